@@ -1,0 +1,226 @@
+"""What a study is made of: frozen, JSON-able values whose identity is their content.
+
+A `Run` is one training; its id is the SHA-256 of the canonical JSON of everything that changes its bits. Fields at
+their default are left out of that JSON, so a new option keeps the ids of old runs.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+RESULTS_VERSION = 1
+"""Raised when the same run would give other numbers than before: a new meaning gets new ids."""
+
+CONTROL_SEEDS = tuple(range(10**9, 10**9 + 4))
+"""Seeds reserved for the control; a study's own seeds lie below them."""
+
+CONTROL_LRS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+
+MAX_LR = 1e4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How every run of a study is trained. Nothing here is an axis: another recipe is another study.
+
+    batch: rows a step, a multiple of 32. (Vectorized CPU kernels compute the last few elements of a tensor with other
+        instructions; runs that end on a vector's boundary keep their bits in every stack.)
+    steps: optimizer steps; None is one pass over the training rows. warmup: steps of linear warm-up.
+    window: rows of the time-ordered log inside which a batch order is shuffled.
+    embedding_dim, embedding_std: width and standard deviation of the embedding rows.
+    initial_accumulator, eps: Adagrad's `G0` and `eps` (inside the root), for network and embeddings.
+    embeddings: "adagrad" (plain Adagrad, as in the paper) or "method" (the run's method acts on them too).
+    precision: "float32" or "float64".
+    """
+
+    batch: int = 512
+    steps: int | None = None
+    warmup: int = 20
+    window: int = 20_000
+    embedding_dim: int = 4
+    embedding_std: float = 0.05
+    initial_accumulator: float = 0.1
+    eps: float = 1e-7
+    embeddings: str = "adagrad"
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        _need(self.batch >= 32 and self.batch % 32 == 0, f"need a batch that is a multiple of 32, got batch={self.batch}")
+        _need(self.steps is None or self.steps >= 1, f"need steps >= 1, got steps={self.steps}")
+        _need(self.warmup >= 0, f"need warmup >= 0, got warmup={self.warmup}")
+        _need(self.window >= 1, f"need window >= 1, got window={self.window}")
+        _need(self.embedding_dim >= 1, f"need embedding_dim >= 1, got embedding_dim={self.embedding_dim}")
+        _need(
+            math.isfinite(self.embedding_std) and self.embedding_std >= 0,
+            f"need embedding_std >= 0, got embedding_std={self.embedding_std}",
+        )
+        _need(
+            math.isfinite(self.initial_accumulator) and self.initial_accumulator >= 0,
+            f"need initial_accumulator >= 0, got initial_accumulator={self.initial_accumulator}",
+        )
+        _need(math.isfinite(self.eps) and self.eps >= 0, f"need eps >= 0, got eps={self.eps}")
+        _one_of("embeddings", self.embeddings, ("adagrad", "method"))
+        _one_of("precision", self.precision, ("float32", "float64"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """The numbers of the definition of divergence (`study.divergence`); all but `median_steps` are shares of the
+    reference gain G, and `rise_steps` is a share of the run's steps."""
+
+    kept: float = 0.25
+    once_had: float = 0.5
+    slow_fall: float = 0.25
+    slow_rise: float = 0.05
+    slow_rise_steps: float = 0.25
+    slow_loss: float = 2.0
+    micro_fall: float = 0.5
+    micro_recovery: float = 0.25
+    spike: float = 1.0
+    median_steps: int = 25
+    control_fall: float = 0.25
+    learnable_errors: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            _need(math.isfinite(value) and value > 0, f"need {name} > 0, got {name}={value}")
+        _need(self.kept < 1, f"need kept < 1, got kept={self.kept}")
+        _need(self.median_steps % 2 == 1, f"need an odd median_steps, got median_steps={self.median_steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A method with its thresholds and options, e.g. `Arm(method="clippy", options={"rel": 0.5})`."""
+
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training of one model, with one method, learning rate, thresholds and seed.
+
+    data: the content hash of the data. options: the method's thresholds and options that differ from its defaults.
+    """
+
+    data: str
+    model: str
+    method: str
+    lr: float
+    seed: int
+    options: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe = Recipe()
+
+    def __post_init__(self) -> None:
+        check_lr(self.lr)
+        _need(
+            0 <= self.seed < CONTROL_SEEDS[0] or self.seed in CONTROL_SEEDS,
+            f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={self.seed}",
+        )
+
+    @property
+    def id(self) -> str:
+        content = _without_defaults(self) | {"results": RESULTS_VERSION}
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+    @property
+    def role(self) -> str:
+        return "control" if self.seed in CONTROL_SEEDS else "cell"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A search space: every combination of models, arms, lrs and seeds, trained by one recipe on one data source.
+
+    data: name of a source in `study.data`. data_options: what that source is asked for (a folder, a size).
+    """
+
+    name: str
+    data: str = "synthetic"
+    data_options: dict[str, Any] = field(default_factory=dict)
+    models: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    lrs: tuple[float, ...]
+    seeds: tuple[int, ...] = tuple(range(8))
+    recipe: Recipe = Recipe()
+    rule: Rule = Rule()
+
+    def __post_init__(self) -> None:
+        for axis in ("models", "arms", "lrs", "seeds"):
+            values = [canonical_json(_plain(v)) for v in getattr(self, axis)]
+            _need(len(values) > 0, f"need at least one of {axis}")
+            twice = sorted({v for v in values if values.count(v) > 1})
+            _need(not twice, f"{axis} names {', '.join(twice)} twice")
+        for lr in self.lrs:
+            check_lr(lr)
+        for seed in self.seeds:
+            _need(0 <= seed < CONTROL_SEEDS[0], f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={seed}")
+
+
+def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
+    """`count` values evenly spaced in the logarithm, rounded to two digits, as people say them."""
+    _need(0 < low <= high, f"need 0 < low <= high, got low={low:g}, high={high:g}")
+    _need(count >= 1, f"need count >= 1, got count={count}")
+    ratio = 0.0 if count == 1 else math.log(high / low) / (count - 1)
+    return tuple(dict.fromkeys(float(f"{low * math.exp(ratio * i):.2g}") for i in range(count)))
+
+
+def check_lr(lr: float) -> None:
+    _need(math.isfinite(lr) and 0 < lr <= MAX_LR, f"need 0 < lr <= {MAX_LR:g}, got lr={lr:g}")
+
+
+def canonical_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """A dataclass of this module as plain JSON values, defaults included."""
+    return json.loads(canonical_json(dataclasses.asdict(value)))
+
+
+def study_from_json(values: dict[str, Any]) -> Study:
+    """The inverse of `to_json` for a `Study`. Raises ValueError or TypeError on values that are none."""
+    known = {f.name for f in dataclasses.fields(Study)}
+    _need(set(values) <= known, f"unknown fields in a study: {', '.join(sorted(set(values) - known))}")
+    return Study(
+        **values
+        | {
+            "models": tuple(values["models"]),
+            "arms": tuple(Arm(**arm) for arm in values["arms"]),
+            "lrs": tuple(values["lrs"]),
+            "seeds": tuple(values["seeds"]),
+            "recipe": Recipe(**values["recipe"]),
+            "rule": Rule(**values["rule"]),
+        }
+    )
+
+
+def run_from_json(values: dict[str, Any]) -> Run:
+    return Run(**values | {"recipe": Recipe(**values["recipe"])})
+
+
+def _without_defaults(value: Any) -> dict[str, Any]:
+    content = {}
+    for f in dataclasses.fields(value):
+        item = getattr(value, f.name)
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if item == default:
+            continue
+        content[f.name] = _without_defaults(item) if dataclasses.is_dataclass(item) else item
+    return content
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    _need(value in known, f"{name} is one of {', '.join(known)}; got {value!r}")
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

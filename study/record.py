@@ -1,0 +1,327 @@
+"""The record of a study: the durable table of runs, and the loss of every step. Everything else is a view of it.
+
+    DIR/study.json             the definition (axes, recipe, rule), what the data were, versions
+    DIR/runs/<trial>.parquet   one row a run, one file a trial
+    DIR/losses/<trial>.parquet per-step losses of the same runs, one row a run and task
+    DIR/failures/<trial>.json  why runs are missing
+    DIR/set_aside/             files that did not read, kept as they were found
+
+A file is written whole, beside its name, and renamed into place; a trial's losses come before its rows, so rows that
+are there have their losses. Reading runs no code: Parquet and JSON only.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from study.config import Study, canonical_json, study_from_json, to_json
+
+FORMAT = 1
+
+COLUMNS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("study", pa.string()),
+        ("data", pa.string()),
+        ("model", pa.string()),
+        ("method", pa.string()),
+        ("options", pa.string()),  # JSON: the method's options that are not numbers and not at their default
+        ("thresholds", pa.string()),  # JSON: every threshold of the method; read back as one column each
+        ("lr", pa.float64()),
+        ("seed", pa.int64()),
+        ("role", pa.string()),  # cell | control
+        ("outcome", pa.string()),  # completed | diverged | undertrained; null for the control
+        ("reason", pa.string()),  # nonfinite | collapsed | never_learned; null unless diverged
+        ("diverged_at_step", pa.int64()),
+        ("micro_episodes", pa.int64()),
+        ("episodes", pa.string()),  # JSON: [[start, depth, length], ...]
+        ("spikes", pa.int64()),
+        ("final_loss", pa.float64()),  # mean training loss of the last steps; null where it is not finite
+        ("kept", pa.float64()),
+        ("steps", pa.int64()),
+        ("seconds", pa.float64()),
+        ("device", pa.string()),
+        ("version", pa.string()),
+    ]
+)
+"""One row a run. Beside these stand, per task: `kept_<task>` and `auc_<task>` or `rmse_<task>` (float64, null where
+not finite or not learnable) and `diverged_<task>` (bool, null where the task is not learnable)."""
+
+PER_TASK = {"kept_": pa.float64(), "diverged_": pa.bool_(), "auc_": pa.float64(), "rmse_": pa.float64()}
+
+LOSSES = pa.schema(
+    [
+        ("run_id", pa.string()),  # null: the best constant predictor, on the batches of this seed
+        ("seed", pa.int64()),
+        ("task", pa.string()),
+        ("loss", pa.list_(pa.float32())),  # one value a step, before its update
+    ]
+)
+
+OUTCOMES = ("completed", "diverged", "undertrained")
+
+
+class RecordError(ValueError):
+    """A record that cannot be used, in words for its user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """What `study.json` holds. data: facts of the data (`describe_data`); versions: of everything that trains."""
+
+    study: Study
+    data: dict[str, Any]
+    versions: dict[str, str]
+
+
+def exists(folder: Path) -> bool:
+    return (folder / "study.json").exists()
+
+
+def read_definition(folder: Path) -> Definition:
+    """Raises RecordError where there is no study, or one that this version cannot read."""
+    path = folder / "study.json"
+    if not path.is_file():
+        raise RecordError(f"{folder} holds no study (no study.json)")
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise RecordError(f"{path} has format {content['format']!r}; this version reads format {FORMAT}")
+        return Definition(
+            study=study_from_json(content["study"]), data=dict(content["data"]), versions=dict(content["versions"])
+        )
+    except RecordError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecordError(f"{path} is not a study's definition ({error})") from error
+
+
+def open_study(folder: Path, definition: Definition) -> Definition:
+    """Create the study's folder, or grow the axes of the study that it holds.
+
+    Returns the definition as it now stands: the union of the axes. Raises RecordError, and changes nothing, where the
+    folder cannot be written or holds a study with another name, data, recipe or rule.
+    """
+    try:
+        for sub in ("runs", "losses", "failures"):
+            (folder / sub).mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{uuid.uuid4().hex}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise RecordError(f"cannot write to {folder} ({error.strerror})") from error
+    if exists(folder):
+        definition = _grown(read_definition(folder), definition, folder)
+    content = {
+        "format": FORMAT,
+        "study": to_json(definition.study),
+        "data": definition.data,
+        "versions": definition.versions,
+    }
+    _write_whole(folder / "study.json", json.dumps(content, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n")
+    return definition
+
+
+def _grown(old: Definition, new: Definition, folder: Path) -> Definition:
+    if old.study.name != new.study.name:
+        raise RecordError(f"{folder} holds the study {old.study.name!r}, not {new.study.name!r}; choose another --out")
+    if old.data["content"] != new.data["content"]:
+        raise RecordError(f"{folder} holds this study on other data ({old.study.data}); choose another --out")
+    for part in ("recipe", "rule"):
+        before, after = (dataclasses.asdict(getattr(d.study, part)) for d in (old, new))
+        changed = [f"{key} was {before[key]}, is {after[key]}" for key in before if before[key] != after[key]]
+        if changed:
+            raise RecordError(
+                f"{folder} holds this study with another {part} ({'; '.join(changed)}); choose another --out"
+            )
+    return dataclasses.replace(
+        old,
+        study=dataclasses.replace(
+            old.study,
+            models=_union(old.study.models, new.study.models),
+            arms=_union(old.study.arms, new.study.arms),
+            lrs=tuple(sorted(_union(old.study.lrs, new.study.lrs))),
+            seeds=tuple(sorted(_union(old.study.seeds, new.study.seeds))),
+        ),
+    )
+
+
+def _union(old: tuple, new: tuple) -> tuple:
+    return old + tuple(value for value in new if value not in old)
+
+
+def write_trial(
+    folder: Path,
+    trial: str,
+    rows: Sequence[Mapping[str, Any]],
+    losses: Sequence[Mapping[str, Any]],
+) -> None:
+    """Record the runs of one trial: their losses, then their rows. Safe to repeat and to interrupt.
+
+    rows: one mapping a run with the columns of `COLUMNS` and those per task. losses: mappings as in `LOSSES`.
+    """
+    extra = sorted({key for row in rows for key in row} - set(COLUMNS.names))
+    schema = pa.schema([*COLUMNS, *((name, _task_column_type(name)) for name in extra)])
+    table = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
+    _write_parquet(folder / "losses" / f"{trial}.parquet", pa.Table.from_pylist(list(losses), schema=LOSSES))
+    _write_parquet(folder / "runs" / f"{trial}.parquet", table)
+
+
+def read_runs(folder: Path) -> pd.DataFrame:
+    """The table of runs, control included, one row a run, each threshold a column; sorted, so that equal records give
+    equal tables. A file that does not read is moved to `set_aside/`, and a warning says so: its runs are missing.
+
+    Raises RecordError where there is no study.
+    """
+    read_definition(folder)
+    tables = [table for _, table in _readable(folder, "runs", COLUMNS)]
+    empty = pd.DataFrame({f.name: pd.Series(dtype=_pandas_type(f.type)) for f in COLUMNS})
+    frame = pd.concat([t.to_pandas(types_mapper=_nullable) for t in tables]) if tables else empty
+    frame = frame.drop_duplicates("run_id", keep="first")
+    thresholds = [json.loads(text) for text in frame.pop("thresholds")]
+    for name in sorted({key for values in thresholds for key in values}):
+        frame.insert(frame.columns.get_loc("lr"), name, [values.get(name, np.nan) for values in thresholds])
+    return frame.sort_values(["role", "model", "method", "options", "lr", "seed", "run_id"], ignore_index=True)
+
+
+def recorded_ids(folder: Path) -> set[str]:
+    """Ids of the runs that need not be trained again."""
+    return {run for _, table in _readable(folder, "runs", COLUMNS) for run in table["run_id"].to_pylist()}
+
+
+def read_losses(folder: Path, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
+    """Per-step losses: one row a run and task with columns run_id, seed, task, loss (float32 array over steps) and
+    constant (the same of the best constant predictor on the same batches). run_ids: only these; None is all."""
+    wanted = None if run_ids is None else set(run_ids)
+    parts = []
+    for path, table in _readable(folder, "losses", LOSSES):
+        frame = table.to_pandas()
+        constants = frame[frame["run_id"].isna()].set_index(["seed", "task"])["loss"]
+        frame = frame[frame["run_id"].notna()]
+        if wanted is not None:
+            frame = frame[frame["run_id"].isin(wanted)]
+        if frame.empty:
+            continue
+        keys = list(zip(frame["seed"], frame["task"], strict=True))
+        if not set(keys) <= set(constants.index):
+            _set_aside(folder, path, "the constant predictor's losses are missing")
+            continue
+        parts.append(frame.assign(constant=[constants[key] for key in keys]))
+    if not parts:
+        return pd.DataFrame({"run_id": [], "seed": [], "task": [], "loss": [], "constant": []})
+    return pd.concat(parts).drop_duplicates(["run_id", "task"], ignore_index=True)
+
+
+def write_failure(folder: Path, trial: str, run_ids: Sequence[str], reason: str) -> None:
+    """Say why the runs of a trial are missing. The runs stay missing until a later trial records them."""
+    content = canonical_json({"run_ids": list(run_ids), "reason": reason})
+    _write_whole(folder / "failures" / f"{trial}.json", content.encode())
+
+
+def read_failures(folder: Path) -> dict[str, str]:
+    """Why runs are missing: run id -> reason, without those that were recorded since."""
+    reasons = {}
+    for path in sorted((folder / "failures").glob("*.json")):
+        try:
+            content = json.loads(path.read_text())
+            reasons |= dict.fromkeys(content["run_ids"], str(content["reason"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _set_aside(folder, path, str(error))
+    done = recorded_ids(folder)
+    return {run: reason for run, reason in reasons.items() if run not in done}
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the study's folder: one driver at a time. The system lets go of it when the process ends, however it ends.
+
+    Raises RecordError that names the holder.
+    """
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise RecordError(f"{folder} is in use by {file.read().strip() or 'another process'}") from error
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.seek(0)
+            file.truncate()
+
+
+def _readable(folder: Path, kind: str, schema: pa.Schema) -> Iterator[tuple[Path, pa.Table]]:
+    for path in sorted((folder / kind).glob("*.parquet")):
+        try:
+            table = pq.ParquetFile(path).read()
+            wrong = [f.name for f in schema if f.name not in table.column_names or table.schema.field(f.name).type != f.type]
+            if wrong:
+                raise ValueError(f"not a record's file: columns {', '.join(wrong)}")
+        except (OSError, ValueError, pa.ArrowException) as error:
+            _set_aside(folder, path, str(error).splitlines()[0])
+        else:
+            yield path, table
+
+
+def _set_aside(folder: Path, path: Path, why: str) -> None:
+    import warnings
+
+    aside = folder / "set_aside" / f"{path.parent.name}-{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"
+    try:
+        aside.parent.mkdir(exist_ok=True)
+        path.rename(aside)
+        where = f"set aside as {aside}"
+    except OSError:
+        where = "left where it is, and not used"
+    warnings.warn(f"{path} does not read ({why}); {where}; its runs count as missing", RuntimeWarning, stacklevel=3)
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    _write_whole(path, sink.getvalue().to_pybytes())
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _task_column_type(name: str) -> pa.DataType:
+    for prefix, kind in PER_TASK.items():
+        if name.startswith(prefix):
+            return kind
+    raise AssertionError(f"{name} is not a column of the record")
+
+
+def _nullable(kind: pa.DataType) -> Any:
+    return {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get(kind)
+
+
+def _pandas_type(kind: pa.DataType) -> Any:
+    return _nullable(kind) or ("float64" if pa.types.is_floating(kind) else "object")
