@@ -1,0 +1,102 @@
+"""The multitask ranker of the study: a front, a bottom shared by all tasks or a mixture of experts, a head per task.
+
+After Tang et al., Improving Training Stability for Multitask Ranking Models in Recommender Systems, KDD 2023
+(arXiv 2302.09178). DCN-v2: Wang et al., WWW 2021 (arXiv 2008.13535). MMoE: Ma et al., KDD 2018.
+Hidden weights are He-normal, heads and gates N(0, 1/fan-in), biases zero but the heads'.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models import Spec
+
+
+class Ranker(nn.Module):
+    """inputs_BI -> logits_BT.
+
+    hidden: widths of the bottom's layers. cross: one full-rank DCN-v2 cross layer on the inputs, with LayerNorm on
+    its output, before the bottom. experts: 1 is a shared bottom; more are experts of that size, mixed for each task
+    by a softmax gate (MMoE).
+    """
+
+    def __init__(self, spec: Spec, *, hidden: tuple[int, ...], cross: bool = False, experts: int = 1) -> None:
+        super().__init__()
+        self.front = CrossNorm(spec.width) if cross else nn.Identity()
+        if experts == 1:
+            self.bottom = _mlp(spec.width, hidden)
+            self.heads = Heads(hidden[-1], spec.head_bias)
+        else:
+            self.bottom = Experts(spec.width, hidden, experts, len(spec.head_bias))
+            self.heads = TaskHeads(hidden[-1], spec.head_bias)
+
+    def forward(self, inputs_BI: Tensor) -> Tensor:
+        return self.heads(self.bottom(self.front(inputs_BI)))
+
+
+class CrossNorm(nn.Module):
+    """LayerNorm(x * (W x + b) + x): one full-rank cross layer on its own input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cross = _he_linear(width, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, inputs_BI: Tensor) -> Tensor:
+        return self.norm(inputs_BI * self.cross(inputs_BI) + inputs_BI)
+
+
+class Experts(nn.Module):
+    """inputs_BI -> mixed_TBH: bottoms side by side, mixed by one softmax gate a task."""
+
+    def __init__(self, width: int, hidden: tuple[int, ...], experts: int, tasks: int) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(_mlp(width, hidden) for _ in range(experts))
+        self.gates = nn.ModuleList(_output_linear(width, experts) for _ in range(tasks))
+
+    def forward(self, inputs_BI: Tensor) -> Tensor:
+        experts_BHE = torch.stack([expert(inputs_BI) for expert in self.experts], dim=-1)
+        gates_TBE1 = torch.stack([gate(inputs_BI).softmax(-1) for gate in self.gates]).unsqueeze(-1)
+        return torch.stack([(experts_BHE @ gate_BE1).squeeze(-1) for gate_BE1 in gates_TBE1])
+
+
+class Heads(nn.Module):
+    """hidden_BH -> logits_BT. Each task's head is a tensor of its own, as layer-wise methods must see it; one matrix
+    product serves them all."""
+
+    def __init__(self, width: int, bias: tuple[float, ...]) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(torch.randn(1, width) / width**0.5 for _ in bias)
+        self.biases = nn.ParameterList(torch.full((1,), float(value)) for value in bias)
+
+    def forward(self, hidden_BH: Tensor) -> Tensor:
+        return functional.linear(hidden_BH, torch.cat(list(self.weights)), torch.cat(list(self.biases)))
+
+
+class TaskHeads(Heads):
+    """mixed_TBH -> logits_BT: each head reads its own task's mixture."""
+
+    def forward(self, hidden_BH: Tensor) -> Tensor:
+        logits_TB = torch.stack(list(self.weights)) @ hidden_BH.mT
+        return (logits_TB.squeeze(1) + torch.stack(list(self.biases))).mT
+
+
+def _mlp(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
+    widths = (width, *hidden)
+    layers = (layer for pair in zip(widths, hidden, strict=False) for layer in (_he_linear(*pair), nn.ReLU()))
+    return nn.Sequential(*layers)
+
+
+def _he_linear(fan_in: int, fan_out: int) -> nn.Linear:
+    return _linear(fan_in, fan_out, (2 / fan_in) ** 0.5)
+
+
+def _output_linear(fan_in: int, fan_out: int) -> nn.Linear:
+    return _linear(fan_in, fan_out, fan_in**-0.5)
+
+
+def _linear(fan_in: int, fan_out: int, std: float) -> nn.Linear:
+    layer = nn.Linear(fan_in, fan_out)
+    nn.init.normal_(layer.weight, std=std)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,8 @@
+"""The large network behind a DCN-v2 front."""
+
+from models import Spec
+from models._ranker import Ranker
+
+
+def build(spec: Spec) -> Ranker:
+    return Ranker(spec, hidden=(256,) * 4, cross=True)
