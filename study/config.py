@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 RESULTS_VERSION = 1
@@ -20,6 +21,16 @@ CONTROL_SEEDS = tuple(range(10**9, 10**9 + 4))
 CONTROL_LRS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 
 MAX_LR = 1e4
+
+
+# Ahead of the values that they check: a default such as `Recipe()` is made while this module is read.
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    _need(value in known, f"{name} is one of {', '.join(known)}; got {value!r}")
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +59,9 @@ class Recipe:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        _need(self.batch >= 32 and self.batch % 32 == 0, f"need a batch that is a multiple of 32, got batch={self.batch}")
+        _need(
+            self.batch >= 32 and self.batch % 32 == 0, f"need a batch that is a multiple of 32, got batch={self.batch}"
+        )
         _need(self.steps is None or self.steps >= 1, f"need steps >= 1, got steps={self.steps}")
         _need(self.warmup >= 0, f"need warmup >= 0, got warmup={self.warmup}")
         _need(self.window >= 1, f"need window >= 1, got window={self.window}")
@@ -69,7 +82,7 @@ class Recipe:
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """The numbers of the definition of divergence (`study.divergence`); all but `median_steps` are shares of the
-    reference gain G, and `rise_steps` is a share of the run's steps."""
+    reference gain G, and `slow_rise_steps` is a share of the run's steps."""
 
     kept: float = 0.25
     once_had: float = 0.5
@@ -121,7 +134,7 @@ class Run:
             f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={self.seed}",
         )
 
-    @property
+    @cached_property
     def id(self) -> str:
         content = _without_defaults(self) | {"results": RESULTS_VERSION}
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
@@ -199,7 +212,9 @@ def study_from_json(values: dict[str, Any]) -> Study:
 
 
 def run_from_json(values: dict[str, Any]) -> Run:
-    return Run(**values | {"recipe": Recipe(**values["recipe"])})
+    """The inverse of `to_json` for a `Run`. Raises ValueError or TypeError on values that are none."""
+    content: dict[str, Any] = values | {"recipe": Recipe(**values["recipe"])}
+    return Run(**content)
 
 
 def _without_defaults(value: Any) -> dict[str, Any]:
@@ -215,12 +230,3 @@ def _without_defaults(value: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    _need(value in known, f"{name} is one of {', '.join(known)}; got {value!r}")
-
-
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
