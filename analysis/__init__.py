@@ -1,0 +1,14 @@
+"""From the record of a study to tables, figures and a report. Knows no torch, ray or mlflow.
+
+    runs = analysis.load(folder)                # one row a run
+    analysis.divergence_rates(runs)             # one row a cell: k of n, with an interval
+    analysis.quality(runs, definition)          # one row a cell: held-out quality, divergence as the worst result
+
+Figures are in `analysis.figures`, the report in `analysis.report`.
+"""
+
+from analysis.quality import quality
+from analysis.rates import divergence_rates, rates_table
+from analysis.runs import load
+
+__all__ = ["divergence_rates", "load", "quality", "rates_table"]

@@ -1,0 +1,77 @@
+"""The table that all of `analysis` starts from: one row a run, the control left out, each run's curve named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.palette import method_order
+from study.record import COLUMNS, PER_TASK, read_runs
+
+CURVE = ["model", "curve"]
+CELL = ["model", "curve", "lr"]
+
+
+def load(folder: Path) -> pd.DataFrame:
+    """The runs of a study's cells, one row a run (`study.record.read_runs`), with the column `curve`.
+
+    Raises study.record.RecordError (a ValueError) where there is no study. No runs give a table without rows.
+    """
+    runs = read_runs(Path(folder))
+    return with_curves(runs.loc[runs["role"] == "cell"])
+
+
+def with_curves(runs: pd.DataFrame) -> pd.DataFrame:
+    """The same runs, control left out, with the column `curve`: the method, and those of its thresholds and options in
+    which several arms of the method differ (`clippy rel=0.1`). Models that share an arm share its label."""
+    if "role" in runs:
+        runs = runs.loc[runs["role"] != "control"]
+    if "curve" in runs:
+        return runs
+    arms = [_arm(row) for row in records(runs.reindex(columns=["method", *threshold_columns(runs), "options"]))]
+    labels = {}
+    for method in {method for method, _ in arms}:
+        distinct = [dict(arm) for arm in {arm for name, arm in arms if name == method}]
+        keys = {key for arm in distinct for key in arm}
+        varied = sorted(key for key in keys if len({arm.get(key) for arm in distinct}) > 1)
+        for arm in distinct:
+            shown = [f"{key}={arm[key]}" for key in varied if key in arm]
+            labels[method, tuple(sorted(arm.items()))] = " ".join([method, *shown])
+    return runs.assign(curve=pd.Series([labels[arm] for arm in arms], index=runs.index, dtype=object))
+
+
+def threshold_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of a table of runs that hold thresholds: all that the record does not name itself."""
+    own = {*COLUMNS.names, "curve"}
+    return [name for name in table.columns if name not in own and not name.startswith(tuple(PER_TASK))]
+
+
+def tasks_of(definition_data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tasks of a study's data, in order: mappings with name, kind, constant_loss, constant_rmse, unit."""
+    return list(definition_data["tasks"])
+
+
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows by model, method (as `method_order`), curve and, where there is one, lr."""
+    rank = {method: i for i, method in enumerate(method_order(table["method"]))}
+    by = [*CURVE, *(["lr"] if "lr" in table else [])]
+    table = table.assign(_rank=[rank[method] for method in table["method"]])
+    return table.sort_values(["model", "_rank", *by[1:]], ignore_index=True).drop(columns="_rank")
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows, each a mapping of column names to values."""
+    return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False, name=None)]
+
+
+def _arm(row: dict[str, Any]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    values = {k: _short(v) for k, v in row.items() if k not in ("method", "options") and not pd.isna(v)}
+    options = row["options"]
+    if isinstance(options, str) and options:
+        values |= {k: _short(v) for k, v in json.loads(options).items()}
+    return str(row["method"]), tuple(sorted(values.items()))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.12g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
