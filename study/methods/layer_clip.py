@@ -1,0 +1,20 @@
+"""Gradient clipping per tensor: `g *= min(1, max_norm / norm(g))` (Pascanu et al., 2013; the paper's GC).
+
+after: the raw gradient feeds the base (Adagrad's accumulator), and the factor scales the update instead. Otherwise
+Adagrad sees the clipped gradient, and its scale invariance undoes part of the clip.
+"""
+
+from collections.abc import Callable
+
+from study.methods import need_positive
+from study.transforms import Chain, Link, Scalar, chain, clip_by_norm, scale
+
+
+def build(lr: Scalar, *, base: Callable[..., Link], max_norm: Scalar = 0.1, after: bool = False) -> Chain:
+    if after:
+        return chain(base(), clip_by_norm(max_norm, measured_on="gradient"), scale(lr))
+    return chain(clip_by_norm(max_norm), base(), scale(lr))
+
+
+def check(*, base: str, max_norm: float, after: bool) -> None:
+    need_positive(max_norm=max_norm)
