@@ -1,0 +1,122 @@
+"""Data sources. A source is a file of this folder (or any dotted module) with `load(cache, **options) -> Log`.
+
+The file's name is the source's name: `load("kuairand", {"dir": "data"}, cache)` calls `study/data/kuairand.py`.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from study.data._fetch import ARCHIVES, Archive, fetch
+from study.data.log import Log, Task
+
+__all__ = ["ARCHIVES", "Archive", "Log", "Task", "check", "describe", "fetch", "load", "names"]
+
+
+def names() -> list[str]:
+    """The sources of this folder."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_") and m.name != "log")
+
+
+def load(source: str, options: dict[str, Any], cache: Path) -> Log:
+    """The log of a source, its arrays memory-mapped (read-only) from the folder `cache`.
+
+    source: one of `names()`, or a dotted module such as `my_pkg.my_source`. options: what its `load` is asked for.
+    Raises ValueError, in one line, on an unknown source or option and on data that cannot be used.
+    """
+    load_source = _load_of(source)
+    _check_options(source, load_source, options)
+    return load_source(Path(cache), **options)
+
+
+def describe(source: str, log: Log) -> dict[str, Any]:
+    """What a study's record keeps of its data: plain JSON values."""
+    return {
+        "source": source,
+        "content": log.content,
+        "rows": len(log.labels),
+        "train_rows": log.train_rows,
+        "heldout_rows": len(log.labels) - log.train_rows,
+        "id_names": list(log.id_names),
+        "vocabulary": list(log.vocabulary),
+        "number_names": list(log.number_names),
+        "tasks": [asdict(task) for task in log.tasks],
+        "facts": log.facts,
+    }
+
+
+def check(source: str, options: dict[str, Any], cache: Path) -> str:
+    """A few lines for people: rows, days, rates, features, vocabularies and what is held out. Raises as `load` does."""
+    log = load(source, options, cache)
+    rows, facts = len(log.labels), log.facts
+    heldout_rows = rows - log.train_rows
+    lines = [f"{source}: {rows:,} rows"]
+    if "days" in facts:
+        lines[0] += f", {facts['days']} days ({facts['first_day']} to {facts['last_day']})"
+    if facts.get("duplicates_dropped"):
+        lines[0] += f"; {facts['duplicates_dropped']:,} exact duplicates dropped"
+    lines.append(f"training: {log.train_rows:,} rows; held out: {heldout_rows:,} rows ({_heldout(facts)})")
+    lines.append("tasks:")
+    lines += [f"  {_task_line(task, log.labels[log.train_rows :, t])}" for t, task in enumerate(log.tasks)]
+    lines.append(f"{len(log.id_names)} id features (codes, share of held-out rows not seen in training):")
+    for f, name in enumerate(log.id_names):
+        unseen = float(np.mean(log.ids[log.train_rows :, f] == 0))
+        lines.append(f"  {name}: {log.vocabulary[f]:,}, {unseen:.1%}")
+    lines.append(f"{len(log.number_names)} numbers: {', '.join(log.number_names) or 'none'}")
+    lines.append(f"content: {log.content}")
+    return "\n".join(lines)
+
+
+def _heldout(facts: dict[str, Any]) -> str:
+    return facts.get("heldout") or (f"the last day, {facts['last_day']}" if "last_day" in facts else "the last rows")
+
+
+def _task_line(task: Task, heldout: np.ndarray) -> str:
+    if task.kind == "binary":
+        return f"{task.name}: binary, rate {task.base:.4g} (held out {float(np.mean(heldout)):.4g})"
+    mean = task.base + task.scale * float(np.mean(heldout, dtype=np.float64))
+    unit = f" {task.unit}" if task.unit else ""
+    return (
+        f"{task.name}: regression, mean {task.base:.4g}{unit}, standard deviation {task.scale:.4g} "
+        f"(held-out mean {mean:.4g}, RMSE of the training mean {task.constant_rmse:.4g})"
+    )
+
+
+def _load_of(source: str) -> Callable[..., Log]:
+    known = f"the sources are {', '.join(names())}, or a dotted module of your own"
+    if "." not in source and source not in names():
+        raise ValueError(f"no data source {source!r}; {known}")
+    module_name = source if "." in source else f"{__name__}.{source}"
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise ValueError(f"no module {source!r} to load data with; {known}") from error
+        raise ValueError(f"the data source {source!r} needs the module {error.name!r}, which is not there") from error
+    except (TypeError, ValueError) as error:  # "..x" and the like
+        raise ValueError(f"no data source {source!r}; {known}") from error
+    load_source: Any = getattr(module, "load", None)
+    if not callable(load_source):
+        raise ValueError(f"{source!r} is no data source: it has no function load(cache, **options)")
+    return load_source
+
+
+def _check_options(source: str, load_source: Callable[..., Log], options: dict[str, Any]) -> None:
+    parameters = list(inspect.signature(load_source).parameters.values())[1:]
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters]
+    listed = f"its options are {', '.join(known)}" if known else "it takes none"
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"the data source {source!r} has no option {', '.join(unknown)}; {listed}")
+    missing = [p.name for p in parameters if p.default is inspect.Parameter.empty and p.name not in options]
+    if missing:
+        raise ValueError(f"the data source {source!r} needs the option {', '.join(missing)}; {listed}")

@@ -1,0 +1,166 @@
+"""Converted logs on disk: `.npy` arrays and one JSON in a folder named by the content that they were made from.
+
+    CACHE/<source>-<content>/ids.npy, numbers.npy, labels.npy, log.json
+    CACHE/file_hashes.json     SHA-256 of input files by path, size and time of change, to hash big files once
+
+A folder is written whole beside its place and renamed into it, so what is there is whole; one that was damaged since
+is made again.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from study.config import canonical_json
+from study.data.log import Log, Task
+
+ARRAYS = {"ids": np.int32, "numbers": np.float32, "labels": np.float32}
+
+ABANDONED_SECONDS = 24 * 3600
+"""A half-written folder older than this belongs to a process that was killed."""
+
+
+def content_hash(made_from: dict[str, Any]) -> str:
+    """SHA-256 of JSON-able values: the source, its version, its options and the hashes of its files."""
+    return hashlib.sha256(canonical_json(made_from).encode()).hexdigest()
+
+
+def file_hash(path: Path, cache: Path) -> str:
+    """SHA-256 of a file, read once as long as its size and time of change stay. Raises ValueError where unreadable."""
+    index = cache / "file_hashes.json"
+    try:
+        stat = path.stat()
+        key, stamp = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+        known = _read_index(index)
+        if known.get(key, [])[:2] == stamp:
+            return known[key][2]
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error.strerror})") from error
+    with _writing(cache):
+        beside = cache / f".file_hashes.{uuid.uuid4().hex}"
+        beside.write_text(json.dumps(_read_index(index) | {key: [*stamp, digest]}))
+        beside.replace(index)
+    return digest
+
+
+def cached(cache: Path, source: str, content: str, build: Callable[[], Log]) -> Log:
+    """The log that `build` makes, from the cache where it is there and whole. Arrays are read-only memory maps.
+
+    Raises ValueError where the cache cannot be written, and whatever `build` raises.
+    """
+    folder = cache / f"{source}-{content}"
+    log = _read(folder, content)
+    if log is not None:
+        return log
+    built = build()
+    assert built.content == content
+    with _writing(cache):
+        _write(folder, built)
+    log = _read(folder, content)
+    if log is None:
+        raise ValueError(f"{folder} does not read back as it was written; is the disk full?")
+    return log
+
+
+def _read(folder: Path, content: str) -> Log | None:
+    try:
+        values = json.loads((folder / "log.json").read_text())
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+        log = Log(
+            **{name: array.view(np.ndarray) for name, array in arrays.items()},
+            train_rows=int(values["train_rows"]),
+            vocabulary=tuple(values["vocabulary"]),
+            id_names=tuple(values["id_names"]),
+            number_names=tuple(values["number_names"]),
+            tasks=tuple(Task(**task) for task in values["tasks"]),
+            content=values["content"],
+            facts=values["facts"],
+        )
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return log if _is_whole(log, content) else None
+
+
+def _is_whole(log: Log, content: str) -> bool:
+    rows, widths = len(log.labels), {"ids": log.id_names, "numbers": log.number_names, "labels": log.tasks}
+    shapes = all(getattr(log, name).shape == (rows, len(of)) for name, of in widths.items())
+    types = all(getattr(log, name).dtype == dtype for name, dtype in ARRAYS.items())
+    return shapes and types and len(log.vocabulary) == len(log.id_names) and log.content == content
+
+
+def _write(folder: Path, log: Log) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder.parent)
+    beside = folder.with_name(f".building-{uuid.uuid4().hex}")
+    beside.mkdir()
+    try:
+        for name, dtype in ARRAYS.items():
+            with (beside / f"{name}.npy").open("wb") as file:
+                np.save(file, np.ascontiguousarray(getattr(log, name), dtype=dtype), allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+        values = {f.name: getattr(log, f.name) for f in dataclasses.fields(log) if f.name not in ARRAYS}
+        values["tasks"] = [dataclasses.asdict(task) for task in log.tasks]
+        with (beside / "log.json").open("w") as file:
+            file.write(json.dumps(values, indent=1, allow_nan=False))
+            file.flush()
+            os.fsync(file.fileno())
+        _move_into_place(beside, folder, log.content)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _move_into_place(beside: Path, folder: Path, content: str) -> None:
+    with contextlib.suppress(OSError):  # the usual case: nobody is there
+        beside.rename(folder)
+        return
+    if _read(folder, content) is not None:  # another process was faster, with the same content
+        return
+    broken = folder.with_name(f".building-{uuid.uuid4().hex}")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(broken)
+        if broken.is_dir() and not broken.is_symlink():
+            shutil.rmtree(broken, ignore_errors=True)
+        else:
+            broken.unlink()
+    try:
+        beside.rename(folder)
+    except OSError:
+        if _read(folder, content) is None:
+            raise
+
+
+def _remove_abandoned(cache: Path) -> None:
+    for path in cache.glob(".building-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing(cache: Path):
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot write to the cache {cache} ({error.strerror})") from error
+
+
+def _read_index(index: Path) -> dict[str, list]:
+    try:
+        known = json.loads(index.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {k: v for k, v in known.items() if isinstance(v, list) and len(v) == 3} if isinstance(known, dict) else {}

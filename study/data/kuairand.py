@@ -1,0 +1,192 @@
+"""KuaiRand-Pure: two months of a short-video feed, read from the official archive's own layout.
+
+Source: Gao et al., *KuaiRand: An Unbiased Sequential Recommendation Dataset with Randomly Exposed Videos*, CIKM 2022,
+https://kuairand.com, licence CC BY-SA 4.0.
+
+Every standard log is read (`log_standard*.csv`); the log of randomly exposed videos is another experiment and left
+out, and so are the video statistics: they are sums over the whole month and so know the future. Exact duplicate rows
+are dropped, the rest is ordered by day and time, and the last day is held out.
+
+Inputs: 30 id features and 5 numbers. What the user did with the video (play, profile and comment times, every `is_*`
+feedback) is no input. Constant columns (`is_lowactive_period`, `visible_status`) are left out, and so are the ranges
+of counts (`fans_user_num_range` ...), which are numbers here. The archive gives one snapshot of each user.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from study.data._cache import cached, content_hash, file_hash
+from study.data._encode import csv_header, make_log, ranked, read_csv, require_columns
+from study.data.log import Log
+
+VERSION = 1
+"""Raised when the same files would be converted to other arrays."""
+
+USERS, VIDEOS, LOGS = "user_features_pure.csv", "video_features_basic_pure.csv", "log_standard*.csv"
+
+LOG_IDS = ("user_id", "video_id", "tab", "hour")
+VIDEO_IDS = ("author_id", "music_id", "tag", "video_type", "upload_type")
+USER_IDS = ("user_active_degree", "is_live_streamer", "is_video_author", *(f"onehot_feat{i}" for i in range(18)))
+USER_NUMBERS = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
+BINARY = {"click": "is_click", "long_view": "long_view", "like": "is_like"}
+
+NEEDED = {name: pa.int64() for name in ("user_id", "video_id", "date", "hourmin", "time_ms", "tab", *BINARY.values())}
+NEEDED |= {"play_time_ms": pa.float64(), "duration_ms": pa.float64()}
+
+
+def load(cache: Path, *, dir: str | Path) -> Log:
+    """The standard log with the tasks click, long_view, like (binary) and play_time (regression on log(1 + seconds)).
+
+    dir: the archive's folder, its `data` folder, or a folder that holds `KuaiRand-Pure`.
+    Raises ValueError on missing files or columns, unreadable files, labels that are not 0 or 1, a negative or infinite
+    number, and where fewer than two days are there. A user or a video without features is no error: it is unseen.
+    """
+    folder = _folder(Path(dir))
+    logs = sorted(folder.glob(LOGS))
+    made_from = {
+        "source": "kuairand",
+        "version": VERSION,
+        "logs": [file_hash(path, cache) for path in logs],
+        "users": file_hash(folder / USERS, cache),
+        "videos": file_hash(folder / VIDEOS, cache),
+    }
+    content = content_hash(made_from)
+    return cached(cache, "kuairand", content, lambda: _convert(logs, folder / USERS, folder / VIDEOS, content))
+
+
+def _folder(given: Path) -> Path:
+    candidates = (given, given / "data", given / "KuaiRand-Pure" / "data")
+    folder = next((path for path in candidates if any(path.glob(LOGS))), None)
+    if folder is None:
+        raise ValueError(
+            f"no {LOGS} in {given}, {given}/data or {given}/KuaiRand-Pure/data; `study data fetch kuairand`"
+        )
+    missing = [name for name in (USERS, VIDEOS) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}")
+    return folder
+
+
+def _convert(logs: list[Path], users_file: Path, videos_file: Path, content: str) -> Log:
+    log = pa.concat_tables([_read_log(path) for path in logs], promote_options="permissive")
+    if log.num_rows == 0:
+        raise ValueError(f"no rows in {', '.join(path.name for path in logs)}")
+    read_rows = log.num_rows
+    log = _in_time_order(log)
+    dates = log["date"].to_numpy()
+    days = np.unique(dates)
+    if len(days) < 2:
+        raise ValueError(f"the log holds one day ({_iso(days[0])}); need two or more, to hold out the last")
+    users, videos = _Features(users_file, "user_id", log), _Features(videos_file, "video_id", log)
+    ids = {name: ranked(log[name]) for name in ("user_id", "video_id")}
+    ids |= {name: videos.codes(name) for name in ("author_id", "music_id", "tag")}
+    ids |= {"tab": ranked(log["tab"]), "hour": ranked(pa.array(log["hourmin"].to_numpy() // 100))}
+    ids |= {name: videos.codes(name) for name in ("video_type", "upload_type")}
+    ids |= {name: users.codes(name) for name in USER_IDS}
+    numbers = {name: np.log1p(users.counts(name)) for name in USER_NUMBERS}
+    numbers["duration"] = np.log1p(_positive(log["duration_ms"].to_numpy(), "duration_ms") / 1000)
+    tasks = {name: ("binary", log[column].to_numpy(), "") for name, column in BINARY.items()}
+    tasks["play_time"] = ("regression", _log_seconds(log["play_time_ms"].to_numpy()), "log(1 + s)")
+    facts = {
+        "title": "KuaiRand-Pure",
+        "licence": "CC BY-SA 4.0",
+        "citation": "Gao et al., KuaiRand, CIKM 2022, https://kuairand.com",
+        "first_day": _iso(days[0]),
+        "last_day": _iso(days[-1]),
+        "days": len(days),
+        "duplicates_dropped": read_rows - log.num_rows,
+        "log_files": [path.name for path in logs],
+    }
+    train_rows = int(np.searchsorted(dates, days[-1]))
+    return make_log(ids=ids, numbers=numbers, tasks=tasks, train_rows=train_rows, content=content, facts=facts)
+
+
+def _read_log(path: Path) -> pa.Table:
+    header = csv_header(path)
+    require_columns(path, header, list(NEEDED))
+    _require_last_line_end(path)
+    # The columns that are not needed count only where rows are compared, and text compares exactly.
+    table = read_csv(path, {name: NEEDED.get(name, pa.string()) for name in header})
+    for name in NEEDED:
+        missing = table[name].null_count
+        if missing and name not in ("user_id", "video_id", "tab", "duration_ms"):
+            raise ValueError(f"{path} has {missing:,} rows without {name}")
+    return table
+
+
+def _require_last_line_end(path: Path) -> None:
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        if file.read(1) not in b"\r\n":
+            raise ValueError(f"{path} is cut off: its last line has no end")
+
+
+def _in_time_order(log: pa.Table) -> pa.Table:
+    time_ms, date = log["time_ms"].to_numpy(), log["date"].to_numpy()
+    log = log.take(pa.array(np.lexsort((time_ms, date))))
+    # Equal rows have equal times: only rows that share theirs with a neighbour need to be compared whole.
+    time_ms = log["time_ms"].to_numpy()
+    equal = time_ms[1:] == time_ms[:-1]
+    shared = np.flatnonzero(np.append(False, equal) | np.append(equal, False))
+    repeated = shared[log.take(pa.array(shared)).to_pandas().duplicated().to_numpy()]
+    keep = np.ones(log.num_rows, dtype=bool)
+    keep[repeated] = False
+    return log.filter(pa.array(keep))
+
+
+class _Features:
+    """A table of features by key (user or video), looked up for every row of the log."""
+
+    def __init__(self, path: Path, key: str, log: pa.Table) -> None:
+        self.path = path
+        kinds = {key: pa.int64()}
+        if key == "user_id":
+            kinds |= dict.fromkeys(USER_IDS, pa.string()) | dict.fromkeys(USER_NUMBERS, pa.float64())
+        else:
+            kinds |= dict.fromkeys(VIDEO_IDS, pa.string())
+        require_columns(path, csv_header(path), list(kinds))
+        self.table = read_csv(path, kinds, only=list(kinds))
+        keys = self.table[key].drop_null().to_numpy()
+        if len(keys) != self.table.num_rows or len(np.unique(keys)) != len(keys):
+            raise ValueError(f"{path} has rows without a {key}, or two rows for one {key}")
+        order = np.argsort(keys)
+        wanted = log[key].fill_null(-1).to_numpy()
+        at = np.searchsorted(keys, wanted, sorter=order)
+        found = np.append(keys[order], 0)[at] == wanted
+        found &= at < len(keys)
+        self.at_row = np.where(found, np.append(order, len(keys))[at], len(keys))  # the last one: no features
+
+    def codes(self, name: str) -> tuple[np.ndarray, int]:
+        codes, distinct = ranked(self.table[name])
+        return np.append(codes, np.int32(-1))[self.at_row], distinct
+
+    def counts(self, name: str) -> np.ndarray:
+        values = self.table[name].to_numpy()
+        infinite = int(np.isinf(values).sum())
+        if infinite:
+            raise ValueError(f"{self.path} has {infinite:,} infinite values of {name}")
+        # Negative codes such as -124 stand for "unknown" in these files.
+        return np.append(np.where(values >= 0, values, np.nan), np.nan)[self.at_row]
+
+
+def _positive(values: np.ndarray, name: str) -> np.ndarray:
+    infinite = int(np.isinf(values).sum())
+    if infinite:
+        raise ValueError(f"the log has {infinite:,} infinite values of {name}")
+    return np.where(values > 0, values, np.nan)
+
+
+def _log_seconds(play_time_ms: np.ndarray) -> np.ndarray:
+    wrong = play_time_ms[~(np.isfinite(play_time_ms) & (play_time_ms >= 0))]
+    if len(wrong):
+        raise ValueError(
+            f"the log has {len(wrong):,} values of play_time_ms that are no time, for instance {wrong[0]:g}"
+        )
+    return np.log1p(play_time_ms / 1000)
+
+
+def _iso(date: int) -> str:
+    text = f"{int(date):08d}"
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}"

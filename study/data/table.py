@@ -1,0 +1,277 @@
+"""Anyone's log: Parquet or CSV files, and a few lines of TOML that say which column is what.
+
+    files = ["log-*.parquet"]        # beside the TOML file, or absolute; patterns allowed; .csv, .csv.gz or .parquet
+    time = "ts"                      # a timestamp (no zone means UTC), or a number
+    time_unit = "ms"                 # where time is a number: s, ms, us or ns since 1970
+    ids = ["user", "item", "country"]
+    numbers = ["price", "age"]       # standardized, cut at 5 standard deviations
+    log1p = ["watch_seconds"]        # numbers or regression targets to take log(1 + x) of
+    heldout = 0.1                    # the last share of the rows; left out: the last day (UTC)
+
+    [tasks]
+    click = "binary"                 # a column of 0 and 1
+    watch_seconds = "regression"     # a column of numbers
+
+A missing id counts as unseen; a missing number, label or time is an error. Rows are ordered by time, equal times as
+they stand in the files, and none is dropped.
+"""
+
+import glob
+import re
+import tomllib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from study.data._cache import cached, content_hash, file_hash
+from study.data._encode import csv_header, make_log, ranked, read_csv, require_columns
+from study.data.log import Log
+
+VERSION = 1
+"""Raised when the same files would be converted to other arrays."""
+
+PER_DAY = {unit: 86_400 * per_second for unit, per_second in {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """The lines of `table.toml`, checked; see this module's head for their meaning."""
+
+    files: list[str]
+    time: str
+    time_unit: str | None = None
+    ids: list[str] = field(default_factory=list)
+    numbers: list[str] = field(default_factory=list)
+    tasks: dict[str, str]
+    log1p: list[str] = field(default_factory=list)
+    heldout: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("files", "ids", "numbers", "log1p"):
+            value = getattr(self, name)
+            if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
+                raise ValueError(f'{name} is a list of names, like {name} = ["a", "b"]; got {value!r}')
+            if len(set(value)) < len(value):
+                raise ValueError(f"{name} names {', '.join(sorted({v for v in value if value.count(v) > 1}))} twice")
+        if not self.files:
+            raise ValueError("files names no file")
+        if not isinstance(self.time, str):
+            raise ValueError(f"time is the name of a column; got {self.time!r}")
+        if self.time_unit is not None and self.time_unit not in PER_DAY:
+            raise ValueError(f"time_unit is one of {', '.join(PER_DAY)}; got {self.time_unit!r}")
+        if not self.ids and not self.numbers:
+            raise ValueError("need at least one column in ids or numbers")
+        self._check_tasks()
+        if self.heldout is not None and not (type(self.heldout) is float and 0 < self.heldout < 1):
+            raise ValueError(f"heldout is a share between 0 and 1; got {self.heldout!r}")
+
+    def _check_tasks(self) -> None:
+        if not isinstance(self.tasks, dict) or not self.tasks:
+            raise ValueError('need at least one task, like [tasks] click = "binary"')
+        for name, kind in self.tasks.items():
+            if kind not in ("binary", "regression"):
+                raise ValueError(f'the task {name} is "binary" or "regression"; got {kind!r}')
+            if not re.fullmatch(r"\w+", name):
+                raise ValueError(f"the task {name!r} becomes part of column names: letters, digits and _ only")
+        leaked = sorted(set(self.tasks) & {*self.ids, *self.numbers})
+        if leaked:
+            raise ValueError(f"{', '.join(leaked)} cannot be both a task and a feature")
+        known = {*self.numbers, *(name for name, kind in self.tasks.items() if kind == "regression")}
+        stray = sorted(set(self.log1p) - known)
+        if stray:
+            raise ValueError(f"log1p names {', '.join(stray)}, which is no number and no regression target")
+
+    @property
+    def values(self) -> list[str]:
+        """The columns that are read as numbers."""
+        return list(dict.fromkeys([*self.numbers, *self.tasks]))
+
+    @property
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys([self.time, *self.ids, *self.values]))
+
+
+def load(cache: Path, *, dir: str | Path) -> Log:
+    """The log that a declaration names. dir: the TOML file, or a folder with `table.toml` in it.
+
+    Raises ValueError on a declaration or file that does not read, missing columns, labels that are not 0 or 1,
+    numbers or times that are missing, NaN or infinite, and where nothing can be held out.
+    """
+    path = Path(dir) if Path(dir).suffix == ".toml" else Path(dir) / "table.toml"
+    declared = read_declaration(path)
+    files = _files(path, declared)
+    made_from = {
+        "source": "table",
+        "version": VERSION,
+        "declaration": {k: v for k, v in asdict(declared).items() if k != "files"}
+        | {"tasks": [*declared.tasks.items()]},
+        "files": [[_kind(file), file_hash(file, cache)] for file in files],
+    }
+    content = content_hash(made_from)
+    return cached(cache, "table", content, lambda: _convert(files, declared, content))
+
+
+def read_declaration(path: Path) -> Declaration:
+    """Raises ValueError, naming the file, where it is not there or says something that cannot be."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not TOML ({error})") from error
+    known = list(Declaration.__dataclass_fields__)
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"{path}: unknown key {', '.join(unknown)}; the keys are {', '.join(known)}")
+    missing = [name for name in ("files", "time", "tasks") if name not in values]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    try:
+        return Declaration(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _files(path: Path, declared: Declaration) -> list[Path]:
+    found = []
+    for pattern in declared.files:
+        matches = sorted(glob.glob(str(Path(glob.escape(str(path.parent))) / pattern), recursive=True))
+        if not matches:
+            raise ValueError(f"{path}: no file {pattern} in {path.parent}")
+        found += [Path(match) for match in matches]
+    return list(dict.fromkeys(found))
+
+
+def _kind(file: Path) -> str:
+    for kind, endings in {"csv": (".csv", ".csv.gz"), "parquet": (".parquet", ".pq")}.items():
+        if file.name.lower().endswith(endings):
+            return kind
+    raise ValueError(f"{file} is neither .csv, .csv.gz nor .parquet")
+
+
+def _convert(files: list[Path], declared: Declaration, content: str) -> Log:
+    tables = [_read(file, declared) for file in files]
+    if sum(table.num_rows for table in tables) == 0:
+        raise ValueError(f"no rows in {', '.join(str(file) for file in files)}")
+    time, per_day = _times(tables, declared)
+    order = np.argsort(time, kind="stable")
+    days = np.floor_divide(time[order], per_day).astype(np.int64)
+    train_rows = _train_rows(days, declared.heldout)
+    ids = {name: _codes(tables, name, order) for name in declared.ids}
+    values = {name: _numbers(tables, name, name in declared.log1p)[order] for name in declared.values}
+    tasks = {
+        name: (kind, values[name], f"log(1 + {name})" if name in declared.log1p else "")
+        for name, kind in declared.tasks.items()
+    }
+    facts: dict[str, Any] = {
+        "files": [file.name for file in files],
+        "first_day": str(np.datetime64(int(days[0]), "D")),
+        "last_day": str(np.datetime64(int(days[-1]), "D")),
+        "days": len(np.unique(days)),
+    }
+    if declared.heldout is not None:
+        facts["heldout"] = f"the last {declared.heldout:.3g} of the rows"
+    numbers = {name: values[name] for name in declared.numbers}
+    return make_log(ids=ids, numbers=numbers, tasks=tasks, train_rows=train_rows, content=content, facts=facts)
+
+
+def _read(file: Path, declared: Declaration) -> pa.Table:
+    columns = declared.columns
+    if _kind(file) == "csv":
+        require_columns(file, csv_header(file), columns)
+        types = dict.fromkeys(declared.ids, pa.string()) | dict.fromkeys(declared.values, pa.float64())
+        table = read_csv(file, types, only=columns)
+    else:
+        try:
+            parquet = pq.ParquetFile(file)
+            require_columns(file, parquet.schema_arrow.names, columns)
+            table = parquet.read(columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{file} does not read as Parquet ({(str(error).splitlines() or ['?'])[0]})") from error
+    for name in declared.values:
+        table = _as_float(file, table, name)
+    return table
+
+
+def _as_float(file: Path, table: pa.Table, name: str) -> pa.Table:
+    try:
+        column = table[name].cast(pa.float64())
+    except pa.ArrowException as error:
+        raise ValueError(f"{file}: the column {name} holds no numbers ({str(error).splitlines()[0]})") from error
+    return table.set_column(table.column_names.index(name), name, column)
+
+
+def _times(tables: list[pa.Table], declared: Declaration) -> tuple[np.ndarray, int]:
+    """Times of all rows as numbers, and how many of these make a day."""
+    name = declared.time
+    columns = [chunk for table in tables if table.num_rows for chunk in table[name].chunks]
+    missing = sum(column.null_count for column in columns)
+    if missing:
+        raise ValueError(f"{missing:,} rows have no time ({name})")
+    if all(_is_number(column.type) for column in columns):
+        if declared.time_unit is None:
+            raise ValueError(f'the time {name} is a number: say in which unit, like time_unit = "ms"')
+        time = np.concatenate([column.to_numpy(zero_copy_only=False) for column in columns])
+        wrong = int((~np.isfinite(time)).sum())
+        if wrong:
+            raise ValueError(f"the time {name} is NaN or infinite in {wrong:,} rows")
+        return time, PER_DAY[declared.time_unit]
+    try:
+        stamps = [column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()) for column in map(_utc, columns)]
+    except pa.ArrowException as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"the time {name} is neither a number nor a timestamp ({why})") from error
+    return np.concatenate([stamp.to_numpy(zero_copy_only=False) for stamp in stamps]), PER_DAY["us"]
+
+
+def _utc(column: pa.Array) -> pa.Array:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    zoned = pc.match_substring_regex(column, r"(Z|[+-]\d\d:?\d\d)$")  # pyright: ignore[reportAttributeAccessIssue]
+    has_zone = bool(len(column)) and zoned[0].as_py()
+    return column.cast(pa.timestamp("us", "UTC" if has_zone else None))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _train_rows(days: np.ndarray, heldout: float | None) -> int:
+    if heldout is None:
+        train_rows = int(np.searchsorted(days, days[-1]))
+        if train_rows == 0:
+            raise ValueError("the log holds one day (UTC); hold out a share of its rows instead, like heldout = 0.1")
+        return train_rows
+    train_rows = len(days) - round(len(days) * heldout)
+    if not 0 < train_rows < len(days):
+        raise ValueError(f"heldout = {heldout:g} of {len(days):,} rows leaves nothing to train on or to hold out")
+    return train_rows
+
+
+def _codes(tables: list[pa.Table], name: str, order: np.ndarray) -> tuple[np.ndarray, int]:
+    columns = [table[name] for table in tables]
+    if len({column.type for column in columns}) > 1:  # numbers in one file, text in another
+        columns = [column.cast(pa.string()) for column in columns]
+    try:
+        codes, distinct = ranked(pa.chunked_array([chunk for column in columns for chunk in column.chunks]))
+    except pa.ArrowException as error:
+        raise ValueError(f"the ids of {name} are neither text nor numbers ({columns[0].type})") from error
+    return codes[order], distinct
+
+
+def _numbers(tables: list[pa.Table], name: str, log1p: bool) -> np.ndarray:
+    values = np.concatenate([table[name].to_numpy() for table in tables])
+    wrong = int((~np.isfinite(values)).sum())
+    if wrong:
+        raise ValueError(f"{name} is missing, NaN or infinite in {wrong:,} rows")
+    if not log1p:
+        return values
+    low = int((values <= -1).sum())
+    if low:
+        raise ValueError(f"log1p of {name} needs values above -1; {low:,} are not")
+    return np.log1p(values)
