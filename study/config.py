@@ -136,7 +136,7 @@ class Run:
 
     @cached_property
     def id(self) -> str:
-        content = _without_defaults(self) | {"results": RESULTS_VERSION}
+        content = _as_one_number(_without_defaults(self) | {"results": RESULTS_VERSION})
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
     @property
@@ -163,7 +163,7 @@ class Study:
 
     def __post_init__(self) -> None:
         for axis in ("models", "arms", "lrs", "seeds"):
-            values = [canonical_json(_plain(v)) for v in getattr(self, axis)]
+            values = [canonical_json(_as_one_number(_plain(v))) for v in getattr(self, axis)]
             _need(len(values) > 0, f"need at least one of {axis}")
             twice = sorted({v for v in values if values.count(v) > 1})
             _need(not twice, f"{axis} names {', '.join(twice)} twice")
@@ -226,6 +226,15 @@ def _without_defaults(value: Any) -> dict[str, Any]:
             continue
         content[f.name] = _without_defaults(item) if dataclasses.is_dataclass(item) else item
     return content
+
+
+def _as_one_number(value: Any) -> Any:
+    # 1 and 1.0 are the same lr, but not the same JSON.
+    if isinstance(value, dict):
+        return {key: _as_one_number(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_one_number(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,216 @@
+"""Values and their identity: an id is the content, all of it that changes a result and nothing else."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from study.config import (
+    CONTROL_SEEDS,
+    MAX_LR,
+    Arm,
+    Recipe,
+    Rule,
+    Run,
+    Study,
+    log_grid,
+    run_from_json,
+    study_from_json,
+    to_json,
+)
+
+RUN = Run(data="d" * 64, model="small", method="clippy", lr=0.1, seed=3, options={"rel": 0.5})
+
+
+def make_study(**changes: Any) -> Study:
+    values: dict[str, Any] = {
+        "name": "edges",
+        "models": ("small", "large"),
+        "arms": (Arm(method="none"), Arm(method="clippy", options={"rel": 0.5})),
+        "lrs": (0.1, 0.2),
+        "seeds": (0, 1),
+    }
+    return Study(**values | changes)
+
+
+def test_equal_content_has_an_equal_id() -> None:
+    same = Run(seed=3, lr=0.1, method="clippy", model="small", data="d" * 64, options={"rel": 0.5}, recipe=Recipe())
+    assert same is not RUN
+    assert same.id == RUN.id
+    assert re.fullmatch("[0-9a-f]{64}", RUN.id)
+
+
+def test_the_order_of_options_and_the_way_a_number_is_written_do_not_matter() -> None:
+    one = dataclasses.replace(RUN, lr=1, options={"rel": 1, "layers": [2, {"abs": 3.0}]})
+    other = dataclasses.replace(RUN, lr=1.0, options={"layers": [2.0, {"abs": 3}], "rel": 1.0})
+    assert one.id == other.id
+    assert dataclasses.replace(RUN, options={"on": True}).id != dataclasses.replace(RUN, options={"on": 1}).id
+
+
+def test_the_id_is_the_hash_of_the_content_without_defaults() -> None:
+    content = {
+        "data": "d" * 64,
+        "lr": 0.1,
+        "method": "clippy",
+        "model": "small",
+        "options": {"rel": 0.5},
+        "recipe": {"steps": 300},
+        "results": 1,
+        "seed": 3,
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    run = dataclasses.replace(RUN, recipe=Recipe(steps=300))
+    assert run.id == hashlib.sha256(text.encode()).hexdigest(), (
+        "ids changed: recorded runs would be trained again. If results changed, raise RESULTS_VERSION and say so here"
+    )
+
+
+def test_an_option_added_later_keeps_the_ids_of_old_runs() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class LaterRecipe(Recipe):
+        dropout: float = 0.0
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class LaterRun(Run):
+        recipe: Recipe = LaterRecipe()
+        compiled: bool = False
+
+    old: dict[str, Any] = {f.name: getattr(RUN, f.name) for f in dataclasses.fields(RUN)}
+    old.pop("recipe")
+    assert LaterRun(**old).id == RUN.id
+    assert LaterRun(**old, recipe=LaterRecipe(dropout=0.1)).id != RUN.id
+    assert LaterRun(**old, compiled=True).id != RUN.id
+
+
+OTHER_RECIPE: dict[str, Any] = {
+    "batch": 256,
+    "steps": 10,
+    "warmup": 0,
+    "window": 1,
+    "embedding_dim": 16,
+    "embedding_std": 0.1,
+    "initial_accumulator": 0.0,
+    "eps": 0.0,
+    "embeddings": "method",
+    "precision": "float64",
+}
+OTHER_RUN: dict[str, Any] = {
+    "data": "e" * 64,
+    "model": "large",
+    "method": "none",
+    "lr": 0.2,
+    "seed": 4,
+    "options": {"rel": 0.25},
+    "recipe": Recipe(steps=10),
+}
+
+
+def test_every_field_has_another_value_here() -> None:
+    assert set(OTHER_RUN) == {f.name for f in dataclasses.fields(Run)}
+    assert set(OTHER_RECIPE) == {f.name for f in dataclasses.fields(Recipe)}
+
+
+def test_each_changed_field_changes_the_id() -> None:
+    runs = [RUN]
+    runs += [dataclasses.replace(RUN, **{name: value}) for name, value in OTHER_RUN.items()]
+    runs += [dataclasses.replace(RUN, recipe=Recipe(**{name: value})) for name, value in OTHER_RECIPE.items()]
+    # `recipe` in OTHER_RUN and `steps` in OTHER_RECIPE are the same change.
+    assert len({run.id for run in runs}) == len(runs) - 1
+
+
+def test_another_version_of_the_results_changes_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = RUN.id
+    monkeypatch.setattr("study.config.RESULTS_VERSION", 2)
+    assert dataclasses.replace(RUN).id != before
+
+
+def test_reserved_seeds_are_the_control() -> None:
+    assert RUN.role == "cell"
+    assert {dataclasses.replace(RUN, seed=seed).role for seed in CONTROL_SEEDS} == {"control"}
+
+
+@given(
+    st.floats(1e-6, MAX_LR),
+    st.integers(0, CONTROL_SEEDS[0] - 1),
+    st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False) | st.booleans(), max_size=3),
+)
+def test_a_run_comes_back_from_json(lr: float, seed: int, options: dict) -> None:
+    run = dataclasses.replace(RUN, lr=lr, seed=seed, options=options, recipe=Recipe(steps=7))
+    back = run_from_json(json.loads(json.dumps(to_json(run))))
+    assert back == run
+    assert back.id == run.id
+
+
+def test_a_study_comes_back_from_json() -> None:
+    study = make_study(data_options={"rows": 100}, recipe=Recipe(steps=9, precision="float64"), rule=Rule(kept=0.5))
+    values = json.loads(json.dumps(to_json(study)))
+    assert values["rule"]["kept"] == 0.5
+    assert values["rule"]["spike"] == 1.0
+    back = study_from_json(values)
+    assert back == study
+    assert isinstance(back.arms[1], Arm)
+    assert isinstance(back.lrs, tuple)
+
+
+def test_a_study_of_unknown_fields_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^unknown fields in a study: colour$"):
+        study_from_json(to_json(make_study()) | {"colour": "red"})
+
+
+def test_values_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RUN.lr = 0.2  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: dataclasses.replace(RUN, lr=0.0), "need 0 < lr <= 10000, got lr=0"),
+        (lambda: dataclasses.replace(RUN, lr=math.nan), "need 0 < lr <= 10000, got lr=nan"),
+        (lambda: dataclasses.replace(RUN, lr=1.1e4), "need 0 < lr <= 10000, got lr=11000"),
+        (lambda: dataclasses.replace(RUN, seed=-1), "need 0 <= seed < 1000000000, got seed=-1"),
+        (lambda: dataclasses.replace(RUN, seed=10**9 + 4), "need 0 <= seed < 1000000000, got seed=1000000004"),
+        (lambda: make_study(seeds=(CONTROL_SEEDS[0],)), "need 0 <= seed < 1000000000, got seed=1000000000"),
+        (lambda: make_study(lrs=(0.1, -0.2)), "need 0 < lr <= 10000, got lr=-0.2"),
+        (lambda: make_study(models=()), "need at least one of models"),
+        (lambda: make_study(seeds=(1, 2, 1)), "seeds names 1 twice"),
+        (lambda: make_study(lrs=(1, 1.0)), "lrs names 1 twice"),
+        (
+            lambda: make_study(arms=(Arm(method="none"), Arm(method="none"))),
+            'arms names {"method":"none","options":{}} twice',
+        ),
+        (lambda: Recipe(batch=100), "need a batch that is a multiple of 32, got batch=100"),
+        (lambda: Recipe(batch=0), "need a batch that is a multiple of 32, got batch=0"),
+        (lambda: Recipe(steps=0), "need steps >= 1, got steps=0"),
+        (lambda: Recipe(warmup=-1), "need warmup >= 0, got warmup=-1"),
+        (lambda: Recipe(window=0), "need window >= 1, got window=0"),
+        (lambda: Recipe(embedding_dim=0), "need embedding_dim >= 1, got embedding_dim=0"),
+        (lambda: Recipe(embedding_std=-1.0), "need embedding_std >= 0, got embedding_std=-1.0"),
+        (lambda: Recipe(eps=math.inf), "need eps >= 0, got eps=inf"),
+        (lambda: Recipe(initial_accumulator=-1.0), "need initial_accumulator >= 0, got initial_accumulator=-1.0"),
+        (lambda: Recipe(precision="half"), "precision is one of float32, float64; got 'half'"),
+        (lambda: Recipe(embeddings="no"), "embeddings is one of adagrad, method; got 'no'"),
+        (lambda: Rule(kept=0.0), "need kept > 0, got kept=0.0"),
+        (lambda: Rule(kept=1.0), "need kept < 1, got kept=1.0"),
+        (lambda: Rule(spike=math.nan), "need spike > 0, got spike=nan"),
+        (lambda: Rule(median_steps=24), "need an odd median_steps, got median_steps=24"),
+        (lambda: log_grid(2.0, 1.0, 3), "need 0 < low <= high, got low=2, high=1"),
+        (lambda: log_grid(0.1, 1.0, 0), "need count >= 1, got count=0"),
+    ],
+)
+def test_a_bad_value_fails_where_it_is_made_in_one_line(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make()
+
+
+def test_a_grid_is_written_as_people_say_it() -> None:
+    assert log_grid(0.01, 1.0, 5) == (0.01, 0.032, 0.1, 0.32, 1.0)
+    assert log_grid(0.3, 0.3, 1) == (0.3,)
+    # Two neighbours that round to one value are one value.
+    assert log_grid(1.0, 1.02, 4) == (1.0,)
