@@ -1,0 +1,120 @@
+"""The embedding tables of a stack: one gather for all runs of a seed, and updates of touched rows only.
+
+Runs of a seed read the same batches, so their rows of one id lie side by side: the table is (groups * ids, runs of a
+group * dim), and a batch is one `index_select`. A gradient is summed over the occurrences of an id in the order in
+which they stand in the batch, column by column, so a run's bits do not depend on its neighbours; on a GPU the same sum
+is made by one thread a column, and is deterministic.
+
+Shape letters: G groups (one seed each), K runs of a group, R = G * K runs, B batch, F features, E embedding
+dimension, V ids of all features, U touched ids.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from study.streams import stream
+
+
+class Tables:
+    """Embedding rows and their Adagrad accumulators for G groups of K runs.
+
+    vocabulary: codes of each of the F id features. seeds: one a group. Rows start as N(0, std), by seed and feature.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Sequence[int],
+        names: Sequence[str],
+        seeds: Sequence[int],
+        runs_of_group: int,
+        *,
+        dim: int,
+        std: float,
+        initial_accumulator: float,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.groups, self.runs, self.dim = len(seeds), runs_of_group, dim
+        self.features = len(vocabulary)
+        self.ids = int(sum(vocabulary))
+        starts = np.concatenate([[0], np.cumsum(vocabulary)[:-1]]) if self.features else np.zeros(0)
+        self.starts_F = torch.as_tensor(starts, dtype=torch.int64, device=device)
+        self.weight = torch.empty(self.groups, self.ids, self.runs, dim, dtype=dtype, device=device)
+        for group, seed in enumerate(seeds):
+            rows_VE = torch.cat(
+                [_normal(stream(seed, "embeddings", name), n, dim) * std for name, n in zip(names, vocabulary, strict=True)]
+                or [torch.empty(0, dim)]
+            )
+            self.weight[group] = rows_VE.to(device, dtype).unsqueeze(1)
+        self.weight = self.weight.view(self.groups * self.ids, self.runs * dim)
+        self.accumulator = torch.full_like(self.weight, initial_accumulator)
+
+    def positions(self, ids_GBF: Tensor) -> Tensor:
+        """Rows of the table, int64 (G * B * F,), of a batch of each group's ids."""
+        groups_G11 = torch.arange(self.groups, device=ids_GBF.device).view(-1, 1, 1)
+        return (ids_GBF + (self.starts_F + groups_G11 * self.ids)).view(-1)
+
+    def read(self, positions: Tensor, out_RBI: Tensor) -> None:
+        """Write the embedded batch into the first F * E columns of the inputs."""
+        rows = self.weight.index_select(0, positions).view(self.groups, -1, self.features, self.runs, self.dim)
+        self._embedded(out_RBI).copy_(rows.permute(0, 3, 1, 2, 4))
+
+    def gradients(self, positions: Tensor, gradient_RBI: Tensor) -> tuple[Tensor, Tensor]:
+        """Touched rows (U,), in ascending order, and their summed gradients (U, K * E)."""
+        occurrences = self._embedded(gradient_RBI).permute(0, 2, 3, 1, 4).reshape(len(positions), self.runs * self.dim)
+        rows_U, order, offsets_U = touched(positions)
+        return rows_U, functional.embedding_bag(order, occurrences, offsets_U, mode="sum")
+
+    def adagrad(self, rows_U: Tensor, gradient: Tensor, lr_GK: Tensor, eps: float) -> None:
+        """`G += g * g ; w -= lr * g / sqrt(G + eps)` on the touched rows."""
+        accumulator = self.accumulator.index_select(0, rows_U).add_(gradient * gradient)
+        self.accumulator.index_copy_(0, rows_U, accumulator)
+        lr = lr_GK.index_select(0, rows_U // self.ids).unsqueeze(-1)
+        update = gradient.div(accumulator.add_(eps).sqrt_()).view(-1, self.runs, self.dim).mul_(lr).flatten(1)
+        self.weight.index_copy_(0, rows_U, self.weight.index_select(0, rows_U).sub_(update))
+
+    def segments(self, rows_U: Tensor) -> list[tuple[int, int, slice]]:
+        """(group, feature, its rows among the touched) for each table that the batch touched. Reads sizes back from
+        the device: only for methods that act on embeddings."""
+        tables = (rows_U // self.ids) * self.features
+        tables = tables + torch.searchsorted(self.starts_F, rows_U % self.ids, right=True) - 1
+        counts = torch.bincount(tables, minlength=self.groups * self.features).tolist()
+        stops = np.cumsum(counts)
+        return [
+            (table // self.features, table % self.features, slice(int(stop - count), int(stop)))
+            for table, (count, stop) in enumerate(zip(counts, stops, strict=True))
+            if count
+        ]
+
+    def finite(self) -> Tensor:
+        """Bool (R,): every embedding row of the run is finite."""
+        shape = (self.groups, self.ids, self.runs, self.dim)
+        return self.weight.view(shape).isfinite().all(dim=3).all(dim=1).flatten()
+
+    def _embedded(self, inputs_RBI: Tensor) -> Tensor:
+        """A view (G, K, B, F, E) of the embedded columns."""
+        columns = inputs_RBI[:, :, : self.features * self.dim]
+        return columns.unflatten(2, (self.features, self.dim)).unflatten(0, (self.groups, self.runs))
+
+
+def touched(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct values (U,), the order that sorts `positions` (stable), and where each value begins in it (U,)."""
+    if positions.device.type == "cpu":
+        # One key of value and place: numpy sorts plain int64 with vector instructions, torch sorts pairs without.
+        bits = max(len(positions) - 1, 1).bit_length()
+        keys = np.sort((positions.numpy() << bits) | np.arange(len(positions)))
+        ordered, order = torch.from_numpy(keys >> bits), torch.from_numpy(keys & ((1 << bits) - 1))
+    else:
+        ordered, order = torch.sort(positions, stable=True)
+    rows_U, counts = torch.unique_consecutive(ordered, return_counts=True)
+    return rows_U, order, counts.cumsum(0) - counts
+
+
+def _normal(seed: int, rows: int, dim: int) -> Tensor:
+    return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
+
+

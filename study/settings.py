@@ -1,0 +1,139 @@
+"""`--set key=value`: narrows or replaces an axis of a study, or sets an option of its recipe, rule or data."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from study import methods
+from study.config import Arm, Recipe, Rule, Study
+
+AXES = ("models", "methods", "lr", "seeds")
+
+
+def apply(study: Study, settings: Iterable[str]) -> Study:
+    """The study with every `key=value` applied, in order.
+
+    models=small,large  methods=none,clippy  lr=0.1,0.2  seeds=0-7
+    METHOD.PARAMETER=v1,v2  one arm for each value, e.g. clippy.rel=0.1,0.5 (two parameters: every combination)
+    steps=300, batch=256 ...  the recipe;  rule.kept=0.5  the rule;  data.rows=50000  an option of the data source
+
+    Raises ValueError that lists the right keys.
+    """
+    parameters: dict[str, dict[str, list[Any]]] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key, text = key.strip(), text.strip()
+        if not equals or not key or not text:
+            raise ValueError(f"--set takes key=value, got {setting!r}")
+        head, dot, tail = key.partition(".")
+        if key in AXES:
+            study = _with_axis(study, key, text)
+        elif key in _fields(Recipe):
+            recipe = dataclasses.replace(study.recipe, **{key: _field_value(Recipe, key, text)})
+            study = dataclasses.replace(study, recipe=recipe)
+        elif head == "rule" and dot:
+            if tail not in _fields(Rule):
+                raise ValueError(f"unknown key {key!r}; the rule has {', '.join(_fields(Rule))}")
+            rule = dataclasses.replace(study.rule, **{tail: _field_value(Rule, tail, text)})
+            study = dataclasses.replace(study, rule=rule)
+        elif head == "data" and dot:
+            study = dataclasses.replace(study, data_options=study.data_options | {tail: _value(text)})
+        elif dot and head in {arm.method for arm in study.arms} | set(methods.names()):
+            parameters.setdefault(head, {})[tail] = [_value(v) for v in _split(text)]
+        else:
+            raise ValueError(f"unknown key {key!r}; there are {', '.join(_known())}")
+    for method, values in parameters.items():
+        study = _with_parameters(study, method, values)
+    return study
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """`0-7`, `3` or `0-3,8,10-11`."""
+    found: list[int] = []
+    for part in _split(text):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise ValueError(f"seeds are numbers and ranges such as 0-7 or 0-3,8; got {text!r}")
+        if dash and int(last) - int(first) >= 10**6:
+            raise ValueError(f"{text!r} asks for over a million seeds")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(found))
+
+
+def _with_axis(study: Study, axis: str, text: str) -> Study:
+    if axis == "models":
+        return dataclasses.replace(study, models=tuple(_split(text)))
+    if axis == "methods":
+        arms = []
+        for name in _split(text):
+            arms += [arm for arm in study.arms if arm.method == name] or [Arm(method=name)]
+        return dataclasses.replace(study, arms=tuple(arms))
+    if axis == "lr":
+        return dataclasses.replace(study, lrs=tuple(sorted(_number("lr", v) for v in _split(text))))
+    return dataclasses.replace(study, seeds=seeds(text))
+
+
+def _with_parameters(study: Study, method: str, values: dict[str, list[Any]]) -> Study:
+    if method not in {arm.method for arm in study.arms}:
+        raise ValueError(f"{method}.{next(iter(values))} is set, but {method} is not among the study's methods")
+    choices = [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
+    arms = []
+    for arm in study.arms:
+        if arm.method == method:
+            arms += [Arm(method=method, options=arm.options | choice) for choice in choices]
+        else:
+            arms.append(arm)
+    return dataclasses.replace(study, arms=tuple(arms))
+
+
+def _known() -> list[str]:
+    return [*AXES, *_fields(Recipe), "METHOD.PARAMETER", "rule.NAME", "data.OPTION"]
+
+
+def _fields(kind: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(kind)]
+
+
+def _field_value(kind: type, name: str, text: str) -> Any:
+    declared = str({f.name: f.type for f in dataclasses.fields(kind)}[name])
+    if "str" in declared:
+        return text
+    if "None" in declared and text == "None":
+        return None
+    number = _number(name, text)
+    if "int" in declared:
+        if number != int(number):
+            raise ValueError(f"need a whole number, got {name}={text}")
+        return int(number)
+    return number
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"need a number, got {name}={text}") from None
+    if number != number or abs(number) == float("inf"):
+        raise ValueError(f"need a finite number, got {name}={text}")
+    return number
+
+
+def _value(text: str) -> Any:
+    """A value as people write it: a number, true or false, or a word."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        return _number("value", text) if kind is float else number
+    return text
+
+
+def _split(text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise ValueError(f"an empty value in {text!r}")
+    return parts

@@ -1,0 +1,269 @@
+"""Ray Tune schedules the trials of a study: one live queue of stacks for every kind of study. The only file that
+knows ray.
+
+A stack waits until the control of its model is recorded, since outcomes are judged against it. Workers write their own
+files of the record and report only counts. A crash is not divergence: a stack that ran out of memory is halved, one
+that failed otherwise is tried again, and what fails three times is recorded as missing, with its reason.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+# Before the import of ray, which reads these once.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from study import divergence, record
+from study.config import Rule, canonical_json, run_from_json, to_json
+from study.data.log import Log
+from study.planning import Stack
+
+TRIES = 3
+SAME_FAILURE_STOPS = 3
+
+
+class ClusterError(ValueError):
+    """No usable Ray, in words for the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What the trials of a study may use. gpu: the share of a GPU of one trial; 0 trains on CPU.
+
+    gpu_bytes: memory of that share. workers: trials at a time.
+    """
+
+    workers: int
+    gpu: float = 0.0
+    gpu_bytes: int | None = None
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpu else "cpu"
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A study's trials to be run, and who is told of each that ends.
+
+    references: of the models whose control is recorded. reference: makes that of a model once it is; its ValueError
+    stops the study. told: called with a stack, and the counts of its runs or the reason of its failure.
+    """
+
+    study: str
+    folder: Path
+    rule: Rule
+    stacks: tuple[Stack, ...]
+    references: dict[str, divergence.Reference]
+    reference: Callable[[str], divergence.Reference]
+    told: Callable[[Stack, dict[str, float] | str], None] = field(default=lambda stack, result: None)
+
+
+@contextlib.contextmanager
+def connected(address: str | None, *, workers: int | None, gpu_fraction: float) -> Iterator[Cluster]:
+    """Ray, here or at the address; inside a submitted job, the cluster of the job.
+
+    workers: trials at a time; None is one for each core, or for each share of a GPU where there are GPUs.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    here = {"include_dashboard": False, "num_cpus": workers} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        raise ClusterError(f"no Ray at {address} ({_one_line(error)})") from error
+    try:
+        have = ray.cluster_resources()
+        gpus = have.get("GPU", 0)
+        if gpus:
+            fitting = int(gpus / gpu_fraction)
+            total = ray.get(ray.remote(_gpu_bytes).options(num_cpus=0, num_gpus=gpu_fraction).remote())
+            yield Cluster(workers=min(workers or fitting, fitting), gpu=gpu_fraction, gpu_bytes=int(total * gpu_fraction))
+        else:
+            cores = max(1, int(have.get("CPU", 1)))
+            yield Cluster(workers=min(workers or cores, cores))
+    finally:
+        ray.shutdown()
+
+
+def run(job: Job, log: Log, cluster: Cluster) -> None:
+    """Train every stack of the job. Returns when all are recorded, or given up as failed.
+
+    Raises ValueError where a control says that nothing can be learned, and RuntimeError where several stacks fail the
+    same way.
+    """
+    if not job.stacks:
+        return
+    queue = _Queue(job)
+    arrays = {name: getattr(log, name) for name in ("ids", "numbers", "labels")}
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            _trial,
+            arrays=arrays,
+            log=replace(log, **dict.fromkeys(arrays)),  # type: ignore[arg-type]
+            folder=str(job.folder),
+            study=job.study,
+            rule=job.rule,
+            device=cluster.device,
+        ),
+        {"cpu": 0 if cluster.gpu else 1, "gpu": cluster.gpu},
+    )
+    with tempfile.TemporaryDirectory(prefix="study-tune-") as scratch:
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=queue,
+                num_samples=-1,
+                max_concurrent_trials=cluster.workers,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+                trial_name_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(name="trials", storage_path=scratch, verbose=0),
+        )
+        tuner.fit()
+    if queue.stopped:
+        raise queue.stopped
+
+
+class _Queue(Searcher):
+    """Hands out stacks one after another: None is wait, FINISHED is the end."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(metric="runs", mode="max")
+        self.job = job
+        self.waiting = deque(job.stacks)
+        self.training: dict[str, Stack] = {}
+        self.tries: Counter[str] = Counter()
+        self.failures: dict[str, set[str]] = {}
+        self.controls = Counter(stack.runs[0].model for stack in job.stacks if stack.is_control)
+        self.stopped: Exception | None = None
+        self.lock = threading.Lock()
+
+    def suggest(self, trial_id: str) -> Any:
+        with self.lock:
+            if self.stopped or not (self.waiting or self.training):
+                return Searcher.FINISHED
+            for i, stack in enumerate(self.waiting):
+                model = stack.runs[0].model
+                if stack.is_control or model in self.job.references:
+                    del self.waiting[i]
+                    self.training[trial_id] = stack
+                    reference = None if stack.is_control else self.job.references[model]
+                    return {"stack": _packed(stack, reference)}
+            return None
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        with self.lock:
+            stack = self.training.pop(trial_id)
+            failure = "the worker process ended" if error or result is None else result.get("failure")
+            if failure:
+                self._failed(stack, failure, out_of_memory=bool(result and result.get("out_of_memory")))
+                return
+            assert result is not None
+            counts = {key: result[key] for key in ("runs", "diverged", "undertrained", "seconds")}
+            self.job.told(stack, counts)
+            if stack.is_control:
+                self._control_done(stack)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the record is what a resume rests on."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, likewise."""
+
+    def _control_done(self, stack: Stack) -> None:
+        model = stack.runs[0].model
+        self.controls[model] -= 1
+        if self.controls[model]:
+            return
+        try:
+            self.job.references[model] = self.job.reference(model)
+        except ValueError as error:
+            self.stopped = ValueError(f"{model}: {error}")
+
+    def _failed(self, stack: Stack, reason: str, *, out_of_memory: bool) -> None:
+        half = len(stack.runs) // 2
+        if out_of_memory and half:
+            parts = [Stack(runs=stack.runs[:half]), Stack(runs=stack.runs[half:])]
+            self.waiting.extendleft(reversed(parts))
+            if stack.is_control:
+                self.controls[stack.runs[0].model] += 1
+            return
+        self.tries[stack.name] += 1
+        self.failures.setdefault(reason, set()).add(stack.name)
+        if self.tries[stack.name] < TRIES and len(self.failures[reason]) < SAME_FAILURE_STOPS:
+            self.waiting.append(stack)
+            return
+        record.write_failure(self.job.folder, stack.name, [run.id for run in stack.runs], reason)
+        self.job.told(stack, reason)
+        if stack.is_control:
+            self.stopped = RuntimeError(f"the control of {stack.runs[0].model} failed: {reason}")
+        elif len(self.failures[reason]) >= SAME_FAILURE_STOPS:
+            self.stopped = RuntimeError(f"{SAME_FAILURE_STOPS} stacks failed the same way: {reason}")
+
+
+def _packed(stack: Stack, reference: divergence.Reference | None) -> str:
+    return canonical_json(
+        {
+            "name": stack.name,
+            "runs": [to_json(run) for run in stack.runs],
+            "reference": None if reference is None else vars(reference),
+        }
+    )
+
+
+def _trial(
+    config: dict[str, Any],
+    *,
+    arrays: dict[str, Any],
+    log: Log,
+    folder: str,
+    study: str,
+    rule: Rule,
+    device: str,
+) -> None:
+    """The Tune function: one stack, one report."""
+    import torch
+
+    from study.trial import Trial, execute
+
+    packed = json.loads(config["stack"])
+    reference = packed["reference"]
+    if reference is not None:
+        reference = divergence.Reference(**reference | {"task_gain": tuple(reference["task_gain"])})
+    trial = Trial(
+        study=study, runs=tuple(run_from_json(values) for values in packed["runs"]), rule=rule, reference=reference
+    )
+    try:
+        tune.report(execute(trial, Path(folder), replace(log, **arrays), packed["name"], device))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        tune.report({"failure": f"out of memory ({_one_line(error)})", "out_of_memory": True})
+    except Exception as error:
+        tune.report({"failure": f"{type(error).__name__}: {_one_line(error)}", "out_of_memory": False})
+
+
+def _gpu_bytes() -> int:
+    import torch
+
+    return torch.cuda.mem_get_info()[1]
+
+
+def _one_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
