@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -127,6 +128,17 @@ def control_of(study: Study, data: str) -> list[Run]:
         for seed in CONTROL_SEEDS
         for lr in CONTROL_LRS
     ]
+
+
+def measured_gigaflops_per_second() -> float:
+    """Matrix products of one core, in a moment's measurement."""
+    a, b = torch.randn(8, 512, 128), torch.randn(8, 128, 128)
+    best = math.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return 8 * 2e-9 * 512 * 128 * 128 / best / torch.get_num_threads()
 
 
 def _checked_arms(study: Study) -> Iterable[tuple[Any, dict[str, Any]]]:

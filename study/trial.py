@@ -3,7 +3,7 @@
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,12 @@ def execute(trial: Trial, folder: Path, log: Log, name: str, device: str = "cpu"
     }
 
 
-def reference_of(folder: Path, model: str, data: str, tasks: Sequence[Mapping[str, Any]], rule: Rule) -> divergence.Reference:
-    """The reference gain of a model, from the control's runs in the record. ValueError where nothing can be learned."""
+def reference_of(
+    folder: Path, control: Collection[str], tasks: Sequence[Mapping[str, Any]], rule: Rule
+) -> divergence.Reference:
+    """The reference gain of a model, from the recorded runs of its control. ValueError where nothing can be learned."""
     runs = record.read_runs(folder)
-    runs = runs[(runs["role"] == "control") & (runs["model"] == model) & (runs["data"] == data)]
+    runs = runs[runs["run_id"].isin(control)]
     losses = record.read_losses(folder, runs["run_id"]).set_index(["run_id", "task"])
 
     def steps(column: str) -> np.ndarray:

@@ -6,17 +6,22 @@ files of the record and report only counts. A crash is not divergence: a stack t
 that failed otherwise is tried again, and what fails three times is recorded as missing, with its reason.
 """
 
+import asyncio
 import contextlib
 import json
 import logging
 import os
+import shlex
+import sys
 import tempfile
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 # Before the import of ray, which reads these once.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -35,12 +40,17 @@ from study.config import Rule, canonical_json, run_from_json, to_json
 from study.data.log import Log
 from study.planning import Stack
 
+PACKAGES = ("study", "models", "search_spaces", "analysis")
 TRIES = 3
 SAME_FAILURE_STOPS = 3
 
 
 class ClusterError(ValueError):
     """No usable Ray, in words for the user."""
+
+
+class StudyStopped(ValueError):
+    """A study that cannot go on, in words for the user. What was recorded stays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +115,7 @@ def connected(address: str | None, *, workers: int | None, gpu_fraction: float) 
 def run(job: Job, log: Log, cluster: Cluster) -> None:
     """Train every stack of the job. Returns when all are recorded, or given up as failed.
 
-    Raises ValueError where a control says that nothing can be learned, and RuntimeError where several stacks fail the
-    same way.
+    Raises StudyStopped where a control says that nothing can be learned, or where several stacks fail the same way.
     """
     if not job.stacks:
         return
@@ -140,6 +149,49 @@ def run(job: Job, log: Log, cluster: Cluster) -> None:
         tuner.fit()
     if queue.stopped:
         raise queue.stopped
+
+
+def submit(address: str, words: list[str], *, working_dir: Path | None, wait: bool, commit: str | None = None) -> int:
+    """Run a command of ours as a job of the cluster at the address, with this version of the code.
+
+    words: the command, "python" first. working_dir: a folder of the user's own modules. Returns the exit code of the
+    job where we wait for it, 0 where not. Raises ClusterError where no cluster answers.
+    """
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    here = Path(__file__).parent.parent
+    environment: dict[str, Any] = {
+        "py_modules": [str(here / name) for name in PACKAGES],
+        "excludes": ["**/__pycache__"],
+        # A stop must leave time for what is being recorded.
+        "env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
+        | ({"STUDY_COMMIT": commit} if commit else {}),
+    }
+    if working_dir:
+        environment["working_dir"] = str(working_dir.resolve())
+    if urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1"):
+        words = [sys.executable, *words[1:]]  # this machine's cluster: the Python that we know has everything
+    try:
+        client = JobSubmissionClient(address)
+        job = client.submit_job(entrypoint=shlex.join(words), runtime_env=environment)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ClusterError(f"no Ray job server at {address} ({_one_line(error)})") from error
+    print(f"job {job} submitted to {address}", flush=True)
+    if not wait:
+        return 0
+
+    async def follow() -> None:
+        async for lines in client.tail_job_logs(job):
+            print(lines, end="", flush=True)
+
+    asyncio.run(follow())
+    ended = client.get_job_info(job)
+    while not ended.status.is_terminal():  # the log may end a moment before the job does
+        time.sleep(0.5)
+        ended = client.get_job_info(job)
+    if ended.status == JobStatus.SUCCEEDED:
+        return 0
+    return ended.driver_exit_code or 1
 
 
 class _Queue(Searcher):
@@ -196,7 +248,7 @@ class _Queue(Searcher):
         try:
             self.job.references[model] = self.job.reference(model)
         except ValueError as error:
-            self.stopped = ValueError(f"{model}: {error}")
+            self.stopped = StudyStopped(f"{model}: {error}")
 
     def _failed(self, stack: Stack, reason: str, *, out_of_memory: bool) -> None:
         half = len(stack.runs) // 2
@@ -214,9 +266,9 @@ class _Queue(Searcher):
         record.write_failure(self.job.folder, stack.name, [run.id for run in stack.runs], reason)
         self.job.told(stack, reason)
         if stack.is_control:
-            self.stopped = RuntimeError(f"the control of {stack.runs[0].model} failed: {reason}")
+            self.stopped = StudyStopped(f"the control of {stack.runs[0].model} failed: {reason}")
         elif len(self.failures[reason]) >= SAME_FAILURE_STOPS:
-            self.stopped = RuntimeError(f"{SAME_FAILURE_STOPS} stacks failed the same way: {reason}")
+            self.stopped = StudyStopped(f"{SAME_FAILURE_STOPS} stacks failed the same way: {reason}")
 
 
 def _packed(stack: Stack, reference: divergence.Reference | None) -> str:

@@ -1,0 +1,256 @@
+"""The command `study`. Errors for users are one line and exit code 2, before anything is trained or overwritten."""
+
+import argparse
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    asked = _parser().parse_args(arguments)
+    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {message}", file=sys.stderr)
+    try:
+        return asked.do(asked) or 0
+    except ValueError as error:
+        if os.environ.get("STUDY_TRACEBACK"):
+            raise
+        print(f"study: {_one_line(error)}", file=sys.stderr)
+        return USER_ERROR
+    except OSError as error:
+        print(f"study: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("\nstudy: stopped; what was recorded stays, and `study resume` trains the rest", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="study",
+        description="How large a learning rate can this model be trained with before it diverges, how sure are we, "
+        "and which method moves that edge?",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, do, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(do=do)
+        return added
+
+    command("spaces", _spaces, "what can be run: studies, methods, models, data sources")
+    planned = command("plan", _plan, "cells, runs, trials and expected time; trains nothing")
+    _add_space(planned)
+    _add_workers(planned)
+    ran = command("run", _run, "train what the record lacks, then report")
+    _add_space(ran)
+    _add_workers(ran)
+    _add_cluster(ran)
+    resumed = command("resume", _resume, "train exactly what a study's folder lacks, then report")
+    resumed.add_argument("dir", type=Path, metavar="DIR")
+    _add_workers(resumed)
+    _add_cluster(resumed)
+    for name, do, text in (
+        ("status", _status, "runs done, diverged, failed and missing"),
+        ("report", _report, "tables, figures and report.html from the record alone"),
+    ):
+        command(name, do, text).add_argument("dir", type=Path, metavar="DIR")
+    submitted = command("submit", _submit, "run a study as a job of a Ray cluster")
+    _add_space(submitted)
+    _add_workers(submitted)
+    _add_cluster(submitted)
+    submitted.add_argument("--working-dir", type=Path, help="a folder of your own modules that the job needs")
+    submitted.add_argument("--no-wait", action="store_true", help="return once the job is submitted")
+    mirrored = command("mlflow", _mlflow, "rebuild the MLflow view from the record")
+    mirrored.add_argument("dir", type=Path, metavar="DIR")
+    mirrored.add_argument("--tracking-uri", metavar="U")
+    opened = command("ui", _ui, "open the MLflow view on loopback")
+    opened.add_argument("dir", type=Path, metavar="DIR")
+    opened.add_argument("--port", type=int)
+    opened.add_argument("--tracking-uri", metavar="U")
+
+    sources = commands.add_parser("data", help="data sources: list, fetch, check").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    sources.add_parser("list", help="data sources").set_defaults(do=_data_list)
+    fetched = sources.add_parser("fetch", help="download and verify a data set")
+    fetched.add_argument("name")
+    fetched.add_argument("--data-dir", type=Path, default=Path("data"), metavar="P", help="where to (default: ./data)")
+    fetched.set_defaults(do=_data_fetch)
+    looked = sources.add_parser("check", help="read a data source and say what is in it")
+    looked.add_argument("name")
+    looked.add_argument("--data-dir", metavar="P")
+    looked.set_defaults(do=_data_check)
+    return parser
+
+
+def _add_space(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("space", metavar="SPACE", help="a search space (study spaces lists them)")
+    parser.add_argument("--data", metavar="D", help="data source, in place of the space's own")
+    parser.add_argument("--data-dir", metavar="P", help="where the data source reads")
+    parser.add_argument("--out", metavar="DIR", help="the study's folder (default: results/SPACE)")
+    parser.add_argument("--seeds", metavar="S", help="such as 0-31")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="KEY=VALUE",
+        help="methods=none,clippy  models=small  lr=0.1,0.2  clippy.rel=0.1,0.5  steps=300  data.rows=50000",
+    )
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=_positive(int), metavar="N", help="trials at a time (default: one a core)")
+    parser.add_argument("--stack", type=_positive(int), metavar="N", help="runs of a stack at most")
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", metavar="A", help="of a Ray cluster (default: one for this command alone)")
+    parser.add_argument("--tracking-uri", metavar="U", help="of MLflow (default: a file in the study's folder)")
+    parser.add_argument("--gpu-fraction", type=_share, default=1.0, metavar="F", help="share of a GPU of each trial")
+
+
+def _asked(asked: argparse.Namespace):
+    from study.driver import Asked
+
+    given = {name: getattr(asked, name) for name in Asked.__dataclass_fields__ if hasattr(asked, name)}
+    return Asked(**{"space": ""} | given | {"settings": tuple(given.get("settings", ()))})
+
+
+def _spaces(_asked: argparse.Namespace) -> None:
+    import models
+    import search_spaces
+    from study import data, methods
+
+    for title, package in (("studies", search_spaces), ("methods", methods), ("models", models), ("data", data)):
+        print(f"{title}:")
+        _list(package)
+
+
+def _plan(asked: argparse.Namespace) -> None:
+    from study import driver
+
+    print(driver.preview(_asked(asked)))
+
+
+def _run(asked: argparse.Namespace) -> None:
+    from study import driver
+
+    driver.run(_asked(asked))
+
+
+def _resume(asked: argparse.Namespace) -> None:
+    from study import driver
+
+    driver.resume(asked.dir.resolve(), _asked(asked))
+
+
+def _status(asked: argparse.Namespace) -> None:
+    from study import driver
+
+    print(driver.status(asked.dir))
+
+
+def _report(asked: argparse.Namespace) -> None:
+    from study import driver
+
+    print(driver.report(asked.dir))
+
+
+def _mlflow(asked: argparse.Namespace) -> None:
+    from study import driver
+
+    print(driver.mirror(asked.dir.resolve(), asked.tracking_uri))
+
+
+def _ui(asked: argparse.Namespace) -> None:
+    from study import tracking
+
+    tracking.serve(asked.dir.resolve(), port=asked.port, uri=asked.tracking_uri)
+
+
+def _submit(asked: argparse.Namespace) -> int:
+    from study import driver, tune
+
+    given = _asked(asked)
+    if not asked.address:
+        raise ValueError("study submit needs --address, such as http://127.0.0.1:8265")
+    driver.out_folder(given, driver.study_of(given))
+    return tune.submit(
+        asked.address,
+        _command_line(asked),
+        working_dir=asked.working_dir,
+        wait=not asked.no_wait,
+        commit=driver.commit(),
+    )
+
+
+def _command_line(asked: argparse.Namespace) -> list[str]:
+    """The `study run` that the job is to execute: all that was asked but the cluster's address."""
+    words = ["python", "-m", "study", "run", asked.space]
+    for name in ("data", "data_dir", "out", "seeds", "workers", "stack", "tracking_uri", "gpu_fraction"):
+        value = getattr(asked, name)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words + [word for setting in asked.settings for word in ("--set", setting)]
+
+
+def _data_list(_asked: argparse.Namespace) -> None:
+    from study import data
+
+    _list(data)
+
+
+def _data_fetch(asked: argparse.Namespace) -> None:
+    from study import data
+
+    print(data.fetch(asked.name, asked.data_dir.resolve(), progress=_show_bytes))
+
+
+def _show_bytes(done: int, total: int) -> None:
+    end = "\n" if done >= total else ""
+    print(f"\r{done / 2**20:.1f} of {total / 2**20:.1f} MiB", end=end, file=sys.stderr, flush=True)
+
+
+def _data_check(asked: argparse.Namespace) -> None:
+    from study import data
+    from study.driver import cache_folder
+
+    options = {"dir": str(Path(asked.data_dir).expanduser().resolve())} if asked.data_dir else {}
+    print(data.check(asked.name, options, cache_folder()))
+
+
+def _list(package) -> None:
+    """Each plugin of a package, with the first line of its module."""
+    for name in package.names():
+        text = importlib.import_module(f"{package.__name__}.{name}").__doc__ or ""
+        print(f"  {name:16} {text.strip().splitlines()[0] if text.strip() else ''}")
+
+
+def _positive(kind: type):
+    def parse(text: str):
+        value = kind(text)
+        if value < 1:
+            raise argparse.ArgumentTypeError(f"need at least 1, got {text}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1 or (1 / value) % 1 > 1e-9:
+        raise argparse.ArgumentTypeError(f"need 1, 1/2, 1/3 ... of a GPU, got {text}")
+    return value
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,270 @@
+"""The main job: a search space becomes a record, a report and a view in MLflow. Knows who does what, and does nothing
+itself."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import study as package
+from study import data, record
+from study.config import Study
+from study.data.log import Log
+from study.planning import Plan, checked, control_of, plan
+from study.progress import Progress, duration
+
+VERSIONS = ("torch", "ray", "mlflow", "numpy", "pandas")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a user asked for, as the command line has it. out: None is results/<study> in the current folder."""
+
+    space: str
+    data: str | None = None
+    data_dir: str | None = None
+    seeds: str | None = None
+    settings: tuple[str, ...] = ()
+    out: str | None = None
+    address: str | None = None
+    tracking_uri: str | None = None
+    workers: int | None = None
+    stack: int | None = None
+    gpu_fraction: float = 1.0
+
+
+def study_of(asked: Asked) -> Study:
+    """The search space with everything that was asked applied and checked. Raises ValueError in the user's words."""
+    import search_spaces
+    from study import settings
+
+    study = settings.apply(search_spaces.load(asked.space), asked.settings)
+    if asked.data and asked.data != study.data:
+        study = dataclasses.replace(study, data=asked.data, data_options={})
+    if asked.data_dir:
+        folder = str(Path(asked.data_dir).expanduser().resolve())
+        study = dataclasses.replace(study, data_options=study.data_options | {"dir": folder})
+    if asked.seeds:
+        study = dataclasses.replace(study, seeds=settings.seeds(asked.seeds))
+    return checked(study)
+
+
+def cache_folder() -> Path:
+    """Where converted data are kept: $STUDY_CACHE, or the user's cache folder."""
+    base = os.environ.get("STUDY_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "learning-rate-edge"
+
+
+def out_folder(asked: Asked, study: Study) -> Path:
+    """Where the record goes. ValueError for a relative path on a cluster: its working folder is not the user's."""
+    on_cluster = asked.address or os.environ.get("RAY_ADDRESS")
+    if on_cluster and not (asked.out and Path(asked.out).is_absolute()):
+        raise ValueError(f"on a cluster --out must be an absolute path, got {asked.out or 'none'}")
+    return Path(asked.out or Path("results") / study.name).expanduser().resolve()
+
+
+def preview(asked: Asked) -> str:
+    """What `study plan` says. Trains nothing and writes nothing but the cache of converted data."""
+    study = study_of(asked)
+    log = data.load(study.data, study.data_options, cache_folder())
+    folder = out_folder(asked, study)
+    done = record.recorded_ids(folder) if record.exists(folder) else set()
+    workers = asked.workers or os.cpu_count() or 1
+    planned = plan(study, log, done, workers=workers, stack=asked.stack)
+    seconds, how = _expected(planned, workers, folder)
+    control = f"{planned.control_runs} runs, " + ("recorded" if not any(s.is_control for s in planned.stacks) else "first")
+    lines = [
+        f"{study.name}: P(divergence | lr) of {', '.join(arm.method for arm in study.arms)}",
+        f"  data      {study.data}: {log.train_rows:,} training rows, {len(log.labels) - log.train_rows:,} held out",
+        f"  models    {', '.join(study.models)}",
+        f"  lrs       {', '.join(f'{lr:g}' for lr in study.lrs)}",
+        f"  seeds     {len(study.seeds)} ({study.seeds[0]} to {study.seeds[-1]})",
+        f"  cells     {planned.cells}",
+        f"  runs      {planned.runs}, of which {planned.recorded} are recorded",
+        f"  control   {control}",
+        f"  trials    {len(planned.stacks)} stacks, {planned.missing} runs to train",
+        f"  expected  {duration(seconds)} with {workers} trials at a time ({how})",
+        f"  out       {folder}",
+        *_one_by_one(planned),
+    ]
+    return "\n".join(lines)
+
+
+def run(asked: Asked) -> Path:
+    """Train what the record lacks of what was asked, then report. Returns the study's folder."""
+    study = study_of(asked)
+    folder = out_folder(asked, study)
+    log = data.load(study.data, study.data_options, cache_folder())
+    return _train(asked, study, log, folder)
+
+
+def resume(folder: Path, asked: Asked) -> Path:
+    """Train exactly what the study in the folder lacks, then report."""
+    study = checked(record.read_definition(folder).study)
+    log = data.load(study.data, study.data_options, cache_folder())
+    return _train(asked, study, log, folder)
+
+
+def report(folder: Path) -> str:
+    """Write the report from the record alone. Returns what a terminal shows of it."""
+    import analysis
+    import analysis.report
+
+    runs = analysis.load(folder)
+    edges = analysis.edges(runs)
+    sentences = [analysis.sentence(edge) for _, edge in edges.iterrows()]
+    page = analysis.report.write(folder)
+    return "\n".join([analysis.rates_table(analysis.divergence_rates(runs)), "", *sentences, "", f"report: {page}"])
+
+
+def status(folder: Path) -> str:
+    """Runs done, diverged, failed and missing, by curve, from the record alone."""
+    definition = record.read_definition(folder)
+    runs = record.read_runs(folder)
+    cells = runs[runs["role"] == "cell"]
+    failures = record.read_failures(folder)
+    study = definition.study
+    planned = len(study.models) * len(study.arms) * len(study.lrs) * len(study.seeds)
+    lines = [f"{study.name}: {len(cells)} of {planned} runs recorded, {len(failures)} failed, in {folder}"]
+    per_arm = len(study.lrs) * len(study.seeds)
+    for (model, method), part in cells.groupby(["model", "method"], sort=False):
+        arms = sum(arm.method == method for arm in study.arms)
+        diverged = int((part["outcome"] == "diverged").sum())
+        lines.append(f"  {model} · {method}: {len(part)}/{arms * per_arm} done, {diverged} diverged")
+    lines += sorted({f"  failed: {reason}" for reason in failures.values()})
+    return "\n".join(lines)
+
+
+def mirror(folder: Path, uri: str | None = None) -> str:
+    """Rebuild the MLflow view from the record. Returns a sentence."""
+    from study import tracking
+
+    result = tracking.mirror(folder, uri)
+    return f"MLflow: {result.curves} curves, {result.cells} cells in {result.uri}"
+
+
+def _train(asked: Asked, study: Study, log: Log, folder: Path) -> Path:
+    from study import tune
+
+    definition = record.Definition(study=study, data=data.describe(study.data, log), versions=_versions())
+    plan(study, log, workers=1)  # says what is wrong with the study before anything is written
+    with tune.connected(asked.address, workers=asked.workers, gpu_fraction=asked.gpu_fraction) as cluster:
+        record.open_study(folder, definition)
+        with record.locked(folder):
+            planned = plan(
+                study,
+                log,
+                record.recorded_ids(folder),
+                workers=cluster.workers,
+                stack=asked.stack,
+                device_bytes=cluster.gpu_bytes,
+            )
+            progress = Progress(planned)
+            print(_opening(study, planned, cluster.workers, folder), flush=True)
+            job = tune.Job(
+                study=study.name,
+                folder=folder,
+                rule=study.rule,
+                stacks=planned.stacks,
+                references=_references(study, log, planned, folder),
+                reference=functools.partial(_reference, study, log, folder),
+                told=progress,
+            )
+            tune.run(job, log, cluster)
+            progress.close()
+            print(report(folder), flush=True)
+            print(_mirrored(folder, asked.tracking_uri), flush=True)
+    print(_closing(folder))
+    return folder
+
+
+def _mirrored(folder: Path, uri: str | None) -> str:
+    """The record is complete without MLflow: a tracking server that is away costs a sentence, not the study."""
+    try:
+        return mirror(folder, uri)
+    except ValueError as error:
+        return f"MLflow was not updated: {error}. Later: study mlflow {folder}"
+
+
+def _reference(study: Study, log: Log, folder: Path, model: str) -> Any:
+    from study.trial import reference_of
+
+    tasks = [dataclasses.asdict(task) for task in log.tasks]
+    ids = {run.id for run in control_of(study, log.content) if run.model == model}
+    return reference_of(folder, ids, tasks, study.rule)
+
+
+def _references(study: Study, log: Log, planned: Plan, folder: Path) -> dict[str, Any]:
+    pending = {stack.runs[0].model for stack in planned.stacks if stack.is_control}
+    needed = {stack.runs[0].model for stack in planned.stacks} - pending
+    return {model: _reference(study, log, folder, model) for model in needed}
+
+
+def _opening(study: Study, planned: Plan, workers: int, folder: Path) -> str:
+    lines = [
+        f"{study.name}: {planned.runs} runs in {planned.cells} cells, {planned.recorded} recorded;"
+        f" {planned.missing} to train (control included) as {len(planned.stacks)} stacks, {workers} at a time",
+        f"record: {folder}",
+        *_one_by_one(planned),
+    ]
+    return "\n".join(lines)
+
+
+def _one_by_one(planned: Plan) -> Iterable[str]:
+    return (
+        f"note: {model} cannot be computed as a stack (vmap); its runs train one by one inside their trials"
+        for model in planned.one_by_one
+    )
+
+
+def _closing(folder: Path) -> str:
+    return "\n".join(
+        [
+            "",
+            "Next:",
+            f"  study ui {folder}                      compare the curves in MLflow",
+            f"  study resume {folder}                  train what is missing",
+            "  study run lr_curve --data kuairand --data-dir DIR    the same on real data",
+        ]
+    )
+
+
+def _expected(planned: Plan, workers: int, folder: Path) -> tuple[float, str]:
+    """Seconds that the plan's runs will take, and on what ground we say so."""
+    from study.planning import measured_gigaflops_per_second
+
+    speed = measured_gigaflops_per_second()
+    return 10 + planned.gigaflops / (0.35 * speed * min(workers, max(1, len(planned.stacks)))), (
+        f"{planned.gigaflops:,.0f} GFLOP of matrix products at 35% of this core's {speed:.0f} GFLOP/s"
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"study": package.__version__, "python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in VERSIONS}
+    checkout = commit()
+    return versions | ({"commit": checkout} if checkout else {})
+
+
+def commit() -> str | None:
+    """The commit of this checkout, marked where files differ from it, or that of the submitter; None where neither is."""
+    if os.environ.get("STUDY_COMMIT"):
+        return os.environ["STUDY_COMMIT"]
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
