@@ -193,7 +193,8 @@ def read_runs(folder: Path) -> pd.DataFrame:
     frame = frame.drop_duplicates("run_id", keep="first")
     thresholds = [json.loads(text) for text in frame.pop("thresholds")]
     for name in sorted({key for values in thresholds for key in values}):
-        frame.insert(frame.columns.get_loc("lr"), name, [values.get(name, np.nan) for values in thresholds])
+        column = np.array([values.get(name, np.nan) for values in thresholds], np.float64)
+        frame.insert(list(frame.columns).index("lr"), name, column)
     return frame.sort_values(["role", "model", "method", "options", "lr", "seed", "run_id"], ignore_index=True)
 
 
@@ -270,14 +271,29 @@ def locked(folder: Path) -> Iterator[None]:
 def _readable(folder: Path, kind: str, schema: pa.Schema) -> Iterator[tuple[Path, pa.Table]]:
     for path in sorted((folder / kind).glob("*.parquet")):
         try:
+            if kind == "runs":
+                _check_losses_of(path)
             table = pq.ParquetFile(path).read()
-            wrong = [f.name for f in schema if f.name not in table.column_names or table.schema.field(f.name).type != f.type]
+            wrong = [
+                f.name for f in schema if f.name not in table.column_names or table.schema.field(f.name).type != f.type
+            ]
             if wrong:
                 raise ValueError(f"not a record's file: columns {', '.join(wrong)}")
         except (OSError, ValueError, pa.ArrowException) as error:
             _set_aside(folder, path, str(error).splitlines()[0])
         else:
             yield path, table
+
+
+def _check_losses_of(path: Path) -> None:
+    """Rows count only with their losses: without, the runs could not be judged again. Reads no more than the footer."""
+    losses = path.parent.parent / "losses" / path.name
+    if not losses.exists():
+        raise ValueError("the losses of its runs are missing")
+    try:
+        pq.read_schema(losses)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{losses} does not read: {str(error).splitlines()[0]}") from error
 
 
 def _set_aside(folder: Path, path: Path, why: str) -> None:
@@ -324,4 +340,4 @@ def _nullable(kind: pa.DataType) -> Any:
 
 
 def _pandas_type(kind: pa.DataType) -> Any:
-    return _nullable(kind) or ("float64" if pa.types.is_floating(kind) else "object")
+    return _nullable(kind) or ("float64" if pa.types.is_floating(kind) else "str")

@@ -151,7 +151,7 @@ def test_the_checker_sees_a_broken_wall(module: str, source: str, word: str | No
     modules = {
         "study": "",
         "study.config": "import json",
-        "study.record": "import pandas",
+        "study.record": "import pandas\nfrom study.config import Study",
         "study.divergence": "import numpy",
         "study.streams": "import numpy",
         "study.deep": "def f():\n    import scipy.stats",
