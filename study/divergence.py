@@ -301,7 +301,7 @@ class Monitor:
     Raises ValueError where `constant_loss` or `reference_gain` is no positive number.
     """
 
-    BLOCK = 4096
+    BLOCK: int = 4096
 
     def __init__(self, constant_loss: float, reference_gain: float | None = None, rule: Rule = Rule()) -> None:  # noqa: B008
         if not (math.isfinite(constant_loss) and constant_loss > 0):
