@@ -2,13 +2,15 @@
 
     runs = analysis.load(folder)                # one row a run
     analysis.divergence_rates(runs)             # one row a cell: k of n, with an interval
+    analysis.edges(runs, level=0.5)             # one row a curve: the edge, or that it was not reached
     analysis.quality(runs, definition)          # one row a cell: held-out quality, divergence as the worst result
 
 Figures are in `analysis.figures`, the report in `analysis.report`.
 """
 
+from analysis.edges import edges, sentence
 from analysis.quality import quality
 from analysis.rates import divergence_rates, rates_table
 from analysis.runs import load
 
-__all__ = ["divergence_rates", "load", "quality", "rates_table"]
+__all__ = ["divergence_rates", "edges", "load", "quality", "rates_table", "sentence"]

@@ -89,7 +89,7 @@ def write_simulated_study(
     definition: Definition | None = None,
     *,
     edges: Mapping[str, float] = EDGES,
-    spread: float = 0.06,
+    spread: float = 0.09,
     leave_out: Sequence[tuple[str, str, float, int]] = (),
     with_losses: bool = True,
 ) -> Definition:
@@ -157,7 +157,8 @@ def _run(
     edge = edges.get(arm.method, edges["none"]) * (0.7 if model != "small" else 1.0)
     threshold = edge * 10 ** (spread * float(np.random.default_rng([seed, len(model)]).normal()))
     outcome, reason, at = "completed", None, None
-    kept = 1 - np.exp(-lr * 25) if lr < 0.1 else 1.0
+    pace = 20 if arm.method == "lamb" else 60
+    kept = 1 - np.exp(-lr * pace) if lr < 0.1 else 1.0
     if arm.method in FADES:
         kept *= 1 - 0.6 * min(1.0, lr / threshold) ** 2
     kept += 0.02 * noise.normal()
