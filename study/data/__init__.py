@@ -103,7 +103,7 @@ def _load_of(source: str) -> Callable[..., Log]:
     except (TypeError, ValueError) as error:  # "..x" and the like
         raise ValueError(f"no data source {source!r}; {known}") from error
     load_source: Any = getattr(module, "load", None)
-    if not callable(load_source):
+    if load_source is None:
         raise ValueError(f"{source!r} is no data source: it has no function load(cache, **options)")
     return load_source
 

@@ -7,6 +7,7 @@ are right; nothing outside the target folder is written; the folder appears whol
 import gzip
 import hashlib
 import http.client
+import io
 import shutil
 import tarfile
 import urllib.error
@@ -17,17 +18,13 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import IO, cast
 
 BLOCK = 1 << 18
 TIMEOUT_SECONDS = 30
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are here and the bytes that there are."""
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +155,9 @@ def _unpack(archive: Archive, part: Path, folder: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _unpack_members(packed: _Readable, folder: Path) -> None:
+def _unpack_members(packed: io.RawIOBase, folder: Path) -> None:
     files = 0
-    with tarfile.open(fileobj=packed, mode="r|") as tar:
+    with tarfile.open(fileobj=cast(IO[bytes], packed), mode="r|") as tar:
         for member in tar:
             at = folder.joinpath(*_safe_parts(member.name))
             if member.type == tarfile.DIRTYPE:
@@ -193,13 +190,14 @@ def _safe_parts(name: str) -> tuple[str, ...]:
     return path.parts
 
 
-class _Limited:
+class _Limited(io.RawIOBase):
     """Reads on until too much was read: the header of an archive may say anything, the bytes that come out do not."""
 
-    def __init__(self, packed: _Readable, limit: int) -> None:
+    def __init__(self, packed: gzip.GzipFile, limit: int) -> None:
         self.packed, self.limit, self.seen = packed, limit, 0
 
-    def read(self, size: int, /) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
+        assert size >= 0
         block = self.packed.read(size)
         self.seen += len(block)
         if self.seen > self.limit:

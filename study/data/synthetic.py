@@ -97,7 +97,7 @@ class Options:
             value = getattr(self, name)
             if type(value) is not int or value < low:
                 raise ValueError(f"need a whole number {name} >= {low}, got {name}={value!r}")
-        for name in (set(asdict(self)) - set(whole)) & {*asdict(self)}:
+        for name in [name for name in asdict(self) if name not in whole]:
             value = getattr(self, name)
             if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
                 raise ValueError(f"need a number {name} >= 0, got {name}={value!r}")
