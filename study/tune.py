@@ -14,7 +14,6 @@ import os
 import shlex
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -41,6 +40,9 @@ from study.data.log import Log
 from study.planning import Stack
 
 PACKAGES = ("study", "models", "search_spaces", "analysis")
+# Tune looks for result files, which we do not write, and warns of every trial.
+logging.getLogger("ray.tune").setLevel(logging.ERROR)
+
 TRIES = 3
 SAME_FAILURE_STOPS = 3
 
@@ -206,36 +208,36 @@ class _Queue(Searcher):
         self.failures: dict[str, set[str]] = {}
         self.controls = Counter(stack.runs[0].model for stack in job.stacks if stack.is_control)
         self.stopped: Exception | None = None
-        self.lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher so that it can resume by itself, but ours rests on the record."""
+        return {}
 
     def suggest(self, trial_id: str) -> Any:
-        with self.lock:
-            if self.stopped or not (self.waiting or self.training):
-                return Searcher.FINISHED
-            for i, stack in enumerate(self.waiting):
-                model = stack.runs[0].model
-                if stack.is_control or model in self.job.references:
-                    del self.waiting[i]
-                    self.training[trial_id] = stack
-                    reference = None if stack.is_control else self.job.references[model]
-                    return {"stack": _packed(stack, reference)}
-            return None
+        if self.stopped or not (self.waiting or self.training):
+            return Searcher.FINISHED
+        for i, stack in enumerate(self.waiting):
+            model = stack.runs[0].model
+            if stack.is_control or model in self.job.references:
+                del self.waiting[i]
+                self.training[trial_id] = stack
+                reference = None if stack.is_control else self.job.references[model]
+                return {"stack": _packed(stack, reference)}
+        return None
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        with self.lock:
-            stack = self.training.pop(trial_id)
-            failure = "the worker process ended" if error or result is None else result.get("failure")
-            if failure:
-                self._failed(stack, failure, out_of_memory=bool(result and result.get("out_of_memory")))
-                return
-            assert result is not None
-            counts = {key: result[key] for key in ("runs", "diverged", "undertrained", "seconds")}
-            self.job.told(stack, counts)
-            if stack.is_control:
-                self._control_done(stack)
+        stack = self.training.pop(trial_id)
+        failure = "the worker process ended" if error or result is None else result.get("failure")
+        if failure:
+            self._failed(stack, failure, out_of_memory=bool(result and result.get("out_of_memory")))
+            return
+        assert result is not None
+        self.job.told(stack, {key: result[key] for key in ("runs", "diverged", "undertrained", "seconds")})
+        if stack.is_control:
+            self._control_done(stack)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the record is what a resume rests on."""
+        """Nothing, likewise."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, likewise."""
@@ -272,10 +274,14 @@ class _Queue(Searcher):
 
 
 def _packed(stack: Stack, reference: divergence.Reference | None) -> str:
+    """A stack as text, what its runs share written once: Tune copies it with every result."""
+    runs = [to_json(run) for run in stack.runs]
+    shared = {key: runs[0][key] for key in ("data", "model", "method", "recipe")}
     return canonical_json(
         {
             "name": stack.name,
-            "runs": [to_json(run) for run in stack.runs],
+            "shared": shared,
+            "runs": [{key: value for key, value in run.items() if key not in shared} for run in runs],
             "reference": None if reference is None else vars(reference),
         }
     )
@@ -301,14 +307,14 @@ def _trial(
     if reference is not None:
         reference = divergence.Reference(**reference | {"task_gain": tuple(reference["task_gain"])})
     trial = Trial(
-        study=study, runs=tuple(run_from_json(values) for values in packed["runs"]), rule=rule, reference=reference
+        study=study, runs=tuple(run_from_json(packed["shared"] | own) for own in packed["runs"]), rule=rule, reference=reference
     )
     try:
         tune.report(execute(trial, Path(folder), replace(log, **arrays), packed["name"], device))
     except (torch.OutOfMemoryError, MemoryError) as error:
-        tune.report({"failure": f"out of memory ({_one_line(error)})", "out_of_memory": True})
+        tune.report({"runs": 0, "failure": f"out of memory ({_one_line(error)})", "out_of_memory": True})
     except Exception as error:
-        tune.report({"failure": f"{type(error).__name__}: {_one_line(error)}", "out_of_memory": False})
+        tune.report({"runs": 0, "failure": f"{type(error).__name__}: {_one_line(error)}", "out_of_memory": False})
 
 
 def _gpu_bytes() -> int:
