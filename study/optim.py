@@ -63,7 +63,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         maximize: bool = False,
         record_clip_factors: bool = False,
     ) -> None:
-        asked = {**(options or {}), "base": base, "weight_decay": weight_decay, "momentum": momentum}
+        asked = {"base": base, "weight_decay": weight_decay, "momentum": momentum} | (options or {})
         values = methods.signature(method).defaults | self._in_words(lambda: methods.check(method, asked))
         if values["base"] != "sgd":
             del values["momentum"]  # schedulers that cycle a momentum look for one

@@ -63,7 +63,7 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
 def clip_factor(norm: Tensor, max_norm: Scalar) -> Tensor:
     """`min(1, max_norm / norm)`, elementwise; NaN where the norm is. max_norm: a scalar, or of the norm's shape."""
     limit = max_norm if isinstance(max_norm, Tensor) else torch.full_like(norm, max_norm)
-    return torch.where(norm <= limit, 1.0, limit / norm)
+    return (limit / norm).masked_fill_(norm <= limit, 1.0)
 
 
 def trust_ratio(weight_norm: Tensor, update_norm: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def shrink_factor(
     asks_nothing = (size == 0).logical_or_(bound == math.inf)
     ratio = _rows(size.div_(bound).masked_fill_(asks_nothing, 0.0))
     rms = ratio.mul_(ratio).mean(1).sqrt_()
-    return torch.where(rms <= 1, 1.0, rms.reciprocal())
+    return rms.reciprocal().masked_fill_(rms <= 1, 1.0)
 
 
 def _bound(weight: Tensor, rel: Scalar, abs_: Scalar, acc_rel: Scalar, root: Tensor | None) -> Tensor:
