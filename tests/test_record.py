@@ -229,6 +229,7 @@ def test_a_kill_leaves_no_half_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     replace = Path.replace
 
     def killed(self: Path, target: Path) -> Path:
+        assert not self.match("*.parquet"), "a kill that cleans nothing up would leave this as a record's file"
         if target.parent.name == ("losses" if at == "before the losses stand" else "runs"):
             raise KeyboardInterrupt
         return replace(self, target)
