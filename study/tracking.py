@@ -49,7 +49,8 @@ DATABASE = "mlflow.db"
 ARTIFACTS = "mlflow-artifacts"
 SHOWN_FILES = ("study.json", "report.html", "runs.parquet")
 LR_UNITS = 1e6
-METRICS_PER_BATCH = 900  # MLflow takes 1,000 metrics, params and tags in one call
+METRICS_PER_BATCH = 900  # MLflow takes 1,000 metrics and params in one call
+PAGE = 1_000
 LONGEST_VALUE = 5_000
 WAIT_SECONDS = 60.0
 
@@ -113,7 +114,7 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> Mi
         uri=without_credentials(uri),
         curves=len(now),
         cells=sum(len(view.children(kept[c.key]) or c.cells) for c in now),
-        url_path=f"/#/experiments/{experiment}/runs?compareRunsMode=CHART",
+        url_path=f"/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning",
     )
 
 
@@ -201,6 +202,7 @@ class _Curve:
     key: str
     name: str
     params: dict[str, str]
+    colour: str
     missing: int
     cells: tuple[_Cell, ...]
     start: int
@@ -208,7 +210,7 @@ class _Curve:
     @property
     def content(self) -> str:
         cells = [[c.key, c.name, c.step, c.metrics, c.params, c.seconds] for c in self.cells]
-        return _hash([VIEW, self.key, self.name, self.params, self.missing, cells])
+        return _hash([VIEW, self.key, self.name, self.params, self.colour, self.missing, cells])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +237,7 @@ def _wanted(folder: Path, definition: record.Definition) -> tuple[list[_Curve], 
     first: curves are newer than the study, the study than the cells, and the first curve is the newest.
     """
     import analysis
+    from analysis.palette import looks
     from analysis.runs import CELL, CURVE, threshold_columns
 
     runs = analysis.load(folder)
@@ -253,7 +256,12 @@ def _wanted(folder: Path, definition: record.Definition) -> tuple[list[_Curve], 
     place_of = {model: place for place, model in enumerate(study.models)}
 
     curves = []
-    for rank, (model, label) in enumerate(sorted(cells_of, key=lambda pair: place_of[pair[0]])):
+    order = sorted(cells_of, key=lambda pair: place_of[pair[0]])
+    method_of = {pair: groups[pair]["method"].iloc[0] for pair in order}
+    look_of = looks(method_of.values())
+    for rank, (model, label) in enumerate(order):
+        alike = [pair for pair in order if method_of[pair] == method_of[model, label]]
+        share = alike.index((model, label)) / len(alike)
         group = groups[model, label]
         params = {"study": study.name, "model": model} | _arm(group.iloc[0].to_dict(), threshold_columns(runs))
         key = _hash([model, params])
@@ -275,7 +283,15 @@ def _wanted(folder: Path, definition: record.Definition) -> tuple[list[_Curve], 
         missing = len(plan - set(zip(group["lr"], group["seed"], strict=True)))
         start = began + 100_000 - rank
         curves.append(
-            _Curve(key=key, name=f"{model} · {label}", params=params, missing=missing, cells=cells, start=start)
+            _Curve(
+                key=key,
+                name=f"{model} · {label}",
+                params=params,
+                colour=_paler(look_of[method_of[model, label]].colour, share),
+                missing=missing,
+                cells=cells,
+                start=start,
+            )
         )
     in_plan = runs["lr"].isin(study.lrs) & runs["seed"].isin(study.seeds)
     planned = len(study.models) * len(study.arms) * len(plan)
@@ -307,6 +323,12 @@ def _arm(run: dict[Any, Any], thresholds: list[str]) -> dict[str, str]:
     return {"method": run["method"]} | written
 
 
+def _paler(colour: str, share: float) -> str:
+    """`#rrggbb`, mixed with white: curves of one method keep its colour, and are told apart."""
+    levels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(level + 0.8 * share * (255 - level)):02x}" for level in levels)
+
+
 def _metrics(rate: Mapping[Any, Any], scores: Mapping[Any, Any], tasks: list[str]) -> dict[str, float]:
     """Of one cell, finite values only: MLflow stores infinity as a number, and its pages break on NaN."""
     values = {
@@ -319,7 +341,7 @@ def _metrics(rate: Mapping[Any, Any], scores: Mapping[Any, Any], tasks: list[str
     }
     for name in ("kept", *(f"{score}_{task}" for task in tasks for score in ("auc", "rmse"))):
         values |= {name: scores[name]} if name in scores else {}
-    return {_name(k): float(v) for k, v in values.items() if math.isfinite(v)}
+    return {_name(k): float(f"{v:.6g}") for k, v in values.items() if math.isfinite(v)}
 
 
 def _name(text: str) -> str:
@@ -333,7 +355,7 @@ def _hash(content: Any) -> str:
 
 # What MLflow holds ---------------------------------------------------------------------------------------------------
 
-PARENT = "mlflow.parentRunId"
+PARENT, COLOUR = "mlflow.parentRunId", "mlflow.runColor"
 KIND, KEY, CONTENT, STATE = "study.kind", "study.key", "study.content", "study.state"
 """Tags by which a run of ours is known: what it is (study, curve, cell), which one, a hash of what it holds, and
 whether it holds all of it. Runs without them are the user's own and are left alone."""
@@ -355,7 +377,7 @@ class _View:
 def _read_view(client: "MlflowClient", experiment: str) -> _View:
     runs, token = {}, None
     while True:
-        page = client.search_runs([experiment], max_results=1000, order_by=["attribute.run_id"], page_token=token)
+        page = client.search_runs([experiment], max_results=PAGE, order_by=["attribute.run_id"], page_token=token)
         runs |= {run.info.run_id: run.data.tags for run in page if KIND in run.data.tags}
         token = page.token
         if not token:
@@ -381,12 +403,13 @@ def _shown(view: _View, curve: _Curve) -> str | None:
 def _write_curve(client: "MlflowClient", experiment: str, curve: _Curve) -> str:
     """A new generation. It counts as written only by its last call."""
     seconds = sum(cell.seconds for cell in curve.cells)
-    tags = curve.params | {"missing": str(curve.missing), KIND: "curve", KEY: curve.key, CONTENT: curve.content}
+    tags = curve.params | {"missing": str(curve.missing), COLOUR: curve.colour}
+    tags |= {KIND: "curve", KEY: curve.key, CONTENT: curve.content}
     run_id = _create(client, experiment, curve.name, curve.start, tags | {STATE: "incomplete"})
     metrics = [(name, value, cell.step) for cell in curve.cells for name, value in cell.metrics.items()]
     _log(client, run_id, curve.start, metrics, curve.params)
     for cell in curve.cells:
-        tags = cell.params | {KIND: "cell", KEY: cell.key, PARENT: run_id}
+        tags = cell.params | {COLOUR: curve.colour, KIND: "cell", KEY: cell.key, PARENT: run_id}
         cell_id = _create(client, experiment, cell.name, cell.start, tags)
         _log(client, cell_id, cell.start, [(name, value, 0) for name, value in cell.metrics.items()], cell.params)
         _finish(client, cell_id, cell.start, cell.seconds)
@@ -560,7 +583,6 @@ def _said_plainly(folder: Path, uri: str, own: bool) -> Iterator[None]:
     shown, remote = without_credentials(uri), uri.startswith(("http://", "https://"))
     try:
         yield
-        return
     except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
         why = _first_line(error, uri)
         if own:
@@ -569,7 +591,7 @@ def _said_plainly(folder: Path, uri: str, own: bool) -> Iterator[None]:
             message = f"the tracking server at {shown} does not answer; `study mlflow {folder}` catches up when it does"
         else:
             message = f"{shown} does not serve as a tracking URI ({why})"
-    raise TrackingError(message)
+        raise TrackingError(message) from None
 
 
 def _first_line(error: BaseException, uri: str) -> str:

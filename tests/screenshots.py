@@ -23,10 +23,11 @@ from typing import Any
 
 import aiohttp
 
-from study import tracking
+from study import record, tracking
 
 SIZE = (1600, 1000)
 SORTED_CELLS = {
+    "workflowType": "machine_learning",
     "searchFilter": 'tags.`study.kind` = "cell"',
     "orderByKey": "metrics.`divergence_rate`",
     "orderByAsc": "false",
@@ -43,12 +44,19 @@ def take(folder: Path, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     shown = tracking.mirror(folder)
     runs = f"/#/experiments/{shown.experiment_id}/runs?"
+    columns = [f"metrics.`{name}`" for name in (*COLUMNS, _first_score(folder))] + [
+        f"params.`{name}`" for name in PARAMS
+    ]
+    settings = SETTINGS % (shown.experiment_id, json.dumps(columns))
     with tracking.server(folder) as address:
         pages = {
             "mlflow_charts.png": (address + shown.url_path, CHARTS_ARE_DRAWN),
-            "mlflow_cells.png": (address + runs + urllib.parse.urlencode(SORTED_CELLS), CELLS_ARE_LISTED),
+            "mlflow_cells.png": (
+                address + runs + urllib.parse.urlencode(SORTED_CELLS),
+                CELLS_ARE_LISTED,
+            ),
         }
-        asyncio.run(_take(pages, out))
+        asyncio.run(_take(pages, settings, out))
     return [out / name for name in pages]
 
 
@@ -59,10 +67,45 @@ CHARTS_ARE_DRAWN = """
 CELLS_ARE_LISTED = "document.querySelectorAll('.ag-center-cols-container .ag-row').length >= 5"
 
 
-async def _take(pages: dict[str, tuple[str, str]], out: Path) -> None:
+COLUMNS = ("divergence_rate", "divergence_rate_low", "divergence_rate_high", "n", "kept")
+PARAMS = ("model", "method", "lr")
+
+
+def _first_score(folder: Path) -> str:
+    task = record.read_definition(folder).data["tasks"][0]
+    return f"{'auc' if task['kind'] == 'binary' else 'rmse'}_{task['name']}"
+
+
+SETTINGS = """
+    const page = 'MLflowLocalStorage-1.1-ExperimentPage-["%s"]-ReactComponentState';
+    localStorage.setItem(page, JSON.stringify({selectedColumns: %s}));
+"""
+"""What the browser remembers of someone who has ticked these under *Columns*."""
+
+ASSISTANT_IS_CLOSED = """
+    (() => {
+        const close = document.querySelector('[data-component-id="mlflow.assistant.chat_panel.close"]');
+        if (close !== null) close.click();
+        return close === null;
+    })()
+"""
+
+
+HIDE_TOOLBARS = """
+    document.head.appendChild(document.createElement('style')).textContent = '.modebar { display: none !important; }'
+"""
+"""As on a screen whose mouse is elsewhere: without a mouse, the charts' toolbars are always there."""
+
+
+async def _take(pages: dict[str, tuple[str, str]], settings: str, out: Path) -> None:
     for name, (url, ready) in pages.items():
         async with _page() as page:
+            await page.send("Page.enable")
+            await page.send("Page.addScriptToEvaluateOnNewDocument", source=settings)
             await page.send("Page.navigate", url=url)
+            await page.until(ready)
+            await page.until(ASSISTANT_IS_CLOSED)
+            await page.evaluate(HIDE_TOOLBARS)
             await page.until(ready)
             await asyncio.sleep(1.5)  # lines are animated into place
             picture = await page.send("Page.captureScreenshot", format="png")
