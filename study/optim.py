@@ -185,10 +185,10 @@ class MethodOptimizer(torch.optim.Optimizer):
             if self.record_clip_factors:
                 part.leaf.factor = part.leaf.weight.new_ones(1)
         chain.updates([part.leaf for part in parts])
-        for part in parts:
+        for p, part in zip(params, parts, strict=True):
             part.write_back()
             if part.leaf.factor is not None:
-                self._factors[part.parameter] = part.leaf.factor.squeeze(0)
+                self._factors[p] = part.leaf.factor.squeeze(0)
 
     def _global_norm(self) -> Tensor:
         every = [(p, g["maximize"]) for g in self.param_groups for p in g["params"] if p.grad is not None]
@@ -363,13 +363,13 @@ class _Touched:
     """What one step touches of a parameter, as a leaf with one run: all of it, or the rows of a sparse gradient."""
 
     def __init__(self, parameter: Tensor, state: dict[str, Tensor], chain: Chain, maximize: bool) -> None:
+        self.rows, gradient = _gradient(parameter, maximize)
         self.parameter = parameter.detach()
         self.state = state
         wide = _wide(parameter.dtype)
         if not state:
             blank = self.parameter.to(wide).unsqueeze(0)
             state |= {key: value.squeeze(0) for key, value in chain.init(blank).items()}
-        self.rows, gradient = _gradient(parameter, maximize)
         gradient = gradient.unsqueeze(0)
         weight = self._rows_of(self.parameter).to(wide).unsqueeze(0)
         self.taken = {key: self._rows_of(value).unsqueeze(0) for key, value in state.items()}
