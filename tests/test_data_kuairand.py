@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -251,7 +252,7 @@ def test_the_slice_has_the_rows_and_the_width_that_the_project_counts_on(slice_l
 
 @needs_slice
 def test_the_slice_agrees_with_pandas(slice_log):
-    frame = pd.read_csv(SLICE / "data" / LOG).drop_duplicates().sort_values("time_ms", kind="stable")
+    frame: Any = pd.read_csv(SLICE / "data" / LOG).drop_duplicates().sort_values("time_ms", kind="stable")
     held_out = frame["date"] == 20220508
     frame = pd.concat([frame[~held_out], frame[held_out]])
     np.testing.assert_array_equal(slice_log.labels[:, :3], frame[["is_click", "long_view", "is_like"]])
@@ -263,10 +264,10 @@ def test_the_slice_agrees_with_pandas(slice_log):
     codes = np.where(frame["user_id"].isin(known), np.searchsorted(known, frame["user_id"]) + 1, 0)
     np.testing.assert_array_equal(slice_log.ids[:, 0], codes)
     videos = pd.read_csv(SLICE / "data" / "video_features_basic_pure.csv").set_index("video_id")
-    hour = pd.to_datetime(frame["time_ms"], unit="ms", utc=True).dt.tz_convert("Asia/Shanghai").dt.hour
-    np.testing.assert_array_equal(slice_log.ids[:, 6] - 1, hour)
+    times: Any = pd.to_datetime(frame["time_ms"], unit="ms", utc=True)
+    np.testing.assert_array_equal(slice_log.ids[:, 6] - 1, times.dt.tz_convert("Asia/Shanghai").dt.hour)
     authors = frame["video_id"].map(videos["author_id"]).to_numpy()
-    of_code = pd.Series(authors[: len(train)]).groupby(slice_log.ids[: len(train), 2]).nunique()
+    of_code: Any = pd.Series(authors[: len(train)]).groupby(slice_log.ids[: len(train), 2]).nunique()
     assert (of_code == 1).all()  # one code, one author
     assert len(of_code) == len(np.unique(authors[: len(train)]))  # and one author, one code
 

@@ -109,10 +109,10 @@ def test_nobody_beats_the_truth_and_the_constant_is_far_from_it(log, stream):
 
 
 def test_tasks_are_correlated_beyond_what_a_model_can_see(log, stream):
-    seen = np.corrcoef(*(stream.probabilities[name] for name in BINARY[:2]))[0, 1]
+    seen = np.corrcoef([stream.probabilities[name] for name in BINARY[:2]])[0, 1]
     left = [log.labels[:, t] - stream.probabilities[name] for t, name in enumerate(BINARY[:2])]
     assert seen > 0.5
-    assert np.corrcoef(*left)[0, 1] > 0.2
+    assert np.corrcoef(left)[0, 1] > 0.2
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -203,7 +203,7 @@ def test_each_knob_does_what_it_says():
     def shared(s: Stream) -> float:
         targets = s._draw_targets()
         left = [targets[name] - s.probabilities[name] for name in BINARY[:2]]
-        return float(np.corrcoef(*left)[0, 1])
+        return float(np.corrcoef(left)[0, 1])
 
     assert shared(knob(noise_correlation=0.9)) > 0.4 > 0.05 > shared(knob(noise_correlation=0))
 

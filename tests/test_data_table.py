@@ -131,6 +131,16 @@ def test_equal_times_stay_as_they_stand_and_equal_rows_are_kept(tmp_path):
     np.testing.assert_array_equal(log.ids[:, 0], [2, 0, 1, 2, 0, 1, 0])
 
 
+def test_many_equal_times_stay_as_they_stand(tmp_path):
+    many = 1000
+    frame = pd.DataFrame(
+        {"ts": [7] * many + [90_000_000], "shop": range(many + 1), "click": [0, 1] * (many // 2) + [1]}
+    )
+    declared = 'files = ["log.parquet"]\ntime = "ts"\ntime_unit = "ms"\nids = ["shop"]\n[tasks]\nclick = "binary"\n'
+    log = convert(write(tmp_path / "t", frame, declared))
+    np.testing.assert_array_equal(log.ids[:many, 0], np.arange(many) + 1)
+
+
 def test_content_follows_what_matters(tmp_path):
     log = convert(write(tmp_path / "a"))
     moved = write(tmp_path / "b")

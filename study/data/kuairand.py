@@ -164,7 +164,6 @@ class _Features:
         wanted = log[key].fill_null(-1).to_numpy()
         at = np.searchsorted(keys, wanted, sorter=order)
         found = np.append(keys[order], 0)[at] == wanted
-        found &= at < len(keys)
         self.at_row = np.where(found, np.append(order, len(keys))[at], len(keys))  # the last one: no features
 
     def codes(self, name: str) -> tuple[np.ndarray, int]:
