@@ -169,6 +169,7 @@ def test_each_knob_does_what_it_says():
 
     assert spread(knob(signal=2.0)) > 1.3 * spread(knob(signal=0.7))
     assert spread(knob(label_noise=0.5)) == pytest.approx(0.5 * spread(knob()))
+    assert knob(label_noise=0.5).probabilities["like"].mean() == pytest.approx(0.017)
     assert knob(signal=0).probabilities["click"] == pytest.approx(0.44)
 
     def redundancy(s: Stream) -> float:
@@ -192,6 +193,10 @@ def test_each_knob_does_what_it_says():
         return float(np.corrcoef(s._scores["click"], s._scores["like"])[0, 1])
 
     assert agreement(knob(task_correlation=0.95)) > 0.85 > 0.6 > agreement(knob(task_correlation=0.1))
+
+    still = knob(drift=0.0)
+    popular = np.argsort(-np.bincount(still.item))[:50]
+    assert 0 < np.isin(popular, still.item[still.day == 0], invert=True).mean() < 0.4  # popular, but not there at first
 
     def moved(s: Stream) -> float:
         first, last = (np.bincount(s.item[s.day == day], minlength=500) for day in (0, 4))
