@@ -259,3 +259,14 @@ def test_a_bad_gradient_shows_in_its_own_run_only(link, bad):
     update = one_step(chain(link, scale(0.5)), gradient, weight).update
     assert not update[1].isfinite().all()
     assert torch.equal(update[[0, 2]], clean[[0, 2]])
+
+
+CLIPS = [link for link in EVERY_LINK if link.__class__.__name__.startswith(("Clip", "Shrink", "ScaleByTrust"))]
+
+
+@pytest.mark.parametrize("link", CLIPS, ids=repr)
+def test_the_factor_of_a_nan_is_nan(link):
+    gradient = t([[1.0, 2.0], [math.nan, 0.0]], [[1.0, 2.0], [0.1, 0.0]])
+    factor = one_step(chain(link), gradient, torch.ones_like(gradient), watched=True).factor
+    assert factor is not None
+    assert factor.isnan().tolist() == [True, False]
