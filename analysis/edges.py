@@ -98,7 +98,7 @@ def fit(lrs: Sequence[float], diverged_SK: np.ndarray) -> Fit:
     for shape in grid.shapes:
         # log p of each pattern at each threshold: (P, C, T), C the combinations of floor and lapse.
         log_PCT = np.tensordot(yes_PK, shape.log_yes_KCT, 1) + np.tensordot(no_PK, shape.log_no_KCT, 1)
-        mean_PCM = np.exp(log_PCT) @ shape.weight_TM
+        mean_PCM = (np.exp(log_PCT).reshape(-1, log_PCT.shape[-1]) @ shape.weight_TM).reshape(*log_PCT.shape[:2], -1)
         lapsing_CM = np.tensordot(counts_P, np.log(np.maximum(mean_PCM, TINY)), 1)
         # Immunity goes with the smallest lapse, for each floor: (P, F, 1, M) and (P, F, 1, 1) -> (F, I, M).
         steady_PFM = mean_PCM.reshape(len(counts_P), len(FLOOR), len(LAPSE), -1)[:, :, 0]

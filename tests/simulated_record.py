@@ -112,7 +112,7 @@ def write_simulated_study(
                     row, curves = _run(definition, model, arm, lr, seed, steps, edges, spread)
                     rows.append(row)
                     losses += curves
-            _write(folder, f"{model}-{number:02d}-{arm.method}", rows, losses, study.seeds, steps, with_losses)
+            _write(folder, f"{model}-{number:02d}", rows, losses, study.seeds, steps, with_losses)
         rows, losses = [], []
         for lr in CONTROL_LRS:
             for seed in CONTROL_SEEDS:

@@ -1,0 +1,488 @@
+"""The report of a study: one HTML file that says the answer first, from the record alone.
+
+Beside `report.html` stand `runs.parquet` (every recorded run, the control included) and `figures/*.png`. The page
+holds its figures, needs no script and nothing from elsewhere. Every word that comes from the record is escaped.
+"""
+
+import base64
+import io
+import json
+import math
+import re
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import figures
+from analysis.edges import edge_text, edges, fits, fitted_curves, sentence
+from analysis.quality import quality
+from analysis.rates import divergence_rates
+from analysis.runs import CELL, records, tasks_of, with_curves
+from study.config import Rule, Run, Study, to_json
+from study.record import Definition, read_definition, read_failures, read_runs
+
+LEVELS = (0.5, 0.05)
+
+DPI = 150
+
+Reference = Mapping[str, Mapping[str, Any]]
+
+
+def write(folder: Path, reference: Reference | None = None) -> Path:
+    """Write report.html, runs.parquet and figures/ into a study's folder; returns the path of report.html.
+
+    reference: model -> what the control gave: "lr" (the safe lr), "gain" (the reference gain), "gain_<task>",
+    "constant_loss"; None leaves it out of the page. Works from a record of any size, down to no run at all. Raises
+    study.record.RecordError (a ValueError) where there is no study, OSError where the folder cannot be written.
+    """
+    folder = Path(folder)
+    definition = read_definition(folder)
+    every = read_runs(folder)
+    runs = with_curves(every)
+    rates = divergence_rates(runs)
+    fitted = fits(runs)
+    found = {level: edges(runs, level, fitted) for level in LEVELS}
+    drawn = figures.all_figures(folder, runs, definition, rates, fitted_curves(runs, fitted=fitted), found[LEVELS[0]])
+    images = {}
+    with figures.styled():
+        for name, figure in drawn.items():
+            png, svg = io.BytesIO(), io.BytesIO()
+            figure.savefig(png, format="png", dpi=DPI)
+            figure.set_layout_engine("none")  # the panels stay where the first drawing put them
+            figure.savefig(svg, format="svg", metadata={"Date": None})
+            _write_whole(folder / "figures" / f"{_file_name(name)}.png", png.getvalue())
+            images[name] = base64.b64encode(svg.getvalue()).decode()
+    table = io.BytesIO()
+    every.to_parquet(table, index=False)
+    _write_whole(folder / "runs.parquet", table.getvalue())
+    control = every.loc[every["role"] == "control"]
+    page = _page(
+        f"{definition.study.name}: where training diverges",
+        [
+            _answer(definition, runs, found[LEVELS[0]]),
+            _figure(images, "divergence"),
+            _edges_section(definition, found) if len(runs) else "",
+            _figures_section(definition, images),
+            _cells_section(definition, rates, quality(runs, definition)),
+            _missing_section(definition, every, read_failures(folder), folder),
+            _control_section(control, reference),
+            _rule_section(definition),
+            _configuration_section(definition, every),
+        ],
+    )
+    path = folder / "report.html"
+    _write_whole(path, page.encode())
+    return path
+
+
+# The answer
+
+
+def _answer(definition: Definition, runs: pd.DataFrame, found: pd.DataFrame) -> str:
+    study = definition.study
+    counts = Counter(runs["outcome"])
+    devices = ", ".join(sorted({str(d) for d in runs["device"].dropna()}))
+    facts = definition.data.get("facts", {})
+    source = facts.get("name") or definition.data.get("source", study.data)
+    lead = (
+        f"{len(runs):,} runs on {source}: {counts['completed']:,} completed, {counts['diverged']:,} diverged, "
+        f"{counts['undertrained']:,} undertrained" + (f"; trained on {devices}." if devices else ".")
+    )
+    parts = [f"<h1>{escape(study.name)}</h1>", f'<p class="lead">{escape(lead)}</p>']
+    if runs.empty:
+        return "\n".join([*parts, "<p><strong>No runs recorded yet.</strong> The list of missing runs is below.</p>"])
+    parts.append("<h2>How large a learning rate holds</h2>")
+    for model in _models(study, found):
+        rows = records(found.loc[found["model"] == model])
+        said = "".join(f"<li>{_sentence(row)}</li>" for row in rows)
+        parts.append(f'<h3>{escape(model)}</h3><ul class="answer">{said}</ul>')
+    seeds = min(found["seeds"].tolist())
+    if seeds < 5:
+        parts.append(
+            f'<p class="note">A curve here rests on {_count(seeds, "seed")}: its interval says how little that is. '
+            f"More seeds make it narrower.</p>"
+        )
+    return "\n".join(parts)
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    name, rest = str(row["curve"]), sentence(row)[len(str(row["curve"])) :]
+    return f"<strong>{escape(name)}</strong>{escape(rest)}"
+
+
+def _models(study: Study, table: pd.DataFrame) -> list[str]:
+    present = list(dict.fromkeys(table["model"]))
+    return [m for m in study.models if m in present] + [m for m in present if m not in study.models]
+
+
+# Figures
+
+
+def _captions(definition: Definition) -> dict[str, tuple[str, str]]:
+    rule = definition.study.rule
+    captions = {
+        "divergence": (
+            "P(divergence) against the learning rate",
+            "Points: diverged runs of n, with 95% Wilson intervals (moved apart a little where they would cover each "
+            "other). Lines and bands: the fitted curve and its 95% band. An arrow: the edge was not reached.",
+        ),
+        "kept": (
+            "What a run keeps of the gain that can be had",
+            f"Median and 10 to 90% band over seeds; 1 is the control's gain, 0 a constant predictor. Under the dotted "
+            f"line ({rule.kept:g}) a run has diverged or is undertrained. A cross: the median lies below the figure. "
+            f"A method that fades is not a method that holds.",
+        ),
+    }
+    for task in tasks_of(definition.data):
+        name = task["name"]
+        worst = f"{task['constant_rmse']:.3g}" if task.get("constant_rmse") is not None else "the constant's RMSE"
+        captions[f"auc_{name}"] = (
+            f"Held-out AUC of {name}",
+            "Median and 10 to 90% band over seeds, on the held-out day; a diverged run counts as 0.5.",
+        )
+        captions[f"rmse_{name}"] = (
+            f"Held-out RMSE of {name}",
+            f"Median and 10 to 90% band over seeds, on the held-out day; a diverged run counts as {worst}, the "
+            f"constant predictor's.",
+        )
+    return captions | {
+        "micro": (
+            "Micro divergence",
+            f"Share of runs whose gain fell by {rule.micro_fall:g} of the reference gain or more and came back, with "
+            f"95% intervals.",
+        ),
+        "horizon": (
+            "When runs diverge",
+            "Cumulative share of a curve's runs, all learning rates together, that had diverged by each step. A "
+            "probability of divergence belongs to a horizon: a curve that still rises at its end would show more "
+            "divergence in a longer training.",
+        ),
+        "gallery": (
+            "Diverged runs beside healthy ones",
+            f"Gain over the best constant predictor (the line at 0) on the same batches, in units of its loss: raw "
+            f"(thin) and the median of the last {rule.median_steps} steps (thick). Dotted: where the run diverged.",
+        ),
+    }
+
+
+def _figure(images: Mapping[str, str], name: str, caption: tuple[str, str] | None = None) -> str:
+    if name not in images:
+        return ""
+    title, text = caption or ("P(divergence) against the learning rate", "")
+    source = f"data:image/svg+xml;base64,{images[name]}"
+    return f'<figure><div class="scroll"><img src="{source}" alt="{escape(title)}"></div>{_caption(text)}</figure>'
+
+
+def _caption(text: str) -> str:
+    return f"<figcaption>{escape(text)}</figcaption>" if text else ""
+
+
+def _figures_section(definition: Definition, images: Mapping[str, str]) -> str:
+    captions = _captions(definition)
+    shown = [name for name in images if name != "divergence"]
+    parts = [f"<h3>{escape(captions[name][0])}</h3>{_figure(images, name, captions[name])}" for name in shown]
+    return "\n".join(["<h2>What it costs, and how it happens</h2>", *parts]) if parts else ""
+
+
+# Tables
+
+
+def _edges_section(definition: Definition, found: Mapping[float, pd.DataFrame]) -> str:
+    caption = _captions(definition)["divergence"][1]
+    merged = {level: {(r["model"], r["curve"]): r for r in records(table)} for level, table in found.items()}
+    head = ["model", "curve", *(h for level in LEVELS for h in (f"LR{100 * level:02.0f}", "95% interval")), "seeds"]
+    body = []
+    first = found[LEVELS[0]]
+    for model in _models(definition.study, first):
+        for key in [k for k in merged[LEVELS[0]] if k[0] == model]:
+            rows = [merged[level][key] for level in LEVELS]
+            notes = "" if rows[0]["monotone"] else " (falls again)"
+            cells = [text for row in rows for text in (edge_text(row), _interval(row))]
+            body.append([key[0], key[1] + notes, *cells, str(rows[0]["seeds"])])
+    text = (
+        "LR50 and LR05 are the learning rates at which half and 5% of the runs diverge. Seeds are clusters: the same "
+        "seed at a neighbouring lr is no new draw, and the interval counts seeds, not runs. > 1.6 says that the edge "
+        "was not seen up to the highest lr tried, < 0.01 that it lies below the lowest; the interval says what is sure "
+        "(a few seeds without divergence cannot exclude a risk of 5%)."
+    )
+    return f'<p class="note">{escape(caption)}</p><h2>Edges</h2>{_html_table(head, body, 2)}{_note(text)}'
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    if row["low"] == 0 and math.isinf(row["high"]):
+        return "undecided"
+    if row["low"] == 0:
+        return f"below {row['high']:.2g}"
+    return f"above {row['low']:.2g}" if math.isinf(row["high"]) else f"{row['low']:.2g} to {row['high']:.2g}"
+
+
+def _cells_section(definition: Definition, rates: pd.DataFrame, scored: pd.DataFrame) -> str:
+    if rates.empty:
+        return ""
+    scores = [f"{kind}_{t['name']}" for t in tasks_of(definition.data) for kind in ("auc", "rmse")]
+    scores = [name for name in scores if name in scored]
+    bands = ["kept", *scores]
+    cells = rates.merge(scored[[*CELL, *(f"{b}{e}" for b in bands for e in ("", "_low", "_high"))]], on=CELL)
+    head = ["model", "curve", "lr", "n", "k", "rate", "95% interval", "undertrained", *(_words(b) for b in bands)]
+    head += ["micro rate", "95% interval"]
+    body = []
+    for model in _models(definition.study, cells):
+        for row in records(cells.loc[cells["model"] == model]):
+            counts = [f"{row['lr']:g}", str(row["n"]), str(row["k"]), f"{row['rate']:.2f}", _span(row, "low", "high")]
+            values = [f"{_number(row[b])} ({_span(row, f'{b}_low', f'{b}_high', 3)})" for b in bands]
+            micro = [f"{row['micro_rate']:.2f}", _span(row, "micro_low", "micro_high")]
+            body.append([row["model"], row["curve"], *counts, str(row["undertrained"]), *values, *micro])
+    text = (
+        "One row a cell: the runs that differ only in seed. n counts every recorded run, k the diverged ones; "
+        "undertrained runs (slow, not unstable) are in n and not in k. Quality and kept: median (10 to 90% band), a "
+        "diverged run as the worst result; -inf: not finite."
+    )
+    return f"<h2>All cells</h2>{_note(text)}{_html_table(head, body, 2)}"
+
+
+def _words(column: str) -> str:
+    kind, _, task = column.partition("_")
+    return f"{kind.upper()} {task}" if task else column
+
+
+def _span(row: Mapping[str, Any], low: str, high: str, digits: int = 2) -> str:
+    return f"{_number(row[low], digits)} to {_number(row[high], digits)}"
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else ("-" if math.isnan(value) else f"{value:g}")
+
+
+def _missing_section(definition: Definition, every: pd.DataFrame, failures: Mapping[str, str], folder: Path) -> str:
+    missing = missing_runs(definition, every)
+    parts = ["<h2>Missing runs</h2>"]
+    if missing.empty:
+        parts.append(f"<p>None: all {planned_count(definition.study):,} planned runs are recorded.</p>")
+    else:
+        reasons = Counter(failures.get(run, "not run yet") for run in missing["run_id"])
+        said = f"{len(missing):,} of {planned_count(definition.study):,} planned runs are not recorded."
+        parts.append(_note(f"{said} They are in no rate: a crash is not a divergence."))
+        parts.append(_html_table(["reason", "runs"], [[r, f"{n:,}"] for r, n in reasons.most_common()], 1))
+        groups = missing.assign(why=[failures.get(run, "not run yet") for run in missing["run_id"]])
+        rows = []
+        for key, group in groups.groupby(["model", "method", "options", "why"], sort=False):
+            model, method, options, why = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
+            lrs = ", ".join(f"{lr:g}" for lr in sorted(set(group["lr"])))
+            arm = f"{method} {options}" if options != "{}" else method
+            rows.append([model, arm, lrs, _ranges(group["seed"]), str(len(group)), why])
+        parts.append(_html_table(["model", "method", "lr", "seeds", "runs", "reason"], rows, 2))
+    aside = sorted(path.name for path in (folder / "set_aside").glob("*"))
+    if aside:
+        parts.append(_note(f"Files that did not read, and were set aside: {', '.join(aside)}."))
+    return "\n".join(parts)
+
+
+def planned_count(study: Study) -> int:
+    """How many runs the study's axes make, the control apart."""
+    return len(study.models) * len(study.arms) * len(study.lrs) * len(study.seeds)
+
+
+def missing_runs(definition: Definition, every: pd.DataFrame) -> pd.DataFrame:
+    """Planned by the study's axes and not recorded: columns run_id, model, method, options (JSON), lr, seed.
+
+    A run is found by its id. Where an arm spells out what is the method's default anyway, its id is another than that
+    of the recorded run; so a recorded run that no id claims stands for one planned run of its model, method, lr and
+    seed.
+    """
+    study = definition.study
+    recorded = set(every["run_id"])
+    rows = []
+    for model in study.models:
+        for arm in study.arms:
+            for lr in study.lrs:
+                for seed in study.seeds:
+                    same = {"model": model, "method": arm.method, "options": arm.options, "lr": lr, "seed": seed}
+                    run = Run(**same, data=definition.data["content"], recipe=study.recipe)
+                    rows.append({"run_id": run.id, **same, "options": json.dumps(arm.options, sort_keys=True)})
+    claimed = {row["run_id"] for row in rows} & recorded
+    keys = ("model", "method", "lr", "seed")
+    spare = Counter(tuple(row[k] for k in keys) for row in records(every) if row["run_id"] not in claimed)
+    missing = []
+    for row in rows:
+        key = tuple(row[k] for k in keys)
+        if row["run_id"] in claimed:
+            continue
+        if spare[key]:
+            spare[key] -= 1
+            continue
+        missing.append(row)
+    return pd.DataFrame(missing, columns=pd.Index(["run_id", "model", "method", "options", "lr", "seed"]))
+
+
+def _ranges(values: Iterable[int]) -> str:
+    """0, 1, 2, 5 as `0-2, 5`."""
+    spans: list[list[int]] = []
+    for value in sorted({int(v) for v in values}):
+        if spans and value == spans[-1][1] + 1:
+            spans[-1][1] = value
+        else:
+            spans.append([value, value])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans)
+
+
+# How it was measured
+
+
+def _control_section(control: pd.DataFrame, reference: Reference | None) -> str:
+    parts = ["<h2>The control</h2>"]
+    for model, values in (reference or {}).items():
+        gains = {k.removeprefix("gain_"): v for k, v in values.items() if k.startswith("gain_") and v is not None}
+        per_task = ", ".join(f"{name} {_number(float(gain), 4)}" for name, gain in gains.items())
+        said = f"{model}: safe lr {values['lr']:g}, reference gain {float(values['gain']):.4f}"
+        parts.append(f"<p>{escape(said + (f' ({per_task})' if per_task else ''))}.</p>")
+    if control.empty:
+        return "\n".join([*parts, "<p>No control runs are recorded.</p>"])
+    parts.append(
+        _note(
+            "Untreated runs with seeds of their own, on a ladder of learning rates. The steadiest and best of them "
+            "sets the gain that all others are measured against; they are in no cell."
+        )
+    )
+    rows = []
+    for key, group in control.groupby(["model", "lr"], sort=True):
+        model, lr = key  # pyright: ignore[reportGeneralTypeIssues]
+        loss = pd.Series(group["final_loss"]).astype(float)
+        shown = "-" if loss.isna().all() else _number(float(loss.median()), 4)
+        rows.append([str(model), f"{lr:g}", str(len(group)), shown])
+    parts.append(_html_table(["model", "lr", "runs", "final loss, median"], rows, 1))
+    return "\n".join(parts)
+
+
+def _rule_section(definition: Definition) -> str:
+    items = "".join(
+        f"<li><strong>{escape(name)}</strong>: {escape(text)}</li>" for name, text in rule_in_words(definition)
+    )
+    return f"<h2>What counts as diverged</h2><ul>{items}</ul>"
+
+
+def rule_in_words(definition: Definition) -> list[tuple[str, str]]:
+    """The outcome rule of a study, with its numbers: (word, meaning) pairs."""
+    rule: Rule = definition.study.rule
+    return [
+        (
+            "gain",
+            f"the best constant predictor's loss minus the run's, on the same batch, in units of the constant's mean "
+            f"loss; smoothed by the median of the last {rule.median_steps} steps. G, the reference gain, is the "
+            f"control's final gain.",
+        ),
+        (
+            "kept",
+            "the final gain over G: 1 is all that the network can learn, 0 is useless, below 0 worse than a constant.",
+        ),
+        (
+            "diverged",
+            f"a loss or weight that is not finite (nonfinite), or kept below {rule.kept:g} without being merely slow: "
+            f"collapsed if the gain once had {rule.once_had:g} G, never learned if not.",
+        ),
+        (
+            "undertrained",
+            f"kept below {rule.kept:g}, but the gain never fell more than {rule.slow_fall:g} G below its best, rose by "
+            f"at least {rule.slow_rise:g} G in the last {100 * rule.slow_rise_steps:g}% of the steps, and the loss "
+            f"never exceeded {rule.slow_loss:g} times its first value. Slow, not unstable.",
+        ),
+        (
+            "micro divergence",
+            f"the gain fell by {rule.micro_fall:g} G or more below its best and came back to within "
+            f"{rule.micro_recovery:g} G of it.",
+        ),
+        ("spike", f"a single step whose gain lies {rule.spike:g} G or more below the running median."),
+        (
+            "safe lr",
+            f"the control's lr of the highest median final gain without a fall above {rule.control_fall:g} of it. A "
+            f"task whose reference gain is under {rule.learnable_errors:g} standard errors is not learnable here.",
+        ),
+    ]
+
+
+def _configuration_section(definition: Definition, every: pd.DataFrame) -> str:
+    versions = {
+        **definition.versions,
+        "runs made by version": ", ".join(sorted({str(v) for v in every["version"].dropna()})),
+    }
+    config = json.dumps(to_json(definition.study), indent=1, sort_keys=True)
+    data = json.dumps(definition.data, indent=1, sort_keys=True)
+    return "\n".join(
+        [
+            "<h2>Configuration</h2>",
+            _html_table(["part", "version"], [[k, str(v)] for k, v in versions.items() if v], 2),
+            f"<details open><summary>The study</summary><pre>{escape(config)}</pre></details>",
+            f"<details><summary>The data</summary><pre>{escape(data)}</pre></details>",
+        ]
+    )
+
+
+# HTML
+
+
+def _html_table(head: Sequence[str], body: Sequence[Sequence[str]], words: int) -> str:
+    """The first `words` columns are words, the others numbers, aligned right."""
+    kind = ["" if i < words else ' class="number"' for i in range(len(head))]
+    top = "".join(f"<th{k}>{escape(h)}</th>" for k, h in zip(kind, head, strict=True))
+    rows = ["".join(f"<td{k}>{escape(c)}</td>" for k, c in zip(kind, row, strict=True)) for row in body]
+    lines = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>\n{lines}\n</tbody></table></div>'
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+CSS = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1120px; padding: 24px 20px 64px; background: #fff; color: #1c1c1c;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.25rem; margin: 2.4rem 0 .5rem; padding-top: .8rem; border-top: 1px solid #ddd; }
+h3 { font-size: 1.02rem; margin: 1.3rem 0 .3rem; overflow-wrap: anywhere; }
+p { margin: .4rem 0; } .lead { color: #444; } .note, figcaption { color: #555; font-size: .9rem; max-width: 75ch; }
+ul { padding-left: 1.2rem; margin: .3rem 0; max-width: 95ch; } li { margin: .25rem 0; overflow-wrap: anywhere; }
+figure { margin: .8rem 0 1.2rem; }
+.scroll { overflow-x: auto; max-width: 100%; }
+img { display: block; width: 100%; min-width: 620px; height: auto; }
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
+th, td { padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee; }
+th { border-bottom: 1px solid #999; font-weight: 600; vertical-align: bottom; }
+.number { text-align: right; } td { white-space: nowrap; }
+pre { overflow-x: auto; background: #f6f6f6; padding: .8rem; font-size: .8rem; line-height: 1.35; }
+summary { cursor: pointer; margin: .6rem 0; }
+@media print { .scroll { overflow: visible; } img { min-width: 0; } }
+"""
+
+
+def _page(title: str, sections: Sequence[str]) -> str:
+    body = "\n".join(section for section in sections if section)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
