@@ -40,8 +40,8 @@ def execute(trial: Trial, folder: Path, log: Log, name: str, device: str = "cpu"
     record.write_trial(folder, name, rows, _losses(trial.runs, trained, log))
     return {
         "runs": len(rows),
-        "diverged": sum(row["outcome"] == "diverged" for row in rows),
-        "undertrained": sum(row["outcome"] == "undertrained" for row in rows),
+        "diverged": sum(row.get("outcome") == "diverged" for row in rows),
+        "undertrained": sum(row.get("outcome") == "undertrained" for row in rows),
         "seconds": time.perf_counter() - started,
     }
 
