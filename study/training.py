@@ -113,7 +113,10 @@ class _Stack:
 
     def __init__(self, runs: Sequence[Run], log: Log, device: torch.device) -> None:
         first = runs[0]
-        assert all((r.model, r.method, r.recipe, r.data) == (first.model, first.method, first.recipe, log.content) for r in runs)
+        assert all(
+            (r.model, r.method, r.recipe, r.data) == (first.model, first.method, first.recipe, log.content)
+            for r in runs
+        )
         self.recipe, self.tasks, self.device = first.recipe, log.tasks, device
         self.dtype = getattr(torch, first.recipe.precision)
         self.steps = steps_of(first.recipe, log.train_rows)
@@ -131,7 +134,9 @@ class _Stack:
         self.ids_NF = _tensor(log.ids).to(device)
         self.numbers_ND = _tensor(log.numbers).to(device, self.dtype)
         self.labels_NT = _tensor(log.labels).to(device, self.dtype)
-        self.constant_logit_T1 = torch.tensor(spec_of(log, self.recipe).head_bias, dtype=self.dtype, device=device)[:, None]
+        self.constant_logit_T1 = torch.tensor(spec_of(log, self.recipe).head_bias, dtype=self.dtype, device=device)[
+            :, None
+        ]
 
         spec = spec_of(log, self.recipe)
         self.tables = Tables(
@@ -328,7 +333,8 @@ class _Stacked:
         self.module = networks[0]
         parameters, buffers = stack_module_state(list(networks))
         self.parameters = {k: v.detach().to(device, dtype).requires_grad_() for k, v in parameters.items()}
-        self.buffers = {k: v.to(device) for k, v in buffers.items()}
+        # Running statistics in the run's precision; counters and masks as they are.
+        self.buffers = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in buffers.items()}
         self.call = torch.vmap(lambda p, b, x: functional_call(self.module, (p, b), (x,)), randomness="error")
 
     def __call__(self, inputs_RBI: Tensor) -> Tensor:

@@ -1,0 +1,577 @@
+"""Training: a run's bits do not depend on its stack; losses equal a plain loop's; batches, warm-up and judging."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import models
+from study import divergence, methods, training
+from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule, Run
+from study.data.log import Log, Task
+from study.embeddings import Tables, touched
+from study.streams import batches, stream
+from study.training import Trained, auc, spec_of, stackable, steps_of, train
+
+RECIPE = Recipe(batch=64, steps=17, warmup=3, window=150)
+VOCABULARY = (11, 4, 40)
+
+
+def make_log(*, train_rows: int = 700, heldout_rows: int = 173, noise: float = 1.0, ids: bool = True) -> Log:
+    """A log by hand: two binary tasks about a regression, whose logits are sums of effects of ids and numbers."""
+    rng = np.random.default_rng(7)
+    rows = train_rows + heldout_rows
+    vocabulary = VOCABULARY if ids else ()
+    codes = [np.minimum(rng.zipf(1.6, rows), n) - 1 for n in vocabulary]
+    numbers = rng.standard_normal((rows, 2)).clip(-3, 3)
+    signal = numbers @ np.array([[0.9, -0.5, 0.8], [-0.4, 0.9, 0.3]])
+    for code, n in zip(codes, vocabulary, strict=True):
+        signal = signal + rng.standard_normal((n, 3))[code]
+    rates = 1 / (1 + np.exp(-signal / max(noise, 1e-9)))
+    watch = 3 + 2 * signal[:, 1] + noise * rng.standard_normal(rows)
+    click, like = (rng.random(rows) < rates[:, 0]), (rng.random(rows) < 0.3 * rates[:, 2])
+    mean, std = watch[:train_rows].mean(), watch[:train_rows].std()
+    labels = np.stack([click, (watch - mean) / std, like], axis=1).astype(np.float32)
+    return Log(
+        ids=np.stack(codes, axis=1).astype(np.int32) if ids else np.zeros((rows, 0), np.int32),
+        numbers=numbers.astype(np.float32),
+        labels=labels,
+        train_rows=train_rows,
+        vocabulary=vocabulary,
+        id_names=("user", "tab", "item")[: len(vocabulary)],
+        number_names=("age", "price"),
+        tasks=(
+            _binary("click", labels[:train_rows, 0]),
+            Task(name="watch", kind="regression", base=float(mean), scale=float(std), constant_loss=1.0, unit="s"),
+            _binary("like", labels[:train_rows, 2]),
+        ),
+        content="c" * 64,
+        facts={},
+    )
+
+
+def _binary(name: str, labels: np.ndarray) -> Task:
+    p = float(labels.mean(dtype=np.float64))
+    return Task(name=name, kind="binary", base=p, constant_loss=-p * math.log(p) - (1 - p) * math.log1p(-p))
+
+
+LOG = make_log()
+
+
+def make_run(**changes: Any) -> Run:
+    values: dict[str, Any] = {"data": LOG.content, "model": "small", "method": "none", "lr": 0.3, "seed": 5}
+    values |= {"recipe": RECIPE} | changes
+    return Run(**values)
+
+
+def bits_of(trained: Trained, i: int) -> tuple[Any, ...]:
+    """Everything that a stack leaves of one run, outcome included."""
+    reference = divergence.Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1))
+    loss_constants = np.array([task.constant_loss for task in LOG.tasks])
+    outcomes = divergence.judge(trained.loss, trained.constant, loss_constants, trained.finite, reference, Rule())
+    judged = {name: values[i].tobytes() for name, values in trained.judged.items()}
+    return trained.loss[i].tobytes(), trained.constant[i].tobytes(), bool(trained.finite[i]), judged, outcomes[i]
+
+
+# --- a run does not depend on its stack ---------------------------------------------------------------------------
+
+
+def ragged_stack(run: Run) -> list[Run]:
+    """32 runs to stand beside it: other seeds in unequal numbers, other lrs and thresholds, and some that blow up."""
+    own = [name for name in methods.signature(run.method).thresholds if name not in methods.COMMON]
+    stack = []
+    for i in range(26):
+        options = dict.fromkeys(own, 0.05 * (1 + i)) if i % 3 == 0 else {}
+        options |= {"weight_decay": 0.01} if i % 5 == 0 else {}
+        seed = (0, 5, 9, 9, 9, 9, 2)[i % 7]
+        stack.append(dataclasses.replace(run, lr=0.02 * (1 + i), seed=seed, options=options))
+    wild = dict.fromkeys(own, 1e9)
+    for i in range(6):
+        stack.append(dataclasses.replace(run, lr=1e4, seed=(5, 5, 5, 3, 2, 9)[i], options=wild | {"weight_decay": 1e3}))
+    return stack
+
+
+@pytest.mark.parametrize(
+    ("model", "embeddings"),
+    [("small", "adagrad"), ("small_dcn", "adagrad"), ("small_mmoe", "adagrad"), ("small", "method")],
+)
+@pytest.mark.parametrize("method", methods.names())
+def test_a_run_has_the_same_bits_alone_and_in_every_stack(method: str, model: str, embeddings: str) -> None:
+    recipe = dataclasses.replace(RECIPE, embeddings=embeddings)
+    run = make_run(method=method, model=model, recipe=recipe)
+    alone = train([run], LOG)
+    expected = bits_of(alone, 0)
+
+    others = ragged_stack(run)
+    together = train([*others[:20], run, *others[20:]], LOG)
+    assert not np.isfinite(together.loss[-5:]).all(axis=(1, 2)).any(), "the wild runs are meant to blow up"
+    assert np.isfinite(alone.loss).all()
+    assert bits_of(together, 20) == expected
+
+    pair = train([run, dataclasses.replace(run, lr=0.01)], LOG)
+    assert bits_of(pair, 0) == expected
+    other_seed = train([dataclasses.replace(run, seed=1), run], LOG)
+    assert bits_of(other_seed, 1) == expected
+    assert bits_of(other_seed, 0) != expected
+
+
+def test_every_place_in_a_stack_is_its_own_run() -> None:
+    runs = [make_run(method="clippy", lr=0.1 * (1 + i % 4), seed=i % 3, options={"rel": 0.1 + i}) for i in range(7)]
+    together = train(runs, LOG)
+    backwards = train(runs[::-1], LOG)
+    for i, run in enumerate(runs):
+        alone = bits_of(train([run], LOG), 0)
+        assert bits_of(together, i) == alone
+        assert bits_of(backwards, len(runs) - 1 - i) == alone
+    assert len({together.loss[i].tobytes() for i in range(7)}) == 7
+
+
+@pytest.mark.parametrize("base", ["sgd", "rmsprop", "adamw"])
+def test_other_bases_have_the_same_bits_in_every_stack(base: str) -> None:
+    run = make_run(method="clippy", lr=0.02, options={"base": base})
+    others = [dataclasses.replace(run, seed=seed, lr=lr) for seed in (5, 1) for lr in (0.01, 0.1)]
+    expected = bits_of(train([run], LOG), 0)
+    assert bits_of(train([*others, run], LOG), 4) == expected
+
+
+def test_float64_has_the_same_bits_in_every_stack() -> None:
+    run = make_run(recipe=dataclasses.replace(RECIPE, precision="float64"), model="small_mmoe")
+    others = [dataclasses.replace(run, seed=i % 3, lr=0.1 * (1 + i)) for i in range(6)]
+    assert bits_of(train([*others, run], LOG), 6) == bits_of(train([run], LOG), 0)
+
+
+@pytest.mark.parametrize("model", ["branching", "batch_norm", "dropout"])
+def test_a_model_of_your_own_trains_in_any_stack_with_the_same_bits(model: str) -> None:
+    run = make_run(model=f"own_models.{model}")
+    others = [dataclasses.replace(run, seed=(5, 1, 2)[i % 3], lr=0.05 * (1 + i)) for i in range(6)]
+    alone, together = train([run], LOG), train([*others[:3], run, *others[3:]], LOG)
+    assert bits_of(together, 3) == bits_of(alone, 0)
+    assert alone.loss[0, -1].sum() < alone.loss[0, 0].sum()
+    assert len({together.loss[i].tobytes() for i in range(7)}) == 7
+
+
+def test_models_that_cannot_be_stacked_are_found() -> None:
+    spec = spec_of(LOG, RECIPE)
+    assert [stackable(f"own_models.{name}", spec) for name in ("linear", "branching", "dropout")] == [
+        True,
+        False,
+        False,
+    ]
+    assert all(stackable(name, spec) for name in ("small", "small_dcn", "small_mmoe"))
+
+
+def test_what_cannot_be_stacked_says_nothing_about_a_model_that_is_broken() -> None:
+    with pytest.raises(ValueError, match=r"unknown model 'own_models\.nowhere'"):
+        stackable("own_models.nowhere", spec_of(LOG, RECIPE))
+
+
+# --- against a plain loop -----------------------------------------------------------------------------------------
+
+
+class Plain(nn.Module):
+    """The same network behind one sparse `nn.Embedding` a feature, in the precision asked for."""
+
+    def __init__(self, run: Run, log: Log) -> None:
+        super().__init__()
+        recipe = run.recipe
+        torch.manual_seed(stream(run.seed, "weights"))
+        self.network = models.load(run.model)(spec_of(log, recipe))
+        self.tables = nn.ModuleList()
+        for name, codes in zip(log.id_names, log.vocabulary, strict=True):
+            generator = torch.Generator().manual_seed(stream(run.seed, "embeddings", name))
+            rows = torch.randn(codes, recipe.embedding_dim, generator=generator) * recipe.embedding_std
+            self.tables.append(nn.Embedding.from_pretrained(rows, freeze=False, sparse=True))
+        self.to(getattr(torch, recipe.precision))
+
+    def forward(self, ids: Tensor, numbers: Tensor) -> Tensor:
+        embedded = [table(ids[:, f]) for f, table in enumerate(self.tables)]
+        return self.network(torch.cat([*embedded, numbers], dim=1))
+
+
+def plain_loop(run: Run, log: Log) -> tuple[np.ndarray, np.ndarray]:
+    """Losses (S, T) and held-out logits (N, T) of torch.optim.Adagrad."""
+    recipe = run.recipe
+    plain = Plain(run, log)
+    dtype = getattr(torch, recipe.precision)
+    optimizer = torch.optim.Adagrad(
+        plain.parameters(), lr=run.lr, initial_accumulator_value=recipe.initial_accumulator, eps=recipe.eps
+    )
+    ids, numbers = torch.from_numpy(log.ids).long(), torch.from_numpy(log.numbers).to(dtype)
+    labels = torch.from_numpy(log.labels).to(dtype)
+    losses = []
+    steps = steps_of(recipe, log.train_rows)
+    order = batches(run.seed, rows=log.train_rows, batch=recipe.batch, window=recipe.window, steps=steps)
+    for step, rows in enumerate(order):
+        logits = plain(ids[rows], numbers[rows])
+        loss = torch.stack(
+            [
+                functional.mse_loss(logits[:, t], labels[rows, t])
+                if task.kind == "regression"
+                else functional.binary_cross_entropy_with_logits(logits[:, t], labels[rows, t])
+                for t, task in enumerate(log.tasks)
+            ]
+        )
+        losses.append(loss.detach())
+        for group in optimizer.param_groups:
+            group["lr"] = run.lr * min(1.0, (step + 1) / recipe.warmup)
+        optimizer.zero_grad()
+        loss.sum().backward()
+        with torch.sparse.check_sparse_tensor_invariants(True):  # or torch warns that it does not check
+            optimizer.step()
+    plain.eval()
+    with torch.no_grad():
+        heldout = plain(ids[log.train_rows :], numbers[log.train_rows :])
+    return torch.stack(losses).numpy(), heldout.double().numpy()
+
+
+@pytest.mark.parametrize("model", ["small", "small_dcn", "small_mmoe", "own_models.batch_norm"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("float64", 1e-7)])
+def test_losses_equal_those_of_a_plain_loop(model: str, precision: str, tolerance: float) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=50, eps=0.0, precision=precision, warmup=20)
+    run = make_run(model=model, lr=0.1, recipe=recipe)
+    trained = train([dataclasses.replace(run, seed=1), run], LOG)
+    loss, heldout = plain_loop(run, LOG)
+    np.testing.assert_allclose(trained.loss[1], loss, rtol=tolerance)
+    assert abs(trained.loss[1] - trained.loss[0]).max() > 0.01
+
+    truth = LOG.labels[LOG.train_rows :].astype(np.float64)
+    assert trained.judged["auc_click"][1] == pytest.approx(pairwise_auc(heldout[:, 0], truth[:, 0]), abs=1e-3)
+    rmse = math.sqrt(np.mean((heldout[:, 1] - truth[:, 1]) ** 2)) * LOG.tasks[1].scale
+    assert trained.judged["rmse_watch"][1] == pytest.approx(rmse, rel=1e-3)
+    if precision == "float64":
+        for t, name in ((0, "auc_click"), (2, "auc_like")):
+            assert trained.judged[name][1] == pairwise_auc(heldout[:, t], truth[:, t])
+        assert trained.judged["rmse_watch"][1] == pytest.approx(rmse, rel=1e-9)
+
+
+def test_the_constant_predictor_is_scored_on_the_same_batches() -> None:
+    trained = train([make_run(), make_run(seed=6)], LOG)
+    for i, seed in enumerate((5, 6)):
+        order = batches(seed, rows=LOG.train_rows, batch=64, window=150, steps=17)
+        for step, rows in enumerate(order):
+            labels = LOG.labels[rows].astype(np.float64)
+            for t in (0, 2):
+                p = LOG.tasks[t].base
+                expected = -np.mean(labels[:, t] * math.log(p) + (1 - labels[:, t]) * math.log(1 - p))
+                assert trained.constant[i, step, t] == pytest.approx(expected, rel=1e-5)
+            assert trained.constant[i, step, 1] == pytest.approx(np.mean(labels[:, 1] ** 2), rel=1e-5)
+
+
+def test_a_log_without_ids_and_one_without_numbers_train() -> None:
+    without_ids = make_log(ids=False)
+    trained = train([make_run(lr=0.05), make_run(lr=0.1)], without_ids)
+    assert np.isfinite(trained.loss).all()
+    loss, _ = plain_loop(make_run(lr=0.1, recipe=dataclasses.replace(RECIPE, eps=0.0)), without_ids)
+    np.testing.assert_allclose(trained.loss[1], loss, rtol=1e-3)
+
+    without_numbers = dataclasses.replace(LOG, numbers=LOG.numbers[:, :0], number_names=())
+    loss, _ = plain_loop(make_run(lr=0.1, recipe=dataclasses.replace(RECIPE, eps=0.0)), without_numbers)
+    np.testing.assert_allclose(train([make_run(lr=0.1)], without_numbers).loss[0], loss, rtol=1e-3)
+
+
+# --- embeddings ---------------------------------------------------------------------------------------------------
+
+
+def make_tables(runs_of_group: int = 3) -> Tables:
+    return Tables(
+        VOCABULARY,
+        ("user", "tab", "item"),
+        (4, 8),
+        runs_of_group,
+        dim=4,
+        std=0.05,
+        initial_accumulator=0.1,
+        dtype=torch.float64,
+        device=torch.device("cpu"),
+    )
+
+
+def test_gradients_of_touched_rows_equal_autograd_and_duplicates_are_summed() -> None:
+    tables = make_tables()
+    generator = torch.Generator().manual_seed(0)
+    ids_GBF = torch.stack([torch.randint(n, (2, 37), generator=generator).clamp(max=n - 2) for n in VOCABULARY], dim=2)
+    positions = tables.positions(ids_GBF)
+    inputs = torch.full((6, 37, 14), math.nan, dtype=torch.float64)
+    tables.read(positions, inputs)
+    gradient = torch.randn(6, 37, 14, generator=generator, dtype=torch.float64)
+    rows_U, gradient_U = tables.gradients(positions, gradient)
+    before = tables.weight.clone()
+    lr_GK = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], dtype=torch.float64)
+    tables.adagrad(rows_U, gradient_U, lr_GK, 1e-7)
+
+    assert torch.equal(rows_U, torch.from_numpy(np.unique(positions.numpy())))
+    untouched = torch.ones(len(before), dtype=torch.bool)
+    untouched[rows_U] = False
+    assert untouched.any()
+    assert torch.equal(tables.weight[untouched], before[untouched])
+    starts = np.concatenate([[0], np.cumsum(VOCABULARY)])
+    assert inputs[:, :, 12:].isnan().all(), "only the embedded columns are written"
+    for group in range(2):
+        for k in range(3):
+            for f, codes in enumerate(VOCABULARY):
+                rows = slice(group * tables.ids + starts[f], group * tables.ids + starts[f + 1])
+                start = before[rows, 4 * k : 4 * k + 4]
+                reference = nn.Embedding.from_pretrained(start, freeze=False)
+                assert len(start) == codes
+                embedded = reference(ids_GBF[group, :, f])
+                columns = slice(4 * f, 4 * f + 4)
+                assert torch.equal(inputs[group * 3 + k, :, columns], embedded)
+                embedded.backward(gradient[group * 3 + k, :, columns])
+                total = reference.weight.grad
+                assert total is not None
+                here = (rows_U >= rows.start) & (rows_U < rows.stop)
+                torch.testing.assert_close(
+                    gradient_U[here][:, 4 * k : 4 * k + 4], total[rows_U[here] - rows.start], rtol=1e-13, atol=1e-13
+                )
+                expected = start - lr_GK[group, k] * total / (0.1 + total**2 + 1e-7).sqrt()
+                torch.testing.assert_close(tables.weight[rows, 4 * k : 4 * k + 4], expected, rtol=1e-13, atol=1e-13)
+
+
+def test_touched_finds_distinct_values_and_where_they_stand() -> None:
+    rng = np.random.default_rng(1)
+    for size, high in ((1, 1), (2, 1), (500, 7), (500, 2**40)):
+        values = rng.integers(0, high, size)
+        rows, order, offsets = touched(torch.from_numpy(values))
+        distinct, first, counts = np.unique(np.sort(values), return_index=True, return_counts=True)
+        np.testing.assert_array_equal(rows.numpy(), distinct)
+        np.testing.assert_array_equal(offsets.numpy(), first)
+        np.testing.assert_array_equal(order.numpy(), np.argsort(values, kind="stable"))
+        assert counts.sum() == size
+
+
+def test_finite_says_which_run_has_a_broken_row() -> None:
+    tables = make_tables()
+    assert tables.finite().tolist() == [True] * 6
+    tables.weight[tables.ids + 3, 2 * 4 + 1] = math.inf  # group 1, its third run
+    assert tables.finite().tolist() == [True] * 5 + [False]
+
+
+def test_rows_that_no_batch_touched_stay_as_they_were() -> None:
+    """Through the trainer, by the loss alone: an id that only the held-out day has keeps its first embedding."""
+    ids = LOG.ids.copy()
+    ids[:, 2] = 3
+    ids[LOG.train_rows :, 2] = 39
+    log = dataclasses.replace(LOG, ids=ids)
+    run = make_run(recipe=dataclasses.replace(RECIPE, steps=40, eps=0.0, precision="float64"), lr=0.1)
+    _, heldout = plain_loop(run, log)
+    truth = log.labels[log.train_rows :].astype(np.float64)
+    assert train([run], log).judged["auc_click"][0] == pairwise_auc(heldout[:, 0], truth[:, 0])
+
+
+# --- seeds and batches --------------------------------------------------------------------------------------------
+
+
+def test_a_seed_means_the_same_start_and_batches_for_every_method_and_lr() -> None:
+    reference = train([make_run(), make_run(seed=6)], LOG)
+    for method in methods.names():
+        trained = train([make_run(method=method, lr=0.7)], LOG)
+        # The loss before the first update depends on weights and batch only.
+        assert trained.loss[0, 0].tobytes() == reference.loss[0, 0].tobytes()
+        assert trained.constant[0].tobytes() == reference.constant[0].tobytes()
+    assert reference.loss[0, 0].tobytes() != reference.loss[1, 0].tobytes()
+    assert reference.constant[0].tobytes() != reference.constant[1].tobytes()
+
+
+def read(seed: int = 3, *, rows: int = 1000, batch: int = 96, window: int = 300, steps: int = 40) -> list[np.ndarray]:
+    return list(batches(seed, rows=rows, batch=batch, window=window, steps=steps))
+
+
+def test_each_row_is_read_once_a_pass_and_only_inside_its_window() -> None:
+    flat = np.concatenate(read(steps=125))  # 12 passes
+    passes = flat.reshape(-1, 1000)
+    assert len(passes) == 12
+    for one_pass in passes:
+        np.testing.assert_array_equal(np.sort(one_pass), np.arange(1000))
+        np.testing.assert_array_equal(one_pass // 300, np.arange(1000) // 300)
+    assert len({one_pass.tobytes() for one_pass in passes}) == 12
+    assert (passes[0] != np.arange(1000)).mean() > 0.9
+    spanning = read(steps=4)[3]  # rows 288 to 383 of the pass
+    assert sorted(set(spanning // 300)) == [0, 1]
+
+
+def test_batches_depend_on_the_seed_and_not_on_how_many_are_asked_for() -> None:
+    assert [b.tobytes() for b in read(steps=5)] == [b.tobytes() for b in read(steps=40)[:5]]
+    assert read(4)[0].tobytes() != read(3)[0].tobytes()
+    whole = next(batches(1, rows=50, batch=50, window=10**9, steps=1))
+    np.testing.assert_array_equal(np.sort(whole), np.arange(50))
+    np.testing.assert_array_equal(next(batches(1, rows=50, batch=50, window=1, steps=1)), np.arange(50))
+
+
+def test_streams_are_named_and_independent() -> None:
+    streams = [stream(s, *name) for s in (0, 1, 12) for name in (("a",), ("b",), ("a", "b"), ())]
+    assert len(set(streams)) == len(streams)
+    assert all(0 <= value < 2**63 for value in streams)
+    assert stream(1, "weights") == stream(1, "weights")
+
+
+def test_steps_are_one_pass_or_as_asked() -> None:
+    assert steps_of(Recipe(batch=64), 700) == 10
+    assert steps_of(Recipe(batch=64, steps=33), 700) == 33
+    with pytest.raises(ValueError, match="63 training rows do not fill one batch of 64"):
+        steps_of(Recipe(batch=64), 63)
+
+
+# --- warm-up, judging, outcomes -----------------------------------------------------------------------------------
+
+
+def test_warm_up_rises_in_equal_parts_to_the_lr() -> None:
+    def lrs(warmup: int) -> list[list[float]]:
+        recipe = dataclasses.replace(RECIPE, warmup=warmup, precision="float64")
+        runs = [make_run(lr=0.5, recipe=recipe), make_run(lr=1.0, recipe=recipe)]
+        method = training._Method(runs, recipe, torch.float64, torch.device("cpu"))
+        return [method.lr(step).tolist() for step in (0, 1, 3, 4, 100)]
+
+    assert lrs(4) == [[0.125, 0.25], [0.25, 0.5], [0.5, 1.0], [0.5, 1.0], [0.5, 1.0]]
+    assert lrs(0) == [[0.5, 1.0]] * 5
+
+
+def pairwise_auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    positive, negative = scores[labels > 0.5], scores[labels < 0.5]
+    wins = (positive[:, None] > negative).sum() + 0.5 * (positive[:, None] == negative).sum()
+    return float(wins / (len(positive) * len(negative)))
+
+
+def test_auc_counts_pairs_and_half_of_the_ties() -> None:
+    rng = np.random.default_rng(0)
+    for size, distinct in ((50, 4), (301, 300), (200, 1), (60, 10**6)):
+        scores, labels = rng.integers(0, distinct, size) / 7, (rng.random(size) < 0.3).astype(float)
+        assert auc(scores, labels) == pytest.approx(pairwise_auc(scores, labels), abs=1e-14)
+        metrics = pytest.importorskip("sklearn.metrics")
+        assert auc(scores, labels) == pytest.approx(metrics.roc_auc_score(labels, scores), abs=1e-14)
+    assert auc(np.array([0.1, 0.2, 0.3]), np.array([0.0, 1.0, 1.0])) == 1.0
+    assert math.isnan(auc(np.arange(3.0), np.ones(3)))
+    assert math.isnan(auc(np.arange(3.0), np.zeros(3)))
+
+
+@pytest.mark.parametrize("heldout_rows", [1, 63, 64, 65, 173])
+def test_every_held_out_row_is_judged_once(heldout_rows: int) -> None:
+    log = make_log(heldout_rows=173)
+    log = dataclasses.replace(log, **{a: getattr(log, a)[: 700 + heldout_rows] for a in ("ids", "numbers", "labels")})
+    run = make_run(recipe=dataclasses.replace(RECIPE, steps=3, eps=0.0, precision="float64"))
+    _, heldout = plain_loop(run, log)
+    errors = (heldout[:, 1] - log.labels[700:, 1].astype(np.float64)) * log.tasks[1].scale
+    assert len(errors) == heldout_rows
+    rmse = train([run], log).judged["rmse_watch"][0]
+    assert rmse == pytest.approx(math.sqrt(np.mean(errors**2)), rel=1e-9)
+
+
+def test_a_run_that_blew_up_has_no_judged_values_and_its_neighbour_has() -> None:
+    trained = train([make_run(), make_run(lr=1e4, options={"weight_decay": 1e3})], LOG)
+    assert trained.finite.tolist() == [True, False]
+    for values in trained.judged.values():
+        assert np.isfinite(values).tolist() == [True, False]
+
+
+def test_a_small_lr_is_undertrained_and_a_huge_one_diverged() -> None:
+    log = make_log(train_rows=64 * 150, noise=0.3)
+    # Warm-up to the end: what is slow still rises in the last quarter, and that is how the rule tells it from dead.
+    recipe = dataclasses.replace(RECIPE, steps=None, warmup=150, window=2000)
+    control = [make_run(lr=lr, seed=seed, recipe=recipe) for seed in CONTROL_SEEDS[:2] for lr in CONTROL_LRS]
+    constants = np.array([task.constant_loss for task in log.tasks])
+    learned = train(control, log)
+    lrs, seeds = np.array([r.lr for r in control]), np.array([r.seed for r in control])
+    reference = divergence.reference(lrs, seeds, learned.loss, learned.constant, constants, Rule())
+    assert reference.gain > 0.3
+    runs = [make_run(lr=lr, seed=seed, recipe=recipe) for lr in (3e-3, reference.lr, 60.0) for seed in (0, 1, 2)]
+    trained = train(runs, log)
+    outcomes = divergence.judge(trained.loss, trained.constant, constants, trained.finite, reference, Rule())
+    assert [o.outcome for o in outcomes] == ["undertrained"] * 3 + ["completed"] * 3 + ["diverged"] * 3
+
+
+def test_gradient_descent_on_a_quadratic_diverges_exactly_beyond_two_over_its_curvature() -> None:
+    """loss = mean (x w - y)^2 has curvature h, the largest eigenvalue of 2/B X'X; every batch holds the same rows."""
+    rng = np.random.default_rng(2)
+    block = rng.standard_normal((64, 2)).astype(np.float32) * np.array([1.5, 0.4], np.float32)
+    target = (block @ np.array([0.7, -0.3]))[:, None]
+    target = ((target - target.mean()) / target.std()).astype(np.float32)
+    log = dataclasses.replace(
+        LOG,
+        ids=np.zeros((64 * 4, 0), np.int32),
+        vocabulary=(),
+        id_names=(),
+        numbers=np.tile(block, (4, 1)),
+        labels=np.tile(target, (4, 1)),
+        train_rows=64 * 3,
+        tasks=(Task(name="y", kind="regression", base=0.0, scale=1.0, constant_loss=1.0),),
+    )
+    x = block.astype(np.float64)
+    edge = 2 / np.linalg.eigvalsh(2 / 64 * x.T @ x)[-1]
+    recipe = Recipe(batch=64, window=64, steps=600, warmup=0, precision="float64")
+    options = {"base": "sgd"}
+    shares = (0.3, 0.99, 1.01, 1.5)
+    runs = [
+        make_run(model="own_models.linear", lr=edge * share, options=options, recipe=recipe, seed=0) for share in shares
+    ]
+    loss = train(runs, log).loss[:, :, 0]
+    best = np.square(x @ np.linalg.lstsq(x, target, rcond=None)[0] - target).mean()
+    np.testing.assert_allclose(loss[:2, -1], best, rtol=1e-3)
+    assert (loss[2:, -1] > 1e3 * loss[2:, 0]).all()
+    # And at the rate that theory gives: the error grows by |1 - lr h| a step, the loss by its square.
+    assert loss[2, -1] / loss[2, -2] == pytest.approx((1 - 2 * 1.01) ** 2, rel=1e-4)
+
+
+# --- no wait for the device ---------------------------------------------------------------------------------------
+
+
+class NoWait(TorchDispatchMode):
+    """Raises where a value would have to be read back."""
+
+    reads = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "is_nonzero", "item")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        name = func.__name__.split(".")[0]
+        assert name not in self.reads, f"{name} reads a value back from the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("model", ["small", "small_dcn", "small_mmoe"])
+@pytest.mark.parametrize("method", methods.names())
+def test_no_step_reads_a_value_back(method: str, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = training._Stack.step
+
+    def watched(*arguments: Any) -> Any:
+        with NoWait():
+            return step(*arguments)
+
+    monkeypatch.setattr(training._Stack, "step", watched)
+    recipe = dataclasses.replace(RECIPE, steps=4)
+    assert np.isfinite(train([make_run(method=method, model=model, recipe=recipe)] * 2, LOG).loss).all()
+    with NoWait(), pytest.raises(AssertionError, match="reads a value back"):
+        bool(torch.ones(2).sum() > 1)
+
+
+def test_watch_is_called_after_each_step() -> None:
+    seen: list[int] = []
+    train([make_run()], LOG, watch=seen.append)
+    assert seen == list(range(17))
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_training_takes_one_thread_and_gives_the_others_back(interrupted: bool) -> None:
+    torch.set_num_threads(2)
+
+    def watch(step: int) -> None:
+        assert torch.get_num_threads() == 1
+        if interrupted:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        train([make_run()], LOG, watch=watch)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Many cores make the plain loop's tiny products slower, not faster."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
