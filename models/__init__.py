@@ -40,7 +40,9 @@ def names() -> list[str]:
 
 def load(name: str) -> Callable[[Spec], nn.Module]:
     """The builder of a model. Raises ValueError that lists the models where there is none of that name."""
-    unknown = f"unknown model {name!r}; there are: {', '.join(names())}, or a dotted module name such as my_pkg.my_model"
+    unknown = (
+        f"unknown model {name!r}; there are: {', '.join(names())}, or a dotted module name such as my_pkg.my_model"
+    )
     if "." not in name and name not in names():
         raise ValueError(unknown)
     path = name if "." in name else f"{__name__}.{name}"
@@ -50,6 +52,8 @@ def load(name: str) -> Callable[[Spec], nn.Module]:
         if error.name and path.startswith(error.name):
             raise ValueError(unknown) from error
         raise
+    except TypeError as error:  # "..x" and the like
+        raise ValueError(unknown) from error
     if not callable(getattr(module, "build", None)):
         raise ValueError(f"{path} defines no build(spec), so it is no model")
     return module.build

@@ -13,7 +13,9 @@ def names() -> list[str]:
 
 def load(name: str) -> Study:
     """A search space by name, or by the dotted name of a module of your own. ValueError lists those there are."""
-    unknown = f"unknown study {name!r}; there are: {', '.join(names())}, or a dotted module name such as my_pkg.my_space"
+    unknown = (
+        f"unknown study {name!r}; there are: {', '.join(names())}, or a dotted module name such as my_pkg.my_space"
+    )
     if "." not in name and name not in names():
         raise ValueError(unknown)
     path = name if "." in name else f"{__name__}.{name}"
@@ -23,6 +25,8 @@ def load(name: str) -> Study:
         if error.name and path.startswith(error.name):
             raise ValueError(unknown) from error
         raise
+    except TypeError as error:  # "..x" and the like
+        raise ValueError(unknown) from error
     study = getattr(module, "study", None)
     if not isinstance(study, Study):
         raise ValueError(f"{path} has no value `study` of type study.config.Study")

@@ -257,7 +257,7 @@ class _Stack:
                 state = self.table_states.setdefault((group, feature), {})
                 weight = _by_run(tables.weight.index_select(0, rows), dim)
                 if not state:
-                    size = tables.starts_F.tolist() + [tables.ids]
+                    size = [*tables.starts_F.tolist(), tables.ids]
                     codes = size[feature + 1] - size[feature]
                     state |= self.method.chain(step, part).init(weight[:, :1].expand(-1, codes, -1))
                 first = group * tables.ids + int(tables.starts_F[feature])
