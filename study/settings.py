@@ -38,9 +38,9 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
             rule = dataclasses.replace(study.rule, **{tail: _field_value(Rule, tail, text)})
             study = dataclasses.replace(study, rule=rule)
         elif head == "data" and dot:
-            study = dataclasses.replace(study, data_options=study.data_options | {tail: _value(text)})
+            study = dataclasses.replace(study, data_options=study.data_options | {tail: _value(key, text)})
         elif dot and head in {arm.method for arm in study.arms} | set(methods.names()):
-            parameters.setdefault(head, {})[tail] = [_value(v) for v in _split(text)]
+            parameters.setdefault(head, {})[tail] = [_value(key, v) for v in _split(text)]
         else:
             raise ValueError(f"unknown key {key!r}; there are {', '.join(_known())}")
     for method, values in parameters.items():
@@ -81,7 +81,9 @@ def _with_parameters(study: Study, method: str, values: dict[str, list[Any]]) ->
     arms = []
     for arm in study.arms:
         if arm.method == method:
-            arms += [Arm(method=method, options=arm.options | choice) for choice in choices]
+            # Arms that differed only in what is set now are one.
+            changed = [Arm(method=method, options=arm.options | choice) for choice in choices]
+            arms += [new for new in changed if new not in arms]
         else:
             arms.append(arm)
     return dataclasses.replace(study, arms=tuple(arms))
@@ -119,7 +121,7 @@ def _number(name: str, text: str) -> float:
     return number
 
 
-def _value(text: str) -> Any:
+def _value(key: str, text: str) -> Any:
     """A value as people write it: a number, true or false, or a word."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
@@ -128,7 +130,7 @@ def _value(text: str) -> Any:
             number = kind(text)
         except ValueError:
             continue
-        return _number("value", text) if kind is float else number
+        return _number(key, text) if kind is float else number
     return text
 
 
