@@ -7,6 +7,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+# Small problems are solved faster without threads, and trials need the cores. Read once, when numpy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -120,8 +124,10 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 def _asked(asked: argparse.Namespace):
     from study.driver import Asked
 
-    given = {name: getattr(asked, name) for name in Asked.__dataclass_fields__ if hasattr(asked, name)}
-    return Asked(**{"space": ""} | given | {"settings": tuple(given.get("settings", ()))})
+    given: dict[str, Any] = {"space": ""}
+    given |= {name: value for name, value in vars(asked).items() if name in Asked.__dataclass_fields__}
+    given["settings"] = tuple(given.get("settings", ()))
+    return Asked(**given)
 
 
 def _spaces(_asked: argparse.Namespace) -> None:

@@ -2,20 +2,22 @@
 itself."""
 
 import dataclasses
-import functools
 import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import study as package
-from study import data, record
+from study import data, divergence, record
 from study.config import Study
 from study.data.log import Log
+from study.divergence import Reference
 from study.planning import Plan, checked, control_of, plan
 from study.progress import Progress, duration
 
@@ -57,8 +59,9 @@ def study_of(asked: Asked) -> Study:
 
 def cache_folder() -> Path:
     """Where converted data are kept: $STUDY_CACHE, or the user's cache folder."""
-    base = os.environ.get("STUDY_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "learning-rate-edge"
+    if own := os.environ.get("STUDY_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "learning-rate-edge"
 
 
 def out_folder(asked: Asked, study: Study) -> Path:
@@ -78,7 +81,7 @@ def preview(asked: Asked) -> str:
     workers = asked.workers or os.cpu_count() or 1
     planned = plan(study, log, done, workers=workers, stack=asked.stack)
     seconds, how = _expected(planned, workers, folder)
-    control = f"{planned.control_runs} runs, " + ("recorded" if not any(s.is_control for s in planned.stacks) else "first")
+    first = sum(len(stack.runs) for stack in planned.stacks if stack.is_control)
     lines = [
         f"{study.name}: P(divergence | lr) of {', '.join(arm.method for arm in study.arms)}",
         f"  data      {study.data}: {log.train_rows:,} training rows, {len(log.labels) - log.train_rows:,} held out",
@@ -87,7 +90,7 @@ def preview(asked: Asked) -> str:
         f"  seeds     {len(study.seeds)} ({study.seeds[0]} to {study.seeds[-1]})",
         f"  cells     {planned.cells}",
         f"  runs      {planned.runs}, of which {planned.recorded} are recorded",
-        f"  control   {control}",
+        f"  control   {planned.control_runs} runs, of which {first} are to be trained first",
         f"  trials    {len(planned.stacks)} stacks, {planned.missing} runs to train",
         f"  expected  {duration(seconds)} with {workers} trials at a time ({how})",
         f"  out       {folder}",
@@ -118,27 +121,27 @@ def report(folder: Path) -> str:
 
     runs = analysis.load(folder)
     edges = analysis.edges(runs)
-    sentences = [analysis.sentence(edge) for _, edge in edges.iterrows()]
-    page = analysis.report.write(folder)
+    sentences = [analysis.sentence(edge) for edge in edges.to_dict("records")]
+    page = analysis.report.write(folder, _recorded_references(folder))
     return "\n".join([analysis.rates_table(analysis.divergence_rates(runs)), "", *sentences, "", f"report: {page}"])
 
 
 def status(folder: Path) -> str:
     """Runs done, diverged, failed and missing, by curve, from the record alone."""
-    definition = record.read_definition(folder)
+    study = record.read_definition(folder).study
     runs = record.read_runs(folder)
     cells = runs[runs["role"] == "cell"]
     failures = record.read_failures(folder)
-    study = definition.study
-    planned = len(study.models) * len(study.arms) * len(study.lrs) * len(study.seeds)
-    lines = [f"{study.name}: {len(cells)} of {planned} runs recorded, {len(failures)} failed, in {folder}"]
     per_arm = len(study.lrs) * len(study.seeds)
-    for (model, method), part in cells.groupby(["model", "method"], sort=False):
-        arms = sum(arm.method == method for arm in study.arms)
-        diverged = int((part["outcome"] == "diverged").sum())
-        lines.append(f"  {model} · {method}: {len(part)}/{arms * per_arm} done, {diverged} diverged")
-    lines += sorted({f"  failed: {reason}" for reason in failures.values()})
-    return "\n".join(lines)
+    planned = len(study.models) * len(study.arms) * per_arm
+    lines = [f"{study.name}: {len(cells)} of {planned} runs recorded, {len(failures)} failed, in {folder}"]
+    for model in study.models:
+        for method in dict.fromkeys(arm.method for arm in study.arms):
+            part = cells[(cells["model"] == model) & (cells["method"] == method)]
+            diverged = (part["outcome"] == "diverged").sum()
+            of = per_arm * sum(arm.method == method for arm in study.arms)
+            lines.append(f"  {model} · {method}: {len(part)} of {of} done, {diverged} diverged")
+    return "\n".join(lines + sorted({f"  failed: {reason}" for reason in failures.values()}))
 
 
 def mirror(folder: Path, uri: str | None = None) -> str:
@@ -172,8 +175,8 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path) -> Path:
                 folder=folder,
                 rule=study.rule,
                 stacks=planned.stacks,
-                references=_references(study, log, planned, folder),
-                reference=functools.partial(_reference, study, log, folder),
+                references=_references(study, definition.data, folder, _with_control(planned)),
+                reference=lambda model: _references(study, definition.data, folder, [model])[model],
                 told=progress,
             )
             tune.run(job, log, cluster)
@@ -192,18 +195,50 @@ def _mirrored(folder: Path, uri: str | None) -> str:
         return f"MLflow was not updated: {error}. Later: study mlflow {folder}"
 
 
-def _reference(study: Study, log: Log, folder: Path, model: str) -> Any:
-    from study.trial import reference_of
+def _references(study: Study, data: Mapping[str, Any], folder: Path, models: Iterable[str]) -> dict[str, Reference]:
+    """What each model's control could learn, from its recorded runs. ValueError where nothing can be learned."""
+    runs, found = record.read_runs(folder), {}
+    for model in models:
+        ids = [run.id for run in control_of(study, data["content"]) if run.model == model]
+        runs_of_model = runs[runs["run_id"].isin(ids)]
+        ordered, loss, constant, _ = divergence.stack_losses(
+            record.read_losses(folder, runs_of_model["run_id"]), [task["name"] for task in data["tasks"]]
+        )
+        runs_of_model = runs_of_model.set_index("run_id").loc[ordered]
+        found[model] = divergence.reference(
+            runs_of_model["lr"].to_numpy(),
+            runs_of_model["seed"].to_numpy(dtype="int64"),
+            loss,
+            constant,
+            np.array([task["constant_loss"] for task in data["tasks"]]),
+            study.rule,
+        )
+    return found
 
-    tasks = [dataclasses.asdict(task) for task in log.tasks]
-    ids = {run.id for run in control_of(study, log.content) if run.model == model}
-    return reference_of(folder, ids, tasks, study.rule)
+
+def _recorded_references(folder: Path) -> dict[str, dict[str, Any]]:
+    """The references of the models whose control is recorded, as the report takes them."""
+    definition = record.read_definition(folder)
+    done, described = record.recorded_ids(folder), {}
+    for model in definition.study.models:
+        if not all(r.id in done for r in control_of(definition.study, definition.data["content"]) if r.model == model):
+            continue
+        try:
+            reference = _references(definition.study, definition.data, folder, [model])[model]
+        except ValueError:
+            continue  # the study stopped on it, and said so
+        described[model] = {"lr": reference.lr, "gain": reference.gain} | {
+            f"gain_{task['name']}": gain
+            for task, gain in zip(definition.data["tasks"], reference.task_gain, strict=True)
+        }
+        described[model]["constant_loss"] = sum(task["constant_loss"] for task in definition.data["tasks"])
+    return described
 
 
-def _references(study: Study, log: Log, planned: Plan, folder: Path) -> dict[str, Any]:
+def _with_control(planned: Plan) -> set[str]:
+    """Models that have runs to train, and whose control is recorded."""
     pending = {stack.runs[0].model for stack in planned.stacks if stack.is_control}
-    needed = {stack.runs[0].model for stack in planned.stacks} - pending
-    return {model: _reference(study, log, folder, model) for model in needed}
+    return {stack.runs[0].model for stack in planned.stacks} - pending
 
 
 def _opening(study: Study, planned: Plan, workers: int, folder: Path) -> str:
@@ -253,7 +288,7 @@ def _versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of this checkout, marked where files differ from it, or that of the submitter; None where neither is."""
+    """The commit of this checkout, marked where files differ from it, or the submitter's; None where neither is."""
     if os.environ.get("STUDY_COMMIT"):
         return os.environ["STUDY_COMMIT"]
     here = Path(__file__).parent

@@ -45,11 +45,9 @@ class Tables:
         self.starts_F = torch.as_tensor(starts, dtype=torch.int64, device=device)
         self.weight = torch.empty(self.groups, self.ids, self.runs, dim, dtype=dtype, device=device)
         for group, seed in enumerate(seeds):
-            rows_VE = torch.cat(
-                [_normal(stream(seed, "embeddings", name), n, dim) * std for name, n in zip(names, vocabulary, strict=True)]
-                or [torch.empty(0, dim)]
-            )
-            self.weight[group] = rows_VE.to(device, dtype).unsqueeze(1)
+            for name, start, codes in zip(names, starts.tolist(), vocabulary, strict=True):
+                rows = _normal(stream(seed, "embeddings", name), codes, dim) * std
+                self.weight[group, int(start) : int(start) + codes] = rows.to(device, dtype).unsqueeze(1)
         self.weight = self.weight.view(self.groups * self.ids, self.runs * dim)
         self.accumulator = torch.full_like(self.weight, initial_accumulator)
 
@@ -116,5 +114,3 @@ def touched(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _normal(seed: int, rows: int, dim: int) -> Tensor:
     return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
-
-

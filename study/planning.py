@@ -1,20 +1,24 @@
 """From a study to the trials that are still to be trained: cells -> runs -> stacks, minus what is recorded."""
 
+import dataclasses
 import hashlib
+import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 import models
 from study import methods
-from study.config import CONTROL_LRS, CONTROL_SEEDS, Run, Study, canonical_json
+from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Run, Study, canonical_json
 from study.data.log import Log
 from study.training import spec_of, stackable, steps_of
+
+T = TypeVar("T")
 
 STACK_RUNS_CPU = 32
 """Runs of a CPU stack at most: more do not train faster, and fewer, longer trials balance worse over the cores."""
@@ -67,8 +71,9 @@ def checked(study: Study) -> Study:
     for options out of range."""
     for model in study.models:
         models.load(model)
-    arms = tuple({canonical_json([a.method, o]): type(a)(method=a.method, options=o) for a, o in _checked_arms(study)}.values())
-    return type(study)(**{**vars(study), "arms": arms})
+    arms = [Arm(method=arm.method, options=methods.check(arm.method, arm.options)) for arm in study.arms]
+    once = {canonical_json([arm.method, arm.options]): arm for arm in arms}
+    return dataclasses.replace(study, arms=tuple(once.values()))
 
 
 def plan(
@@ -134,15 +139,11 @@ def measured_gigaflops_per_second() -> float:
     """Matrix products of one core, in a moment's measurement."""
     a, b = torch.randn(8, 512, 128), torch.randn(8, 128, 128)
     best = math.inf
-    for _ in range(5):
+    for _ in range(25):
         started = time.perf_counter()
-        a @ b
+        torch.bmm(a, b)
         best = min(best, time.perf_counter() - started)
     return 8 * 2e-9 * 512 * 128 * 128 / best / torch.get_num_threads()
-
-
-def _checked_arms(study: Study) -> Iterable[tuple[Any, dict[str, Any]]]:
-    return ((arm, methods.check(arm.method, arm.options)) for arm in study.arms)
 
 
 def _stacks(runs: Sequence[Run], largest: int, workers: int) -> list[Stack]:
@@ -169,11 +170,11 @@ def _stacks(runs: Sequence[Run], largest: int, workers: int) -> list[Stack]:
     return stacks
 
 
-def _even_parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+def _even_parts(items: Sequence[T], size: int) -> list[list[T]]:
     """Cut into the fewest parts of at most `size`, as even as can be."""
     count = math.ceil(len(items) / size)
     bounds = [round(i * len(items) / count) for i in range(count + 1)]
-    return [items[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [list(items[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
 def _largest_stack(model: str, study: Study, log: Log, device_bytes: int | None) -> int:

@@ -3,7 +3,7 @@
 import math
 import platform
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,27 +44,6 @@ def execute(trial: Trial, folder: Path, log: Log, name: str, device: str = "cpu"
         "undertrained": sum(row.get("outcome") == "undertrained" for row in rows),
         "seconds": time.perf_counter() - started,
     }
-
-
-def reference_of(
-    folder: Path, control: Collection[str], tasks: Sequence[Mapping[str, Any]], rule: Rule
-) -> divergence.Reference:
-    """The reference gain of a model, from the recorded runs of its control. ValueError where nothing can be learned."""
-    runs = record.read_runs(folder)
-    runs = runs[runs["run_id"].isin(control)]
-    losses = record.read_losses(folder, runs["run_id"]).set_index(["run_id", "task"])
-
-    def steps(column: str) -> np.ndarray:
-        return np.array([[losses.loc[(run, task["name"]), column] for task in tasks] for run in runs["run_id"]]).swapaxes(1, 2)
-
-    return divergence.reference(
-        runs["lr"].to_numpy(),
-        runs["seed"].to_numpy(dtype=np.int64),
-        steps("loss"),
-        steps("constant"),
-        np.array([task["constant_loss"] for task in tasks]),
-        rule,
-    )
 
 
 def _outcomes(trial: Trial, trained: Trained, log: Log) -> list[divergence.Outcome] | None:
@@ -150,4 +129,3 @@ def device_name(device: str) -> str:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-

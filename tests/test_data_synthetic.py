@@ -35,8 +35,8 @@ def parts(log: Log) -> dict[str, slice]:
 
 
 def test_the_default_stream_is_as_large_as_promised(log):
-    assert log.ids.shape == (122_000, 14)
-    assert log.numbers.shape == (122_000, 4)
+    assert log.ids.shape == (122_000, 30)
+    assert log.numbers.shape == (122_000, 5)
     assert 105_000 < log.train_rows < 115_000
     assert 11_000 < len(log.labels) - log.train_rows < 13_000
     assert 15_000 < log.vocabulary[0] <= 20_001

@@ -76,8 +76,8 @@ class Options:
     rows: int = 122_000
     days: int = 10
     seed: int = 0
-    ids: int = 14
-    numbers: int = 4
+    ids: int = 30
+    numbers: int = 5
     users: int = 20_000
     items: int = 6_000
     skew: float = 1.0
@@ -89,7 +89,7 @@ class Options:
     drift: float = 0.3
     label_noise: float = 0.0
     heavy_tail: float = 0.4
-    outliers: float = 0.005
+    outliers: float = 0.02
 
     def __post_init__(self) -> None:
         whole = {"rows": 100, "days": 2, "seed": 0, "ids": 0, "numbers": 0, "users": 2, "items": 2}
