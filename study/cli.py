@@ -73,11 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     submitted.add_argument("--no-wait", action="store_true", help="return once the job is submitted")
     mirrored = command("mlflow", _mlflow, "rebuild the MLflow view from the record")
     mirrored.add_argument("dir", type=Path, metavar="DIR")
-    mirrored.add_argument("--tracking-uri", metavar="U")
+    mirrored.add_argument("--tracking-uri", metavar="U", default=_tracking_uri())
+    mirrored.add_argument("--complete-only", action="store_true", help="leave out curves with missing runs")
     opened = command("ui", _ui, "open the MLflow view on loopback")
     opened.add_argument("dir", type=Path, metavar="DIR")
     opened.add_argument("--port", type=int)
-    opened.add_argument("--tracking-uri", metavar="U")
+    opened.add_argument("--tracking-uri", metavar="U", default=_tracking_uri())
 
     sources = commands.add_parser("data", help="data sources: list, fetch, check").add_subparsers(
         required=True, metavar="COMMAND"
@@ -117,8 +118,17 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", metavar="A", help="of a Ray cluster (default: one for this command alone)")
-    parser.add_argument("--tracking-uri", metavar="U", help="of MLflow (default: a file in the study's folder)")
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="U",
+        default=_tracking_uri(),
+        help="of MLflow (default: $MLFLOW_TRACKING_URI, else a file in the study's folder)",
+    )
     parser.add_argument("--gpu-fraction", type=_share, default=1.0, metavar="F", help="share of a GPU of each trial")
+
+
+def _tracking_uri() -> str | None:
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
 def _asked(asked: argparse.Namespace):
@@ -173,7 +183,9 @@ def _report(asked: argparse.Namespace) -> None:
 def _mlflow(asked: argparse.Namespace) -> None:
     from study import driver
 
-    print(driver.mirror(asked.dir.resolve(), asked.tracking_uri))
+    if asked.complete_only:
+        os.nice(15)  # beside a training that needs the cores
+    print(driver.mirror(asked.dir.resolve(), asked.tracking_uri, finished=not asked.complete_only))
 
 
 def _ui(asked: argparse.Namespace) -> None:

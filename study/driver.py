@@ -1,12 +1,13 @@
 """The main job: a search space becomes a record, a report and a view in MLflow. Knows who does what, and does nothing
 itself."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from study import data, divergence, record
 from study.config import Study
 from study.data.log import Log
 from study.divergence import Reference
-from study.planning import Plan, checked, control_of, plan
+from study.planning import Plan, Stack, checked, control_of, plan
 from study.progress import Progress, duration
 
 VERSIONS = ("torch", "ray", "mlflow", "numpy", "pandas")
@@ -144,47 +145,65 @@ def status(folder: Path) -> str:
     return "\n".join(lines + sorted({f"  failed: {reason}" for reason in failures.values()}))
 
 
-def mirror(folder: Path, uri: str | None = None) -> str:
+def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> str:
     """Rebuild the MLflow view from the record. Returns a sentence."""
     from study import tracking
 
-    result = tracking.mirror(folder, uri)
+    result = tracking.mirror(folder, uri, finished=finished)
     return f"MLflow: {result.curves} curves, {result.cells} cells in {result.uri}"
 
 
 def _train(asked: Asked, study: Study, log: Log, folder: Path) -> Path:
     from study import tune
 
-    definition = record.Definition(study=study, data=data.describe(study.data, log), versions=_versions())
     plan(study, log, workers=1)  # says what is wrong with the study before anything is written
-    with tune.connected(asked.address, workers=asked.workers, gpu_fraction=asked.gpu_fraction) as cluster:
+    described = data.describe(study.data, log)
+    definition = record.Definition(study=study, data=described, versions=_versions())
+    connected = tune.connected(asked.address, workers=asked.workers, gpu_fraction=asked.gpu_fraction)
+    with connected as cluster, record.locked(folder):
         record.open_study(folder, definition)
-        with record.locked(folder):
-            planned = plan(
-                study,
-                log,
-                record.recorded_ids(folder),
-                workers=cluster.workers,
-                stack=asked.stack,
-                device_bytes=cluster.gpu_bytes,
-            )
-            progress = Progress(planned)
-            print(_opening(study, planned, cluster.workers, folder), flush=True)
+        planned = plan(
+            study,
+            log,
+            record.recorded_ids(folder),
+            workers=cluster.workers,
+            stack=asked.stack,
+            device_bytes=cluster.gpu_bytes,
+        )
+        print(_opening(study, planned, cluster.workers, folder), flush=True)
+        with _told(planned, folder, asked.tracking_uri) as told:
             job = tune.Job(
                 study=study.name,
                 folder=folder,
                 rule=study.rule,
                 stacks=planned.stacks,
-                references=_references(study, definition.data, folder, _with_control(planned)),
-                reference=lambda model: _references(study, definition.data, folder, [model])[model],
-                told=progress,
+                references=_references(study, described, folder, _with_control(planned)),
+                reference=lambda model: _references(study, described, folder, [model])[model],
+                told=told,
             )
             tune.run(job, log, cluster)
-            progress.close()
-            print(report(folder), flush=True)
-            print(_mirrored(folder, asked.tracking_uri), flush=True)
+        print(report(folder), flush=True)
+        print(_mirrored(folder, asked.tracking_uri), flush=True)
     print(_closing(folder))
     return folder
+
+
+@contextlib.contextmanager
+def _told(planned: Plan, folder: Path, uri: str | None) -> Iterator[Callable[[Stack, Any], None]]:
+    """Who is told of every trial that ends: the user, and MLflow."""
+    from study import tracking
+
+    progress, follower = Progress(planned), tracking.Follower(folder, uri)
+
+    def told(stack: Stack, result: dict[str, float] | str) -> None:
+        progress(stack, result)
+        follower.nudge()
+
+    try:
+        yield told
+    finally:
+        progress.close()
+        follower.close()
 
 
 def _mirrored(folder: Path, uri: str | None) -> str:

@@ -249,9 +249,14 @@ def read_failures(folder: Path) -> dict[str, str]:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the study's folder: one driver at a time. The system lets go of it when the process ends, however it ends.
 
-    Raises RecordError that names the holder.
+    Raises RecordError that names the holder, or where the folder cannot be written.
     """
-    with (folder / "lock").open("a+") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+")
+    except OSError as error:
+        raise RecordError(f"cannot write to {folder} ({error.strerror})") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

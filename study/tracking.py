@@ -118,6 +118,47 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> Mi
     )
 
 
+class Follower:
+    """Keeps the view near the record while a study trains: curves that are complete appear in MLflow as they end.
+
+    A process of its own writes, at low priority and at most every `seconds`: training waits for nothing, and a server
+    that is away costs nothing. What it misses, the mirror at the end writes.
+    """
+
+    def __init__(self, folder: Path, uri: str | None, seconds: float = 120.0) -> None:
+        self.folder, self.uri, self.seconds = folder.resolve(), uri, seconds
+        self.child: subprocess.Popen | None = None
+        self.started = time.monotonic()
+
+    def nudge(self) -> None:
+        """There is something new in the record."""
+        running = self.child is not None and self.child.poll() is None
+        if running or time.monotonic() - self.started < self.seconds:
+            return
+        self.started = time.monotonic()
+        # The URI goes through the environment: a command line is there for everyone to read, password included.
+        settings = dict(os.environ) | ({"MLFLOW_TRACKING_URI": self.uri} if self.uri else {})
+        command = [sys.executable, "-m", "study", "mlflow", str(self.folder), "--complete-only"]
+        with contextlib.suppress(OSError):
+            self.child = subprocess.Popen(
+                command,
+                env=settings,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+
+    def close(self) -> None:
+        """Wait for what is being written; end it where it does not end by itself."""
+        if self.child is None:
+            return
+        try:
+            self.child.wait(WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+
+
 def serve(folder: Path, port: int | None = None, uri: str | None = None) -> None:
     """Bring the view up to date, serve it on loopback, print the address of its charts, and stay until Ctrl-C.
 
