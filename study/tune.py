@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shlex
+import socket
 import sys
 import tempfile
 import time
@@ -99,6 +100,7 @@ def connected(address: str | None, *, workers: int | None, gpu_fraction: float) 
     workers: trials at a time; None is one for each core, or for each share of a GPU where there are GPUs.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    _answers(address)
     here = {"include_dashboard": False, "num_cpus": workers} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
@@ -323,6 +325,17 @@ def _trial(
         tune.report({"runs": 0, "failure": f"out of memory ({_one_line(error)})", "out_of_memory": True})
     except Exception as error:
         tune.report({"runs": 0, "failure": f"{type(error).__name__}: {_one_line(error)}", "out_of_memory": False})
+
+
+def _answers(address: str) -> None:
+    """Raises ClusterError at once where nothing listens: Ray itself goes on trying for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # local, auto
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"no Ray at {address} ({_one_line(error)})") from error
 
 
 def _gpu_bytes() -> int:
