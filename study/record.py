@@ -191,6 +191,8 @@ def read_runs(folder: Path) -> pd.DataFrame:
     empty = pd.DataFrame({f.name: pd.Series(dtype=_pandas_type(f.type)) for f in COLUMNS})
     frame = pd.concat([t.to_pandas(types_mapper=_nullable) for t in tables]) if tables else empty
     frame = frame.drop_duplicates("run_id", keep="first")
+    # Files of the control lack columns that others have: the order in which they are read must not show.
+    frame = frame.reindex(columns=[*COLUMNS.names, *sorted(set(frame.columns) - set(COLUMNS.names))])
     thresholds = [json.loads(text) for text in frame.pop("thresholds")]
     for name in sorted({key for values in thresholds for key in values}):
         column = np.array([values.get(name, np.nan) for values in thresholds], np.float64)
