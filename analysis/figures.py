@@ -45,7 +45,10 @@ STYLE = {
 }
 
 PANEL = (5.6, 3.5)
-"""Inches of one panel."""
+"""Inches of one panel of several."""
+
+LONE_PANEL = (7.4, 4.3)
+"""Inches of a panel that stands alone."""
 
 FRESH_BAND = 0.12
 """Opacity of a band; several lie over each other."""
@@ -292,15 +295,18 @@ def legend(figure: Figure, look: Mapping[str, Look]) -> None:
     lines = [
         Line2D([], [], color=v.colour, ls=v.dash, marker=v.marker, ms=6, mec="white", lw=1.8) for v in look.values()
     ]
-    columns = min(len(look), 6 if max(map(len, look), default=0) < 14 else 3)
-    figure.legend(lines, list(look), loc="outside upper left", ncols=max(columns, 1), handlelength=3.2)
+    # An entry takes about 0.75 inches beside its text, whose letters take about 0.085.
+    entries, width = [0.75 + 0.085 * len(name) for name in look], figure.get_figwidth()
+    columns = len(look) if sum(entries) <= width else max(1, int(width / max(entries)))
+    figure.legend(lines, list(look), loc="outside upper left", ncols=max(1, columns), handlelength=3.2)
 
 
 def by_model(models: Sequence[str], look: Mapping[str, Look], draw: Callable[[Axes, str], None]) -> Figure:
     """One panel a model, two a row, under one legend."""
     columns = min(2, max(1, len(models)))
     rows = math.ceil(max(1, len(models)) / columns)
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.4), layout="constrained")
+    width, height = LONE_PANEL if columns == 1 else PANEL
+    figure = Figure(figsize=(width * columns, height * rows + 0.4), layout="constrained")
     for i, model in enumerate(models):
         ax = figure.add_subplot(rows, columns, i + 1)
         draw(ax, model)

@@ -29,6 +29,8 @@ from study.record import Definition, read_definition, read_failures, read_runs
 LEVELS = (0.5, 0.05)
 
 DPI = 150
+PIXELS_PER_INCH = 104
+"""Of figures in the page: their letters are then as large as the text around them."""
 
 Reference = Mapping[str, Mapping[str, Any]]
 
@@ -56,7 +58,8 @@ def write(folder: Path, reference: Reference | None = None) -> Path:
             figure.set_layout_engine("none")  # the panels stay where the first drawing put them
             figure.savefig(svg, format="svg", metadata={"Date": None})
             _write_whole(folder / "figures" / f"{_file_name(name)}.png", png.getvalue())
-            images[name] = base64.b64encode(svg.getvalue()).decode()
+            source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
+            images[name] = f'src="{source}" style="width: {figure.get_figwidth() * PIXELS_PER_INCH:.0f}px"'
     table = io.BytesIO()
     every.to_parquet(table, index=False)
     _write_whole(folder / "runs.parquet", table.getvalue())
@@ -158,7 +161,8 @@ def _captions(definition: Definition) -> dict[str, tuple[str, str]]:
         ),
         "horizon": (
             "When runs diverge",
-            "Cumulative share of a curve's runs, all learning rates together, that had diverged by each step. A "
+            "Cumulative share of a curve's runs, all learning rates together, that had diverged by each step; a run "
+            "that never learned counts from step 0. A "
             "probability of divergence belongs to a horizon: a curve that still rises at its end would show more "
             "divergence in a longer training.",
         ),
@@ -174,8 +178,7 @@ def _figure(images: Mapping[str, str], name: str, caption: tuple[str, str] | Non
     if name not in images:
         return ""
     title, text = caption or ("P(divergence) against the learning rate", "")
-    source = f"data:image/svg+xml;base64,{images[name]}"
-    return f'<figure><div class="scroll"><img src="{source}" alt="{escape(title)}"></div>{_caption(text)}</figure>'
+    return f'<figure><div class="scroll"><img {images[name]} alt="{escape(title)}"></div>{_caption(text)}</figure>'
 
 
 def _caption(text: str) -> str:
@@ -453,14 +456,14 @@ p { margin: .4rem 0; } .lead { color: #444; } .note, figcaption { color: #555; f
 ul { padding-left: 1.2rem; margin: .3rem 0; max-width: 95ch; } li { margin: .25rem 0; overflow-wrap: anywhere; }
 figure { margin: .8rem 0 1.2rem; }
 .scroll { overflow-x: auto; max-width: 100%; }
-img { display: block; width: 100%; min-width: 620px; height: auto; }
+img { display: block; max-width: max(100%, 620px); height: auto; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
 th, td { padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee; }
 th { border-bottom: 1px solid #999; font-weight: 600; vertical-align: bottom; }
 .number { text-align: right; } td { white-space: nowrap; }
 pre { overflow-x: auto; background: #f6f6f6; padding: .8rem; font-size: .8rem; line-height: 1.35; }
 summary { cursor: pointer; margin: .6rem 0; }
-@media print { .scroll { overflow: visible; } img { min-width: 0; } }
+@media print { .scroll { overflow: visible; } img { max-width: 100%; } }
 """
 
 
