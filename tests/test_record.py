@@ -137,6 +137,18 @@ def test_equal_records_give_equal_tables_however_they_were_cut_into_trials(tmp_p
     pd.testing.assert_frame_equal(read_runs(tmp_path / "one"), read_runs(other))
 
 
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_columns_stand_in_one_order_whichever_file_is_read_first(tmp_path: Path, names: tuple[str, str]) -> None:
+    """The control is not judged: its files lack `kept_` and `diverged_`."""
+    open_study(tmp_path, make_definition())
+    control = {k: v for k, v in make_row("r0", role="control").items() if not k.startswith(("kept_", "diverged_"))}
+    write_trial(tmp_path, names[0], [control], make_losses({"r0": 0}))
+    write_trial(tmp_path, names[1], [make_row("r1", 0.1, 1)], make_losses({"r1": 1}))
+    assert list(read_runs(tmp_path))[-8:] == [
+        *("device", "version", "auc_click", "diverged_click", "diverged_time", "kept_click", "kept_time", "rmse_time")
+    ]
+
+
 def test_columns_have_one_type_whatever_they_hold(tmp_path: Path) -> None:
     open_study(tmp_path, make_definition())
     empty = read_runs(tmp_path)
