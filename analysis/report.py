@@ -401,7 +401,8 @@ def rule_in_words(definition: Definition) -> list[tuple[str, str]]:
         ("spike", f"a single step whose gain lies {rule.spike:g} G or more below the running median."),
         (
             "safe lr",
-            f"the control's lr of the highest median final gain without a fall above {rule.control_fall:g} of it. A "
+            f"the control's lr of the highest median final gain without a fall above {rule.control_fall:g} of it (or "
+            f"above {rule.control_noise:g} standard errors, where the noise of batches is larger). A "
             f"task whose reference gain is under {rule.learnable_errors:g} standard errors is not learnable here.",
         ),
     ]

@@ -19,6 +19,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     asked = _parser().parse_args(arguments)
+    _find_modules_here()
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {message}", file=sys.stderr)
     try:
         return asked.do(asked) or 0
@@ -33,6 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstudy: stopped; what was recorded stays, and `study resume` trains the rest", file=sys.stderr)
         return INTERRUPTED
+
+
+def _find_modules_here() -> None:
+    """A user's own modules, named by dotted names, are looked for in the current folder, by trials too."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if here not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, paths)])
 
 
 def _parser() -> argparse.ArgumentParser:

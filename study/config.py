@@ -95,6 +95,7 @@ class Rule:
     spike: float = 1.0
     median_steps: int = 25
     control_fall: float = 0.25
+    control_noise: float = 6.0
     learnable_errors: float = 3.0
 
     def __post_init__(self) -> None:

@@ -129,7 +129,9 @@ def reference(
     """The safe lr and its gains, from the control's runs: `none`, a few seeds at every lr of a ladder.
 
     The final gain of an lr is the median over seeds of g at the last step. An lr is safe where no loss of any seed is
-    not finite, and no seed's g falls by more than `control_fall` of that final gain below its best. The safe lr with
+    not finite, and no seed's g falls below its best, over whole windows, by more than `control_fall` of that final
+    gain and more than `control_noise` standard errors of g: where little is learned, the noise of batches alone makes
+    g fall by a quarter of it, at every lr. The safe lr with
     the highest final gain (the lower of equals) is the reference. A task is learnable where its final gain there is
     positive and at least `learnable_errors` standard errors, std(ddof=1) / sqrt(seeds).
 
@@ -149,7 +151,8 @@ def reference(
             raise ValueError(f"the control needs two or more different seeds at lr={lr:g}, got {here.tolist()}")
 
     g_RTC = trailing_median(d_RTC, rule.median_steps)
-    fall_R = _falls(g_RTC[:, :, 0]).max(axis=1)
+    fall_R = _falls(g_RTC[:, min(rule.median_steps, g_RTC.shape[1]) - 1 :, 0]).max(axis=1)
+    fall_R[fall_R <= rule.control_noise * _errors(d_RTC[:, :, 0], rule.median_steps)] = 0.0
     fall_R[~np.isfinite(d_RTC).all(axis=(1, 2))] = np.inf
     ladder = []
     for lr in np.unique(lrs):
@@ -180,6 +183,18 @@ def reference(
         )
     task_gain = (float(g) if yes else None for g, yes in zip(gain_C[1:], learnable_C[1:], strict=True))
     return Reference(lr=lr, gain=float(gain_C[0]), task_gain=tuple(task_gain))
+
+
+def _errors(d_RT: np.ndarray, steps: int) -> np.ndarray:
+    """The standard error (R,) of a median of `steps` gains, from how much neighbouring gains differ."""
+    if d_RT.shape[1] < 2:
+        return np.zeros(len(d_RT))
+    with np.errstate(invalid="ignore"):
+        differences = np.nan_to_num(np.abs(np.diff(d_RT, axis=1)), nan=0.0, posinf=0.0)
+    # A normal variable's median absolute value is 0.6745 of its deviation; a difference deviates sqrt(2) times as
+    # much as its terms; a median of n deviates sqrt(pi / 2n) times as much as its terms.
+    deviation = np.median(differences, axis=1) / (0.6745 * math.sqrt(2))
+    return deviation * math.sqrt(math.pi / (2 * steps))
 
 
 def judge(

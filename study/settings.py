@@ -26,7 +26,7 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
         key, text = key.strip(), text.strip()
         if not equals or not key or not text:
             raise ValueError(f"--set takes key=value, got {setting!r}")
-        head, dot, tail = key.partition(".")
+        head, dot, tail = key.rpartition(".")  # a method of the user's own has a dotted name
         if key in AXES:
             study = _with_axis(study, key, text)
         elif key in _fields(Recipe):

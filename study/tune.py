@@ -35,6 +35,12 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 2**20))
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
 
+if "RAY_AUTH_MODE" not in os.environ and (
+    {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or (Path.home() / ".ray" / "auth_token").is_file()
+):
+    # A cluster started where a token lies asks for it; Ray's job client does not look for the token by itself.
+    os.environ["RAY_AUTH_MODE"] = "token"
+
 import ray
 from ray import tune
 from ray.tune.search import Searcher
@@ -46,6 +52,7 @@ from study.planning import Stack
 
 PACKAGES = ("study", "models", "search_spaces", "analysis")
 # Tune looks for result files, which we do not write, and warns of every trial.
+logging.getLogger("ray").setLevel(logging.ERROR)
 logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 TRIES = 3

@@ -753,3 +753,19 @@ def test_a_monitor_of_no_scale_is_refused(bad: float) -> None:
         Monitor(bad)
     with pytest.raises(ValueError, match=r"^need reference_gain > 0, got reference_gain="):
         Monitor(1.0, bad)
+
+
+def test_where_little_is_learned_the_noise_of_batches_is_no_fall_of_the_control():
+    """A gain of 0.015 under batch noise of 0.02: each run's trailing median falls by more than a quarter of the gain
+    somewhere, though nothing is wrong with it. A real fall, larger than noise makes, still rules its lr out."""
+    rng = np.random.default_rng(0)
+    steps, lrs, seeds = 120, np.repeat([0.01, 0.02], 4), np.tile(np.arange(4), 2)
+    constant = np.ones((8, steps, 1), np.float32)
+    gain = 0.015 + rng.normal(0, 0.02, (8, steps, 1))
+    loss = (constant - gain).astype(np.float32)
+    rule = Rule()
+    assert reference(lrs, seeds, loss, constant, np.ones(1), rule).gain == pytest.approx(0.015, abs=0.005)
+    with pytest.raises(ValueError, match="no lr of the control's ladder is safe"):
+        reference(lrs, seeds, loss, constant, np.ones(1), Rule(control_noise=1e-9))
+    loss[4:, 60:90] += 0.2
+    assert reference(lrs, seeds, loss, constant, np.ones(1), rule).lr == 0.01

@@ -175,9 +175,7 @@ def test_gates_sum_to_one_and_mix_experts_as_a_loop_does() -> None:
     # The gates matter: equal experts make any gate the same, different ones do not.
     with torch.no_grad():
         for t in range(3):  # all weight on the first expert
-            bottom.get_parameter(f"gates.{t}.bias").copy_(
-                torch.tensor([50.0, 0.0, 0.0])
-            )
+            bottom.get_parameter(f"gates.{t}.bias").copy_(torch.tensor([50.0, 0.0, 0.0]))
     only_first = torch.stack([(heads.weights[t] @ bottom.get_submodule("experts.0")(x).T)[0] for t in range(3)], dim=1)
     torch.testing.assert_close(network(x), only_first + torch.tensor(SPEC.head_bias, dtype=torch.float64))
 
