@@ -6,7 +6,10 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,25 +281,49 @@ def _one_by_one(planned: Plan) -> Iterable[str]:
 
 
 def _closing(folder: Path) -> str:
+    command = _command()
+    here = os.path.relpath(folder)
+    shown = here if len(here) < len(str(folder)) else str(folder)
     return "\n".join(
         [
             "",
             "Next:",
-            f"  study ui {folder}                      compare the curves in MLflow",
-            f"  study resume {folder}                  train what is missing",
-            "  study run lr_curve --data kuairand --data-dir DIR    the same on real data",
+            f"  {command} ui {shown}        the curves in MLflow, side by side",
+            f"  {command} run lr_curve --data-dir DIR        the same on real data ({command} data fetch kuairand)",
         ]
     )
 
 
+def _command() -> str:
+    """How this command is to be typed again."""
+    typed = sys.argv[0]
+    if not typed.endswith("study"):
+        return "python -m study"
+    return "study" if shutil.which("study") == os.path.abspath(typed) else os.path.relpath(typed)
+
+
+START_UP_SECONDS = 12
+SHARE_OF_PRODUCTS = 0.35
+"""What a stack reaches of the core's matrix products, measured for the small networks on two busy cores."""
+
+
 def _expected(planned: Plan, workers: int, folder: Path) -> tuple[float, str]:
-    """Seconds that the plan's runs will take, and on what ground we say so."""
+    """Seconds that the plan's runs will take, and on what ground we say so: what recorded runs of the same models
+    took, or else the size of their matrix products."""
     from study.planning import measured_gigaflops_per_second
 
+    at_a_time = max(1, min(workers, len(planned.stacks)))
+    to_train = Counter(run.model for stack in planned.stacks for run in stack.runs)
+    took = record.read_runs(folder).groupby("model")["seconds"].median() if record.exists(folder) else {}
+    if all(model in took for model in to_train):
+        seconds = sum(n * float(took[model]) for model, n in to_train.items())
+        return START_UP_SECONDS + seconds / at_a_time, "as the recorded runs took"
     speed = measured_gigaflops_per_second()
-    return 10 + planned.gigaflops / (0.35 * speed * min(workers, max(1, len(planned.stacks)))), (
-        f"{planned.gigaflops:,.0f} GFLOP of matrix products at 35% of this core's {speed:.0f} GFLOP/s"
+    seconds = planned.gigaflops / (SHARE_OF_PRODUCTS * speed)
+    ground = (
+        f"{planned.gigaflops:,.0f} GFLOP of matrix products, a core's {speed:.0f} GFLOP/s at {SHARE_OF_PRODUCTS:.0%}"
     )
+    return START_UP_SECONDS + seconds / at_a_time, ground
 
 
 def _versions() -> dict[str, str]:

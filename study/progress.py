@@ -1,5 +1,6 @@
 """What a user sees while a study trains: runs done, runs a minute, time left, diverged so far by method."""
 
+import shutil
 import sys
 import time
 from collections import Counter
@@ -17,9 +18,10 @@ class Progress:
         self.done = self.failed = 0
         self.judged: Counter[str] = Counter()
         self.diverged: Counter[str] = Counter()
-        self.work_left = sum(len(s.runs) for s in plan.stacks)
         self.started = time.monotonic()
         self.written = 0
+        if self.total:
+            self._say(f"{0:{len(str(self.total))}}/{self.total} runs · the first stacks train")
 
     def __call__(self, stack: Stack, result: dict[str, float] | str) -> None:
         if isinstance(result, str):
@@ -53,6 +55,8 @@ class Progress:
         if not self.out.isatty():
             print(text, file=self.out, flush=True)
             return
+        width = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be written over
+        text = text if keep else text[:width]
         print("\r" + text.ljust(self.written), end="\n" if keep else "", file=self.out, flush=True)
         self.written = 0 if keep else len(text)
 
