@@ -391,7 +391,8 @@ def rule_in_words(definition: Definition) -> list[tuple[str, str]]:
             "undertrained",
             f"kept below {rule.kept:g}, but the gain never fell more than {rule.slow_fall:g} G below its best, rose by "
             f"at least {rule.slow_rise:g} G in the last {100 * rule.slow_rise_steps:g}% of the steps, and the loss "
-            f"never exceeded {rule.slow_loss:g} times its first value. Slow, not unstable.",
+            f"never exceeded {rule.slow_loss:g} times its first value; or its network has come less than "
+            f"{rule.slow_moved:g} times as far from its start as the control's. Slow, not unstable.",
         ),
         (
             "micro divergence",

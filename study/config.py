@@ -90,6 +90,7 @@ class Rule:
     slow_rise: float = 0.05
     slow_rise_steps: float = 0.25
     slow_loss: float = 2.0
+    slow_moved: float = 0.5
     micro_fall: float = 0.5
     micro_recovery: float = 0.25
     spike: float = 1.0

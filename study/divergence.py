@@ -10,7 +10,8 @@
     collapsed      kept < 0.25, and max h >= 0.5
     never_learned  kept < 0.25, and max h < 0.5
     undertrained   kept < 0.25, but h never fell more than 0.25 below its best, rose by at least 0.05 in the last
-                   quarter, and the loss never exceeded twice its first value: slow, not unstable, hence not diverged
+                   quarter, and the loss never exceeded twice its first value; or the network has come less than half
+                   as far from its start as the control's: slow, not unstable, hence not diverged
     completed      all else
     episode        a micro divergence: a stretch of steps with h more than 0.25 below its best, at its deepest 0.5 or
                    more, that ends before the run does
@@ -22,6 +23,10 @@ an event (`once_had`, `micro_fall`, `spike`). A loss that is not finite has gain
 Source: the definition is ours. It answers to the divergences and micro-divergences that Tang et al. show, "Improving
 Training Stability for Multitask Ranking Models in Recommender Systems", KDD 2023 (arXiv 2302.09178), by hand.
 
+How far the network has come, the L2 norm of the change of all its parameters, tells a run that has hardly begun from
+one that is dead, where losses cannot: both stay flat. (On real data, dead networks had come 2 to 100 times as far as
+the control's, runs at an lr under 0.002 less than a fifth as far.)
+
 "Twice its first value" is paired like all else: loss_t / c_t against loss_0 / c_0. The loss of a rare task on one batch
 is often twice that on another only because the batch holds twice the positives.
 
@@ -30,7 +35,7 @@ Letters: R runs, T steps, K tasks, C = 1 + K columns: the training loss (the sum
 
 import math
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,11 +52,13 @@ class Reference:
     """What the control learns: the scale on which every run of the same data, model and recipe is judged.
 
     lr: the safe lr. gain: G of the training loss. task_gain: G of each task, None where the task is not learnable.
+    moved: how far the control's networks came from their start, the median over seeds; None where it was not watched.
     """
 
     lr: float
     gain: float
     task_gain: tuple[float | None, ...]
+    moved: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +132,7 @@ def reference(
     constant_RTK: np.ndarray,
     constant_loss_K: np.ndarray,
     rule: Rule,
+    moved_R: Sequence[float] | np.ndarray | None = None,
 ) -> Reference:
     """The safe lr and its gains, from the control's runs: `none`, a few seeds at every lr of a ladder.
 
@@ -182,7 +190,8 @@ def reference(
             f" {rule.learnable_errors:g} standard errors of {error_C[0]:.3g}"
         )
     task_gain = (float(g) if yes else None for g, yes in zip(gain_C[1:], learnable_C[1:], strict=True))
-    return Reference(lr=lr, gain=float(gain_C[0]), task_gain=tuple(task_gain))
+    moved = None if moved_R is None else float(np.median(np.asarray(moved_R, np.float64)[lrs == lr]))
+    return Reference(lr=lr, gain=float(gain_C[0]), task_gain=tuple(task_gain), moved=moved)
 
 
 def _errors(d_RT: np.ndarray, steps: int) -> np.ndarray:
@@ -204,11 +213,14 @@ def judge(
     finite_weights_R: Sequence[bool] | np.ndarray,
     reference: Reference,
     rule: Rule,
+    moved_R: Sequence[float] | np.ndarray | None = None,
 ) -> list[Outcome]:
     """The outcome of each of R runs; of a run alone the same, bit for bit.
 
     Losses as in `gains`; T is the number of steps really trained. finite_weights_R: whether all weights are finite
-    after the last step. Raises ValueError where the shapes do not agree or the reference is no scale.
+    after the last step. moved_R: how far each network has come from its start; without it, or without the reference's,
+    only its losses can show that a run is slow. Raises ValueError where the shapes do not agree or the reference is no
+    scale.
     """
     loss_RTC, constant_RTC, unit_C = _columns(loss_RTK, constant_RTK, constant_loss_K)
     finite_R = np.asarray(finite_weights_R, bool)
@@ -219,8 +231,12 @@ def judge(
     G_C = np.array([reference.gain, *(math.nan if g is None else g for g in reference.task_gain)])
     if not (math.isfinite(reference.gain) and np.all((G_C > 0) | np.isnan(G_C))):
         raise ValueError(f"need reference gains > 0, got {reference.gain:g} and {reference.task_gain}")
+    begun_R = np.ones(len(loss_RTC), bool)
+    if moved_R is not None and reference.moved is not None:
+        begun_R = ~(np.asarray(moved_R, np.float64) < rule.slow_moved * reference.moved)
     d_RTC = _gains(loss_RTC, constant_RTC, unit_C)
-    return _outcomes(loss_RTC, constant_RTC, d_RTC, trailing_median(d_RTC, rule.median_steps), finite_R, G_C, rule)
+    g_RTC = trailing_median(d_RTC, rule.median_steps)
+    return _outcomes(loss_RTC, constant_RTC, d_RTC, g_RTC, finite_R, begun_R, G_C, rule)
 
 
 def stack_losses(losses: Any, tasks: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
@@ -257,18 +273,23 @@ def rescore(
     lost_weights: Collection[str],
     reference: Reference,
     rule: Rule,
+    moved: Mapping[str, float] | None = None,
 ) -> dict[str, Outcome]:
     """Outcomes of recorded runs under another rule, without training: run id -> Outcome.
 
     losses: a table as of `study.record.read_losses`. lost_weights: ids of the runs that ended with non-finite weights;
-    in a table of runs, those with reason "nonfinite" and no `kept`. reference: under the new rule, too.
+    in a table of runs, those with reason "nonfinite" and no `kept`. reference: under the new rule, too. moved: how far
+    each run's network came, by run id, as in the table of runs.
     """
     ids, loss_RTK, constant_RTK, steps_R = stack_losses(losses, tasks)
     outcomes: dict[str, Outcome] = {}
     for steps in np.unique(steps_R):
         rows = np.flatnonzero(steps_R == steps)
         finite_R = [ids[r] not in lost_weights for r in rows]
-        judged = judge(loss_RTK[rows, :steps], constant_RTK[rows, :steps], constant_loss_K, finite_R, reference, rule)
+        far_R = None if moved is None else [moved.get(ids[r], math.nan) for r in rows]
+        judged = judge(
+            loss_RTK[rows, :steps], constant_RTK[rows, :steps], constant_loss_K, finite_R, reference, rule, far_R
+        )
         outcomes |= zip((ids[r] for r in rows), judged, strict=True)
     return {run: outcomes[run] for run in ids}
 
@@ -378,7 +399,7 @@ class Monitor:
         loss, constant, gain, median = (
             np.array(values)[None, :, None] for values in (self._loss, self._constant, self._gain, self._median)
         )
-        return _outcomes(loss, constant, gain, median, np.array([True]), np.array([G]), self._rule)[0]
+        return _outcomes(loss, constant, gain, median, np.array([True]), np.array([True]), np.array([G]), self._rule)[0]
 
     def _reference(self) -> float | None:
         if self._reference_gain is not None:
@@ -460,6 +481,7 @@ def _outcomes(
     d_RTC: np.ndarray,
     g_RTC: np.ndarray,
     finite_weights_R: np.ndarray,
+    begun_R: np.ndarray,
     G_C: np.ndarray,
     rule: Rule,
 ) -> list[Outcome]:
@@ -475,7 +497,7 @@ def _outcomes(
 
     finite_loss_RTC = np.isfinite(loss_RTC)
     nonfinite_RC = ~finite_loss_RTC.all(axis=1) | ~finite_weights_R[:, None]
-    slow_RC = (fall_RTC.max(axis=1) <= rule.slow_fall) & (rise_RC >= rule.slow_rise) & ~grew_RC
+    slow_RC = (fall_RTC.max(axis=1) <= rule.slow_fall) & (rise_RC >= rule.slow_rise) & ~grew_RC | ~begun_R[:, None]
     low_RC = kept_RC < rule.kept
     diverged_RC = nonfinite_RC | (low_RC & ~slow_RC)
     once_had_R = h_RTC[:, :, 0].max(axis=1) >= rule.once_had

@@ -234,6 +234,7 @@ def _references(study: Study, data: Mapping[str, Any], folder: Path, models: Ite
             constant,
             np.array([task["constant_loss"] for task in data["tasks"]]),
             study.rule,
+            runs_of_model["moved"].to_numpy(dtype="float64"),
         )
     return found
 
@@ -314,9 +315,9 @@ def _expected(planned: Plan, workers: int, folder: Path) -> tuple[float, str]:
 
     at_a_time = max(1, min(workers, len(planned.stacks)))
     to_train = Counter(run.model for stack in planned.stacks for run in stack.runs)
-    took = record.read_runs(folder).groupby("model")["seconds"].median() if record.exists(folder) else {}
-    if all(model in took for model in to_train):
-        seconds = sum(n * float(took[model]) for model, n in to_train.items())
+    runs = record.read_runs(folder) if record.exists(folder) else None
+    if runs is not None and set(to_train) <= set(runs["model"]):
+        seconds = sum(n * runs.loc[runs["model"] == model, "seconds"].median() for model, n in to_train.items())
         return START_UP_SECONDS + seconds / at_a_time, "as the recorded runs took"
     speed = measured_gigaflops_per_second()
     seconds = planned.gigaflops / (SHARE_OF_PRODUCTS * speed)

@@ -51,6 +51,7 @@ COLUMNS = pa.schema(
         ("spikes", pa.int64()),
         ("final_loss", pa.float64()),  # mean training loss of the last steps; null where it is not finite
         ("kept", pa.float64()),
+        ("moved", pa.float64()),  # L2 norm of the change of all network parameters; null where it is not finite
         ("steps", pa.int64()),
         ("seconds", pa.float64()),
         ("device", pa.string()),

@@ -37,7 +37,8 @@ class Trained:
     """What a stack leaves behind; the order of runs is that of the stack.
 
     loss: float32 (R, S, T), mean loss of each task on each step's batch, before its update. constant: the same of the
-    best constant predictor, on the same batches. finite: bool (R,), every weight is finite at the end.
+    best constant predictor, on the same batches. finite: bool (R,), every weight is finite at the end. moved: float64
+    (R,), how far the network has come from where it started: the L2 norm of the change of all its parameters.
     judged: {"auc_click": (R,), "rmse_play_time": (R,), ...} on the held-out rows; NaN where the run has no finite
     scores; RMSE in the target's unit. seconds: wall time a run.
     """
@@ -45,6 +46,7 @@ class Trained:
     loss: np.ndarray
     constant: np.ndarray
     finite: np.ndarray
+    moved: np.ndarray
     judged: dict[str, np.ndarray]
     seconds: float
 
@@ -86,6 +88,7 @@ def train(runs: Sequence[Run], log: Log, device: str = "cpu", watch: Callable[[i
             loss=loss_RST.cpu().numpy()[back],
             constant=constant_GST.cpu().numpy().repeat(stack.runs_of_group, axis=0)[back],
             finite=stack.finite().cpu().numpy()[back],
+            moved=stack.moved()[back],
             judged={name: values[back] for name, values in judged.items()},
             seconds=(time.perf_counter() - started) / len(runs),
         )
@@ -128,6 +131,7 @@ class _Stack:
         order = sorted(range(len(runs)), key=lambda i: (runs[i].seed, i))
         self.order_of_runs = np.argsort(order)
         ordered = [runs[i] for i in order]
+        self.runs = ordered
         self.seeds = [run.seed for run in ordered[:: self.runs_of_group]]
         self.groups = len(self.seeds)
 
@@ -150,7 +154,8 @@ class _Stack:
             dtype=self.dtype,
             device=device,
         )
-        networks = {seed: _network(first.model, spec, seed) for seed in of_seed}
+        self.start = lambda: {seed: _network(first.model, spec, seed) for seed in of_seed}
+        networks = self.start()
         together = _Stacked if stackable(first.model, spec) else _OneByOne
         self.network = together([networks[run.seed] for run in ordered], self.dtype, device, [r.seed for r in ordered])
         self.width = spec.width
@@ -210,6 +215,17 @@ class _Stack:
         """Bool (R,): all weights of the run are finite."""
         finite = [w.isfinite().flatten(1).all(1) for w in self.network.parameters.values()]
         return torch.stack([*finite, self.tables.finite()]).all(0)
+
+    def moved(self) -> np.ndarray:
+        """float64 (R,): L2 distance of each network from its start, which is made anew: a copy would cost memory."""
+        squares = np.zeros(len(self.runs))
+        start = self.start()
+        for name, weight in self.network.parameters.items():
+            for r, run in enumerate(self.runs):
+                began = start[run.seed].get_parameter(name).detach().to(weight.dtype).double().numpy()
+                with np.errstate(over="ignore", invalid="ignore"):
+                    squares[r] += np.square(weight[r].detach().cpu().double().numpy() - began).sum()
+        return np.sqrt(squares)
 
     def _inputs(self, rows_GB: Tensor) -> tuple[Tensor, Tensor]:
         runs, batch = self.groups * self.runs_of_group, rows_GB.shape[1]

@@ -56,6 +56,7 @@ def _outcomes(trial: Trial, trained: Trained, log: Log) -> list[divergence.Outco
         trained.finite,
         trial.reference,
         trial.rule,
+        trained.moved,
     )
 
 
@@ -86,6 +87,7 @@ def _row(
         "lr": run.lr,
         "seed": run.seed,
         "role": "control" if run.seed in CONTROL_SEEDS else "cell",
+        "moved": _finite(trained.moved[i]),
         "steps": trained.loss.shape[1],
         "seconds": trained.seconds,
         "device": device_name(device),

@@ -204,6 +204,7 @@ def _run(
         "spikes": int(noise.poisson(0.3)),
         "final_loss": None if reason == "nonfinite" else float(tail.mean()),
         "kept": None if reason == "nonfinite" else kept,
+        "moved": None if reason == "nonfinite" else 3.5,
         "steps": steps,
         "seconds": 1.5,
         "device": "cpu",

@@ -769,3 +769,17 @@ def test_where_little_is_learned_the_noise_of_batches_is_no_fall_of_the_control(
         reference(lrs, seeds, loss, constant, np.ones(1), Rule(control_noise=1e-9))
     loss[4:, 60:90] += 0.2
     assert reference(lrs, seeds, loss, constant, np.ones(1), rule).lr == 0.01
+
+
+def test_a_flat_run_that_has_hardly_moved_is_undertrained_and_one_that_has_come_far_is_dead():
+    """The same flat losses, told apart by how far the network has come: half of the control's way is the border."""
+    control = dataclasses.replace(Reference(lr=0.1, gain=0.2, task_gain=(0.2,)), moved=4.0)
+    constant = np.ones((3, 60, 1), np.float32)
+    flat = np.full((3, 60, 1), 1.001, np.float32)
+    outcomes = judge(flat, constant, np.ones(1), np.ones(3, bool), control, Rule(), [1.9, 2.0, 40.0])
+    assert [o.outcome for o in outcomes] == ["undertrained", "diverged", "diverged"]
+    assert [o.task_diverged for o in outcomes] == [(False,), (True,), (True,)]
+    unwatched = judge(flat, constant, np.ones(1), np.ones(3, bool), control, Rule())
+    assert [o.outcome for o in unwatched] == ["diverged"] * 3
+    gone = judge(flat * np.nan, constant, np.ones(1), np.zeros(3, bool), control, Rule(), [math.nan, 0.0, 1.0])
+    assert [o.reason for o in gone] == ["nonfinite"] * 3

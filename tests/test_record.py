@@ -68,6 +68,7 @@ def make_row(run_id: str, lr: float = 0.1, seed: int = 0, **changes: Any) -> dic
         "spikes": 0,
         "final_loss": 0.6,
         "kept": 0.9,
+        "moved": 3.4,
         "steps": STEPS,
         "seconds": 1.5,
         "device": "cpu",

@@ -488,20 +488,33 @@ def test_a_run_that_blew_up_has_no_judged_values_and_its_neighbour_has() -> None
         assert np.isfinite(values).tolist() == [True, False]
 
 
-def test_a_small_lr_is_undertrained_and_a_huge_one_diverged() -> None:
+def test_small_lrs_are_undertrained_down_to_the_smallest_and_huge_ones_diverged() -> None:
     log = make_log(train_rows=64 * 150, noise=0.3)
-    # Warm-up to the end: what is slow still rises in the last quarter, and that is how the rule tells it from dead.
-    recipe = dataclasses.replace(RECIPE, steps=None, warmup=150, window=2000)
+    recipe = dataclasses.replace(RECIPE, steps=None, warmup=20, window=2000)
     control = [make_run(lr=lr, seed=seed, recipe=recipe) for seed in CONTROL_SEEDS[:2] for lr in CONTROL_LRS]
     constants = np.array([task.constant_loss for task in log.tasks])
     learned = train(control, log)
     lrs, seeds = np.array([r.lr for r in control]), np.array([r.seed for r in control])
-    reference = divergence.reference(lrs, seeds, learned.loss, learned.constant, constants, Rule())
+    reference = divergence.reference(lrs, seeds, learned.loss, learned.constant, constants, Rule(), learned.moved)
     assert reference.gain > 0.3
-    runs = [make_run(lr=lr, seed=seed, recipe=recipe) for lr in (3e-3, reference.lr, 60.0) for seed in (0, 1, 2)]
+    small = (1e-6, 1e-5, 1e-4, 3e-4)
+    runs = [make_run(lr=lr, seed=s, recipe=recipe) for lr in (*small, reference.lr, 60.0) for s in (0, 1, 2)]
     trained = train(runs, log)
-    outcomes = divergence.judge(trained.loss, trained.constant, constants, trained.finite, reference, Rule())
-    assert [o.outcome for o in outcomes] == ["undertrained"] * 3 + ["completed"] * 3 + ["diverged"] * 3
+    outcomes = divergence.judge(
+        trained.loss, trained.constant, constants, trained.finite, reference, Rule(), trained.moved
+    )
+    expected = ["undertrained"] * 3 * len(small) + ["completed"] * 3 + ["diverged"] * 3
+    assert [o.outcome for o in outcomes] == expected
+
+
+def test_how_far_a_network_has_come_is_the_distance_from_its_start() -> None:
+    """Plain SGD without warm-up or embeddings' help: one step of lr 1 moves the weights by the gradient."""
+    recipe = dataclasses.replace(RECIPE, steps=1, warmup=0, precision="float64")
+    one, two = (make_run(recipe=recipe, lr=lr, options={"base": "sgd"}) for lr in (1.0, 2.0))
+    trained = train([one, two], LOG)
+    assert trained.moved[0] > 0
+    assert trained.moved[1] == pytest.approx(2 * trained.moved[0], rel=1e-12)
+    assert train([two], LOG).moved[0] == trained.moved[1]
 
 
 def test_gradient_descent_on_a_quadratic_diverges_exactly_beyond_two_over_its_curvature() -> None:
