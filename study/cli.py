@@ -152,11 +152,12 @@ def _asked(asked: argparse.Namespace):
 
 
 def _spaces(_asked: argparse.Namespace) -> None:
-    import models
-    import search_spaces
-    from study import data, methods
-
-    for title, package in (("studies", search_spaces), ("methods", methods), ("models", models), ("data", data)):
+    for title, package in (
+        ("studies", "search_spaces"),
+        ("methods", "study.methods"),
+        ("models", "models"),
+        ("data", "study.data"),
+    ):
         print(f"{title}:")
         _list(package)
 
@@ -232,9 +233,7 @@ def _command_line(asked: argparse.Namespace) -> list[str]:
 
 
 def _data_list(_asked: argparse.Namespace) -> None:
-    from study import data
-
-    _list(data)
+    _list("study.data")
 
 
 def _data_fetch(asked: argparse.Namespace) -> None:
@@ -256,10 +255,12 @@ def _data_check(asked: argparse.Namespace) -> None:
     print(data.check(asked.name, options, cache_folder()))
 
 
-def _list(package) -> None:
+def _list(package: str) -> None:
     """Each plugin of a package, with the first line of its module."""
-    for name in package.names():
-        text = importlib.import_module(f"{package.__name__}.{name}").__doc__ or ""
+    from study import plugins
+
+    for name in plugins.names(package):
+        text = importlib.import_module(f"{package}.{name}").__doc__ or ""
         print(f"  {name:16} {text.strip().splitlines()[0] if text.strip() else ''}")
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 import study as package
-from study import data, divergence, record
+from study import data, divergence, plugins, record
 from study.config import Study
-from study.data.log import Log
 from study.divergence import Reference
+from study.log import Log
 from study.planning import Plan, Stack, checked, control_of, plan
 from study.progress import Progress, duration
 
@@ -47,10 +47,9 @@ class Asked:
 
 def study_of(asked: Asked) -> Study:
     """The search space with everything that was asked applied and checked. Raises ValueError in the user's words."""
-    import search_spaces
     from study import settings
 
-    study = settings.apply(search_spaces.load(asked.space), asked.settings)
+    study = settings.apply(_space(asked.space), asked.settings)
     if asked.data and asked.data != study.data:
         study = dataclasses.replace(study, data=asked.data, data_options={})
     if asked.data_dir:
@@ -59,6 +58,13 @@ def study_of(asked: Asked) -> Study:
     if asked.seeds:
         study = dataclasses.replace(study, seeds=settings.seeds(asked.seeds))
     return checked(study)
+
+
+def _space(name: str) -> Study:
+    study = plugins.load("search_spaces", name, "study", "study").study
+    if not isinstance(study, Study):
+        raise ValueError(f"the `study` of {name} is no study.config.Study")
+    return study
 
 
 def cache_folder() -> Path:

@@ -13,10 +13,10 @@ from typing import TypeVar
 import torch
 
 import models
-from study import methods
+from study import methods, plugins
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Run, Study, canonical_json
-from study.data.log import Log
-from study.training import spec_of, stackable, steps_of
+from study.log import Log
+from study.training import build_network, spec_of, stackable, steps_of
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def checked(study: Study) -> Study:
     """The study with its arms in canonical form. ValueError, in the user's words, for unknown models or methods and
     for options out of range."""
     for model in study.models:
-        models.load(model)
+        plugins.load("models", model, "model", "build")
     arms = [Arm(method=arm.method, options=methods.check(arm.method, arm.options)) for arm in study.arms]
     once = {canonical_json([arm.method, arm.options]): arm for arm in arms}
     return dataclasses.replace(study, arms=tuple(once.values()))
@@ -200,7 +200,7 @@ def _gigaflops(run: Run, log: Log) -> float:
 def _size(model: str, spec: models.Spec) -> tuple[int, int, int]:
     """Parameters, activations of one row, and multiplications of one row in matrix products."""
     with torch.device("meta"):
-        network = models.load(model)(spec)
+        network = build_network(model, spec)
         activations: list[int] = [2 * spec.width]
         for module in network.modules():
             if not list(module.children()):

@@ -15,7 +15,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +23,10 @@ from torch.func import functional_call, stack_module_state
 from torch.nn import functional
 
 import models
-from study import methods
+from study import methods, plugins
 from study.config import Recipe, Run
-from study.data.log import Log, Task
 from study.embeddings import Tables
+from study.log import Log, Task
 from study.streams import batches, stream
 from study.transforms import Chain, Leaf
 
@@ -65,6 +64,11 @@ def spec_of(log: Log, recipe: Recipe) -> models.Spec:
         numbers=log.numbers.shape[1],
         head_bias=tuple(math.log(t.base / (1 - t.base)) if t.kind == "binary" else 0.0 for t in log.tasks),
     )
+
+
+def build_network(model: str, spec: models.Spec) -> nn.Module:
+    """A network by name. ValueError lists those there are."""
+    return plugins.load("models", model, "model", "build").build(spec)
 
 
 def train(runs: Sequence[Run], log: Log, device: str = "cpu", watch: Callable[[int], None] | None = None) -> Trained:
@@ -307,14 +311,7 @@ class _Method:
 
     def __init__(self, runs: Sequence[Run], recipe: Recipe, dtype: torch.dtype, device: torch.device) -> None:
         self.name, self.recipe = runs[0].method, recipe
-        signature = methods.signature(self.name)
-        self.options: dict[str, Any] = {k: v for k, v in runs[0].options.items() if k in signature.options}
-        assert all({k: v for k, v in r.options.items() if k in signature.options} == self.options for r in runs)
-        self.thresholds = {
-            name: torch.tensor([run.options.get(name, default) for run in runs], dtype=dtype, device=device)
-            for name, default in signature.thresholds.items()
-            if any(name in run.options for run in runs)
-        }
+        self.options = methods.stack_options(self.name, [run.options for run in runs], dtype=dtype, device=device)
         self.peak_lr_R = torch.tensor([run.lr for run in runs], dtype=dtype, device=device)
         self.chains: dict[tuple[float, int | None], Chain] = {}
 
@@ -330,7 +327,7 @@ class _Method:
             self.chains[key] = methods.build(
                 self.name,
                 self.lr(step)[part],
-                self.options | {name: values[part] for name, values in self.thresholds.items()},
+                {k: v[part] if isinstance(v, Tensor) else v for k, v in self.options.items()},
                 initial_accumulator=self.recipe.initial_accumulator,
                 eps=self.recipe.eps,
             )
@@ -391,7 +388,7 @@ class _OneByOne(_Stacked):
 def _network(model: str, spec: models.Spec, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights"))
-        return models.load(model)(spec)
+        return build_network(model, spec)
 
 
 def _losses(logits_RTB: Tensor, labels_RTB: Tensor, tasks: Sequence[Task]) -> Tensor:

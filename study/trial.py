@@ -14,7 +14,7 @@ import torch
 import study
 from study import divergence, methods, record
 from study.config import CONTROL_SEEDS, Rule, Run, canonical_json
-from study.data.log import Log
+from study.log import Log
 from study.training import Trained, train
 
 

@@ -47,7 +47,7 @@ from ray.tune.search import Searcher
 
 from study import divergence, record
 from study.config import Rule, canonical_json, run_from_json, to_json
-from study.data.log import Log
+from study.log import Log
 from study.planning import Stack
 
 PACKAGES = ("study", "models", "search_spaces", "analysis")

@@ -69,13 +69,13 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["quik"], "unknown study 'quik'; there are: lr_curve, quick"),
+        (["quik"], "unknown study 'quik'; there are lr_curve, quick"),
         (["my_pkg.my_space"], "unknown study 'my_pkg.my_space'"),
         (["..x"], "unknown study '..x'"),
-        (["study.config"], "study.config has no value `study`"),
-        (["quick", "--set", "methods=clip"], "no method 'clip'; there are agc, clippy"),
-        (["quick", "--set", "models=smal"], "unknown model 'smal'; there are: "),
-        (["quick", "--data", "kuairan"], "no data source 'kuairan'; the sources are kuairand, synthetic, table"),
+        (["study.config"], "study.config defines no `study`"),
+        (["quick", "--set", "methods=clip"], "unknown method 'clip'; there are agc, clippy"),
+        (["quick", "--set", "models=smal"], "unknown model 'smal'; there are "),
+        (["quick", "--data", "kuairan"], "unknown data source 'kuairan'; there are kuairand, synthetic, table"),
         (["quick", "--set", "data.row=3"], "the data source 'synthetic' has no option row; its options are rows"),
         (["quick", "--set", "data.rows=3"], "need a whole number rows >= 100, got rows=3"),
         (["quick", "--data-dir", "x"], "the data source 'synthetic' has no option dir"),
@@ -371,14 +371,12 @@ def test_plan_counts_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_spaces_lists_everything_that_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    import models
-    import search_spaces
-    from study import data, methods
+    from study import plugins
 
     assert main(["spaces"]) == 0
     said = capsys.readouterr().out
-    for package in (models, search_spaces, data, methods):
-        assert all(f"\n  {name} " in said for name in package.names())
+    for package in ("models", "search_spaces", "study.data", "study.methods"):
+        assert all(f"\n  {name} " in said for name in plugins.names(package))
 
 
 def test_status_reads_the_record_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

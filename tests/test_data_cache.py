@@ -12,7 +12,7 @@ import pytest
 
 import study.data as data
 from study.data._cache import cached, content_hash, file_hash
-from study.data.log import Log, Task
+from study.log import Log, Task
 
 ARRAYS = ("ids", "numbers", "labels")
 OPTIONS = {"rows": 2000, "users": 200, "items": 100, "days": 4}
@@ -145,12 +145,12 @@ def test_names_are_the_sources_and_nothing_else():
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("kuairnd", {}, r"no data source 'kuairnd'; the sources are kuairand, synthetic, table"),
-        ("log", {}, "no data source 'log'"),
-        ("_cache", {}, "no data source '_cache'"),
-        ("not_there.mine", {}, "no module 'not_there.mine'"),
-        (".mine", {}, "no data source '.mine'"),
-        ("json.decoder", {}, "has no function load"),
+        ("kuairnd", {}, r"unknown data source 'kuairnd'; there are kuairand, synthetic, table"),
+        ("log", {}, "unknown data source 'log'"),
+        ("_cache", {}, "unknown data source '_cache'"),
+        ("not_there.mine", {}, "unknown data source 'not_there.mine'"),
+        (".mine", {}, "unknown data source '.mine'"),
+        ("json.decoder", {}, "json.decoder defines no `load`"),
         ("synthetic", {"row": 5}, r"'synthetic' has no option row; its options are rows, days, seed"),
         ("kuairand", {}, "'kuairand' needs the option dir"),
         ("table", {"dir": "x", "heldout": 1}, "has no option heldout; its options are dir"),

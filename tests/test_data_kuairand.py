@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from study.data import check, describe, load
-from study.data.log import Log
+from study.log import Log
 
 SLICE = Path(__file__).resolve().parents[2] / "shared" / "data" / "KuaiRand-Pure"
 needs_slice = pytest.mark.skipif(not SLICE.is_dir(), reason=f"no slice of KuaiRand-Pure at {SLICE}")

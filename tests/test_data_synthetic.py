@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from study.data import load
-from study.data.log import Log
 from study.data.synthetic import Options, Stream
+from study.log import Log
 
 BINARY = ("click", "long_view", "like")
 SMALL = {"rows": 20_000, "users": 2000, "items": 500, "days": 5}

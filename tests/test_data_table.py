@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from study.data import check, load
-from study.data.log import Log
+from study.log import Log
 
 FRAME = pd.DataFrame(
     {

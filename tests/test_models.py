@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-import models
 from models import Spec
 from models._ranker import CrossNorm, Ranker, TaskHeads
+from study import plugins
+from study.training import build_network
 
 KUAIRAND = Spec(features=30, embedding_dim=4, numbers=5, head_bias=(-0.3, -0.8, -4.1, 0.0))
 SPEC = Spec(features=3, embedding_dim=4, numbers=2, head_bias=(-0.3, 0.0, -4.1))
@@ -17,7 +18,7 @@ SPEC = Spec(features=3, embedding_dim=4, numbers=2, head_bias=(-0.3, 0.0, -4.1))
 
 def make(name: str, spec: Spec = SPEC, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return models.load(name)(spec)
+    return build_network(name, spec)
 
 
 def size(network: nn.Module) -> int:
@@ -26,10 +27,10 @@ def size(network: nn.Module) -> int:
 
 def on_meta(name: str, spec: Spec) -> nn.Module:
     with torch.device("meta"):
-        return models.load(name)(spec)
+        return build_network(name, spec)
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", plugins.names("models"))
 def test_every_model_builds_and_maps_inputs_to_a_logit_a_task(name: str) -> None:
     network = on_meta(name, KUAIRAND)
     logits = network(torch.empty(32, KUAIRAND.width, device="meta"))
@@ -37,7 +38,7 @@ def test_every_model_builds_and_maps_inputs_to_a_logit_a_task(name: str) -> None
     assert all(p.dtype == torch.float32 for p in network.parameters())
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", plugins.names("models"))
 def test_every_model_is_stackable_under_vmap(name: str) -> None:
     if name.startswith("paper_large"):
         networks, inputs = [on_meta(name, SPEC) for _ in range(2)], torch.empty(2, 8, SPEC.width, device="meta")
@@ -104,7 +105,7 @@ def test_hidden_weights_are_he_normal_heads_and_gates_one_over_fan_in(name: str)
     assert len(gates) == (4 if name.endswith("mmoe") else 0)
 
 
-@pytest.mark.parametrize("name", [n for n in models.names() if not n.startswith("paper_large")])
+@pytest.mark.parametrize("name", [n for n in plugins.names("models") if not n.startswith("paper_large")])
 def test_biases_are_zero_but_the_heads(name: str) -> None:
     biases = {n: p for n, p in make(name).named_parameters() if p.dim() == 1 and not n.endswith("norm.weight")}
     heads = {n: p for n, p in biases.items() if n.startswith("heads")}
@@ -113,7 +114,7 @@ def test_biases_are_zero_but_the_heads(name: str) -> None:
     assert len(biases) > len(heads)
 
 
-@pytest.mark.parametrize("name", [n for n in models.names() if not n.startswith("paper_large")])
+@pytest.mark.parametrize("name", [n for n in plugins.names("models") if not n.startswith("paper_large")])
 def test_a_network_starts_as_the_best_constant(name: str) -> None:
     network = make(name)
     constant = torch.tensor(SPEC.head_bias)
@@ -183,17 +184,17 @@ def test_gates_sum_to_one_and_mix_experts_as_a_loop_does() -> None:
 def test_unknown_models_are_answered_with_those_there_are() -> None:
     for name in ("smal", "", "_ranker", "my_pkg.my_model", "models.nowhere", ".", "..small", "small."):
         with pytest.raises(ValueError, match=r"unknown model .*small_dcn.*or a dotted module name"):
-            models.load(name)
-    with pytest.raises(ValueError, match=r"study\.config defines no build\(spec\), so it is no model"):
-        models.load("study.config")
+            build_network(name, SPEC)
+    with pytest.raises(ValueError, match=r"study\.config defines no `build`, so it is no model"):
+        build_network("study.config", SPEC)
 
 
 def test_a_model_of_your_own_is_loaded_by_its_dotted_name() -> None:
-    assert models.load("own_models.linear")(SPEC)(torch.ones(2, SPEC.width)).shape == (2, 3)
+    assert build_network("own_models.linear", SPEC)(torch.ones(2, SPEC.width)).shape == (2, 3)
 
 
 def test_names_lists_the_presets() -> None:
     assert {"small", "large", "small_dcn", "large_dcn", "small_mmoe", "large_mmoe", "paper_small"} <= set(
-        models.names()
+        plugins.names("models")
     )
-    assert not [name for name in models.names() if name.startswith("_")]
+    assert not [name for name in plugins.names("models") if name.startswith("_")]

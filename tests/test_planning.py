@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from study import planning
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Recipe, Run, Study
-from study.data.log import Log, Task
+from study.log import Log, Task
 from study.planning import Plan, Stack, checked, control_of, plan, runs_of
 
 ROWS = 64 * 10
@@ -250,7 +250,7 @@ def test_checked_puts_arms_in_one_form() -> None:
     ("changes", "message"),
     [
         ({"models": ("smal",)}, "unknown model 'smal'"),
-        ({"arms": (Arm(method="clip"),)}, "no method 'clip'"),
+        ({"arms": (Arm(method="clip"),)}, "unknown method 'clip'"),
         ({"arms": (Arm(method="clippy", options={"relative": 1.0}),)}, "clippy has no option relative"),
         ({"arms": (Arm(method="clippy", options={"rel": -1.0}),)}, "need rel >= 0, got rel=-1"),
         ({"arms": (Arm(method="none", options={"base": "adam"}),)}, "base is one of adagrad, sgd"),

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import models
 from study import divergence, methods, training
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule, Run
-from study.data.log import Log, Task
 from study.embeddings import Tables, touched
+from study.log import Log, Task
 from study.streams import batches, stream
-from study.training import Trained, auc, spec_of, stackable, steps_of, train
+from study.training import Trained, auc, build_network, spec_of, stackable, steps_of, train
 
 RECIPE = Recipe(batch=64, steps=17, warmup=3, window=150)
 VOCABULARY = (11, 4, 40)
@@ -183,7 +182,7 @@ class Plain(nn.Module):
         super().__init__()
         recipe = run.recipe
         torch.manual_seed(stream(run.seed, "weights"))
-        self.network = models.load(run.model)(spec_of(log, recipe))
+        self.network = build_network(run.model, spec_of(log, recipe))
         self.tables = nn.ModuleList()
         for name, codes in zip(log.id_names, log.vocabulary, strict=True):
             generator = torch.Generator().manual_seed(stream(run.seed, "embeddings", name))

@@ -3,10 +3,7 @@
 The file's name is the source's name: `load("kuairand", {"dir": "data"}, cache)` calls `study/data/kuairand.py`.
 """
 
-import importlib
-import importlib.util
 import inspect
-import pkgutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from study import plugins
 from study.data._fetch import ARCHIVES, Archive, fetch
-from study.data.log import Log, Task
+from study.log import Log, Task
 
 __all__ = ["ARCHIVES", "Archive", "Log", "Task", "check", "describe", "fetch", "load", "names"]
 
 
 def names() -> list[str]:
     """The sources of this folder."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_") and m.name != "log")
+    return plugins.names(__name__)
 
 
 def load(source: str, options: dict[str, Any], cache: Path) -> Log:
@@ -31,7 +29,7 @@ def load(source: str, options: dict[str, Any], cache: Path) -> Log:
     source: one of `names()`, or a dotted module such as `my_pkg.my_source`. options: what its `load` is asked for.
     Raises ValueError, in one line, on an unknown source or option and on data that cannot be used.
     """
-    load_source = _load_of(source)
+    load_source = plugins.load(__name__, source, "data source", "load").load
     _check_options(source, load_source, options)
     return load_source(Path(cache), **options)
 
@@ -87,25 +85,6 @@ def _task_line(task: Task, heldout: np.ndarray) -> str:
         f"{task.name}: regression, mean {task.base:.4g}{unit}, standard deviation {task.scale:.4g} "
         f"(held-out mean {mean:.4g}, RMSE of the training mean {task.constant_rmse:.4g})"
     )
-
-
-def _load_of(source: str) -> Callable[..., Log]:
-    known = f"the sources are {', '.join(names())}, or a dotted module of your own"
-    if "." not in source and source not in names():
-        raise ValueError(f"no data source {source!r}; {known}")
-    module_name = source if "." in source else f"{__name__}.{source}"
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise ValueError(f"no module {source!r} to load data with; {known}") from error
-        raise ValueError(f"the data source {source!r} needs the module {error.name!r}, which is not there") from error
-    except (TypeError, ValueError) as error:  # "..x" and the like
-        raise ValueError(f"no data source {source!r}; {known}") from error
-    load_source: Any = getattr(module, "load", None)
-    if load_source is None:
-        raise ValueError(f"{source!r} is no data source: it has no function load(cache, **options)")
-    return load_source
 
 
 def _check_options(source: str, load_source: Callable[..., Log], options: dict[str, Any]) -> None:

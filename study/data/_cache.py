@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from study.config import canonical_json
-from study.data.log import Log, Task
+from study.log import Log, Task
 
 ARRAYS = {"ids": np.int32, "numbers": np.float32, "labels": np.float32}
 

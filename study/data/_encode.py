@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from study.data.log import Log, Task
+from study.log import Log, Task
 
 NUMBER_CLIP = 5.0
 """Standardized numbers are cut at this many standard deviations: one freak value must not decide a whole study."""

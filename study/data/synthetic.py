@@ -25,7 +25,7 @@ import numpy as np
 
 from study.data._cache import cached, content_hash
 from study.data._encode import make_log
-from study.data.log import Log
+from study.log import Log
 
 VERSION = 1
 """Raised when the same options would give other arrays."""

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from study.data._cache import cached, content_hash, file_hash
 from study.data._encode import csv_header, make_log, ranked, read_csv, require_columns
-from study.data.log import Log
+from study.log import Log
 
 VERSION = 1
 """Raised when the same files would be converted to other arrays."""

@@ -12,11 +12,9 @@ file here, or any dotted name (`my_pkg.my_method`). Every method also takes the 
 """
 
 import functools
-import importlib
 import inspect
 import math
 import numbers
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -25,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from study import plugins
 from study.transforms import (
     Chain,
     Link,
@@ -57,26 +56,12 @@ class MethodSignature:
 
 def names() -> list[str]:
     """The methods in this folder, in alphabetical order."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return plugins.names(__name__)
 
 
 def load(name: str) -> ModuleType:
     """The module of a method. Raises ValueError where there is none, or where it is not one."""
-    known = names()
-    if name not in known and "." not in name:
-        raise ValueError(f"no method {name!r}; there are {', '.join(known)}, or a dotted name of your own")
-    path = f"{__name__}.{name}" if name in known else name
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (path == error.name or path.startswith(error.name + ".")):
-            raise
-        raise ValueError(f"no method {name!r}: there is no module {error.name!r} to import") from error
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"no method {name!r}: not a module's name") from error
-    if not callable(getattr(module, "build", None)):
-        raise ValueError(f"{name!r} is not a method: it has no function build(lr, *, base, ...)")
-    return module
+    return plugins.load(__name__, name, "method", "build")
 
 
 @functools.cache

@@ -30,11 +30,10 @@ from typing import Any
 
 import torch
 
-import models
 from study import data
 from study.config import Recipe
-from study.data.log import Log
-from study.training import spec_of, steps_of
+from study.log import Log
+from study.training import build_network, spec_of, steps_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STACK = 32
@@ -149,7 +148,7 @@ def gigaflops_of_run(model: str, log: Log, recipe: Recipe) -> float:
 
 def products_of(model: str, log: Log, recipe: Recipe) -> list[tuple[int, int]]:
     """(out, in) of the model's matrices; heads, which are one product, as one matrix."""
-    matrices = [p for p in models.load(model)(spec_of(log, recipe)).parameters() if p.dim() == 2]
+    matrices = [p for p in build_network(model, spec_of(log, recipe)).parameters() if p.dim() == 2]
     heads = [p for p in matrices if p.shape[0] == 1]
     shapes = [(p.shape[0], p.shape[1]) for p in matrices if p.shape[0] > 1]
     return shapes + ([(len(heads), heads[0].shape[1])] if heads else [])

@@ -1,0 +1,42 @@
+"""Finds what users may add in one file: methods, models, data sources, search spaces.
+
+The file's name is the key: `load("models", "small", ...)` imports `models/small.py`. A dotted name (`my_pkg.my_model`)
+is a module of the user's own. A leading underscore means not a plugin. There is no list to keep.
+"""
+
+import importlib
+import importlib.util
+import pkgutil
+from typing import Any
+
+
+def names(package: str) -> list[str]:
+    """The plugins in the folder of a package, in alphabetical order."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    found = pkgutil.iter_modules(spec.submodule_search_locations)
+    return sorted(m.name for m in found if not m.name.startswith("_"))
+
+
+def load(package: str, name: str, noun: str, wanted: str) -> Any:
+    """The module of a plugin, which has an attribute `wanted`.
+
+    noun: what a plugin of the package is, for the user's ears. Raises ValueError, which lists the right names, where
+    there is none of that name, and where the module has nothing called `wanted`.
+    """
+    known = names(package)
+    unknown = f"unknown {noun} {name!r}; there are {', '.join(known)}, or a dotted module name such as my_pkg.mine"
+    if name not in known and "." not in name:
+        raise ValueError(unknown)
+    path = f"{package}.{name}" if name in known else name
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
+            raise ValueError(unknown) from error
+        raise ValueError(f"the {noun} {name!r} needs the module {error.name!r}, which is not there") from error
+    except (TypeError, ValueError) as error:  # "..x" and the like
+        raise ValueError(unknown) from error
+    if not hasattr(module, wanted):
+        raise ValueError(f"{path} defines no `{wanted}`, so it is no {noun}")
+    return module
