@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # Small problems are solved faster without threads, and trials need the cores. Read once, when numpy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -46,8 +46,15 @@ def _find_modules_here() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, paths)])
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"study: {message} ({self.prog} --help says more)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="study",
         description="How large a learning rate can this model be trained with before it diverges, how sure are we, "
         "and which method moves that edge?",

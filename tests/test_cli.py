@@ -429,3 +429,23 @@ def test_what_trains_nothing_imports_nothing_heavy(words: list[str]) -> None:
     imported = set(json.loads(done.stderr.splitlines()[-1]))
     heavy = {"ray", "mlflow", "optuna", "seaborn", "matplotlib"} | ({"torch", "pandas"} if "--help" in words else set())
     assert not imported & heavy
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runn"], "invalid choice: 'runn'"),
+        (["run"], "SPACE"),
+        (["run", "quick", "--workers", "0"], "need at least 1, got 0"),
+        (["run", "quick", "--stack", "x"], "invalid int value: 'x'"),
+        (["run", "quick", "--gpu-fraction", "0.3"], "need 1, 1/2, 1/3 ... of a GPU, got 0.3"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_in_one_line(words, message, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert message in said
+    assert said.startswith("study: ")
+    assert said.count("\n") == 1
