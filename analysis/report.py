@@ -22,7 +22,7 @@ from analysis import figures
 from analysis.edges import edge_text, edges, fits, fitted_curves, sentence
 from analysis.quality import quality
 from analysis.rates import divergence_rates
-from analysis.runs import CELL, records, tasks_of, with_curves
+from analysis.runs import CELL, records, tasks_of, threshold_columns, with_curves
 from study.config import Rule, Run, Study, to_json
 from study.record import Definition, read_definition, read_failures, read_runs
 
@@ -414,16 +414,42 @@ def _configuration_section(definition: Definition, every: pd.DataFrame) -> str:
         **definition.versions,
         "runs made by version": ", ".join(sorted({str(v) for v in every["version"].dropna()})),
     }
-    config = json.dumps(to_json(definition.study), indent=1, sort_keys=True)
-    data = json.dumps(definition.data, indent=1, sort_keys=True)
+    study = _by_line(to_json(definition.study))
     return "\n".join(
         [
             "<h2>Configuration</h2>",
             _html_table(["part", "version"], [[k, str(v)] for k, v in versions.items() if v], 2),
-            f"<details open><summary>The study</summary><pre>{escape(config)}</pre></details>",
-            f"<details><summary>The data</summary><pre>{escape(data)}</pre></details>",
+            _arms_table(every),
+            f"<details open><summary>The study</summary><pre>{escape(study)}</pre></details>",
+            f"<details><summary>The data</summary><pre>{escape(_by_line(definition.data))}</pre></details>",
         ]
     )
+
+
+def _arms_table(every: pd.DataFrame) -> str:
+    """Each curve's thresholds and options, those at their default too."""
+    runs = with_curves(every.loc[every["role"] == "cell"])
+    thresholds = threshold_columns(runs)
+    curves = records(runs.drop_duplicates("curve"))
+    body = []
+    for row in curves:
+        values = [f"{name} = {row[name]:g}" for name in thresholds if pd.notna(row[name])]
+        options = json.loads(row["options"]) if isinstance(row["options"], str) else {}
+        body.append([row["curve"], ", ".join(values + [f"{k} = {v}" for k, v in options.items()]) or "-"])
+    return _html_table(["curve", "thresholds and options"], body, 2) if body else ""
+
+
+def _by_line(values: Mapping[str, Any]) -> str:
+    """JSON, one line a key, and one line an entry of a list of objects."""
+    lines = []
+    for key in sorted(values):
+        value = values[key]
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            items = ",\n".join(f"  {json.dumps(item, sort_keys=True)}" for item in value)
+            lines.append(f'"{key}": [\n{items}\n ]')
+        else:
+            lines.append(f'"{key}": {json.dumps(value, sort_keys=True)}')
+    return "{\n " + ",\n ".join(lines) + "\n}"
 
 
 # HTML

@@ -525,8 +525,7 @@ def _outcomes(
                 micro_episodes=len(episodes),
                 episodes=episodes,
                 spikes=int(spikes_R[r]),
-                # fsum: exact, so the same for every shape of the array.
-                final_loss=math.fsum(last) / len(last) if finite_weights_R[r] and np.isfinite(last).all() else None,
+                final_loss=_mean(last) if finite_weights_R[r] else None,
                 kept=kept[0],
                 task_kept=tuple(kept[1:]),
                 task_diverged=tuple(
@@ -535,6 +534,16 @@ def _outcomes(
             )
         )
     return outcomes
+
+
+def final_loss(loss_TK: np.ndarray, rule: Rule) -> float | None:
+    """Mean training loss, the sum over tasks, of a run's last `median_steps` steps; None where it is not finite."""
+    return _mean(np.asarray(loss_TK, np.float64).sum(axis=1)[-rule.median_steps :])
+
+
+def _mean(last: np.ndarray) -> float | None:
+    # fsum: exact, so the same for every shape of the array.
+    return math.fsum(last) / len(last) if np.isfinite(last).all() else None
 
 
 def _episodes(fall_T: np.ndarray, rule: Rule) -> tuple[Episode, ...]:

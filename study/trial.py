@@ -95,7 +95,7 @@ def _row(
     }
     row |= {name: _finite(values[i]) for name, values in trained.judged.items()}
     if outcomes is None:
-        return row
+        return row | {"final_loss": divergence.final_loss(trained.loss[i], trial.rule)}
     outcome = outcomes[i]
     row |= {
         "outcome": outcome.outcome,
