@@ -58,8 +58,13 @@ class Plan:
     stacks: tuple[Stack, ...]
     one_by_one: tuple[str, ...]
     """Models that cannot be stacked."""
-    gigaflops: float
-    """Matrix products of the runs to be trained."""
+    gigaflops_of_run: dict[str, float]
+    """Matrix products of one run, by model."""
+
+    @property
+    def gigaflops(self) -> float:
+        """Matrix products of the runs to be trained."""
+        return sum(self.gigaflops_of_run[stack.runs[0].model] * len(stack.runs) for stack in self.stacks)
 
     @property
     def missing(self) -> int:
@@ -110,7 +115,7 @@ def plan(
         recorded=sum(run.id in recorded for run in cells),
         stacks=tuple(sorted(stacks, key=lambda s: not s.is_control)),
         one_by_one=tuple(model for model in study.models if not stackable(model, spec)),
-        gigaflops=sum(_gigaflops(s.runs[0], log) * len(s.runs) for s in stacks),
+        gigaflops_of_run={model: _gigaflops(model, study, log) for model in study.models},
     )
 
 
@@ -192,9 +197,9 @@ def bytes_of_run(model: str, study: Study, log: Log) -> int:
     return width * (6 * parameters + 2 * rows + 3 * study.recipe.batch * activations)
 
 
-def _gigaflops(run: Run, log: Log) -> float:
-    products = _size(run.model, spec_of(log, run.recipe))[2]
-    return 6e-9 * products * run.recipe.batch * steps_of(run.recipe, log.train_rows)
+def _gigaflops(model: str, study: Study, log: Log) -> float:
+    products = _size(model, spec_of(log, study.recipe))[2]
+    return 6e-9 * products * study.recipe.batch * steps_of(study.recipe, log.train_rows)
 
 
 def _size(model: str, spec: models.Spec) -> tuple[int, int, int]:

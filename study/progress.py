@@ -8,14 +8,20 @@ from typing import TextIO
 
 from study.planning import Plan, Stack
 
+OTHER_WORK = 5.0
+"""What a run costs beside its matrix products, in GFLOP of these: embeddings, judging, recording."""
+
 
 class Progress:
-    """A line a trial; on a terminal, one line that is written over."""
+    """A line a trial; on a terminal, one line that is written over. Time left goes by the work of each model's runs."""
 
     def __init__(self, plan: Plan, out: TextIO | None = None) -> None:
         self.out = out or sys.stderr
         self.total = plan.missing
         self.done = self.failed = 0
+        self.work = {model: gigaflops + OTHER_WORK for model, gigaflops in plan.gigaflops_of_run.items()}
+        self.work_left = sum(self._work(stack) for stack in plan.stacks)
+        self.work_done = 0.0
         self.judged: Counter[str] = Counter()
         self.diverged: Counter[str] = Counter()
         self.started = time.monotonic()
@@ -24,11 +30,13 @@ class Progress:
             self._say(f"{0:{len(str(self.total))}}/{self.total} runs · the first stacks train")
 
     def __call__(self, stack: Stack, result: dict[str, float] | str) -> None:
+        self.work_left -= self._work(stack)
         if isinstance(result, str):
             self.failed += len(stack.runs)
             self._say(f"failed, {len(stack.runs)} runs of {stack.runs[0].method}: {result}", keep=True)
             return
         self.done += len(stack.runs)
+        self.work_done += self._work(stack)
         if not stack.is_control:
             self.judged[stack.runs[0].method] += len(stack.runs)
             self.diverged[stack.runs[0].method] += int(result["diverged"])
@@ -38,7 +46,7 @@ class Progress:
         """`  96/344 runs · 250/min · 1:02 left · diverged: none 12/32, clippy 0/32`"""
         minutes = (time.monotonic() - self.started) / 60
         rate = self.done / minutes if minutes else 0.0
-        left = (self.total - self.done - self.failed) / rate if rate else 0.0
+        left = minutes * self.work_left / self.work_done if self.work_done else 0.0
         width = len(str(self.total))
         by_method = ", ".join(f"{method} {self.diverged[method]}/{n}" for method, n in self.judged.items())
         return (
@@ -50,6 +58,9 @@ class Progress:
         if self.written:
             print(file=self.out)
         self.written = 0
+
+    def _work(self, stack: Stack) -> float:
+        return self.work[stack.runs[0].model] * len(stack.runs)
 
     def _say(self, text: str, *, keep: bool = False) -> None:
         if not self.out.isatty():
