@@ -129,11 +129,16 @@ def report(folder: Path) -> str:
     import analysis
     import analysis.report
 
+    models = record.read_definition(folder).study.models
     runs = analysis.load(folder)
-    edges = analysis.edges(runs)
-    sentences = [analysis.sentence(edge) for edge in edges.to_dict("records")]
+    rates = analysis.divergence_rates(runs)
+    edges = analysis.edges(runs).to_dict("records")
+    said = [analysis.rates_table(rates.sort_values("model", key=lambda m: m.map(models.index), kind="stable"))]
+    for model in models:
+        sentences = [analysis.sentence(edge) for edge in edges if edge["model"] == model]
+        said.append("\n".join([f"{model}:", *(f"  {sentence}" for sentence in sentences)]))
     page = analysis.report.write(folder, _recorded_references(folder))
-    return "\n".join([analysis.rates_table(analysis.divergence_rates(runs)), "", *sentences, "", f"report: {page}"])
+    return "\n\n".join([*said, f"report: {page}"])
 
 
 def status(folder: Path) -> str:
