@@ -39,8 +39,8 @@ class MethodOptimizer(torch.optim.Optimizer):
     lr: a float or a tensor of one element. method: its name. options: its thresholds and options, as in
     `study.methods.signature`. initial_accumulator_value: Adagrad's G0. base: what the method works on, "adagrad", "sgd"
     (which may have a momentum), "rmsprop" or "adamw". weight_decay: decoupled, outside the clip. maximize: ascend.
-    record_clip_factors: keep the factors of each step for `clip_factors`; may be set later. Parameter groups may have
-    an lr, thresholds and options of their own, under the same names.
+    record_clip_factors: keep the factors of each step for `clip_factors`, from the first step on. Parameter groups may
+    have an lr, thresholds and options of their own, under the same names.
 
     Raises ValueError for values that make no sense, here, in `add_param_group` and in `load_state_dict`.
     """
@@ -116,9 +116,9 @@ class MethodOptimizer(torch.optim.Optimizer):
 
     def clip_factors(self) -> dict[Tensor, Tensor]:
         """What the method multiplied each parameter's update by in the last step: parameter -> 0-dim tensor on its
-        device (the smallest, where it has one for each unit). Raises ValueError unless they are recorded."""
-        if not self.record_clip_factors:
-            raise ValueError("clip factors are not recorded: set record_clip_factors=True before the step")
+        device (the smallest, where it has one for each unit). Nobody pays for what nobody watches: unless
+        `record_clip_factors` was set, the first call returns nothing, and recording begins with the next step."""
+        self.record_clip_factors = True
         return dict(self._factors)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

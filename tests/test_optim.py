@@ -433,9 +433,8 @@ def test_clip_factors():
     a, b = nn.Parameter(torch.tensor([3.0, 4.0])), nn.Parameter(torch.tensor([1.0]))
     optimizer = LayerClip([a, b], 0.1, max_norm=1.0)
     a.grad, b.grad = torch.tensor([6.0, 8.0]), torch.tensor([0.5])
-    with pytest.raises(ValueError, match="set record_clip_factors=True"):
-        optimizer.clip_factors()
-    optimizer.record_clip_factors = True
+    optimizer.step()
+    assert optimizer.clip_factors() == {}  # nobody watched; from now on somebody does
     optimizer.step()
     factors = optimizer.clip_factors()
     assert [factors[a].item(), factors[b].item()] == [pytest.approx(0.1), 1.0]
