@@ -30,6 +30,9 @@ BYTES_OF_STACKS_CPU = 3 * 2**30
 
 SHARE_OF_GPU = 0.7
 
+WORK_BESIDE = 1e-4
+"""GFLOP an example that fit into the time that embeddings, judging and recording take: measured, roughly."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
@@ -58,13 +61,13 @@ class Plan:
     stacks: tuple[Stack, ...]
     one_by_one: tuple[str, ...]
     """Models that cannot be stacked."""
-    gigaflops_of_run: dict[str, float]
-    """Matrix products of one run, by model."""
+    work_of_run: dict[str, float]
+    """What one run takes, by model, in GFLOP of matrix products; see `work`."""
 
     @property
-    def gigaflops(self) -> float:
-        """Matrix products of the runs to be trained."""
-        return sum(self.gigaflops_of_run[stack.runs[0].model] * len(stack.runs) for stack in self.stacks)
+    def work(self) -> float:
+        """What the runs to be trained take, likewise."""
+        return sum(self.work_of_run[stack.runs[0].model] * len(stack.runs) for stack in self.stacks)
 
     @property
     def missing(self) -> int:
@@ -115,7 +118,7 @@ def plan(
         recorded=sum(run.id in recorded for run in cells),
         stacks=tuple(sorted(stacks, key=lambda s: not s.is_control)),
         one_by_one=tuple(model for model in study.models if not stackable(model, spec)),
-        gigaflops_of_run={model: _gigaflops(model, study, log) for model in study.models},
+        work_of_run={model: work(model, study, log) for model in study.models},
     )
 
 
@@ -197,9 +200,11 @@ def bytes_of_run(model: str, study: Study, log: Log) -> int:
     return width * (6 * parameters + 2 * rows + 3 * study.recipe.batch * activations)
 
 
-def _gigaflops(model: str, study: Study, log: Log) -> float:
+def work(model: str, study: Study, log: Log) -> float:
+    """What a run takes, in GFLOP of matrix products: its own, and those that fit into what it does beside."""
     products = _size(model, spec_of(log, study.recipe))[2]
-    return 6e-9 * products * study.recipe.batch * steps_of(study.recipe, log.train_rows)
+    examples = study.recipe.batch * steps_of(study.recipe, log.train_rows)
+    return 6e-9 * products * examples + WORK_BESIDE * examples
 
 
 def _size(model: str, spec: models.Spec) -> tuple[int, int, int]:

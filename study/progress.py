@@ -8,9 +8,6 @@ from typing import TextIO
 
 from study.planning import Plan, Stack
 
-OTHER_WORK = 5.0
-"""What a run costs beside its matrix products, in GFLOP of these: embeddings, judging, recording."""
-
 
 class Progress:
     """A line a trial; on a terminal, one line that is written over. Time left goes by the work of each model's runs."""
@@ -19,8 +16,8 @@ class Progress:
         self.out = out or sys.stderr
         self.total = plan.missing
         self.done = self.failed = 0
-        self.work = {model: gigaflops + OTHER_WORK for model, gigaflops in plan.gigaflops_of_run.items()}
-        self.work_left = sum(self._work(stack) for stack in plan.stacks)
+        self.work_of_run = plan.work_of_run
+        self.work_left = plan.work
         self.work_done = 0.0
         self.judged: Counter[str] = Counter()
         self.diverged: Counter[str] = Counter()
@@ -60,7 +57,7 @@ class Progress:
         self.written = 0
 
     def _work(self, stack: Stack) -> float:
-        return self.work[stack.runs[0].model] * len(stack.runs)
+        return self.work_of_run[stack.runs[0].model] * len(stack.runs)
 
     def _say(self, text: str, *, keep: bool = False) -> None:
         if not self.out.isatty():

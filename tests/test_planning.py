@@ -142,7 +142,7 @@ def test_stacks_cover_exactly_what_is_missing(done: set[int], control_done: set[
 def test_nothing_is_planned_for_a_complete_study() -> None:
     study = make_study()
     planned = plan(study, LOG, set(ids(runs_of(study, LOG.content))), workers=2)
-    assert (planned.stacks, planned.missing, planned.recorded, planned.gigaflops) == ((), 0, 24, 0)
+    assert (planned.stacks, planned.missing, planned.recorded, planned.work) == ((), 0, 24, 0)
 
 
 def test_more_seeds_plan_only_the_new_ones_and_no_control_again() -> None:
@@ -221,7 +221,9 @@ def test_matrix_products_are_counted_by_pencil() -> None:
     study = make_study(models=("small",), arms=(Arm(method="none"),), lrs=(0.1,), seeds=(0,))
     recorded = set(ids(control_of(study, LOG.content)))
     products = 11 * 64 + 64 * 64 + 64  # 2 features of 4 and 3 numbers; one head
-    assert plan(study, LOG, recorded, workers=1).gigaflops == pytest.approx(6e-9 * products * 64 * 10)
+    examples = 64 * 10
+    one = 6e-9 * products * examples + planning.WORK_BESIDE * examples
+    assert plan(study, LOG, recorded, workers=1).work == pytest.approx(one)
 
 
 def test_models_that_vmap_cannot_take_are_named() -> None:

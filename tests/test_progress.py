@@ -31,7 +31,7 @@ def make_plan(*stacks: Stack) -> Plan:
         recorded=0,
         stacks=stacks,
         one_by_one=(),
-        gigaflops_of_run={"small": 15.0, "large": 285.0},
+        work_of_run={"small": 20.0, "large": 290.0},
     )
 
 
