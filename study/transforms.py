@@ -15,6 +15,7 @@ round differently at the end of a vector register, which would make a run depend
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -165,22 +166,32 @@ class Leaf:
     factor: Tensor | None = None
 
 
-class Link:
+class Link(ABC):
     """One transform of the update. `per_leaf` is False where it needs all tensors of the model together."""
 
-    per_leaf = True
+    per_leaf = False
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         """The state before the first step, for a weight of shape (R, *shape)."""
         return {}
 
+    @abstractmethod
     def apply(self, leaves: Sequence[Leaf]) -> None:
         """Set each leaf's `update` (and state)."""
+
+
+class LeafLink(Link):
+    """A transform of each tensor's update by itself."""
+
+    per_leaf = True
+
+    def apply(self, leaves: Sequence[Leaf]) -> None:
         for leaf in leaves:
             self.apply_one(leaf)
 
+    @abstractmethod
     def apply_one(self, leaf: Leaf) -> None:
-        raise NotImplementedError
+        """Set the leaf's `update` (and state)."""
 
 
 class Chain:
@@ -236,7 +247,7 @@ def _clip(leaf: Leaf, factor: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class ScaleByAdagrad(Link):
+class ScaleByAdagrad(LeafLink):
     initial_accumulator: float
     eps: float
     delayed: bool
@@ -281,7 +292,7 @@ def scale_by_adagrad(
 
 
 @dataclass(frozen=True)
-class ScaleBySgd(Link):
+class ScaleBySgd(LeafLink):
     momentum: Scalar
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
@@ -305,7 +316,7 @@ def scale_by_sgd(momentum: Scalar = 0.0) -> Link:
 
 
 @dataclass(frozen=True)
-class ScaleByRmsprop(Link):
+class ScaleByRmsprop(LeafLink):
     decay: float
     eps: float
 
@@ -326,7 +337,7 @@ def scale_by_rmsprop(decay: float = 0.99, eps: float = 1e-8) -> Link:
 
 
 @dataclass(frozen=True)
-class ScaleByAdam(Link):
+class ScaleByAdam(LeafLink):
     b1: float
     b2: float
     eps: float
@@ -359,7 +370,7 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Link
 
 
 @dataclass(frozen=True)
-class Scale(Link):
+class Scale(LeafLink):
     lr: Scalar
 
     def apply_one(self, leaf: Leaf) -> None:
@@ -372,7 +383,7 @@ def scale(lr: Scalar) -> Link:
 
 
 @dataclass(frozen=True)
-class ClipByNorm(Link):
+class ClipByNorm(LeafLink):
     max_norm: Scalar
     measured_on: str
 
@@ -390,8 +401,6 @@ def clip_by_norm(max_norm: Scalar, *, measured_on: str = "update") -> Link:
 class ClipByGlobalNorm(Link):
     max_norm: Scalar
     measured_on: str
-
-    per_leaf = False
 
     def apply(self, leaves: Sequence[Leaf]) -> None:
         if not leaves:
@@ -413,7 +422,7 @@ def clip_by_global_norm(max_norm: Scalar, *, measured_on: str = "update") -> Lin
 
 
 @dataclass(frozen=True)
-class ClipToWeights(Link):
+class ClipToWeights(LeafLink):
     max_ratio: Scalar
     floor: Scalar
     per: str
@@ -440,7 +449,7 @@ def clip_to_weights(
 
 
 @dataclass(frozen=True)
-class ScaleByTrustRatio(Link):
+class ScaleByTrustRatio(LeafLink):
     mu: Scalar
 
     def apply_one(self, leaf: Leaf) -> None:
@@ -454,7 +463,7 @@ def scale_by_trust_ratio(mu: Scalar = 1.0) -> Link:
 
 
 @dataclass(frozen=True)
-class ShrinkToWeights(Link):
+class ShrinkToWeights(LeafLink):
     rel: Scalar
     abs_: Scalar
     acc_rel: Scalar
@@ -485,7 +494,7 @@ def shrink_to_weights(
 
 
 @dataclass(frozen=True)
-class DecayWeights(Link):
+class DecayWeights(LeafLink):
     weight_decay: Scalar
     lr: Scalar
 

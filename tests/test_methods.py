@@ -401,8 +401,8 @@ def test_a_method_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "stability_of_mine").mkdir()
     (tmp_path / "stability_of_mine" / "__init__.py").write_text("")
     (tmp_path / "stability_of_mine" / "signs.py").write_text(
-        "from study.transforms import Link, chain, scale\n"
-        "class Signs(Link):\n"
+        "from study.transforms import LeafLink, chain, scale\n"
+        "class Signs(LeafLink):\n"
         "    def apply_one(self, leaf):\n"
         "        leaf.update = leaf.update.sign()\n"
         "def build(lr, *, base, size=1.0):\n"
