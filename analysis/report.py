@@ -397,7 +397,7 @@ def rule_in_words(definition: Definition) -> list[tuple[str, str]]:
         (
             "micro divergence",
             f"the gain fell by {rule.micro_fall:g} G or more below its best and came back to within "
-            f"{rule.micro_recovery:g} G of it.",
+            f"{rule.micro_recovery:g} G of it, over whole windows of {rule.median_steps} steps.",
         ),
         ("spike", f"a single step whose gain lies {rule.spike:g} G or more below the running median."),
         (

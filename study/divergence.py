@@ -14,7 +14,8 @@
                    as far from its start as the control's: slow, not unstable, hence not diverged
     completed      all else
     episode        a micro divergence: a stretch of steps with h more than 0.25 below its best, at its deepest 0.5 or
-                   more, that ends before the run does
+                   more, that ends before the run does; falls are those of whole windows, from step 24 on: the median
+                   of a few first steps would make an episode of every spike in warm-up
     spike          a step whose d_t / G lies 1 or more below h_t
 
 The numbers are `study.config.Rule`; a value exactly at a threshold is on its good side (`kept`, `slow_*`), or counts as
@@ -486,10 +487,12 @@ def _outcomes(
     rule: Rule,
 ) -> list[Outcome]:
     R, T, _ = loss_RTC.shape
+    whole = min(rule.median_steps, T) - 1
     with np.errstate(invalid="ignore"):
         h_RTC = np.where(np.isneginf(g_RTC), g_RTC, g_RTC / G_C)
         depth_RT = np.where(np.isfinite(h_RTC[:, :, 0]), h_RTC[:, :, 0] - d_RTC[:, :, 0] / G_C[0], 0.0)
-        fall_RTC = _falls(h_RTC)
+        fall_RTC = np.zeros_like(h_RTC)
+        fall_RTC[:, whole:] = _falls(h_RTC[:, whole:])
         kept_RC = h_RTC[:, -1]
         rise_RC = kept_RC - h_RTC[:, T - 1 - min(T - 1, max(1, round(rule.slow_rise_steps * T)))]
         # Cross-multiplied: the constant's loss on a batch may be 0.

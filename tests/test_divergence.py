@@ -783,3 +783,19 @@ def test_a_flat_run_that_has_hardly_moved_is_undertrained_and_one_that_has_come_
     assert [o.outcome for o in unwatched] == ["diverged"] * 3
     gone = judge(flat * np.nan, constant, np.ones(1), np.zeros(3, bool), control, Rule(), [math.nan, 0.0, 1.0])
     assert [o.reason for o in gone] == ["nonfinite"] * 3
+
+
+def test_a_spike_in_warm_up_is_a_spike_and_a_fall_that_outlasts_it_an_episode():
+    """Three bad steps at the start move the median of two or three steps, and never one of 25: no micro divergence.
+    Twenty bad steps later on are one."""
+    constant = np.ones((2, 200, 1), np.float32)
+    loss = np.full((2, 200, 1), 0.8, np.float32)
+    loss[:, 1:4] = 30.0
+    loss[1, 100:120] = 30.0
+    outcomes = judge(
+        loss, constant, np.ones(1), np.ones(2, bool), Reference(lr=0.1, gain=0.2, task_gain=(0.2,)), Rule()
+    )
+    assert [o.outcome for o in outcomes] == ["completed", "completed"]
+    assert [o.micro_episodes for o in outcomes] == [0, 1]
+    assert outcomes[0].spikes > 0
+    assert outcomes[1].episodes[0][0] == 112  # the thirteenth bad step is the median's
