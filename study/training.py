@@ -9,6 +9,7 @@ S steps, N rows.
 """
 
 import contextlib
+import functools
 import math
 import time
 import warnings
@@ -98,6 +99,7 @@ def train(runs: Sequence[Run], log: Log, device: str = "cpu", watch: Callable[[i
         )
 
 
+@functools.cache
 def stackable(model: str, spec: models.Spec) -> bool:
     """Whether two runs of the model can be computed as one stack. Where not, its runs train one by one."""
     networks = [_network(model, spec, seed) for seed in (0, 1)]

@@ -127,14 +127,8 @@ def _move_infinity(share: Scalar, constant: Scalar) -> tuple[Scalar, Scalar]:
     return (0.0, math.inf) if share == math.inf else (share, constant)
 
 
-def adagrad_direction(gradient: Tensor, accumulator: Tensor, eps: float) -> Tensor:
-    """`g / sqrt(G + eps)`, eps inside the root, as in Keras and the paper; elementwise."""
-    root = adagrad_root(accumulator, eps)
-    return torch.div(gradient, root, out=root)
-
-
 def adagrad_root(accumulator: Tensor, eps: float, out: Tensor | None = None) -> Tensor:
-    """`sqrt(G + eps)`, elementwise. out: overwritten with it."""
+    """`sqrt(G + eps)`, eps inside the root, as in Keras and the paper; elementwise. out: overwritten with it."""
     return torch.add(accumulator, eps, out=out).sqrt_()
 
 

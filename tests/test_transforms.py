@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from study.transforms import (
     Leaf,
-    adagrad_direction,
+    adagrad_root,
     chain,
     clip_by_global_norm,
     clip_by_norm,
@@ -116,7 +116,9 @@ def test_trust_ratio_by_pencil():
 
 def test_adagrad_by_pencil():
     # eps stands inside the root: 2 / sqrt(3.75 + 0.25) = 1
-    assert adagrad_direction(t([2.0]), t([3.75]), 0.25).item() == 1.0
+    assert adagrad_root(t([3.75]), 0.25).item() == 2.0
+    leaf = one_step(chain(scale_by_adagrad(0.0, 5.0)), t([2.0]), t([1.0]))
+    assert leaf.update.item() == pytest.approx(2 / 3)  # not 2 / (sqrt(4) + 5)
     leaf = one_step(chain(scale_by_adagrad(5.0, 0.0)), t([2.0]), t([1.0]))
     assert (leaf.update.item(), leaf.state["accumulator"].item()) == (pytest.approx(2 / 3), 9.0)
     leaf = one_step(chain(scale_by_adagrad(4.0, 0.0, delayed=True)), t([2.0]), t([1.0]))
