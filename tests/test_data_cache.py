@@ -11,24 +11,32 @@ import numpy as np
 import pytest
 
 import study.data as data
-from study.data._cache import cached, content_hash, file_hash
+from study.data import _cache
+from study.data._cache import ArrayFile, cached, content_hash, file_hash
 from study.log import Log, Task
 
 ARRAYS = ("ids", "numbers", "labels")
 OPTIONS = {"rows": 2000, "users": 200, "items": 100, "days": 4}
 
 
-def small_log(content: str) -> Log:
+IDS, LABELS = np.arange(12, dtype=np.int32).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1], dtype=np.float32)
+
+
+def build_small(into: Path) -> Log:
+    arrays = {}
+    for name, columns in {"ids": IDS.T, "numbers": [], "labels": [LABELS]}.items():
+        with ArrayFile(into, name, 6) as file:
+            for column in columns:
+                file.append(column)
+        arrays[name] = file.read()
     return Log(
-        ids=np.arange(12, dtype=np.int32).reshape(6, 2),
-        numbers=np.zeros((6, 0), dtype=np.float32),
-        labels=np.array([[0], [1], [0], [1], [0], [1]], dtype=np.float32),
+        **arrays,
         train_rows=4,
         vocabulary=(12, 12),
         id_names=("a", "b"),
         number_names=(),
         tasks=(Task(name="click", kind="binary", base=0.5, constant_loss=float(np.log(2))),),
-        content=content,
+        content="c",
         facts={"days": 2},
     )
 
@@ -39,25 +47,52 @@ def only_folder(cache: Path) -> Path:
 
 
 def test_what_comes_back_is_what_was_built_memory_mapped_and_read_only(tmp_path):
-    built = small_log("c")
-    log = cached(tmp_path, "mine", "c", lambda: built)
+    log = cached(tmp_path, "mine", "c", build_small)
+    expected = {"ids": IDS, "numbers": np.zeros((6, 0), np.float32), "labels": LABELS[:, None]}
     for name in ARRAYS:
         array = getattr(log, name)
-        np.testing.assert_array_equal(array, getattr(built, name))
-        assert array.dtype == getattr(built, name).dtype
+        np.testing.assert_array_equal(array, expected[name])
+        assert array.dtype == expected[name].dtype
+        assert array.flags.c_contiguous
         assert type(array) is np.ndarray
         assert isinstance(array.base, np.memmap)
         assert not array.flags.writeable
+    built = build_small(tmp_path)
     assert log.tasks == built.tasks
     assert (log.vocabulary, log.id_names, log.facts) == (built.vocabulary, built.id_names, built.facts)
 
 
-def fail() -> Log:
+@pytest.mark.parametrize("columns", [0, 1, 3])
+@pytest.mark.parametrize("rows", [1, 4, 5, 13])
+def test_columns_become_rows_whatever_the_block(tmp_path, monkeypatch, rows, columns):
+    monkeypatch.setattr(_cache, "BLOCK_ROWS", 4)
+    whole = np.random.default_rng(0).standard_normal((rows, columns)).astype(np.float32)
+    with ArrayFile(tmp_path, "numbers", rows) as file:
+        for column in whole.T:
+            file.append(column)
+    np.testing.assert_array_equal(file.read(), whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["numbers.npy"]
+    np.save(tmp_path / "other.npy", whole)
+    assert (tmp_path / "numbers.npy").read_bytes() == (tmp_path / "other.npy").read_bytes()
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path):
+    def build(into: Path) -> Log:
+        with ArrayFile(into, "labels", 6) as file:
+            file.append(LABELS)
+            raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        cached(tmp_path, "mine", "c", build)
+    assert list(tmp_path.iterdir()) == []
+
+
+def fail(into: Path) -> Log:
     raise AssertionError("built although it is in the cache")
 
 
 def test_a_whole_cache_is_not_built_again(tmp_path):
-    cached(tmp_path, "mine", "c", lambda: small_log("c"))
+    cached(tmp_path, "mine", "c", build_small)
     assert cached(tmp_path, "mine", "c", fail).train_rows == 4
     with pytest.raises(AssertionError, match="built although"):
         cached(tmp_path, "mine", "other", fail)
@@ -66,45 +101,46 @@ def test_a_whole_cache_is_not_built_again(tmp_path):
 @pytest.mark.parametrize("name", ["ids.npy", "numbers.npy", "labels.npy", "log.json"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "garbage"])
 def test_a_broken_cache_is_built_again(tmp_path, name, damage):
-    cached(tmp_path, "mine", "c", lambda: small_log("c"))
+    cached(tmp_path, "mine", "c", build_small)
     path = only_folder(tmp_path) / name
     whole = path.read_bytes()
     if damage == "missing":
         path.unlink()
     else:
         path.write_bytes({"truncated": whole[: len(whole) - 5], "empty": b"", "garbage": b"{}"}[damage])
-    log = cached(tmp_path, "mine", "c", lambda: small_log("c"))
-    np.testing.assert_array_equal(log.ids, small_log("c").ids)
+    log = cached(tmp_path, "mine", "c", build_small)
+    np.testing.assert_array_equal(log.ids, IDS)
     assert path.read_bytes() == whole
     assert [p.name for p in tmp_path.iterdir()] == ["mine-c"]
 
 
 def test_arrays_of_another_shape_are_built_again(tmp_path):
-    cached(tmp_path, "mine", "c", lambda: small_log("c"))
+    cached(tmp_path, "mine", "c", build_small)
     np.save(only_folder(tmp_path) / "labels.npy", np.zeros((5, 1), dtype=np.float32))
-    assert len(cached(tmp_path, "mine", "c", lambda: small_log("c")).labels) == 6
+    assert len(cached(tmp_path, "mine", "c", build_small).labels) == 6
 
 
 def test_pickled_arrays_are_never_loaded(tmp_path):
-    cached(tmp_path, "mine", "c", lambda: small_log("c"))
+    cached(tmp_path, "mine", "c", build_small)
     np.save(only_folder(tmp_path) / "ids.npy", np.array([[{"code": "here"}] * 2] * 6, dtype=object), allow_pickle=True)
-    assert cached(tmp_path, "mine", "c", lambda: small_log("c")).ids.dtype == np.int32
+    assert cached(tmp_path, "mine", "c", build_small).ids.dtype == np.int32
 
 
 def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path):
     script = (
-        "import os, numpy, sys; from pathlib import Path; import study.data as data\n"
-        "save = numpy.save\n"
-        "def killed(file, array, **k):\n"
-        "    if array.shape[1] == 4: file.write(b'half'); file.flush(); os._exit(9)\n"
-        "    save(file, array, **k)\n"
-        f"numpy.save = killed; data.load('synthetic', {OPTIONS!r}, Path(sys.argv[1]))"
+        "import os, sys; from pathlib import Path; import study.data as data\n"
+        "done = []\n"
+        "def killed(file):\n"
+        "    done.append(file)\n"
+        "    if len(done) == 3: os.ftruncate(file, 1000); os._exit(9)\n"
+        f"os.fsync = killed; data.load('synthetic', {OPTIONS!r}, Path(sys.argv[1]))"
     )
     root = Path(data.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=root, check=False)
     assert done.returncode == 9
     (half,) = tmp_path.iterdir()
     assert half.name.startswith(".building-")
+    assert (half / "labels.npy").stat().st_size == 1000
     old = time.time() - 2 * 24 * 3600
     os.utime(half, (old, old))
     assert len(data.load("synthetic", OPTIONS, tmp_path).labels) == 2000
@@ -114,7 +150,7 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path):
 def test_a_cache_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write to the cache"):
-        cached(tmp_path / "file", "mine", "c", lambda: small_log("c"))
+        cached(tmp_path / "file", "mine", "c", build_small)
 
 
 def test_a_file_is_hashed_again_once_it_changed(tmp_path):

@@ -190,7 +190,7 @@ def test_each_knob_does_what_it_says():
     assert tail(knob(heavy_tail=1.0)) > 1.3 * tail(knob(heavy_tail=0.1))
 
     def agreement(s: Stream) -> float:
-        return float(np.corrcoef(s._scores["click"], s._scores["like"])[0, 1])
+        return float(np.corrcoef(s._scaled_score("click"), s._scaled_score("like"))[0, 1])
 
     assert agreement(knob(task_correlation=0.95)) > 0.85 > 0.6 > agreement(knob(task_correlation=0.1))
 
@@ -203,7 +203,7 @@ def test_each_knob_does_what_it_says():
         return float(np.abs(first - last).sum() / (first + last).sum())
 
     assert moved(knob(drift=1.0)) > 1.2 * moved(knob(drift=0.0))
-    assert not np.allclose(knob(interaction=0)._scores["click"], knob(interaction=1)._scores["click"], atol=0.5)
+    assert not np.allclose(*(knob(interaction=k)._scaled_score("click") for k in (0, 1)), atol=0.5)
 
     def shared(s: Stream) -> float:
         targets = s._draw_targets()

@@ -4,7 +4,8 @@
     CACHE/file_hashes.json     SHA-256 of input files by path, size and time of change, to hash big files once
 
 A folder is written whole beside its place and renamed into it, so what is there is whole; one that was damaged since
-is made again.
+is made again. Arrays are made column by column and written row by row (`ArrayFile`), so that a log may be larger than
+memory.
 """
 
 import contextlib
@@ -25,6 +26,9 @@ from study.config import canonical_json
 from study.log import Log, Task
 
 ARRAYS = {"ids": np.int32, "numbers": np.float32, "labels": np.float32}
+
+BLOCK_ROWS = 1 << 17
+"""Rows that are turned from columns into rows at a time."""
 
 ABANDONED_SECONDS = 24 * 3600
 """A half-written folder older than this belongs to a process that was killed."""
@@ -55,23 +59,77 @@ def file_hash(path: Path, cache: Path) -> str:
     return digest
 
 
-def cached(cache: Path, source: str, content: str, build: Callable[[], Log]) -> Log:
+def cached(cache: Path, source: str, content: str, build: Callable[[Path], Log]) -> Log:
     """The log that `build` makes, from the cache where it is there and whole. Arrays are read-only memory maps.
 
-    Raises ValueError where the cache cannot be written, and whatever `build` raises.
+    build: is given an empty folder on the cache's disk, for an `ArrayFile` of each of `ARRAYS` and for what it needs in
+    between, and returns the log of these arrays. Raises ValueError where the cache cannot be written, and whatever
+    `build` raises.
     """
     folder = cache / f"{source}-{content}"
     log = _read(folder, content)
     if log is not None:
         return log
-    built = build()
-    assert built.content == content
     with _writing(cache):
-        _write(folder, built)
+        _remove_abandoned(cache)
+        beside = cache / f".building-{uuid.uuid4().hex}"
+        beside.mkdir()
+        try:
+            built = build(beside)
+            assert built.content == content
+            _write_facts(beside, built)
+            _move_into_place(beside, folder, content)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
     log = _read(folder, content)
     if log is None:
         raise ValueError(f"{folder} does not read back as it was written; is the disk full?")
     return log
+
+
+class ArrayFile:
+    """The file `FOLDER/<name>.npy` of one of `ARRAYS`, (rows, columns), row after row as training reads it.
+
+    It is made column by column, as sources learn from columns: these wait in a file beside it, and are turned into rows
+    by blocks at the end of the `with`. Memory holds a block of rows, however many rows and columns there are.
+    """
+
+    def __init__(self, folder: Path, name: str, rows: int) -> None:
+        self.path, self.dtype, self.rows, self.columns = folder / f"{name}.npy", np.dtype(ARRAYS[name]), rows, 0
+
+    def __enter__(self) -> "ArrayFile":
+        self.waiting = self.path.with_suffix(".columns").open("w+b", buffering=0)
+        return self
+
+    def append(self, column: np.ndarray) -> None:
+        """column: (rows,)."""
+        assert column.shape == (self.rows,)
+        np.ascontiguousarray(column, self.dtype).tofile(self.waiting)
+        self.columns += 1
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        with self.waiting:
+            if not failed:
+                self._turn()
+        self.path.with_suffix(".columns").unlink()
+
+    def _turn(self) -> None:
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.rows, self.columns)}
+        block = np.empty((min(BLOCK_ROWS, self.rows), self.columns), self.dtype)
+        with self.path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, self.rows, BLOCK_ROWS):
+                count = min(BLOCK_ROWS, self.rows - start)
+                for at in range(self.columns):
+                    self.waiting.seek((at * self.rows + start) * self.dtype.itemsize)
+                    block[:count, at] = np.fromfile(self.waiting, self.dtype, count)
+                block[:count].tofile(file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> np.ndarray:
+        """The whole array, memory-mapped, once the `with` has ended."""
+        return np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
 
 def _read(folder: Path, content: str) -> Log | None:
@@ -100,26 +158,13 @@ def _is_whole(log: Log, content: str) -> bool:
     return shapes and types and len(log.vocabulary) == len(log.id_names) and log.content == content
 
 
-def _write(folder: Path, log: Log) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(folder.parent)
-    beside = folder.with_name(f".building-{uuid.uuid4().hex}")
-    beside.mkdir()
-    try:
-        for name, dtype in ARRAYS.items():
-            with (beside / f"{name}.npy").open("wb") as file:
-                np.save(file, np.ascontiguousarray(getattr(log, name), dtype=dtype), allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-        values = {f.name: getattr(log, f.name) for f in dataclasses.fields(log) if f.name not in ARRAYS}
-        values["tasks"] = [dataclasses.asdict(task) for task in log.tasks]
-        with (beside / "log.json").open("w") as file:
-            file.write(json.dumps(values, indent=1, allow_nan=False))
-            file.flush()
-            os.fsync(file.fileno())
-        _move_into_place(beside, folder, log.content)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+def _write_facts(folder: Path, log: Log) -> None:
+    values = {f.name: getattr(log, f.name) for f in dataclasses.fields(log) if f.name not in ARRAYS}
+    values["tasks"] = [dataclasses.asdict(task) for task in log.tasks]
+    with (folder / "log.json").open("w") as file:
+        file.write(json.dumps(values, indent=1, allow_nan=False))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _move_into_place(beside: Path, folder: Path, content: str) -> None:

@@ -1,10 +1,11 @@
 """From raw columns in time order to a `Log`: codes, standardized numbers and tasks, all learned from training rows."""
 
+import contextlib
 import csv
 import gzip
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,67 +14,81 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from study.data._cache import ArrayFile
 from study.log import Log, Task
 
 NUMBER_CLIP = 5.0
 """Standardized numbers are cut at this many standard deviations: one freak value must not decide a whole study."""
+
+CSV_BLOCK_BYTES = 1 << 23
+"""Of a CSV file that is read block by block. A row must fit in."""
 
 
 def ranked(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, int]:
     """int32 codes of a column's sorted distinct values, from 0, and how many these are; -1 where missing or NaN."""
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    encoded = column.dictionary_encode()
-    order = pc.sort_indices(encoded.dictionary).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(column, pa.Array):
+        column = pa.chunked_array([column])
+    encoded = column.dictionary_encode().unify_dictionaries()
+    values = encoded.chunk(0).dictionary if encoded.num_chunks else pa.array([], column.type)
+    order = pc.sort_indices(values).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
     rank = np.full(len(order) + 1, -1, dtype=np.int32)  # the last one serves the missing
     rank[order] = np.arange(len(order), dtype=np.int32)
-    codes = encoded.indices.fill_null(len(order)).to_numpy(zero_copy_only=False)
-    return rank[codes], len(order)
+    codes, start = np.empty(len(column), dtype=np.int32), 0
+    for chunk in encoded.chunks:
+        found = chunk.indices.fill_null(len(order)).to_numpy(zero_copy_only=False)
+        codes[start : start + len(chunk)] = rank[found]
+        start += len(chunk)
+    return codes, len(order)
 
 
 def make_log(
+    folder: Path,
     *,
-    ids: Mapping[str, tuple[np.ndarray, int]],
-    numbers: Mapping[str, np.ndarray],
-    tasks: Mapping[str, tuple[str, np.ndarray, str]],
+    rows: int,
     train_rows: int,
+    ids: Iterable[tuple[str, np.ndarray, int]],
+    numbers: Iterable[tuple[str, np.ndarray]],
+    tasks: Iterable[tuple[str, str, np.ndarray, str]],
     content: str,
     facts: dict[str, Any],
 ) -> Log:
-    """A `Log` of N rows that are already in time order.
+    """A `Log` of N rows that are already in time order, its arrays in the folder. Features and tasks are asked for one
+    at a time, ids first, so that a source need not hold them all.
 
-    ids: name -> codes (N,) from 0, -1 where missing, and the number of distinct values. numbers: name -> (N,), NaN
-    where missing. tasks: name -> (kind, target (N,), unit), finite. Raises ValueError on a task that cannot be learned.
+    ids: name, codes (N,) from 0, -1 where missing, and the number of distinct values. numbers: name, (N,), NaN where
+    missing. tasks: name, kind, target (N,), finite, and unit. Raises ValueError on a task that cannot be learned.
     """
-    rows = len(next(iter(tasks.values()))[1])
     assert 0 < train_rows < rows
-    encoded = np.empty((rows, len(ids)), dtype=np.int32)
-    vocabulary = []
-    for f, (codes, distinct) in enumerate(ids.values()):
-        encoded[:, f], size = _seen_in_training(codes, distinct, train_rows)
-        vocabulary.append(size)
-    standardized = np.empty((rows, len(numbers)), dtype=np.float32)
-    for d, values in enumerate(numbers.values()):
-        standardized[:, d] = _standardized(values, train_rows)
-    labels = np.empty((rows, len(tasks)), dtype=np.float32)
-    made = []
-    for t, (name, (kind, target, unit)) in enumerate(tasks.items()):
-        task, labels[:, t] = (
-            _binary(name, target, train_rows) if kind == "binary" else _regression(name, target, train_rows, unit)
-        )
-        made.append(task)
+    vocabulary: dict[str, int] = {}
+    with ArrayFile(folder, "ids", rows) as encoded:
+        for name, codes, distinct in ids:
+            column, vocabulary[name] = _seen_in_training(codes, distinct, train_rows)
+            encoded.append(column)
+    number_names: list[str] = []
+    with ArrayFile(folder, "numbers", rows) as standardized:
+        for name, values in numbers:
+            standardized.append(_standardized(values, train_rows))
+            number_names.append(name)
+    made: list[Task] = []
+    with ArrayFile(folder, "labels", rows) as labels:
+        for name, kind, target, unit in tasks:
+            task, column = (
+                _binary(name, target, train_rows) if kind == "binary" else _regression(name, target, train_rows, unit)
+            )
+            labels.append(column)
+            made.append(task)
     return Log(
-        ids=encoded,
-        numbers=standardized,
-        labels=labels,
+        ids=encoded.read(),
+        numbers=standardized.read(),
+        labels=labels.read(),
         train_rows=train_rows,
-        vocabulary=tuple(vocabulary),
-        id_names=tuple(ids),
-        number_names=tuple(numbers),
+        vocabulary=tuple(vocabulary.values()),
+        id_names=tuple(vocabulary),
+        number_names=tuple(number_names),
         tasks=tuple(made),
         content=content,
         facts=facts,
@@ -133,18 +148,47 @@ def read_csv(path: Path, types: Mapping[str, pa.DataType], *, only: Sequence[str
 
     Raises ValueError that names the file, and the column where one does not read.
     """
+    with _reading_csv(path) as header:
+        return pyarrow.csv.read_csv(path, convert_options=_conversion(header, types, only))
+
+
+def rewrite_csv(path: Path, into: Path, types: Mapping[str, pa.DataType]) -> None:
+    """Columns of a CSV file as an Arrow file, from which they can be read one by one. Holds a block at a time.
+
+    types: of each column that is wanted. Raises as `read_csv` does.
+    """
+    schema = pa.schema(list(types.items()))
+    with pa.OSFile(str(into), "wb") as file, pa.ipc.new_file(file, schema) as rewritten:
+        for block in _csv_blocks(path, types):
+            rewritten.write_batch(block)
+
+
+def _csv_blocks(path: Path, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    with _reading_csv(path) as header:
+        yield from pyarrow.csv.open_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
+            convert_options=_conversion(header, types, list(types)),
+        )
+
+
+def _conversion(
+    header: list[str], types: Mapping[str, pa.DataType], only: Sequence[str] | None
+) -> pyarrow.csv.ConvertOptions:
+    return pyarrow.csv.ConvertOptions(
+        column_types={name: kind for name, kind in types.items() if name in header},
+        include_columns=list(only or []),
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=True,
+        null_values=["", "NaN", "nan", "NA", "null", "NULL"],
+    )
+
+
+@contextlib.contextmanager
+def _reading_csv(path: Path) -> Iterator[list[str]]:
     header = csv_header(path)
     try:
-        return pyarrow.csv.read_csv(
-            path,
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types={name: kind for name, kind in types.items() if name in header},
-                include_columns=list(only or []),
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=True,
-                null_values=["", "NaN", "nan", "NA", "null", "NULL"],
-            ),
-        )
+        yield header
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"{path} does not read ({_name_columns(_first_line(error), header)})") from error
 

@@ -15,6 +15,7 @@ feedback) is no input. Constant columns (`is_lowactive_period`, `visible_status`
 of counts (`fans_user_num_range` ...), which are numbers here. The archive gives one snapshot of each user.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ def load(cache: Path, *, dir: str | Path) -> Log:
         "videos": file_hash(folder / VIDEOS, cache),
     }
     content = content_hash(made_from)
-    return cached(cache, "kuairand", content, lambda: _convert(logs, folder / USERS, folder / VIDEOS, content))
+    return cached(
+        cache, "kuairand", content, lambda into: _convert(into, logs, folder / USERS, folder / VIDEOS, content)
+    )
 
 
 def _folder(given: Path) -> Path:
@@ -75,7 +78,7 @@ def _folder(given: Path) -> Path:
     return folder
 
 
-def _convert(logs: list[Path], users_file: Path, videos_file: Path, content: str) -> Log:
+def _convert(into: Path, logs: list[Path], users_file: Path, videos_file: Path, content: str) -> Log:
     log = pa.concat_tables([_read_log(path) for path in logs], promote_options="permissive")
     if log.num_rows == 0:
         raise ValueError(f"no rows in {', '.join(path.name for path in logs)}")
@@ -86,18 +89,6 @@ def _convert(logs: list[Path], users_file: Path, videos_file: Path, content: str
     if len(days) < 2:
         raise ValueError(f"the log holds one day ({_iso(days[0])}); need two or more, to hold out the last")
     users, videos = _Features(users_file, "user_id", log), _Features(videos_file, "video_id", log)
-    ids = {name: ranked(log[name]) for name in ("user_id", "video_id")}
-    ids |= {name: videos.codes(name) for name in ("author_id", "music_id", "tag")}
-    ids |= {
-        "tab": ranked(log["tab"]),
-        "hour": ranked(pa.array((log["time_ms"].to_numpy() + UTC_8_MS) // MS_PER_HOUR % 24)),
-    }
-    ids |= {name: videos.codes(name) for name in ("video_type", "upload_type")}
-    ids |= {name: users.codes(name) for name in USER_IDS}
-    numbers = {name: np.log1p(users.counts(name)) for name in USER_NUMBERS}
-    numbers["duration"] = np.log1p(_positive(log["duration_ms"].to_numpy(), "duration_ms") / 1000)
-    tasks = {name: ("binary", log[column].to_numpy(), "") for name, column in BINARY.items()}
-    tasks["play_time"] = ("regression", _log_seconds(log["play_time_ms"].to_numpy()), "log(1 + s)")
     facts = {
         "title": "KuaiRand-Pure",
         "licence": "CC BY-SA 4.0",
@@ -108,8 +99,41 @@ def _convert(logs: list[Path], users_file: Path, videos_file: Path, content: str
         "duplicates_dropped": read_rows - log.num_rows,
         "log_files": [path.name for path in logs],
     }
-    train_rows = int(np.sum(dates < days[-1]))
-    return make_log(ids=ids, numbers=numbers, tasks=tasks, train_rows=train_rows, content=content, facts=facts)
+    return make_log(
+        into,
+        rows=log.num_rows,
+        train_rows=int(np.sum(dates < days[-1])),
+        ids=_ids(log, users, videos),
+        numbers=_numbers(log, users),
+        tasks=_tasks(log),
+        content=content,
+        facts=facts,
+    )
+
+
+def _ids(log: pa.Table, users: "_Features", videos: "_Features") -> Iterator[tuple[str, np.ndarray, int]]:
+    for name in ("user_id", "video_id"):
+        yield name, *ranked(log[name])
+    for name in ("author_id", "music_id", "tag"):
+        yield name, *videos.codes(name)
+    yield "tab", *ranked(log["tab"])
+    yield "hour", *ranked(pa.array((log["time_ms"].to_numpy() + UTC_8_MS) // MS_PER_HOUR % 24))
+    for name in ("video_type", "upload_type"):
+        yield name, *videos.codes(name)
+    for name in USER_IDS:
+        yield name, *users.codes(name)
+
+
+def _numbers(log: pa.Table, users: "_Features") -> Iterator[tuple[str, np.ndarray]]:
+    for name in USER_NUMBERS:
+        yield name, np.log1p(users.counts(name))
+    yield "duration", np.log1p(_positive(log["duration_ms"].to_numpy(), "duration_ms") / 1000)
+
+
+def _tasks(log: pa.Table) -> Iterator[tuple[str, str, np.ndarray, str]]:
+    for name, column in BINARY.items():
+        yield name, "binary", log[column].to_numpy(), ""
+    yield "play_time", "regression", _log_seconds(log["play_time_ms"].to_numpy()), "log(1 + s)"
 
 
 def _read_log(path: Path) -> pa.Table:
@@ -133,16 +157,15 @@ def _require_last_line_end(path: Path) -> None:
 
 
 def _in_time_order(log: pa.Table) -> pa.Table:
+    """The columns that are needed, by time with the last day at the end, without exact duplicates of a whole row."""
     time_ms, date = log["time_ms"].to_numpy(), log["date"].to_numpy()
-    log = log.take(pa.array(np.lexsort((time_ms, date == date.max()))))
+    order = np.lexsort((time_ms, date == date.max()))
     # Equal rows have equal times: only rows that share theirs with a neighbour need to be compared whole.
-    time_ms = log["time_ms"].to_numpy()
-    equal = time_ms[1:] == time_ms[:-1]
-    shared = np.flatnonzero(np.append(False, equal) | np.append(equal, False))
-    repeated = shared[log.take(pa.array(shared)).to_pandas().duplicated().to_numpy()]
-    keep = np.ones(log.num_rows, dtype=bool)
-    keep[repeated] = False
-    return log.filter(pa.array(keep))
+    equal = np.diff(time_ms[order]) == 0
+    shared = order[np.append(False, equal) | np.append(equal, False)]
+    repeated = np.zeros(log.num_rows, dtype=bool)
+    repeated[shared] = log.take(pa.array(shared)).to_pandas().duplicated().to_numpy()
+    return log.select(list(NEEDED)).take(pa.array(order[~repeated[order]]))
 
 
 class _Features:

@@ -12,11 +12,14 @@ with base_t such that the mean is the task's rate. Regression: log(1 + seconds) 
 with z, else `m(z) * noise` with Gamma noise of mean 1 and variance `heavy_tail`: seconds have a power-law tail.
 
 Given features and time the truth is known, and so is the expected loss of whoever knows it: `facts["bayes_loss"]`.
+
+A score is scaled, and a base rate is met, over all rows, so memory grows with the rows, by about 140 bytes each; it
+does not grow with the features.
 """
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +59,9 @@ TABLE_IDS = {
     "cohort": ("user", 7),
 }
 EXTRA_SIZES = (7, 2, 50, 5, 15, 3, 118, 2)
+
+BLOCK_ROWS = 1 << 16
+"""Rows whose scores are computed together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +165,7 @@ def load(
         outliers=outliers,
     )
     content = content_hash({"source": "synthetic", "version": VERSION, "options": asdict(options)})
-    return cached(cache, "synthetic", content, lambda: Stream(options).log(content))
+    return cached(cache, "synthetic", content, lambda into: Stream(options).log(into, content))
 
 
 class Stream:
@@ -169,7 +175,7 @@ class Stream:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.times = self._draw_times()
-        self.day = (self.times // SECONDS_PER_DAY).astype(np.int64)
+        self.day = (self.times // SECONDS_PER_DAY).astype(np.int32)
         self.train_rows = int(np.searchsorted(self.day, options.days - 1))
         self.traits = {
             "user": self._random("traits of users").standard_normal((options.users, TRAITS)),
@@ -180,19 +186,22 @@ class Stream:
         authors = max(options.items // 3, 1)
         self.author_of = self._random("authors").choice(authors, options.items, p=_zipf(authors, 0.7))
         self.context = {
-            "tab": self._random("tab").choice(CONTEXTS["tab"], options.rows, p=_zipf(CONTEXTS["tab"], 1.5)),
-            "hour": (self.times % SECONDS_PER_DAY // 3600).astype(np.int64),
+            "tab": self._choice(self._random("tab"), _zipf(CONTEXTS["tab"], 1.5), options.rows),
+            "hour": (self.times % SECONDS_PER_DAY // 3600).astype(np.int32),
         }
 
-    def log(self, content: str) -> Log:
+    def log(self, into: Path, content: str) -> Log:
         targets = self._draw_targets()
-        tasks = {name: ("binary", targets[name], "") for name in RATES}
-        tasks["play_time"] = ("regression", targets["play_time"], "log(1 + s)")
         log = make_log(
-            ids=self._id_features(),
-            numbers={f"number_{j}": self._row_numbers(j) for j in range(self.options.numbers)},
-            tasks=tasks,
+            into,
+            rows=self.options.rows,
             train_rows=self.train_rows,
+            ids=self._id_features(),
+            numbers=((f"number_{j}", self._row_numbers(j)) for j in range(self.options.numbers)),
+            tasks=[
+                *((name, "binary", targets[name], "") for name in RATES),
+                ("play_time", "regression", targets["play_time"], "log(1 + s)"),
+            ],
             content=content,
             facts={
                 "title": "synthetic stream",
@@ -210,9 +219,11 @@ class Stream:
         """The true probability of each binary task, float64 (N,)."""
         found = {}
         for name, rate in RATES.items():
-            slope, z = SLOPES[name] * self.options.signal, self._scores[name]
-            p = _sigmoid(_intercept(slope * z, rate) + slope * z)
-            found[name] = (1 - self.options.label_noise) * p + self.options.label_noise * rate
+            log_odds = SLOPES[name] * self.options.signal * self._scaled_score(name)
+            p = _sigmoid(_intercept(log_odds, rate) + log_odds)
+            p *= 1 - self.options.label_noise
+            p += self.options.label_noise * rate
+            found[name] = p
         return found
 
     @cached_property
@@ -224,43 +235,51 @@ class Stream:
 
     @cached_property
     def _play_time_parts(self) -> tuple[np.ndarray, np.ndarray]:
-        z = self._scores["play_time"]
-        zero = _sigmoid(_intercept(-0.5 * self.options.signal * z, ZERO_RATE) - 0.5 * self.options.signal * z)
-        return 1 - zero, TYPICAL_TARGET * np.exp(0.3 * self.options.signal * np.clip(z, -3, 3))
+        z = self._scaled_score("play_time")
+        log_odds = -0.5 * self.options.signal * z
+        some = 1 - _sigmoid(_intercept(log_odds, ZERO_RATE) + log_odds)
+        return some, TYPICAL_TARGET * np.exp(0.3 * self.options.signal * np.clip(z, -3, 3))
 
     def _bayes_loss(self, log: Log) -> dict[str, dict[str, float]]:
-        losses = {name: -p * np.log(p) - (1 - p) * np.log1p(-p) for name, p in self.probabilities.items()}
-        losses["play_time"] = self.play_time_moments[1] / log.tasks[-1].scale ** 2
         parts = {"train": slice(None, self.train_rows), "heldout": slice(self.train_rows, None)}
-        return {part: {n: float(x[rows].mean()) for n, x in losses.items()} for part, rows in parts.items()}
+        found: dict[str, dict[str, float]] = {part: {} for part in parts}
+        for name in (*RATES, "play_time"):
+            if name == "play_time":
+                losses = self.play_time_moments[1] / log.tasks[-1].scale ** 2
+            else:
+                p = self.probabilities[name]
+                losses = -p * np.log(p) - (1 - p) * np.log1p(-p)
+            for part, rows in parts.items():
+                found[part][name] = float(losses[rows].mean())
+        return found
 
     def _draw_targets(self) -> dict[str, np.ndarray]:
         shared = self._random("shared noise").standard_normal(self.options.rows)
-        targets = {n: (self._noise(n, shared) < p).astype(np.float64) for n, p in self.probabilities.items()}
+        targets = {name: self._noise(name, shared) < p for name, p in self.probabilities.items()}
         some, size = self._play_time_parts
         gamma = self._random("play time").gamma(1 / self.options.heavy_tail, self.options.heavy_tail, self.options.rows)
         # Sorting the draws and dealing them out by another variable's rank keeps their distribution, and ties them.
-        longest = np.argsort(np.argsort(-self._noise("play_time", shared)))
-        played = self._random("no play time").random(self.options.rows) < some
-        targets["play_time"] = np.where(played, size * np.sort(gamma)[longest], 0.0)
-        return targets
+        gamma.sort()
+        target = size * gamma[_ranks(-self._noise("play_time", shared))]
+        target[self._random("no play time").random(self.options.rows) >= some] = 0.0
+        return targets | {"play_time": target}
 
     def _noise(self, task: str, shared: np.ndarray) -> np.ndarray:
         """Uniform noise (N,) of a task's labels, independent of the features, tied to that of the other tasks."""
         own, k = self._random(f"noise of {task}").standard_normal(len(shared)), self.options.noise_correlation
-        order = np.argsort(np.argsort(math.sqrt(k) * shared + math.sqrt(1 - k) * own))
-        return (order + 0.5) / len(shared)
+        return (_ranks(math.sqrt(k) * shared + math.sqrt(1 - k) * own) + 0.5) / len(shared)
+
+    def _scaled_score(self, task: str) -> np.ndarray:
+        """The task's z (N,)."""
+        k = self.options.task_correlation
+        return _unit_variance(math.sqrt(k) * self._common_score + math.sqrt(1 - k) * self._score(task))
 
     @cached_property
-    def _scores(self) -> dict[str, np.ndarray]:
-        k, common = self.options.task_correlation, self._score("common")
-        return {
-            name: _unit_variance(math.sqrt(k) * common + math.sqrt(1 - k) * self._score(name))
-            for name in (*RATES, "play_time")
-        }
+    def _common_score(self) -> np.ndarray:
+        return self._score("common")
 
     def _score(self, name: str) -> np.ndarray:
-        random, options, walk = self._random(f"score {name}"), self.options, self._walk
+        random, options = self._random(f"score {name}"), self.options
         theta, phi = random.standard_normal((2, TRAITS)) / math.sqrt(TRAITS)
         bilinear = random.standard_normal((TRAITS, TRAITS)) / TRAITS
         tab, hour = random.standard_normal(CONTEXTS["tab"]), 0.3 * random.standard_normal(CONTEXTS["hour"])
@@ -271,20 +290,26 @@ class Stream:
             holder = "user" if j % 2 == 0 else "item"
             effect = 0.4 * np.tanh(self._clean_numbers(j)) * random.standard_normal()
             user, item = (user + effect, item) if holder == "user" else (user, item + effect)
-        score = user[self.user] + item[self.item] + tab[self.context["tab"]] + hour[self.context["hour"]]
-        left = self.traits["user"] @ bilinear
-        score += options.interaction * np.einsum("rk,rk->r", left[self.user], self.traits["item"][self.item])
-        categories = self._table_codes("category")[self.item]
-        drifted = walk(name, "tab", CONTEXTS["tab"])[self.day, self.context["tab"]]
-        drifted = drifted + walk(name, "category", TABLE_IDS["category"][1])[self.day, categories]
-        return _unit_variance(score + options.drift * drifted)
+        left, right = self.traits["user"] @ bilinear, self.traits["item"]
+        walk_of_tab = self._walk(name, "tab", CONTEXTS["tab"])
+        walk_of_category = self._walk(name, "category", TABLE_IDS["category"][1])
+        categories = self._table_codes("category")
+        score = np.empty(options.rows)
+        for start in range(0, options.rows, BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            u, i, t, day = self.user[rows], self.item[rows], self.context["tab"][rows], self.day[rows]
+            part = user[u] + item[i] + tab[t] + hour[self.context["hour"][rows]]
+            part += options.interaction * np.einsum("rk,rk->r", left[u], right[i])
+            part += options.drift * (walk_of_tab[day, t] + walk_of_category[day, categories[i]])
+            score[rows] = part
+        return _unit_variance(score)
 
     def _walk(self, score: str, of: str, size: int) -> np.ndarray:
         """(days, size): random walks that have variance 1 on the last day."""
         steps = self._random(f"walk of {of} in {score}").standard_normal((self.options.days, size))
         return np.cumsum(steps, axis=0) / math.sqrt(self.options.days)
 
-    def _id_features(self) -> dict[str, tuple[np.ndarray, int]]:
+    def _id_features(self) -> Iterator[tuple[str, np.ndarray, int]]:
         options = self.options
         makers: dict[str, Callable[[], tuple[np.ndarray, int]]] = {
             "user": lambda: (self.user, options.users),
@@ -301,7 +326,8 @@ class Stream:
             name: lambda name=name, view=view: (self._table_codes(name, view)[rows[view[0]]], view[1])
             for name, view in views.items()
         }
-        return {name: make() for name, make in list(makers.items())[: options.ids]}
+        for name, make in list(makers.items())[: options.ids]:
+            yield name, *make()
 
     def _table_codes(self, name: str, view: tuple[str, int] | None = None) -> np.ndarray:
         """Codes of a view of a trait, per user or item: bins of a noisy trait, the most frequent first."""
@@ -311,8 +337,8 @@ class Stream:
         direction /= np.linalg.norm(direction)
         k = self.options.correlation
         seen = k * traits @ direction + math.sqrt(1 - k**2) * random.standard_normal(len(traits))
-        share = (np.argsort(np.argsort(seen)) + 0.5) / len(seen)
-        return np.minimum(np.searchsorted(np.cumsum(_zipf(size, 1.0)), share), size - 1)
+        share = (_ranks(seen) + 0.5) / len(seen)
+        return np.minimum(np.searchsorted(np.cumsum(_zipf(size, 1.0)), share), size - 1).astype(np.int32)
 
     def _clean_numbers(self, j: int) -> np.ndarray:
         """A number of each user (even j) or item (odd j), before outliers; standard normal."""
@@ -335,8 +361,8 @@ class Stream:
 
     def _draw_users(self) -> np.ndarray:
         options = self.options
-        who = self._random("who is active").permutation(options.users)
-        return who[self._random("users").choice(options.users, options.rows, p=_zipf(options.users, options.skew / 2))]
+        who = self._random("who is active").permutation(options.users).astype(np.int32)
+        return who[self._choice(self._random("users"), _zipf(options.users, options.skew / 2), options.rows)]
 
     def _draw_items(self) -> np.ndarray:
         """Items (N,): Zipf, with popularity that wanders from day to day, and items that appear later than others."""
@@ -345,13 +371,18 @@ class Stream:
         late = random.random(options.items) < NEW_ITEMS
         appears = np.where(late, random.integers(1, options.days, options.items), 0)
         appears[0] = 0  # some item is there from the start
-        item = np.empty(options.rows, dtype=np.int64)
+        item = np.empty(options.rows, dtype=np.int32)
         for day in range(options.days):
             popularity = popularity + options.drift * random.standard_normal(options.items)
             weights = np.where(appears <= day, np.exp(popularity - popularity.max()), 0.0)
-            rows = np.flatnonzero(self.day == day)
-            item[rows] = random.choice(options.items, len(rows), p=weights / weights.sum())
+            start, stop = np.searchsorted(self.day, [day, day + 1])
+            item[start:stop] = self._choice(random, weights / weights.sum(), int(stop - start))
         return item
+
+    @staticmethod
+    def _choice(random: np.random.Generator, p: np.ndarray, size: int) -> np.ndarray:
+        """int32 (size,): indices drawn with the probabilities `p`."""
+        return random.choice(len(p), size, p=p).astype(np.int32)
 
     def _random(self, name: str) -> np.random.Generator:
         key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
@@ -364,11 +395,27 @@ def _zipf(size: int, exponent: float) -> np.ndarray:
 
 
 def _unit_variance(values: np.ndarray) -> np.ndarray:
-    return (values - values.mean()) / values.std()
+    """Of values that nobody else needs: they are scaled in place."""
+    mean, deviation = values.mean(), values.std()
+    values -= mean
+    values /= deviation
+    return values
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """int64 (N,): how many values are smaller."""
+    order = np.argsort(values)
+    ranks = np.empty(len(values), dtype=np.int64)
+    ranks[order] = np.arange(len(values))
+    return ranks
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(x, -500, 500)))
+    y = np.clip(x, -500, 500)
+    np.negative(y, out=y)
+    np.exp(y, out=y)
+    y += 1
+    return np.divide(1, y, out=y)
 
 
 def _intercept(log_odds: np.ndarray, rate: float) -> float:

@@ -14,14 +14,19 @@
 
 A missing id counts as unseen; a missing number, label or time is an error. Rows are ordered by time, equal times as
 they stand in the files, and none is dropped.
+
+Columns are read one at a time, so memory holds a column, the order of the rows and what an encoding needs in between:
+about 100 bytes a row, and the distinct values of one id, however many columns there are. A CSV, which has no columns to
+read, is first rewritten as such on the cache's disk, block by block.
 """
 
 import glob
 import re
 import tomllib
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,8 +34,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from study.data._cache import cached, content_hash, file_hash
-from study.data._encode import csv_header, make_log, ranked, read_csv, require_columns
+from study.data._encode import csv_header, make_log, ranked, read_csv, require_columns, rewrite_csv
 from study.log import Log
+
+T = TypeVar("T")
 
 VERSION = 1
 """Raised when the same files would be converted to other arrays."""
@@ -113,7 +120,7 @@ def load(cache: Path, *, dir: str | Path) -> Log:
         "files": [[_kind(file), file_hash(file, cache)] for file in files],
     }
     content = content_hash(made_from)
-    return cached(cache, "table", content, lambda: _convert(files, declared, content))
+    return cached(cache, "table", content, lambda into: _convert(into, files, declared, content))
 
 
 def read_declaration(path: Path) -> Declaration:
@@ -154,62 +161,98 @@ def _kind(file: Path) -> str:
     raise ValueError(f"{file} is neither .csv, .csv.gz nor .parquet")
 
 
-def _convert(files: list[Path], declared: Declaration, content: str) -> Log:
-    tables = [_read(file, declared) for file in files]
-    if sum(table.num_rows for table in tables) == 0:
+def _convert(into: Path, files: list[Path], declared: Declaration, content: str) -> Log:
+    sources = [_source(file, into / f"{i}.arrow", declared) for i, file in enumerate(files)]
+    time, per_day = _times(sources, declared)
+    if len(time) == 0:
         raise ValueError(f"no rows in {', '.join(str(file) for file in files)}")
-    time, per_day = _times(tables, declared)
-    order = np.argsort(time, kind="stable")
-    days = np.floor_divide(time[order], per_day).astype(np.int64)
-    train_rows = _train_rows(days, declared.heldout)
-    ids = {name: _codes(tables, name, order) for name in declared.ids}
-    values = {name: _numbers(tables, name, name in declared.log1p)[order] for name in declared.values}
-    tasks = {
-        name: (kind, values[name], f"log(1 + {name})" if name in declared.log1p else "")
-        for name, kind in declared.tasks.items()
-    }
+    order = None if (time[1:] >= time[:-1]).all() else np.argsort(time, kind="stable")
+    days = np.floor_divide(_ordered(time, order), per_day).astype(np.int64)
+    del time
     facts: dict[str, Any] = {
         "files": [file.name for file in files],
         "first_day": str(np.datetime64(int(days[0]), "D")),
         "last_day": str(np.datetime64(int(days[-1]), "D")),
-        "days": len(np.unique(days)),
+        "days": int(np.count_nonzero(np.diff(days))) + 1,
     }
     if declared.heldout is not None:
         facts["heldout"] = f"the last {declared.heldout:.3g} of the rows"
-    numbers = {name: values[name] for name in declared.numbers}
-    return make_log(ids=ids, numbers=numbers, tasks=tasks, train_rows=train_rows, content=content, facts=facts)
+    rows, train_rows = len(days), _train_rows(days, declared.heldout)
+    del days
+
+    def values(name: str) -> np.ndarray:
+        return _ordered(_numbers(sources, name, name in declared.log1p), order)
+
+    return make_log(
+        into,
+        rows=rows,
+        train_rows=train_rows,
+        ids=((name, *_codes(sources, name, order)) for name in declared.ids),
+        numbers=((name, values(name)) for name in declared.numbers),
+        tasks=(
+            (name, kind, values(name), f"log(1 + {name})" if name in declared.log1p else "")
+            for name, kind in declared.tasks.items()
+        ),
+        content=content,
+        facts=facts,
+    )
 
 
-def _read(file: Path, declared: Declaration) -> pa.Table:
-    columns = declared.columns
-    if _kind(file) == "csv":
-        require_columns(file, csv_header(file), columns)
-        types = dict.fromkeys(declared.ids, pa.string()) | dict.fromkeys(declared.values, pa.float64())
-        table = read_csv(file, types, only=columns)
-    else:
+def _ordered(values: np.ndarray, order: np.ndarray | None) -> np.ndarray:
+    return values if order is None else values[order]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file whose columns are read one by one."""
+
+    file: Path
+    read: Callable[[str], pa.ChunkedArray]
+
+    def read_float(self, name: str) -> pa.ChunkedArray:
         try:
-            parquet = pq.ParquetFile(file)
-            require_columns(file, parquet.schema_arrow.names, columns)
-            table = parquet.read(columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{file} does not read as Parquet ({(str(error).splitlines() or ['?'])[0]})") from error
-    for name in declared.values:
-        table = _as_float(file, table, name)
-    return table
+            return self.read(name).cast(pa.float64())
+        except pa.ArrowException as error:
+            why = str(error).splitlines()[0]
+            raise ValueError(f"{self.file}: the column {name} holds no numbers ({why})") from error
 
 
-def _as_float(file: Path, table: pa.Table, name: str) -> pa.Table:
+def _source(file: Path, rewritten: Path, declared: Declaration) -> _Source:
+    """Raises ValueError where the file does not read or lacks a column. rewritten: a place for a CSV's columns."""
+    if _kind(file) == "parquet":
+        require_columns(file, _parquet(file, lambda parquet: parquet.schema_arrow.names), declared.columns)
+        return _Source(file, lambda name: _parquet(file, lambda parquet: parquet.read(columns=[name]))[name])
+    require_columns(file, csv_header(file), declared.columns)
+    known = dict.fromkeys(declared.ids, pa.string()) | dict.fromkeys(declared.values, pa.float64())
+    types = {name: known.get(name) or _inferred(file, name) for name in declared.columns}
+    rewrite_csv(file, rewritten, types)
+
+    def read(name: str) -> pa.ChunkedArray:
+        options = pa.ipc.IpcReadOptions(included_fields=[declared.columns.index(name)])
+        with pa.OSFile(str(rewritten)) as opened:
+            return pa.ipc.open_file(opened, options=options).read_all()[name]
+
+    return _Source(file, read)
+
+
+def _inferred(file: Path, name: str) -> pa.DataType:
+    return read_csv(file, {}, only=[name])[name].type
+
+
+def _parquet(file: Path, read: Callable[[pq.ParquetFile], T]) -> T:
     try:
-        column = table[name].cast(pa.float64())
-    except pa.ArrowException as error:
-        raise ValueError(f"{file}: the column {name} holds no numbers ({str(error).splitlines()[0]})") from error
-    return table.set_column(table.column_names.index(name), name, column)
+        with pq.ParquetFile(file) as parquet:
+            return read(parquet)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{file} does not read as Parquet ({(str(error).splitlines() or ['?'])[0]})") from error
 
 
-def _times(tables: list[pa.Table], declared: Declaration) -> tuple[np.ndarray, int]:
+def _times(sources: Sequence[_Source], declared: Declaration) -> tuple[np.ndarray, int]:
     """Times of all rows as numbers, and how many of these make a day."""
     name = declared.time
-    columns = [chunk for table in tables if table.num_rows for chunk in table[name].chunks]
+    columns = [chunk for source in sources for chunk in source.read(name).chunks if len(chunk)]
+    if not columns:
+        return np.empty(0, np.int64), 1
     missing = sum(column.null_count for column in columns)
     if missing:
         raise ValueError(f"{missing:,} rows have no time ({name})")
@@ -253,19 +296,19 @@ def _train_rows(days: np.ndarray, heldout: float | None) -> int:
     return train_rows
 
 
-def _codes(tables: list[pa.Table], name: str, order: np.ndarray) -> tuple[np.ndarray, int]:
-    columns = [table[name] for table in tables]
+def _codes(sources: Sequence[_Source], name: str, order: np.ndarray | None) -> tuple[np.ndarray, int]:
+    columns = [source.read(name) for source in sources]
     if len({column.type for column in columns}) > 1:  # numbers in one file, text in another
         columns = [column.cast(pa.string()) for column in columns]
     try:
         codes, distinct = ranked(pa.chunked_array([chunk for column in columns for chunk in column.chunks]))
     except pa.ArrowException as error:
         raise ValueError(f"the ids of {name} are neither text nor numbers ({columns[0].type})") from error
-    return codes[order], distinct
+    return _ordered(codes, order), distinct
 
 
-def _numbers(tables: list[pa.Table], name: str, log1p: bool) -> np.ndarray:
-    values = np.concatenate([table[name].to_numpy() for table in tables])
+def _numbers(sources: Sequence[_Source], name: str, log1p: bool) -> np.ndarray:
+    values = np.concatenate([source.read_float(name).to_numpy() for source in sources])
     wrong = int((~np.isfinite(values)).sum())
     if wrong:
         raise ValueError(f"{name} is missing, NaN or infinite in {wrong:,} rows")
