@@ -9,8 +9,10 @@ rounded once a step. `eps` is inside Adagrad's root, as in Keras and the paper (
 root); RMSProp and AdamW add it to theirs. Formulas and sources stand in `study.methods`.
 """
 
+import itertools
 import math
 import numbers
+import operator
 import re
 from collections.abc import Callable
 from typing import Any, ClassVar, TypedDict, Unpack, overload
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from study import methods
+from study import fast_clippy, methods
 from study.transforms import Chain, Leaf, global_norm
 
 
@@ -78,6 +80,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         self._check(defaults)
         self.record_clip_factors = record_clip_factors
         self._factors: dict[Tensor, Tensor] = {}
+        self._fast: dict[int, fast_clippy.FastClippy] = {}
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -105,10 +108,10 @@ class MethodOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._factors = {}
-        chains = [self._chain(group) for group in self.param_groups]
+        left = [(group, params) for i, group in enumerate(self.param_groups) if (params := self._fast_step(i, group))]
+        chains = [self._chain(group) for group, _ in left]
         norm = None if all(chain.per_leaf for chain in chains) else self._global_norm()
-        for group, chain in zip(self.param_groups, chains, strict=True):
-            params = [p for p in group["params"] if p.grad is not None]
+        for (group, params), chain in zip(left, chains, strict=True):
             # one by one where the method allows it, so that only one parameter's temporaries are held
             for part in [[p] for p in params] if chain.per_leaf else [params]:
                 self._update(part, chain, group["maximize"], norm)
@@ -141,6 +144,7 @@ class MethodOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._factors = {}
+        self._fast = {}
 
     def _chain(self, group: dict[str, Any]) -> Chain:
         return methods.build(
@@ -176,6 +180,28 @@ class MethodOptimizer(torch.optim.Optimizer):
                 raise
             known = rf"\b({'|'.join(self.words)})\b"
             raise ValueError(re.sub(known, lambda found: self.words[found[0]], str(error))) from None
+
+    def _fast_step(self, number: int, group: dict[str, Any]) -> list[Tensor]:
+        """Update what `study.fast_clippy` takes of this group, and return its other parameters that have a gradient."""
+        params = [p for p in group["params"] if p.grad is not None]
+        options = self._options(group)
+        if not fast_clippy.is_plain(group["method"], options):
+            return params
+        fast = self._fast.setdefault(number, fast_clippy.FastClippy())
+        gradients = [p.grad for p in params if p.grad is not None]
+        fit = fast.select(params, gradients)
+        others = list(itertools.compress(params, map(operator.not_, fit)))
+        params, gradients = (list(itertools.compress(x, fit)) for x in (params, gradients))
+        states = [self.state[p] for p in params]
+        for p, state in zip(params, states, strict=True):
+            if not state:
+                state["accumulator"] = torch.full_like(p, group["initial_accumulator_value"])
+        lr = -group["lr"] if group["maximize"] else group["lr"]
+        plain = fast_clippy.Plain(lr, options["rel"], options["abs"], group["eps"])
+        for own, factors in fast.step(params, gradients, states, plain):
+            if self.record_clip_factors:
+                self._factors |= zip(own, factors.unbind(), strict=True)
+        return others
 
     def _update(self, params: list[Tensor], chain: Chain, maximize: bool, norm: Tensor | None) -> None:
         parts = [_Touched(p, self.state[p], chain, maximize) for p in params]

@@ -94,15 +94,23 @@ def shrink_factor(
     """
     if update.numel() == 0:
         return update.new_ones(update.shape[0])
-    size = update.abs()
     bound = _bound(weight, rel, abs_, acc_rel, root)
+    # 0 / 0 and infinity / infinity are a NaN that asks for nothing. They are replaced where a bound can be 0 or
+    # infinite, and a NaN of the update's or the weight's own is put back; a mask would cost more than all else here
+    as_tensor = isinstance(rel, Tensor) or isinstance(abs_, Tensor) or root is not None
+    tame = not as_tensor and rel < math.inf and 0 < abs_ < math.inf
     if norm == "max":
-        within = size <= bound
-        return _rows(bound.div_(size).masked_fill_(within, 1.0)).amin(1)
-    asks_nothing = (size == 0).logical_or_(bound == math.inf)
-    ratio = _rows(size.div_(bound).masked_fill_(asks_nothing, 0.0))
-    rms = ratio.mul_(ratio).mean(1).sqrt_()
-    return rms.reciprocal().masked_fill_(rms <= 1, 1.0)
+        room = bound.div_(update).abs_()
+        factor = _rows(room if tame else room.nan_to_num_(nan=1.0)).amin(1).clamp_(max=1.0)
+    else:
+        ratio = torch.div(update, bound, out=bound)
+        ratio = _rows(ratio if tame else ratio.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf))
+        rms = ratio.mul_(ratio).mean(1).sqrt_()
+        factor = rms.reciprocal().masked_fill_(rms <= 1, 1.0)
+    if not tame:
+        for x in (update, weight):
+            factor.masked_fill_(_rows(x).amax(1).isnan(), math.nan)
+    return factor
 
 
 def _bound(weight: Tensor, rel: Scalar, abs_: Scalar, acc_rel: Scalar, root: Tensor | None) -> Tensor:

@@ -76,6 +76,35 @@ def test_zero_update_asks_for_nothing_and_zero_bound_freezes(norm):
     assert shrink_factor(t([0.1, 0.1]), t([0.0, 1.0]), 0.5, 0.0, norm=norm).item() == 0.0
 
 
+def shrink_by_masks(update, weight, rel, abs_, norm):
+    """The definition, with a mask for each case that a division leaves open."""
+    size, bound = update.abs(), weight.abs() * rel + abs_
+    if norm == "max":
+        return torch.where(size <= bound, 1.0, bound / size).amin(1)
+    ratio = torch.where((size == 0) & (bound == 0), 0.0, size / bound)
+    rms = (ratio * ratio).mean(1).sqrt()
+    return torch.where(rms <= 1, 1.0, rms.reciprocal())
+
+
+@pytest.mark.parametrize("norm", ["max", "rms"])
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize(("rel", "abs_"), [(0.5, 0.01), (0.5, 0.0), (0.0, 0.3)])
+def test_shrink_without_masks_has_the_bits_of_the_definition(norm, as_tensor, rel, abs_):
+    torch.manual_seed(3)
+    update, weight = torch.randn(40, 33), torch.randn(40, 33)
+    update *= 10.0 ** torch.linspace(-4, 2, 40)[:, None]
+    updates = torch.tensor([0.0, -0.0, 1e-38, -3.0, math.inf, -math.inf, math.nan])
+    weights = torch.tensor([0.0, -0.0, 1e-38, -3.0, math.nan])
+    update[:35, 32], weight[:35, 32] = torch.cartesian_prod(updates, weights).unbind(1)
+    thresholds = (torch.tensor([x]) for x in (rel, abs_)) if as_tensor else (rel, abs_)
+    factor = shrink_factor(update, weight, *thresholds, norm=norm)
+    expected = shrink_by_masks(update, weight, rel, abs_, norm)
+    torch.testing.assert_close(factor, expected, rtol=0.0, atol=0.0, equal_nan=True)
+    assert factor.isnan().any()
+    assert (factor == 1).any()
+    assert ((factor > 0) & (factor < 1)).any()
+
+
 @pytest.mark.parametrize("norm", ["max", "rms"])
 @pytest.mark.parametrize("as_tensor", [False, True])
 @pytest.mark.parametrize("off", ["rel", "abs_", "acc_rel"])
