@@ -1,9 +1,11 @@
 """The synthetic stream: what its head promises, and the best loss that nobody beats."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from study.data import load
+from study.data import _cache, load
 from study.data.synthetic import Options, Stream
 from study.log import Log
 
@@ -152,6 +154,19 @@ def test_more_features_are_shown_without_changing_the_stream(cache):
     np.testing.assert_array_equal(few.numbers[:, 0], many.numbers[:, 0])
     np.testing.assert_array_equal(few.labels, many.labels)
     assert few.facts["bayes_loss"] == many.facts["bayes_loss"]
+
+
+def test_memory_does_not_grow_with_the_features(tmp_path, monkeypatch):
+    monkeypatch.setattr(_cache, "BLOCK_ROWS", 1000)
+
+    def peak(ids: int) -> int:
+        tracemalloc.start()
+        load("synthetic", SMALL | {"ids": ids, "rows": 50_000}, tmp_path)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(90) - peak(10) < 80 * 50_000  # 80 features take 4 bytes a row each
 
 
 def knob(**options) -> Stream:

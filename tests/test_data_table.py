@@ -1,12 +1,14 @@
 """A table of one's own: CSV and Parquet, what a declaration may say, and what must be refused."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from study.data import check, load
+from study.data import _cache, _encode, check, load
 from study.log import Log
 
 FRAME = pd.DataFrame(
@@ -138,6 +140,52 @@ def test_many_equal_times_stay_as_they_stand(tmp_path):
     log = convert(write(tmp_path / "t", frame, declared))
     in_order = [row for time in range(3) for row in range(1000) if times[row] == time]
     np.testing.assert_array_equal(log.ids[:1000, 0] - 1, in_order)
+
+
+def test_a_csv_of_many_blocks_is_the_same_log(tmp_path, monkeypatch):
+    """Times that the first block alone would take for whole numbers, and ids and numbers missing at first."""
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "ts": np.arange(600) * 1000 + np.where(np.arange(600) < 300, 0, 0.5),
+            "user": [None] * 300 + [f"u{i}" for i in random.integers(0, 9, 300)],
+            "shop": random.integers(0, 99, 600),
+            "price": random.lognormal(size=600),
+            "click": random.integers(0, 2, 600),
+            "watch": random.exponential(size=600),
+        }
+    )
+    declared = DECLARED.replace('time_unit = "ms"', 'time_unit = "ms"\nheldout = 0.1')
+    folder = write(tmp_path / "t", frame.sample(frac=1, random_state=0), declared)
+    frame.assign(ts=frame["ts"].map("{:.10g}".format)).to_csv(folder / "log.csv", index=False)
+    (folder / "csv.toml").write_text(declared.replace("log.parquet", "log.csv"))
+    monkeypatch.setattr(_encode, "CSV_BLOCK_BYTES", 2048)
+    assert _encode.csv_type(folder / "log.csv", "ts") == pa.float64()
+    assert_same(convert(folder), load("table", {"dir": str(folder / "csv.toml")}, tmp_path / "cache"))
+    (kept,) = {path.name for path in (tmp_path / "cache").rglob("*.arrow")} or {None}
+    assert kept is None  # what it was rewritten to is gone
+
+
+def test_memory_does_not_grow_with_the_columns(tmp_path, monkeypatch):
+    monkeypatch.setattr(_cache, "BLOCK_ROWS", 1000)
+    rows, random = 20_000, np.random.default_rng(0)
+
+    def peak(columns: int) -> int:
+        names = [f"x{i}" for i in range(columns)]
+        frame = pd.DataFrame({name: random.normal(size=rows) for name in names})
+        frame = frame.assign(ts=random.permutation(rows), click=random.integers(0, 2, rows))
+        declared = (
+            f'files = ["log.parquet"]\ntime = "ts"\ntime_unit = "s"\nheldout = 0.1\nids = {names[: columns // 2]}\n'
+        )
+        declared += f'numbers = {names[columns // 2 :]}\n[tasks]\nclick = "binary"\n'
+        folder = write(tmp_path / str(columns), frame, declared)
+        tracemalloc.start()
+        convert(folder)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(82) - peak(2) < 80 * rows  # 80 columns take 4 bytes a row each once converted, and 8 before
 
 
 def test_content_follows_what_matters(tmp_path):

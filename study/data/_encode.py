@@ -159,16 +159,27 @@ def rewrite_csv(path: Path, into: Path, types: Mapping[str, pa.DataType]) -> Non
     """
     schema = pa.schema(list(types.items()))
     with pa.OSFile(str(into), "wb") as file, pa.ipc.new_file(file, schema) as rewritten:
-        for block in _csv_blocks(path, types):
+        for block in _csv_blocks(path, types, list(types)):
             rewritten.write_batch(block)
 
 
-def _csv_blocks(path: Path, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+def csv_type(path: Path, name: str) -> pa.DataType:
+    """The type that all fields of a CSV's column have. Raises as `read_csv` does."""
+    kind = pa.null()
+    try:
+        for block in _csv_blocks(path, {}, [name]):
+            kind = block.schema.field(name).type
+    except ValueError:  # the first block looked otherwise than a later one: only the whole file tells, or what is wrong
+        return read_csv(path, {}, only=[name])[name].type
+    return kind
+
+
+def _csv_blocks(path: Path, types: Mapping[str, pa.DataType], only: Sequence[str]) -> Iterator[pa.RecordBatch]:
     with _reading_csv(path) as header:
         yield from pyarrow.csv.open_csv(
             path,
             read_options=pyarrow.csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
-            convert_options=_conversion(header, types, list(types)),
+            convert_options=_conversion(header, types, only),
         )
 
 

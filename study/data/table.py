@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from study.data._cache import cached, content_hash, file_hash
-from study.data._encode import csv_header, make_log, ranked, read_csv, require_columns, rewrite_csv
+from study.data._encode import csv_header, csv_type, make_log, ranked, require_columns, rewrite_csv
 from study.log import Log
 
 T = TypeVar("T")
@@ -224,19 +224,14 @@ def _source(file: Path, rewritten: Path, declared: Declaration) -> _Source:
         return _Source(file, lambda name: _parquet(file, lambda parquet: parquet.read(columns=[name]))[name])
     require_columns(file, csv_header(file), declared.columns)
     known = dict.fromkeys(declared.ids, pa.string()) | dict.fromkeys(declared.values, pa.float64())
-    types = {name: known.get(name) or _inferred(file, name) for name in declared.columns}
+    types = {name: known.get(name) or csv_type(file, name) for name in declared.columns}
     rewrite_csv(file, rewritten, types)
 
     def read(name: str) -> pa.ChunkedArray:
-        options = pa.ipc.IpcReadOptions(included_fields=[declared.columns.index(name)])
-        with pa.OSFile(str(rewritten)) as opened:
-            return pa.ipc.open_file(opened, options=options).read_all()[name]
+        with pa.memory_map(str(rewritten)) as mapped:  # of a map, only what is used is read
+            return pa.ipc.open_file(mapped).read_all()[name]
 
     return _Source(file, read)
-
-
-def _inferred(file: Path, name: str) -> pa.DataType:
-    return read_csv(file, {}, only=[name])[name].type
 
 
 def _parquet(file: Path, read: Callable[[pq.ParquetFile], T]) -> T:
