@@ -149,7 +149,7 @@ def test_a_csv_of_many_blocks_is_the_same_log(tmp_path, monkeypatch):
         {
             "ts": np.arange(600) * 1000 + np.where(np.arange(600) < 300, 0, 0.5),
             "user": [None] * 300 + [f"u{i}" for i in random.integers(0, 9, 300)],
-            "shop": random.integers(0, 99, 600),
+            "shop": random.integers(10, 99, 600),
             "price": random.lognormal(size=600),
             "click": random.integers(0, 2, 600),
             "watch": random.exponential(size=600),
