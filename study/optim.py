@@ -405,7 +405,8 @@ class _Touched:
         if self.rows is None and self.leaf.weight.dtype == self.parameter.dtype:
             self.parameter.sub_(self.leaf.update.squeeze(0))
         else:
-            self._put(self.parameter, (self.leaf.weight - self.leaf.update).squeeze(0))
+            # of rows, or of another type, the weight is a copy
+            self._put(self.parameter, self.leaf.weight.sub_(self.leaf.update).squeeze(0))
         for key, taken in self.taken.items():
             value = self.leaf.state[key]
             if value is not taken or self._is_by_row(self.state[key]):
@@ -415,13 +416,17 @@ class _Touched:
         return self.rows is not None and tensor.shape == self.parameter.shape
 
     def _rows_of(self, tensor: Tensor) -> Tensor:
-        return tensor[self.rows] if self._is_by_row(tensor) else tensor
+        if self.rows is None or not self._is_by_row(tensor):
+            return tensor
+        return tensor.index_select(0, self.rows[0]) if len(self.rows) == 1 else tensor[self.rows]
 
     def _put(self, target: Tensor, value: Tensor) -> None:
-        if self._is_by_row(target):
-            target[self.rows] = value.to(target.dtype)
-        else:
+        if self.rows is None or not self._is_by_row(target):
             target.copy_(value)
+        elif len(self.rows) == 1:
+            target.index_copy_(0, self.rows[0], value.to(target.dtype))
+        else:
+            target[self.rows] = value.to(target.dtype)
 
 
 def _gradient(parameter: Tensor, maximize: bool) -> tuple[tuple[Tensor, ...] | None, Tensor]:
