@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raised when the same run would give other numbers than before: a new meaning gets new ids."""
 
 CONTROL_SEEDS = tuple(range(10**9, 10**9 + 4))

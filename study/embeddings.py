@@ -56,15 +56,14 @@ class Tables:
         groups_G11 = torch.arange(self.groups, device=ids_GBF.device).view(-1, 1, 1)
         return (ids_GBF + (self.starts_F + groups_G11 * self.ids)).view(-1)
 
-    def read(self, positions: Tensor, out_RBI: Tensor) -> None:
-        """Write the embedded batch into the first F * E columns of the inputs."""
-        rows = self.weight.index_select(0, positions).view(self.groups, -1, self.features, self.runs, self.dim)
-        self._embedded(out_RBI).copy_(rows.permute(0, 3, 1, 2, 4))
+    def read(self, positions: Tensor, out_GBFKE: Tensor) -> None:
+        """Write the rows of a batch's ids, each with those of all runs of its group."""
+        torch.index_select(self.weight, 0, positions, out=out_GBFKE.view(len(positions), -1))
 
-    def gradients(self, positions: Tensor, gradient_RBI: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(self, positions: Tensor, gradient_GBFKE: Tensor) -> tuple[Tensor, Tensor]:
         """Touched rows (U,), in ascending order, and their summed gradients (U, K * E)."""
-        occurrences = self._embedded(gradient_RBI).permute(0, 2, 3, 1, 4).reshape(len(positions), self.runs * self.dim)
         rows_U, order, offsets_U = touched(positions)
+        occurrences = gradient_GBFKE.view(len(positions), -1)
         return rows_U, functional.embedding_bag(order, occurrences, offsets_U, mode="sum")
 
     def adagrad(self, rows_U: Tensor, gradient: Tensor, lr_GK: Tensor, eps: float) -> None:
@@ -92,11 +91,6 @@ class Tables:
         """Bool (R,): every embedding row of the run is finite."""
         shape = (self.groups, self.ids, self.runs, self.dim)
         return self.weight.view(shape).isfinite().all(dim=3).all(dim=1).flatten()
-
-    def _embedded(self, inputs_RBI: Tensor) -> Tensor:
-        """A view (G, K, B, F, E) of the embedded columns."""
-        columns = inputs_RBI[:, :, : self.features * self.dim]
-        return columns.unflatten(2, (self.features, self.dim)).unflatten(0, (self.groups, self.runs))
 
 
 def touched(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,8 @@ import models
 from study import methods, plugins
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Run, Study, canonical_json
 from study.log import Log
-from study.training import build_network, spec_of, stackable, steps_of
+from study.networks import build_network, spec_of, stackable
+from study.training import steps_of
 
 T = TypeVar("T")
 

@@ -9,7 +9,6 @@ S steps, N rows.
 """
 
 import contextlib
-import functools
 import math
 import time
 import warnings
@@ -20,15 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state
 from torch.nn import functional
 
-import models
-from study import methods, plugins
+from models import Spec
+from study import fused, methods
 from study.config import Recipe, Run
 from study.embeddings import Tables
+from study.inputs import Inputs
 from study.log import Log, Task
-from study.streams import batches, stream
+from study.networks import OneByOne, Stacked, mean_losses, network_of_seed, spec_of, stackable
+from study.streams import batches
 from study.transforms import Chain, Leaf
 
 
@@ -58,20 +58,6 @@ def steps_of(recipe: Recipe, train_rows: int) -> int:
     return recipe.steps or train_rows // recipe.batch
 
 
-def spec_of(log: Log, recipe: Recipe) -> models.Spec:
-    return models.Spec(
-        features=len(log.vocabulary),
-        embedding_dim=recipe.embedding_dim,
-        numbers=log.numbers.shape[1],
-        head_bias=tuple(math.log(t.base / (1 - t.base)) if t.kind == "binary" else 0.0 for t in log.tasks),
-    )
-
-
-def build_network(model: str, spec: models.Spec) -> nn.Module:
-    """A network by name. ValueError lists those there are."""
-    return plugins.load("models", model, "model", "build").build(spec)
-
-
 def train(runs: Sequence[Run], log: Log, device: str = "cpu", watch: Callable[[int], None] | None = None) -> Trained:
     """Train the runs as one stack and judge them on the held-out rows.
 
@@ -96,24 +82,6 @@ def train(runs: Sequence[Run], log: Log, device: str = "cpu", watch: Callable[[i
             moved=stack.moved()[back],
             judged={name: values[back] for name, values in judged.items()},
             seconds=(time.perf_counter() - started) / len(runs),
-        )
-
-
-@functools.cache
-def stackable(model: str, spec: models.Spec) -> bool:
-    """Whether two runs of the model can be computed as one stack. Where not, its runs train one by one."""
-    networks = [_network(model, spec, seed) for seed in (0, 1)]
-    inputs = torch.randn(2, 32, spec.width, generator=torch.Generator().manual_seed(0))
-    try:
-        with torch.random.fork_rng(devices=[]):
-            stacked = _Stacked(networks, torch.float32, inputs.device)
-            logits = stacked(inputs)
-            torch.autograd.grad(logits.sum(), list(stacked.parameters.values()))
-    except RuntimeError:
-        return False
-    with torch.random.fork_rng(devices=[]):
-        return all(
-            torch.allclose(logits[i], network(inputs[i]), rtol=1e-3, atol=1e-5) for i, network in enumerate(networks)
         )
 
 
@@ -144,11 +112,8 @@ class _Stack:
         self.ids_NF = _tensor(log.ids).to(device)
         self.numbers_ND = _tensor(log.numbers).to(device, self.dtype)
         self.labels_NT = _tensor(log.labels).to(device, self.dtype)
-        self.constant_logit_T1 = torch.tensor(spec_of(log, self.recipe).head_bias, dtype=self.dtype, device=device)[
-            :, None
-        ]
-
         spec = spec_of(log, self.recipe)
+        self.constant_logit_T = torch.tensor(spec.head_bias, dtype=self.dtype, device=device)
         self.tables = Tables(
             log.vocabulary,
             log.id_names,
@@ -160,11 +125,20 @@ class _Stack:
             dtype=self.dtype,
             device=device,
         )
-        self.start = lambda: {seed: _network(first.model, spec, seed) for seed in of_seed}
+        self.start = lambda: {seed: network_of_seed(first.model, spec, seed) for seed in of_seed}
         networks = self.start()
-        together = _Stacked if stackable(first.model, spec) else _OneByOne
-        self.network = together([networks[run.seed] for run in ordered], self.dtype, device, [r.seed for r in ordered])
-        self.width = spec.width
+        kind = _kind_of_stack(first.model, spec, networks[first.seed], self.dtype, device)
+        self.network = kind([networks[run.seed] for run in ordered], self.dtype, device, [r.seed for r in ordered])
+        self.inputs = Inputs(
+            groups=self.groups,
+            runs_of_group=self.runs_of_group,
+            batch=self.recipe.batch,
+            features=spec.features,
+            dim=spec.embedding_dim,
+            numbers=spec.numbers,
+            dtype=self.dtype,
+            device=device,
+        )
 
         self.method = _Method(ordered, self.recipe, self.dtype, device)
         self.states = {name: self.method.chain(0).init(w) for name, w in self.network.parameters.items()}
@@ -183,31 +157,24 @@ class _Stack:
 
     def step(self, step: int, rows_GB: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step. Returns the loss (R, T) before it, and the constant predictor's (G, T)."""
-        inputs_RBI, positions = self._inputs(rows_GB)
-        inputs_RBI.requires_grad_(self.tables.features > 0)
-        labels_GTB = self.labels_NT.index_select(0, rows_GB.flatten()).view(*rows_GB.shape, -1).mT.contiguous()
-
-        logits_RTB = self.network(inputs_RBI).mT.contiguous()
-        labels_RTB = labels_GTB.repeat_interleave(self.runs_of_group, dim=0)
-        loss_RT = _losses(logits_RTB, labels_RTB, self.tasks).mean(2)
-        watched = [*self.network.parameters.values(), *([inputs_RBI] if self.tables.features else [])]
-        gradients = torch.autograd.grad(loss_RT.sum(), watched, materialize_grads=True)
-
+        positions = self._read(rows_GB)
+        labels_GBT = self.labels_NT.index_select(0, rows_GB.flatten()).view(*rows_GB.shape, -1)
+        loss_RT, gradients = self.network.learn(self.inputs, labels_GBT, self.tasks)
         with torch.no_grad():
             self._update(step, positions, gradients)
-            constant_GTB = self.constant_logit_T1.expand_as(labels_GTB).contiguous()
-            return loss_RT.detach(), _losses(constant_GTB, labels_GTB, self.tasks).mean(2)
+            constant_GBT = self.constant_logit_T.expand_as(labels_GBT)
+            return loss_RT, mean_losses(constant_GBT, labels_GBT, self.tasks)
 
     def judge(self) -> dict[str, np.ndarray]:
         """AUC or RMSE (R,) of each task on the held-out rows, in batches of the training's size."""
         rows_N = torch.arange(self.train_rows, len(self.labels_NT), device=self.device)
         scores = []
-        with torch.no_grad(), self.network.judging():
+        with self.network.judging():
             for rows_B in rows_N.split(self.recipe.batch):
                 # The last batch is filled up: matrix products of another height may round otherwise.
                 filled_B = functional.pad(rows_B, (0, self.recipe.batch - len(rows_B)), value=int(self.train_rows))
-                inputs_RBI, _ = self._inputs(filled_B.expand(self.groups, -1))
-                scores.append(self.network(inputs_RBI)[:, : len(rows_B)].mT)
+                self._read(filled_B.expand(self.groups, -1))
+                scores.append(self.network.logits(self.inputs)[:, : len(rows_B)].mT.contiguous())
         scores_RTN = torch.cat(scores, 2).double().cpu().numpy()
         labels_TN = self.labels_NT[self.train_rows :].double().cpu().numpy().T
         return {
@@ -233,28 +200,26 @@ class _Stack:
                     squares[r] += np.square(weight[r].detach().cpu().double().numpy() - began).sum()
         return np.sqrt(squares)
 
-    def _inputs(self, rows_GB: Tensor) -> tuple[Tensor, Tensor]:
-        runs, batch = self.groups * self.runs_of_group, rows_GB.shape[1]
-        inputs_RBI = torch.empty(runs, batch, self.width, dtype=self.dtype, device=self.device)
-        positions = self.tables.positions(self.ids_NF.index_select(0, rows_GB.flatten()).view(self.groups, batch, -1))
+    def _read(self, rows_GB: Tensor) -> Tensor:
+        """Fill the inputs with a batch. Returns the rows of the tables that it came from."""
+        rows = rows_GB.flatten()
+        ids_GBF = self.ids_NF.index_select(0, rows).view(*rows_GB.shape, -1)
+        positions = self.tables.positions(ids_GBF)
         if self.tables.features:
-            self.tables.read(positions, inputs_RBI)
-        if self.numbers_ND.shape[1]:
-            numbers_GBD = self.numbers_ND.index_select(0, rows_GB.flatten()).view(self.groups, 1, batch, -1)
-            columns = inputs_RBI[:, :, -self.numbers_ND.shape[1] :].unflatten(0, (self.groups, self.runs_of_group))
-            columns.copy_(numbers_GBD.expand_as(columns))
-        return inputs_RBI, positions
+            self.tables.read(positions, self.inputs.embedded_GBFKE)
+        torch.index_select(self.numbers_ND, 0, rows, out=self.inputs.numbers_GBD.view(len(rows), -1))
+        return positions
 
     def _update(self, step: int, positions: Tensor, gradients: Sequence[Tensor]) -> None:
         parameters = self.network.parameters
         leaves = [
             Leaf(weight=weight, gradient=gradient, update=gradient, state=self.states[name], scratch={}, factor=None)
-            for (name, weight), gradient in zip(parameters.items(), gradients, strict=False)
+            for (name, weight), gradient in zip(parameters.items(), gradients, strict=True)
         ]
         if not self.tables.features:
             self.method.chain(step).updates(leaves)
         else:
-            rows_U, gradient = self.tables.gradients(positions, gradients[-1])
+            rows_U, gradient = self.tables.gradients(positions, self.inputs.gradient_GBFKE)
             if self.recipe.embeddings == "method":
                 self._update_with_tables(step, leaves, rows_U, gradient)
             else:
@@ -339,81 +304,12 @@ class _Method:
         return min(1.0, (step + 1) / self.recipe.warmup) if self.recipe.warmup else 1.0
 
 
-class _Stacked:
-    """The networks of a stack as one function: inputs_RBI -> logits_RBT by `vmap` over the run axis."""
-
-    def __init__(
-        self, networks: Sequence[nn.Module], dtype: torch.dtype, device: torch.device, seeds: Sequence[int] = ()
-    ) -> None:
-        self.module = networks[0]
-        parameters, buffers = stack_module_state(list(networks))
-        self.parameters = {k: v.detach().to(device, dtype).requires_grad_() for k, v in parameters.items()}
-        # Running statistics in the run's precision; counters and masks as they are.
-        self.buffers = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in buffers.items()}
-        self.call = torch.vmap(lambda p, b, x: functional_call(self.module, (p, b), (x,)), randomness="error")
-
-    def __call__(self, inputs_RBI: Tensor) -> Tensor:
-        return self.call(self.parameters, self.buffers, inputs_RBI)
-
-    @contextlib.contextmanager
-    def judging(self) -> Iterator[None]:
-        self.module.eval()
-        yield
-        self.module.train()
-
-
-class _OneByOne(_Stacked):
-    """The same for a network that `vmap` cannot take: each run is computed alone, inside the same stack.
-
-    Whatever the network draws (dropout) comes from the run's own stream, by seed and call.
-    """
-
-    def __init__(
-        self, networks: Sequence[nn.Module], dtype: torch.dtype, device: torch.device, seeds: Sequence[int] = ()
-    ) -> None:
-        super().__init__(networks, dtype, device)
-        self.seeds, self.calls = seeds, 0
-        self.own_buffers = [{k: v[r].clone() for k, v in self.buffers.items()} for r in range(len(networks))]
-
-    def __call__(self, inputs_RBI: Tensor) -> Tensor:
-        self.calls += 1
-        devices = [inputs_RBI.device] if inputs_RBI.device.type == "cuda" else []
-        logits = []
-        with torch.random.fork_rng(devices=devices):
-            for r, seed in enumerate(self.seeds):
-                torch.manual_seed(stream(seed, "network", str(self.calls)))
-                own = {name: values[r] for name, values in self.parameters.items()}
-                logits.append(functional_call(self.module, (own, self.own_buffers[r]), (inputs_RBI[r],)))
-        return torch.stack(logits)
-
-
-def _network(model: str, spec: models.Spec, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "weights"))
-        return build_network(model, spec)
-
-
-def _losses(logits_RTB: Tensor, labels_RTB: Tensor, tasks: Sequence[Task]) -> Tensor:
-    """Loss of every example (R, T, B): logistic on logits (nats), squared error on standardized targets."""
-    losses = []
-    for start, stop, kind in _spans(tasks):
-        logits, labels = logits_RTB[:, start:stop], labels_RTB[:, start:stop]
-        if kind == "binary":
-            losses.append(functional.binary_cross_entropy_with_logits(logits, labels, reduction="none"))
-        else:
-            losses.append((logits - labels).square())
-    return torch.cat(losses, 1)
-
-
-def _spans(tasks: Sequence[Task]) -> list[tuple[int, int, str]]:
-    """Neighbouring tasks of one kind: (start, stop, kind)."""
-    spans: list[tuple[int, int, str]] = []
-    for t, task in enumerate(tasks):
-        if spans and spans[-1][2] == task.kind:
-            spans[-1] = (spans[-1][0], t + 1, task.kind)
-        else:
-            spans.append((t, t + 1, task.kind))
-    return spans
+def _kind_of_stack(
+    model: str, spec: Spec, network: nn.Module, dtype: torch.dtype, device: torch.device
+) -> type[Stacked]:
+    if fused.takes(network, dtype, device):
+        return fused.FusedRankers
+    return Stacked if stackable(model, spec) else OneByOne
 
 
 def _judge(task: Task, scores_N: np.ndarray, labels_N: np.ndarray) -> float:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from study.config import (
     CONTROL_SEEDS,
     MAX_LR,
+    RESULTS_VERSION,
     Arm,
     Recipe,
     Rule,
@@ -61,7 +62,7 @@ def test_the_id_is_the_hash_of_the_content_without_defaults() -> None:
         "model": "small",
         "options": {"rel": 0.5},
         "recipe": {"steps": 300},
-        "results": 1,
+        "results": 2,
         "seed": 3,
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -126,7 +127,7 @@ def test_each_changed_field_changes_the_id() -> None:
 
 def test_another_version_of_the_results_changes_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
     before = RUN.id
-    monkeypatch.setattr("study.config.RESULTS_VERSION", 2)
+    monkeypatch.setattr("study.config.RESULTS_VERSION", RESULTS_VERSION + 1)
     assert dataclasses.replace(RUN).id != before
 
 

@@ -10,7 +10,7 @@ from torch.func import functional_call, stack_module_state
 from models import Spec
 from models._ranker import CrossNorm, Ranker, TaskHeads
 from study import plugins
-from study.training import build_network
+from study.networks import build_network
 
 KUAIRAND = Spec(features=30, embedding_dim=4, numbers=5, head_bias=(-0.3, -0.8, -4.1, 0.0))
 SPEC = Spec(features=3, embedding_dim=4, numbers=2, head_bias=(-0.3, 0.0, -4.1))

@@ -33,7 +33,8 @@ import torch
 from study import data
 from study.config import Recipe
 from study.log import Log
-from study.training import build_network, spec_of, steps_of
+from study.networks import build_network, spec_of
+from study.training import steps_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STACK = 32

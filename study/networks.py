@@ -1,0 +1,142 @@
+"""The networks of a stack: one function of all their inputs, and its gradients.
+
+Shape letters: R runs, G groups of runs that share a seed and so their batches, B batch, I inputs, T tasks.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+
+import models
+from study import plugins
+from study.config import Recipe
+from study.inputs import Inputs
+from study.log import Log, Task
+from study.losses import losses
+from study.products import OneRunAtATime
+from study.streams import stream
+
+
+def spec_of(log: Log, recipe: Recipe) -> models.Spec:
+    return models.Spec(
+        features=len(log.vocabulary),
+        embedding_dim=recipe.embedding_dim,
+        numbers=log.numbers.shape[1],
+        head_bias=tuple(math.log(t.base / (1 - t.base)) if t.kind == "binary" else 0.0 for t in log.tasks),
+    )
+
+
+def build_network(model: str, spec: models.Spec) -> nn.Module:
+    """A network by name. ValueError lists those there are."""
+    return plugins.load("models", model, "model", "build").build(spec)
+
+
+def network_of_seed(model: str, spec: models.Spec, seed: int) -> nn.Module:
+    """A network with the weights that the seed starts with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, "weights"))
+        return build_network(model, spec)
+
+
+@functools.cache
+def stackable(model: str, spec: models.Spec) -> bool:
+    """Whether two runs of the model can be computed as one stack. Where not, its runs train one by one."""
+    networks = [network_of_seed(model, spec, seed) for seed in (0, 1)]
+    inputs = torch.randn(2, 32, spec.width, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            stacked = Stacked(networks, torch.float32, inputs.device)
+            logits = stacked(inputs)
+            torch.autograd.grad(logits.sum(), list(stacked.parameters.values()))
+    except RuntimeError:
+        return False
+    with torch.random.fork_rng(devices=[]):
+        return all(
+            torch.allclose(logits[i], network(inputs[i]), rtol=1e-3, atol=1e-5) for i, network in enumerate(networks)
+        )
+
+
+class Stacked:
+    """Networks of one architecture, by `vmap` over the run axis: inputs_RBI -> logits_RBT.
+
+    parameters: by name, (R, *shape), leaves that require a gradient. buffers: likewise, without.
+    """
+
+    def __init__(
+        self, networks: Sequence[nn.Module], dtype: torch.dtype, device: torch.device, seeds: Sequence[int] = ()
+    ) -> None:
+        self.module = networks[0]
+        parameters, buffers = stack_module_state(list(networks))
+        self.parameters = {k: v.detach().to(device, dtype).requires_grad_() for k, v in parameters.items()}
+        # Running statistics in the run's precision; counters and masks as they are.
+        self.buffers = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in buffers.items()}
+        self._call = torch.vmap(self._of_one_run, randomness="error")
+
+    def __call__(self, inputs_RBI: Tensor) -> Tensor:
+        return self._call(self.parameters, self.buffers, inputs_RBI)
+
+    def learn(self, inputs: Inputs, labels_GBT: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, list[Tensor]]:
+        """The mean loss of each task, (R, T), and the gradients of their sum by the parameters, in their order.
+
+        The gradient by the embeddings goes to `inputs`. What comes back may be overwritten by the next call.
+        """
+        rows_RBI = inputs.rows().requires_grad_(inputs.features > 0)
+        loss_RT = mean_losses(self(rows_RBI), labels_GBT, tasks)
+        watched = [*self.parameters.values(), *([rows_RBI] if inputs.features else [])]
+        gradients = list(torch.autograd.grad(loss_RT.sum(), watched, materialize_grads=True))
+        if inputs.features:
+            inputs.take_gradient(gradients.pop())
+        return loss_RT.detach(), gradients
+
+    def logits(self, inputs: Inputs) -> Tensor:
+        """(R, B, T), without a gradient."""
+        with torch.no_grad():
+            return self(inputs.rows())
+
+    def _of_one_run(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs_BI: Tensor) -> Tensor:
+        with OneRunAtATime():
+            return functional_call(self.module, (parameters, buffers), (inputs_BI,))
+
+    @contextlib.contextmanager
+    def judging(self) -> Iterator[None]:
+        """Inside, the networks are in evaluation mode."""
+        self.module.eval()
+        yield
+        self.module.train()
+
+
+class OneByOne(Stacked):
+    """The same for a network that `vmap` cannot take: each run is computed alone, inside the same stack.
+
+    Whatever the network draws (dropout) comes from the run's own stream, by seed and call.
+    """
+
+    def __init__(
+        self, networks: Sequence[nn.Module], dtype: torch.dtype, device: torch.device, seeds: Sequence[int] = ()
+    ) -> None:
+        super().__init__(networks, dtype, device)
+        self.seeds, self.calls = seeds, 0
+        self.own_buffers = [{k: v[r].clone() for k, v in self.buffers.items()} for r in range(len(networks))]
+
+    def __call__(self, inputs_RBI: Tensor) -> Tensor:
+        self.calls += 1
+        devices = [inputs_RBI.device] if inputs_RBI.device.type == "cuda" else []
+        logits = []
+        with torch.random.fork_rng(devices=devices):
+            for r, seed in enumerate(self.seeds):
+                torch.manual_seed(stream(seed, "network", str(self.calls)))
+                own = {name: values[r] for name, values in self.parameters.items()}
+                logits.append(functional_call(self.module, (own, self.own_buffers[r]), (inputs_RBI[r],)))
+        return torch.stack(logits)
+
+
+def mean_losses(logits_RBT: Tensor, labels_GBT: Tensor, tasks: Sequence[Task]) -> Tensor:
+    """The mean loss of each task on the batch, (R, T)."""
+    labels_GTB = labels_GBT.mT.contiguous()
+    labels_RTB = labels_GTB.repeat_interleave(len(logits_RBT) // len(labels_GTB), dim=0)
+    return losses(logits_RBT.mT.contiguous(), labels_RTB, tasks).mean(2)

@@ -1,0 +1,133 @@
+"""The hand-made forward and backward against the plain path, and both against double precision."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from models import Spec
+from study import fused
+from study.fused import FusedRankers
+from study.inputs import Inputs
+from study.log import Task
+from study.networks import Stacked, build_network, network_of_seed
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+CPU = torch.device("cpu")
+TASKS = (
+    Task(name="click", kind="binary", base=0.4, scale=1.0, unit="", constant_loss=0.67),
+    Task(name="like", kind="binary", base=0.1, scale=1.0, unit="", constant_loss=0.3),
+    Task(name="watch", kind="regression", base=0.0, scale=2.0, unit="s", constant_loss=1.0),
+    Task(name="share", kind="binary", base=0.3, scale=1.0, unit="", constant_loss=0.6),
+)
+MODELS = ("small", "small_dcn", "large", "large_dcn")
+
+
+def spec(features: int = 5, dim: int = 4, numbers: int = 3) -> Spec:
+    return Spec(features=features, embedding_dim=dim, numbers=numbers, head_bias=(-0.4, -2.2, 0.0, -0.8))
+
+
+def learned(
+    kind: type[Stacked], model: str, spec: Spec, groups: int, runs: int, dtype: torch.dtype = torch.float32
+) -> tuple[Stacked, dict[str, Tensor]]:
+    """The networks, and all that comes of one batch, by name."""
+    networks = [network_of_seed(model, spec, seed) for seed in range(groups * runs)]
+    stack = kind(networks, dtype, CPU)
+    inputs = Inputs(
+        groups=groups,
+        runs_of_group=runs,
+        batch=32,
+        features=spec.features,
+        dim=spec.embedding_dim,
+        numbers=spec.numbers,
+        dtype=dtype,
+        device=CPU,
+    )
+    generator = torch.Generator().manual_seed(7)
+    labels_GBT = torch.randint(2, (groups, 32, 4), generator=generator).to(dtype)
+    inputs.embedded_GBFKE.copy_(torch.randn(inputs.embedded_GBFKE.shape, generator=generator))
+    inputs.numbers_GBD.copy_(torch.randn(inputs.numbers_GBD.shape, generator=generator))
+    loss_RT, gradients = stack.learn(inputs, labels_GBT, TASKS)
+    found = {"loss": loss_RT, "logits": stack.logits(inputs), "inputs": inputs.gradient_GBFKE}
+    return stack, found | {name: g.clone() for name, g in zip(stack.parameters, gradients, strict=True)}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("groups", "runs", "shape"),
+    [(2, 3, {}), (1, 1, {"dim": 16}), (3, 1, {"dim": 3}), (1, 2, {"numbers": 0}), (2, 1, {"dim": 2, "numbers": 8})],
+)
+def test_it_is_as_near_to_double_precision_as_the_plain_path(
+    model: str, groups: int, runs: int, shape: dict[str, Any]
+) -> None:
+    _, by_hand = learned(FusedRankers, model, spec(**shape), groups, runs)
+    _, plain = learned(Stacked, model, spec(**shape), groups, runs)
+    _, exact = learned(Stacked, model, spec(**shape), groups, runs, torch.float64)
+    assert by_hand.keys() == plain.keys() == exact.keys()
+    for name, truth in exact.items():
+        assert by_hand[name].shape == plain[name].shape == truth.shape
+        assert truth.any(), name
+        # Means over the batch of numbers of the size of 1 may cancel: their error is that of what was summed.
+        size = max(float(truth.abs().max()), 0.1)
+        error, plain_error = (float((x[name].double() - truth).abs().max()) / size for x in (by_hand, plain))
+        assert error < max(4 * plain_error, 2e-6), name
+
+
+def test_a_log_without_ids() -> None:
+    _, by_hand = learned(FusedRankers, "small", spec(features=0, numbers=20), 2, 2)
+    _, plain = learned(Stacked, "small", spec(features=0, numbers=20), 2, 2)
+    for name, expected in plain.items():
+        torch.testing.assert_close(by_hand[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_follow_weights_that_have_changed() -> None:
+    """What is kept between batches, such as weights filled up to whole words, must not go stale."""
+    stacks = [
+        kind([network_of_seed("small_dcn", spec(), 0)] * 2, torch.float32, CPU) for kind in (FusedRankers, Stacked)
+    ]
+    inputs = Inputs(groups=2, runs_of_group=1, batch=32, features=5, dim=4, numbers=3, dtype=torch.float32, device=CPU)
+    inputs.embedded_GBFKE.normal_(generator=torch.Generator().manual_seed(1))
+    labels_GBT = torch.ones(2, 32, 4)
+    for _ in range(3):
+        (loss, ours), (plain_loss, plain) = [stack.learn(inputs, labels_GBT, TASKS) for stack in stacks]
+        torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=1e-6)
+        for a, b in zip(ours, plain, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+        with torch.no_grad():
+            for stack, gradients in zip(stacks, (ours, plain), strict=True):
+                for weight, gradient in zip(stack.parameters.values(), gradients, strict=True):
+                    weight.sub_(gradient, alpha=0.01)
+
+
+@pytest.mark.parametrize("name", ["bottom.0.weight", "bottom.2.bias", "heads.weights.1", "front.cross.weight"])
+def test_a_nan_spreads_as_in_the_plain_path_and_no_further(name: str) -> None:
+    def poisoned(kind: type[Stacked]) -> Sequence[Tensor]:
+        stack = kind([network_of_seed("small_dcn", spec(), seed) for seed in range(3)], torch.float32, CPU)
+        with torch.no_grad():
+            stack.parameters[name][1].view(-1)[0] = float("nan")
+        inputs = Inputs(
+            groups=3, runs_of_group=1, batch=32, features=5, dim=4, numbers=3, dtype=torch.float32, device=CPU
+        )
+        inputs.embedded_GBFKE.normal_(generator=torch.Generator().manual_seed(1))
+        loss, gradients = stack.learn(inputs, torch.ones(3, 32, 4), TASKS)
+        return [loss, stack.logits(inputs), inputs.gradient_GBFKE, *(g.clone() for g in gradients)]
+
+    by_hand, plain = poisoned(FusedRankers), poisoned(Stacked)
+    for ours, expected in zip(by_hand, plain, strict=True):
+        assert torch.equal(ours.isnan(), expected.isnan())
+        assert not ours[0].isnan().any()
+        assert not ours[2].isnan().any()
+    assert by_hand[0][1].isnan().any()
+
+
+def test_only_shared_bottoms_of_float32_on_cpu_are_taken() -> None:
+    def taken(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> bool:
+        return fused.takes(build_network(model, spec()), dtype, torch.device(device))
+
+    assert [taken(model) for model in (*MODELS, "paper_small")] == [True] * 5
+    assert not any(taken(model) for model in ("small_mmoe", "own_models.linear", "own_models.batch_norm"))
+    assert not taken("small", torch.float64)
+    assert not taken("small", device="cuda")
