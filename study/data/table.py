@@ -22,6 +22,7 @@ read, is first rewritten as such on the cache's disk, block by block.
 
 import glob
 import re
+import tempfile
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -162,7 +163,12 @@ def _kind(file: Path) -> str:
 
 
 def _convert(into: Path, files: list[Path], declared: Declaration, content: str) -> Log:
-    sources = [_source(file, into / f"{i}.arrow", declared) for i, file in enumerate(files)]
+    with tempfile.TemporaryDirectory(dir=into) as rewritten:
+        sources = [_source(file, Path(rewritten) / f"{i}.arrow", declared) for i, file in enumerate(files)]
+        return _log(into, files, sources, declared, content)
+
+
+def _log(into: Path, files: list[Path], sources: Sequence["_Source"], declared: Declaration, content: str) -> Log:
     time, per_day = _times(sources, declared)
     if len(time) == 0:
         raise ValueError(f"no rows in {', '.join(str(file) for file in files)}")
