@@ -43,12 +43,14 @@ class Tables:
         self.ids = int(sum(vocabulary))
         starts = np.concatenate([[0], np.cumsum(vocabulary)[:-1]]) if self.features else np.zeros(0)
         self.starts_F = torch.as_tensor(starts, dtype=torch.int64, device=device)
-        self.weight = torch.empty(self.groups, self.ids, self.runs, dim, dtype=dtype, device=device)
+        # One row more than ids: what stands for "no row" where the number of touched rows must not be read back.
+        self.no_row = self.groups * self.ids
+        self.weight = torch.zeros(self.no_row + 1, self.runs * dim, dtype=dtype, device=device)
+        weight = self._by_id(self.weight)
         for group, seed in enumerate(seeds):
             for name, start, codes in zip(names, starts.tolist(), vocabulary, strict=True):
                 rows = _normal(stream(seed, "embeddings", name), codes, dim) * std
-                self.weight[group, int(start) : int(start) + codes] = rows.to(device, dtype).unsqueeze(1)
-        self.weight = self.weight.view(self.groups * self.ids, self.runs * dim)
+                weight[group, int(start) : int(start) + codes] = rows.to(device, dtype).unsqueeze(1)
         self.accumulator = torch.full_like(self.weight, initial_accumulator)
 
     def positions(self, ids_GBF: Tensor) -> Tensor:
@@ -60,9 +62,13 @@ class Tables:
         """Write the rows of a batch's ids, each with those of all runs of its group."""
         torch.index_select(self.weight, 0, positions, out=out_GBFKE.view(len(positions), -1))
 
-    def gradients(self, positions: Tensor, gradient_GBFKE: Tensor) -> tuple[Tensor, Tensor]:
-        """Touched rows (U,), in ascending order, and their summed gradients (U, K * E)."""
-        rows_U, order, offsets_U = touched(positions)
+    def gradients(self, positions: Tensor, gradient_GBFKE: Tensor, *, fixed: bool = False) -> tuple[Tensor, Tensor]:
+        """Touched rows (U,), in ascending order, and their summed gradients (U, K * E).
+
+        fixed: U is always that of the positions, the last rows being `no_row`, with a gradient of zero: nothing is read
+        back from the device.
+        """
+        rows_U, order, offsets_U = touched_or_none(positions, self.no_row) if fixed else touched(positions)
         occurrences = gradient_GBFKE.view(len(positions), -1)
         return rows_U, functional.embedding_bag(order, occurrences, offsets_U, mode="sum")
 
@@ -70,7 +76,7 @@ class Tables:
         """`G += g * g ; w -= lr * g / sqrt(G + eps)` on the touched rows."""
         accumulator = self.accumulator.index_select(0, rows_U).add_(gradient * gradient)
         self.accumulator.index_copy_(0, rows_U, accumulator)
-        lr = lr_GK.index_select(0, rows_U // self.ids).unsqueeze(-1)
+        lr = lr_GK.index_select(0, (rows_U // self.ids).clamp_(max=self.groups - 1)).unsqueeze(-1)
         update = gradient.div(accumulator.add_(eps).sqrt_()).view(-1, self.runs, self.dim).mul_(lr).flatten(1)
         self.weight.index_copy_(0, rows_U, self.weight.index_select(0, rows_U).sub_(update))
 
@@ -89,8 +95,11 @@ class Tables:
 
     def finite(self) -> Tensor:
         """Bool (R,): every embedding row of the run is finite."""
-        shape = (self.groups, self.ids, self.runs, self.dim)
-        return self.weight.view(shape).isfinite().all(dim=3).all(dim=1).flatten()
+        return self._by_id(self.weight).isfinite().all(dim=3).all(dim=1).flatten()
+
+    def _by_id(self, rows: Tensor) -> Tensor:
+        """A view (G, V, K, E) of all rows but the last, which is none."""
+        return rows[: self.no_row].view(self.groups, self.ids, self.runs, self.dim)
 
 
 def touched(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,6 +113,19 @@ def touched(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ordered, order = torch.sort(positions, stable=True)
     rows_U, counts = torch.unique_consecutive(ordered, return_counts=True)
     return rows_U, order, counts.cumsum(0) - counts
+
+
+def touched_or_none(positions: Tensor, none: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As `touched`, filled up to the length of `positions` with `none`, of which there are no places."""
+    count = len(positions)
+    ordered, order = torch.sort(positions, stable=True)
+    places = torch.arange(count, device=positions.device)
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    torch.ne(ordered[1:], ordered[:-1], out=begins[1:])
+    of_value = begins.cumsum(0) - 1
+    rows_U = torch.full_like(ordered, none).scatter_(0, of_value, ordered)
+    offsets_U = torch.full_like(ordered, count).scatter_reduce_(0, of_value, places, "amin")
+    return rows_U, order, offsets_U
 
 
 def _normal(seed: int, rows: int, dim: int) -> Tensor:

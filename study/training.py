@@ -219,8 +219,10 @@ class _Stack:
         if not self.tables.features:
             self.method.chain(step).updates(leaves)
         else:
-            rows_U, gradient = self.tables.gradients(positions, self.inputs.gradient_GBFKE)
-            if self.recipe.embeddings == "method":
+            by_method = self.recipe.embeddings == "method"
+            fixed = self.device.type == "cuda" and not by_method
+            rows_U, gradient = self.tables.gradients(positions, self.inputs.gradient_GBFKE, fixed=fixed)
+            if by_method:
                 self._update_with_tables(step, leaves, rows_U, gradient)
             else:
                 self.method.chain(step).updates(leaves)
@@ -323,7 +325,7 @@ def _judge(task: Task, scores_N: np.ndarray, labels_N: np.ndarray) -> float:
 
 def auc(scores_N: np.ndarray, labels_N: np.ndarray) -> float:
     """Area under the ROC curve, ties counted half; NaN where only one class is present."""
-    order = np.argsort(scores_N, kind="stable")
+    order = np.argsort(scores_N)  # numpy's unstable sort is 7 times faster, and ties share one rank anyway
     ordered, positive = scores_N[order], labels_N[order] > 0.5
     first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
     group = np.cumsum(first) - 1

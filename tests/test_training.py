@@ -294,7 +294,8 @@ def make_tables(runs_of_group: int = 3) -> Tables:
     )
 
 
-def test_gradients_of_touched_rows_equal_autograd_and_duplicates_are_summed() -> None:
+@pytest.mark.parametrize("fixed", [False, True])
+def test_gradients_of_touched_rows_equal_autograd_and_duplicates_are_summed(fixed: bool) -> None:
     tables = make_tables()
     generator = torch.Generator().manual_seed(0)
     ids_GBF = torch.stack([torch.randint(n, (2, 37), generator=generator).clamp(max=n - 2) for n in VOCABULARY], dim=2)
@@ -302,12 +303,15 @@ def test_gradients_of_touched_rows_equal_autograd_and_duplicates_are_summed() ->
     embedded_GBFKE = torch.full((2, 37, 3, 3, 4), math.nan, dtype=torch.float64)
     tables.read(positions, embedded_GBFKE)
     gradient_GBFKE = torch.randn(embedded_GBFKE.shape, generator=generator, dtype=torch.float64)
-    rows_U, gradient_U = tables.gradients(positions, gradient_GBFKE)
+    rows_U, gradient_U = tables.gradients(positions, gradient_GBFKE, fixed=fixed)
     before = tables.weight.clone()
     lr_GK = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], dtype=torch.float64)
     tables.adagrad(rows_U, gradient_U, lr_GK, 1e-7)
 
-    assert torch.equal(rows_U, torch.from_numpy(np.unique(positions.numpy())))
+    distinct = torch.from_numpy(np.unique(positions.numpy()))
+    assert torch.equal(rows_U[: len(distinct)], distinct)
+    assert len(rows_U) == (len(positions) if fixed else len(distinct))
+    assert torch.equal(tables.weight[tables.no_row], before[tables.no_row])
     untouched = torch.ones(len(before), dtype=torch.bool)
     untouched[rows_U] = False
     assert untouched.any()
@@ -553,7 +557,7 @@ def test_gradient_descent_on_a_quadratic_diverges_exactly_beyond_two_over_its_cu
 class NoWait(TorchDispatchMode):
     """Raises where a value would have to be read back."""
 
-    reads = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "is_nonzero", "item")
+    reads = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "is_nonzero", "item", "unique_consecutive")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         name = func.__name__.split(".")[0]
@@ -575,6 +579,25 @@ def test_no_step_reads_a_value_back(method: str, model: str, monkeypatch: pytest
     assert np.isfinite(train([make_run(method=method, model=model, recipe=recipe)] * 2, LOG).loss).all()
     with NoWait(), pytest.raises(AssertionError, match="reads a value back"):
         bool(torch.ones(2).sum() > 1)
+
+
+@pytest.mark.parametrize("model", ["small_dcn", "small_mmoe"])
+def test_touched_rows_of_a_fixed_number_give_the_same_bits_and_read_nothing_back(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU does, on CPU."""
+    runs = [make_run(method="clippy", model=model, seed=seed, lr=lr) for seed in (3, 5) for lr in (0.1, 0.3)]
+    expected = train(runs, LOG)
+    gradients, step = Tables.gradients, training._Stack.step
+
+    def watched(*arguments: Any) -> Any:
+        with NoWait():
+            return step(*arguments)
+
+    monkeypatch.setattr(Tables, "gradients", lambda *given, fixed: gradients(*given, fixed=True))
+    monkeypatch.setattr(training._Stack, "step", watched)
+    found = train(runs, LOG)
+    assert [bits_of(found, i) for i in range(4)] == [bits_of(expected, i) for i in range(4)]
 
 
 def test_watch_is_called_after_each_step() -> None:
