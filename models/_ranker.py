@@ -55,9 +55,12 @@ class Experts(nn.Module):
         self.gates = nn.ModuleList(_output_linear(width, experts) for _ in range(tasks))
 
     def forward(self, inputs_BI: Tensor) -> Tensor:
-        experts_BHE = torch.stack([expert(inputs_BI) for expert in self.experts], dim=-1)
-        gates_TBE1 = torch.stack([gate(inputs_BI).softmax(-1) for gate in self.gates]).unsqueeze(-1)
-        return torch.stack([(experts_BHE @ gate_BE1).squeeze(-1) for gate_BE1 in gates_TBE1])
+        experts_BEH = torch.stack([expert(inputs_BI) for expert in self.experts], dim=1)
+        # Each task's gate is a tensor of its own, as layer-wise methods must see it; one product serves them all.
+        weight, bias = (torch.cat([getattr(gate, name) for gate in self.gates]) for name in ("weight", "bias"))
+        gates_BTE = functional.linear(inputs_BI, weight, bias).unflatten(-1, (len(self.gates), -1)).softmax(-1)
+        # Contiguous, or a product of one run alone would be another one than that of several.
+        return (gates_BTE @ experts_BEH).transpose(0, 1).contiguous()
 
 
 class Heads(nn.Module):
