@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from analysis.runs import CELL, in_order, records, threshold_columns, with_curves
 
@@ -51,7 +51,7 @@ COUNTS = ("n", "k", "undertrained", *REASONS, "micro")
 def wilson(k: Any, n: Any, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
     """The two-sided Wilson score interval of k successes in n >= 1 trials: (low, high), arrays of k's shape."""
     k, n = np.asarray(k, dtype=float), np.asarray(n, dtype=float)
-    z2 = float(stats.norm.ppf((1 + confidence) / 2)) ** 2
+    z2 = float(special.ndtri((1 + confidence) / 2)) ** 2
     centre = (k + z2 / 2) / (n + z2)
     half = np.sqrt(z2 * (k * (n - k) / n + z2 / 4)) / (n + z2)
     return np.where(k == 0, 0.0, centre - half), np.where(k == n, 1.0, centre + half)
@@ -59,12 +59,12 @@ def wilson(k: Any, n: Any, confidence: float = CONFIDENCE) -> tuple[np.ndarray, 
 
 def upper_bound(k: int, n: int, confidence: float = CONFIDENCE) -> float:
     """Clopper and Pearson's one-sided upper bound of a probability, after k events in n >= 1 trials. 0 of 8: 0.312."""
-    return 1.0 if k >= n else float(stats.beta.ppf(confidence, k + 1, n - k))
+    return 1.0 if k >= n else float(special.betaincinv(k + 1, n - k, confidence))
 
 
 def lower_bound(k: int, n: int, confidence: float = CONFIDENCE) -> float:
     """Clopper and Pearson's one-sided lower bound of a probability, after k events in n >= 1 trials."""
-    return 0.0 if k <= 0 else float(stats.beta.ppf(1 - confidence, k, n - k + 1))
+    return 0.0 if k <= 0 else float(special.betaincinv(k, n - k + 1, 1 - confidence))
 
 
 def rates_table(rates: pd.DataFrame, width: int = 120) -> str:

@@ -12,14 +12,16 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis import figures
-from analysis.edges import edge_text, edges, fits, fitted_curves, sentence
+from analysis.edges import Fit, edge_text, edges, fits, fitted_curves, sentence
 from analysis.quality import quality
 from analysis.rates import divergence_rates
 from analysis.runs import CELL, records, tasks_of, threshold_columns, with_curves
@@ -35,30 +37,54 @@ PIXELS_PER_INCH = 104
 Reference = Mapping[str, Mapping[str, Any]]
 
 
-def write(folder: Path, reference: Reference | None = None) -> Path:
-    """Write report.html, runs.parquet and figures/ into a study's folder; returns the path of report.html.
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """What a report says, each found once from the record of the study in `folder`.
+
+    every: all recorded runs, the control included; runs: those of cells. edges: by level, LEVELS[0] first.
+    """
+
+    folder: Path
+    definition: Definition
+    every: pd.DataFrame
+    runs: pd.DataFrame
+    rates: pd.DataFrame
+    fitted: dict[Any, Fit]
+    edges: dict[float, pd.DataFrame]
+
+
+def tables(folder: Path) -> Tables:
+    """The tables of a study's report. Raises study.record.RecordError (a ValueError) where there is no study."""
+    definition, every = read_definition(folder), read_runs(folder)
+    runs = with_curves(every)
+    fitted = fits(runs)
+    return Tables(
+        folder=folder,
+        definition=definition,
+        every=every,
+        runs=runs,
+        rates=divergence_rates(runs),
+        fitted=fitted,
+        edges={level: edges(runs, level, fitted) for level in LEVELS},
+    )
+
+
+def write(found: Tables, reference: Reference | None = None) -> Path:
+    """Write report.html, runs.parquet and figures/ into the study's folder; returns the path of report.html.
 
     reference: model -> what the control gave: "lr" (the safe lr), "gain" (the reference gain), "gain_<task>",
     "constant_loss"; None leaves it out of the page. Works from a record of any size, down to no run at all. Raises
-    study.record.RecordError (a ValueError) where there is no study, OSError where the folder cannot be written.
+    OSError where the folder cannot be written.
     """
-    folder = Path(folder)
-    definition = read_definition(folder)
-    every = read_runs(folder)
-    runs = with_curves(every)
-    rates = divergence_rates(runs)
-    fitted = fits(runs)
-    found = {level: edges(runs, level, fitted) for level in LEVELS}
-    drawn = figures.all_figures(folder, runs, definition, rates, fitted_curves(runs, fitted=fitted), found[LEVELS[0]])
+    folder, definition, runs, every = found.folder, found.definition, found.runs, found.every
+    curves = fitted_curves(runs, fitted=found.fitted)
+    drawn = figures.all_figures(folder, runs, definition, found.rates, curves, found.edges[LEVELS[0]])
     images = {}
     with figures.styled():
         for name, figure in drawn.items():
-            png, svg = io.BytesIO(), io.BytesIO()
-            figure.savefig(png, format="png", dpi=DPI)
-            figure.set_layout_engine("none")  # the panels stay where the first drawing put them
-            figure.savefig(svg, format="svg", metadata={"Date": None})
-            _write_whole(folder / "figures" / f"{_file_name(name)}.png", png.getvalue())
-            source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
+            png, svg = _saved(figure)
+            _write_whole(folder / "figures" / f"{_file_name(name)}.png", png)
+            source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
             images[name] = f'src="{source}" style="width: {figure.get_figwidth() * PIXELS_PER_INCH:.0f}px"'
     table = io.BytesIO()
     every.to_parquet(table, index=False)
@@ -67,11 +93,11 @@ def write(folder: Path, reference: Reference | None = None) -> Path:
     page = _page(
         f"{definition.study.name}: where training diverges",
         [
-            _answer(definition, runs, found[LEVELS[0]]),
+            _answer(definition, runs, found.edges[LEVELS[0]]),
             _figure(images, "divergence"),
-            _edges_section(definition, found) if len(runs) else "",
+            _edges_section(definition, found.edges) if len(runs) else "",
             _figures_section(definition, images),
-            _cells_section(definition, rates, quality(runs, definition)),
+            _cells_section(definition, found.rates, quality(runs, definition)),
             _missing_section(definition, every, read_failures(folder), folder),
             _control_section(control, reference),
             _rule_section(definition),
@@ -81,6 +107,17 @@ def write(folder: Path, reference: Reference | None = None) -> Path:
     path = folder / "report.html"
     _write_whole(path, page.encode())
     return path
+
+
+def _saved(figure: Figure) -> tuple[bytes, bytes]:
+    """The figure as PNG and as SVG. Its panels are laid out once, not before each of four drawings."""
+    figure.set_dpi(DPI)
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)  # the panels stay where they are
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=DPI)
+    figure.savefig(svg, format="svg", metadata={"Date": None})
+    return png.getvalue(), svg.getvalue()
 
 
 # The answer

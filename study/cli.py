@@ -1,7 +1,8 @@
 """The command `study`. Errors for users are one line and exit code 2, before anything is trained or overwritten."""
 
 import argparse
-import importlib
+import atexit
+import gc
 import os
 import sys
 import warnings
@@ -19,6 +20,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     asked = _parser().parse_args(arguments)
+    atexit.register(gc.freeze)  # what is left is freed with the process: collecting it first takes a second
     _find_modules_here()
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {message}", file=sys.stderr)
     try:
@@ -92,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     mirrored = command("mlflow", _mlflow, "rebuild the MLflow view from the record")
     mirrored.add_argument("dir", type=Path, metavar="DIR")
     mirrored.add_argument("--tracking-uri", metavar="U", default=_tracking_uri())
-    mirrored.add_argument("--complete-only", action="store_true", help="leave out curves with missing runs")
+    mirrored.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)  # see study.tracking.Follower
     opened = command("ui", _ui, "open the MLflow view on loopback")
     opened.add_argument("dir", type=Path, metavar="DIR")
     opened.add_argument("--port", type=int)
@@ -200,11 +202,13 @@ def _report(asked: argparse.Namespace) -> None:
 
 
 def _mlflow(asked: argparse.Namespace) -> None:
-    from study import driver
+    from study import tracking
 
-    if asked.complete_only:
-        os.nice(15)  # beside a training that needs the cores
-    print(driver.mirror(asked.dir.resolve(), asked.tracking_uri, finished=not asked.complete_only))
+    if asked.follow:
+        os.nice(19)  # beside a training that needs the cores; Ray's workers have 15 themselves
+        tracking.follow(asked.dir.resolve(), asked.tracking_uri, sys.stdin, sys.stdout)
+        return
+    print(tracking.mirror(asked.dir.resolve(), asked.tracking_uri))
 
 
 def _ui(asked: argparse.Namespace) -> None:
@@ -266,9 +270,8 @@ def _list(package: str) -> None:
     """Each plugin of a package, with the first line of its module."""
     from study import plugins
 
-    for name in plugins.names(package):
-        text = importlib.import_module(f"{package}.{name}").__doc__ or ""
-        print(f"  {name:16} {text.strip().splitlines()[0] if text.strip() else ''}")
+    for name, text in plugins.described(package).items():
+        print(f"  {name:16} {text}")
 
 
 def _positive(kind: type):

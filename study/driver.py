@@ -3,17 +3,19 @@ itself."""
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.metadata
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +26,9 @@ from study.divergence import Reference
 from study.log import Log
 from study.planning import Plan, Stack, checked, control_of, plan
 from study.progress import Progress, duration
+
+if TYPE_CHECKING:
+    from study import tracking
 
 VERSIONS = ("torch", "ray", "mlflow", "numpy", "pandas")
 
@@ -57,7 +62,7 @@ def study_of(asked: Asked) -> Study:
         study = dataclasses.replace(study, data_options=study.data_options | {"dir": folder})
     if asked.seeds:
         study = dataclasses.replace(study, seeds=settings.seeds(asked.seeds))
-    return checked(study)
+    return checked(study, cache_folder())
 
 
 def _space(name: str) -> Study:
@@ -85,11 +90,12 @@ def out_folder(asked: Asked, study: Study) -> Path:
 def preview(asked: Asked) -> str:
     """What `study plan` says. Trains nothing and writes nothing but the cache of converted data."""
     study = study_of(asked)
-    log = data.load(study.data, study.data_options, cache_folder())
+    cache = cache_folder()
+    log = data.load(study.data, study.data_options, cache)
     folder = out_folder(asked, study)
     done = record.recorded_ids(folder) if record.exists(folder) else set()
     workers = asked.workers or os.cpu_count() or 1
-    planned = plan(study, log, done, workers=workers, stack=asked.stack)
+    planned = plan(study, log, done, workers=workers, stack=asked.stack, cache=cache)
     seconds, how = _expected(planned, workers, folder)
     first = sum(len(stack.runs) for stack in planned.stacks if stack.is_control)
     lines = [
@@ -119,7 +125,7 @@ def run(asked: Asked) -> Path:
 
 def resume(folder: Path, asked: Asked) -> Path:
     """Train exactly what the study in the folder lacks, then report."""
-    study = checked(record.read_definition(folder).study)
+    study = checked(record.read_definition(folder).study, cache_folder())
     log = data.load(study.data, study.data_options, cache_folder())
     return _train(asked, study, log, folder)
 
@@ -127,18 +133,18 @@ def resume(folder: Path, asked: Asked) -> Path:
 def report(folder: Path) -> str:
     """Write the report from the record alone. Returns what a terminal shows of it."""
     import analysis
-    import analysis.report
+    from analysis import report as page
 
-    models = record.read_definition(folder).study.models
-    runs = analysis.load(folder)
-    rates = analysis.divergence_rates(runs)
-    edges = analysis.edges(runs).to_dict("records")
-    said = [analysis.rates_table(rates.sort_values("model", key=lambda m: m.map(models.index), kind="stable"))]
+    found = page.tables(folder)
+    models = found.definition.study.models
+    rates = found.rates.sort_values("model", key=lambda m: m.map(models.index), kind="stable")
+    edges = found.edges[page.LEVELS[0]].to_dict("records")
+    said = [analysis.rates_table(rates)]
     for model in models:
         sentences = [analysis.sentence(edge) for edge in edges if edge["model"] == model]
         said.append("\n".join([f"{model}:", *(f"  {sentence}" for sentence in sentences)]))
-    page = analysis.report.write(folder, _recorded_references(folder))
-    return "\n\n".join([*said, f"report: {page}"])
+    path = page.write(found, _recorded_references(folder))
+    return "\n\n".join([*said, f"report: {path}"])
 
 
 def status(folder: Path) -> str:
@@ -159,55 +165,55 @@ def status(folder: Path) -> str:
     return "\n".join(lines + sorted({f"  failed: {reason}" for reason in failures.values()}))
 
 
-def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> str:
-    """Rebuild the MLflow view from the record. Returns a sentence."""
-    from study import tracking
-
-    result = tracking.mirror(folder, uri, finished=finished)
-    return f"MLflow: {result.curves} curves, {result.cells} cells in {result.uri}"
-
-
 def _train(asked: Asked, study: Study, log: Log, folder: Path) -> Path:
-    from study import tune
+    from study import tracking, tune
 
-    plan(study, log, workers=1)  # says what is wrong with the study before anything is written
+    cache = cache_folder()
+    plan(study, log, workers=1, cache=cache)  # says what is wrong with the study before anything is written
     described = data.describe(study.data, log)
-    definition = record.Definition(study=study, data=described, versions=_versions())
+    # Ray takes seconds to start. What the end of the study needs is imported meanwhile.
+    follower = tracking.Follower(folder, asked.tracking_uri)
+    ahead = threading.Thread(target=importlib.import_module, args=("analysis.report",))
     connected = tune.connected(asked.address, workers=asked.workers, gpu_fraction=asked.gpu_fraction)
-    with connected as cluster, record.locked(folder):
-        record.open_study(folder, definition)
-        planned = plan(
-            study,
-            log,
-            record.recorded_ids(folder),
-            workers=cluster.workers,
-            stack=asked.stack,
-            device_bytes=cluster.gpu_bytes,
-        )
-        print(_opening(study, planned, cluster.workers, folder), flush=True)
-        with _told(planned, folder, asked.tracking_uri) as told:
-            job = tune.Job(
-                study=study.name,
-                folder=folder,
-                rule=study.rule,
-                stacks=planned.stacks,
-                references=_references(study, described, folder, _with_control(planned)),
-                reference=lambda model: _references(study, described, folder, [model])[model],
-                told=told,
+    with follower, contextlib.ExitStack() as locked:
+        ahead.start()
+        with connected as cluster:
+            locked.enter_context(record.locked(folder))
+            record.open_study(folder, record.Definition(study=study, data=described, versions=_versions()))
+            planned = plan(
+                study,
+                log,
+                record.recorded_ids(folder),
+                workers=cluster.workers,
+                stack=asked.stack,
+                device_bytes=cluster.gpu_bytes,
+                cache=cache,
             )
-            tune.run(job, log, cluster)
+            print(_opening(study, planned, cluster.workers, folder), flush=True)
+            follower.look()
+            with _told(planned, follower) as told:
+                job = tune.Job(
+                    study=study.name,
+                    folder=folder,
+                    rule=study.rule,
+                    stacks=planned.stacks,
+                    references=_references(study, described, folder, _with_control(planned)),
+                    reference=lambda model: _references(study, described, folder, [model])[model],
+                    told=told,
+                )
+                tune.run(job, log, cluster)
+        follower.look()
+        ahead.join()
         print(report(folder), flush=True)
-        print(_mirrored(folder, asked.tracking_uri), flush=True)
+        print(_mirrored(folder, follower, asked.tracking_uri), flush=True)
     print(_closing(folder))
     return folder
 
 
 @contextlib.contextmanager
-def _told(planned: Plan, folder: Path, uri: str | None) -> Iterator[Callable[[Stack, Any], None]]:
+def _told(planned: Plan, follower: "tracking.Follower") -> Iterator[Callable[[Stack, Any], None]]:
     """Who is told of every trial that ends: the user, and MLflow."""
-    from study import tracking
-
-    progress, follower = Progress(planned), tracking.Follower(folder, uri)
+    progress = Progress(planned)
 
     def told(stack: Stack, result: dict[str, float] | str) -> None:
         progress(stack, result)
@@ -217,13 +223,14 @@ def _told(planned: Plan, folder: Path, uri: str | None) -> Iterator[Callable[[St
         yield told
     finally:
         progress.close()
-        follower.close()
 
 
-def _mirrored(folder: Path, uri: str | None) -> str:
+def _mirrored(folder: Path, follower: "tracking.Follower", uri: str | None) -> str:
     """The record is complete without MLflow: a tracking server that is away costs a sentence, not the study."""
+    from study import tracking
+
     try:
-        return mirror(folder, uri)
+        return str(follower.end() or tracking.mirror(folder, uri))
     except ValueError as error:
         return f"MLflow was not updated: {error}. Later: study mlflow {folder}"
 

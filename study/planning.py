@@ -1,23 +1,27 @@
 """From a study to the trials that are still to be trained: cells -> runs -> stacks, minus what is recorded."""
 
 import dataclasses
+import functools
 import hashlib
+import heapq
 import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+import numpy as np
 
-import models
-from study import methods, plugins
-from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Run, Study, canonical_json
+from study import plugins
+from study.answers import is_ours, recalled
+from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Run, Study, canonical_json, to_json
 from study.log import Log
-from study.networks import build_network, spec_of, stackable
-from study.training import steps_of
+
+if TYPE_CHECKING:
+    import models
 
 T = TypeVar("T")
 
@@ -30,6 +34,9 @@ BYTES_OF_STACKS_CPU = 3 * 2**30
 """Memory that one CPU trial may take by our estimate."""
 
 SHARE_OF_GPU = 0.7
+
+STACK_COSTS_RUNS = 2
+"""What a stack takes beside its runs, in the time of a run: measured, roughly, for the small networks."""
 
 WORK_BESIDE = 1e-4
 """GFLOP an example that fit into the time that embeddings, judging and recording take: measured, roughly."""
@@ -75,12 +82,35 @@ class Plan:
         return sum(len(stack.runs) for stack in self.stacks)
 
 
-def checked(study: Study) -> Study:
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What a plan needs to know of a model, and only building it can tell.
+
+    run_bytes: see `bytes_of_run`. work: see `work`. stackable: whether its runs can be computed as a stack.
+    """
+
+    run_bytes: int
+    work: float
+    stackable: bool
+
+
+def checked(study: Study, cache: Path | None = None) -> Study:
     """The study with its arms in canonical form. ValueError, in the user's words, for unknown models or methods and
-    for options out of range."""
+    for options out of range. cache: where answers are remembered; see `study.answers`."""
+
+    def find(arm: Arm) -> dict[str, Any]:
+        from study import methods
+
+        return methods.check(arm.method, arm.options)
+
     for model in study.models:
-        plugins.load("models", model, "model", "build")
-    arms = [Arm(method=arm.method, options=methods.check(arm.method, arm.options)) for arm in study.arms]
+        if not is_ours("models", model):
+            plugins.load("models", model, "model", "build")
+    arms = []
+    for arm in study.arms:
+        question = ["options", arm.method, repr(sorted(arm.options.items()))]
+        ours = is_ours("study.methods", arm.method)
+        arms.append(Arm(method=arm.method, options=recalled(cache, question, functools.partial(find, arm), ours=ours)))
     once = {canonical_json([arm.method, arm.options]): arm for arm in arms}
     return dataclasses.replace(study, arms=tuple(once.values()))
 
@@ -93,33 +123,36 @@ def plan(
     workers: int,
     stack: int | None = None,
     device_bytes: int | None = None,
+    cache: Path | None = None,
 ) -> Plan:
     """What is to be trained. workers: trials at a time. stack: runs of a stack at most, in place of our choice.
-    device_bytes: memory of one trial's share of a GPU; None is a CPU.
+    device_bytes: memory of one trial's share of a GPU; None is a CPU. cache: where sizes of models are remembered.
 
     Raises ValueError where the data fill no batch.
     """
-    steps_of(study.recipe, log.train_rows)
+    sizes = {model: size_of(model, study, log, cache) for model in study.models}
     cells = runs_of(study, log.content)
     control = control_of(study, log.content)
     missing_cells = [run for run in cells if run.id not in recorded]
     # A control without cells to judge would train for nothing.
     needed = {run.model for run in missing_cells}
     missing_control = [run for run in control if run.id not in recorded and run.model in needed]
+    kind_of = _kinds({run.method for run in [*missing_cells, *missing_control]}, cache)
     stacks = []
     for model in study.models:
-        largest = stack or _largest_stack(model, study, log, device_bytes)
+        largest = stack or _largest_stack(sizes[model].run_bytes, device_bytes)
         for missing in (missing_control, missing_cells):
-            stacks += _stacks([run for run in missing if run.model == model], largest, workers)
-    spec = spec_of(log, study.recipe)
+            stacks += _stacks([run for run in missing if run.model == model], kind_of, largest, workers)
+    # The largest first: small ones at the end leave fewer workers without work.
+    stacks.sort(key=lambda s: (not s.is_control, -sizes[s.runs[0].model].work * len(s.runs)))
     return Plan(
         cells=len(study.models) * len(study.arms) * len(study.lrs),
         runs=len(cells),
         control_runs=len(control),
         recorded=sum(run.id in recorded for run in cells),
-        stacks=tuple(sorted(stacks, key=lambda s: not s.is_control)),
-        one_by_one=tuple(model for model in study.models if not stackable(model, spec)),
-        work_of_run={model: work(model, study, log) for model in study.models},
+        stacks=tuple(stacks),
+        one_by_one=tuple(model for model in study.models if not sizes[model].stackable),
+        work_of_run={model: sizes[model].work for model in study.models},
     )
 
 
@@ -146,37 +179,77 @@ def control_of(study: Study, data: str) -> list[Run]:
 
 def measured_gigaflops_per_second() -> float:
     """Matrix products of one core, in a moment's measurement."""
-    a, b = torch.randn(8, 512, 128), torch.randn(8, 128, 128)
+    draws = np.random.default_rng(0)
+    a, b = (draws.standard_normal(shape, dtype=np.float32) for shape in ((8, 512, 128), (8, 128, 128)))
+    products = np.empty((8, 512, 128), dtype=np.float32)
     best = math.inf
     for _ in range(25):
         started = time.perf_counter()
-        torch.bmm(a, b)
+        np.matmul(a, b, out=products)
         best = min(best, time.perf_counter() - started)
-    return 8 * 2e-9 * 512 * 128 * 128 / best / torch.get_num_threads()
+    return 8 * 2e-9 * 512 * 128 * 128 / best
 
 
-def _stacks(runs: Sequence[Run], largest: int, workers: int) -> list[Stack]:
-    """Stacks of at most `largest` runs, of one method and its options each, whole seeds together (they share batches)
-    and groups of one size; as many that all workers have work to the end."""
+def _kinds(used: Collection[str], cache: Path | None) -> Callable[[Run], str]:
+    """What tells apart the runs that cannot share a stack: the method, and its options that are not thresholds."""
+
+    def find(method: str) -> list[str]:
+        from study import methods
+
+        return list(methods.signature(method).options)
+
+    options = {
+        method: recalled(
+            cache, ["options of", method], functools.partial(find, method), ours=is_ours("study.methods", method)
+        )
+        for method in used
+    }
+
+    def kind_of(run: Run) -> str:
+        return canonical_json([run.method, {k: v for k, v in run.options.items() if k in options[run.method]}])
+
+    return kind_of
+
+
+def _stacks(runs: Sequence[Run], kind_of: Callable[[Run], str], largest: int, workers: int) -> list[Stack]:
+    """Stacks of at most `largest` runs of one model, each of one kind: the fewest that keep all workers at work."""
     kinds: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        signature = methods.signature(run.method)
-        options = {k: v for k, v in run.options.items() if k in signature.options}
-        kinds[canonical_json([run.model, run.method, options])].append(run)
-    stacks = []
-    for of_kind in kinds.values():
-        size = max(1, min(largest, math.ceil(len(of_kind) / workers)))
-        of_seed: dict[int, list[Run]] = defaultdict(list)
-        for run in of_kind:
-            of_seed[run.seed].append(run)
-        by_count: dict[int, list[list[Run]]] = defaultdict(list)
-        for together in of_seed.values():
-            for part in _even_parts(together, size):
-                by_count[len(part)].append(part)
-        for count, groups in by_count.items():
-            for part in _even_parts(groups, max(1, size // count)):
-                stacks.append(Stack(runs=tuple(run for group in part for run in group)))
-    return stacks
+        kinds[kind_of(run)].append(run)
+    size = max(1, min(largest, math.ceil(len(runs) / workers)))
+    cut = {kind: _cut(of_kind, size) for kind, of_kind in kinds.items()}
+    best, best_time = cut, _rounds(cut, workers)
+    # Where the last round leaves workers idle, one stack more, and smaller ones, may end sooner.
+    for _ in range(workers if runs else 0):
+        kind = max(cut, key=lambda k: max(len(stack.runs) for stack in cut[k]))
+        cut = cut | {kind: _cut(kinds[kind], math.ceil(len(kinds[kind]) / (len(cut[kind]) + 1)))}
+        if _rounds(cut, workers) < best_time:
+            best, best_time = cut, _rounds(cut, workers)
+    return [stack for of_kind in best.values() for stack in of_kind]
+
+
+def _rounds(cut: Mapping[str, Sequence[Stack]], workers: int) -> float:
+    """When the last worker is done, in the time of a run, if whoever is free takes the largest stack that is left."""
+    busy_until = [0.0] * workers
+    for runs in sorted((len(stack.runs) for of_kind in cut.values() for stack in of_kind), reverse=True):
+        heapq.heapreplace(busy_until, busy_until[0] + runs + STACK_COSTS_RUNS)
+    return max(busy_until)
+
+
+def _cut(runs: Sequence[Run], size: int) -> list[Stack]:
+    """Runs of one kind in stacks of at most `size`: whole seeds together (they share batches), groups of one size."""
+    of_seed: dict[int, list[Run]] = defaultdict(list)
+    for run in runs:
+        of_seed[run.seed].append(run)
+    by_count: dict[int, list[list[Run]]] = defaultdict(list)
+    for together in of_seed.values():
+        for part in _even_parts(together, size):
+            by_count[len(part)].append(part)
+    return [
+        Stack(runs=tuple(run for group in part for run in group))
+        for count, groups in by_count.items()
+        for part in _even_parts(groups, max(1, size // count))
+    ]
 
 
 def _even_parts(items: Sequence[T], size: int) -> list[list[T]]:
@@ -186,16 +259,37 @@ def _even_parts(items: Sequence[T], size: int) -> list[list[T]]:
     return [list(items[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
-def _largest_stack(model: str, study: Study, log: Log, device_bytes: int | None) -> int:
+def _largest_stack(run_bytes: int, device_bytes: int | None) -> int:
     budget = BYTES_OF_STACKS_CPU if device_bytes is None else int(device_bytes * SHARE_OF_GPU)
     most = STACK_RUNS_CPU if device_bytes is None else STACK_RUNS_GPU
-    return max(1, min(most, budget // bytes_of_run(model, study, log)))
+    return max(1, min(most, budget // run_bytes))
+
+
+def size_of(model: str, study: Study, log: Log, cache: Path | None = None) -> Size:
+    """The size of a model on this data, by this recipe; as it was found before, where it was.
+
+    Raises ValueError where the data fill no batch.
+    """
+
+    def find() -> dict[str, Any]:
+        from study.networks import spec_of, stackable
+
+        return {
+            "run_bytes": bytes_of_run(model, study, log),
+            "work": work(model, study, log),
+            "stackable": stackable(model, spec_of(log, study.recipe)),
+        }
+
+    question = ["size", model, to_json(study.recipe), log.content]
+    return Size(**recalled(cache, question, find, ours=is_ours("models", model)))
 
 
 def bytes_of_run(model: str, study: Study, log: Log) -> int:
     """Memory of one run in a stack, estimated: weights with gradient, state and temporaries; embedding rows with
     accumulators; activations with their gradients."""
-    parameters, activations, _ = _size(model, spec_of(log, study.recipe))
+    from study.networks import spec_of
+
+    parameters, activations, _ = _counts(model, spec_of(log, study.recipe))
     width = 8 if study.recipe.precision == "float64" else 4
     rows = sum(log.vocabulary) * study.recipe.embedding_dim
     return width * (6 * parameters + 2 * rows + 3 * study.recipe.batch * activations)
@@ -203,13 +297,20 @@ def bytes_of_run(model: str, study: Study, log: Log) -> int:
 
 def work(model: str, study: Study, log: Log) -> float:
     """What a run takes, in GFLOP of matrix products: its own, and those that fit into what it does beside."""
-    products = _size(model, spec_of(log, study.recipe))[2]
+    from study.networks import spec_of
+    from study.training import steps_of
+
+    products = _counts(model, spec_of(log, study.recipe))[2]
     examples = study.recipe.batch * steps_of(study.recipe, log.train_rows)
     return 6e-9 * products * examples + WORK_BESIDE * examples
 
 
-def _size(model: str, spec: models.Spec) -> tuple[int, int, int]:
+def _counts(model: str, spec: "models.Spec") -> tuple[int, int, int]:
     """Parameters, activations of one row, and multiplications of one row in matrix products."""
+    import torch
+
+    from study.networks import build_network
+
     with torch.device("meta"):
         network = build_network(model, spec)
         activations: list[int] = [2 * spec.width]

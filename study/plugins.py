@@ -4,9 +4,11 @@ The file's name is the key: `load("models", "small", ...)` imports `models/small
 is a module of the user's own. A leading underscore means not a plugin. There is no list to keep.
 """
 
+import ast
 import importlib
 import importlib.util
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 
@@ -16,6 +18,23 @@ def names(package: str) -> list[str]:
     assert spec is not None
     found = pkgutil.iter_modules(spec.submodule_search_locations)
     return sorted(m.name for m in found if not m.name.startswith("_"))
+
+
+def described(package: str) -> dict[str, str]:
+    """Each plugin of a package with the first line of its module, read and not imported: that may take seconds."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    found = {}
+    for name in names(package):
+        paths = [path for folder in folders for path in (folder / f"{name}.py", folder / name / "__init__.py")]
+        source = next((path.read_text() for path in paths if path.is_file()), "")
+        try:
+            text = ast.get_docstring(ast.parse(source)) or ""
+        except SyntaxError as error:
+            text = f"does not compile ({error.msg}, line {error.lineno})"
+        found[name] = text.partition("\n")[0]
+    return found
 
 
 def load(package: str, name: str, noun: str, wanted: str) -> Any:

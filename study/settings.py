@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from study import methods
+from study import plugins
 from study.config import Arm, Recipe, Rule, Study
 
 AXES = ("models", "methods", "lr", "seeds")
@@ -39,7 +39,7 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
             study = dataclasses.replace(study, rule=rule)
         elif head == "data" and dot:
             study = dataclasses.replace(study, data_options=study.data_options | {tail: _value(key, text)})
-        elif dot and head in {arm.method for arm in study.arms} | set(methods.names()):
+        elif dot and head in {arm.method for arm in study.arms} | set(plugins.names("study.methods")):
             parameters.setdefault(head, {})[tail] = [_value(key, v) for v in _split(text)]
         else:
             raise ValueError(f"unknown key {key!r}; there are {', '.join(_known())}")

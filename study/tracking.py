@@ -12,8 +12,10 @@ into a tag of its own; a generation counts from the moment its curve says `study
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
+import importlib
 import json
 import logging
 import math
@@ -30,10 +32,10 @@ import urllib.parse
 import urllib.request
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from study import record
 from study.config import canonical_json, to_json
@@ -69,6 +71,9 @@ class MirrorResult:
     curves: int
     cells: int
     url_path: str
+
+    def __str__(self) -> str:
+        return f"MLflow: {self.curves} curves, {self.cells} cells in {self.uri}"
 
 
 def default_uri(folder: Path) -> str:
@@ -121,42 +126,94 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> Mi
 class Follower:
     """Keeps the view near the record while a study trains: curves that are complete appear in MLflow as they end.
 
-    A process of its own writes, at low priority and at most every `seconds`: training waits for nothing, and a server
-    that is away costs nothing. What it misses, the mirror at the end writes.
+    A process of its own writes, at low priority and at most every `seconds`: training waits for nothing, a server that
+    is away costs nothing, and what takes MLflow seconds to import is there when the study ends. A context: its process
+    ends with it, and with us however we end.
     """
 
     def __init__(self, folder: Path, uri: str | None, seconds: float = 120.0) -> None:
-        self.folder, self.uri, self.seconds = folder.resolve(), uri, seconds
-        self.child: subprocess.Popen | None = None
-        self.started = time.monotonic()
+        self.seconds = seconds
+        self.looked: float | None = None
+        self.child: subprocess.Popen[str] | None = None
+        # The URI goes through the environment: a command line is there for everyone to read, password included.
+        settings = dict(os.environ) | ({"MLFLOW_TRACKING_URI": uri} if uri else {})
+        with contextlib.suppress(OSError):
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "study", "mlflow", str(folder.resolve()), "--follow"],
+                env=settings,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+
+    def __enter__(self) -> "Follower":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.child is None:
+            return
+        if self.looked is None:
+            self.child.kill()  # it has nothing to write
+        try:
+            self.child.communicate(timeout=WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.communicate()
 
     def nudge(self) -> None:
         """There is something new in the record."""
-        running = self.child is not None and self.child.poll() is None
-        if running or time.monotonic() - self.started < self.seconds:
-            return
-        self.started = time.monotonic()
-        # The URI goes through the environment: a command line is there for everyone to read, password included.
-        settings = dict(os.environ) | ({"MLFLOW_TRACKING_URI": self.uri} if self.uri else {})
-        command = [sys.executable, "-m", "study", "mlflow", str(self.folder), "--complete-only"]
-        with contextlib.suppress(OSError):
-            self.child = subprocess.Popen(
-                command,
-                env=settings,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+        if self.looked is None or time.monotonic() - self.looked >= self.seconds:
+            self.look()
 
-    def close(self) -> None:
-        """Wait for what is being written; end it where it does not end by itself."""
-        if self.child is None:
-            return
+    def look(self) -> None:
+        """Show what is complete now."""
+        self.looked = time.monotonic()
+        self._say("look")
+
+    def end(self) -> MirrorResult | None:
+        """Show all there is; returns what `mirror` does, once it is done. None where the process has died.
+
+        Raises TrackingError as `mirror` does.
+        """
+        self.looked = time.monotonic()
+        answer = self._say("end") and self.child and self.child.stdout and self.child.stdout.readline()
+        if not answer:
+            return None
+        said = json.loads(answer)
+        if "error" in said:
+            raise TrackingError(said["error"])
+        return MirrorResult(**said)
+
+    def _say(self, order: str) -> bool:
+        if self.child is None or self.child.stdin is None:
+            return False
         try:
-            self.child.wait(WAIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
+            print(order, file=self.child.stdin, flush=True)
+        except OSError:
+            return False
+        return True
+
+
+def follow(folder: Path, uri: str | None, orders: Iterable[str], answers: TextIO) -> None:
+    """The other side of a `Follower`: a line "look" writes what is complete, "end" writes everything and is answered
+    by a line of JSON, the fields of a `MirrorResult` or {"error": ...}."""
+    _import_what_mirroring_takes()
+    for order in orders:
+        answer: dict[str, Any]
+        try:
+            answer = dataclasses.asdict(mirror(folder, uri, finished=order.strip() == "end"))
+        except ValueError as error:
+            answer = {"error": str(error)}
+        if order.strip() == "end":
+            print(json.dumps(answer), file=answers, flush=True)
+
+
+def _import_what_mirroring_takes() -> None:
+    with warnings.catch_warnings(), _quiet_and_prompt():
+        warnings.simplefilter("ignore")
+        for name in ("mlflow", "mlflow.store.tracking.sqlalchemy_store", "analysis"):
+            importlib.import_module(name)
 
 
 def serve(folder: Path, port: int | None = None, uri: str | None = None) -> None:

@@ -8,6 +8,7 @@ that failed otherwise is tried again, and what fails three times is recorded as 
 
 import asyncio
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import shlex
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -42,8 +44,6 @@ if "RAY_AUTH_MODE" not in os.environ and (
     os.environ["RAY_AUTH_MODE"] = "token"
 
 import ray
-from ray import tune
-from ray.tune.search import Searcher
 
 from study import divergence, record
 from study.config import Rule, canonical_json, run_from_json, to_json
@@ -109,10 +109,15 @@ def connected(address: str | None, *, workers: int | None, gpu_fraction: float) 
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     _answers(address)
     here = {"include_dashboard": False, "num_cpus": workers} if address == "local" else {}
+    # Ray's processes take seconds to start, in which this one has nothing else to do.
+    meanwhile = threading.Thread(target=importlib.import_module, args=("ray.tune",))
+    meanwhile.start()
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise ClusterError(f"no Ray at {address} ({_one_line(error)})") from error
+    finally:
+        meanwhile.join()
     try:
         have = ray.cluster_resources()
         gpus = have.get("GPU", 0)
@@ -124,8 +129,11 @@ def connected(address: str | None, *, workers: int | None, gpu_fraction: float) 
         else:
             cores = max(1, int(have.get("CPU", 1)))
             yield Cluster(workers=min(workers or cores, cores))
-    finally:
+    except BaseException:
         ray.shutdown()
+        raise
+    # Ray takes a second to go; whoever had it need not wait, and the process ends after this thread.
+    threading.Thread(target=ray.shutdown).start()
 
 
 def run(job: Job, log: Log, cluster: Cluster) -> None:
@@ -135,7 +143,9 @@ def run(job: Job, log: Log, cluster: Cluster) -> None:
     """
     if not job.stacks:
         return
-    queue = _Queue(job)
+    from ray import tune
+
+    queue = Queue(job)
     arrays = {name: getattr(log, name) for name in ("ids", "numbers", "labels")}
     trainable = tune.with_resources(
         tune.with_parameters(
@@ -153,7 +163,7 @@ def run(job: Job, log: Log, cluster: Cluster) -> None:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=queue,
+                search_alg=_searcher(queue),
                 num_samples=-1,
                 max_concurrent_trials=cluster.workers,
                 reuse_actors=True,
@@ -210,36 +220,52 @@ def submit(address: str, words: list[str], *, working_dir: Path | None, wait: bo
     return ended.driver_exit_code or 1
 
 
-class _Queue(Searcher):
-    """Hands out stacks one after another: None is wait, FINISHED is the end."""
+FINISHED = "FINISHED"
+
+REST_SECONDS = 0.2
+SHARE_OF_WAIT = 0.05
+"""A rest takes this share of the wait so far: a long wait is cut into few rests, and outstayed by little."""
+
+
+class Queue:
+    """Hands out stacks one after another, as the configuration of a trial: None is wait, FINISHED is the end.
+
+    A worker for which there is nothing yet, since the control is still being trained, is handed a rest. Without one,
+    Tune keeps a single idle worker and ends the others, and a new one takes seconds to start.
+    """
 
     def __init__(self, job: Job) -> None:
-        super().__init__(metric="runs", mode="max")
         self.job = job
         self.waiting = deque(job.stacks)
         self.training: dict[str, Stack] = {}
+        self.resting: set[str] = set()
+        self.waits_since: float | None = None
         self.tries: Counter[str] = Counter()
         self.failures: dict[str, set[str]] = {}
         self.controls = Counter(stack.runs[0].model for stack in job.stacks if stack.is_control)
         self.stopped: Exception | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its searcher so that it can resume by itself, but ours rests on the record."""
-        return {}
-
     def suggest(self, trial_id: str) -> Any:
         if self.stopped or not (self.waiting or self.training):
-            return Searcher.FINISHED
+            return FINISHED
         for i, stack in enumerate(self.waiting):
             model = stack.runs[0].model
             if stack.is_control or model in self.job.references:
                 del self.waiting[i]
                 self.training[trial_id] = stack
+                self.waits_since = None
                 reference = None if stack.is_control else self.job.references[model]
                 return {"stack": _packed(stack, reference)}
-        return None
+        if not self.waiting:
+            return None
+        self.waits_since = self.waits_since or time.monotonic()
+        self.resting.add(trial_id)
+        return {"rest": max(REST_SECONDS, SHARE_OF_WAIT * (time.monotonic() - self.waits_since))}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        if trial_id in self.resting:
+            self.resting.discard(trial_id)
+            return
         stack = self.training.pop(trial_id)
         if error or result is None:
             self._failed(stack, "the worker process ended", worker_died=True)
@@ -250,12 +276,6 @@ class _Queue(Searcher):
         self.job.told(stack, {key: result[key] for key in ("runs", "diverged", "undertrained", "seconds")})
         if stack.is_control:
             self._control_done(stack)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing, likewise."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, likewise."""
 
     def _control_done(self, stack: Stack) -> None:
         model = stack.runs[0].model
@@ -291,6 +311,36 @@ class _Queue(Searcher):
             self.stopped = StudyStoppedError(f"{SAME_FAILURE_STOPS} stacks failed the same way: {reason}")
 
 
+def _searcher(queue: Queue) -> Any:
+    """The queue as Ray Tune's searcher. Made here, so that Ray can be started before its Tune has been imported."""
+    from ray.tune.search import Searcher
+
+    class Live(Searcher):
+        """Tune saves its searcher so that it can resume by itself; ours rests on the record, and nothing is saved."""
+
+        queue: Queue
+
+        def suggest(self, trial_id: str) -> Any:
+            return self.queue.suggest(trial_id)
+
+        def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+            self.queue.on_trial_complete(trial_id, result, error)
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
+        def save(self, checkpoint_path: str) -> None:
+            pass
+
+        def restore(self, checkpoint_path: str) -> None:
+            pass
+
+    assert Searcher.FINISHED == FINISHED
+    searcher = Live(metric="runs", mode="max")
+    searcher.queue = queue
+    return searcher
+
+
 def _packed(stack: Stack, reference: divergence.Reference | None) -> str:
     """A stack as text, what its runs share written once: Tune copies it with every result."""
     runs = [to_json(run) for run in stack.runs]
@@ -315,11 +365,16 @@ def _trial(
     rule: Rule,
     device: str,
 ) -> None:
-    """The Tune function: one stack, one report."""
+    """The Tune function: one stack, one report; or a rest, with all that the next stack needs imported."""
     import torch
+    from ray import tune
 
     from study.trial import Trial, execute
 
+    if "rest" in config:
+        time.sleep(config["rest"])
+        tune.report({"runs": 0})
+        return
     packed = json.loads(config["stack"])
     reference = packed["reference"]
     if reference is not None:

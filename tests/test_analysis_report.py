@@ -51,7 +51,7 @@ def full(tmp_path_factory):
     definition = write_simulated_study(folder, leave_out=gone)
     first = report.missing_runs(definition, read_runs(folder))["run_id"].tolist()[:3]
     write_failure(folder, "lost", first, "out of memory <on a worker>")
-    return folder, definition, Page(report.write(folder, reference()))
+    return folder, definition, Page(report.write(report.tables(folder), reference()))
 
 
 def test_the_report_says_every_curve_in_a_sentence_before_any_table(full):
@@ -126,7 +126,7 @@ def test_every_cell_has_its_row(full):
 def test_a_method_named_like_a_script_is_harmless(tmp_path):
     method = "<script>alert('x')</script> & $x_1$"
     study_of(tmp_path, methods=("none", method), edges={"none": 0.3, method: 0.3})
-    page = Page(report.write(tmp_path))
+    page = Page(report.write(report.tables(tmp_path)))
     assert not page.all("script")
     assert f"{method}: " in page.text
 
@@ -144,19 +144,19 @@ def test_a_method_named_like_a_script_is_harmless(tmp_path):
 )
 def test_thin_records_still_get_a_report_without_a_warning(tmp_path, changes, said):
     study_of(tmp_path, **changes)
-    assert said in Page(report.write(tmp_path)).text
+    assert said in Page(report.write(report.tables(tmp_path))).text
 
 
 def test_no_runs_get_a_report_that_says_so(tmp_path):
     open_study(tmp_path, simulated_definition(models=("small",), lrs=(0.1,), seeds=(0,)))
-    page = Page(report.write(tmp_path))
+    page = Page(report.write(report.tables(tmp_path)))
     assert "No runs recorded yet." in page.text
     assert f"{len(METHODS)} of {len(METHODS)} planned runs are not recorded" in page.text
 
 
 def test_no_study_is_refused_in_plain_words(tmp_path):
     with pytest.raises(RecordError, match="holds no study"):
-        report.write(tmp_path)
+        report.write(report.tables(tmp_path))
 
 
 # Figures

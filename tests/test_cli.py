@@ -418,17 +418,69 @@ def test_the_words_of_a_submitted_job_are_those_that_were_asked() -> None:
     assert again["address"] is None
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["data", "list"], ["status", "nowhere"]])
-def test_what_trains_nothing_imports_nothing_heavy(words: list[str]) -> None:
+TRAINS = {"ray", "mlflow", "optuna", "torch"}
+DRAWS = {"seaborn", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [
+        ("--help", TRAINS | DRAWS | {"numpy", "pandas"}),
+        ("run --help", TRAINS | DRAWS | {"numpy", "pandas"}),
+        ("spaces", TRAINS | DRAWS | {"numpy", "pandas"}),
+        ("data list", TRAINS | DRAWS | {"pandas"}),
+        ("plan quick", TRAINS | DRAWS),
+        ("plan quick --set clippy.rel=0.1,0.5 --set models=small,large", TRAINS | DRAWS),
+        ("status STUDY", TRAINS | DRAWS),
+        ("report STUDY", TRAINS),
+        ("status nowhere", TRAINS | DRAWS),
+    ],
+)
+def test_what_trains_nothing_imports_nothing_heavy(words: str, heavy: set[str], tmp_path: Path) -> None:
     code = (
         "import json, sys\nfrom study.cli import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    asked = words.replace("STUDY", str(tmp_path)).split()
+    if "STUDY" in words:
+        _make_study(tmp_path)
+    if asked[0] == "plan":
+        asked += ["--set", "data.rows=2000", "--set", "batch=64"]
+        assert main(asked) == 0  # what it found is remembered
+    command = [sys.executable, "-c", code, *asked]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     imported = set(json.loads(done.stderr.splitlines()[-1]))
-    heavy = {"ray", "mlflow", "optuna", "seaborn", "matplotlib"} | ({"torch", "pandas"} if "--help" in words else set())
     assert not imported & heavy
+
+
+def test_a_model_that_was_changed_is_looked_at_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A module of the user's own may rest on anything: no answer about it is kept."""
+    (tmp_path / "mine.py").write_text("raise ValueError('was looked at')\n")
+    for _ in range(2):
+        assert main(["plan", "quick", *SMALL, "--set", "models=mine.net"]) == 2
+        (tmp_path / "mine.py").write_text("")
+    assert "unknown model 'mine.net'" in capsys.readouterr().err
+
+
+def test_a_plugin_that_does_not_compile_is_listed_with_its_trouble(tmp_path: Path) -> None:
+    from study import plugins
+
+    package = tmp_path / "odd_plugins"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "good.py").write_text('"""Does good.\n\nAnd more."""\nraise RuntimeError("imported")\n')
+    (package / "torn.py").write_text("def build(:\n")
+    (package / "silent.py").write_text("")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        assert plugins.described("odd_plugins") == {
+            "good": "Does good.",
+            "silent": "",
+            "torn": "does not compile (invalid syntax, line 1)",
+        }
+    finally:
+        sys.path.remove(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -290,7 +290,7 @@ class Queue:
         (folder / "failures").mkdir()
         self.folder, self.trials = folder, 0
         self.told: list[tuple[Stack, Any]] = []
-        self.queue = tune._Queue(
+        self.queue = tune.Queue(
             tune.Job(
                 study="quick",
                 folder=folder,
@@ -303,9 +303,12 @@ class Queue:
         )
 
     def take(self) -> tuple[str, Stack] | str | None:
-        """The next trial and its stack; None is wait."""
+        """The next trial and its stack; None is wait, at rest or not."""
         self.trials += 1
         config = self.queue.suggest(str(self.trials))
+        if isinstance(config, dict) and "rest" in config:
+            self.queue.on_trial_complete(str(self.trials), {"runs": 0})
+            return None
         if isinstance(config, dict):
             return str(self.trials), self.queue.training[str(self.trials)]
         return config
@@ -329,7 +332,7 @@ class Queue:
         return found
 
 
-FINISHED = tune.Searcher.FINISHED
+FINISHED = tune.FINISHED
 
 
 def test_cells_wait_for_the_control_of_their_model(tmp_path: Path) -> None:
@@ -354,6 +357,26 @@ def test_cells_wait_for_the_control_of_their_model(tmp_path: Path) -> None:
     assert queue.take() == FINISHED
     assert len(queue.told) == 5
     assert queue.queue.stopped is None
+
+
+def test_a_worker_rests_while_the_control_trains_and_is_let_go_when_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(tune.time, "monotonic", lambda: now)
+    queue = Queue(tmp_path, make_stack(control=True), make_stack())
+    control, _ = queue.must_take()
+    assert queue.queue.suggest("rest 1") == {"rest": tune.REST_SECONDS}
+    queue.queue.on_trial_complete("rest 1", {"runs": 0})
+    now += 1000
+    assert queue.queue.suggest("rest 2") == {"rest": 1000 * tune.SHARE_OF_WAIT}, "long waits are cut into few rests"
+    queue.queue.on_trial_complete("rest 2", None, error=True)
+    assert (queue.told, queue.failures()) == ([], {})
+    queue.done(control)
+    cell, _ = queue.must_take()
+    assert queue.queue.suggest("last") is None
+    queue.done(cell)
+    assert queue.take() == FINISHED
 
 
 def test_a_known_reference_needs_no_control(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from study import planning
+from study import methods, planning
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Recipe, Run, Study
 from study.log import Log, Task
 from study.planning import Plan, Stack, checked, control_of, plan, runs_of
@@ -166,12 +167,33 @@ def test_only_models_that_need_a_control_train_one() -> None:
 
 
 def test_whole_seeds_stay_together_and_all_workers_have_work() -> None:
-    planned = plan(make_study(seeds=tuple(range(8))), LOG, workers=2)  # 24 runs an arm
-    for method in ("none", "clippy"):
-        stacks = [stack for stack in cells(planned) if stack.runs[0].method == method]
-        assert [len(stack.runs) for stack in stacks] == [12, 12]
-        assert all(set(Counter(run.seed for run in stack.runs).values()) == {3} for stack in stacks)
-    assert [len(stack.runs) for stack in planned.stacks if stack.is_control] == [12, 12]
+    study = make_study(seeds=tuple(range(8)))  # 24 runs an arm
+    for workers, sizes in ((2, [24, 24]), (4, [12, 12, 12, 12])):
+        planned = plan(study, LOG, workers=workers)
+        assert [len(stack.runs) for stack in cells(planned)] == sizes
+        assert all(set(Counter(run.seed for run in stack.runs).values()) == {3} for stack in planned.stacks[-2:])
+    assert [len(stack.runs) for stack in plan(study, LOG, workers=2).stacks if stack.is_control] == [12, 12]
+
+
+def test_the_last_round_leaves_no_worker_without_work() -> None:
+    one = make_study(arms=(Arm(method="none"),), lrs=(0.1, 0.2, 0.4, 0.8), seeds=tuple(range(24)))
+    assert [len(stack.runs) for stack in cells(plan(one, LOG, workers=2))] == [24] * 4, "not three of 32"
+    five = make_study(
+        arms=tuple(Arm(method=m) for m in ("none", "layer_clip", "agc", "lamb", "clippy")), lrs=(0.1, 0.2), seeds=(0, 1)
+    )
+    assert [len(stack.runs) for stack in cells(plan(five, LOG, workers=2))] == [4, 4, 4, 4, 2, 2]
+    assert [len(stack.runs) for stack in cells(plan(five, LOG, workers=1))] == [4] * 5
+
+
+def test_many_workers_do_not_cut_stacks_finer_than_their_work() -> None:
+    study = make_study(lrs=(0.1, 0.2, 0.4, 0.8), seeds=tuple(range(32)))  # 256 runs of two methods
+    assert [len(stack.runs) for stack in cells(plan(study, LOG, workers=16))] == [16] * 16
+
+
+def test_large_stacks_come_first() -> None:
+    study = make_study(models=("small", "large"), arms=(Arm(method="none"),))
+    planned = cells(plan(study, LOG, workers=2))
+    assert [stack.runs[0].model for stack in planned] == ["large", "large", "small", "small"]
 
 
 def test_a_seed_that_does_not_fit_is_cut_evenly() -> None:
@@ -234,6 +256,26 @@ def test_models_that_vmap_cannot_take_are_named() -> None:
 def test_data_that_fill_no_batch_are_refused() -> None:
     with pytest.raises(ValueError, match="640 training rows do not fill one batch of 1024"):
         plan(make_study(recipe=Recipe(batch=1024)), LOG, workers=1)
+
+
+def test_sizes_and_options_are_found_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = make_study(arms=(Arm(method="clippy", options={"rel": 0.5, "abs": 1}),))
+    first = plan(checked(study, tmp_path), LOG, workers=2, cache=tmp_path)
+    assert first == plan(checked(study), LOG, workers=2)
+    for module, name in ((planning, "bytes_of_run"), (planning, "work"), (methods, "check"), (methods, "signature")):
+        monkeypatch.setattr(module, name, lambda *_a, **_k: pytest.fail("found again"))
+    assert plan(checked(study, tmp_path), LOG, workers=2, cache=tmp_path) == first
+    other = make_study(recipe=Recipe(batch=32))
+    with pytest.raises(pytest.fail.Exception, match="found again"):
+        plan(other, LOG, workers=2, cache=tmp_path)
+
+
+def test_what_was_refused_is_refused_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="need rel >= 0, got rel=-1"):
+            checked(make_study(arms=(Arm(method="clippy", options={"rel": -1.0}),)), tmp_path)
+        with pytest.raises(ValueError, match="640 training rows do not fill one batch of 1024"):
+            plan(make_study(recipe=Recipe(batch=1024)), LOG, workers=1, cache=tmp_path)
 
 
 def test_checked_puts_arms_in_one_form() -> None:

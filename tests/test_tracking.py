@@ -516,3 +516,76 @@ def test_four_hundred_cells_take_seconds(tmp_path: Path) -> None:
     began = time.process_time()  # a busy disk is not ours to test
     assert tracking.mirror(tmp_path).cells == 400
     assert time.process_time() - began < 20
+
+
+# --- beside a training --------------------------------------------------------------------------------------------
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def test_a_follower_shows_what_is_complete_and_everything_at_the_end(folder: Path) -> None:
+    shutil.rmtree(folder / "runs")
+    write(folder, leave_out=[("small", "clippy", 0.4, 2)])
+    with tracking.Follower(folder, None) as follower:
+        follower.look()
+        wait_for(lambda: any(run.data.tags.get(STATE) == "complete" for run in View(folder).curves))
+        assert [run.info.run_name for run in View(folder).curves] == ["small · none"]
+        shown = follower.end()
+        child = follower.child
+    assert shown is not None
+    assert (shown.curves, shown.cells) == (2, 6)
+    assert str(shown) == f"MLflow: 2 curves, 6 cells in {tracking.default_uri(folder)}"
+    assert child is not None
+    assert child.returncode == 0
+    assert tracking.mirror(folder) == shown
+
+
+def test_a_follower_nudged_often_looks_seldom(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking.sys, "executable", "/bin/cat")  # whatever is written to it, nobody mirrors
+    said: list[str] = []
+    with tracking.Follower(folder, None, seconds=10) as follower:
+        monkeypatch.setattr(follower, "_say", said.append)
+        for now in (100.0, 105.0, 109.9, 110.0, 115.0, 121.0):
+            monkeypatch.setattr(tracking.time, "monotonic", lambda now=now: now)
+            follower.nudge()
+    assert said == ["look"] * 3
+
+
+def test_a_follower_that_died_says_so(folder: Path) -> None:
+    with tracking.Follower(folder, None) as follower:
+        assert follower.child is not None
+        follower.child.kill()
+        follower.child.wait()
+        follower.look()
+        assert follower.end() is None
+    assert not View(folder).runs
+
+
+def test_a_follower_without_orders_is_ended_at_once_and_writes_nothing(tmp_path: Path) -> None:
+    with tracking.Follower(tmp_path, None) as follower:
+        assert follower.child is not None
+    assert follower.child.returncode == -signal.SIGKILL
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_follower_tells_what_went_wrong(folder: Path) -> None:
+    (folder / tracking.DATABASE).write_bytes(b"no database")
+    with tracking.Follower(folder, None) as follower, pytest.raises(TrackingError, match=r"cannot write .*mlflow\.db"):
+        follower.end()
+
+
+def test_a_follower_ends_with_the_process_that_follows(folder: Path) -> None:
+    """However that ends: the other end of a pipe is closed by the system."""
+    code = "import sys, time\nfrom pathlib import Path\nfrom study import tracking\n"
+    code += "f = tracking.Follower(Path(sys.argv[1]), None)\nf.look()\nprint(f.child.pid, flush=True)\ntime.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        child = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2])
