@@ -18,6 +18,13 @@ from torch.nn import functional
 
 from study.streams import stream
 
+IDS_AT_A_TIME = 2**16
+"""Ids whose rows are looked at together at the end: what that takes must not grow with the table."""
+
+
+IDS_AT_A_TIME = 2**16
+"""Ids whose rows are looked at together at the end: what that takes must not grow with the table."""
+
 
 class Tables:
     """Embedding rows and their Adagrad accumulators for G groups of K runs.
@@ -49,7 +56,7 @@ class Tables:
         weight = self._by_id(self.weight)
         for group, seed in enumerate(seeds):
             for name, start, codes in zip(names, starts.tolist(), vocabulary, strict=True):
-                rows = _normal(stream(seed, "embeddings", name), codes, dim) * std
+                rows = _normal(stream(seed, "embeddings", name), codes, dim).mul_(std)
                 weight[group, int(start) : int(start) + codes] = rows.to(device, dtype).unsqueeze(1)
         self.accumulator = torch.full_like(self.weight, initial_accumulator)
 
@@ -95,7 +102,9 @@ class Tables:
 
     def finite(self) -> Tensor:
         """Bool (R,): every embedding row of the run is finite."""
-        return self._by_id(self.weight).isfinite().all(dim=3).all(dim=1).flatten()
+        blocks = self._by_id(self.weight).split(IDS_AT_A_TIME, dim=1)
+        finite = [block.isfinite().all(dim=3).all(dim=1) for block in blocks]
+        return torch.stack(finite).all(0).flatten()
 
     def _by_id(self, rows: Tensor) -> Tensor:
         """A view (G, V, K, E) of all rows but the last, which is none."""

@@ -110,8 +110,9 @@ class _Stack:
         self.groups = len(self.seeds)
 
         self.ids_NF = _tensor(log.ids).to(device)
-        self.numbers_ND = _tensor(log.numbers).to(device, self.dtype)
-        self.labels_NT = _tensor(log.labels).to(device, self.dtype)
+        # As they lie on the disk: only what a batch reads is turned into the precision of the run.
+        self.numbers_ND = _tensor(log.numbers).to(device)
+        self.labels_NT = _tensor(log.labels).to(device)
         spec = spec_of(log, self.recipe)
         self.constant_logit_T = torch.tensor(spec.head_bias, dtype=self.dtype, device=device)
         self.tables = Tables(
@@ -158,7 +159,7 @@ class _Stack:
     def step(self, step: int, rows_GB: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step. Returns the loss (R, T) before it, and the constant predictor's (G, T)."""
         positions = self._read(rows_GB)
-        labels_GBT = self.labels_NT.index_select(0, rows_GB.flatten()).view(*rows_GB.shape, -1)
+        labels_GBT = self.labels_NT.index_select(0, rows_GB.flatten()).view(*rows_GB.shape, -1).to(self.dtype)
         loss_RT, gradients = self.network.learn(self.inputs, labels_GBT, self.tasks)
         with torch.no_grad():
             self._update(step, positions, gradients)
@@ -168,21 +169,24 @@ class _Stack:
     def judge(self) -> dict[str, np.ndarray]:
         """AUC or RMSE (R,) of each task on the held-out rows, in batches of the training's size."""
         rows_N = torch.arange(self.train_rows, len(self.labels_NT), device=self.device)
-        scores = []
+        size = (len(self.runs), len(self.tasks), len(rows_N))
+        scores_RTN = torch.empty(size, dtype=self.dtype, device=self.device)
         with self.network.judging():
-            for rows_B in rows_N.split(self.recipe.batch):
+            batches_B = zip(rows_N.split(self.recipe.batch), scores_RTN.split(self.recipe.batch, dim=2), strict=True)
+            for rows_B, scores_RTB in batches_B:
                 # The last batch is filled up: matrix products of another height may round otherwise.
                 filled_B = functional.pad(rows_B, (0, self.recipe.batch - len(rows_B)), value=int(self.train_rows))
                 self._read(filled_B.expand(self.groups, -1))
-                scores.append(self.network.logits(self.inputs)[:, : len(rows_B)].mT.contiguous())
-        scores_RTN = torch.cat(scores, 2).double().cpu().numpy()
-        labels_TN = self.labels_NT[self.train_rows :].double().cpu().numpy().T
-        return {
-            f"{'auc' if task.kind == 'binary' else 'rmse'}_{task.name}": np.array(
-                [_judge(task, scores_RTN[r, t], labels_TN[t]) for r in range(len(scores_RTN))]
-            )
-            for t, task in enumerate(self.tasks)
-        }
+                scores_RTB.copy_(self.network.logits(self.inputs)[:, : len(rows_B)].mT)
+        scores_RTN = scores_RTN.cpu()
+        judged = {}
+        for t, task in enumerate(self.tasks):
+            labels_N = self.labels_NT[self.train_rows :, t].double().cpu().numpy()
+            # One run at a time in double precision: of many held-out rows, all runs' scores are the larger part.
+            scores = (scores_TN[t].double().numpy() for scores_TN in scores_RTN)
+            name = f"{'auc' if task.kind == 'binary' else 'rmse'}_{task.name}"
+            judged[name] = np.array([_judge(task, scores_N, labels_N) for scores_N in scores])
+        return judged
 
     def finite(self) -> Tensor:
         """Bool (R,): all weights of the run are finite."""
@@ -207,7 +211,7 @@ class _Stack:
         positions = self.tables.positions(ids_GBF)
         if self.tables.features:
             self.tables.read(positions, self.inputs.embedded_GBFKE)
-        torch.index_select(self.numbers_ND, 0, rows, out=self.inputs.numbers_GBD.view(len(rows), -1))
+        self.inputs.numbers_GBD.view(len(rows), -1).copy_(self.numbers_ND.index_select(0, rows))
         return positions
 
     def _update(self, step: int, positions: Tensor, gradients: Sequence[Tensor]) -> None:
