@@ -6,6 +6,7 @@ import hashlib
 import heapq
 import itertools
 import math
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -38,7 +39,7 @@ SHARE_OF_GPU = 0.7
 STACK_COSTS_RUNS = 2
 """What a stack takes beside its runs, in the time of a run: measured, roughly, for the small networks."""
 
-WORK_BESIDE = 1e-4
+WORK_BESIDE = 1.4e-4
 """GFLOP an example that fit into the time that embeddings, judging and recording take: measured, roughly."""
 
 
@@ -86,10 +87,12 @@ class Plan:
 class Size:
     """What a plan needs to know of a model, and only building it can tell.
 
-    run_bytes: see `bytes_of_run`. work: see `work`. stackable: whether its runs can be computed as a stack.
+    run_bytes, run_bytes_gpu: see `bytes_of_run`. work: see `work`. stackable: whether its runs can be computed as a
+    stack.
     """
 
     run_bytes: int
+    run_bytes_gpu: int
     work: float
     stackable: bool
 
@@ -140,7 +143,7 @@ def plan(
     kind_of = _kinds({run.method for run in [*missing_cells, *missing_control]}, cache)
     stacks = []
     for model in study.models:
-        largest = stack or _largest_stack(sizes[model].run_bytes, device_bytes)
+        largest = stack or _largest_stack(sizes[model], device_bytes)
         for missing in (missing_control, missing_cells):
             stacks += _stacks([run for run in missing if run.model == model], kind_of, largest, workers)
     # The largest first: small ones at the end leave fewer workers without work.
@@ -178,7 +181,7 @@ def control_of(study: Study, data: str) -> list[Run]:
 
 
 def measured_gigaflops_per_second() -> float:
-    """Matrix products of one core, in a moment's measurement."""
+    """Matrix products of one core, in a moment's measurement by numpy, which uses all of them."""
     draws = np.random.default_rng(0)
     a, b = (draws.standard_normal(shape, dtype=np.float32) for shape in ((8, 512, 128), (8, 128, 128)))
     products = np.empty((8, 512, 128), dtype=np.float32)
@@ -187,7 +190,7 @@ def measured_gigaflops_per_second() -> float:
         started = time.perf_counter()
         np.matmul(a, b, out=products)
         best = min(best, time.perf_counter() - started)
-    return 8 * 2e-9 * 512 * 128 * 128 / best
+    return 8 * 2e-9 * 512 * 128 * 128 / best / (os.cpu_count() or 1)
 
 
 def _kinds(used: Collection[str], cache: Path | None) -> Callable[[Run], str]:
@@ -259,10 +262,10 @@ def _even_parts(items: Sequence[T], size: int) -> list[list[T]]:
     return [list(items[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
-def _largest_stack(run_bytes: int, device_bytes: int | None) -> int:
-    budget = BYTES_OF_STACKS_CPU if device_bytes is None else int(device_bytes * SHARE_OF_GPU)
-    most = STACK_RUNS_CPU if device_bytes is None else STACK_RUNS_GPU
-    return max(1, min(most, budget // run_bytes))
+def _largest_stack(size: Size, device_bytes: int | None) -> int:
+    if device_bytes is None:
+        return max(1, min(STACK_RUNS_CPU, BYTES_OF_STACKS_CPU // size.run_bytes))
+    return max(1, min(STACK_RUNS_GPU, int(device_bytes * SHARE_OF_GPU) // size.run_bytes_gpu))
 
 
 def size_of(model: str, study: Study, log: Log, cache: Path | None = None) -> Size:
@@ -276,6 +279,7 @@ def size_of(model: str, study: Study, log: Log, cache: Path | None = None) -> Si
 
         return {
             "run_bytes": bytes_of_run(model, study, log),
+            "run_bytes_gpu": bytes_of_run(model, study, log, gpu=True),
             "work": work(model, study, log),
             "stackable": stackable(model, spec_of(log, study.recipe)),
         }
@@ -284,15 +288,33 @@ def size_of(model: str, study: Study, log: Log, cache: Path | None = None) -> Si
     return Size(**recalled(cache, question, find, ours=is_ours("models", model)))
 
 
-def bytes_of_run(model: str, study: Study, log: Log) -> int:
+def bytes_of_run(model: str, study: Study, log: Log, *, gpu: bool = False) -> int:
     """Memory of one run in a stack, estimated: weights with gradient, state and temporaries; embedding rows with
-    accumulators; activations with their gradients."""
-    from study.networks import spec_of
+    accumulators; what a batch reads of them, and its gradient; the scores of the held-out rows; and what the backward
+    pass needs of the activations, where all runs go through a layer together.
 
-    parameters, activations, _ = _counts(model, spec_of(log, study.recipe))
-    width = 8 if study.recipe.precision == "float64" else 4
+    On CPU within 20% of what was measured (docs/performance.md); not measured on a GPU.
+    """
+    import torch
+
+    from study import fused
+    from study.networks import build_network, spec_of
+
+    spec = spec_of(log, study.recipe)
+    parameters, activations, _ = _counts(model, spec)
+    dtype = getattr(torch, study.recipe.precision)
+    with torch.device("meta"):
+        network = build_network(model, spec)
+    if fused.takes(network, dtype, torch.device("cuda" if gpu else "cpu")):
+        activations = 0
     rows = sum(log.vocabulary) * study.recipe.embedding_dim
-    return width * (6 * parameters + 2 * rows + 3 * study.recipe.batch * activations)
+    ids_BF = log.ids[: study.recipe.batch]
+    # On a GPU the number of touched rows is never read back: there are as many as ids.
+    touched = ids_BF.size if gpu else sum(len(np.unique(ids_BF[:, f])) for f in range(spec.features))
+    of_batch = (2 * ids_BF.size + 6 * touched) * spec.embedding_dim
+    heldout = (len(log.labels) - log.train_rows) * len(log.tasks)
+    numbers = 4 * parameters + 2 * rows + of_batch + heldout
+    return int(dtype.itemsize * (numbers + 0.65 * study.recipe.batch * activations))
 
 
 def work(model: str, study: Study, log: Log) -> float:

@@ -218,7 +218,8 @@ def test_control_and_cells_of_none_are_not_mixed() -> None:
 
 def test_stacks_fit_the_memory() -> None:
     study = make_study(models=("large",), seeds=tuple(range(64)))
-    run_bytes = planning.bytes_of_run("large", study, LOG)
+    run_bytes = planning.bytes_of_run("large", study, LOG, gpu=True)
+    assert planning.bytes_of_run("large", study, LOG) < run_bytes, "on CPU no activation is kept for all runs"
     network = 4 * (18 * 256 + 3 * 256**2)  # about: 11 inputs, 256x4
     assert run_bytes > network
     one_gpu = plan(study, LOG, workers=1, device_bytes=int(run_bytes * 30 / planning.SHARE_OF_GPU) + 1)
