@@ -8,6 +8,7 @@ that failed otherwise is tried again, and what fails three times is recorded as 
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import json
 import logging
@@ -132,8 +133,24 @@ def connected(address: str | None, *, workers: int | None, gpu_fraction: float) 
     except BaseException:
         ray.shutdown()
         raise
-    # Ray takes a second to go; whoever had it need not wait, and the process ends after this thread.
-    threading.Thread(target=ray.shutdown).start()
+    _shut_down_beside()
+
+
+def _shut_down_beside() -> None:
+    """End Ray in a thread of its own: it waits for its processes for a second, and whoever had it need not. Our
+    process ends after the thread.
+
+    Ray ends a process in which an object of its own is freed meanwhile. `run` has left none but garbage, which stays.
+    """
+
+    def shut_down() -> None:
+        try:
+            ray.shutdown()
+        finally:
+            gc.enable()
+
+    gc.disable()
+    threading.Thread(target=shut_down).start()
 
 
 def run(job: Job, log: Log, cluster: Cluster) -> None:

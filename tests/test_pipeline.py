@@ -1,11 +1,13 @@
 """The main job from end to end: plan, Ray Tune, stacks, record, report and MLflow, as child processes that may die."""
 
 import contextlib
+import gc
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -330,6 +332,25 @@ class Queue:
             content = pd.read_json(path, typ="series")
             found |= dict.fromkeys(content["run_ids"], content["reason"])
         return found
+
+
+def test_nothing_is_freed_while_ray_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray ends the process, with exit code 1 and in the middle of its report, where one of its objects is."""
+    went, seen = threading.Event(), []
+
+    def shutdown() -> None:
+        seen.append(gc.isenabled())
+        went.wait(30)
+
+    monkeypatch.setattr(tune.ray, "shutdown", shutdown)
+    tune._shut_down_beside()
+    assert not gc.isenabled()
+    went.set()
+    for thread in threading.enumerate():
+        if thread.name != threading.current_thread().name and not thread.daemon:
+            thread.join(30)
+    assert gc.isenabled()
+    assert seen == [False]
 
 
 FINISHED = tune.FINISHED
