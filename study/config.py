@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 RESULTS_VERSION = 2
 """Raised when the same run would give other numbers than before: a new meaning gets new ids."""
@@ -147,8 +147,76 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EdgeSearch:
+    """Find the edge of each curve (model and arm) by training where it is uncertain: `study.edge_search`.
+
+    level: of P(divergence), at which the edge is sought. precision: the search of a curve ends once the 95% interval's
+    upper end is at most this times its lower end. budget: or once this many runs of the curve were tried.
+
+    Of such a study, `lrs` are the ladder on which each curve begins, and the runs of a curve take one seed each, from
+    the first of `seeds` upward.
+    """
+
+    kind: ClassVar[str] = "edges"
+
+    level: float = 0.5
+    precision: float = 1.25
+    budget: int = 320
+
+    def __post_init__(self) -> None:
+        _need(0 < self.level < 1, f"need 0 < level < 1, got level={self.level:g}")
+        _need(1.02 <= self.precision < math.inf, f"need precision >= 1.02, got precision={self.precision:g}")
+        _need(self.budget >= 1, f"need budget >= 1, got budget={self.budget}")
+
+
+JUDGED_FROM = 10**6
+"""A search for the best quality tunes on seeds below this, and judges its winners on seeds from here on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualitySearch:
+    """The lr and thresholds of best quality, for each arm of a study, where P(divergence) <= risk (`study.suggest`).
+
+    The study's lrs span the range of the lr, its seeds are those that a proposal is first trained with. Ranges are
+    searched on a logarithmic scale; one whose ends are equal is a threshold held fixed.
+
+    ranges: method -> threshold -> (low, high). A threshold without one stays at its arm's value.
+    risk: the share of a cell's runs that may diverge. task: whose gain is maximized; None is the data's first.
+    budget: runs of an arm's tuning, the same for each. batch: cells of a round; `budget` is whole rounds.
+    judged: fresh seeds of each winner.
+    """
+
+    kind: ClassVar[str] = "quality"
+
+    ranges: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    risk: float = 0.05
+    task: str | None = None
+    budget: int = 320
+    batch: int = 8
+    judged: int = 32
+
+    def __post_init__(self) -> None:
+        _need(0 <= self.risk < 1, f"need 0 <= risk < 1, got risk={self.risk:g}")
+        _need(self.batch >= 2, f"need batch >= 2, got batch={self.batch}")
+        _need(self.budget >= 1, f"need budget >= 1, got budget={self.budget}")
+        _need(self.judged >= 2, f"need judged >= 2, got judged={self.judged}")
+        for method, ranges in self.ranges.items():
+            for name, ends in ranges.items():
+                low, high = ends
+                said = f"{method}.{name}={low:g},{high:g}"
+                _need(0 < low <= high and math.isfinite(high), f"need 0 < low <= high, got {said}")
+        pairs = {m: {name: (float(a), float(b)) for name, (a, b) in own.items()} for m, own in self.ranges.items()}
+        object.__setattr__(self, "ranges", pairs)  # JSON has lists, and whole numbers
+
+
+Search = EdgeSearch | QualitySearch
+SEARCHES: dict[str, type[Search]] = {search.kind: search for search in (EdgeSearch, QualitySearch)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
-    """A search space: every combination of models, arms, lrs and seeds, trained by one recipe on one data source.
+    """A search space: every combination of models, arms, lrs and seeds, trained by one recipe on one data source; or
+    what a search draws from it.
 
     data: name of a source in `study.data`. data_options: what that source is asked for (a folder, a size).
     """
@@ -162,6 +230,7 @@ class Study:
     seeds: tuple[int, ...] = tuple(range(8))
     recipe: Recipe = Recipe()
     rule: Rule = Rule()
+    search: Search | None = None
 
     def __post_init__(self) -> None:
         for axis in ("models", "arms", "lrs", "seeds"):
@@ -192,8 +261,13 @@ def canonical_json(value: Any) -> str:
 
 
 def to_json(value: Any) -> dict[str, Any]:
-    """A dataclass of this module as plain JSON values, defaults included."""
-    return json.loads(canonical_json(dataclasses.asdict(value)))
+    """A dataclass of this module as plain JSON values, defaults included; but a study without a search has none."""
+    content = dataclasses.asdict(value)
+    if isinstance(value, Study):
+        content.pop("search")
+        if value.search:
+            content["search"] = {"kind": value.search.kind} | dataclasses.asdict(value.search)
+    return json.loads(canonical_json(content))
 
 
 def study_from_json(values: dict[str, Any]) -> Study:
@@ -209,8 +283,17 @@ def study_from_json(values: dict[str, Any]) -> Study:
             "seeds": tuple(values["seeds"]),
             "recipe": Recipe(**values["recipe"]),
             "rule": Rule(**values["rule"]),
+            "search": _search_from_json(values.get("search")),
         }
     )
+
+
+def _search_from_json(values: dict[str, Any] | None) -> Search | None:
+    if values is None:
+        return None
+    kind = values.get("kind")
+    _need(kind in SEARCHES, f"a search is one of {', '.join(SEARCHES)}; got {kind!r}")
+    return SEARCHES[str(kind)](**{key: value for key, value in values.items() if key != "kind"})
 
 
 def run_from_json(values: dict[str, Any]) -> Run:

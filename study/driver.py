@@ -21,11 +21,12 @@ import numpy as np
 
 import study as package
 from study import data, divergence, plugins, record
-from study.config import Study
+from study.config import EdgeSearch, Study
 from study.divergence import Reference
 from study.log import Log
 from study.planning import Plan, Stack, checked, control_of, plan
 from study.progress import Progress, duration
+from study.sources import Planned, Source
 
 if TYPE_CHECKING:
     from study import tracking
@@ -96,23 +97,31 @@ def preview(asked: Asked) -> str:
     done = record.recorded_ids(folder) if record.exists(folder) else set()
     workers = asked.workers or os.cpu_count() or 1
     planned = plan(study, log, done, workers=workers, stack=asked.stack, cache=cache)
-    seconds, how = _expected(planned, workers, folder)
-    first = sum(len(stack.runs) for stack in planned.stacks if stack.is_control)
-    lines = [
+    todo = _todo(study, planned, folder, log.content, workers)
+    seconds, how = _expected(todo, workers, folder)
+    first = sum(len(stack.runs) for stack in todo.control)
+    head = [
         f"{study.name}: P(divergence | lr) of {', '.join(arm.method for arm in study.arms)}",
         f"  data      {study.data}: {log.train_rows:,} training rows, {len(log.labels) - log.train_rows:,} held out",
         f"  models    {', '.join(study.models)}",
-        f"  lrs       {', '.join(f'{lr:g}' for lr in study.lrs)}",
-        f"  seeds     {len(study.seeds)} ({study.seeds[0]} to {study.seeds[-1]})",
-        f"  cells     {planned.cells}",
-        f"  runs      {planned.runs}, of which {planned.recorded} are recorded",
-        f"  control   {planned.control_runs} runs, of which {first} are to be trained first",
-        f"  trials    {len(planned.stacks)} stacks, {planned.missing} runs to train",
+    ]
+    control = f"  control   {planned.control_runs} runs, of which {first} are to be trained first"
+    tail = [
         f"  expected  {duration(seconds)} with {workers} trials at a time ({how})",
         f"  out       {folder}",
         *_one_by_one(planned),
     ]
-    return "\n".join(lines)
+    if study.search:
+        return "\n".join([*head, control, *(f"  {line}" for line in todo.source.outline()), *tail])
+    cells = [
+        f"  lrs       {', '.join(f'{lr:g}' for lr in study.lrs)}",
+        f"  seeds     {len(study.seeds)} ({study.seeds[0]} to {study.seeds[-1]})",
+        f"  cells     {planned.cells}",
+        f"  runs      {planned.runs}, of which {planned.recorded} are recorded",
+        control,
+        f"  trials    {len(todo.control) + len(planned.stacks)} stacks, {planned.missing} runs to train",
+    ]
+    return "\n".join([*head, *cells, *tail])
 
 
 def run(asked: Asked) -> Path:
@@ -189,15 +198,17 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path) -> Path:
                 device_bytes=cluster.gpu_bytes,
                 cache=cache,
             )
-            print(_opening(study, planned, cluster.workers, folder), flush=True)
+            todo = _todo(study, planned, folder, log.content, cluster.workers)
+            print(_opening(study, todo, cluster.workers, folder), flush=True)
             follower.look()
-            with _told(planned, follower) as told:
+            with _told(todo, follower) as told:
                 job = tune.Job(
                     study=study.name,
                     folder=folder,
                     rule=study.rule,
-                    stacks=planned.stacks,
-                    references=_references(study, described, folder, _with_control(planned)),
+                    control=todo.control,
+                    source=todo.source,
+                    references=_references(study, described, folder, todo.models_with_control),
                     reference=lambda model: _references(study, described, folder, [model])[model],
                     told=told,
                 )
@@ -210,10 +221,41 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path) -> Path:
     return folder
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Todo:
+    """What is to be trained: stacks of the control, and all that the source hands out."""
+
+    planned: Plan
+    control: tuple[Stack, ...]
+    source: Source
+
+    @property
+    def models_with_control(self) -> set[str]:
+        """Models that have runs to train, and whose control is recorded."""
+        return {m for m, runs in self.source.left.items() if runs} - {stack.runs[0].model for stack in self.control}
+
+
+def _todo(study: Study, planned: Plan, folder: Path, content: str, workers: int) -> _Todo:
+    if study.search is None:
+        return _Todo(planned=planned, control=planned.control, source=Planned(planned.stacks))
+    source = _search(study, planned, folder, content, workers)
+    wanted = {model for model, runs in source.left.items() if runs}
+    control = tuple(stack for stack in planned.control if stack.runs[0].model in wanted)
+    return _Todo(planned=planned, control=control, source=source)
+
+
+def _search(study: Study, planned: Plan, folder: Path, content: str, workers: int) -> Source:
+    """The source of a study's search, as far as it has come by the record."""
+    assert isinstance(study.search, EdgeSearch)
+    from study import edge_search
+
+    return edge_search.source(study, content, folder, workers=workers, largest_stack=planned.largest_stack)
+
+
 @contextlib.contextmanager
-def _told(planned: Plan, follower: "tracking.Follower") -> Iterator[Callable[[Stack, Any], None]]:
+def _told(todo: _Todo, follower: "tracking.Follower") -> Iterator[Callable[[Stack, Any], None]]:
     """Who is told of every trial that ends: the user, and MLflow."""
-    progress = Progress(planned)
+    progress = Progress(todo.control, todo.source, todo.planned.work_of_run)
 
     def told(stack: Stack, result: dict[str, float] | str) -> None:
         progress(stack, result)
@@ -276,16 +318,18 @@ def _recorded_references(folder: Path) -> dict[str, dict[str, Any]]:
     return described
 
 
-def _with_control(planned: Plan) -> set[str]:
-    """Models that have runs to train, and whose control is recorded."""
-    pending = {stack.runs[0].model for stack in planned.stacks if stack.is_control}
-    return {stack.runs[0].model for stack in planned.stacks} - pending
-
-
-def _opening(study: Study, planned: Plan, workers: int, folder: Path) -> str:
+def _opening(study: Study, todo: _Todo, workers: int, folder: Path) -> str:
+    planned, control = todo.planned, sum(len(stack.runs) for stack in todo.control)
+    if study.search:
+        what = f"{study.name}: about {sum(todo.source.left.values())} runs to train, and {control} of the control first"
+    else:
+        what = (
+            f"{study.name}: {planned.runs} runs in {planned.cells} cells, {planned.recorded} recorded;"
+            f" {planned.missing} to train (control included) as {len(planned.control) + len(planned.stacks)} stacks"
+        )
     lines = [
-        f"{study.name}: {planned.runs} runs in {planned.cells} cells, {planned.recorded} recorded;"
-        f" {planned.missing} to train (control included) as {len(planned.stacks)} stacks, {workers} at a time",
+        f"{what}, {workers} at a time",
+        *todo.source.outline(),
         f"record: {folder}",
         *_one_by_one(planned),
     ]
@@ -327,19 +371,21 @@ SHARE_OF_PRODUCTS = 1.6
 which numpy reaches 125 GFLOP/s and oneDNN 215."""
 
 
-def _expected(planned: Plan, workers: int, folder: Path) -> tuple[float, str]:
-    """Seconds that the plan's runs will take, and on what ground we say so: what recorded runs of the same models
-    took, or else the size of their matrix products."""
+def _expected(todo: _Todo, workers: int, folder: Path) -> tuple[float, str]:
+    """Seconds that what is to be trained will take, and on what ground we say so: what recorded runs of the same
+    models took, or else the size of their matrix products."""
     from study.planning import measured_gigaflops_per_second
 
-    at_a_time = max(1, min(workers, len(planned.stacks)))
-    to_train = Counter(run.model for stack in planned.stacks for run in stack.runs)
+    stacks = len(todo.control) + len(todo.planned.stacks)
+    at_a_time = max(1, min(workers, stacks)) if todo.planned.stacks else workers
+    to_train = Counter(todo.source.left) + Counter(run.model for stack in todo.control for run in stack.runs)
     runs = record.read_runs(folder) if record.exists(folder) else None
     if runs is not None and set(to_train) <= set(runs["model"]):
         seconds = sum(n * runs.loc[runs["model"] == model, "seconds"].median() for model, n in to_train.items())
         return START_UP_SECONDS + seconds / at_a_time, "as the recorded runs took"
     speed = measured_gigaflops_per_second()
-    seconds = planned.work / (SHARE_OF_PRODUCTS * speed)
+    work = sum(n * todo.planned.work_of_run[model] for model, n in to_train.items())
+    seconds = work / (SHARE_OF_PRODUCTS * speed)
     ground = f"by the size of the networks, and {speed:.0f} GFLOP/s of matrix products a core"
     return START_UP_SECONDS + seconds / at_a_time, ground
 

@@ -60,27 +60,25 @@ class Stack:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a study still needs. `cells` and `runs` count the whole study, the control beside it; `stacks` are those to
-    be trained, the control's first."""
+    """What a study still needs. `cells` and `runs` count the whole study, the control beside it; `control` and `stacks`
+    are to be trained. A search has no cells and stacks ahead of time: it hands them out as it goes."""
 
     cells: int
     runs: int
     control_runs: int
     recorded: int
+    control: tuple[Stack, ...]
     stacks: tuple[Stack, ...]
     one_by_one: tuple[str, ...]
     """Models that cannot be stacked."""
+    largest_stack: dict[str, int]
+    """Runs of a stack at most, by model."""
     work_of_run: dict[str, float]
     """What one run takes, by model, in GFLOP of matrix products; see `work`."""
 
     @property
-    def work(self) -> float:
-        """What the runs to be trained take, likewise."""
-        return sum(self.work_of_run[stack.runs[0].model] * len(stack.runs) for stack in self.stacks)
-
-    @property
     def missing(self) -> int:
-        return sum(len(stack.runs) for stack in self.stacks)
+        return sum(len(stack.runs) for stack in (*self.control, *self.stacks))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,27 +132,31 @@ def plan(
     Raises ValueError where the data fill no batch.
     """
     sizes = {model: size_of(model, study, log, cache) for model in study.models}
-    cells = runs_of(study, log.content)
+    largest = {model: stack or _largest_stack(sizes[model], device_bytes) for model in study.models}
+    cells = [] if study.search else runs_of(study, log.content)
     control = control_of(study, log.content)
     missing_cells = [run for run in cells if run.id not in recorded]
     # A control without cells to judge would train for nothing.
-    needed = {run.model for run in missing_cells}
+    needed = set(study.models) if study.search else {run.model for run in missing_cells}
     missing_control = [run for run in control if run.id not in recorded and run.model in needed]
-    kind_of = _kinds({run.method for run in [*missing_cells, *missing_control]}, cache)
-    stacks = []
-    for model in study.models:
-        largest = stack or _largest_stack(sizes[model], device_bytes)
-        for missing in (missing_control, missing_cells):
-            stacks += _stacks([run for run in missing if run.model == model], kind_of, largest, workers)
-    # The largest first: small ones at the end leave fewer workers without work.
-    stacks.sort(key=lambda s: (not s.is_control, -sizes[s.runs[0].model].work * len(s.runs)))
+    kind_of = kinds({run.method for run in [*missing_cells, *missing_control]}, cache)
+
+    def stacks_of(missing: Sequence[Run]) -> tuple[Stack, ...]:
+        stacks: list[Stack] = []
+        for model in study.models:
+            stacks += _stacks([run for run in missing if run.model == model], kind_of, largest[model], workers)
+        # The largest first: small ones at the end leave fewer workers without work.
+        return tuple(sorted(stacks, key=lambda s: -sizes[s.runs[0].model].work * len(s.runs)))
+
     return Plan(
-        cells=len(study.models) * len(study.arms) * len(study.lrs),
+        cells=0 if study.search else len(study.models) * len(study.arms) * len(study.lrs),
         runs=len(cells),
         control_runs=len(control),
         recorded=sum(run.id in recorded for run in cells),
-        stacks=tuple(stacks),
+        control=stacks_of(missing_control),
+        stacks=stacks_of(missing_cells),
         one_by_one=tuple(model for model in study.models if not sizes[model].stackable),
+        largest_stack=largest,
         work_of_run={model: sizes[model].work for model in study.models},
     )
 
@@ -193,8 +195,11 @@ def measured_gigaflops_per_second() -> float:
     return 8 * 2e-9 * 512 * 128 * 128 / best / (os.cpu_count() or 1)
 
 
-def _kinds(used: Collection[str], cache: Path | None) -> Callable[[Run], str]:
-    """What tells apart the runs that cannot share a stack: the method, and its options that are not thresholds."""
+def kinds(used: Collection[str], cache: Path | None = None) -> Callable[[Run], str]:
+    """What tells apart the runs that cannot share a stack: the method, and its options that are not thresholds.
+
+    used: methods of the runs that will be asked about. cache: as in `plan`.
+    """
 
     def find(method: str) -> list[str]:
         from study import methods

@@ -50,6 +50,7 @@ from study import divergence, record
 from study.config import Rule, canonical_json, run_from_json, to_json
 from study.log import Log
 from study.planning import Stack
+from study.sources import Source
 
 PACKAGES = ("study", "models", "search_spaces", "analysis")
 # Tune looks for result files, which we do not write, and warns of every trial.
@@ -88,6 +89,7 @@ class Cluster:
 class Job:
     """A study's trials to be run, and who is told of each that ends.
 
+    control: stacks of the control that are to be trained, ahead of all else. source: where the others come from.
     references: of the models whose control is recorded. reference: makes that of a model once it is; its ValueError
     stops the study. told: called with a stack, and the counts of its runs or the reason of its failure.
     """
@@ -95,7 +97,8 @@ class Job:
     study: str
     folder: Path
     rule: Rule
-    stacks: tuple[Stack, ...]
+    control: tuple[Stack, ...]
+    source: Source
     references: dict[str, divergence.Reference]
     reference: Callable[[str], divergence.Reference]
     told: Callable[[Stack, dict[str, float] | str], None] = field(default=lambda stack, result: None)
@@ -154,11 +157,11 @@ def _shut_down_beside() -> None:
 
 
 def run(job: Job, log: Log, cluster: Cluster) -> None:
-    """Train every stack of the job. Returns when all are recorded, or given up as failed.
+    """Train the job's control and all that its source hands out. Returns when all are recorded, or given up as failed.
 
     Raises StudyStoppedError where nothing can be learned, or where several stacks fail the same way.
     """
-    if not job.stacks:
+    if not job.control and job.source.ended:
         return
     from ray import tune
 
@@ -247,37 +250,54 @@ SHARE_OF_WAIT = 0.05
 class Queue:
     """Hands out stacks one after another, as the configuration of a trial: None is wait, FINISHED is the end.
 
-    A worker for which there is nothing yet, since the control is still being trained, is handed a rest. Without one,
-    Tune keeps a single idle worker and ends the others, and a new one takes seconds to start.
+    A worker for which there is nothing yet, since the control or what a search waits for is still being trained, is
+    handed a rest. Without one, Tune keeps a single idle worker and ends the others, and a new one takes seconds to
+    start.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.waiting = deque(job.stacks)
+        self.source = job.source
+        self.waiting = deque(job.control)
+        self.again: deque[Stack] = deque()
         self.training: dict[str, Stack] = {}
         self.resting: set[str] = set()
         self.waits_since: float | None = None
         self.tries: Counter[str] = Counter()
         self.failures: dict[str, set[str]] = {}
-        self.controls = Counter(stack.runs[0].model for stack in job.stacks if stack.is_control)
+        self.controls = Counter(stack.runs[0].model for stack in job.control)
         self.stopped: Exception | None = None
 
     def suggest(self, trial_id: str) -> Any:
-        if self.stopped or not (self.waiting or self.training):
+        if self.stopped:
             return FINISHED
-        for i, stack in enumerate(self.waiting):
-            model = stack.runs[0].model
-            if stack.is_control or model in self.job.references:
-                del self.waiting[i]
-                self.training[trial_id] = stack
-                self.waits_since = None
-                reference = None if stack.is_control else self.job.references[model]
-                return {"stack": _packed(stack, reference)}
-        if not self.waiting:
-            return None
+        stack = self._ready()
+        if stack:
+            self.training[trial_id] = stack
+            self.waits_since = None
+            reference = None if stack.is_control else self.job.references[stack.runs[0].model]
+            return {"stack": _packed(stack, reference)}
+        if self.source.ended and not self.waiting:
+            return None if self.training else FINISHED
+        assert self.training, "a source has neither ended nor anything to be trained"
         self.waits_since = self.waits_since or time.monotonic()
         self.resting.add(trial_id)
         return {"rest": max(REST_SECONDS, SHARE_OF_WAIT * (time.monotonic() - self.waits_since))}
+
+    def _ready(self) -> Stack | None:
+        """The first stack that waits for no control. What failed once is tried again after all others."""
+        for i, stack in enumerate(self.waiting):
+            if self._can_train(stack):
+                del self.waiting[i]
+                return stack
+        while stack := self.source.next():
+            if self._can_train(stack):
+                return stack
+            self.waiting.append(stack)
+        return self.again.popleft() if self.again else None
+
+    def _can_train(self, stack: Stack) -> bool:
+        return stack.is_control or stack.runs[0].model in self.job.references
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         if trial_id in self.resting:
@@ -290,6 +310,8 @@ class Queue:
         if result.get("failure"):
             self._failed(stack, result["failure"], out_of_memory=result["out_of_memory"])
             return
+        if not stack.is_control:
+            self.source.recorded(stack)
         self.job.told(stack, {key: result[key] for key in ("runs", "diverged", "undertrained", "seconds")})
         if stack.is_control:
             self._control_done(stack)
@@ -318,9 +340,11 @@ class Queue:
         if not (worker_died and tries_left):
             self.failures.setdefault(reason, set()).add(stack.name)
         if tries_left and len(self.failures.get(reason, ())) < SAME_FAILURE_STOPS:
-            self.waiting.append(stack)
+            self.again.append(stack)
             return
         record.write_failure(self.job.folder, stack.name, [run.id for run in stack.runs], reason)
+        if not stack.is_control:
+            self.source.given_up(stack, reason)
         self.job.told(stack, reason)
         if stack.is_control:
             self.stopped = StudyStoppedError(f"the control of {stack.runs[0].model} failed: {reason}")

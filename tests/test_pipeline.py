@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from study import data, divergence, record, tune
+from study import data, divergence, record, sources, tune
 from study.config import CONTROL_SEEDS, Recipe, Rule, Run
 from study.planning import Stack
 
@@ -297,7 +297,8 @@ class Queue:
                 study="quick",
                 folder=folder,
                 rule=Rule(),
-                stacks=stacks,
+                control=tuple(stack for stack in stacks if stack.is_control),
+                source=sources.Planned(stack for stack in stacks if not stack.is_control),
                 references=dict.fromkeys(known, REFERENCE),
                 reference=reference or (lambda model: REFERENCE),
                 told=lambda stack, result: self.told.append((stack, result)),

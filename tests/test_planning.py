@@ -55,11 +55,7 @@ def ids(runs: Any) -> list[str]:
 
 
 def stacked(planned: Plan) -> list[Run]:
-    return [run for stack in planned.stacks for run in stack.runs]
-
-
-def cells(planned: Plan) -> list[Stack]:
-    return [stack for stack in planned.stacks if not stack.is_control]
+    return [run for stack in (*planned.control, *planned.stacks) for run in stack.runs]
 
 
 # --- what is planned ----------------------------------------------------------------------------------------------
@@ -129,9 +125,9 @@ def test_stacks_cover_exactly_what_is_missing(done: set[int], control_done: set[
     assert planned.missing == len(wanted)
     assert planned.recorded == len(done)
     assert (planned.runs, planned.control_runs, planned.cells) == (48, 24, 12)
-    kinds = [stack.is_control for stack in planned.stacks]
-    assert kinds == sorted(kinds, reverse=True), "the control comes first"
-    for stack in planned.stacks:
+    assert all(stack.is_control for stack in planned.control)
+    assert not any(stack.is_control for stack in planned.stacks)
+    for stack in (*planned.control, *planned.stacks):
         assert len(stack.runs) <= (size or planning.STACK_RUNS_CPU)
         assert len({(run.model, run.method, run.role) for run in stack.runs}) == 1
         assert len(set(Counter(run.seed for run in stack.runs).values())) == 1, (
@@ -143,7 +139,7 @@ def test_stacks_cover_exactly_what_is_missing(done: set[int], control_done: set[
 def test_nothing_is_planned_for_a_complete_study() -> None:
     study = make_study()
     planned = plan(study, LOG, set(ids(runs_of(study, LOG.content))), workers=2)
-    assert (planned.stacks, planned.missing, planned.recorded, planned.work) == ((), 0, 24, 0)
+    assert (planned.control, planned.stacks, planned.missing, planned.recorded) == ((), (), 0, 24)
 
 
 def test_more_seeds_plan_only_the_new_ones_and_no_control_again() -> None:
@@ -152,13 +148,13 @@ def test_more_seeds_plan_only_the_new_ones_and_no_control_again() -> None:
     planned = plan(make_study(seeds=tuple(range(6))), LOG, recorded, workers=2)
     assert {run.seed for run in stacked(planned)} == {4, 5}
     assert planned.missing == 2 * 2 * 3
-    assert not any(stack.is_control for stack in planned.stacks)
+    assert not planned.control
 
 
 def test_only_models_that_need_a_control_train_one() -> None:
     study = make_study(models=("small", "small_dcn"))
     done = {run.id for run in runs_of(study, LOG.content) if run.model == "small"}
-    control = [stack for stack in plan(study, LOG, done, workers=2).stacks if stack.is_control]
+    control = plan(study, LOG, done, workers=2).control
     assert {run.model for stack in control for run in stack.runs} == {"small_dcn"}
     assert sum(len(stack.runs) for stack in control) == 24
 
@@ -170,42 +166,42 @@ def test_whole_seeds_stay_together_and_all_workers_have_work() -> None:
     study = make_study(seeds=tuple(range(8)))  # 24 runs an arm
     for workers, sizes in ((2, [24, 24]), (4, [12, 12, 12, 12])):
         planned = plan(study, LOG, workers=workers)
-        assert [len(stack.runs) for stack in cells(planned)] == sizes
-        assert all(set(Counter(run.seed for run in stack.runs).values()) == {3} for stack in planned.stacks[-2:])
-    assert [len(stack.runs) for stack in plan(study, LOG, workers=2).stacks if stack.is_control] == [12, 12]
+        assert [len(stack.runs) for stack in planned.stacks] == sizes
+        assert all(set(Counter(run.seed for run in stack.runs).values()) == {3} for stack in planned.stacks)
+    assert [len(stack.runs) for stack in plan(study, LOG, workers=2).control] == [12, 12]
 
 
 def test_the_last_round_leaves_no_worker_without_work() -> None:
     one = make_study(arms=(Arm(method="none"),), lrs=(0.1, 0.2, 0.4, 0.8), seeds=tuple(range(24)))
-    assert [len(stack.runs) for stack in cells(plan(one, LOG, workers=2))] == [24] * 4, "not three of 32"
+    assert [len(stack.runs) for stack in plan(one, LOG, workers=2).stacks] == [24] * 4, "not three of 32"
     five = make_study(
         arms=tuple(Arm(method=m) for m in ("none", "layer_clip", "agc", "lamb", "clippy")), lrs=(0.1, 0.2), seeds=(0, 1)
     )
-    assert [len(stack.runs) for stack in cells(plan(five, LOG, workers=2))] == [4, 4, 4, 4, 2, 2]
-    assert [len(stack.runs) for stack in cells(plan(five, LOG, workers=1))] == [4] * 5
+    assert [len(stack.runs) for stack in plan(five, LOG, workers=2).stacks] == [4, 4, 4, 4, 2, 2]
+    assert [len(stack.runs) for stack in plan(five, LOG, workers=1).stacks] == [4] * 5
 
 
 def test_many_workers_do_not_cut_stacks_finer_than_their_work() -> None:
     study = make_study(lrs=(0.1, 0.2, 0.4, 0.8), seeds=tuple(range(32)))  # 256 runs of two methods
-    assert [len(stack.runs) for stack in cells(plan(study, LOG, workers=16))] == [16] * 16
+    assert [len(stack.runs) for stack in plan(study, LOG, workers=16).stacks] == [16] * 16
 
 
 def test_large_stacks_come_first() -> None:
     study = make_study(models=("small", "large"), arms=(Arm(method="none"),))
-    planned = cells(plan(study, LOG, workers=2))
+    planned = plan(study, LOG, workers=2).stacks
     assert [stack.runs[0].model for stack in planned] == ["large", "large", "small", "small"]
 
 
 def test_a_seed_that_does_not_fit_is_cut_evenly() -> None:
     lrs = tuple(0.01 * (1 + i) for i in range(10))
     planned = plan(make_study(arms=(Arm(method="none"),), lrs=lrs, seeds=(0,)), LOG, workers=1, stack=4)
-    assert sorted(len(stack.runs) for stack in cells(planned)) == [3, 3, 4]
+    assert sorted(len(stack.runs) for stack in planned.stacks) == [3, 3, 4]
 
 
 def test_thresholds_share_a_stack_and_options_do_not() -> None:
     arms = tuple(Arm(method="clippy", options={"rel": rel}) for rel in (0.1, 0.3))
     arms += (Arm(method="clippy", options={"delayed": True}),)
-    stacks = cells(plan(make_study(arms=arms), LOG, workers=1))
+    stacks = plan(make_study(arms=arms), LOG, workers=1).stacks
     assert sorted(len(stack.runs) for stack in stacks) == [12, 24]
     assert {run.options.get("delayed", False) for run in stacks[0].runs} == {False}
     assert {run.options["rel"] for run in stacks[0].runs} == {0.1, 0.3}
@@ -213,7 +209,7 @@ def test_thresholds_share_a_stack_and_options_do_not() -> None:
 
 def test_control_and_cells_of_none_are_not_mixed() -> None:
     planned = plan(make_study(arms=(Arm(method="none"),)), LOG, workers=1)
-    assert {len({run.role for run in stack.runs}) for stack in planned.stacks} == {1}
+    assert {len({run.role for run in stack.runs}) for stack in (*planned.control, *planned.stacks)} == {1}
 
 
 def test_stacks_fit_the_memory() -> None:
@@ -246,7 +242,7 @@ def test_matrix_products_are_counted_by_pencil() -> None:
     products = 11 * 64 + 64 * 64 + 64  # 2 features of 4 and 3 numbers; one head
     examples = 64 * 10
     one = 6e-9 * products * examples + planning.WORK_BESIDE * examples
-    assert plan(study, LOG, recorded, workers=1).work == pytest.approx(one)
+    assert plan(study, LOG, recorded, workers=1).work_of_run == {"small": pytest.approx(one)}
 
 
 def test_models_that_vmap_cannot_take_are_named() -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from study import progress
 from study.config import CONTROL_SEEDS, Run
-from study.planning import Plan, Stack
+from study.planning import Stack
 from study.progress import Progress, duration
+from study.sources import Planned
 
 COUNTS = {"runs": 2, "diverged": 1, "undertrained": 0, "seconds": 1.0}
 
@@ -23,31 +24,25 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def make_plan(*stacks: Stack) -> Plan:
-    return Plan(
-        cells=1,
-        runs=1,
-        control_runs=1,
-        recorded=0,
-        stacks=stacks,
-        one_by_one=(),
-        work_of_run={"small": 20.0, "large": 290.0},
-    )
+WORK = {"small": 20.0, "large": 290.0}
 
 
 def test_a_line_counts_runs_and_divergence_and_weighs_the_time_left_by_the_models(clock: list[float]) -> None:
     control = stack("small", "none", CONTROL_SEEDS[:2])
     small, large = stack("small", "none", (0, 1)), stack("large", "clippy", (0, 1))
     out = io.StringIO()
-    shown = Progress(make_plan(control, small, large), out)
+    source = Planned([small, large])
+    shown = Progress([control], source, WORK, out)
     clock[0] = 60.0
     shown(control, COUNTS)
     assert shown.line().startswith("2/6 runs · 2/min · ")
     assert shown.line().endswith("diverged: control first")
     clock[0] = 120.0
+    source.recorded(small)
     shown(small, COUNTS)
     # Two minutes for 4 x 20 of work; 2 x 290 are left.
     assert shown.line() == "4/6 runs · 2/min · 14:30 left · diverged: none 1/2"
+    source.given_up(large, "the worker process ended")
     shown(large, "the worker process ended")
     said = out.getvalue().splitlines()
     assert said[0] == "0/6 runs · the first stacks train"
@@ -65,7 +60,7 @@ def test_on_a_terminal_one_line_is_written_over_and_never_wraps(
     monkeypatch.setenv("COLUMNS", "40")
     small = stack("small", "none", (0, 1))
     out = Terminal()
-    shown = Progress(make_plan(small), out)
+    shown = Progress([], Planned([small]), WORK, out)
     clock[0] = 60.0
     shown(small, COUNTS)
     shown.close()
