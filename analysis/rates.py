@@ -48,6 +48,29 @@ REASONS = ("nonfinite", "collapsed", "never_learned")
 COUNTS = ("n", "k", "undertrained", *REASONS, "micro")
 
 
+def in_bins(runs: pd.DataFrame) -> pd.DataFrame:
+    """The same runs as they can be read: where a study has few runs at each of many lrs, as an adaptive search leaves
+    them, lr is the middle of its quarter octave, to two digits. An lr alone in its bin, and every study on a grid,
+    stay as they are. For tables and figures of cells; edges are fitted to the lrs that were trained."""
+    runs = with_curves(runs)
+    lrs = sorted(set(runs["lr"]))
+    if len(lrs) <= MANY_LRS or len(runs) >= FEW_RUNS * runs.groupby(CELL).ngroups:
+        return runs
+    bins: dict[int, list[float]] = {}
+    for lr in lrs:
+        bins.setdefault(round(BINS_AN_OCTAVE * float(np.log2(lr))), []).append(lr)
+    middle = {i: float(f"{2 ** (i / BINS_AN_OCTAVE):.2g}") for i in bins}
+    shown = {lr: lr if len(own) == 1 else middle[i] for i, own in bins.items() for lr in own}
+    return runs.assign(lr=[shown[lr] for lr in runs["lr"]])
+
+
+MANY_LRS = 16
+FEW_RUNS = 3
+"""Runs a cell, on average, from which a cell can stand for itself."""
+
+BINS_AN_OCTAVE = 4
+
+
 def wilson(k: Any, n: Any, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
     """The two-sided Wilson score interval of k successes in n >= 1 trials: (low, high), arrays of k's shape."""
     k, n = np.asarray(k, dtype=float), np.asarray(n, dtype=float)
