@@ -29,6 +29,7 @@ format: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python tests/benchmarks/bench.py --data-dir $(DATA)
+	$(BIN)/python tests/benchmarks/bench.py --data-dir $(DATA) --model large --runs 80 --plain-runs 20
 
 clean:
 	rm -rf $(VENV)

@@ -40,6 +40,9 @@ ROOT = Path(__file__).resolve().parents[2]
 STACK = 32
 LRS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6)
 
+HIDDEN = {"small": (64, 64), "large": (256, 256, 256, 256)}
+"""What the plain script is told to build."""
+
 PARTS = ("start-up", "control", "training", "report", "MLflow", "end")
 
 
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=320, help="of ours, the control not counted (default: 320)")
     parser.add_argument("--plain-runs", type=int, default=40, help="of the plain script (default: 40)")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--model", default="small", help="ours; the plain script always trains 64x2 (default: small)")
+    parser.add_argument("--model", default="small", choices=HIDDEN, help="of both sides (default: small)")
     parser.add_argument("--methods", default="none", help="ours, such as none,clippy (default: none)")
     parser.add_argument("--data", default="kuairand", help="data source (default: kuairand)")
     parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared/data/KuaiRand-Pure")
@@ -115,6 +118,7 @@ def run_plain(asked: argparse.Namespace, options: dict[str, Any], cache: Path, o
     script = Path(__file__).with_name("plain_ray_tune.py")
     command = [sys.executable, str(script), "--data", asked.data, "--data-options", json.dumps(options)]
     command += ["--cache", str(cache), "--out", str(out), "--runs", str(asked.plain_runs)]
+    command += ["--hidden", *map(str, HIDDEN[asked.model])]
     command += ["--steps", str(asked.steps)] if asked.steps else []
     lines, seconds = _child(command, cache)
     told = json.loads(lines[-1][1])

@@ -57,7 +57,7 @@ def test_a_plain_rate_for_more_runs_starts_up_once():
 
 
 def test_the_plain_loop_learns_and_diverges(cache):
-    shared = plain_ray_tune.shared_of(data.load("synthetic", OPTIONS, cache), steps=60)
+    shared = plain_ray_tune.shared_of(data.load("synthetic", OPTIONS, cache), (64, 64), steps=60)
     start = plain_ray_tune.train({"lr": 1e-6, "seed": 0}, shared)
     learned = plain_ray_tune.train({"lr": 0.05, "seed": 0}, shared)
     thrown = plain_ray_tune.train({"lr": 1e4, "seed": 0}, shared)
