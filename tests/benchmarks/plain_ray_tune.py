@@ -3,9 +3,9 @@
     python tests/benchmarks/plain_ray_tune.py --data kuairand --data-dir DIR --out DIR --runs 40
 
 The same data, network, batches of 512, warm-up, loss and held-out AUC as `study run` on `small` or `large` with the
-method `none`, and everything that is cheap to get right: arrays shared through the object store, actors that are reused, one
-thread a trial and a trial a core, one embedding table for all features, one report a trial. It
-imports of ours only the reader of the data. The last line that it prints is JSON: seconds to the first trial, of all
+method `none`, and everything that is cheap to get right: arrays shared through the object store, actors that are
+reused, one thread a trial and a trial a core, one embedding table for all features, one report a trial. It imports of
+ours only the reader of the data. The last line that it prints is JSON: seconds to the first trial, of all
 trials, and how many trained.
 """
 
@@ -141,8 +141,9 @@ def main() -> None:
     lrs = LRS[: asked.runs]
     seeds = range(asked.runs // len(lrs))
     trials_began = time.time()
+    trainable = tune.with_parameters(_trial, shared=shared_of(log, tuple(asked.hidden), asked.steps))
     results = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, shared=shared_of(log, tuple(asked.hidden), asked.steps)), {"cpu": 1}),
+        tune.with_resources(trainable, {"cpu": 1}),
         param_space={"lr": tune.grid_search(list(lrs)), "seed": tune.grid_search(list(seeds))},
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=os.cpu_count()),
         run_config=tune.RunConfig(
