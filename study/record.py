@@ -4,6 +4,7 @@
     DIR/runs/<trial>.parquet   one row a run, one file a trial
     DIR/losses/<trial>.parquet per-step losses of the same runs, one row a run and task
     DIR/failures/<trial>.json  why runs are missing
+    DIR/confirm/<hash>.json    runs that were named before they were trained: fresh seeds at one lr
     DIR/set_aside/             files that did not read, kept as they were found
 
 A file is written whole, beside its name, and renamed into place; a trial's losses come before its rows, so rows that
@@ -13,6 +14,7 @@ are there have their losses. Reading runs no code: Parquet and JSON only.
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -27,7 +29,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from study.config import Study, canonical_json, study_from_json, to_json
+from study.config import Arm, Run, Study, canonical_json, study_from_json, to_json
 
 FORMAT = 1
 
@@ -246,6 +248,68 @@ def read_failures(folder: Path) -> dict[str, str]:
             _set_aside(folder, path, str(error))
     done = recorded_ids(folder)
     return {run: reason for run, reason in reasons.items() if run not in done}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """Runs that are to confirm an lr: fresh seeds, for every one of the models and arms, named before any is trained.
+
+    number: how many were named before, from 0. study_seeds: how many seeds of its own the study had by then.
+    """
+
+    lr: float
+    seeds: tuple[int, ...]
+    models: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    number: int
+    study_seeds: int
+
+    @property
+    def name(self) -> str:
+        """The hash of what is named; the same runs named again have the same name."""
+        named = [self.lr, self.seeds, self.models, [[arm.method, arm.options] for arm in self.arms]]
+        return hashlib.sha256(canonical_json(named).encode()).hexdigest()[:16]
+
+    def runs(self, definition: Definition) -> list[Run]:
+        """The runs that it names, model by model and arm by arm."""
+        return [
+            Run(
+                data=definition.data["content"],
+                model=model,
+                method=arm.method,
+                options=arm.options,
+                lr=self.lr,
+                seed=seed,
+                recipe=definition.study.recipe,
+            )
+            for model in self.models
+            for arm in self.arms
+            for seed in self.seeds
+        ]
+
+
+def write_confirmation(folder: Path, confirmation: Confirmation) -> None:
+    """Name the runs of a confirmation. What was named stays named: a file that is there is left as it is."""
+    path = folder / "confirm" / f"{confirmation.name}.json"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        _write_whole(path, json.dumps(dataclasses.asdict(confirmation), indent=1, sort_keys=True).encode() + b"\n")
+
+
+def read_confirmations(folder: Path) -> list[Confirmation]:
+    """Every confirmation of the study, in the order in which they were named.
+
+    Raises RecordError where a file does not read: a claim that leaves out a failed confirmation would be none.
+    """
+    found = []
+    for path in sorted((folder / "confirm").glob("*.json")):
+        try:
+            content = json.loads(path.read_text())
+            content |= {key: tuple(content[key]) for key in ("seeds", "models")}
+            found.append(Confirmation(**content | {"arms": tuple(Arm(**arm) for arm in content["arms"])}))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RecordError(f"{path} does not read ({error})") from error
+    return sorted(found, key=lambda confirmation: (confirmation.number, confirmation.name))
 
 
 @contextlib.contextmanager
