@@ -18,7 +18,7 @@ import numpy as np
 
 from study import plugins
 from study.answers import is_ours, recalled
-from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Run, Study, canonical_json, to_json
+from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, QualitySearch, Run, Study, canonical_json, to_json
 from study.log import Log
 
 if TYPE_CHECKING:
@@ -113,7 +113,12 @@ def checked(study: Study, cache: Path | None = None) -> Study:
         ours = is_ours("study.methods", arm.method)
         arms.append(Arm(method=arm.method, options=recalled(cache, question, functools.partial(find, arm), ours=ours)))
     once = {canonical_json([arm.method, arm.options]): arm for arm in arms}
-    return dataclasses.replace(study, arms=tuple(once.values()))
+    study = dataclasses.replace(study, arms=tuple(once.values()))
+    if isinstance(study.search, QualitySearch):
+        from study import suggest
+
+        suggest.check(study, cache)
+    return study
 
 
 def plan(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from study import plugins
-from study.config import Arm, Recipe, Rule, Study
+from study.config import Arm, QualitySearch, Recipe, Rule, Study
 
 AXES = ("models", "methods", "lr", "seeds")
 
@@ -17,6 +17,7 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
     models=small,large  methods=none,clippy  lr=0.1,0.2  seeds=0-7
     METHOD.PARAMETER=v1,v2  one arm for each value, e.g. clippy.rel=0.1,0.5 (two parameters: every combination)
     steps=300, batch=256 ...  the recipe;  rule.kept=0.5  the rule;  data.rows=50000  an option of the data source
+    search.risk=0.01  of a study that searches. One for the best quality takes lr=0.1,10 and clippy.rel=0.1,1 as ranges
 
     Raises ValueError that lists the right keys.
     """
@@ -37,6 +38,8 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
                 raise ValueError(f"unknown key {key!r}; the rule has {', '.join(_fields(Rule))}")
             rule = dataclasses.replace(study.rule, **{tail: _field_value(Rule, tail, text)})
             study = dataclasses.replace(study, rule=rule)
+        elif head == "search" and dot:
+            study = _with_search(study, tail, text)
         elif head == "data" and dot:
             study = dataclasses.replace(study, data_options=study.data_options | {tail: _value(key, text)})
         elif dot and head in {arm.method for arm in study.arms} | set(plugins.names("study.methods")):
@@ -44,7 +47,10 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
         else:
             raise ValueError(f"unknown key {key!r}; there are {', '.join(_known())}")
     for method, values in parameters.items():
-        study = _with_parameters(study, method, values)
+        if method not in {arm.method for arm in study.arms}:
+            raise ValueError(f"{method}.{next(iter(values))} is set, but {method} is not among the study's methods")
+        change = _with_ranges if isinstance(study.search, QualitySearch) else _with_parameters
+        study = change(study, method, values)
     return study
 
 
@@ -75,8 +81,6 @@ def _with_axis(study: Study, axis: str, text: str) -> Study:
 
 
 def _with_parameters(study: Study, method: str, values: dict[str, list[Any]]) -> Study:
-    if method not in {arm.method for arm in study.arms}:
-        raise ValueError(f"{method}.{next(iter(values))} is set, but {method} is not among the study's methods")
     choices = [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
     arms = []
     for arm in study.arms:
@@ -89,8 +93,32 @@ def _with_parameters(study: Study, method: str, values: dict[str, list[Any]]) ->
     return dataclasses.replace(study, arms=tuple(arms))
 
 
+def _with_ranges(study: Study, method: str, values: dict[str, list[Any]]) -> Study:
+    """Each threshold's range: its ends, or the one value at which it is held."""
+    search = study.search
+    assert isinstance(search, QualitySearch)
+    ranges = dict(search.ranges.get(method, {}))
+    for name, ends in values.items():
+        if len(ends) > 2 or not all(isinstance(end, int | float) for end in ends):
+            raise ValueError(f"{method}.{name} is tuned: it takes a range, such as {method}.{name}=0.1,1")
+        ranges[name] = (ends[0], ends[-1])
+    return dataclasses.replace(study, search=dataclasses.replace(search, ranges={**search.ranges, method: ranges}))
+
+
+def _with_search(study: Study, name: str, text: str) -> Study:
+    if study.search is None:
+        raise ValueError(f"search.{name} is set, but {study.name} searches for nothing")
+    kind = type(study.search)
+    known = [field for field in _fields(kind) if field != "ranges"]
+    if name not in known:
+        raise ValueError(f"unknown key 'search.{name}'; the search has {', '.join(known)}")
+    return dataclasses.replace(
+        study, search=dataclasses.replace(study.search, **{name: _field_value(kind, name, text)})
+    )
+
+
 def _known() -> list[str]:
-    return [*AXES, *_fields(Recipe), "METHOD.PARAMETER", "rule.NAME", "data.OPTION"]
+    return [*AXES, *_fields(Recipe), "METHOD.PARAMETER", "rule.NAME", "search.NAME", "data.OPTION"]
 
 
 def _fields(kind: type) -> list[str]:

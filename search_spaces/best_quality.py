@@ -1,0 +1,27 @@
+"""The best quality of the paper's five methods where at most 5% of the runs diverge: its Table 2, with intervals.
+
+Lr and thresholds are tuned within the paper's grids, a decade wider at each end where that makes sense. 1,760 runs.
+"""
+
+from search_spaces._arms import PAPER_FIVE
+from study.config import QualitySearch, Study
+
+study = Study(
+    name="best_quality",
+    data="kuairand",
+    models=("small_dcn",),
+    arms=PAPER_FIVE,
+    lrs=(0.03, 30),
+    seeds=(0, 1, 2, 3),
+    search=QualitySearch(
+        risk=0.05,
+        budget=320,
+        judged=32,
+        ranges={
+            "layer_clip": {"max_norm": (0.001, 1)},
+            "agc": {"max_ratio": (0.0001, 0.1)},
+            "lamb": {"mu": (0.001, 1)},
+            "clippy": {"rel": (0.05, 5), "abs": (0.001, 0.1)},
+        },
+    ),
+)
