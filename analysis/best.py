@@ -266,7 +266,7 @@ def sentence(row: Mapping[str, Any], definition: Definition) -> str:
         return f"{found}, by {row['n_tuned']:.0f} seeds; not judged on fresh seeds yet"
     held = f"{row['k']} of {row['n']} fresh seeds diverged"
     if row["k"] > search.risk * row["n"]:
-        held += f", more than the risk of {search.risk:.2g} that {row['k_tuned']:.0f} of {row['n_tuned']:.0f} promised"
+        held += f" (in tuning {row['k_tuned']:.0f} of {row['n_tuned']:.0f}), more than the risk of {search.risk:.2g}"
     elif row["bound"] > search.risk:
         held += f", which bounds the risk at {100 * row['bound']:.0f}%"
     scores = [s for task in tasks_of(definition.data) if (s := _score(row, task["name"]))]

@@ -66,7 +66,8 @@ def check(study: Study, cache: Path | None = None) -> None:
     assert isinstance(search, QualitySearch)
     # A narrowed study may leave out methods that have ranges; but a name that is none is a slip.
     for method in set(search.ranges) - {arm.method for arm in study.arms}:
-        plugins.load("study.methods", method, "method", "build")
+        if not is_ours("study.methods", method):
+            plugins.load("study.methods", method, "method", "build")
     if rounds_of(study) < 1:
         raise ValueError(
             f"a budget of {search.budget} runs fills no round of {search.batch} cells of {len(study.seeds)} seeds"
@@ -238,7 +239,7 @@ class QualitySource:
         self._failed: set[str] = set()
         if record.exists(folder):
             self._failed |= set(record.read_failures(folder))
-            self._learn(None)
+            self._learn()
         self._journal: _Journal | None = None
         self._ready: deque[Stack] = deque()
         lrs = (min(self._study.lrs), max(self._study.lrs))
@@ -305,6 +306,7 @@ class QualitySource:
         return lines
 
     def recorded(self, stack: Stack) -> None:
+        self._learn([stack.name])
         self._told(stack)
 
     def given_up(self, stack: Stack, reason: str) -> None:
@@ -316,15 +318,14 @@ class QualitySource:
         tuning.waiting -= {run.id for run in stack.runs}
         if not tuning.waiting:
             if not tuning.judging:
-                self._learn([run.id for _, runs in tuning.rounds[-1] for run in runs])
                 self._show(tuning, len(tuning.rounds) - 1)
             self._advance(tuning, replaying=False)
 
-    def _learn(self, ids: Sequence[str] | None) -> None:
-        """Read what these runs came to, or all."""
-        runs = record.read_runs(self._folder)
-        runs = runs.loc[(runs["role"] == "cell") & (runs["run_id"].isin(ids) if ids is not None else True)]
-        gain = gains(runs, record.read_losses(self._folder, runs["run_id"]), self._definition)
+    def _learn(self, trials: Sequence[str] | None = None) -> None:
+        """Read what the runs of these trials came to, or all."""
+        runs = record.read_runs(self._folder, trials)
+        runs = runs.loc[runs["role"] == "cell"]
+        gain = gains(runs, record.read_losses(self._folder, runs["run_id"], trials), self._definition)
         diverged = (runs["outcome"] == "diverged").tolist()
         self._known |= {
             run: (dead, gain[run]) for run, dead in zip(runs["run_id"], diverged, strict=True) if run in gain

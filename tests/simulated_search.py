@@ -35,7 +35,7 @@ Truth = Callable[[float, Mapping[str, float]], tuple[float, float]]
 
 
 class Trainer:
-    """Records a stack's runs. truth: by method. Seed s diverges from edge * 10 ** (spread * z_s) on, for all methods."""
+    """Records a stack's runs. truth: by method. Seed s diverges from edge * 10 ** (spread * z_s) on, by all methods."""
 
     def __init__(
         self,
