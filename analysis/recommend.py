@@ -31,7 +31,7 @@ import pandas as pd
 from scipy import special
 
 from analysis.edges import NOT_REACHED, REACHED, Fit, edges, fits
-from analysis.quality import worst_filled
+from analysis.quality import lower_is_better, worst_filled
 from analysis.rates import CONFIDENCE, lower_bound, upper_bound
 from analysis.runs import CURVE, in_order, records, tasks_of, threshold_columns, with_curves
 from study.config import JUDGED_FROM, EdgeSearch, QualitySearch, log_grid
@@ -87,21 +87,18 @@ def recommend(
     below 6 of them), quality_n: at lr, or else at nominated; a diverged run is the worst result;
     best_lr (of best median quality), headroom (LR05 over best_lr; NaN unless LR05 was reached) with its 95% interval
     headroom_low, headroom_high (0 and infinite where it leaves the tried lrs), edge_status (as `edges` has it);
-    searched (a search placed the study's own runs); seeds (distinct); lowest_k, lowest_n and lowest_bound (the cell of
-    the lowest lr, and the bound of its risk, at the confidence); n_min, n_max (runs a cell), lr_min, lr_max, steps (the
-    horizon).
+    searched (what the study searches: "edges", "quality", or "" for a study of fixed runs); seeds (distinct);
+    lowest_k, lowest_n and lowest_bound (the cell of the lowest lr, and the bound of its risk, at the confidence);
+    n_min, n_max (runs a cell), lr_min, lr_max, steps (the horizon).
 
-    Raises ValueError unless 0 < risk < 1 and 0 < confidence < 1, and where there is no such quality.
+    Raises ValueError unless 0 < risk < 1 and 0 < confidence < 1, and where there is no such quality: it lists them.
     """
-    for name, value in (("risk", risk), ("confidence", confidence)):
-        if not 0 < value < 1:
-            raise ValueError(f"need 0 < {name} < 1, got {name}={value:g}")
+    column = checked(definition, risk, confidence, quality)
     search = definition.study.search
     if isinstance(search, QualitySearch):
         # The winners' seeds are their own, and tell nothing of how they were chosen.
         runs, fitted = runs.loc[runs["seed"] >= JUDGED_FROM].drop(columns="curve", errors="ignore"), None
     runs = with_curves(runs)
-    column = quality_column(definition, quality)
     scores = _scores(runs, definition, column)
     fitted = fits(runs) if fitted is None else fitted
     edge = {(row["model"], row["curve"]): row for row in records(edges(runs, LR05, fitted))}
@@ -117,9 +114,29 @@ def recommend(
         found |= _headroom(of_curve, edge[model, curve], column)
         head = {"model": model, "curve": curve} | {c: of_curve[c].iloc[0] for c in same}
         facts = {name: edge[model, curve][name] for name in ("seeds", "n_min", "n_max", "lr_min", "lr_max", "steps")}
-        facts["edge_status"] = edge[model, curve]["status"]
+        facts |= {"edge_status": edge[model, curve]["status"], "searched": search.kind if search else ""}
         rows.append(head | {"risk": risk, "confidence": confidence, "quality": column} | found | facts)
     return in_order(pd.DataFrame(rows, columns=pd.Index([*CURVE, *same, *COLUMNS])))
+
+
+def checked(definition: Definition, risk: float, confidence: float, quality: str | None) -> str:
+    """The column of quality that is asked for: the first task's, where None is. Raises as `recommend`."""
+    for name, value in (("risk", risk), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise ValueError(f"need 0 < {name} < 1, got {name}={value:g}")
+    return quality_column(definition, quality)
+
+
+def quality_column(definition: Definition, asked: str | None = None) -> str:
+    """The one number of held-out quality: as asked, or the first task's AUC, or RMSE where that task is a regression.
+
+    Raises ValueError that lists the columns that there are.
+    """
+    of_task = {"binary": "auc", "regression": "rmse"}
+    known = [f"{of_task[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)]
+    if asked is not None and asked not in known:
+        raise ValueError(f"unknown quality {asked!r}; there are {', '.join(known)}")
+    return asked or known[0]
 
 
 # The tests
@@ -242,7 +259,7 @@ def _claim(evidence: _Evidence, risk: float, confidence: float) -> dict[str, Any
     found |= {"basis": None, "bound": math.nan, "tested_at": math.nan, "next_level": level(), "failed": failed}
     found["pending"] = sum(test.missing for test in evidence.confirmations)
     _, k, n = evidence.grid[0] if evidence.grid else (math.nan, 0, 0)
-    found |= {"searched": evidence.placed, "lowest_k": k, "lowest_n": n}
+    found |= {"lowest_k": k, "lowest_n": n}
     found["lowest_bound"] = upper_bound(k, n, confidence) if n else math.nan
     if claims:
         best = max(claims, key=lambda claim: (claim["lr"], claim["n"]))
@@ -315,18 +332,6 @@ SEARCH_POINTS = 80
 # Quality
 
 
-def quality_column(definition: Definition, asked: str | None = None) -> str:
-    """The one number of held-out quality: as asked, or the first task's AUC, or RMSE where that task is a regression.
-
-    Raises ValueError that lists the columns that there are.
-    """
-    of_task = {"binary": "auc", "regression": "rmse"}
-    known = [f"{of_task[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)]
-    if asked is not None and asked not in known:
-        raise ValueError(f"unknown quality {asked!r}; there are {', '.join(known)}")
-    return asked or known[0]
-
-
 def _scores(runs: pd.DataFrame, definition: Definition, column: str) -> np.ndarray:
     return worst_filled(runs, definition).get(column, np.full(len(runs), np.nan))
 
@@ -373,7 +378,7 @@ def _best_lr(of_curve: pd.DataFrame, column: str) -> float:
     medians = of_curve.assign(_group=groups).groupby("_group")[["_score", "lr"]].median().dropna().to_numpy(dtype=float)
     if not len(medians):
         return math.nan
-    return float(medians[np.argmax(medians[:, 0] if column.startswith("auc_") else -medians[:, 0]), 1])
+    return float(medians[np.argmax(-medians[:, 0] if lower_is_better(column) else medians[:, 0]), 1])
 
 
 # In words
@@ -412,7 +417,7 @@ def _answer(row: Mapping[str, Any]) -> str:
     if row["status"] == TOO_RISKY:
         return f"no lr tried holds a risk of {risk}: {lowest} ({sure} sure)."
     seeds = f"cannot say with {_count(row['seeds'], 'seed')}"
-    if row["searched"]:
+    if row["searched"] == EdgeSearch.kind:
         return f"{seeds}: runs that were placed by looking at outcomes only nominate an lr."
     if row["nominated_n"]:
         tried = f"{_of(row['nominated_k'], row['nominated_n'])} diverged at lr {row['nominated']:g}"
@@ -470,10 +475,13 @@ def quality_words(column: str) -> str:
 
 def commands(table: pd.DataFrame, folder: str, study: str = "study") -> list[str]:
     """The commands that would confirm what is nominated, where a curve has no claim yet: one for each lr and number of
-    seeds. folder: of the study, as it is to be typed; study: the command, likewise."""
+    seeds. A search for the best quality has none: it judges its own winners.
+
+    folder: of the study, as it is to be typed; study: the command, likewise.
+    """
     asked: dict[tuple[float, float], list[dict[str, Any]]] = {}
     for row in records(table):
-        if row["status"] != CLAIMED and not math.isnan(row["nominated"]):
+        if row["status"] != CLAIMED and row["searched"] != QualitySearch.kind and not math.isnan(row["nominated"]):
             asked.setdefault((row["nominated"], row["more_if_clean"]), []).append(row)
     several = len(set(table["model"])) > 1
     lines = []

@@ -85,6 +85,26 @@ def _parser() -> argparse.ArgumentParser:
         ("report", _report, "tables, figures and report.html from the record alone"),
     ):
         command(name, do, text).add_argument("dir", type=Path, metavar="DIR")
+    recommended = command("recommend", _recommend, "the largest lr whose risk can be claimed, by method")
+    recommended.add_argument("dir", type=Path, metavar="DIR")
+    _add_claim(recommended)
+    recommended.add_argument("--json", action="store_true", help="records with finite numbers or null")
+    confirmed = command("confirm", _confirm, "train fresh seeds at one lr, to claim it")
+    confirmed.add_argument("dir", type=Path, metavar="DIR")
+    confirmed.add_argument("--lr", type=float, required=True, metavar="X")
+    confirmed.add_argument(
+        "--seeds", metavar="S", help="such as 100-158, none of them used (default: as many as needed)"
+    )
+    confirmed.add_argument("--method", metavar="M", help="methods or curves, such as none,clippy (default: all)")
+    confirmed.add_argument("--model", metavar="M", help="models, such as small,large (default: all)")
+    _add_claim(confirmed)
+    _add_workers(confirmed)
+    _add_cluster(confirmed)
+    rescored = command("rescore", _rescore, "judge the recorded runs by another rule, without training")
+    rescored.add_argument("dir", type=Path, metavar="DIR")
+    rescored.add_argument(
+        "--rule", nargs="+", action="extend", required=True, metavar="KEY=VALUE", help="such as kept=0.5 once_had=0.6"
+    )
     submitted = command("submit", _submit, "run a study as a job of a Ray cluster")
     _add_space(submitted)
     _add_workers(submitted)
@@ -120,7 +140,10 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="D", help="data source, in place of the space's own")
     parser.add_argument("--data-dir", metavar="P", help="where the data source reads")
     parser.add_argument("--out", metavar="DIR", help="the study's folder (default: results/SPACE)")
-    parser.add_argument("--seeds", metavar="S", help="such as 0-31")
+    parser.add_argument("--seeds", metavar="S", help="such as 0-31; a search begins with the first")
+    parser.add_argument("--level", type=float, metavar="P", help="search: P(divergence) at the edge that is sought")
+    parser.add_argument("--precision", type=float, metavar="F", help="search: interval's upper end over its lower end")
+    parser.add_argument("--budget", type=int, metavar="N", help="search: runs a curve at most")
     parser.add_argument(
         "--set",
         action="append",
@@ -129,6 +152,12 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="methods=none,clippy  models=small  lr=0.1,0.2  clippy.rel=0.1,0.5  steps=300  data.rows=50000",
     )
+
+
+def _add_claim(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--risk", type=float, default=0.05, metavar="P", help="of divergence, at most (default: 0.05)")
+    parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the claim (default: 0.95)")
+    parser.add_argument("--quality", metavar="Q", help="such as auc_click (default: that of the first task)")
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
@@ -201,6 +230,32 @@ def _report(asked: argparse.Namespace) -> None:
     print(driver.report(asked.dir))
 
 
+def _recommend(asked: argparse.Namespace) -> None:
+    from study import driver
+
+    print(driver.recommend(asked.dir, _claim(asked), as_json=asked.json))
+
+
+def _confirm(asked: argparse.Namespace) -> None:
+    from study import driver
+    from study.confirming import Wish
+
+    wish = Wish(lr=asked.lr, seeds=asked.seeds, methods=asked.method, models=asked.model)
+    driver.confirm(asked.dir.resolve(), _asked(asked), wish, _claim(asked))
+
+
+def _claim(asked: argparse.Namespace):
+    from study.driver import Claim
+
+    return Claim(risk=asked.risk, confidence=asked.confidence, quality=asked.quality)
+
+
+def _rescore(asked: argparse.Namespace) -> None:
+    from study import driver
+
+    print(driver.rescore(asked.dir, asked.rule))
+
+
 def _mlflow(asked: argparse.Namespace) -> None:
     from study import tracking
 
@@ -236,7 +291,8 @@ def _submit(asked: argparse.Namespace) -> int:
 def _command_line(asked: argparse.Namespace) -> list[str]:
     """The `study run` that the job is to execute: all that was asked but the cluster's address."""
     words = ["python", "-m", "study", "run", asked.space]
-    for name in ("data", "data_dir", "out", "seeds", "workers", "stack", "tracking_uri", "gpu_fraction"):
+    asked_for = ("data", "data_dir", "out", "seeds", "level", "precision", "budget")
+    for name in (*asked_for, "workers", "stack", "tracking_uri", "gpu_fraction"):
         value = getattr(asked, name)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]

@@ -1,32 +1,33 @@
 """What a confirmation trains: fresh seeds at one lr, for the curves that are asked about; named before it trains."""
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from analysis import recommend
 from analysis.runs import with_curves
 from study import record, settings
-from study.config import Arm, EdgeSearch, QualitySearch, Run, Study, check_lr
+from study.config import Arm, EdgeSearch, QualitySearch, Run, check_lr
 from study.record import Confirmation, Definition
 
 
-def named(
-    folder: Path,
-    definition: Definition,
-    *,
-    lr: float,
-    seeds: str | None = None,
-    methods: str | None = None,
-    models: str | None = None,
-    risk: float = recommend.RISK,
-    confidence: float = recommend.CONFIDENCE,
-) -> Confirmation:
-    """The runs that are to confirm an lr. Writes nothing.
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What is to be confirmed, as the command line has it.
 
     seeds: as `study.settings.seeds` reads them; None is as many as the risk and confidence need for every curve, above
     all that the study has used, or those of the same confirmation where it was named and is not complete. methods,
     models: names, separated by commas; a method may be a curve's name (`clippy rel=0.1`) as well; None is all.
+    """
+
+    lr: float
+    seeds: str | None = None
+    methods: str | None = None
+    models: str | None = None
+
+
+def named(folder: Path, definition: Definition, wish: Wish, *, risk: float, confidence: float) -> Confirmation:
+    """The runs that are wished for. Writes nothing.
 
     Raises ValueError where a seed was used, where a name is none of the study's, and where the study is a search for
     the best quality, which judges its own winners.
@@ -34,19 +35,19 @@ def named(
     study = definition.study
     if isinstance(study.search, QualitySearch):
         raise ValueError(f"{study.name} judges its own winners on fresh seeds; there is nothing to confirm")
-    check_lr(lr)
+    check_lr(wish.lr)
     runs = record.read_runs(folder)
     known = record.read_confirmations(folder)
-    arms = _arms(definition, with_curves(runs), methods)
-    chosen = _chosen("model", models, study.models)
+    arms = _arms(definition, with_curves(runs), wish.methods)
+    chosen = _chosen("model", wish.models, study.models)
     done = set(runs["run_id"])
-    for confirmation in known if seeds is None else ():
-        same = (confirmation.lr, confirmation.models, confirmation.arms) == (lr, chosen, arms)
+    for confirmation in known if wish.seeds is None else ():
+        same = (confirmation.lr, confirmation.models, confirmation.arms) == (wish.lr, chosen, arms)
         if same and not {run.id for run in confirmation.runs(definition)} <= done:
             return confirmation
     cells = runs.loc[runs["role"] == "cell"]
     used = {*study.seeds, *cells["seed"].tolist(), *(seed for confirmation in known for seed in confirmation.seeds)}
-    if seeds is None:
+    if wish.seeds is None:
         reserved = [min(study.seeds) + study.search.budget] if isinstance(study.search, EdgeSearch) else []
         first = max([seed + 1 for seed in used] + reserved)
         table = recommend.recommend(cells, definition, confirmations=known, risk=risk, confidence=confidence)
@@ -57,8 +58,10 @@ def named(
             raise ValueError(f"no number of seeds up to {recommend.MOST_SEEDS:,} claims a risk of {risk:g}")
         wanted = tuple(range(first, first + count))
     else:
-        wanted = tuple(sorted(settings.seeds(seeds)))
-    found = Confirmation(lr=lr, seeds=wanted, models=chosen, arms=arms, number=len(known), study_seeds=len(study.seeds))
+        wanted = tuple(sorted(settings.seeds(wish.seeds)))
+    found = Confirmation(
+        lr=wish.lr, seeds=wanted, models=chosen, arms=arms, number=len(known), study_seeds=len(study.seeds)
+    )
     for confirmation in known:
         if confirmation.name == found.name:
             return confirmation
@@ -68,18 +71,6 @@ def named(
         )
     found.runs(definition)  # says what is wrong with a seed
     return found
-
-
-def part_of(study: Study, confirmation: Confirmation) -> Study:
-    """The confirmation as a study: every combination of its models, arms and seeds at its lr."""
-    return dataclasses.replace(
-        study,
-        models=confirmation.models,
-        arms=confirmation.arms,
-        lrs=(confirmation.lr,),
-        seeds=confirmation.seeds,
-        search=None,
-    )
 
 
 def too_few(confirmation: Confirmation, risk: float, confidence: float) -> str | None:

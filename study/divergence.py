@@ -37,12 +37,12 @@ Letters: R runs, T steps, K tasks, C = 1 + K columns: the training loss (the sum
 import math
 from array import array
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from study.config import Rule
+from study.config import Rule, canonical_json
 
 Episode = tuple[int, float | None, int]
 """A micro divergence: its first step, its deepest fall in units of G (None where that is not finite), its steps."""
@@ -86,6 +86,14 @@ class Outcome:
     kept: float | None
     task_kept: tuple[float | None, ...]
     task_diverged: tuple[bool | None, ...]
+
+    def columns(self, tasks: Sequence[str]) -> dict[str, Any]:
+        """As the record has it: the columns of one row (`study.record`), those of each task among them."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("task_")}
+        columns["episodes"] = canonical_json([list(episode) for episode in self.episodes])
+        for task, kept, diverged in zip(tasks, self.task_kept, self.task_diverged, strict=True):
+            columns |= {f"kept_{task}": kept, f"diverged_{task}": diverged}
+        return columns
 
 
 def gains(loss_RTK: np.ndarray, constant_RTK: np.ndarray, constant_loss_K: np.ndarray) -> np.ndarray:

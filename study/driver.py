@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -12,24 +13,25 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 import study as package
-from study import data, divergence, plugins, record
-from study.config import EdgeSearch, Study
-from study.divergence import Reference
+from study import data, plugins, record
+from study.config import QualitySearch, Study
 from study.log import Log
-from study.planning import Plan, Stack, checked, control_of, plan
+from study.planning import Plan, Stack, checked, control_of, plan, runs_of
 from study.progress import Progress, duration
-from study.sources import Planned, Source
+from study.record import Confirmation
+from study.rescoring import references
+from study.sources import Planned, Source, Together
 
 if TYPE_CHECKING:
-    from study import tracking
+    import pandas as pd
+
+    from study import confirming, tracking
 
 VERSIONS = ("torch", "ray", "mlflow", "numpy", "pandas")
 
@@ -49,6 +51,12 @@ class Asked:
     workers: int | None = None
     stack: int | None = None
     gpu_fraction: float = 1.0
+    level: float | None = None
+    precision: float | None = None
+    budget: int | None = None
+
+
+SEARCHED = ("level", "precision", "budget")
 
 
 def study_of(asked: Asked) -> Study:
@@ -63,6 +71,8 @@ def study_of(asked: Asked) -> Study:
         study = dataclasses.replace(study, data_options=study.data_options | {"dir": folder})
     if asked.seeds:
         study = dataclasses.replace(study, seeds=settings.seeds(asked.seeds))
+    wanted = {name: value for name in SEARCHED if (value := getattr(asked, name)) is not None}
+    study = settings.with_search(study, wanted)
     return checked(study, cache_folder())
 
 
@@ -97,11 +107,11 @@ def preview(asked: Asked) -> str:
     done = record.recorded_ids(folder) if record.exists(folder) else set()
     workers = asked.workers or os.cpu_count() or 1
     planned = plan(study, log, done, workers=workers, stack=asked.stack, cache=cache)
-    todo = _todo(study, planned, folder, log.content, workers)
+    todo = _todo(study, planned, folder, log, workers)
     seconds, how = _expected(todo, workers, folder)
     first = sum(len(stack.runs) for stack in todo.control)
     head = [
-        f"{study.name}: P(divergence | lr) of {', '.join(arm.method for arm in study.arms)}",
+        f"{study.name}: {_sought(study)} of {', '.join(arm.method for arm in study.arms)}",
         f"  data      {study.data}: {log.train_rows:,} training rows, {len(log.labels) - log.train_rows:,} held out",
         f"  models    {', '.join(study.models)}",
     ]
@@ -124,6 +134,10 @@ def preview(asked: Asked) -> str:
     return "\n".join([*head, *cells, *tail])
 
 
+def _sought(study: Study) -> str:
+    return "the best quality" if isinstance(study.search, QualitySearch) else "P(divergence | lr)"
+
+
 def run(asked: Asked) -> Path:
     """Train what the record lacks of what was asked, then report. Returns the study's folder."""
     study = study_of(asked)
@@ -133,10 +147,71 @@ def run(asked: Asked) -> Path:
 
 
 def resume(folder: Path, asked: Asked) -> Path:
-    """Train exactly what the study in the folder lacks, then report."""
+    """Train exactly what the study in the folder lacks, its confirmations among it, then report."""
     study = checked(record.read_definition(folder).study, cache_folder())
     log = data.load(study.data, study.data_options, cache_folder())
     return _train(asked, study, log, folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What `study recommend` is to claim, and the quality beside it; see `analysis.recommend`."""
+
+    risk: float = 0.05
+    confidence: float = 0.95
+    quality: str | None = None
+
+
+def confirm(folder: Path, asked: Asked, wish: "confirming.Wish", claim: Claim) -> Path:
+    """Name fresh seeds at one lr, train them, report, and say what they claim."""
+    from analysis import recommend as recommended
+    from study import confirming
+
+    definition = record.read_definition(folder)
+    recommended.checked(definition, claim.risk, claim.confidence, claim.quality)
+    study = checked(definition.study, cache_folder())
+    confirmation = confirming.named(folder, definition, wish, risk=claim.risk, confidence=claim.confidence)
+    log = data.load(study.data, study.data_options, cache_folder())
+    if note := confirming.too_few(confirmation, claim.risk, claim.confidence):
+        print(note, flush=True)
+    _train(asked, study, log, folder, confirmation)
+    print(f"\n{recommend(folder, claim)}")
+    return folder
+
+
+def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
+    """The largest lr that can be claimed, by curve, from the record alone: sentences, or JSON."""
+    import analysis
+    from analysis import recommend as recommended
+
+    table = recommended.recommend(
+        analysis.load(folder),
+        record.read_definition(folder),
+        confirmations=record.read_confirmations(folder),
+        risk=claim.risk,
+        confidence=claim.confidence,
+        quality=claim.quality,
+    )
+    if as_json:
+        return json.dumps(recommended.json_records(table), indent=1, allow_nan=False)
+    if table.empty:
+        return "no runs recorded yet"
+    lines = []
+    for model in dict.fromkeys(table["model"]):
+        of_model = table.loc[table["model"] == model]
+        lines += [f"{model}:", *(f"  {sentence}" for sentence in recommended.sentences(of_model)), ""]
+    if commands := recommended.commands(table, _shown(folder), _command()):
+        lines += ["To claim what is nominated:", *(f"  {command}" for command in commands)]
+    return "\n".join(lines).rstrip()
+
+
+def rescore(folder: Path, rule: Sequence[str]) -> str:
+    """Judge the recorded runs by another rule, without training. Returns how far each edge moves."""
+    from study import rescoring
+
+    definition = record.read_definition(folder)
+    path = rescoring.rescore(folder, rescoring.rule_of(definition.study, rule))
+    return "\n".join([*rescoring.changes(folder, path), f"rescored: {path}", f"  {_command()} report {_shown(path)}"])
 
 
 def report(folder: Path) -> str:
@@ -160,7 +235,8 @@ def status(folder: Path) -> str:
     """Runs done, diverged, failed and missing, by curve, from the record alone."""
     study = record.read_definition(folder).study
     runs = record.read_runs(folder)
-    cells = runs[runs["role"] == "cell"]
+    confirmations, beside = _confirmations(folder, runs)
+    cells = runs[(runs["role"] == "cell") & ~runs["run_id"].isin(beside)]
     failures = record.read_failures(folder)
     per_arm = len(study.lrs) * len(study.seeds)
     planned = len(study.models) * len(study.arms) * per_arm
@@ -171,10 +247,30 @@ def status(folder: Path) -> str:
             diverged = (part["outcome"] == "diverged").sum()
             of = per_arm * sum(arm.method == method for arm in study.arms)
             lines.append(f"  {model} · {method}: {len(part)} of {of} done, {diverged} diverged")
-    return "\n".join(lines + sorted({f"  failed: {reason}" for reason in failures.values()}))
+    return "\n".join(lines + confirmations + sorted({f"  failed: {reason}" for reason in failures.values()}))
 
 
-def _train(asked: Asked, study: Study, log: Log, folder: Path) -> Path:
+def _confirmations(folder: Path, runs: "pd.DataFrame") -> tuple[list[str], list[str]]:
+    """A line for each confirmation, and the ids of their runs that are none of the study's cells."""
+    confirmations = record.read_confirmations(folder)
+    if not confirmations:
+        return [], []
+    definition, done = record.read_definition(folder), set(runs["run_id"])
+    own = set() if definition.study.search else {r.id for r in runs_of(definition.study, definition.data["content"])}
+    lines, beside = [], set()
+    for confirmation in confirmations:
+        ids = {run.id for run in confirmation.runs(definition)}
+        seeds, methods = confirmation.seeds, ", ".join(dict.fromkeys(arm.method for arm in confirmation.arms))
+        lines.append(
+            f"  confirmation at lr {confirmation.lr:g} of {methods}, {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}): "
+            f"{len(ids & done)} of {len(ids)} done"
+        )
+        beside |= ids - own
+    return lines, sorted(beside)
+
+
+def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Confirmation | None = None) -> Path:
+    """Train what is missing of the study and of all its confirmations, or of this one alone; then report."""
     from study import tracking, tune
 
     cache = cache_folder()
@@ -189,16 +285,24 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path) -> Path:
         with connected as cluster:
             locked.enter_context(record.locked(folder))
             record.open_study(folder, record.Definition(study=study, data=described, versions=_versions()))
-            planned = plan(
-                study,
-                log,
-                record.recorded_ids(folder),
-                workers=cluster.workers,
-                stack=asked.stack,
-                device_bytes=cluster.gpu_bytes,
-                cache=cache,
-            )
-            todo = _todo(study, planned, folder, log.content, cluster.workers)
+            if confirmation:
+                record.write_confirmation(folder, confirmation)
+                parts = [confirmation.part_of(study)]
+            else:
+                parts = [study, *(named.part_of(study) for named in record.read_confirmations(folder))]
+            recorded, todos = record.recorded_ids(folder), []
+            for part in parts:
+                planned = plan(
+                    part,
+                    log,
+                    recorded,
+                    workers=cluster.workers,
+                    stack=asked.stack,
+                    device_bytes=cluster.gpu_bytes,
+                    cache=cache,
+                )
+                todos.append(_todo(part, planned, folder, log, cluster.workers))
+            todo = _together(todos)
             print(_opening(study, todo, cluster.workers, folder), flush=True)
             follower.look()
             with _told(todo, follower) as told:
@@ -208,8 +312,8 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path) -> Path:
                     rule=study.rule,
                     control=todo.control,
                     source=todo.source,
-                    references=_references(study, described, folder, todo.models_with_control),
-                    reference=lambda model: _references(study, described, folder, [model])[model],
+                    references=references(study, described, folder, todo.models_with_control),
+                    reference=lambda model: references(study, described, folder, [model])[model],
                     told=told,
                 )
                 tune.run(job, log, cluster)
@@ -223,11 +327,15 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class _Todo:
-    """What is to be trained: stacks of the control, and all that the source hands out."""
+    """What is to be trained: stacks of the control, and all that the source hands out.
+
+    confirming: how many of these runs are of confirmations that were named before, and lie beside the plan.
+    """
 
     planned: Plan
     control: tuple[Stack, ...]
     source: Source
+    confirming: int = 0
 
     @property
     def models_with_control(self) -> set[str]:
@@ -235,21 +343,39 @@ class _Todo:
         return {m for m, runs in self.source.left.items() if runs} - {stack.runs[0].model for stack in self.control}
 
 
-def _todo(study: Study, planned: Plan, folder: Path, content: str, workers: int) -> _Todo:
+def _todo(study: Study, planned: Plan, folder: Path, log: Log, workers: int) -> _Todo:
     if study.search is None:
         return _Todo(planned=planned, control=planned.control, source=Planned(planned.stacks))
-    source = _search(study, planned, folder, content, workers)
+    source = _search(study, planned, folder, log, workers)
     wanted = {model for model, runs in source.left.items() if runs}
     control = tuple(stack for stack in planned.control if stack.runs[0].model in wanted)
     return _Todo(planned=planned, control=control, source=source)
 
 
-def _search(study: Study, planned: Plan, folder: Path, content: str, workers: int) -> Source:
+def _together(todos: Sequence[_Todo]) -> _Todo:
+    """The parts of a study as one, the first of which has its numbers."""
+    if len(todos) == 1:
+        return todos[0]
+    control = {stack.name: stack for todo in todos for stack in todo.control}
+    source = Together(todo.source for todo in todos)
+    beside = sum(todo.planned.missing - sum(len(s.runs) for s in todo.planned.control) for todo in todos[1:])
+    return _Todo(planned=todos[0].planned, control=tuple(control.values()), source=source, confirming=beside)
+
+
+def _search(study: Study, planned: Plan, folder: Path, log: Log, workers: int) -> Source:
     """The source of a study's search, as far as it has come by the record."""
-    assert isinstance(study.search, EdgeSearch)
+    if isinstance(study.search, QualitySearch):
+        from study import suggest
+
+        described, most = data.describe(study.data, log), planned.largest_stack
+        return suggest.QualitySource(
+            study, described, folder, workers=workers, largest_stack=most, cache=cache_folder()
+        )
     from study import edge_search
 
-    return edge_search.source(study, content, folder, workers=workers, largest_stack=planned.largest_stack)
+    return edge_search.source(
+        study, log.content, folder, workers=workers, largest_stack=planned.largest_stack, cache=cache_folder()
+    )
 
 
 @contextlib.contextmanager
@@ -277,28 +403,6 @@ def _mirrored(folder: Path, follower: "tracking.Follower", uri: str | None) -> s
         return f"MLflow was not updated: {error}. Later: study mlflow {folder}"
 
 
-def _references(study: Study, data: Mapping[str, Any], folder: Path, models: Iterable[str]) -> dict[str, Reference]:
-    """What each model's control could learn, from its recorded runs. ValueError where nothing can be learned."""
-    runs, found = record.read_runs(folder), {}
-    for model in models:
-        ids = [run.id for run in control_of(study, data["content"]) if run.model == model]
-        runs_of_model = runs[runs["run_id"].isin(ids)]
-        ordered, loss, constant, _ = divergence.stack_losses(
-            record.read_losses(folder, runs_of_model["run_id"]), [task["name"] for task in data["tasks"]]
-        )
-        runs_of_model = runs_of_model.set_index("run_id").loc[ordered]
-        found[model] = divergence.reference(
-            runs_of_model["lr"].to_numpy(),
-            runs_of_model["seed"].to_numpy(dtype="int64"),
-            loss,
-            constant,
-            np.array([task["constant_loss"] for task in data["tasks"]]),
-            study.rule,
-            runs_of_model["moved"].to_numpy(dtype="float64"),
-        )
-    return found
-
-
 def _recorded_references(folder: Path) -> dict[str, dict[str, Any]]:
     """The references of the models whose control is recorded, as the report takes them."""
     definition = record.read_definition(folder)
@@ -307,7 +411,7 @@ def _recorded_references(folder: Path) -> dict[str, dict[str, Any]]:
         if not all(r.id in done for r in control_of(definition.study, definition.data["content"]) if r.model == model):
             continue
         try:
-            reference = _references(definition.study, definition.data, folder, [model])[model]
+            reference = references(definition.study, definition.data, folder, [model])[model]
         except ValueError:
             continue  # the study stopped on it, and said so
         described[model] = {"lr": reference.lr, "gain": reference.gain} | {
@@ -329,6 +433,7 @@ def _opening(study: Study, todo: _Todo, workers: int, folder: Path) -> str:
         )
     lines = [
         f"{what}, {workers} at a time",
+        *([f"beside them: {todo.confirming} runs of confirmations"] if todo.confirming else []),
         *todo.source.outline(),
         f"record: {folder}",
         *_one_by_one(planned),
@@ -344,9 +449,7 @@ def _one_by_one(planned: Plan) -> Iterable[str]:
 
 
 def _closing(folder: Path) -> str:
-    command = _command()
-    here = os.path.relpath(folder)
-    shown = here if len(here) < len(str(folder)) else str(folder)
+    command, shown = _command(), _shown(folder)
     return "\n".join(
         [
             "",
@@ -355,6 +458,12 @@ def _closing(folder: Path) -> str:
             f"  {command} run lr_curve --data-dir DIR        the same on real data ({command} data fetch kuairand)",
         ]
     )
+
+
+def _shown(folder: Path) -> str:
+    """A folder as it is typed from here."""
+    here = os.path.relpath(folder)
+    return here if len(here) < len(str(folder)) else str(folder)
 
 
 def _command() -> str:

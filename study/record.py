@@ -6,6 +6,7 @@
     DIR/failures/<trial>.json  why runs are missing
     DIR/confirm/<hash>.json    runs that were named before they were trained: fresh seeds at one lr
     DIR/set_aside/             files that did not read, kept as they were found
+    DIR/rescored/<hash>/       the same runs judged by another rule: a view, which reads as a study and trains nothing
 
 A file is written whole, beside its name, and renamed into place; a trial's losses come before its rows, so rows that
 are there have their losses. Reading runs no code: Parquet and JSON only.
@@ -17,9 +18,10 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from study.config import Arm, Run, Study, canonical_json, study_from_json, to_json
+from study.config import Arm, Rule, Run, Study, canonical_json, search_changed, study_from_json, to_json
 
 FORMAT = 1
 
@@ -116,8 +118,10 @@ def open_study(folder: Path, definition: Definition) -> Definition:
     """Create the study's folder, or grow the axes of the study that it holds.
 
     Returns the definition as it now stands: the union of the axes. Raises RecordError, and changes nothing, where the
-    folder cannot be written or holds a study with another name, data, recipe or rule.
+    folder cannot be written, holds a study with another name, data, recipe or rule, or is a view of one.
     """
+    if origin := view_of(folder):
+        raise RecordError(f"{folder} is {origin} judged by another rule; train there, and rescore it again")
     try:
         for sub in ("runs", "losses", "failures"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
@@ -128,6 +132,11 @@ def open_study(folder: Path, definition: Definition) -> Definition:
         raise RecordError(f"cannot write to {folder} ({error.strerror})") from error
     if exists(folder):
         definition = _grown(read_definition(folder), definition, folder)
+    _write_definition(folder, definition)
+    return definition
+
+
+def _write_definition(folder: Path, definition: Definition) -> None:
     content = {
         "format": FORMAT,
         "study": to_json(definition.study),
@@ -135,7 +144,6 @@ def open_study(folder: Path, definition: Definition) -> Definition:
         "versions": definition.versions,
     }
     _write_whole(folder / "study.json", json.dumps(content, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n")
-    return definition
 
 
 def _grown(old: Definition, new: Definition, folder: Path) -> Definition:
@@ -143,6 +151,10 @@ def _grown(old: Definition, new: Definition, folder: Path) -> Definition:
         raise RecordError(f"{folder} holds the study {old.study.name!r}, not {new.study.name!r}; choose another --out")
     if old.data["content"] != new.data["content"]:
         raise RecordError(f"{folder} holds this study on other data ({old.study.data}); choose another --out")
+    if type(old.study.search) is not type(new.study.search):
+        raise RecordError(f"{folder} holds this study with another kind of search; choose another --out")
+    if changed := search_changed(old.study, new.study):
+        raise RecordError(f"{folder} holds this search with {changed}; choose another --out")
     for part in ("recipe", "rule"):
         before, after = (dataclasses.asdict(getattr(d.study, part)) for d in (old, new))
         changed = [f"{key} was {before[key]}, is {after[key]}" for key in before if before[key] != after[key]]
@@ -158,6 +170,7 @@ def _grown(old: Definition, new: Definition, folder: Path) -> Definition:
             arms=_union(old.study.arms, new.study.arms),
             lrs=tuple(sorted(_union(old.study.lrs, new.study.lrs))),
             seeds=tuple(sorted(_union(old.study.seeds, new.study.seeds))),
+            search=new.study.search,
         ),
     )
 
@@ -183,14 +196,15 @@ def write_trial(
     _write_parquet(folder / "runs" / f"{trial}.parquet", table)
 
 
-def read_runs(folder: Path) -> pd.DataFrame:
+def read_runs(folder: Path, trials: Collection[str] | None = None) -> pd.DataFrame:
     """The table of runs, control included, one row a run, each threshold a column; sorted, so that equal records give
     equal tables. A file that does not read is moved to `set_aside/`, and a warning says so: its runs are missing.
+    trials: the runs of these alone; None is all.
 
     Raises RecordError where there is no study.
     """
     read_definition(folder)
-    tables = [table for _, table in _readable(folder, "runs", COLUMNS)]
+    tables = [table for _, table in _readable(folder, "runs", COLUMNS, trials)]
     empty = pd.DataFrame({f.name: pd.Series(dtype=_pandas_type(f.type)) for f in COLUMNS})
     frame = pd.concat([t.to_pandas(types_mapper=_nullable) for t in tables]) if tables else empty
     frame = frame.drop_duplicates("run_id", keep="first")
@@ -208,12 +222,27 @@ def recorded_ids(folder: Path) -> set[str]:
     return {run for _, table in _readable(folder, "runs", COLUMNS) for run in table["run_id"].to_pylist()}
 
 
-def read_losses(folder: Path, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
+def outcomes(folder: Path, trials: Collection[str] | None = None) -> dict[str, bool]:
+    """Whether the runs of the study's cells diverged, by id. trials: the runs of these alone; None is all."""
+    found = {}
+    for _, table in _readable(folder, "runs", COLUMNS, trials):
+        found |= {
+            run: outcome == "diverged"
+            for run, outcome in zip(table["run_id"].to_pylist(), table["outcome"].to_pylist(), strict=True)
+            if outcome is not None
+        }
+    return found
+
+
+def read_losses(
+    folder: Path, run_ids: Iterable[str] | None = None, trials: Collection[str] | None = None
+) -> pd.DataFrame:
     """Per-step losses: one row a run and task with columns run_id, seed, task, loss (float32 array over steps) and
-    constant (the same of the best constant predictor on the same batches). run_ids: only these; None is all."""
+    constant (the same of the best constant predictor on the same batches). run_ids, trials: only of these runs, and of
+    these trials; None is all."""
     wanted = None if run_ids is None else set(run_ids)
     parts = []
-    for path, table in _readable(folder, "losses", LOSSES):
+    for path, table in _readable(folder, "losses", LOSSES, trials):
         frame = table.to_pandas()
         constants = frame[frame["run_id"].isna()].set_index(["seed", "task"])["loss"]
         frame = frame[frame["run_id"].notna()]
@@ -229,6 +258,50 @@ def read_losses(folder: Path, run_ids: Iterable[str] | None = None) -> pd.DataFr
     if not parts:
         return pd.DataFrame({"run_id": [], "seed": [], "task": [], "loss": [], "constant": []})
     return pd.concat(parts).drop_duplicates(["run_id", "task"], ignore_index=True)
+
+
+SHARED = ("losses", "failures", "confirm")
+"""What a view has in common with its study."""
+
+
+def write_view(folder: Path, rule: Rule, columns: Mapping[str, Mapping[str, Any]]) -> Path:
+    """The study's record with some columns of its runs replaced, in `rescored/<hash of the rule>/`, which is returned.
+
+    It reads as a study with this rule. Losses, failures and confirmations are the study's own, by a link, or copied
+    where the file system has none. Safe to repeat: what is there is brought up to date.
+
+    columns: run id -> name of a column -> value, for every recorded run.
+    """
+    definition = read_definition(folder)
+    name = hashlib.sha256(canonical_json(dataclasses.asdict(rule)).encode()).hexdigest()[:12]
+    view = folder / "rescored" / name
+    (view / "runs").mkdir(parents=True, exist_ok=True)
+    for shared in SHARED:
+        _share(folder / shared, view / shared)
+    tables = dict(_readable(folder, "runs", COLUMNS))
+    for path, table in tables.items():
+        replaced = [row | columns[row["run_id"]] for row in table.to_pylist()]
+        _write_parquet(view / "runs" / path.name, pa.Table.from_pylist(replaced, schema=table.schema))
+    for path in set((view / "runs").glob("*.parquet")) - {view / "runs" / path.name for path in tables}:
+        path.unlink()
+    _write_definition(view, dataclasses.replace(definition, study=dataclasses.replace(definition.study, rule=rule)))
+    return view
+
+
+def view_of(folder: Path) -> Path | None:
+    """The study of which a folder is a view; None where it is none."""
+    origin = folder.resolve().parent.parent
+    return origin if folder.resolve().parent.name == "rescored" and exists(origin) else None
+
+
+def _share(original: Path, shared: Path) -> None:
+    if shared.is_symlink():
+        return
+    try:
+        shared.symlink_to(Path("..", "..", original.name), target_is_directory=True)
+    except (OSError, NotImplementedError):
+        if original.is_dir():
+            shutil.copytree(original, shared, dirs_exist_ok=True)
 
 
 def write_failure(folder: Path, trial: str, run_ids: Sequence[str], reason: str) -> None:
@@ -269,6 +342,12 @@ class Confirmation:
         """The hash of what is named; the same runs named again have the same name."""
         named = [self.lr, self.seeds, self.models, [[arm.method, arm.options] for arm in self.arms]]
         return hashlib.sha256(canonical_json(named).encode()).hexdigest()[:16]
+
+    def part_of(self, study: Study) -> Study:
+        """What it names, as a study: every combination of its models, arms and seeds, at its lr."""
+        return dataclasses.replace(
+            study, models=self.models, arms=self.arms, lrs=(self.lr,), seeds=self.seeds, search=None
+        )
 
     def runs(self, definition: Definition) -> list[Run]:
         """The runs that it names, model by model and arm by arm."""
@@ -340,8 +419,11 @@ def locked(folder: Path) -> Iterator[None]:
             file.truncate()
 
 
-def _readable(folder: Path, kind: str, schema: pa.Schema) -> Iterator[tuple[Path, pa.Table]]:
-    for path in sorted((folder / kind).glob("*.parquet")):
+def _readable(
+    folder: Path, kind: str, schema: pa.Schema, trials: Collection[str] | None = None
+) -> Iterator[tuple[Path, pa.Table]]:
+    every = sorted((folder / kind).glob("*.parquet"))
+    for path in every if trials is None else [path for path in every if path.stem in trials]:
         try:
             if kind == "runs":
                 _check_losses_of(path)

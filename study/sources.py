@@ -5,7 +5,7 @@ ran out of memory and the wait for the control are the queue's: a source hears o
 up, and never of the control.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -86,3 +86,42 @@ class Planned:
     def _count(self, stack: Stack, runs: int) -> None:
         model = stack.runs[0].model
         self._left[model] = self._left.get(model, 0) + runs
+
+
+class Together:
+    """Several sources as one: the next stack comes from the first that has one."""
+
+    def __init__(self, sources: Iterable[Source]) -> None:
+        self._sources = tuple(sources)
+        self._of_run: dict[str, Source] = {}
+
+    def next(self) -> Stack | None:
+        for source in self._sources:
+            if stack := source.next():
+                self._of_run |= dict.fromkeys((run.id for run in stack.runs), source)
+                return stack
+        return None
+
+    @property
+    def ended(self) -> bool:
+        return all(source.ended for source in self._sources)
+
+    @property
+    def left(self) -> dict[str, int]:
+        total: Counter[str] = Counter()
+        for source in self._sources:
+            total.update(source.left)
+        return dict(total)
+
+    @property
+    def state(self) -> str:
+        return ", ".join(filter(None, (source.state for source in self._sources)))
+
+    def outline(self) -> list[str]:
+        return [line for source in self._sources for line in source.outline()]
+
+    def recorded(self, stack: Stack) -> None:
+        self._of_run[stack.runs[0].id].recorded(stack)
+
+    def given_up(self, stack: Stack, reason: str) -> None:
+        self._of_run[stack.runs[0].id].given_up(stack, reason)

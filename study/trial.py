@@ -96,20 +96,7 @@ def _row(
     row |= {name: _finite(values[i]) for name, values in trained.judged.items()}
     if outcomes is None:
         return row | {"final_loss": divergence.final_loss(trained.loss[i], trial.rule)}
-    outcome = outcomes[i]
-    row |= {
-        "outcome": outcome.outcome,
-        "reason": outcome.reason,
-        "diverged_at_step": outcome.diverged_at_step,
-        "micro_episodes": outcome.micro_episodes,
-        "episodes": canonical_json([list(episode) for episode in outcome.episodes]),
-        "spikes": outcome.spikes,
-        "final_loss": outcome.final_loss,
-        "kept": outcome.kept,
-    }
-    for task, kept, diverged in zip(log.tasks, outcome.task_kept, outcome.task_diverged, strict=True):
-        row |= {f"kept_{task.name}": kept, f"diverged_{task.name}": diverged}
-    return row
+    return row | outcomes[i].columns([task.name for task in log.tasks])
 
 
 def _losses(runs: Sequence[Run], trained: Trained, log: Log) -> list[dict[str, Any]]:

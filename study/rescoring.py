@@ -1,0 +1,178 @@
+"""Recorded runs judged from their losses, without training: what a control learned, and outcomes by another rule."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from study import divergence, record, settings
+from study.config import Rule, Study
+from study.divergence import Reference
+from study.planning import control_of
+from study.record import Definition, RecordError
+
+STRICTER, LOOSER = {"kept": 0.5}, {"kept": 0.1}
+
+
+def rule_of(study: Study, words: Sequence[str]) -> Rule:
+    """The study's rule with every `key=value` applied. Raises ValueError that lists the right keys, or the range."""
+    for word in words:
+        if not all(word.partition("=")):
+            known = ", ".join(f"{name}={value:g}" for name, value in dataclasses.asdict(study.rule).items())
+            raise ValueError(f"--rule takes key=value, got {word!r}; the study's rule is {known}")
+        study = settings.apply(study, [f"rule.{word}"])
+    return study.rule
+
+
+def references(
+    study: Study,
+    data: Mapping[str, Any],
+    folder: Path,
+    models: Iterable[str],
+    losses: pd.DataFrame | None = None,
+) -> dict[str, Reference]:
+    """What each model's control could learn by the study's rule, from its recorded runs. losses: those of the record,
+    where they are at hand. Raises ValueError where nothing can be learned."""
+    runs, found = record.read_runs(folder), {}
+    for model in models:
+        ids = [run.id for run in control_of(study, data["content"]) if run.model == model]
+        runs_of_model = runs[runs["run_id"].isin(ids)]
+        if runs_of_model.empty:
+            raise RecordError(f"the control of {model} is not recorded in {folder}")
+        found_losses = record.read_losses(folder, ids) if losses is None else losses.loc[losses["run_id"].isin(ids)]
+        ordered, loss, constant, _ = divergence.stack_losses(found_losses, [task["name"] for task in data["tasks"]])
+        runs_of_model = runs_of_model.set_index("run_id").loc[ordered]
+        found[model] = divergence.reference(
+            runs_of_model["lr"].to_numpy(),
+            runs_of_model["seed"].to_numpy(dtype="int64"),
+            loss,
+            constant,
+            np.array([task["constant_loss"] for task in data["tasks"]]),
+            study.rule,
+            runs_of_model["moved"].to_numpy(dtype="float64"),
+        )
+    return found
+
+
+def rescore(folder: Path, rule: Rule) -> Path:
+    """Judge every recorded run by another rule, the control's reference too. Returns the folder that then holds the
+    same study under that rule, `rescored/<hash of the rule>/`; see `study.record.write_view`.
+
+    Raises ValueError where the folder holds no study, or a rescored one, or nothing can be learned by that rule.
+    """
+    definition = record.read_definition(folder)
+    if origin := record.view_of(folder):
+        raise RecordError(f"{folder} is {origin} judged by another rule; rescore that")
+    return record.write_view(folder, rule, _columns(folder, definition, record.read_losses(folder), rule))
+
+
+def rule_influence(
+    folder: Path, rules: Mapping[str, Mapping[str, float]] | None = None, *, level: float = 0.5
+) -> pd.DataFrame:
+    """How far each edge moves under other rules: a row for each curve and rule, the study's own rule ("own") first.
+
+    rules: name -> what differs from the study's rule; None is "stricter" (kept < 0.5) and "looser" (kept < 0.1).
+
+    Columns: model, curve, method, rule (its name), settings (`kept=0.5`; "" for the study's own), n, k (diverged runs,
+    all lrs together), changed (runs with another outcome than by the study's rule), edge, low, high, status, lr_min,
+    lr_max (as `analysis.edges`), ratio (of the edge to that by the study's rule; NaN unless both were reached).
+
+    No rows where there are no runs, or where losses of some are missing. Raises ValueError where there is no study, and
+    where nothing can be learned by a rule.
+    """
+    import analysis
+
+    definition, own = record.read_definition(folder), analysis.load(folder)
+    losses = record.read_losses(folder)
+    rules = {"stricter": STRICTER, "looser": LOOSER} if rules is None else rules
+    if not set(own["run_id"]) <= set(losses["run_id"]):
+        own = own.iloc[:0]
+    judged = {"own": own}
+    for name, changed in rules.items() if len(own) else ():
+        rule = dataclasses.replace(definition.study.rule, **changed)
+        columns = _columns(folder, definition, losses, rule)
+        judged[name] = own.assign(
+            outcome=[columns[run]["outcome"] for run in own["run_id"]],
+            reason=[columns[run]["reason"] for run in own["run_id"]],
+        )
+    rows = []
+    edges = {name: _by_curve(analysis.edges(runs, level)) for name, runs in judged.items()}
+    for key, before in edges["own"].items():
+        for name, runs in judged.items():
+            here = ((runs["model"] == key[0]) & (runs["curve"] == key[1])).to_numpy()
+            edge = edges[name][key]
+            rows.append(
+                {column: edge[column] for column in ("model", "curve", "method", *EDGE)}
+                | {"rule": name, "settings": _words(rules.get(name, {})), "n": int(here.sum())}
+                | {"k": int((runs["outcome"] == "diverged").to_numpy()[here].sum())}
+                | {"changed": int((runs["outcome"] != own["outcome"]).to_numpy()[here].sum())}
+                | {"ratio": edge["edge"] / before["edge"]}
+            )
+    head = ["model", "curve", "method", "rule", "settings", "n", "k", "changed"]
+    return pd.DataFrame(rows, columns=pd.Index([*head, *EDGE, "ratio"]))
+
+
+EDGE = ("edge", "low", "high", "status", "lr_min", "lr_max")
+
+
+def _by_curve(table: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False, name=None)]
+    return {(row["model"], row["curve"]): row for row in rows}
+
+
+def _words(changed: Mapping[str, float]) -> str:
+    return ", ".join(f"{key}={value:g}" for key, value in changed.items())
+
+
+def changes(folder: Path, view: Path) -> list[str]:
+    """What another rule changed, a line a curve: diverged runs and LR50 before and after."""
+    from analysis.edges import edge_text
+
+    rules = [dataclasses.asdict(record.read_definition(where).study.rule) for where in (folder, view)]
+    changed = {key: value for key, value in rules[1].items() if value != rules[0][key]}
+    table = rule_influence(folder, {"other": changed})
+    rows = {(row["model"], row["curve"], row["rule"]): row for row in table.to_dict("records")}
+    others = [row for row in rows.values() if row["rule"] == "other"]
+    lines = [
+        f"{_words(changed) or 'the same rule'}: {sum(row['changed'] for row in others)} of "
+        f"{sum(row['n'] for row in others)} runs have another outcome"
+    ]
+    for row in others:
+        own = rows[row["model"], row["curve"], "own"]
+        lines.append(
+            f"  {row['model']} · {row['curve']}: {own['k']} -> {row['k']} of {row['n']} diverged, "
+            f"LR50 {edge_text(own)} -> {edge_text(row)}"
+        )
+    return lines
+
+
+def _columns(folder: Path, definition: Definition, losses: pd.DataFrame, rule: Rule) -> dict[str, dict[str, Any]]:
+    """What a rule changes in the row of every recorded run: run id -> column -> value."""
+    runs = record.read_runs(folder)
+    if lacking := len(set(runs["run_id"]) - set(losses["run_id"])):
+        raise RecordError(f"the losses of {lacking} runs in {folder} are missing")
+    study = dataclasses.replace(definition.study, rule=rule)
+    tasks = [task["name"] for task in definition.data["tasks"]]
+    constant_K = np.array([task["constant_loss"] for task in definition.data["tasks"]])
+    of_model = functools.partial(references, study, definition.data, folder, losses=losses)
+    columns: dict[str, dict[str, Any]] = {}
+    for model, of_its in runs.groupby("model", sort=False):
+        control = of_its.loc[of_its["role"] == "control", "run_id"].tolist()
+        of_control = losses.loc[losses["run_id"].isin(control)]
+        cells = losses.loc[losses["run_id"].isin(sorted(set(of_its["run_id"]) - set(control)))]
+        ids, loss_RTK, _, steps_R = divergence.stack_losses(of_control, tasks)
+        for run, loss_TK, steps in zip(ids, loss_RTK, steps_R, strict=True):
+            columns[run] = {"final_loss": divergence.final_loss(loss_TK[:steps], rule)}
+        if cells.empty:
+            continue
+        lost = of_its.loc[(of_its["reason"] == "nonfinite") & of_its["kept"].isna(), "run_id"]
+        moved = dict(zip(of_its["run_id"], of_its["moved"].to_numpy(dtype=float, na_value=math.nan), strict=True))
+        reference = of_model(models=[str(model)])[str(model)]
+        outcomes = divergence.rescore(cells, tasks, constant_K, set(lost), reference, rule, moved)
+        columns |= {run: outcome.columns(tasks) for run, outcome in outcomes.items()}
+    return columns
