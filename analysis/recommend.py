@@ -108,7 +108,7 @@ def recommend(
     for key, of_curve in runs.assign(_score=scores).groupby(CURVE, sort=False):
         model, curve = key  # pyright: ignore[reportGeneralTypeIssues]
         evidence = _evidence(of_curve, named, placed=isinstance(search, EdgeSearch))
-        found = _claim(evidence, risk, confidence)
+        found = claim(evidence, risk, confidence)
         found |= _nomination(evidence, fitted[model, curve], found, risk, confidence)
         found |= _quality_at(of_curve, found["lr"] if found["status"] == CLAIMED else found["nominated"])
         found |= _headroom(of_curve, edge[model, curve], column)
@@ -185,17 +185,20 @@ def seeds_needed(risk: float, level: float, rate: float = 0.0) -> int | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Evidence:
-    """What a curve's tests rest on: `grid` (lr, k, n) of its own runs, ascending; its confirmations, in order."""
+class Evidence:
+    """What the tests of a curve rest on.
+
+    grid: (lr, k, n) of the study's own runs, ascending. placed: by a search, which looked at outcomes. confirmations:
+    in the order in which they were named.
+    """
 
     grid: tuple[tuple[float, int, int], ...]
     placed: bool
-    """By a search, which looked at outcomes."""
-    confirmations: tuple["_Confirmed", ...]
+    confirmations: tuple["Confirmed", ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Confirmed:
+class Confirmed:
     """k of the recorded, and of all n that were named; the study had study_seeds when they were."""
 
     lr: float
@@ -205,7 +208,7 @@ class _Confirmed:
     study_seeds: int
 
 
-def _evidence(of_curve: pd.DataFrame, named: Iterable[tuple[Confirmation, set[str]]], placed: bool) -> _Evidence:
+def _evidence(of_curve: pd.DataFrame, named: Iterable[tuple[Confirmation, set[str]]], placed: bool) -> Evidence:
     diverged = (of_curve["outcome"] == "diverged").to_numpy(dtype=bool)
     ids, lrs = of_curve["run_id"].tolist(), of_curve["lr"].to_numpy(dtype=float)
     confirmed, own = [], np.ones(len(ids), bool)
@@ -216,7 +219,7 @@ def _evidence(of_curve: pd.DataFrame, named: Iterable[tuple[Confirmation, set[st
         own &= ~here
         n = len(confirmation.seeds)
         confirmed.append(
-            _Confirmed(
+            Confirmed(
                 lr=confirmation.lr,
                 k=int(diverged[here].sum()),
                 n=n,
@@ -228,17 +231,18 @@ def _evidence(of_curve: pd.DataFrame, named: Iterable[tuple[Confirmation, set[st
         (float(lr), int(diverged[own & (lrs == lr)].sum()), int((own & (lrs == lr)).sum()))
         for lr in np.unique(lrs[own])
     )
-    return _Evidence(grid=grid, placed=placed, confirmations=tuple(confirmed))
+    return Evidence(grid=grid, placed=placed, confirmations=tuple(confirmed))
 
 
-def _claim(evidence: _Evidence, risk: float, confidence: float) -> dict[str, Any]:
-    """Every test of a curve in its order, and the largest lr that one of them claims."""
+def claim(evidence: Evidence, risk: float, confidence: float) -> dict[str, Any]:
+    """Every test of a curve in its order, and the largest lr that one of them claims: columns of `recommend`, and
+    next_level, at which the next confirmation would be tested."""
     left, some_failed, claims, failed = 1 - confidence, False, [], 0
 
     def level() -> float:
         return left / 2 if some_failed else left
 
-    tests: list[_Confirmed | None] = list(evidence.confirmations)
+    tests: list[Confirmed | None] = list(evidence.confirmations)
     if not evidence.placed:
         # The study's own test comes first, unless confirmations were named when it was too small to claim anything.
         tests.insert(_before(evidence, risk, 1 - confidence), None)
@@ -265,12 +269,12 @@ def _claim(evidence: _Evidence, risk: float, confidence: float) -> dict[str, Any
         best = max(claims, key=lambda claim: (claim["lr"], claim["n"]))
         bound = upper_bound(best["k"], best["n"], 1 - best["level"])
         return found | best | {"status": CLAIMED, "bound": bound, "tested_at": 1 - best["level"]}
-    if n and not evidence.placed and lower_bound(k, n, confidence) > risk:
+    if n and not evidence.placed and lower_bound(k, n, confidence) > risk + 1e-9:
         found["status"] = TOO_RISKY
     return found
 
 
-def _before(evidence: _Evidence, risk: float, level: float) -> int:
+def _before(evidence: Evidence, risk: float, level: float) -> int:
     """How many confirmations were named before the study had the seeds for a claim of its own."""
     fewest = seeds_needed(risk, level) or MOST_SEEDS
     return next(
@@ -282,7 +286,7 @@ def _before(evidence: _Evidence, risk: float, level: float) -> int:
 
 
 def _nomination(
-    evidence: _Evidence, fit: Fit, found: Mapping[str, Any], risk: float, confidence: float
+    evidence: Evidence, fit: Fit, found: Mapping[str, Any], risk: float, confidence: float
 ) -> dict[str, Any]:
     seeds = seeds_needed(risk, found["next_level"])
     none = {"nominated": math.nan, "nominated_k": 0, "nominated_n": 0, "nominated_bound": math.nan, "chance": math.nan}
@@ -311,7 +315,7 @@ def _nomination(
     }
 
 
-def _candidates(evidence: _Evidence, risk: float) -> list[float]:
+def _candidates(evidence: Evidence, risk: float) -> list[float]:
     """Lrs up to which no cell's rate is above the risk; those of a search lie anywhere, also below what it tried."""
     good = []
     for lr, k, n in evidence.grid:
