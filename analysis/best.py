@@ -52,9 +52,9 @@ def last_steps(definition: Definition, steps: int) -> int:
 
 
 def gains(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition) -> dict[str, float]:
-    """run_id -> the gain of each run of a study's cells while it is tuned; finite.
+    """run_id -> the gain of each run; finite.
 
-    runs: `analysis.load`. losses: `study.record.read_losses` of these runs at least.
+    runs, losses: of `study.record`, as `read_runs` and `read_losses` give them.
     """
     task = task_of(definition.data, _search(definition))
     unit = next(t["constant_loss"] for t in tasks_of(definition.data) if t["name"] == task)
@@ -88,7 +88,7 @@ def by_arm(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def tuned_cells(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition) -> pd.DataFrame:
-    """One row a cell that was tuned, from the runs of a study's cells (`analysis.load`) and their losses.
+    """One row a cell that was tuned. runs, losses: of `study.record`, as `read_runs` and `read_losses` give them.
 
     Columns: model, curve (the arm), method, <thresholds>, options, lr; n, k (runs and diverged runs, of the seeds it
     was tuned on), gain (their mean), within_risk, best (bool; one cell a model and curve, or none).
@@ -147,7 +147,8 @@ def best(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition) -> pd
     name with the interval <name>_low, <name>_high, and <name>_mean, <name>_mean_low, <name>_mean_high, a diverged run
     as the worst result; all at 95%. NaN: not judged yet, or too few seeds for an interval.
 
-    runs: `analysis.load`. losses: `study.record.read_losses`. Raises ValueError where the study has no such search.
+    runs, losses: of `study.record`, as `read_runs` and `read_losses` give them. Raises ValueError where the study has
+    no such search.
     """
     study = definition.study
     cells = tuned_cells(runs, losses, definition)

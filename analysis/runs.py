@@ -7,19 +7,28 @@ from typing import Any
 import pandas as pd
 
 from analysis.palette import method_order
-from study.record import COLUMNS, PER_TASK, read_runs
+from study.config import JUDGED_FROM, QualitySearch, Study
+from study.record import COLUMNS, PER_TASK, read_definition, read_runs
 
 CURVE = ["model", "curve"]
 CELL = ["model", "curve", "lr"]
 
 
 def load(folder: Path) -> pd.DataFrame:
-    """The runs of a study's cells, one row a run (`study.record.read_runs`), with the column `curve`.
+    """The runs of a study's cells, one row a run (`study.record.read_runs`), with the column `curve`; see `cells_of`.
 
     Raises study.record.RecordError (a ValueError) where there is no study. No runs give a table without rows.
     """
-    runs = read_runs(Path(folder))
-    return with_curves(runs.loc[runs["role"] == "cell"])
+    return cells_of(read_runs(Path(folder)), read_definition(Path(folder)).study)
+
+
+def cells_of(every: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Of all recorded runs those that measure something, with the column `curve`: the control left out, and of a search
+    for the best quality all but what fresh seeds judged. Tuning looks for what flatters it, at an lr and threshold of
+    its own each time: `analysis.best` tells of that."""
+    if isinstance(study.search, QualitySearch):
+        every = every.loc[every["seed"] >= JUDGED_FROM]
+    return with_curves(every)
 
 
 def with_curves(runs: pd.DataFrame) -> pd.DataFrame:

@@ -324,8 +324,7 @@ class QualitySource:
     def _learn(self, trials: Sequence[str] | None = None) -> None:
         """Read what the runs of these trials came to, or all."""
         runs = record.read_runs(self._folder, trials)
-        runs = runs.loc[runs["role"] == "cell"]
-        gain = gains(runs, record.read_losses(self._folder, runs["run_id"], trials), self._definition)
+        gain = gains(runs, record.read_losses(self._folder, trials=trials), self._definition)
         diverged = (runs["outcome"] == "diverged").tolist()
         self._known |= {
             run: (dead, gain[run]) for run, dead in zip(runs["run_id"], diverged, strict=True) if run in gain
@@ -423,9 +422,7 @@ class QualitySource:
         ids = {run.id for one in tuning.rounds for _, runs in one for run in runs} & self._known.keys()
         if not ids:
             return []
-        runs = record.read_runs(self._folder)
-        runs = runs.loc[runs["role"] == "cell"]
-        losses = record.read_losses(self._folder, runs["run_id"])
+        runs, losses = record.read_runs(self._folder), record.read_losses(self._folder)
         found = best_like(min(ids), runs, losses, self._definition)
         if found is None:
             return []

@@ -12,9 +12,8 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from scipy import special
-from simulated_search import DATA, STEPS, Trainer, Truth, opened
+from simulated_tuning import DATA, STEPS, Trainer, Truth, opened
 
-import analysis
 from analysis import best
 from study import record, suggest
 from study.config import JUDGED_FROM, Arm, QualitySearch, Recipe, Run, Study, study_from_json, to_json
@@ -83,7 +82,7 @@ def train_next(source: suggest.QualitySource, train: Trainer) -> None:
 def found(folder: Path) -> dict[str, dict[str, Any]]:
     """method -> its row of `best`."""
     definition = record.read_definition(folder)
-    table = best.best(analysis.load(folder), record.read_losses(folder), definition)
+    table = best.best(record.read_runs(folder), record.read_losses(folder), definition)
     return {row["method"]: row for row in table.to_dict("records")}
 
 
@@ -115,7 +114,7 @@ def test_few_lucky_seeds_make_no_winner(whole: tuple[Path, Trainer]) -> None:
     """Most cells at twice the risk have 4 seeds of 4 that hold, and a higher gain than any cell within it."""
     folder, _ = whole
     definition = record.read_definition(folder)
-    cells = best.tuned_cells(analysis.load(folder), record.read_losses(folder), definition)
+    cells = best.tuned_cells(record.read_runs(folder), record.read_losses(folder), definition)
     cells = cells.loc[cells["method"] == "none"]
     winner = cells.loc[cells["best"]].iloc[0]
     lucky = cells.loc[cells["within_risk"] & (cells["lr"] > winner["lr"])]
@@ -273,7 +272,7 @@ def test_optunas_storage_holds_what_was_recorded(whole: tuple[Path, Trainer]) ->
     folder, train = whole
     trials = trials_of(folder)
     assert list(trials) == ["small none", "small clippy"]
-    runs = analysis.load(folder).set_index("run_id")
+    outcome = record.read_runs(folder).set_index("run_id")["outcome"]
     for name, of_arm in trials.items():
         method = name.split()[1]
         assert sum(trial.user_attrs["n"] for trial in of_arm) == 320
@@ -288,7 +287,7 @@ def test_optunas_storage_holds_what_was_recorded(whole: tuple[Path, Trainer]) ->
                 == trial.params
                 and run.seed in trial.user_attrs["seeds"]
             ]
-            k = sum(runs.loc[run.id, "outcome"] == "diverged" for run in same)
+            k = sum(outcome[run.id] == "diverged" for run in same)
             assert (len(same), k) == (trial.user_attrs["n"], trial.user_attrs["diverged"])
             assert trial.constraints["divergence"] == pytest.approx(k / len(same) - 0.05)
             if k == len(same):
@@ -386,4 +385,26 @@ def test_a_study_that_searches_for_nothing_has_no_best(whole: tuple[Path, Traine
     definition = record.Definition(study=study_of(search={}), data=DATA, versions={})
     plain = record.Definition(study=Study(**{**vars(definition.study), "search": None}), data=DATA, versions={})
     with pytest.raises(ValueError, match="simulated is no search for the best quality"):
-        best.best(analysis.load(whole[0]), record.read_losses(whole[0]), plain)
+        best.best(record.read_runs(whole[0]), record.read_losses(whole[0]), plain)
+
+
+# --- the folder ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"search": {"risk": 0.2}}, r"another risk \(was 0.05, is 0.2\)"),
+        ({"search": {"task": "play"}}, "another task"),
+        ({"search": {"batch": 6}}, "another batch"),
+        ({"search": {"ranges": {"clippy": {"rel": (0.03, 1.0)}}}}, "another range of clippy"),
+        ({"lrs": (0.02, 40.0)}, r"another lrs \(was 0.02, 20, is 0.02, 40\)"),
+        ({"seeds": (0, 1, 2)}, "another seeds"),
+    ],
+)
+def test_a_search_goes_on_as_it_began(tmp_path: Path, changes: dict[str, Any], word: str) -> None:
+    opened(tmp_path, study_of())
+    opened(tmp_path, study_of(search={"budget": 400, "judged": 59}))
+    assert record.read_definition(tmp_path).study.search == study_of(search={"budget": 400, "judged": 59}).search
+    with pytest.raises(record.RecordError, match=word):
+        opened(tmp_path, study_of(**changes))
