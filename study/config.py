@@ -244,6 +244,30 @@ class Study:
             _need(0 <= seed < CONTROL_SEEDS[0], f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={seed}")
 
 
+def search_changed(old: Study, new: Study) -> str:
+    """Why a search cannot go on as another: what says where it trains has changed. Empty where it can.
+
+    Where it ends is free: the precision and budget of a search of edges, the budget and judged seeds of one for the
+    best quality. More models and arms have searches of their own.
+    """
+    parts = [("lrs", ", ".join(f"{lr:g}" for lr in old.lrs), ", ".join(f"{lr:g}" for lr in new.lrs))]
+    if isinstance(old.search, EdgeSearch) and isinstance(new.search, EdgeSearch):
+        parts += [
+            ("level", f"{old.search.level:g}", f"{new.search.level:g}"),
+            ("first seed", str(min(old.seeds)), str(min(new.seeds))),
+        ]
+    elif isinstance(old.search, QualitySearch) and isinstance(new.search, QualitySearch):
+        before, after = dataclasses.asdict(old.search), dataclasses.asdict(new.search)
+        parts += [(name, str(before[name]), str(after[name])) for name in ("risk", "task", "batch")]
+        parts += [("seeds", str(sorted(old.seeds)), str(sorted(new.seeds)))]
+        for method in dict.fromkeys(arm.method for arm in old.arms):
+            was, now = (search.ranges.get(method, {}) for search in (old.search, new.search))
+            parts += [(f"range of {method}", str(was), str(now))] if was != now else []
+    else:
+        return ""
+    return "; ".join(f"another {name} (was {was}, is {now})" for name, was, now in parts if was != now)
+
+
 def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
     """`count` values evenly spaced in the logarithm, rounded to two digits, as people say them."""
     _need(0 < low <= high, f"need 0 < low <= high, got low={low:g}, high={high:g}")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from study import plugins
@@ -52,6 +52,16 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
         change = _with_ranges if isinstance(study.search, QualitySearch) else _with_parameters
         study = change(study, method, values)
     return study
+
+
+def with_search(study: Study, wanted: Mapping[str, Any]) -> Study:
+    """The study with options of its search replaced. Raises ValueError where it has no search with such an option."""
+    for name in wanted:
+        if study.search is None:
+            raise ValueError(f"--{name} is an option of a search, and {study.name} is a plan of fixed runs")
+        if name not in _fields(type(study.search)):
+            raise ValueError(f"{study.name} has no {name}: its search has {', '.join(_fields(type(study.search)))}")
+    return dataclasses.replace(study, search=dataclasses.replace(study.search, **wanted)) if wanted else study
 
 
 def seeds(text: str) -> tuple[int, ...]:
@@ -108,13 +118,10 @@ def _with_ranges(study: Study, method: str, values: dict[str, list[Any]]) -> Stu
 def _with_search(study: Study, name: str, text: str) -> Study:
     if study.search is None:
         raise ValueError(f"search.{name} is set, but {study.name} searches for nothing")
-    kind = type(study.search)
-    known = [field for field in _fields(kind) if field != "ranges"]
+    known = [field for field in _fields(type(study.search)) if field != "ranges"]
     if name not in known:
         raise ValueError(f"unknown key 'search.{name}'; the search has {', '.join(known)}")
-    return dataclasses.replace(
-        study, search=dataclasses.replace(study.search, **{name: _field_value(kind, name, text)})
-    )
+    return with_search(study, {name: _field_value(type(study.search), name, text)})
 
 
 def _known() -> list[str]:
