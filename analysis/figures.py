@@ -8,6 +8,7 @@ reached is an arrow at the end of the tried lrs, never a point.
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,22 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from analysis.edges import NOT_REACHED
-from analysis.palette import Look, looks, method_order
+from analysis.edges import BELOW, NOT_REACHED, REACHED, Fit, edge_text, fitted_curves
+from analysis.frontier import contours, lower_is_better
+from analysis.frontier import frontier as edge_by_threshold
+from analysis.frontier import threshold_map as cells_by_threshold
+from analysis.frontier import tradeoff as quality_by_rate
+from analysis.palette import HEAT, Look, looks, method_order
 from analysis.quality import quality
+from analysis.rates import in_bins
 from analysis.runs import CURVE, in_order, records, tasks_of, with_curves
 from study.record import Definition, read_losses
 
@@ -76,23 +85,33 @@ def draw_rates(
 ) -> None:
     """Points k/n with their interval, the fitted curve and its band, and the level of the edges as a dotted line.
 
-    rates: `divergence_rates`; fitted: `edges.fitted_curves`; edges: `edges.edges`; all of one model. A curve whose edge
-    was not reached ends in an arrow.
+    rates: `divergence_rates` (of `in_bins`, for an adaptive study); fitted: `edges.fitted_curves`; edges:
+    `edges.edges`; all of one model. look: the curves to draw; all by default. A curve whose edge was not reached ends
+    in an arrow. The area of a point is its number of runs; where cells differ, intervals are drawn for the fuller ones
+    only. With more than CROWD curves, points and lines stand alone.
     """
     look = curve_looks(rates) if look is None else look
+    rates = rates.loc[rates["curve"].isin(list(look))]
     curves = [c for c in look if c in set(rates["curve"])]
+    most = max(rates["n"].tolist(), default=1)
     for i, curve in enumerate(curves):
         style = look[curve]
-        points = _columns(rates, curve, "lr", "rate", "low", "high")
-        lr, rate = points[0] * 10 ** (DODGE * (i - (len(curves) - 1) / 2)), points[1]
-        # Rounding may put an end of an interval a hair inside its point.
-        error = np.maximum([rate - points[2], points[3] - rate], 0)
-        ax.errorbar(lr, rate, error, fmt="none", ecolor=style.colour, elinewidth=1, alpha=0.45, zorder=2)
-        ax.plot(lr, rate, style.marker, color=style.colour, ms=5.5, mec="white", mew=0.5, zorder=4)
-        x, line, low, high = _columns(fitted, curve, "lr", "rate", "low", "high")
+        lr, rate, low, high, n = _columns(rates, curve, "lr", "rate", "low", "high", "n")
+        lr = lr * 10 ** (DODGE * (i - (len(curves) - 1) / 2))
+        x, line, bottom, top = _columns(fitted, curve, "lr", "rate", "low", "high")
+        if len(curves) <= CROWD:
+            # Rounding may put an end of an interval a hair inside its point.
+            error, full = np.maximum([rate - low, high - rate], 0), n > most / 3
+            bars = {"fmt": "none", "ecolor": style.colour, "elinewidth": 1, "alpha": 0.45, "zorder": 2}
+            ax.errorbar(lr[full], rate[full], error[:, full], **bars)
+            if len(x) > 1:
+                ax.fill_between(x, bottom, top, color=style.colour, alpha=FRESH_BAND, lw=0, zorder=1)
+        for size in sorted(set(n)):
+            ms = 5.5 if len(set(n)) == 1 else max(3.2, 8 * math.sqrt(size / most))
+            marks = {"color": style.colour, "ms": ms, "mec": "white", "mew": 0.5, "zorder": 4}
+            ax.plot(lr[n == size], rate[n == size], style.marker, **marks)
         if len(x) > 1:
             ax.plot(x, line, color=style.colour, ls=style.dash, lw=1.6, zorder=3)
-            ax.fill_between(x, low, high, color=style.colour, alpha=FRESH_BAND, lw=0, zorder=1)
     if len(edges):
         ax.axhline(float(edges["level"].iloc[0]), color="#999999", lw=0.8, ls=(0, (2, 2)), zorder=1)
     censored = [row for row in records(edges) if row["status"] == NOT_REACHED and row["curve"] in look]
@@ -103,6 +122,9 @@ def draw_rates(
     ax.set_ylim(-0.04, 1.04)
     ax.set_ylabel("P(divergence)")
 
+
+CROWD = 6
+"""Curves of a panel from which on bands and intervals hide more than they show."""
 
 DODGE = 0.011
 """Decades by which the points of neighbouring curves stand apart, so that equal rates do not hide each other."""
@@ -268,50 +290,405 @@ def draw_pair(ax: Axes, table: pd.DataFrame, broken: Mapping[str, Any], healthy:
     ax.legend(loc="upper left", fontsize=8, borderaxespad=0.1, handlelength=2.4)
 
 
+# The edge against the threshold
+
+
+def frontier(table: pd.DataFrame) -> Figure:
+    """The edge of each method as its threshold moves: `analysis.frontier` at one level, one panel a line, with the edge
+    of `none` as the band to beat. A table without a line gives a figure without a panel."""
+    lines = _lines(table)
+    with styled():
+        figure = _panels(len(lines))
+        for i, (_, line) in enumerate(lines):
+            of_model = table.loc[table["model"] == line["model"].iloc[0]]
+            ax = figure.add_subplot(*_grid(len(lines)), i + 1)
+            draw_frontier(ax, line, of_model.loc[of_model["curve"] == "none"], _edge_range(of_model))
+            ax.set_title(_line_title(line))
+    return figure
+
+
+def draw_frontier(
+    ax: Axes, line: pd.DataFrame, reference: pd.DataFrame, ends: tuple[float, float] | None = None
+) -> None:
+    """One line of `analysis.frontier`: points with a band, log-log; censored edges as arrows that say `> 3.2`.
+
+    reference: the row of `none`, drawn as a band over the whole panel; an empty table leaves it out. ends: lowest and
+    highest lr of the axis. An edge that is the first crossing of a curve that is not monotone is an open marker.
+    """
+    look = looks(line["method"])[line["method"].iloc[0]]
+    line = line.sort_values("value")
+    rows = records(line)
+    bottom, top = _edge_range(line) if ends is None else ends
+    value, edge = (line[name].to_numpy(dtype=float) for name in ("value", "edge"))
+    for row in records(reference):
+        _draw_reference(ax, row, bottom, top)
+    band = np.clip(line[["low", "high"]].to_numpy(dtype=float), bottom, top)
+    ax.fill_between(value, band[:, 0], band[:, 1], color=look.colour, alpha=2 * FRESH_BAND, lw=0, zorder=2)
+    # The line breaks where an edge is not a number.
+    ax.plot(value, edge, color=look.colour, ls=look.dash, lw=1.8, zorder=3)
+    for row in rows:
+        if row["status"] == REACHED:
+            face = look.colour if row["monotone"] else "white"
+            ax.plot(row["value"], row["edge"], look.marker, color=look.colour, mfc=face, ms=7, mew=1.2, zorder=4)
+        else:
+            up = row["status"] == NOT_REACHED
+            _censored(ax, row["value"], row["lr_max"] if up else row["lr_min"], up, edge_text(row), look.colour)
+    _value_axis(ax, value)
+    ax.set_yscale("log")
+    ax.set_ylim(bottom, top)
+    log_ticks(ax.yaxis, bottom, top, (bottom, top))
+    ax.set_xlabel(str(line["threshold"].iloc[0]))
+    ax.set_ylabel(f"{_level_name(float(line['level'].iloc[0]))} (learning rate)")
+
+
+def _edge_range(table: pd.DataFrame) -> tuple[float, float]:
+    """From below all that is known of the edges to above it, with room for arrows."""
+    seen = table[["edge", "low", "high"]].to_numpy(dtype=float).ravel()
+    seen = seen[np.isfinite(seen) & (seen > 0)].tolist()
+    censored = {BELOW: "lr_min", NOT_REACHED: "lr_max"}
+    seen += [row[censored[row["status"]]] for row in records(table) if row["status"] in censored]
+    return min(seen) / 1.9, max(seen) * 1.9
+
+
+def _draw_reference(ax: Axes, row: Mapping[str, Any], bottom: float, top: float) -> None:
+    ends = (row["low"] or bottom, min(row["high"], top))
+    ax.axhspan(*ends, color="#000000", alpha=0.09, lw=0, zorder=1)
+    at = {REACHED: row["edge"], NOT_REACHED: row["lr_max"], BELOW: row["lr_min"]}[row["status"]]
+    ax.axhline(at, color="#000000", lw=1.2, ls=(0, (1, 1.5)), zorder=2)
+    place = {"xy": (0.0, at), "xytext": (4, 3), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    ax.annotate(f"{row['curve']} {edge_text(row)}", **place, fontsize=8.5, zorder=5, path_effects=[HALO])
+
+
+HALO = withStroke(linewidth=2.2, foreground="white")
+
+
+def _censored(ax: Axes, value: float, lr: float, up: bool, text: str, colour: str) -> None:
+    """An arrow from the last lr tried outward, with what is known of the edge at its tail."""
+    arrow = {"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 12}
+    ax.annotate("", xy=(value, lr * (1.6 if up else 1 / 1.45)), xytext=(value, lr), arrowprops=arrow, zorder=5)
+    side = {
+        "xytext": (0, -3 if up else 3),
+        "textcoords": "offset points",
+        "ha": "center",
+        "va": "top" if up else "bottom",
+    }
+    ax.annotate(text, xy=(value, lr), **side, fontsize=8.5, zorder=6, path_effects=[HALO])
+
+
+def _value_axis(ax: Axes, values: np.ndarray) -> None:
+    """Every value of a threshold is a tick; the axis is logarithmic unless one is 0 or below."""
+    if (values > 0).all():
+        ax.set_xscale("log")
+        pad = max(1.15, (values.max() / values.min()) ** 0.06)
+        ax.set_xlim(values.min() / pad, values.max() * pad)
+    ax.xaxis.set_major_locator(FixedLocator([float(v) for v in values]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+
+
+def _level_name(level: float) -> str:
+    return f"LR{100 * level:02.3g}" if level >= 0.1 else f"LR0{100 * level:.3g}"
+
+
+def _lines(table: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
+    """The rows of each line of a table of `analysis.frontier`, in its order."""
+    inside = table.loc[table["threshold"] != ""]
+    return list(inside.groupby(["model", "method", "threshold", "held"], sort=False))
+
+
+def _line_title(line: pd.DataFrame) -> str:
+    model, method, threshold, held = (str(line[c].iloc[0]) for c in ("model", "method", "threshold", "held"))
+    return f"{model}: {method} {threshold}" + (f", at {held}" if held else "")
+
+
+def _grid(panels: int) -> tuple[int, int]:
+    columns = min(2, max(1, panels))
+    return math.ceil(max(1, panels) / columns), columns
+
+
+def _panels(count: int, height: float = PANEL[1]) -> Figure:
+    rows, columns = _grid(count)
+    width = (LONE_PANEL if columns == 1 else PANEL)[0]
+    return Figure(figsize=(width * columns, height * rows), layout="constrained")
+
+
+# P(divergence) over lr and threshold
+
+
+def threshold_map(cells: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
+    """P(divergence) over lr and threshold, one panel a line: every cell with its k/n, and where the fitted curves cross
+    the levels of P. cells: `threshold_map`, crossings: `contours`, both of `analysis.frontier`."""
+    lines, crossed = _lines(cells), dict(_lines(crossings))
+    tallest = max((len(set(line["lr"])) for _, line in lines), default=1)
+    levels = sorted(set(crossings["level"]))
+    with styled():
+        figure = _panels(len(lines), max(PANEL[1], 0.24 * tallest + 1))
+        axes = []
+        for i, (key, line) in enumerate(lines):
+            ax = figure.add_subplot(*_grid(len(lines)), i + 1)
+            draw_map(ax, line, crossed[key])
+            ax.set_title(_line_title(line))
+            axes.append(ax)
+        if axes:
+            bar = figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=axes, shrink=0.6, aspect=30, pad=0.01)
+            bar.set_label("P(divergence), k of n")
+            shown = [Line2D([], [], color="black", lw=1.8, ls=dash) for _, dash in zip(levels, DASHES, strict=False)]
+            names = [f"{100 * level:g}% of the runs diverge" for level in levels]
+            figure.legend(shown, names, loc="outside upper left", ncols=len(levels), handlelength=3.2)
+    return figure
+
+
+DASHES = ((0, (1, 1.2)), (0, ()), (0, (5, 1.5)))
+"""Of the contours of a map, the lowest level first."""
+
+
+def draw_map(ax: Axes, cells: pd.DataFrame, crossings: pd.DataFrame) -> None:
+    """One line of a map: a column a value of the threshold, a row an lr, both evenly spaced; contours as lines where
+    their edges were reached, and nowhere else."""
+    values, lrs = sorted(set(cells["value"])), sorted(set(cells["lr"]))
+    rate = np.full((len(lrs), len(values)), np.nan)
+    size = min(9.0, 70.0 / len(values))
+    for row in records(cells):
+        y, x = lrs.index(row["lr"]), values.index(row["value"])
+        rate[y, x] = row["rate"]
+        light = row["rate"] <= 0.5
+        around = withStroke(linewidth=3, foreground=HEAT(row["rate"]))
+        text = {"ha": "center", "va": "center", "fontsize": size, "color": "black" if light else "white"}
+        ax.text(x, y, f"{row['k']}/{row['n']}", **text, zorder=5, path_effects=[around])
+    corners = np.arange(len(values) + 1) - 0.5, np.arange(len(lrs) + 1) - 0.5
+    ax.pcolormesh(*corners, rate, cmap=HEAT, vmin=0, vmax=1, edgecolors="#dddddd", linewidth=0.6)
+    for level, dash in zip(sorted(set(crossings["level"])), DASHES, strict=False):
+        reached = crossings.loc[(crossings["level"] == level) & (crossings["status"] == REACHED)]
+        found = dict(zip(reached["value"], reached["edge"], strict=True))
+        edge = np.array([found.get(value, math.nan) for value in values])
+        height = np.interp(np.log(edge), np.log(lrs), np.arange(len(lrs))) if len(lrs) > 1 else 0 * edge
+        _draw_contour(ax, height, dash)
+    ax.grid(visible=False)
+    ax.set_xlim(-0.5, len(values) - 0.5)
+    ax.set_ylim(-0.5, len(lrs) - 0.5)
+    ax.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    ax.set_yticks(range(len(lrs)), [f"{lr:g}" for lr in lrs])
+    ax.tick_params(length=0)
+    ax.set_xlabel(str(cells["threshold"].iloc[0]))
+    ax.set_ylabel("learning rate")
+
+
+def _draw_contour(ax: Axes, height: np.ndarray, dash: Any) -> None:
+    """height: of each column, NaN where there is none; a column between two of those keeps a short stroke."""
+    halo = withStroke(linewidth=3.6, foreground="white")
+    style = {"color": "black", "lw": 1.8, "ls": dash, "zorder": 4, "path_effects": [halo]}
+    ax.plot(np.arange(len(height)), height, **style)
+    known = np.isfinite(np.concatenate([[math.nan], height, [math.nan]]))
+    for x in np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]):
+        ax.plot([x - 0.4, x + 0.4], [height[x]] * 2, **style)
+
+
+# Quality against P(divergence)
+
+
+def tradeoff(table: pd.DataFrame) -> Figure:
+    """Held-out quality against P(divergence): `analysis.tradeoff`, one panel a model."""
+    models = list(dict.fromkeys(table["model"]))
+    look = looks(table["method"])
+    with styled():
+        figure = _panels(len(models), TALL_PANEL)
+        for i, model in enumerate(models):
+            ax = figure.add_subplot(*_grid(len(models)), i + 1)
+            draw_tradeoff(ax, table.loc[table["model"] == model])
+            ax.set_title(model)
+        legend(figure, look, lines=False)
+    return figure
+
+
+def draw_tradeoff(ax: Axes, table: pd.DataFrame) -> None:
+    """One model's cells: quality (up is better) against the share of diverged runs. The Pareto front has large markers,
+    intervals, a line, and the names of its curves and lrs; so has, in grey, the best cell of every method that is not
+    on it. A quality far below the others is a cross on the floor."""
+    look, measure = looks(table["method"]), str(table["measure"].iloc[0])
+    table = table.loc[table["quality"].notna()]
+    down = -1 if lower_is_better(measure) else 1
+    floor = _floor(down * table["quality"].to_numpy(dtype=float), table["rate"].to_numpy(dtype=float))
+    table = table.assign(up=np.maximum(down * table["quality"], floor), off=down * table["quality"] < floor)
+    order = method_order(table["method"])
+    between = np.diff(sorted(set(table["rate"]))).min(initial=1.0)
+    step = min(STEP, 0.8 * float(between) / max(1, len(order)))
+    best = []
+    for i, method in enumerate(order):
+        own = table.loc[table["method"] == method]
+        x = own["rate"] + step * (i - (len(order) - 1) / 2)
+        for off, marker in ((False, look[method].marker), (True, "x")):
+            chosen = (own["off"] == off) & ~own["pareto"]
+            ax.plot(x[chosen], down * own["up"][chosen], marker, color=look[method].colour, ms=5, alpha=0.55, mew=0.8)
+        top = own.sort_values(["up", "rate"], ascending=[False, True]).head(1)
+        best += [row for row in records(top) if not row["pareto"] and not row["off"]]
+    front = table.loc[table["pareto"]].sort_values(["rate", "up"])
+    ax.step(front["rate"], down * front["up"], where="post", color="black", lw=1.2, zorder=3)
+    named = []
+    for row in [*records(front), *best]:
+        x, y = row["rate"] + step * (order.index(row["method"]) - (len(order) - 1) / 2), row["quality"]
+        colour, marker = look[row["method"]].colour, look[row["method"]].marker
+        if row["pareto"]:
+            span = sorted((row["quality_low"], row["quality_high"]))
+            ax.plot([x, x], span, color=colour, marker="_", lw=1.2, ms=7, zorder=2)
+            ax.plot([row["low"], row["high"]], [y, y], color=colour, marker="|", lw=1.2, ms=7, zorder=2)
+        ax.plot(x, y, marker, color=colour, ms=9 if row["pareto"] else 7, mec="black", mew=1.2, zorder=5)
+        named.append((x, y, f"{row['curve']}, lr {row['lr']:g}", "black" if row["pareto"] else "#666666"))
+    ceiling = max(table["up"].tolist(), default=1.0)
+    room = max(ceiling - floor, 1e-9)
+    ax.set_ylim(*(down * y for y in (floor - 0.04 * room, ceiling + 0.12 * room)))
+    ax.set_xlim(-0.06, 1.06)
+    _name(ax, named)
+    ax.set_xlabel("P(divergence)")
+    kind, _, task = measure.partition("_")
+    ax.set_ylabel("kept" if kind == "kept" and not task else f"held-out {kind.upper()}, {task}")
+
+
+STEP = 0.018
+"""By how much the points of neighbouring methods stand apart, so that equal rates do not hide each other."""
+
+TALL_PANEL = 4.6
+"""Inches of height of a panel with names in it."""
+
+FLOOR_SPANS = 1.5
+
+
+def _floor(up: np.ndarray, rate: np.ndarray) -> float:
+    """Below this, quality is far from that of the cells that mostly train: the room is for what tells these apart."""
+    trained = up[(rate < 0.5) & np.isfinite(up)]
+    if trained.size == 0:
+        trained = up[np.isfinite(up)]
+    if trained.size == 0:
+        return 0.0
+    top, typical = float(trained.max()), float(np.quantile(trained, 0.25))
+    lowest = float(up[np.isfinite(up)].min())
+    return max(lowest, top - (1 + FLOOR_SPANS) * (top - typical)) if top > typical else lowest
+
+
+def _name(ax: Axes, named: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names beside points, one below the other where they would meet, with a thin line to their points."""
+    (low, high), size = ax.get_ylim(), 9.0
+    gap = abs(high - low) * size * 1.45 / 72 / (0.75 * TALL_PANEL)
+    sign = 1 if high > low else -1
+    last = math.inf
+    for x, y, text, colour in sorted(named, key=lambda n: -sign * n[1]):
+        at = min(sign * y, last - gap)
+        last = at
+        line = {"arrowstyle": "-", "color": "#888888", "lw": 0.7, "shrinkA": 0, "shrinkB": 4}
+        ax.annotate(
+            text,
+            xy=(x, y),
+            xytext=(x + 0.05 if x < 0.6 else x - 0.05, sign * at),
+            ha="left" if x < 0.6 else "right",
+            va="bottom",
+            fontsize=size,
+            color=colour,
+            arrowprops=line,
+            zorder=6,
+            path_effects=[HALO],
+        )
+
+
 # Axes and panels
 
 
 def lr_axis(ax: Axes, lrs: Iterable[float], arrows: bool = False) -> None:
-    """A log axis of learning rates with ticks as people say them (0.01, 0.02, 0.05, 0.1 ...), few enough to read."""
+    """A log axis of learning rates, with room for arrows at its end where there are any."""
     low, high = float(min(lrs, default=0.1)), float(max(lrs, default=0.1))
     ax.set_xscale("log")
     pad = max(1.06, (high / low) ** 0.03)
     left, right = low / pad, high * (max(pad, 10**0.15) if arrows else pad)
     ax.set_xlim(left, right)
+    log_ticks(ax.xaxis, left, right, (low, high))
+    ax.set_xlabel("learning rate")
+
+
+def log_ticks(axis: Axis, left: float, right: float, ends: tuple[float, float]) -> None:
+    """Ticks of a log axis as people say them (0.01, 0.02, 0.05, 0.1 ...), few enough to read; at the ends of the data
+    where no such number lies between left and right."""
     for steps in ((1, 2, 5), (1, 3), (1,)):
         ticks = [s * 10.0**e for e in range(-12, 6) for s in steps if left <= s * 10.0**e <= right]
         if len(ticks) <= 9:
             break
     if len(ticks) < 2:
-        ticks = sorted({low, high})
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    ax.set_xlabel("learning rate")
+        ticks = sorted(set(ends))
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
 
-def legend(figure: Figure, look: Mapping[str, Look]) -> None:
-    """One legend above all panels."""
-    lines = [
-        Line2D([], [], color=v.colour, ls=v.dash, marker=v.marker, ms=6, mec="white", lw=1.8) for v in look.values()
+def legend(figure: Figure, look: Mapping[str, Look], lines: bool = True) -> None:
+    """One legend above all panels. lines: whether the figure draws lines, or markers alone."""
+    handles = [
+        Line2D([], [], color=v.colour, ls=v.dash, marker=v.marker, ms=6, mec="white", mew=0.5, lw=1.8)
+        if lines
+        else Line2D([], [], color=v.colour, ls="none", marker=v.marker, ms=7)
+        for v in look.values()
     ]
     # An entry takes about 0.75 inches beside its text, whose letters take about 0.085.
     entries, width = [0.75 + 0.085 * len(name) for name in look], figure.get_figwidth()
     columns = len(look) if sum(entries) <= width else max(1, int(width / max(entries)))
-    figure.legend(lines, list(look), loc="outside upper left", ncols=max(1, columns), handlelength=3.2)
+    figure.legend(handles, list(look), loc="outside upper left", ncols=max(1, columns), handlelength=3.2)
 
 
-def by_model(models: Sequence[str], look: Mapping[str, Look], draw: Callable[[Axes, str], None]) -> Figure:
-    """One panel a model, two a row, under one legend."""
-    columns = min(2, max(1, len(models)))
-    rows = math.ceil(max(1, len(models)) / columns)
-    width, height = LONE_PANEL if columns == 1 else PANEL
-    figure = Figure(figsize=(width * columns, height * rows + 0.4), layout="constrained")
-    for i, model in enumerate(models):
-        ax = figure.add_subplot(rows, columns, i + 1)
-        draw(ax, model)
-        ax.set_title(model)
-    legend(figure, look)
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A part of a figure: curves of one model that can be told apart. names: of its curves, in its own legend; None
+    where all panels share one legend, of the curves' full names."""
+
+    title: str
+    model: str
+    look: Mapping[str, Look]
+    names: Sequence[str] | None = None
+
+
+def panels(table: pd.DataFrame, models: Sequence[str], lines: pd.DataFrame) -> list[Panel]:
+    """One panel a model; where there are more curves than can be told apart, one a line of `analysis.frontier`, each
+    beside `none`, and one for all other curves in no line. table: rows with model, curve and method; lines: `frontier`
+    at any level."""
+    look = curve_looks(table)
+    if len(look) <= MANY_CURVES:
+        return [Panel(title=model, model=model, look=look) for model in models]
+    found = []
+    for model in models:
+        of_model = lines.loc[lines["model"] == model]
+        loose = {curve: look[curve] for curve in of_model.loc[of_model["threshold"] == "", "curve"]}
+        if set(loose) - {"none"}:
+            found.append(Panel(title=model, model=model, look=loose, names=list(loose)))
+        beside = {"none": loose["none"]} if "none" in loose else {}
+        for _, line in _lines(of_model):
+            ramp = _ramp(looks(line["method"])[line["method"].iloc[0]], len(line))
+            own = beside | dict(zip(line["curve"], ramp, strict=True))
+            names = [*beside, *(f"{value:g}" for value in line["value"])]
+            found.append(Panel(title=_line_title(line), model=model, look=own, names=names))
+    return found
+
+
+MANY_CURVES = 10
+
+
+def _ramp(look: Look, count: int) -> list[Look]:
+    """A method's look from dark to pale, for the values of its threshold from low to high."""
+    rgb = np.array(to_rgb(look.colour))
+    dark, pale = (tuple(shade.tolist()) for shade in (0.35 * rgb, rgb + 0.6 * (1 - rgb)))
+    shades = sns.blend_palette([to_hex(dark), look.colour, to_hex(pale)], count).as_hex()
+    return [Look(colour=shade, marker=look.marker, dash=look.dash) for shade in shades]
+
+
+def by_panel(parts: Sequence[Panel], draw: Callable[[Axes, Panel], None]) -> Figure:
+    """The panels, two a row, under one legend, or with a legend beside each."""
+    figure = _panels(len(parts))
+    for i, part in enumerate(parts):
+        ax = figure.add_subplot(*_grid(len(parts)), i + 1)
+        draw(ax, part)
+        ax.set_title(part.title)
+        if part.names is not None:
+            handles = [
+                Line2D([], [], color=v.colour, ls=v.dash, marker=v.marker, mec="white", mew=0.5)
+                for v in part.look.values()
+            ]
+            ax.legend(handles, part.names, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, handlelength=2.6)
+    if parts and parts[0].names is None:
+        legend(figure, parts[0].look)
     return figure
 
 
@@ -320,10 +697,13 @@ def all_figures(
     runs: pd.DataFrame,
     definition: Definition,
     rates: pd.DataFrame,
-    fitted: pd.DataFrame,
+    fitted: Mapping[Any, Fit],
     edges: pd.DataFrame,
 ) -> dict[str, Figure]:
-    """Every figure of a report, name -> Figure, in the order of reading. No runs give no figures."""
+    """Every figure of a report, name -> Figure, in the order of reading. No runs give no figures.
+
+    rates: `divergence_rates` of `in_bins(runs)`; fitted: `edges.fits(runs)`; edges: `edges.edges(runs, level, fitted)`.
+    """
     if runs.empty:
         return {}
     with styled():
@@ -341,41 +721,45 @@ def _all_figures(
     runs: pd.DataFrame,
     definition: Definition,
     rates: pd.DataFrame,
-    fitted: pd.DataFrame,
+    fitted: Mapping[Any, Fit],
     edges: pd.DataFrame,
 ) -> dict[str, Figure]:
-    look = curve_looks(rates)
     models = [m for m in definition.study.models if m in set(rates["model"])]
     models += [m for m in dict.fromkeys(rates["model"]) if m not in models]
-    table = quality(runs, definition)
+    moving = edge_by_threshold(runs, float(edges["level"].iloc[0]), fitted)
+    parts = panels(rates, models, moving)
+    table = quality(in_bins(runs), definition)
     horizon = diverged_by_step(runs)
+    curves = fitted_curves(runs, fitted=fitted)
 
-    def of(frame: pd.DataFrame, model: str) -> pd.DataFrame:
-        return frame.loc[frame["model"] == model]
+    def of(frame: pd.DataFrame, part: Panel) -> pd.DataFrame:
+        return frame.loc[frame["model"] == part.model]
 
-    def bands(value: str, label: str, bottom: float | None = None) -> Figure:
-        return by_model(models, look, lambda ax, m: draw_band(ax, of(table, m), value, label, bottom, look))
+    def bands(value: str, label: str) -> Figure:
+        return by_panel(parts, lambda ax, p: draw_band(ax, of(table, p), value, label, None, p.look))
 
-    def kept(ax: Axes, model: str) -> None:
-        draw_band(ax, of(table, model), "kept", "kept (share of the reference gain)", KEPT_BOTTOM, look)
+    def kept(ax: Axes, part: Panel) -> None:
+        draw_band(ax, of(table, part), "kept", "kept (share of the reference gain)", KEPT_BOTTOM, part.look)
         rule = definition.study.rule.kept
         ax.axhline(rule, color="#999999", lw=0.8, ls=(0, (2, 2)))
         ax.set_ylim(bottom=KEPT_BOTTOM)
 
     figures = {
-        "divergence": by_model(
-            models, look, lambda ax, m: draw_rates(ax, of(rates, m), of(fitted, m), of(edges, m), look)
-        ),
-        "kept": by_model(models, look, kept),
+        "divergence": by_panel(parts, lambda ax, p: draw_rates(ax, of(rates, p), of(curves, p), of(edges, p), p.look)),
     }
+    if set(moving["threshold"]) != {""}:
+        figures["frontier"] = frontier(moving)
+        figures["threshold_map"] = threshold_map(cells_by_threshold(runs), contours(runs, fitted))
+    figures["tradeoff"] = tradeoff(quality_by_rate(runs, definition))
+    figures["kept"] = by_panel(parts, kept)
     for task in tasks_of(definition.data):
         name, unit = task["name"], task.get("unit") or ""
         if f"auc_{name}" in table:
             figures[f"auc_{name}"] = bands(f"auc_{name}", f"held-out AUC, {name}")
         if f"rmse_{name}" in table:
             figures[f"rmse_{name}"] = bands(f"rmse_{name}", f"held-out RMSE, {name}" + (f" [{unit}]" if unit else ""))
-    figures["micro"] = by_model(models, look, lambda ax, m: draw_micro(ax, of(rates, m), look))
-    figures["horizon"] = by_model(models, look, lambda ax, m: draw_horizon(ax, of(horizon, m), look))
+    figures["micro"] = by_panel(parts, lambda ax, p: draw_micro(ax, of(rates, p), p.look))
+    figures["horizon"] = by_panel(parts, lambda ax, p: draw_horizon(ax, of(horizon, p), p.look))
     gallery = _gallery(folder, runs, definition)
     return figures | ({"gallery": gallery} if gallery else {})
 

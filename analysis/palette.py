@@ -7,6 +7,8 @@ Methods without an entry of their own take the remaining looks in alphabetical o
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from matplotlib.colors import LinearSegmentedColormap
+
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
@@ -33,6 +35,10 @@ OTHERS = (
     Look(colour="#5E3C99", marker="*", dash=(0, (1, 2))),
     Look(colour="#80A000", marker="h", dash=(0, (3, 1, 1, 1))),
 )
+
+
+HEAT = LinearSegmentedColormap.from_list("heat", ["#ffffff", "#9ecae6", "#3d94c4", "#00558a"])
+"""Probabilities from 0 to 1: one blue whose lightness falls all the way, so that it reads in grey."""
 
 
 def method_order(methods: Iterable[str]) -> list[str]:

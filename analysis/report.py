@@ -21,12 +21,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures
-from analysis.edges import Fit, edge_text, edges, fits, fitted_curves, sentence
+from analysis.best import best, best_table, task_of
+from analysis.best import sentence as best_sentence
+from analysis.edges import Fit, edge_text, edges, fits, sentence
 from analysis.quality import quality
-from analysis.rates import divergence_rates
-from analysis.runs import CELL, records, tasks_of, threshold_columns, with_curves
-from study.config import Rule, Run, Study, to_json
-from study.record import Definition, read_definition, read_failures, read_runs
+from analysis.rates import divergence_rates, in_bins
+from analysis.runs import CELL, cells_of, records, tasks_of, threshold_columns, with_curves
+from study.config import QualitySearch, Rule, Run, Study, to_json
+from study.record import Definition, read_definition, read_failures, read_losses, read_runs
 
 LEVELS = (0.5, 0.05)
 
@@ -42,6 +44,7 @@ class Tables:
     """What a report says, each found once from the record of the study in `folder`.
 
     every: all recorded runs, the control included; runs: those of cells. edges: by level, LEVELS[0] first.
+    best: of a search for the best quality, what it found.
     """
 
     folder: Path
@@ -51,21 +54,25 @@ class Tables:
     rates: pd.DataFrame
     fitted: dict[Any, Fit]
     edges: dict[float, pd.DataFrame]
+    best: pd.DataFrame | None
 
 
 def tables(folder: Path) -> Tables:
     """The tables of a study's report. Raises study.record.RecordError (a ValueError) where there is no study."""
     definition, every = read_definition(folder), read_runs(folder)
-    runs = with_curves(every)
+    runs = cells_of(every, definition.study)
     fitted = fits(runs)
     return Tables(
         folder=folder,
         definition=definition,
         every=every,
         runs=runs,
-        rates=divergence_rates(runs),
+        rates=divergence_rates(in_bins(runs)),
         fitted=fitted,
         edges={level: edges(runs, level, fitted) for level in LEVELS},
+        best=best(every, read_losses(folder), definition)
+        if isinstance(definition.study.search, QualitySearch)
+        else None,
     )
 
 
@@ -77,8 +84,7 @@ def write(found: Tables, reference: Reference | None = None) -> Path:
     OSError where the folder cannot be written.
     """
     folder, definition, runs, every = found.folder, found.definition, found.runs, found.every
-    curves = fitted_curves(runs, fitted=found.fitted)
-    drawn = figures.all_figures(folder, runs, definition, found.rates, curves, found.edges[LEVELS[0]])
+    drawn = figures.all_figures(folder, runs, definition, found.rates, found.fitted, found.edges[LEVELS[0]])
     images = {}
     with figures.styled():
         for name, figure in drawn.items():
@@ -94,10 +100,11 @@ def write(found: Tables, reference: Reference | None = None) -> Path:
         f"{definition.study.name}: where training diverges",
         [
             _answer(definition, runs, found.edges[LEVELS[0]]),
+            _best_section(definition, found.best),
             _figure(images, "divergence"),
             _edges_section(definition, found.edges) if len(runs) else "",
             _figures_section(definition, images),
-            _cells_section(definition, found.rates, quality(runs, definition)),
+            _cells_section(definition, found.rates, quality(in_bins(runs), definition)),
             _missing_section(definition, every, read_failures(folder), folder),
             _control_section(control, reference),
             _rule_section(definition),
@@ -160,6 +167,28 @@ def _models(study: Study, table: pd.DataFrame) -> list[str]:
     return [m for m in study.models if m in present] + [m for m in present if m not in study.models]
 
 
+# The best quality
+
+
+def _best_section(definition: Definition, found: pd.DataFrame | None) -> str:
+    search = definition.study.search
+    if found is None or not isinstance(search, QualitySearch):
+        return ""
+    said = [
+        f"<strong>{escape(row['model'])}</strong> {escape(best_sentence(row, definition))}" for row in records(found)
+    ]
+    task = task_of(definition.data, search)
+    text = (
+        f"Tuned, {search.budget:,} runs an arm, for the highest gain in {task} by progressive validation (each batch of "
+        f"the last training day is scored before it is trained on), where at most {100 * search.risk:.2g}% of the runs "
+        f"diverge. Judged: by {search.judged} seeds and on the held-out day, which tuning never saw. Scores are medians, "
+        f"with 95% intervals that hold for any distribution; a diverged run is the worst result."
+    )
+    table = _html_table(*best_table(found, definition), 3)
+    lines = "".join(f"<li>{line}</li>" for line in said)
+    return f'<h2>The best quality within the risk</h2>{table}{_note(text)}<ul class="answer">{lines}</ul>'
+
+
 # Figures
 
 
@@ -170,6 +199,26 @@ def _captions(definition: Definition) -> dict[str, tuple[str, str]]:
             "P(divergence) against the learning rate",
             "Points: diverged runs of n, with 95% Wilson intervals (moved apart a little where they would cover each "
             "other). Lines and bands: the fitted curve and its 95% band. An arrow: the edge was not reached.",
+        ),
+        "frontier": (
+            "The edge as a threshold moves",
+            "The learning rate at which half of the runs diverge, with its 95% interval; one panel a threshold, all "
+            "others held. An arrow: not reached up to the highest lr tried. Grey: the same edge without any treatment. "
+            "An open marker: the rate falls again at a higher lr. A tight threshold can be stable because it hardly "
+            "trains: quality against P(divergence), below, says which.",
+        ),
+        "threshold_map": (
+            "P(divergence) over learning rate and threshold",
+            "Each cell: diverged runs of n. Lines: where the fitted curve of each threshold crosses 5%, 50% and 95%; "
+            "a line ends where its level was not reached.",
+        ),
+        "tradeoff": (
+            "Quality against P(divergence)",
+            "Every curve and learning rate is a point: median held-out quality, a diverged run as the worst result, "
+            "against the share of diverged runs (methods moved apart a little). Black line and large markers: the "
+            "Pareto front, which no other point beats in both, with the 95% interval of the rate and the 10 to 90% "
+            "band of quality over seeds. Grey names: the best of each other method. Crosses lie below the figure. "
+            "Chosen and judged on the same day and seeds: it describes, and claims nothing.",
         ),
         "kept": (
             "What a run keeps of the gain that can be had",
@@ -456,16 +505,15 @@ def _configuration_section(definition: Definition, every: pd.DataFrame) -> str:
         [
             "<h2>Configuration</h2>",
             _html_table(["part", "version"], [[k, str(v)] for k, v in versions.items() if v], 2),
-            _arms_table(every),
+            _arms_table(cells_of(every, definition.study)),
             f"<details open><summary>The study</summary><pre>{escape(study)}</pre></details>",
             f"<details><summary>The data</summary><pre>{escape(_by_line(definition.data))}</pre></details>",
         ]
     )
 
 
-def _arms_table(every: pd.DataFrame) -> str:
+def _arms_table(runs: pd.DataFrame) -> str:
     """Each curve's thresholds and options, those at their default too."""
-    runs = with_curves(every.loc[every["role"] == "cell"])
     thresholds = threshold_columns(runs)
     curves = records(runs.drop_duplicates("curve"))
     body = []

@@ -79,7 +79,7 @@ def test_the_report_is_one_file_that_asks_for_nothing(full):
 
 def test_every_figure_lies_beside_the_report(full):
     folder, _, page = full
-    names = ["divergence", "kept", "auc_click", "auc_like", "rmse_play", "micro", "horizon", "gallery"]
+    names = ["divergence", "tradeoff", "kept", "auc_click", "auc_like", "rmse_play", "micro", "horizon", "gallery"]
     assert sorted(path.stem for path in (folder / "figures").iterdir()) == sorted(names)
     assert len(page.all("img")) == len(names)
     assert not [path for path in folder.rglob(".*") if path.is_file()]
