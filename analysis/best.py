@@ -270,7 +270,7 @@ def sentence(row: Mapping[str, Any], definition: Definition) -> str:
         held += f" (in tuning {row['k_tuned']:.0f} of {row['n_tuned']:.0f}), more than the risk of {search.risk:.2g}"
     elif row["bound"] > search.risk:
         held += f", which bounds the risk at {100 * row['bound']:.0f}%"
-    scores = [s for task in tasks_of(definition.data) if (s := _score(row, task["name"]))]
+    scores = [said] if (said := _score(row, task_of(definition.data, search))) else []
     end = f"; {row['at_end']} lies at the end of its range, and beyond may be better" if row["at_end"] else ""
     return f"{found}: {'; '.join([held, *scores])}{end}"
 
@@ -282,15 +282,9 @@ def setting(row: Mapping[str, Any], definition: Definition) -> str:
 
 
 def _score(row: Mapping[str, Any], task: str) -> str | None:
-    for kind in ("auc", "rmse"):
-        name = f"{kind}_{task}"
+    for name in (f"auc_{task}", f"rmse_{task}"):
         if name in row and math.isfinite(row[name]):
-            interval = (
-                f" ({row[f'{name}_low']:.4f} to {row[f'{name}_high']:.4f})"
-                if row[f"{name}_low"] == row[f"{name}_low"]
-                else ""
-            )
-            return f"{kind.upper()} of {task} {row[name]:.4f}{interval}"
+            return f"held-out {_words(name)} {_with_interval(row, name)}"
     return None
 
 
@@ -307,6 +301,20 @@ def best_table(found: pd.DataFrame, definition: Definition) -> tuple[list[str], 
         held = f"{row['k']}/{row['n']}" if row["n"] else "-"
         rows.append([str(row["model"]), str(row["curve"]), said, held, *(_with_interval(row, name) for name in scores)])
     return head, rows
+
+
+def text(found: pd.DataFrame, definition: Definition) -> str:
+    """What a terminal shows: the table, and what it says."""
+    head, rows = best_table(found, definition)
+    if not rows:
+        return "no runs recorded yet"
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (head, *rows)]
+    said = []
+    for model in dict.fromkeys(found["model"]):
+        of_model = records(found.loc[found["model"] == model])
+        said += ["", f"{model}:", *(f"  {sentence(row, definition)}" for row in of_model)]
+    return "\n".join([*lines, *said])
 
 
 def _words(name: str) -> str:

@@ -26,7 +26,7 @@ from analysis.best import sentence as best_sentence
 from analysis.edges import Fit, edge_text, edges, fits, sentence
 from analysis.quality import quality
 from analysis.rates import divergence_rates, in_bins
-from analysis.runs import CELL, cells_of, records, tasks_of, threshold_columns, with_curves
+from analysis.runs import CELL, cells_of, records, tasks_of, threshold_columns
 from study.config import QualitySearch, Rule, Run, Study, to_json
 from study.record import Definition, read_definition, read_failures, read_losses, read_runs
 
@@ -61,6 +61,7 @@ def tables(folder: Path) -> Tables:
     """The tables of a study's report. Raises study.record.RecordError (a ValueError) where there is no study."""
     definition, every = read_definition(folder), read_runs(folder)
     runs = cells_of(every, definition.study)
+    searched = isinstance(definition.study.search, QualitySearch)
     fitted = fits(runs)
     return Tables(
         folder=folder,
@@ -70,9 +71,7 @@ def tables(folder: Path) -> Tables:
         rates=divergence_rates(in_bins(runs)),
         fitted=fitted,
         edges={level: edges(runs, level, fitted) for level in LEVELS},
-        best=best(every, read_losses(folder), definition)
-        if isinstance(definition.study.search, QualitySearch)
-        else None,
+        best=best(every, read_losses(folder), definition) if searched else None,
     )
 
 
@@ -174,18 +173,16 @@ def _best_section(definition: Definition, found: pd.DataFrame | None) -> str:
     search = definition.study.search
     if found is None or not isinstance(search, QualitySearch):
         return ""
-    said = [
-        f"<strong>{escape(row['model'])}</strong> {escape(best_sentence(row, definition))}" for row in records(found)
-    ]
+    said = [(row["model"], best_sentence(row, definition)) for row in records(found)]
     task = task_of(definition.data, search)
     text = (
-        f"Tuned, {search.budget:,} runs an arm, for the highest gain in {task} by progressive validation (each batch of "
-        f"the last training day is scored before it is trained on), where at most {100 * search.risk:.2g}% of the runs "
-        f"diverge. Judged: by {search.judged} seeds and on the held-out day, which tuning never saw. Scores are medians, "
-        f"with 95% intervals that hold for any distribution; a diverged run is the worst result."
+        f"Tuned, {search.budget:,} runs an arm, for the highest gain in {task} by progressive validation (each batch "
+        f"of the last training day is scored before it is trained on), where at most {100 * search.risk:.2g}% of the "
+        f"runs diverge. Judged: by {search.judged} fresh seeds, on the held-out day; tuning saw neither. Scores are "
+        f"medians, with 95% intervals that hold for any distribution; a diverged run is the worst result."
     )
     table = _html_table(*best_table(found, definition), 3)
-    lines = "".join(f"<li>{line}</li>" for line in said)
+    lines = "".join(f"<li><strong>{escape(model)}</strong> {escape(line)}</li>" for model, line in said)
     return f'<h2>The best quality within the risk</h2>{table}{_note(text)}<ul class="answer">{lines}</ul>'
 
 

@@ -220,6 +220,11 @@ def report(folder: Path) -> str:
     from analysis import report as page
 
     found = page.tables(folder)
+    if found.best is not None:
+        from analysis import best
+
+        said = best.text(found.best, found.definition)
+        return f"{said}\n\nreport: {page.write(found, _recorded_references(folder))}"
     models = found.definition.study.models
     rates = found.rates.sort_values("model", key=lambda m: m.map(models.index), kind="stable")
     edges = found.edges[page.LEVELS[0]].to_dict("records")
@@ -239,14 +244,14 @@ def status(folder: Path) -> str:
     cells = runs[(runs["role"] == "cell") & ~runs["run_id"].isin(beside)]
     failures = record.read_failures(folder)
     per_arm = len(study.lrs) * len(study.seeds)
-    planned = len(study.models) * len(study.arms) * per_arm
-    lines = [f"{study.name}: {len(cells)} of {planned} runs recorded, {len(failures)} failed, in {folder}"]
+    planned = "" if study.search else f" of {len(study.models) * len(study.arms) * per_arm}"
+    lines = [f"{study.name}: {len(cells)}{planned} runs recorded, {len(failures)} failed, in {folder}"]
     for model in study.models:
         for method in dict.fromkeys(arm.method for arm in study.arms):
             part = cells[(cells["model"] == model) & (cells["method"] == method)]
             diverged = (part["outcome"] == "diverged").sum()
-            of = per_arm * sum(arm.method == method for arm in study.arms)
-            lines.append(f"  {model} · {method}: {len(part)} of {of} done, {diverged} diverged")
+            of = "" if study.search else f" of {per_arm * sum(arm.method == method for arm in study.arms)}"
+            lines.append(f"  {model} · {method}: {len(part)}{of} done, {diverged} diverged")
     return "\n".join(lines + confirmations + sorted({f"  failed: {reason}" for reason in failures.values()}))
 
 
