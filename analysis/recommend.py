@@ -176,7 +176,7 @@ def seeds_needed(risk: float, level: float, rate: float = 0.0) -> int | None:
         return None
     first = 1
     while first <= MOST_SEEDS:
-        n = np.arange(first, 10 * first)
+        n = np.arange(first, min(10 * first, MOST_SEEDS + 1))
         enough = passes(np.ceil(np.round(rate * n, 9)), n, risk, level)
         if enough.any():
             return int(n[enough][0])

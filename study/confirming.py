@@ -69,7 +69,7 @@ def named(folder: Path, definition: Definition, wish: Wish, *, risk: float, conf
         raise ValueError(
             f"the study has used {_ranges(again)}; a confirmation needs fresh seeds, from {max(used) + 1} upward"
         )
-    found.runs(definition)  # says what is wrong with a seed
+    found.part_of(study)  # says what is wrong with a seed
     return found
 
 
