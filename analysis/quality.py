@@ -2,6 +2,9 @@
 
 A run that diverged counts as AUC 0.5 and the constant predictor's RMSE, whatever its dead network scores; a `kept`
 that is not finite counts as minus infinity. Nothing is dropped: a cell of 8 has the quantiles of 8 runs.
+
+LR sensitivity: M. Wortsman et al., "Small-scale proxies for large-scale Transformer training instabilities", ICLR 2024
+(arXiv 2309.14322).
 """
 
 import math
@@ -10,11 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.runs import CELL, in_order, tasks_of, threshold_columns, with_curves
+from analysis.runs import CELL, CURVE, in_order, tasks_of, threshold_columns, with_curves
 from study.record import Definition
 
 BAND = (0.1, 0.9)
 WORST_AUC = 0.5
+
+RESAMPLES = 2000
+INTERVAL = (0.025, 0.975)
 
 
 def quality(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
@@ -56,6 +62,96 @@ def worst_filled(runs: pd.DataFrame, definition: Definition) -> dict[str, np.nda
                 values = _floats(runs, score)
                 columns[score] = np.where(diverged | ~np.isfinite(values), worst, values)
     return columns
+
+
+def judged_at_own_best(runs: pd.DataFrame, definition: Definition, name: str) -> dict[tuple[str, str], pd.DataFrame]:
+    """Each seed of a curve at that curve's best lr, which the seed has no say in: (model, curve) -> a table indexed by
+    seed with the columns lr and quality.
+
+    name: the column of held-out quality to judge by (`worst_filled`). The lr for a seed has the highest median `kept`
+    (of the same task where that is learnable) over the other seeds, of those lrs at which the seed has a run: other
+    seeds, and other rows, than those that judge. Equals go to the lower lr. A seed without such an lr is left out.
+    """
+    runs = with_curves(runs)
+    filled = worst_filled(runs, definition)
+    by = filled.get(f"kept_{name.partition('_')[2]}", filled["kept"])
+    by = filled["kept"] if np.isnan(by).any() else by
+    scored = runs[[*CURVE, "lr", "seed"]].assign(by=by, quality=filled[name])
+    found = {}
+    for key, curve in scored.groupby(CURVE, sort=False):
+        by_SK, quality_SK = (curve.pivot_table(index="seed", columns="lr", values=v) for v in ("by", "quality"))
+        lrs = by_SK.columns.to_numpy(dtype=float)
+        rows = []
+        for seed, values in zip(by_SK.index, by_SK.to_numpy(), strict=True):
+            there = np.isfinite(quality_SK.loc[seed].to_numpy(dtype=float)) & ~np.isnan(values)
+            others = by_SK.drop(index=seed).to_numpy(dtype=float)
+            medians = [_lower_median(others[:, k]) if there[k] else math.nan for k in range(len(lrs))]
+            if not np.isnan(medians).all():
+                best = max((k for k in range(len(lrs)) if not math.isnan(medians[k])), key=lambda k: (medians[k], -k))
+                rows.append({"seed": seed, "lr": lrs[best], "quality": float(quality_SK.loc[seed].iloc[best])})
+        model, name_of_curve = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
+        found[model, name_of_curve] = pd.DataFrame(rows, columns=pd.Index(["seed", "lr", "quality"])).set_index("seed")
+    return found
+
+
+def _lower_median(values: np.ndarray) -> float:
+    """The lower of the two middle values: minus infinity needs no mean. NaN where nothing is there."""
+    there = np.sort(values[~np.isnan(values)])
+    return float(there[(len(there) - 1) // 2]) if len(there) else math.nan
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a column of quality is an error."""
+    return name.startswith("rmse_")
+
+
+def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
+    """How much loss it costs on average not to know the best lr: one row a curve.
+
+        mean over log lr of min(loss(lr), loss at initialization) - min over lr of the same
+
+    over the range of lrs that all curves of the model were tried on, so that they can be compared; the mean is a
+    trapezoid rule, since lrs need not be evenly spaced. loss: the final training loss, mean over seeds, in its own unit
+    (a sum over the tasks); one that is not finite counts as the loss at initialization, which is the best constant
+    predictor's (head biases start at the base rates).
+
+    Columns: model, curve, method, sensitivity, sensitivity_low, sensitivity_high (95% bootstrap of whole seeds; NaN
+    with one), sensitivity_lr_min, sensitivity_lr_max (the range; sensitivity is NaN where it is a single lr).
+    """
+    runs = with_curves(runs)
+    top = sum(float(task["constant_loss"]) for task in tasks_of(definition.data))
+    loss = _floats(runs, "final_loss")
+    capped = runs[[*CURVE, "method", "lr", "seed"]].assign(loss=np.fmin(np.where(np.isnan(loss), top, loss), top))
+    ends = capped.groupby(CURVE)["lr"].agg(["min", "max"]).groupby("model").agg({"min": "max", "max": "min"})
+    rows = []
+    for key, curve in capped.groupby(CURVE, sort=False):
+        low, high = ends.loc[key[0]]  # pyright: ignore[reportIndexIssue]
+        inside = curve.loc[(curve["lr"] >= low) & (curve["lr"] <= high)]
+        loss_SK = inside.pivot_table(index="seed", columns="lr", values="loss")
+        same = {"model": key[0], "curve": key[1], "method": curve["method"].iloc[0]}  # pyright: ignore[reportIndexIssue]
+        rows.append(same | _sensitivity(loss_SK) | {"sensitivity_lr_min": low, "sensitivity_lr_max": high})
+    columns = [*CURVE, "method", *SENSITIVITY, "sensitivity_lr_min", "sensitivity_lr_max"]
+    return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
+
+
+SENSITIVITY = ("sensitivity", "sensitivity_low", "sensitivity_high")
+
+
+def _sensitivity(loss_SK: pd.DataFrame) -> dict[str, float]:
+    S, K = loss_SK.shape
+    if K < 2:
+        return dict.fromkeys(SENSITIVITY, math.nan)
+    x, values = np.log10(loss_SK.columns.to_numpy(dtype=float)), loss_SK.to_numpy(dtype=float)
+    there = ~np.isnan(values)
+    weight_BS = np.random.default_rng(0).multinomial(S, np.full(S, 1 / S), RESAMPLES)
+    weight_BS = np.concatenate([np.ones((1, S)), weight_BS])
+    n_BK = weight_BS @ there
+    complete = (n_BK > 0).all(1)  # a resample without any run at some lr says nothing there
+    mean_BK = (weight_BS @ np.where(there, values, 0.0))[complete] / n_BK[complete]
+    area_B = ((mean_BK[:, 1:] + mean_BK[:, :-1]) / 2) @ np.diff(x) / (x[-1] - x[0])
+    drawn = area_B - mean_BK.min(1)
+    low, high = np.quantile(drawn[1:], INTERVAL) if S > 1 and len(drawn) > RESAMPLES / 2 else (math.nan, math.nan)
+    return dict(zip(SENSITIVITY, (float(drawn[0]), float(low), float(high)), strict=True))
 
 
 def _floats(runs: pd.DataFrame, column: str) -> np.ndarray:
