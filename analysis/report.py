@@ -345,9 +345,14 @@ def _number(value: float, digits: int = 3) -> str:
 
 
 def _missing_section(definition: Definition, every: pd.DataFrame, failures: Mapping[str, str], folder: Path) -> str:
-    missing = missing_runs(definition, every)
     parts = ["<h2>Missing runs</h2>"]
-    if missing.empty:
+    missing = pd.DataFrame() if definition.study.search else missing_runs(definition, every)
+    if definition.study.search:
+        said = f"{len(failures):,} runs that the search asked for are not recorded." if failures else "None failed."
+        parts.append(f"<p>A search plans its runs as it goes. {said}</p>")
+        reasons = Counter(failures.values()).most_common()
+        parts += [_html_table(["reason", "runs"], [[r, f"{n:,}"] for r, n in reasons], 1)] if reasons else []
+    elif missing.empty:
         parts.append(f"<p>None: all {planned_count(definition.study):,} planned runs are recorded.</p>")
     else:
         reasons = Counter(failures.get(run, "not run yet") for run in missing["run_id"])
