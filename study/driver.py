@@ -278,6 +278,7 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
     """Train what is missing of the study and of all its confirmations, or of this one alone; then report."""
     from study import tracking, tune
 
+    record.refuse_view(folder)
     cache = cache_folder()
     plan(study, log, workers=1, cache=cache)  # says what is wrong with the study before anything is written
     described = data.describe(study.data, log)

@@ -120,8 +120,7 @@ def open_study(folder: Path, definition: Definition) -> Definition:
     Returns the definition as it now stands: the union of the axes. Raises RecordError, and changes nothing, where the
     folder cannot be written, holds a study with another name, data, recipe or rule, or is a view of one.
     """
-    if origin := view_of(folder):
-        raise RecordError(f"{folder} is {origin} judged by another rule; train there, and rescore it again")
+    refuse_view(folder)
     try:
         for sub in ("runs", "losses", "failures"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
@@ -288,10 +287,12 @@ def write_view(folder: Path, rule: Rule, columns: Mapping[str, Mapping[str, Any]
     return view
 
 
-def view_of(folder: Path) -> Path | None:
-    """The study of which a folder is a view; None where it is none."""
-    origin = folder.resolve().parent.parent
-    return origin if folder.resolve().parent.name == "rescored" and exists(origin) else None
+def refuse_view(folder: Path) -> None:
+    """Raises RecordError where the folder is a view of a study: nothing is trained there, or judged again."""
+    folder = folder.resolve()
+    origin = folder.parent.parent
+    if folder.parent.name == "rescored" and exists(origin):
+        raise RecordError(f"{folder} is {origin} judged by another rule; train there, and rescore that")
 
 
 def _share(original: Path, shared: Path) -> None:

@@ -66,8 +66,7 @@ def rescore(folder: Path, rule: Rule) -> Path:
     Raises ValueError where the folder holds no study, or a rescored one, or nothing can be learned by that rule.
     """
     definition = record.read_definition(folder)
-    if origin := record.view_of(folder):
-        raise RecordError(f"{folder} is {origin} judged by another rule; rescore that")
+    record.refuse_view(folder)
     return record.write_view(folder, rule, _columns(folder, definition, record.read_losses(folder), rule))
 
 
