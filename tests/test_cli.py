@@ -69,7 +69,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["quik"], "unknown study 'quik'; there are lr_curve, quick"),
+        (["quik"], "unknown study 'quik'; there are best_quality, "),
         (["my_pkg.my_space"], "unknown study 'my_pkg.my_space'"),
         (["..x"], "unknown study '..x'"),
         (["study.config"], "study.config defines no `study`"),
@@ -433,6 +433,8 @@ DRAWS = {"seaborn", "matplotlib"}
         ("plan quick --set clippy.rel=0.1,0.5 --set models=small,large", TRAINS | DRAWS),
         ("status STUDY", TRAINS | DRAWS),
         ("report STUDY", TRAINS),
+        ("recommend STUDY", TRAINS),
+        ("rescore STUDY --rule kept=0.5", TRAINS),
         ("status nowhere", TRAINS | DRAWS),
     ],
 )
