@@ -26,12 +26,12 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.edges import BELOW, NOT_REACHED, REACHED, Fit, edge_text, fitted_curves
-from analysis.frontier import contours, lower_is_better
+from analysis.frontier import contours
 from analysis.frontier import frontier as edge_by_threshold
 from analysis.frontier import threshold_map as cells_by_threshold
 from analysis.frontier import tradeoff as quality_by_rate
 from analysis.palette import HEAT, Look, looks, method_order
-from analysis.quality import quality
+from analysis.quality import lower_is_better, quality
 from analysis.rates import in_bins
 from analysis.runs import CURVE, in_order, records, tasks_of, with_curves
 from study.record import Definition, read_losses
@@ -458,9 +458,8 @@ def draw_map(ax: Axes, cells: pd.DataFrame, crossings: pd.DataFrame) -> None:
     corners = np.arange(len(values) + 1) - 0.5, np.arange(len(lrs) + 1) - 0.5
     ax.pcolormesh(*corners, rate, cmap=HEAT, vmin=0, vmax=1, edgecolors="#dddddd", linewidth=0.6)
     for level, dash in zip(sorted(set(crossings["level"])), DASHES, strict=False):
-        reached = crossings.loc[(crossings["level"] == level) & (crossings["status"] == REACHED)]
-        found = dict(zip(reached["value"], reached["edge"], strict=True))
-        edge = np.array([found.get(value, math.nan) for value in values])
+        found = crossings.loc[crossings["level"] == level].set_index("value")["edge"]
+        edge = found.reindex(values).to_numpy(dtype=float)  # NaN unless reached
         height = np.interp(np.log(edge), np.log(lrs), np.arange(len(lrs))) if len(lrs) > 1 else 0 * edge
         _draw_contour(ax, height, dash)
     ax.grid(visible=False)

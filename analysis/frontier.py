@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis.edges import EDGE_COLUMNS, edges, fits
 from analysis.palette import method_order
+from analysis.quality import lower_is_better
 from analysis.quality import quality as quality_of_cells
 from analysis.rates import divergence_rates, in_bins
 from analysis.runs import CELL, CURVE, records, tasks_of, threshold_columns, with_curves
@@ -85,11 +86,6 @@ def tradeoff(runs: pd.DataFrame, definition: Definition, quality: str | None = N
         front[of_model.index] = pareto(good, of_model["rate"].to_numpy(dtype=float))
     columns = [*own, "measure", "quality", "quality_low", "quality_high"]
     return table[columns].assign(pareto=front)
-
-
-def lower_is_better(measure: str) -> bool:
-    """Whether a column of `analysis.quality` is an error rather than a score."""
-    return measure.startswith("rmse_")
 
 
 def pareto(quality: Sequence[float] | np.ndarray, rate: Sequence[float] | np.ndarray) -> np.ndarray:

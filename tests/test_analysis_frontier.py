@@ -274,10 +274,11 @@ def test_the_space_moves_each_threshold_over_two_decades_or_more():
 def test_the_record_of_the_space_has_its_lines(tmp_path):
     thresholds = {"layer_clip": {"max_norm": 0.1}, "agc": {"max_ratio": 0.01}, "clippy": {"rel": 0.5, "abs": 0.01}}
     arms = [Arm(method=a.method, options=thresholds.get(a.method, {}) | a.options) for a in space.arms]
-    write_simulated_study(
-        tmp_path, simulated_definition(models=("small",), arms=arms, lrs=(0.4, 0.8), seeds=(0, 1)), with_losses=False
-    )
-    table = frontier(analysis.load(tmp_path))
+    definition = simulated_definition(models=("small",), arms=arms, lrs=(0.4, 0.8), seeds=(0, 1))
+    write_simulated_study(tmp_path, definition, with_losses=False)
+    runs = analysis.load(tmp_path)
+    fitted = fits(runs)
+    table = frontier(runs, fitted=fitted)
     assert table.groupby(["method", "threshold"]).size().to_dict() == {
         ("agc", "max_ratio"): 7,
         ("clippy", "abs"): 7,
@@ -285,6 +286,11 @@ def test_the_record_of_the_space_has_its_lines(tmp_path):
         ("layer_clip", "max_norm"): 7,
         ("none", ""): 1,
     }
+    shown = figures.all_figures(
+        tmp_path, runs, definition, analysis.divergence_rates(runs), fitted, analysis.edges(runs, 0.5, fitted)
+    )
+    assert list(shown)[:5] == ["divergence", "frontier", "threshold_map", "tradeoff", "kept"]
+    assert [len(shown[name].axes) for name in ("divergence", "frontier", "tradeoff", "kept")] == [4, 4, 1, 4]
 
 
 # Figures
@@ -383,6 +389,8 @@ def test_up_is_better_for_an_error_too(crossed):
     figure = figures.tradeoff(tradeoff(crossed[0], simulated_definition(), "rmse_play"))
     bottom, top = figure.axes[0].get_ylim()
     assert bottom > top
+    shown = [y for line in figure.axes[0].lines for y in line.get_ydata()]
+    assert bottom > max(shown) > min(shown) > top
     assert figure.axes[0].get_ylabel() == "held-out RMSE, play"
     drawn(figure)
 
