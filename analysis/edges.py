@@ -18,21 +18,22 @@ free here too; the latent thresholds are those of interval-censored survival dat
 Pearson, Bonferroni over lrs.
 """
 
-import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
+from scipy import sparse, special
 
 from analysis.rates import CONFIDENCE, lower_bound, upper_bound, wilson
 from analysis.runs import CURVE, in_order, threshold_columns, with_curves
 
-SIGMA = 10 ** np.linspace(-2, -0.2, 8)
-"""Scales of the logistic, in decades of lr: 0.01 is a cliff (P from 0.1 to 0.9 within 11%), 0.63 a gentle slope."""
+SIGMA = (0.01, 0.63)
+"""Scales of the logistic, in decades of lr, uniform in log: 0.01 is a cliff (P from 0.1 to 0.9 within 11%), 0.63 a
+gentle slope."""
 
 TAU_SHARE = (0.0, 0.5, 0.85, 1.0)
 TAU_PRIOR = (0.7, 0.15, 0.1, 0.05)
@@ -42,7 +43,7 @@ FLOOR = (0.002, 0.03, 0.1, 0.3, 0.6, 0.9)
 FLOOR_PRIOR = (0.6, 0.2, 0.1, 0.05, 0.03, 0.02)
 LAPSE = (0.005, 0.05, 0.15, 0.3, 0.5, 0.7, 0.9)
 LAPSE_PRIOR = (0.45, 0.15, 0.1, 0.1, 0.08, 0.07, 0.05)
-"""lapse is the share of runs that do not diverge above their threshold; the same grid serves `immune`, of seeds."""
+"""lapse is the share of runs that do not diverge above their threshold; the same prior serves `immune`, of seeds."""
 
 PAD = 0.6
 """Decades by which the prior of mu (uniform) goes beyond the tried lrs on either side."""
@@ -87,116 +88,239 @@ class Fit:
 
 def fit(lrs: Sequence[float], diverged_SK: np.ndarray) -> Fit:
     """Fit one curve. lrs: K ascending learning rates. diverged_SK: S seeds by K lrs, 1, 0, or NaN where missing."""
-    grid = _grid(tuple(float(lr) for lr in lrs))
-    seen = np.isfinite(diverged_SK)
-    coded = np.where(seen, diverged_SK, -1).astype(int)
-    patterns_PK, counts_P = np.unique(coded, axis=0, return_counts=True)
-    yes_PK, no_PK = (patterns_PK == 1).astype(float), (patterns_PK == 0).astype(float)
-    # Immune seeds diverge by the floor alone: (P, F).
-    log_immune_PF = yes_PK.sum(1)[:, None] * np.log(FLOOR) + no_PK.sum(1)[:, None] * np.log1p(-np.array(FLOOR))
-    parts = []
-    for shape in grid.shapes:
-        # log p of each pattern at each threshold: (P, C, T), C the combinations of floor and lapse.
-        log_PCT = np.tensordot(yes_PK, shape.log_yes_KCT, 1) + np.tensordot(no_PK, shape.log_no_KCT, 1)
-        mean_PCM = (np.exp(log_PCT).reshape(-1, log_PCT.shape[-1]) @ shape.weight_TM).reshape(*log_PCT.shape[:2], -1)
-        lapsing_CM = np.tensordot(counts_P, np.log(np.maximum(mean_PCM, TINY)), 1)
-        # Immunity goes with the smallest lapse, for each floor: (P, F, 1, M) and (P, F, 1, 1) -> (F, I, M).
-        steady_PFM = mean_PCM.reshape(len(counts_P), len(FLOOR), len(LAPSE), -1)[:, :, 0]
-        share_I = np.array(LAPSE[1:])[:, None]
-        mixed_PFIM = (1 - share_I) * steady_PFM[:, :, None] + share_I * np.exp(log_immune_PF)[:, :, None, None]
-        immune_FIM = np.tensordot(counts_P, np.log(np.maximum(mixed_PFIM, TINY)), 1)
-        parts.append(np.concatenate([lapsing_CM, immune_FIM.reshape(-1, immune_FIM.shape[-1])]))
-    log_QM = np.array(parts).reshape(len(SIGMA), len(TAU_SHARE), *parts[0].shape)
-    log_weight = (log_QM + grid.log_prior_Q).ravel()
-    weight = np.exp(log_weight - log_weight.max())
-    keep = weight > 1e-7
-    return Fit(
-        mu=grid.mu[keep],
-        sigma=grid.sigma[keep],
-        floor=grid.floor[keep],
-        plateau=grid.plateau[keep],
-        weight=weight[keep] / weight[keep].sum(),
-        lrs=grid.lrs,
+    return fit_many(lrs, diverged_SK[None])[0]
+
+
+def fit_many(lrs: Sequence[float], diverged_NSK: np.ndarray) -> list[Fit]:
+    """Fit N curves at the same lrs, (N, S, K): as `fit` of each, faster, since seeds that did alike count once."""
+    N, S, K = diverged_NSK.shape
+    x_K = np.log10(lrs)
+    seen = np.isfinite(diverged_NSK)
+    coded = np.where(seen, diverged_NSK, -1).astype(np.int8)
+    patterns_PK, of_seed = np.unique(coded.reshape(-1, K), axis=0, return_inverse=True)
+    counts_NP = sparse.csr_array((np.ones(N * S), of_seed.ravel(), np.arange(0, N * S + 1, S)), (N, len(patterns_PK)))
+    counts_NP.sum_duplicates()
+    grid = _grid(x_K, clustered=bool((seen.sum(2) > 1).any()))
+    return [
+        _zoomed(grid, log_weight_G, tuple(float(lr) for lr in lrs), patterns_PK, counts_NP[[n]])
+        for n, log_weight_G in enumerate(_log_posterior(grid, x_K, patterns_PK, counts_NP))
+    ]
+
+
+NEGLIGIBLE = 1e-7
+"""Points of the grid whose weight is less than this share of the largest are left out of a posterior."""
+
+ZOOMS = 4
+"""Times that a grid is made finer, at most; each makes three points of one."""
+
+
+def _zoomed(
+    grid: "_Grid",
+    log_weight_G: np.ndarray,
+    lrs: tuple[float, ...],
+    patterns_PK: np.ndarray,
+    counts_1P: sparse.csr_array,
+) -> Fit:
+    """The posterior on a grid fine enough for it: what many seeds say lies between the points of the first grid."""
+    done = counts_1P.indices
+    patterns_PK, counts_1P = patterns_PK[done], counts_1P[:, done]
+    for _ in range(ZOOMS):
+        finer = grid.zoom(log_weight_G)
+        if finer is None:
+            break
+        grid = finer
+        (log_weight_G,) = _log_posterior(grid, np.log10(lrs), patterns_PK, counts_1P)
+    keep = np.flatnonzero(log_weight_G > log_weight_G.max() + math.log(NEGLIGIBLE))
+    weight = np.exp(log_weight_G[keep].astype(float))
+    mu, sigma, floor, plateau = grid.points(keep)
+    return Fit(mu=mu, sigma=sigma, floor=floor, plateau=plateau, weight=weight / weight.sum(), lrs=lrs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Axis:
+    """The values of one parameter, in a coordinate u: its prior's log density is linear between knots; no two values
+    need be closer than `finest`. at_rest: the first knot is as good as nothing below it, and is not told from there."""
+
+    u: np.ndarray
+    knots: np.ndarray
+    log_density: np.ndarray
+    finest: float
+    at_rest: bool
+
+    @property
+    def log_prior(self) -> np.ndarray:
+        return np.interp(self.u, self.knots, self.log_density) + np.log(_widths(self.u))
+
+    def zoom(self, mass: np.ndarray) -> tuple["_Axis", bool]:
+        """Where the posterior's mass is, one step beyond, and in thirds if a point holds so much of it that it is
+        coarse: (the axis, whether it was)."""
+        if len(self.u) < 2:
+            return self, False
+        held = np.flatnonzero(mass >= 1e-3 * mass.max())
+        first, last = int(held[0]), int(held[-1])
+        below = self.u[first - 1] if first else max(2 * self.u[0] - self.u[1], self.knots[0])
+        above = self.u[last + 1] if last + 1 < len(self.u) else min(2 * self.u[-1] - self.u[-2], self.knots[-1])
+        u = np.unique([below, *self.u[first : last + 1], above])
+        coarse = mass.max() > 0.3 * mass.sum() and np.diff(u).min() > self.finest
+        coarse &= not (self.at_rest and self.u[mass.argmax()] == self.knots[0])
+        if coarse:
+            u = np.interp(np.arange(3 * len(u) - 2) / 3, np.arange(len(u)), u)
+        return replace(self, u=u), coarse
+
+
+def _widths(u: np.ndarray) -> np.ndarray:
+    return np.gradient(u) if len(u) > 1 else np.ones(1)
+
+
+def _axis(knots: np.ndarray, mass: Sequence[float] | None, finest: float) -> _Axis:
+    log_density = np.zeros(len(knots)) if mass is None else np.log(np.asarray(mass) / _widths(knots))
+    return _Axis(u=knots, knots=knots, log_density=log_density, finest=finest, at_rest=mass is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Grid:
+    """The points of a posterior: for each sigma and share (tau / sigma), floor x lapse and then floor x immune, by mu.
+    No `immune`: immunity is left out. u is log10 of sigma and of lr; log odds of floor, lapse and immune."""
+
+    sigma: _Axis
+    mu: _Axis
+    floor: _Axis
+    lapse: _Axis
+    immune: _Axis | None
+    shares: tuple[float, ...]
+
+    @property
+    def log_prior(self) -> np.ndarray:
+        """(sigma, share, Q, mu), up to a constant."""
+        floor = self.floor.log_prior[:, None]
+        of_Q = [(floor + axis.log_prior).ravel() for axis in (self.lapse, self.immune) if axis]
+        shares = np.log([TAU_PRIOR[TAU_SHARE.index(share)] for share in self.shares])
+        return (
+            self.sigma.log_prior[:, None, None, None]
+            + shares[:, None, None]
+            + np.concatenate(of_Q)[:, None]
+            + self.mu.log_prior
+        )
+
+    def points(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """mu, sigma, floor, plateau at flat indices."""
+        i_sigma, _, i_q, i_mu = np.unravel_index(at, self.log_prior.shape)
+        floor, lapse = special.expit(self.floor.u), special.expit(self.lapse.u)
+        immune = special.expit(self.immune.u) if self.immune else np.zeros(0)
+        floors = np.concatenate([np.repeat(floor, len(lapse)), np.repeat(floor, len(immune))])
+        plateaus = np.concatenate([np.tile(1 - lapse, len(floor)), (1 - STEADY) * (1 - np.tile(immune, len(floor)))])
+        # A point stands for its cell: spread over it (golden ratios), quantiles do not stick to the grid.
+        mu = self.mu.u[i_mu] + _widths(self.mu.u)[i_mu] * ((at * 0.6180339887498949) % 1 - 0.5)
+        sigma = self.sigma.u[i_sigma] + _widths(self.sigma.u)[i_sigma] * ((at * 0.7548776662466927) % 1 - 0.5)
+        return mu, 10**sigma, floors[i_q], plateaus[i_q]
+
+    def zoom(self, log_weight_G: np.ndarray) -> "_Grid | None":
+        """The same posterior's neighbourhood on a finer grid; None where this one resolves it."""
+        F, L = len(self.floor.u), len(self.lapse.u)
+        weight = np.exp(log_weight_G.reshape(self.log_prior.shape))
+        of_Q = weight.sum((0, 1, 3))
+        lapsing_FL, immune_FI = of_Q[: F * L].reshape(F, L), of_Q[F * L :].reshape(F, -1)
+        sigma, finer_sigma = self.sigma.zoom(weight.sum((1, 2, 3)))
+        mu, finer_mu = self.mu.zoom(weight.sum((0, 1, 2)))
+        floor, finer_floor = self.floor.zoom(lapsing_FL.sum(1) + immune_FI.sum(1))
+        lapse, finer_lapse = self.lapse.zoom(lapsing_FL.sum(0))
+        immune, finer_immune = None, False
+        if self.immune and immune_FI.sum() > 1e-4 * of_Q.sum():
+            immune, finer_immune = self.immune.zoom(immune_FI.sum(0))
+        if not (finer_sigma or finer_mu or finer_floor or finer_lapse or finer_immune):
+            return None
+        of_share = weight.sum((0, 2, 3))
+        shares = tuple(s for s, w in zip(self.shares, of_share, strict=True) if w > 1e-4 * of_share.max())
+        return _Grid(sigma=sigma, mu=mu, floor=floor, lapse=lapse, immune=immune, shares=shares)
+
+
+STEADY = LAPSE[0]
+"""The lapse that goes with immunity."""
+
+STEP = 0.05
+"""Decades between the values of mu that are looked at first."""
+
+
+def _grid(x_K: np.ndarray, clustered: bool) -> _Grid:
+    """The first grid for lrs at x_K = log10(lr). clustered: some seed has several runs; if not, tau and immunity have
+    nothing to say beyond sigma and lapse, and stay out."""
+    low, high = x_K[0] - PAD, x_K[-1] + PAD
+    lapse_prior = [LAPSE_PRIOR[0], *(w / 2 for w in LAPSE_PRIOR[1:])] if clustered else LAPSE_PRIOR
+    return _Grid(
+        sigma=_axis(np.linspace(math.log10(SIGMA[0]), math.log10(SIGMA[1]), 8), None, 0.03),
+        mu=_axis(np.linspace(low, high, math.ceil((high - low) / STEP) + 1), None, 0.001),
+        floor=_axis(special.logit(FLOOR), FLOOR_PRIOR, 0.5),
+        lapse=_axis(special.logit(LAPSE), lapse_prior, 0.5),
+        immune=_axis(special.logit(LAPSE[1:]), lapse_prior[1:], 0.5) if clustered else None,
+        shares=TAU_SHARE if clustered else (1.0,),
     )
+
+
+def _log_posterior(grid: _Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_NP: sparse.csr_array) -> np.ndarray:
+    """log of the posterior's weights, the largest 0, of N data sets that count patterns: (N, G) in single precision."""
+    floor_F, lapse_L = special.expit(grid.floor.u), special.expit(grid.lapse.u)
+    P, F, M = len(patterns_PK), len(floor_F), len(grid.mu.u)
+    # C: floor x lapse, and where there is immunity floor alone, at its lapse.
+    floor_C, lapse_C = np.repeat(floor_F, len(lapse_L)), np.tile(lapse_L, F)
+    if grid.immune:
+        floor_C, lapse_C = np.append(floor_C, floor_F), np.append(lapse_C, np.full(F, STEADY))
+    gain_C = (1 - floor_C) * (1 - lapse_C)
+    yes_PK, no_PK = (patterns_PK == 1).astype(float), (patterns_PK == 0).astype(float)
+    yes_P, no_P = yes_PK.sum(1)[:, None], no_PK.sum(1)[:, None]
+    by_floor_PF = np.exp(yes_P * np.log(floor_F) + no_P * np.log1p(-floor_F))
+    parts = []
+    for sigma, share in itertools.product(10**grid.sigma.u, grid.shares):
+        p_KT, weight_TM = _seeds(x_K, grid.mu.u, sigma, share)
+        p_KCT = floor_C[:, None] + gain_C[:, None] * p_KT[:, None]
+        log_yes_KCT, log_no_KCT = np.log(p_KCT), np.log1p(-p_KCT)
+        if weight_TM is None and not grid.immune:  # only how many diverged at each lr counts
+            k_NK, others_NK = counts_NP @ yes_PK, counts_NP @ no_PK
+            parts.append(
+                (np.tensordot(k_NK, log_yes_KCT, 1) + np.tensordot(others_NK, log_no_KCT, 1)).reshape(len(k_NK), -1)
+            )
+            continue
+        log_PCT = np.tensordot(yes_PK, log_yes_KCT, 1) + np.tensordot(no_PK, log_no_KCT, 1)
+        mean_PCM = np.exp(log_PCT, out=log_PCT)
+        if weight_TM is not None:
+            mean_PCM = mean_PCM @ weight_TM
+        if grid.immune:
+            share_I = special.expit(grid.immune.u)[:, None]
+            steady_PFM, mean_PCM = mean_PCM[:, -F:], mean_PCM[:, :-F]
+            mixed_PFIM = (1 - share_I) * steady_PFM[:, :, None] + share_I * by_floor_PF[:, :, None, None]
+            mean_PCM = np.concatenate([mean_PCM, mixed_PFIM.reshape(P, -1, M)], axis=1)
+        parts.append(counts_NP @ np.log(np.maximum(mean_PCM, TINY)).reshape(P, -1))
+    log_NG = np.concatenate([part.astype(np.float32) for part in parts], axis=1)
+    log_NG += grid.log_prior.ravel().astype(np.float32)
+    return log_NG - log_NG.max(1, keepdims=True)
 
 
 TINY = 1e-280
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Shape:
-    """What one (sigma, tau) gives before any data. C: floor x lapse, row-major. T: thresholds. M: values of mu."""
-
-    log_yes_KCT: np.ndarray  # noqa: N815 - carries its shape's letters
-    log_no_KCT: np.ndarray  # noqa: N815 - carries its shape's letters
-    weight_TM: np.ndarray  # noqa: N815 - carries its shape's letters
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Grid:
-    """Everything that does not depend on the data; the flat arrays have the order of `fit`'s log_weight."""
-
-    lrs: tuple[float, ...]
-    shapes: tuple[_Shape, ...]
-    log_prior_Q: np.ndarray  # noqa: N815 - carries its shape's letters
-    mu: np.ndarray
-    sigma: np.ndarray
-    floor: np.ndarray
-    plateau: np.ndarray
-
-
-@functools.lru_cache(maxsize=4)
-def _grid(lrs: tuple[float, ...]) -> _Grid:
-    x_K = np.log10(lrs)
-    span = float(x_K[-1] - x_K[0])
-    finest = float(np.diff(x_K).min()) / 4 if len(lrs) > 1 else 0.03
-    h = min(max(finest, span / 160), 0.05)
-    beyond = math.ceil(PAD / h)
-    mu_M = x_K[0] + h * np.arange(-beyond, math.ceil(span / h) + beyond + 1)
-    # Thresholds go on beyond mu; the outermost cells hold the tails.
-    t_T = np.concatenate([mu_M[0] - h * np.arange(beyond, 0, -1), mu_M, mu_M[-1] + h * np.arange(1, beyond + 1)])
-    floor_C, lapse_C = (v.ravel() for v in np.meshgrid(FLOOR, LAPSE, indexing="ij"))
-    shapes = []
-    for sigma in SIGMA:
-        for share in TAU_SHARE:
-            p_KCT = _mean_expit(x_K[:, None] - t_T, h, share * sigma)[:, None, :]
-            p_KCT = floor_C[:, None] + ((1 - floor_C) * (1 - lapse_C))[:, None] * p_KCT
-            weight_TM = _cell_weights(t_T, mu_M, h, sigma * math.sqrt(1 - share**2))
-            shapes.append(_Shape(log_yes_KCT=np.log(p_KCT), log_no_KCT=np.log1p(-p_KCT), weight_TM=weight_TM))
-
-    # Q: first floor x lapse, then floor x immune; see `fit`.
-    half = [LAPSE_PRIOR[0], *(w / 2 for w in LAPSE_PRIOR[1:])]
-    prior_Q = np.concatenate([np.outer(FLOOR_PRIOR, half).ravel(), np.outer(FLOOR_PRIOR, half[1:]).ravel()])
-    floor_Q = np.concatenate([floor_C, np.repeat(FLOOR, len(LAPSE) - 1)])
-    immune_Q = np.tile((1 - LAPSE[0]) * (1 - np.array(LAPSE[1:])), len(FLOOR))
-    plateau_Q = np.concatenate([1 - lapse_C, immune_Q])
-    size = (len(SIGMA), len(TAU_SHARE), len(prior_Q), len(mu_M))
-    every = np.arange(math.prod(size))
-    # mu stands for a cell of width h: points spread over it (golden ratio) keep quantiles from sticking to the grid.
-    spread = (every * 0.6180339887498949) % 1 - 0.5
-    return _Grid(
-        lrs=lrs,
-        shapes=tuple(shapes),
-        log_prior_Q=(np.log(prior_Q) + np.log(TAU_PRIOR)[:, None])[..., None],
-        mu=np.broadcast_to(mu_M, size).ravel() + h * spread,
-        sigma=np.broadcast_to(SIGMA[:, None, None, None], size).ravel(),
-        floor=np.broadcast_to(floor_Q[:, None], size).ravel(),
-        plateau=np.broadcast_to(plateau_Q[:, None], size).ravel(),
-    )
+def _seeds(x_K: np.ndarray, mu_M: np.ndarray, sigma: float, share: float) -> tuple[np.ndarray, np.ndarray | None]:
+    """What seeds do: P(a run diverges | its seed's threshold lies in cell t), (K, T), and P(cell | mu), (T, M); None
+    for the latter where the threshold is mu itself, T = M."""
+    tau, omega = share * sigma, sigma * math.sqrt(1 - share**2)
+    if tau == 0:  # a step: all thresholds between two lrs do the same
+        return (np.arange(len(x_K))[:, None] >= np.arange(len(x_K) + 1)).astype(float), _between(x_K, mu_M, omega)
+    if omega == 0:
+        return special.expit((x_K[:, None] - mu_M) / tau), None
+    # Beyond these ends the runs of all seeds do alike; the outermost cells hold the tails.
+    low, high = max(mu_M[0] - 8 * omega, x_K[0] - 8 * tau), min(mu_M[-1] + 8 * omega, x_K[-1] + 8 * tau)
+    h = max(min(tau, omega) / 2, (high - low) / 100)
+    t_T = np.arange(low, max(high, low + h), h)
+    return _mean_expit(x_K[:, None] - t_T, h, tau), _between(t_T[:-1] + h / 2, mu_M, omega)
 
 
 def _mean_expit(z: np.ndarray, h: float, tau: float) -> np.ndarray:
-    """S((z - u) / tau), averaged over u in [-h/2, h/2]; a step where tau is 0."""
-    if tau == 0:
-        return np.clip(z / h + 0.5, 0, 1)
+    """S((z - u) / tau), averaged over u in [-h/2, h/2]."""
     upper, lower = (np.logaddexp(0, (z + side * h / 2) / tau) for side in (1, -1))
     return np.clip((upper - lower) * tau / h, 0, 1)
 
 
-def _cell_weights(t_T: np.ndarray, mu_M: np.ndarray, h: float, omega: float) -> np.ndarray:
-    """P(a seed's threshold lies in the cell of t | mu): (T, M), columns that sum to 1."""
-    borders = (t_T[:-1] + h / 2)[:, None] - mu_M
-    below = special.expit(borders / omega) if omega > 0 else (borders > 0).astype(float)
+def _between(borders: np.ndarray, mu_M: np.ndarray, omega: float) -> np.ndarray:
+    """P(a seed's threshold lies below, between and above the borders | mu): (len(borders) + 1, M)."""
+    below = special.expit((borders[:, None] - mu_M) / omega)
     return np.diff(below, axis=0, prepend=0.0, append=1.0)
 
 

@@ -40,10 +40,13 @@ def test_edges_of_the_simulation_are_recovered(tmp_path):
     write_simulated_study(tmp_path, with_losses=False)
     table = analysis.edges(analysis.load(tmp_path))
     assert len(table) == 10
+    covered = []
     for row in table[table["status"] == REACHED].to_dict("records"):
         true = EDGES[row["method"]] * (1.0 if row["model"] == "small" else 0.7)
-        assert row["low"] < true < row["high"], row["curve"]
+        covered.append(row["low"] < true < row["high"])
         assert 0.8 < row["edge"] / true < 1.25
+    # Eight intervals of 95%, of two draws of seeds: one may miss, as they do in test_statistics.py once in twenty.
+    assert covered.count(False) <= 1
     assert set(table.loc[table["status"] == NOT_REACHED, "method"]) == {"clippy"}
     assert table["seeds"].eq(8).all()
 
