@@ -94,6 +94,20 @@ def test_the_best_is_judged_by_fresh_seeds_alone(tmp_path: Path) -> None:
     assert math.isnan(clippy["bound"])
 
 
+@pytest.mark.parametrize(
+    ("n", "gain", "within", "expected"),
+    [
+        ([4, 32], [0.3, 0.2], [True, True], 1),  # the higher mean is of too few seeds
+        ([16, 32], [0.3, 0.2], [True, True], 0),
+        ([4, 32], [0.3, 0.4], [True, False], 0),  # what is out of the risk sets no standard
+        ([4, 4, 4], [0.1, 0.2, 0.2], [True, True, True], 1),
+        ([4, 4], [0.1, 0.2], [False, False], None),
+    ],
+)
+def test_few_seeds_make_no_best(n: list[int], gain: list[float], within: list[bool], expected: int | None) -> None:
+    assert best.best_of(pd.DataFrame({"n": n, "gain": gain, "within_risk": within})) == expected
+
+
 def test_a_diverged_seed_is_the_worst_result_and_is_counted(tmp_path: Path) -> None:
     definition = write(tmp_path, [("none", 0.9, {}, range(20)), ("none", 0.9, {}, FRESH)], risk=0.9)
     row = found(tmp_path, definition).iloc[0]

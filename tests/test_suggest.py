@@ -15,7 +15,7 @@ from scipy import special
 from simulated_tuning import DATA, STEPS, Trainer, Truth, opened
 
 from analysis import best
-from study import record, suggest
+from study import record, settings, suggest
 from study.config import JUDGED_FROM, Arm, QualitySearch, Recipe, Run, Study, study_from_json, to_json
 from study.planning import Stack, checked
 
@@ -122,6 +122,21 @@ def test_few_lucky_seeds_make_no_winner(whole: tuple[Path, Trainer]) -> None:
     assert winner["n"] >= 12
     failed = cells.loc[~cells["within_risk"] & (cells["n"] > 4)]
     assert len(failed) > 0, "no leader was ever tested and fell back"
+
+
+def test_leaders_are_within_the_risk() -> None:
+    scored = [
+        suggest.Scored(cell=(("lr", lr),), n=n, k=k, gain=gain)
+        for lr, n, k, gain in [
+            (0.1, 4, 0, 0.1),
+            (0.2, 20, 1, 0.3),
+            (0.3, 4, 1, 0.5),
+            (0.4, 20, 2, 0.4),
+            (0.5, 4, 0, 0.2),
+        ]
+    ]
+    assert [dict(cell)["lr"] for cell in suggest.leaders(scored, 0.05, 2)] == [0.2, 0.5]
+    assert len(suggest.leaders(scored, 0.05, 9)) == 3
 
 
 def test_every_arm_has_the_same_budget_and_the_winner_fresh_seeds(whole: tuple[Path, Trainer]) -> None:
@@ -408,3 +423,42 @@ def test_a_search_goes_on_as_it_began(tmp_path: Path, changes: dict[str, Any], w
     assert record.read_definition(tmp_path).study.search == study_of(search={"budget": 400, "judged": 59}).search
     with pytest.raises(record.RecordError, match=word):
         opened(tmp_path, study_of(**changes))
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_settings_narrow_a_search() -> None:
+    words = [
+        "clippy.rel=0.1,0.2",
+        "clippy.abs=0.01",
+        "search.risk=0.1",
+        "search.task=play",
+        "search.budget=80",
+        "lr=1,2",
+    ]
+    study = settings.apply(study_of(), words)
+    expected = {
+        "ranges": {"clippy": {"rel": (0.1, 0.2), "abs": (0.01, 0.01)}},
+        "risk": 0.1,
+        "task": "play",
+        "budget": 80,
+    }
+    assert study == study_of(lrs=(1.0, 2.0), search=expected)
+    assert settings.apply(study_of(), ["search.risk=0.05"]) == study_of()
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [
+        ("search.ranges=1", "unknown key 'search.ranges'; the search has risk, task, budget, batch, judged"),
+        ("search.budget=1.5", "need a whole number, got budget=1.5"),
+        ("clippy.rel=0.1,0.2,0.3", "clippy.rel is tuned: it takes a range, such as clippy.rel=0.1,1"),
+        ("clippy.rel=high", "clippy.rel is tuned: it takes a range"),
+        ("clippy.rel=0.3,0.1", "need 0 < low <= high, got clippy.rel=0.3,0.1"),
+        ("agc.max_ratio=0.3", "agc is not among the study's methods"),
+    ],
+)
+def test_wrong_settings_of_a_search_are_said(setting: str, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        settings.apply(study_of(), [setting])
