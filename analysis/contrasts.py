@@ -24,10 +24,11 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
+from analysis.best import mean_interval
 from analysis.edges import NOT_REACHED, REACHED, Fit, edges, fits
 from analysis.quality import judged_at_own_best, lower_is_better
 from analysis.rates import CONFIDENCE
-from analysis.recommend import quality_column
+from analysis.recommend import quality_column, quality_words
 from analysis.runs import CURVE, in_order, records, with_curves
 from study.record import Confirmation, Definition
 
@@ -266,13 +267,11 @@ def _discordant(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
 
 def _quality_difference(a: _Side, b: _Side) -> dict[str, Any]:
     paired = (a.best["quality"] - b.best["quality"]).dropna().to_numpy(dtype=float)
-    n = len(paired)
-    mean, half = (float(paired.mean()) if n else math.nan), math.nan
-    if n > 1:
-        half = float(stats.t.ppf(1 - TAIL, n - 1)) * float(paired.std(ddof=1)) / math.sqrt(n)
+    low, high = mean_interval(paired)
+    mean = float(paired.mean()) if len(paired) else math.nan
     chosen = [float(s.best["lr"].mode().iloc[0]) if len(s.best) else math.nan for s in (a, b)]
-    ends = {"difference": mean, "difference_low": mean - half, "difference_high": mean + half}
-    return ends | {"difference_pairs": n, "best_lr": chosen[0], "best_lr_against": chosen[1]}
+    ends = {"difference": mean, "difference_low": low, "difference_high": high, "difference_pairs": len(paired)}
+    return ends | {"best_lr": chosen[0], "best_lr_against": chosen[1]}
 
 
 def _with_holm(table: pd.DataFrame) -> pd.DataFrame:
@@ -292,19 +291,24 @@ def _with_holm(table: pd.DataFrame) -> pd.DataFrame:
 def ratio_text(row: Mapping[str, Any]) -> str:
     """A ratio in a table: `2.7`, `> 4.4`, `< 0.5`, `?`."""
     if not math.isnan(row["ratio"]):
-        return f"{row['ratio']:.2g}"
+        return _times(row["ratio"])
     if row["status"] == AT_LEAST:
-        return f"> {row['low']:.2g}"
-    return f"< {row['high']:.2g}" if row["status"] == AT_MOST else "?"
+        return f"> {_times(row['low'])}"
+    return f"< {_times(row['high'])}" if row["status"] == AT_MOST else "?"
 
 
 def interval_text(row: Mapping[str, Any]) -> str:
     """The 95% interval of a ratio: `1.9 to 3.8`, `above 4.4`, `undecided`."""
     if row["status"] == KNOWN:
-        return f"{row['low']:.2g} to {row['high']:.2g}"
+        return f"{_times(row['low'])} to {_times(row['high'])}"
     if row["status"] == AT_LEAST:
-        return f"above {row['low']:.2g}"
-    return f"below {row['high']:.2g}" if row["status"] == AT_MOST else "undecided"
+        return f"above {_times(row['low'])}"
+    return f"below {_times(row['high'])}" if row["status"] == AT_MOST else "undecided"
+
+
+def _times(ratio: float) -> str:
+    """Two digits, of 1.0 too."""
+    return f"{ratio:#.2g}".rstrip(".")
 
 
 def p_text(p: float) -> str:
@@ -313,20 +317,15 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
-def sentences(table: pd.DataFrame) -> list[str]:
-    """The planned contrasts of one model in words, one sentence each; where there is none, why."""
+def sentences(table: pd.DataFrame, *, quality: bool = True) -> list[str]:
+    """The planned contrasts of one model in words, one line each; where there is none, why. quality: with what it
+    costs or gains."""
     planned = records(table.loc[table["planned"].astype(bool)])
     if planned:
-        return [_sentence(row) for row in planned]
+        return [_sentence(row) + (_quality_words(row) if quality else "") for row in planned]
     if AGAINST in set(table["method"]) | set(table["against"]):
         return ["no method but none was run: there is nothing to compare it with."]
     return [f"the study has no runs of {AGAINST}: methods are compared with each other below, and nothing is claimed."]
-
-
-def quality_words(name: str) -> str:
-    """`auc_click` as `AUC of click`."""
-    kind, _, task = name.partition("_")
-    return f"{kind.upper()} of {task}"
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
@@ -336,12 +335,12 @@ def _sentence(row: Mapping[str, Any]) -> str:
     claimed = row["p_holm"] <= 1 - CONFIDENCE
     if not math.isnan(row["ratio"]):
         interval = interval_text(row) if row["status"] != UNDECIDED else "wider than the lrs tried"
-        said = f"LR50 is {row['ratio']:.2g} times as high (95% interval {interval}; {tail})"
+        said = f"LR50 is {_times(row['ratio'])} times as high (95% interval {interval}; {tail})"
     elif row["status"] == UNDECIDED:
         said = f"the ratio of their LR50 cannot be told from the lrs tried ({tail})"
     else:
         end, side = (row["low"], "more") if row["status"] == AT_LEAST else (row["high"], "less")
-        said = f"LR50 is {side} than {end:.2g} times as high (95% sure; {tail})"
+        said = f"LR50 is {side} than {_times(end)} times as high (95% sure; {tail})"
     doubt = "" if claimed else ": no difference is shown"
     return f"{head}: {said}{doubt}.{_rest(row)}"
 
@@ -356,13 +355,16 @@ def _rest(row: Mapping[str, Any]) -> str:
             f"diverged with {row['curve']} only, {row['lr_only_against']} with {row['against']} only "
             f"(p {p_text(row['lr_p_holm'])})."
         )
-    if row["difference_pairs"] > 1:
-        low, high = row["difference_low"], row["difference_high"]
-        shown = low > 0 or high < 0
-        better = (low > 0) != lower_is_better(str(row["quality"]))
-        verdict = ("better" if better else "worse") if shown else "no difference is shown"
-        said += (
-            f" {quality_words(str(row['quality']))}, each at its own best lr: {row['difference']:+.3g} "
-            f"(95% interval {low:+.3g} to {high:+.3g}), {verdict}."
-        )
     return said
+
+
+def _quality_words(row: Mapping[str, Any]) -> str:
+    if row["difference_pairs"] < 2:
+        return ""
+    low, high = row["difference_low"], row["difference_high"]
+    better = (low > 0) != lower_is_better(str(row["quality"]))
+    verdict = ("better" if better else "worse") if low > 0 or high < 0 else "no difference is shown"
+    return (
+        f" {quality_words(str(row['quality']))}, each at its own best lr: {row['difference']:+.3g} "
+        f"(95% interval {low:+.3g} to {high:+.3g}), {verdict}."
+    )

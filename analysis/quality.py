@@ -70,13 +70,14 @@ def judged_at_own_best(runs: pd.DataFrame, definition: Definition, name: str) ->
 
     name: the column of held-out quality to judge by (`worst_filled`). The lr for a seed has the highest median `kept`
     (of the same task where that is learnable) over the other seeds, of those lrs at which the seed has a run: other
-    seeds, and other rows, than those that judge. Equals go to the lower lr. A seed without such an lr is left out.
+    seeds, and other rows, than those that judge. Equals go to the lower lr. A seed without such an lr is left out, and
+    so are all where no run has this quality.
     """
     runs = with_curves(runs)
     filled = worst_filled(runs, definition)
     by = filled.get(f"kept_{name.partition('_')[2]}", filled["kept"])
     by = filled["kept"] if np.isnan(by).any() else by
-    scored = runs[[*CURVE, "lr", "seed"]].assign(by=by, quality=filled[name])
+    scored = runs[[*CURVE, "lr", "seed"]].assign(by=by, quality=filled.get(name, math.nan))
     found = {}
     for key, curve in scored.groupby(CURVE, sort=False):
         by_SK, quality_SK = (curve.pivot_table(index="seed", columns="lr", values=v) for v in ("by", "quality"))

@@ -1,7 +1,8 @@
-"""The report of a study: one HTML file that says the answer first, from the record alone.
+"""The report of a study: one HTML file that says the answers first, from the record alone.
 
-Beside `report.html` stand `runs.parquet` (every recorded run, the control included) and `figures/*.png`. The page
-holds its figures, needs no script and nothing from elsewhere. Every word that comes from the record is escaped.
+Beside `report.html` stand `runs.parquet` (every recorded run, the control included), `tables/*.csv` (edges and other
+answers; an end of an interval that is not known is an empty field) and `figures/*.png`. The page holds its figures,
+needs no script and nothing from elsewhere. Every word that comes from the record is escaped.
 """
 
 import base64
@@ -20,15 +21,25 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis import contrasts as contrasted
 from analysis import figures
+from analysis import recommend as recommended
 from analysis.best import best, best_table, task_of
 from analysis.best import sentence as best_sentence
+from analysis.best import text as best_text
 from analysis.edges import Fit, edge_text, edges, fits, sentence
-from analysis.quality import quality
-from analysis.rates import divergence_rates, in_bins
+from analysis.quality import lr_sensitivity, quality
+from analysis.rates import divergence_rates, in_bins, rates_table
 from analysis.runs import CELL, cells_of, records, tasks_of, threshold_columns
 from study.config import QualitySearch, Rule, Run, Study, to_json
-from study.record import Definition, read_definition, read_failures, read_losses, read_runs
+from study.record import (
+    Definition,
+    read_confirmations,
+    read_definition,
+    read_failures,
+    read_losses,
+    read_runs,
+)
 
 LEVELS = (0.5, 0.05)
 
@@ -44,7 +55,8 @@ class Tables:
     """What a report says, each found once from the record of the study in `folder`.
 
     every: all recorded runs, the control included; runs: those of cells. edges: by level, LEVELS[0] first.
-    best: of a search for the best quality, what it found.
+    recommended: `analysis.recommend` with risk 5% at 95%. contrasts, sensitivity: of `analysis.contrasts` and
+    `analysis.quality`; without rows for a search for the best quality, whose arms have no curves; best: what it found.
     """
 
     folder: Path
@@ -54,6 +66,9 @@ class Tables:
     rates: pd.DataFrame
     fitted: dict[Any, Fit]
     edges: dict[float, pd.DataFrame]
+    recommended: pd.DataFrame
+    contrasts: pd.DataFrame
+    sensitivity: pd.DataFrame
     best: pd.DataFrame | None
 
 
@@ -63,6 +78,8 @@ def tables(folder: Path) -> Tables:
     runs = cells_of(every, definition.study)
     searched = isinstance(definition.study.search, QualitySearch)
     fitted = fits(runs)
+    confirmations = read_confirmations(folder)
+    compared = runs.iloc[:0] if searched else runs
     return Tables(
         folder=folder,
         definition=definition,
@@ -71,16 +88,20 @@ def tables(folder: Path) -> Tables:
         rates=divergence_rates(in_bins(runs)),
         fitted=fitted,
         edges={level: edges(runs, level, fitted) for level in LEVELS},
+        recommended=recommended.recommend(compared, definition, confirmations=confirmations, fitted=fitted),
+        contrasts=contrasted.contrasts(compared, definition, confirmations=confirmations, fitted=fitted),
+        sensitivity=lr_sensitivity(compared, definition),
         best=best(every, read_losses(folder), definition) if searched else None,
     )
 
 
-def write(found: Tables, reference: Reference | None = None) -> Path:
-    """Write report.html, runs.parquet and figures/ into the study's folder; returns the path of report.html.
+def write(found: Tables, reference: Reference | None = None, influence: pd.DataFrame | None = None) -> Path:
+    """Write report.html, runs.parquet, tables/*.csv and figures/ into the study's folder; returns the path of
+    report.html.
 
     reference: model -> what the control gave: "lr" (the safe lr), "gain" (the reference gain), "gain_<task>",
-    "constant_loss"; None leaves it out of the page. Works from a record of any size, down to no run at all. Raises
-    OSError where the folder cannot be written.
+    "constant_loss". influence: `study.rescoring.rule_influence`. None leaves either out of the page. Works from a
+    record of any size, down to no run at all. Raises OSError where the folder cannot be written.
     """
     folder, definition, runs, every = found.folder, found.definition, found.runs, found.every
     drawn = figures.all_figures(folder, runs, definition, found.rates, found.fitted, found.edges[LEVELS[0]])
@@ -94,15 +115,21 @@ def write(found: Tables, reference: Reference | None = None) -> Path:
     table = io.BytesIO()
     every.to_parquet(table, index=False)
     _write_whole(folder / "runs.parquet", table.getvalue())
+    for name, answers in (("edges", pd.concat(found.edges.values())), *_answers(found)):
+        finite = answers.replace([math.inf, -math.inf], math.nan)  # an end that is not known is an empty field
+        _write_whole(folder / "tables" / f"{name}.csv", finite.to_csv(index=False).encode())
     control = every.loc[every["role"] == "control"]
     page = _page(
         f"{definition.study.name}: where training diverges",
         [
-            _answer(definition, runs, found.edges[LEVELS[0]]),
+            _heading(definition, runs),
             _best_section(definition, found.best),
-            _figure(images, "divergence"),
-            _edges_section(definition, found.edges) if len(runs) else "",
-            _figures_section(definition, images),
+            _recommendation_section(definition, found.recommended),
+            _divergence_section(definition, images, found.edges) if len(runs) else "",
+            _figures_section(definition, images, "Thresholds, and what stability costs", FRONTIERS),
+            _contrasts_section(definition, found),
+            _influence_section(definition, influence),
+            _figures_section(definition, images, "What it costs, and how it happens", OTHER_FIGURES),
             _cells_section(definition, found.rates, quality(in_bins(runs), definition)),
             _missing_section(definition, every, read_failures(folder), folder),
             _control_section(control, reference),
@@ -126,10 +153,45 @@ def _saved(figure: Figure) -> tuple[bytes, bytes]:
     return png.getvalue(), svg.getvalue()
 
 
-# The answer
+def _answers(found: Tables) -> list[tuple[str, pd.DataFrame]]:
+    named = {"recommendation": found.recommended, "contrasts": found.contrasts, "lr_sensitivity": found.sensitivity}
+    if found.best is not None:
+        return [("best", found.best)]
+    return list(named.items())
 
 
-def _answer(definition: Definition, runs: pd.DataFrame, found: pd.DataFrame) -> str:
+# The answers
+
+
+def text(found: Tables, folder: str = "DIR", command: str = "study") -> str:
+    """What a terminal shows of a report: the answers of each model, then every cell. folder, command: as the user
+    types them."""
+    if found.best is not None:
+        return best_text(found.best, found.definition)
+    said = []
+    for model in _models(found.definition.study, found.edges[LEVELS[0]]):
+        edge = records(_of(found.edges[LEVELS[0]], model))
+        ratios = _of(found.contrasts, model)
+        lines = [sentence(row) for row in edge]
+        lines += contrasted.sentences(ratios, quality=False) if len(ratios) else []
+        lines.append(_claims(_of(found.recommended, model), f"{command} recommend {folder}"))
+        said.append("\n".join([f"{model}:", *(f"  {line}" for line in lines)]))
+    place = {model: i for i, model in enumerate(found.definition.study.models)}
+    rates = found.rates.sort_values("model", key=lambda models: models.map(place), kind="stable")
+    return "\n\n".join([*said, rates_table(rates)])
+
+
+def _claims(of_model: pd.DataFrame, command: str) -> str:
+    """What is claimed of one model, in a line."""
+    claimed = [row for row in records(of_model) if row["status"] == recommended.CLAIMED]
+    risk = f"at most {100 * recommended.RISK:g}% of the runs diverge, {100 * recommended.CONFIDENCE:g}% sure"
+    if not claimed:
+        return f"No lr can be claimed yet ({risk}); {command} says why, and what would do."
+    lrs = ", ".join(f"{row['curve']} up to lr {row['lr']:g} ({row['k']:g} of {row['n']:g})" for row in claimed)
+    return f"Claimed ({risk}): {lrs}. More: {command}"
+
+
+def _heading(definition: Definition, runs: pd.DataFrame) -> str:
     study = definition.study
     counts = Counter(runs["outcome"])
     devices = ", ".join(sorted({str(d) for d in runs["device"].dropna()}))
@@ -141,24 +203,49 @@ def _answer(definition: Definition, runs: pd.DataFrame, found: pd.DataFrame) -> 
     )
     parts = [f"<h1>{escape(study.name)}</h1>", f'<p class="lead">{escape(lead)}</p>']
     if runs.empty:
-        return "\n".join([*parts, "<p><strong>No runs recorded yet.</strong> The list of missing runs is below.</p>"])
-    parts.append("<h2>How large a learning rate holds</h2>")
-    for model in _models(study, found):
-        rows = records(found.loc[found["model"] == model])
-        said = "".join(f"<li>{_sentence(row)}</li>" for row in rows)
-        parts.append(f'<h3>{escape(model)}</h3><ul class="answer">{said}</ul>')
-    seeds = min(found["seeds"].tolist())
-    if seeds < 5:
-        parts.append(
-            f'<p class="note">A curve here rests on {_count(seeds, "seed")}: its interval says how little that is. '
-            f"More seeds make it narrower.</p>"
-        )
+        parts.append("<p><strong>No runs recorded yet.</strong> The list of missing runs is below.</p>")
     return "\n".join(parts)
 
 
-def _sentence(row: Mapping[str, Any]) -> str:
-    name, rest = str(row["curve"]), sentence(row)[len(str(row["curve"])) :]
-    return f"<strong>{escape(name)}</strong>{escape(rest)}"
+def _recommendation_section(definition: Definition, found: pd.DataFrame) -> str:
+    if found.empty:
+        return ""
+    parts = ["<h2>How far one can go</h2>"]
+    for model in _models(definition.study, found):
+        rows = records(_of(found, model))
+        parts.append(_said(model, [(row["curve"], recommended.sentence(row)) for row in rows]))
+    text = (
+        f"The largest learning rate at which at most {100 * recommended.RISK:g}% of the runs diverge, "
+        f"{100 * recommended.CONFIDENCE:g}% sure: tested upward from the lowest lr, on runs of fixed seeds, or by "
+        f"fresh seeds that were named before they were trained. study recommend takes another risk."
+    )
+    parts.append(_note(text))
+    if commands := recommended.commands(found, "DIR"):
+        lines = escape("\n".join(commands))
+        parts.append(f"<details><summary>What would claim more</summary><pre>{lines}</pre></details>")
+    return "\n".join(parts)
+
+
+def _divergence_section(definition: Definition, images: Mapping[str, str], found: Mapping[float, pd.DataFrame]) -> str:
+    parts = ["<h2>Where training diverges</h2>", _figure(images, "divergence", _captions(definition)["divergence"])]
+    first = found[LEVELS[0]]
+    for model in _models(definition.study, first):
+        parts.append(_said(model, [(row["curve"], sentence(row)) for row in records(_of(first, model))]))
+    seeds = min(first["seeds"].tolist())
+    if seeds < 5:
+        few = f"A curve here rests on {_count(seeds, 'seed')}: its interval says how little that is."
+        parts.append(_note(f"{few} More seeds make it narrower."))
+    return "\n".join([*parts, _edges_table(definition, found)])
+
+
+def _said(model: str, lines: Sequence[tuple[Any, str]]) -> str:
+    """A model's sentences, each begun by its curve's name, which is made bold."""
+    items = [f"<li><strong>{escape(str(name))}</strong>{escape(line[len(str(name)) :])}</li>" for name, line in lines]
+    return f'<h3>{escape(model)}</h3><ul class="answer">{"".join(items)}</ul>'
+
+
+def _of(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    return table.loc[table["model"] == model]
 
 
 def _models(study: Study, table: pd.DataFrame) -> list[str]:
@@ -257,10 +344,15 @@ def _captions(definition: Definition) -> dict[str, tuple[str, str]]:
     }
 
 
-def _figure(images: Mapping[str, str], name: str, caption: tuple[str, str] | None = None) -> str:
+FRONTIERS = ("frontier", "threshold_map", "tradeoff")
+OTHER_FIGURES = ("kept", "auc_", "rmse_", "micro", "horizon", "gallery")
+"""Names of figures, or how they begin."""
+
+
+def _figure(images: Mapping[str, str], name: str, caption: tuple[str, str]) -> str:
     if name not in images:
         return ""
-    title, text = caption or ("P(divergence) against the learning rate", "")
+    title, text = caption
     return f'<figure><div class="scroll"><img {images[name]} alt="{escape(title)}"></div>{_caption(text)}</figure>'
 
 
@@ -268,18 +360,17 @@ def _caption(text: str) -> str:
     return f"<figcaption>{escape(text)}</figcaption>" if text else ""
 
 
-def _figures_section(definition: Definition, images: Mapping[str, str]) -> str:
+def _figures_section(definition: Definition, images: Mapping[str, str], title: str, names: tuple[str, ...]) -> str:
     captions = _captions(definition)
-    shown = [name for name in images if name != "divergence"]
+    shown = [name for name in images if name.startswith(names)]
     parts = [f"<h3>{escape(captions[name][0])}</h3>{_figure(images, name, captions[name])}" for name in shown]
-    return "\n".join(["<h2>What it costs, and how it happens</h2>", *parts]) if parts else ""
+    return "\n".join([f"<h2>{title}</h2>", *parts]) if parts else ""
 
 
 # Tables
 
 
-def _edges_section(definition: Definition, found: Mapping[float, pd.DataFrame]) -> str:
-    caption = _captions(definition)["divergence"][1]
+def _edges_table(definition: Definition, found: Mapping[float, pd.DataFrame]) -> str:
     merged = {level: {(r["model"], r["curve"]): r for r in records(table)} for level, table in found.items()}
     head = ["model", "curve", *(h for level in LEVELS for h in (f"LR{100 * level:02.0f}", "95% interval")), "seeds"]
     body = []
@@ -296,7 +387,7 @@ def _edges_section(definition: Definition, found: Mapping[float, pd.DataFrame]) 
         "was not seen up to the highest lr tried, < 0.01 that it lies below the lowest; the interval says what is sure "
         "(a few seeds without divergence cannot exclude a risk of 5%)."
     )
-    return f'<p class="note">{escape(caption)}</p><h2>Edges</h2>{_html_table(head, body, 2)}{_note(text)}'
+    return _html_table(head, body, 2) + _note(text)
 
 
 def _interval(row: Mapping[str, Any]) -> str:
@@ -305,6 +396,108 @@ def _interval(row: Mapping[str, Any]) -> str:
     if row["low"] == 0:
         return f"below {row['high']:.2g}"
     return f"above {row['low']:.2g}" if math.isinf(row["high"]) else f"{row['low']:.2g} to {row['high']:.2g}"
+
+
+def _contrasts_section(definition: Definition, found: Tables) -> str:
+    if found.contrasts.empty:
+        return ""
+    parts = ["<h2>Which method moves the edge</h2>"]
+    for model in _models(definition.study, found.contrasts):
+        of_model = _of(found.contrasts, model)
+        planned = records(of_model.loc[of_model["planned"].astype(bool)])
+        lines = contrasted.sentences(of_model)
+        names = [row["curve"] for row in planned] or [""]
+        parts.append(_said(model, list(zip(names, lines, strict=True))))
+    planned = found.contrasts["planned"].to_numpy(dtype=bool)
+    if planned.any():
+        parts.append(_contrasts_table(found.contrasts.loc[planned], "p (Holm)", "p_holm"))
+    text = (
+        "A ratio of 2 says that the method is stable up to twice the learning rate. Each method is held against none, "
+        "named before any run; p is corrected for all of a model's by Holm's method, and at most 0.05 is a claim. An "
+        "edge that was not reached gives a bound (> 4), never a number. Quality: the mean over paired seeds, each "
+        "method at its own best lr, which the other seeds choose by progressive validation; a diverged run is the "
+        "worst result. It is corrected for nothing."
+    )
+    parts.append(_note(text))
+    if not planned.all():
+        others = _contrasts_table(found.contrasts.loc[~planned], "p, uncorrected", "p")
+        text = _note("These describe: they were not named beforehand, and are corrected for nothing.")
+        parts.append(f"<details><summary>All other pairs</summary>{others}{text}</details>")
+    return "\n".join([*parts, _costs_table(definition, found)])
+
+
+def _contrasts_table(table: pd.DataFrame, p_head: str, p: str) -> str:
+    score = recommended.quality_words(str(table["quality"].iloc[0]))
+    head = ["model", "curve", "against", "LR50 ratio", "95% interval", p_head, "seeds", f"{score}, difference"]
+    head += ["95% interval", "at lr", "diverged only here", "only there"]
+    body = []
+    for row in records(table):
+        ratio = [contrasted.ratio_text(row), contrasted.interval_text(row), contrasted.p_text(row[p])]
+        cost = [_signed(row["difference"]), f"{_signed(row['difference_low'])} to {_signed(row['difference_high'])}"]
+        at = f"{row['lr']:.2g}" + (f", named (p {contrasted.p_text(row['lr_p_holm'])})" if row["lr_named"] else "")
+        counts = [f"{row['lr_only']} of {row['lr_pairs']}", f"{row['lr_only_against']} of {row['lr_pairs']}"]
+        compared = row["lr_pairs"] > 0
+        body.append(
+            [row["model"], row["curve"], row["against"], *ratio, str(row["pairs"])]
+            + (cost if row["difference_pairs"] > 1 else ["-", "-"])
+            + ([at, *counts] if compared else ["-", "-", "-"])
+        )
+    return _html_table(head, body, 3)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}" if math.isfinite(value) else "-"
+
+
+def _costs_table(definition: Definition, found: Tables) -> str:
+    sensitivity = {(row["model"], row["curve"]): row for row in records(found.sensitivity)}
+    body = []
+    for model in _models(definition.study, found.recommended):
+        for row in records(_of(found.recommended, model)):
+            cost = sensitivity[row["model"], row["curve"]]
+            low, high = row["headroom_low"], row["headroom_high"]
+            room = _interval({"low": low, "high": high}) if math.isfinite(row["best_lr"]) else "-"
+            best_lr = f"{row['best_lr']:.2g}" if math.isfinite(row["best_lr"]) else "-"
+            values = [_number(cost["sensitivity"]), _span(cost, "sensitivity_low", "sensitivity_high", 3)]
+            body.append([row["model"], row["curve"], best_lr, recommended.headroom_text(row) or "-", room, *values])
+    score = recommended.quality_words(str(found.recommended["quality"].iloc[0]))
+    head = ["model", "curve", f"lr of best {score}", "headroom", "95% interval", "LR sensitivity", "95% interval"]
+    ends = found.sensitivity.iloc[0]
+    text = (
+        "An lr means different things to different methods. Headroom is LR05 over the lr of best held-out quality: "
+        "below 1, the best runs are trained where more than 5% diverge. LR sensitivity (Wortsman et al., arXiv "
+        "2309.14322): the final training loss, capped at its value at initialization, less the best one, averaged over "
+        f"lrs evenly in the logarithm, from {ends['sensitivity_lr_min']:g} to {ends['sensitivity_lr_max']:g}."
+    )
+    return f"<h3>What a wrong lr costs</h3>{_html_table(head, body, 2)}{_note(text)}"
+
+
+def _influence_section(definition: Definition, found: pd.DataFrame | None) -> str:
+    if found is None or found.empty:
+        return ""
+    rules = dict(zip(found["rule"], found["settings"], strict=True))
+    others = [rule for rule in rules if rule != "own"]
+    head = ["model", "curve", "LR50", *(h for r in others for h in (f"{r}: {rules[r]}", "times", "runs changed"))]
+    body = []
+    for model in _models(definition.study, found):
+        of_model = _of(found, model)
+        for curve in dict.fromkeys(of_model["curve"]):
+            rows = {row["rule"]: row for row in records(of_model.loc[of_model["curve"] == curve])}
+            moved = [
+                part
+                for rule in others
+                for part in (
+                    edge_text(rows[rule]),
+                    "-" if math.isnan(rows[rule]["ratio"]) else f"{rows[rule]['ratio']:.2f}",
+                    f"{rows[rule]['changed']} of {rows[rule]['n']}",
+                )
+            ]
+            body.append([model, curve, edge_text(rows["own"]), *moved])
+    text = (
+        "Every run judged again, from its recorded losses, by a stricter and by a looser rule of divergence: where the "
+        "edge moves with it, training fades there rather than breaks. study rescore applies any other rule."
+    )
+    return f"<h2>How much the rule matters</h2>{_html_table(head, body, 2)}{_note(text)}"
 
 
 def _cells_section(definition: Definition, rates: pd.DataFrame, scored: pd.DataFrame) -> str:

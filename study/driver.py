@@ -216,24 +216,23 @@ def rescore(folder: Path, rule: Sequence[str]) -> str:
 
 def report(folder: Path) -> str:
     """Write the report from the record alone. Returns what a terminal shows of it."""
-    import analysis
     from analysis import report as page
 
     found = page.tables(folder)
-    if found.best is not None:
-        from analysis import best
+    path = page.write(found, _recorded_references(folder), _influence(folder, found.definition))
+    return f"{page.text(found, _shown(folder), _command())}\n\nreport: {path}"
 
-        said = best.text(found.best, found.definition)
-        return f"{said}\n\nreport: {page.write(found, _recorded_references(folder))}"
-    models = found.definition.study.models
-    rates = found.rates.sort_values("model", key=lambda m: m.map(models.index), kind="stable")
-    edges = found.edges[page.LEVELS[0]].to_dict("records")
-    said = [analysis.rates_table(rates)]
-    for model in models:
-        sentences = [analysis.sentence(edge) for edge in edges if edge["model"] == model]
-        said.append("\n".join([f"{model}:", *(f"  {sentence}" for sentence in sentences)]))
-    path = page.write(found, _recorded_references(folder))
-    return "\n\n".join([*said, f"report: {path}"])
+
+def _influence(folder: Path, definition: record.Definition) -> "pd.DataFrame | None":
+    """How far each edge moves under other rules, as the report takes it: None where that cannot be said."""
+    from study import rescoring
+
+    if isinstance(definition.study.search, QualitySearch):
+        return None
+    try:
+        return rescoring.rule_influence(folder)
+    except ValueError:
+        return None  # without a control, or where nothing can be learned by a rule
 
 
 def status(folder: Path) -> str:
