@@ -454,12 +454,15 @@ def _one_by_one(planned: Plan) -> Iterable[str]:
 
 
 def _closing(folder: Path) -> str:
+    from study.suggest import JOURNAL
+
     command, shown = _command(), _shown(folder)
     return "\n".join(
         [
             "",
             "Next:",
             f"  {command} ui {shown}        the curves in MLflow, side by side",
+            *([f"  optuna-dashboard {shown}/{JOURNAL}        every proposal"] if (folder / JOURNAL).exists() else []),
             f"  {command} run lr_curve --data-dir DIR        the same on real data ({command} data fetch kuairand)",
         ]
     )

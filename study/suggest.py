@@ -9,9 +9,13 @@ Each arm (model, method) has a budget of its own, in rounds of `batch` cells. A 
     at last          the best cell of all is trained with fresh seeds, which judge it
 
 A few seeds cannot tell a risk of 0.05 from one of 0.2, and of many cells the luckiest leads: so leaders are tested on,
-and fall back where they fail. All cells that are tested in a round share its seeds. Optuna's proposals (TPE: J.
-Bergstra et al., "Algorithms for hyper-parameter optimization", NeurIPS 2011) see each cell's mean gain as the
-objective, and k / n - risk as a constraint; a diverged run has gain 0, so that no NaN and no infinity reaches Optuna.
+and fall back where they fail. (Simulated, with nothing but the edge to hold back the lr, 16 searches: the best of 80
+cells of 4 seeds diverges with a probability of 0.24, the median; what as many runs find with leaders, of 0.02.) All
+cells that are tested in a round share its seeds.
+
+Optuna's proposals (TPE: J. Bergstra et al., "Algorithms for hyper-parameter optimization", NeurIPS 2011) see each
+cell's mean gain as the objective, and k / n - risk as a constraint; a diverged run has gain 0, so that no NaN and no
+infinity reaches Optuna.
 
 An arm's next round is a pure function of its own recorded rounds and the study's first seed: arms do not wait for each
 other, and an interrupted search ends where an undisturbed one does. The record is the truth; `optuna.journal`, beside
