@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 
 from analysis.quality import worst_filled
 from analysis.rates import CONFIDENCE, upper_bound, wilson
@@ -237,9 +237,8 @@ def median_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple
     even the lowest and the highest do not: under 6 values, at 95%."""
     ordered, n = np.sort(values), len(values)
     tail = (1 - confidence) / 2
-    below = (
-        int(stats.binom.ppf(tail, n, 0.5)) if n else 0
-    )  # the fewest values with P(fewer lie below the median) > tail
+    # As many values as may lie outside, on each side: P(fewer than these lie below the median) is under the tail.
+    below = int(np.searchsorted(special.bdtr(np.arange(n), n, 0.5), tail)) if n else 0
     if below < 1:
         return math.nan, math.nan
     return float(ordered[below - 1]), float(ordered[n - below])
