@@ -29,7 +29,7 @@ from analysis.best import sentence as best_sentence
 from analysis.best import text as best_text
 from analysis.edges import Fit, edge_text, edges, fits, sentence
 from analysis.quality import lr_sensitivity, quality
-from analysis.rates import divergence_rates, in_bins, rates_table
+from analysis.rates import divergence_rates, in_bins, rates_table, upper_bound
 from analysis.runs import CELL, cells_of, records, tasks_of, threshold_columns
 from study.config import QualitySearch, Rule, Run, Study, to_json
 from study.record import (
@@ -126,7 +126,7 @@ def write(found: Tables, reference: Reference | None = None, influence: pd.DataF
             _best_section(definition, found.best),
             _recommendation_section(definition, found.recommended),
             _divergence_section(definition, images, found.edges) if len(runs) else "",
-            _figures_section(definition, images, "Thresholds, and what stability costs", FRONTIERS),
+            _figures_section(definition, images, "What stability costs in quality", FRONTIERS),
             _contrasts_section(definition, found),
             _influence_section(definition, influence),
             _figures_section(definition, images, "What it costs, and how it happens", OTHER_FIGURES),
@@ -174,21 +174,25 @@ def text(found: Tables, folder: str = "DIR", command: str = "study") -> str:
         ratios = _of(found.contrasts, model)
         lines = [sentence(row) for row in edge]
         lines += contrasted.sentences(ratios, quality=False) if len(ratios) else []
-        lines.append(_claims(_of(found.recommended, model), f"{command} recommend {folder}"))
+        lines.append(f"{_claims(_of(found.recommended, model))} More: {command} recommend {folder}")
         said.append("\n".join([f"{model}:", *(f"  {line}" for line in lines)]))
     place = {model: i for i, model in enumerate(found.definition.study.models)}
     rates = found.rates.sort_values("model", key=lambda models: models.map(place), kind="stable")
     return "\n\n".join([*said, rates_table(rates)])
 
 
-def _claims(of_model: pd.DataFrame, command: str) -> str:
-    """What is claimed of one model, in a line."""
+def _claims(of_model: pd.DataFrame) -> str:
+    """What is claimed of one model, in a sentence."""
     claimed = [row for row in records(of_model) if row["status"] == recommended.CLAIMED]
     risk = f"at most {100 * recommended.RISK:g}% of the runs diverge, {100 * recommended.CONFIDENCE:g}% sure"
-    if not claimed:
-        return f"No lr can be claimed yet ({risk}); {command} says why, and what would do."
-    lrs = ", ".join(f"{row['curve']} up to lr {row['lr']:g} ({row['k']:g} of {row['n']:g})" for row in claimed)
-    return f"Claimed ({risk}): {lrs}. More: {command}"
+    if claimed:
+        lrs = ", ".join(f"{row['curve']} up to lr {row['lr']:g} ({row['k']:g} of {row['n']:g})" for row in claimed)
+        return f"Claimed, {risk}: {lrs}."
+    most = max(of_model["nominated_n"].fillna(0).tolist(), default=0)
+    bound = (
+        f": {most:g} runs, none diverged, only bound the risk at {100 * upper_bound(0, int(most)):.2g}%" if most else ""
+    )
+    return f"No lr can be claimed yet ({risk}){bound}."
 
 
 def _heading(definition: Definition, runs: pd.DataFrame) -> str:
@@ -211,13 +215,39 @@ def _recommendation_section(definition: Definition, found: pd.DataFrame) -> str:
     if found.empty:
         return ""
     parts = ["<h2>How far one can go</h2>"]
-    for model in _models(definition.study, found):
-        rows = records(_of(found, model))
-        parts.append(_said(model, [(row["curve"], recommended.sentence(row)) for row in rows]))
+    models = _models(definition.study, found)
+    for model in models:
+        named = f"<strong>{escape(model)}</strong>: " if len(models) > 1 else ""
+        parts.append(f"<p>{named}{escape(_claims(_of(found, model)))}</p>")
+    score = recommended.quality_words(str(found["quality"].iloc[0]))
+    head = ["model", "curve", "claimed up to lr", "diverged", "nominated lr", "diverged there", "its risk, at most"]
+    head += ["fresh seeds to claim it", "chance", f"{score} there", "95% interval"]
+    body = []
+    for row in (row for model in models for row in records(_of(found, model))):
+        claim = (
+            [f"{row['lr']:g}", f"{row['k']:g} of {row['n']:g}"] if row["status"] == recommended.CLAIMED else ["-", "-"]
+        )
+        seen = [f"{row['nominated_k']:g} of {row['nominated_n']:g}", _percent(row["nominated_bound"])]
+        seeds = "-" if math.isnan(row["more_if_clean"]) else f"{row['more_if_clean']:g}"
+        next_one = [f"{row['nominated']:.3g}", *seen, seeds, _percent(row["chance"])]
+        quality_there = [_number(row["quality_median"]), _span(row, "quality_low", "quality_high", 3)]
+        body.append(
+            [
+                row["model"],
+                row["curve"],
+                *claim,
+                *(["-"] * 5 if math.isnan(row["nominated"]) else next_one),
+                *quality_there,
+            ]
+        )
+    parts.append(_html_table(head, body, 2))
     text = (
         f"The largest learning rate at which at most {100 * recommended.RISK:g}% of the runs diverge, "
         f"{100 * recommended.CONFIDENCE:g}% sure: tested upward from the lowest lr, on runs of fixed seeds, or by "
-        f"fresh seeds that were named before they were trained. study recommend takes another risk."
+        f"fresh seeds that were named before they were trained. Nominated: an lr above that may well hold; what was "
+        f"seen there is no claim. Quality is at the claimed lr, or else at the nominated one: median and exact "
+        f"interval over seeds, a diverged run as the worst result. study recommend says it in words, and takes another "
+        f"risk."
     )
     parts.append(_note(text))
     if commands := recommended.commands(found, "DIR"):
@@ -398,6 +428,10 @@ def _interval(row: Mapping[str, Any]) -> str:
     return f"above {row['low']:.2g}" if math.isinf(row["high"]) else f"{row['low']:.2g} to {row['high']:.2g}"
 
 
+def _percent(p: float) -> str:
+    return f"{100 * p:.2g}%" if math.isfinite(p) else "-"
+
+
 def _contrasts_section(definition: Definition, found: Tables) -> str:
     if found.contrasts.empty:
         return ""
@@ -410,7 +444,7 @@ def _contrasts_section(definition: Definition, found: Tables) -> str:
         parts.append(_said(model, list(zip(names, lines, strict=True))))
     planned = found.contrasts["planned"].to_numpy(dtype=bool)
     if planned.any():
-        parts.append(_contrasts_table(found.contrasts.loc[planned], "p (Holm)", "p_holm"))
+        parts.append(_contrasts_table(definition.study, found.contrasts.loc[planned], "p (Holm)", "p_holm"))
     text = (
         "A ratio of 2 says that the method is stable up to twice the learning rate. Each method is held against none, "
         "named before any run; p is corrected for all of a model's by Holm's method, and at most 0.05 is a claim. An "
@@ -420,14 +454,15 @@ def _contrasts_section(definition: Definition, found: Tables) -> str:
     )
     parts.append(_note(text))
     if not planned.all():
-        others = _contrasts_table(found.contrasts.loc[~planned], "p, uncorrected", "p")
+        others = _contrasts_table(definition.study, found.contrasts.loc[~planned], "p, uncorrected", "p")
         text = _note("These describe: they were not named beforehand, and are corrected for nothing.")
         parts.append(f"<details><summary>All other pairs</summary>{others}{text}</details>")
     return "\n".join([*parts, _costs_table(definition, found)])
 
 
-def _contrasts_table(table: pd.DataFrame, p_head: str, p: str) -> str:
+def _contrasts_table(study: Study, table: pd.DataFrame, p_head: str, p: str) -> str:
     score = recommended.quality_words(str(table["quality"].iloc[0]))
+    table = pd.concat([_of(table, model) for model in _models(study, table)])
     head = ["model", "curve", "against", "LR50 ratio", "95% interval", p_head, "seeds", f"{score}, difference"]
     head += ["95% interval", "at lr", "diverged only here", "only there"]
     body = []
@@ -436,7 +471,7 @@ def _contrasts_table(table: pd.DataFrame, p_head: str, p: str) -> str:
         cost = [_signed(row["difference"]), f"{_signed(row['difference_low'])} to {_signed(row['difference_high'])}"]
         at = f"{row['lr']:.2g}" + (f", named (p {contrasted.p_text(row['lr_p_holm'])})" if row["lr_named"] else "")
         counts = [f"{row['lr_only']} of {row['lr_pairs']}", f"{row['lr_only_against']} of {row['lr_pairs']}"]
-        compared = row["lr_pairs"] > 0
+        compared = row["lr_named"] or row["lr_only"] + row["lr_only_against"] > 0
         body.append(
             [row["model"], row["curve"], row["against"], *ratio, str(row["pairs"])]
             + (cost if row["difference_pairs"] > 1 else ["-", "-"])
@@ -768,7 +803,7 @@ img { display: block; max-width: max(100%, 620px); height: auto; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
 th, td { padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee; }
 th { border-bottom: 1px solid #999; font-weight: 600; vertical-align: bottom; }
-.number { text-align: right; } td { white-space: nowrap; }
+.number { text-align: right; } th.number { min-width: 4.6rem; } td { white-space: nowrap; }
 pre { overflow-x: auto; background: #f6f6f6; padding: .8rem; font-size: .8rem; line-height: 1.35; }
 summary { cursor: pointer; margin: .6rem 0; }
 @media print { .scroll { overflow: visible; } img { max-width: 100%; } }

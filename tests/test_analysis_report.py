@@ -13,6 +13,7 @@ from simulated_record import LRS, METHODS, TASKS, reference, simulated_definitio
 
 import analysis
 from analysis import figures, report
+from analysis.contrasts import contrasts, sentences
 from analysis.edges import fits, fitted_curves
 from analysis.palette import KNOWN, OTHERS, looks
 from study.config import Arm
@@ -24,7 +25,7 @@ class Page(HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.tags, self.text = [], ""
+        self.path, self.tags, self.text = path, [], ""
         self.feed(path.read_text())
 
     def handle_starttag(self, tag, attrs):
@@ -61,6 +62,97 @@ def test_the_report_says_every_curve_in_a_sentence_before_any_table(full):
     for row in rows:
         assert analysis.sentence(row) in page.text
         assert page.text.index(analysis.sentence(row)) < page.text.index("LR50")
+
+
+def test_the_report_answers_in_order(full):
+    folder, _, page = full
+    titles = re.findall(r"<h2>(.*?)</h2>", (folder / "report.html").read_text())
+    assert titles[:4] == [
+        "How far one can go",
+        "Where training diverges",
+        "What stability costs in quality",
+        "Which method moves the edge",
+    ]
+    assert (
+        "No lr can be claimed yet (at most 5% of the runs diverge, 95% sure): 8 runs, none diverged, only" in page.text
+    )
+    assert "study confirm DIR --lr 1.6 --method clippy" in page.text
+    assert "How much the rule matters" not in titles
+
+
+def test_the_report_says_every_planned_contrast_and_holds_all_pairs(full):
+    folder, definition, page = full
+    table = contrasts(analysis.load(folder), definition)
+    said = [line for model in ("small", "large_dcn") for line in sentences(table[table["model"] == model])]
+    assert len(said) == 8
+    assert all(line in page.text for line in said)
+    assert len(re.findall(r"<td>(?:agc|lamb|clippy)</td><td>(?:layer_clip|agc|lamb)</td>", page.path.read_text())) == 12
+
+
+def test_the_report_shows_how_far_other_rules_move_an_edge(tmp_path):
+    study_of(tmp_path, with_losses=False)
+    own = {"rule": "own", "settings": "", "n": 8, "changed": 0, "edge": 0.4, "status": "reached", "ratio": 1.0}
+    moved = own | {"rule": "stricter", "settings": "kept=0.5", "changed": 3, "edge": 0.3, "ratio": 0.75}
+    gone = own | {"rule": "looser", "settings": "kept=0.1", "changed": 5, "edge": np.nan, "ratio": np.nan}
+    same = {"model": "small", "curve": "none", "method": "none", "lr_min": 0.01, "lr_max": 1.6}
+    table = pd.DataFrame([own | same, moved | same, gone | same | {"status": "not reached"}])
+    page = Page(report.write(report.tables(tmp_path), influence=table))
+    assert "How much the rule matters" in page.text
+    assert "stricter: kept=0.5" in page.text
+    row = "<td>none</td>" + "".join(
+        f'<td class="number">{v}</td>' for v in ("0.4", "0.3", "0.75", "3 of 8", "&gt; 1.6", "-", "5 of 8")
+    )
+    assert row in page.path.read_text()
+
+
+def test_tables_lie_beside_the_report_without_an_infinity(full):
+    folder, _, _ = full
+    names = ["contrasts", "edges", "lr_sensitivity", "recommendation"]
+    assert sorted(path.stem for path in (folder / "tables").iterdir()) == names
+    for name in names:
+        assert "inf" not in (folder / "tables" / f"{name}.csv").read_text().replace("influence", "")
+    table = pd.read_csv(folder / "tables" / "edges.csv")
+    assert table["level"].tolist() == [0.5] * 10 + [0.05] * 10
+    assert table.loc[table["curve"] == "clippy", "edge"].isna().all()
+
+
+def test_a_terminal_gets_the_answers_before_the_cells(full):
+    folder, _, _ = full
+    said = report.text(report.tables(folder), "results/x", "study")
+    lines = said.splitlines()
+    assert lines[0] == "small:"
+    assert lines[1].startswith("  none: half of the runs diverge within 200 steps at lr 0.")
+    assert lines[6].startswith("  layer_clip against none: LR50 is 1.")
+    assert lines[10].startswith("  No lr can be claimed yet (at most 5% of the runs diverge, 95% sure): 8 runs, none")
+    assert lines[10].endswith("More: study recommend results/x")
+    assert said.index("large_dcn:") < said.index("small: diverged runs of n, 95% interval")
+    assert "AUC" not in said
+
+
+def test_what_is_claimed_comes_first(tmp_path):
+    study_of(tmp_path, seeds=range(60), edges={"none": 0.9, "clippy": np.inf}, with_losses=False)
+    found = report.tables(tmp_path)
+    claimed = (
+        "Claimed, at most 5% of the runs diverge, 95% sure: none up to lr 0.4 (0 of 60), clippy up to lr 0.8 (0 of 60)."
+    )
+    assert claimed in report.text(found)
+    assert claimed in Page(report.write(found)).text
+
+
+def test_an_adaptive_studys_report_stays_short(tmp_path):
+    rng = np.random.default_rng(0)
+    lrs = sorted({float(f"{lr:.3g}") for lr in 0.05 * 10 ** (1.3 * rng.random(60))})
+    kept = {(lr, i) for i, lr in enumerate(lrs)}
+    gone = [
+        ("small", m, lr, s) for m in ("none", "clippy") for lr in lrs for s in range(len(lrs)) if (lr, s) not in kept
+    ]
+    study_of(tmp_path, lrs=lrs, seeds=range(len(lrs)), leave_out=gone)
+    found = report.tables(tmp_path)
+    assert len(found.rates) < 50
+    said = report.text(found)
+    assert "clippy against none: LR50 is more than " in said
+    page = Page(report.write(found))
+    assert len(page.all("tr")) < 250
 
 
 def test_the_report_is_one_file_that_asks_for_nothing(full):
