@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import study as package
 from study import data, plugins, record
-from study.config import QualitySearch, Study
+from study.config import EdgeSearch, QualitySearch, Study
 from study.log import Log
 from study.planning import Plan, Stack, checked, control_of, plan, runs_of
 from study.progress import Progress, duration
@@ -237,7 +237,8 @@ def _influence(folder: Path, definition: record.Definition) -> "pd.DataFrame | N
 
 def status(folder: Path) -> str:
     """Runs done, diverged, failed and missing, by curve, from the record alone."""
-    study = record.read_definition(folder).study
+    definition = record.read_definition(folder)
+    study = definition.study
     runs = record.read_runs(folder)
     confirmations, beside = _confirmations(folder, runs)
     cells = runs[(runs["role"] == "cell") & ~runs["run_id"].isin(beside)]
@@ -245,13 +246,22 @@ def status(folder: Path) -> str:
     per_arm = len(study.lrs) * len(study.seeds)
     planned = "" if study.search else f" of {len(study.models) * len(study.arms) * per_arm}"
     lines = [f"{study.name}: {len(cells)}{planned} runs recorded, {len(failures)} failed, in {folder}"]
+    if isinstance(study.search, EdgeSearch):
+        from study import edge_search
+
+        source = edge_search.source(study, definition.data["content"], folder, cache=cache_folder())
+        return "\n".join([lines[0], *(f"  {line}" for line in source.outline()), *confirmations, *_reasons(failures)])
     for model in study.models:
         for method in dict.fromkeys(arm.method for arm in study.arms):
             part = cells[(cells["model"] == model) & (cells["method"] == method)]
             diverged = (part["outcome"] == "diverged").sum()
             of = "" if study.search else f" of {per_arm * sum(arm.method == method for arm in study.arms)}"
             lines.append(f"  {model} · {method}: {len(part)}{of} done, {diverged} diverged")
-    return "\n".join(lines + confirmations + sorted({f"  failed: {reason}" for reason in failures.values()}))
+    return "\n".join([*lines, *confirmations, *_reasons(failures)])
+
+
+def _reasons(failures: dict[str, str]) -> list[str]:
+    return sorted({f"  failed: {reason}" for reason in failures.values()})
 
 
 def _confirmations(folder: Path, runs: "pd.DataFrame") -> tuple[list[str], list[str]]:

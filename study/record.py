@@ -221,16 +221,13 @@ def recorded_ids(folder: Path) -> set[str]:
     return {run for _, table in _readable(folder, "runs", COLUMNS) for run in table["run_id"].to_pylist()}
 
 
-def outcomes(folder: Path, trials: Collection[str] | None = None) -> dict[str, bool]:
-    """Whether the runs of the study's cells diverged, by id. trials: the runs of these alone; None is all."""
-    found = {}
-    for _, table in _readable(folder, "runs", COLUMNS, trials):
-        found |= {
-            run: outcome == "diverged"
-            for run, outcome in zip(table["run_id"].to_pylist(), table["outcome"].to_pylist(), strict=True)
-            if outcome is not None
-        }
-    return found
+def diverged_in(folder: Path, trial: str) -> dict[str, bool]:
+    """Whether the runs of a trial diverged, by id. Nothing where its file does not read."""
+    return {
+        run: outcome == "diverged"
+        for _, table in _readable(folder, "runs", COLUMNS, [trial])
+        for run, outcome in zip(table["run_id"].to_pylist(), table["outcome"].to_pylist(), strict=True)
+    }
 
 
 def read_losses(

@@ -56,12 +56,15 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
 
 def with_search(study: Study, wanted: Mapping[str, Any]) -> Study:
     """The study with options of its search replaced. Raises ValueError where it has no search with such an option."""
+    if not wanted:
+        return study
+    if study.search is None:
+        raise ValueError(f"--{next(iter(wanted))} is an option of a search, and {study.name} is a plan of fixed runs")
+    known = _fields(type(study.search))
     for name in wanted:
-        if study.search is None:
-            raise ValueError(f"--{name} is an option of a search, and {study.name} is a plan of fixed runs")
-        if name not in _fields(type(study.search)):
-            raise ValueError(f"{study.name} has no {name}: its search has {', '.join(_fields(type(study.search)))}")
-    return dataclasses.replace(study, search=dataclasses.replace(study.search, **wanted)) if wanted else study
+        if name not in known:
+            raise ValueError(f"{study.name} has no {name}: its search has {', '.join(known)}")
+    return dataclasses.replace(study, search=dataclasses.replace(study.search, **wanted))
 
 
 def seeds(text: str) -> tuple[int, ...]:

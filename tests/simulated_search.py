@@ -1,113 +1,117 @@
-"""A trainer without training, for searches: it records what runs of a known gain and a known edge would come to."""
+"""Searches of edges on curves that are known, with a simulated trainer: no torch, no Ray, no files."""
 
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from simulated_record import CONTENT
+from simulation import LRS, Curve
 
-from study.config import Run, Study
+from analysis.edges import TAIL, fit_many
+from study.config import Arm, EdgeSearch, Run, Study
+from study.edge_search import EdgeSource, Recorded
 from study.planning import Stack
-from study.record import Definition, open_study, write_trial
 
-STEPS = 24
-TASKS: tuple[dict[str, Any], ...] = (
-    {"name": "click", "kind": "binary", "base": 0.4, "scale": 1.0, "constant_loss": 0.67, "constant_rmse": None},
-    {"name": "play", "kind": "regression", "base": 2.0, "scale": 1.0, "constant_loss": 1.0, "constant_rmse": 1.4},
-)
-DATA = {
-    "source": "synthetic",
-    "content": CONTENT,
-    "rows": 22_000,
-    "train_rows": 20_000,
-    "heldout_rows": 2_000,
-    "id_names": ["user"],
-    "vocabulary": [10],
-    "number_names": [],
-    "tasks": [{"unit": "", **task} for task in TASKS],
-    "facts": {},
-}
+LADDER = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Factors of 2 over the two decades of `simulation.LRS`."""
 
-Truth = Callable[[float, Mapping[str, float]], tuple[float, float]]
-"""lr and thresholds -> the gain of a run that holds, and the lr from which half of the seeds diverge."""
+
+def make_study(methods: Sequence[str] = ("none",), *, lrs: Sequence[float] = LADDER, seed: int = 0, **search) -> Study:
+    return Study(
+        name="edges",
+        models=("small",),
+        arms=tuple(Arm(method=method) for method in methods),
+        lrs=tuple(lrs),
+        seeds=(seed,),
+        search=EdgeSearch(**search),
+    )
 
 
 class Trainer:
-    """Records a stack's runs. truth: by method. Seed s diverges from edge * 10 ** (spread * z_s) on, by all methods."""
+    """Knows what becomes of a run, and what of a study is recorded: outcomes by id, and ids that failed.
 
-    def __init__(
-        self,
-        folder: Path,
-        truth: Mapping[str, Truth],
-        thresholds: Mapping[str, Mapping[str, float]],
-        *,
-        spread: float = 0.1,
-        noise: float = 0.002,
-    ) -> None:
-        self.folder, self.truth, self.thresholds = folder, truth, thresholds
-        self.spread, self.noise = spread, noise
-        self.trained: list[Run] = []
+    Run i of a curve draws from (seed, method, lr, i): the same in every order and after every interruption.
+    """
 
-    def __call__(self, stack: Stack) -> None:
-        rows, losses = [], []
-        for run in stack.runs:
-            row, of_run = self._run(run)
-            rows.append(row)
-            losses += of_run
-        for seed in {run.seed for run in stack.runs}:
-            losses += [{"run_id": None, "seed": seed, "task": t["name"], "loss": _constant(t)} for t in TASKS]
-        write_trial(self.folder, stack.name, rows, losses)
-        self.trained += stack.runs
+    def __init__(self, curves: Mapping[str, Curve], seed: int = 0, fails: Callable[[Run], bool] = lambda run: False):
+        self.curves, self.seed, self.fails = curves, seed, fails
+        self.recorded: dict[str, bool] = {}
+        self.failed: set[str] = set()
+        self.of_trial: dict[str, dict[str, bool]] = {}
+        self.runs: dict[str, Run] = {}
+        self.trained = 0
 
-    def _run(self, run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        thresholds = {**self.thresholds[run.method], **run.options}
-        gain, edge = self.truth[run.method](run.lr, thresholds)
-        z = float(np.random.default_rng([run.seed, 1]).normal())
-        own = float(np.random.default_rng([run.seed, int(run.id[:12], 16)]).normal())
-        diverged = run.lr >= edge * 10 ** (self.spread * z)
-        gain = gain + self.noise * own
-        row = {
-            "run_id": run.id,
-            "study": "simulated",
-            "data": run.data,
-            "model": run.model,
-            "method": run.method,
-            "options": "{}",
-            "thresholds": json.dumps(thresholds),
-            "lr": run.lr,
-            "seed": run.seed,
-            "role": run.role,
-            "outcome": "diverged" if diverged else "completed",
-            "reason": "nonfinite" if diverged else None,
-            "diverged_at_step": 5 if diverged else None,
-            "micro_episodes": 0,
-            "episodes": "[]",
-            "spikes": 0,
-            "kept": None if diverged else 1.0,
-            "steps": STEPS,
-            "seconds": 1.0,
-            "device": "cpu",
-            "version": "0",
-            "auc_click": None if diverged else 0.5 + gain,
-            "rmse_play": None if diverged else 1.4 - gain,
-        }
-        losses = [
-            {
-                "run_id": run.id,
-                "seed": run.seed,
-                "task": task["name"],
-                "loss": _constant(task) * np.float32(np.nan if diverged else 1 - gain),
-            }
-            for task in TASKS
-        ]
-        return row, losses
+    def source(self, study: Study, *, workers: int = 2, largest: int = 32) -> EdgeSource:
+        return EdgeSource(
+            study,
+            "c" * 64,
+            recorded=[
+                Recorded(
+                    id=id, model=run.model, method=run.method, lr=run.lr, seed=run.seed, diverged=self.recorded[id]
+                )
+                for id, run in self.runs.items()
+                if id in self.recorded
+            ],
+            failed=set(self.failed),
+            read=lambda trial: self.of_trial[trial],
+            kind_of=lambda run: run.method,
+            largest_stack=dict.fromkeys(study.models, largest),
+            workers=workers,
+        )
+
+    def end(self, source: EdgeSource, stack: Stack) -> None:
+        """The stack has been trained, and is in the record or given up; its source is told."""
+        self.trained += len(stack.runs)
+        self.runs |= {run.id: run for run in stack.runs}
+        if any(self.fails(run) for run in stack.runs):
+            self.failed |= {run.id for run in stack.runs}
+            source.given_up(stack, "out of disk")
+            return
+        self.of_trial[stack.name] = {run.id: self._diverges(run) for run in stack.runs}
+        self.recorded |= self.of_trial[stack.name]
+        source.recorded(stack)
+
+    def _diverges(self, run: Run) -> bool:
+        key = [self.seed, run.seed, int(1e6 * run.lr), *run.method.encode()]
+        return bool(np.random.default_rng(key).random() < self.curves[run.method].rate([run.lr])[0])
 
 
-def _constant(task: Mapping[str, Any]) -> np.ndarray:
-    return np.full(STEPS, task["constant_loss"], np.float32)
+def run(trainer: Trainer, source: EdgeSource, *, workers: int = 2, order: int = 0, stacks: float = math.inf) -> None:
+    """Train what the source hands out, in any order, to its end or until so many stacks have ended."""
+    rng, training = np.random.default_rng(order), []
+    while stacks > 0 and not (source.ended and not training):
+        while len(training) < workers and (stack := source.next()):
+            training.append(stack)
+        assert training, "the source has neither ended nor anything to be trained"
+        trainer.end(source, training.pop(int(rng.integers(len(training)))))
+        stacks -= 1
 
 
-def opened(folder: Path, study: Study) -> Definition:
-    return open_study(folder, Definition(study=study, data=DATA, versions={}))
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search came to. runs: trained. low, edge, high: log10 of the interval's ends and of the median."""
+
+    runs: int
+    low: float
+    edge: float
+    high: float
+    end: str
+
+
+def search(curve: Curve, seed: int, *, ladder: Sequence[float] = LADDER, **options) -> Found:
+    """The search of one known curve."""
+    study = make_study(lrs=ladder, seed=1000 * seed, **options)
+    trainer = Trainer({"none": curve}, seed=seed)
+    source = trainer.source(study, workers=1)
+    run(trainer, source, workers=1)
+    (found,) = source.curves
+    assert found.now is not None
+    assert found.end is not None
+    return Found(runs=trainer.trained, low=found.now.low, edge=found.now.edge, high=found.now.high, end=found.end)
+
+
+def grid_width(curves: Sequence[Curve], seeds: int, rng: np.random.Generator, level: float = 0.5) -> float:
+    """Mean width, in decades, of the edge's interval after a grid of 12 lrs over two decades, with independent runs."""
+    outcomes_NSK = np.array([rng.random((seeds, len(LRS))) < curve.rate(LRS) for curve in curves]).astype(float)
+    ends = [one.edge(level, (TAIL, 1 - TAIL)) for one in fit_many(LRS, outcomes_NSK)]
+    return float(np.mean([high - low for low, high in ends]))
