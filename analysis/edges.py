@@ -152,8 +152,8 @@ class _Axis:
         return np.interp(self.u, self.knots, self.log_density) + np.log(_widths(self.u))
 
     def zoom(self, mass: np.ndarray) -> tuple["_Axis", bool]:
-        """Where the posterior's mass is, one step beyond, and in thirds if a point holds so much of it that it is
-        coarse: (the axis, whether it was)."""
+        """Where the posterior's mass is and one step beyond, and where most of it is in thirds, if a point holds so
+        much that the axis is coarse: (the axis, whether it was)."""
         if len(self.u) < 2:
             return self, False
         held = np.flatnonzero(mass >= 1e-3 * mass.max())
@@ -161,20 +161,24 @@ class _Axis:
         below = self.u[first - 1] if first else max(2 * self.u[0] - self.u[1], self.knots[0])
         above = self.u[last + 1] if last + 1 < len(self.u) else min(2 * self.u[-1] - self.u[-2], self.knots[-1])
         u = np.unique([below, *self.u[first : last + 1], above])
+        peak = self.u[mass.argmax()]
         coarse = mass.max() > 0.3 * mass.sum() and np.diff(u).min() > self.finest
-        coarse &= not (self.at_rest and self.u[mass.argmax()] == self.knots[0])
+        coarse &= not (self.at_rest and peak == self.knots[0])
         if coarse:
-            u = np.interp(np.arange(3 * len(u) - 2) / 3, np.arange(len(u)), u)
-        return replace(self, u=u), coarse
+            heavy = np.isin(u, self.u[mass > 0.1 * mass.max()])
+            left = np.flatnonzero(heavy[:-1] | heavy[1:])
+            third = (u[left + 1] - u[left]) / 3
+            u = np.sort(np.concatenate([u, u[left] + third, u[left] + 2 * third]))
+        return replace(self, u=u), bool(coarse)
 
 
 def _widths(u: np.ndarray) -> np.ndarray:
     return np.gradient(u) if len(u) > 1 else np.ones(1)
 
 
-def _axis(knots: np.ndarray, mass: Sequence[float] | None, finest: float) -> _Axis:
-    log_density = np.zeros(len(knots)) if mass is None else np.log(np.asarray(mass) / _widths(knots))
-    return _Axis(u=knots, knots=knots, log_density=log_density, finest=finest, at_rest=mass is not None)
+def _axis(knots: np.ndarray, mass: Sequence[float] | np.ndarray, finest: float, *, at_rest: bool = True) -> _Axis:
+    log_density = np.log(np.asarray(mass) / _widths(knots))
+    return _Axis(u=knots, knots=knots, log_density=log_density, finest=finest, at_rest=at_rest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,9 +250,11 @@ def _grid(x_K: np.ndarray, clustered: bool) -> _Grid:
     nothing to say beyond sigma and lapse, and stay out."""
     low, high = x_K[0] - PAD, x_K[-1] + PAD
     lapse_prior = [LAPSE_PRIOR[0], *(w / 2 for w in LAPSE_PRIOR[1:])] if clustered else LAPSE_PRIOR
+    sigma = np.linspace(math.log10(SIGMA[0]), math.log10(SIGMA[1]), 8)
+    mu = np.linspace(low, high, math.ceil((high - low) / STEP) + 1)
     return _Grid(
-        sigma=_axis(np.linspace(math.log10(SIGMA[0]), math.log10(SIGMA[1]), 8), None, 0.03),
-        mu=_axis(np.linspace(low, high, math.ceil((high - low) / STEP) + 1), None, 0.001),
+        sigma=_axis(sigma, np.ones(len(sigma)), 0.03),
+        mu=_axis(mu, np.ones(len(mu)), 0.001, at_rest=False),
         floor=_axis(special.logit(FLOOR), FLOOR_PRIOR, 0.5),
         lapse=_axis(special.logit(LAPSE), lapse_prior, 0.5),
         immune=_axis(special.logit(LAPSE[1:]), lapse_prior[1:], 0.5) if clustered else None,
@@ -259,7 +265,7 @@ def _grid(x_K: np.ndarray, clustered: bool) -> _Grid:
 def _log_posterior(grid: _Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_NP: sparse.csr_array) -> np.ndarray:
     """log of the posterior's weights, the largest 0, of N data sets that count patterns: (N, G) in single precision."""
     floor_F, lapse_L = special.expit(grid.floor.u), special.expit(grid.lapse.u)
-    P, F, M = len(patterns_PK), len(floor_F), len(grid.mu.u)
+    N, P, F, M = len(counts_NP.indptr) - 1, len(patterns_PK), len(floor_F), len(grid.mu.u)
     # C: floor x lapse, and where there is immunity floor alone, at its lapse.
     floor_C, lapse_C = np.repeat(floor_F, len(lapse_L)), np.tile(lapse_L, F)
     if grid.immune:
@@ -268,60 +274,74 @@ def _log_posterior(grid: _Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts
     yes_PK, no_PK = (patterns_PK == 1).astype(float), (patterns_PK == 0).astype(float)
     yes_P, no_P = yes_PK.sum(1)[:, None], no_PK.sum(1)[:, None]
     by_floor_PF = np.exp(yes_P * np.log(floor_F) + no_P * np.log1p(-floor_F))
-    parts = []
-    for sigma, share in itertools.product(10**grid.sigma.u, grid.shares):
-        p_KT, weight_TM = _seeds(x_K, grid.mu.u, sigma, share)
-        p_KCT = floor_C[:, None] + gain_C[:, None] * p_KT[:, None]
-        log_yes_KCT, log_no_KCT = np.log(p_KCT), np.log1p(-p_KCT)
-        if weight_TM is None and not grid.immune:  # only how many diverged at each lr counts
-            k_NK, others_NK = counts_NP @ yes_PK, counts_NP @ no_PK
-            parts.append(
-                (np.tensordot(k_NK, log_yes_KCT, 1) + np.tensordot(others_NK, log_no_KCT, 1)).reshape(len(k_NK), -1)
-            )
+    log_NSHQM = np.empty((N, len(grid.sigma.u), *grid.log_prior.shape[1:]), dtype=np.float32)
+    some = max(1, ROOM // (P * len(floor_C) * max(CELLS, M, len(x_K))))
+    for first, share in itertools.product(range(0, len(grid.sigma.u), some), range(len(grid.shares))):
+        sigma_S = 10 ** grid.sigma.u[first : first + some]
+        p_SKT, weight_STM = _seeds(x_K, grid.mu.u, sigma_S, grid.shares[share])
+        p_SKCT = floor_C[:, None] + gain_C[:, None] * p_SKT[:, :, None]
+        log_yes_SKX, log_no_SKX = (v.reshape(*p_SKT.shape[:2], -1) for v in (np.log(p_SKCT), np.log1p(-p_SKCT)))
+        here = log_NSHQM[:, first : first + some, share]
+        if weight_STM is None and not grid.immune:  # only how many diverged at each lr counts
+            log_SNX = (counts_NP @ yes_PK) @ log_yes_SKX + (counts_NP @ no_PK) @ log_no_SKX
+            here[:] = np.moveaxis(log_SNX.reshape(len(sigma_S), N, -1, M), 0, 1)
             continue
-        log_PCT = np.tensordot(yes_PK, log_yes_KCT, 1) + np.tensordot(no_PK, log_no_KCT, 1)
-        mean_PCM = np.exp(log_PCT, out=log_PCT)
-        if weight_TM is not None:
-            mean_PCM = mean_PCM @ weight_TM
+        mean_SPX = yes_PK @ log_yes_SKX
+        mean_SPX += no_PK @ log_no_SKX
+        np.exp(mean_SPX, out=mean_SPX)
+        if weight_STM is not None:
+            mean_SPX = mean_SPX.reshape(len(sigma_S), -1, p_SKT.shape[-1]) @ weight_STM
+        mean_SPCM = mean_SPX.reshape(len(sigma_S), P, -1, M)
         if grid.immune:
             share_I = special.expit(grid.immune.u)[:, None]
-            steady_PFM, mean_PCM = mean_PCM[:, -F:], mean_PCM[:, :-F]
-            mixed_PFIM = (1 - share_I) * steady_PFM[:, :, None] + share_I * by_floor_PF[:, :, None, None]
-            mean_PCM = np.concatenate([mean_PCM, mixed_PFIM.reshape(P, -1, M)], axis=1)
-        parts.append(counts_NP @ np.log(np.maximum(mean_PCM, TINY)).reshape(P, -1))
-    log_NG = np.concatenate([part.astype(np.float32) for part in parts], axis=1)
+            steady_SPFM, mean_SPCM = mean_SPCM[:, :, -F:], mean_SPCM[:, :, :-F]
+            mixed = (1 - share_I) * steady_SPFM[:, :, :, None] + share_I * by_floor_PF[:, :, None, None]
+            mean_SPCM = np.concatenate([mean_SPCM, mixed.reshape(len(sigma_S), P, -1, M)], axis=2)
+        for i, mean_PQM in enumerate(mean_SPCM):
+            here[:, i] = (counts_NP @ np.log(np.maximum(mean_PQM, TINY)).reshape(P, -1)).reshape(N, -1, M)
+    log_NG = log_NSHQM.reshape(N, -1)
     log_NG += grid.log_prior.ravel().astype(np.float32)
     return log_NG - log_NG.max(1, keepdims=True)
 
 
 TINY = 1e-280
 
+CELLS = 64
+"""Into which the thresholds of seeds are cut, where neither tau nor omega is 0."""
 
-def _seeds(x_K: np.ndarray, mu_M: np.ndarray, sigma: float, share: float) -> tuple[np.ndarray, np.ndarray | None]:
-    """What seeds do: P(a run diverges | its seed's threshold lies in cell t), (K, T), and P(cell | mu), (T, M); None
-    for the latter where the threshold is mu itself, T = M."""
-    tau, omega = share * sigma, sigma * math.sqrt(1 - share**2)
-    if tau == 0:  # a step: all thresholds between two lrs do the same
-        return (np.arange(len(x_K))[:, None] >= np.arange(len(x_K) + 1)).astype(float), _between(x_K, mu_M, omega)
-    if omega == 0:
+ROOM = 500_000
+"""Numbers in one array, at most: more values of sigma are looked at one after another."""
+
+
+def _seeds(
+    x_K: np.ndarray, mu_M: np.ndarray, sigma_S: np.ndarray, share: float
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What seeds do: P(a run diverges | its seed's threshold lies in cell t), (S, K, T), and P(cell | mu), (S, T, M);
+    None for the latter where the threshold is mu itself, T = M. S: values of sigma."""
+    tau, omega = (v[:, None, None] for v in (share * sigma_S, math.sqrt(1 - share**2) * sigma_S))
+    if share == 0:  # a step: all thresholds between two lrs do the same
+        step_KT = (np.arange(len(x_K))[:, None] >= np.arange(len(x_K) + 1)).astype(float)
+        return np.broadcast_to(step_KT, (len(sigma_S), *step_KT.shape)), _between(x_K[:, None], mu_M, omega)
+    if share == 1:
         return special.expit((x_K[:, None] - mu_M) / tau), None
     # Beyond these ends the runs of all seeds do alike; the outermost cells hold the tails.
-    low, high = max(mu_M[0] - 8 * omega, x_K[0] - 8 * tau), min(mu_M[-1] + 8 * omega, x_K[-1] + 8 * tau)
-    h = max(min(tau, omega) / 2, (high - low) / 100)
-    t_T = np.arange(low, max(high, low + h), h)
-    return _mean_expit(x_K[:, None] - t_T, h, tau), _between(t_T[:-1] + h / 2, mu_M, omega)
+    low, high = np.maximum(mu_M[0] - 8 * omega, x_K[0] - 8 * tau), np.minimum(mu_M[-1] + 8 * omega, x_K[-1] + 8 * tau)
+    h = np.maximum(high - low, tau) / CELLS
+    t_ST = low + h * (np.arange(CELLS) + 0.5)
+    borders = np.swapaxes(t_ST[:, :, :-1] + h / 2, 1, 2)
+    return _mean_expit(x_K[:, None] - t_ST, h, tau), _between(borders, mu_M, omega)
 
 
-def _mean_expit(z: np.ndarray, h: float, tau: float) -> np.ndarray:
+def _mean_expit(z: np.ndarray, h: np.ndarray, tau: np.ndarray) -> np.ndarray:
     """S((z - u) / tau), averaged over u in [-h/2, h/2]."""
     upper, lower = (np.logaddexp(0, (z + side * h / 2) / tau) for side in (1, -1))
     return np.clip((upper - lower) * tau / h, 0, 1)
 
 
-def _between(borders: np.ndarray, mu_M: np.ndarray, omega: float) -> np.ndarray:
-    """P(a seed's threshold lies below, between and above the borders | mu): (len(borders) + 1, M)."""
-    below = special.expit((borders[:, None] - mu_M) / omega)
-    return np.diff(below, axis=0, prepend=0.0, append=1.0)
+def _between(borders: np.ndarray, mu_M: np.ndarray, omega: np.ndarray) -> np.ndarray:
+    """P(a seed's threshold lies below, between and above the borders, (..., B, 1) | mu): (S, B + 1, M)."""
+    below = special.expit((borders - mu_M) / omega)
+    return np.diff(below, axis=1, prepend=0.0, append=1.0)
 
 
 def _weighted_quantiles(values: np.ndarray, weight: np.ndarray, shares: Sequence[float]) -> list[float]:
@@ -389,7 +409,7 @@ def edges(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = None)
     for (model, name), curve in _curves(runs):
         head = {"model": model, "curve": name} | {c: curve[c].iloc[0] for c in same} | {"level": level}
         rows.append(
-            head | _edge(*outcomes(curve), fitted[model, name], level) | {"steps": max(curve["steps"].tolist())}
+            head | edge_of(*outcomes(curve), fitted[model, name], level) | {"steps": max(curve["steps"].tolist())}
         )
     columns = [*CURVE, *same, "level", *EDGE_COLUMNS, "steps"]
     return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
@@ -401,7 +421,8 @@ EDGE_COLUMNS = (
 )
 
 
-def _edge(lrs: list[float], diverged_SK: np.ndarray, one: Fit, level: float) -> dict[str, Any]:
+def edge_of(lrs: list[float], diverged_SK: np.ndarray, one: Fit, level: float) -> dict[str, Any]:
+    """The edge of one curve, EDGE_COLUMNS of `edges`; arguments as `fit`, with what it gave."""
     n = np.isfinite(diverged_SK).sum(0)
     k = np.nansum(diverged_SK, 0).astype(int)
     bound_low, bound_high = _model_free(lrs, k, n, level)
@@ -455,8 +476,19 @@ def _model_free(lrs: list[float], k: np.ndarray, n: np.ndarray, level: float) ->
 
 
 def _is_monotone(k: np.ndarray, n: np.ndarray) -> bool:
-    low, high = wilson(k, n)
-    return bool((np.maximum.accumulate(low) <= high).all())
+    """False where some lrs, neighbours pooled, diverge more than some higher ones, their 99% intervals apart. (Given
+    its threshold a seed's runs are independent, and none falls: pooling them is fair to clusters.)"""
+    first, last = np.triu_indices(len(k))
+    sums_k, sums_n = (np.concatenate([[0], np.cumsum(v)]) for v in (k, n))
+    low, high = wilson(sums_k[last + 1] - sums_k[first], sums_n[last + 1] - sums_n[first], FALLS)
+    most_low, least_high = np.zeros(len(k)), np.ones(len(k) + 1)
+    np.maximum.at(most_low, last, low)
+    np.minimum.at(least_high, first, high)
+    best_so_far = np.maximum.accumulate(most_low)
+    return bool((best_so_far <= np.minimum.accumulate(least_high[::-1])[::-1][1:]).all())
+
+
+FALLS = 0.99
 
 
 def _first_crossing(lrs: list[float], rates: np.ndarray, level: float) -> float:
