@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 
 from analysis.best import mean_interval
 from analysis.edges import NOT_REACHED, REACHED, Fit, edges, fits
@@ -113,7 +113,8 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 def mcnemar_mid_p(only: int, only_against: int) -> float:
     """McNemar's two-sided mid-p of two counts of discordant pairs: 8 and 0 give 0.0039. None at all: 1."""
     n, fewer = only + only_against, min(only, only_against)
-    return float(min(1.0, 2 * stats.binom.cdf(fewer, n, 0.5) - stats.binom.pmf(fewer, n, 0.5))) if n else 1.0
+    # P(X <= fewer) and P(X < fewer), X ~ Binomial(n, 1/2): the mid-p is P(X < fewer) + P(X = fewer) / 2 of each tail.
+    return min(1.0, float(special.bdtr(fewer, n, 0.5) + (special.bdtr(fewer - 1, n, 0.5) if fewer else 0.0)))
 
 
 # Two edges

@@ -188,6 +188,8 @@ def _claims(of_model: pd.DataFrame) -> str:
     if claimed:
         lrs = ", ".join(f"{row['curve']} up to lr {row['lr']:g} ({row['k']:g} of {row['n']:g})" for row in claimed)
         return f"Claimed, {risk}: {lrs}."
+    if "edges" in set(of_model["searched"]):
+        return f"No lr can be claimed yet ({risk}): runs that were placed by looking at outcomes only nominate one."
     most = max(of_model["nominated_n"].fillna(0).tolist(), default=0)
     bound = (
         f": {most:g} runs, none diverged, only bound the risk at {100 * upper_bound(0, int(most)):.2g}%" if most else ""

@@ -1,7 +1,7 @@
 """Shows the record in MLflow: divergence rates as curves, one line a curve, with every cell under its curve.
 
     experiment   one per study
-      study        definition, report and figures as artifacts
+      study        edges, contrasts and what can be claimed as metrics; definition, report, tables, figures as artifacts
       curve        one per curve, at the top level; every cell's metrics at step = round(lr * 1e6)
         cell         one per learning rate of the curve; the same metrics at step 0
 
@@ -92,7 +92,7 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> Mi
     """
     folder = folder.resolve()
     definition = record.read_definition(folder)
-    curves, study = _wanted(folder, definition)
+    curves, study = _wanted(folder, definition, finished)
     own = uri is None or uri == default_uri(folder)
     uri = uri or default_uri(folder)
     with _one_at_a_time(folder), _quiet_and_prompt(), _said_plainly(folder, uri, own):
@@ -313,7 +313,8 @@ class _Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class _Shelf:
-    """The run that holds the study itself. files: path inside the folder -> hash of the content."""
+    """The run that holds the study itself. files: path inside the folder -> hash of the content. answers: its metrics;
+    None while runs are still coming, when those of before stay."""
 
     key: str
     folder: Path
@@ -321,6 +322,7 @@ class _Shelf:
     params: dict[str, str]
     tags: dict[str, str]
     files: dict[str, str]
+    answers: dict[str, float] | None
     start: int
 
     @property
@@ -328,7 +330,7 @@ class _Shelf:
         return _hash([VIEW, self.params, self.tags, self.files])
 
 
-def _wanted(folder: Path, definition: record.Definition) -> tuple[list[_Curve], _Shelf | None]:
+def _wanted(folder: Path, definition: record.Definition, finished: bool) -> tuple[list[_Curve], _Shelf | None]:
     """What the view should hold: its curves, most telling first, and the study, None before its first run.
 
     Times are those of the record, so that a rebuild writes the same again. MLflow lists and draws the newest runs
@@ -398,7 +400,8 @@ def _wanted(folder: Path, definition: record.Definition) -> tuple[list[_Curve], 
     axes = {"models": study.models, "methods": dict.fromkeys(arm.method for arm in study.arms)}
     axes |= {"lrs": study.lrs, "seeds": study.seeds}
     shown = [name for name in SHOWN_FILES if (folder / name).is_file()]
-    shown += [f"figures/{path.name}" for path in sorted((folder / "figures").glob("*.png"))]
+    for kind, ending in (("tables", "csv"), ("figures", "png")):
+        shown += [f"{kind}/{path.name}" for path in sorted((folder / kind).glob(f"*.{ending}"))]
     return curves, _Shelf(
         key="study",
         folder=folder,
@@ -409,8 +412,45 @@ def _wanted(folder: Path, definition: record.Definition) -> tuple[list[_Curve], 
         tags={name: str(int(count)) for name, count in counts.items()}
         | {name: ", ".join(map(str, values)) for name, values in axes.items()},
         files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in shown},
+        answers=_answers(folder, definition, runs) if finished else None,
         start=began,
     )
+
+
+def _answers(folder: Path, definition: record.Definition, runs: Any) -> dict[str, float]:
+    """What the study found, `study/LR50 small clippy` -> value, finite ones only: an edge that was not reached is no
+    number, but has a low end. (MLflow makes the word before the slash a section of its page of charts, in alphabetical
+    order: "study" comes after the curves, which have none.)"""
+    from analysis.contrasts import contrasts
+    from analysis.edges import edges, fits
+    from analysis.recommend import recommend
+
+    fitted, confirmations = fits(runs), record.read_confirmations(folder)
+    ratios = contrasts(runs, definition, confirmations=confirmations, fitted=fitted)
+    claims = recommend(runs, definition, confirmations=confirmations, fitted=fitted)
+    return (
+        _named(edges(runs, 0.5, fitted), {"edge": "LR50", "low": "LR50_low", "high": "LR50_high"})
+        | _named(edges(runs, 0.05, fitted), {"edge": "LR05", "low": "LR05_low", "high": "LR05_high"})
+        | _named(ratios.loc[ratios["planned"].astype(bool)], RATIOS)
+        | _named(claims, CLAIMS)
+    )
+
+
+RATIOS = {"ratio": "LR50_ratio", "low": "LR50_ratio_low", "high": "LR50_ratio_high", "p_holm": "LR50_ratio_p"} | {
+    f"difference{end}": f"quality_difference{end}" for end in ("", "_low", "_high")
+}
+CLAIMS = {"lr": "claimed_lr", "bound": "claimed_risk", "nominated": "nominated_lr", "quality_median": "quality"}
+
+
+def _named(table: Any, columns: Mapping[str, str]) -> dict[str, float]:
+    found = {}
+    for row in table.to_dict("records"):
+        for column, name in columns.items():
+            value = float(row[column])
+            # 0 is no low end of a learning rate or a ratio, but the absence of one.
+            if math.isfinite(value) and not (column == "low" and value == 0):
+                found[_name(f"study/{name} {row['model']} {row['curve']}")] = float(f"{value:.6g}")
+    return found
 
 
 def _arm(run: dict[Any, Any], thresholds: list[str]) -> dict[str, str]:
@@ -455,8 +495,10 @@ def _hash(content: Any) -> str:
 
 PARENT, COLOUR = "mlflow.parentRunId", "mlflow.runColor"
 KIND, KEY, CONTENT, STATE = "study.kind", "study.key", "study.content", "study.state"
-"""Tags by which a run of ours is known: what it is (study, curve, cell), which one, a hash of what it holds, and
-whether it holds all of it. Runs without them are the user's own and are left alone."""
+ANSWERS = "study.answers"
+"""Tags by which a run of ours is known: what it is (study, curve, cell), which one, a hash of what it holds (of the
+study: and one of its metrics, set before they are written), and whether it holds all of it. Runs without them are the
+user's own and are left alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -517,18 +559,29 @@ def _write_curve(client: "MlflowClient", experiment: str, curve: _Curve) -> str:
 
 
 def _write_study(client: "MlflowClient", experiment: str, view: _View, shelf: _Shelf) -> str:
-    """Its files are replaced where they lie, so that a report written ten times is kept once."""
+    """Its files are replaced where they lie, so that a report written ten times is kept once; metrics cannot be, so
+    other ones make a new generation."""
     from mlflow.entities import RunTag
 
+    answers = None if shelf.answers is None else _hash([VIEW, shelf.answers])
     run_id = _complete(view, shelf.key) or next(iter(view.tops(shelf.key)), None)
-    if run_id is not None and view.runs[run_id].get(STATE) == "complete":
-        if view.runs[run_id].get(CONTENT) == shelf.content:
-            return run_id
-        client.set_tag(run_id, STATE, "updating")
+    if answers is not None:
+        fit = [i for i in view.tops(shelf.key) if view.runs[i].get(ANSWERS, answers) == answers]
+        # The one that has them, before one that could still take them.
+        run_id = max(fit, key=lambda i: (ANSWERS in view.runs[i], view.runs[i].get(STATE) == "complete"), default=None)
+    before = view.runs[run_id] if run_id is not None else {}
+    whole = before.get(STATE) == "complete"
+    measured = answers is None or (whole and ANSWERS in before)
+    if run_id is not None and whole and measured and before.get(CONTENT) == shelf.content:
+        return run_id
+    marks = {} if answers is None else {ANSWERS: answers}
     if run_id is None:
-        tags = {"study": shelf.params["study"], KIND: "study", KEY: shelf.key, STATE: "incomplete"}
+        tags = {"study": shelf.params["study"], KIND: "study", KEY: shelf.key, STATE: "incomplete"} | marks
         run_id = _create(client, experiment, shelf.name, shelf.start, tags)
-    _log(client, run_id, shelf.start, [], shelf.params)
+    else:
+        client.log_batch(run_id, tags=[RunTag(k, v) for k, v in ({STATE: "updating"} | marks).items()])
+    metrics = [] if measured else [(name, value, 0) for name, value in (shelf.answers or {}).items()]
+    _log(client, run_id, shelf.start, metrics, shelf.params)
     for name in shelf.files:
         client.log_artifact(run_id, str(shelf.folder / name), str(Path(name).parent) if "/" in name else None)
     _finish(client, run_id, shelf.start, 0)

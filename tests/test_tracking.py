@@ -24,6 +24,8 @@ import pytest
 import screenshots
 from simulated_record import simulated_definition, write_simulated_study
 
+import analysis
+from analysis.contrasts import contrasts
 from study import record, tracking
 from study.config import Arm
 from study.tracking import KIND, PARENT, STATE, TrackingError
@@ -254,6 +256,69 @@ def study_run(folder: Path) -> Any:
     return run
 
 
+def answers_of(folder: Path) -> dict[str, float]:
+    return tracking._answers(folder, record.read_definition(folder), analysis.load(folder))
+
+
+def test_the_study_run_holds_what_was_found(folder: Path) -> None:
+    write(folder, seeds=8, lrs=(0.1, 0.2, 0.4, 0.8, 1.6))
+    tracking.mirror(folder)
+    shown = study_run(folder).data.metrics
+    assert shown == answers_of(folder)
+    runs, definition = analysis.load(folder), record.read_definition(folder)
+    edge = {row["curve"]: row for row in analysis.edges(runs).to_dict("records")}
+    assert shown["study/LR50 small none"] == pytest.approx(edge["none"]["edge"], rel=1e-5)
+    assert shown["study/LR50_low small none"] == pytest.approx(edge["none"]["low"], rel=1e-5)
+    (ratio,) = [row for row in contrasts(runs, definition).to_dict("records") if row["planned"]]
+    assert shown["study/LR50_ratio_low small clippy"] == pytest.approx(ratio["low"], rel=1e-5)
+    assert shown["study/LR50_ratio_p small clippy"] == pytest.approx(ratio["p_holm"], rel=1e-5)
+    assert shown["study/nominated_lr small clippy"] == 1.6
+    assert shown["study/quality_difference small clippy"] == pytest.approx(ratio["difference"], rel=1e-5)
+    # Clippy's edge was not reached: no number says that it was.
+    assert not {"study/LR50 small clippy", "study/LR50_high small clippy", "study/LR50_ratio small clippy"} & set(shown)
+    assert not [name for name in shown if "claimed" in name]
+    assert all(math.isfinite(value) for value in shown.values())
+
+
+def test_what_was_found_is_written_when_no_more_runs_come_and_once(folder: Path, watch: Any) -> None:
+    tracking.mirror(folder, finished=False)
+    before = study_run(folder)
+    assert before.data.metrics == {}
+    tracking.mirror(folder)
+    after = study_run(folder)
+    assert after.info.run_id == before.info.run_id
+    assert after.data.metrics == answers_of(folder)
+    with watch() as writes:
+        tracking.mirror(folder, finished=False)
+        tracking.mirror(folder)
+    assert writes == []
+
+
+def test_other_findings_are_a_new_generation_of_the_studys_run(folder: Path) -> None:
+    tracking.mirror(folder)
+    first = study_run(folder)
+    write(folder, seeds=6)
+    tracking.mirror(folder, finished=False)
+    growing = study_run(folder)
+    assert (growing.info.run_id, growing.data.metrics) == (first.info.run_id, first.data.metrics)
+    tracking.mirror(folder)
+    second = study_run(folder)
+    assert second.info.run_id != first.info.run_id
+    assert second.data.metrics == answers_of(folder) != first.data.metrics
+    assert_exactly_once(folder, View(folder))
+    view = View(folder)
+    for metric, value in second.data.metrics.items():
+        assert view.history(second, metric) == {0: value}
+
+
+def test_the_study_run_holds_the_tables(folder: Path) -> None:
+    (folder / "tables").mkdir()
+    (folder / "tables" / "edges.csv").write_text("model,curve\n")
+    tracking.mirror(folder)
+    artifacts = Path(study_run(folder).info.artifact_uri.removeprefix("file://"))
+    assert (artifacts / "tables" / "edges.csv").read_text() == "model,curve\n"
+
+
 # Exactly once --------------------------------------------------------------------------------------------------------
 
 
@@ -294,6 +359,7 @@ def test_after_a_kill_at_any_write_the_next_mirror_ends_with_everything_once(
     if grown:
         tracking.mirror(tmp_path)
         write(tmp_path, seeds=3, lrs=(0.8,))
+    found = answers_of(tmp_path)
     with (
         contextlib.closing(sqlite3.connect(tmp_path / tracking.DATABASE)) as database,
         contextlib.closing(sqlite3.connect(":memory:")) as start,
@@ -308,6 +374,7 @@ def test_after_a_kill_at_any_write_the_next_mirror_ends_with_everything_once(
                 tracking.mirror(tmp_path)
             tracking.mirror(tmp_path)
             assert_exactly_once(tmp_path, View(tmp_path))
+            assert study_run(tmp_path).data.metrics == found
             with watch() as writes:
                 tracking.mirror(tmp_path)
             assert writes == []
