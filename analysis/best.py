@@ -283,7 +283,7 @@ def setting(row: Mapping[str, Any], definition: Definition) -> str:
 def _score(row: Mapping[str, Any], task: str) -> str | None:
     for name in (f"auc_{task}", f"rmse_{task}"):
         if name in row and math.isfinite(row[name]):
-            return f"held-out {_words(name)} {_with_interval(row, name)}"
+            return f"held-out {_words(name)} {_with_interval(row, name, ' to ')}"
     return None
 
 
@@ -321,9 +321,12 @@ def _words(name: str) -> str:
     return f"{kind.upper()} {task}"
 
 
-def _with_interval(row: Mapping[str, Any], name: str) -> str:
+def _with_interval(row: Mapping[str, Any], name: str, to: str = "-") -> str:
     if not math.isfinite(row[name]):
         return "-"
     if not math.isfinite(row[f"{name}_low"]):
         return f"{row[name]:.4f}"
-    return f"{row[name]:.4f} ({row[f'{name}_low']:.4f} to {row[f'{name}_high']:.4f})"
+    low, high = (f"{row[f'{name}_{end}']:.4f}" for end in ("low", "high"))
+    if to == "-":
+        low, high = low.removeprefix("0"), high.removeprefix("0")  # a table has little room
+    return f"{row[name]:.4f} ({low}{to}{high})"
