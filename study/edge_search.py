@@ -38,7 +38,7 @@ from study.planning import Stack, kinds
 HIGHEST, LOWEST = 100.0, 1e-4
 """The lrs up and down to which a range grows. Below, a network of any size here is too slow to learn at all."""
 
-SMALLEST_BATCH, LARGEST_BATCH, BATCH_SHARE = 8, 32, 0.15
+SMALLEST_BATCH, LARGEST_BATCH, BATCH_SHARE = 6, 32, 0.15
 """A batch has this share of the runs before it, within these bounds: larger ones end too late, smaller ones fill no
 stack."""
 

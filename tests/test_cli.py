@@ -408,10 +408,12 @@ def test_the_words_of_a_submitted_job_are_those_that_were_asked() -> None:
     from study.cli import _command_line, _parser
 
     words = "submit quick --address http://x:1 --data table --data-dir /d --out /o --seeds 0-3 --workers 4 --set lr=0.1"
+    words += " --level 0.05 --precision 1.5 --budget 64"
     line = _command_line(_parser().parse_args([*words.split(), "--set", "methods=none, clippy", "--no-wait"]))
     assert line[:5] == ["python", "-m", "study", "run", "quick"]
     again = vars(_parser().parse_args(line[3:]))
     asked = vars(_parser().parse_args(words.split()))
+    assert (again["level"], again["precision"], again["budget"]) == (0.05, 1.5, 64)
     for name in ("space", "data", "data_dir", "out", "seeds", "workers", "stack", "tracking_uri", "gpu_fraction"):
         assert again[name] == asked[name]
     assert again["settings"] == ["lr=0.1", "methods=none, clippy"]

@@ -50,8 +50,8 @@ def test_a_curve_begins_with_its_ladder_and_every_run_has_a_seed_of_its_own() ->
 
 
 def test_a_short_ladder_is_repeated_until_it_makes_a_batch() -> None:
-    assert first_batch([0.1]) == [0.1] * 8
-    assert first_batch([0.1, 0.2, 0.4]) == [0.1] * 3 + [0.2] * 3 + [0.4] * 3
+    assert first_batch([0.1]) == [0.1] * 6
+    assert first_batch([0.1, 0.2, 0.4]) == [0.1] * 2 + [0.2] * 2 + [0.4] * 2
     assert first_batch(LADDER) == list(LADDER)
 
 
@@ -350,25 +350,25 @@ def searches(name: str, count: int, **options) -> tuple[list[Curve], list[Found]
 
 @pytest.fixture(scope="module")
 def steep() -> tuple[list[Curve], list[Found]]:
-    return searches("steep", 60)
+    return searches("steep", 50, precision=1.15)
 
 
 @pytest.fixture(scope="module")
 def shallow() -> tuple[list[Curve], list[Found]]:
-    return searches("shallow", 8, budget=600)
+    return searches("shallow", 6, budget=600)
 
 
 @pytest.mark.parametrize(("name", "saves"), [("steep", 5), ("shallow", 2)])
 def test_a_grid_of_the_same_precision_takes_several_times_as_many_runs(
     name: str, saves: float, request: pytest.FixtureRequest
 ) -> None:
-    """docs/statistics.md has the long table. The grid is 12 lrs over two decades, its runs all independent."""
+    """The same mean width of the interval, that is; docs/statistics.md has the long table. The grid is 12 lrs over two
+    decades, its runs all independent. It takes 6.9 times as many runs on a steep curve, 3 times on a shallow one."""
     curves, found = request.getfixturevalue(name)
     width = np.mean([f.high - f.low for f in found])
     runs = np.mean([f.runs for f in found])
-    # The standard error of the mean is 2.5 of 55 runs: a tenth is left to chance.
-    seeds = math.floor(0.9 * saves * runs / len(LRS))
-    assert grid_width(curves * (60 // len(curves)), seeds, np.random.default_rng(1)) > width
+    seeds = math.floor(saves * runs / len(LRS))
+    assert grid_width(curves * (50 // len(curves)), seeds, np.random.default_rng(1)) > width
 
 
 def test_its_interval_covers_though_the_data_chose_when_to_stop_and_its_middle_is_not_biased(
@@ -376,8 +376,8 @@ def test_its_interval_covers_though_the_data_chose_when_to_stop_and_its_middle_i
 ) -> None:
     edges = [math.log10(curve.edge()) for curve in steep[0]]
     covered = sum(f.low <= edge <= f.high for f, edge in zip(steep[1], edges, strict=True))
-    # Binomial(60, 0.95) lies below 51 with probability 0.2%.
-    assert covered >= 51
+    # Binomial(50, 0.95) lies below 43 with probability 0.3%.
+    assert covered >= 43
     error = np.mean([(f.edge - edge) / (f.high - f.low) for f, edge in zip(steep[1], edges, strict=True)])
-    # In the long run under a tenth; of 60 searches the mean has a standard error of 0.033.
+    # In the long run under a tenth; of 50 searches the mean has a standard error of 0.035.
     assert abs(error) < 0.2

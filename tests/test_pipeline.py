@@ -268,6 +268,44 @@ def test_a_study_that_was_killed_ends_where_an_undisturbed_one_does(
     assert not (folder / "set_aside").exists()
 
 
+SEARCH = [
+    *("--data", "synthetic", "--set", "data.rows=5000", "--set", "batch=64", "--set", "window=500"),
+    *("--set", "models=small", "--set", "methods=none,layer_clip", "--set", "lr=0.1,0.4,1.6,6.4"),
+    *("--precision", "1.6", "--budget", "36"),
+]
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_ends_where_an_undisturbed_one_does(studies: Studies, tmp_path: Path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "out"
+    printed = studies("run", "edges", *SEARCH, "--out", whole)
+    assert "search    of 2 curves, the lr at which half of the runs diverge, to within a factor of 1.6" in printed
+    assert "edges: none " in printed
+    assert "none: half of the runs diverge" in printed
+    child = studies.start("run", "edges", *SEARCH, "--out", folder, "--workers", "3", "--stack", "3")
+    try:
+        give_up = time.monotonic() + SECONDS
+        while len(recorded(folder)) < CONTROL + 14:
+            assert child.poll() is None, child.communicate()[0]
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+    finally:
+        kill_tree(child)
+    survived = recorded(folder)
+    assert len(survived) < len(recorded(whole))
+
+    studies("resume", folder)
+    ids = recorded(folder)
+    assert sorted(ids) == sorted(recorded(whole))
+    assert len(ids) == len(set(ids))
+    pd.testing.assert_frame_equal(table(folder), table(whole), check_exact=True)
+    cells = record.read_runs(folder).query("role == 'cell'")
+    status = studies("status", folder)
+    for method, runs in cells.groupby("method"):
+        assert sorted(runs["seed"]) == list(range(len(runs)))
+        assert f"  {method}: {len(runs)} runs, {(runs['outcome'] == 'diverged').sum()} diverged; edge " in status
+
+
 # --- the queue, without Ray ---------------------------------------------------------------------------------------
 
 COUNTS = {"diverged": 0, "undertrained": 0, "seconds": 1.0}
@@ -357,6 +395,44 @@ def test_nothing_is_freed_while_ray_goes(monkeypatch: pytest.MonkeyPatch) -> Non
 FINISHED = tune.FINISHED
 
 
+class Searching:
+    """A source whose second stack comes once the first has ended."""
+
+    def __init__(self, *stacks: Stack) -> None:
+        self.stacks = list(stacks)
+        self.training = False
+        self.heard: list[tuple[Stack, str | None]] = []
+
+    def next(self) -> Stack | None:
+        if self.training or not self.stacks:
+            return None
+        self.training = True
+        return self.stacks.pop(0)
+
+    @property
+    def ended(self) -> bool:
+        return not self.stacks and not self.training
+
+    @property
+    def left(self) -> dict[str, int]:
+        return {"small": sum(len(stack.runs) for stack in self.stacks)}
+
+    @property
+    def state(self) -> str:
+        return "searching"
+
+    def outline(self) -> list[str]:
+        return []
+
+    def recorded(self, stack: Stack) -> None:
+        self.heard.append((stack, None))
+        self.training = False
+
+    def given_up(self, stack: Stack, reason: str) -> None:
+        self.heard.append((stack, reason))
+        self.training = False
+
+
 def test_cells_wait_for_the_control_of_their_model(tmp_path: Path) -> None:
     asked: list[str] = []
     controls = [make_stack(control=True), make_stack(control=True, seed=1), make_stack("large", control=True)]
@@ -398,6 +474,44 @@ def test_a_worker_rests_while_the_control_trains_and_is_let_go_when_nothing_is_l
     cell, _ = queue.must_take()
     assert queue.queue.suggest("last") is None
     queue.done(cell)
+    assert queue.take() == FINISHED
+
+
+def test_a_worker_rests_while_a_search_waits_for_a_stack_that_trains(tmp_path: Path) -> None:
+    first, second = make_stack(), make_stack(seed=1)
+    queue = Queue(tmp_path, make_stack(control=True))
+    source = queue.queue.source = Searching(first, second)
+    control, _ = queue.must_take()
+    assert "rest" in queue.queue.suggest("early"), "the first stack is at hand, and waits for the control"
+    queue.queue.on_trial_complete("early", {"runs": 0})
+    queue.done(control)
+    assert not source.heard, "a search hears of its own stacks alone"
+    trial, taken = queue.must_take()
+    assert taken == first
+    assert "rest" in queue.queue.suggest("idle")
+    queue.queue.on_trial_complete("idle", {"runs": 0})
+    queue.fails(trial, "a moment's trouble")
+    assert not source.heard, "a retry is the queue's"
+    trial, taken = queue.must_take()
+    assert taken == first
+    queue.done(trial)
+    for _ in range(3):
+        trial, taken = queue.must_take()
+        assert taken == second
+        queue.fails(trial, "disk is full")
+    assert source.heard == [(first, None), (second, "disk is full")]
+    assert queue.take() == FINISHED
+
+
+def test_a_search_hears_of_a_halved_stack_in_its_parts(tmp_path: Path) -> None:
+    stack = make_stack(runs=4)
+    queue = Queue(tmp_path, known=("small",))
+    source = queue.queue.source = Searching(stack)
+    queue.fails(queue.must_take()[0], "out of memory", out_of_memory=True)
+    halves = [queue.must_take() for _ in range(2)]
+    for trial, _ in halves:
+        queue.done(trial)
+    assert [part.runs for part, _ in source.heard] == [stack.runs[:2], stack.runs[2:]]
     assert queue.take() == FINISHED
 
 

@@ -1,11 +1,13 @@
 """`--set key=value`: each form does what it says, and what is wrong gets an answer that names the right keys."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.config import Arm, Recipe, Rule, Study
-from study.settings import apply, seeds
+from study.config import Arm, EdgeSearch, Recipe, Rule, Study
+from study.settings import apply, seeds, with_search
 
 STUDY = Study(
     name="edges",
@@ -115,3 +117,16 @@ def test_seeds_read_back_what_was_written(ranges: list[tuple[int, int]]) -> None
     text = ",".join(f"{first}-{first + more}" if more else str(first) for first, more in ranges)
     expected = [seed for first, more in ranges for seed in range(first, first + more + 1)]
     assert list(seeds(text)) == list(dict.fromkeys(expected))
+
+
+def test_options_of_a_search_are_replaced_where_there_is_one() -> None:
+    searched = dataclasses.replace(STUDY, search=EdgeSearch(budget=100))
+    assert with_search(searched, {"level": 0.05}).search == EdgeSearch(level=0.05, budget=100)
+    assert with_search(searched, {}) == searched
+    assert with_search(STUDY, {}) == STUDY
+    with pytest.raises(ValueError, match="--level is an option of a search, and edges is a plan of fixed runs"):
+        with_search(STUDY, {"level": 0.05})
+    with pytest.raises(ValueError, match="edges has no risk: its search has level, precision, budget"):
+        with_search(searched, {"risk": 0.05})
+    with pytest.raises(ValueError, match="need 0 < level < 1, got level=1"):
+        with_search(searched, {"level": 1.0})
