@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 QUICK ?=
 DATA ?= ../shared/data/KuaiRand-Pure
 
-.PHONY: quick test test-slow lint format bench clean
+.PHONY: quick test test-slow lint format bench statistics clean
 
 # The main job: P(divergence | lr) of five methods on the embedded stream. QUICK="--seeds 0-1" passes options on.
 quick: $(VENV)/installed
@@ -30,6 +30,10 @@ format: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python tests/benchmarks/bench.py --data-dir $(DATA)
 	$(BIN)/python tests/benchmarks/bench.py --data-dir $(DATA) --model large --runs 80 --plain-runs 20
+
+# The tables of docs/statistics.md: half an hour of CPU. SIMULATIONS="--simulations 200" makes it quick.
+statistics: $(VENV)/installed-dev
+	$(BIN)/python tests/simulation_long.py $(SIMULATIONS)
 
 clean:
 	rm -rf $(VENV)

@@ -425,6 +425,7 @@ def edge_of(lrs: list[float], diverged_SK: np.ndarray, one: Fit, level: float) -
     """The edge of one curve, EDGE_COLUMNS of `edges`; arguments as `fit`, with what it gave."""
     n = np.isfinite(diverged_SK).sum(0)
     k = np.nansum(diverged_SK, 0).astype(int)
+    lrs, k, n = [lr for lr, runs in zip(lrs, n, strict=True) if runs], k[n > 0], n[n > 0]
     bound_low, bound_high = _model_free(lrs, k, n, level)
     monotone = _is_monotone(k, n)
     if monotone:

@@ -63,7 +63,7 @@ def simulated_edges(
     return pd.DataFrame(rows)
 
 
-def tallies(table: pd.DataFrame) -> pd.Series:
+def tallies(table: pd.DataFrame) -> dict[str, float]:
     """What one cell's simulations come to, at one level.
 
     covered: share of intervals, as said (0 and infinity where they leave the range), that hold the true edge. bound:
@@ -71,50 +71,52 @@ def tallies(table: pd.DataFrame) -> pd.Series:
     bias: mean error of an edge that was said, in decades, over the mean width of the posterior's interval; over
     simulations whose true edge lies at least half a decade inside the range.
     """
-    true = table["true"].to_numpy()
-    of_given = table[(table["low"] > 0) & np.isfinite(table["high"])]
-    inside = (true > LRS[0] * 10**0.5) & (true < LRS[-1] / 10**0.5)
-    said = table[inside & (table["status"] == REACHED)]
-    error = np.log10(said["edge"]) - np.log10(said["true"])
-    width = said["width"][np.isfinite(said["width"])]
-    return pd.Series(
-        {
-            "n": len(table),
-            "covered": ((table["low"] <= true) & (true <= table["high"])).mean(),
-            "bound": ((table["bound_low"] <= true) & (true <= table["bound_high"])).mean(),
-            "reached": (table["status"] == REACHED).mean(),
-            "flagged": (~table["monotone"].astype(bool)).mean(),
-            "width": float(np.median(np.log10(of_given["high"] / of_given["low"]))) if len(of_given) else np.nan,
-            "bias": error.mean() / width.mean() if len(width) else np.nan,
-        }
+    true, low, edge, high, width, bound_low, bound_high = (
+        table[name].to_numpy(dtype=float)
+        for name in ("true", "low", "edge", "high", "width", "bound_low", "bound_high")
     )
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table as Markdown, its index first."""
-    head = [str(table.index.name or ""), *map(str, table.columns)]
-    body = [
-        [str(i), *("" if v != v else f"{v:.3g}" for v in row)]
-        for i, row in zip(table.index, table.to_numpy(), strict=True)
-    ]
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    given = (low > 0) & np.isfinite(high)
+    reached = table["status"].to_numpy() == REACHED
+    said = reached & (true > LRS[0] * 10**0.5) & (true < LRS[-1] / 10**0.5) & np.isfinite(width)
+    return {
+        "n": len(table),
+        "covered": float(np.mean((low <= true) & (true <= high))),
+        "bound": float(np.mean((bound_low <= true) & (true <= bound_high))),
+        "reached": float(np.mean(reached)),
+        "flagged": float(np.mean(~table["monotone"].to_numpy(dtype=bool))),
+        "width": float(np.median(np.log10(high[given] / low[given]))) if given.any() else np.nan,
+        "bias": float(np.mean(np.log10(edge[said] / true[said])) / np.mean(width[said])) if said.any() else np.nan,
+    }
 
 
 def report(parts: Sequence[pd.DataFrame]) -> str:
     """The tables, from rows of `simulated_edges` with their cell: curve, share, seeds_drawn."""
     every = pd.concat(parts, ignore_index=True)
     pages = []
-    for level, of_level in every.groupby("level", sort=False):
-        cells = of_level.groupby(["curve", "seeds_drawn"]).apply(tallies, include_groups=False)
-        n = cells["n"].to_numpy()
-        pages.append(f"level {level:g}, {n.min():g} to {n.max():g} simulations a cell")
-        for what in ("covered", "width", "bias", "bound", "reached", "flagged"):
-            table = cells[what].unstack("curve").reindex(columns=list(CURVES)).rename_axis("seeds")
-            pages.append(f"{what}\n\n{markdown(table)}")
-        by_share = of_level.groupby(["curve", "share"]).apply(tallies, include_groups=False)["covered"]
-        pages.append(f"covered, by share\n\n{markdown(by_share.unstack('share').reindex(list(CURVES)))}")
+    for level in LEVELS:
+        of_level = every.loc[(every["level"] == level).to_numpy()]
+        by_seeds = _tallied(of_level, "seeds_drawn", SEEDS)
+        n = [tally["n"] for tally in by_seeds.values()]
+        pages.append(f"level {level:g}, {min(n):g} to {max(n):g} simulations a cell")
+        pages += [_table("seeds", what, by_seeds, SEEDS) for what in next(iter(by_seeds.values())) if what != "n"]
+        pages.append(_table("share", "covered", _tallied(of_level, "share", SHARES), SHARES))
     return "\n\n".join(pages)
+
+
+def _tallied(table: pd.DataFrame, by: str, values: Sequence[float]) -> dict[tuple[str, float], dict[str, float]]:
+    curve, value = table["curve"].to_numpy(), table[by].to_numpy()
+    return {(c, v): tallies(table.loc[(curve == c) & (value == v)]) for c in CURVES for v in values}
+
+
+def _table(by: str, what: str, cells: dict[tuple[str, float], dict[str, float]], values: Sequence[float]) -> str:
+    """One tally as Markdown: a row a value, a column a curve."""
+    rows = [[by, *CURVES], ["---"] * (1 + len(CURVES))]
+    rows += [[f"{v:g}", *(_number(cells[c, v][what]) for c in CURVES)] for v in values]
+    return f"{what}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _number(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.3g}"
 
 
 def main() -> None:
