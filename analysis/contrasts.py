@@ -309,7 +309,7 @@ def interval_text(row: Mapping[str, Any]) -> str:
 
 def _times(ratio: float) -> str:
     """Two digits, of 1.0 too."""
-    return f"{ratio:#.2g}".rstrip(".")
+    return f"{ratio:#.2g}".rstrip(".") if ratio < 99.5 else f"{float(f'{ratio:.2g}'):g}"
 
 
 def p_text(p: float) -> str:

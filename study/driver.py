@@ -31,6 +31,7 @@ from study.sources import Planned, Source, Together
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.report import Tables
     from study import confirming, tracking
 
 VERSIONS = ("torch", "ray", "mlflow", "numpy", "pandas")
@@ -219,18 +220,18 @@ def report(folder: Path) -> str:
     from analysis import report as page
 
     found = page.tables(folder)
-    path = page.write(found, _recorded_references(folder), _influence(folder, found.definition))
+    path = page.write(found, _recorded_references(folder), _influence(found))
     return f"{page.text(found, _shown(folder), _command())}\n\nreport: {path}"
 
 
-def _influence(folder: Path, definition: record.Definition) -> "pd.DataFrame | None":
+def _influence(found: "Tables") -> "pd.DataFrame | None":
     """How far each edge moves under other rules, as the report takes it: None where that cannot be said."""
     from study import rescoring
 
-    if isinstance(definition.study.search, QualitySearch):
+    if found.best is not None:
         return None
     try:
-        return rescoring.rule_influence(folder)
+        return rescoring.rule_influence(found.folder, fitted=found.fitted)
     except ValueError:
         return None  # without a control, or where nothing can be learned by a rule
 

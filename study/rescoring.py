@@ -71,11 +71,16 @@ def rescore(folder: Path, rule: Rule) -> Path:
 
 
 def rule_influence(
-    folder: Path, rules: Mapping[str, Mapping[str, float]] | None = None, *, level: float = 0.5
+    folder: Path,
+    rules: Mapping[str, Mapping[str, float]] | None = None,
+    *,
+    level: float = 0.5,
+    fitted: Mapping[Any, Any] | None = None,
 ) -> pd.DataFrame:
     """How far each edge moves under other rules: a row for each curve and rule, the study's own rule ("own") first.
 
     rules: name -> what differs from the study's rule; None is "stricter" (kept < 0.5) and "looser" (kept < 0.1).
+    fitted: what `analysis.edges.fits` gave for the study's runs, where it is at hand.
 
     Columns: model, curve, method, rule (its name), settings (`kept=0.5`; "" for the study's own), n, k (diverged runs,
     all lrs together), changed (runs with another outcome than by the study's rule), edge, low, high, status, lr_min,
@@ -85,6 +90,7 @@ def rule_influence(
     where nothing can be learned by a rule.
     """
     import analysis
+    from analysis.edges import fits
 
     definition, own = record.read_definition(folder), analysis.load(folder)
     losses = record.read_losses(folder)
@@ -100,7 +106,8 @@ def rule_influence(
             reason=[columns[run]["reason"] for run in own["run_id"]],
         )
     rows = []
-    edges = {name: _by_curve(analysis.edges(runs, level)) for name, runs in judged.items()}
+    fitted = fits(own) if fitted is None else fitted
+    edges = {name: _by_curve(analysis.edges(runs, level, _fits(runs, own, fitted))) for name, runs in judged.items()}
     for key, before in edges["own"].items():
         for name, runs in judged.items():
             here = ((runs["model"] == key[0]) & (runs["curve"] == key[1])).to_numpy()
@@ -117,6 +124,15 @@ def rule_influence(
 
 
 EDGE = ("edge", "low", "high", "status", "lr_min", "lr_max")
+
+
+def _fits(runs: pd.DataFrame, own: pd.DataFrame, fitted: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Fits of the runs, anew only of the curves of which another rule lets other runs diverge."""
+    from analysis.edges import fits
+
+    moved = (runs["outcome"] == "diverged") != (own["outcome"] == "diverged")
+    curves = set(runs.loc[moved, "curve"])
+    return {**fitted, **fits(runs.loc[runs["curve"].isin(list(curves))])}
 
 
 def _by_curve(table: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
