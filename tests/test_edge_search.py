@@ -155,6 +155,9 @@ def test_a_finer_precision_goes_on_with_the_same_runs() -> None:
     run(trainer, finer)
     assert tried(trainer, finer)[: len(before)] == before
     assert trainer.trained == len(tried(trainer, finer)) > len(before)
+    coarse = trainer.source(make_study(precision=1.5))
+    assert coarse.ended, "a coarser one has nothing to do"
+    assert tried(trainer, coarse) == tried(trainer, finer), "and counts all runs that there are"
 
 
 # --- order, kills and failures ------------------------------------------------------------------------------------
