@@ -1,6 +1,7 @@
-"""The long simulations of docs/statistics.md: how often intervals of edges cover, how wide and how biased they are.
+"""The long simulations of docs/statistics.md: how often intervals of edges cover, how wide and how biased they are; how
+often a claim of safety, or of a difference between methods, is wrong.
 
-    python tests/simulation_long.py [--simulations 2000] [--minutes 60] [--out FILE]
+    python tests/simulation_long.py [edges claims contrasts] [--simulations 2000] [--minutes 60] [--out FILE]
 
 A cell of the tables is a curve and a number of seeds; a third of its simulations each has none, half and all of the
 threshold's variance the seed's own. Works in rounds over all cells, and stops early, with as many simulations in each,
@@ -17,7 +18,9 @@ import numpy as np
 import pandas as pd
 from simulation import CURVES, LRS, Curve, draw
 
-from analysis.edges import REACHED, TAIL, edge_of, fit_many
+from analysis.contrasts import holm, points, ratio_interval
+from analysis.edges import REACHED, TAIL, Fit, edge_of, fit_many
+from analysis.recommend import fixed_sequence
 
 SEEDS = (3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 SHARES = (0.0, 0.5, 1.0)
@@ -49,18 +52,22 @@ def simulated_edges(
     each = -(-simulations // len(curves))
     drawn = [draw([c], lrs, seeds, rng=rng, share=share, simulations=each, missing=missing)[:, 0] for c in curves]
     true = {level: np.repeat([c.edge(level) for c in curves], each) for level in levels}
-    # Many simulations give the same record but for the order of seeds: each is fitted once.
-    ordered = [y[np.lexsort(np.nan_to_num(y, nan=2.0).T)] for y in np.concatenate(drawn)]
-    records_NSK, which = np.unique(np.array(ordered), axis=0, return_inverse=True, equal_nan=False)
-    fitted = fit_many(lrs, records_NSK)
+    records_NSK, which, fitted = fitted_once(lrs, np.concatenate(drawn))
     rows = []
     for level in levels:
         said = []
         for y, one in zip(records_NSK, fitted, strict=True):
             low, median, high = one.edge(level, (TAIL, 0.5, 1 - TAIL))
             said.append(edge_of(list(lrs), y, one, level) | {"median": median, "width": high - low})
-        rows += [{"level": level, "true": t} | said[i] for t, i in zip(true[level], which.ravel(), strict=True)]
+        rows += [{"level": level, "true": t} | said[i] for t, i in zip(true[level], which, strict=True)]
     return pd.DataFrame(rows)
+
+
+def fitted_once(lrs: Sequence[float], outcomes_NSK: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[Fit]]:
+    """The distinct records (many are the same but for the order of seeds), which each one is, and their fits."""
+    ordered = [y[np.lexsort(np.nan_to_num(y, nan=2.0).T)] for y in outcomes_NSK]
+    records_NSK, which = np.unique(np.array(ordered), axis=0, return_inverse=True)
+    return records_NSK, which.ravel(), fit_many(lrs, records_NSK)
 
 
 def tallies(table: pd.DataFrame) -> dict[str, float]:
@@ -110,35 +117,100 @@ def _tallied(table: pd.DataFrame, by: str, values: Sequence[float]) -> dict[tupl
 
 def _table(by: str, what: str, cells: dict[tuple[str, float], dict[str, float]], values: Sequence[float]) -> str:
     """One tally as Markdown: a row a value, a column a curve."""
-    rows = [[by, *CURVES], ["---"] * (1 + len(CURVES))]
-    rows += [[f"{v:g}", *(_number(cells[c, v][what]) for c in CURVES)] for v in values]
-    return f"{what}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    rows = [[f"{v:g}", *(_number(cells[c, v][what]) for c in CURVES)] for v in values]
+    return f"{what}\n\n{_markdown([[by, *CURVES], *rows])}"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _number(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.3g}"
 
 
+def wrong_claims(simulations: int) -> str:
+    """How often the fixed-sequence test claims an lr whose risk is above 5%, from so many seeds at each lr.
+
+    Curves that pass 5% just below the sixth of twelve lrs (risk 5.1% there), and a floor of 5.1% at every lr."""
+    at = LRS[5]
+    curves = {name: Curve(slope=s, lr50=at * 10 ** (np.log(0.949 / 0.051) / s)) for name, s in SLOPES.items()}
+    curves["floor 0.051"] = Curve(lr50=10.0, floor=0.051)
+    rows = []
+    for seeds, share in itertools.product((59, 100, 130), SHARES):
+        drawn = draw(
+            list(curves.values()),
+            LRS,
+            seeds,
+            rng=np.random.default_rng([seeds, 4]),
+            share=share,
+            simulations=simulations,
+        )
+        safe = [np.cumprod(curve.rate(LRS) <= 0.05).sum() for curve in curves.values()]
+        wrong = (fixed_sequence(drawn.sum(axis=2), seeds) > safe).mean(axis=0)
+        rows.append([str(seeds), f"{share:g}", *map(_number, wrong)])
+    head = f"claims that are wrong, {simulations} simulations a cell (target: at most 0.05)"
+    return f"{head}\n\n{_markdown([['seeds', 'share', *curves], *rows])}"
+
+
+SLOPES = {"shallow": 6, "steep": 20}
+
+
+def wrong_differences(simulations: int) -> str:
+    """How often any of four contrasts claims a difference at 5%, Holm over them, where five methods are truly equal."""
+    rows = []
+    for seeds, share in itertools.product((3, 4, 8, 16, 32), (0.0, 1.0)):
+        row = [str(seeds), "its own with each method" if share else "none"]
+        for name in ("shallow", "steep", "lapse 0.3"):
+            rng = np.random.default_rng([seeds, int(share), len(name)])
+            curve = CURVES[name].at(0.13)  # between two lrs
+            drawn = [draw([curve], LRS, seeds, rng=rng, share=share, simulations=simulations)[:, 0] for _ in range(5)]
+            _, which, fitted = fitted_once(LRS, np.concatenate(drawn))
+            of_record = [points(one) for one in fitted]
+            which_MN = which.reshape(5, simulations)
+            claimed = 0
+            for none, *others in which_MN.T:
+                p = [ratio_interval(of_record[i], of_record[none])[2] for i in others]
+                claimed += bool((holm(p) <= 0.05).any())
+            row.append(_number(claimed / simulations))
+        rows.append(row)
+    head = f"families that claim a difference, {simulations} simulations a cell (target: at most 0.05)"
+    return f"{head}\n\n{_markdown([['seeds', 'threshold of a seed', 'shallow', 'steep', 'lapse 0.3'], *rows])}"
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--simulations", type=int, default=2000, help="for each curve and number of seeds")
-    options.add_argument("--minutes", type=float, default=60.0, help="of CPU")
+    options.add_argument("parts", nargs="*", choices=[[], "edges", "claims", "contrasts"])
+    options.add_argument("--simulations", type=int, default=2000, help="a cell; of contrasts, a tenth")
+    options.add_argument("--minutes", type=float, default=60.0, help="of CPU, for edges")
     options.add_argument("--rounds", type=int, default=4)
-    options.add_argument("--out", type=Path, help="a file for the tables, written after each round")
+    options.add_argument("--out", type=Path, help="a file for the tables of edges, written after each round")
     asked = options.parse_args()
+    parts = asked.parts or ["claims", "contrasts", "edges"]
+    if "claims" in parts:
+        print(wrong_claims(10 * asked.simulations), flush=True)
+    if "contrasts" in parts:
+        print(wrong_differences(asked.simulations // 10), flush=True)
+    if "edges" in parts:
+        print(coverage(asked.simulations, asked.rounds, asked.minutes, asked.out))
+
+
+def coverage(simulations: int, rounds: int, minutes: float, out: Path | None) -> str:
+    """The tables of `report`, from simulations in rounds."""
     parts: list[pd.DataFrame] = []
-    each = -(-asked.simulations // (asked.rounds * len(SHARES)))
-    for number in range(asked.rounds):
-        if number and time.process_time() > 60 * asked.minutes * number / (number + 1):
+    start, each = time.process_time(), -(-simulations // (rounds * len(SHARES)))
+    for number in range(rounds):
+        spent = (time.process_time() - start) / 60
+        if number and spent > minutes * number / (number + 1):
             break  # the next round would end after the minutes
         for i, (name, share, seeds) in enumerate(itertools.product(CURVES, SHARES, SEEDS)):
             rng = np.random.default_rng([number, i])
             part = simulated_edges(CURVES[name], seeds, share, each, rng)
             parts.append(part[KEPT].assign(curve=name, share=share, seeds_drawn=seeds))
-        if asked.out:
-            asked.out.write_text(report(parts) + "\n")
-        print(f"round {number + 1}: {time.process_time() / 60:.1f} minutes", flush=True)
-    print(report(parts))
+        if out:
+            out.write_text(report(parts) + "\n")
+    return report(parts)
 
 
 KEPT = ["level", "true", "low", "edge", "high", "status", "monotone", "bound_low", "bound_high", "width"]
