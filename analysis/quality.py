@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.runs import CELL, CURVE, in_order, tasks_of, threshold_columns, with_curves
+from study.config import EdgeSearch
 from study.record import Definition
 
 BAND = (0.1, 0.9)
@@ -69,30 +70,37 @@ def judged_at_own_best(runs: pd.DataFrame, definition: Definition, name: str) ->
     seed with the columns lr and quality.
 
     name: the column of held-out quality to judge by (`worst_filled`). The lr for a seed has the highest median `kept`
-    (of the same task where that is learnable) over the other seeds, of those lrs at which the seed has a run: other
-    seeds, and other rows, than those that judge. Equals go to the lower lr. A seed without such an lr is left out, and
-    so are all where no run has this quality.
+    (of the same task where that is learnable) over the other seeds: other seeds, and other rows, than those that judge;
+    of the lrs at which at least half as many of them ran as at the median lr, the lower one of equals. A seed without a
+    run there is left out, and so are all where no run has this quality, and of a search for edges, which trains few
+    seeds where quality is best.
     """
     runs = with_curves(runs)
     filled = worst_filled(runs, definition)
-    by = filled.get(f"kept_{name.partition('_')[2]}", filled["kept"])
-    by = filled["kept"] if np.isnan(by).any() else by
-    scored = runs[[*CURVE, "lr", "seed"]].assign(by=by, quality=filled.get(name, math.nan))
+    kept = filled.get(f"kept_{name.partition('_')[2]}", filled["kept"])
+    kept = filled["kept"] if np.isnan(kept).any() else kept
+    scored = runs[[*CURVE, "lr", "seed"]].assign(by=kept, quality=filled.get(name, math.nan))
+    searched = isinstance(definition.study.search, EdgeSearch)
     found = {}
     for key, curve in scored.groupby(CURVE, sort=False):
-        by_SK, quality_SK = (curve.pivot_table(index="seed", columns="lr", values=v) for v in ("by", "quality"))
-        lrs = by_SK.columns.to_numpy(dtype=float)
+        by, judged = (curve.pivot_table(index="seed", columns="lr", values=v) for v in ("by", "quality"))
+        by_SK, judged_SK = by.to_numpy(dtype=float), judged.reindex_like(by).to_numpy(dtype=float)
         rows = []
-        for seed, values in zip(by_SK.index, by_SK.to_numpy(), strict=True):
-            there = np.isfinite(quality_SK.loc[seed].to_numpy(dtype=float)) & ~np.isnan(values)
-            others = by_SK.drop(index=seed).to_numpy(dtype=float)
-            medians = [_lower_median(others[:, k]) if there[k] else math.nan for k in range(len(lrs))]
-            if not np.isnan(medians).all():
-                best = max((k for k in range(len(lrs)) if not math.isnan(medians[k])), key=lambda k: (medians[k], -k))
-                rows.append({"seed": seed, "lr": lrs[best], "quality": float(quality_SK.loc[seed].iloc[best])})
+        for s, seed in enumerate(by.index if not searched else ()):
+            k = _best_lr(np.delete(by_SK, s, axis=0))
+            if k is not None and math.isfinite(judged_SK[s, k]):
+                rows.append({"seed": seed, "lr": float(by.columns[k]), "quality": judged_SK[s, k]})
         model, name_of_curve = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
         found[model, name_of_curve] = pd.DataFrame(rows, columns=pd.Index(["seed", "lr", "quality"])).set_index("seed")
     return found
+
+
+def _best_lr(by_SK: np.ndarray) -> int | None:
+    """The number of the lr with the highest median over seeds; None where nobody ran."""
+    n_K = (~np.isnan(by_SK)).sum(0)
+    enough = np.flatnonzero((n_K > 0) & (2 * n_K >= np.median(n_K)))
+    medians = [_lower_median(by_SK[:, k]) for k in enough]
+    return int(enough[int(np.argmax(medians))]) if medians else None
 
 
 def _lower_median(values: np.ndarray) -> float:

@@ -173,12 +173,21 @@ def text(found: Tables, folder: str = "DIR", command: str = "study") -> str:
         edge = records(_of(found.edges[LEVELS[0]], model))
         ratios = _of(found.contrasts, model)
         lines = [sentence(row) for row in edge]
-        lines += contrasted.sentences(ratios, quality=False) if len(ratios) else []
+        if ratios["planned"].tolist().count(True) > MANY:
+            lines.append(_moved(ratios))
+        elif len(ratios):
+            lines += contrasted.sentences(ratios, quality=False)
         lines.append(f"{_claims(_of(found.recommended, model))} More: {command} recommend {folder}")
         said.append("\n".join([f"{model}:", *(f"  {line}" for line in lines)]))
     place = {model: i for i, model in enumerate(found.definition.study.models)}
     rates = found.rates.sort_values("model", key=lambda models: models.map(place), kind="stable")
     return "\n\n".join([*said, rates_table(rates)])
+
+
+def _moved(ratios: pd.DataFrame) -> str:
+    """Many contrasts of one model, in a sentence."""
+    p = ratios.loc[ratios["planned"].astype(bool), "p_holm"]
+    return f"{int((p <= 0.05).sum())} of {len(p)} curves differ in LR50 from none (Holm's p at most 0.05)."
 
 
 def _claims(of_model: pd.DataFrame) -> str:
@@ -229,7 +238,8 @@ def _recommendation_section(definition: Definition, found: pd.DataFrame) -> str:
         claim = (
             [f"{row['lr']:g}", f"{row['k']:g} of {row['n']:g}"] if row["status"] == recommended.CLAIMED else ["-", "-"]
         )
-        seen = [f"{row['nominated_k']:g} of {row['nominated_n']:g}", _percent(row["nominated_bound"])]
+        tried = f"{row['nominated_k']:g} of {row['nominated_n']:g}" if row["nominated_n"] else "-"
+        seen = [tried, _percent(row["nominated_bound"])]
         seeds = "-" if math.isnan(row["more_if_clean"]) else f"{row['more_if_clean']:g}"
         next_one = [f"{row['nominated']:.3g}", *seen, seeds, _percent(row["chance"])]
         quality_there = [_number(row["quality_median"]), _span(row, "quality_low", "quality_high", 3)]
@@ -273,7 +283,14 @@ def _divergence_section(definition: Definition, images: Mapping[str, str], found
 def _said(model: str, lines: Sequence[tuple[Any, str]]) -> str:
     """A model's sentences, each begun by its curve's name, which is made bold."""
     items = [f"<li><strong>{escape(str(name))}</strong>{escape(line[len(str(name)) :])}</li>" for name, line in lines]
-    return f'<h3>{escape(model)}</h3><ul class="answer">{"".join(items)}</ul>'
+    said = f'<ul class="answer">{"".join(items)}</ul>'
+    if len(lines) > MANY:
+        said = f"<details><summary>Each of {len(lines)} curves in words</summary>{said}</details>"
+    return f"<h3>{escape(model)}</h3>{said}"
+
+
+MANY = 12
+"""Curves of a model from which on a table is read, and sentences are looked up."""
 
 
 def _of(table: pd.DataFrame, model: str) -> pd.DataFrame:
@@ -423,11 +440,10 @@ def _edges_table(definition: Definition, found: Mapping[float, pd.DataFrame]) ->
 
 
 def _interval(row: Mapping[str, Any]) -> str:
-    if row["low"] == 0 and math.isinf(row["high"]):
-        return "undecided"
+    low, high = (f"{float(f'{row[end]:.2g}'):g}" for end in ("low", "high"))  # 100, not 1e+02
     if row["low"] == 0:
-        return f"below {row['high']:.2g}"
-    return f"above {row['low']:.2g}" if math.isinf(row["high"]) else f"{row['low']:.2g} to {row['high']:.2g}"
+        return "undecided" if math.isinf(row["high"]) else f"below {high}"
+    return f"above {low}" if math.isinf(row["high"]) else f"{low} to {high}"
 
 
 def _percent(p: float) -> str:
@@ -567,6 +583,8 @@ def _words(column: str) -> str:
 
 
 def _span(row: Mapping[str, Any], low: str, high: str, digits: int = 2) -> str:
+    if math.isnan(row[low]) and math.isnan(row[high]):
+        return "-"
     return f"{_number(row[low], digits)} to {_number(row[high], digits)}"
 
 

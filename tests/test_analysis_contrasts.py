@@ -1,6 +1,7 @@
 """Contrasts: what is claimed is rarely wrong, a censored edge is never a number, pairs are pairs."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ import analysis
 from analysis.contrasts import contrasts, holm, mcnemar_mid_p, points, ratio_interval, sentences
 from analysis.edges import fit, fit_many
 from analysis.quality import judged_at_own_best, lr_sensitivity
-from study.config import Arm
+from study.config import Arm, EdgeSearch
 from study.record import Confirmation
 
 DEFINITION = simulated_definition(models=("small",), lrs=LRS)
@@ -274,6 +275,21 @@ def test_the_best_lr_of_a_seed_is_chosen_by_the_others():
     assert best["quality"].tolist() == [0.70, 0.71, 0.62]
     dead = runs.assign(outcome=np.where(runs["lr"] == 0.2, "diverged", "completed"))
     assert judged_at_own_best(dead, DEFINITION, "auc_click")["m", "none"]["quality"].tolist() == [0.5, 0.5, 0.62]
+
+
+def test_the_best_lr_is_one_that_was_tried_as_often_as_others():
+    """Neither a few lucky seeds at an lr, nor the many of a confirmation at theirs, say where quality is best."""
+    runs = drawn(CURVES["never"], seeds=30, lrs=(0.05, 0.1, 0.2, 0.4), methods=("none",))
+    runs = runs[(runs["seed"] < 8) | (runs["lr"] == 0.4)]
+    runs = runs[(runs["lr"] != 0.05) | (runs["seed"] < 2)]
+    kept = {0.05: 1.2, 0.1: 1.0, 0.2: 1.1, 0.4: 0.9}
+    runs = runs.assign(kept_click=[kept[lr] for lr in runs["lr"]])
+    best = judged_at_own_best(runs, DEFINITION, "auc_click")["small", "none"]
+    assert best["lr"].tolist() == [0.2] * 8
+    searched = replace(DEFINITION, study=replace(DEFINITION.study, search=EdgeSearch()))
+    assert judged_at_own_best(runs, searched, "auc_click")["small", "none"].empty
+    pair = drawn(CURVES["never"], CURVES["never"])
+    assert math.isnan(row_of(contrasts(pair, searched), "layer_clip")["difference"])
 
 
 def test_equal_qualities_differ_by_nothing_and_better_ones_by_what_they_do():
