@@ -6,13 +6,23 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import special
 from simulated_record import LRS, simulated_definition, write_simulated_study
 from simulation import CURVES, Curve, draw, runs_table
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 import analysis
-from analysis.contrasts import contrasts, holm, mcnemar_mid_p, points, ratio_interval, sentences
+from analysis.contrasts import (
+    NORMAL,
+    Points,
+    contrasts,
+    holm,
+    mcnemar_mid_p,
+    points,
+    ratio_interval,
+    sentences,
+)
 from analysis.edges import fit, fit_many
 from analysis.quality import judged_at_own_best, lr_sensitivity
 from study.config import Arm, EdgeSearch
@@ -103,6 +113,37 @@ def test_swapping_the_two_turns_the_interval_over():
     assert high == pytest.approx(1 / low_, rel=0.02)
     assert p == pytest.approx(p_, rel=0.05)
     assert high < 1 < low_
+
+
+def test_p_and_the_interval_say_the_same():
+    rng = np.random.default_rng(5)
+    found = []
+    for other in np.linspace(0.04, 0.2, 12):
+        outcomes = draw([CURVES["shallow"].at(0.2), CURVES["shallow"].at(other)], LRS, 8, rng=rng)[0]
+        low, high, p = ratio_interval(*(points(one) for one in fit_many(LRS, outcomes)))
+        found.append(p)
+        if abs(p - 0.05) > 0.005:
+            assert (p < 0.05) == (not low <= 1 <= high)
+    assert min(found) < 0.05 < max(found)
+
+
+def test_an_edge_that_may_lie_beyond_the_lrs_tried_has_no_end_there():
+    """By pencil: LR50 of a is 0.3; that of b is 0.1, but with 10% of its weight above 1, the highest lr tried."""
+    spread = np.linspace(-0.01, 0.01, 97)
+    a = Points(edge_N=math.log10(0.3) + spread, x_min=-2, x_max=0)
+    beyond = special.ndtr(NORMAL) > 0.9
+    b = Points(edge_N=np.where(beyond, 0.2, math.log10(0.1) + spread), x_min=-2, x_max=0)
+    low, high, p = ratio_interval(a, b)
+    assert low == 0
+    assert high == pytest.approx(3, rel=0.06)
+    assert p == pytest.approx(0.2, abs=0.02)
+    low, high, _ = ratio_interval(b, a)
+    assert low == pytest.approx(1 / 3, rel=0.06)
+    assert high == math.inf
+    below = replace(b, edge_N=np.sort(np.where(beyond[::-1], -2.5, math.log10(0.1) + spread)))
+    low, high, _ = ratio_interval(a, below)
+    assert low == pytest.approx(3, rel=0.06)
+    assert high == math.inf
 
 
 def test_equal_methods_are_rarely_told_apart_and_intervals_cover():
