@@ -31,7 +31,7 @@ from analysis.edges import Fit, edge_text, edges, fits, sentence
 from analysis.quality import lr_sensitivity, quality
 from analysis.rates import divergence_rates, in_bins, rates_table, upper_bound
 from analysis.runs import CELL, cells_of, records, tasks_of, threshold_columns
-from study.config import QualitySearch, Rule, Run, Study, to_json
+from study.config import EdgeSearch, QualitySearch, Rule, Run, Study, to_json
 from study.record import (
     Definition,
     read_confirmations,
@@ -54,7 +54,7 @@ Reference = Mapping[str, Mapping[str, Any]]
 class Tables:
     """What a report says, each found once from the record of the study in `folder`.
 
-    every: all recorded runs, the control included; runs: those of cells. edges: by level, LEVELS[0] first.
+    every: all recorded runs, the control included; runs: those of cells. edges: by level: LEVELS, and that of a search.
     recommended: `analysis.recommend` with risk 5% at 95%. contrasts, sensitivity: of `analysis.contrasts` and
     `analysis.quality`; without rows for a search for the best quality, whose arms have no curves; best: what it found.
     """
@@ -70,6 +70,15 @@ class Tables:
     contrasts: pd.DataFrame
     sensitivity: pd.DataFrame
     best: pd.DataFrame | None
+
+    @property
+    def sought(self) -> float:
+        """The level of the edges that are told first."""
+        return _sought(self.definition.study)
+
+
+def _sought(study: Study) -> float:
+    return study.search.level if isinstance(study.search, EdgeSearch) else LEVELS[0]
 
 
 def tables(folder: Path) -> Tables:
@@ -87,7 +96,7 @@ def tables(folder: Path) -> Tables:
         runs=runs,
         rates=divergence_rates(in_bins(runs)),
         fitted=fitted,
-        edges={level: edges(runs, level, fitted) for level in LEVELS},
+        edges={level: edges(runs, level, fitted) for level in dict.fromkeys([*LEVELS, _sought(definition.study)])},
         recommended=recommended.recommend(compared, definition, confirmations=confirmations, fitted=fitted),
         contrasts=contrasted.contrasts(compared, definition, confirmations=confirmations, fitted=fitted),
         sensitivity=lr_sensitivity(compared, definition),
@@ -169,8 +178,8 @@ def text(found: Tables, folder: str = "DIR", command: str = "study") -> str:
     if found.best is not None:
         return best_text(found.best, found.definition)
     said = []
-    for model in _models(found.definition.study, found.edges[LEVELS[0]]):
-        edge = records(_of(found.edges[LEVELS[0]], model))
+    for model in _models(found.definition.study, found.edges[found.sought]):
+        edge = records(_of(found.edges[found.sought], model))
         ratios = _of(found.contrasts, model)
         lines = [sentence(row) for row in edge]
         if ratios["planned"].tolist().count(True) > MANY:
@@ -270,7 +279,7 @@ def _recommendation_section(definition: Definition, found: pd.DataFrame) -> str:
 
 def _divergence_section(definition: Definition, images: Mapping[str, str], found: Mapping[float, pd.DataFrame]) -> str:
     parts = ["<h2>Where training diverges</h2>", _figure(images, "divergence", _captions(definition)["divergence"])]
-    first = found[LEVELS[0]]
+    first = found[_sought(definition.study)]
     for model in _models(definition.study, first):
         parts.append(_said(model, [(row["curve"], sentence(row)) for row in records(_of(first, model))]))
     seeds = min(first["seeds"].tolist())
@@ -421,12 +430,12 @@ def _figures_section(definition: Definition, images: Mapping[str, str], title: s
 
 def _edges_table(definition: Definition, found: Mapping[float, pd.DataFrame]) -> str:
     merged = {level: {(r["model"], r["curve"]): r for r in records(table)} for level, table in found.items()}
-    head = ["model", "curve", *(h for level in LEVELS for h in (f"LR{100 * level:02.0f}", "95% interval")), "seeds"]
+    head = ["model", "curve", *(h for level in found for h in (f"LR{100 * level:02.3g}", "95% interval")), "seeds"]
     body = []
     first = found[LEVELS[0]]
     for model in _models(definition.study, first):
         for key in [k for k in merged[LEVELS[0]] if k[0] == model]:
-            rows = [merged[level][key] for level in LEVELS]
+            rows = [merged[level][key] for level in found]
             notes = "" if rows[0]["monotone"] else " (falls again)"
             cells = [text for row in rows for text in (edge_text(row), _interval(row))]
             body.append([key[0], key[1] + notes, *cells, str(rows[0]["seeds"])])

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from simulated_record import simulated_definition, write_simulated_study
 from simulated_search import LADDER, Found, Trainer, grid_width, make_study, run, search
 from simulation import CURVES, LRS, Curve
 
+from analysis import report
 from study import edge_search, record
 from study.config import Arm, EdgeSearch, study_from_json, to_json
 from study.edge_search import LOWEST, first_batch, next_batch, source, standing
@@ -317,6 +319,15 @@ def test_a_search_without_a_record_has_everything_to_do(tmp_path: Path) -> None:
     assert len(drain(found)) == 2
     assert found.outline()[0].startswith("search    of 2 curves, the lr at which half of the runs diverge")
     assert found.state == "edges: none yet"
+
+
+def test_the_report_tells_the_edge_that_was_sought(tmp_path: Path) -> None:
+    definition = simulated_definition()
+    study = dataclasses.replace(definition.study, search=EdgeSearch(level=0.1))
+    write_simulated_study(tmp_path, dataclasses.replace(definition, study=study), with_losses=False)
+    found = report.tables(tmp_path)
+    assert "none: 10% of the runs diverge within 200 steps at lr 0." in report.text(found)
+    assert set(found.edges) == {0.5, 0.05, 0.1}
 
 
 @pytest.mark.parametrize(
