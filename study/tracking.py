@@ -418,9 +418,9 @@ def _wanted(folder: Path, definition: record.Definition, finished: bool) -> tupl
 
 
 def _answers(folder: Path, definition: record.Definition, runs: Any) -> dict[str, float]:
-    """What the study found, `study/LR50 small clippy` -> value, finite ones only: an edge that was not reached is no
-    number, but has a low end. (MLflow makes the word before the slash a section of its page of charts, in alphabetical
-    order: "study" comes after the curves, which have none.)"""
+    """What the study found, `study LR50 small clippy` -> value, finite ones only: an edge that was not reached is no
+    number, but has a low end. (MLflow's page of charts is in alphabetical order: "study" comes after what the curves
+    have. A word before a slash would be a section of its own, ahead of them.)"""
     from analysis.contrasts import contrasts
     from analysis.edges import edges, fits
     from analysis.recommend import recommend
@@ -449,7 +449,7 @@ def _named(table: Any, columns: Mapping[str, str]) -> dict[str, float]:
             value = float(row[column])
             # 0 is no low end of a learning rate or a ratio, but the absence of one.
             if math.isfinite(value) and not (column == "low" and value == 0):
-                found[_name(f"study/{name} {row['model']} {row['curve']}")] = float(f"{value:.6g}")
+                found[_name(f"study {name} {row['model']} {row['curve']}")] = float(f"{value:.6g}")
     return found
 
 

@@ -267,15 +267,15 @@ def test_the_study_run_holds_what_was_found(folder: Path) -> None:
     assert shown == answers_of(folder)
     runs, definition = analysis.load(folder), record.read_definition(folder)
     edge = {row["curve"]: row for row in analysis.edges(runs).to_dict("records")}
-    assert shown["study/LR50 small none"] == pytest.approx(edge["none"]["edge"], rel=1e-5)
-    assert shown["study/LR50_low small none"] == pytest.approx(edge["none"]["low"], rel=1e-5)
+    assert shown["study LR50 small none"] == pytest.approx(edge["none"]["edge"], rel=1e-5)
+    assert shown["study LR50_low small none"] == pytest.approx(edge["none"]["low"], rel=1e-5)
     (ratio,) = [row for row in contrasts(runs, definition).to_dict("records") if row["planned"]]
-    assert shown["study/LR50_ratio_low small clippy"] == pytest.approx(ratio["low"], rel=1e-5)
-    assert shown["study/LR50_ratio_p small clippy"] == pytest.approx(ratio["p_holm"], rel=1e-5)
-    assert shown["study/nominated_lr small clippy"] == 1.6
-    assert shown["study/quality_difference small clippy"] == pytest.approx(ratio["difference"], rel=1e-5)
+    assert shown["study LR50_ratio_low small clippy"] == pytest.approx(ratio["low"], rel=1e-5)
+    assert shown["study LR50_ratio_p small clippy"] == pytest.approx(ratio["p_holm"], rel=1e-5)
+    assert shown["study nominated_lr small clippy"] == 1.6
+    assert shown["study quality_difference small clippy"] == pytest.approx(ratio["difference"], rel=1e-5)
     # Clippy's edge was not reached: no number says that it was.
-    assert not {"study/LR50 small clippy", "study/LR50_high small clippy", "study/LR50_ratio small clippy"} & set(shown)
+    assert not {"study LR50 small clippy", "study LR50_high small clippy", "study LR50_ratio small clippy"} & set(shown)
     assert not [name for name in shown if "claimed" in name]
     assert all(math.isfinite(value) for value in shown.values())
 
