@@ -48,7 +48,7 @@ def take(folder: Path, out: Path) -> list[Path]:
         f"params.`{name}`" for name in PARAMS
     ]
     settings = SETTINGS % (shown.experiment_id, json.dumps(columns))
-    with tracking.server(folder) as address:
+    with tracking.server(folder, port=0) as address:  # another study may be on its way to the usual port
         pages = {
             "mlflow_charts.png": (address + shown.url_path, CHARTS_ARE_DRAWN),
             "mlflow_cells.png": (
