@@ -7,7 +7,8 @@
     analysis.frontier(runs, level=0.5)          # one row a curve: its edge, by the threshold that moves
     analysis.tradeoff(runs, definition)         # one row a cell: quality against P(divergence), the Pareto front
 
-Figures are in `analysis.figures`, the report in `analysis.report`.
+What is claimed is in `analysis.recommend`, which method moves the edge in `analysis.contrasts`, thresholds in
+`analysis.frontier`, figures in `analysis.figures`, the report in `analysis.report`.
 """
 
 from analysis.edges import edges, sentence

@@ -33,9 +33,17 @@ def cells_of(every: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 def with_curves(runs: pd.DataFrame) -> pd.DataFrame:
     """The same runs, control left out, with the column `curve`: the method, and those of its thresholds and options in
-    which several arms of the method differ (`clippy rel=0.1`). Models that share an arm share its label."""
+    which several arms of the method differ (`clippy rel=0.1`). Models that share an arm share its label.
+
+    Raises ValueError where runs of several studies are mixed: their seeds are no pairs, and their edges no one thing.
+    """
     if "role" in runs:
         runs = runs.loc[runs["role"] != "control"]
+    for what in ("study", "data"):
+        found = sorted({str(value)[:12] for value in runs[what].dropna().unique()} if what in runs else ())
+        if len(found) > 1:
+            studies = "several studies" if what == "study" else "one study on several data"
+            raise ValueError(f"these are runs of {studies} ({', '.join(found)}): look at one at a time")
     if "curve" in runs:
         return runs
     arms = [_arm(row) for row in records(runs.reindex(columns=["method", *threshold_columns(runs), "options"]))]

@@ -1,6 +1,7 @@
 """Rates and quality: by pencil, and by what a simulated record was made from."""
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,9 @@ from simulated_record import EDGES, LRS, simulated_definition, write_simulated_s
 import analysis
 from analysis.quality import quantile
 from analysis.rates import lower_bound, upper_bound, wilson
+from analysis.runs import with_curves
 from study.config import Arm
+from study.record import read_runs
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +165,15 @@ def test_no_runs_give_empty_tables_and_a_plain_word(tmp_path):
     assert {"n", "k", "rate", "low", "high"} <= set(rates.columns)
     assert analysis.quality(runs, definition).empty
     assert analysis.rates_table(rates) == "no runs recorded yet"
+
+
+@pytest.mark.parametrize(
+    ("column", "said"), [("study", "several studies (other, simulated)"), ("data", "one study on several data (")]
+)
+def test_mixed_studies_are_refused_in_a_sentence(tmp_path, column, said):
+    write_simulated_study(tmp_path, simulated_definition(models=("small",), seeds=(0, 1)), with_losses=False)
+    runs = read_runs(tmp_path)
+    mixed = pd.concat([runs, runs.assign(**{column: "other"})])
+    for asked in (with_curves, analysis.divergence_rates, analysis.edges):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            asked(mixed)
