@@ -1,7 +1,7 @@
 """The long simulations of docs/statistics.md: how often intervals of edges cover, how wide and how biased they are; how
-often a claim of safety, or of a difference between methods, is wrong.
+often a claim of safety, or of a difference between methods, is wrong; and what an adaptive search saves.
 
-    python tests/simulation_long.py [edges claims contrasts] [--simulations 2000] [--minutes 60] [--out FILE]
+    python tests/simulation_long.py [edges claims contrasts searches] [--simulations 2000] [--minutes 60] [--out FILE]
 
 A cell of the tables is a curve and a number of seeds; a third of its simulations each has none, half and all of the
 threshold's variance the seed's own. Works in rounds over all cells, and stops early, with as many simulations in each,
@@ -10,12 +10,14 @@ when the minutes (of CPU) are over.
 
 import argparse
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from simulated_search import Found, search
 from simulation import CURVES, LRS, Curve, draw
 
 from analysis.contrasts import holm, points, ratio_interval
@@ -179,19 +181,76 @@ def wrong_differences(simulations: int) -> str:
     return f"{head}\n\n{_markdown([['seeds', 'threshold of a seed', 'shallow', 'steep', 'lapse 0.3'], *rows])}"
 
 
+GRID_SEEDS = (3, 5, 8, 12, 20, 32, 50, 80, 130, 200)
+
+SEARCHED = (("steep", 0.5, 1.25), ("steep", 0.5, 1.15), ("shallow", 0.5, 1.25), ("steep", 0.05, 1.5))
+"""Curve, level and precision of searches."""
+
+
+def searches(simulations: int) -> str:
+    """What a search takes, and the grid of 12 lrs over two decades whose intervals are as wide on average, on curves
+    with an edge anywhere in the range but for 0.3 decades at its ends. Every run of a search has a seed of its own. The
+    grid's runs are all independent, or each seed carries its threshold over all lrs."""
+    rows = []
+    for name, level, precision in SEARCHED:
+        rng = np.random.default_rng([len(name), int(1000 * level), int(100 * precision)])
+        curves = [CURVES[name].at(10**place) for place in rng.uniform(-1.7, -0.3, simulations)]
+        found = [
+            search(curve, 10_000 + i, level=level, precision=precision, budget=2000) for i, curve in enumerate(curves)
+        ]
+        edges = [math.log10(curve.edge(level)) for curve in curves]
+        width, runs = (
+            float(np.mean(values)) for values in zip(*((f.high - f.low, f.runs) for f in found), strict=True)
+        )
+        grids = [_grid_runs(curves[:100], level, width, share, rng) for share in (0.0, 1.0)]
+        often, taken = np.quantile([f.runs for f in found], 0.9), [f"{grid:.0f} ({grid / runs:.1f}x)" for grid in grids]
+        row = [name, f"{level:g}", f"{precision:g}", f"{runs:.0f}", f"{often:.0f}", f"{width:.3f}"]
+        rows.append([*row, *taken, *_hits(found, edges)])
+    head = f"searches, {simulations} a row; grids: means of 100"
+    columns = ["curve", "level", "precision", "runs, mean", "90% of searches", "width, decades"]
+    columns += ["grid, independent", "grid, seeds carry", "covered", "bias / width"]
+    return f"{head}\n\n{_markdown([columns, *rows])}"
+
+
+def _hits(found: Sequence[Found], edges: Sequence[float]) -> tuple[str, str]:
+    covered = np.mean([f.low <= edge <= f.high for f, edge in zip(found, edges, strict=True)])
+    error = np.mean([(f.edge - edge) / (f.high - f.low) for f, edge in zip(found, edges, strict=True)])
+    return f"{covered:.3f}", f"{error:+.3f}"
+
+
+def _grid_runs(curves: Sequence[Curve], level: float, width: float, share: float, rng: np.random.Generator) -> float:
+    """Runs of a grid whose intervals have this mean width: between grids of `GRID_SEEDS`, in logarithms."""
+    widths = []
+    for seeds in GRID_SEEDS:
+        drawn = np.concatenate([draw([curve], LRS, seeds, rng=rng, share=share)[:, 0] for curve in curves])
+        _, which, fitted = fitted_once(LRS, drawn)
+        ends = np.array([one.edge(level, (TAIL, 1 - TAIL)) for one in fitted])[which]
+        widths.append(float(np.mean(ends[:, 1] - ends[:, 0])))
+        if widths[-1] < width:
+            break
+    if widths[-1] > width:
+        return math.nan
+    x, y = np.log(widths[::-1]), np.log(GRID_SEEDS[: len(widths)][::-1])
+    return float(np.exp(np.interp(math.log(width), x, y))) * len(LRS)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("parts", nargs="*", choices=[[], "edges", "claims", "contrasts"])
-    options.add_argument("--simulations", type=int, default=2000, help="a cell; of contrasts, a tenth")
+    options.add_argument("parts", nargs="*", choices=[[], "edges", "claims", "contrasts", "searches"])
+    options.add_argument(
+        "--simulations", type=int, default=2000, help="a cell; of contrasts a tenth, of searches a fifth"
+    )
     options.add_argument("--minutes", type=float, default=60.0, help="of CPU, for edges")
     options.add_argument("--rounds", type=int, default=4)
     options.add_argument("--out", type=Path, help="a file for the tables of edges, written after each round")
     asked = options.parse_args()
-    parts = asked.parts or ["claims", "contrasts", "edges"]
+    parts = asked.parts or ["claims", "contrasts", "searches", "edges"]
     if "claims" in parts:
         print(wrong_claims(10 * asked.simulations), flush=True)
     if "contrasts" in parts:
         print(wrong_differences(asked.simulations // 10), flush=True)
+    if "searches" in parts:
+        print(searches(asked.simulations // 5), flush=True)
     if "edges" in parts:
         print(coverage(asked.simulations, asked.rounds, asked.minutes, asked.out))
 
