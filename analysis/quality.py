@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.runs import CELL, CURVE, in_order, tasks_of, threshold_columns, with_curves
+from analysis.runs import CELL, CURVE, in_order, records, tasks_of, threshold_columns, with_curves
 from study.config import EdgeSearch
 from study.record import Definition
 
@@ -69,34 +69,53 @@ def judged_at_own_best(runs: pd.DataFrame, definition: Definition, name: str) ->
     """Each seed of a curve at that curve's best lr, which the seed has no say in: (model, curve) -> a table indexed by
     seed with the columns lr and quality.
 
-    name: the column of held-out quality to judge by (`worst_filled`). The lr for a seed has the highest median `kept`
-    (of the same task where that is learnable) over the other seeds: other seeds, and other rows, than those that judge;
-    of the lrs at which at least half as many of them ran as at the median lr, the lower one of equals. A seed without a
-    run there is left out, and so are all where no run has this quality, and of a search for edges, which trains few
-    seeds where quality is best.
+    name: the column of held-out quality to judge by (`worst_filled`); the lr is chosen by `kept` of the same task
+    (`chosen_by_others`). A seed without this quality is left out, and so are all seeds of a search for edges, which
+    trains few where quality is best.
     """
     runs = with_curves(runs)
-    filled = worst_filled(runs, definition)
-    kept = filled.get(f"kept_{name.partition('_')[2]}", filled["kept"])
-    kept = filled["kept"] if np.isnan(kept).any() else kept
-    scored = runs[[*CURVE, "lr", "seed"]].assign(by=kept, quality=filled.get(name, math.nan))
+    quality_N = worst_filled(runs, definition).get(name, np.full(len(runs), math.nan))
     searched = isinstance(definition.study.search, EdgeSearch)
     found = {}
-    for key, curve in scored.groupby(CURVE, sort=False):
-        by, judged = (curve.pivot_table(index="seed", columns="lr", values=v) for v in ("by", "quality"))
-        by_SK, judged_SK = by.to_numpy(dtype=float), judged.reindex_like(by).to_numpy(dtype=float)
-        rows = []
-        for s, seed in enumerate(by.index if not searched else ()):
-            k = _best_lr(np.delete(by_SK, s, axis=0))
-            if k is not None and math.isfinite(judged_SK[s, k]):
-                rows.append({"seed": seed, "lr": float(by.columns[k]), "quality": judged_SK[s, k]})
-        model, name_of_curve = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
-        found[model, name_of_curve] = pd.DataFrame(rows, columns=pd.Index(["seed", "lr", "quality"])).set_index("seed")
+    for (model, curve), chosen in chosen_by_others(runs, definition, name.partition("_")[2], CURVE).items():
+        judged = chosen.assign(quality=quality_N[chosen["row"]])[["lr", "quality"]]
+        found[model, curve] = judged.iloc[:0] if searched else judged.loc[np.isfinite(judged["quality"])]
     return found
 
 
-def _best_lr(by_SK: np.ndarray) -> int | None:
-    """The number of the lr with the highest median over seeds; None where nobody ran."""
+def chosen_by_others(
+    runs: pd.DataFrame, definition: Definition, task: str, of: Sequence[str]
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """What the other seeds choose for each seed, of all curves and lrs with the same values in the columns `of` (two):
+    those values -> a table indexed by seed, with the columns curve, lr and row: where the seed's run there stands in
+    `with_curves(runs)`.
+
+    The choice for a seed has the highest median `kept` over the other seeds, of the task where that is learnable: other
+    seeds, and other rows (kept is a progressive validation), than those that judge on the held-out day. It is one at
+    which at least half as many of them ran as at the median one; of equals, the lowest lr. A seed without a run there
+    is left out.
+    """
+    runs = with_curves(runs)
+    filled = worst_filled(runs, definition)
+    kept = filled.get(f"kept_{task}", filled["kept"])
+    kept = filled["kept"] if np.isnan(kept).any() else kept
+    scored = runs[["model", "method", "curve", "lr", "seed"]].assign(by=kept, row=np.arange(len(runs)))
+    found = {}
+    for key, alike in scored.groupby(list(of), sort=False):
+        by = alike.pivot_table(index="seed", columns=["lr", "curve"], values="by")
+        run_at = {(run["seed"], run["lr"], run["curve"]): run["row"] for run in records(alike)}
+        by_SK, rows = by.to_numpy(dtype=float), []
+        for s, seed in enumerate(by.index):
+            k = _best(np.delete(by_SK, s, axis=0))
+            if k is not None and (row := run_at.get((seed, *by.columns[k]))) is not None:
+                rows.append({"seed": seed, "curve": by.columns[k][1], "lr": float(by.columns[k][0]), "row": row})
+        first, second = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
+        found[first, second] = pd.DataFrame(rows, columns=pd.Index(["seed", "curve", "lr", "row"])).set_index("seed")
+    return found
+
+
+def _best(by_SK: np.ndarray) -> int | None:
+    """The number of the column with the highest median over seeds; None where nobody ran."""
     n_K = (~np.isnan(by_SK)).sum(0)
     enough = np.flatnonzero((n_K > 0) & (2 * n_K >= np.median(n_K)))
     medians = [_lower_median(by_SK[:, k]) for k in enough]

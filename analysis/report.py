@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from analysis import contrasts as contrasted
 from analysis import figures
 from analysis import recommend as recommended
+from analysis import table2 as at_best
 from analysis.best import best, best_table, task_of
 from analysis.best import sentence as best_sentence
 from analysis.best import text as best_text
@@ -57,6 +58,7 @@ class Tables:
     every: all recorded runs, the control included; runs: those of cells. edges: by level: LEVELS, and that of a search.
     recommended: `analysis.recommend` with risk 5% at 95%. contrasts, sensitivity: of `analysis.contrasts` and
     `analysis.quality`; without rows for a search for the best quality, whose arms have no curves; best: what it found.
+    table2: of `analysis.table2`, where a method has several arms to choose from.
     """
 
     folder: Path
@@ -70,6 +72,7 @@ class Tables:
     contrasts: pd.DataFrame
     sensitivity: pd.DataFrame
     best: pd.DataFrame | None
+    table2: pd.DataFrame | None
 
     @property
     def sought(self) -> float:
@@ -101,6 +104,7 @@ def tables(folder: Path) -> Tables:
         contrasts=contrasted.contrasts(compared, definition, confirmations=confirmations, fitted=fitted),
         sensitivity=lr_sensitivity(compared, definition),
         best=best(every, read_losses(folder), definition) if searched else None,
+        table2=at_best.table2(runs, definition) if at_best.is_for(definition.study) else None,
     )
 
 
@@ -136,6 +140,7 @@ def write(found: Tables, reference: Reference | None = None, influence: pd.DataF
             _recommendation_section(definition, found.recommended),
             _divergence_section(definition, images, found.edges) if len(runs) else "",
             _figures_section(definition, images, "What stability costs in quality", FRONTIERS),
+            _at_best_section(definition, found),
             _contrasts_section(definition, found),
             _influence_section(definition, influence),
             _figures_section(definition, images, "What it costs, and how it happens", OTHER_FIGURES),
@@ -166,6 +171,8 @@ def _answers(found: Tables) -> list[tuple[str, pd.DataFrame]]:
     named = {"recommendation": found.recommended, "contrasts": found.contrasts, "lr_sensitivity": found.sensitivity}
     if found.best is not None:
         return [("best", found.best)]
+    if found.table2 is not None:
+        named["table2"] = found.table2
     return list(named.items())
 
 
@@ -329,6 +336,19 @@ def _best_section(definition: Definition, found: pd.DataFrame | None) -> str:
     table = _html_table(*best_table(found, definition), 3)
     lines = "".join(f"<li><strong>{escape(model)}</strong> {escape(line)}</li>" for model, line in said)
     return f'<h2>The best quality within the risk</h2>{table}{_note(text)}<ul class="answer">{lines}</ul>'
+
+
+def _at_best_section(definition: Definition, found: Tables) -> str:
+    if found.table2 is None or found.table2.empty:
+        return ""
+    head, body = at_best.as_text(found.table2, divergence_rates(found.runs))
+    text = (
+        "Table 2 of Tang et al. (KDD 2023) with intervals: of all learning rates and thresholds of a method, those "
+        "that the other seeds choose by progressive validation of the first task; each seed judges that choice on the "
+        "held-out day. Medians with exact 95% intervals over seeds, a diverged run as the worst result. Best at: the "
+        "choice of most seeds; its diverged runs of n, with 95% Wilson intervals."
+    )
+    return f"<h2>Each method at its best</h2>{_html_table(head, body, 2)}{_note(text)}"
 
 
 # Figures

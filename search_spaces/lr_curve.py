@@ -9,5 +9,5 @@ study = Study(
     models=("small", "large", "large_dcn"),
     arms=PAPER_FIVE,
     lrs=(0.02, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6, 3.2),
-    seeds=tuple(range(8)),
+    seeds=tuple(range(16)),
 )
