@@ -15,14 +15,16 @@ from models import Spec
 class Ranker(nn.Module):
     """inputs_BI -> logits_BT.
 
-    hidden: widths of the bottom's layers. cross: one full-rank DCN-v2 cross layer on the inputs, with LayerNorm on
-    its output, before the bottom. experts: 1 is a shared bottom; more are experts of that size, mixed for each task
-    by a softmax gate (MMoE).
+    hidden: widths of the bottom's layers. cross: one full-rank DCN-v2 cross layer on the inputs before the bottom, with
+    LayerNorm on its output unless norm is False. experts: 1 is a shared bottom; more are experts of that size, mixed
+    for each task by a softmax gate (MMoE).
     """
 
-    def __init__(self, spec: Spec, *, hidden: tuple[int, ...], cross: bool = False, experts: int = 1) -> None:
+    def __init__(
+        self, spec: Spec, *, hidden: tuple[int, ...], cross: bool = False, norm: bool = True, experts: int = 1
+    ) -> None:
         super().__init__()
-        self.front = CrossNorm(spec.width) if cross else nn.Identity()
+        self.front = (CrossNorm if norm else Cross)(spec.width) if cross else nn.Identity()
         if experts == 1:
             self.bottom = _mlp(spec.width, hidden)
             self.heads = Heads(hidden[-1], spec.head_bias)
@@ -32,6 +34,17 @@ class Ranker(nn.Module):
 
     def forward(self, inputs_BI: Tensor) -> Tensor:
         return self.heads(self.bottom(self.front(inputs_BI)))
+
+
+class Cross(nn.Module):
+    """x * (W x + b) + x: one full-rank cross layer on its own input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cross = _he_linear(width, width)
+
+    def forward(self, inputs_BI: Tensor) -> Tensor:
+        return inputs_BI * self.cross(inputs_BI) + inputs_BI
 
 
 class CrossNorm(nn.Module):

@@ -1,6 +1,7 @@
 """Data sources. A source is a file of this folder (or any dotted module) with `load(cache, **options) -> Log`.
 
-The file's name is the source's name: `load("kuairand", {"dir": "data"}, cache)` calls `study/data/kuairand.py`.
+The file's name is the source's name: `load("kuairand", {"dir": "data"}, cache)` calls `study/data/kuairand.py`. A part
+of any source's columns can be asked for (`study.data._selection`).
 """
 
 import inspect
@@ -13,6 +14,7 @@ import numpy as np
 
 from study import plugins
 from study.data._fetch import ARCHIVES, Archive, fetch
+from study.data._selection import SELECTED, selected
 from study.log import Log, Task
 
 __all__ = ["ARCHIVES", "Archive", "Log", "Task", "check", "describe", "fetch", "load", "names"]
@@ -26,12 +28,15 @@ def names() -> list[str]:
 def load(source: str, options: dict[str, Any], cache: Path) -> Log:
     """The log of a source, its arrays memory-mapped (read-only) from the folder `cache`.
 
-    source: one of `names()`, or a dotted module such as `my_pkg.my_source`. options: what its `load` is asked for.
-    Raises ValueError, in one line, on an unknown source or option and on data that cannot be used.
+    source: one of `names()`, or a dotted module such as `my_pkg.my_source`. options: what its `load` is asked for, and
+    only_ids, only_numbers, only_tasks: names of the columns that are kept, which make another log. Raises ValueError,
+    in one line, on an unknown source or option and on data that cannot be used.
     """
     load_source = plugins.load(__name__, source, "data source", "load").load
-    _check_options(source, load_source, options)
-    return load_source(Path(cache), **options)
+    own = {name: value for name, value in options.items() if name not in SELECTED}
+    _check_options(source, load_source, own)
+    log = load_source(Path(cache), **own)
+    return selected(log, {name: value for name, value in options.items() if name in SELECTED}, Path(cache))
 
 
 def describe(source: str, log: Log) -> dict[str, Any]:
@@ -91,8 +96,8 @@ def _check_options(source: str, load_source: Callable[..., Log], options: dict[s
     parameters = list(inspect.signature(load_source).parameters.values())[1:]
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         return
-    known = [p.name for p in parameters]
-    listed = f"its options are {', '.join(known)}" if known else "it takes none"
+    known = [*(p.name for p in parameters), *SELECTED]
+    listed = f"its options are {', '.join(known)}"
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(f"the data source {source!r} has no option {', '.join(unknown)}; {listed}")

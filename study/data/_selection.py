@@ -1,0 +1,68 @@
+"""A part of a log's columns as a log of its own: fewer features, or fewer tasks, of the same rows."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from study.data._cache import ArrayFile, cached, content_hash
+from study.log import Log
+
+SELECTED = {"only_ids": "ids", "only_numbers": "numbers", "only_tasks": "labels"}
+"""Options of every source, and the array whose columns they name: what is kept of the id features, number features and
+tasks. A list of names, or words with commas between; without the option, all."""
+
+
+def selected(log: Log, options: Mapping[str, Any], cache: Path) -> Log:
+    """The log with the wanted columns alone, in the log's own order; converted once, like the log itself.
+
+    options: some of `SELECTED`. Raises ValueError on a name that the log does not have, and where no feature or no task
+    would be left.
+    """
+    have = {
+        "only_ids": log.id_names,
+        "only_numbers": log.number_names,
+        "only_tasks": tuple(task.name for task in log.tasks),
+    }
+    kept = {option: _kept(option, options.get(option), names) for option, names in have.items()}
+    if not kept["only_tasks"]:
+        raise ValueError("need at least one task, got only_tasks without any")
+    if not (kept["only_ids"] or kept["only_numbers"]):
+        raise ValueError("need at least one feature, got only_ids and only_numbers without any")
+    if all(len(kept[option]) == len(names) for option, names in have.items()):
+        return log
+    names = {option: [have[option][i] for i in at] for option, at in kept.items()}
+    content = content_hash({"part_of": log.content, **names})
+
+    def convert(into: Path) -> Log:
+        arrays = {}
+        for option, name in SELECTED.items():
+            columns = getattr(log, name)
+            with ArrayFile(into, name, len(columns)) as file:
+                for i in kept[option]:
+                    file.append(columns[:, i])
+            arrays[name] = file.read()
+        return replace(
+            log,
+            **arrays,
+            vocabulary=tuple(log.vocabulary[i] for i in kept["only_ids"]),
+            id_names=tuple(names["only_ids"]),
+            number_names=tuple(names["only_numbers"]),
+            tasks=tuple(log.tasks[i] for i in kept["only_tasks"]),
+            content=content,
+        )
+
+    return cached(cache, "part", content, convert)
+
+
+def _kept(option: str, wanted: Any, have: tuple[str, ...]) -> list[int]:
+    """Numbers of the columns that are kept."""
+    if wanted is None:
+        return list(range(len(have)))
+    names = [word.strip() for word in wanted.split(",")] if isinstance(wanted, str) else wanted
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{option} is a list of names, got {wanted!r}")
+    names = [name for name in names if name]
+    if unknown := sorted(set(names) - set(have)):
+        raise ValueError(f"{option} names {', '.join(unknown)}; the data have {', '.join(have) or 'none'}")
+    return [i for i, name in enumerate(have) if name in names]
