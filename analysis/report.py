@@ -5,12 +5,9 @@ answers; an end of an interval that is not known is an empty field) and `figures
 needs no script and nothing from elsewhere. Every word that comes from the record is escaped.
 """
 
-import base64
 import io
 import json
 import math
-import re
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import contrasts as contrasted
 from analysis import figures
@@ -29,6 +25,7 @@ from analysis.best import best, best_table, task_of
 from analysis.best import sentence as best_sentence
 from analysis.best import text as best_text
 from analysis.edges import Fit, edge_text, edges, fits, sentence
+from analysis.page import file_name, html_table, image, note, page, write_whole
 from analysis.quality import lr_sensitivity, quality
 from analysis.rates import divergence_rates, in_bins, rates_table, upper_bound
 from analysis.runs import CELL, cells_of, records, tasks_of, threshold_columns
@@ -43,10 +40,6 @@ from study.record import (
 )
 
 LEVELS = (0.5, 0.05)
-
-DPI = 150
-PIXELS_PER_INCH = 104
-"""Of figures in the page: their letters are then as large as the text around them."""
 
 Reference = Mapping[str, Mapping[str, Any]]
 
@@ -121,18 +114,15 @@ def write(found: Tables, reference: Reference | None = None, influence: pd.DataF
     images = {}
     with figures.styled():
         for name, figure in drawn.items():
-            png, svg = _saved(figure)
-            _write_whole(folder / "figures" / f"{_file_name(name)}.png", png)
-            source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-            images[name] = f'src="{source}" style="width: {figure.get_figwidth() * PIXELS_PER_INCH:.0f}px"'
+            images[name] = image(figure, folder / "figures" / f"{file_name(name)}.png")
     table = io.BytesIO()
     every.to_parquet(table, index=False)
-    _write_whole(folder / "runs.parquet", table.getvalue())
+    write_whole(folder / "runs.parquet", table.getvalue())
     for name, answers in (("edges", pd.concat(found.edges.values())), *_answers(found)):
         finite = answers.replace([math.inf, -math.inf], math.nan)  # an end that is not known is an empty field
-        _write_whole(folder / "tables" / f"{name}.csv", finite.to_csv(index=False).encode())
+        write_whole(folder / "tables" / f"{name}.csv", finite.to_csv(index=False).encode())
     control = every.loc[every["role"] == "control"]
-    page = _page(
+    content = page(
         f"{definition.study.name}: where training diverges",
         [
             _heading(definition, runs),
@@ -152,19 +142,8 @@ def write(found: Tables, reference: Reference | None = None, influence: pd.DataF
         ],
     )
     path = folder / "report.html"
-    _write_whole(path, page.encode())
+    write_whole(path, content.encode())
     return path
-
-
-def _saved(figure: Figure) -> tuple[bytes, bytes]:
-    """The figure as PNG and as SVG. Its panels are laid out once, not before each of four drawings."""
-    figure.set_dpi(DPI)
-    figure.draw_without_rendering()
-    figure.set_layout_engine(None)  # the panels stay where they are
-    png, svg = io.BytesIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=DPI)
-    figure.savefig(svg, format="svg", metadata={"Date": None})
-    return png.getvalue(), svg.getvalue()
 
 
 def _answers(found: Tables) -> list[tuple[str, pd.DataFrame]]:
@@ -268,7 +247,7 @@ def _recommendation_section(definition: Definition, found: pd.DataFrame) -> str:
                 *quality_there,
             ]
         )
-    parts.append(_html_table(head, body, 2))
+    parts.append(html_table(head, body, 2))
     text = (
         f"The largest learning rate at which at most {100 * recommended.RISK:g}% of the runs diverge, "
         f"{100 * recommended.CONFIDENCE:g}% sure: tested upward from the lowest lr, on runs of fixed seeds, or by "
@@ -277,7 +256,7 @@ def _recommendation_section(definition: Definition, found: pd.DataFrame) -> str:
         f"interval over seeds, a diverged run as the worst result. study recommend says it in words, and takes another "
         f"risk."
     )
-    parts.append(_note(text))
+    parts.append(note(text))
     if commands := recommended.commands(found, "DIR"):
         lines = escape("\n".join(commands))
         parts.append(f"<details><summary>What would claim more</summary><pre>{lines}</pre></details>")
@@ -292,7 +271,7 @@ def _divergence_section(definition: Definition, images: Mapping[str, str], found
     seeds = min(first["seeds"].tolist())
     if seeds < 5:
         few = f"A curve here rests on {_count(seeds, 'seed')}: its interval says how little that is."
-        parts.append(_note(f"{few} More seeds make it narrower."))
+        parts.append(note(f"{few} More seeds make it narrower."))
     return "\n".join([*parts, _edges_table(definition, found)])
 
 
@@ -333,9 +312,9 @@ def _best_section(definition: Definition, found: pd.DataFrame | None) -> str:
         f"runs diverge. Judged: by {search.judged} fresh seeds, on the held-out day; tuning saw neither. Scores are "
         f"medians, with 95% intervals that hold for any distribution; a diverged run is the worst result."
     )
-    table = _html_table(*best_table(found, definition), 3)
+    table = html_table(*best_table(found, definition), 3)
     lines = "".join(f"<li><strong>{escape(model)}</strong> {escape(line)}</li>" for model, line in said)
-    return f'<h2>The best quality within the risk</h2>{table}{_note(text)}<ul class="answer">{lines}</ul>'
+    return f'<h2>The best quality within the risk</h2>{table}{note(text)}<ul class="answer">{lines}</ul>'
 
 
 def _at_best_section(definition: Definition, found: Tables) -> str:
@@ -348,7 +327,7 @@ def _at_best_section(definition: Definition, found: Tables) -> str:
         "held-out day. Medians with exact 95% intervals over seeds, a diverged run as the worst result. Best at: the "
         "choice of most seeds; its diverged runs of n, with 95% Wilson intervals."
     )
-    return f"<h2>Each method at its best</h2>{_html_table(head, body, 2)}{_note(text)}"
+    return f"<h2>Each method at its best</h2>{html_table(head, body, 2)}{note(text)}"
 
 
 # Figures
@@ -465,7 +444,7 @@ def _edges_table(definition: Definition, found: Mapping[float, pd.DataFrame]) ->
         "was not seen up to the highest lr tried, < 0.01 that it lies below the lowest; the interval says what is sure "
         "(a few seeds without divergence cannot exclude a risk of 5%)."
     )
-    return _html_table(head, body, 2) + _note(text)
+    return html_table(head, body, 2) + note(text)
 
 
 def _interval(row: Mapping[str, Any]) -> str:
@@ -499,10 +478,10 @@ def _contrasts_section(definition: Definition, found: Tables) -> str:
         "method at its own best lr, which the other seeds choose by progressive validation; a diverged run is the "
         "worst result. It is corrected for nothing."
     )
-    parts.append(_note(text))
+    parts.append(note(text))
     if not planned.all():
         others = _contrasts_table(definition.study, found.contrasts.loc[~planned], "p, uncorrected", "p")
-        text = _note("These describe: they were not named beforehand, and are corrected for nothing.")
+        text = note("These describe: they were not named beforehand, and are corrected for nothing.")
         parts.append(f"<details><summary>All other pairs</summary>{others}{text}</details>")
     return "\n".join([*parts, _costs_table(definition, found)])
 
@@ -524,7 +503,7 @@ def _contrasts_table(study: Study, table: pd.DataFrame, p_head: str, p: str) -> 
             + (cost if row["difference_pairs"] > 1 else ["-", "-"])
             + ([at, *counts] if compared else ["-", "-", "-"])
         )
-    return _html_table(head, body, 3)
+    return html_table(head, body, 3)
 
 
 def _signed(value: float) -> str:
@@ -551,7 +530,7 @@ def _costs_table(definition: Definition, found: Tables) -> str:
         "2309.14322): the final training loss, capped at its value at initialization, less the best one, averaged over "
         f"lrs evenly in the logarithm, from {ends['sensitivity_lr_min']:g} to {ends['sensitivity_lr_max']:g}."
     )
-    return f"<h3>What a wrong lr costs</h3>{_html_table(head, body, 2)}{_note(text)}"
+    return f"<h3>What a wrong lr costs</h3>{html_table(head, body, 2)}{note(text)}"
 
 
 def _influence_section(definition: Definition, found: pd.DataFrame | None) -> str:
@@ -579,7 +558,7 @@ def _influence_section(definition: Definition, found: pd.DataFrame | None) -> st
         "Every run judged again, from its recorded losses, by a stricter and by a looser rule of divergence: where the "
         "edge moves with it, training fades there rather than breaks. study rescore applies any other rule."
     )
-    return f"<h2>How much the rule matters</h2>{_html_table(head, body, 2)}{_note(text)}"
+    return f"<h2>How much the rule matters</h2>{html_table(head, body, 2)}{note(text)}"
 
 
 def _cells_section(definition: Definition, rates: pd.DataFrame, scored: pd.DataFrame) -> str:
@@ -603,7 +582,7 @@ def _cells_section(definition: Definition, rates: pd.DataFrame, scored: pd.DataF
         "undertrained runs (slow, not unstable) are in n and not in k. Quality and kept: median (10 to 90% band), a "
         "diverged run as the worst result; -inf: not finite."
     )
-    return f"<h2>All cells</h2>{_note(text)}{_html_table(head, body, 2)}"
+    return f"<h2>All cells</h2>{note(text)}{html_table(head, body, 2)}"
 
 
 def _words(column: str) -> str:
@@ -628,14 +607,14 @@ def _missing_section(definition: Definition, every: pd.DataFrame, failures: Mapp
         said = f"{len(failures):,} runs that the search asked for are not recorded." if failures else "None failed."
         parts.append(f"<p>A search plans its runs as it goes. {said}</p>")
         reasons = Counter(failures.values()).most_common()
-        parts += [_html_table(["reason", "runs"], [[r, f"{n:,}"] for r, n in reasons], 1)] if reasons else []
+        parts += [html_table(["reason", "runs"], [[r, f"{n:,}"] for r, n in reasons], 1)] if reasons else []
     elif missing.empty:
         parts.append(f"<p>None: all {planned_count(definition.study):,} planned runs are recorded.</p>")
     else:
         reasons = Counter(failures.get(run, "not run yet") for run in missing["run_id"])
         said = f"{len(missing):,} of {planned_count(definition.study):,} planned runs are not recorded."
-        parts.append(_note(f"{said} They are in no rate: a crash is not a divergence."))
-        parts.append(_html_table(["reason", "runs"], [[r, f"{n:,}"] for r, n in reasons.most_common()], 1))
+        parts.append(note(f"{said} They are in no rate: a crash is not a divergence."))
+        parts.append(html_table(["reason", "runs"], [[r, f"{n:,}"] for r, n in reasons.most_common()], 1))
         groups = missing.assign(why=[failures.get(run, "not run yet") for run in missing["run_id"]])
         rows = []
         for key, group in groups.groupby(["model", "method", "options", "why"], sort=False):
@@ -643,10 +622,10 @@ def _missing_section(definition: Definition, every: pd.DataFrame, failures: Mapp
             lrs = ", ".join(f"{lr:g}" for lr in sorted(set(group["lr"])))
             arm = f"{method} {options}" if options != "{}" else method
             rows.append([model, arm, lrs, _ranges(group["seed"]), str(len(group)), why])
-        parts.append(_html_table(["model", "method", "lr", "seeds", "runs", "reason"], rows, 2))
+        parts.append(html_table(["model", "method", "lr", "seeds", "runs", "reason"], rows, 2))
     aside = sorted(path.name for path in (folder / "set_aside").glob("*"))
     if aside:
-        parts.append(_note(f"Files that did not read, and were set aside: {', '.join(aside)}."))
+        parts.append(note(f"Files that did not read, and were set aside: {', '.join(aside)}."))
     return "\n".join(parts)
 
 
@@ -711,7 +690,7 @@ def _control_section(control: pd.DataFrame, reference: Reference | None) -> str:
     if control.empty:
         return "\n".join([*parts, "<p>No control runs are recorded.</p>"])
     parts.append(
-        _note(
+        note(
             "Untreated runs with seeds of their own, on a ladder of learning rates. The steadiest and best of them "
             "sets the gain that all others are measured against; they are in no cell."
         )
@@ -722,7 +701,7 @@ def _control_section(control: pd.DataFrame, reference: Reference | None) -> str:
         loss = pd.Series(group["final_loss"]).astype(float)
         shown = "-" if loss.isna().all() else _number(float(loss.median()), 4)
         rows.append([str(model), f"{lr:g}", str(len(group)), shown])
-    parts.append(_html_table(["model", "lr", "runs", "final loss, median"], rows, 1))
+    parts.append(html_table(["model", "lr", "runs", "final loss, median"], rows, 1))
     return "\n".join(parts)
 
 
@@ -783,7 +762,7 @@ def _configuration_section(definition: Definition, every: pd.DataFrame) -> str:
     return "\n".join(
         [
             "<h2>Configuration</h2>",
-            _html_table(["part", "version"], [[k, str(v)] for k, v in versions.items() if v], 2),
+            html_table(["part", "version"], [[k, str(v)] for k, v in versions.items() if v], 2),
             _arms_table(cells_of(every, definition.study)),
             f"<details open><summary>The study</summary><pre>{escape(study)}</pre></details>",
             f"<details><summary>The data</summary><pre>{escape(_by_line(definition.data))}</pre></details>",
@@ -800,7 +779,7 @@ def _arms_table(runs: pd.DataFrame) -> str:
         values = [f"{name} = {row[name]:g}" for name in thresholds if pd.notna(row[name])]
         options = json.loads(row["options"]) if isinstance(row["options"], str) else {}
         body.append([row["curve"], ", ".join(values + [f"{k} = {v}" for k, v in options.items()]) or "-"])
-    return _html_table(["curve", "thresholds and options"], body, 2) if body else ""
+    return html_table(["curve", "thresholds and options"], body, 2) if body else ""
 
 
 def _by_line(values: Mapping[str, Any]) -> str:
@@ -816,68 +795,5 @@ def _by_line(values: Mapping[str, Any]) -> str:
     return "{\n " + ",\n ".join(lines) + "\n}"
 
 
-# HTML
-
-
-def _html_table(head: Sequence[str], body: Sequence[Sequence[str]], words: int) -> str:
-    """The first `words` columns are words, the others numbers, aligned right."""
-    kind = ["" if i < words else ' class="number"' for i in range(len(head))]
-    top = "".join(f"<th{k}>{escape(h)}</th>" for k, h in zip(kind, head, strict=True))
-    rows = ["".join(f"<td{k}>{escape(c)}</td>" for k, c in zip(kind, row, strict=True)) for row in body]
-    lines = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>\n{lines}\n</tbody></table></div>'
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'
-
-
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" + ("" if n == 1 else "s")
-
-
-CSS = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1120px; padding: 24px 20px 64px; background: #fff; color: #1c1c1c;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 2.4rem 0 .5rem; padding-top: .8rem; border-top: 1px solid #ddd; }
-h3 { font-size: 1.02rem; margin: 1.3rem 0 .3rem; overflow-wrap: anywhere; }
-p { margin: .4rem 0; } .lead { color: #444; } .note, figcaption { color: #555; font-size: .9rem; max-width: 75ch; }
-ul { padding-left: 1.2rem; margin: .3rem 0; max-width: 95ch; } li { margin: .25rem 0; overflow-wrap: anywhere; }
-figure { margin: .8rem 0 1.2rem; }
-.scroll { overflow-x: auto; max-width: 100%; }
-img { display: block; max-width: max(100%, 620px); height: auto; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
-th, td { padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee; }
-th { border-bottom: 1px solid #999; font-weight: 600; vertical-align: bottom; }
-.number { text-align: right; } th.number { min-width: 4.6rem; } td { white-space: nowrap; }
-pre { overflow-x: auto; background: #f6f6f6; padding: .8rem; font-size: .8rem; line-height: 1.35; }
-summary { cursor: pointer; margin: .6rem 0; }
-@media print { .scroll { overflow: visible; } img { max-width: 100%; } }
-"""
-
-
-def _page(title: str, sections: Sequence[str]) -> str:
-    body = "\n".join(section for section in sections if section)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]", "_", name)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
