@@ -24,6 +24,7 @@ from study.config import EdgeSearch, QualitySearch, Study
 from study.log import Log
 from study.planning import Plan, Stack, checked, control_of, plan, runs_of
 from study.progress import Progress, duration
+from study.queue import Job
 from study.record import Confirmation
 from study.rescoring import references
 from study.sources import Planned, Source, Together
@@ -322,7 +323,7 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
             print(_opening(study, todo, cluster.workers, folder), flush=True)
             follower.look()
             with _told(todo, follower) as told:
-                job = tune.Job(
+                job = Job(
                     study=study.name,
                     folder=folder,
                     rule=study.rule,

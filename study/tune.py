@@ -1,16 +1,14 @@
 """Ray Tune schedules the trials of a study: one live queue of stacks for every kind of study. The only file that
 knows ray.
 
-A stack waits until the control of its model is recorded, since outcomes are judged against it. Workers write their own
-files of the record and report only counts. A crash is not divergence: a stack that ran out of memory is halved, one
-that failed otherwise is tried again, and what fails three times is recorded as missing, with its reason.
+What is trained next, and what becomes of a failure, is the queue's (`study.queue`). Workers write their own files of
+the record and report only counts.
 """
 
 import asyncio
 import contextlib
 import gc
 import importlib
-import json
 import logging
 import os
 import shlex
@@ -19,9 +17,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,27 +43,18 @@ if "RAY_AUTH_MODE" not in os.environ and (
 
 import ray
 
-from study import divergence, record
-from study.config import Rule, canonical_json, run_from_json, to_json
+from study.config import Rule
 from study.log import Log
-from study.planning import Stack
-from study.sources import Source
+from study.queue import FINISHED, Job, Queue, unpacked
 
 PACKAGES = ("study", "models", "search_spaces", "analysis")
 # Tune looks for result files, which we do not write, and warns of every trial.
 logging.getLogger("ray").setLevel(logging.ERROR)
 logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
-TRIES = 3
-SAME_FAILURE_STOPS = 3
-
 
 class ClusterError(ValueError):
     """No usable Ray, in words for the user."""
-
-
-class StudyStoppedError(ValueError):
-    """A study that cannot go on, in words for the user. What was recorded stays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +71,6 @@ class Cluster:
     @property
     def device(self) -> str:
         return "cuda" if self.gpu else "cpu"
-
-
-@dataclass(kw_only=True)
-class Job:
-    """A study's trials to be run, and who is told of each that ends.
-
-    control: stacks of the control that are to be trained, ahead of all else. source: where the others come from.
-    references: of the models whose control is recorded. reference: makes that of a model once it is; its ValueError
-    stops the study. told: called with a stack, and the counts of its runs or the reason of its failure.
-    """
-
-    study: str
-    folder: Path
-    rule: Rule
-    control: tuple[Stack, ...]
-    source: Source
-    references: dict[str, divergence.Reference]
-    reference: Callable[[str], divergence.Reference]
-    told: Callable[[Stack, dict[str, float] | str], None] = field(default=lambda stack, result: None)
 
 
 @contextlib.contextmanager
@@ -240,118 +209,6 @@ def submit(address: str, words: list[str], *, working_dir: Path | None, wait: bo
     return ended.driver_exit_code or 1
 
 
-FINISHED = "FINISHED"
-
-REST_SECONDS = 0.2
-SHARE_OF_WAIT = 0.05
-"""A rest takes this share of the wait so far: a long wait is cut into few rests, and outstayed by little."""
-
-
-class Queue:
-    """Hands out stacks one after another, as the configuration of a trial: None is wait, FINISHED is the end.
-
-    A worker for which there is nothing yet, since the control or what a search waits for is still being trained, is
-    handed a rest. Without one, Tune keeps a single idle worker and ends the others, and a new one takes seconds to
-    start.
-    """
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.source = job.source
-        self.waiting = deque(job.control)
-        self.again: deque[Stack] = deque()
-        self.training: dict[str, Stack] = {}
-        self.resting: set[str] = set()
-        self.waits_since: float | None = None
-        self.tries: Counter[str] = Counter()
-        self.failures: dict[str, set[str]] = {}
-        self.controls = Counter(stack.runs[0].model for stack in job.control)
-        self.stopped: Exception | None = None
-
-    def suggest(self, trial_id: str) -> Any:
-        if self.stopped:
-            return FINISHED
-        stack = self._ready()
-        if stack:
-            self.training[trial_id] = stack
-            self.waits_since = None
-            reference = None if stack.is_control else self.job.references[stack.runs[0].model]
-            return {"stack": _packed(stack, reference)}
-        if self.source.ended and not self.waiting:
-            return None if self.training else FINISHED
-        assert self.training, "a source has neither ended nor anything to be trained"
-        self.waits_since = self.waits_since or time.monotonic()
-        self.resting.add(trial_id)
-        return {"rest": max(REST_SECONDS, SHARE_OF_WAIT * (time.monotonic() - self.waits_since))}
-
-    def _ready(self) -> Stack | None:
-        """The first stack that waits for no control. What failed once is tried again after all others."""
-        for i, stack in enumerate(self.waiting):
-            if self._can_train(stack):
-                del self.waiting[i]
-                return stack
-        while stack := self.source.next():
-            if self._can_train(stack):
-                return stack
-            self.waiting.append(stack)
-        return self.again.popleft() if self.again else None
-
-    def _can_train(self, stack: Stack) -> bool:
-        return stack.is_control or stack.runs[0].model in self.job.references
-
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        if trial_id in self.resting:
-            self.resting.discard(trial_id)
-            return
-        stack = self.training.pop(trial_id)
-        if error or result is None:
-            self._failed(stack, "the worker process ended", worker_died=True)
-            return
-        if result.get("failure"):
-            self._failed(stack, result["failure"], out_of_memory=result["out_of_memory"])
-            return
-        if not stack.is_control:
-            self.source.recorded(stack)
-        self.job.told(stack, {key: result[key] for key in ("runs", "diverged", "undertrained", "seconds")})
-        if stack.is_control:
-            self._control_done(stack)
-
-    def _control_done(self, stack: Stack) -> None:
-        model = stack.runs[0].model
-        self.controls[model] -= 1
-        if self.controls[model]:
-            return
-        try:
-            self.job.references[model] = self.job.reference(model)
-        except ValueError as error:
-            self.stopped = StudyStoppedError(f"{model}: {error}")
-
-    def _failed(self, stack: Stack, reason: str, *, out_of_memory: bool = False, worker_died: bool = False) -> None:
-        half = len(stack.runs) // 2
-        if out_of_memory and half:
-            parts = [Stack(runs=stack.runs[:half]), Stack(runs=stack.runs[half:])]
-            self.waiting.extendleft(reversed(parts))
-            if stack.is_control:
-                self.controls[stack.runs[0].model] += 1
-            return
-        self.tries[stack.name] += 1
-        tries_left = self.tries[stack.name] < TRIES
-        # A machine that goes away takes all its workers with it, which says nothing about their stacks.
-        if not (worker_died and tries_left):
-            self.failures.setdefault(reason, set()).add(stack.name)
-        if tries_left and len(self.failures.get(reason, ())) < SAME_FAILURE_STOPS:
-            self.again.append(stack)
-            return
-        record.write_failure(self.job.folder, stack.name, [run.id for run in stack.runs], reason)
-        if not stack.is_control:
-            self.source.given_up(stack, reason)
-        self.job.told(stack, reason)
-        if stack.is_control:
-            self.stopped = StudyStoppedError(f"the control of {stack.runs[0].model} failed: {reason}")
-        elif len(self.failures[reason]) >= SAME_FAILURE_STOPS:
-            self.stopped = StudyStoppedError(f"{SAME_FAILURE_STOPS} stacks failed the same way: {reason}")
-
-
 def _searcher(queue: Queue) -> Any:
     """The queue as Ray Tune's searcher. Made here, so that Ray can be started before its Tune has been imported."""
     from ray.tune.search import Searcher
@@ -382,20 +239,6 @@ def _searcher(queue: Queue) -> Any:
     return searcher
 
 
-def _packed(stack: Stack, reference: divergence.Reference | None) -> str:
-    """A stack as text, what its runs share written once: Tune copies it with every result."""
-    runs = [to_json(run) for run in stack.runs]
-    shared = {key: runs[0][key] for key in ("data", "model", "method", "recipe")}
-    return canonical_json(
-        {
-            "name": stack.name,
-            "shared": shared,
-            "runs": [{key: value for key, value in run.items() if key not in shared} for run in runs],
-            "reference": None if reference is None else vars(reference),
-        }
-    )
-
-
 def _trial(
     config: dict[str, Any],
     *,
@@ -416,14 +259,10 @@ def _trial(
         time.sleep(config["rest"])
         tune.report({"runs": 0})
         return
-    packed = json.loads(config["stack"])
-    reference = packed["reference"]
-    if reference is not None:
-        reference = divergence.Reference(**reference | {"task_gain": tuple(reference["task_gain"])})
-    runs = tuple(run_from_json(packed["shared"] | own) for own in packed["runs"])
+    name, runs, reference = unpacked(config["stack"])
     trial = Trial(study=study, runs=runs, rule=rule, reference=reference)
     try:
-        tune.report(execute(trial, Path(folder), replace(log, **arrays), packed["name"], device))
+        tune.report(execute(trial, Path(folder), replace(log, **arrays), name, device))
     except (torch.OutOfMemoryError, MemoryError) as error:
         tune.report({"runs": 0, "failure": f"out of memory ({_one_line(error)})", "out_of_memory": True})
     except Exception as error:

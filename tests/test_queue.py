@@ -1,0 +1,336 @@
+"""The work queue of a study, driven as Ray Tune drives it, without Ray."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from study import divergence, sources
+from study import queue as work
+from study.config import CONTROL_SEEDS, Recipe, Rule, Run
+from study.planning import Stack
+from study.queue import FINISHED
+
+COUNTS = {"diverged": 0, "undertrained": 0, "seconds": 1.0}
+REFERENCE = divergence.Reference(lr=0.02, gain=0.5, task_gain=(0.5,))
+
+
+def make_stack(model: str = "small", *, control: bool = False, seed: int = 0, runs: int = 4) -> Stack:
+    seed += CONTROL_SEEDS[0] if control else 0
+    return Stack(
+        runs=tuple(
+            Run(data="d", model=model, method="none", lr=0.1 * (1 + i), seed=seed, recipe=Recipe()) for i in range(runs)
+        )
+    )
+
+
+class Queue:
+    """The queue as Ray Tune drives it, with what it told."""
+
+    def __init__(
+        self, folder: Path, *stacks: Stack, known: tuple[str, ...] = (), reference: Callable[[str], Any] | None = None
+    ) -> None:
+        (folder / "failures").mkdir()
+        self.folder, self.trials = folder, 0
+        self.told: list[tuple[Stack, Any]] = []
+        self.queue = work.Queue(
+            work.Job(
+                study="quick",
+                folder=folder,
+                rule=Rule(),
+                control=tuple(stack for stack in stacks if stack.is_control),
+                source=sources.Planned(stack for stack in stacks if not stack.is_control),
+                references=dict.fromkeys(known, REFERENCE),
+                reference=reference or (lambda model: REFERENCE),
+                told=lambda stack, result: self.told.append((stack, result)),
+            )
+        )
+
+    def take(self) -> tuple[str, Stack] | str | None:
+        """The next trial and its stack; None is wait, at rest or not."""
+        self.trials += 1
+        config = self.queue.suggest(str(self.trials))
+        if isinstance(config, dict) and "rest" in config:
+            self.queue.on_trial_complete(str(self.trials), {"runs": 0})
+            return None
+        if isinstance(config, dict):
+            return str(self.trials), self.queue.training[str(self.trials)]
+        return config
+
+    def must_take(self) -> tuple[str, Stack]:
+        taken = self.take()
+        assert isinstance(taken, tuple), taken
+        return taken
+
+    def done(self, trial: str) -> None:
+        self.queue.on_trial_complete(trial, {"runs": len(self.queue.training[trial].runs)} | COUNTS)
+
+    def fails(self, trial: str, reason: str, *, out_of_memory: bool = False) -> None:
+        self.queue.on_trial_complete(trial, {"runs": 0, "failure": reason, "out_of_memory": out_of_memory})
+
+    def failures(self) -> dict[str, str]:
+        found = {}
+        for path in (self.folder / "failures").iterdir():
+            content = pd.read_json(path, typ="series")
+            found |= dict.fromkeys(content["run_ids"], content["reason"])
+        return found
+
+
+class Searching:
+    """A source whose second stack comes once the first has ended."""
+
+    def __init__(self, *stacks: Stack) -> None:
+        self.stacks = list(stacks)
+        self.training = False
+        self.heard: list[tuple[Stack, str | None]] = []
+
+    def next(self) -> Stack | None:
+        if self.training or not self.stacks:
+            return None
+        self.training = True
+        return self.stacks.pop(0)
+
+    @property
+    def ended(self) -> bool:
+        return not self.stacks and not self.training
+
+    @property
+    def left(self) -> dict[str, int]:
+        return {"small": sum(len(stack.runs) for stack in self.stacks)}
+
+    @property
+    def state(self) -> str:
+        return "searching"
+
+    def outline(self) -> list[str]:
+        return []
+
+    def recorded(self, stack: Stack) -> None:
+        self.heard.append((stack, None))
+        self.training = False
+
+    def given_up(self, stack: Stack, reason: str) -> None:
+        self.heard.append((stack, reason))
+        self.training = False
+
+
+def test_cells_wait_for_the_control_of_their_model(tmp_path: Path) -> None:
+    asked: list[str] = []
+    controls = [make_stack(control=True), make_stack(control=True, seed=1), make_stack("large", control=True)]
+    cells = [make_stack(), make_stack("large")]
+    queue = Queue(tmp_path, *controls, *cells, reference=lambda model: asked.append(model) or REFERENCE)
+    taken = [queue.must_take() for _ in range(3)]
+    assert [stack for _, stack in taken] == controls
+    assert queue.take() is None
+    queue.done(taken[0][0])
+    assert queue.take() is None, "half of the control is no reference"
+    queue.done(taken[2][0])
+    trial, stack = queue.must_take()
+    assert (stack, asked) == (cells[1], ["large"])
+    queue.done(taken[1][0])
+    other, stack = queue.must_take()
+    assert (stack, asked) == (cells[0], ["large", "small"])
+    assert queue.take() is None, "two are still training"
+    queue.done(trial)
+    queue.done(other)
+    assert queue.take() == FINISHED
+    assert len(queue.told) == 5
+    assert queue.queue.stopped is None
+
+
+def test_a_worker_rests_while_the_control_trains_and_is_let_go_when_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(work.time, "monotonic", lambda: now)
+    queue = Queue(tmp_path, make_stack(control=True), make_stack())
+    control, _ = queue.must_take()
+    assert queue.queue.suggest("rest 1") == {"rest": work.REST_SECONDS}
+    queue.queue.on_trial_complete("rest 1", {"runs": 0})
+    now += 1000
+    assert queue.queue.suggest("rest 2") == {"rest": 1000 * work.SHARE_OF_WAIT}, "long waits are cut into few rests"
+    queue.queue.on_trial_complete("rest 2", None, error=True)
+    assert (queue.told, queue.failures()) == ([], {})
+    queue.done(control)
+    cell, _ = queue.must_take()
+    assert queue.queue.suggest("last") is None
+    queue.done(cell)
+    assert queue.take() == FINISHED
+
+
+def test_a_worker_rests_while_a_search_waits_for_a_stack_that_trains(tmp_path: Path) -> None:
+    first, second = make_stack(), make_stack(seed=1)
+    queue = Queue(tmp_path, make_stack(control=True))
+    source = queue.queue.source = Searching(first, second)
+    control, _ = queue.must_take()
+    assert "rest" in queue.queue.suggest("early"), "the first stack is at hand, and waits for the control"
+    queue.queue.on_trial_complete("early", {"runs": 0})
+    queue.done(control)
+    assert not source.heard, "a search hears of its own stacks alone"
+    trial, taken = queue.must_take()
+    assert taken == first
+    assert "rest" in queue.queue.suggest("idle")
+    queue.queue.on_trial_complete("idle", {"runs": 0})
+    queue.fails(trial, "a moment's trouble")
+    assert not source.heard, "a retry is the queue's"
+    trial, taken = queue.must_take()
+    assert taken == first
+    queue.done(trial)
+    for _ in range(3):
+        trial, taken = queue.must_take()
+        assert taken == second
+        queue.fails(trial, "disk is full")
+    assert source.heard == [(first, None), (second, "disk is full")]
+    assert queue.take() == FINISHED
+
+
+def test_a_search_hears_of_a_halved_stack_in_its_parts(tmp_path: Path) -> None:
+    stack = make_stack(runs=4)
+    queue = Queue(tmp_path, known=("small",))
+    source = queue.queue.source = Searching(stack)
+    queue.fails(queue.must_take()[0], "out of memory", out_of_memory=True)
+    halves = [queue.must_take() for _ in range(2)]
+    for trial, _ in halves:
+        queue.done(trial)
+    assert [part.runs for part, _ in source.heard] == [stack.runs[:2], stack.runs[2:]]
+    assert queue.take() == FINISHED
+
+
+def test_a_known_reference_needs_no_control(tmp_path: Path) -> None:
+    queue = Queue(tmp_path, make_stack(), known=("small",))
+    trial, _ = queue.must_take()
+    queue.done(trial)
+    assert queue.take() == FINISHED
+
+
+def test_the_config_of_a_trial_is_the_stack_and_its_reference(tmp_path: Path) -> None:
+    stack = make_stack()
+    assert work.packed(stack, REFERENCE) == Queue(tmp_path, stack, known=("small",)).queue.suggest("1")["stack"]
+    assert all(f'"lr":{run.lr}' in work.packed(stack, REFERENCE) for run in stack.runs)
+    assert '"reference":null' in work.packed(make_stack(control=True), None)
+
+
+def test_out_of_memory_halves_a_stack_down_to_single_runs(tmp_path: Path) -> None:
+    stack = make_stack(runs=5)
+    queue = Queue(tmp_path, stack, make_stack(seed=1), known=("small",))
+    trial, _ = queue.must_take()
+    queue.fails(trial, "out of memory", out_of_memory=True)
+    first, left = queue.must_take()
+    second, right = queue.must_take()
+    assert left.runs + right.runs == stack.runs
+    assert {len(left.runs), len(right.runs)} == {2, 3}
+    queue.fails(first, "out of memory", out_of_memory=True)
+    assert not queue.failures()
+    queue.done(second)
+    singles = [queue.must_take() for _ in range(2)]
+    assert [len(stack.runs) for _, stack in singles] == [1, 1]
+    assert tuple(run for _, stack in singles for run in stack.runs) == left.runs
+    for trial, _ in singles:
+        queue.done(trial)
+    trial, _ = queue.must_take()
+    queue.done(trial)
+    assert queue.take() == FINISHED
+
+
+def test_a_halved_control_is_whole_once_both_halves_are_there(tmp_path: Path) -> None:
+    queue = Queue(tmp_path, make_stack(control=True), make_stack())
+    trial, _ = queue.must_take()
+    queue.fails(trial, "out of memory", out_of_memory=True)
+    halves = [queue.must_take()[0] for _ in range(2)]
+    queue.done(halves[0])
+    assert queue.take() is None
+    queue.done(halves[1])
+    assert not queue.must_take()[1].is_control
+
+
+@pytest.mark.parametrize("single_out_of_memory", [False, True])
+def test_a_stack_that_fails_three_times_is_missing_with_its_reason(tmp_path: Path, single_out_of_memory: bool) -> None:
+    stack = make_stack(runs=1)
+    queue = Queue(tmp_path, stack, make_stack(seed=1), known=("small",))
+    for _ in range(2):
+        trial, taken = queue.must_take()
+        while taken != stack:
+            queue.done(trial)
+            trial, taken = queue.must_take()
+        queue.fails(trial, "disk is full", out_of_memory=single_out_of_memory)
+        assert not queue.failures()
+    trial, taken = queue.must_take()
+    if taken != stack:
+        queue.done(trial)
+        trial, taken = queue.must_take()
+    queue.fails(trial, "disk is full", out_of_memory=single_out_of_memory)
+    assert queue.failures() == {stack.runs[0].id: "disk is full"}
+    assert (stack, "disk is full") in queue.told
+    assert queue.take() == FINISHED
+    assert queue.queue.stopped is None, "the rest of the study goes on"
+
+
+def test_a_stack_that_failed_once_is_trained_again(tmp_path: Path) -> None:
+    queue = Queue(tmp_path, make_stack(), known=("small",))
+    trial, stack = queue.must_take()
+    queue.fails(trial, "a moment's trouble")
+    trial, again = queue.must_take()
+    assert again == stack
+    queue.done(trial)
+    assert queue.take() == FINISHED
+    assert not queue.failures()
+
+
+def test_three_stacks_that_fail_the_same_way_stop_the_study(tmp_path: Path) -> None:
+    queue = Queue(tmp_path, *(make_stack(seed=s) for s in range(6)), known=("small",))
+    trials = [queue.must_take()[0] for _ in range(4)]
+    for trial in trials[:2]:
+        queue.fails(trial, "TypeError: build() takes no rel")
+    assert queue.queue.stopped is None
+    queue.fails(trials[2], "TypeError: build() takes no rel")
+    assert str(queue.queue.stopped) == "3 stacks failed the same way: TypeError: build() takes no rel"
+    assert isinstance(queue.queue.stopped, ValueError)
+    assert queue.take() == FINISHED
+    queue.done(trials[3])  # what was training may still end well
+
+
+def test_workers_that_die_together_do_not_stop_the_study(tmp_path: Path) -> None:
+    """A machine that is taken away takes all its workers: that says nothing about the stacks."""
+    stacks = [make_stack(seed=s) for s in range(4)]
+    queue = Queue(tmp_path, *stacks, known=("small",))
+    for trial in [queue.must_take()[0] for _ in range(4)]:
+        queue.queue.on_trial_complete(trial, None, error=True)
+    again = [queue.must_take() for _ in range(4)]
+    assert [stack for _, stack in again] == stacks
+    for trial, _ in again:
+        queue.done(trial)
+    assert queue.take() == FINISHED
+    assert not queue.failures()
+
+
+def test_workers_that_die_again_and_again_stop_the_study(tmp_path: Path) -> None:
+    queue = Queue(tmp_path, *(make_stack(seed=s) for s in range(3)), known=("small",))
+    for _ in range(3):
+        for trial in [queue.must_take()[0] for _ in range(3)]:
+            queue.queue.on_trial_complete(trial, None, error=True)
+    assert str(queue.queue.stopped) == "3 stacks failed the same way: the worker process ended"
+    assert set(queue.failures().values()) == {"the worker process ended"}
+    assert queue.take() == FINISHED
+
+
+def test_a_control_from_which_nothing_can_be_learned_stops_the_study(tmp_path: Path) -> None:
+    def unlearnable(model: str) -> Any:
+        raise ValueError("the training loss is not learnable here")
+
+    queue = Queue(tmp_path, make_stack(control=True), make_stack(), reference=unlearnable)
+    queue.done(queue.must_take()[0])
+    assert queue.take() == FINISHED
+    assert str(queue.queue.stopped) == "small: the training loss is not learnable here"
+    assert isinstance(queue.queue.stopped, ValueError)
+
+
+def test_a_control_that_cannot_be_trained_stops_the_study(tmp_path: Path) -> None:
+    control = make_stack(control=True)
+    queue = Queue(tmp_path, control, make_stack())
+    for _ in range(3):
+        queue.fails(queue.must_take()[0], "RuntimeError: odd shape")
+    assert str(queue.queue.stopped) == "the control of small failed: RuntimeError: odd shape"
+    assert set(queue.failures()) == {run.id for run in control.runs}
+    assert queue.take() == FINISHED
