@@ -13,7 +13,7 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,15 +58,41 @@ def steps_of(recipe: Recipe, train_rows: int) -> int:
     return recipe.steps or train_rows // recipe.batch
 
 
-def train(runs: Sequence[Run], log: Log, device: str = "cpu", watch: Callable[[int], None] | None = None) -> Trained:
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """A step of a stack at the moment when its update is known and not yet made: weights are those of the losses, and
+    the method's state holds this step's gradient. For reading only.
+
+    runs: in the order of the run axis, which is not that of the caller. lr: (R,), of this step. leaves: by name, with
+    each method's factor. The tables' accumulators lack this step's gradient; with `embeddings="method"`, the tables are
+    one update ahead.
+    """
+
+    step: int
+    runs: Sequence[Run]
+    lr: Tensor
+    leaves: Mapping[str, Leaf]
+    network: Stacked
+    tables: Tables
+
+
+def train(
+    runs: Sequence[Run],
+    log: Log,
+    device: str = "cpu",
+    watch: Callable[[int], None] | None = None,
+    look: Callable[[Look], None] | None = None,
+) -> Trained:
     """Train the runs as one stack and judge them on the held-out rows.
 
     All runs share model, recipe, method and the method's options; they differ in lr, thresholds and seed. Runs of a
-    seed cost less in one stack than in two. watch(step) is called after each step.
+    seed cost less in one stack than in two. watch(step) is called after each step. look(...) sees each update before it
+    is made; it changes no bit.
     """
     started = time.perf_counter()
     with _reproducible(device):
         stack = _Stack(runs, log, torch.device(device))
+        stack.look = look
         loss_RST = torch.empty(len(runs), stack.steps, len(log.tasks), dtype=torch.float32, device=device)
         constant_GST = torch.empty(stack.groups, stack.steps, len(log.tasks), dtype=torch.float32, device=device)
         for step, rows_GB in enumerate(stack.batches()):
@@ -144,6 +170,7 @@ class _Stack:
         self.method = _Method(ordered, self.recipe, self.dtype, device)
         self.states = {name: self.method.chain(0).init(w) for name, w in self.network.parameters.items()}
         self.table_states: dict[tuple[int, int], dict[str, Tensor]] = {}
+        self.look: Callable[[Look], None] | None = None
 
     def batches(self) -> Iterator[Tensor]:
         """Row numbers (G, B) of each step."""
@@ -217,23 +244,41 @@ class _Stack:
     def _update(self, step: int, positions: Tensor, gradients: Sequence[Tensor]) -> None:
         parameters = self.network.parameters
         leaves = [
-            Leaf(weight=weight, gradient=gradient, update=gradient, state=self.states[name], scratch={}, factor=None)
+            Leaf(
+                weight=weight,
+                gradient=gradient,
+                update=gradient,
+                state=self.states[name],
+                scratch={},
+                factor=torch.ones_like(self.method.peak_lr_R) if self.look else None,
+            )
             for (name, weight), gradient in zip(parameters.items(), gradients, strict=True)
         ]
         if not self.tables.features:
             self.method.chain(step).updates(leaves)
+            self._show(step, leaves)
         else:
             by_method = self.recipe.embeddings == "method"
             fixed = self.device.type == "cuda" and not by_method
             rows_U, gradient = self.tables.gradients(positions, self.inputs.gradient_GBFKE, fixed=fixed)
             if by_method:
                 self._update_with_tables(step, leaves, rows_U, gradient)
+                self._show(step, leaves)
             else:
                 self.method.chain(step).updates(leaves)
+                self._show(step, leaves)
                 lr_GK = self.method.lr(step).view(self.groups, self.runs_of_group)
                 self.tables.adagrad(rows_U, gradient, lr_GK, self.recipe.eps)
         for weight, leaf in zip(parameters.values(), leaves, strict=True):
             weight.sub_(leaf.update)
+
+    def _show(self, step: int, leaves: Sequence[Leaf]) -> None:
+        if self.look:
+            by_name = dict(zip(self.network.parameters, leaves, strict=True))
+            lr_R = self.method.lr(step)
+            self.look(
+                Look(step=step, runs=self.runs, lr=lr_R, leaves=by_name, network=self.network, tables=self.tables)
+            )
 
     def _update_with_tables(self, step: int, leaves: list[Leaf], rows_U: Tensor, gradient: Tensor) -> None:
         """The method acts on the network and on each feature's touched rows, one group of runs at a time: groups touch
@@ -277,6 +322,8 @@ class _Stack:
         for leaf, parts in zip(leaves, dense, strict=True):
             leaf.update = torch.cat([part.update for part in parts])
             leaf.state |= {key: torch.cat([part.state[key] for part in parts]) for key in parts[0].state}
+            if leaf.factor is not None:
+                leaf.factor = torch.cat([part.factor for part in parts if part.factor is not None])
 
 
 class _Method:
@@ -354,7 +401,7 @@ def _slice(leaf: Leaf, part: slice) -> Leaf:
         update=leaf.update[part],
         state={key: value[part] for key, value in leaf.state.items()},
         scratch={},
-        factor=None,
+        factor=None if leaf.factor is None else leaf.factor[part],
     )
 
 

@@ -19,7 +19,7 @@ from study.embeddings import Tables, touched
 from study.log import Log, Task
 from study.networks import build_network, spec_of, stackable
 from study.streams import batches, stream
-from study.training import Trained, auc, steps_of, train
+from study.training import Look, Trained, auc, steps_of, train
 
 RECIPE = Recipe(batch=64, steps=17, warmup=3, window=150)
 VOCABULARY = (11, 4, 40)
@@ -605,6 +605,32 @@ def test_watch_is_called_after_each_step() -> None:
     seen: list[int] = []
     train([make_run()], LOG, watch=seen.append)
     assert seen == list(range(17))
+
+
+@pytest.mark.parametrize(("model", "embeddings"), [("small_dcn", "adagrad"), ("small", "method")])
+@pytest.mark.parametrize("method", methods.names())
+def test_who_looks_on_changes_no_bit_and_sees_every_factor(method: str, model: str, embeddings: str) -> None:
+    run = make_run(method=method, model=model, recipe=dataclasses.replace(RECIPE, embeddings=embeddings), lr=0.8)
+    runs = [dataclasses.replace(run, seed=9), run, dataclasses.replace(run, seed=9, lr=0.05)]
+    before, factors = [], []
+
+    def look(seen: Look) -> None:
+        assert [(r.seed, r.lr) for r in seen.runs] == [(5, 0.8), (9, 0.8), (9, 0.05)]
+        assert seen.lr.tolist() == pytest.approx(
+            [r.lr * min(1, (seen.step + 1) / RECIPE.warmup) for r in runs[1::-1] + runs[2:]]
+        )
+        before.append({name: leaf.weight.detach().clone() for name, leaf in seen.leaves.items()})
+        factors.append(torch.stack([leaf.factor for leaf in seen.leaves.values() if leaf.factor is not None]))
+        if seen.step:
+            assert all((before[-1][name] != before[-2][name]).any() for name in before[-1])
+
+    found = train(runs, LOG, look=look)
+    expected = train(runs, LOG)
+    assert [bits_of(found, i) for i in range(3)] == [bits_of(expected, i) for i in range(3)]
+    assert len(before) == found.loss.shape[1]
+    factors_SLR = torch.stack(factors)
+    assert factors_SLR.shape[1:] == (len(before[0]), 3)
+    assert (factors_SLR == 1).all() if method == "none" else (factors_SLR < 1).any()
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
