@@ -533,7 +533,9 @@ def sentence(row: Mapping[str, Any]) -> str:
         )
     else:
         said = f"{share} of the runs diverge {within} at lr {row['edge']:.2g} ({_interval(row)}, {seeds})"
-    if row["status"] == BELOW:
+    if row["status"] == REACHED and row["safe_bound"] >= row["level"]:
+        safe = ""  # one run of an adaptive search that did not diverge bounds nothing
+    elif row["status"] == BELOW:
         safe = "no safe lr was tried"
     elif row["safe_k"] == 0:
         safe = (
@@ -546,7 +548,7 @@ def sentence(row: Mapping[str, Any]) -> str:
             f"the risk there is at most {_percent(row['safe_bound'])}"
         )
     odd = "" if row["monotone"] else " The rate falls again at a higher lr: read the rates, not only the edge."
-    return f"{row['curve']}: {said}; {safe}.{odd}"
+    return f"{row['curve']}: {'; '.join(filter(None, [said, safe]))}.{odd}"
 
 
 def _interval(row: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from analysis.palette import method_order
 from analysis.quality import chosen_by_others, worst_filled
 from analysis.rates import wilson
 from analysis.recommend import median_interval
-from analysis.runs import CURVE, records, tasks_of, with_curves
+from analysis.runs import records, tasks_of, with_curves
 from study.config import EdgeSearch, QualitySearch, Study
 from study.record import Definition
 
@@ -76,9 +76,7 @@ def as_text(found: pd.DataFrame, rates: pd.DataFrame) -> tuple[list[str], list[l
     scores = [name for name in found.columns if name.startswith(("auc_", "rmse_")) and not name.endswith(ENDS)]
     lrs = sorted(set(rates["lr"]))
     lrs = lrs if len(lrs) <= MOST_LRS else []
-    at = {
-        (row["model"], row["curve"], row["lr"]): row for row in records(rates[[*CURVE, "lr", "k", "n", "low", "high"]])
-    }
+    at = {(row["model"], row["curve"], row["lr"]): row for row in records(rates)}
     head = ["model", "method", *(f"{_words(name)} (95%)" for name in scores), "best at", "seeds that agree"]
     head += [f"diverged at {lr:g}" for lr in lrs] or ["diverged there"]
     body = []

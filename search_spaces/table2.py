@@ -1,13 +1,14 @@
 """The paper's Table 2: five methods on three networks, thresholds from the paper's grids, at learning rates 1x and 2x.
 
 1x is the learning rate at which untreated `small` diverges with probability 0.95 within one pass of the KuaiRand slice,
-found before any method was looked at (`study run edges --level 0.95 --set models=small --set methods=none`). AGC in
-both forms, per tensor and per output unit. The whole curve of each method at its default is `lr_curve`.
+found before any method was looked at: 0.79 (95% interval 0.72 to 1.2, 320 runs with a seed each) by `study run edges
+--level 0.95 --set models=small --set methods=none`. AGC in both forms, per tensor and per output unit. The whole curve
+of each method at its default is `lr_curve`.
 """
 
 from study.config import Arm, Study
 
-ONE_X = 1.0
+ONE_X = 0.8
 
 study = Study(
     name="table2",
