@@ -43,6 +43,7 @@ if "RAY_AUTH_MODE" not in os.environ and (
 
 import ray
 
+from study import lifeline
 from study.config import Rule
 from study.log import Log
 from study.queue import FINISHED, Job, Queue, unpacked
@@ -87,25 +88,54 @@ def connected(address: str | None, *, workers: int | None, gpu_fraction: float) 
     meanwhile.start()
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except Exception as error:  # a process of Ray's that died as it began has an error of no kind of its own
         raise ClusterError(f"no Ray at {address} ({_one_line(error)})") from error
     finally:
         meanwhile.join()
     try:
-        have = ray.cluster_resources()
-        gpus = have.get("GPU", 0)
-        if gpus:
-            fitting = int(gpus / gpu_fraction)
-            total = ray.get(ray.remote(_gpu_bytes).options(num_cpus=0, num_gpus=gpu_fraction).remote())
-            at_a_time = min(workers or fitting, fitting)
-            yield Cluster(workers=at_a_time, gpu=gpu_fraction, gpu_bytes=int(total * gpu_fraction))
-        else:
-            cores = max(1, int(have.get("CPU", 1)))
-            yield Cluster(workers=min(workers or cores, cores))
+        with lifeline.watched(_servers(own=address == "local")):
+            yield _cluster(workers, gpu_fraction)
     except BaseException:
         ray.shutdown()
         raise
     _shut_down_beside()
+
+
+def _cluster(workers: int | None, gpu_fraction: float) -> Cluster:
+    have = ray.cluster_resources()
+    gpus = have.get("GPU", 0)
+    if gpus:
+        fitting = int(gpus / gpu_fraction)
+        total = ray.get(ray.remote(_gpu_bytes).options(num_cpus=0, num_gpus=gpu_fraction).remote())
+        at_a_time = min(workers or fitting, fitting)
+        return Cluster(workers=at_a_time, gpu=gpu_fraction, gpu_bytes=int(total * gpu_fraction))
+    cores = max(1, int(have.get("CPU", 1)))
+    return Cluster(workers=min(workers or cores, cores))
+
+
+RECONNECT_SECONDS = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112 - so spelled
+"""How long Ray waits for a head that is away. A cluster's may come back; one of our own does not."""
+
+
+def _servers(*, own: bool) -> list[lifeline.Server]:
+    """The processes of Ray without which nothing here goes on."""
+    here = ray.get_runtime_context()
+    node = next(node for node in ray.nodes() if node["NodeID"] == here.get_node_id())
+    host, _, port = here.gcs_address.rpartition(":")
+    return [
+        lifeline.Server(
+            name="Ray's process on this machine (raylet)",
+            host=node["NodeManagerAddress"],
+            port=node["NodeManagerPort"],
+            seconds=1,
+        ),
+        lifeline.Server(
+            name=f"Ray's head at {here.gcs_address} (GCS)",
+            host=host.strip("[]"),
+            port=int(port),
+            seconds=3 if own else max(3, RECONNECT_SECONDS - 10),
+        ),
+    ]
 
 
 def _shut_down_beside() -> None:

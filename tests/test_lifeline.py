@@ -1,0 +1,94 @@
+"""A driver whose Ray has died ends with one line; one whose Ray is slow, or comes back, goes on."""
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from study import lifeline
+
+ROOT = Path(__file__).resolve().parent.parent
+
+DRIVER = """
+import sys, time
+from study import lifeline
+servers = [
+    lifeline.Server(name=f"server {i}", host="127.0.0.1", port=int(port), seconds=float(seconds))
+    for i, (port, seconds) in enumerate(word.split(":") for word in sys.argv[1:])
+]
+with lifeline.watched(servers):
+    print("watched", flush=True)
+    sys.stdin.readline()
+print("left", flush=True)
+sys.stdin.readline()
+print("ended by itself", flush=True)
+"""
+
+
+def listening(port: int = 0) -> socket.socket:
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("127.0.0.1", port))
+    server.listen()
+    return server
+
+
+def start(*servers: tuple[socket.socket, float]) -> subprocess.Popen[str]:
+    words = [f"{server.getsockname()[1]}:{seconds}" for server, seconds in servers]
+    child = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *words],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout
+    assert child.stdout.readline() == "watched\n"
+    return child
+
+
+def test_a_death_is_one_line_and_no_success() -> None:
+    with listening() as one, listening() as other:
+        child = start((one, 0), (other, 0))
+        other.close()
+        child.wait(timeout=30)  # its input stays open: it ends for no other reason
+        printed, said = child.communicate()
+    assert said == "study: server 1 has died; what was recorded stays, and `study resume` trains the rest\n"
+    assert printed == ""
+    assert child.returncode == lifeline.EXIT_STATUS != 0
+
+
+def test_what_comes_back_in_time_was_not_dead() -> None:
+    server = listening()
+    child = start((server, 30))
+    port = server.getsockname()[1]
+    server.close()
+    time.sleep(3 * lifeline.LOOK_SECONDS)
+    with listening(port):
+        time.sleep(3 * lifeline.LOOK_SECONDS)
+        printed, said = child.communicate("\n\n", timeout=30)
+    assert (printed, said, child.returncode) == ("left\nended by itself\n", "", 0)
+
+
+def test_what_is_slow_is_not_dead_and_nobody_looks_when_it_is_over() -> None:
+    with listening() as server:
+        server.listen(0)  # what is not accepted waits, and then is not answered at all
+        full = [socket.socket() for _ in range(4)]
+        for one in full:
+            one.setblocking(False)
+            one.connect_ex(server.getsockname())
+        child = start((server, 0))
+        time.sleep(4 * lifeline.LOOK_SECONDS)
+        assert child.poll() is None
+        assert child.stdin
+        assert child.stdout
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "left\n"
+        for one in full:
+            one.close()
+    time.sleep(3 * lifeline.LOOK_SECONDS)
+    printed, said = child.communicate("\n", timeout=30)
+    assert (printed, said, child.returncode) == ("ended by itself\n", "", 0)
