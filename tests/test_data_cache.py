@@ -147,6 +147,22 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path):
     assert not half.exists()  # what a killed process left is swept away a day later
 
 
+def test_what_another_process_writes_stays_when_the_clock_jumps(tmp_path, monkeypatch):
+    other, jumped = [], time.time() + 2 * 24 * 3600
+
+    def build(into: Path) -> Log:
+        other.append(into)
+        if len(other) == 1:  # meanwhile another one begins, after the jump
+            monkeypatch.setattr(_cache.time, "time", lambda: jumped)
+            cached(tmp_path, "mine", "c", build)
+            assert into.is_dir()
+        return build_small(into)
+
+    assert len(cached(tmp_path, "mine", "c", build).labels) == 6
+    assert len(other) == 2
+    only_folder(tmp_path)
+
+
 def test_a_cache_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write to the cache"):

@@ -10,6 +10,7 @@ memory.
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -31,7 +32,7 @@ BLOCK_ROWS = 1 << 17
 """Rows that are turned from columns into rows at a time."""
 
 ABANDONED_SECONDS = 24 * 3600
-"""A half-written folder older than this belongs to a process that was killed."""
+"""A half-written folder older than this, which nobody holds, belongs to a process that was killed."""
 
 
 def content_hash(made_from: dict[str, Any]) -> str:
@@ -75,7 +76,8 @@ def cached(cache: Path, source: str, content: str, build: Callable[[Path], Log])
         beside = cache / f".building-{uuid.uuid4().hex}"
         beside.mkdir()
         try:
-            built = build(beside)
+            with _held(beside):
+                built = build(beside)
             assert built.content == content
             _write_facts(beside, built)
             _move_into_place(beside, folder, content)
@@ -190,8 +192,34 @@ def _move_into_place(beside: Path, folder: Path, content: str) -> None:
 def _remove_abandoned(cache: Path) -> None:
     for path in cache.glob(".building-*"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+            old = time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+            if old and _free(path):  # a clock that jumped makes everything old
                 shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(folder: Path):
+    """The system lets go of it when the process ends, however it ends. Where its disk knows no locks, age decides."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _free(folder: Path) -> bool:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+    return True
 
 
 @contextlib.contextmanager
