@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.25
 EXIT_STATUS = 1
 
 

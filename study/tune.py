@@ -127,7 +127,7 @@ def _servers(*, own: bool) -> list[lifeline.Server]:
             name="Ray's process on this machine (raylet)",
             host=node["NodeManagerAddress"],
             port=node["NodeManagerPort"],
-            seconds=1,
+            seconds=0,
         ),
         lifeline.Server(
             name=f"Ray's head at {here.gcs_address} (GCS)",
