@@ -39,9 +39,15 @@ class FusedRankers(Stacked):
     """Rankers of one shape: a cross layer with its norm or nothing, linear layers with ReLU, heads."""
 
     def __init__(
-        self, networks: Sequence[nn.Module], dtype: torch.dtype, device: torch.device, seeds: Sequence[int] = ()
+        self,
+        networks: Sequence[nn.Module],
+        dtype: torch.dtype,
+        device: torch.device,
+        seeds: Sequence[int] = (),
+        unit_limit: Tensor | None = None,
     ) -> None:
-        super().__init__(networks, dtype, device)
+        super().__init__(networks, dtype, device, seeds, unit_limit)
+        self.unit_limits = None if unit_limit is None else unit_limit.to(dtype).unbind()
         network = networks[0]
         assert isinstance(network, Ranker)
         assert isinstance(network.bottom, nn.Sequential)
@@ -82,7 +88,8 @@ class FusedRankers(Stacked):
         """Logits (B, T), and what each layer of the bottom and the heads read."""
         activations = [self.front.forward(run, rows_BP) if self.front else rows_BP]
         for layer in self.bottom:
-            activations.append(layer.forward(run, activations[-1]).relu_())
+            hidden = layer.forward(run, activations[-1]).relu_()
+            activations.append(hidden if self.unit_limits is None else hidden.clamp_(max=self.unit_limits[run]))
         return self.heads.forward(run, activations[-1]), activations
 
     def _backward(self, run: int, rows_BP: Tensor, activations: list[Tensor], gradient: Tensor) -> Tensor:
@@ -90,6 +97,8 @@ class FusedRankers(Stacked):
         *below, last = activations
         gradient = self.heads.backward(run, last, gradient)
         for layer, out, inputs in zip(self.bottom[::-1], activations[:0:-1], below[::-1], strict=True):
+            if self.unit_limits is not None:
+                gradient = torch.where(out < self.unit_limits[run], gradient, 0.0)
             gradient = layer.backward(run, inputs, _relu_backward(gradient, out, 0))
         return self.front.backward(run, rows_BP, gradient) if self.front else gradient
 

@@ -15,6 +15,7 @@ from torch.func import functional_call, stack_module_state
 import models
 from study import plugins
 from study.config import Recipe
+from study.hidden_units import Clamped
 from study.inputs import Inputs
 from study.log import Log, Task
 from study.losses import losses
@@ -61,24 +62,42 @@ def stackable(model: str, spec: models.Spec) -> bool:
         )
 
 
+@functools.cache
+def has_hidden_units(model: str, spec: models.Spec) -> bool:
+    """Whether a model has units that can be clamped."""
+    network = network_of_seed(model, spec, 0)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), Clamped(torch.tensor(1.0)) as clamped:
+        network(torch.zeros(32, spec.width))
+    return clamped.seen > 0
+
+
 class Stacked:
     """Networks of one architecture, by `vmap` over the run axis: inputs_RBI -> logits_RBT.
 
     parameters: by name, (R, *shape), leaves that require a gradient. buffers: likewise, without.
+    unit_limit: (R,), to what each run's hidden units are clamped; None clamps nothing.
     """
 
     def __init__(
-        self, networks: Sequence[nn.Module], dtype: torch.dtype, device: torch.device, seeds: Sequence[int] = ()
+        self,
+        networks: Sequence[nn.Module],
+        dtype: torch.dtype,
+        device: torch.device,
+        seeds: Sequence[int] = (),
+        unit_limit: Tensor | None = None,
     ) -> None:
         self.module = networks[0]
         parameters, buffers = stack_module_state(list(networks))
         self.parameters = {k: v.detach().to(device, dtype).requires_grad_() for k, v in parameters.items()}
         # Running statistics in the run's precision; counters and masks as they are.
         self.buffers = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in buffers.items()}
-        self._call = torch.vmap(self._of_one_run, randomness="error")
+        self.unit_limit = unit_limit
+        self._call = torch.vmap(
+            self._of_one_run, in_dims=(0, 0, 0, None if unit_limit is None else 0), randomness="error"
+        )
 
     def __call__(self, inputs_RBI: Tensor) -> Tensor:
-        return self._call(self.parameters, self.buffers, inputs_RBI)
+        return self._call(self.parameters, self.buffers, inputs_RBI, self.unit_limit)
 
     def learn(self, inputs: Inputs, labels_GBT: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, list[Tensor]]:
         """The mean loss of each task, (R, T), and the gradients of their sum by the parameters, in their order.
@@ -98,8 +117,10 @@ class Stacked:
         with torch.no_grad():
             return self(inputs.rows())
 
-    def _of_one_run(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs_BI: Tensor) -> Tensor:
-        with OneRunAtATime():
+    def _of_one_run(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs_BI: Tensor, unit_limit: Tensor | None
+    ) -> Tensor:
+        with OneRunAtATime(), _clamped(unit_limit):
             return functional_call(self.module, (parameters, buffers), (inputs_BI,))
 
     @contextlib.contextmanager
@@ -117,9 +138,14 @@ class OneByOne(Stacked):
     """
 
     def __init__(
-        self, networks: Sequence[nn.Module], dtype: torch.dtype, device: torch.device, seeds: Sequence[int] = ()
+        self,
+        networks: Sequence[nn.Module],
+        dtype: torch.dtype,
+        device: torch.device,
+        seeds: Sequence[int] = (),
+        unit_limit: Tensor | None = None,
     ) -> None:
-        super().__init__(networks, dtype, device)
+        super().__init__(networks, dtype, device, seeds, unit_limit)
         self.seeds, self.calls = seeds, 0
         self.own_buffers = [{k: v[r].clone() for k, v in self.buffers.items()} for r in range(len(networks))]
 
@@ -131,8 +157,13 @@ class OneByOne(Stacked):
             for r, seed in enumerate(self.seeds):
                 torch.manual_seed(stream(seed, "network", str(self.calls)))
                 own = {name: values[r] for name, values in self.parameters.items()}
-                logits.append(functional_call(self.module, (own, self.own_buffers[r]), (inputs_RBI[r],)))
+                with _clamped(None if self.unit_limit is None else self.unit_limit[r]):
+                    logits.append(functional_call(self.module, (own, self.own_buffers[r]), (inputs_RBI[r],)))
         return torch.stack(logits)
+
+
+def _clamped(unit_limit: Tensor | None) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext() if unit_limit is None else Clamped(unit_limit)
 
 
 def mean_losses(logits_RBT: Tensor, labels_GBT: Tensor, tasks: Sequence[Task]) -> Tensor:

@@ -66,6 +66,8 @@ class MethodOptimizer(torch.optim.Optimizer):
         maximize: bool = False,
         record_clip_factors: bool = False,
     ) -> None:
+        if methods.acts_on(method):
+            raise ValueError(f"{method} acts on more than the update, which no optimizer can do")
         asked = {"base": base, "weight_decay": weight_decay, "momentum": momentum} | (options or {})
         values = methods.signature(method).defaults | self._in_words(lambda: methods.check(method, asked))
         if values["base"] != "sgd":
@@ -380,6 +382,116 @@ class GlobalClip(MethodOptimizer):
             lr,
             "global_clip",
             {"max_norm": max_norm, "after": after},
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+            **common,
+        )
+
+
+class UpdateRMSClip(MethodOptimizer):
+    """The base's direction r shrunk to a root mean square d, per tensor: `study.methods.update_rms_clip`.
+
+    d: Adafactor's 1 suits the bases "rmsprop" and "adamw"; after Adagrad |r| < 1, and 1 would never act.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        d: float = 0.05,
+        initial_accumulator_value: float = 0.1,
+        eps: float = 1e-7,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            "update_rms_clip",
+            {"d": d},
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+            **common,
+        )
+
+
+class ZClip(MethodOptimizer):
+    """All gradients cut where their norm is an outlier among its own past: `study.methods.zclip`.
+
+    The norm is over all parameter groups. Each group remembers the norms of the steps that it took part in.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        z_max: float = 2.5,
+        decay: float = 0.97,
+        warmup_steps: int = 25,
+        initial_accumulator_value: float = 0.1,
+        eps: float = 1e-7,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            "zclip",
+            {"z_max": z_max, "decay": decay, "warmup_steps": warmup_steps},
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+            **common,
+        )
+
+
+class AdaGC(MethodOptimizer):
+    """Each tensor's gradient clipped to `rel` times its own usual norm: `study.methods.adagc`.
+
+    For the first `warmup_steps`, all gradients are clipped to one norm, `abs`, over every parameter group.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        rel: float = 1.05,
+        abs: float = 1.0,
+        decay: float = 0.98,
+        warmup_steps: int = 100,
+        initial_accumulator_value: float = 0.1,
+        eps: float = 1e-7,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            "adagc",
+            {"rel": rel, "abs": abs, "decay": decay, "warmup_steps": warmup_steps},
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+            **common,
+        )
+
+
+class AutoClip(MethodOptimizer):
+    """All gradients clipped to a percentile of the norms so far: `study.methods.autoclip`.
+
+    The norm is over all parameter groups. history: how many of the newest norms are remembered.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        percentile: float = 10.0,
+        history: int = 1000,
+        initial_accumulator_value: float = 0.1,
+        eps: float = 1e-7,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            "autoclip",
+            {"percentile": percentile, "history": history},
             initial_accumulator_value=initial_accumulator_value,
             eps=eps,
             **common,

@@ -93,6 +93,7 @@ class Size:
     run_bytes_gpu: int
     work: float
     stackable: bool
+    clampable: bool
 
 
 def checked(study: Study, cache: Path | None = None) -> Study:
@@ -134,9 +135,13 @@ def plan(
     """What is to be trained. workers: trials at a time. stack: runs of a stack at most, in place of our choice.
     device_bytes: memory of one trial's share of a GPU; None is a CPU. cache: where sizes of models are remembered.
 
-    Raises ValueError where the data fill no batch.
+    Raises ValueError where the data fill no batch, and where a method clamps hidden units that a model does not have.
     """
     sizes = {model: size_of(model, study, log, cache) for model in study.models}
+    for method in dict.fromkeys(arm.method for arm in study.arms):
+        bare = [model for model, size in sizes.items() if not size.clampable]
+        if bare and "unit_limit" in _acts_on(method, cache):
+            raise ValueError(f"{method} clamps what activation functions put out, and {bare[0]} has none that is known")
     largest = {model: stack or _largest_stack(sizes[model], device_bytes) for model in study.models}
     cells = [] if study.search else runs_of(study, log.content)
     control = control_of(study, log.content)
@@ -224,6 +229,17 @@ def kinds(used: Collection[str], cache: Path | None = None) -> Callable[[Run], s
     return kind_of
 
 
+def _acts_on(method: str, cache: Path | None) -> list[str]:
+    """What the method does beside the update."""
+
+    def find() -> list[str]:
+        from study import methods
+
+        return methods.acts_on(method)
+
+    return recalled(cache, ["acts on", method], find, ours=is_ours("study.methods", method))
+
+
 def _stacks(runs: Sequence[Run], kind_of: Callable[[Run], str], largest: int, workers: int) -> list[Stack]:
     """Stacks of at most `largest` runs of one model, each of one kind: the fewest that keep all workers at work."""
     kinds: dict[str, list[Run]] = defaultdict(list)
@@ -285,13 +301,15 @@ def size_of(model: str, study: Study, log: Log, cache: Path | None = None) -> Si
     """
 
     def find() -> dict[str, Any]:
-        from study.networks import spec_of, stackable
+        from study.networks import has_hidden_units, spec_of, stackable
 
+        spec = spec_of(log, study.recipe)
         return {
             "run_bytes": bytes_of_run(model, study, log),
             "run_bytes_gpu": bytes_of_run(model, study, log, gpu=True),
             "work": work(model, study, log),
-            "stackable": stackable(model, spec_of(log, study.recipe)),
+            "stackable": stackable(model, spec),
+            "clampable": has_hidden_units(model, spec),
         }
 
     question = ["size", model, to_json(study.recipe), log.content]

@@ -155,7 +155,9 @@ class _Stack:
         self.start = lambda: {seed: network_of_seed(first.model, spec, seed) for seed in of_seed}
         networks = self.start()
         kind = _kind_of_stack(first.model, spec, networks[first.seed], self.dtype, device)
-        self.network = kind([networks[run.seed] for run in ordered], self.dtype, device, [r.seed for r in ordered])
+        self.method = _Method(ordered, self.recipe, self.dtype, device)
+        seeds = [run.seed for run in ordered]
+        self.network = kind([networks[seed] for seed in seeds], self.dtype, device, seeds, self.method.unit_limit())
         self.inputs = Inputs(
             groups=self.groups,
             runs_of_group=self.runs_of_group,
@@ -167,7 +169,6 @@ class _Stack:
             device=device,
         )
 
-        self.method = _Method(ordered, self.recipe, self.dtype, device)
         self.states = {name: self.method.chain(0).init(w) for name, w in self.network.parameters.items()}
         self.table_states: dict[tuple[int, int], dict[str, Tensor]] = {}
         self.look: Callable[[Look], None] | None = None
@@ -338,6 +339,11 @@ class _Method:
     def lr(self, step: int) -> Tensor:
         """(R,): linear warm-up, then the run's lr."""
         return self.peak_lr_R * self._share(step)
+
+    def unit_limit(self) -> Tensor | None:
+        """(R,): to what hidden units are clamped, if they are."""
+        limit = methods.unit_limit(self.name, self.options)
+        return None if limit is None else torch.ones_like(self.peak_lr_R) * limit
 
     def chain(self, step: int, part: slice = slice(None)) -> Chain:
         """The method for this step, for a part of the runs."""

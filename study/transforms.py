@@ -237,7 +237,7 @@ def _multiply(leaf: Leaf, factor: Scalar) -> None:
         leaf.update.mul_(factor)
 
 
-def _clip(leaf: Leaf, factor: Tensor) -> None:
+def apply_factor(leaf: Leaf, factor: Tensor) -> None:
     """Multiply by a factor per run (R,) or per unit (R, out), and let a watcher know."""
     _multiply(leaf, factor)
     if leaf.factor is not None:
@@ -391,12 +391,27 @@ class ClipByNorm(LeafLink):
 
     def apply_one(self, leaf: Leaf) -> None:
         norm = l2_norm(_measured(leaf, self.measured_on))
-        _clip(leaf, clip_factor(norm, per_run(self.max_norm, norm)))
+        apply_factor(leaf, clip_factor(norm, per_run(self.max_norm, norm)))
 
 
 def clip_by_norm(max_norm: Scalar, *, measured_on: str = "update") -> Link:
     """`u *= min(1, max_norm / norm)`, per tensor. measured_on: whose norm, "update" or "gradient" (the raw one)."""
     return ClipByNorm(max_norm, measured_on)
+
+
+@dataclass(frozen=True)
+class ClipByRms(LeafLink):
+    max_rms: Scalar
+
+    def apply_one(self, leaf: Leaf) -> None:
+        norm = l2_norm(leaf.update)
+        rms = norm / math.sqrt(max(1, leaf.update[:1].numel()))
+        apply_factor(leaf, clip_factor(rms, per_run(self.max_rms, rms)))
+
+
+def clip_by_rms(max_rms: Scalar) -> Link:
+    """`u *= min(1, max_rms / RMS(u))`, per tensor (Shazeer & Stern, 2018)."""
+    return ClipByRms(max_rms)
 
 
 @dataclass(frozen=True)
@@ -412,7 +427,7 @@ class ClipByGlobalNorm(Link):
             norm = global_norm([_measured(leaf, self.measured_on) for leaf in leaves])
         factor = clip_factor(norm, per_run(self.max_norm, norm))
         for leaf in leaves:
-            _clip(leaf, factor.to(leaf.update))
+            apply_factor(leaf, factor.to(leaf.update))
 
 
 def clip_by_global_norm(max_norm: Scalar, *, measured_on: str = "update") -> Link:
@@ -436,7 +451,7 @@ class ClipToWeights(LeafLink):
         limit = norm_of(leaf.weight)
         floor = per_run(self.floor, limit)
         limit = torch.maximum(limit, floor.expand_as(limit)) if isinstance(floor, Tensor) else limit.clamp_(min=floor)
-        _clip(leaf, clip_factor(norm, limit.mul_(per_run(self.max_ratio, limit))))
+        apply_factor(leaf, clip_factor(norm, limit.mul_(per_run(self.max_ratio, limit))))
 
 
 def clip_to_weights(
@@ -456,7 +471,7 @@ class ScaleByTrustRatio(LeafLink):
 
     def apply_one(self, leaf: Leaf) -> None:
         ratio = trust_ratio(l2_norm(leaf.weight), l2_norm(leaf.update))
-        _clip(leaf, ratio.mul_(per_run(self.mu, ratio)))
+        apply_factor(leaf, ratio.mul_(per_run(self.mu, ratio)))
 
 
 def scale_by_trust_ratio(mu: Scalar = 1.0) -> Link:
@@ -477,7 +492,7 @@ class ShrinkToWeights(LeafLink):
         factor = shrink_factor(
             leaf.update, leaf.weight, self.rel, self.abs_, acc_rel=self.acc_rel, root=root, norm=self.norm
         )
-        _clip(leaf, factor)
+        apply_factor(leaf, factor)
         if self.clip_accumulator:
             clipped = leaf.gradient * per_run(factor, leaf.gradient)
             leaf.state["accumulator"].copy_(clipped.mul_(clipped).add_(leaf.scratch["accumulator"]))

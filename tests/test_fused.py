@@ -31,11 +31,17 @@ def spec(features: int = 5, dim: int = 4, numbers: int = 3) -> Spec:
 
 
 def learned(
-    kind: type[Stacked], model: str, spec: Spec, groups: int, runs: int, dtype: torch.dtype = torch.float32
+    kind: type[Stacked],
+    model: str,
+    spec: Spec,
+    groups: int,
+    runs: int,
+    dtype: torch.dtype = torch.float32,
+    unit_limit: Tensor | None = None,
 ) -> tuple[Stacked, dict[str, Tensor]]:
     """The networks, and all that comes of one batch, by name."""
     networks = [network_of_seed(model, spec, seed) for seed in range(groups * runs)]
-    stack = kind(networks, dtype, CPU)
+    stack = kind(networks, dtype, CPU, (), unit_limit)
     inputs = Inputs(
         groups=groups,
         runs_of_group=runs,
@@ -74,6 +80,19 @@ def test_it_is_as_near_to_double_precision_as_the_plain_path(
         size = max(float(truth.abs().max()), 0.1)
         error, plain_error = (float((x[name].double() - truth).abs().max()) / size for x in (by_hand, plain))
         assert error < max(4 * plain_error, 2e-6), name
+
+
+@pytest.mark.parametrize("model", ["small", "small_dcn"])
+def test_clamped_units_are_those_of_the_plain_path(model: str) -> None:
+    limits = torch.tensor([0.3, 1.0, 5.0, float("inf")])
+    _, by_hand = learned(FusedRankers, model, spec(), 2, 2, unit_limit=limits)
+    _, plain = learned(Stacked, model, spec(), 2, 2, unit_limit=limits)
+    _, free = learned(FusedRankers, model, spec(), 2, 2)
+    for name, expected in plain.items():
+        torch.testing.assert_close(by_hand[name], expected, rtol=1e-4, atol=1e-6)
+    for name in ("logits", "bottom.0.weight", "heads.weights.0"):
+        same = [torch.equal(a, b) for a, b in zip(by_hand[name], free[name], strict=True)]
+        assert same == [False, False, same[2], True], "clamped at infinity is not clamped"
 
 
 def test_a_log_without_ids() -> None:

@@ -25,6 +25,11 @@ VARIANTS = [
     ("clippy", {"acc_rel": 1e-3, "weight_decay": 0.01}),
     *(("clippy", {"base": base}) for base in methods.BASES[1:]),
     *(("none", {"base": base}) for base in methods.BASES[1:]),
+    ("update_rms_clip", {"base": "adamw", "d": 1.0}),
+    ("zclip", {"warmup_steps": 2}),
+    ("zclip", {"warmup_steps": 3, "decay": 0.5, "z_max": 0.5, "base": "sgd"}),
+    ("adagc", {"warmup_steps": 2}),
+    ("autoclip", {"history": 3, "percentile": 40.0}),
 ]
 SHAPES = [(5, 3), (5,), (3, 5), (), (2, 3, 4), (0,)]
 
@@ -68,7 +73,19 @@ def one_weight_step(name, lr, options, weight, gradient, **adagrad):
 
 
 def test_the_folder_is_the_list():
-    assert methods.names() == ["agc", "clippy", "global_clip", "lamb", "layer_clip", "none"]
+    assert methods.names() == [
+        "activation_clip",
+        "adagc",
+        "agc",
+        "autoclip",
+        "clippy",
+        "global_clip",
+        "lamb",
+        "layer_clip",
+        "none",
+        "update_rms_clip",
+        "zclip",
+    ]
 
 
 @each_variant
@@ -163,7 +180,13 @@ OFF = [
     ("clippy", "abs", {}),
     ("clippy", "acc_rel", {}),
     ("clippy", "abs", {"norm": "rms"}),
+    ("update_rms_clip", "d", {}),
+    ("zclip", "z_max", {"warmup_steps": 1}),
+    ("adagc", "rel", {"warmup_steps": 1, "abs": math.inf}),
+    ("autoclip", "percentile", {}),
 ]
+ALL_PASS = {"percentile": 100.0}
+"""Where a threshold that lets everything pass is not infinity."""
 
 
 @pytest.mark.parametrize(("name", "threshold", "options"), OFF, ids=idfn)
@@ -176,9 +199,10 @@ OFF = [
     as_tensor=st.booleans(),
 )
 def test_threshold_at_infinity_equals_none(name, threshold, options, gradients, lr, as_tensor):
-    off = methods.check(name, options | {threshold: math.inf})
+    passes = ALL_PASS.get(threshold, math.inf)
+    off = methods.check(name, options | {threshold: passes})
     if as_tensor:
-        off[threshold] = torch.full((1,), math.inf)
+        off[threshold] = torch.full((1,), passes)
     bits = []
     for chain in (methods.build(name, lr, off), methods.build("none", lr, {})):
         weights = [torch.tensor([[0.0, -1.5, 1e-3]]), torch.zeros(1, 3)]
@@ -344,7 +368,7 @@ def test_check_returns_what_differs_in_one_form():
 
 
 WRONG = [
-    ("clipy", {}, "unknown method 'clipy'; there are agc, clippy"),
+    ("clipy", {}, "unknown method 'clipy'; there are activation_clip, adagc, agc"),
     ("", {}, "unknown method ''"),
     ("no_such.package", {}, "unknown method 'no_such.package'"),
     ("math.nothing", {}, "unknown method 'math.nothing'"),
@@ -367,6 +391,13 @@ WRONG = [
     ("clippy", {"norm": "l2"}, "norm is one of max, rms"),
     ("clippy", {"clip_accumulator": True}, "clip_accumulator needs delayed=true"),
     ("clippy", {"base": "sgd", "delayed": True}, "need base=adagrad"),
+    ("activation_clip", {"limit": 0}, "need limit > 0, got limit=0"),
+    ("update_rms_clip", {"d": 0}, "need d > 0"),
+    ("zclip", {"decay": 1}, "need 0 <= decay < 1, got decay=1"),
+    ("zclip", {"warmup_steps": 0}, "need warmup_steps >= 1, got warmup_steps=0"),
+    ("zclip", {"warmup_steps": 2.5}, "warmup_steps is a whole number"),
+    ("adagc", {"abs": 0}, "need abs > 0"),
+    ("autoclip", {"percentile": 101}, "need 0 <= percentile <= 100, got percentile=101"),
     ("none", {"base": "adam"}, "base is one of adagrad, sgd, rmsprop, adamw"),
     ("none", {"weight_decay": -0.1}, "need weight_decay >= 0"),
     ("none", {"weight_decay": math.inf}, "need a finite weight_decay"),

@@ -250,6 +250,15 @@ def test_models_that_vmap_cannot_take_are_named() -> None:
     assert plan(study, LOG, workers=1).one_by_one == ("own_models.branching",)
 
 
+def test_what_has_no_hidden_units_cannot_be_clamped() -> None:
+    arms = (Arm(method="none"), Arm(method="activation_clip"))
+    message = "activation_clip clamps what activation functions put out, and own_models.linear has none that is known"
+    with pytest.raises(ValueError, match=message):
+        plan(make_study(arms=arms, models=("small", "own_models.linear")), LOG, workers=1)
+    assert plan(make_study(arms=arms, models=("small", "own_models.branching")), LOG, workers=1).missing
+    assert plan(make_study(arms=arms[:1], models=("own_models.linear",)), LOG, workers=1).missing
+
+
 def test_data_that_fill_no_batch_are_refused() -> None:
     with pytest.raises(ValueError, match="640 training rows do not fill one batch of 1024"):
         plan(make_study(recipe=Recipe(batch=1024)), LOG, workers=1)

@@ -196,10 +196,13 @@ class Plain(nn.Module):
         return self.network(torch.cat([*embedded, numbers], dim=1))
 
 
-def plain_loop(run: Run, log: Log) -> tuple[np.ndarray, np.ndarray]:
-    """Losses (S, T) and held-out logits (N, T) of torch.optim.Adagrad."""
+def plain_loop(run: Run, log: Log, unit_limit: float = math.inf) -> tuple[np.ndarray, np.ndarray]:
+    """Losses (S, T) and held-out logits (N, T) of torch.optim.Adagrad. unit_limit: of what comes out of each ReLU."""
     recipe = run.recipe
     plain = Plain(run, log)
+    for module in plain.modules():
+        if isinstance(module, nn.ReLU):
+            module.register_forward_hook(lambda _m, _i, out: out.clamp(max=unit_limit))
     dtype = getattr(torch, recipe.precision)
     optimizer = torch.optim.Adagrad(
         plain.parameters(), lr=run.lr, initial_accumulator_value=recipe.initial_accumulator, eps=recipe.eps
@@ -250,6 +253,23 @@ def test_losses_equal_those_of_a_plain_loop(model: str, precision: str, toleranc
         for t, name in ((0, "auc_click"), (2, "auc_like")):
             assert trained.judged[name][1] == pairwise_auc(heldout[:, t], truth[:, t])
         assert trained.judged["rmse_watch"][1] == pytest.approx(rmse, rel=1e-9)
+
+
+@pytest.mark.parametrize("model", ["small_dcn", "small_mmoe", "own_models.batch_norm"])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_clamped_hidden_units_equal_those_of_a_plain_loop(model: str, precision: str) -> None:
+    """By hand, stacked, and one by one; each run at its own limit, in training and in judging."""
+    recipe = dataclasses.replace(RECIPE, steps=20, eps=0.0, precision=precision)
+    run = make_run(model=model, method="activation_clip", lr=0.1, options={"limit": 0.4}, recipe=recipe)
+    free = dataclasses.replace(run, options={"limit": math.inf})
+    trained = train([free, dataclasses.replace(run, options={"limit": 0.1}), run], LOG)
+    loss, heldout = plain_loop(run, LOG, 0.4)
+    np.testing.assert_allclose(trained.loss[2], loss, rtol=1e-3 if precision == "float32" else 1e-7)
+    truth = LOG.labels[LOG.train_rows :].astype(np.float64)
+    assert trained.judged["auc_click"][2] == pytest.approx(pairwise_auc(heldout[:, 0], truth[:, 0]), abs=1e-3)
+    untreated = train([dataclasses.replace(run, method="none", options={})], LOG)
+    assert trained.loss[0].tobytes() == untreated.loss[0].tobytes()
+    assert abs(trained.loss[1] - trained.loss[2]).max() > 1e-3
 
 
 def test_the_constant_predictor_is_scored_on_the_same_batches() -> None:

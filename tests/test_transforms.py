@@ -8,12 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from study.norm_history import clip_by_percentile, clip_by_z_score, clip_to_average_norm
 from study.transforms import (
     Leaf,
     adagrad_root,
     chain,
     clip_by_global_norm,
     clip_by_norm,
+    clip_by_rms,
     clip_factor,
     clip_to_weights,
     decay_weights,
@@ -134,6 +136,15 @@ def test_norms_by_pencil():
     assert l2_norm(torch.zeros(2, 0)).tolist() == [0.0, 0.0]
 
 
+def test_rms_clip_by_pencil():
+    # RMS of (3, 4, 0, 0) is 2.5, and 0.5 is allowed: a fifth of it is left
+    leaf = one_step(chain(clip_by_rms(0.5)), t([[3.0, 4.0], [0.0, 0.0]]), t([[1.0, 1.0], [1.0, 1.0]]), watched=True)
+    assert leaf.update.flatten().tolist() == pytest.approx([0.6, 0.8, 0.0, 0.0])
+    assert leaf.factor is not None
+    assert leaf.factor.tolist() == [pytest.approx(0.2)]
+    assert one_step(chain(clip_by_rms(2.6)), t([3.0, 4.0, 0.0, 0.0]), t([1.0] * 4)).update[0, 1].item() == 4.0
+
+
 def test_trust_ratio_by_pencil():
     ratio = trust_ratio(t(6.0, 0.0, 2.0, math.nan, 1.0), t(3.0, 2.0, 0.0, 1.0, math.nan))
     assert ratio[:3].tolist() == [2.0, 1.0, 1.0]
@@ -218,6 +229,10 @@ EVERY_LINK = [
     shrink_to_weights(0.01, 1e-3),
     shrink_to_weights(0.01, 1e-3, norm="rms"),
     decay_weights(0.1, 0.1),
+    clip_by_rms(0.1),
+    clip_by_z_score(0.1, 0.9, 1),
+    clip_by_percentile(10.0, 5),
+    clip_to_average_norm(0.5, 0.1, 0.9, 1),
 ]
 
 
@@ -242,7 +257,7 @@ def test_links_leave_weight_and_gradient_alone(link, shape):
     assert torch.equal(gradient, gradient_before)
     for key, value in state.items():
         assert not torch.equal(value, torch.ones_like(value)) or value.numel() == 0, key
-        assert value.shape in (weight.shape, (2,))
+        assert value.shape in (weight.shape, (2,), (2, 5)), "of each element, of each run, or a row a run"
 
 
 def test_two_links_with_one_state_are_refused():

@@ -9,6 +9,9 @@ asks for. Parameters whose default is a float are thresholds and may differ betw
 (str, bool, int) are options, and agree within a stack. A function `check(*, base, <thresholds>, <options>)`, if there
 is one, raises ValueError for values that make no sense. The file's name is the method's; a method of your own is a
 file here, or any dotted name (`my_pkg.my_method`). Every method also takes the options in `COMMON`.
+
+A method that acts elsewhere than on the update says so by a function beside `build`, which takes the method's own
+thresholds and options by name: `unit_limit(...)` returns to what the network's hidden units are clamped.
 """
 
 import functools
@@ -38,6 +41,9 @@ from study.transforms import (
 
 COMMON = {"base": "adagrad", "weight_decay": 0.0, "momentum": 0.0}
 """Taken by every method. base: one of `BASES`. weight_decay: decoupled, outside the clip. momentum: of base "sgd"."""
+
+BESIDE = ("unit_limit",)
+"""Functions by which a method acts elsewhere than on the update."""
 
 BASES = ("adagrad", "sgd", "rmsprop", "adamw")
 
@@ -132,6 +138,19 @@ def _base(base: str, momentum: Scalar, initial_accumulator: float, eps: float, *
     return scale_by_rmsprop(eps=eps) if base == "rmsprop" else scale_by_adam(eps=eps)
 
 
+def acts_on(name: str) -> list[str]:
+    """Which of `BESIDE` the method does: what acts on more than the update is nothing that an optimizer can offer."""
+    return [function for function in BESIDE if hasattr(load(name), function)]
+
+
+def unit_limit(name: str, options: Mapping[str, Any]) -> Scalar | None:
+    """To what a method clamps the hidden units of the network; None where it does not act there."""
+    if not hasattr(load(name), "unit_limit"):
+        return None
+    values = signature(name).defaults | dict(options)
+    return load(name).unit_limit(**{key: value for key, value in values.items() if key not in COMMON})
+
+
 def stack_options(
     name: str,
     options: Sequence[Mapping[str, Any]],
@@ -178,6 +197,20 @@ def need_finite(**thresholds: float) -> None:
             raise ValueError(f"need a finite {key}, got {key}={value:g}")
 
 
+def need_below_one(**thresholds: float) -> None:
+    """Raise ValueError unless all are 0 or above and below 1."""
+    for key, value in thresholds.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"need 0 <= {key} < 1, got {key}={value:g}")
+
+
+def need_count(**options: int) -> None:
+    """Raise ValueError unless all are 1 or above."""
+    for key, value in options.items():
+        if value < 1:
+            raise ValueError(f"need {key} >= 1, got {key}={value}")
+
+
 def need_one_of(known: tuple[str, ...], **options: str) -> None:
     """Raise ValueError unless all are among the known words."""
     for key, value in options.items():
@@ -189,8 +222,7 @@ def _check_common(values: Mapping[str, Any]) -> None:
     need_one_of(BASES, base=values["base"])
     need_finite(weight_decay=values["weight_decay"], momentum=values["momentum"])
     need_not_negative(weight_decay=values["weight_decay"])
-    if not 0 <= values["momentum"] < 1:
-        raise ValueError(f"need 0 <= momentum < 1, got momentum={values['momentum']:g}")
+    need_below_one(momentum=values["momentum"])
     if values["momentum"] and values["base"] != "sgd":
         raise ValueError(f"momentum needs base=sgd, got base={values['base']}")
 

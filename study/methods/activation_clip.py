@@ -1,0 +1,24 @@
+"""Hidden units clamped: every activation's output lies in [-limit, limit]. The update is the base's own.
+
+Tang et al., KDD 2023 (arXiv 2302.09178), name it among the usual mitigations; limit 6 is that of ReLU6 (Krizhevsky,
+Convolutional Deep Belief Networks on CIFAR-10, 2010). It acts on the network, in training and in judging, and so needs
+a model with activation functions (`study.hidden_units`); no optimizer can do it.
+"""
+
+from collections.abc import Callable
+
+from study.methods import need_positive
+from study.transforms import Chain, Link, Scalar, chain, scale
+
+
+def build(lr: Scalar, *, base: Callable[..., Link], limit: Scalar = 6.0) -> Chain:
+    return chain(base(), scale(lr))
+
+
+def unit_limit(*, limit: Scalar) -> Scalar:
+    """How large a hidden unit may be."""
+    return limit
+
+
+def check(*, base: str, limit: float) -> None:
+    need_positive(limit=limit)

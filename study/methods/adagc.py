@@ -1,0 +1,32 @@
+"""AdaGC: each tensor's gradient clipped to a little more than its own usual norm.
+
+    g *= min(1, rel * usual / norm(g)) ;  usual <- decay * usual + (1 - decay) * norm(clipped g)
+
+Wang et al., AdaGC: Improving Training Stability for Large Language Model Pretraining, 2025 (arXiv 2502.11034). For the
+first `warmup_steps`, `g *= min(1, abs / norm over all tensors)`, and usual is the smallest norm of a tensor's clipped
+gradient. Here a gradient of exactly zero is no usual norm: the tensor of a dead unit could never move again.
+"""
+
+from collections.abc import Callable
+
+from study.methods import need_below_one, need_count, need_positive
+from study.norm_history import clip_to_average_norm
+from study.transforms import Chain, Link, Scalar, chain, scale
+
+
+def build(
+    lr: Scalar,
+    *,
+    base: Callable[..., Link],
+    rel: Scalar = 1.05,
+    abs: Scalar = 1.0,
+    decay: Scalar = 0.98,
+    warmup_steps: int = 100,
+) -> Chain:
+    return chain(clip_to_average_norm(rel, abs, decay, warmup_steps), base(), scale(lr))
+
+
+def check(*, base: str, rel: float, abs: float, decay: float, warmup_steps: int) -> None:
+    need_positive(rel=rel, abs=abs)
+    need_below_one(decay=decay)
+    need_count(warmup_steps=warmup_steps)

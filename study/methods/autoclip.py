@@ -1,0 +1,22 @@
+"""AutoClip: gradients clipped to a percentile of all norms so far: `g *= min(1, percentile of norms / norm(g))`.
+
+Seetharaman et al., AutoClip: Adaptive Gradient Clipping for Source Separation Networks, MLSP 2020 (arXiv 2007.14469).
+The norm is over all tensors and counts itself; percentiles are interpolated. history: how many of the newest norms are
+remembered, where the paper keeps them all. At percentile 100 nothing is ever clipped.
+"""
+
+from collections.abc import Callable
+
+from study.methods import need_count
+from study.norm_history import clip_by_percentile
+from study.transforms import Chain, Link, Scalar, chain, scale
+
+
+def build(lr: Scalar, *, base: Callable[..., Link], percentile: Scalar = 10.0, history: int = 1000) -> Chain:
+    return chain(clip_by_percentile(percentile, history), base(), scale(lr))
+
+
+def check(*, base: str, percentile: float, history: int) -> None:
+    if not 0 <= percentile <= 100:
+        raise ValueError(f"need 0 <= percentile <= 100, got percentile={percentile:g}")
+    need_count(history=history)
