@@ -22,10 +22,6 @@ IDS_AT_A_TIME = 2**16
 """Ids whose rows are looked at together at the end: what that takes must not grow with the table."""
 
 
-IDS_AT_A_TIME = 2**16
-"""Ids whose rows are looked at together at the end: what that takes must not grow with the table."""
-
-
 class Tables:
     """Embedding rows and their Adagrad accumulators for G groups of K runs.
 
@@ -86,6 +82,15 @@ class Tables:
         lr = lr_GK.index_select(0, (rows_U // self.ids).clamp_(max=self.groups - 1)).unsqueeze(-1)
         update = gradient.div(accumulator.add_(eps).sqrt_()).view(-1, self.runs, self.dim).mul_(lr).flatten(1)
         self.weight.index_copy_(0, rows_U, self.weight.index_select(0, rows_U).sub_(update))
+
+    def without(self, rows_U: Tensor, gradient: Tensor, runs_GK: Tensor) -> Tensor:
+        """The gradient with zeros for these runs: Adagrad then changes no bit of theirs."""
+        out = runs_GK.index_select(0, (rows_U // self.ids).clamp_(max=self.groups - 1)).unsqueeze(-1)
+        return gradient.view(-1, self.runs, self.dim).masked_fill(out, 0.0).flatten(1)
+
+    def of_run(self, table: Tensor) -> Tensor:
+        """A view (G, K, V, E) of the weight or the accumulator."""
+        return self._by_id(table).transpose(1, 2)
 
     def segments(self, rows_U: Tensor) -> list[tuple[int, int, slice]]:
         """(group, feature, its rows among the touched) for each table that the batch touched. Reads sizes back from

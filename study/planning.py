@@ -85,15 +85,23 @@ class Plan:
 class Size:
     """What a plan needs to know of a model, and only building it can tell.
 
-    run_bytes, run_bytes_gpu: see `bytes_of_run`. work: see `work`. stackable: whether its runs can be computed as a
-    stack.
+    run_bytes, run_bytes_gpu: see `bytes_of_run`. snapshot_bytes: see `bytes_of_snapshots`. work: see `work`.
+    stackable: whether its runs can be computed as a stack. clampable: whether it has hidden units to clamp.
     """
 
     run_bytes: int
     run_bytes_gpu: int
+    snapshot_bytes: int
     work: float
     stackable: bool
     clampable: bool
+
+    def with_snapshots(self) -> "Size":
+        """Of a run that a method puts back to snapshots of itself."""
+        more = self.snapshot_bytes
+        return dataclasses.replace(
+            self, run_bytes=self.run_bytes + more, run_bytes_gpu=self.run_bytes_gpu + more, snapshot_bytes=0
+        )
 
 
 def checked(study: Study, cache: Path | None = None) -> Study:
@@ -138,10 +146,14 @@ def plan(
     Raises ValueError where the data fill no batch, and where a method clamps hidden units that a model does not have.
     """
     sizes = {model: size_of(model, study, log, cache) for model in study.models}
-    for method in dict.fromkeys(arm.method for arm in study.arms):
-        bare = [model for model, size in sizes.items() if not size.clampable]
-        if bare and "unit_limit" in _acts_on(method, cache):
+    acts_on = {method: _acts_on(method, cache) for method in dict.fromkeys(arm.method for arm in study.arms)}
+    bare = [model for model, size in sizes.items() if not size.clampable]
+    for method, acts in acts_on.items():
+        if bare and "unit_limit" in acts:
             raise ValueError(f"{method} clamps what activation functions put out, and {bare[0]} has none that is known")
+    # One size for all methods of a study: where one of them keeps snapshots, room is left for them.
+    goes_back = any("going_back" in acts for acts in acts_on.values())
+    sizes = {model: size.with_snapshots() if goes_back else size for model, size in sizes.items()}
     largest = {model: stack or _largest_stack(sizes[model], device_bytes) for model in study.models}
     cells = [] if study.search else runs_of(study, log.content)
     control = control_of(study, log.content)
@@ -307,6 +319,7 @@ def size_of(model: str, study: Study, log: Log, cache: Path | None = None) -> Si
         return {
             "run_bytes": bytes_of_run(model, study, log),
             "run_bytes_gpu": bytes_of_run(model, study, log, gpu=True),
+            "snapshot_bytes": bytes_of_snapshots(model, study, log),
             "work": work(model, study, log),
             "stackable": stackable(model, spec),
             "clampable": has_hidden_units(model, spec),
@@ -343,6 +356,18 @@ def bytes_of_run(model: str, study: Study, log: Log, *, gpu: bool = False) -> in
     heldout = (len(log.labels) - log.train_rows) * len(log.tasks)
     numbers = 4 * parameters + 2 * rows + of_batch + heldout
     return int(dtype.itemsize * (numbers + 0.65 * study.recipe.batch * activations))
+
+
+def bytes_of_snapshots(model: str, study: Study, log: Log) -> int:
+    """What `study.going_back` adds to a run: two copies of its weights and embedding rows with their accumulators, and
+    what the network's state was before the step."""
+    import torch
+
+    from study.networks import spec_of
+
+    parameters, _, _ = _counts(model, spec_of(log, study.recipe))
+    rows = sum(log.vocabulary) * study.recipe.embedding_dim
+    return getattr(torch, study.recipe.precision).itemsize * (2 * (2 * parameters + 2 * rows) + 3 * parameters)
 
 
 def work(model: str, study: Study, log: Log) -> float:

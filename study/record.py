@@ -65,6 +65,9 @@ COLUMNS = pa.schema(
 """One row a run. Beside these stand, per task: `kept_<task>` and `auc_<task>` or `rmse_<task>` (float64, null where
 not finite or not learnable) and `diverged_<task>` (bool, null where the task is not learnable)."""
 
+COUNTS = ("rollbacks", "skipped_steps")
+"""What methods that act on whole runs did to them, int64: columns of such runs alone."""
+
 PER_TASK = {"kept_": pa.float64(), "diverged_": pa.bool_(), "auc_": pa.float64(), "rmse_": pa.float64()}
 
 LOSSES = pa.schema(
@@ -481,6 +484,8 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 
 def _task_column_type(name: str) -> pa.DataType:
+    if name in COUNTS:
+        return pa.int64()
     for prefix, kind in PER_TASK.items():
         if name.startswith(prefix):
             return kind

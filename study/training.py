@@ -9,12 +9,13 @@ S steps, N rows.
 """
 
 import contextlib
+import functools
 import math
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from models import Spec
 from study import fused, methods
 from study.config import Recipe, Run
 from study.embeddings import Tables
+from study.going_back import Piece, Snapshots, rest
 from study.inputs import Inputs
 from study.log import Log, Task
 from study.networks import OneByOne, Stacked, mean_losses, network_of_seed, spec_of, stackable
@@ -40,7 +42,8 @@ class Trained:
     best constant predictor, on the same batches. finite: bool (R,), every weight is finite at the end. moved: float64
     (R,), how far the network has come from where it started: the L2 norm of the change of all its parameters.
     judged: {"auc_click": (R,), "rmse_play_time": (R,), ...} on the held-out rows; NaN where the run has no finite
-    scores; RMSE in the target's unit. seconds: wall time a run.
+    scores; RMSE in the target's unit. counts: {"rollbacks": int64 (R,), ...}, what a method that acts on whole runs
+    did; empty with any other. seconds: wall time a run.
     """
 
     loss: np.ndarray
@@ -48,6 +51,7 @@ class Trained:
     finite: np.ndarray
     moved: np.ndarray
     judged: dict[str, np.ndarray]
+    counts: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: float
 
 
@@ -107,6 +111,7 @@ def train(
             finite=stack.finite().cpu().numpy()[back],
             moved=stack.moved()[back],
             judged={name: values[back] for name, values in judged.items()},
+            counts={name: values[back] for name, values in stack.counts().items()},
             seconds=(time.perf_counter() - started) / len(runs),
         )
 
@@ -172,6 +177,7 @@ class _Stack:
         self.states = {name: self.method.chain(0).init(w) for name, w in self.network.parameters.items()}
         self.table_states: dict[tuple[int, int], dict[str, Tensor]] = {}
         self.look: Callable[[Look], None] | None = None
+        self.snapshots = self._snapshots()
 
     def batches(self) -> Iterator[Tensor]:
         """Row numbers (G, B) of each step."""
@@ -188,8 +194,15 @@ class _Stack:
         """One optimizer step. Returns the loss (R, T) before it, and the constant predictor's (G, T)."""
         positions = self._read(rows_GB)
         labels_GBT = self.labels_NT.index_select(0, rows_GB.flatten()).view(*rows_GB.shape, -1).to(self.dtype)
+        held = [piece.get().clone() for piece in self._buffers()] if self.snapshots else []
         loss_RT, gradients = self.network.learn(self.inputs, labels_GBT, self.tasks)
         with torch.no_grad():
+            if self.snapshots:
+                waits = self.snapshots.state["waits"] > 0
+                for piece, before in zip(self._buffers(), held, strict=True):
+                    torch.where(piece.of(waits), before, piece.get(), out=piece.get())
+                self.snapshots.watch(step, loss_RT)
+                self.method.share_of_run = self.snapshots.share
             self._update(step, positions, gradients)
             constant_GBT = self.constant_logit_T.expand_as(labels_GBT)
             return loss_RT, mean_losses(constant_GBT, labels_GBT, self.tasks)
@@ -232,6 +245,44 @@ class _Stack:
                     squares[r] += np.square(weight[r].detach().cpu().double().numpy() - began).sum()
         return np.sqrt(squares)
 
+    def counts(self) -> dict[str, np.ndarray]:
+        """What the method did to each run, (R,)."""
+        counts = self.snapshots.counts() if self.snapshots else {}
+        return {name: values.cpu().numpy() for name, values in counts.items()}
+
+    def _snapshots(self) -> Snapshots | None:
+        """Of all that a step changes, where the method goes back to them."""
+        asked = methods.going_back(self.method.name, self.method.options)
+        if not asked:
+            return None
+        runs = len(self.runs)
+        pieces = [Piece(get=weight.detach, axes=(runs,)) for weight in self.network.parameters.values()]
+        for state in self.states.values():
+            pieces += [Piece(get=functools.partial(state.__getitem__, key), axes=(runs,)) for key in state]
+        pieces += self._buffers()
+        by_method = self.recipe.embeddings == "method"
+        if self.tables.features:
+            axes = (self.groups, self.runs_of_group)
+            tables = [self.tables.weight] if by_method else [self.tables.weight, self.tables.accumulator]
+            pieces += [Piece(get=functools.partial(self.tables.of_run, table), axes=axes) for table in tables]
+        for group in range(self.groups if by_method else 0):
+            part = slice(group * self.runs_of_group, (group + 1) * self.runs_of_group)
+            for feature in range(self.tables.features):
+                state = self._state_of_table(group, feature)
+                own = [functools.partial(state.__getitem__, key) for key in state]
+                pieces += [Piece(get=get, axes=(self.runs_of_group,), runs=part) for get in own]
+        return Snapshots(asked, pieces, runs=runs, warmup=self.recipe.warmup, dtype=self.dtype, device=self.device)
+
+    def _buffers(self) -> list[Piece]:
+        if isinstance(self.network, OneByOne):
+            return [
+                Piece(get=functools.partial(buffers.__getitem__, name), axes=(), runs=slice(r, r + 1))
+                for r, buffers in enumerate(self.network.own_buffers)
+                for name in buffers
+            ]
+        buffers = self.network.buffers
+        return [Piece(get=functools.partial(buffers.__getitem__, name), axes=(len(self.runs),)) for name in buffers]
+
     def _read(self, rows_GB: Tensor) -> Tensor:
         """Fill the inputs with a batch. Returns the rows of the tables that it came from."""
         rows = rows_GB.flatten()
@@ -256,7 +307,7 @@ class _Stack:
             for (name, weight), gradient in zip(parameters.items(), gradients, strict=True)
         ]
         if not self.tables.features:
-            self.method.chain(step).updates(leaves)
+            self._chained(step, leaves)
             self._show(step, leaves)
         else:
             by_method = self.recipe.embeddings == "method"
@@ -266,12 +317,27 @@ class _Stack:
                 self._update_with_tables(step, leaves, rows_U, gradient)
                 self._show(step, leaves)
             else:
-                self.method.chain(step).updates(leaves)
+                self._chained(step, leaves)
                 self._show(step, leaves)
                 lr_GK = self.method.lr(step).view(self.groups, self.runs_of_group)
+                if self.snapshots:
+                    gradient = self.tables.without(rows_U, gradient, self.snapshots.resting.view_as(lr_GK))
                 self.tables.adagrad(rows_U, gradient, lr_GK, self.recipe.eps)
         for weight, leaf in zip(parameters.values(), leaves, strict=True):
             weight.sub_(leaf.update)
+
+    def _chained(self, step: int, leaves: Sequence[Leaf], part: slice = slice(None)) -> None:
+        """From each leaf's gradient to its update; of runs that rest, nothing changes."""
+        if not self.snapshots:
+            self.method.chain(step, part).updates(leaves)
+            return
+        held = [{key: value.clone() for key, value in leaf.state.items()} for leaf in leaves]
+        self.method.chain(step, part).updates(leaves)
+        resting = self.snapshots.resting[part]
+        for leaf, before in zip(leaves, held, strict=True):
+            leaf.update = rest(resting, torch.zeros_like(leaf.update), leaf.update)
+            for key, value in before.items():
+                leaf.state[key] = rest(resting, value, leaf.state[key])
 
     def _show(self, step: int, leaves: Sequence[Leaf]) -> None:
         if self.look:
@@ -293,12 +359,8 @@ class _Stack:
             sparse = []
             for _, feature, span in (s for s in segments if s[0] == group):
                 rows = rows_U[span]
-                state = self.table_states.setdefault((group, feature), {})
+                state = self._state_of_table(group, feature)
                 weight = _by_run(tables.weight.index_select(0, rows), dim)
-                if not state:
-                    size = [*tables.starts_F.tolist(), tables.ids]
-                    codes = size[feature + 1] - size[feature]
-                    state |= self.method.chain(step, part).init(weight[:, :1].expand(-1, codes, -1))
                 first = group * tables.ids + int(tables.starts_F[feature])
                 leaf = Leaf(
                     weight=weight,
@@ -309,7 +371,7 @@ class _Stack:
                     factor=None,
                 )
                 sparse.append((rows, rows - first, leaf, state))
-            self.method.chain(step, part).updates([*own, *(leaf for _, _, leaf, _ in sparse)])
+            self._chained(step, [*own, *(leaf for _, _, leaf, _ in sparse)], part)
             for rows, codes, leaf, state in sparse:
                 new = (leaf.weight - leaf.update).transpose(0, 1).reshape(len(rows), -1)
                 tables.weight.index_copy_(0, rows, new)
@@ -326,6 +388,16 @@ class _Stack:
             if leaf.factor is not None:
                 leaf.factor = torch.cat([part.factor for part in parts if part.factor is not None])
 
+    def _state_of_table(self, group: int, feature: int) -> dict[str, Tensor]:
+        """What the method keeps for a feature's table; made when a batch first touches it."""
+        if (group, feature) not in self.table_states:
+            starts = [*self.tables.starts_F.tolist(), self.tables.ids]
+            part = slice(group * self.runs_of_group, (group + 1) * self.runs_of_group)
+            like = self.tables.weight.new_zeros(self.runs_of_group, 1, self.recipe.embedding_dim)
+            rows = like.expand(-1, starts[feature + 1] - starts[feature], -1)
+            self.table_states[group, feature] = self.method.chain(0, part).init(rows)
+        return self.table_states[group, feature]
+
 
 class _Method:
     """The stack's method at any step: lr after warm-up and thresholds, one value a run."""
@@ -334,11 +406,12 @@ class _Method:
         self.name, self.recipe = runs[0].method, recipe
         self.options = methods.stack_options(self.name, [run.options for run in runs], dtype=dtype, device=device)
         self.peak_lr_R = torch.tensor([run.lr for run in runs], dtype=dtype, device=device)
+        self.share_of_run: Tensor | None = None
         self.chains: dict[tuple[float, int | None], Chain] = {}
 
     def lr(self, step: int) -> Tensor:
-        """(R,): linear warm-up, then the run's lr."""
-        return self.peak_lr_R * self._share(step)
+        """(R,): linear warm-up, then the run's lr; where runs go back, their own share of it at this step."""
+        return self.peak_lr_R * (self._share(step) if self.share_of_run is None else self.share_of_run)
 
     def unit_limit(self) -> Tensor | None:
         """(R,): to what hidden units are clamped, if they are."""
@@ -347,7 +420,7 @@ class _Method:
 
     def chain(self, step: int, part: slice = slice(None)) -> Chain:
         """The method for this step, for a part of the runs."""
-        key = (self._share(step), part.start)
+        key = (self._share(step) if self.share_of_run is None else float(step), part.start)
         if key not in self.chains:
             self.chains = {k: c for k, c in self.chains.items() if k[0] == key[0]}
             self.chains[key] = methods.build(

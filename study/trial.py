@@ -94,6 +94,7 @@ def _row(
         "version": f"study {study.__version__}, torch {torch.__version__}",
     }
     row |= {name: _finite(values[i]) for name, values in trained.judged.items()}
+    row |= {name: int(values[i]) for name, values in trained.counts.items()}
     if outcomes is None:
         return row | {"final_loss": divergence.final_loss(trained.loss[i], trial.rule)}
     return row | outcomes[i].columns([task.name for task in log.tasks])

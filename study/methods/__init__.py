@@ -11,7 +11,8 @@ is one, raises ValueError for values that make no sense. The file's name is the 
 file here, or any dotted name (`my_pkg.my_method`). Every method also takes the options in `COMMON`.
 
 A method that acts elsewhere than on the update says so by a function beside `build`, which takes the method's own
-thresholds and options by name: `unit_limit(...)` returns to what the network's hidden units are clamped.
+thresholds and options by name: `unit_limit(...)` returns to what the network's hidden units are clamped,
+`going_back(...)` when a run is put back to an earlier snapshot of itself.
 """
 
 import functools
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from study import plugins
+from study.going_back import GoingBack
 from study.transforms import (
     Chain,
     Link,
@@ -42,7 +44,7 @@ from study.transforms import (
 COMMON = {"base": "adagrad", "weight_decay": 0.0, "momentum": 0.0}
 """Taken by every method. base: one of `BASES`. weight_decay: decoupled, outside the clip. momentum: of base "sgd"."""
 
-BESIDE = ("unit_limit",)
+BESIDE = ("unit_limit", "going_back")
 """Functions by which a method acts elsewhere than on the update."""
 
 BASES = ("adagrad", "sgd", "rmsprop", "adamw")
@@ -145,10 +147,19 @@ def acts_on(name: str) -> list[str]:
 
 def unit_limit(name: str, options: Mapping[str, Any]) -> Scalar | None:
     """To what a method clamps the hidden units of the network; None where it does not act there."""
-    if not hasattr(load(name), "unit_limit"):
+    return _beside("unit_limit", name, options)
+
+
+def going_back(name: str, options: Mapping[str, Any]) -> GoingBack | None:
+    """When a method puts a run back to where it was; None where it never does."""
+    return _beside("going_back", name, options)
+
+
+def _beside(function: str, name: str, options: Mapping[str, Any]) -> Any:
+    if function not in acts_on(name):
         return None
     values = signature(name).defaults | dict(options)
-    return load(name).unit_limit(**{key: value for key, value in values.items() if key not in COMMON})
+    return getattr(load(name), function)(**{key: value for key, value in values.items() if key not in COMMON})
 
 
 def stack_options(
