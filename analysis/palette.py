@@ -26,14 +26,21 @@ KNOWN = {
     "agc": Look(colour="#CC79A7", marker="^", dash=(0, (3, 1.5))),
     "lamb": Look(colour="#0072B2", marker="v", dash=(0, (1, 1))),
     "clippy": Look(colour="#009E73", marker="P", dash=(0, (7, 1.5, 1, 1.5))),
+    "update_rms_clip": Look(colour="#00441B", marker="X", dash=(0, (4, 1, 1, 1, 1, 1))),
+    "zclip": Look(colour="#D55E00", marker="<", dash=(0, (2, 2))),
+    "adagc": Look(colour="#8C510A", marker=">", dash=(0, (6, 3))),
+    "autoclip": Look(colour="#5E3C99", marker="*", dash=(0, (1, 2))),
+    "activation_clip": Look(colour="#80A000", marker="h", dash=(0, (3, 1, 1, 1))),
+    "rollback": Look(colour="#B2182B", marker="p", dash=(0, (8, 2, 2, 2))),
+    "rollback_lower_lr": Look(colour="#F4818C", marker="d", dash=(0, (2, 1, 2, 3))),
 }
 
 OTHERS = (
-    Look(colour="#D55E00", marker="X", dash=(0, (4, 1, 1, 1, 1, 1))),
-    Look(colour="#7F7F7F", marker="<", dash=(0, (2, 2))),
-    Look(colour="#8C510A", marker=">", dash=(0, (6, 3))),
-    Look(colour="#5E3C99", marker="*", dash=(0, (1, 2))),
-    Look(colour="#80A000", marker="h", dash=(0, (3, 1, 1, 1))),
+    Look(colour="#7F7F7F", marker="H", dash=(0, (5, 1, 2, 1))),
+    Look(colour="#00C5CD", marker="8", dash=(0, (9, 2))),
+    Look(colour="#B58900", marker="1", dash=(0, (1, 3))),
+    Look(colour="#8B7FD6", marker="2", dash=(0, (4, 4))),
+    Look(colour="#404F8F", marker="x", dash=(0, (6, 1, 1, 1, 1, 1, 1, 1))),
 )
 
 
