@@ -38,9 +38,7 @@ KNOWN = {
 OTHERS = (
     Look(colour="#7F7F7F", marker="H", dash=(0, (5, 1, 2, 1))),
     Look(colour="#00C5CD", marker="8", dash=(0, (9, 2))),
-    Look(colour="#B58900", marker="1", dash=(0, (1, 3))),
-    Look(colour="#8B7FD6", marker="2", dash=(0, (4, 4))),
-    Look(colour="#404F8F", marker="x", dash=(0, (6, 1, 1, 1, 1, 1, 1, 1))),
+    Look(colour="#B58900", marker=".", dash=(0, (1, 3))),
 )
 
 
