@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.palette import method_order
 from study.config import JUDGED_FROM, QualitySearch, Study
-from study.record import COLUMNS, PER_TASK, read_definition, read_runs
+from study.record import COLUMNS, COUNTS, PER_TASK, read_definition, read_runs
 
 CURVE = ["model", "curve"]
 CELL = ["model", "curve", "lr"]
@@ -60,7 +60,7 @@ def with_curves(runs: pd.DataFrame) -> pd.DataFrame:
 
 def threshold_columns(table: pd.DataFrame) -> list[str]:
     """The columns of a table of runs that hold thresholds: all that the record does not name itself."""
-    own = {*COLUMNS.names, "curve"}
+    own = {*COLUMNS.names, *COUNTS, "curve"}
     return [name for name in table.columns if name not in own and not name.startswith(tuple(PER_TASK))]
 
 

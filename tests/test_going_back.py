@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from study import methods
-from study.config import Recipe, Run
+import analysis
+from study import data, divergence, methods, record
+from study.config import Arm, Recipe, Run, Study
 from study.going_back import GoingBack, Piece, Snapshots
+from study.planning import runs_of
 from study.streams import batches
 from study.training import train
+from study.trial import Trial, execute
 from tests.test_training import LOG, Plain, make_run
 
 # Healthy toy runs hardly spike: a negative `spike` (which no user can ask for) makes one of any common loss.
@@ -150,6 +154,35 @@ def test_a_run_that_rests_stays_as_it_was(model: str, base: str, embeddings: str
     # every batch holds the same 64 rows, in another order
     np.testing.assert_allclose(loss[-resting + 1 :], np.broadcast_to(loss[0], (resting - 1, 3)), rtol=1e-5)
     assert abs(loss[-resting - 1] - loss[0]).max() > 1e-4
+
+
+def test_the_record_says_how_often_a_run_went_back(tmp_path: Path) -> None:
+    """As numbers of the run, not as thresholds: they name no curve of their own."""
+    log = dataclasses.replace(LOG, content="c" * 64)
+    arms = (
+        Arm(method="none"),
+        Arm(method="rollback", options={"back": 4, "skip": 3}),
+        Arm(method="rollback_lower_lr", options={"back": 4}),
+    )
+    recipe = dataclasses.replace(RECIPE, steps=40)
+    study = Study(name="back", models=("small",), arms=arms, lrs=(0.1, 8.0), seeds=(0, 1), recipe=recipe)
+    described = data.describe(study.data, log)
+    record.open_study(tmp_path, record.Definition(study=study, data=described, versions={}))
+    reference = divergence.Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1))
+    for i, arm in enumerate(arms):
+        runs = tuple(run for run in runs_of(study, log.content) if run.method == arm.method)
+        execute(Trial(study=study.name, runs=runs, rule=study.rule, reference=reference), tmp_path, log, f"{i:032x}")
+    table = analysis.load(tmp_path)
+    assert sorted(set(table["curve"])) == ["none", "rollback", "rollback_lower_lr"]
+    counted = table.set_index(["method", "lr", "seed"])[["rollbacks", "skipped_steps"]]
+    assert counted.loc["none"].isna().all(axis=None)
+    assert (counted.loc[("rollback", 8.0), "rollbacks"] > 0).all()
+    assert (counted.loc[("rollback", 8.0), "skipped_steps"] >= 3).all()
+    lowered = counted.loc["rollback_lower_lr"]
+    assert (lowered["skipped_steps"] == lowered["rollbacks"]).all()
+    rates = analysis.divergence_rates(table)
+    assert "rollbacks" not in rates
+    assert rates["n"].tolist() == [2] * 6
 
 
 def watched(losses: list[list[float]], **asked: Any) -> tuple[Snapshots, Tensor]:

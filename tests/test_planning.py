@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from study import methods, planning
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Recipe, Run, Study
 from study.log import Log, Task
+from study.networks import build_network, spec_of
 from study.planning import Plan, Stack, checked, control_of, plan, runs_of
 
 ROWS = 64 * 10
@@ -248,6 +249,22 @@ def test_matrix_products_are_counted_by_pencil() -> None:
 def test_models_that_vmap_cannot_take_are_named() -> None:
     study = make_study(models=("small", "own_models.branching"))
     assert plan(study, LOG, workers=1).one_by_one == ("own_models.branching",)
+
+
+def test_room_is_left_for_snapshots() -> None:
+    without, with_them = (make_study(arms=(Arm(method="none"), *more)) for more in ((), (Arm(method="rollback"),)))
+    run_bytes = planning.bytes_of_run("large", without, LOG, gpu=True)
+    snapshots = planning.bytes_of_snapshots("large", without, LOG)
+    # two copies of weights, embeddings and their accumulators, and three of what a step changes of the network
+    network = build_network("large", spec_of(LOG, without.recipe))
+    weights, rows = 4 * sum(p.numel() for p in network.parameters()), 4 * 4 * sum(LOG.vocabulary)
+    assert snapshots == 2 * 2 * (weights + rows) + 3 * weights
+    memory = int(run_bytes * 30 / planning.SHARE_OF_GPU) + 1
+    largest = [
+        plan(dataclasses.replace(study, models=("large",)), LOG, workers=1, device_bytes=memory).largest_stack["large"]
+        for study in (without, with_them)
+    ]
+    assert largest == [30, 30 * run_bytes // (run_bytes + snapshots)]
 
 
 def test_what_has_no_hidden_units_cannot_be_clamped() -> None:
