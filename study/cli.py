@@ -201,33 +201,42 @@ def _spaces(_asked: argparse.Namespace) -> None:
 
 
 def _plan(asked: argparse.Namespace) -> None:
-    from study import driver
+    from study import driver, families
 
-    print(driver.preview(_asked(asked)))
+    given = _asked(asked)
+    family = families.asked_for(given)
+    print(families.preview(given, family) if family else driver.preview(given))
 
 
 def _run(asked: argparse.Namespace) -> None:
-    from study import driver
+    from study import driver, families
 
-    driver.run(_asked(asked))
+    given = _asked(asked)
+    if family := families.asked_for(given):
+        families.run(given, family)
+    else:
+        driver.run(given)
 
 
 def _resume(asked: argparse.Namespace) -> None:
-    from study import driver
+    from study import driver, families
 
-    driver.resume(asked.dir.resolve(), _asked(asked))
+    whose = families if families.holds(asked.dir) else driver
+    whose.resume(asked.dir.resolve(), _asked(asked))
 
 
 def _status(asked: argparse.Namespace) -> None:
-    from study import driver
+    from study import driver, families
 
-    print(driver.status(asked.dir))
+    whose = families if families.holds(asked.dir) else driver
+    print(whose.status(asked.dir))
 
 
 def _report(asked: argparse.Namespace) -> None:
-    from study import driver
+    from study import driver, families
 
-    print(driver.report(asked.dir))
+    whose = families if families.holds(asked.dir) else driver
+    print(whose.report(asked.dir))
 
 
 def _recommend(asked: argparse.Namespace) -> None:
@@ -273,12 +282,13 @@ def _ui(asked: argparse.Namespace) -> None:
 
 
 def _submit(asked: argparse.Namespace) -> int:
-    from study import driver, tune
+    from study import driver, families, tune
 
     given = _asked(asked)
     if not asked.address:
         raise ValueError("study submit needs --address, such as http://127.0.0.1:8265")
-    driver.out_folder(given, driver.study_of(given))
+    family = families.asked_for(given)
+    driver.out_folder(given, family.members[0].study if family else driver.study_of(given))
     return tune.submit(
         asked.address,
         _command_line(asked),

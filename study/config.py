@@ -244,6 +244,39 @@ class Study:
             _need(0 <= seed < CONTROL_SEEDS[0], f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={seed}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A study of a family. label: names its folder. words: what it changes, for people. against: the label of the member
+    that it is held against; empty is the first."""
+
+    label: str
+    words: str
+    study: Study
+    against: str = ""
+
+    def __post_init__(self) -> None:
+        _need(
+            self.label.replace("_", "").isalnum() and self.label.isascii(),
+            f"a member's label names a folder: letters, digits and underscores; got {self.label!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Studies that differ in what one study does not vary: a change each of the recipe, the data or the model."""
+
+    name: str
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        labels = [member.label for member in self.members]
+        _need(len(labels) > 0, "need at least one member of a family")
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        _need(not twice, f"a family names {', '.join(twice)} twice")
+        unknown = sorted({m.against for m in self.members if m.against} - set(labels))
+        _need(not unknown, f"members of {self.name} are held against {', '.join(unknown)}, which it does not have")
+
+
 def search_changed(old: Study, new: Study) -> str:
     """Why a search cannot go on as another: what says where it trains has changed. Empty where it can.
 

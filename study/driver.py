@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import study as package
 from study import data, plugins, record
-from study.config import EdgeSearch, QualitySearch, Study
+from study.config import EdgeSearch, Family, QualitySearch, Study
 from study.log import Log
 from study.planning import Plan, Stack, checked, control_of, plan, runs_of
 from study.progress import Progress, duration
@@ -63,9 +63,17 @@ SEARCHED = ("level", "precision", "budget")
 
 def study_of(asked: Asked) -> Study:
     """The search space with everything that was asked applied and checked. Raises ValueError in the user's words."""
+    found = space(asked.space)
+    if isinstance(found, Family):
+        raise ValueError(f"{asked.space} is a family of studies, and this takes one study")
+    return applied(found, asked)
+
+
+def applied(study: Study, asked: Asked) -> Study:
+    """The study with everything that was asked applied and checked. Raises ValueError in the user's words."""
     from study import settings
 
-    study = settings.apply(_space(asked.space), asked.settings)
+    study = settings.apply(study, asked.settings)
     if asked.data and asked.data != study.data:
         study = dataclasses.replace(study, data=asked.data, data_options={})
     if asked.data_dir:
@@ -78,11 +86,12 @@ def study_of(asked: Asked) -> Study:
     return checked(study, cache_folder())
 
 
-def _space(name: str) -> Study:
-    study = plugins.load("search_spaces", name, "study", "study").study
-    if not isinstance(study, Study):
-        raise ValueError(f"the `study` of {name} is no study.config.Study")
-    return study
+def space(name: str) -> Study | Family:
+    """What a search space's file says. Raises ValueError where it says nothing of the kind."""
+    found = plugins.load("search_spaces", name, "study", "study").study
+    if not isinstance(found, Study | Family):
+        raise ValueError(f"the `study` of {name} is no study.config.Study, and no Family")
+    return found
 
 
 def cache_folder() -> Path:
@@ -100,9 +109,9 @@ def out_folder(asked: Asked, study: Study) -> Path:
     return Path(asked.out or Path("results") / study.name).expanduser().resolve()
 
 
-def preview(asked: Asked) -> str:
-    """What `study plan` says. Trains nothing and writes nothing but the cache of converted data."""
-    study = study_of(asked)
+def preview(asked: Asked, study: Study | None = None) -> str:
+    """What `study plan` says. Trains nothing and writes nothing but the cache of converted data. study: as `run`."""
+    study = study or study_of(asked)
     cache = cache_folder()
     log = data.load(study.data, study.data_options, cache)
     folder = out_folder(asked, study)
@@ -140,9 +149,10 @@ def _sought(study: Study) -> str:
     return "the best quality" if isinstance(study.search, QualitySearch) else "P(divergence | lr)"
 
 
-def run(asked: Asked) -> Path:
-    """Train what the record lacks of what was asked, then report. Returns the study's folder."""
-    study = study_of(asked)
+def run(asked: Asked, study: Study | None = None) -> Path:
+    """Train what the record lacks of what was asked, then report. Returns the study's folder. study: one to which all
+    that was asked has been applied; None is that of the search space."""
+    study = study or study_of(asked)
     folder = out_folder(asked, study)
     log = data.load(study.data, study.data_options, cache_folder())
     return _train(asked, study, log, folder)

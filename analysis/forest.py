@@ -1,0 +1,185 @@
+"""The edges of studies that differ in one thing each, one below the other: a forest plot, and a page.
+
+Each study is held against another of its family by the ratio of their LR50 (`analysis.contrasts.ratio_interval`), curve
+by curve; p is corrected over the whole family by Holm's method. An edge that was not reached is an arrow, and a ratio
+with it one-sided. Seeds are not taken as paired: another model or recipe is another draw of thresholds.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import figures
+from analysis.contrasts import LEVEL, holm, points, ratio_interval
+from analysis.edges import REACHED, Fit, edge_text, edges, fits
+from analysis.page import html_table, image, note, page, write_whole
+from analysis.palette import looks
+from analysis.runs import load, records
+from study.record import exists
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A study of a family: where it is recorded, and what it changes. against: the label of what it is held against."""
+
+    label: str
+    words: str
+    against: str
+    folder: Path
+
+
+def forest(members: Sequence[Shown]) -> pd.DataFrame:
+    """One row a member and curve, in the order of the members; of members that have runs.
+
+    Columns: label, words, model, curve, method, n, k (runs, and diverged ones), seeds, edge, low, high, status, lr_min,
+    lr_max (`analysis.edges.edges`); against (a label; empty where there is nothing to compare with), ratio (of LR50 over
+    that of against; NaN unless both were reached), ratio_low, ratio_high (95%; 0 and inf where it has no such end), p,
+    p_holm. Raises study.record.RecordError (a ValueError) where a record cannot be read.
+    """
+    tables = {m.label: load(m.folder) for m in members if exists(m.folder)}
+    fitted = {label: fits(runs) for label, runs in tables.items() if len(runs)}
+    rows = []
+    for member in members:
+        if member.label not in fitted:
+            continue
+        runs = tables[member.label]
+        counts = runs.assign(k=runs["outcome"] == "diverged").groupby("curve")["k"].agg(["size", "sum"])
+        other = {curve: fit for (_, curve), fit in fitted.get(member.against, {}).items()}
+        for row in records(edges(runs, LEVEL, fitted[member.label])):
+            n, k = (int(count) for count in counts.loc[row["curve"]])
+            against = other.get(row["curve"]) if member.against != member.label else None
+            fit = fitted[member.label][row["model"], row["curve"]]
+            head = {"label": member.label, "words": member.words} | {c: row[c] for c in ("model", "curve", "method")}
+            edge = {c: row[c] for c in ("seeds", "edge", "low", "high", "status", "lr_min", "lr_max", "level")}
+            rows.append(
+                head | {"n": n, "k": k} | edge | {"against": member.against if against else ""} | _ratio(fit, against)
+            )
+    found = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+    tested = found["p"].notna().to_numpy()
+    found.loc[tested, "p_holm"] = holm(found.loc[tested, "p"].to_numpy(dtype=float))
+    return found
+
+
+COLUMNS = (
+    *("label", "words", "model", "curve", "method", "n", "k", "seeds", "level", "edge", "low", "high", "status"),
+    *("lr_min", "lr_max", "against", "ratio", "ratio_low", "ratio_high", "p", "p_holm"),
+)
+
+
+def _ratio(fit: Fit, against: Fit | None) -> dict[str, float]:
+    if against is None:
+        return dict.fromkeys(("ratio", "ratio_low", "ratio_high", "p"), math.nan)
+    a, b = points(fit), points(against)
+    low, high, p = ratio_interval(a, b)
+    middle_a, middle_b = a.edge_N[len(a.edge_N) // 2], b.edge_N[len(b.edge_N) // 2]
+    known = a.x_min <= middle_a <= a.x_max and b.x_min <= middle_b <= b.x_max
+    return {"ratio": 10 ** (middle_a - middle_b) if known else math.nan, "ratio_low": low, "ratio_high": high, "p": p}
+
+
+def draw(ax: Axes, table: pd.DataFrame) -> None:
+    """A row of `forest` a line, from the top: the edge with its 95% interval, the ratio in words beside it."""
+    look = looks(table["method"])
+    first, last = float(table["lr_min"].min()), float(table["lr_max"].max())
+    rows = records(table)
+    for y, row in enumerate(rows):
+        style = look[row["method"]]
+        low, high = max(row["low"], row["lr_min"]), min(row["high"], row["lr_max"])
+        if row["status"] == REACHED:
+            ax.plot([low, high], [y, y], color=style.colour, linewidth=1.6, solid_capstyle="butt")
+            ax.plot(row["edge"], y, marker=style.marker, color=style.colour, markersize=6)
+        else:
+            end, sign = (row["lr_max"], ">") if row["status"] == "not reached" else (row["lr_min"], "<")
+            ax.plot(end, y, marker=sign, color=style.colour, markersize=7)
+        if row["status"] == REACHED and row["low"] == 0:
+            ax.plot(row["lr_min"], y, marker="<", color=style.colour, markersize=4)
+        if row["status"] == REACHED and math.isinf(row["high"]):
+            ax.plot(row["lr_max"], y, marker=">", color=style.colour, markersize=4)
+        ax.annotate(
+            f"{edge_text(row)}   {_times(row)}", (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8
+        )
+    if rows and rows[0]["status"] == REACHED:
+        ax.axvline(rows[0]["edge"], color="0.75", linewidth=0.8, zorder=0)
+    several = table["curve"].nunique() > 1
+    ax.set_yticks(range(len(rows)), [f"{row['words']} · {row['curve']}" if several else row["words"] for row in rows])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    figures.lr_axis(ax, [first, last])
+    ax.set_xlabel(f"learning rate at which {'half' if LEVEL == 0.5 else f'{LEVEL:.0%}'} of the runs diverge")
+    ax.grid(axis="x", color="0.92")
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    drawn = Figure(figsize=(9.5, 1.1 + 0.3 * len(table)), layout="constrained")
+    draw(drawn.subplots(), table)
+    return drawn
+
+
+def _times(row: Mapping[str, Any]) -> str:
+    if not row["against"]:
+        return ""
+    low, high = (f"{float(f'{row[end]:.2g}'):g}" for end in ("ratio_low", "ratio_high"))
+    if row["ratio_low"] == 0:
+        span = "undecided" if math.isinf(row["ratio_high"]) else f"below {high}"
+    else:
+        span = f"above {low}" if math.isinf(row["ratio_high"]) else f"{low} to {high}"
+    return f"× {row['ratio']:.2g} ({span})" if math.isfinite(row["ratio"]) else f"× {span}"
+
+
+def text(table: pd.DataFrame) -> str:
+    """What a terminal shows: a line a member and curve."""
+    body = [_cells(row) for row in records(table)]
+    widths = [max(map(len, column)) for column in zip(HEAD, *body, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in (HEAD, *body))
+
+
+HEAD = ("", "model", "curve", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)")
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    p = row["p_holm"]
+    shown = "" if math.isnan(p) else ("< 0.001" if p < 0.001 else f"{p:.3f}")
+    low, high = (f"{float(f'{row[end]:.2g}'):g}" for end in ("low", "high"))
+    span = f" ({low} to {high})" if row["low"] > 0 and math.isfinite(row["high"]) else ""
+    edge = f"{edge_text(row)}{span}" if row["status"] == REACHED else edge_text(row)
+    return [
+        *(str(row[name]) for name in ("words", "model", "curve")),
+        f"{row['k']}/{row['n']}",
+        edge,
+        str(row["against"]),
+        _times(row).removeprefix("× "),
+        shown,
+    ]
+
+
+def write(folder: Path, name: str, members: Sequence[Shown], table: pd.DataFrame) -> Path:
+    """Write report.html, tables/forest.csv and figures/forest.png into the family's folder; returns the page's path.
+    Raises OSError where the folder cannot be written."""
+    finite = table.replace([math.inf, -math.inf], np.nan)
+    write_whole(folder / "tables" / "forest.csv", finite.to_csv(index=False).encode())
+    parts = [f"<h1>{escape(name)}</h1>"]
+    left = [member.words for member in members if member.label not in set(table["label"])]
+    if len(table):
+        with figures.styled():
+            shown = image(figure(table), folder / "figures" / "forest.png")
+        parts.append(f'<figure><div class="scroll"><img {shown} alt="Edges, one study a line"></div></figure>')
+        said = (
+            "A line a study: the learning rate at which half of its runs diverge, with its 95% interval, and how many "
+            "times as high it is as that of the study it is held against (the first, unless the table says another). An "
+            "arrow: not seen within the learning rates tried. p is corrected for all of them by Holm's method, and at "
+            "most 0.05 is a claim."
+        )
+        parts += [note(said), html_table(HEAD, [_cells(row) for row in records(table)], 3)]
+    if left:
+        parts.append(note(f"Without runs yet: {', '.join(left)}."))
+    links = [f'<li><a href="{escape(member.label)}/report.html">{escape(member.words)}</a></li>' for member in members]
+    parts.append(f"<h2>The studies</h2><ul>{''.join(links)}</ul>")
+    path = folder / "report.html"
+    write_whole(path, page(f"{name}: what moves the edge", parts).encode())
+    return path
