@@ -40,9 +40,9 @@ def forest(members: Sequence[Shown]) -> pd.DataFrame:
     """One row a member and curve, in the order of the members; of members that have runs.
 
     Columns: label, words, model, curve, method, n, k (runs, and diverged ones), seeds, edge, low, high, status, lr_min,
-    lr_max (`analysis.edges.edges`); against (a label; empty where there is nothing to compare with), ratio (of LR50 over
-    that of against; NaN unless both were reached), ratio_low, ratio_high (95%; 0 and inf where it has no such end), p,
-    p_holm. Raises study.record.RecordError (a ValueError) where a record cannot be read.
+    lr_max (`analysis.edges.edges`); against (a label; empty where there is nothing to compare with), ratio (of LR50
+    over that of against; NaN unless both were reached), ratio_low, ratio_high (95%; 0 and inf where it has no such
+    end), p, p_holm. Raises study.record.RecordError (a ValueError) where a record cannot be read.
     """
     tables = {m.label: load(m.folder) for m in members if exists(m.folder)}
     fitted = {label: fits(runs) for label, runs in tables.items() if len(runs)}
@@ -171,9 +171,9 @@ def write(folder: Path, name: str, members: Sequence[Shown], table: pd.DataFrame
         parts.append(f'<figure><div class="scroll"><img {shown} alt="Edges, one study a line"></div></figure>')
         said = (
             "A line a study: the learning rate at which half of its runs diverge, with its 95% interval, and how many "
-            "times as high it is as that of the study it is held against (the first, unless the table says another). An "
-            "arrow: not seen within the learning rates tried. p is corrected for all of them by Holm's method, and at "
-            "most 0.05 is a claim."
+            "times as high it is as that of the study it is held against (the first, unless the table says another). "
+            "An arrow: not seen within the learning rates tried. p is corrected for all of them by Holm's method, and "
+            "at most 0.05 is a claim."
         )
         parts += [note(said), html_table(HEAD, [_cells(row) for row in records(table)], 3)]
     if left:

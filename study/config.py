@@ -246,8 +246,8 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A study of a family. label: names its folder. words: what it changes, for people. against: the label of the member
-    that it is held against; empty is the first."""
+    """A study of a family. label: names its folder. words: what it changes, for people. against: the label of the
+    member that it is held against; empty is the first."""
 
     label: str
     words: str

@@ -1,0 +1,142 @@
+"""Families of studies: each member a study of its own, and one page over all edges."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from simulated_record import simulated_definition, write_simulated_study
+
+from analysis.contrasts import holm
+from analysis.forest import Shown, forest, text, write
+from study import families
+from study.cli import main
+from study.config import Arm, Family, Member, Study
+from study.driver import Asked
+from study.record import RecordError
+
+LRS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+ARMS = (Arm(method="none"),)
+
+
+def study(name: str) -> Study:
+    return Study(name=name, models=("small",), arms=ARMS, lrs=LRS)
+
+
+def family(*labels: str) -> Family:
+    return Family(name="f", members=tuple(Member(label=x, words=f"about {x}", study=study(x)) for x in labels))
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> list[Shown]:
+    """as_is has its edge at 0.2, far at 4 times that, never diverges not at all, empty was never begun."""
+    edges = {"as_is": 0.2, "far": 0.8, "never": math.inf}
+    for label, edge in edges.items():
+        definition = simulated_definition(models=("small",), arms=ARMS, lrs=LRS, seeds=range(16), name=label)
+        write_simulated_study(tmp_path / label, definition, edges={"none": edge})
+    return [Shown(label=x, words=f"about {x}", against="as_is", folder=tmp_path / x) for x in (*edges, "empty")]
+
+
+def test_each_member_is_held_against_its_own_and_p_is_corrected_over_the_family(shown: list[Shown]) -> None:
+    table = forest(shown)
+    rows = {row["label"]: row for row in table.to_dict("records")}
+    assert list(rows) == ["as_is", "far", "never"]
+    assert (rows["as_is"]["against"], rows["far"]["against"]) == ("", "as_is")
+    assert math.isnan(rows["as_is"]["p_holm"])
+    assert rows["far"]["ratio_low"] < 4 < rows["far"]["ratio_high"]
+    assert rows["far"]["ratio_low"] > 2
+    assert rows["far"]["p_holm"] == pytest.approx(holm([rows["far"]["p"], rows["never"]["p"]])[0])
+    # An edge that was not reached is never a number, and a ratio with it one-sided.
+    assert math.isnan(rows["never"]["edge"])
+    assert math.isnan(rows["never"]["ratio"])
+    assert rows["never"]["ratio_low"] > 4
+    assert math.isinf(rows["never"]["ratio_high"])
+    assert rows["never"]["n"] == 16 * len(LRS)
+
+
+def test_the_page_tells_all_of_it_and_names_what_has_no_runs(shown: list[Shown], tmp_path: Path) -> None:
+    table = forest(shown)
+    path = write(tmp_path, "a <family>", shown, table)
+    html = path.read_text()
+    assert "a &lt;family&gt;" in html
+    assert "about far" in html
+    assert "Without runs yet: about empty." in html
+    assert 'href="far/report.html"' in html
+    assert (tmp_path / "figures" / "forest.png").stat().st_size > 5000
+    assert "> 1.6" in text(table)
+    csv = pd.read_csv(tmp_path / "tables" / "forest.csv")
+    assert csv["ratio_high"].isna().tolist() == [True, False, True]
+
+
+def test_members_are_held_against_members() -> None:
+    with pytest.raises(ValueError, match="names a twice"):
+        family("a", "a")
+    with pytest.raises(ValueError, match="held against c, which it does not have"):
+        Family(name="f", members=(*family("a").members, replace(family("b").members[0], against="c")))
+    with pytest.raises(ValueError, match="label names a folder"):
+        family("../up")
+
+
+def test_a_plan_says_what_each_member_would_train(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine.py").write_text(
+        "from study.config import *\n"
+        "s = Study(name='a', data_options={'rows': 3000}, models=('small',), arms=(Arm(method='none'),), lrs=(0.1,))\n"
+        "study = Family(name='pair', members=(Member(label='a', words='as is', study=s), Member(label='b',"
+        " words='one task', study=Study(name='b', data_options={'rows': 3000, 'only_tasks': 'click'},"
+        " models=('small',), arms=s.arms, lrs=(0.1,)))))\n"
+    )
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "__init__.py").write_text("")
+    (tmp_path / "mine.py").rename(tmp_path / "own" / "mine.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["plan", "own.mine", "--seeds", "0-2", "--set", "steps=4"]) == 0
+    said = capsys.readouterr().out
+    assert "pair: 2 studies, one after another" in said
+    assert "b: one task" in said
+    assert said.count("runs      3, of which 0 are recorded") == 2
+    assert said.count(str(tmp_path / "results" / "pair")) >= 3
+    assert main(["plan", "own.mine", "--set", "colour=red"]) == 2
+    assert main(["confirm", str(tmp_path), "--lr", "1"]) == 2
+
+
+def test_a_folder_of_another_family_or_of_a_study_is_left_alone(tmp_path: Path) -> None:
+    families._write(tmp_path, family("a"))
+    families._write(tmp_path, family("a", "b"))
+    assert [m.label for m in families._read(tmp_path)] == ["a", "b"]
+    with pytest.raises(RecordError, match="holds the family 'f', not 'g'"):
+        families._write(tmp_path, replace(family("a"), name="g"))
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(RecordError, match="holds a study, and no family"):
+        families._write(tmp_path, family("a"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 2}',
+        json.dumps({"format": 1, "name": "f", "members": [{"label": "../x", "words": "", "against": ""}]}),
+    ],
+)
+def test_what_is_no_familys_file_is_refused_in_a_line(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "family.json").write_text(content)
+    for command in ("report", "status", "resume"):
+        assert main([command, str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("study: ")
+        assert said.count("\n") == 1
+
+
+def test_data_dir_goes_to_the_members_that_read_one(tmp_path: Path) -> None:
+    mixed = Family(name="f", members=family("a", "b").members)
+    asked = Asked(space="x", data_dir=str(tmp_path), out=str(tmp_path / "out"))
+    (_, a, _), (_, b, _) = families._members(asked, mixed)
+    assert "dir" not in a.data_options | b.data_options
