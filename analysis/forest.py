@@ -51,16 +51,20 @@ def forest(members: Sequence[Shown]) -> pd.DataFrame:
         if member.label not in fitted:
             continue
         runs = tables[member.label]
-        counts = runs.assign(k=runs["outcome"] == "diverged").groupby("curve")["k"].agg(["size", "sum"])
+        outcomes = list(zip(runs["curve"].tolist(), (runs["outcome"] == "diverged").tolist(), strict=True))
         other = {curve: fit for (_, curve), fit in fitted.get(member.against, {}).items()}
         for row in records(edges(runs, LEVEL, fitted[member.label])):
-            n, k = (int(count) for count in counts.loc[row["curve"]])
+            diverged = [dead for curve, dead in outcomes if curve == row["curve"]]
             against = other.get(row["curve"]) if member.against != member.label else None
             fit = fitted[member.label][row["model"], row["curve"]]
             head = {"label": member.label, "words": member.words} | {c: row[c] for c in ("model", "curve", "method")}
             edge = {c: row[c] for c in ("seeds", "edge", "low", "high", "status", "lr_min", "lr_max", "level")}
             rows.append(
-                head | {"n": n, "k": k} | edge | {"against": member.against if against else ""} | _ratio(fit, against)
+                head
+                | {"n": len(diverged), "k": sum(diverged)}
+                | edge
+                | {"against": member.against if against else ""}
+                | _ratio(fit, against)
             )
     found = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
     tested = found["p"].notna().to_numpy()

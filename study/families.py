@@ -150,9 +150,8 @@ def _content(folder: Path) -> Mapping[str, Any]:
         if content["format"] != FORMAT:
             raise RecordError(f"{path} has format {content['format']!r}; this version reads format {FORMAT}")
         for member in content["members"]:
-            if not str(member["label"]).replace("_", "").isalnum():
-                raise ValueError(f"label {member['label']!r}")
-            member["words"], member["against"]
+            if not {"label", "words", "against"} <= set(member) or not str(member["label"]).replace("_", "").isalnum():
+                raise ValueError(f"a member is {member!r}")
     except RecordError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
