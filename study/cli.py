@@ -77,20 +77,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_workers(ran)
     _add_cluster(ran)
     resumed = command("resume", _resume, "train exactly what a study's folder lacks, then report")
-    resumed.add_argument("dir", type=Path, metavar="DIR")
+    resumed.add_argument("dir", metavar="DIR")
     _add_workers(resumed)
     _add_cluster(resumed)
     for name, do, text in (
         ("status", _status, "runs done, diverged, failed and missing"),
         ("report", _report, "tables, figures and report.html from the record alone"),
     ):
-        command(name, do, text).add_argument("dir", type=Path, metavar="DIR")
+        command(name, do, text).add_argument("dir", metavar="DIR")
     recommended = command("recommend", _recommend, "the largest lr whose risk can be claimed, by method")
-    recommended.add_argument("dir", type=Path, metavar="DIR")
+    recommended.add_argument("dir", metavar="DIR")
     _add_claim(recommended)
     recommended.add_argument("--json", action="store_true", help="records with finite numbers or null")
     confirmed = command("confirm", _confirm, "train fresh seeds at one lr, to claim it")
-    confirmed.add_argument("dir", type=Path, metavar="DIR")
+    confirmed.add_argument("dir", metavar="DIR")
     confirmed.add_argument("--lr", type=float, required=True, metavar="X")
     confirmed.add_argument(
         "--seeds", metavar="S", help="such as 100-158, none of them used (default: as many as needed)"
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_workers(confirmed)
     _add_cluster(confirmed)
     rescored = command("rescore", _rescore, "judge the recorded runs by another rule, without training")
-    rescored.add_argument("dir", type=Path, metavar="DIR")
+    rescored.add_argument("dir", metavar="DIR")
     rescored.add_argument(
         "--rule", nargs="+", action="extend", required=True, metavar="KEY=VALUE", help="such as kept=0.5 once_had=0.6"
     )
@@ -112,11 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     submitted.add_argument("--working-dir", type=Path, help="a folder of your own modules that the job needs")
     submitted.add_argument("--no-wait", action="store_true", help="return once the job is submitted")
     mirrored = command("mlflow", _mlflow, "rebuild the MLflow view from the record")
-    mirrored.add_argument("dir", type=Path, metavar="DIR")
+    mirrored.add_argument("dir", metavar="DIR")
     mirrored.add_argument("--tracking-uri", metavar="U", default=_tracking_uri())
     mirrored.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)  # see study.tracking.Follower
     opened = command("ui", _ui, "open the MLflow view on loopback")
-    opened.add_argument("dir", type=Path, metavar="DIR")
+    opened.add_argument("dir", metavar="DIR")
     opened.add_argument("--port", type=int)
     opened.add_argument("--tracking-uri", metavar="U", default=_tracking_uri())
 
@@ -139,7 +139,9 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("space", metavar="SPACE", help="a search space (study spaces lists them)")
     parser.add_argument("--data", metavar="D", help="data source, in place of the space's own")
     parser.add_argument("--data-dir", metavar="P", help="where the data source reads")
-    parser.add_argument("--out", metavar="DIR", help="the study's folder (default: results/SPACE)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="the study's folder, or a URL such as s3://bucket/prefix (default: results/SPACE)"
+    )
     parser.add_argument("--seeds", metavar="S", help="such as 0-31; a search begins with the first")
     parser.add_argument("--level", type=float, metavar="P", help="search: P(divergence) at the edge that is sought")
     parser.add_argument("--precision", type=float, metavar="F", help="search: interval's upper end over its lower end")
@@ -221,28 +223,31 @@ def _run(asked: argparse.Namespace) -> None:
 def _resume(asked: argparse.Namespace) -> None:
     from study import driver, families
 
-    whose = families if families.holds(asked.dir) else driver
-    whose.resume(asked.dir.resolve(), _asked(asked))
+    folder = driver.study_folder(asked.dir)
+    whose = families if families.holds(folder) else driver
+    whose.resume(folder, _asked(asked))
 
 
 def _status(asked: argparse.Namespace) -> None:
     from study import driver, families
 
-    whose = families if families.holds(asked.dir) else driver
-    print(whose.status(asked.dir))
+    folder = driver.study_folder(asked.dir)
+    whose = families if families.holds(folder) else driver
+    print(whose.status(folder))
 
 
 def _report(asked: argparse.Namespace) -> None:
     from study import driver, families
 
-    whose = families if families.holds(asked.dir) else driver
-    print(whose.report(asked.dir))
+    folder = driver.study_folder(asked.dir)
+    whose = families if families.holds(folder) else driver
+    print(whose.report(folder))
 
 
 def _recommend(asked: argparse.Namespace) -> None:
     from study import driver
 
-    print(driver.recommend(asked.dir, _claim(asked), as_json=asked.json))
+    print(driver.recommend(driver.study_folder(asked.dir), _claim(asked), as_json=asked.json))
 
 
 def _confirm(asked: argparse.Namespace) -> None:
@@ -250,7 +255,7 @@ def _confirm(asked: argparse.Namespace) -> None:
     from study.confirming import Wish
 
     wish = Wish(lr=asked.lr, seeds=asked.seeds, methods=asked.method, models=asked.model)
-    driver.confirm(asked.dir.resolve(), _asked(asked), wish, _claim(asked))
+    driver.confirm(driver.study_folder(asked.dir), _asked(asked), wish, _claim(asked))
 
 
 def _claim(asked: argparse.Namespace):
@@ -262,23 +267,24 @@ def _claim(asked: argparse.Namespace):
 def _rescore(asked: argparse.Namespace) -> None:
     from study import driver
 
-    print(driver.rescore(asked.dir, asked.rule))
+    print(driver.rescore(driver.study_folder(asked.dir), asked.rule))
 
 
 def _mlflow(asked: argparse.Namespace) -> None:
-    from study import tracking
+    from study import storage, tracking
 
+    folder = storage.folder_of(asked.dir).resolve()
     if asked.follow:
         os.nice(19)  # beside a training that needs the cores; Ray's workers have 15 themselves
-        tracking.follow(asked.dir.resolve(), asked.tracking_uri, sys.stdin, sys.stdout)
+        tracking.follow(folder, asked.tracking_uri, sys.stdin, sys.stdout)
         return
-    print(tracking.mirror(asked.dir.resolve(), asked.tracking_uri))
+    print(tracking.mirror(folder, asked.tracking_uri))
 
 
 def _ui(asked: argparse.Namespace) -> None:
-    from study import tracking
+    from study import storage, tracking
 
-    tracking.serve(asked.dir.resolve(), port=asked.port, uri=asked.tracking_uri)
+    tracking.serve(storage.folder_of(asked.dir).resolve(), port=asked.port, uri=asked.tracking_uri)
 
 
 def _submit(asked: argparse.Namespace) -> int:
@@ -326,7 +332,7 @@ def _show_bytes(done: int, total: int) -> None:
 
 def _data_check(asked: argparse.Namespace) -> None:
     from study import data
-    from study.driver import cache_folder
+    from study.storage import cache_folder
 
     options = {"dir": str(Path(asked.data_dir).expanduser().resolve())} if asked.data_dir else {}
     print(data.check(asked.name, options, cache_folder()))

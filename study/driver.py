@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import study as package
-from study import data, plugins, record
+from study import data, plugins, record, storage
 from study.config import EdgeSearch, Family, QualitySearch, Study
+from study.lock import locked
 from study.log import Log
 from study.planning import Plan, Stack, checked, control_of, plan, runs_of
 from study.progress import Progress, duration
@@ -28,6 +29,7 @@ from study.queue import Job
 from study.record import Confirmation
 from study.rescoring import references
 from study.sources import Planned, Source, Together
+from study.storage import StorageError, cache_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,19 +96,19 @@ def space(name: str) -> Study | Family:
     return found
 
 
-def cache_folder() -> Path:
-    """Where converted data are kept: $STUDY_CACHE, or the user's cache folder."""
-    if own := os.environ.get("STUDY_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "learning-rate-edge"
-
-
 def out_folder(asked: Asked, study: Study) -> Path:
-    """Where the record goes. ValueError for a relative path on a cluster: its working folder is not the user's."""
+    """Where the record goes: a folder, or the mirror of a URL. ValueError for a relative path on a cluster: its working
+    folder is not the user's."""
+    out = asked.out or f"results/{study.name}"
     on_cluster = asked.address or os.environ.get("RAY_ADDRESS")
-    if on_cluster and not (asked.out and Path(asked.out).is_absolute()):
-        raise ValueError(f"on a cluster --out must be an absolute path, got {asked.out or 'none'}")
-    return Path(asked.out or Path("results") / study.name).expanduser().resolve()
+    if on_cluster and not (storage.is_url(out) or storage.folder_of(out).is_absolute()):
+        raise ValueError(f"on a cluster --out must be an absolute path or a URL, got {asked.out or 'none'}")
+    return study_folder(out)
+
+
+def study_folder(where: str) -> Path:
+    """The folder of a study as the user calls it: a path, or the URL of which it is the mirror."""
+    return storage.folder_of(where).expanduser().resolve()
 
 
 def preview(asked: Asked, study: Study | None = None) -> str:
@@ -129,7 +131,7 @@ def preview(asked: Asked, study: Study | None = None) -> str:
     control = f"  control   {planned.control_runs} runs, of which {first} are to be trained first"
     tail = [
         f"  expected  {duration(seconds)} with {workers} trials at a time ({how})",
-        f"  out       {folder}",
+        f"  out       {storage.address(folder)}",
         *_one_by_one(planned),
     ]
     if study.search:
@@ -230,9 +232,15 @@ def report(folder: Path) -> str:
     """Write the report from the record alone. Returns what a terminal shows of it."""
     from analysis import report as page
 
+    storage.at(folder).refresh("set_aside")
     found = page.tables(folder)
-    path = page.write(found, _recorded_references(folder), _influence(found))
-    return f"{page.text(found, _shown(folder), _command())}\n\nreport: {path}"
+    try:
+        path = page.write(found, _recorded_references(folder), _influence(found))
+    except OSError as error:
+        raise StorageError(f"cannot write the report to {folder} ({error.strerror or error})") from error
+    storage.publish(folder)
+    sent = "" if storage.address(folder) == str(folder) else f"\n        {storage.address(folder)}/{path.name}"
+    return f"{page.text(found, _shown(folder), _command())}\n\nreport: {path}{sent}"
 
 
 def _influence(found: "Tables") -> "pd.DataFrame | None":
@@ -257,7 +265,7 @@ def status(folder: Path) -> str:
     failures = record.read_failures(folder)
     per_arm = len(study.lrs) * len(study.seeds)
     planned = "" if study.search else f" of {len(study.models) * len(study.arms) * per_arm}"
-    lines = [f"{study.name}: {len(cells)}{planned} runs recorded, {len(failures)} failed, in {folder}"]
+    lines = [f"{study.name}: {len(cells)}{planned} runs recorded, {len(failures)} failed, in {storage.address(folder)}"]
     if isinstance(study.search, EdgeSearch):
         from study import edge_search
 
@@ -307,11 +315,12 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
     follower = tracking.Follower(folder, asked.tracking_uri)
     ahead = threading.Thread(target=importlib.import_module, args=("analysis.report",))
     connected = tune.connected(asked.address, workers=asked.workers, gpu_fraction=asked.gpu_fraction)
-    with follower, contextlib.ExitStack() as locked:
+    with follower, contextlib.ExitStack() as held:
         ahead.start()
         with connected as cluster:
-            locked.enter_context(record.locked(folder))
+            held.enter_context(locked(folder))
             record.open_study(folder, record.Definition(study=study, data=described, versions=_versions()))
+            record.check(folder)
             if confirmation:
                 record.write_confirmation(folder, confirmation)
                 parts = [confirmation.part_of(study)]
@@ -427,7 +436,7 @@ def _mirrored(folder: Path, follower: "tracking.Follower", uri: str | None) -> s
     try:
         return str(follower.end() or tracking.mirror(folder, uri))
     except ValueError as error:
-        return f"MLflow was not updated: {error}. Later: study mlflow {folder}"
+        return f"MLflow was not updated: {error}. Later: study mlflow {storage.address(folder)}"
 
 
 def _recorded_references(folder: Path) -> dict[str, dict[str, Any]]:
@@ -462,7 +471,7 @@ def _opening(study: Study, todo: _Todo, workers: int, folder: Path) -> str:
         f"{what}, {workers} at a time",
         *([f"beside them: {todo.confirming} runs of confirmations"] if todo.confirming else []),
         *todo.source.outline(),
-        f"record: {folder}",
+        f"record: {storage.address(folder)}",
         *_one_by_one(planned),
     ]
     return "\n".join(lines)
@@ -491,7 +500,9 @@ def _closing(folder: Path) -> str:
 
 
 def _shown(folder: Path) -> str:
-    """A folder as it is typed from here."""
+    """A folder as it is typed from here; a URL for its mirror."""
+    if (address := storage.address(folder)) != str(folder):
+        return address
     here = os.path.relpath(folder)
     return here if len(here) < len(str(folder)) else str(folder)
 

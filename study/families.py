@@ -8,12 +8,11 @@ DIR/report.html      every member's edge, one below the other (`analysis.forest`
 import dataclasses
 import inspect
 import json
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study import driver, plugins
+from study import driver, plugins, storage
 from study.config import Family, Member, Study
 from study.driver import Asked
 from study.record import RecordError, exists
@@ -32,13 +31,14 @@ def asked_for(asked: Asked) -> Family | None:
 
 def holds(folder: Path) -> bool:
     """Whether a folder is a family's."""
+    storage.at(folder).refresh("family.json")
     return (folder / "family.json").is_file()
 
 
 def preview(asked: Asked, family: Family) -> str:
     """What `study plan` says of each member."""
     folder = _folder(asked, family)
-    parts = [f"{family.name}: {len(family.members)} studies, one after another, in {folder}"]
+    parts = [f"{family.name}: {len(family.members)} studies, one after another, in {storage.address(folder)}"]
     for member, study, own in _members(asked, family):
         parts.append(f"\n{member.label}: {member.words}\n{driver.preview(own, study)}")
     return "\n".join(parts)
@@ -69,7 +69,7 @@ def resume(folder: Path, asked: Asked) -> Path:
         if exists(member.folder):
             driver.resume(member.folder, asked)
         else:
-            print(f"not begun: study run {_name(folder)} --out {folder} begins it", flush=True)
+            print(f"not begun: study run {_name(folder)} --out {storage.address(folder)} begins it", flush=True)
     print(f"\n{report(folder)}", flush=True)
     return folder
 
@@ -81,6 +81,7 @@ def report(folder: Path) -> str:
     name, members = _name(folder), _read(folder)
     table = forest.forest(members)
     path = forest.write(folder, name, members, table)
+    storage.publish(folder)
     said = forest.text(table) if len(table) else "no runs recorded yet"
     return f"{name}\n\n{said}\n\nreport: {path}"
 
@@ -104,7 +105,8 @@ def _members(asked: Asked, family: Family) -> list[tuple[Member, Study, Asked]]:
         takes_dir = (
             "dir" in inspect.signature(plugins.load("study.data", source, "data source", "load").load).parameters
         )
-        own = dataclasses.replace(asked, out=str(folder / member.label), data_dir=asked.data_dir if takes_dir else None)
+        own = dataclasses.replace(asked, out=f"{storage.address(folder)}/{member.label}")
+        own = dataclasses.replace(own, data_dir=asked.data_dir if takes_dir else None)
         found.append((member, driver.applied(member.study, own), own))
     return found
 
@@ -122,20 +124,15 @@ def _write(folder: Path, family: Family) -> None:
             )
     if exists(folder):
         raise RecordError(f"{folder} holds a study, and no family; choose another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f".family-{uuid.uuid4().hex}"
-        beside.write_text(content)
-        beside.replace(folder / "family.json")
-    except OSError as error:
-        raise RecordError(f"cannot write to {folder} ({error.strerror})") from error
+    storage.at(folder).put("family.json", content.encode())
 
 
 def _read(folder: Path) -> "list[Shown]":
     from analysis.forest import Shown
 
     members = _content(folder)["members"]
-    return [Shown(**{k: str(m[k]) for k in ("label", "words", "against")}, folder=folder / m["label"]) for m in members]
+    inside = {m["label"]: storage.folder_of(f"{storage.address(folder)}/{m['label']}") for m in members}
+    return [Shown(**{k: str(m[k]) for k in ("label", "words", "against")}, folder=inside[m["label"]]) for m in members]
 
 
 def _name(folder: Path) -> str:

@@ -8,32 +8,34 @@
     DIR/set_aside/             files that did not read, kept as they were found
     DIR/rescored/<hash>/       the same runs judged by another rule: a view, which reads as a study and trains nothing
 
-A file is written whole, beside its name, and renamed into place; a trial's losses come before its rows, so rows that
-are there have their losses. Reading runs no code: Parquet and JSON only.
+A file is written whole (`study.storage`) and holds its own hash (`study.seal`); a trial's losses come before its rows,
+so rows that are there have their losses. DIR may mirror an object store: what is read is brought up to date, and what
+is written goes there. Reading runs no code: Parquet and JSON only.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-import socket
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from study import seal, storage
 from study.config import Arm, Rule, Run, Study, canonical_json, search_changed, study_from_json, to_json
 
 FORMAT = 1
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
+T = TypeVar("T")
 
 COLUMNS = pa.schema(
     [
@@ -96,16 +98,17 @@ class Definition:
 
 
 def exists(folder: Path) -> bool:
+    storage.at(folder).refresh("study.json")
     return (folder / "study.json").exists()
 
 
 def read_definition(folder: Path) -> Definition:
     """Raises RecordError where there is no study, or one that this version cannot read."""
     path = folder / "study.json"
-    if not path.is_file():
-        raise RecordError(f"{folder} holds no study (no study.json)")
+    if not exists(folder):
+        raise RecordError(f"{storage.address(folder)} holds no study (no study.json)")
     try:
-        content = json.loads(path.read_text())
+        content = seal.read_json(path.read_bytes())
         if content["format"] != FORMAT:
             raise RecordError(f"{path} has format {content['format']!r}; this version reads format {FORMAT}")
         return Definition(
@@ -113,7 +116,10 @@ def read_definition(folder: Path) -> Definition:
         )
     except RecordError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except seal.BrokenError as error:
+        again = "move it away and give its `study run` again, which keeps the runs"
+        raise RecordError(f"{path} is not a study's definition ({error}); {again}") from error
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise RecordError(f"{path} is not a study's definition ({error})") from error
 
 
@@ -124,14 +130,7 @@ def open_study(folder: Path, definition: Definition) -> Definition:
     folder cannot be written, holds a study with another name, data, recipe or rule, or is a view of one.
     """
     refuse_view(folder)
-    try:
-        for sub in ("runs", "losses", "failures"):
-            (folder / sub).mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{uuid.uuid4().hex}"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise RecordError(f"cannot write to {folder} ({error.strerror})") from error
+    storage.probe(folder)
     if exists(folder):
         definition = _grown(read_definition(folder), definition, folder)
     _write_definition(folder, definition)
@@ -145,10 +144,11 @@ def _write_definition(folder: Path, definition: Definition) -> None:
         "data": definition.data,
         "versions": definition.versions,
     }
-    _write_whole(folder / "study.json", json.dumps(content, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n")
+    storage.at(folder).put("study.json", seal.json_text(content))
 
 
-def _grown(old: Definition, new: Definition, folder: Path) -> Definition:
+def _grown(old: Definition, new: Definition, where: Path) -> Definition:
+    folder = storage.address(where)
     if old.study.name != new.study.name:
         raise RecordError(f"{folder} holds the study {old.study.name!r}, not {new.study.name!r}; choose another --out")
     if old.data["content"] != new.data["content"]:
@@ -182,20 +182,22 @@ def _union(old: tuple, new: tuple) -> tuple:
 
 
 def write_trial(
-    folder: Path,
+    where: Path | str,
     trial: str,
     rows: Sequence[Mapping[str, Any]],
     losses: Sequence[Mapping[str, Any]],
 ) -> None:
     """Record the runs of one trial: their losses, then their rows. Safe to repeat and to interrupt.
 
-    rows: one mapping a run with the columns of `COLUMNS` and those per task. losses: mappings as in `LOSSES`.
+    where: the study's folder or, on a machine that has no mirror of it, its `storage.address`. rows: one mapping a run
+    with the columns of `COLUMNS` and those per task. losses: mappings as in `LOSSES`.
     """
     extra = sorted({key for row in rows for key in row} - set(COLUMNS.names))
     schema = pa.schema([*COLUMNS, *((name, _task_column_type(name)) for name in extra)])
     table = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
-    _write_parquet(folder / "losses" / f"{trial}.parquet", pa.Table.from_pylist(list(losses), schema=LOSSES))
-    _write_parquet(folder / "runs" / f"{trial}.parquet", table)
+    store = storage.at(where)
+    store.put(f"losses/{trial}.parquet", seal.parquet(pa.Table.from_pylist(list(losses), schema=LOSSES)))
+    store.put(f"runs/{trial}.parquet", seal.parquet(table))
 
 
 def read_runs(folder: Path, trials: Collection[str] | None = None) -> pd.DataFrame:
@@ -280,7 +282,7 @@ def write_view(folder: Path, rule: Rule, columns: Mapping[str, Mapping[str, Any]
     tables = dict(_readable(folder, "runs", COLUMNS))
     for path, table in tables.items():
         replaced = [row | columns[row["run_id"]] for row in table.to_pylist()]
-        _write_parquet(view / "runs" / path.name, pa.Table.from_pylist(replaced, schema=table.schema))
+        storage.at(view).put(f"runs/{path.name}", seal.parquet(pa.Table.from_pylist(replaced, schema=table.schema)))
     for path in set((view / "runs").glob("*.parquet")) - {view / "runs" / path.name for path in tables}:
         path.unlink()
     _write_definition(view, dataclasses.replace(definition, study=dataclasses.replace(definition.study, rule=rule)))
@@ -307,21 +309,22 @@ def _share(original: Path, shared: Path) -> None:
 
 def write_failure(folder: Path, trial: str, run_ids: Sequence[str], reason: str) -> None:
     """Say why the runs of a trial are missing. The runs stay missing until a later trial records them."""
-    content = canonical_json({"run_ids": list(run_ids), "reason": reason})
-    _write_whole(folder / "failures" / f"{trial}.json", content.encode())
+    content = seal.json_text({"run_ids": list(run_ids), "reason": reason})
+    storage.at(folder).put(f"failures/{trial}.json", content)
 
 
 def read_failures(folder: Path) -> dict[str, str]:
     """Why runs are missing: run id -> reason, without those that were recorded since."""
     reasons = {}
-    for path in sorted((folder / "failures").glob("*.json")):
-        try:
-            content = json.loads(path.read_text())
-            reasons |= dict.fromkeys(content["run_ids"], str(content["reason"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            _set_aside(folder, path, str(error))
+    for _, content in _each_readable(folder, "failures", "json", _failure):
+        reasons |= content
     done = recorded_ids(folder)
     return {run: reason for run, reason in reasons.items() if run not in done}
+
+
+def _failure(content: bytes) -> dict[str, str]:
+    found = seal.read_json(content)
+    return dict.fromkeys(map(str, found["run_ids"]), str(found["reason"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,10 +373,9 @@ class Confirmation:
 
 def write_confirmation(folder: Path, confirmation: Confirmation) -> None:
     """Name the runs of a confirmation. What was named stays named: a file that is there is left as it is."""
-    path = folder / "confirm" / f"{confirmation.name}.json"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        _write_whole(path, json.dumps(dataclasses.asdict(confirmation), indent=1, sort_keys=True).encode() + b"\n")
+    name, store = f"confirm/{confirmation.name}.json", storage.at(folder)
+    if store.get(name) is None:
+        store.put(name, seal.json_text(dataclasses.asdict(confirmation)))
 
 
 def read_confirmations(folder: Path) -> list[Confirmation]:
@@ -381,10 +383,11 @@ def read_confirmations(folder: Path) -> list[Confirmation]:
 
     Raises RecordError where a file does not read: a claim that leaves out a failed confirmation would be none.
     """
+    storage.at(folder).refresh("confirm")
     found = []
     for path in sorted((folder / "confirm").glob("*.json")):
         try:
-            content = json.loads(path.read_text())
+            content = seal.read_json(path.read_bytes())
             content |= {key: tuple(content[key]) for key in ("seeds", "models")}
             found.append(Confirmation(**content | {"arms": tuple(Arm(**arm) for arm in content["arms"])}))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -392,52 +395,69 @@ def read_confirmations(folder: Path) -> list[Confirmation]:
     return sorted(found, key=lambda confirmation: (confirmation.number, confirmation.name))
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the study's folder: one driver at a time. The system lets go of it when the process ends, however it ends.
-
-    Raises RecordError that names the holder, or where the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("a+")
-    except OSError as error:
-        raise RecordError(f"cannot write to {folder} ({error.strerror})") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise RecordError(f"{folder} is in use by {file.read().strip() or 'another process'}") from error
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.seek(0)
-            file.truncate()
+def check(folder: Path) -> None:
+    """Read every file of the record to its last byte, so that what is broken is set aside before a study goes on."""
+    for _ in _each_readable(folder, "losses", "parquet", _table_of(LOSSES)):
+        pass
+    for _ in _readable(folder, "runs", COLUMNS):
+        pass
 
 
 def _readable(
     folder: Path, kind: str, schema: pa.Schema, trials: Collection[str] | None = None
 ) -> Iterator[tuple[Path, pa.Table]]:
-    every = sorted((folder / kind).glob("*.parquet"))
-    for path in every if trials is None else [path for path in every if path.stem in trials]:
+    read = _table_of(schema)
+    if kind == "losses":
+        yield from _each_readable(folder, kind, "parquet", read, trials)
+        return
+    for path, table in _each_readable(folder, kind, "parquet", read, trials):
         try:
-            if kind == "runs":
-                _check_losses_of(path)
-            table = pq.ParquetFile(path).read()
-            wrong = [
-                f.name for f in schema if f.name not in table.column_names or table.schema.field(f.name).type != f.type
-            ]
-            if wrong:
-                raise ValueError(f"not a record's file: columns {', '.join(wrong)}")
+            _check_losses_of(path)
         except (OSError, ValueError, pa.ArrowException) as error:
             _set_aside(folder, path, str(error).splitlines()[0])
         else:
             yield path, table
+
+
+def _each_readable(
+    folder: Path,
+    kind: str,
+    ending: str,
+    read: Callable[[bytes], T],
+    trials: Collection[str] | None = None,
+) -> Iterator[tuple[Path, T]]:
+    """Each file of a kind with what `read` makes of its content. One that does not read is set aside, and said."""
+    store = storage.at(folder)
+    if trials is None:
+        store.refresh(*(("runs", "losses") if ending == "parquet" else (kind,)))
+    else:
+        store.fetch([f"{part}/{trial}.parquet" for part in ("losses", "runs") for trial in trials])
+    every = sorted((folder / kind).glob(f"[!.]*.{ending}"))
+    for path in every if trials is None else [path for path in every if path.stem in trials]:
+        try:
+            try:
+                found = read(path.read_bytes())
+            except UNREADABLE:
+                store.fetch([f"{kind}/{path.name}"], anew=True)  # was it the mirror that broke?
+                found = read(path.read_bytes())
+        except FileNotFoundError:
+            continue  # another process has set it aside
+        except UNREADABLE as error:
+            _set_aside(folder, path, (str(error).splitlines() or [type(error).__name__])[0])
+        else:
+            yield path, found
+
+
+def _table_of(schema: pa.Schema) -> Callable[[bytes], pa.Table]:
+    def read(content: bytes) -> pa.Table:
+        table = seal.read_parquet(content)
+        names = table.column_names
+        wrong = [f.name for f in schema if f.name not in names or table.schema.field(f.name).type != f.type]
+        if wrong:
+            raise ValueError(f"not a record's file: columns {', '.join(wrong)}")
+        return table
+
+    return read
 
 
 def _check_losses_of(path: Path) -> None:
@@ -452,35 +472,13 @@ def _check_losses_of(path: Path) -> None:
 
 
 def _set_aside(folder: Path, path: Path, why: str) -> None:
-    import warnings
-
-    aside = folder / "set_aside" / f"{path.parent.name}-{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"
+    name = f"set_aside/{path.parent.name}-{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"
     try:
-        aside.parent.mkdir(exist_ok=True)
-        path.rename(aside)
-        where = f"set aside as {aside}"
-    except OSError:
+        storage.at(folder).set_aside(path, name)
+        where = f"set aside as {storage.address(folder)}/{name}"
+    except (OSError, storage.StorageError):
         where = "left where it is, and not used"
     warnings.warn(f"{path} does not read ({why}); {where}; its runs count as missing", RuntimeWarning, stacklevel=3)
-
-
-def _write_parquet(path: Path, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    _write_whole(path, sink.getvalue().to_pybytes())
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def _task_column_type(name: str) -> pa.DataType:

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from study import record
+from study import record, storage
 from study.config import canonical_json, to_json
 
 if TYPE_CHECKING:  # MLflow takes a second to import, and only those who look at it should wait
@@ -646,12 +646,11 @@ def _experiment(client: "MlflowClient", folder: Path, definition: record.Definit
 
 def _folder_id(folder: Path) -> str:
     """What tells this study's folder apart on a shared server; goes with the folder wherever it is moved."""
-    path = folder / "mlflow-id"
-    if not path.exists():
-        beside = path.with_name(f".mlflow-id.{uuid.uuid4().hex}")
-        beside.write_text(uuid.uuid4().hex)
-        beside.replace(path)
-    return path.read_text().strip()
+    store = storage.at(folder)
+    if (found := store.get("mlflow-id")) is None:
+        store.create("mlflow-id", uuid.uuid4().hex.encode())
+        found = store.get("mlflow-id") or b""  # who came first has named it
+    return found.decode().strip()
 
 
 def _create_database(folder: Path) -> None:
@@ -739,7 +738,8 @@ def _said_plainly(folder: Path, uri: str, own: bool) -> Iterator[None]:
         if own:
             message = f"cannot write {folder / DATABASE} ({why}); move it away, and it is rebuilt from the record"
         elif remote and not isinstance(error, RestException):
-            message = f"the tracking server at {shown} does not answer; `study mlflow {folder}` catches up when it does"
+            again = f"study mlflow {storage.address(folder)}"
+            message = f"the tracking server at {shown} does not answer; `{again}` catches up when it does"
         else:
             message = f"{shown} does not serve as a tracking URI ({why})"
         raise TrackingError(message) from None

@@ -31,13 +31,15 @@ class Trial:
     reference: divergence.Reference | None
 
 
-def execute(trial: Trial, folder: Path, log: Log, name: str, device: str = "cpu") -> dict[str, float]:
-    """Train the trial's runs and record them as `name`. Returns counts: runs, diverged, undertrained, seconds."""
+def execute(trial: Trial, where: Path | str, log: Log, name: str, device: str = "cpu") -> dict[str, float]:
+    """Train the trial's runs and record them as `name`. Returns counts: runs, diverged, undertrained, seconds.
+
+    where: the study's folder, or its address (`study.storage`)."""
     started = time.perf_counter()
     trained = train(trial.runs, log, device)
     outcomes = _outcomes(trial, trained, log)
     rows = [_row(trial, run, i, trained, outcomes, log, device) for i, run in enumerate(trial.runs)]
-    record.write_trial(folder, name, rows, _losses(trial.runs, trained, log))
+    record.write_trial(where, name, rows, _losses(trial.runs, trained, log))
     return {
         "runs": len(rows),
         "diverged": sum(row.get("outcome") == "diverged" for row in rows),

@@ -43,7 +43,7 @@ if "RAY_AUTH_MODE" not in os.environ and (
 
 import ray
 
-from study import lifeline
+from study import lifeline, storage
 from study.config import Rule
 from study.log import Log
 from study.queue import FINISHED, Job, Queue, unpacked
@@ -171,7 +171,7 @@ def run(job: Job, log: Log, cluster: Cluster) -> None:
             _trial,
             arrays=arrays,
             log=replace(log, **dict.fromkeys(arrays)),  # type: ignore[arg-type]
-            folder=str(job.folder),
+            folder=storage.address(job.folder),
             study=job.study,
             rule=job.rule,
             device=cluster.device,
@@ -292,7 +292,7 @@ def _trial(
     name, runs, reference = unpacked(config["stack"])
     trial = Trial(study=study, runs=runs, rule=rule, reference=reference)
     try:
-        tune.report(execute(trial, Path(folder), replace(log, **arrays), name, device))
+        tune.report(execute(trial, folder, replace(log, **arrays), name, device))
     except (torch.OutOfMemoryError, MemoryError) as error:
         tune.report({"runs": 0, "failure": f"out of memory ({_one_line(error)})", "out_of_memory": True})
     except Exception as error:

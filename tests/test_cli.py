@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -179,18 +180,17 @@ def test_another_study_is_not_overwritten(
     said = capsys.readouterr()
     assert said.err == f"study: {tmp_path} {message}; choose another --out\n"
     assert (tmp_path / "study.json").read_bytes() == definition
-    assert not list((tmp_path / "runs").iterdir())
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_study_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], no_ray: None) -> None:
-    from study import record
+    from study.lock import locked
 
     _make_study(tmp_path)
-    with record.locked(tmp_path):
+    with locked(tmp_path):
         assert main(["run", "quick", *SMALL, "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == (
-        f"study: {tmp_path} is in use by process {os.getpid()} on {socket.gethostname()}\n"
-    )
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    assert re.fullmatch(rf"study: {tmp_path} is in use by \S+, {holder} since .*\n", capsys.readouterr().err)
 
 
 def _make_study(folder: Path) -> bytes:
@@ -211,7 +211,7 @@ def _make_study(folder: Path) -> bytes:
 def test_a_cluster_needs_an_absolute_out(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, out: list[str]
 ) -> None:
-    message = f"on a cluster --out must be an absolute path, got {out[1] if out else 'none'}"
+    message = f"on a cluster --out must be an absolute path or a URL, got {out[1] if out else 'none'}"
     assert refused("run", "quick", *SMALL, *out, "--address", "10.0.0.1:6379").endswith(message)
     assert refused("submit", "quick", *SMALL, *out, "--address", "http://10.0.0.1:8265").endswith(message)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")

@@ -18,10 +18,10 @@ import pytest
 
 from study import record
 from study.config import Arm, Recipe, Rule, Study
+from study.lock import LockedError, locked
 from study.record import (
     Definition,
     RecordError,
-    locked,
     open_study,
     read_definition,
     read_failures,
@@ -31,6 +31,7 @@ from study.record import (
     write_failure,
     write_trial,
 )
+from study.storage import StorageError
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("click", "time")
@@ -336,7 +337,7 @@ def test_a_folder_without_a_study_is_said(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecordError, match=r"^cannot write to .*file/study \(Not a directory\)$"):
+    with pytest.raises(StorageError, match=r"^cannot write to .*file/study \(Not a directory\)$"):
         open_study(tmp_path / "file" / "study", make_definition())
 
 
@@ -350,6 +351,7 @@ def test_a_failure_stands_until_its_run_is_recorded(tmp_path: Path) -> None:
 
 def test_a_torn_failure_is_set_aside(tmp_path: Path) -> None:
     open_study(tmp_path, make_definition())
+    (tmp_path / "failures").mkdir()
     (tmp_path / "failures" / "t.json").write_text('{"run_ids": ["a"')
     with pytest.warns(RuntimeWarning, match="set aside"):
         assert read_failures(tmp_path) == {}
@@ -361,7 +363,7 @@ def test_a_torn_failure_is_set_aside(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from study.record import locked
+from study.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -376,20 +378,23 @@ def test_the_lock_names_its_holder_and_is_free_after_a_kill(tmp_path: Path) -> N
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
-            with pytest.raises(RecordError, match=rf"is in use by process {holder.pid} on \S+$"), locked(tmp_path):
+            with (
+                pytest.raises(LockedError, match=rf"is in use by \S+, process {holder.pid} on \S+ since \S+ \S+ \S+$"),
+                locked(tmp_path),
+            ):
                 pass
         finally:
             os.kill(holder.pid, signal.SIGKILL)
             holder.wait()
     with locked(tmp_path):
-        assert f"process {os.getpid()} " in (tmp_path / "lock").read_text()
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
     assert (tmp_path / "lock").read_text() == ""
 
 
 def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
     with contextlib.suppress(KeyError), locked(tmp_path):
         raise KeyError
-    with locked(tmp_path), pytest.raises(RecordError, match="is in use by process"), locked(tmp_path):
+    with locked(tmp_path), pytest.raises(LockedError, match=r"is in use by .*, process"), locked(tmp_path):
         pass
 
 

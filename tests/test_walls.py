@@ -9,7 +9,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("study", "models", "search_spaces", "analysis")
 
-KNOWN_BY = {"ray": "study.tune", "mlflow": "study.tracking", "optuna": "study.suggest"}
+KNOWN_BY = {
+    "ray": "study.tune",
+    "mlflow": "study.tracking",
+    "optuna": "study.suggest",
+    "fsspec": "study.storage",
+    "s3fs": "study.storage",
+}
 BARE_MACHINE = {"torch", "numpy", "pandas", "pyarrow"}
 
 

@@ -1,0 +1,219 @@
+"""One driver at a time holds a study.
+
+On a file system that has them, by a lock of the system (flock), which lets go when its process ends, however it ends.
+Elsewhere, on an object store above all, by a lease:
+
+    lease/00000001   {"holder": ..., "beat": 17, "released": false, ...}
+
+The highest number holds. A number is taken by creating its file, which only one of several can (a conditional PUT). Its
+holder writes it anew every few seconds, and stops where a higher one has come. Whoever finds it unchanged for a lease,
+by its own clock that no one sets, takes the next number: no two machines' clocks are compared. What the lock protects
+is work, not the record, whose files are whole and named by their content.
+"""
+
+import contextlib
+import errno
+import fcntl
+import getpass
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study import storage
+from study.storage import Folder, ObjectStore, StorageError
+
+BEAT_SECONDS = 5.0
+LEASE_SECONDS = 60.0
+LOOK_SECONDS = 0.5
+
+HAVE_NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class LockedError(StorageError):
+    """A study that another driver holds, or has taken over."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the study in the folder, or in the store that it mirrors. Raises LockedError, with who holds it, and
+    StorageError where it cannot be written."""
+    store = storage.at(folder)
+    with contextlib.ExitStack() as held:
+        if isinstance(store, ObjectStore) or not _flocked(folder, held):
+            held.enter_context(_leased(store))
+        yield
+
+
+def _flocked(folder: Path, held: contextlib.ExitStack) -> bool:
+    """Whether the folder is ours until `held` ends; False where its file system has no such locks."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = held.enter_context((folder / "lock").open("a+"))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        raise LockedError(f"{folder} is in use by {_told(file.read())}") from error
+    except OSError as error:
+        if error.errno in HAVE_NO_FLOCK:
+            return False
+        raise StorageError(f"cannot write to {folder} ({error.strerror})") from error
+
+    def say(text: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without saying whose it is
+            file.seek(0)
+            file.truncate()
+            file.write(text)
+            file.flush()
+
+    say(json.dumps(_holder()))
+    held.callback(say, "")
+    return True
+
+
+@dataclass(kw_only=True)
+class _Lease:
+    """A number that this process has taken, with what tells it apart."""
+
+    store: Folder | ObjectStore
+    number: int
+    content: dict[str, Any]
+    lost: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"lease/{self.number:08d}"
+
+    def write(self, **changes: Any) -> None:
+        self.content |= changes
+        self.store.put(self.name, json.dumps(self.content).encode(), patient=False)
+
+
+@contextlib.contextmanager
+def _leased(store: Folder | ObjectStore) -> Iterator[None]:
+    lease, ended = _taken(store), threading.Event()
+    beating = threading.Thread(target=_beat, args=(lease, ended), daemon=True)
+    beating.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not lease.lost:
+            raise
+    finally:
+        ended.set()
+        beating.join()
+        if not lease.lost:
+            with contextlib.suppress(StorageError):  # then it runs out
+                lease.write(released=True)
+    if lease.lost:
+        raise LockedError(f"{_place(store)} was taken over by another driver, which goes on with it")
+
+
+def _taken(store: Folder | ObjectStore) -> _Lease:
+    while True:
+        number, content = _highest(store)
+        if number and not content.get("released") and not _is_dead(content):
+            _wait_until_stale(store, number, content)
+        lease = _Lease(store=store, number=number + 1, content=_holder() | {"token": uuid.uuid4().hex, "beat": 0})
+        if not store.create(lease.name, json.dumps(lease.content).encode()):
+            continue
+        above, content = _highest(store)
+        if above == lease.number:
+            for name in store.names("lease"):
+                if int(name) < lease.number:
+                    store.delete(f"lease/{name}")
+            return lease
+        store.delete(lease.name)  # a late comer to a number that was long gone
+
+
+def _highest(store: Folder | ObjectStore) -> tuple[int, dict[str, Any]]:
+    """The highest number that was taken, and what its holder says; 0 where none was."""
+    number = max((int(name) for name in store.names("lease") if name.isdecimal()), default=0)
+    if not number:
+        return 0, {}
+    try:
+        content = json.loads(store.get(f"lease/{number:08d}") or b"{}")
+        return number, content if isinstance(content, dict) else {}
+    except ValueError:
+        return number, {}
+
+
+def _wait_until_stale(store: Folder | ObjectStore, number: int, content: dict[str, Any]) -> None:
+    """Return once the holder has given no sign of life for a lease. Raises LockedError at the first."""
+    print(f"{_place(store)} was in use by {_told(json.dumps(content))}; waiting for a sign of life", flush=True)
+    since = time.monotonic()
+    while time.monotonic() - since < LEASE_SECONDS:
+        time.sleep(LOOK_SECONDS)
+        now = _highest(store)
+        if now[1].get("released"):
+            return
+        if now != (number, content):
+            raise LockedError(f"{_place(store)} is in use by {_told(json.dumps(now[1]))}")
+
+
+def _beat(lease: _Lease, ended: threading.Event) -> None:
+    """Give signs of life until the end, or until another has taken over, which interrupts the main thread."""
+    while not ended.wait(BEAT_SECONDS):
+        # A store that is away: another driver cannot take over there either, and will have come before us if it did.
+        with contextlib.suppress(StorageError):
+            if _highest(lease.store)[0] > lease.number:
+                lease.lost = True
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                return
+            lease.write(beat=lease.content["beat"] + 1)
+
+
+def _holder() -> dict[str, Any]:
+    return {
+        "user": _user(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),  # for people: nothing is decided by it
+        "process": _process(os.getpid()),
+    }
+
+
+def _told(text: str) -> str:
+    """Who holds it, for people."""
+    try:
+        holder = json.loads(text)
+        return f"{holder['user']}, process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (ValueError, KeyError, TypeError):
+        return text.strip() or "another process"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have a number and no name
+        return f"user {os.getuid()}"
+
+
+def _process(pid: int) -> list[Any] | None:
+    """What tells a process of this machine from all others, those with its number after it among them: the machine's
+    start, the namespace of its processes' numbers, its own start. None where that is not known."""
+    try:
+        start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return [boot, os.stat("/proc/self/ns/pid").st_ino, start]
+    except (OSError, IndexError):
+        return None
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Whether its process was one of this machine, and is no more."""
+    process, own = holder.get("process"), _process(os.getpid())
+    if not (own and isinstance(process, list) and process[:2] == own[:2] and isinstance(holder.get("pid"), int)):
+        return False
+    return _process(holder["pid"]) != process
+
+
+def _place(store: Folder | ObjectStore) -> str:
+    return store.url if isinstance(store, ObjectStore) else str(store.folder)
