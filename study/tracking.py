@@ -112,13 +112,16 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> Mi
                 kept[curve.key] = run_id
         if study is not None:
             kept[study.key] = _write_study(client, experiment, view, study)
+        if not own and not view.runs.keys() >= set(kept.values()):
+            # A server that dies before it answers may have done what it was asked; MLflow asks again, and has it twice.
+            view = _read_view(client, experiment)
         _delete_all_but(client, view, set(kept.values()))
         now = [curve for curve in curves if curve.key in kept]
     return MirrorResult(
         experiment_id=experiment,
         uri=without_credentials(uri),
         curves=len(now),
-        cells=sum(len(view.children(kept[c.key]) or c.cells) for c in now),
+        cells=sum(len(set(view.children(kept[c.key])) - view.unfinished) or len(c.cells) for c in now),
         url_path=f"/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning",
     )
 
@@ -499,13 +502,15 @@ ANSWERS = "study.answers"
 """Tags by which a run of ours is known: what it is (study, curve, cell), which one, a hash of what it holds (of the
 study: and one of its metrics, set before they are written), and whether it holds all of it. Runs without them are the
 user's own and are left alone."""
+FINISHED = "FINISHED"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _View:
-    """The runs of ours that MLflow shows, by id: their tags."""
+    """The runs of ours that MLflow shows, by id: their tags. unfinished: those that were never written to their end."""
 
     runs: dict[str, dict[str, str]]
+    unfinished: frozenset[str]
 
     def tops(self, key: str) -> list[str]:
         return [i for i, tags in self.runs.items() if tags[KIND] != "cell" and tags.get(KEY) == key]
@@ -515,13 +520,15 @@ class _View:
 
 
 def _read_view(client: "MlflowClient", experiment: str) -> _View:
-    runs, token = {}, None
+    runs, unfinished, token = {}, set(), None
     while True:
         page = client.search_runs([experiment], max_results=PAGE, order_by=["attribute.run_id"], page_token=token)
-        runs |= {run.info.run_id: run.data.tags for run in page if KIND in run.data.tags}
+        ours = [run for run in page if KIND in run.data.tags]
+        runs |= {run.info.run_id: run.data.tags for run in ours}
+        unfinished |= {run.info.run_id for run in ours if run.info.status != FINISHED}
         token = page.token
         if not token:
-            return _View(runs=runs)
+            return _View(runs=runs, unfinished=frozenset(unfinished))
 
 
 def _complete(view: _View, key: str) -> str | None:
@@ -592,7 +599,8 @@ def _write_study(client: "MlflowClient", experiment: str, view: _View, shelf: _S
 
 def _delete_all_but(client: "MlflowClient", view: _View, kept: set[str]) -> None:
     """Cells before their curve: a cell must not be left at the top level, where nobody would look for its curve."""
-    doomed = [i for i, tags in view.runs.items() if (tags.get(PARENT) if tags[KIND] == "cell" else i) not in kept]
+    top_of = {i: tags.get(PARENT) if tags[KIND] == "cell" else i for i, tags in view.runs.items()}
+    doomed = [i for i, top in top_of.items() if top not in kept or i in view.unfinished - kept]
     for run_id in sorted(doomed, key=lambda i: view.runs[i][KIND] != "cell"):
         client.delete_run(run_id)
 
@@ -615,11 +623,13 @@ def _log(
 
 
 def _finish(client: "MlflowClient", run_id: str, start: int, seconds: float) -> None:
-    client.set_terminated(run_id, "FINISHED", end_time=start + round(seconds * 1000))
+    client.set_terminated(run_id, FINISHED, end_time=start + round(seconds * 1000))
 
 
 def _experiment(client: "MlflowClient", folder: Path, definition: record.Definition, own: bool) -> str:
     """The id of the study's experiment; created, or brought back, where it is not there."""
+    from mlflow.exceptions import MlflowException
+
     name = definition.study.name
     artifacts = (folder / ARTIFACTS).as_uri() if own else None
     if not own:
@@ -641,7 +651,13 @@ def _experiment(client: "MlflowClient", folder: Path, definition: record.Definit
     )
     # The kind makes MLflow open the page of runs and not its page for language models.
     tags = {"study": name, "mlflow.note.content": note, "mlflow.experimentKind": "custom_model_development"}
-    return client.create_experiment(name, artifact_location=artifacts, tags=tags)
+    try:
+        return client.create_experiment(name, artifact_location=artifacts, tags=tags)
+    except MlflowException:
+        # It is there by now, where a server had died before it answered, and was asked again.
+        if (found := client.get_experiment_by_name(name)) is None:
+            raise
+        return found.experiment_id
 
 
 def _folder_id(folder: Path) -> str:

@@ -380,6 +380,41 @@ def test_after_a_kill_at_any_write_the_next_mirror_ends_with_everything_once(
             assert writes == []
 
 
+class AskedTwice:
+    """An MLflow client whose server always dies between doing what it is asked and answering: MLflow asks again."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def __getattr__(self, name: str) -> Any:
+        call: Callable[..., Any] = getattr(self.client, name)
+
+        def twice(*args: Any, **kwargs: Any) -> Any:
+            if name != "log_artifact":
+                call(*args, **kwargs)
+            return call(*args, **kwargs)
+
+        return twice
+
+
+@pytest.mark.parametrize("grown", [False, True], ids=["first", "grown"])
+def test_what_a_server_was_asked_twice_is_there_once(
+    tmp_path: Path, folder: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, grown: bool
+) -> None:
+    """Of a shared server, which only differs from this database in its address."""
+    monkeypatch.chdir(tmp_path)  # MLflow keeps the files of such a one in the current folder
+    uri = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'shared.db')}"
+    client = tracking._client
+    if grown:
+        tracking.mirror(folder, uri)
+        write(folder, seeds=8)
+    monkeypatch.setattr(tracking, "_client", lambda uri: AskedTwice(client(uri)))
+    result = tracking.mirror(folder, uri)
+    monkeypatch.undo()
+    assert (result.curves, result.cells) == (2, 6)
+    assert_exactly_once(folder, View(folder, uri, experiment=result.experiment_id))
+
+
 def test_a_curve_waits_for_its_last_run_unless_the_study_is_finished(tmp_path: Path, empty_database: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
