@@ -42,8 +42,24 @@ def watched(servers: Sequence[Server]) -> Iterator[None]:
                     refused.pop(server.name, None)
                 elif time.monotonic() - refused.setdefault(server.name, time.monotonic()) >= server.seconds:
                     if not over.is_set():
-                        _end(server)
+                        _end(f"{server.name} has died")
                     return
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+@contextlib.contextmanager
+def within(seconds: float, name: str) -> Iterator[None]:
+    """End the process where what is done here is not done after so long: for calls that may wait for ever."""
+    over = threading.Event()
+
+    def watch() -> None:
+        if not over.wait(seconds):
+            _end(f"{name} does not answer after {seconds:g} s")
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
     try:
@@ -62,8 +78,8 @@ def _listens(server: Server) -> bool:
     return True
 
 
-def _end(server: Server) -> None:
-    text = f"study: {server.name} has died; what was recorded stays, and `study resume` trains the rest\n"
+def _end(why: str) -> None:
+    text = f"study: {why}; what was recorded stays, and `study resume` trains the rest\n"
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     with contextlib.suppress(OSError):

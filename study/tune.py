@@ -58,6 +58,10 @@ class ClusterError(ValueError):
     """No usable Ray, in words for the user."""
 
 
+START_SECONDS = 180.0
+"""Within which Ray has started, or never will."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """What the trials of a study may use. gpu: the share of a GPU of one trial; 0 trains on CPU.
@@ -87,7 +91,9 @@ def connected(address: str | None, *, workers: int | None, gpu_fraction: float) 
     meanwhile = threading.Thread(target=importlib.import_module, args=("ray.tune",))
     meanwhile.start()
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
+        # Ray waits for its first workers, and for ever where one of them dies meanwhile.
+        with lifeline.within(START_SECONDS, "Ray"):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
     except Exception as error:  # a process of Ray's that died as it began has an error of no kind of its own
         raise ClusterError(f"no Ray at {address} ({_one_line(error)})") from error
     finally:

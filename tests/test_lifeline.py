@@ -92,3 +92,36 @@ def test_what_is_slow_is_not_dead_and_nobody_looks_when_it_is_over() -> None:
     time.sleep(3 * lifeline.LOOK_SECONDS)
     printed, said = child.communicate("\n", timeout=30)
     assert (printed, said, child.returncode) == ("ended by itself\n", "", 0)
+
+
+SLOW = """
+import sys
+from study import lifeline
+with lifeline.within(float(sys.argv[1]), "Ray"):
+    sys.stdin.readline()
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_what_is_never_done_is_one_line_and_no_success_and_what_was_done_is_forgotten() -> None:
+    def begin(seconds: float) -> subprocess.Popen[str]:
+        command, pipe = [sys.executable, "-c", SLOW, str(seconds)], subprocess.PIPE
+        return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+    hung, done = begin(0.2), begin(2)
+    assert done.stdin
+    assert done.stdout
+    done.stdin.write("\n")
+    done.stdin.flush()
+    assert done.stdout.readline() == "done\n"
+    assert hung.wait(timeout=30) == lifeline.EXIT_STATUS
+    printed, said = hung.communicate()
+    assert printed == ""
+    assert said == (
+        "study: Ray does not answer after 0.2 s; what was recorded stays, and `study resume` trains the rest\n"
+    )
+    time.sleep(2.5)
+    assert done.poll() is None
+    done.communicate("\n", timeout=30)
+    assert done.returncode == 0
