@@ -105,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     rescored.add_argument(
         "--rule", nargs="+", action="extend", required=True, metavar="KEY=VALUE", help="such as kept=0.5 once_had=0.6"
     )
+    replayed = command("replay", _replay, "one run again, with everything watched, and the figures of it")
+    replayed.add_argument("dir", type=Path, metavar="DIR")
+    replayed.add_argument("run_id", metavar="RUN_ID", help="of the record, or how it begins")
+    replayed.add_argument("--beside", metavar="M", help="the same seed and lr under other methods: none,clippy or all")
+    replayed.add_argument("--sharpness-every", type=_positive(int), default=20, metavar="N", help="steps (default: 20)")
     submitted = command("submit", _submit, "run a study as a job of a Ray cluster")
     _add_space(submitted)
     _add_workers(submitted)
@@ -268,6 +273,14 @@ def _rescore(asked: argparse.Namespace) -> None:
     from study import driver
 
     print(driver.rescore(driver.study_folder(asked.dir), asked.rule))
+
+
+def _replay(asked: argparse.Namespace) -> None:
+    from study import replaying
+    from study.driver import cache_folder
+
+    every = asked.sharpness_every
+    print(replaying.replay(asked.dir, asked.run_id, cache_folder(), beside=asked.beside, sharpness_every=every))
 
 
 def _mlflow(asked: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ Shape letters: R runs, G groups of runs that share a seed and so their batches, 
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,18 @@ class Stacked:
         with torch.no_grad():
             return self(inputs.rows())
 
+    def logits_of_run(self, run: int, inputs_BI: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(B, T), of one run by itself, in the precision of its inputs; with other parameters, where they are given.
+        For whoever watches: training and judging go by all runs together."""
+        own, buffers = self._of_run(run)
+        buffers = {k: v.to(inputs_BI.dtype) if v.is_floating_point() else v for k, v in buffers.items()}
+        with _clamped(None if self.unit_limit is None else self.unit_limit[run]):
+            return functional_call(self.module, ({**own, **(parameters or {})}, buffers), (inputs_BI,))
+
+    def _of_run(self, run: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        parameters = {name: values[run] for name, values in self.parameters.items()}
+        return parameters, {name: values[run] for name, values in self.buffers.items()}
+
     def _of_one_run(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs_BI: Tensor, unit_limit: Tensor | None
     ) -> Tensor:
@@ -148,6 +160,9 @@ class OneByOne(Stacked):
         super().__init__(networks, dtype, device, seeds, unit_limit)
         self.seeds, self.calls = seeds, 0
         self.own_buffers = [{k: v[r].clone() for k, v in self.buffers.items()} for r in range(len(networks))]
+
+    def _of_run(self, run: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return super()._of_run(run)[0], self.own_buffers[run]
 
     def __call__(self, inputs_RBI: Tensor) -> Tensor:
         self.calls += 1
