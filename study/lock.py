@@ -56,11 +56,11 @@ def _flocked(folder: Path, held: contextlib.ExitStack) -> bool:
     """Whether the folder is ours until `held` ends; False where its file system has no such locks."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = held.enter_context((folder / "lock").open("a+"))
+        file = held.enter_context((folder / "lock").open("ab+", buffering=0))
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
-        raise LockedError(f"{folder} is in use by {_told(file.read())}") from error
+        raise LockedError(f"{folder} is in use by {_told(file.read().decode(errors='replace'))}") from error
     except OSError as error:
         if error.errno in HAVE_NO_FLOCK:
             return False
@@ -68,10 +68,8 @@ def _flocked(folder: Path, held: contextlib.ExitStack) -> bool:
 
     def say(text: str) -> None:
         with contextlib.suppress(OSError):  # a full disk: the lock holds without saying whose it is
-            file.seek(0)
-            file.truncate()
-            file.write(text)
-            file.flush()
+            file.truncate(0)
+            file.write(text.encode())
 
     say(json.dumps(_holder()))
     held.callback(say, "")

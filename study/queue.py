@@ -17,6 +17,7 @@ from study import divergence, record
 from study.config import Rule, Run, canonical_json, run_from_json, to_json
 from study.planning import Stack
 from study.sources import Source
+from study.storage import StorageError
 
 FINISHED = "FINISHED"
 
@@ -75,6 +76,13 @@ class Queue:
     def suggest(self, trial_id: str) -> Any:
         if self.stopped:
             return FINISHED
+        try:
+            return self._handed_out(trial_id)
+        except (StorageError, OSError) as error:
+            self.stopped = _unwritable(error)
+            return FINISHED
+
+    def _handed_out(self, trial_id: str) -> Any:
         stack = self._ready()
         if stack:
             self.training[trial_id] = stack
@@ -108,6 +116,12 @@ class Queue:
             self.resting.discard(trial_id)
             return
         stack = self.training.pop(trial_id)
+        try:
+            self._ended(stack, result, error)
+        except (StorageError, OSError) as unwritable:
+            self.stopped = _unwritable(unwritable)
+
+    def _ended(self, stack: Stack, result: dict | None, error: bool) -> None:
         if error or result is None:
             self._failed(stack, "the worker process ended", worker_died=True)
             return
@@ -154,6 +168,16 @@ class Queue:
             self.stopped = StudyStoppedError(f"the control of {stack.runs[0].model} failed: {reason}")
         elif len(self.failures[reason]) >= SAME_FAILURE_STOPS:
             self.stopped = StudyStoppedError(f"{SAME_FAILURE_STOPS} stacks failed the same way: {reason}")
+
+
+def _unwritable(error: StorageError | OSError) -> StudyStoppedError:
+    """A record that can be neither written nor read ends the study: what trained on would be lost."""
+    why = (
+        str(error)
+        if isinstance(error, StorageError)
+        else f"{error.filename or 'the record'}: {error.strerror or error}"
+    )
+    return StudyStoppedError(f"{why}; what was recorded stays, and `study resume` trains the rest")
 
 
 def packed(stack: Stack, reference: divergence.Reference | None) -> str:

@@ -52,7 +52,10 @@ def json_text(content: Mapping[str, Any]) -> bytes:
 
 def read_json(text: bytes | str) -> dict[str, Any]:
     """Raises ValueError where it is no JSON object, or not as it was written."""
-    content = json.loads(text)
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise BrokenError("nested too deep") from error
     if not isinstance(content, dict):
         raise BrokenError("not a JSON object")
     written = content.pop(KEY, None)

@@ -12,6 +12,7 @@ from study import queue as work
 from study.config import CONTROL_SEEDS, Recipe, Rule, Run
 from study.planning import Stack
 from study.queue import FINISHED
+from study.storage import StorageError
 
 COUNTS = {"diverged": 0, "undertrained": 0, "seconds": 1.0}
 REFERENCE = divergence.Reference(lr=0.02, gain=0.5, task_gain=(0.5,))
@@ -334,3 +335,22 @@ def test_a_control_that_cannot_be_trained_stops_the_study(tmp_path: Path) -> Non
     assert str(queue.queue.stopped) == "the control of small failed: RuntimeError: odd shape"
     assert set(queue.failures()) == {run.id for run in control.runs}
     assert queue.take() == FINISHED
+
+
+def test_a_record_that_cannot_be_written_stops_the_study_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk: the reason of a failure finds no room either."""
+
+    def full(*_args: Any) -> None:
+        raise StorageError(f"cannot write to {tmp_path} (No space left on device)")
+
+    queue = Queue(tmp_path, *(make_stack(seed=s) for s in range(2)), known=("small",))
+    monkeypatch.setattr(work.record, "write_failure", full)
+    for _ in range(5):
+        queue.fails(queue.must_take()[0], "StorageError: cannot write")
+    assert queue.take() == FINISHED
+    assert str(queue.queue.stopped) == (
+        f"cannot write to {tmp_path} (No space left on device); what was recorded stays, "
+        "and `study resume` trains the rest"
+    )
