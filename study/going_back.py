@@ -175,6 +175,12 @@ class Snapshots:
         return share.to(self.dtype) * self.state["lr_share"]
 
 
+def check_back(back: int) -> None:
+    """ValueError where the older snapshot could be one that was taken after the spike."""
+    if back < CHECK_EVERY:
+        raise ValueError(f"need back >= {CHECK_EVERY}, for so often spikes are acted on; got back={back}")
+
+
 def rest(resting: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """`before` of the runs that rest, (R, ...), and `after` of the others."""
     return torch.where(resting.view(-1, *(1,) * (after.dim() - 1)), before, after)

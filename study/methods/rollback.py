@@ -10,7 +10,7 @@ the run, not on the update: no optimizer can do it.
 
 from collections.abc import Callable
 
-from study.going_back import GoingBack
+from study.going_back import GoingBack, check_back
 from study.methods import need_count, need_positive
 from study.transforms import Chain, Link, Scalar, chain, scale
 
@@ -26,4 +26,5 @@ def going_back(*, spike: Scalar, back: int, skip: int) -> GoingBack:
 
 def check(*, base: str, spike: float, back: int, skip: int) -> None:
     need_positive(spike=spike)
-    need_count(back=back, skip=skip)
+    check_back(back)
+    need_count(skip=skip)

@@ -10,8 +10,8 @@ run, not on the update: no optimizer can do it.
 
 from collections.abc import Callable
 
-from study.going_back import GoingBack
-from study.methods import need_count, need_positive
+from study.going_back import GoingBack, check_back
+from study.methods import need_positive
 from study.transforms import Chain, Link, Scalar, chain, scale
 
 
@@ -28,4 +28,4 @@ def check(*, base: str, spike: float, lower: float, back: int) -> None:
     need_positive(spike=spike, lower=lower)
     if lower > 1:
         raise ValueError(f"need lower <= 1, got lower={lower:g}")
-    need_count(back=back)
+    check_back(back)
