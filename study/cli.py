@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         "--rule", nargs="+", action="extend", required=True, metavar="KEY=VALUE", help="such as kept=0.5 once_had=0.6"
     )
     replayed = command("replay", _replay, "one run again, with everything watched, and the figures of it")
-    replayed.add_argument("dir", type=Path, metavar="DIR")
+    replayed.add_argument("dir", metavar="DIR")
     replayed.add_argument("run_id", metavar="RUN_ID", help="of the record, or how it begins")
     replayed.add_argument("--beside", metavar="M", help="the same seed and lr under other methods: none,clippy or all")
     replayed.add_argument("--sharpness-every", type=_positive(int), default=20, metavar="N", help="steps (default: 20)")
@@ -276,11 +276,11 @@ def _rescore(asked: argparse.Namespace) -> None:
 
 
 def _replay(asked: argparse.Namespace) -> None:
-    from study import replaying
-    from study.driver import cache_folder
+    from study import replaying, storage
 
-    every = asked.sharpness_every
-    print(replaying.replay(asked.dir, asked.run_id, cache_folder(), beside=asked.beside, sharpness_every=every))
+    folder, cache, every = storage.folder_of(asked.dir).resolve(), storage.cache_folder(), asked.sharpness_every
+    print(replaying.replay(folder, asked.run_id, cache, beside=asked.beside, sharpness_every=every))
+    storage.publish(folder, ("replay/*/*",))
 
 
 def _mlflow(asked: argparse.Namespace) -> None:

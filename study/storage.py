@@ -95,11 +95,11 @@ def probe(where: Path | str) -> None:
     at(where).probe()
 
 
-def publish(folder: Path) -> None:
+def publish(folder: Path, patterns: Iterable[str] = PRODUCTS) -> None:
     """Send what was written beside a mirrored record, the report above all, to its store. A folder has it already."""
     store = at(folder)
     if isinstance(store, ObjectStore):
-        for pattern in PRODUCTS:
+        for pattern in patterns:
             for path in sorted(folder.glob(pattern)):
                 store.put(path.relative_to(folder).as_posix(), path.read_bytes())
 
