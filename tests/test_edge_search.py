@@ -1,6 +1,7 @@
 """The search for edges: where it trains, when it ends, that no kill and no order changes it, and what it saves."""
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from simulation import CURVES, LRS, Curve
 from analysis import report
 from study import edge_search, record
 from study.config import Arm, EdgeSearch, study_from_json, to_json
-from study.edge_search import LOWEST, first_batch, next_batch, source, standing
+from study.edge_search import BATCH_SHARE, LOWEST, SMALLEST_BATCH, first_batch, next_batch, source, standing
 from study.planning import Stack
 from study.record import Definition, RecordError
 
@@ -96,6 +97,22 @@ def test_it_ends_once_the_edge_is_known_to_the_precision() -> None:
         assert found.low <= found.edge <= found.high
     few, many = (search(STEEP.at(0.13), 3, precision=p).runs for p in (1.5, 1.2))
     assert few < many < 320
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_is_known_only_when_a_further_batch_leaves_it_so(seed: int) -> None:
+    trainer, study = Trainer({"none": STEEP.at(0.13)}, seed=seed), make_study(seed=1000 * seed, precision=1.4)
+    source = trainer.source(study, workers=1)
+    run(trainer, source, workers=1)
+    (curve,) = source.curves
+    lrs, outcomes = [r.lr for r in curve.tried], [curve.diverged[r.id] for r in curve.tried]
+    ends = [len(first_batch(LADDER))]
+    while ends[-1] < len(lrs):
+        ends.append(ends[-1] + max(SMALLEST_BATCH, round(BATCH_SHARE * ends[-1])))
+    assert ends[-1] == len(lrs)
+    narrow = [standing(lrs[:n], outcomes[:n], 0.5).end(curve.search) == "known" for n in ends]
+    assert narrow[-2:] == [True, True]
+    assert (True, True) not in itertools.pairwise(narrow[:-1])
 
 
 def test_a_curve_that_never_diverges_grows_by_factors_of_2_to_lr_100_and_says_so() -> None:
