@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 QUICK ?=
 DATA ?= ../shared/data/KuaiRand-Pure
 
-.PHONY: quick test test-slow lint format bench statistics clean
+.PHONY: quick test test-slow lint format bench statistics results clean
 
 # The main job: P(divergence | lr) of five methods on the embedded stream. QUICK="--seeds 0-1" passes options on.
 quick: $(VENV)/installed
@@ -34,6 +34,10 @@ bench: $(VENV)/installed-dev
 # The tables of docs/statistics.md: half an hour of CPU. SIMULATIONS="--simulations 200" makes it quick.
 statistics: $(VENV)/installed-dev
 	$(BIN)/python tests/simulation_long.py $(SIMULATIONS)
+
+# Every table of docs/results.md again, from the rows in docs/results/.
+results: $(VENV)/installed
+	$(BIN)/python -m analysis.results docs/results.md
 
 clean:
 	rm -rf $(VENV)
