@@ -110,6 +110,15 @@ def _parser() -> argparse.ArgumentParser:
     replayed.add_argument("run_id", metavar="RUN_ID", help="of the record, or how it begins")
     replayed.add_argument("--beside", metavar="M", help="the same seed and lr under other methods: none,clippy or all")
     replayed.add_argument("--sharpness-every", type=_positive(int), default=20, metavar="N", help="steps (default: 20)")
+    signalled = command("signals", _signals, "which signals foretell divergence, over many recorded runs")
+    signalled.add_argument("dir", type=Path, metavar="DIR")
+    signalled.add_argument("--seeds", metavar="S", help="such as 0-15 (default: all that were recorded)")
+    signalled.add_argument("--model", metavar="M", help="models, such as small,large (default: all)")
+    signalled.add_argument("--method", metavar="M", help="methods, such as none,clippy (default: all)")
+    signalled.add_argument(
+        "--sharpness-every", type=_positive(int), default=40, metavar="N", help="steps (default: 40)"
+    )
+    signalled.add_argument("--workers", type=_positive(int), metavar="N", help="stacks at a time (default: one a core)")
     submitted = command("submit", _submit, "run a study as a job of a Ray cluster")
     _add_space(submitted)
     _add_workers(submitted)
@@ -281,6 +290,27 @@ def _replay(asked: argparse.Namespace) -> None:
     folder, cache, every = storage.folder_of(asked.dir).resolve(), storage.cache_folder(), asked.sharpness_every
     print(replaying.replay(folder, asked.run_id, cache, beside=asked.beside, sharpness_every=every))
     storage.publish(folder, ("replay/*/*",))
+
+
+def _signals(asked: argparse.Namespace) -> None:
+    from analysis import signals
+    from study import replaying, settings
+    from study.driver import cache_folder
+
+    def told(done: int, every: int) -> None:
+        print(f"{done}/{every} runs watched", flush=True)
+
+    replaying.signals(
+        asked.dir,
+        cache_folder(),
+        seeds=None if asked.seeds is None else settings.seeds(asked.seeds),
+        models=asked.model.split(",") if asked.model else None,
+        only_methods=asked.method.split(",") if asked.method else None,
+        sharpness_every=asked.sharpness_every,
+        workers=asked.workers or os.cpu_count() or 1,
+        told=told,
+    )
+    print(signals.write(asked.dir))
 
 
 def _mlflow(asked: argparse.Namespace) -> None:

@@ -265,12 +265,13 @@ def signals_of(folder: Path, runs: Sequence[Run], cache: Path, sharpness_every: 
             constant=trained.constant[r].sum(1),
             gain=gain_T,
             onset=None if found is None else found.rising,
+            gone=None if found is None else found.gone,
         )
         parts.append(own.reset_index().assign(run_id=run.id))
     path = folder / "signals" / f"{_name(runs)}.parquet"
     path.parent.mkdir(exist_ok=True)
     whole = pd.concat(parts, ignore_index=True)
-    _write_parquet(path, whole.assign(onset=whole["onset"].astype("Float64")))
+    _write_parquet(path, whole.assign(**{name: whole[name].astype("Float64") for name in ("onset", "gone")}))
     return path
 
 

@@ -164,6 +164,7 @@ def test_signals_are_written_once_for_each_run(trained: Path, cache: Path) -> No
         (["replay", "{}", ""], "no recorded run's id begins with ''"),
         (["replay", "{}", "{one}", "--beside", "lamb"], "the study has no method 'lamb'; it has none, clippy, agc"),
         (["replay", "{}", "{one}", "--sharpness-every", "0"], "need at least 1"),
+        (["signals", "{}", "--method", "lamb"], "holds no such runs"),
     ],
 )
 def test_what_cannot_be_replayed_is_said_in_one_line(trained: Path, words: list[str], message: str, capsys) -> None:

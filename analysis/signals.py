@@ -1,0 +1,404 @@
+"""What foretells divergence: signals seen before the loss moves, over many runs watched by `study signals`.
+
+    onset            the step from which a run's loss left that of a healthy run for good (`study.onset`)
+    ROC AUC at k     how often a signal is larger in a run k steps before its onset than at the same step of the same
+                     model in a run that is not within k steps of one; ties count half. Of pairs with the same lr alone,
+                     it says what a signal knows beyond the lr. The interval resamples seeds
+    gone             when the trailing median knows: the step at which `study.divergence` would see it (`study.onset`)
+    alarm            the first step, from `START` on, at which a signal exceeds a threshold. The threshold is the lowest
+                     that rings in at most a stated share of the completed runs, on half of the seeds; what it then does
+                     is measured on the other half. It warned where it rang before the onset, and was early where it
+                     rang before `gone`
+    lead             steps from the alarm to the onset, below 0 where it came after it; gain: from the alarm to `gone`
+
+A run that completes is watched for all of its steps, so a false alarm is one anywhere in it. Sharpness is taken every
+other step at first and rarely later: between, its last value stands.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.causes import DPI, log_axis
+from analysis.figures import PANEL, styled
+from analysis.rates import wilson
+from analysis.runs import load, records
+
+SIGNALS = {
+    "sharpness_share": "sharpness × lr / 2",
+    "largest_over_bound": "largest |update| / (0.5 |w| + 0.01)",
+    "largest_share": "largest |update| / |w|",
+    "gradient_jump": "gradient norm over its last 10 steps' median",
+    "activation_norm": "norm of the last activations",
+    "dead_share": "share of dead units",
+    "loss_share": "loss over the best constant's",
+    "lr": "lr alone",
+}
+"""Column -> what it is called. The last two are what a signal has to beat: the loss itself, and knowing the lr."""
+
+COLOURS = dict(
+    zip(
+        SIGNALS,
+        ("#000000", "#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#0072B2", "#D55E00", "#999999"),
+        strict=True,
+    )
+)
+
+START = 6
+"""The first step that counts: before it, the loss of every network overshoots while its first scores shrink."""
+
+LAGS = (1, 2, 3, 5, 8)
+"""Steps before the onset."""
+
+FALSE_ALARMS = 0.1
+"""Share of completed runs in which a rule may ring, on the seeds that choose its threshold."""
+
+DRAWS = 1000
+
+
+def watched(folder: Path) -> pd.DataFrame:
+    """One row a run and step: the signals, with the run's model, curve, lr, seed and outcome. Raises ValueError where
+    nothing was watched."""
+    files = sorted((folder / "signals").glob("*.parquet"))
+    if not files:
+        raise ValueError(f"{folder} has no signals: `study signals {folder}` watches its runs")
+    table = pd.concat([pd.read_parquet(path) for path in files], ignore_index=True)
+    runs = load(folder)[["run_id", "model", "curve", "lr", "seed", "outcome"]]
+    return prepared(table.drop_duplicates(["run_id", "step"]).merge(runs, on="run_id"))
+
+
+def prepared(table: pd.DataFrame) -> pd.DataFrame:
+    """The same with the signals that follow from others: `gradient_jump`, `loss_share`; sharpness at every step."""
+    table = table.sort_values(["run_id", "step"], ignore_index=True)
+    by_run = table.groupby("run_id", sort=False)
+    before = by_run["gradient_norm"].transform(lambda g: g.shift(1).rolling(10, min_periods=3).median())
+    filled = {name: by_run[name].ffill() for name in ("sharpness_share", "treated_share") if name in table}
+    return table.assign(
+        gradient_jump=table["gradient_norm"] / before, loss_share=table["loss"] / table["constant"], **filled
+    )
+
+
+def crossings(table: pd.DataFrame, levels: Sequence[float] = (1, 2, 4, 8)) -> pd.DataFrame:
+    """Whether sharpness x lr / 2 exceeded a level, from `START` on: before the onset in runs that diverged, ever in
+    those that completed. Columns model, outcome, level, n, k, share, seeds, lead_low, lead, lead_high (quartiles of the
+    steps from the first crossing to the onset; NaN for completed runs)."""
+    table = table.loc[(table["step"] >= START) & (table["onset"].isna() | (table["step"] < table["onset"]))]
+    rows = []
+    for (model, outcome), part in _groups(table, ["model", "outcome"]):
+        n, seeds = len(set(part["run_id"])), len(set(part["seed"]))
+        for level in levels:
+            over = part.loc[part["sharpness_share"] > level].drop_duplicates("run_id")
+            lead = (over["onset"] - over["step"]).to_numpy(dtype=float, na_value=np.nan)
+            ends = _quartiles(lead[~np.isnan(lead)])
+            row = {"model": model, "outcome": outcome, "level": level, "n": n, "k": len(over), "share": len(over) / n}
+            rows.append(row | {"seeds": seeds} | dict(zip(("lead_low", "lead", "lead_high"), ends, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def discrimination(
+    table: pd.DataFrame, lags: Sequence[int] = LAGS, signals: Sequence[str] = tuple(SIGNALS), draws: int = DRAWS
+) -> pd.DataFrame:
+    """ROC AUC of each signal k steps before the onset: columns signal, lag, auc, low, high (95%), same_lr,
+    same_lr_low, same_lr_high, runs (that diverged, with a value there), seeds."""
+    onset = table.groupby("run_id")["onset"].first()
+    runs = table.groupby("run_id")[["model", "lr", "seed"]].first().assign(onset=onset)
+    rows = []
+    for lag in lags:
+        cases = runs.loc[runs["onset"].notna() & (runs["onset"] - lag >= START)]
+        at = pd.Series((cases["onset"] - lag).astype(int), index=cases.index)
+        for signal in signals:
+            values = table.pivot(index="run_id", columns="step", values=signal)
+            found = [_pairs(values, runs, str(run), int(step), lag) for run, step in at.items()]
+            found = [pairs for pairs in found if pairs is not None]
+            row = {"signal": signal, "lag": lag, "runs": len(found), "seeds": len({p["seed"].iloc[0] for p in found})}
+            for name, part in (("auc", found), ("same_lr", [p.loc[p["same_lr"]] for p in found])):
+                low, mid, high = _clustered(part, draws)
+                ends = ("low", "high") if name == "auc" else ("same_lr_low", "same_lr_high")
+                row |= {name: mid, ends[0]: low, ends[1]: high}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _pairs(values: pd.DataFrame, runs: pd.DataFrame, run: str, step: int, lag: int) -> pd.DataFrame | None:
+    """A run that will diverge against each that is healthy at the same step: who has the larger value."""
+    if step not in values.columns:
+        return None
+    own = values.loc[run, step]
+    at = values[step]
+    others = runs.index[(runs["model"] == runs.loc[run, "model"]) & ~(runs["onset"] <= step + lag)]
+    at = at.loc[others].dropna()
+    if np.isnan(own) or at.empty:
+        return None
+    wins = (own > at).astype(float) + 0.5 * (own == at)
+    return pd.DataFrame(
+        {
+            "wins": wins.to_numpy(),
+            "other_seed": runs.loc[at.index, "seed"].to_numpy(dtype=int),
+            "same_lr": (runs.loc[at.index, "lr"] == runs.loc[run, "lr"]).to_numpy(),
+            "seed": int(runs.loc[run, "seed"]),
+        }
+    )
+
+
+def _clustered(found: Sequence[pd.DataFrame], draws: int) -> tuple[float, float, float]:
+    """The mean over cases of their share of wins, and its 95% interval where seeds are drawn again."""
+    found = [pairs for pairs in found if len(pairs)]
+    if not found:
+        return np.nan, np.nan, np.nan
+    seeds = sorted({s for pairs in found for s in (*pairs["other_seed"], pairs["seed"].iloc[0])})
+    place = {seed: i for i, seed in enumerate(seeds)}
+    wins, count = np.zeros((len(found), len(seeds))), np.zeros((len(found), len(seeds)))
+    for i, pairs in enumerate(found):
+        columns = [place[s] for s in pairs["other_seed"]]
+        np.add.at(wins[i], columns, pairs["wins"].to_numpy())
+        np.add.at(count[i], columns, 1)
+    own = np.array([place[pairs["seed"].iloc[0]] for pairs in found])
+
+    def mean(weights_S: np.ndarray) -> float:
+        with np.errstate(invalid="ignore"):
+            share = (wins @ weights_S) / (count @ weights_S)
+        weight = weights_S[own] * np.isfinite(share)
+        return float((np.nan_to_num(share) * weight).sum() / weight.sum()) if weight.sum() else np.nan
+
+    rng = np.random.default_rng(0)
+    again = [mean(np.bincount(rng.integers(0, len(seeds), len(seeds)), minlength=len(seeds))) for _ in range(draws)]
+    low, high = np.nanquantile(again, [0.025, 0.975]) if len(seeds) > 1 else (np.nan, np.nan)
+    return float(low), mean(np.ones(len(seeds))), float(high)
+
+
+def alarms(table: pd.DataFrame, signal: str, threshold: float) -> pd.DataFrame:
+    """One row a run: model, lr, seed, outcome, onset, gone, and the step of the alarm (NaN where none)."""
+    late = table["step"] >= START
+    rung = table.loc[late & (table[signal] > threshold)].groupby("run_id")["step"].min()
+    runs = table.groupby("run_id")[["model", "lr", "seed", "outcome"]].first()
+    for name in ("onset", "gone"):
+        runs[name] = table.groupby("run_id")[name].first().astype(float)
+    return runs.assign(alarm=rung.reindex(runs.index).astype(float))
+
+
+def summary(rung: pd.DataFrame) -> dict[str, float]:
+    """What a rule did. diverged: runs whose onset is at `START` or later; warned, early: the share of them rung for
+    before the onset, before `gone`; lead, gain: medians over those rung for early, with quartiles. completed, false:
+    such runs, and the share of them rung for."""
+    outcome, onset, gone, alarm = (rung[name].to_numpy() for name in ("outcome", "onset", "gone", "alarm"))
+    diverged, completed = (outcome == "diverged") & (onset >= START), outcome == "completed"
+    lead, gain = (onset - alarm)[diverged], (gone - alarm)[diverged]
+    early = gain >= 1
+    row: dict[str, float] = {"diverged": len(lead), "warned": _mean(lead >= 1), "early": _mean(early)}
+    for name, steps in (("lead", lead[early]), ("gain", gain[early])):
+        row |= dict(zip((f"{name}_low", name, f"{name}_high"), _quartiles(steps), strict=True))
+    return row | {"completed": int(completed.sum()), "false": _mean(~np.isnan(alarm[completed]))}
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else np.nan
+
+
+def _quartiles(values: np.ndarray) -> list[float]:
+    return np.quantile(values, [0.25, 0.5, 0.75]).tolist() if len(values) else [np.nan] * 3
+
+
+def _largest(table: pd.DataFrame, signal: str) -> np.ndarray:
+    """Of each run, from `START` on; in ascending order."""
+    late = table.loc[(table["step"] >= START) & table[signal].notna()]
+    return np.sort(late.groupby("run_id").agg(largest=(signal, "max"))["largest"].to_numpy(dtype=float))
+
+
+def _groups(table: pd.DataFrame, by: Any) -> Iterator[tuple[Any, pd.DataFrame]]:
+    yield from table.groupby(by, sort=True)
+
+
+def rules(table: pd.DataFrame, false_alarms: float = FALSE_ALARMS, draws: int = DRAWS) -> pd.DataFrame:
+    """Each signal's rule: its threshold by every other seed, and what it does on the others. Columns model, signal,
+    threshold, chosen_early (`early` on the seeds that chose it), and those of `summary` on the judging seeds, with
+    95% intervals that resample seeds of warned, early and false (warned_low, warned_high, ...)."""
+    rows = []
+    for model, part in _groups(table, "model"):
+        seeds = sorted(part["seed"].unique())
+        choosing, judging = part.loc[part["seed"].isin(seeds[::2])], part.loc[part["seed"].isin(seeds[1::2])]
+        if judging.empty:
+            continue
+        for signal in (name for name in SIGNALS if name != "lr"):
+            threshold = chosen_threshold(choosing, signal, false_alarms)
+            before, rung = (alarms(half, signal, threshold) for half in (choosing, judging))
+            row = {"model": model, "signal": signal, "threshold": threshold, "chosen_early": summary(before)["early"]}
+            rows.append(row | summary(rung) | _again(rung, draws))
+    return pd.DataFrame(rows)
+
+
+def chosen_threshold(table: pd.DataFrame, signal: str, false_alarms: float) -> float:
+    """The lowest that rings in at most a share of the completed runs: of their largest values, that quantile."""
+    largest = _largest(table.loc[table["outcome"] == "completed"], signal)
+    if not len(largest):
+        return np.inf
+    allowed = int(np.floor(false_alarms * len(largest) + 1e-9))
+    return float(largest[len(largest) - 1 - allowed])
+
+
+def _again(rung: pd.DataFrame, draws: int) -> dict[str, float]:
+    """95% intervals: those of Wilson over runs, widened to those where seeds are drawn again, which alone would be of
+    no width at none and at all."""
+    rng, counts = np.random.default_rng(0), []
+    for _, part in _groups(rung, "seed"):
+        one = summary(part)
+        n, m = one["diverged"], one["completed"]
+        counts.append([one["warned"] * n if n else 0, one["early"] * n if n else 0, one["false"] * m if m else 0, n, m])
+    every = np.array(counts, float)
+    drawn, total = every[rng.integers(0, len(counts), (draws, len(counts)))].sum(1), every.sum(0)
+    ends = {}
+    for place, (name, of) in enumerate((("warned", 3), ("early", 3), ("false", 4))):
+        share = drawn[drawn[:, of] > 0, place] / drawn[drawn[:, of] > 0, of]
+        low, high = np.quantile(share, [0.025, 0.975]) if len(share) else (np.nan, np.nan)
+        of_runs = [float(end) for end in wilson(round(total[place]), total[of])] if total[of] else [np.nan, np.nan]
+        ends |= {f"{name}_low": min(low, of_runs[0]), f"{name}_high": max(high, of_runs[1])}
+    return ends
+
+
+# figures
+
+
+def draw_before(
+    ax: Axes, table: pd.DataFrame, value: str = "sharpness_share", steps: tuple[int, int] = (-12, 4)
+) -> None:
+    """A signal's median and quartiles by step from the onset, of one model; in grey, completed runs at those steps."""
+    relative = (table["step"] - table["onset"]).astype(float)
+    part = table.loc[relative.between(*steps)].assign(relative=relative)
+    healthy = table.loc[table["outcome"] == "completed"].groupby("step")[value]
+    bands = {}
+    for at, group in _groups(part, "relative"):
+        same = pd.concat([healthy.get_group(s) for s in group["step"] if s in healthy.groups])
+        bands[at] = (*group[value].quantile([0.25, 0.5, 0.75]), *same.quantile([0.25, 0.5, 0.75]))
+    x, y = np.array(list(bands)), np.array(list(bands.values())).T
+    for low, mid, high, colour, label in (
+        (*y[3:], "#888888", "runs that complete, at the same steps"),
+        (*y[:3], "#D55E00", "runs that diverge"),
+    ):
+        ax.fill_between(x, low, high, color=colour, alpha=0.25, lw=0)
+        ax.plot(x, mid, color=colour, lw=1.8, label=label)
+    ax.axhline(1, color="#666666", lw=1, ls=(0, (2, 2)))
+    ax.axvline(0, color="#E69F00", lw=1.2, zorder=0)
+    log_axis(ax)
+    ax.set_xlim(*steps)
+    ax.set_xlabel("steps from the onset")
+    ax.set_ylabel(SIGNALS[value])
+
+
+def draw_discrimination(ax: Axes, found: pd.DataFrame, value: str = "auc") -> None:
+    """AUC against the steps before the onset, one line a signal, with intervals. value: "auc" or "same_lr"."""
+    ends = ("low", "high") if value == "auc" else ("same_lr_low", "same_lr_high")
+    signals = [s for s in SIGNALS if s in set(found["signal"]) and not (value == "same_lr" and s == "lr")]
+    for i, signal in enumerate(signals):
+        own = found.loc[found["signal"] == signal].sort_values(by="lag")
+        x = own["lag"].to_numpy(float) + 0.07 * (i - len(signals) / 2)
+        bars = np.maximum([own[value] - own[ends[0]], own[ends[1]] - own[value]], 0)
+        ax.errorbar(x, own[value], bars, fmt="none", ecolor=COLOURS[signal], elinewidth=0.9, alpha=0.6)
+        ax.plot(x, own[value], "o-", color=COLOURS[signal], ms=4, lw=1.4, label=SIGNALS[signal])
+    ax.axhline(0.5, color="#666666", lw=1, ls=(0, (2, 2)))
+    ax.set_xlim(max(found["lag"]) + 0.6, 0.4)
+    ax.set_ylim(0, 1.02)
+    ax.set_xticks(sorted(set(found["lag"])))
+    ax.set_xlabel("steps before the onset")
+    ax.set_ylabel("ROC AUC")
+
+
+def draw_rules(ax: Axes, table: pd.DataFrame, value: str) -> None:
+    """Share of diverged runs that a rule rings for in time against its false alarms, as its threshold moves; of one
+    model, all seeds. value: "warned" (before the onset) or "early" (before `gone`)."""
+    for signal in (s for s in SIGNALS if s != "lr"):
+        largest = _largest(table, signal)
+        points = [summary(alarms(table, signal, t)) for t in np.quantile(largest, np.linspace(0, 1, 30))]
+        shares = [(1.0, points[0][value]), *((p["false"], p[value]) for p in points)]
+        ax.plot(*zip(*shares, strict=True), color=COLOURS[signal], lw=1.4, label=SIGNALS[signal])
+    ax.plot([0, 1], [0, 1], color="#666666", lw=1, ls=(0, (2, 2)))
+    ax.set_xlabel("false alarms: share of completed runs")
+    when = {"warned": "before the loss moved", "early": "before they were gone"}[value]
+    ax.set_ylabel(f"diverged runs rung for\n{when}")
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_ylim(-0.02, 1.02)
+
+
+def figures(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, Figure]:
+    """name -> Figure: before (sharpness by step from the onset), auc, alarms. None where no run diverged."""
+    models = sorted(set(table.loc[table["onset"].notna(), "model"]))
+    if not models:
+        return {}
+    before = Figure(figsize=(PANEL[0] * len(models), PANEL[1]), layout="constrained")
+    rung = Figure(figsize=(2 * PANEL[0], 0.9 + 2.9 * len(models)), layout="constrained")
+    alarmed = rung.subplots(len(models), 2, squeeze=False, sharex=True)
+    for i, model in enumerate(models):
+        own = table.loc[table["model"] == model]
+        ax = before.add_subplot(1, len(models), i + 1)
+        draw_before(ax, own)
+        ax.set_title(model)
+        if not i:
+            ax.legend(loc="upper left", fontsize=9)
+        for ax, value in zip(alarmed[i], ("warned", "early"), strict=True):
+            draw_rules(ax, own, value)
+            ax.set_title(model)
+    auc = Figure(figsize=(2 * PANEL[0], 4.8), layout="constrained")
+    left, right = auc.subplots(1, 2, sharey=True)
+    draw_discrimination(left, found)
+    left.set_title("against all healthy runs of the model")
+    draw_discrimination(right, found, "same_lr")
+    right.set_title("against those with the same lr")
+    for figure, ax in ((auc, left), (rung, alarmed[0, 0])):
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return {"before": before, "auc": auc, "alarms": rung}
+
+
+def write(folder: Path) -> str:
+    """Draw the figures into `DIR/signals/`, and say in words what foretells divergence."""
+    table = watched(folder)
+    found, ruled, crossed = discrimination(table), rules(table), crossings(table)
+    where = folder / "signals"
+    for name, frame in (("auc", found), ("rules", ruled), ("crossings", crossed)):
+        frame.to_csv(where / f"{name}.csv", index=False, float_format="%.6g")
+    with styled():
+        drawn = figures(table, found)
+        for name, figure in drawn.items():
+            figure.savefig(where / f"{name}.png", format="png", dpi=DPI)
+    return "\n".join([*sentences(table, found, ruled, crossed), f"signals: {where}"])
+
+
+def sentences(table: pd.DataFrame, found: pd.DataFrame, ruled: pd.DataFrame, crossed: pd.DataFrame) -> list[str]:
+    """What a terminal shows."""
+    runs = table.drop_duplicates("run_id")
+    diverged = sum(outcome == "diverged" for outcome in runs["outcome"])
+    lines = [f"{len(runs)} runs watched, {len(set(runs['seed']))} seeds, {diverged} diverged"]
+    if not diverged:
+        return [*lines, "none diverged: there is nothing to foretell"]
+    for row in records(crossed):
+        if row["level"] in (1, 4):
+            lead = (
+                f", first {row['lead']:.0f} steps ahead (median)" if row["outcome"] == "diverged" and row["k"] else ""
+            )
+            when = "before the onset" if row["outcome"] == "diverged" else "at some time"
+            lines.append(
+                f"  {row['model']}: sharpness × lr / 2 above {row['level']:g} {when} in {row['k']} of {row['n']} "
+                f"{row['outcome']} runs{lead}"
+            )
+    lines.append("  ROC AUC one step before the onset (same lr):")
+    for row in sorted(records(found.loc[found["lag"] == 1]), key=lambda row: -row["auc"]):
+        same = f" ({row['same_lr']:.2f}, {row['same_lr_low']:.2f} to {row['same_lr_high']:.2f})"
+        lines.append(
+            f"    {SIGNALS[row['signal']]}: {row['auc']:.2f}, {row['low']:.2f} to {row['high']:.2f}"
+            f"{'' if row['signal'] == 'lr' else same}"
+        )
+    for model, part in _groups(ruled, "model"):
+        best = max(records(part), key=lambda row: (row["chosen_early"], -row["false"]))
+        lines += [
+            f"  {model}: an alarm where {SIGNALS[best['signal']]} > {best['threshold']:.3g} (of other seeds) rings",
+            f"    before the loss moves in {_share(best, 'warned')} of {best['diverged']} diverged runs;",
+            f"    before they are gone in {_share(best, 'early')} of them, {best['gain']:.0f} steps ahead (median);",
+            f"    in {_share(best, 'false')} of {best['completed']} completed runs, falsely",
+        ]
+    return lines
+
+
+def _share(row: Mapping[str, Any], name: str) -> str:
+    return f"{row[name]:.0%} ({row[f'{name}_low']:.0%} to {row[f'{name}_high']:.0%})"
