@@ -22,10 +22,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
-from analysis.quality import worst_filled
-from analysis.rates import CONFIDENCE, upper_bound, wilson
+from analysis.quality import mean_interval, median_interval, worst_filled
+from analysis.rates import upper_bound, wilson
 from analysis.runs import CURVE, in_order, records, tasks_of, threshold_columns, with_curves
 from study.config import JUDGED_FROM, QualitySearch, Study
 from study.record import Definition
@@ -225,32 +224,10 @@ def _judged(runs: pd.DataFrame, scores: Sequence[str], definition: Definition) -
     filled = worst_filled(runs, definition)
     for name in scores:
         values = filled[name][np.isfinite(filled[name])]
-        row |= {name: float(np.median(values)) if len(values) else math.nan}
-        row |= dict(zip((f"{name}_low", f"{name}_high"), median_interval(values), strict=True))
+        row |= dict(zip((f"{name}_low", name, f"{name}_high"), median_interval(values), strict=True))
         row |= {f"{name}_mean": float(np.mean(values)) if len(values) else math.nan}
         row |= dict(zip((f"{name}_mean_low", f"{name}_mean_high"), mean_interval(values), strict=True))
     return row
-
-
-def median_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Two order statistics that hold the median with at least this confidence, whatever the distribution; NaN where
-    even the lowest and the highest do not: under 6 values, at 95%."""
-    ordered, n = np.sort(values), len(values)
-    tail = (1 - confidence) / 2
-    # As many values as may lie outside, on each side: P(fewer than these lie below the median) is under the tail.
-    below = int(np.searchsorted(special.bdtr(np.arange(n), n, 0.5), tail)) if n else 0
-    if below < 1:
-        return math.nan, math.nan
-    return float(ordered[below - 1]), float(ordered[n - below])
-
-
-def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Student's interval of the mean; NaN under 2 values."""
-    n = len(values)
-    if n < 2:
-        return math.nan, math.nan
-    half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 def sentence(row: Mapping[str, Any], definition: Definition) -> str:

@@ -24,9 +24,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis.best import mean_interval
 from analysis.edges import NOT_REACHED, REACHED, Fit, edges, fits
-from analysis.quality import judged_at_own_best, lower_is_better
+from analysis.quality import judged_at_own_best, lower_is_better, mean_interval
 from analysis.rates import CONFIDENCE
 from analysis.recommend import quality_column, quality_words
 from analysis.runs import CURVE, in_order, records, with_curves

@@ -30,7 +30,7 @@ from analysis.frontier import contours
 from analysis.frontier import frontier as edge_by_threshold
 from analysis.frontier import threshold_map as cells_by_threshold
 from analysis.frontier import tradeoff as quality_by_rate
-from analysis.palette import HEAT, Look, looks, method_order
+from analysis.palette import Look, heat, looks, method_order
 from analysis.quality import lower_is_better, quality
 from analysis.rates import in_bins
 from analysis.runs import CURVE, in_order, records, tasks_of, with_curves
@@ -430,7 +430,7 @@ def threshold_map(cells: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
             ax.set_title(_line_title(line))
             axes.append(ax)
         if axes:
-            bar = figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=axes, shrink=0.6, aspect=30, pad=0.01)
+            bar = figure.colorbar(ScalarMappable(Normalize(0, 1), heat()), ax=axes, shrink=0.6, aspect=30, pad=0.01)
             bar.set_label("P(divergence), k of n")
             shown = [Line2D([], [], color="black", lw=1.8, ls=dash) for _, dash in zip(levels, DASHES, strict=False)]
             names = [f"{100 * level:g}% of the runs diverge" for level in levels]
@@ -452,11 +452,11 @@ def draw_map(ax: Axes, cells: pd.DataFrame, crossings: pd.DataFrame) -> None:
         y, x = lrs.index(row["lr"]), values.index(row["value"])
         rate[y, x] = row["rate"]
         light = row["rate"] <= 0.5
-        around = withStroke(linewidth=3, foreground=HEAT(row["rate"]))
+        around = withStroke(linewidth=3, foreground=heat()(row["rate"]))
         text = {"ha": "center", "va": "center", "fontsize": size, "color": "black" if light else "white"}
         ax.text(x, y, f"{row['k']}/{row['n']}", **text, zorder=5, path_effects=[around])
     corners = np.arange(len(values) + 1) - 0.5, np.arange(len(lrs) + 1) - 0.5
-    ax.pcolormesh(*corners, rate, cmap=HEAT, vmin=0, vmax=1, edgecolors="#dddddd", linewidth=0.6)
+    ax.pcolormesh(*corners, rate, cmap=heat(), vmin=0, vmax=1, edgecolors="#dddddd", linewidth=0.6)
     for level, dash in zip(sorted(set(crossings["level"])), DASHES, strict=False):
         found = crossings.loc[crossings["level"] == level].set_index("value")["edge"]
         edge = found.reindex(values).to_numpy(dtype=float)  # NaN unless reached

@@ -4,10 +4,13 @@ Colours: M. Okabe and K. Ito, "Color Universal Design" (2008), without the yello
 Methods without an entry of their own take the remaining looks in alphabetical order.
 """
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from matplotlib.colors import LinearSegmentedColormap
+if TYPE_CHECKING:  # who asks for a table of methods in order should not wait for matplotlib
+    from matplotlib.colors import LinearSegmentedColormap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +44,7 @@ OTHERS = (
     Look(colour="#B58900", marker=".", dash=(0, (1, 3))),
 )
 
-
-HEAT = LinearSegmentedColormap.from_list("heat", ["#ffffff", "#9ecae6", "#3d94c4", "#00558a"])
-"""Probabilities from 0 to 1: one blue whose lightness falls all the way, so that it reads in grey."""
+HEAT = ("#ffffff", "#9ecae6", "#3d94c4", "#00558a")
 
 
 def method_order(methods: Iterable[str]) -> list[str]:
@@ -57,3 +58,11 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
     ordered = method_order(methods)
     others = [m for m in ordered if m not in KNOWN]
     return {m: KNOWN[m] if m in KNOWN else OTHERS[others.index(m) % len(OTHERS)] for m in ordered}
+
+
+@functools.cache
+def heat() -> "LinearSegmentedColormap":
+    """Probabilities from 0 to 1: one blue whose lightness falls all the way, so that it reads in grey."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("heat", HEAT)

@@ -4,15 +4,19 @@ A run that diverged counts as AUC 0.5 and the constant predictor's RMSE, whateve
 that is not finite counts as minus infinity. Nothing is dropped: a cell of 8 has the quantiles of 8 runs.
 
 LR sensitivity: M. Wortsman et al., "Small-scale proxies for large-scale Transformer training instabilities", ICLR 2024
-(arXiv 2309.14322).
+(arXiv 2309.14322). The median's interval is of order statistics: W. R. Thompson, Annals of Mathematical Statistics 7
+(1936).
 """
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
+from analysis.rates import CONFIDENCE
 from analysis.runs import CELL, CURVE, in_order, records, tasks_of, threshold_columns, with_curves
 from study.config import EdgeSearch
 from study.record import Definition
@@ -196,3 +200,25 @@ def quantile(values: Sequence[float] | np.ndarray, share: float) -> float:
     if part < 1e-9 or low == -math.inf:
         return low
     return low + part * (float(ordered[int(below) + 1]) - low)
+
+
+def median_interval(values: Any, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """(low, median, high): the median with its exact interval, between order statistics. The interval is NaN where
+    there are too few values (below 6 at 95%); all is NaN where there are none, or one is NaN."""
+    ordered = np.sort(np.asarray(values, dtype=float))
+    if not len(ordered) or np.isnan(ordered).any():
+        return math.nan, math.nan, math.nan
+    # The r-th from either end: P(Binomial(n, 1/2) < r) <= (1 - confidence) / 2.
+    outside = special.bdtr(np.arange(len(ordered)), len(ordered), 0.5) <= (1 - confidence) / 2
+    r = int(outside.sum())
+    middle = float(np.median(ordered))
+    return (float(ordered[r - 1]), middle, float(ordered[-r])) if r else (math.nan, middle, math.nan)
+
+
+def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Student's interval of the mean; NaN under 2 values."""
+    n = len(values)
+    if n < 2:
+        return math.nan, math.nan
+    half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return float(np.mean(values)) - half, float(np.mean(values)) + half

@@ -16,8 +16,7 @@ what is left. (59 seeds at 5% leave 0.0015 of 0.05: the next confirmation needs 
 
 Sources: C. J. Clopper and E. S. Pearson, Biometrika 26 (1934); fixed sequences: W. Maurer, L. A. Hothorn and W.
 Lehmacher, in Biometrie in der chemisch-pharmazeutischen Industrie 6 (1995); levels that are passed on by tests that
-reject: F. Bretz et al., Statistics in Medicine 28 (2009). The median's interval is of order statistics: W. R. Thompson,
-Annals of Mathematical Statistics 7 (1936).
+reject: F. Bretz et al., Statistics in Medicine 28 (2009).
 """
 
 import math
@@ -31,7 +30,7 @@ import pandas as pd
 from scipy import special
 
 from analysis.edges import NOT_REACHED, REACHED, Fit, edges, fits
-from analysis.quality import lower_is_better, worst_filled
+from analysis.quality import lower_is_better, median_interval, worst_filled
 from analysis.rates import CONFIDENCE, lower_bound, upper_bound
 from analysis.runs import CURVE, in_order, records, tasks_of, threshold_columns, with_curves
 from study.config import JUDGED_FROM, EdgeSearch, QualitySearch, log_grid
@@ -349,19 +348,6 @@ def _quality_at(of_curve: pd.DataFrame, lr: float) -> dict[str, Any]:
         "quality_high": high,
         "quality_n": len(scores),
     }
-
-
-def median_interval(values: Any, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-    """(low, median, high): the median with its exact interval, between order statistics. The interval is NaN where
-    there are too few values (below 6 at 95%); all is NaN where there are none, or one is NaN."""
-    ordered = np.sort(np.asarray(values, dtype=float))
-    if not len(ordered) or np.isnan(ordered).any():
-        return math.nan, math.nan, math.nan
-    # The r-th from either end: P(Binomial(n, 1/2) < r) <= (1 - confidence) / 2.
-    outside = special.bdtr(np.arange(len(ordered)), len(ordered), 0.5) <= (1 - confidence) / 2
-    r = int(outside.sum())
-    middle = float(np.median(ordered))
-    return (float(ordered[r - 1]), middle, float(ordered[-r])) if r else (math.nan, middle, math.nan)
 
 
 def _headroom(of_curve: pd.DataFrame, edge: Mapping[str, Any], column: str) -> dict[str, float]:

@@ -17,9 +17,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.palette import method_order
-from analysis.quality import chosen_by_others, worst_filled
+from analysis.quality import chosen_by_others, median_interval, worst_filled
 from analysis.rates import wilson
-from analysis.recommend import median_interval
 from analysis.runs import records, tasks_of, with_curves
 from study.config import EdgeSearch, QualitySearch, Study
 from study.record import Definition

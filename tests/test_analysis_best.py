@@ -13,6 +13,7 @@ from simulated_tuning import DATA, STEPS, Trainer, opened
 
 import analysis
 from analysis import best, report
+from analysis.quality import mean_interval, median_interval
 from study import driver, record
 from study.config import JUDGED_FROM, Arm, QualitySearch, Recipe, Run, Study
 from study.planning import Stack
@@ -202,17 +203,17 @@ def test_other_studies_have_no_such_section(tmp_path: Path) -> None:
 
 
 def test_the_interval_of_a_median_by_pencil() -> None:
-    assert best.median_interval(np.arange(5.0)) == pytest.approx((math.nan, math.nan), nan_ok=True)
-    assert best.median_interval(np.arange(6.0)[::-1]) == (0, 5)  # 1 - 2 / 2 ** 6 = 0.969
-    assert best.median_interval(np.arange(10.0)) == (1, 8)  # 1 - 2 * 11 / 2 ** 10 = 0.979
-    assert best.median_interval(np.array([])) == pytest.approx((math.nan, math.nan), nan_ok=True)
+    assert median_interval(np.arange(5.0)) == pytest.approx((math.nan, 2, math.nan), nan_ok=True)
+    assert median_interval(np.arange(6.0)[::-1]) == (0, 2.5, 5)  # 1 - 2 / 2 ** 6 = 0.969
+    assert median_interval(np.arange(10.0)) == (1, 4.5, 8)  # 1 - 2 * 11 / 2 ** 10 = 0.979
+    assert median_interval(np.array([])) == pytest.approx([math.nan] * 3, nan_ok=True)
 
 
 @pytest.mark.parametrize("n", [6, 9, 32])
 def test_the_interval_of_a_median_covers_and_is_the_narrowest_that_does(n: int) -> None:
     rng = np.random.default_rng(n)
     draws = rng.exponential(size=(4000, n))
-    ends = np.array([best.median_interval(values) for values in draws])
+    ends = np.array([median_interval(values) for values in draws])[:, ::2]
     median = math.log(2)
     covered = np.mean((ends[:, 0] <= median) & (median <= ends[:, 1]))
     assert covered >= 0.945
@@ -223,5 +224,5 @@ def test_the_interval_of_a_median_covers_and_is_the_narrowest_that_does(n: int) 
 def test_the_interval_of_a_mean_is_students() -> None:
     values = np.array([1.0, 2.0, 4.0])
     expected = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
-    assert best.mean_interval(values) == pytest.approx(expected)
-    assert math.isnan(best.mean_interval(values[:1])[0])
+    assert mean_interval(values) == pytest.approx(expected)
+    assert math.isnan(mean_interval(values[:1])[0])

@@ -18,7 +18,7 @@ import analysis
 from analysis import figures
 from analysis.edges import fits
 from analysis.frontier import contours, frontier, pareto, threshold_map, tradeoff
-from analysis.palette import HEAT, KNOWN
+from analysis.palette import KNOWN, heat
 from analysis.rates import in_bins
 from search_spaces.threshold_frontier import study as space
 from study.config import Arm
@@ -477,6 +477,6 @@ def test_cells_of_many_runs_are_larger_and_intervals_stand_where_they_say_someth
 
 
 def test_the_look_of_probabilities_falls_in_lightness_all_the_way():
-    light = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b, _ in HEAT(np.linspace(0, 1, 50))]
+    light = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b, _ in heat()(np.linspace(0, 1, 50))]
     assert (np.diff(light) < 0).all()
     assert light[0] - light[-1] > 0.6

@@ -17,6 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 import analysis
 from analysis import recommend as module
 from analysis.edges import fits
+from analysis.quality import median_interval
 from analysis.recommend import (
     CANNOT_SAY,
     CLAIMED,
@@ -27,7 +28,6 @@ from analysis.recommend import (
     commands,
     fixed_sequence,
     json_records,
-    median_interval,
     most_allowed,
     passes,
     recommend,

@@ -134,9 +134,7 @@ def table(loads: Sequence[Load]) -> str:
     rows = [["seconds (CPU seconds; peak MB)", *(f"{load.cells:,} cells" for load in loads), "exponent"]]
     for name in names:
         costs = [load.parts[name] for load in loads]
-        shown = [
-            f"{c.seconds:.2f} ({c.cpu:.2f}" + (")" if c.peak is None else f"; {c.peak / 1e6:.0f})") for c in costs
-        ]
+        shown = [f"{c.seconds:.2f} ({c.cpu:.2f}" + (")" if c.peak is None else f"; {c.peak / 1e6:.0f})") for c in costs]
         rows.append([name, *shown, growth(loads, [c.seconds for c in costs])])
     rows.append(["stacks", *(f"{load.stacks}" for load in loads), growth(loads, [load.stacks for load in loads])])
     for name, values in (
