@@ -15,6 +15,7 @@ runs joins the family (M. W. Fagerland, S. Lydersen, P. Laake, BMC Medical Resea
 is descriptive and corrected for nothing.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis.edges import NOT_REACHED, REACHED, Fit, edges, fits
+from analysis.edges import NOT_REACHED, REACHED, Fit, edges, fits, outcomes
 from analysis.quality import judged_at_own_best, lower_is_better, mean_interval
 from analysis.rates import CONFIDENCE
 from analysis.recommend import quality_column, quality_words
@@ -53,7 +54,8 @@ def contrasts(
     quality: str | None = None,
     fitted: Mapping[tuple[str, str], Fit] | None = None,
 ) -> pd.DataFrame:
-    """Every pair of curves of a model, from one row a run (`analysis.load`) and the study's definition.
+    """Every pair of curves of a model, from one row a run (`analysis.load`) and the study's definition; of a model with
+    more than FEW_CURVES, the planned pairs alone: half a million others are nobody's to read.
 
     confirmations: `study.record.read_confirmations`. quality: a column of held-out quality (`auc_click`); None is the
     first task's. fitted: what `analysis.edges.fits(runs)` gave. Raises ValueError where there is no such quality.
@@ -77,12 +79,14 @@ def contrasts(
     best = judged_at_own_best(runs, definition, name)
     named = [{run.id for run in confirmation.runs(definition)} for confirmation in confirmations]
     sides: dict[str, list[_Side]] = {}
-    for group, curve in in_order(runs).groupby(CURVE, sort=False):
+    points_of = {one: points(one) for one in dict.fromkeys(fitted.values())}
+    needed = in_order(runs)[[*CURVE, "run_id", "seed", "lr", "outcome"]]
+    for group, curve in needed.groupby(CURVE, sort=False):
         key = (str(group[0]), str(group[1]))  # pyright: ignore
         confirmed = [curve.loc[curve["run_id"].isin(list(ids))] for ids in named]
         side = _Side(
             row=found[key],
-            points=points(fitted[key]),
+            points=points_of[fitted[key]],
             diverged=_by_seed_and_lr(curve),
             confirmed=tuple(_by_seed_and_lr(runs_of_one) for runs_of_one in confirmed),
             best=best[key],
@@ -119,7 +123,7 @@ def mcnemar_mid_p(only: int, only_against: int) -> float:
 # Two edges
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Points:
     """The posterior of an edge: log10 of it at the scores NORMAL, (N,), and the ends of the lrs tried."""
 
@@ -134,6 +138,7 @@ def points(fit: Fit) -> Points:
     return Points(edge_N=edge_N, x_min=math.log10(fit.lrs[0]), x_max=math.log10(fit.lrs[-1]))
 
 
+@functools.lru_cache(maxsize=4096)
 def ratio_interval(a: Points, b: Points) -> tuple[float, float, float]:
     """(low, high, p): the 95% interval of LR50 of a over that of b, 0 and inf where an end lies beyond what was tried,
     and the two-sided p of "they are equal"."""
@@ -184,8 +189,8 @@ class _Side:
 
 
 def _by_seed_and_lr(runs: pd.DataFrame) -> pd.DataFrame:
-    marked = runs.assign(diverged=(runs["outcome"] == "diverged").astype(float))
-    return marked.pivot_table(index="seed", columns="lr", values="diverged", aggfunc="max")
+    lrs, diverged_SK = outcomes(runs)
+    return pd.DataFrame(diverged_SK, index=pd.Index(np.unique(runs["seed"].to_numpy(dtype=np.int64))), columns=lrs)
 
 
 def _pairs(of_model: Sequence[_Side]) -> list[tuple[_Side, _Side, bool]]:
@@ -197,6 +202,8 @@ def _pairs(of_model: Sequence[_Side]) -> list[tuple[_Side, _Side, bool]]:
         if side.row["method"] != AGAINST and nones:
             alike = (none for none in nones if none.row["options"] == side.row["options"])
             planned.append((side, next(alike, nones[0]), True))
+    if len(of_model) > FEW_CURVES:
+        return planned
     held = {(a.name, b.name) for a, b, _ in planned}
     others = [
         (b, a, False)
@@ -205,6 +212,9 @@ def _pairs(of_model: Sequence[_Side]) -> list[tuple[_Side, _Side, bool]]:
         if (a.name, b.name) not in held and (b.name, a.name) not in held
     ]
     return planned + others
+
+
+FEW_CURVES = 60
 
 
 def _contrast(a: _Side, b: _Side, planned: bool, quality: str) -> dict[str, Any]:

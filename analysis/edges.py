@@ -18,10 +18,11 @@ free here too; the latent thresholds are those of interval-censored survival dat
 Pearson, Bonferroni over lrs.
 """
 
+import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,35 +56,79 @@ CURVE_POINTS = 2000
 """Points of the posterior, evenly spaced in its weight, from which the band of a fitted curve is taken."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Fit:
-    """The posterior of one curve: G grid points with weights that sum to 1.
+    """The posterior of one curve: G grid points with weights that sum to 1. lrs: the tried ones, ascending.
 
-    mu, sigma: (G,) in decades. floor, plateau: (G,) probabilities. weight: (G,). lrs: the tried ones, ascending.
+    Kept as where its points lie on the grid and how much they weigh: a study has a fit for each of its curves, and a
+    point unfolded takes five times the memory. What was asked once is remembered, since curves that did alike share
+    their fit.
     """
 
-    mu: np.ndarray
-    sigma: np.ndarray
-    floor: np.ndarray
-    plateau: np.ndarray
-    weight: np.ndarray
+    grid: "_Grid"
+    at: np.ndarray
+    log_weight: np.ndarray
     lrs: tuple[float, ...]
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def mu(self) -> np.ndarray:
+        """(G,), in decades."""
+        return _unfolded(self)[0]
+
+    @property
+    def sigma(self) -> np.ndarray:
+        """(G,), in decades."""
+        return _unfolded(self)[1]
+
+    @property
+    def floor(self) -> np.ndarray:
+        """(G,), probabilities."""
+        return _unfolded(self)[2]
+
+    @property
+    def plateau(self) -> np.ndarray:
+        """(G,), probabilities."""
+        return _unfolded(self)[3]
+
+    @property
+    def weight(self) -> np.ndarray:
+        """(G,)"""
+        return _unfolded(self)[4]
 
     def edge(self, level: float, shares: Sequence[float]) -> list[float]:
         """Quantiles of log10 of the edge; -inf: P is above the level everywhere, inf: it never gets there."""
+        return self._once(("edge", level, tuple(shares)), lambda: self._edge(level, shares))
+
+    def curve(self, lrs: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+        """Quantiles of P(divergence | lr): (len(shares), len(lrs))."""
+        return self._once(("curve", lrs.tobytes(), tuple(shares)), lambda: self._curve(lrs, shares))
+
+    def _once(self, asked: Any, find: Callable[[], Any]) -> Any:
+        if asked not in self._known:
+            self._known[asked] = find()
+        return self._known[asked]
+
+    def _edge(self, level: float, shares: Sequence[float]) -> list[float]:
         need = (level - self.floor) / ((1 - self.floor) * self.plateau)
         edge = np.where(need <= 0, -np.inf, np.inf)
         inside = (need > 0) & (need < 1)
         edge[inside] = self.mu[inside] + self.sigma[inside] * special.logit(need[inside])
         return _weighted_quantiles(edge, self.weight, shares)
 
-    def curve(self, lrs: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-        """Quantiles of P(divergence | lr): (len(shares), len(lrs))."""
+    def _curve(self, lrs: np.ndarray, shares: Sequence[float]) -> np.ndarray:
         ends = np.cumsum(self.weight)
         drawn = np.searchsorted(ends, (np.arange(CURVE_POINTS) + 0.5) / CURVE_POINTS * ends[-1])
         mu, sigma, floor, plateau = (v[drawn] for v in (self.mu, self.sigma, self.floor, self.plateau))
         p = floor + (1 - floor) * plateau * special.expit((np.log10(lrs)[:, None] - mu) / sigma)
         return np.quantile(p, shares, axis=1)
+
+
+@functools.lru_cache(maxsize=2)
+def _unfolded(fit: Fit) -> tuple[np.ndarray, ...]:
+    """mu, sigma, floor, plateau, weight of a fit's points; of the latest fits only."""
+    weight = np.exp(fit.log_weight.astype(float))
+    return *fit.grid.points(fit.at), weight / weight.sum()
 
 
 def fit(lrs: Sequence[float], diverged_SK: np.ndarray) -> Fit:
@@ -131,9 +176,7 @@ def _zoomed(
         grid = finer
         (log_weight_G,) = _log_posterior(grid, np.log10(lrs), patterns_PK, counts_1P)
     keep = np.flatnonzero(log_weight_G > log_weight_G.max() + math.log(NEGLIGIBLE))
-    weight = np.exp(log_weight_G[keep].astype(float))
-    mu, sigma, floor, plateau = grid.points(keep)
-    return Fit(mu=mu, sigma=sigma, floor=floor, plateau=plateau, weight=weight / weight.sum(), lrs=lrs)
+    return Fit(grid=grid, at=keep.astype(np.int32), log_weight=log_weight_G[keep], lrs=lrs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,15 +395,26 @@ def _weighted_quantiles(values: np.ndarray, weight: np.ndarray, shares: Sequence
 
 
 def fits(runs: pd.DataFrame) -> dict[tuple[str, str], Fit]:
-    """(model, curve) -> Fit, of a table with one row a run (`analysis.load`)."""
-    return {key: fit(*outcomes(curve)) for key, curve in _curves(with_curves(runs))}
+    """(model, curve) -> Fit, of a table with one row a run (`analysis.load`). Curves that did alike share one."""
+    known: dict[Any, Fit] = {}
+    found = {}
+    for key, curve in _curves(with_curves(runs)[[*CURVE, "seed", "lr", "outcome"]]):
+        lrs, diverged_SK = outcomes(curve)
+        did = np.nan_to_num(diverged_SK, nan=-1).astype(np.int8)
+        alike = (tuple(lrs), did[np.lexsort(did.T[::-1])].tobytes())  # whichever its seeds are
+        if alike not in known:
+            known[alike] = fit(lrs, diverged_SK)
+        found[key] = known[alike]
+    return found
 
 
 def outcomes(curve: pd.DataFrame) -> tuple[list[float], np.ndarray]:
     """The runs of one curve as `fit` takes them: its lrs, ascending, and the (S, K) matrix of what diverged."""
-    marked = curve.assign(diverged=(curve["outcome"] == "diverged").astype(float))
-    matrix = marked.pivot_table(index="seed", columns="lr", values="diverged", aggfunc="max").sort_index(axis=1)
-    return [float(lr) for lr in matrix.columns], matrix.to_numpy(dtype=float)
+    _, of_seed = np.unique(curve["seed"].to_numpy(dtype=np.int64), return_inverse=True)
+    lrs, of_lr = np.unique(curve["lr"].to_numpy(dtype=float), return_inverse=True)
+    diverged_SK = np.full((of_seed.max(initial=-1) + 1, len(lrs)), math.nan)
+    np.fmax.at(diverged_SK, (of_seed, of_lr), (curve["outcome"] == "diverged").to_numpy(dtype=float))
+    return lrs.tolist(), diverged_SK
 
 
 def fitted_curves(runs: pd.DataFrame, points: int = 120, fitted: Mapping | None = None) -> pd.DataFrame:
@@ -369,7 +423,7 @@ def fitted_curves(runs: pd.DataFrame, points: int = 120, fitted: Mapping | None 
     runs = with_curves(runs)
     fitted = fits(runs) if fitted is None else fitted
     rows = []
-    for (model, name), curve in _curves(runs):
+    for (model, name), curve in _curves(runs[[*CURVE, "method"]]):
         one = fitted[model, name]
         lrs = np.geomspace(one.lrs[0], one.lrs[-1], points if len(one.lrs) > 1 else 1)
         low, rate, high = one.curve(lrs, (TAIL, 0.5, 1 - TAIL))
@@ -406,7 +460,7 @@ def edges(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = None)
     fitted = fits(runs) if fitted is None else fitted
     same = ["method", *threshold_columns(runs), "options"]
     rows = []
-    for (model, name), curve in _curves(runs):
+    for (model, name), curve in _curves(runs[[*CURVE, *same, "seed", "lr", "outcome", "steps"]]):
         head = {"model": model, "curve": name} | {c: curve[c].iloc[0] for c in same} | {"level": level}
         rows.append(
             head | edge_of(*outcomes(curve), fitted[model, name], level) | {"steps": max(curve["steps"].tolist())}

@@ -8,6 +8,7 @@ LR sensitivity: M. Wortsman et al., "Small-scale proxies for large-scale Transfo
 (1936).
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ import pandas as pd
 from scipy import special
 
 from analysis.rates import CONFIDENCE
-from analysis.runs import CELL, CURVE, in_order, records, tasks_of, threshold_columns, with_curves
+from analysis.runs import CELL, CURVE, in_order, tasks_of, threshold_columns, with_curves
 from study.config import EdgeSearch
 from study.record import Definition
 
@@ -39,16 +40,15 @@ def quality(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     same = ["method", *threshold_columns(runs), "options"]
     scored = runs[[*CELL, *same]].assign(**worst_filled(runs, definition))
     names = [c for c in scored.columns if c not in (*CELL, *same)]
-    rows = []
-    for _, cell in scored.groupby(CELL, sort=False):
-        row = {name: cell[name].iloc[0] for name in (*CELL[:2], *same, "lr")} | {"n": len(cell)}
-        for name in names:
-            values = cell[name].to_numpy(dtype=float)
-            row |= {name: quantile(values, 0.5)}
-            row |= {f"{name}_low": quantile(values, BAND[0]), f"{name}_high": quantile(values, BAND[1])}
-        rows.append(row)
-    columns = [*CELL[:2], *same, "lr", "n", *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))]
-    return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
+    cell_N = scored.groupby(CELL, sort=False).ngroup().to_numpy()
+    _, first, n = np.unique(cell_N, return_index=True, return_counts=True)
+    table = scored.iloc[first][[*CELL[:2], *same, "lr"]].reset_index(drop=True).assign(n=n)
+    bands = {
+        f"{name}{end}": _quantiles(scored[name].to_numpy(dtype=float), cell_N, share)
+        for name in names
+        for end, share in (("", 0.5), ("_low", BAND[0]), ("_high", BAND[1]))
+    }
+    return in_order(pd.concat([table, pd.DataFrame(bands, index=table.index)], axis=1))
 
 
 def worst_filled(runs: pd.DataFrame, definition: Definition) -> dict[str, np.ndarray]:
@@ -106,13 +106,19 @@ def chosen_by_others(
     scored = runs[["model", "method", "curve", "lr", "seed"]].assign(by=kept, row=np.arange(len(runs)))
     found = {}
     for key, alike in scored.groupby(list(of), sort=False):
-        by = alike.pivot_table(index="seed", columns=["lr", "curve"], values="by")
-        run_at = {(run["seed"], run["lr"], run["curve"]): run["row"] for run in records(alike)}
-        by_SK, rows = by.to_numpy(dtype=float), []
-        for s, seed in enumerate(by.index):
+        seeds, of_seed = np.unique(alike["seed"].to_numpy(dtype=np.int64), return_inverse=True)
+        lrs, of_lr = np.unique(alike["lr"].to_numpy(dtype=float), return_inverse=True)
+        curves, of_curve = np.unique(alike["curve"].to_numpy(dtype=object), return_inverse=True)
+        choices, of_choice = np.unique(of_lr * len(curves) + of_curve, return_inverse=True)
+        by_SK = mean_of(alike["by"].to_numpy(dtype=float), of_seed, of_choice)
+        run_SK = np.full(by_SK.shape, -1)
+        run_SK[of_seed, of_choice] = alike["row"]
+        rows = []
+        for s, seed in enumerate(seeds.tolist()):
             k = _best(np.delete(by_SK, s, axis=0))
-            if k is not None and (row := run_at.get((seed, *by.columns[k]))) is not None:
-                rows.append({"seed": seed, "curve": by.columns[k][1], "lr": float(by.columns[k][0]), "row": row})
+            if k is not None and run_SK[s, k] >= 0:
+                lr, curve = float(lrs[choices[k] // len(curves)]), curves[choices[k] % len(curves)]
+                rows.append({"seed": seed, "curve": curve, "lr": lr, "row": int(run_SK[s, k])})
         first, second = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
         found[first, second] = pd.DataFrame(rows, columns=pd.Index(["seed", "curve", "lr", "row"])).set_index("seed")
     return found
@@ -122,14 +128,20 @@ def _best(by_SK: np.ndarray) -> int | None:
     """The number of the column with the highest median over seeds; None where nobody ran."""
     n_K = (~np.isnan(by_SK)).sum(0)
     enough = np.flatnonzero((n_K > 0) & (2 * n_K >= np.median(n_K)))
-    medians = [_lower_median(by_SK[:, k]) for k in enough]
-    return int(enough[int(np.argmax(medians))]) if medians else None
+    if not enough.size:
+        return None
+    # The lower of the two middle values: minus infinity needs no mean.
+    medians = np.sort(by_SK[:, enough], axis=0)[(n_K[enough] - 1) // 2, np.arange(len(enough))]
+    return int(enough[np.argmax(medians)])
 
 
-def _lower_median(values: np.ndarray) -> float:
-    """The lower of the two middle values: minus infinity needs no mean. NaN where nothing is there."""
-    there = np.sort(values[~np.isnan(values)])
-    return float(there[(len(there) - 1) // 2]) if len(there) else math.nan
+def mean_of(values_N: np.ndarray, row_N: np.ndarray, column_N: np.ndarray) -> np.ndarray:
+    """A matrix of values by their numbers of row and column: their mean, where there are several; NaN where none."""
+    shape = (row_N.max(initial=-1) + 1, column_N.max(initial=-1) + 1)
+    total, count = np.zeros(shape), np.zeros(shape)
+    np.add.at(total, (row_N, column_N), values_N)
+    np.add.at(count, (row_N, column_N), 1)
+    return np.divide(total, count, out=np.full(shape, math.nan), where=count > 0)
 
 
 def lower_is_better(name: str) -> bool:
@@ -159,9 +171,12 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     for key, curve in capped.groupby(CURVE, sort=False):
         low, high = ends.loc[key[0]]  # pyright: ignore[reportIndexIssue]
         inside = curve.loc[(curve["lr"] >= low) & (curve["lr"] <= high)]
-        loss_SK = inside.pivot_table(index="seed", columns="lr", values="loss")
+        lrs, of_lr = np.unique(inside["lr"].to_numpy(dtype=float), return_inverse=True)
+        _, of_seed = np.unique(inside["seed"].to_numpy(dtype=np.int64), return_inverse=True)
+        loss_SK = mean_of(inside["loss"].to_numpy(dtype=float), of_seed, of_lr)
         same = {"model": key[0], "curve": key[1], "method": curve["method"].iloc[0]}  # pyright: ignore[reportIndexIssue]
-        rows.append(same | _sensitivity(loss_SK) | {"sensitivity_lr_min": low, "sensitivity_lr_max": high})
+        ends_here = {"sensitivity_lr_min": low, "sensitivity_lr_max": high}
+        rows.append(same | _sensitivity(np.log10(lrs), loss_SK) | ends_here)
     columns = [*CURVE, "method", *SENSITIVITY, "sensitivity_lr_min", "sensitivity_lr_max"]
     return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
 
@@ -169,21 +184,26 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
 SENSITIVITY = ("sensitivity", "sensitivity_low", "sensitivity_high")
 
 
-def _sensitivity(loss_SK: pd.DataFrame) -> dict[str, float]:
+def _sensitivity(x: np.ndarray, loss_SK: np.ndarray) -> dict[str, float]:
     S, K = loss_SK.shape
     if K < 2:
         return dict.fromkeys(SENSITIVITY, math.nan)
-    x, values = np.log10(loss_SK.columns.to_numpy(dtype=float)), loss_SK.to_numpy(dtype=float)
-    there = ~np.isnan(values)
-    weight_BS = np.random.default_rng(0).multinomial(S, np.full(S, 1 / S), RESAMPLES)
-    weight_BS = np.concatenate([np.ones((1, S)), weight_BS])
+    there = ~np.isnan(loss_SK)
+    weight_BS = _resamples(S)
     n_BK = weight_BS @ there
     complete = (n_BK > 0).all(1)  # a resample without any run at some lr says nothing there
-    mean_BK = (weight_BS @ np.where(there, values, 0.0))[complete] / n_BK[complete]
+    mean_BK = (weight_BS @ np.where(there, loss_SK, 0.0))[complete] / n_BK[complete]
     area_B = ((mean_BK[:, 1:] + mean_BK[:, :-1]) / 2) @ np.diff(x) / (x[-1] - x[0])
     drawn = area_B - mean_BK.min(1)
     low, high = np.quantile(drawn[1:], INTERVAL) if S > 1 and len(drawn) > RESAMPLES / 2 else (math.nan, math.nan)
     return dict(zip(SENSITIVITY, (float(drawn[0]), float(low), float(high)), strict=True))
+
+
+@functools.lru_cache(maxsize=8)
+def _resamples(seeds: int) -> np.ndarray:
+    """How often each resample holds each seed, after one that holds each once: (1 + RESAMPLES, seeds)."""
+    drawn = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
+    return np.concatenate([np.ones((1, seeds)), drawn])
 
 
 def _floats(runs: pd.DataFrame, column: str) -> np.ndarray:
@@ -192,14 +212,21 @@ def _floats(runs: pd.DataFrame, column: str) -> np.ndarray:
 
 def quantile(values: Sequence[float] | np.ndarray, share: float) -> float:
     """A quantile, linear between order statistics, that takes minus infinity for what it is. NaN gives NaN."""
-    ordered = np.sort(np.asarray(values, dtype=float))
-    if ordered.size == 0 or np.isnan(ordered).any():
-        return math.nan
-    below, part = divmod(share * (ordered.size - 1), 1)
-    low = float(ordered[int(below)])
-    if part < 1e-9 or low == -math.inf:
-        return low
-    return low + part * (float(ordered[int(below) + 1]) - low)
+    values = np.asarray(values, dtype=float)
+    return float(_quantiles(values, np.zeros(len(values), int), share)[0]) if len(values) else math.nan
+
+
+def _quantiles(values_N: np.ndarray, cell_N: np.ndarray, share: float) -> np.ndarray:
+    """`quantile` of the values of each cell, numbered from 0."""
+    ordered = values_N[np.lexsort((values_N, cell_N))]  # NaN last
+    n = np.bincount(cell_N)
+    ends = np.cumsum(n)
+    below, part = np.divmod(share * (n - 1), 1)
+    at = ends - n + below.astype(int)
+    low, above = ordered[at], ordered[np.minimum(at + 1, ends - 1)]
+    exact = (part < 1e-9) | (low == -math.inf)
+    between = low + part * (np.where(exact, 0, above) - np.where(exact, 0, low))
+    return np.where(np.isnan(ordered[ends - 1]), math.nan, np.where(exact, low, between))
 
 
 def median_interval(values: Any, confidence: float = CONFIDENCE) -> tuple[float, float, float]:

@@ -19,6 +19,7 @@ Lehmacher, in Biometrie in der chemisch-pharmazeutischen Industrie 6 (1995); lev
 reject: F. Bretz et al., Statistics in Medicine 28 (2009).
 """
 
+import functools
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -104,7 +105,8 @@ def recommend(
     named = [(confirmation, {run.id for run in confirmation.runs(definition)}) for confirmation in confirmations]
     same = ["method", *threshold_columns(runs), "options"]
     rows = []
-    for key, of_curve in runs.assign(_score=scores).groupby(CURVE, sort=False):
+    needed = runs[[*CURVE, *same, "run_id", "lr", "outcome"]].assign(_score=scores)
+    for key, of_curve in needed.groupby(CURVE, sort=False):
         model, curve = key  # pyright: ignore[reportGeneralTypeIssues]
         evidence = _evidence(of_curve, named, placed=isinstance(search, EdgeSearch))
         found = claim(evidence, risk, confidence)
@@ -168,6 +170,7 @@ def size(n: int, allowed: int, risk: float) -> float:
     return float(special.betaincc(allowed + 1, n - allowed, risk))
 
 
+@functools.lru_cache(maxsize=1024)
 def seeds_needed(risk: float, level: float, rate: float = 0.0) -> int | None:
     """The smallest number of fresh seeds that claim the risk at the level where the share `rate` of them, rounded up to
     a whole one, diverges. None where up to 100,000 do not."""
@@ -210,7 +213,8 @@ class Confirmed:
 def _evidence(of_curve: pd.DataFrame, named: Iterable[tuple[Confirmation, set[str]]], placed: bool) -> Evidence:
     diverged = (of_curve["outcome"] == "diverged").to_numpy(dtype=bool)
     ids, lrs = of_curve["run_id"].tolist(), of_curve["lr"].to_numpy(dtype=float)
-    confirmed, own = [], np.ones(len(ids), bool)
+    confirmed: list[Confirmed] = []
+    own = np.ones(len(ids), bool)
     for confirmation, of_confirmation in named:
         here = np.array([run in of_confirmation for run in ids])
         if not here.any():
@@ -226,10 +230,9 @@ def _evidence(of_curve: pd.DataFrame, named: Iterable[tuple[Confirmation, set[st
                 study_seeds=confirmation.study_seeds,
             )
         )
-    grid = tuple(
-        (float(lr), int(diverged[own & (lrs == lr)].sum()), int((own & (lrs == lr)).sum()))
-        for lr in np.unique(lrs[own])
-    )
+    tried, of_lr = np.unique(lrs[own], return_inverse=True)
+    k, n = np.bincount(of_lr, diverged[own], len(tried)), np.bincount(of_lr, minlength=len(tried))
+    grid = tuple(zip(tried.tolist(), k.astype(int).tolist(), n.tolist(), strict=True))
     return Evidence(grid=grid, placed=placed, confirmations=tuple(confirmed))
 
 
@@ -365,7 +368,7 @@ def _best_lr(of_curve: pd.DataFrame, column: str) -> float:
     lrs = of_curve["lr"]
     alone = float(np.median(lrs.value_counts().to_numpy())) < 2
     groups = (4 * np.log2(lrs)).round() if alone else lrs
-    medians = of_curve.assign(_group=groups).groupby("_group")[["_score", "lr"]].median().dropna().to_numpy(dtype=float)
+    medians = of_curve[["_score", "lr"]].groupby(groups.to_numpy()).median().dropna().to_numpy(dtype=float)
     if not len(medians):
         return math.nan
     return float(medians[np.argmax(-medians[:, 0] if lower_is_better(column) else medians[:, 0]), 1])
