@@ -296,13 +296,13 @@ def draw_pair(ax: Axes, table: pd.DataFrame, broken: Mapping[str, Any], healthy:
 def frontier(table: pd.DataFrame) -> Figure:
     """The edge of each method as its threshold moves: `analysis.frontier` at one level, one panel a line, with the edge
     of `none` as the band to beat. A table without a line gives a figure without a panel."""
-    lines = _lines(table)
+    lines = few(_lines(table), MOST_LINES)
     with styled():
         figure = _panels(len(lines))
         for i, (_, line) in enumerate(lines):
             of_model = table.loc[table["model"] == line["model"].iloc[0]]
             ax = figure.add_subplot(*_grid(len(lines)), i + 1)
-            draw_frontier(ax, line, of_model.loc[of_model["curve"] == "none"], _edge_range(of_model))
+            draw_frontier(ax, _few_values(line), of_model.loc[of_model["curve"] == "none"], _edge_range(of_model))
             ax.set_title(_line_title(line))
     return figure
 
@@ -396,9 +396,29 @@ def _lines(table: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
     return list(inside.groupby(["model", "method", "threshold", "held"], sort=False))
 
 
+MOST_VALUES = 12
+"""Of a threshold, in a figure; more cannot be told apart, or read."""
+
+MOST_LINES = 12
+"""Panels of a figure that has one for each line."""
+
+
+def few(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of them, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
+def _few_values(line: pd.DataFrame) -> pd.DataFrame:
+    return line.loc[line["value"].isin(few(sorted(set(line["value"])), MOST_VALUES))]
+
+
 def _line_title(line: pd.DataFrame) -> str:
     model, method, threshold, held = (str(line[c].iloc[0]) for c in ("model", "method", "threshold", "held"))
-    return f"{model}: {method} {threshold}" + (f", at {held}" if held else "")
+    count = len(set(line["value"]))
+    part = f", {MOST_VALUES} of {count} values" if count > MOST_VALUES else ""
+    return f"{model}: {method} {threshold}" + (f", at {held}" if held else "") + part
 
 
 def _grid(panels: int) -> tuple[int, int]:
@@ -418,7 +438,7 @@ def _panels(count: int, height: float = PANEL[1]) -> Figure:
 def threshold_map(cells: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
     """P(divergence) over lr and threshold, one panel a line: every cell with its k/n, and where the fitted curves cross
     the levels of P. cells: `threshold_map`, crossings: `contours`, both of `analysis.frontier`."""
-    lines, crossed = _lines(cells), dict(_lines(crossings))
+    lines, crossed = few(_lines(cells), MOST_LINES), dict(_lines(crossings))
     tallest = max((len(set(line["lr"])) for _, line in lines), default=1)
     levels = sorted(set(crossings["level"]))
     with styled():
@@ -426,7 +446,7 @@ def threshold_map(cells: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
         axes = []
         for i, (key, line) in enumerate(lines):
             ax = figure.add_subplot(*_grid(len(lines)), i + 1)
-            draw_map(ax, line, crossed[key])
+            draw_map(ax, _few_values(line), crossed[key])
             ax.set_title(_line_title(line))
             axes.append(ax)
         if axes:
@@ -517,7 +537,14 @@ def draw_tradeoff(ax: Axes, table: pd.DataFrame) -> None:
         x = own["rate"] + step * (i - (len(order) - 1) / 2)
         for off, marker in ((False, look[method].marker), (True, "x")):
             chosen = (own["off"] == off) & ~own["pareto"]
-            ax.plot(x[chosen], down * own["up"][chosen], marker, color=look[method].colour, ms=5, alpha=0.55, mew=0.8)
+            points = {
+                "color": look[method].colour,
+                "ms": 5,
+                "alpha": 0.55,
+                "mew": 0.8,
+                "rasterized": len(table) > CLOUD,
+            }
+            ax.plot(x[chosen], down * own["up"][chosen], marker, **points)
         top = own.sort_values(["up", "rate"], ascending=[False, True]).head(1)
         best += [row for row in records(top) if not row["pareto"] and not row["off"]]
     front = table.loc[table["pareto"]].sort_values(["rate", "up"])
@@ -541,6 +568,9 @@ def draw_tradeoff(ax: Axes, table: pd.DataFrame) -> None:
     kind, _, task = measure.partition("_")
     ax.set_ylabel("kept" if kind == "kept" and not task else f"held-out {kind.upper()}, {task}")
 
+
+CLOUD = 2_000
+"""Points of a figure from which on they are kept as an image: a page should open."""
 
 STEP = 0.018
 """By how much the points of neighbouring methods stand apart, so that equal rates do not hide each other."""
@@ -651,14 +681,16 @@ def panels(table: pd.DataFrame, models: Sequence[str], lines: pd.DataFrame) -> l
     for model in models:
         of_model = lines.loc[lines["model"] == model]
         loose = {curve: look[curve] for curve in of_model.loc[of_model["threshold"] == "", "curve"]}
+        loose = dict(few(list(loose.items()), MOST_VALUES))
         if set(loose) - {"none"}:
             found.append(Panel(title=model, model=model, look=loose, names=list(loose)))
         beside = {"none": loose["none"]} if "none" in loose else {}
-        for _, line in _lines(of_model):
+        for _, whole in few(_lines(of_model), MOST_LINES):
+            line = _few_values(whole)
             ramp = _ramp(looks(line["method"])[line["method"].iloc[0]], len(line))
             own = beside | dict(zip(line["curve"], ramp, strict=True))
             names = [*beside, *(f"{value:g}" for value in line["value"])]
-            found.append(Panel(title=_line_title(line), model=model, look=own, names=names))
+            found.append(Panel(title=_line_title(whole), model=model, look=own, names=names))
     return found
 
 
@@ -729,7 +761,8 @@ def _all_figures(
     parts = panels(rates, models, moving)
     table = quality(in_bins(runs), definition)
     horizon = diverged_by_step(runs)
-    curves = fitted_curves(runs, fitted=fitted)
+    drawn = {curve for part in parts for curve in part.look}
+    curves = fitted_curves(runs.loc[runs["curve"].isin(list(drawn))], fitted=fitted)
 
     def of(frame: pd.DataFrame, part: Panel) -> pd.DataFrame:
         return frame.loc[frame["model"] == part.model]

@@ -24,7 +24,7 @@ from analysis import table2 as at_best
 from analysis.best import best, best_table, task_of
 from analysis.best import sentence as best_sentence
 from analysis.best import text as best_text
-from analysis.edges import Fit, edge_text, edges, fits, sentence
+from analysis.edges import BELOW, NOT_REACHED, REACHED, Fit, edge_text, edges, fits, sentence
 from analysis.page import file_name, html_table, image, note, page, write_whole
 from analysis.quality import lr_sensitivity, quality
 from analysis.rates import divergence_rates, in_bins, rates_table, upper_bound
@@ -118,7 +118,9 @@ def write(found: Tables, reference: Reference | None = None, influence: pd.DataF
     table = io.BytesIO()
     every.to_parquet(table, index=False)
     write_whole(folder / "runs.parquet", table.getvalue())
-    for name, answers in (("edges", pd.concat(found.edges.values())), *_answers(found)):
+    scored = quality(in_bins(runs), definition)
+    cells = found.rates.merge(scored.drop(columns=[*set(scored) & set(found.rates) - {*CELL}]), on=CELL)
+    for name, answers in (("edges", pd.concat(found.edges.values())), ("cells", cells), *_answers(found)):
         finite = answers.replace([math.inf, -math.inf], math.nan)  # an end that is not known is an empty field
         write_whole(folder / "tables" / f"{name}.csv", finite.to_csv(index=False).encode())
     control = every.loc[every["role"] == "control"]
@@ -134,7 +136,7 @@ def write(found: Tables, reference: Reference | None = None, influence: pd.DataF
             _contrasts_section(definition, found),
             _influence_section(definition, influence),
             _figures_section(definition, images, "What it costs, and how it happens", OTHER_FIGURES),
-            _cells_section(definition, found.rates, quality(in_bins(runs), definition)),
+            _cells_section(definition, found.rates, scored),
             _missing_section(definition, every, read_failures(folder), folder),
             _control_section(control, reference),
             _rule_section(definition),
@@ -159,14 +161,19 @@ def _answers(found: Tables) -> list[tuple[str, pd.DataFrame]]:
 
 
 def text(found: Tables, folder: str = "DIR", command: str = "study") -> str:
-    """What a terminal shows of a report: the answers of each model, then every cell. folder, command: as the user
-    types them."""
+    """What a terminal shows of a report: the answers of each model, then every cell; of a model with more than
+    MANY_TO_PRINT curves, how many have which answer. folder, command: as the user types them."""
     if found.best is not None:
         return best_text(found.best, found.definition)
     said = []
     for model in _models(found.definition.study, found.edges[found.sought]):
         edge = records(_of(found.edges[found.sought], model))
         ratios = _of(found.contrasts, model)
+        if len(edge) > MANY_TO_PRINT:
+            said.append(
+                f"{model}:\n  {_in_short(edge, found.sought)} All of them: {folder}/tables/edges.csv, cells.csv"
+            )
+            continue
         lines = [sentence(row) for row in edge]
         if ratios["planned"].tolist().count(True) > MANY:
             lines.append(_moved(ratios))
@@ -176,7 +183,23 @@ def text(found: Tables, folder: str = "DIR", command: str = "study") -> str:
         said.append("\n".join([f"{model}:", *(f"  {line}" for line in lines)]))
     place = {model: i for i, model in enumerate(found.definition.study.models)}
     rates = found.rates.sort_values("model", key=lambda models: models.map(place), kind="stable")
-    return "\n\n".join([*said, rates_table(rates)])
+    printed = rates.groupby("model")["curve"].transform("nunique") <= MANY_TO_PRINT
+    return "\n\n".join([*said, *([rates_table(rates.loc[printed])] if printed.any() or rates.empty else [])])
+
+
+MANY_TO_PRINT = 100
+"""Curves of a model from which on a terminal shows no line of each."""
+
+
+def _in_short(edge: Sequence[Mapping[str, Any]], level: float) -> str:
+    """Many edges of one model, in a sentence."""
+    counts = Counter(row["status"] for row in edge)
+    reached = sorted(row["edge"] for row in edge if row["status"] == REACHED)
+    span = f" (from lr {reached[0]:.2g} to {reached[-1]:.2g})" if reached else ""
+    return (
+        f"{len(edge):,} curves: LR{100 * level:02.3g} was reached by {counts[REACHED]:,}{span}, by "
+        f"{counts[NOT_REACHED]:,} not up to the highest lr, and lies below the lowest for {counts[BELOW]:,}."
+    )
 
 
 def _moved(ratios: pd.DataFrame) -> str:
@@ -345,7 +368,8 @@ def _captions(definition: Definition) -> dict[str, tuple[str, str]]:
             "The edge as a threshold moves",
             "The learning rate at which half of the runs diverge, with its 95% interval; one panel a threshold, all "
             "others held. An arrow: not reached up to the highest lr tried. Grey: the same edge without any treatment. "
-            "An open marker: the rate falls again at a higher lr. A tight threshold can be stable because it hardly "
+            "An open marker: the rate falls again at a higher lr. Of many values and lines, a dozen evenly spaced ones "
+            "are shown; tables/edges.csv has all. A tight threshold can be stable because it hardly "
             "trains: quality against P(divergence), below, says which.",
         ),
         "threshold_map": (
@@ -567,6 +591,9 @@ def _cells_section(definition: Definition, rates: pd.DataFrame, scored: pd.DataF
     scores = [f"{kind}_{t['name']}" for t in tasks_of(definition.data) for kind in ("auc", "rmse")]
     scores = [name for name in scores if name in scored]
     bands = ["kept", *scores]
+    if len(rates) > MOST_CELLS:
+        where = f"{len(rates):,} cells are too many to read here: tables/cells.csv, beside this page, has each of them."
+        return f"<h2>All cells</h2>{note(where)}"
     cells = rates.merge(scored[[*CELL, *(f"{b}{e}" for b in bands for e in ("", "_low", "_high"))]], on=CELL)
     head = ["model", "curve", "lr", "n", "k", "rate", "95% interval", "undertrained", *(_words(b) for b in bands)]
     head += ["micro rate", "95% interval"]
@@ -583,6 +610,10 @@ def _cells_section(definition: Definition, rates: pd.DataFrame, scored: pd.DataF
         "diverged run as the worst result; -inf: not finite."
     )
     return f"<h2>All cells</h2>{note(text)}{html_table(head, body, 2)}"
+
+
+MOST_CELLS = 2_000
+"""Rows of a table that a page can show without keeping its reader waiting."""
 
 
 def _words(column: str) -> str:
