@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis.edges import NOT_REACHED, REACHED, Fit, edges, fits, outcomes
+from analysis.edges import NOT_REACHED, REACHED, Fit, edges, fits, outcomes, outcomes_by_curve
 from analysis.quality import judged_at_own_best, lower_is_better, mean_interval
 from analysis.rates import CONFIDENCE
 from analysis.recommend import quality_column, quality_words
@@ -80,14 +80,15 @@ def contrasts(
     named = [{run.id for run in confirmation.runs(definition)} for confirmation in confirmations]
     sides: dict[str, list[_Side]] = {}
     points_of = {one: points(one) for one in dict.fromkeys(fitted.values())}
-    needed = in_order(runs)[[*CURVE, "run_id", "seed", "lr", "outcome"]]
-    for group, curve in needed.groupby(CURVE, sort=False):
-        key = (str(group[0]), str(group[1]))  # pyright: ignore
-        confirmed = [curve.loc[curve["run_id"].isin(list(ids))] for ids in named]
+    ordered = in_order(runs)
+    did, seeds_of = outcomes_by_curve(ordered), ordered.groupby(CURVE, sort=False)["seed"].unique().to_dict()
+    confirmed_runs = [ordered.loc[ordered["run_id"].isin(list(ids))] for ids in named]
+    for key, (lrs, diverged_SK) in did.items():
+        confirmed = [own.loc[(own["model"] == key[0]) & (own["curve"] == key[1])] for own in confirmed_runs]
         side = _Side(
             row=found[key],
             points=points_of[fitted[key]],
-            diverged=_by_seed_and_lr(curve),
+            diverged=pd.DataFrame(diverged_SK, index=pd.Index(sorted(seeds_of[key])), columns=pd.Index(lrs)),
             confirmed=tuple(_by_seed_and_lr(runs_of_one) for runs_of_one in confirmed),
             best=best[key],
         )
@@ -190,7 +191,9 @@ class _Side:
 
 def _by_seed_and_lr(runs: pd.DataFrame) -> pd.DataFrame:
     lrs, diverged_SK = outcomes(runs)
-    return pd.DataFrame(diverged_SK, index=pd.Index(np.unique(runs["seed"].to_numpy(dtype=np.int64))), columns=lrs)
+    return pd.DataFrame(
+        diverged_SK, index=pd.Index(np.unique(runs["seed"].to_numpy(dtype=np.int64))), columns=pd.Index(lrs)
+    )
 
 
 def _pairs(of_model: Sequence[_Side]) -> list[tuple[_Side, _Side, bool]]:

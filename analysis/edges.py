@@ -30,7 +30,7 @@ import pandas as pd
 from scipy import sparse, special
 
 from analysis.rates import CONFIDENCE, lower_bound, upper_bound, wilson
-from analysis.runs import CURVE, in_order, threshold_columns, with_curves
+from analysis.runs import CURVE, in_order, records, threshold_columns, with_curves
 
 SIGMA = (0.01, 0.63)
 """Scales of the logistic, in decades of lr, uniform in log: 0.01 is a cliff (P from 0.1 to 0.9 within 11%), 0.63 a
@@ -98,13 +98,14 @@ class Fit:
 
     def edge(self, level: float, shares: Sequence[float]) -> list[float]:
         """Quantiles of log10 of the edge; -inf: P is above the level everywhere, inf: it never gets there."""
-        return self._once(("edge", level, tuple(shares)), lambda: self._edge(level, shares))
+        return self.once(("edge", level, tuple(shares)), lambda: self._edge(level, shares))
 
     def curve(self, lrs: np.ndarray, shares: Sequence[float]) -> np.ndarray:
         """Quantiles of P(divergence | lr): (len(shares), len(lrs))."""
-        return self._once(("curve", lrs.tobytes(), tuple(shares)), lambda: self._curve(lrs, shares))
+        return self.once(("curve", lrs.tobytes(), tuple(shares)), lambda: self._curve(lrs, shares))
 
-    def _once(self, asked: Any, find: Callable[[], Any]) -> Any:
+    def once(self, asked: Any, find: Callable[[], Any]) -> Any:
+        """What `find` finds, found once."""
         if asked not in self._known:
             self._known[asked] = find()
         return self._known[asked]
@@ -398,22 +399,43 @@ def fits(runs: pd.DataFrame) -> dict[tuple[str, str], Fit]:
     """(model, curve) -> Fit, of a table with one row a run (`analysis.load`). Curves that did alike share one."""
     known: dict[Any, Fit] = {}
     found = {}
-    for key, curve in _curves(with_curves(runs)[[*CURVE, "seed", "lr", "outcome"]]):
-        lrs, diverged_SK = outcomes(curve)
-        did = np.nan_to_num(diverged_SK, nan=-1).astype(np.int8)
-        alike = (tuple(lrs), did[np.lexsort(did.T[::-1])].tobytes())  # whichever its seeds are
+    for key, (lrs, diverged_SK) in outcomes_by_curve(with_curves(runs)).items():
+        alike = (tuple(lrs), _did(diverged_SK))
         if alike not in known:
             known[alike] = fit(lrs, diverged_SK)
         found[key] = known[alike]
     return found
 
 
+def _did(diverged_SK: np.ndarray) -> bytes:
+    """What diverged, whichever the seeds are."""
+    did = np.nan_to_num(diverged_SK, nan=-1).astype(np.int8)
+    return did[np.lexsort(did.T[::-1])].tobytes()
+
+
 def outcomes(curve: pd.DataFrame) -> tuple[list[float], np.ndarray]:
     """The runs of one curve as `fit` takes them: its lrs, ascending, and the (S, K) matrix of what diverged."""
-    _, of_seed = np.unique(curve["seed"].to_numpy(dtype=np.int64), return_inverse=True)
-    lrs, of_lr = np.unique(curve["lr"].to_numpy(dtype=float), return_inverse=True)
+    return _matrix(*_marked(curve))
+
+
+def outcomes_by_curve(runs: pd.DataFrame) -> dict[tuple[str, str], tuple[list[float], np.ndarray]]:
+    """(model, curve) -> `outcomes`, in the order of the table. (A table a curve takes pandas a millisecond each.)"""
+    seed_N, lr_N, diverged_N = _marked(runs)
+    of_curve = sorted(runs.groupby(CURVE, sort=False).indices.items(), key=lambda item: item[1][0])
+    return {(str(key[0]), str(key[1])): _matrix(seed_N[at], lr_N[at], diverged_N[at]) for key, at in of_curve}
+
+
+def _marked(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each run its seed, its lr, and 1 where it diverged."""
+    diverged = (runs["outcome"] == "diverged").to_numpy(dtype=float)
+    return runs["seed"].to_numpy(dtype=np.int64), runs["lr"].to_numpy(dtype=float), diverged
+
+
+def _matrix(seed_N: np.ndarray, lr_N: np.ndarray, diverged_N: np.ndarray) -> tuple[list[float], np.ndarray]:
+    _, of_seed = np.unique(seed_N, return_inverse=True)
+    lrs, of_lr = np.unique(lr_N, return_inverse=True)
     diverged_SK = np.full((of_seed.max(initial=-1) + 1, len(lrs)), math.nan)
-    np.fmax.at(diverged_SK, (of_seed, of_lr), (curve["outcome"] == "diverged").to_numpy(dtype=float))
+    np.fmax.at(diverged_SK, (of_seed, of_lr), diverged_N)
     return lrs.tolist(), diverged_SK
 
 
@@ -460,11 +482,15 @@ def edges(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = None)
     fitted = fits(runs) if fitted is None else fitted
     same = ["method", *threshold_columns(runs), "options"]
     rows = []
-    for (model, name), curve in _curves(runs[[*CURVE, *same, "seed", "lr", "outcome", "steps"]]):
-        head = {"model": model, "curve": name} | {c: curve[c].iloc[0] for c in same} | {"level": level}
-        rows.append(
-            head | edge_of(*outcomes(curve), fitted[model, name], level) | {"steps": max(curve["steps"].tolist())}
+    heads = runs.drop_duplicates(CURVE)[[*CURVE, *same]]
+    steps = runs.groupby(CURVE, sort=False)["steps"].max().tolist()
+    did = outcomes_by_curve(runs)
+    for head, most in zip(records(heads), steps, strict=True):
+        key = (str(head["model"]), str(head["curve"]))
+        found = fitted[key].once(
+            ("edge of", level, _did(did[key][1])), functools.partial(edge_of, *did[key], fitted[key], level)
         )
+        rows.append(head | {"level": level} | found | {"steps": most})
     columns = [*CURVE, *same, "level", *EDGE_COLUMNS, "steps"]
     return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
 

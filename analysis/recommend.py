@@ -365,13 +365,16 @@ def _headroom(of_curve: pd.DataFrame, edge: Mapping[str, Any], column: str) -> d
 
 def _best_lr(of_curve: pd.DataFrame, column: str) -> float:
     """The lr of best median quality, the lowest of equals; of a search, of the quarter octave with the best median."""
-    lrs = of_curve["lr"]
-    alone = float(np.median(lrs.value_counts().to_numpy())) < 2
-    groups = (4 * np.log2(lrs)).round() if alone else lrs
-    medians = of_curve[["_score", "lr"]].groupby(groups.to_numpy()).median().dropna().to_numpy(dtype=float)
-    if not len(medians):
+    lr_N, score_N = (of_curve[name].to_numpy(dtype=float) for name in ("lr", "_score"))
+    alone = float(np.median(np.unique(lr_N, return_counts=True)[1])) < 2
+    group_N = (4 * np.log2(lr_N)).round() if alone else lr_N
+    there = ~np.isnan(score_N)
+    groups = [group_N == group for group in np.unique(group_N[there])]
+    if not groups:
         return math.nan
-    return float(medians[np.argmax(-medians[:, 0] if lower_is_better(column) else medians[:, 0]), 1])
+    medians = [float(np.median(score_N[group & there])) for group in groups]
+    best = groups[int(np.argmin(medians) if lower_is_better(column) else np.argmax(medians))]
+    return float(np.median(lr_N[best]))
 
 
 # In words

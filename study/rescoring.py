@@ -108,15 +108,17 @@ def rule_influence(
     rows = []
     fitted = fits(own) if fitted is None else fitted
     edges = {name: _by_curve(analysis.edges(runs, level, _fits(runs, own, fitted))) for name, runs in judged.items()}
+    of_curve = own.groupby(["model", "curve"]).indices
+    diverged = {name: (runs["outcome"] == "diverged").to_numpy() for name, runs in judged.items()}
+    moved = {name: (runs["outcome"] != own["outcome"]).to_numpy() for name, runs in judged.items()}
     for key, before in edges["own"].items():
-        for name, runs in judged.items():
-            here = ((runs["model"] == key[0]) & (runs["curve"] == key[1])).to_numpy()
+        here = of_curve[key]
+        for name in judged:
             edge = edges[name][key]
             rows.append(
                 {column: edge[column] for column in ("model", "curve", "method", *EDGE)}
-                | {"rule": name, "settings": _words(rules.get(name, {})), "n": int(here.sum())}
-                | {"k": int((runs["outcome"] == "diverged").to_numpy()[here].sum())}
-                | {"changed": int((runs["outcome"] != own["outcome"]).to_numpy()[here].sum())}
+                | {"rule": name, "settings": _words(rules.get(name, {})), "n": len(here)}
+                | {"k": int(diverged[name][here].sum()), "changed": int(moved[name][here].sum())}
                 | {"ratio": edge["edge"] / before["edge"]}
             )
     head = ["model", "curve", "method", "rule", "settings", "n", "k", "changed"]
