@@ -318,7 +318,7 @@ def _mlflow(asked: argparse.Namespace) -> None:
 
     folder = storage.folder_of(asked.dir).resolve()
     if asked.follow:
-        os.nice(19)  # beside a training that needs the cores; Ray's workers have 15 themselves
+        os.nice(19)  # beside a training that needs the cores
         tracking.follow(folder, asked.tracking_uri, sys.stdin, sys.stdout)
         return
     print(tracking.mirror(folder, asked.tracking_uri))

@@ -119,17 +119,23 @@ def preview(asked: Asked, study: Study | None = None) -> str:
     folder = out_folder(asked, study)
     done = record.recorded_ids(folder) if record.exists(folder) else set()
     workers = asked.workers or os.cpu_count() or 1
-    planned = plan(study, log, done, workers=workers, stack=asked.stack, cache=cache)
-    todo = _todo(study, planned, folder, log, workers)
+    named = record.read_confirmations(folder) if record.exists(folder) else []
+    todos = []
+    for part in (study, *(confirmation.part_of(study) for confirmation in named)):
+        planned = plan(part, log, done, workers=workers, stack=asked.stack, cache=cache)
+        todos.append(_todo(part, planned, folder, log, workers))
+    todo = _together(todos)
+    planned = todo.planned
     seconds, how = _expected(todo, workers, folder)
     first = sum(len(stack.runs) for stack in todo.control)
     head = [
-        f"{study.name}: {_sought(study)} of {', '.join(arm.method for arm in study.arms)}",
+        f"{study.name}: {_sought(study)} of {_methods(study)}",
         f"  data      {study.data}: {log.train_rows:,} training rows, {len(log.labels) - log.train_rows:,} held out",
         f"  models    {', '.join(study.models)}",
     ]
     control = f"  control   {planned.control_runs} runs, of which {first} are to be trained first"
     tail = [
+        *([f"  beside    {todo.confirming} runs of confirmations, named before"] if todo.confirming else []),
         f"  expected  {duration(seconds)} with {workers} trials at a time ({how})",
         f"  out       {storage.address(folder)}",
         *_one_by_one(planned),
@@ -145,6 +151,12 @@ def preview(asked: Asked, study: Study | None = None) -> str:
         f"  trials    {len(todo.control) + len(planned.stacks)} stacks, {planned.missing} runs to train",
     ]
     return "\n".join([*head, *cells, *tail])
+
+
+def _methods(study: Study) -> str:
+    """`none, clippy (12 arms)`."""
+    arms = Counter(arm.method for arm in study.arms)
+    return ", ".join(method if n == 1 else f"{method} ({n} arms)" for method, n in arms.items())
 
 
 def _sought(study: Study) -> str:

@@ -5,6 +5,10 @@
       curve        one per curve, at the top level; every cell's metrics at step = round(lr * 1e6)
         cell         one per learning rate of the curve; the same metrics at step 0
 
+A study of more than MOST_CELLS has no runs for its cells: each takes MLflow longer than training may, and nobody opens
+thousands of them one by one. Its curves hold the same numbers, and `tables/cells.csv` of the study's run has a row a
+cell. Of more than MOST_CURVES, what was found is in `tables/edges.csv` alone: each metric is a chart of its own.
+
 The record is the truth and this is a view of it: `mirror` can be repeated, interrupted and run against an empty server
 at any time, and ends with exactly one run per curve, cell and study. MLflow's metrics only ever grow, so a curve whose
 numbers have changed is written anew, as a new generation, and then the old one is deleted. What a run holds is hashed
@@ -14,6 +18,7 @@ into a tag of its own; a generation counts from the moment its curve says `study
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import importlib
 import json
@@ -21,6 +26,7 @@ import logging
 import math
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -32,6 +38,7 @@ import urllib.parse
 import urllib.request
 import uuid
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +62,11 @@ METRICS_PER_BATCH = 900  # MLflow takes 1,000 metrics and params in one call
 PAGE = 1_000
 LONGEST_VALUE = 5_000
 WAIT_SECONDS = 60.0
+
+MOST_CELLS = 2_000
+MOST_CURVES = 100
+END_SECONDS = 600.0
+"""How long the end of a study waits for MLflow to show it; later, `study mlflow` does."""
 
 
 class TrackingError(ValueError):
@@ -177,10 +189,15 @@ class Follower:
     def end(self) -> MirrorResult | None:
         """Show all there is; returns what `mirror` does, once it is done. None where the process has died.
 
-        Raises TrackingError as `mirror` does.
+        Raises TrackingError as `mirror` does, and where it takes longer than END_SECONDS.
         """
         self.looked = time.monotonic()
-        answer = self._say("end") and self.child and self.child.stdout and self.child.stdout.readline()
+        if not self._say("end") or self.child is None or self.child.stdout is None:
+            return None
+        if not select.select([self.child.stdout], [], [], END_SECONDS)[0]:
+            self.child.kill()  # a view can be interrupted at any time
+            raise TrackingError(f"it took longer than {END_SECONDS / 60:g} minutes")
+        answer = self.child.stdout.readline()
         if not answer:
             return None
         said = json.loads(answer)
@@ -306,12 +323,15 @@ class _Curve:
     colour: str
     missing: int
     cells: tuple[_Cell, ...]
+    nested: bool
+    """Whether each of its cells is a run, too."""
     start: int
 
-    @property
+    @functools.cached_property
     def content(self) -> str:
         cells = [[c.key, c.name, c.step, c.metrics, c.params, c.seconds] for c in self.cells]
-        return _hash([VIEW, self.key, self.name, self.params, self.colour, self.missing, cells])
+        alone = [] if self.nested else ["cells are no runs"]
+        return _hash([VIEW, self.key, self.name, self.params, self.colour, self.missing, cells, *alone])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,15 +376,20 @@ def _wanted(folder: Path, definition: record.Definition, finished: bool) -> tupl
         at = (rate["model"], rate["curve"], rate["lr"])
         cells_of.setdefault(at[:2], []).append((rate, scores[at]))
     groups = dict(iter(runs.groupby(CURVE)))
+    planned_cells = 0 if study.search else len(study.models) * len(study.arms) * len(study.lrs)
     place_of = {model: place for place, model in enumerate(study.models)}
 
     curves = []
     order = sorted(cells_of, key=lambda pair: place_of[pair[0]])
     method_of = {pair: groups[pair]["method"].iloc[0] for pair in order}
     look_of = looks(method_of.values())
+    alike: Counter[str] = Counter()
+    place_in = {}
+    for pair in order:
+        place_in[pair] = alike[method_of[pair]]
+        alike[method_of[pair]] += 1
     for rank, (model, label) in enumerate(order):
-        alike = [pair for pair in order if method_of[pair] == method_of[model, label]]
-        share = alike.index((model, label)) / len(alike)
+        share = place_in[model, label] / alike[method_of[model, label]]
         group = groups[model, label]
         params = {"study": study.name, "model": model} | _arm(group.iloc[0].to_dict(), threshold_columns(runs))
         key = _hash([model, params])
@@ -393,6 +418,7 @@ def _wanted(folder: Path, definition: record.Definition, finished: bool) -> tupl
                 colour=_paler(look_of[method_of[model, label]].colour, share),
                 missing=missing,
                 cells=cells,
+                nested=max(planned_cells, len(scores)) <= MOST_CELLS,
                 start=start,
             )
         )
@@ -427,7 +453,10 @@ def _answers(folder: Path, definition: record.Definition, runs: Any) -> dict[str
     from analysis.contrasts import contrasts
     from analysis.edges import edges, fits
     from analysis.recommend import recommend
+    from analysis.runs import CURVE
 
+    if runs.groupby(CURVE).ngroups > MOST_CURVES:
+        return {}
     fitted, confirmations = fits(runs), record.read_confirmations(folder)
     ratios = contrasts(runs, definition, confirmations=confirmations, fitted=fitted)
     claims = recommend(runs, definition, confirmations=confirmations, fitted=fitted)
@@ -513,10 +542,19 @@ class _View:
     unfinished: frozenset[str]
 
     def tops(self, key: str) -> list[str]:
-        return [i for i, tags in self.runs.items() if tags[KIND] != "cell" and tags.get(KEY) == key]
+        return self._by[False, key]
 
     def children(self, run_id: str) -> list[str]:
-        return [i for i, tags in self.runs.items() if tags[KIND] == "cell" and tags.get(PARENT) == run_id]
+        return self._by[True, run_id]
+
+    @functools.cached_property
+    def _by(self) -> dict[tuple[bool, str], list[str]]:
+        """Cells by their parent, all others by their key."""
+        found: dict[tuple[bool, str], list[str]] = defaultdict(list)
+        for run_id, tags in self.runs.items():
+            is_cell = tags[KIND] == "cell"
+            found[is_cell, tags.get(PARENT if is_cell else KEY, "")].append(run_id)
+        return found
 
 
 def _read_view(client: "MlflowClient", experiment: str) -> _View:
@@ -541,7 +579,8 @@ def _shown(view: _View, curve: _Curve) -> str | None:
     for run_id in view.tops(curve.key):
         tags = view.runs[run_id]
         cells = sorted(view.runs[child].get(KEY, "") for child in view.children(run_id))
-        whole = tags.get(STATE) == "complete" and cells == sorted(cell.key for cell in curve.cells)
+        wanted = sorted(cell.key for cell in curve.cells) if curve.nested else []
+        whole = tags.get(STATE) == "complete" and cells == wanted
         if whole and tags.get(CONTENT) == curve.content:
             return run_id
     return None
@@ -555,7 +594,7 @@ def _write_curve(client: "MlflowClient", experiment: str, curve: _Curve) -> str:
     run_id = _create(client, experiment, curve.name, curve.start, tags | {STATE: "incomplete"})
     metrics = [(name, value, cell.step) for cell in curve.cells for name, value in cell.metrics.items()]
     _log(client, run_id, curve.start, metrics, curve.params)
-    for cell in curve.cells:
+    for cell in curve.cells if curve.nested else ():
         tags = cell.params | {COLOUR: curve.colour, KIND: "cell", KEY: cell.key, PARENT: run_id}
         cell_id = _create(client, experiment, cell.name, cell.start, tags)
         _log(client, cell_id, cell.start, [(name, value, 0) for name, value in cell.metrics.items()], cell.params)

@@ -107,13 +107,30 @@ def test_the_report_shows_how_far_other_rules_move_an_edge(tmp_path):
 
 def test_tables_lie_beside_the_report_without_an_infinity(full):
     folder, _, _ = full
-    names = ["contrasts", "edges", "lr_sensitivity", "recommendation"]
+    names = ["cells", "contrasts", "edges", "lr_sensitivity", "recommendation"]
     assert sorted(path.stem for path in (folder / "tables").iterdir()) == names
     for name in names:
         assert "inf" not in (folder / "tables" / f"{name}.csv").read_text().replace("influence", "")
     table = pd.read_csv(folder / "tables" / "edges.csv")
     assert table["level"].tolist() == [0.5] * 10 + [0.05] * 10
     assert table.loc[table["curve"] == "clippy", "edge"].isna().all()
+    cells = pd.read_csv(folder / "tables" / "cells.csv")
+    assert len(cells) == 100
+    assert cells["n"].sum() == len(analysis.load(folder))
+    assert {"rate", "low", "high", "kept", "kept_low", "auc_click", "rmse_play"} <= set(cells)
+
+
+def test_many_curves_are_told_in_short(full, monkeypatch):
+    folder, _, _ = full
+    for name, most in (("MANY_TO_PRINT", 4), ("MOST_CELLS", 99)):
+        monkeypatch.setattr(report, name, most)
+    found = report.tables(folder)
+    said = report.text(found, "results/x", "study")
+    assert said.splitlines()[1].startswith("  5 curves: LR50 was reached by 4 (from lr 0.")
+    assert "by 1 not up to the highest lr, and lies below the lowest for 0. All of them: results/x/tables" in said
+    assert "diverged runs of n" not in said
+    page = Page(report.write(found)).text
+    assert "100 cells are too many to read here: tables/cells.csv" in page
 
 
 def test_a_terminal_gets_the_answers_before_the_cells(full):

@@ -691,3 +691,42 @@ def test_a_follower_ends_with_the_process_that_follows(folder: Path) -> None:
         parent.kill()
         parent.wait()
     wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2])
+
+
+def test_a_study_of_many_cells_shows_its_curves_alone(
+    folder: Path, watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking.mirror(folder)
+    nested = View(folder)
+    monkeypatch.setattr(tracking, "MOST_CELLS", 5)  # there are six
+    monkeypatch.setattr(tracking, "MOST_CURVES", 1)
+    shown = tracking.mirror(folder)
+    view = View(folder)
+    assert (shown.curves, shown.cells) == (2, 6)
+    assert len(view.runs) == 3
+    assert not view.cells
+    for name in ("small · none", "small · clippy"):
+        for metric in ("divergence_rate", "kept", "n"):
+            assert view.history(view.curve(name), metric) == nested.history(nested.curve(name), metric)
+    (study,) = [run for run in view.tops if run.data.tags[KIND] == "study"]
+    assert study.data.metrics == {}
+    with watch() as writes:
+        tracking.mirror(folder)
+    assert writes == []
+    monkeypatch.undo()
+    tracking.mirror(folder)
+    assert View(folder).content() == nested.content()
+
+
+def test_the_end_of_a_study_does_not_wait_for_mlflow_for_ever(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "END_SECONDS", 0.2)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        tracking.Follower(folder, f"http://127.0.0.1:{silent.getsockname()[1]}") as follower,
+    ):
+        began = time.monotonic()
+        with pytest.raises(TrackingError, match="it took longer than"):
+            follower.end()
+        assert time.monotonic() - began < 5
+        assert follower.child is not None
+        assert follower.child.wait(timeout=10)
