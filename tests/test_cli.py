@@ -370,6 +370,21 @@ def test_plan_counts_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     assert not list(tmp_path.iterdir())
 
 
+def test_plan_names_a_method_once_and_counts_confirmations(tmp_path: Path, no_ray: None) -> None:
+    from study import data, driver, record
+
+    settings = (*SMALL[1::2], "methods=none,clippy", "clippy.rel=0.1,0.5", "lr=0.1,0.2")
+    asked = driver.Asked(space="quick", settings=settings, seeds="0-3", out=str(tmp_path))
+    study = driver.study_of(asked)
+    log = data.load(study.data, study.data_options, driver.cache_folder())
+    record.open_study(tmp_path, record.Definition(study=study, data=data.describe(study.data, log), versions={}))
+    named = {"models": study.models, "arms": study.arms, "number": 0, "study_seeds": 4}
+    record.write_confirmation(tmp_path, record.Confirmation(lr=0.1, seeds=(10, 11, 12), **named))
+    said = driver.preview(asked)
+    assert " of none, clippy (2 arms)\n" in said
+    assert "beside    9 runs of confirmations" in said
+
+
 def test_spaces_lists_everything_that_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     from study import plugins
 
