@@ -172,3 +172,19 @@ def test_a_process_of_this_machine_that_was_killed_is_not_waited_for(
     began = time.monotonic()
     with locked(folder):
         assert time.monotonic() - began < 5
+
+
+def test_a_late_comer_to_a_number_that_is_long_gone_holds_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look and its PUT others came, went, and cleared away."""
+    store, look, looks = storage.at(folder), lock._highest, []
+
+    def late(store: storage.Folder | storage.ObjectStore) -> tuple[int, dict]:
+        looks.append(None)
+        return (3, {"released": True}) if len(looks) == 1 else look(store)
+
+    store.put("lease/00000009", b"{}")
+    monkeypatch.setattr(lock, "_highest", late)
+    with locked(folder):
+        assert store.names("lease") == ["00000010"]

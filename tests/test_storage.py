@@ -132,6 +132,14 @@ def test_a_mirror_follows_its_store_and_fetches_only_what_changed(s3: str, monke
     assert [path.name for path in (mirror / "runs").iterdir()] == ["b.parquet"]
 
 
+def test_a_changed_etag_is_seen_within_the_same_second() -> None:
+    """AWS lists times by the second; a file of the same size may be written twice in one."""
+    one = {"size": 3, "LastModified": "2026-01-01T00:00:00+00:00", "ETag": "a"}
+    assert storage._mark(one) == storage._mark(dict(one))
+    assert storage._mark(one) != storage._mark(one | {"ETag": "b"})
+    assert storage._mark(one)[1] // 10**9 == 1767225600, "the second is the store's"
+
+
 def test_a_mirror_is_known_by_its_place_and_by_nothing_else(s3: str, tmp_path: Path) -> None:
     mirror = storage.folder_of(s3)
     assert storage.address(mirror) == s3
