@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import study as package
-from study import data, plugins, record, storage
+from study import data, nodes, plugins, record, storage
 from study.config import EdgeSearch, Family, QualitySearch, Study
 from study.lock import locked
 from study.log import Log
@@ -331,6 +331,8 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
         ahead.start()
         with connected as cluster:
             held.enter_context(locked(folder))
+            needs = held.enter_context(nodes.needs(folder, study.data, study.data_options, log))
+            tune.check_nodes(needs, cluster)
             record.open_study(folder, record.Definition(study=study, data=described, versions=_versions()))
             record.check(folder)
             if confirmation:
@@ -353,7 +355,7 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
             todo = _together(todos)
             print(_opening(study, todo, cluster.workers, folder), flush=True)
             follower.look()
-            with _told(todo, follower) as told:
+            with _told(todo, follower) as (told, noted):
                 job = Job(
                     study=study.name,
                     folder=folder,
@@ -363,8 +365,9 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
                     references=references(study, described, folder, todo.models_with_control),
                     reference=lambda model: references(study, described, folder, [model])[model],
                     told=told,
+                    noted=noted,
                 )
-                tune.run(job, log, cluster)
+                tune.run(job, needs, cluster)
         follower.look()
         ahead.join()
         print(report(folder), flush=True)
@@ -427,8 +430,10 @@ def _search(study: Study, planned: Plan, folder: Path, log: Log, workers: int) -
 
 
 @contextlib.contextmanager
-def _told(todo: _Todo, follower: "tracking.Follower") -> Iterator[Callable[[Stack, Any], None]]:
-    """Who is told of every trial that ends: the user, and MLflow."""
+def _told(
+    todo: _Todo, follower: "tracking.Follower"
+) -> Iterator[tuple[Callable[[Stack, Any], None], Callable[[str], None]]]:
+    """Who is told of every trial that ends: the user, and MLflow; and who of what else is to be noted."""
     progress = Progress(todo.control, todo.source, todo.planned.work_of_run)
 
     def told(stack: Stack, result: dict[str, float] | str) -> None:
@@ -436,7 +441,7 @@ def _told(todo: _Todo, follower: "tracking.Follower") -> Iterator[Callable[[Stac
         follower.nudge()
 
     try:
-        yield told
+        yield told, progress.note
     finally:
         progress.close()
 

@@ -47,6 +47,10 @@ class Progress:
             self.diverged[stack.runs[0].method] += int(result["diverged"])
         self._say(self.line())
 
+    def note(self, text: str) -> None:
+        """Say something else, on a line that stays."""
+        self._say(text, keep=True)
+
     def line(self) -> str:
         """`  96/344 runs · 250/min · 1:02 left · diverged: none 12/32, clippy 0/32`, or where a search stands."""
         minutes = (time.monotonic() - self.started) / 60

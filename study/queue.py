@@ -39,7 +39,8 @@ class Job:
 
     control: stacks of the control that are to be trained, ahead of all else. source: where the others come from.
     references: of the models whose control is recorded. reference: makes that of a model once it is; its ValueError
-    stops the study. told: called with a stack, and the counts of its runs or the reason of its failure.
+    stops the study. told: called with a stack, and the counts of its runs or the reason of its failure. noted: with a
+    machine that takes no part, and why, once.
     """
 
     study: str
@@ -50,6 +51,7 @@ class Job:
     references: dict[str, divergence.Reference]
     reference: Callable[[str], divergence.Reference]
     told: Callable[[Stack, dict[str, float] | str], None] = field(default=lambda stack, result: None)
+    noted: Callable[[str], None] = field(default=lambda text: None)
 
 
 class Queue:
@@ -71,6 +73,7 @@ class Queue:
         self.tries: Counter[str] = Counter()
         self.failures: dict[str, set[str]] = {}
         self.controls = Counter(stack.runs[0].model for stack in job.control)
+        self.unfit: set[str] = set()
         self.stopped: Exception | None = None
 
     def suggest(self, trial_id: str) -> Any:
@@ -125,6 +128,9 @@ class Queue:
         if error or result is None:
             self._failed(stack, "the worker process ended", worker_died=True)
             return
+        if result.get("unfit"):
+            self._came_back(stack, result["unfit"])
+            return
         if result.get("failure"):
             self._failed(stack, result["failure"], out_of_memory=result["out_of_memory"])
             return
@@ -133,6 +139,13 @@ class Queue:
         self.job.told(stack, {key: result[key] for key in ("runs", "diverged", "undertrained", "seconds")})
         if stack.is_control:
             self._control_done(stack)
+
+    def _came_back(self, stack: Stack, reason: str) -> None:
+        """A machine that joined the cluster cannot take part: that says nothing about the stack, nor of the study."""
+        self.waiting.appendleft(stack)
+        if reason not in self.unfit:
+            self.unfit.add(reason)
+            self.job.noted(reason)
 
     def _control_done(self, stack: Stack) -> None:
         model = stack.runs[0].model

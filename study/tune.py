@@ -17,8 +17,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,9 +46,9 @@ if "RAY_AUTH_MODE" not in os.environ and (
 
 import ray
 
-from study import lifeline, storage
+from study import lifeline, nodes
 from study.config import Rule
-from study.log import Log
+from study.nodes import Needs, NodeError
 from study.queue import FINISHED, Job, Queue, unpacked
 
 PACKAGES = ("study", "models", "search_spaces", "analysis")
@@ -164,7 +164,70 @@ def _shut_down_beside() -> None:
     threading.Thread(target=shut_down).start()
 
 
-def run(job: Job, log: Log, cluster: Cluster) -> None:
+NODE_SECONDS = 180
+"""How long a node may take to start a worker process, the code that a job brings along included."""
+
+
+def check_nodes(needs: Needs, cluster: Cluster) -> None:
+    """Ask every node that can train whether it sees the study's folder, and have it convert its data, if it must.
+
+    Raises ClusterError that names a node which cannot take part, before anything is trained. A node that joins later
+    is asked by its own workers.
+    """
+    here, trains_on = ray.get_runtime_context().get_node_id(), "GPU" if cluster.gpu else "CPU"
+    others = [node for node in ray.nodes() if node["Resources"].get(trains_on) and node["NodeID"] != here]
+    for node, sign in _ask(others, nodes.answer, needs, seconds=NODE_SECONDS):
+        if not nodes.appears(needs, sign):
+            raise ClusterError(f"{_named(node)} has a folder of its own at {needs.where}; mount the study's there")
+    for _ in _ask(others, _has_data, needs, seconds=None):
+        pass
+
+
+def _ask(
+    others: list[dict[str, Any]], question: Callable[[Needs], Any], needs: Needs, *, seconds: float | None
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    """The answer of every node that is still there. Raises ClusterError for what a node says against itself."""
+    from ray.exceptions import GetTimeoutError, RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def asked(needs: Needs) -> tuple[bool, Any]:
+        try:
+            return True, question(needs)
+        except NodeError as error:
+            return False, str(error)
+
+    remote = ray.remote(asked)
+    answers = [
+        remote.options(
+            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(needs)
+        for node in others
+    ]
+    end = None if seconds is None else time.monotonic() + seconds
+    for node, answer in zip(others, answers, strict=True):
+        try:
+            fine, said = ray.get(answer, timeout=None if end is None else max(0.0, end - time.monotonic()))
+        except GetTimeoutError as error:
+            raise ClusterError(f"{_named(node)} has started no worker process in {seconds:.0f} s") from error
+        except RayError as error:
+            if node["NodeID"] not in {other["NodeID"] for other in ray.nodes() if other["Alive"]}:
+                continue  # it has left
+            raise ClusterError(f"{_named(node)} cannot run this study ({_last_line(error)})") from error
+        if not fine:
+            raise ClusterError(f"{_named(node)} {said}")
+        yield node, said
+
+
+def _has_data(needs: Needs) -> None:
+    nodes.log_here(needs)
+
+
+def _named(node: dict[str, Any]) -> str:
+    address, name = node["NodeManagerAddress"], node.get("NodeManagerHostname")
+    return f"node {address} ({name})" if name and name != address else f"node {address}"
+
+
+def run(job: Job, needs: Needs, cluster: Cluster) -> None:
     """Train the job's control and all that its source hands out. Returns when all are recorded, or given up as failed.
 
     Raises StudyStoppedError where nothing can be learned, or where several stacks fail the same way.
@@ -174,13 +237,11 @@ def run(job: Job, log: Log, cluster: Cluster) -> None:
     from ray import tune
 
     queue = Queue(job)
-    arrays = {name: getattr(log, name) for name in ("ids", "numbers", "labels")}
     trainable = tune.with_resources(
         tune.with_parameters(
             _trial,
-            arrays=arrays,
-            log=replace(log, **dict.fromkeys(arrays)),  # type: ignore[arg-type]
-            folder=storage.address(job.folder),
+            needs=needs,
+            home=ray.get_runtime_context().get_node_id(),
             study=job.study,
             rule=job.rule,
             device=cluster.device,
@@ -281,14 +342,16 @@ def _searcher(queue: Queue) -> Any:
 def _trial(
     config: dict[str, Any],
     *,
-    arrays: dict[str, Any],
-    log: Log,
-    folder: str,
+    needs: Needs,
+    home: str,
     study: str,
     rule: Rule,
     device: str,
 ) -> None:
-    """The Tune function: one stack, one report; or a rest, with all that the next stack needs imported."""
+    """The Tune function: one stack, one report; or a rest, with all that the next stack needs imported.
+
+    home: the node of the driver. Another one, which may have joined late, gives a stack back where it cannot take part.
+    """
     import torch
     from ray import tune
 
@@ -301,7 +364,18 @@ def _trial(
     name, runs, reference = unpacked(config["stack"])
     trial = Trial(study=study, runs=runs, rule=rule, reference=reference)
     try:
-        tune.report(execute(trial, folder, replace(log, **arrays), name, device))
+        log = nodes.ready(needs)
+    except NodeError as error:
+        here = ray.get_runtime_context().get_node_id()
+        if here != home:
+            time.sleep(nodes.SIGN_SECONDS)  # it may be that a folder is still being mounted; and others take the stack
+            node = next(node for node in ray.nodes() if node["NodeID"] == here)
+            tune.report({"runs": 0, "unfit": f"{_named(node)} {error}; it takes no part"})
+            return
+        tune.report({"runs": 0, "failure": f"this machine {error}", "out_of_memory": False})
+        return
+    try:
+        tune.report(execute(trial, needs.where, log, name, device))
     except (torch.OutOfMemoryError, MemoryError) as error:
         tune.report({"runs": 0, "failure": f"out of memory ({_one_line(error)})", "out_of_memory": True})
     except Exception as error:
@@ -327,3 +401,10 @@ def _gpu_bytes() -> int:
 
 def _one_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _last_line(error: BaseException) -> str:
+    """What a remote error says: Ray puts a traceback before it."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)[
+        :300
+    ]

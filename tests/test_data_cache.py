@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,29 +139,62 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path):
     root = Path(data.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=root, check=False)
     assert done.returncode == 9
-    (half,) = tmp_path.iterdir()
-    assert half.name.startswith(".building-")
+    (half,) = tmp_path.glob(".building-*")
     assert (half / "labels.npy").stat().st_size == 1000
     old = time.time() - 2 * 24 * 3600
     os.utime(half, (old, old))
     assert len(data.load("synthetic", OPTIONS, tmp_path).labels) == 2000
+    assert [path.name for path in tmp_path.iterdir()] == [only_folder(tmp_path).name]
     assert not half.exists()  # what a killed process left is swept away a day later
 
 
 def test_what_another_process_writes_stays_when_the_clock_jumps(tmp_path, monkeypatch):
-    other, jumped = [], time.time() + 2 * 24 * 3600
+    jumped = time.time() + 2 * 24 * 3600
 
-    def build(into: Path) -> Log:
-        other.append(into)
-        if len(other) == 1:  # meanwhile another one begins, after the jump
-            monkeypatch.setattr(_cache.time, "time", lambda: jumped)
-            cached(tmp_path, "mine", "c", build)
-            assert into.is_dir()
+    def build(into: Path) -> Log:  # meanwhile another one begins, after the jump
+        monkeypatch.setattr(_cache.time, "time", lambda: jumped)
+        cached(tmp_path, "mine", "d", lambda into: replace(build_small(into), content="d"))
+        assert into.is_dir()
         return build_small(into)
 
     assert len(cached(tmp_path, "mine", "c", build).labels) == 6
-    assert len(other) == 2
-    only_folder(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine-c", "mine-d"}
+
+
+def test_one_process_converts_while_the_others_wait(tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from study.data._cache import cached, place; import test_data_cache\n"
+        "def build(into):\n"
+        "    print('converts'); time.sleep(1)\n"
+        "    return test_data_cache.build_small(into)\n"
+        "log = cached(Path(sys.argv[1]), 'mine', 'c', build)\n"
+        "print(place(log).name)"
+    )
+    tests = Path(__file__).resolve().parent
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
+    started = [subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    printed = [child.communicate(timeout=60)[0].split() for child in started]
+    assert sorted(map(len, printed)) == [1, 1, 2]
+    assert {words[-1] for words in printed} == {"mine-c"}
+    assert [path.name for path in tmp_path.iterdir()] == ["mine-c"]
+
+
+def test_arrays_in_memory_are_kept_and_mapped(tmp_path):
+    log = build_small(tmp_path)
+    in_memory = replace(log, ids=IDS.copy(), numbers=np.zeros((6, 0), np.float32), labels=LABELS[:, None].copy())
+    kept = _cache.kept(tmp_path / "cache", "my_pkg.mine", in_memory)
+    assert _cache.place(in_memory) is None
+    assert _cache.place(kept) == tmp_path / "cache" / "my_pkg.mine-c"
+    np.testing.assert_array_equal(kept.ids, IDS)
+    stamp = (tmp_path / "cache" / "my_pkg.mine-c").stat().st_mtime_ns
+    assert _cache.kept(tmp_path / "cache", "my_pkg.mine", in_memory).facts == log.facts
+    assert (tmp_path / "cache" / "my_pkg.mine-c").stat().st_mtime_ns == stamp, "written once"
+    assert _cache.kept(tmp_path / "cache", "my_pkg.mine", kept) is kept
+    other = replace(in_memory, labels=1 - in_memory.labels)
+    np.testing.assert_array_equal(_cache.kept(tmp_path / "cache", "my_pkg.mine", other).labels, other.labels)
+    np.testing.assert_array_equal(kept.labels, log.labels)  # who has the old one keeps it
 
 
 def test_a_cache_that_cannot_be_written_is_said(tmp_path):

@@ -36,6 +36,7 @@ class Queue:
         (folder / "failures").mkdir()
         self.folder, self.trials = folder, 0
         self.told: list[tuple[Stack, Any]] = []
+        self.noted: list[str] = []
         self.queue = work.Queue(
             work.Job(
                 study="quick",
@@ -46,6 +47,7 @@ class Queue:
                 references=dict.fromkeys(known, REFERENCE),
                 reference=reference or (lambda model: REFERENCE),
                 told=lambda stack, result: self.told.append((stack, result)),
+                noted=self.noted.append,
             )
         )
 
@@ -354,3 +356,19 @@ def test_a_record_that_cannot_be_written_stops_the_study_in_one_line(
         f"cannot write to {tmp_path} (No space left on device); what was recorded stays, "
         "and `study resume` trains the rest"
     )
+
+
+def test_a_machine_that_cannot_take_part_gives_its_stacks_back_and_is_named_once(tmp_path: Path) -> None:
+    stacks = [make_stack(seed=s) for s in range(2)]
+    queue = Queue(tmp_path, *stacks, known=("small",))
+    for _ in range(9):
+        trial, stack = queue.must_take()
+        assert stack == stacks[0]
+        queue.queue.on_trial_complete(trial, {"runs": 0, "unfit": "node b does not see the study's folder"})
+    assert queue.noted == ["node b does not see the study's folder"]
+    for stack in stacks:
+        trial, taken = queue.must_take()
+        assert taken == stack
+        queue.done(trial)
+    assert queue.take() == FINISHED
+    assert not queue.failures()

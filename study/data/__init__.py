@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from study import plugins
+from study.data._cache import kept, opened, place
 from study.data._fetch import ARCHIVES, Archive, fetch
 from study.data._selection import SELECTED, selected
 from study.log import Log, Task
 
 __all__ = ["ARCHIVES", "Archive", "Log", "Task", "check", "describe", "fetch", "load", "names"]
+__all__ += ["opened", "place"]
 
 
 def names() -> list[str]:
@@ -35,7 +37,7 @@ def load(source: str, options: dict[str, Any], cache: Path) -> Log:
     load_source = plugins.load(__name__, source, "data source", "load").load
     own = {name: value for name, value in options.items() if name not in SELECTED}
     _check_options(source, load_source, own)
-    log = load_source(Path(cache), **own)
+    log = kept(Path(cache), source, load_source(Path(cache), **own))
     return selected(log, {name: value for name, value in options.items() if name in SELECTED}, Path(cache))
 
 

@@ -2,6 +2,7 @@
 
     CACHE/<source>-<content>/ids.npy, numbers.npy, labels.npy, log.json
     CACHE/file_hashes.json     SHA-256 of input files by path, size and time of change, to hash big files once
+    CACHE/<source>-<content>.lock   held by the process that converts, while others of the machine wait for it
 
 A folder is written whole beside its place and renamed into it, so what is there is whole; one that was damaged since
 is made again. Arrays are made column by column and written row by row (`ArrayFile`), so that a log may be larger than
@@ -17,7 +18,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,25 +69,76 @@ def cached(cache: Path, source: str, content: str, build: Callable[[Path], Log])
     `build` raises.
     """
     folder = cache / f"{source}-{content}"
-    log = _read(folder, content)
+    log = opened(folder, content)
     if log is not None:
         return log
-    with _writing(cache):
-        _remove_abandoned(cache)
-        beside = cache / f".building-{uuid.uuid4().hex}"
-        beside.mkdir()
-        try:
-            with _held(beside):
-                built = build(beside)
-            assert built.content == content
-            _write_facts(beside, built)
-            _move_into_place(beside, folder, content)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    log = _read(folder, content)
+    with _writing(cache), _alone(folder):
+        log = opened(folder, content)  # converted by another process while this one waited
+        if log is None:
+            _remove_abandoned(cache)
+            _convert(cache, folder, content, build)
+            log = opened(folder, content)
     if log is None:
         raise ValueError(f"{folder} does not read back as it was written; is the disk full?")
     return log
+
+
+def _convert(cache: Path, folder: Path, content: str, build: Callable[[Path], Log]) -> None:
+    beside = cache / f".building-{uuid.uuid4().hex}"
+    beside.mkdir()
+    try:
+        with _held(beside):
+            built = build(beside)
+        assert built.content == content
+        _write_facts(beside, built)
+        _move_into_place(beside, folder, content)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time converts into the folder: memory and time of a conversion are taken once a machine. Where
+    the file system has no locks, several may; what they write is the same."""
+    path = folder.with_name(f"{folder.name}.lock")
+    with path.open("w") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def kept(cache: Path, source: str, log: Log) -> Log:
+    """The log with its arrays in the cache, memory-mapped, whatever its source made them as."""
+    if place(log):
+        return log
+    folder = cache / f"{source}-{log.content}"
+    there = opened(folder, log.content)
+    if there is not None and _equal(there, log):
+        return there
+
+    def build(into: Path) -> Log:
+        for name, dtype in ARRAYS.items():
+            np.save(into / f"{name}.npy", np.ascontiguousarray(getattr(log, name), dtype), allow_pickle=False)
+        return log
+
+    if there is not None:  # of a source that gives other data the same name: what it says now counts
+        shutil.rmtree(folder, ignore_errors=True)
+    return cached(cache, source, log.content, build)
+
+
+def _equal(one: Log, other: Log) -> bool:
+    same_arrays = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ARRAYS)
+    return same_arrays and _facts(one) == _facts(other)
+
+
+def place(log: Log) -> Path | None:
+    """The folder whose memory maps a log's arrays are; None where they are in memory."""
+    bases = [getattr(log, name).base for name in ARRAYS]
+    folders = {Path(base.filename).parent if isinstance(base, np.memmap) and base.filename else None for base in bases}
+    return folders.pop() if len(folders) == 1 else None
 
 
 class ArrayFile:
@@ -134,7 +186,8 @@ class ArrayFile:
         return np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
 
-def _read(folder: Path, content: str) -> Log | None:
+def opened(folder: Path, content: str) -> Log | None:
+    """The log in a folder of a cache, its arrays memory-mapped; None where it is not there, or not whole."""
     try:
         values = json.loads((folder / "log.json").read_text())
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
@@ -160,11 +213,15 @@ def _is_whole(log: Log, content: str) -> bool:
     return shapes and types and len(log.vocabulary) == len(log.id_names) and log.content == content
 
 
-def _write_facts(folder: Path, log: Log) -> None:
+def _facts(log: Log) -> str:
     values = {f.name: getattr(log, f.name) for f in dataclasses.fields(log) if f.name not in ARRAYS}
     values["tasks"] = [dataclasses.asdict(task) for task in log.tasks]
+    return json.dumps(values, indent=1, allow_nan=False)
+
+
+def _write_facts(folder: Path, log: Log) -> None:
     with (folder / "log.json").open("w") as file:
-        file.write(json.dumps(values, indent=1, allow_nan=False))
+        file.write(_facts(log))
         file.flush()
         os.fsync(file.fileno())
 
@@ -173,7 +230,7 @@ def _move_into_place(beside: Path, folder: Path, content: str) -> None:
     with contextlib.suppress(OSError):  # the usual case: nobody is there
         beside.rename(folder)
         return
-    if _read(folder, content) is not None:  # another process was faster, with the same content
+    if opened(folder, content) is not None:  # another process was faster, with the same content
         return
     broken = folder.with_name(f".building-{uuid.uuid4().hex}")
     with contextlib.suppress(FileNotFoundError):
@@ -185,7 +242,7 @@ def _move_into_place(beside: Path, folder: Path, content: str) -> None:
     try:
         beside.rename(folder)
     except OSError:
-        if _read(folder, content) is None:
+        if opened(folder, content) is None:
             raise
 
 

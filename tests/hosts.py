@@ -1,0 +1,99 @@
+"""Hosts of a test's own on this machine: each with a network, processes, /tmp and /dev/shm of its own, on one switch
+that leads nowhere else. Needs root. They are gone with the process that holds them."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+BOUND = ("setpriv", "--pdeathsig", "KILL")
+"""What is started by this command ends with the process that started it, however that ends."""
+
+NAMESPACES = ("--net", "--mount", "--pid", "--uts")
+
+
+def why_not() -> str | None:
+    """Why there can be no hosts here; None where there can."""
+    if os.geteuid() != 0:
+        return "hosts of a test's own need root"
+    missing = [name for name in ("ip", "unshare", "nsenter", "setpriv", "mount") if not shutil.which(name)]
+    if missing:
+        return f"hosts of a test's own need {', '.join(missing)}"
+    probe = "ip link add name s0 type bridge && ip link add v0 type veth peer name v1"
+    done = subprocess.run(["unshare", *NAMESPACES[:2], "sh", "-c", probe], capture_output=True, text=True, check=False)
+    return f"no networks of a test's own here ({done.stderr.strip()})" if done.returncode else None
+
+
+class Host:
+    """A host: a process that waits, and all that is started beside it. It ends with its first process."""
+
+    def __init__(self, name: str, address: str | None, switch: "Host | None") -> None:
+        self.name, self.address = name, address
+        self.children: list[subprocess.Popen[str]] = []
+        self.holder = subprocess.Popen(
+            [*BOUND, "unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sleep", "infinity"],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.pid = self._first_process()
+        self.run(f"hostname {name}; mount --make-rprivate /; ip link set lo up")
+        self.run("mount -t tmpfs tmpfs /dev/shm")
+        if switch is None:
+            self.run("ip link add name switch type bridge && ip link set switch up")
+            return
+        switch.run(
+            f"ip link add {name} type veth peer name eth0 netns {self.pid} && ip link set {name} master switch up",
+            own_processes=False,
+        )
+        self.run(f"ip address add {address}/24 dev eth0 && ip link set eth0 up && ip route add default dev eth0")
+
+    def _first_process(self) -> int:
+        children = Path(f"/proc/{self.holder.pid}/task/{self.holder.pid}/children")
+        for _ in range(200):
+            if (found := children.read_text().split()) and Path(f"/proc/{found[0]}/comm").read_text() == "sleep\n":
+                return int(found[0])
+            time.sleep(0.05)
+        raise AssertionError("unshare started nothing")
+
+    def words(self, command: Sequence[str], *, own_processes: bool = True) -> list[str]:
+        """The command as it is to be started from here, so that it runs on the host."""
+        spaces = ["--net", "--mount", "--uts", *(["--pid"] if own_processes else [])]
+        return ["nsenter", "--target", str(self.pid), *spaces, "--", *command]
+
+    def run(self, shell: str, *, own_processes: bool = True) -> str:
+        """Run lines of shell to their end. Returns what they printed."""
+        words = self.words(["sh", "-ec", shell], own_processes=own_processes)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, f"{self.name}: {shell}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def start(self, *command: str | Path, env: Mapping[str, str], cwd: Path) -> subprocess.Popen[str]:
+        """Start a command on the host; its output, errors among it, waits to be read."""
+        there = ["sh", "-c", 'cd "$0" && exec "$@"', str(cwd)]  # whoever enters a host stands at its root
+        child = subprocess.Popen(
+            self.words([*there, *map(str, command)]),
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.children.append(child)
+        return child
+
+    def kill(self) -> None:
+        """All of its processes at once, as when the power goes; its link goes with them."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            self.holder.kill()
+        self.holder.wait(timeout=30)
+        for child in self.children:
+            child.wait(timeout=30)
+            assert child.stdout
+            child.stdout.close()
