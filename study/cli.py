@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     replayed.add_argument("--beside", metavar="M", help="the same seed and lr under other methods: none,clippy or all")
     replayed.add_argument("--sharpness-every", type=_positive(int), default=20, metavar="N", help="steps (default: 20)")
     signalled = command("signals", _signals, "which signals foretell divergence, over many recorded runs")
-    signalled.add_argument("dir", type=Path, metavar="DIR")
+    signalled.add_argument("dir", metavar="DIR")
     signalled.add_argument("--seeds", metavar="S", help="such as 0-15 (default: all that were recorded)")
     signalled.add_argument("--model", metavar="M", help="models, such as small,large (default: all)")
     signalled.add_argument("--method", metavar="M", help="methods, such as none,clippy (default: all)")
@@ -294,15 +294,15 @@ def _replay(asked: argparse.Namespace) -> None:
 
 def _signals(asked: argparse.Namespace) -> None:
     from analysis import signals
-    from study import replaying, settings
-    from study.driver import cache_folder
+    from study import replaying, settings, storage
 
     def told(done: int, every: int) -> None:
         print(f"{done}/{every} runs watched", flush=True)
 
+    folder = storage.folder_of(asked.dir).resolve()
     replaying.signals(
-        asked.dir,
-        cache_folder(),
+        folder,
+        storage.cache_folder(),
         seeds=None if asked.seeds is None else settings.seeds(asked.seeds),
         models=asked.model.split(",") if asked.model else None,
         only_methods=asked.method.split(",") if asked.method else None,
@@ -310,7 +310,8 @@ def _signals(asked: argparse.Namespace) -> None:
         workers=asked.workers or os.cpu_count() or 1,
         told=told,
     )
-    print(signals.write(asked.dir))
+    print(signals.write(folder))
+    storage.publish(folder, ("signals/*",))
 
 
 def _mlflow(asked: argparse.Namespace) -> None:
