@@ -156,7 +156,7 @@ def mark_moments(ax: Axes, moments: Mapping[str, int] | None, *, named: bool = F
     """A vertical line at each moment, with its name above where asked."""
     for name, colour in MOMENTS.items() if moments else ():
         assert moments is not None
-        ax.axvline(moments[name], color=colour, lw=1.3, zorder=0)
+        ax.axvline(moments[name], color=colour, lw=1.3, zorder=1)
         if named:
             side = {"healthy": "right", "rising": "center", "gone": "left"}[name]
             place = (moments[name], 1.02)
@@ -258,7 +258,7 @@ def units(trace: pd.DataFrame, moments: Mapping[str, int] | None) -> Figure:
     draw_by_layer(left, part, "dead_share", shades)
     left.set_ylim(-0.02, 1.02)
     left.set_ylabel("share of dead units")
-    left.legend([Line2D([], [], color=c) for c in shades.values()], list(shades), fontsize=9, loc="upper left")
+    left.legend([Line2D([], [], color=c) for c in shades.values()], list(shades), fontsize=9, loc="center right")
     of_all = part.loc[part["layer"] == ALL]
     right.plot(of_all["step"], of_all["activation_norm"], color="#000000", lw=1.5)
     log_axis(right)

@@ -215,8 +215,8 @@ def _groups(table: pd.DataFrame, by: Any) -> Iterator[tuple[Any, pd.DataFrame]]:
 
 def rules(table: pd.DataFrame, false_alarms: float = FALSE_ALARMS, draws: int = DRAWS) -> pd.DataFrame:
     """Each signal's rule: its threshold by every other seed, and what it does on the others. Columns model, signal,
-    threshold, chosen_early (`early` on the seeds that chose it), and those of `summary` on the judging seeds, with
-    95% intervals that resample seeds of warned, early and false (warned_low, warned_high, ...)."""
+    threshold, chosen_early and chosen_gain (on the seeds that chose it), and those of `summary` on the judging seeds,
+    with 95% intervals of warned, early and false (warned_low, warned_high, ...)."""
     rows = []
     for model, part in _groups(table, "model"):
         seeds = sorted(part["seed"].unique())
@@ -226,7 +226,8 @@ def rules(table: pd.DataFrame, false_alarms: float = FALSE_ALARMS, draws: int = 
         for signal in (name for name in SIGNALS if name != "lr"):
             threshold = chosen_threshold(choosing, signal, false_alarms)
             before, rung = (alarms(half, signal, threshold) for half in (choosing, judging))
-            row = {"model": model, "signal": signal, "threshold": threshold, "chosen_early": summary(before)["early"]}
+            row = {"model": model, "signal": signal, "threshold": threshold}
+            row |= {f"chosen_{name}": summary(before)[name] for name in ("early", "gain")}
             rows.append(row | summary(rung) | _again(rung, draws))
     return pd.DataFrame(rows)
 
@@ -390,7 +391,7 @@ def sentences(table: pd.DataFrame, found: pd.DataFrame, ruled: pd.DataFrame, cro
             f"{'' if row['signal'] == 'lr' else same}"
         )
     for model, part in _groups(ruled, "model"):
-        best = max(records(part), key=lambda row: (row["chosen_early"], -row["false"]))
+        best = max(records(part), key=lambda row: (row["chosen_early"], row["chosen_gain"]))
         lines += [
             f"  {model}: an alarm where {SIGNALS[best['signal']]} > {best['threshold']:.3g} (of other seeds) rings",
             f"    before the loss moves in {_share(best, 'warned')} of {best['diverged']} diverged runs;",

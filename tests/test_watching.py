@@ -209,3 +209,12 @@ def test_layers_are_modules() -> None:
     assert list(dict.fromkeys(layer_of(network, name) for name in names)) == [
         "front.cross", "front.norm", "bottom.0", "bottom.2", "heads",
     ]  # fmt: skip
+
+
+def test_what_is_seen_of_a_clamped_network_is_clamped() -> None:
+    run = make_run(method="activation_clip", options={"limit": 0.01})
+    table, trained = watched([run], sharpness_at=lambda step: step == 5)
+    assert np.array_equal(trained.loss, train([run], LOG).loss)
+    whole = table[table["layer"] == "all"]
+    assert 0 < whole["activation_norm"].max() <= 0.01 * math.sqrt(64) * (1 + 1e-6)
+    assert whole["sharpness"].notna().sum() == 1
