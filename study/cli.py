@@ -33,8 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"study: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
-        print("\nstudy: stopped; what was recorded stays, and `study resume` trains the rest", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        what = str(stopped) or "stopped; what was recorded stays, and `study resume` trains the rest"
+        print(f"\nstudy: {what}", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -80,11 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     resumed.add_argument("dir", metavar="DIR")
     _add_workers(resumed)
     _add_cluster(resumed)
-    for name, do, text in (
-        ("status", _status, "runs done, diverged, failed and missing"),
-        ("report", _report, "tables, figures and report.html from the record alone"),
-    ):
-        command(name, do, text).add_argument("dir", metavar="DIR")
+    looked = command("status", _status, "runs done, training, diverged, failed and missing, while it trains or after")
+    looked.add_argument("dir", metavar="DIR")
+    looked.add_argument("--json", action="store_true", help="the same for programs")
+    reported = command("report", _report, "tables, figures and report.html from the record alone")
+    reported.add_argument("dir", metavar="DIR")
     recommended = command("recommend", _recommend, "the largest lr whose risk can be claimed, by method")
     recommended.add_argument("dir", metavar="DIR")
     _add_claim(recommended)
@@ -190,6 +191,19 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
         help="of MLflow (default: $MLFLOW_TRACKING_URI, else a file in the study's folder)",
     )
     parser.add_argument("--gpu-fraction", type=_share, default=1.0, metavar="F", help="share of a GPU of each trial")
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=_minutes,
+        metavar="M",
+        help="between two checkpoints of a stack that trains (default: 10; 0: none)",
+    )
+    parser.add_argument(
+        "--trial-minutes",
+        type=_minutes,
+        metavar="M",
+        help="a trial that makes no step for so long is ended, and tried again (default: by what its stack takes, at "
+        "least 10; 0: never)",
+    )
 
 
 def _tracking_uri() -> str | None:
@@ -246,8 +260,12 @@ def _status(asked: argparse.Namespace) -> None:
     from study import driver, families
 
     folder = driver.study_folder(asked.dir)
-    whose = families if families.holds(folder) else driver
-    print(whose.status(folder))
+    if not families.holds(folder):
+        print(driver.status(folder, as_json=asked.json))
+        return
+    if asked.json:
+        raise ValueError(f"{asked.dir} holds a family of studies; --json is of one study")
+    print(families.status(folder))
 
 
 def _report(asked: argparse.Namespace) -> None:
@@ -352,7 +370,8 @@ def _command_line(asked: argparse.Namespace) -> list[str]:
     """The `study run` that the job is to execute: all that was asked but the cluster's address."""
     words = ["python", "-m", "study", "run", asked.space]
     asked_for = ("data", "data_dir", "out", "seeds", "level", "precision", "budget")
-    for name in (*asked_for, "workers", "stack", "tracking_uri", "gpu_fraction"):
+    of_cluster = ("workers", "stack", "tracking_uri", "gpu_fraction", "checkpoint_minutes", "trial_minutes")
+    for name in (*asked_for, *of_cluster):
         value = getattr(asked, name)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
@@ -399,6 +418,13 @@ def _positive(kind: type):
 
     parse.__name__ = kind.__name__
     return parse
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"need 0 or more minutes, got {text}")
+    return value
 
 
 def _share(text: str) -> float:

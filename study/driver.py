@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import study as package
-from study import data, nodes, plugins, record, storage
-from study.config import EdgeSearch, Family, QualitySearch, Study
+from study import checkpoint, data, heartbeat, nodes, plugins, record, storage
+from study.config import Family, QualitySearch, Study
 from study.lock import locked
 from study.log import Log
-from study.planning import Plan, Stack, checked, control_of, plan, runs_of
+from study.planning import Plan, Stack, checked, control_of, plan
 from study.progress import Progress, duration
 from study.queue import Job
 from study.record import Confirmation
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from analysis.report import Tables
     from study import confirming, tracking
 
+CHECKPOINT_MINUTES = 10.0
 VERSIONS = ("torch", "ray", "mlflow", "numpy", "pandas")
 
 
@@ -55,6 +56,8 @@ class Asked:
     workers: int | None = None
     stack: int | None = None
     gpu_fraction: float = 1.0
+    checkpoint_minutes: float | None = None
+    trial_minutes: float | None = None
     level: float | None = None
     precision: float | None = None
     budget: int | None = None
@@ -252,7 +255,16 @@ def report(folder: Path) -> str:
         raise StorageError(f"cannot write the report to {folder} ({error.strerror or error})") from error
     storage.publish(folder)
     sent = "" if storage.address(folder) == str(folder) else f"\n        {storage.address(folder)}/{path.name}"
-    return f"{page.text(found, _shown(folder), _command())}\n\nreport: {path}{sent}"
+    lines = [page.text(found, _shown(folder), _command()), *_missing(folder), "", f"report: {path}{sent}"]
+    return "\n".join(lines)
+
+
+def _missing(folder: Path) -> list[str]:
+    """What failed, and is in no denominator."""
+    failures = record.read_failures(folder)
+    reasons = [f"  {n}: {reason}" for reason, n in Counter(failures.values()).most_common()]
+    head = f"{len(failures)} runs are missing, and in no n above ({_command()} resume {_shown(folder)} tries again):"
+    return ["", head, *reasons] if failures else []
 
 
 def _influence(found: "Tables") -> "pd.DataFrame | None":
@@ -267,52 +279,12 @@ def _influence(found: "Tables") -> "pd.DataFrame | None":
         return None  # without a control, or where nothing can be learned by a rule
 
 
-def status(folder: Path) -> str:
-    """Runs done, diverged, failed and missing, by curve, from the record alone."""
-    definition = record.read_definition(folder)
-    study = definition.study
-    runs = record.read_runs(folder)
-    confirmations, beside = _confirmations(folder, runs)
-    cells = runs[(runs["role"] == "cell") & ~runs["run_id"].isin(beside)]
-    failures = record.read_failures(folder)
-    per_arm = len(study.lrs) * len(study.seeds)
-    planned = "" if study.search else f" of {len(study.models) * len(study.arms) * per_arm}"
-    lines = [f"{study.name}: {len(cells)}{planned} runs recorded, {len(failures)} failed, in {storage.address(folder)}"]
-    if isinstance(study.search, EdgeSearch):
-        from study import edge_search
+def status(folder: Path, *, as_json: bool = False) -> str:
+    """Runs done, training, diverged, failed and missing, by cell, and who trains them."""
+    from study import status as where
 
-        source = edge_search.source(study, definition.data["content"], folder, cache=cache_folder())
-        return "\n".join([lines[0], *(f"  {line}" for line in source.outline()), *confirmations, *_reasons(failures)])
-    for model in study.models:
-        for method in dict.fromkeys(arm.method for arm in study.arms):
-            part = cells[(cells["model"] == model) & (cells["method"] == method)]
-            diverged = (part["outcome"] == "diverged").sum()
-            of = "" if study.search else f" of {per_arm * sum(arm.method == method for arm in study.arms)}"
-            lines.append(f"  {model} · {method}: {len(part)}{of} done, {diverged} diverged")
-    return "\n".join([*lines, *confirmations, *_reasons(failures)])
-
-
-def _reasons(failures: dict[str, str]) -> list[str]:
-    return sorted({f"  failed: {reason}" for reason in failures.values()})
-
-
-def _confirmations(folder: Path, runs: "pd.DataFrame") -> tuple[list[str], list[str]]:
-    """A line for each confirmation, and the ids of their runs that are none of the study's cells."""
-    confirmations = record.read_confirmations(folder)
-    if not confirmations:
-        return [], []
-    definition, done = record.read_definition(folder), set(runs["run_id"])
-    own = set() if definition.study.search else {r.id for r in runs_of(definition.study, definition.data["content"])}
-    lines, beside = [], set()
-    for confirmation in confirmations:
-        ids = {run.id for run in confirmation.runs(definition)}
-        seeds, methods = confirmation.seeds, ", ".join(dict.fromkeys(arm.method for arm in confirmation.arms))
-        lines.append(
-            f"  confirmation at lr {confirmation.lr:g} of {methods}, {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}): "
-            f"{len(ids & done)} of {len(ids)} done"
-        )
-        beside |= ids - own
-    return lines, sorted(beside)
+    found = where.look(folder, cache=cache_folder())
+    return where.as_json(found) if as_json else where.text(found)
 
 
 def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Confirmation | None = None) -> Path:
@@ -341,6 +313,8 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
             else:
                 parts = [study, *(named.part_of(study) for named in record.read_confirmations(folder))]
             recorded, todos = record.recorded_ids(folder), []
+            checkpoint.tidy(folder, recorded)
+            heartbeat.tidy(folder)
             for part in parts:
                 planned = plan(
                     part,
@@ -354,6 +328,9 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
                 todos.append(_todo(part, planned, folder, log, cluster.workers))
             todo = _together(todos)
             print(_opening(study, todo, cluster.workers, folder), flush=True)
+            begun = checkpoint.begun(folder)
+            if begun:
+                print(f"{len(begun)} stacks go on where they were", flush=True)
             follower.look()
             with _told(todo, follower) as (told, noted):
                 job = Job(
@@ -366,6 +343,11 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
                     reference=lambda model: references(study, described, folder, [model])[model],
                     told=told,
                     noted=noted,
+                    begun=tuple(begun.values()),
+                    seconds_of_run=_seconds_of_run(folder),
+                    trial_seconds=None if asked.trial_minutes is None else 60 * asked.trial_minutes,
+                    checkpoint_seconds=60
+                    * (CHECKPOINT_MINUTES if asked.checkpoint_minutes is None else asked.checkpoint_minutes),
                 )
                 tune.run(job, needs, cluster)
         follower.look()
@@ -530,6 +512,12 @@ def _command() -> str:
     if not typed.endswith("study"):
         return "python -m study"
     return "study" if shutil.which("study") == os.path.abspath(typed) else os.path.relpath(typed)
+
+
+def _seconds_of_run(folder: Path) -> dict[str, float]:
+    """What a run took, by model, as far as runs are recorded: the slower ones."""
+    runs = record.read_runs(folder)
+    return {str(model): float(seconds) for model, seconds in runs.groupby("model")["seconds"].quantile(0.9).items()}
 
 
 START_UP_SECONDS = 12

@@ -76,6 +76,21 @@ def _flocked(folder: Path, held: contextlib.ExitStack) -> bool:
     return True
 
 
+def holder(folder: Path) -> dict[str, Any]:
+    """Who holds the study, or held it when it was killed, as the lock says, and whether that process is known to be
+    gone; empty where no one does. For people: nothing is decided by it."""
+    store = storage.at(folder)
+    try:
+        found = json.loads(store.get("lock") or b"{}") if isinstance(store, Folder) else {}
+        if not found:
+            found = _highest(store)[1]
+    except ValueError:  # StorageError is one
+        return {}
+    if not isinstance(found, dict) or found.get("released") or not {"host", "pid"} <= found.keys():
+        return {}
+    return {"who": _told(json.dumps(found)), "gone": _is_dead(found)}
+
+
 @dataclass(kw_only=True)
 class _Lease:
     """A number that this process has taken, with what tells it apart."""

@@ -129,6 +129,11 @@ class Stacked:
         parameters = {name: values[run] for name, values in self.parameters.items()}
         return parameters, {name: values[run] for name, values in self.buffers.items()}
 
+    def state(self) -> dict[str, Tensor]:
+        """All that a step changes, by name: the tensors themselves."""
+        parameters = {f"parameter/{name}": value for name, value in self.parameters.items()}
+        return parameters | {f"buffer/{name}": value for name, value in self.buffers.items()}
+
     def _of_one_run(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs_BI: Tensor, unit_limit: Tensor | None
     ) -> Tensor:
@@ -158,7 +163,7 @@ class OneByOne(Stacked):
         unit_limit: Tensor | None = None,
     ) -> None:
         super().__init__(networks, dtype, device, seeds, unit_limit)
-        self.seeds, self.calls = seeds, 0
+        self.seeds, self.calls = seeds, torch.zeros((), dtype=torch.int64)
         self.own_buffers = [{k: v[r].clone() for k, v in self.buffers.items()} for r in range(len(networks))]
 
     def _of_run(self, run: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -170,11 +175,16 @@ class OneByOne(Stacked):
         logits = []
         with torch.random.fork_rng(devices=devices):
             for r, seed in enumerate(self.seeds):
-                torch.manual_seed(stream(seed, "network", str(self.calls)))
+                torch.manual_seed(stream(seed, "network", str(int(self.calls))))
                 own = {name: values[r] for name, values in self.parameters.items()}
                 with _clamped(None if self.unit_limit is None else self.unit_limit[r]):
                     logits.append(functional_call(self.module, (own, self.own_buffers[r]), (inputs_RBI[r],)))
         return torch.stack(logits)
+
+    def state(self) -> dict[str, Tensor]:
+        """As `Stacked.state`."""
+        own = {f"buffer/{r}/{name}": x for r, buffers in enumerate(self.own_buffers) for name, x in buffers.items()}
+        return super().state() | own | {"calls": self.calls}
 
 
 def _clamped(unit_limit: Tensor | None) -> contextlib.AbstractContextManager:

@@ -315,12 +315,13 @@ def write_failure(folder: Path, trial: str, run_ids: Sequence[str], reason: str)
     storage.at(folder).put(f"failures/{trial}.json", content)
 
 
-def read_failures(folder: Path) -> dict[str, str]:
-    """Why runs are missing: run id -> reason, without those that were recorded since."""
+def read_failures(folder: Path, recorded: Collection[str] | None = None) -> dict[str, str]:
+    """Why runs are missing: run id -> reason, without those that were recorded since. recorded: their ids, where they
+    are known."""
     reasons = {}
     for _, content in _each_readable(folder, "failures", "json", _failure):
         reasons |= content
-    done = recorded_ids(folder)
+    done = recorded_ids(folder) if recorded is None else recorded
     return {run: reason for run, reason in reasons.items() if run not in done}
 
 

@@ -10,12 +10,14 @@ S steps, N rows.
 
 import contextlib
 import functools
+import itertools
 import math
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -80,40 +82,59 @@ class Look:
     tables: Tables
 
 
+class Keeper(Protocol):
+    """Who keeps what a stack is between two steps, so that it can go on from there; see `study.checkpoint`."""
+
+    def begin(self, load: Callable[[dict[str, np.ndarray]], None]) -> int:
+        """How many steps were done when it was kept, 0 where nothing is; fewer than all. load: takes what was kept; its
+        ValueError says that this is no state of the stack, which then is as it was."""
+        ...
+
+    def after(self, done: int, state: Callable[[], dict[str, Tensor]]) -> None:
+        """So many steps are done. state: what the stack is now; read at once, for the next step changes it."""
+        ...
+
+
 def train(
     runs: Sequence[Run],
     log: Log,
     device: str = "cpu",
     watch: Callable[[int], None] | None = None,
     look: Callable[[Look], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> Trained:
     """Train the runs as one stack and judge them on the held-out rows.
 
     All runs share model, recipe, method and the method's options; they differ in lr, thresholds and seed. Runs of a
     seed cost less in one stack than in two. watch(step) is called after each step. look(...) sees each update before it
-    is made; it changes no bit.
+    is made; it changes no bit. keeper: where the stack was kept, it goes on from there, with the same bits on CPU as if
+    it had never stopped.
     """
     started = time.perf_counter()
     with _reproducible(device):
         stack = _Stack(runs, log, torch.device(device))
         stack.look = look
-        loss_RST = torch.empty(len(runs), stack.steps, len(log.tasks), dtype=torch.float32, device=device)
-        constant_GST = torch.empty(stack.groups, stack.steps, len(log.tasks), dtype=torch.float32, device=device)
-        for step, rows_GB in enumerate(stack.batches()):
-            loss_RST[:, step], constant_GST[:, step] = stack.step(step, rows_GB)
+        first = keeper.begin(stack.load_state) if keeper else 0
+        for step, rows_GB in enumerate(stack.batches(first), first):
+            stack.loss_RST[:, step], stack.constant_GST[:, step] = stack.step(step, rows_GB)
             if watch:
                 watch(step)
+            if keeper:
+                keeper.after(step + 1, stack.state)
         judged = stack.judge()
         back = stack.order_of_runs
         return Trained(
-            loss=loss_RST.cpu().numpy()[back],
-            constant=constant_GST.cpu().numpy().repeat(stack.runs_of_group, axis=0)[back],
+            loss=stack.loss_RST.cpu().numpy()[back],
+            constant=stack.constant_GST.cpu().numpy().repeat(stack.runs_of_group, axis=0)[back],
             finite=stack.finite().cpu().numpy()[back],
             moved=stack.moved()[back],
             judged={name: values[back] for name, values in judged.items()},
             counts={name: values[back] for name, values in stack.counts().items()},
-            seconds=(time.perf_counter() - started) / len(runs),
+            seconds=(time.perf_counter() - started) / len(runs) * stack.steps / (stack.steps - first),
         )
+
+
+TABLE_METHOD = "table_method"
 
 
 class _Stack:
@@ -178,15 +199,45 @@ class _Stack:
         self.table_states: dict[tuple[int, int], dict[str, Tensor]] = {}
         self.look: Callable[[Look], None] | None = None
         self.snapshots = self._snapshots()
+        losses_of_step = (self.steps, len(self.tasks))
+        self.loss_RST = torch.zeros(len(runs), *losses_of_step, dtype=torch.float32, device=device)
+        self.constant_GST = torch.zeros(self.groups, *losses_of_step, dtype=torch.float32, device=device)
 
-    def batches(self) -> Iterator[Tensor]:
-        """Row numbers (G, B) of each step."""
+    def state(self) -> dict[str, Tensor]:
+        """All that a step changes, by name: the tensors themselves. What a seed draws is made anew from its streams."""
+        tables = {"tables/weight": self.tables.weight, "tables/accumulator": self.tables.accumulator}
+        methods_of = {f"method/{name}": state for name, state in self.states.items()}
+        methods_of |= {f"{TABLE_METHOD}/{g}/{f}": state for (g, f), state in self.table_states.items()}
+        of_method = {f"{name}/{key}": x for name, state in methods_of.items() for key, x in state.items()}
+        going_back = self.snapshots.tensors() if self.snapshots else {}
+        of_method |= {f"going_back/{name}": x for name, x in going_back.items()}
+        losses = {"loss": self.loss_RST, "constant": self.constant_GST}
+        return self.network.state() | tables | of_method | losses
+
+    def load_state(self, kept: dict[str, np.ndarray]) -> None:
+        """Be what the stack was when `state` was kept. ValueError, and nothing is changed, where that is none of it."""
+        for name in kept:
+            if name.startswith(f"{TABLE_METHOD}/"):
+                self._state_of_table(*(int(number) for number in name.split("/")[1:3]))
+        own = self.state()
+        if own.keys() != kept.keys():
+            raise ValueError(f"it lacks or adds {', '.join(sorted(own.keys() ^ kept.keys())[:3])}")
+        loaded = {name: torch.from_numpy(array) for name, array in kept.items()}
+        for name, tensor in own.items():
+            if (tensor.shape, tensor.dtype) != (loaded[name].shape, loaded[name].dtype):
+                raise ValueError(f"{name} is {loaded[name].dtype} {tuple(loaded[name].shape)}")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(loaded[name])
+
+    def batches(self, first: int = 0) -> Iterator[Tensor]:
+        """Row numbers (G, B) of each step, from the first on."""
         recipe = self.recipe
         streams = {
             seed: batches(seed, rows=self.train_rows, batch=recipe.batch, window=recipe.window, steps=self.steps)
             for seed in dict.fromkeys(self.seeds)
         }
-        for rows_of_seed in zip(*streams.values(), strict=True):
+        for rows_of_seed in itertools.islice(zip(*streams.values(), strict=True), first, None):
             rows = dict(zip(streams, rows_of_seed, strict=True))
             yield torch.from_numpy(np.stack([rows[seed] for seed in self.seeds])).to(self.device, non_blocking=True)
 
@@ -390,6 +441,8 @@ class _Stack:
 
     def _state_of_table(self, group: int, feature: int) -> dict[str, Tensor]:
         """What the method keeps for a feature's table; made when a batch first touches it."""
+        if not (0 <= group < self.groups and 0 <= feature < self.tables.features):
+            raise ValueError(f"there is no table {group}/{feature}")
         if (group, feature) not in self.table_states:
             starts = [*self.tables.starts_F.tolist(), self.tables.ids]
             part = slice(group * self.runs_of_group, (group + 1) * self.runs_of_group)

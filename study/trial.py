@@ -3,8 +3,8 @@
 import math
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import torch
 
 import study
 from study import divergence, methods, record
+from study.checkpoint import Checkpoint
 from study.config import CONTROL_SEEDS, Rule, Run, canonical_json
+from study.heartbeat import Heartbeat
 from study.log import Log
-from study.training import Trained, train
+from study.training import Trained, steps_of, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,20 +33,55 @@ class Trial:
     reference: divergence.Reference | None
 
 
-def execute(trial: Trial, where: Path | str, log: Log, name: str, device: str = "cpu") -> dict[str, float]:
-    """Train the trial's runs and record them as `name`. Returns counts: runs, diverged, undertrained, seconds.
+@dataclass(frozen=True, kw_only=True)
+class Care:
+    """How a trial is looked after. checkpoint_seconds: between two checkpoints; 0 is none. limit_seconds: without a
+    step, after which its process is ended; 0 is never. stopping: whether it is to be kept and ended. about: what else
+    its heartbeat says.
+    """
 
-    where: the study's folder, or its address (`study.storage`)."""
+    checkpoint_seconds: float = 0.0
+    limit_seconds: float = 0.0
+    stopping: Callable[[], bool] = lambda: False
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def execute(
+    trial: Trial, where: Path | str, log: Log, name: str, device: str = "cpu", care: Care | None = None
+) -> dict[str, Any]:
+    """Train the trial's runs, from its checkpoint where there is one, and record them as `name`. where: the study's
+    folder, or its address (`study.storage`).
+
+    Returns counts: runs, diverged, undertrained, seconds; and notes, sentences for the user. Raises
+    `checkpoint.StoppedError` where it was to be stopped.
+    """
     started = time.perf_counter()
-    trained = train(trial.runs, log, device)
-    outcomes = _outcomes(trial, trained, log)
-    rows = [_row(trial, run, i, trained, outcomes, log, device) for i, run in enumerate(trial.runs)]
-    record.write_trial(where, name, rows, _losses(trial.runs, trained, log))
+    care = care or Care()
+    ids, notes = [run.id for run in trial.runs], []
+    first = trial.runs[0]
+    about = {"model": first.model, "method": first.method, "runs": ids, "steps": steps_of(first.recipe, log.train_rows)}
+    about |= care.about
+    with Heartbeat(where, name, about, limit_seconds=care.limit_seconds, stopping=care.stopping) as heartbeat:
+        keeper = Checkpoint(
+            where,
+            name,
+            ids,
+            device=device,
+            every_seconds=care.checkpoint_seconds,
+            stopping=lambda: heartbeat.stopping,
+            note=notes.append,
+        )
+        trained = train(trial.runs, log, device, heartbeat.watch, keeper=keeper)
+        outcomes = _outcomes(trial, trained, log)
+        rows = [_row(trial, run, i, trained, outcomes, log, device) for i, run in enumerate(trial.runs)]
+        record.write_trial(where, name, rows, _losses(trial.runs, trained, log))
+        keeper.remove()
     return {
         "runs": len(rows),
         "diverged": sum(row.get("outcome") == "diverged" for row in rows),
         "undertrained": sum(row.get("outcome") == "undertrained" for row in rows),
         "seconds": time.perf_counter() - started,
+        "notes": notes,
     }
 
 

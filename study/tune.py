@@ -5,18 +5,22 @@ What is trained next, and what becomes of a failure, is the queue's (`study.queu
 the record and report only counts.
 """
 
+import _thread
 import asyncio
 import contextlib
 import gc
 import importlib
 import logging
 import os
+import re
 import shlex
+import signal
 import socket
 import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +33,8 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
 os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune drops what trains; see `_interruptible`
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "4096")  # how many trials are out is the queue's
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Ahead of the workers that a Ray of our own starts: glibc gives freed tensors of a step back to the system, and taking
 # them again, page by page, costs a stack an eighth of its time. No number changes.
@@ -46,15 +52,32 @@ if "RAY_AUTH_MODE" not in os.environ and (
 
 import ray
 
-from study import lifeline, nodes
+from study import heartbeat, lifeline, nodes
 from study.config import Rule
 from study.nodes import Needs, NodeError
-from study.queue import FINISHED, Job, Queue, unpacked
+from study.queue import FINISHED, Failure, Job, Queue, unpacked
 
 PACKAGES = ("study", "models", "search_spaces", "analysis")
 # Tune looks for result files, which we do not write, and warns of every trial.
 logging.getLogger("ray").setLevel(logging.ERROR)
-logging.getLogger("ray.tune").setLevel(logging.ERROR)
+# Nor does it know which of them were tried again.
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+LOOK_SECONDS = 2.0
+"""How often we ask how large the cluster is."""
+
+STOP_SECONDS = 60.0
+"""How long trials have, once the study is to stop, until it stops without them."""
+
+DEVICE_RESTS_SECONDS = (10.0, 1800.0)
+"""How long a device that failed is left alone: so long at first, twice as long each time, and this at most."""
+
+BROKEN_DEVICE = re.compile(
+    r"\bCUDA\b(?!.*out of memory)|\bHIP error|cuDNN|CUBLAS|NVIDIA driver|no NVIDIA|device-side assert|Xid",
+    re.IGNORECASE,
+)
+RAN_OUT_OF_MEMORY = re.compile(r"running low on memory|memory pressure|OutOfMemory")
+MACHINE_WENT_AWAY = re.compile(r"node has died|node was (un)?expectedly|its node|preempt|node failure", re.IGNORECASE)
 
 
 class ClusterError(ValueError):
@@ -69,16 +92,27 @@ START_SECONDS = 180.0
 class Cluster:
     """What the trials of a study may use. gpu: the share of a GPU of one trial; 0 trains on CPU.
 
-    gpu_bytes: memory of that share. workers: trials at a time.
+    gpu_bytes: memory of that share. workers: trials at a time, at the start; `now` may be others. most: at most, as the
+    user says.
     """
 
     workers: int
     gpu: float = 0.0
     gpu_bytes: int | None = None
+    most: int | None = None
 
     @property
     def device(self) -> str:
         return "cuda" if self.gpu else "cpu"
+
+    def now(self) -> int:
+        """Trials at a time of the cluster as it is: machines may have come, or gone."""
+        return _at_a_time(ray.cluster_resources(), self.gpu, self.most)
+
+
+def _at_a_time(have: dict[str, float], gpu: float, most: int | None) -> int:
+    fitting = int(have.get("GPU", 0) / gpu) if gpu else int(have.get("CPU", 0))
+    return max(1, fitting if most is None else min(most, fitting))
 
 
 @contextlib.contextmanager
@@ -112,14 +146,11 @@ def connected(address: str | None, *, workers: int | None, gpu_fraction: float) 
 
 def _cluster(workers: int | None, gpu_fraction: float) -> Cluster:
     have = ray.cluster_resources()
-    gpus = have.get("GPU", 0)
-    if gpus:
-        fitting = int(gpus / gpu_fraction)
-        total = ray.get(ray.remote(_gpu_bytes).options(num_cpus=0, num_gpus=gpu_fraction).remote())
-        at_a_time = min(workers or fitting, fitting)
-        return Cluster(workers=at_a_time, gpu=gpu_fraction, gpu_bytes=int(total * gpu_fraction))
-    cores = max(1, int(have.get("CPU", 1)))
-    return Cluster(workers=min(workers or cores, cores))
+    if not have.get("GPU", 0):
+        return Cluster(workers=_at_a_time(have, 0.0, workers), most=workers)
+    total = ray.get(ray.remote(_gpu_bytes).options(num_cpus=0, num_gpus=gpu_fraction).remote())
+    at_a_time, gpu_bytes = _at_a_time(have, gpu_fraction, workers), int(total * gpu_fraction)
+    return Cluster(workers=at_a_time, gpu=gpu_fraction, gpu_bytes=gpu_bytes, most=workers)
 
 
 RECONNECT_SECONDS = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112 - so spelled
@@ -230,13 +261,16 @@ def _named(node: dict[str, Any]) -> str:
 def run(job: Job, needs: Needs, cluster: Cluster) -> None:
     """Train the job's control and all that its source hands out. Returns when all are recorded, or given up as failed.
 
-    Raises StudyStoppedError where nothing can be learned, or where several stacks fail the same way.
+    Raises StudyStoppedError where nothing can be learned, or where several stacks fail the same way, and Interrupted
+    where the user or the system stopped us and the trials have been kept.
     """
     if not job.control and job.source.ended:
         return
     from ray import tune
 
+    _memory_monitor_ends_trials()
     queue = Queue(job)
+    talk = f"study/{uuid.uuid4().hex}"
     trainable = tune.with_resources(
         tune.with_parameters(
             _trial,
@@ -245,25 +279,95 @@ def run(job: Job, needs: Needs, cluster: Cluster) -> None:
             study=job.study,
             rule=job.rule,
             device=cluster.device,
+            checkpoint_seconds=job.checkpoint_seconds,
+            talk=talk,
         ),
         {"cpu": 0 if cluster.gpu else 1, "gpu": cluster.gpu},
     )
-    with tempfile.TemporaryDirectory(prefix="study-tune-") as scratch:
+    searcher, seen = _searcher(queue, cluster, talk)
+    with tempfile.TemporaryDirectory(prefix="study-tune-") as scratch, _interruptible(queue, talk):
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=_searcher(queue),
+                search_alg=searcher,
                 num_samples=-1,
-                max_concurrent_trials=cluster.workers,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
                 trial_name_creator=lambda trial: trial.trial_id,
             ),
-            run_config=tune.RunConfig(name="trials", storage_path=scratch, verbose=0),
+            run_config=tune.RunConfig(name="trials", storage_path=scratch, verbose=0, callbacks=[seen]),
         )
         tuner.fit()
     if queue.stopped:
         raise queue.stopped
+    if queue.interrupted:
+        raise Interrupted(_saved(queue))
+
+
+class Interrupted(KeyboardInterrupt):
+    """A study that was stopped from outside, with what became of its trials."""
+
+
+def _saved(queue: Queue) -> str:
+    stacks = [f"{queue.kept} of the stacks that trained go on where they were"] if queue.kept else []
+    stacks += [f"{queue.dropped} start anew"] if queue.dropped else []
+    return f"{', '.join(['stopped; what was recorded stays', *stacks])}: study resume {queue.job.folder}"
+
+
+@contextlib.contextmanager
+def _interruptible(queue: Queue, talk: str) -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM let the trials be kept and end; a second one, or a minute, ends all at once."""
+    asked, over = threading.Event(), threading.Event()
+
+    def tell() -> None:
+        # Not in the signal's handler, which may have interrupted a call of Ray's.
+        asked.wait()
+        if over.is_set():
+            return
+        _end_trials(talk)
+        if not over.wait(STOP_SECONDS):
+            _thread.interrupt_main()
+
+    def stop(_number: int, _frame: Any) -> None:
+        if asked.is_set():
+            raise Interrupted(f"stopped; what was recorded stays: study resume {queue.job.folder}")
+        queue.interrupted = True
+        asked.set()
+        # Not by print, which this may have interrupted.
+        os.write(2, b"\nstudy: stopping; what trains is being kept (once more: stop at once)\n")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told = threading.Thread(target=tell, daemon=True)
+    told.start()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        over.set()
+        asked.set()
+        told.join()
+
+
+def _end_trials(talk: str) -> None:
+    """Every trial that looks keeps itself and ends, and every rest is over."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_put(f"{talk}/stop", b"1")
+
+
+def _memory_monitor_ends_trials() -> None:
+    """Ray's memory monitor ends a worker with an error of its own, which Tune of ray 2.60 takes for one of Tune itself
+    and gives up. Let it be an error of the worker's, as every other death is."""
+    from ray.air.execution._internal import actor_manager
+    from ray.exceptions import OutOfMemoryError, RayActorError
+    from ray.tune.execution import tune_controller
+
+    for module in (actor_manager, tune_controller):
+        module.RayActorError = (RayActorError, OutOfMemoryError)  # type: ignore[assignment]
 
 
 def submit(address: str, words: list[str], *, working_dir: Path | None, wait: bool, commit: str | None = None) -> int:
@@ -309,23 +413,53 @@ def submit(address: str, words: list[str], *, working_dir: Path | None, wait: bo
     return ended.driver_exit_code or 1
 
 
-def _searcher(queue: Queue) -> Any:
-    """The queue as Ray Tune's searcher. Made here, so that Ray can be started before its Tune has been imported."""
+def _searcher(queue: Queue, cluster: Cluster, talk: str) -> tuple[Any, Any]:
+    """The queue as Ray Tune's searcher, and a callback that sees its trials. Made here, so that Ray can be started
+    before its Tune has been imported."""
+    from ray.tune import Callback
     from ray.tune.search import Searcher
 
-    class Live(Searcher):
-        """Tune saves its searcher so that it can resume by itself; ours rests on the record, and nothing is saved."""
-
-        queue: Queue
-
-        def suggest(self, trial_id: str) -> Any:
-            return self.queue.suggest(trial_id)
-
-        def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-            self.queue.on_trial_complete(trial_id, result, error)
+    class Saved:
+        """Tune saves what it works with, so that it can resume by itself; ours rests on the record, and nothing is
+        saved. Whatever the classes here need is in their objects, since they are saved with all that they name."""
 
         def __getstate__(self) -> dict[str, Any]:
             return {}
+
+    class Seen(Saved, Callback):
+        trials: dict[str, Any]
+
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_info: Any) -> None:
+            self.trials[trial.trial_id] = trial
+
+    class Live(Saved, Searcher):
+        queue: Queue
+        cluster: Cluster
+        talk: str
+        trials: dict[str, Any]
+        capacity: int
+        looked: float
+
+        def suggest(self, trial_id: str) -> Any:
+            if time.monotonic() - self.looked > LOOK_SECONDS:
+                self.looked = time.monotonic()
+                self.capacity = self.cluster.now()
+            suggested = self.queue.suggest(trial_id, self.capacity)
+            if suggested == FINISHED:
+                _end_trials(self.talk)
+            return suggested
+
+        def on_trial_result(self, trial_id: str, result: dict) -> None:
+            if "failure" in result:
+                failure = Failure(kind=result["kind"], reason=result["failure"], place=result["place"])
+                self.queue.rests(trial_id, failure)
+
+        def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+            trial = self.trials.pop(trial_id, None)
+            if error or result is None:
+                self.queue.ended(trial_id, _why_it_died(self.queue, trial_id, trial))
+            else:
+                self.queue.ended(trial_id, result)
 
         def save(self, checkpoint_path: str) -> None:
             pass
@@ -334,9 +468,44 @@ def _searcher(queue: Queue) -> Any:
             pass
 
     assert Searcher.FINISHED == FINISHED
-    searcher = Live(metric="runs", mode="max")
-    searcher.queue = queue
-    return searcher
+    searcher, seen = Live(metric="runs", mode="max"), Seen()
+    searcher.queue, searcher.cluster, searcher.talk = queue, cluster, talk
+    searcher.capacity, searcher.looked = cluster.workers, time.monotonic()
+    searcher.trials = seen.trials = {}
+    return searcher, seen
+
+
+def _why_it_died(queue: Queue, trial_id: str, trial: Any) -> Failure:
+    """Why a trial's process ended without a word."""
+    stack = queue.training.get(trial_id)
+    if stack is None:
+        return Failure(kind="worker", reason="the worker process ended")
+    said = ""
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        said = Path(trial.error_file).read_text()
+    found = heartbeat.last(queue.job.folder, stack.name)
+    heartbeat.forget(queue.job.folder, stack.name)
+    if RAN_OUT_OF_MEMORY.search(said):
+        return Failure(kind="memory", reason="out of memory (Ray ended the worker, since its machine ran low)")
+    if MACHINE_WENT_AWAY.search(said):
+        return Failure(kind="machine", reason="its machine went away")
+    if hung := heartbeat.why_it_ended(found):
+        return Failure(kind="hung", reason=hung)
+    if found and _killed_for_memory(found.get("node")) > found.get("killed_for_memory", 0):
+        return Failure(kind="memory", reason="out of memory (the system ended the worker)")
+    return Failure(kind="worker", reason="the worker process ended")
+
+
+def _killed_for_memory(node: Any) -> int:
+    """As the node says; -1 where it does not answer."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    try:
+        there = NodeAffinitySchedulingStrategy(str(node), soft=False)
+        task = ray.remote(heartbeat.killed_for_memory).options(num_cpus=0, scheduling_strategy=there)
+        return ray.get(task.remote(), timeout=10)
+    except (ray.exceptions.RayError, ValueError, TypeError):
+        return -1
 
 
 def _trial(
@@ -347,39 +516,102 @@ def _trial(
     study: str,
     rule: Rule,
     device: str,
+    checkpoint_seconds: float,
+    talk: str,
 ) -> None:
-    """The Tune function: one stack, one report; or a rest, with all that the next stack needs imported.
+    """The Tune function: one stack, one report; or a rest, with all that the next stack needs imported. A process in
+    which a stack failed is not used again: what broke it may have stayed.
 
     home: the node of the driver. Another one, which may have joined late, gives a stack back where it cannot take part.
+    talk: where the driver and its trials find each other's words in Ray's store of keys.
     """
     import torch
     from ray import tune
 
-    from study.trial import Trial, execute
+    from study.checkpoint import StoppedError
+    from study.trial import Care, Trial, execute
 
     if "rest" in config:
-        time.sleep(config["rest"])
+        _rest(config["rest"], talk)
         tune.report({"runs": 0})
         return
     name, runs, reference = unpacked(config["stack"])
     trial = Trial(study=study, runs=runs, rule=rule, reference=reference)
+    node, place = _place()
+    care = Care(
+        checkpoint_seconds=checkpoint_seconds,
+        limit_seconds=config["limit"],
+        stopping=lambda: _stopping(talk),
+        about={"node": node, "killed_for_memory": heartbeat.killed_for_memory()},
+    )
     try:
         log = nodes.ready(needs)
     except NodeError as error:
-        here = ray.get_runtime_context().get_node_id()
-        if here != home:
+        if node != home:
             time.sleep(nodes.SIGN_SECONDS)  # it may be that a folder is still being mounted; and others take the stack
-            node = next(node for node in ray.nodes() if node["NodeID"] == here)
-            tune.report({"runs": 0, "unfit": f"{_named(node)} {error}; it takes no part"})
+            named = next(found for found in ray.nodes() if found["NodeID"] == node)
+            tune.report({"runs": 0, "unfit": f"{_named(named)} {error}; it takes no part"})
             return
-        tune.report({"runs": 0, "failure": f"this machine {error}", "out_of_memory": False})
+        tune.report({"runs": 0, "failure": f"this machine {error}", "kind": "error", "place": place})
+        os.kill(os.getpid(), signal.SIGKILL)
         return
     try:
-        tune.report(execute(trial, needs.where, log, name, device))
+        done = execute(trial, needs.where, log, name, device, care)
+    except StoppedError as stopped:
+        tune.report({"runs": 0, "stopped": "kept" if stopped.kept else "dropped"})
+        return
     except (torch.OutOfMemoryError, MemoryError) as error:
-        tune.report({"runs": 0, "failure": f"out of memory ({_one_line(error)})", "out_of_memory": True})
-    except Exception as error:
-        tune.report({"runs": 0, "failure": f"{type(error).__name__}: {_one_line(error)}", "out_of_memory": False})
+        failed = {"kind": "memory", "failure": f"out of memory ({_one_line(error)})"}
+    except (Exception, SystemExit) as error:
+        broken = isinstance(error, RuntimeError) and BROKEN_DEVICE.search(str(error))
+        failed = {"kind": "device" if broken else "error", "failure": f"{type(error).__name__}: {_one_line(error)}"}
+    else:
+        _device_works(talk, place)
+        tune.report(done | {"place": place})
+        return
+    tune.report({"runs": 0, "place": place} | failed)
+    if failed["kind"] == "device":
+        _rest(_device_rest(talk, place), talk)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _place() -> tuple[str, str]:
+    """The node of this process, and what tells its devices from those of others."""
+    context = ray.get_runtime_context()
+    node = context.get_node_id()
+    return node, f"{node}/{','.join(context.get_accelerator_ids().get('GPU', []))}"
+
+
+def _stopping(talk: str) -> bool:
+    from ray.experimental import internal_kv
+
+    try:
+        return internal_kv._internal_kv_exists(f"{talk}/stop")
+    except Exception:  # Ray goes away, and this process with it
+        return False
+
+
+def _rest(seconds: float, talk: str) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not _stopping(talk):
+        time.sleep(min(left, 0.5))
+
+
+def _device_rest(talk: str, place: str) -> float:
+    """How long the device is left alone now. Known to the cluster: the process in which it failed is not used again."""
+    from ray.experimental import internal_kv
+
+    key = f"{talk}/failures/{place}"
+    times = int(internal_kv._internal_kv_get(key) or b"0")
+    internal_kv._internal_kv_put(key, str(times + 1).encode(), overwrite=True)
+    first, most = DEVICE_RESTS_SECONDS
+    return min(first * 2**times, most)
+
+
+def _device_works(talk: str, place: str) -> None:
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_del(f"{talk}/failures/{place}")
 
 
 def _answers(address: str) -> None:
