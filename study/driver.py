@@ -250,7 +250,7 @@ def report(folder: Path) -> str:
     storage.at(folder).refresh("set_aside")
     found = page.tables(folder)
     try:
-        path = page.write(found, _recorded_references(folder), _influence(found))
+        path = page.write(found, _recorded_references(found), _influence(found))
     except OSError as error:
         raise StorageError(f"cannot write the report to {folder} ({error.strerror or error})") from error
     storage.publish(folder)
@@ -274,7 +274,7 @@ def _influence(found: "Tables") -> "pd.DataFrame | None":
     if found.best is not None:
         return None
     try:
-        return rescoring.rule_influence(found.folder, fitted=found.fitted)
+        return rescoring.rule_influence(found.folder, fitted=found.fitted, every=found.every)
     except ValueError:
         return None  # without a control, or where nothing can be learned by a rule
 
@@ -438,15 +438,14 @@ def _mirrored(folder: Path, follower: "tracking.Follower", uri: str | None) -> s
         return f"MLflow was not updated: {error}. Later: study mlflow {storage.address(folder)}"
 
 
-def _recorded_references(folder: Path) -> dict[str, dict[str, Any]]:
+def _recorded_references(found: "Tables") -> dict[str, dict[str, Any]]:
     """The references of the models whose control is recorded, as the report takes them."""
-    definition = record.read_definition(folder)
-    done, described = record.recorded_ids(folder), {}
+    definition, done, described = found.definition, set(found.every["run_id"]), {}
     for model in definition.study.models:
         if not all(r.id in done for r in control_of(definition.study, definition.data["content"]) if r.model == model):
             continue
         try:
-            reference = references(definition.study, definition.data, folder, [model])[model]
+            reference = references(definition.study, definition.data, found.folder, [model], runs=found.every)[model]
         except ValueError:
             continue  # the study stopped on it, and said so
         described[model] = {"lr": reference.lr, "gain": reference.gain} | {

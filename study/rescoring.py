@@ -35,10 +35,11 @@ def references(
     folder: Path,
     models: Iterable[str],
     losses: pd.DataFrame | None = None,
+    runs: pd.DataFrame | None = None,
 ) -> dict[str, Reference]:
-    """What each model's control could learn by the study's rule, from its recorded runs. losses: those of the record,
-    where they are at hand. Raises ValueError where nothing can be learned."""
-    runs, found = record.read_runs(folder), {}
+    """What each model's control could learn by the study's rule, from its recorded runs. losses, runs: all of the
+    record, where they are at hand. Raises ValueError where nothing can be learned."""
+    runs, found = record.read_runs(folder) if runs is None else runs, {}
     for model in models:
         ids = [run.id for run in control_of(study, data["content"]) if run.model == model]
         runs_of_model = runs[runs["run_id"].isin(ids)]
@@ -67,7 +68,8 @@ def rescore(folder: Path, rule: Rule) -> Path:
     """
     definition = record.read_definition(folder)
     record.refuse_view(folder)
-    return record.write_view(folder, rule, _columns(folder, definition, record.read_losses(folder), rule))
+    runs, losses = record.read_runs(folder), record.read_losses(folder)
+    return record.write_view(folder, rule, _columns(folder, definition, runs, losses, rule))
 
 
 def rule_influence(
@@ -76,11 +78,12 @@ def rule_influence(
     *,
     level: float = 0.5,
     fitted: Mapping[Any, Any] | None = None,
+    every: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """How far each edge moves under other rules: a row for each curve and rule, the study's own rule ("own") first.
 
     rules: name -> what differs from the study's rule; None is "stricter" (kept < 0.5) and "looser" (kept < 0.1).
-    fitted: what `analysis.edges.fits` gave for the study's runs, where it is at hand.
+    fitted: what `analysis.edges.fits` gave for the study's runs, and every: all recorded runs, where they are at hand.
 
     Columns: model, curve, method, rule (its name), settings (`kept=0.5`; "" for the study's own), n, k (diverged runs,
     all lrs together), changed (runs with another outcome than by the study's rule), edge, low, high, status, lr_min,
@@ -91,8 +94,10 @@ def rule_influence(
     """
     import analysis
     from analysis.edges import fits
+    from analysis.runs import cells_of
 
-    definition, own = record.read_definition(folder), analysis.load(folder)
+    definition, every = record.read_definition(folder), record.read_runs(folder) if every is None else every
+    own = cells_of(every, definition.study)
     losses = record.read_losses(folder)
     rules = {"stricter": STRICTER, "looser": LOOSER} if rules is None else rules
     if not set(own["run_id"]) <= set(losses["run_id"]):
@@ -100,7 +105,7 @@ def rule_influence(
     judged = {"own": own}
     for name, changed in rules.items() if len(own) else ():
         rule = dataclasses.replace(definition.study.rule, **changed)
-        columns = _columns(folder, definition, losses, rule)
+        columns = _columns(folder, definition, every, losses, rule)
         judged[name] = own.assign(
             outcome=[columns[run]["outcome"] for run in own["run_id"]],
             reason=[columns[run]["reason"] for run in own["run_id"]],
@@ -168,15 +173,16 @@ def changes(folder: Path, view: Path) -> list[str]:
     return lines
 
 
-def _columns(folder: Path, definition: Definition, losses: pd.DataFrame, rule: Rule) -> dict[str, dict[str, Any]]:
+def _columns(
+    folder: Path, definition: Definition, runs: pd.DataFrame, losses: pd.DataFrame, rule: Rule
+) -> dict[str, dict[str, Any]]:
     """What a rule changes in the row of every recorded run: run id -> column -> value."""
-    runs = record.read_runs(folder)
     if lacking := len(set(runs["run_id"]) - set(losses["run_id"])):
         raise RecordError(f"the losses of {lacking} runs in {folder} are missing")
     study = dataclasses.replace(definition.study, rule=rule)
     tasks = [task["name"] for task in definition.data["tasks"]]
     constant_K = np.array([task["constant_loss"] for task in definition.data["tasks"]])
-    of_model = functools.partial(references, study, definition.data, folder, losses=losses)
+    of_model = functools.partial(references, study, definition.data, folder, losses=losses, runs=runs)
     columns: dict[str, dict[str, Any]] = {}
     for model, of_its in runs.groupby("model", sort=False):
         control = of_its.loc[of_its["role"] == "control", "run_id"].tolist()
