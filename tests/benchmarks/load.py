@@ -212,7 +212,7 @@ def _child(told: Path, words: Sequence[str]) -> int:
 
     train = tune.run
 
-    def run(job: tune.Job, log: Any, cluster: tune.Cluster) -> None:
+    def run(job: tune.Job, log: Any, cluster: tune.Cluster, *more: Any) -> None:
         tell = job.told
 
         def counts(stack: Any, result: Any) -> None:
@@ -222,7 +222,7 @@ def _child(told: Path, words: Sequence[str]) -> int:
 
         job.told = counts
         counted["workers"] = cluster.workers
-        train(job, log, cluster)
+        train(job, log, cluster, *more)
 
     mirror = driver._mirrored
 
