@@ -3,6 +3,7 @@ that leads nowhere else. Needs root. They are gone with the process that holds t
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -42,7 +43,14 @@ class Host:
         )
         self.pid = self._first_process()
         self.run(f"hostname {name}; mount --make-rprivate /; ip link set lo up")
-        self.run("mount -t tmpfs tmpfs /dev/shm")
+        self.run("mount -t tmpfs tmpfs /dev/shm && mkdir /dev/shm/etc")
+        # Its own name it knows; any other has no answer, and at once.
+        for file, text in {
+            "hosts": f"127.0.0.1 localhost\n{address or '127.0.0.1'} {name}\n",
+            "resolv.conf": "",
+        }.items():
+            own = f"/dev/shm/etc/{file}"
+            self.run(f"printf %s {shlex.quote(text)} >{own} && mount --bind {own} $(readlink -f /etc/{file})")
         if switch is None:
             self.run("ip link add name switch type bridge && ip link set switch up")
             return

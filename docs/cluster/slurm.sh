@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# A study on Slurm: a Ray cluster of this job's own over its nodes, in token mode, gone when the job ends. Submitted from
+# an environment in which `study` runs; everything after the script's name is `study run`'s:
+#
+#   sbatch docs/cluster/slurm.sh lr_curve --data-dir /shared/data/KuaiRand-Pure --out /shared/studies/lr_curve
+#
+#SBATCH --job-name=study
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=04:00:00
+# Two minutes before the end of its time the study is stopped, as by Ctrl-C: what is recorded stays, and the same sbatch
+# trains exactly what is missing.
+#SBATCH --signal=B:INT@120
+# With GPUs, and --gpu-fraction for the study: #SBATCH --gpus-per-node=1
+set -euo pipefail
+
+[ $# -gt 0 ] || { echo "usage: sbatch slurm.sh SPACE --out /shared/folder [what else study run takes]" >&2; exit 2; }
+
+# A token of this job's own: srun passes it on in the environment, which other users cannot read.
+export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
+export RAY_AUTH_TOKEN
+
+cpus=${SLURM_CPUS_PER_TASK:-1}
+port=$((20000 + SLURM_JOB_ID % 10000))
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+
+on() { # NODE COMMAND...: a step of one task there
+  srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$1" "${@:2}"
+}
+
+started=()
+# shellcheck disable=SC2317 # the trap calls it
+clean_up() {
+  trap - EXIT
+  [ ${#started[@]} -eq 0 ] || kill "${started[@]}" 2>/dev/null || true
+  wait || true
+}
+trap clean_up EXIT
+
+# This script runs on the first node, which is the head.
+addresses=$(on "${nodes[0]}" hostname -I)
+address=${addresses%% *}:$port
+common=(--num-cpus="$cpus" --disable-usage-stats --block)
+
+on "${nodes[0]}" ray start --head --node-ip-address="${address%:*}" --port="$port" --include-dashboard=false \
+  --temp-dir="/tmp/ray-$SLURM_JOB_ID" "${common[@]}" &
+started+=($!)
+for _ in $(seq 60); do
+  ray health-check --address "$address" 2>/dev/null && break
+  kill -0 "${started[0]}" 2>/dev/null || { echo "slurm.sh: Ray's head has not started" >&2; exit 1; }
+  sleep 1
+done
+for node in "${nodes[@]:1}"; do
+  on "$node" ray start --address="$address" "${common[@]}" &
+  started+=($!)
+done
+
+# The study may begin with some of them: it uses those that join later. But this way it asks each for its folder and data.
+python - "$address" ${#nodes[@]} <<'PYTHON'
+import sys, time, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
+end = time.monotonic() + 120
+while (there := sum(node["Alive"] for node in ray.nodes())) < int(sys.argv[2]) and time.monotonic() < end:
+    time.sleep(1)
+print(f"slurm.sh: {there} of {sys.argv[2]} nodes", flush=True)
+PYTHON
+
+set -m # a process group of its own, which can be interrupted
+study run "$@" --address "$address" &
+study=$!
+set +m
+trap 'kill -INT -- "-$study" 2>/dev/null || true' INT TERM
+code=0
+wait "$study" || code=$?
+while kill -0 "$study" 2>/dev/null; do # a signal has ended the wait, and the study is still recording
+  wait "$study" && code=0 || code=$?
+done
+exit "$code"
