@@ -210,6 +210,10 @@ MANY = 24
 # factors
 
 
+FACTOR_STEPS = 9
+"""Factors change from batch to batch by more than over a training: their median shows the latter."""
+
+
 def factors(
     trace: pd.DataFrame, moments: Mapping[str, int] | None, runs: Sequence[str], labels: Mapping[str, str]
 ) -> Figure:
@@ -221,14 +225,14 @@ def factors(
     axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
     shades = dict(zip(matrices, sns.color_palette("viridis_r", len(matrices)).as_hex(), strict=True))
     for ax, run in zip(axes, runs, strict=False):
-        draw_by_layer(ax, trace.loc[trace["run_id"] == run], "factor", shades)
+        draw_by_layer(ax, trace.loc[trace["run_id"] == run], "factor", shades, median=FACTOR_STEPS)
         log_axis(ax)
         mark_moments(ax, moments)
         ax.set_title(labels[run])
     for ax in axes[len(runs) :]:
         ax.set_visible(False)
     for ax in axes[::columns]:
-        ax.set_ylabel("factor")
+        ax.set_ylabel(f"factor, median of {FACTOR_STEPS} steps")
     for ax in axes[-columns:]:
         ax.set_xlabel("step")
     handles = [Line2D([], [], color=c, label=name) for name, c in shades.items()]
@@ -236,11 +240,12 @@ def factors(
     return figure
 
 
-def draw_by_layer(ax: Axes, trace: pd.DataFrame, value: str, shades: Mapping[str, str]) -> None:
-    """A column of one run against the step, a line each layer or tensor of `shades`."""
+def draw_by_layer(ax: Axes, trace: pd.DataFrame, value: str, shades: Mapping[str, str], median: int = 1) -> None:
+    """A column of one run against the step, a line each layer or tensor of `shades`. median: of so many steps."""
     for name, colour in shades.items():
         of_layer = trace.loc[(trace["layer"] == name) & trace[value].notna()]
-        ax.plot(of_layer["step"], of_layer[value], color=colour, lw=1.3)
+        values = of_layer[value].rolling(median, center=True, min_periods=1).median()
+        ax.plot(of_layer["step"], values, color=colour, lw=1.3)
     ax.set_xlim(min(trace["step"].tolist()), max(trace["step"].tolist()))
 
 

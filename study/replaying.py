@@ -142,7 +142,8 @@ def replay(folder: Path, prefix: str, cache: Path, *, beside: str | None = None,
     out.mkdir(parents=True, exist_ok=True)
     traces, told, lines = [], [], []
     for one in (run, *others):
-        trace, about = _replayed(here, one, sharpness_every)
+        # The others are looked at closely where the run that was asked for has its moments.
+        trace, about = _replayed(here, one, sharpness_every, told[0] if told else None)
         traces.append(trace)
         told.append(about)
         lines.append(f"{one.method} at lr {one.lr:g}, seed {one.seed}: {_said(about)}")
@@ -168,8 +169,11 @@ def _beside(study: Study, run: Run, beside: str | None) -> list[Run]:
     return [other for other in runs if other.id != run.id]
 
 
-def _replayed(here: Recorded, run: Run, sharpness_every: int) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The trace of one run, and what is to be said of it."""
+def _replayed(
+    here: Recorded, run: Run, sharpness_every: int, first: Mapping[str, Any] | None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The trace of one run, and what is to be said of it. first: the same of the run beside which it is replayed; of
+    that one alone the sharpness is taken by layer."""
     recorded = here.runs.loc[here.runs["run_id"] == run.id]
     if len(recorded):
         _, loss, constant, _ = divergence.stack_losses(record.read_losses(here.folder, [run.id]), here.tasks)
@@ -178,12 +182,13 @@ def _replayed(here: Recorded, run: Run, sharpness_every: int) -> tuple[pd.DataFr
         plain = train([run], here.log)
         before, constant_TK = plain.loss[0], plain.constant[0]
     found = here.moments(before, constant_TK, run.model)
-    near = [] if found is None else list(dataclasses.asdict(found).values())
+    own = None if found is None else dataclasses.asdict(found)
+    near = ((own if first is None else first["moments"]) or {}).values()
 
     def close(step: int) -> bool:
         return step % sharpness_every == 0 or any(abs(step - at) <= CLOSE for at in near)
 
-    watch = Watch(here.log, sharpness_at=close)
+    watch = Watch(here.log, sharpness_at=close, blocks=first is None)
     trained = train([run], here.log, look=watch)
     outcome = divergence.judge(
         trained.loss,
@@ -202,7 +207,7 @@ def _replayed(here: Recorded, run: Run, sharpness_every: int) -> tuple[pd.DataFr
         "outcome": outcome.outcome,
         "reason": outcome.reason,
         "diverged_at_step": outcome.diverged_at_step,
-        "moments": None if found is None else dataclasses.asdict(found),
+        "moments": own,
         "recorded": bool(len(recorded)),
         "same_bits": bool(same) if len(recorded) else None,
         "differs_from_step": None if same else _first_difference(before, trained.loss[0]),

@@ -81,6 +81,9 @@ def test_a_run_is_replayed_with_its_bits_its_moments_and_its_figures(trained: Pa
         assert np.array_equal(own[f"loss_{task}"].to_numpy("float32"), loss)
     taken = own.loc[own["sharpness"].notna(), "step"]
     assert {0, 50, moments["rising"]} <= set(taken)
+    beside = trace[(trace["method"] == "clippy") & trace["sharpness"].notna()]
+    assert moments["rising"] in set(beside["step"]), "looked at closely where the other run diverged"
+    assert set(beside["layer"]) == {"all"}
     clippy = trace[(trace["method"] == "clippy") & trace["factor"].notna()]
     assert (clippy["factor"] < 1).any()
     assert (trace.loc[trace["method"] == "none", "factor"].dropna() == 1).all()
