@@ -10,33 +10,77 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from study import doors, redaction
+
 # Small problems are solved faster without threads, and trials need the cores. Read once, when numpy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.update(doors.unreported())
 
 USER_ERROR = 2
+OUR_ERROR = 1
 INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     asked = _parser().parse_args(arguments)
+    if arguments is None:
+        _take_secrets_off_the_command_line(getattr(asked, "tracking_uri", None))
     atexit.register(gc.freeze)  # what is left is freed with the process: collecting it first takes a second
-    _find_modules_here()
-    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"warning: {message}")
     try:
+        _let_in(asked)
         return asked.do(asked) or 0
-    except ValueError as error:
-        if os.environ.get("STUDY_TRACEBACK"):
-            raise
-        print(f"study: {_one_line(error)}", file=sys.stderr)
-        return USER_ERROR
-    except OSError as error:
-        print(f"study: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return USER_ERROR
     except KeyboardInterrupt as stopped:
         what = str(stopped) or "stopped; what was recorded stays, and `study resume` trains the rest"
-        print(f"\nstudy: {what}", file=sys.stderr)
+        _say(f"\nstudy: {what}")
         return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has had enough
+        return OUR_ERROR
+    except Exception as error:
+        if os.environ.get("STUDY_TRACEBACK"):
+            raise
+        if isinstance(error, ValueError):
+            _say(f"study: {_one_line(error)}")
+            return USER_ERROR
+        if isinstance(error, OSError):
+            _say(f"study: {error.filename or ''}: {error.strerror or error}")
+            return USER_ERROR
+        _say(f"study: {type(error).__name__}: {_one_line(error)} (not foreseen; STUDY_TRACEBACK=1 shows where)")
+        return OUR_ERROR
+
+
+READING = ("spaces", "status", "report", "recommend", "rescore", "mlflow", "ui")
+"""Commands that read a record, which may be somebody else's. The others may import modules of the user's own."""
+
+
+def _let_in(asked: argparse.Namespace) -> None:
+    """Decide whose modules may be imported, and refuse a folder that would have us write elsewhere."""
+    from study import plugins, untrusted
+
+    plugins.only_ours = asked.command in READING
+    if not plugins.only_ours:
+        _find_modules_here()
+    for folder in (getattr(asked, "dir", None), getattr(asked, "out", None)):
+        if folder and "://" not in str(folder):
+            untrusted.refuse_links(Path(folder).expanduser())
+
+
+def _take_secrets_off_the_command_line(uri: str | None) -> None:
+    """Start this command again with a tracking URI that holds a password in its environment: a command line is there
+    for everyone to read, and Ray shows it on its pages."""
+    words = [word for word in sys.orig_argv[1:] if not (uri and word.startswith("--tr") and word.endswith(f"={uri}"))]
+    for i, word in enumerate(words):
+        if word == uri and words[i - 1].startswith("--tr"):
+            del words[i - 1 : i + 1]
+            break
+    if uri and redaction.redacted(uri) != uri and words != sys.orig_argv[1:]:
+        os.execve(sys.executable, [sys.executable, *words], os.environ | {"MLFLOW_TRACKING_URI": uri})
+
+
+def _say(text: str) -> None:
+    print(redaction.printable(redaction.redacted(text)), file=sys.stderr)
 
 
 def _find_modules_here() -> None:
@@ -66,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, do, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(do=do)
+        added.set_defaults(do=do, command=name)
         return added
 
     command("spaces", _spaces, "what can be run: studies, methods, models, data sources")
@@ -135,9 +179,9 @@ def _parser() -> argparse.ArgumentParser:
     opened.add_argument("--port", type=int)
     opened.add_argument("--tracking-uri", metavar="U", default=_tracking_uri())
 
-    sources = commands.add_parser("data", help="data sources: list, fetch, check").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
+    of_data = commands.add_parser("data", help="data sources: list, fetch, check")
+    of_data.set_defaults(command="data")
+    sources = of_data.add_subparsers(required=True, metavar="COMMAND")
     sources.add_parser("list", help="data sources").set_defaults(do=_data_list)
     fetched = sources.add_parser("fetch", help="download and verify a data set")
     fetched.add_argument("name")
@@ -355,11 +399,18 @@ def _submit(asked: argparse.Namespace) -> int:
     given = _asked(asked)
     if not asked.address:
         raise ValueError("study submit needs --address, such as http://127.0.0.1:8265")
+    words = _command_line(asked)
+    for word in words:
+        if redaction.redacted(word) != word:
+            raise ValueError(
+                f"{redaction.redacted(word)} holds a secret, which everyone sees who can see the job; leave it out, "
+                "and set MLFLOW_TRACKING_URI, or what else holds it, where the cluster is started"
+            )
     family = families.asked_for(given)
     driver.out_folder(given, family.members[0].study if family else driver.study_of(given))
     return tune.submit(
         asked.address,
-        _command_line(asked),
+        words,
         working_dir=asked.working_dir,
         wait=not asked.no_wait,
         commit=driver.commit(),

@@ -21,6 +21,7 @@ CONTROL_SEEDS = tuple(range(10**9, 10**9 + 4))
 CONTROL_LRS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 
 MAX_LR = 1e4
+MAX_COUNT = 10**9
 
 
 # Ahead of the values that they check: a default such as `Recipe()` is made while this module is read.
@@ -75,6 +76,9 @@ class Recipe:
             f"need initial_accumulator >= 0, got initial_accumulator={self.initial_accumulator}",
         )
         _need(math.isfinite(self.eps) and self.eps >= 0, f"need eps >= 0, got eps={self.eps}")
+        for name in ("batch", "steps", "warmup", "window", "embedding_dim"):
+            value = getattr(self, name)
+            _need(value is None or value <= MAX_COUNT, f"need {name} <= {MAX_COUNT:,}, got {name}={value}")
         _one_of("embeddings", self.embeddings, ("adagrad", "method"))
         _one_of("precision", self.precision, ("float32", "float64"))
 

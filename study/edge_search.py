@@ -454,7 +454,7 @@ def source(
         recorded=_recorded(folder) if begun else (),
         failed=record.read_failures(folder) if begun else (),
         read=lambda trial: record.diverged_in(folder, trial),
-        kind_of=kinds({arm.method for arm in study.arms}, cache),
+        kind_of=kinds(cache),
         largest_stack=largest_stack or {},
         workers=workers,
     )

@@ -161,7 +161,7 @@ def plan(
     # A control without cells to judge would train for nothing.
     needed = set(study.models) if study.search else {run.model for run in missing_cells}
     missing_control = [run for run in control if run.id not in recorded and run.model in needed]
-    kind_of = kinds({run.method for run in [*missing_cells, *missing_control]}, cache)
+    kind_of = kinds(cache)
 
     def stacks_of(missing: Sequence[Run]) -> tuple[Stack, ...]:
         stacks: list[Stack] = []
@@ -217,10 +217,10 @@ def measured_gigaflops_per_second() -> float:
     return 8 * 2e-9 * 512 * 128 * 128 / best / (os.cpu_count() or 1)
 
 
-def kinds(used: Collection[str], cache: Path | None = None) -> Callable[[Run], str]:
+def kinds(cache: Path | None = None) -> Callable[[Run], str]:
     """What tells apart the runs that cannot share a stack: the method, and its options that are not thresholds.
 
-    used: methods of the runs that will be asked about. cache: as in `plan`.
+    cache: as in `plan`.
     """
 
     def find(method: str) -> list[str]:
@@ -228,15 +228,13 @@ def kinds(used: Collection[str], cache: Path | None = None) -> Callable[[Run], s
 
         return list(methods.signature(method).options)
 
-    options = {
-        method: recalled(
-            cache, ["options of", method], functools.partial(find, method), ours=is_ours("study.methods", method)
-        )
-        for method in used
-    }
+    @functools.cache  # asked once a run is to be stacked: who only looks at a search imports no method
+    def options(method: str) -> list[str]:
+        question = ["options of", method]
+        return recalled(cache, question, functools.partial(find, method), ours=is_ours("study.methods", method))
 
     def kind_of(run: Run) -> str:
-        return canonical_json([run.method, {k: v for k, v in run.options.items() if k in options[run.method]}])
+        return canonical_json([run.method, {k: v for k, v in run.options.items() if k in options(run.method)}])
 
     return kind_of
 

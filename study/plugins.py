@@ -11,6 +11,9 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+only_ours = False
+"""True in a command that only reads: whoever wrote the record has no say in what is imported."""
+
 
 def names(package: str) -> list[str]:
     """The plugins in the folder of a package, in alphabetical order."""
@@ -48,6 +51,10 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
     if name not in known and "." not in name:
         raise ValueError(unknown)
     path = f"{package}.{name}" if name in known else name
+    if only_ours and name not in known:
+        raise ValueError(
+            f"the {noun} {name!r} is a module of somebody's own, which a command that only reads imports not"
+        )
     try:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:

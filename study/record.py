@@ -29,12 +29,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from study import seal, storage
+from study import seal, storage, untrusted
 from study.config import Arm, Rule, Run, Study, canonical_json, search_changed, study_from_json, to_json
 
 FORMAT = 1
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError, pa.ArrowException)
 T = TypeVar("T")
 
 COLUMNS = pa.schema(
@@ -111,6 +111,7 @@ def read_definition(folder: Path) -> Definition:
         content = seal.read_json(path.read_bytes())
         if content["format"] != FORMAT:
             raise RecordError(f"{path} has format {content['format']!r}; this version reads format {FORMAT}")
+        untrusted.definition(content)
         return Definition(
             study=study_from_json(content["study"]), data=dict(content["data"]), versions=dict(content["versions"])
         )
@@ -119,7 +120,7 @@ def read_definition(folder: Path) -> Definition:
     except seal.BrokenError as error:
         again = "move it away and give its `study run` again, which keeps the runs"
         raise RecordError(f"{path} is not a study's definition ({error}); {again}") from error
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise RecordError(f"{path} is not a study's definition ({error})") from error
 
 
@@ -327,6 +328,7 @@ def read_failures(folder: Path, recorded: Collection[str] | None = None) -> dict
 
 def _failure(content: bytes) -> dict[str, str]:
     found = seal.read_json(content)
+    untrusted.failure(found)
     return dict.fromkeys(map(str, found["run_ids"]), str(found["reason"]))
 
 
@@ -391,9 +393,10 @@ def read_confirmations(folder: Path) -> list[Confirmation]:
     for path in sorted((folder / "confirm").glob("*.json")):
         try:
             content = seal.read_json(path.read_bytes())
+            untrusted.confirmation(content)
             content |= {key: tuple(content[key]) for key in ("seeds", "models")}
             found.append(Confirmation(**content | {"arms": tuple(Arm(**arm) for arm in content["arms"])}))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except UNREADABLE as error:
             raise RecordError(f"{path} does not read ({error})") from error
     return sorted(found, key=lambda confirmation: (confirmation.number, confirmation.name))
 
@@ -458,6 +461,8 @@ def _table_of(schema: pa.Schema) -> Callable[[bytes], pa.Table]:
         wrong = [f.name for f in schema if f.name not in names or table.schema.field(f.name).type != f.type]
         if wrong:
             raise ValueError(f"not a record's file: columns {', '.join(wrong)}")
+        if schema is COLUMNS:
+            untrusted.runs(table)
         return table
 
     return read

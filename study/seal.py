@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from study import untrusted
 from study.config import canonical_json
 
 KEY = "sha256"
@@ -36,6 +37,7 @@ def parquet(table: pa.Table) -> bytes:
 def read_parquet(content: bytes) -> pa.Table:
     """The table of such a file. Raises BrokenError, or what pyarrow raises, where it is not as it was written."""
     file = pq.ParquetFile(pa.BufferReader(content))
+    untrusted.size_of_parquet(file)
     written = (file.metadata.metadata or {}).get(KEY.encode())
     if written is not None:
         at = content.rindex(written)
@@ -53,7 +55,7 @@ def json_text(content: Mapping[str, Any]) -> bytes:
 def read_json(text: bytes | str) -> dict[str, Any]:
     """Raises ValueError where it is no JSON object, or not as it was written."""
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_constant=_no_number)
     except RecursionError as error:
         raise BrokenError("nested too deep") from error
     if not isinstance(content, dict):
@@ -62,6 +64,10 @@ def read_json(text: bytes | str) -> dict[str, Any]:
     if written is not None and written != _hash(canonical_json(content).encode()):
         raise BrokenError("its content has changed since it was written")
     return content
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON's")
 
 
 def _hash(content: bytes) -> str:

@@ -44,7 +44,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from study import record, storage
+from study import doors, record, storage
 from study.config import canonical_json, to_json
 
 if TYPE_CHECKING:  # MLflow takes a second to import, and only those who look at it should wait
@@ -267,8 +267,8 @@ def server(folder: Path, *, port: int | None = None, uri: str | None = None) -> 
     # The database goes through the environment: a command line is there for everyone to read, password included.
     settings = {k: v for k, v in os.environ.items() if k != "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"} | {
         "MLFLOW_BACKEND_STORE_URI": uri or default_uri(folder),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        **doors.unreported(),
     }
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--artifacts-destination", str(folder / ARTIFACTS)]
@@ -755,8 +755,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet_and_prompt() -> Iterator[None]:
     """MLflow without telemetry and chatter, and without minutes of retries, unless the user has asked for them."""
-    settings = {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
+    settings = doors.unreported() | {
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",

@@ -27,8 +27,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from study import doors, heartbeat, lifeline, nodes, redaction
+
 # Before the import of ray, which reads these once.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.update(doors.unreported())
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
 os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "0")
@@ -51,8 +53,10 @@ if "RAY_AUTH_MODE" not in os.environ and (
     os.environ["RAY_AUTH_MODE"] = "token"
 
 import ray
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config
+from ray.exceptions import AuthenticationError, RayError
 
-from study import heartbeat, lifeline, nodes
 from study.config import Rule
 from study.nodes import Needs, NodeError
 from study.queue import FINISHED, Failure, Job, Queue, unpacked
@@ -123,15 +127,18 @@ def connected(address: str | None, *, workers: int | None, gpu_fraction: float) 
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     _answers(address)
-    here = {"include_dashboard": False, "num_cpus": workers} if address == "local" else {}
     # Ray's processes take seconds to start, in which this one has nothing else to do.
     meanwhile = threading.Thread(target=importlib.import_module, args=("ray.tune",))
     meanwhile.start()
+    until_shut_down = contextlib.ExitStack()
     try:
+        here = until_shut_down.enter_context(_behind_doors(workers)) if address == "local" else {}
+        until_shut_down.callback(ray.shutdown)
         # Ray waits for its first workers, and for ever where one of them dies meanwhile.
         with lifeline.within(START_SECONDS, "Ray"):
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
     except Exception as error:  # a process of Ray's that died as it began has an error of no kind of its own
+        until_shut_down.close()
         raise ClusterError(f"no Ray at {address} ({_one_line(error)})") from error
     finally:
         meanwhile.join()
@@ -139,9 +146,9 @@ def connected(address: str | None, *, workers: int | None, gpu_fraction: float) 
         with lifeline.watched(_servers(own=address == "local")):
             yield _cluster(workers, gpu_fraction)
     except BaseException:
-        ray.shutdown()
+        until_shut_down.close()
         raise
-    _shut_down_beside()
+    _shut_down_beside(until_shut_down.close)
 
 
 def _cluster(workers: int | None, gpu_fraction: float) -> Cluster:
@@ -178,21 +185,46 @@ def _servers(*, own: bool) -> list[lifeline.Server]:
     ]
 
 
-def _shut_down_beside() -> None:
+@contextlib.contextmanager
+def _behind_doors(workers: int | None) -> Iterator[dict[str, Any]]:
+    """How to start a Ray of our own, as options of `ray.init`; see `study.doors`."""
+
+    def read_settings() -> None:
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+    clusters = ray_constants.ENABLE_RAY_CLUSTER
+    with doors.of_our_ray() as folder:
+        # Ray takes an address of the machine's in place of loopback, but for one that is to serve no cluster.
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        read_settings()
+        try:
+            yield {
+                "include_dashboard": False,
+                "num_cpus": workers,
+                "_node_ip_address": doors.LOOPBACK,
+                "_temp_dir": str(folder),
+            }
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = clusters
+    read_settings()
+
+
+def _shut_down_beside(shut_down: Callable[[], None]) -> None:
     """End Ray in a thread of its own: it waits for its processes for a second, and whoever had it need not. Our
     process ends after the thread.
 
     Ray ends a process in which an object of its own is freed meanwhile. `run` has left none but garbage, which stays.
     """
 
-    def shut_down() -> None:
+    def end() -> None:
         try:
-            ray.shutdown()
+            shut_down()
         finally:
             gc.enable()
 
     gc.disable()
-    threading.Thread(target=shut_down).start()
+    threading.Thread(target=end).start()
 
 
 NODE_SECONDS = 180
@@ -393,7 +425,9 @@ def submit(address: str, words: list[str], *, working_dir: Path | None, wait: bo
     try:
         client = JobSubmissionClient(address)
         job = client.submit_job(entrypoint=shlex.join(words), runtime_env=environment)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except AuthenticationError as error:
+        raise _refused(f"Ray job server at {address}") from error
+    except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
         raise ClusterError(f"no Ray job server at {address} ({_one_line(error)})") from error
     print(f"job {job} submitted to {address}", flush=True)
     if not wait:
@@ -615,14 +649,37 @@ def _device_works(talk: str, place: str) -> None:
 
 
 def _answers(address: str) -> None:
-    """Raises ClusterError at once where nothing listens: Ray itself goes on trying for minutes."""
+    """Raises ClusterError at once where nothing listens, or where our token is refused: Ray itself goes on trying for
+    minutes, and says so in many lines."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not (host and port.isdecimal()):
         return  # local, auto
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise ClusterError(f"no Ray at {address} ({_one_line(error)})") from error
+    import grpc
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    try:
+        token = AuthenticationTokenLoader.instance().get_token_for_http_header()
+    except AuthenticationError as error:
+        raise _refused(f"Ray cluster at {address}") from error
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        asked = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetClusterId
+        headers = [(name.lower(), value) for name, value in token.items()]
+        try:
+            asked(gcs_service_pb2.GetClusterIdRequest(), metadata=headers, timeout=10)
+        except grpc.RpcError as error:
+            if isinstance(error, grpc.Call) and error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                raise _refused(f"Ray cluster at {address}") from error
+
+
+def _refused(where: str) -> ClusterError:
+    return ClusterError(
+        f"the {where} asks for a token, and ours is missing or wrong: "
+        "put the cluster's into ~/.ray/auth_token, or name a file that holds it in RAY_AUTH_TOKEN_PATH"
+    )
 
 
 def _gpu_bytes() -> int:
@@ -632,11 +689,11 @@ def _gpu_bytes() -> int:
 
 
 def _one_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+    lines = (line.strip() for line in str(error).splitlines())
+    return redaction.one_line(next(filter(None, lines), type(error).__name__))[:300]
 
 
 def _last_line(error: BaseException) -> str:
     """What a remote error says: Ray puts a traceback before it."""
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)[
-        :300
-    ]
+    lines = (line.strip() for line in reversed(str(error).splitlines()))
+    return redaction.one_line(next(filter(None, lines), type(error).__name__))[:300]

@@ -70,11 +70,11 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["quik"], "unknown study 'quik'; there are best_quality, "),
+        (["quik"], "unknown study 'quik'; there are bases, best_quality, "),
         (["my_pkg.my_space"], "unknown study 'my_pkg.my_space'"),
         (["..x"], "unknown study '..x'"),
         (["study.config"], "study.config defines no `study`"),
-        (["quick", "--set", "methods=clip"], "unknown method 'clip'; there are agc, clippy"),
+        (["quick", "--set", "methods=clip"], "unknown method 'clip'; there are activation_clip, adagc, agc, "),
         (["quick", "--set", "models=smal"], "unknown model 'smal'; there are "),
         (["quick", "--data", "kuairan"], "unknown data source 'kuairan'; there are kuairand, synthetic, table"),
         (["quick", "--set", "data.row=3"], "the data source 'synthetic' has no option row; its options are rows"),
@@ -157,6 +157,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         yield tune.Cluster(workers=1)
 
     monkeypatch.setattr(tune, "connected", connected)
+    monkeypatch.setattr(tune, "check_nodes", lambda *_arguments: None)
     monkeypatch.setattr(tune, "run", lambda *_arguments: pytest.fail("something was trained"))
 
 

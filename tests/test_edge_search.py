@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from simulated_record import simulated_definition, write_simulated_study
+from simulated_record import TASKS, simulated_definition, write_simulated_study
 from simulated_search import LADDER, Found, Trainer, grid_width, make_study, run, search
 from simulation import CURVES, LRS, Curve
 
@@ -319,7 +319,9 @@ def test_a_search_is_part_of_a_study_and_old_studies_have_none() -> None:
 def test_a_folder_goes_on_with_another_end_but_not_with_another_search(tmp_path: Path) -> None:
     def opened(**changes) -> Definition:
         study = make_study(**changes)
-        return record.open_study(tmp_path, Definition(study=study, data={"content": "c" * 64}, versions={}))
+        return record.open_study(
+            tmp_path, Definition(study=study, data={"content": "c" * 64, "tasks": list(TASKS)}, versions={})
+        )
 
     opened()
     assert opened(precision=1.1, budget=500).study.search == EdgeSearch(precision=1.1, budget=500)

@@ -312,7 +312,7 @@ def test_nothing_is_freed_while_ray_goes(monkeypatch: pytest.MonkeyPatch) -> Non
         went.wait(30)
 
     monkeypatch.setattr(tune.ray, "shutdown", shutdown)
-    tune._shut_down_beside()
+    tune._shut_down_beside(tune.ray.shutdown)
     assert not gc.isenabled()
     went.set()
     for thread in threading.enumerate():

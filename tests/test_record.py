@@ -46,7 +46,12 @@ def make_definition(content: str = "c" * 64, **changes: Any) -> Definition:
         "lrs": (0.1, 0.2),
         "seeds": (0, 1),
     }
-    return Definition(study=Study(**values | changes), data={"content": content}, versions={"torch": "2"})
+    return Definition(
+        study=Study(**values | changes), data={"content": content, "tasks": [TASK]}, versions={"torch": "2"}
+    )
+
+
+TASK = {"name": "click", "kind": "binary", "base": 0.4, "scale": 1.0, "constant_loss": 0.67, "constant_rmse": None}
 
 
 def make_row(run_id: str, lr: float = 0.1, seed: int = 0, **changes: Any) -> dict[str, Any]:

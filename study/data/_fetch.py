@@ -22,6 +22,8 @@ from typing import IO, cast
 
 BLOCK = 1 << 18
 TIMEOUT_SECONDS = 30
+MOST_MEMBERS = 10_000
+"""Files and folders of an archive."""
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are here and the bytes that there are."""
@@ -158,7 +160,9 @@ def _unpack(archive: Archive, part: Path, folder: Path) -> None:
 def _unpack_members(packed: io.RawIOBase, folder: Path) -> None:
     files = 0
     with tarfile.open(fileobj=cast(IO[bytes], packed), mode="r|") as tar:
-        for member in tar:
+        for count, member in enumerate(tar, 1):
+            if count > MOST_MEMBERS:
+                raise ValueError(f"the archive holds more than {MOST_MEMBERS:,} files; refused")
             at = folder.joinpath(*_safe_parts(member.name))
             if member.type == tarfile.DIRTYPE:
                 at.mkdir(parents=True, exist_ok=True)
