@@ -236,8 +236,9 @@ def gallery_pairs(runs: pd.DataFrame, limit: int = 8) -> list[tuple[dict[str, An
     runs = with_curves(runs).sort_values(["lr", "seed"])
     per_curve = []
     for _, curve in in_order(runs).groupby(CURVE, sort=False):
-        healthy = [r for r in records(curve) if r["outcome"] == "completed"]
-        broken = [r for r in records(curve) if r["outcome"] == "diverged"]
+        every = records(curve)
+        healthy = [r for r in every if r["outcome"] == "completed"]
+        broken = [r for r in every if r["outcome"] == "diverged"]
         reasons = list(dict.fromkeys(r["reason"] for r in broken))
         first = [next(r for r in broken if r["reason"] == reason) for reason in reasons]
         nearest = [min(healthy, key=lambda h: _distance(h, b), default=None) for b in first]

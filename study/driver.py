@@ -250,7 +250,8 @@ def report(folder: Path) -> str:
     storage.at(folder).refresh("set_aside")
     found = page.tables(folder)
     try:
-        path = page.write(found, _recorded_references(found), _influence(found))
+        losses = record.read_losses(folder)
+        path = page.write(found, _recorded_references(found, losses), _influence(found, losses))
     except OSError as error:
         raise StorageError(f"cannot write the report to {folder} ({error.strerror or error})") from error
     storage.publish(folder)
@@ -267,14 +268,14 @@ def _missing(folder: Path) -> list[str]:
     return ["", head, *reasons] if failures else []
 
 
-def _influence(found: "Tables") -> "pd.DataFrame | None":
+def _influence(found: "Tables", losses: "pd.DataFrame") -> "pd.DataFrame | None":
     """How far each edge moves under other rules, as the report takes it: None where that cannot be said."""
     from study import rescoring
 
     if found.best is not None:
         return None
     try:
-        return rescoring.rule_influence(found.folder, fitted=found.fitted, every=found.every)
+        return rescoring.rule_influence(found.folder, fitted=found.fitted, every=found.every, losses=losses)
     except ValueError:
         return None  # without a control, or where nothing can be learned by a rule
 
@@ -438,14 +439,16 @@ def _mirrored(folder: Path, follower: "tracking.Follower", uri: str | None) -> s
         return f"MLflow was not updated: {error}. Later: study mlflow {storage.address(folder)}"
 
 
-def _recorded_references(found: "Tables") -> dict[str, dict[str, Any]]:
+def _recorded_references(found: "Tables", losses: "pd.DataFrame") -> dict[str, dict[str, Any]]:
     """The references of the models whose control is recorded, as the report takes them."""
     definition, done, described = found.definition, set(found.every["run_id"]), {}
     for model in definition.study.models:
         if not all(r.id in done for r in control_of(definition.study, definition.data["content"]) if r.model == model):
             continue
         try:
-            reference = references(definition.study, definition.data, found.folder, [model], runs=found.every)[model]
+            reference = references(
+                definition.study, definition.data, found.folder, [model], losses=losses, runs=found.every
+            )[model]
         except ValueError:
             continue  # the study stopped on it, and said so
         described[model] = {"lr": reference.lr, "gain": reference.gain} | {

@@ -79,11 +79,13 @@ def rule_influence(
     level: float = 0.5,
     fitted: Mapping[Any, Any] | None = None,
     every: pd.DataFrame | None = None,
+    losses: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """How far each edge moves under other rules: a row for each curve and rule, the study's own rule ("own") first.
 
     rules: name -> what differs from the study's rule; None is "stricter" (kept < 0.5) and "looser" (kept < 0.1).
-    fitted: what `analysis.edges.fits` gave for the study's runs, and every: all recorded runs, where they are at hand.
+    fitted: what `analysis.edges.fits` gave for the study's runs. every, losses: all recorded runs, and losses. None
+    reads them, or finds it.
 
     Columns: model, curve, method, rule (its name), settings (`kept=0.5`; "" for the study's own), n, k (diverged runs,
     all lrs together), changed (runs with another outcome than by the study's rule), edge, low, high, status, lr_min,
@@ -98,7 +100,7 @@ def rule_influence(
 
     definition, every = record.read_definition(folder), record.read_runs(folder) if every is None else every
     own = cells_of(every, definition.study)
-    losses = record.read_losses(folder)
+    losses = record.read_losses(folder) if losses is None else losses
     rules = {"stricter": STRICTER, "looser": LOOSER} if rules is None else rules
     if not set(own["run_id"]) <= set(losses["run_id"]):
         own = own.iloc[:0]
