@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 QUICK ?=
 DATA ?= ../shared/data/KuaiRand-Pure
 
-.PHONY: quick test test-slow lint format bench statistics results clean
+.PHONY: quick test test-slow lint format bench statistics results faults clean
 
 # The main job: P(divergence | lr) of five methods on the embedded stream. QUICK="--seeds 0-1" passes options on.
 quick: $(VENV)/installed
@@ -38,6 +38,10 @@ statistics: $(VENV)/installed-dev
 # Every table of docs/results.md again, from the rows in docs/results/.
 results: $(VENV)/installed
 	$(BIN)/python -m analysis.results docs/results.md
+
+# Kills everything that a study runs on, at random moments, a hundred times: half an hour. FAULTS="--kills 30 --seed 9"
+faults: $(VENV)/installed-dev
+	$(BIN)/python tests/faults.py $(FAULTS)
 
 clean:
 	rm -rf $(VENV)
