@@ -342,6 +342,7 @@ if _path:
 """A `sitecustomize`: the clock of every Python process of a study, workers included, is off by what a file says."""
 
 ENDS_THE_DRIVER = {"driver", "raylet", "agent", "gcs"}
+MOST_RUNS_A_TRIAL = 3
 WORKERS_OF_A_LIFE = 2
 """Kills of workers and nodes in the life of one driver: what dies three times with the same stack is given up."""
 
@@ -384,7 +385,7 @@ class Torment:
         command_line = ["resume", str(self.folder)]
         if not (self.folder / "study.json").exists():
             command_line = ["run", *self.words, "--out", str(self.folder)]
-        workers, stack = self.rng.choice([2, 2, 3]), self.rng.choice([1, 1, 2, 3])
+        workers, stack = self.rng.choice([2, 2, 3]), self.rng.choice([1, 1, 2, MOST_RUNS_A_TRIAL])
         command_line += ["--workers", str(workers), "--stack", str(stack), *self.ray.words]
         if self.server:
             command_line += ["--tracking-uri", self.server.uri]
@@ -394,8 +395,9 @@ class Torment:
     def _strike(self, child: subprocess.Popen[bytes], log: Path, kind: str, left: int) -> str | None:
         """Kill one of a kind, at a moment of its own. None where the study has ended before. left: kills to come."""
         before = trials(self.folder)
-        room = max(0, self.runs - len(recorded(self.folder)))
-        files = self.rng.randint(0, min(3, room // (2 * left)))
+        # On a machine with nothing else to do, all would be trained in a few such pauses.
+        share = max(0, self.runs - len(recorded(self.folder))) // (2 * MOST_RUNS_A_TRIAL * left)
+        files = self.rng.randint(0, min(3, share))
         pause = self.rng.uniform(0, 0.8) if files or trials(self.folder) else self.rng.uniform(0, 6)
         give_up = time.monotonic() + SECONDS
         while trials(self.folder) < before + files:
@@ -405,7 +407,7 @@ class Torment:
             self.ray.mend()  # on a machine that is busy, a node may fail to start
             time.sleep(0.01)
         until = time.monotonic() + pause
-        while time.monotonic() < until and child.poll() is None:
+        while time.monotonic() < until and child.poll() is None and trials(self.folder) <= before + files + share:
             time.sleep(0.01)
         if child.poll() is not None:
             return None
