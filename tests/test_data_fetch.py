@@ -174,6 +174,15 @@ def test_what_an_archive_of_data_should_not_hold_is_refused(tmp_path, server, me
     assert [p.name for p in target.iterdir() if p.is_dir()] == []
 
 
+def test_an_archive_of_countless_files_is_refused(tmp_path, server, monkeypatch):
+    monkeypatch.setattr("study.data._fetch.MOST_MEMBERS", 10)
+    many = [member(f"Set/{i}", b"") for i in range(11)]
+    fetch("set", tmp_path / "few", archive=archive(server, packed(*many[:10])))
+    with pytest.raises(ValueError, match="more than 10 files; refused"):
+        fetch("set", tmp_path / "many", archive=archive(server, packed(*many)))
+    assert [path for path in (tmp_path / "many").iterdir() if path.is_dir()] == []
+
+
 @pytest.mark.parametrize("content", [b"no archive at all", GOOD[: len(GOOD) // 2]])
 def test_what_does_not_unpack_is_said(tmp_path, server, content):
     with pytest.raises(ValueError, match="does not unpack"):
