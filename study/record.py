@@ -395,7 +395,8 @@ def read_confirmations(folder: Path) -> list[Confirmation]:
             content = seal.read_json(path.read_bytes())
             untrusted.confirmation(content)
             content |= {key: tuple(content[key]) for key in ("seeds", "models")}
-            found.append(Confirmation(**content | {"arms": tuple(Arm(**arm) for arm in content["arms"])}))
+            content["arms"] = tuple(Arm(**arm) for arm in content["arms"])
+            found.append(Confirmation(**content))
         except UNREADABLE as error:
             raise RecordError(f"{path} does not read ({error})") from error
     return sorted(found, key=lambda confirmation: (confirmation.number, confirmation.name))

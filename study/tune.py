@@ -54,7 +54,7 @@ if "RAY_AUTH_MODE" not in os.environ and (
 
 import ray
 from ray._private import ray_constants
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
 from study.config import Rule
@@ -669,7 +669,8 @@ def _answers(address: str) -> None:
         asked = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetClusterId
         headers = [(name.lower(), value) for name, value in token.items()]
         try:
-            asked(gcs_service_pb2.GetClusterIdRequest(), metadata=headers, timeout=10)
+            request = gcs_service_pb2.GetClusterIdRequest()  # type: ignore[attr-defined]
+            asked(request, metadata=headers, timeout=10)
         except grpc.RpcError as error:
             if isinstance(error, grpc.Call) and error.code() == grpc.StatusCode.UNAUTHENTICATED:
                 raise _refused(f"Ray cluster at {address}") from error

@@ -105,8 +105,9 @@ def size_of_parquet(file: "pq.ParquetFile") -> None:
 def runs(table: "pa.Table") -> None:
     """A file of `runs/`, whose columns have their types already."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.compute
 
+    pc: Any = pyarrow.compute  # whose functions are made as it is imported
     rows = table.select(
         ["run_id", "data", "model", "method", "options", "thresholds", "lr", "seed", "role", "outcome", "steps"]
     ).to_pylist()
