@@ -422,7 +422,11 @@ def outcomes_by_curve(runs: pd.DataFrame) -> dict[tuple[str, str], tuple[list[fl
     """(model, curve) -> `outcomes`, in the order of the table. (A table a curve takes pandas a millisecond each.)"""
     seed_N, lr_N, diverged_N = _marked(runs)
     of_curve = sorted(runs.groupby(CURVE, sort=False).indices.items(), key=lambda item: item[1][0])
-    return {(str(key[0]), str(key[1])): _matrix(seed_N[at], lr_N[at], diverged_N[at]) for key, at in of_curve}
+    found = {}
+    for key, at in of_curve:
+        model, curve = key  # pyright: ignore[reportGeneralTypeIssues]
+        found[str(model), str(curve)] = _matrix(seed_N[at], lr_N[at], diverged_N[at])
+    return found
 
 
 def _marked(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -445,7 +449,7 @@ def fitted_curves(runs: pd.DataFrame, points: int = 120, fitted: Mapping | None 
     runs = with_curves(runs)
     fitted = fits(runs) if fitted is None else fitted
     rows = []
-    for (model, name), curve in _curves(runs[[*CURVE, "method"]]):
+    for (model, name), curve in _curves(runs.reindex(columns=[*CURVE, "method"])):
         one = fitted[model, name]
         lrs = np.geomspace(one.lrs[0], one.lrs[-1], points if len(one.lrs) > 1 else 1)
         low, rate, high = one.curve(lrs, (TAIL, 0.5, 1 - TAIL))
@@ -482,8 +486,8 @@ def edges(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = None)
     fitted = fits(runs) if fitted is None else fitted
     same = ["method", *threshold_columns(runs), "options"]
     rows = []
-    heads = runs.drop_duplicates(CURVE)[[*CURVE, *same]]
-    steps = runs.groupby(CURVE, sort=False)["steps"].max().tolist()
+    heads = runs.drop_duplicates(CURVE).reindex(columns=[*CURVE, *same])
+    steps = pd.Series(runs.groupby(CURVE, sort=False)["steps"].max()).tolist()
     did = outcomes_by_curve(runs)
     for head, most in zip(records(heads), steps, strict=True):
         key = (str(head["model"]), str(head["curve"]))

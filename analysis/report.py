@@ -183,7 +183,8 @@ def text(found: Tables, folder: str = "DIR", command: str = "study") -> str:
         said.append("\n".join([f"{model}:", *(f"  {line}" for line in lines)]))
     place = {model: i for i, model in enumerate(found.definition.study.models)}
     rates = found.rates.sort_values("model", key=lambda models: models.map(place), kind="stable")
-    printed = rates.groupby("model")["curve"].transform("nunique") <= MANY_TO_PRINT
+    curves = pd.Series(rates.groupby("model")["curve"].transform("nunique"))
+    printed = curves.to_numpy(dtype=int) <= MANY_TO_PRINT
     return "\n\n".join([*said, *([rates_table(rates.loc[printed])] if printed.any() or rates.empty else [])])
 
 
