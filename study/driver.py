@@ -331,7 +331,10 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
             print(_opening(study, todo, cluster.workers, folder), flush=True)
             begun = checkpoint.begun(folder)
             if begun:
-                print(f"{len(begun)} stacks go on where they were", flush=True)
+                print(
+                    f"{len(begun)} {'stacks go' if len(begun) > 1 else 'stack goes'} from where they were kept",
+                    flush=True,
+                )
             follower.look()
             with _told(todo, follower) as (told, noted):
                 job = Job(
