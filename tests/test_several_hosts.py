@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,3 +200,23 @@ def test_a_submitted_study_trains_on_every_node_and_ends_as_one_of_a_single_mach
     said = site.start("tracking", sys.executable, "-c", QUESTION, CURVES)
     curves = [run for run in json.loads(ended(said)) if "divergence_rate" in run]
     assert len(curves) >= CURVES_OF_STUDY
+
+
+def test_nodes_that_leave_and_join_a_plain_job_cost_and_change_nothing(site: Site, expected: pd.DataFrame) -> None:
+    site.forget()
+    folder = site.shared / "plain"
+    words = ["python", "-m", "study", "run", *STUDY, "--out", str(folder), "--tracking-uri", CURVES]
+    job = site.start("tracking", "ray", "job", "submit", "--address", JOBS, "--working-dir", site.code, "--", *words)
+    end = time.monotonic() + SECONDS
+    while len(list((folder / "runs").glob("*.parquet"))) < 2:
+        assert job.poll() is None, ended(job)
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    new = site.joins("epsilon", "10.77.0.5", cpus=2)
+    stranger = site.joins("zeta", "10.77.0.6", cpus=1, without=(site.shared,))
+    site.hosts["gamma"].kill()
+    ended(new)
+    ended(stranger)
+    ended(job)
+    pd.testing.assert_frame_equal(table(folder), expected)
+    assert not (folder / "failures").exists()
