@@ -31,6 +31,11 @@ on() { # NODE COMMAND...: a step of one task there
 }
 
 started=()
+begin() { # the same, which goes on: srun itself is what is ended later, and it passes that on to the step
+  (exec srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$1" "${@:2}") &
+  started+=($!)
+}
+
 # shellcheck disable=SC2317 # the trap calls it
 clean_up() {
   trap - EXIT
@@ -44,17 +49,15 @@ addresses=$(on "${nodes[0]}" hostname -I)
 address=${addresses%% *}:$port
 common=(--num-cpus="$cpus" --disable-usage-stats --block)
 
-on "${nodes[0]}" ray start --head --node-ip-address="${address%:*}" --port="$port" --include-dashboard=false \
-  --temp-dir="/tmp/ray-$SLURM_JOB_ID" "${common[@]}" &
-started+=($!)
+begin "${nodes[0]}" ray start --head --node-ip-address="${address%:*}" --port="$port" --include-dashboard=false \
+  --temp-dir="/tmp/ray-$SLURM_JOB_ID" "${common[@]}"
 for _ in $(seq 60); do
   ray health-check --address "$address" 2>/dev/null && break
   kill -0 "${started[0]}" 2>/dev/null || { echo "slurm.sh: Ray's head has not started" >&2; exit 1; }
   sleep 1
 done
 for node in "${nodes[@]:1}"; do
-  on "$node" ray start --address="$address" "${common[@]}" &
-  started+=($!)
+  begin "$node" ray start --address="$address" "${common[@]}"
 done
 
 # The study may begin with some of them: it uses those that join later. But this way it asks each for its folder and data.
