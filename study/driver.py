@@ -521,8 +521,8 @@ def _command() -> str:
 
 def _seconds_of_run(folder: Path) -> dict[str, float]:
     """What a run took, by model, as far as runs are recorded: the slower ones."""
-    runs = record.read_runs(folder)
-    return {str(model): float(seconds) for model, seconds in runs.groupby("model")["seconds"].quantile(0.9).items()}
+    slower: Any = record.read_runs(folder).groupby("model")["seconds"].quantile(0.9)
+    return {str(model): float(seconds) for model, seconds in slower.items()}
 
 
 START_UP_SECONDS = 12

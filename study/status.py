@@ -71,7 +71,7 @@ def look(folder: Path, *, cache: Path | None = None) -> Status:
     study, content = definition.study, definition.data["content"]
     runs = record.read_runs(folder)
     confirmations, beside = _confirmations(folder, definition, runs)
-    recorded = runs[(runs["role"] == "cell") & ~runs["run_id"].isin(beside)]
+    recorded: Any = runs[(runs["role"] == "cell") & ~runs["run_id"].isin(beside)]
     failures = record.read_failures(folder, set(runs["run_id"]))
     alive, silent = _trials(folder)
     trains = {run for trial in alive for run in trial["runs"]} - set(runs["run_id"])
@@ -198,25 +198,15 @@ def _planned(
 
 def _searched(recorded: pd.DataFrame) -> list[Cell]:
     """The cells that there are."""
-    from analysis.runs import CELL, in_order, with_curves
+    from analysis.runs import CELL, in_order, records, with_curves
 
     if recorded.empty:
         return []
-    runs = with_curves(recorded)
+    runs: Any = with_curves(recorded)
     flags = {name: (runs["outcome"] == name).astype("int64") for name in ("diverged", "undertrained")}
     counted = runs[[*CELL, "method"]].assign(done=1, **flags)
     cells = in_order(counted.groupby([*CELL, "method"], as_index=False, sort=False).sum())
-    return [
-        Cell(
-            model=str(row.model),
-            curve=str(row.curve),
-            lr=float(row.lr),
-            done=int(row.done),
-            diverged=int(row.diverged),
-            undertrained=int(row.undertrained),
-        )
-        for row in cells.itertuples()
-    ]
+    return [Cell(**{name: row[name] for name in (*CELL, "done", *flags)}) for row in records(cells)]
 
 
 def _key(method: str, options: Mapping[str, Any]) -> tuple[str, str]:

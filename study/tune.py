@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ class Cluster:
         return _at_a_time(ray.cluster_resources(), self.gpu, self.most)
 
 
-def _at_a_time(have: dict[str, float], gpu: float, most: int | None) -> int:
+def _at_a_time(have: Mapping[str, float], gpu: float, most: int | None) -> int:
     fitting = int(have.get("GPU", 0) / gpu) if gpu else int(have.get("CPU", 0))
     return max(1, fitting if most is None else min(most, fitting))
 
@@ -532,13 +532,14 @@ def _why_it_died(queue: Queue, trial_id: str, trial: Any) -> Failure:
 
 def _killed_for_memory(node: Any) -> int:
     """As the node says; -1 where it does not answer."""
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     try:
         there = NodeAffinitySchedulingStrategy(str(node), soft=False)
         task = ray.remote(heartbeat.killed_for_memory).options(num_cpus=0, scheduling_strategy=there)
         return ray.get(task.remote(), timeout=10)
-    except (ray.exceptions.RayError, ValueError, TypeError):
+    except (RayError, ValueError, TypeError):
         return -1
 
 

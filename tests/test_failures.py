@@ -251,7 +251,7 @@ def test_a_stop_saves_what_trains_and_resume_goes_on(
     assert len(recorded(folder)) == CONTROL
     # Another number of workers cuts stacks anew, and still goes on where these were.
     printed = studies("resume", folder, "--workers", "1", "--stack", "4")
-    assert "2 stacks go from where they were kept" in printed
+    assert "kept, and to go on from there: stacks 2" in printed
     assert not checkpoint.begun(folder)
     assert {path.stem for path in runs_of(folder)} >= set(begun)
     pd.testing.assert_frame_equal(table(folder), table(undisturbed), check_exact=True)

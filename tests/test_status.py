@@ -26,7 +26,8 @@ STUDY = Study(
     seeds=(0, 1, 2, 3),
     recipe=Recipe(),
 )
-TASKS = [{"name": "click", "kind": "binary", "constant_loss": 0.6}]
+CLICK = {"name": "click", "kind": "binary", "base": 0.38, "scale": 1.0, "constant_loss": 0.664, "constant_rmse": None}
+TASKS = [CLICK]
 
 
 def write(folder: Path, trial: str, runs: list[Run], outcome: str | None) -> None:
