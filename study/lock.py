@@ -57,6 +57,9 @@ def _flocked(folder: Path, held: contextlib.ExitStack) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = held.enter_context((folder / "lock").open("ab+", buffering=0))
+    except OSError as error:
+        raise StorageError(f"cannot write to {folder} ({error.strerror})") from error
+    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)

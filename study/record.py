@@ -392,7 +392,7 @@ def read_confirmations(folder: Path) -> list[Confirmation]:
     found = []
     for path in sorted((folder / "confirm").glob("*.json")):
         try:
-            content = seal.read_json(path.read_bytes())
+            content: dict[str, Any] = seal.read_json(path.read_bytes())
             untrusted.confirmation(content)
             content |= {key: tuple(content[key]) for key in ("seeds", "models")}
             content["arms"] = tuple(Arm(**arm) for arm in content["arms"])
