@@ -91,7 +91,7 @@ def _ratio(fit: Fit, against: Fit | None) -> dict[str, float]:
 def draw(ax: Axes, table: pd.DataFrame) -> None:
     """A row of `forest` a line, from the top: the edge with its 95% interval, the ratio in words beside it."""
     look = looks(table["method"])
-    first, last = float(table["lr_min"].min()), float(table["lr_max"].max())
+    first, last = min(table["lr_min"].tolist()), max(table["lr_max"].tolist())
     rows = records(table)
     for y, row in enumerate(rows):
         style = look[row["method"]]
@@ -111,7 +111,7 @@ def draw(ax: Axes, table: pd.DataFrame) -> None:
         )
     if rows and rows[0]["status"] == REACHED:
         ax.axvline(rows[0]["edge"], color="0.75", linewidth=0.8, zorder=0)
-    several = table["curve"].nunique() > 1
+    several = len(set(table["curve"])) > 1
     ax.set_yticks(range(len(rows)), [f"{row['words']} · {row['curve']}" if several else row["words"] for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     figures.lr_axis(ax, [first, last])

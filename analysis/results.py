@@ -46,7 +46,7 @@ def read(folder: Path) -> Published:
     except (OSError, ValueError) as error:
         raise RecordError(f"{folder / 'runs.parquet'} does not read ({error})") from error
     runs = cells_of(every, definition.study)
-    return Published(definition=definition, runs=runs, control=int((every["role"] == "control").sum()))
+    return Published(definition=definition, runs=runs, control=(every["role"] == "control").tolist().count(True))
 
 
 def publish(study: Path, into: Path) -> None:
@@ -81,11 +81,11 @@ def about(published: Published) -> str:
     """n, seeds, steps, versions: what a claim rests on."""
     study, runs, data = published.definition.study, published.runs, published.definition.data
     versions = published.definition.versions
-    k = int((runs["outcome"] == "diverged").sum())
+    k = (runs["outcome"] == "diverged").tolist().count(True)
     return (
         f"*`{study.name}`: {len(runs):,} runs ({k:,} diverged) and {published.control} of the control; "
         f"{runs['seed'].nunique()} seeds; {', '.join(f'`{model}`' for model in study.models)}; {data['source']}, "
-        f"{data['train_rows']:,} training rows, {int(runs['steps'].max())} steps at batch {study.recipe.batch}; "
+        f"{data['train_rows']:,} training rows, {max(runs['steps'].tolist())} steps at batch {study.recipe.batch}; "
         f"torch {versions['torch']}, commit {versions.get('commit', 'unknown')}.*"
     )
 

@@ -54,6 +54,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _flocked(folder: Path, held: contextlib.ExitStack) -> bool:
     """Whether the folder is ours until `held` ends; False where its file system has no such locks."""
+    file = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = held.enter_context((folder / "lock").open("ab+", buffering=0))
@@ -62,6 +63,7 @@ def _flocked(folder: Path, held: contextlib.ExitStack) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        assert file is not None  # opening never blocks
         file.seek(0)
         raise LockedError(f"{folder} is in use by {_told(file.read().decode(errors='replace'))}") from error
     except OSError as error:

@@ -325,7 +325,7 @@ def watched(folder: Path) -> set[str]:
 
 def _stacks(runs: Sequence[Run], cache: Path) -> Iterator[list[Run]]:
     """Runs of one model and kind, a seed's beside each other, at most `SIGNAL_STACK` at a time."""
-    kind_of = kinds({run.method for run in runs}, cache)
+    kind_of = kinds(cache)
     together: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         together.setdefault((run.model, kind_of(run)), []).append(run)
