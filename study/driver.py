@@ -332,7 +332,7 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
             begun = checkpoint.begun(folder)
             if begun:
                 print(
-                    f"{len(begun)} {'stacks go' if len(begun) > 1 else 'stack goes'} from where they were kept",
+                    f"{len(begun)} {'stacks go' if len(begun) > 1 else 'stack goes'} on from where training was kept",
                     flush=True,
                 )
             follower.look()
