@@ -2,11 +2,12 @@
 
 import argparse
 import atexit
+import contextlib
 import gc
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)  # what is left is freed with the process: collecting it first takes a second
     warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"warning: {message}")
     try:
-        _let_in(asked)
-        return asked.do(asked) or 0
+        with _let_in(asked):
+            return asked.do(asked) or 0
     except KeyboardInterrupt as stopped:
         what = str(stopped) or "stopped; what was recorded stays, and `study resume` trains the rest"
         _say(f"\nstudy: {what}")
@@ -55,16 +56,22 @@ READING = ("spaces", "status", "report", "recommend", "rescore", "mlflow", "ui")
 """Commands that read a record, which may be somebody else's. The others may import modules of the user's own."""
 
 
-def _let_in(asked: argparse.Namespace) -> None:
-    """Decide whose modules may be imported, and refuse a folder that would have us write elsewhere."""
+@contextlib.contextmanager
+def _let_in(asked: argparse.Namespace) -> Iterator[None]:
+    """Inside, only those modules are imported that the command may import. Refuses a folder that would have us write
+    elsewhere."""
     from study import plugins, untrusted
 
     plugins.only_ours = asked.command in READING
-    if not plugins.only_ours:
-        _find_modules_here()
-    for folder in (getattr(asked, "dir", None), getattr(asked, "out", None)):
-        if folder and "://" not in str(folder):
-            untrusted.refuse_links(Path(folder).expanduser())
+    try:
+        if not plugins.only_ours:
+            _find_modules_here()
+        for folder in (getattr(asked, "dir", None), getattr(asked, "out", None)):
+            if folder and "://" not in str(folder):
+                untrusted.refuse_links(Path(folder).expanduser())
+        yield
+    finally:
+        plugins.only_ours = False
 
 
 def _take_secrets_off_the_command_line(uri: str | None) -> None:

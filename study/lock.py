@@ -120,7 +120,8 @@ def _leased(store: Folder | ObjectStore) -> Iterator[None]:
     beating = threading.Thread(target=_beat, args=(lease, ended), daemon=True)
     beating.start()
     try:
-        yield
+        with _can_be_interrupted():
+            yield
     except KeyboardInterrupt:
         if not lease.lost:
             raise
@@ -132,6 +133,21 @@ def _leased(store: Folder | ObjectStore) -> Iterator[None]:
                 lease.write(released=True)
     if lease.lost:
         raise LockedError(f"{_place(store)} was taken over by another driver, which goes on with it")
+
+
+@contextlib.contextmanager
+def _can_be_interrupted() -> Iterator[None]:
+    """A command that a script starts with `&` ignores SIGINT from birth, and could not be told of being overtaken."""
+    ignores = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    )
+    if ignores:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ignores:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _taken(store: Folder | ObjectStore) -> _Lease:
