@@ -28,7 +28,7 @@ AT_LEAST = {"grid": 7, "edges": 7, "quality": 6}
 """Kills; twenty in all, of 25. A study may end before the last one that was meant for it."""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", faults.STUDIES)
 def test_a_study_that_is_killed_again_and_again_ends_with_the_bits_of_an_undisturbed_one(
     name: str, tmp_path: Path

@@ -19,7 +19,7 @@ from hosts import Host
 from study import record
 
 WHY_NOT = hosts.why_not()
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
+pytestmark = [pytest.mark.long, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("study", "models", "search_spaces", "analysis")
