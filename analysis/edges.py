@@ -635,6 +635,14 @@ def sentence(row: Mapping[str, Any]) -> str:
     return f"{row['curve']}: {'; '.join(filter(None, [said, safe]))}.{odd}"
 
 
+def span_text(low: float, high: float) -> str:
+    """An interval that may lack an end: `0.44 to 0.53`, `above 3.2` (high is inf), `below 0.02` (low is 0)."""
+    first, last = (f"{float(f'{end:.2g}'):g}" for end in (low, high))  # 100, not 1e+02
+    if low == 0:
+        return "undecided" if math.isinf(high) else f"below {last}"
+    return f"above {first}" if math.isinf(high) else f"{first} to {last}"
+
+
 def _interval(row: Mapping[str, Any]) -> str:
     if row["low"] == 0 and math.isinf(row["high"]):
         return "the 95% interval is wider than the range tried"

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from analysis import figures
 from analysis.contrasts import LEVEL, holm, points, ratio_interval
-from analysis.edges import REACHED, Fit, edge_text, edges, fits
+from analysis.edges import REACHED, Fit, edge_text, edges, fits, span_text
 from analysis.page import html_table, image, note, page, write_whole
 from analysis.palette import looks
 from analysis.runs import load, records
@@ -128,11 +128,7 @@ def figure(table: pd.DataFrame) -> Figure:
 def _times(row: Mapping[str, Any]) -> str:
     if not row["against"]:
         return ""
-    low, high = (f"{float(f'{row[end]:.2g}'):g}" for end in ("ratio_low", "ratio_high"))
-    if row["ratio_low"] == 0:
-        span = "undecided" if math.isinf(row["ratio_high"]) else f"below {high}"
-    else:
-        span = f"above {low}" if math.isinf(row["ratio_high"]) else f"{low} to {high}"
+    span = span_text(row["ratio_low"], row["ratio_high"])
     return f"× {row['ratio']:.2g} ({span})" if math.isfinite(row["ratio"]) else f"× {span}"
 
 

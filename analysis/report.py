@@ -24,7 +24,7 @@ from analysis import table2 as at_best
 from analysis.best import best, best_table, task_of
 from analysis.best import sentence as best_sentence
 from analysis.best import text as best_text
-from analysis.edges import BELOW, NOT_REACHED, REACHED, Fit, edge_text, edges, fits, sentence
+from analysis.edges import BELOW, NOT_REACHED, REACHED, Fit, edge_text, edges, fits, sentence, span_text
 from analysis.page import file_name, html_table, image, note, page, write_whole
 from analysis.quality import lr_sensitivity, quality
 from analysis.rates import divergence_rates, in_bins, rates_table, upper_bound
@@ -461,7 +461,7 @@ def _edges_table(definition: Definition, found: Mapping[float, pd.DataFrame]) ->
         for key in [k for k in merged[LEVELS[0]] if k[0] == model]:
             rows = [merged[level][key] for level in found]
             notes = "" if rows[0]["monotone"] else " (falls again)"
-            cells = [text for row in rows for text in (edge_text(row), _interval(row))]
+            cells = [text for row in rows for text in (edge_text(row), span_text(row["low"], row["high"]))]
             body.append([key[0], key[1] + notes, *cells, str(rows[0]["seeds"])])
     text = (
         "LR50 and LR05 are the learning rates at which half and 5% of the runs diverge. Seeds are clusters: the same "
@@ -470,13 +470,6 @@ def _edges_table(definition: Definition, found: Mapping[float, pd.DataFrame]) ->
         "(a few seeds without divergence cannot exclude a risk of 5%)."
     )
     return html_table(head, body, 2) + note(text)
-
-
-def _interval(row: Mapping[str, Any]) -> str:
-    low, high = (f"{float(f'{row[end]:.2g}'):g}" for end in ("low", "high"))  # 100, not 1e+02
-    if row["low"] == 0:
-        return "undecided" if math.isinf(row["high"]) else f"below {high}"
-    return f"above {low}" if math.isinf(row["high"]) else f"{low} to {high}"
 
 
 def _percent(p: float) -> str:
@@ -542,7 +535,7 @@ def _costs_table(definition: Definition, found: Tables) -> str:
         for row in records(_of(found.recommended, model)):
             cost = sensitivity[row["model"], row["curve"]]
             low, high = row["headroom_low"], row["headroom_high"]
-            room = _interval({"low": low, "high": high}) if math.isfinite(row["best_lr"]) else "-"
+            room = span_text(low, high) if math.isfinite(row["best_lr"]) else "-"
             best_lr = f"{row['best_lr']:.2g}" if math.isfinite(row["best_lr"]) else "-"
             values = [_number(cost["sensitivity"]), _span(cost, "sensitivity_low", "sensitivity_high", 3)]
             body.append([row["model"], row["curve"], best_lr, recommended.headroom_text(row) or "-", room, *values])

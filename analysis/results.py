@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.contrasts import contrasts
-from analysis.edges import edge_text, edges
+from analysis.edges import edge_text, edges, span_text
 from analysis.quality import quality
 from analysis.rates import divergence_rates, in_bins
 from analysis.runs import cells_of, records
@@ -151,30 +151,17 @@ TABLES: dict[str, Callable[[Published], str]] = {
 
 
 def _edge(row: Mapping[str, Any]) -> str:
-    low, high = _two(row["low"]), _two(row["high"])
-    if row["low"] == 0:
-        span = "undecided" if math.isinf(row["high"]) else f"below {high}"
-    else:
-        span = f"above {low}" if math.isinf(row["high"]) else f"{low} to {high}"
-    return f"{edge_text(row)} ({span})"
+    return f"{edge_text(row)} ({span_text(row['low'], row['high'])})"
 
 
 def _ratio(row: Mapping[str, Any]) -> str:
-    low, high = _two(row["low"]), _two(row["high"])
-    if math.isfinite(row["ratio"]):
-        return f"{_two(row['ratio'])} ({low} to {high})"
-    if row["low"] == 0:
-        return "undecided" if math.isinf(row["high"]) else f"below {high}"
-    return f"above {low}" if math.isinf(row["high"]) else f"{low} to {high}"
+    span = span_text(row["low"], row["high"])
+    return f"{float(format(row['ratio'], '.2g')):g} ({span})" if math.isfinite(row["ratio"]) else span
 
 
 def _p(row: Mapping[str, Any]) -> str:
     p = row["p_holm"]
     return "-" if math.isnan(p) else ("< 0.001" if p < 0.001 else f"{p:.3f}")
-
-
-def _two(value: float) -> str:
-    return f"{float(f'{value:.2g}'):g}"
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
