@@ -5,8 +5,9 @@ by curve; p is corrected over the whole family by Holm's method. An edge that wa
 with it one-sided. Seeds are not taken as paired: another model or recipe is another draw of thresholds.
 """
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -23,7 +24,7 @@ from analysis.edges import REACHED, Fit, edge_text, edges, fits, span_text
 from analysis.page import html_table, image, note, page, write_whole
 from analysis.palette import looks
 from analysis.runs import load, records
-from study.record import exists
+from study.record import RecordError, exists
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +37,38 @@ class Shown:
     folder: Path
 
 
-def forest(members: Sequence[Shown]) -> pd.DataFrame:
-    """One row a member and curve, in the order of the members; of members that have runs.
+def members_of(folder: Path) -> tuple[str, list[Shown]]:
+    """(name, members in order) of a family, from its `family.json`. Raises study.record.RecordError where it is not a
+    family's: labels name folders inside this one."""
+    path = folder / "family.json"
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise RecordError(f"{path} has format {content['format']!r}; this version reads format {FORMAT}")
+        for member in content["members"]:
+            if not {"label", "words", "against"} <= set(member) or not str(member["label"]).replace("_", "").isalnum():
+                raise ValueError(f"a member is {member!r}")
+        members = [{key: str(member[key]) for key in ("label", "words", "against")} for member in content["members"]]
+        return str(content["name"]), [Shown(**member, folder=folder / member["label"]) for member in members]
+    except RecordError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{path} is not a family's ({error})") from error
+
+
+FORMAT = 1
+
+
+def forest(members: Sequence[Shown], read: Callable[[Path], pd.DataFrame] = load) -> pd.DataFrame:
+    """One row a member and curve, in the order of the members; of members that have runs. read: the table of runs of a
+    member's folder.
 
     Columns: label, words, model, curve, method, n, k (runs, and diverged ones), seeds, edge, low, high, status, lr_min,
     lr_max (`analysis.edges.edges`); against (a label; empty where there is nothing to compare with), ratio (of LR50
     over that of against; NaN unless both were reached), ratio_low, ratio_high (95%; 0 and inf where it has no such
     end), p, p_holm. Raises study.record.RecordError (a ValueError) where a record cannot be read.
     """
-    tables = {m.label: load(m.folder) for m in members if exists(m.folder)}
+    tables = {m.label: read(m.folder) for m in members if exists(m.folder)}
     fitted = {label: fits(runs) for label, runs in tables.items() if len(runs)}
     rows = []
     for member in members:

@@ -61,15 +61,24 @@ FALSE_ALARMS = 0.1
 DRAWS = 1000
 
 
-def watched(folder: Path) -> pd.DataFrame:
-    """One row a run and step: the signals, with the run's model, curve, lr, seed and outcome. Raises ValueError where
+OF_RUNS = ("run_id", "model", "curve", "lr", "seed", "outcome")
+"""What a signal is judged against, of the table of runs."""
+
+
+def recorded(folder: Path) -> pd.DataFrame:
+    """One row a run and step, as `study signals` left it: run_id, step, and the signals. Raises ValueError where
     nothing was watched."""
     files = sorted((folder / "signals").glob("*.parquet"))
     if not files:
         raise ValueError(f"{folder} has no signals: `study signals {folder}` watches its runs")
     table = pd.concat([pd.read_parquet(path) for path in files], ignore_index=True)
-    runs = load(folder)[["run_id", "model", "curve", "lr", "seed", "outcome"]]
-    return prepared(table.drop_duplicates(["run_id", "step"]).merge(runs, on="run_id"))
+    return table.drop_duplicates(["run_id", "step"], ignore_index=True)
+
+
+def watched(folder: Path) -> pd.DataFrame:
+    """One row a run and step: the signals, with the run's model, curve, lr, seed and outcome. Raises ValueError where
+    nothing was watched."""
+    return prepared(recorded(folder).merge(load(folder)[list(OF_RUNS)], on="run_id"))
 
 
 def prepared(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,9 +8,8 @@ DIR/report.html      every member's edge, one below the other (`analysis.forest`
 import dataclasses
 import inspect
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from study import driver, plugins, storage
 from study.config import Family, Member, Study
@@ -19,8 +18,6 @@ from study.record import RecordError, exists
 
 if TYPE_CHECKING:
     from analysis.forest import Shown
-
-FORMAT = 1
 
 
 def asked_for(asked: Asked) -> Family | None:
@@ -63,13 +60,13 @@ def run(asked: Asked, family: Family) -> Path:
 def resume(folder: Path, asked: Asked) -> Path:
     """Train exactly what the members that were begun lack, then report on all. What was never begun is not in any
     record: `study run` begins it."""
-    shown = _read(folder)
+    name, shown = _read(folder)
     for i, member in enumerate(shown, 1):
         print(f"\n== {i} of {len(shown)}: {member.words} ==\n", flush=True)
         if exists(member.folder):
             driver.resume(member.folder, asked)
         else:
-            print(f"not begun: study run {_name(folder)} --out {storage.address(folder)} begins it", flush=True)
+            print(f"not begun: study run {name} --out {storage.address(folder)} begins it", flush=True)
     print(f"\n{report(folder)}", flush=True)
     return folder
 
@@ -78,7 +75,7 @@ def report(folder: Path) -> str:
     """Write the family's page from the members' records. Returns what a terminal shows of it."""
     from analysis import forest
 
-    name, members = _name(folder), _read(folder)
+    name, members = _read(folder)
     table = forest.forest(members)
     path = forest.write(folder, name, members, table)
     storage.publish(folder)
@@ -89,7 +86,7 @@ def report(folder: Path) -> str:
 def status(folder: Path) -> str:
     """The status of every member."""
     return "\n\n".join(
-        f"{m.words}\n{driver.status(m.folder) if exists(m.folder) else 'not begun'}" for m in _read(folder)
+        f"{m.words}\n{driver.status(m.folder) if exists(m.folder) else 'not begun'}" for m in _read(folder)[1]
     )
 
 
@@ -115,42 +112,23 @@ def _write(folder: Path, family: Family) -> None:
     members = [
         {"label": m.label, "words": m.words, "against": m.against or family.members[0].label} for m in family.members
     ]
+    from analysis.forest import FORMAT
+
     content = json.dumps({"format": FORMAT, "name": family.name, "members": members}, indent=1) + "\n"
     if holds(folder):
-        before = _content(folder)
-        if before["name"] != family.name:
-            raise RecordError(
-                f"{folder} holds the family {before['name']!r}, not {family.name!r}; choose another --out"
-            )
+        before, _ = _read(folder)
+        if before != family.name:
+            raise RecordError(f"{folder} holds the family {before!r}, not {family.name!r}; choose another --out")
     if exists(folder):
         raise RecordError(f"{folder} holds a study, and no family; choose another --out")
     storage.at(folder).put("family.json", content.encode())
 
 
-def _read(folder: Path) -> "list[Shown]":
-    from analysis.forest import Shown
+def _read(folder: Path) -> "tuple[str, list[Shown]]":
+    """The family's name, and its members, each in the folder that it has here."""
+    from analysis import forest
 
-    members = _content(folder)["members"]
-    inside = {m["label"]: storage.folder_of(f"{storage.address(folder)}/{m['label']}") for m in members}
-    return [Shown(**{k: str(m[k]) for k in ("label", "words", "against")}, folder=inside[m["label"]]) for m in members]
-
-
-def _name(folder: Path) -> str:
-    return str(_content(folder)["name"])
-
-
-def _content(folder: Path) -> Mapping[str, Any]:
-    """family.json, checked: labels name folders inside this one. Raises RecordError."""
-    path = folder / "family.json"
-    try:
-        content = json.loads(path.read_text())
-        if content["format"] != FORMAT:
-            raise RecordError(f"{path} has format {content['format']!r}; this version reads format {FORMAT}")
-        for member in content["members"]:
-            if not {"label", "words", "against"} <= set(member) or not str(member["label"]).replace("_", "").isalnum():
-                raise ValueError(f"a member is {member!r}")
-    except RecordError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path} is not a family's ({error})") from error
-    return content
+    storage.at(folder).refresh("family.json")
+    name, members = forest.members_of(folder)
+    here = [storage.folder_of(f"{storage.address(folder)}/{member.label}") for member in members]
+    return name, [dataclasses.replace(member, folder=own) for member, own in zip(members, here, strict=True)]

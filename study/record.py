@@ -148,6 +148,16 @@ def _write_definition(folder: Path, definition: Definition) -> None:
     storage.at(folder).put("study.json", seal.json_text(content))
 
 
+def copy_definition(folder: Path, into: Path) -> None:
+    """Write a study's definition into another folder, without the place where its data were read. Raises RecordError
+    where there is no study."""
+    definition = read_definition(folder)
+    options = {name: value for name, value in definition.study.data_options.items() if name != "dir"}
+    _write_definition(
+        into, dataclasses.replace(definition, study=dataclasses.replace(definition.study, data_options=options))
+    )
+
+
 def _grown(old: Definition, new: Definition, where: Path) -> Definition:
     folder = storage.address(where)
     if old.study.name != new.study.name:

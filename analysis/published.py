@@ -1,0 +1,123 @@
+"""Studies as they are published: the rows that a page of findings rests on, small enough to be kept beside it.
+
+    python -m analysis.published DIR docs/results/NAME [--signals]
+
+docs/results/NAME/
+    study.json       the definition, without the place where its data were read
+    runs.parquet     one row a run, as `study report` writes it; no per-step losses
+    signals.parquet  with --signals: what `study signals` saw of each watched run and step, to three digits
+or, of a family of studies, family.json and one such folder a member.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis import signals
+from analysis.forest import Shown, members_of
+from analysis.runs import cells_of
+from study.record import Definition, RecordError, copy_definition, exists, read_definition
+
+DIGITS = 3
+"""Of a published signal: no statistic over runs needs more, and the rest is most of its bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A study as it is published. runs: one row a run, as `analysis.load` gives them; control: how many it had."""
+
+    definition: Definition
+    runs: pd.DataFrame
+    control: int
+
+
+def read(folder: Path) -> Published:
+    """Raises study.record.RecordError (a ValueError) where there is no published study."""
+    definition = read_definition(folder)
+    every = _table(folder / "runs.parquet")
+    runs = cells_of(every, definition.study)
+    return Published(definition=definition, runs=runs, control=(every["role"] == "control").tolist().count(True))
+
+
+def read_signals(folder: Path) -> pd.DataFrame:
+    """What was watched, as `analysis.signals.watched` gives it. Raises RecordError where nothing of it is published."""
+    runs = read(folder).runs[list(signals.OF_RUNS)]
+    return signals.prepared(_table(folder / "signals.parquet").merge(runs, on="run_id"))
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} does not read ({error})") from error
+
+
+def is_family(folder: Path) -> bool:
+    return (folder / "family.json").is_file()
+
+
+def read_family(folder: Path) -> list[Shown]:
+    """The members of a published family. Raises RecordError where there is none."""
+    return members_of(folder)[1]
+
+
+def publish(study: Path, into: Path, *, with_signals: bool = False) -> None:
+    """Copy what a page needs of a study, or of a family of them, that has been reported on. Raises RecordError where
+    there is no report, and writes nothing then."""
+    if is_family(study):
+        members = [m for m in members_of(study)[1] if exists(m.folder)]
+        for member in members:
+            _rows_of(member.folder)
+        for member in members:
+            publish(member.folder, into / member.label)
+        (into / "family.json").write_bytes((study / "family.json").read_bytes())
+        return
+    rows = _rows_of(study)
+    watched = _rounded(signals.recorded(study)) if with_signals else None
+    into.mkdir(parents=True, exist_ok=True)
+    copy_definition(study, into)
+    pd.read_parquet(rows).to_parquet(into / "runs.parquet", index=False, compression="zstd", compression_level=19)
+    if watched is not None:
+        watched.to_parquet(into / "signals.parquet", index=False, compression="zstd", compression_level=19)
+
+
+def _rows_of(study: Path) -> Path:
+    rows = study / "runs.parquet"
+    if not rows.is_file():
+        raise RecordError(f"{study} has no runs.parquet; study report {study} writes it")
+    return rows
+
+
+def _rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """Numbers of each column to DIGITS digits, as float32."""
+    found = table.copy()
+    for name in table.select_dtypes("floating"):
+        values = table[name].to_numpy(dtype=float, na_value=np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            place = 10.0 ** (DIGITS - 1 - np.floor(np.log10(np.abs(values))))
+        whole = np.isfinite(values) & (values != 0)
+        found[name] = np.where(whole, np.round(values * place) / place, values).astype(np.float32)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis.published", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("study", type=Path, metavar="DIR", help="a study's or a family's folder")
+    parser.add_argument("into", type=Path, metavar="PATH", help="where to publish it")
+    parser.add_argument("--signals", action="store_true", help="and what study signals saw")
+    asked = parser.parse_args(arguments)
+    try:
+        publish(asked.study, asked.into, with_signals=asked.signals)
+    except (OSError, ValueError) as error:
+        print(f"published: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
