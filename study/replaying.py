@@ -33,6 +33,7 @@ from study.record import RecordError
 from study.rescoring import references
 from study.sharpness import ALL
 from study.training import train
+from study.trial import outcomes_of
 from study.watching import Watch
 
 CLOSE = 6
@@ -190,15 +191,7 @@ def _replayed(
 
     watch = Watch(here.log, sharpness_at=close, blocks=first is None)
     trained = train([run], here.log, look=watch)
-    outcome = divergence.judge(
-        trained.loss,
-        trained.constant,
-        np.array([task["constant_loss"] for task in here.described["tasks"]]),
-        trained.finite,
-        here.references[run.model],
-        here.study.rule,
-        trained.moved,
-    )[0]
+    outcome = outcomes_of(trained, here.log, here.references[run.model], here.study.rule)[0]
     same = np.array_equal(before, trained.loss[0], equal_nan=True)
     about = {
         "run_id": run.id,

@@ -72,7 +72,8 @@ def execute(
             note=notes.append,
         )
         trained = train(trial.runs, log, device, heartbeat.watch, keeper=keeper)
-        outcomes = _outcomes(trial, trained, log)
+        reference = trial.reference
+        outcomes = None if reference is None else outcomes_of(trained, log, reference, trial.rule)
         rows = [_row(trial, run, i, trained, outcomes, log, device) for i, run in enumerate(trial.runs)]
         record.write_trial(where, name, rows, _losses(trial.runs, trained, log))
         keeper.remove()
@@ -85,16 +86,15 @@ def execute(
     }
 
 
-def _outcomes(trial: Trial, trained: Trained, log: Log) -> list[divergence.Outcome] | None:
-    if trial.reference is None:
-        return None
+def outcomes_of(trained: Trained, log: Log, reference: divergence.Reference, rule: Rule) -> list[divergence.Outcome]:
+    """What became of each run of a trained stack, in its order."""
     return divergence.judge(
         trained.loss,
         trained.constant,
         np.array([task.constant_loss for task in log.tasks]),
         trained.finite,
-        trial.reference,
-        trial.rule,
+        reference,
+        rule,
         trained.moved,
     )
 

@@ -126,6 +126,7 @@ def connected(address: str | None, *, workers: int | None, gpu_fraction: float) 
     workers: trials at a time; None is one for each core, or for each share of a GPU where there are GPUs.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    _wait_for_the_last_one(END_SECONDS)
     _answers(address)
     # Ray's processes take seconds to start, in which this one has nothing else to do.
     meanwhile = threading.Thread(target=importlib.import_module, args=("ray.tune",))
@@ -210,9 +211,24 @@ def _behind_doors(workers: int | None) -> Iterator[dict[str, Any]]:
     read_settings()
 
 
+END_SECONDS = 60.0
+"""Within which a Ray of this process has ended, or hangs."""
+
+_ending: threading.Thread | None = None
+
+
+def _wait_for_the_last_one(seconds: float) -> None:
+    """One Ray a process at a time: one that begins while another ends finds the other's settings in the environment.
+    Raises ClusterError where the other has not ended by then."""
+    if _ending:
+        _ending.join(seconds)
+        if _ending.is_alive():
+            raise ClusterError(f"the last study's Ray has not ended in {seconds:.0f} s; start this one again")
+
+
 def _shut_down_beside(shut_down: Callable[[], None]) -> None:
-    """End Ray in a thread of its own: it waits for its processes for a second, and whoever had it need not. Our
-    process ends after the thread.
+    """End Ray in a thread of its own: it waits for its processes for a second, and whoever had it need not, unless it
+    is to have another. Our process ends after the thread.
 
     Ray ends a process in which an object of its own is freed meanwhile. `run` has left none but garbage, which stays.
     """
@@ -223,8 +239,10 @@ def _shut_down_beside(shut_down: Callable[[], None]) -> None:
         finally:
             gc.enable()
 
+    global _ending
     gc.disable()
-    threading.Thread(target=end).start()
+    _ending = threading.Thread(target=end)
+    _ending.start()
 
 
 NODE_SECONDS = 180

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from simulated_record import simulated_definition, write_simulated_study
 
 from analysis.contrasts import holm
 from analysis.forest import Shown, forest, text, write
-from study import families
+from study import families, tune
 from study.cli import main
 from study.config import Arm, Family, Member, Study
 from study.driver import Asked
@@ -140,3 +141,27 @@ def test_data_dir_goes_to_the_members_that_read_one(tmp_path: Path) -> None:
     asked = Asked(space="x", data_dir=str(tmp_path), out=str(tmp_path / "out"))
     (_, a, _), (_, b, _) = families._members(asked, mixed)
     assert "dir" not in a.data_options | b.data_options
+
+
+def test_a_ray_waits_for_the_end_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    order, may_end = [], threading.Event()
+
+    def slowly() -> None:
+        may_end.wait(10)
+        order.append("ended")
+
+    def begins(_address: str) -> None:
+        order.append("begins")
+        raise tune.ClusterError("far enough")
+
+    monkeypatch.setattr(tune, "_answers", begins)
+    tune._shut_down_beside(slowly)
+    with pytest.raises(tune.ClusterError, match="has not ended in 0 s"):
+        tune._wait_for_the_last_one(0.05)
+    threading.Timer(0.1, may_end.set).start()
+    with (
+        pytest.raises(tune.ClusterError, match="far enough"),
+        tune.connected("10.0.0.1:1", workers=1, gpu_fraction=1.0),
+    ):
+        pass
+    assert order == ["ended", "begins"]
