@@ -761,7 +761,8 @@ def rule_in_words(definition: Definition) -> list[tuple[str, str]]:
             f"kept below {rule.kept:g}, but the gain never fell more than {rule.slow_fall:g} G below its best, rose by "
             f"at least {rule.slow_rise:g} G in the last {100 * rule.slow_rise_steps:g}% of the steps, and the loss "
             f"never exceeded {rule.slow_loss:g} times its first value; or its network has come less than "
-            f"{rule.slow_moved:g} times as far from its start as the control's. Slow, not unstable.",
+            f"{rule.slow_moved:g} times as far from its start as the control's, and never went back by its method. "
+            "Slow, not unstable.",
         ),
         (
             "micro divergence",

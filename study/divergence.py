@@ -26,7 +26,9 @@ Training Stability for Multitask Ranking Models in Recommender Systems", KDD 202
 
 How far the network has come, the L2 norm of the change of all its parameters, tells a run that has hardly begun from
 one that is dead, where losses cannot: both stay flat. (On real data, dead networks had come 2 to 100 times as far as
-the control's, runs at an lr under 0.002 less than a fifth as far.)
+the control's, runs at an lr under 0.002 less than a fifth as far.) Of a run that went back (`study.going_back`) it
+says nothing: whoever is put back at every spike stays near the start however fast it goes. Its distance is not known,
+and only its losses can show that it is slow.
 
 "Twice its first value" is paired like all else: loss_t / c_t against loss_0 / c_0. The loss of a rare task on one batch
 is often twice that on another only because the batch holds twice the positives.
@@ -227,9 +229,9 @@ def judge(
     """The outcome of each of R runs; of a run alone the same, bit for bit.
 
     Losses as in `gains`; T is the number of steps really trained. finite_weights_R: whether all weights are finite
-    after the last step. moved_R: how far each network has come from its start; without it, or without the reference's,
-    only its losses can show that a run is slow. Raises ValueError where the shapes do not agree or the reference is no
-    scale.
+    after the last step. moved_R: how far each network has come from its start, NaN where that is not known; without
+    it, or without the reference's, only its losses can show that a run is slow. Raises ValueError where the shapes do
+    not agree or the reference is no scale.
     """
     loss_RTC, constant_RTC, unit_C = _columns(loss_RTK, constant_RTK, constant_loss_K)
     finite_R = np.asarray(finite_weights_R, bool)
@@ -288,7 +290,7 @@ def rescore(
 
     losses: a table as of `study.record.read_losses`. lost_weights: ids of the runs that ended with non-finite weights;
     in a table of runs, those with reason "nonfinite" and no `kept`. reference: under the new rule, too. moved: how far
-    each run's network came, by run id, as in the table of runs.
+    each run's network came, by run id, as in the table of runs; NaN, or no id, where that is not known.
     """
     ids, loss_RTK, constant_RTK, steps_R = stack_losses(losses, tasks)
     outcomes: dict[str, Outcome] = {}

@@ -57,7 +57,7 @@ COLUMNS = pa.schema(
         ("spikes", pa.int64()),
         ("final_loss", pa.float64()),  # mean training loss of the last steps; null where it is not finite
         ("kept", pa.float64()),
-        ("moved", pa.float64()),  # L2 norm of the change of all network parameters; null where it is not finite
+        ("moved", pa.float64()),  # L2 norm of the change of all network parameters; null where not finite or went back
         ("steps", pa.int64()),
         ("seconds", pa.float64()),
         ("device", pa.string()),
@@ -231,6 +231,8 @@ def read_runs(folder: Path, trials: Collection[str] | None = None) -> pd.DataFra
     for name in sorted({key for values in thresholds for key in values}):
         column = np.array([values.get(name, np.nan) for values in thresholds], np.float64)
         frame.insert(list(frame.columns).index("lr"), name, column)
+    if COUNTS[0] in frame:  # an older record holds a distance for these runs too, and theirs says nothing
+        frame["moved"] = frame["moved"].mask(frame[COUNTS[0]].fillna(0) > 0)
     return frame.sort_values(["role", "model", "method", "options", "lr", "seed", "run_id"], ignore_index=True)
 
 

@@ -42,7 +42,8 @@ class Trained:
 
     loss: float32 (R, S, T), mean loss of each task on each step's batch, before its update. constant: the same of the
     best constant predictor, on the same batches. finite: bool (R,), every weight is finite at the end. moved: float64
-    (R,), how far the network has come from where it started: the L2 norm of the change of all its parameters.
+    (R,), how far the network has come from where it started: the L2 norm of the change of all its parameters; NaN
+    where the run went back (`study.going_back`), for then it says where the last snapshot lay, and not how slow it is.
     judged: {"auc_click": (R,), "rmse_play_time": (R,), ...} on the held-out rows; NaN where the run has no finite
     scores; RMSE in the target's unit. counts: {"rollbacks": int64 (R,), ...}, what a method that acts on whole runs
     did; empty with any other. seconds: wall time a run.
@@ -286,7 +287,8 @@ class _Stack:
         return torch.stack([*finite, self.tables.finite()]).all(0)
 
     def moved(self) -> np.ndarray:
-        """float64 (R,): L2 distance of each network from its start, which is made anew: a copy would cost memory."""
+        """float64 (R,): L2 distance of each network from its start, which is made anew: a copy would cost memory. NaN
+        where a run went back."""
         squares = np.zeros(len(self.runs))
         start = self.start()
         for name, weight in self.network.parameters.items():
@@ -294,7 +296,7 @@ class _Stack:
                 began = start[run.seed].get_parameter(name).detach().to(weight.dtype).double().numpy()
                 with np.errstate(over="ignore", invalid="ignore"):
                     squares[r] += np.square(weight[r].detach().cpu().double().numpy() - began).sum()
-        return np.sqrt(squares)
+        return np.where(self.counts().get("rollbacks", 0) > 0, np.nan, np.sqrt(squares))
 
     def counts(self) -> dict[str, np.ndarray]:
         """What the method did to each run, (R,)."""

@@ -781,6 +781,9 @@ def test_a_flat_run_that_has_hardly_moved_is_undertrained_and_one_that_has_come_
     assert [o.task_diverged for o in outcomes] == [(False,), (True,), (True,)]
     unwatched = judge(flat, constant, np.ones(1), np.ones(3, bool), control, Rule())
     assert [o.outcome for o in unwatched] == ["diverged"] * 3
+    went_back = judge(flat, constant, np.ones(1), np.ones(3, bool), control, Rule(), [math.nan, 1.9, math.nan])
+    assert [o.outcome for o in went_back] == ["diverged", "undertrained", "diverged"]
+    assert [o.reason for o in went_back] == ["never_learned", None, "never_learned"]
     gone = judge(flat * np.nan, constant, np.ones(1), np.zeros(3, bool), control, Rule(), [math.nan, 0.0, 1.0])
     assert [o.reason for o in gone] == ["nonfinite"] * 3
 

@@ -194,6 +194,37 @@ def test_the_record_says_how_often_a_run_went_back(tmp_path: Path) -> None:
     assert rates["n"].tolist() == [2] * 6
 
 
+def test_a_run_that_only_went_back_is_diverged_and_a_slow_one_beside_it_undertrained(tmp_path: Path) -> None:
+    """Neither comes far from its start: one blows up and is put back there again and again, one makes small steps."""
+    log = dataclasses.replace(LOG, content="c" * 64)
+    arms = (Arm(method="rollback", options={"spike": 10.0, "back": 5, "skip": 20}),)
+    study = Study(name="back", models=("small",), arms=arms, lrs=(1e-4, 8.0), seeds=(0, 1), recipe=RECIPE)
+    described = data.describe(study.data, log)
+    record.open_study(tmp_path, record.Definition(study=study, data=described, versions={}))
+    reference = divergence.Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1), moved=1.0)
+    execute(
+        Trial(study=study.name, runs=runs_of(study, log.content), rule=study.rule, reference=reference),
+        tmp_path,
+        log,
+        "0" * 32,
+    )
+    table = analysis.load(tmp_path)
+    back = table["lr"] == 8.0
+    assert (table.loc[back, "rollbacks"] >= 2).all()
+    assert (table.loc[~back, "rollbacks"] == 0).all()
+    assert table.loc[back, "moved"].isna().all()
+    assert set(table.loc[back, "outcome"]) == {"diverged"}
+    assert set(table.loc[back, "reason"]) == {"never_learned"}
+    assert (table.loc[~back, "moved"] < 0.5).all()
+    assert set(table.loc[~back, "outcome"]) == {"undertrained"}
+    losses = record.read_losses(tmp_path)
+    moved = dict(zip(table["run_id"], table["moved"].to_numpy(dtype=float, na_value=math.nan), strict=True))
+    constants = np.array([task.constant_loss for task in log.tasks])
+    tasks = [task.name for task in log.tasks]
+    again = divergence.rescore(losses, tasks, constants, (), reference, study.rule, moved)
+    assert [again[run].outcome for run in table["run_id"]] == table["outcome"].tolist()
+
+
 def watched(losses: list[list[float]], **asked: Any) -> tuple[Snapshots, Tensor]:
     """The weight of each run of one number, which counts the steps that it learned from, after each step: (S, R)."""
     weight = torch.zeros(len(losses[0]), dtype=F64)

@@ -112,6 +112,15 @@ def write_two_trials(folder: Path) -> None:
     write_trial(folder, "a", [row], losses)
 
 
+def test_an_older_records_distance_of_a_run_that_went_back_is_not_read(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition())
+    rows = [make_row(f"r{i}", 0.1, i) | {"rollbacks": i} for i in range(2)]
+    write_trial(tmp_path, "a", rows, make_losses({"r0": 0, "r1": 1}))
+    write_trial(tmp_path, "b", [make_row("other", 0.2, 0)], make_losses({"other": 0}))
+    moved = read_runs(tmp_path).set_index("run_id")["moved"]
+    assert moved.dropna().to_dict() == {"r0": 3.4, "other": 3.4}
+
+
 def test_rows_come_back_sorted_with_a_column_for_each_threshold(tmp_path: Path) -> None:
     write_two_trials(tmp_path)
     runs = read_runs(tmp_path)
