@@ -237,8 +237,9 @@ class Queue:
         self.tries[stack.name] += 1
         tries_left = self.tries[stack.name] < TRIES
         same = self.failures.setdefault(failure.reason if failure.kind == "error" else failure.kind, set())
-        # A machine in trouble ends all its workers at once, or lets them hang, which says nothing about their stacks.
-        if not (failure.kind in ("worker", "machine", "hung") and tries_left):
+        # A machine in trouble ends all its workers at once, or lets them hang, and its memory may be taken by others:
+        # that says nothing about their stacks.
+        if not (failure.kind in ("worker", "machine", "hung", "memory") and tries_left):
             same.add(stack.name)
         if tries_left and len(same) < SAME_FAILURE_STOPS:
             self.again.append(stack)

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -410,14 +410,18 @@ def _end_trials(talk: str) -> None:
 
 
 def _memory_monitor_ends_trials() -> None:
-    """Ray's memory monitor ends a worker with an error of its own, which Tune of ray 2.60 takes for one of Tune itself
-    and gives up. Let it be an error of the worker's, as every other death is."""
-    from ray.air.execution._internal import actor_manager
+    """Ray's memory monitor ends a worker with an error of its own kind. Tune of ray 2.60 asks a worker for its results,
+    its address and its end in several places, and knows one kind of death; every other ends the study. So let the
+    monitor's be of both kinds, from where Ray makes it."""
+    from ray._private import serialization
     from ray.exceptions import OutOfMemoryError, RayActorError
-    from ray.tune.execution import tune_controller
 
-    for module in (actor_manager, tune_controller):
-        module.RayActorError = (RayActorError, OutOfMemoryError)  # type: ignore[assignment]
+    class EndedForMemoryError(OutOfMemoryError, RayActorError):  # type: ignore[misc]
+        def __init__(self, message: str) -> None:
+            RayActorError.__init__(self, error_msg=message)
+            self.message = message
+
+    serialization.OutOfMemoryError = EndedForMemoryError  # type: ignore[assignment]
 
 
 def submit(address: str, words: list[str], *, working_dir: Path | None, wait: bool, commit: str | None = None) -> int:
@@ -479,16 +483,19 @@ def _searcher(queue: Queue, cluster: Cluster, talk: str) -> tuple[Any, Any]:
             return {}
 
     class Seen(Saved, Callback):
-        trials: dict[str, Any]
+        trials: Sequence[Any]
 
-        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_info: Any) -> None:
-            self.trials[trial.trial_id] = trial
+        def on_step_begin(self, iteration: int, trials: Any, **_info: Any) -> None:
+            self.trials = trials
+
+        def named(self, trial_id: str) -> Any:
+            return next((trial for trial in reversed(self.trials) if trial.trial_id == trial_id), None)
 
     class Live(Saved, Searcher):
         queue: Queue
         cluster: Cluster
         talk: str
-        trials: dict[str, Any]
+        seen: Seen
         capacity: int
         looked: float
 
@@ -507,9 +514,8 @@ def _searcher(queue: Queue, cluster: Cluster, talk: str) -> tuple[Any, Any]:
                 self.queue.rests(trial_id, failure)
 
         def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-            trial = self.trials.pop(trial_id, None)
             if error or result is None:
-                self.queue.ended(trial_id, _why_it_died(self.queue, trial_id, trial))
+                self.queue.ended(trial_id, _why_it_died(self.queue, trial_id, self.seen.named(trial_id)))
             else:
                 self.queue.ended(trial_id, result)
 
@@ -523,7 +529,7 @@ def _searcher(queue: Queue, cluster: Cluster, talk: str) -> tuple[Any, Any]:
     searcher, seen = Live(metric="runs", mode="max"), Seen()
     searcher.queue, searcher.cluster, searcher.talk = queue, cluster, talk
     searcher.capacity, searcher.looked = cluster.workers, time.monotonic()
-    searcher.trials = seen.trials = {}
+    searcher.seen, seen.trials = seen, ()
     return searcher, seen
 
 

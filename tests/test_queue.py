@@ -240,6 +240,18 @@ def test_out_of_memory_halves_a_stack_down_to_single_runs(tmp_path: Path) -> Non
     assert queue.take() == FINISHED
 
 
+def test_a_machine_that_runs_low_on_memory_once_stops_no_study(tmp_path: Path) -> None:
+    """Ray ends all of its workers at once, of which one alone may have taken the memory."""
+    stacks = [make_stack(seed=seed, runs=1) for seed in range(4)]
+    queue = Queue(tmp_path, *stacks, known=("small",))
+    for trial, _ in [queue.must_take() for _ in stacks]:
+        queue.fails(trial, "out of memory", kind="memory")
+    for trial, _ in [queue.must_take() for _ in stacks]:
+        queue.done(trial)
+    assert queue.take() == FINISHED
+    assert not queue.failures()
+
+
 def test_a_halved_control_is_whole_once_both_halves_are_there(tmp_path: Path) -> None:
     queue = Queue(tmp_path, make_stack(control=True), make_stack())
     trial, _ = queue.must_take()

@@ -68,5 +68,5 @@ def _fail(path: Path, kind: str, times: int) -> None:
         eaten = []
         while True:
             eaten.append(os.urandom(2**20) * 256)
-            time.sleep(0.05)
+            time.sleep(0.2)
     raise RuntimeError("an odd shape")
