@@ -13,7 +13,9 @@ class Task:
     kind: "binary" (logistic loss, judged by AUC) or "regression" (squared error, judged by RMSE).
     base: the base rate of a binary task over the training part; for a regression the mean, in the target's unit.
     scale: the standard deviation of a regression's target over the training part (1 for a binary task).
-    constant_loss: mean loss of the best constant predictor over the training part (nats; 1 for a regression).
+        Where only some days of a log are kept, a regression's base and scale are those of all of it.
+    constant_loss: mean loss of the constant predictor `base` over the training part (nats; for a regression, squared
+        deviations).
     constant_rmse: RMSE of that constant on the held-out part, in the target's unit (None for a binary task).
     unit: what a regression's RMSE is measured in, for labels of figures ("log(1 + s)").
     """

@@ -1,12 +1,13 @@
 """Data sources. A source is a file of this folder (or any dotted module) with `load(cache, **options) -> Log`.
 
 The file's name is the source's name: `load("kuairand", {"dir": "data"}, cache)` calls `study/data/kuairand.py`. A part
-of any source's columns can be asked for (`study.data._selection`).
+of any source's columns can be asked for (`study.data._selection`), and of its days (`study.data._days`) where it also
+has `days(cache, **options) -> Days`.
 """
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import numpy as np
 
 from study import plugins
 from study.data._cache import kept, opened, place
+from study.data._days import ONLY_DAYS, Days, kept_days, only_days
 from study.data._fetch import ARCHIVES, Archive, fetch
 from study.data._selection import SELECTED, selected
 from study.log import Log, Task
 
-__all__ = ["ARCHIVES", "Archive", "Log", "Task", "check", "describe", "fetch", "load", "names"]
-__all__ += ["opened", "place"]
+__all__ = ["ARCHIVES", "Archive", "Days", "Log", "Rows", "Task", "check", "describe", "fetch", "load", "names"]
+__all__ += ["opened", "place", "rows_of"]
 
 
 def names() -> list[str]:
@@ -31,14 +33,58 @@ def load(source: str, options: dict[str, Any], cache: Path) -> Log:
     """The log of a source, its arrays memory-mapped (read-only) from the folder `cache`.
 
     source: one of `names()`, or a dotted module such as `my_pkg.my_source`. options: what its `load` is asked for, and
-    only_ids, only_numbers, only_tasks: names of the columns that are kept, which make another log. Raises ValueError,
-    in one line, on an unknown source or option and on data that cannot be used.
+    only_ids, only_numbers, only_tasks: names of the columns that are kept; only_days: the days that are kept, such as
+    "8-14". These make another log. Raises ValueError, in one line, on an unknown source or option and on data that
+    cannot be used.
     """
-    load_source = plugins.load(__name__, source, "data source", "load").load
-    own = {name: value for name, value in options.items() if name not in SELECTED}
-    _check_options(source, load_source, own)
-    log = kept(Path(cache), source, load_source(Path(cache), **own))
+    whole = _whole(source, options, cache)
+    log = whole if ONLY_DAYS not in options else _some_days(whole, source, options, Path(cache))
     return selected(log, {name: value for name, value in options.items() if name in SELECTED}, Path(cache))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Which rows of which whole log a log holds. whole: the whole log's content, from which codes and scales come.
+    first, last: its days, of which the last is held out; None where the source tells no days, and a log is whole."""
+
+    whole: str
+    first: int | None = None
+    last: int | None = None
+
+
+def rows_of(source: str, options: dict[str, Any], cache: Path) -> Rows:
+    """Which rows `load` gives. Raises as it does."""
+    whole = _whole(source, options, cache)
+    if ONLY_DAYS in options:
+        first, last = kept_days(options[ONLY_DAYS], whole)
+        return Rows(whole=whole.content, first=first, last=last)
+    if hasattr(_module(source), "days"):
+        return Rows(whole=whole.content, first=1, last=whole.facts["days"])
+    return Rows(whole=whole.content)
+
+
+def _whole(source: str, options: dict[str, Any], cache: Path) -> Log:
+    """All rows and columns."""
+    load_source = _module(source).load
+    own = _own(options)
+    _check_options(source, load_source, own)
+    return kept(Path(cache), source, load_source(Path(cache), **own))
+
+
+def _some_days(whole: Log, source: str, options: dict[str, Any], cache: Path) -> Log:
+    module = _module(source)
+    if not hasattr(module, "days"):
+        raise ValueError(f"the data source {source!r} has no option {ONLY_DAYS}: it does not tell the days of its rows")
+    return only_days(whole, options[ONLY_DAYS], lambda: module.days(cache, **_own(options)), cache)
+
+
+def _module(source: str) -> Any:
+    return plugins.load(__name__, source, "data source", "load")
+
+
+def _own(options: dict[str, Any]) -> dict[str, Any]:
+    """What a source itself is asked for."""
+    return {name: value for name, value in options.items() if name not in {*SELECTED, ONLY_DAYS}}
 
 
 def describe(source: str, log: Log) -> dict[str, Any]:
@@ -67,6 +113,9 @@ def check(source: str, options: dict[str, Any], cache: Path) -> str:
         lines[0] += f", {facts['days']} days ({facts['first_day']} to {facts['last_day']})"
     if facts.get("duplicates_dropped"):
         lines[0] += f"; {facts['duplicates_dropped']:,} exact duplicates dropped"
+    if "days_kept" in facts:
+        first, last = facts["days_kept"]
+        lines[0] += f"; days {first} to {last} of {facts['days_of_the_whole']}, with codes and scales of all"
     lines.append(f"training: {log.train_rows:,} rows; held out: {heldout_rows:,} rows ({_heldout(facts)})")
     lines.append("tasks:")
     lines += [f"  {_task_line(task, log.labels[log.train_rows :, t])}" for t, task in enumerate(log.tasks)]
@@ -98,7 +147,7 @@ def _check_options(source: str, load_source: Callable[..., Log], options: dict[s
     parameters = list(inspect.signature(load_source).parameters.values())[1:]
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         return
-    known = [*(p.name for p in parameters), *SELECTED]
+    known = [*(p.name for p in parameters), *SELECTED, *([ONLY_DAYS] if hasattr(_module(source), "days") else [])]
     listed = f"its options are {', '.join(known)}"
     unknown = sorted(set(options) - set(known))
     if unknown:

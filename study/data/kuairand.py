@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from study.data._cache import cached, content_hash, file_hash
+from study.data._days import Days
 from study.data._encode import csv_header, make_log, ranked, read_csv, require_columns
 from study.log import Log
 
@@ -65,6 +66,13 @@ def load(cache: Path, *, dir: str | Path) -> Log:
     )
 
 
+def days(cache: Path, *, dir: str | Path) -> Days:
+    """The day of each row, by the log's own `date`. Raises as `load` does."""
+    dates = _in_time_order(_read_logs(sorted(_folder(Path(dir)).glob(LOGS))))["date"].to_numpy()
+    distinct, at = np.unique(dates, return_inverse=True)
+    return Days(of_row=at + 1, dates=tuple(_iso(date) for date in distinct))
+
+
 def _folder(given: Path) -> Path:
     candidates = (given, given / "data", given / "KuaiRand-Pure" / "data")
     folder = next((path for path in candidates if any(path.glob(LOGS))), None)
@@ -79,9 +87,7 @@ def _folder(given: Path) -> Path:
 
 
 def _convert(into: Path, logs: list[Path], users_file: Path, videos_file: Path, content: str) -> Log:
-    log = pa.concat_tables([_read_log(path) for path in logs], promote_options="permissive")
-    if log.num_rows == 0:
-        raise ValueError(f"no rows in {', '.join(path.name for path in logs)}")
+    log = _read_logs(logs)
     read_rows = log.num_rows
     log = _in_time_order(log)
     dates = log["date"].to_numpy()
@@ -134,6 +140,13 @@ def _tasks(log: pa.Table) -> Iterator[tuple[str, str, np.ndarray, str]]:
     for name, column in BINARY.items():
         yield name, "binary", log[column].to_numpy(), ""
     yield "play_time", "regression", _log_seconds(log["play_time_ms"].to_numpy()), "log(1 + s)"
+
+
+def _read_logs(paths: list[Path]) -> pa.Table:
+    log = pa.concat_tables([_read_log(path) for path in paths], promote_options="permissive")
+    if log.num_rows == 0:
+        raise ValueError(f"no rows in {', '.join(path.name for path in paths)}")
+    return log
 
 
 def _read_log(path: Path) -> pa.Table:

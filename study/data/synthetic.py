@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from study.data._cache import cached, content_hash
+from study.data._days import Days
 from study.data._encode import make_log
 from study.log import Log
 
@@ -166,6 +167,12 @@ def load(
     )
     content = content_hash({"source": "synthetic", "version": VERSION, "options": asdict(options)})
     return cached(cache, "synthetic", content, lambda into: Stream(options).log(into, content))
+
+
+def days(cache: Path, **options: int | float) -> Days:
+    """The day of each row. options: as in `load`."""
+    stream = Stream(Options(**options))  # pyright: ignore[reportArgumentType] - checked where it is made
+    return Days(of_row=stream.day + 1, dates=tuple(str(FIRST_DAY + day) for day in range(stream.options.days)))
 
 
 class Stream:

@@ -1,0 +1,104 @@
+"""Some days of a log as a log of its own, whose codes and scales stay those of the whole: what was trained on one week
+can go on with the next.
+
+Vocabularies, codes, standardized numbers and scaled regression targets are the whole log's, learned from its training
+part; so a day that is kept may have codes of which only a later day tells. The last of the kept days is held out. A
+binary task's base rate, and with it the best constant predictor, is that of the kept training rows; a regression's
+constant stays the whole log's mean.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from study.data._cache import BLOCK_ROWS, ArrayFile, cached, content_hash
+from study.log import Log, Task
+
+ONLY_DAYS = "only_days"
+"""The option: the first and the last day that are kept, counted from 1, such as 8-14."""
+
+OF_THE_WHOLE = ("bayes_loss", "duplicates_dropped")
+"""Facts that say nothing of a part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Days:
+    """The days of a source's log. of_row: int (N,), of each of its rows, counted from 1. dates: of each day."""
+
+    of_row: np.ndarray
+    dates: tuple[str, ...]
+
+
+def only_days(log: Log, wanted: Any, days_of: Callable[[], Days], cache: Path) -> Log:
+    """The log of the wanted days, converted once, like the log itself; the whole log where these are all.
+
+    wanted: such as "8-14". days_of: asked where the part is not there yet. Raises ValueError on words that are no days,
+    on days that the log does not have, and where a kept day or a task has nothing to train on or to hold out.
+    """
+    first, last = kept_days(wanted, log)
+    if (first, last) == (1, log.facts["days"]):
+        return log
+    content = content_hash({"days_of": log.content, "first": first, "last": last})
+
+    def convert(into: Path) -> Log:
+        days = days_of()
+        train = np.flatnonzero((days.of_row >= first) & (days.of_row < last))
+        heldout = np.flatnonzero(days.of_row == last)
+        if not len(train) or not len(heldout):
+            what = "to hold out" if len(train) else "to train on"
+            raise ValueError(f"{ONLY_DAYS}={wanted} leaves no rows {what}")
+        rows = np.concatenate([train, heldout])
+        arrays = {name: _rows(into, name, getattr(log, name), rows) for name in ("ids", "numbers", "labels")}
+        labels = arrays["labels"]
+        return replace(
+            log,
+            **arrays,
+            train_rows=len(train),
+            tasks=tuple(_task(task, labels[:, t], len(train), str(wanted)) for t, task in enumerate(log.tasks)),
+            content=content,
+            facts={name: fact for name, fact in log.facts.items() if name not in OF_THE_WHOLE}
+            | {"first_day": days.dates[first - 1], "last_day": days.dates[last - 1], "days": last - first + 1}
+            | {"days_kept": [first, last], "days_of_the_whole": log.facts["days"]},
+        )
+
+    return cached(cache, "days", content, convert)
+
+
+def kept_days(wanted: Any, log: Log) -> tuple[int, int]:
+    """The first and the last day, of a log that says how many it has. Raises as `only_days` does."""
+    found = re.fullmatch(r"([0-9]{1,6})-([0-9]{1,6})", wanted) if isinstance(wanted, str) else None
+    if not found:
+        raise ValueError(f"{ONLY_DAYS} takes the first and the last day, such as 1-7; got {wanted!r}")
+    first, last, days = int(found[1]), int(found[2]), log.facts["days"]
+    if not 1 <= first <= last <= days:
+        raise ValueError(f"{ONLY_DAYS}={wanted} are no days of this log: it has 1-{days}")
+    if first == last:
+        raise ValueError(f"{ONLY_DAYS}={wanted} is one day; need two or more, to hold out the last")
+    return first, last
+
+
+def _rows(into: Path, name: str, whole: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """These rows of an array, in its file; one column in memory at a time."""
+    with ArrayFile(into, name, len(rows)) as file:
+        for column in range(whole.shape[1]):
+            parts = range(0, len(rows), BLOCK_ROWS)
+            file.append(np.concatenate([whole[rows[at : at + BLOCK_ROWS], column] for at in parts]))
+    return file.read()
+
+
+def _task(task: Task, labels: np.ndarray, train_rows: int, wanted: str) -> Task:
+    train, heldout = labels[:train_rows].astype(np.float64), labels[train_rows:].astype(np.float64)
+    if task.kind == "regression":
+        if not train.any():
+            raise ValueError(f"the target {task.name} is the same in every training row of the days {wanted}")
+        rmse = float(np.sqrt(np.mean(heldout**2)) * task.scale)
+        return replace(task, constant_loss=float(np.mean(train**2)), constant_rmse=rmse)
+    rate = float(train.mean())
+    if rate in (0.0, 1.0):
+        raise ValueError(f"the labels of {task.name} are all {rate:g} in the training rows of the days {wanted}")
+    return replace(task, base=rate, constant_loss=-rate * math.log(rate) - (1 - rate) * math.log1p(-rate))
