@@ -38,9 +38,9 @@ bench: $(VENV)/installed-dev
 statistics: $(VENV)/installed-dev
 	$(BIN)/python tests/simulation_long.py $(SIMULATIONS)
 
-# Every table of docs/results.md again, from the rows in docs/results/.
+# Every table and figure of the pages of findings again, from the rows in docs/results/.
 results: $(VENV)/installed
-	$(BIN)/python -m analysis.results docs/results.md
+	$(BIN)/python -m analysis.results docs/results.md --rows docs/results
 
 # Kills everything that a study runs on, at random moments, a hundred times: half an hour. FAULTS="--kills 30 --seed 9"
 faults: $(VENV)/installed-dev

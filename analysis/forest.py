@@ -19,12 +19,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import figures
-from analysis.contrasts import LEVEL, holm, points, ratio_interval
+from analysis.contrasts import LEVEL, contrasts, holm, points, ratio_interval
 from analysis.edges import REACHED, Fit, edge_text, edges, fits, span_text
 from analysis.page import html_table, image, note, page, write_whole
 from analysis.palette import looks
 from analysis.runs import load, records
-from study.record import RecordError, exists
+from study.record import Definition, RecordError, exists
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +102,32 @@ COLUMNS = (
 )
 
 
+def curves(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
+    """The same table of the curves of one study, each held against the `none` of its own options and model; p is
+    Holm's over those of a model (`analysis.contrasts`)."""
+    fitted = fits(runs)
+    ratios = contrasts(runs, definition, fitted=fitted)
+    held = {(r["model"], r["curve"]): r for r in records(ratios.loc[ratios["planned"].astype(bool)])}
+    models, rows = definition.study.models, []
+    for row in sorted(records(edges(runs, LEVEL, fitted)), key=lambda row: models.index(row["model"])):
+        ratio = held.get((row["model"], row["curve"]), {})
+        of = runs.loc[(runs["model"] == row["model"]) & (runs["curve"] == row["curve"]), "outcome"]
+        rows.append(
+            {name: row[name] for name in COLUMNS if name in row}
+            | {"label": row["curve"], "words": row["model"] if len(models) > 1 else ""}
+            | {"n": len(of), "k": (of == "diverged").tolist().count(True), "against": ratio.get("against", "")}
+            | {
+                f"ratio{end}": ratio.get(name, math.nan)
+                for end, name in (("", "ratio"), ("_low", "low"), ("_high", "high"))
+            }
+            | {name: ratio.get(name, math.nan) for name in ("p", "p_holm")}
+        )
+    return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+
+
+OF_PAIRS = {"ratio": "ratio", "ratio_low": "low", "ratio_high": "high", "p": "p", "p_holm": "p_holm"}
+
+
 def _ratio(fit: Fit, against: Fit | None) -> dict[str, float]:
     if against is None:
         return dict.fromkeys(("ratio", "ratio_low", "ratio_high", "p"), math.nan)
@@ -136,7 +162,8 @@ def draw(ax: Axes, table: pd.DataFrame) -> None:
     if rows and rows[0]["status"] == REACHED:
         ax.axvline(rows[0]["edge"], color="0.75", linewidth=0.8, zorder=0)
     several = len(set(table["curve"])) > 1
-    ax.set_yticks(range(len(rows)), [f"{row['words']} · {row['curve']}" if several else row["words"] for row in rows])
+    names = [filter(None, [row["words"], row["curve"] if several else ""]) for row in rows]
+    ax.set_yticks(range(len(rows)), [" · ".join(name) for name in names])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     figures.lr_axis(ax, [first, last])
     ax.set_xlabel(f"learning rate at which {'half' if LEVEL == 0.5 else f'{LEVEL:.0%}'} of the runs diverge")

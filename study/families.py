@@ -109,11 +109,11 @@ def _members(asked: Asked, family: Family) -> list[tuple[Member, Study, Asked]]:
 
 
 def _write(folder: Path, family: Family) -> None:
+    from analysis.forest import FORMAT
+
     members = [
         {"label": m.label, "words": m.words, "against": m.against or family.members[0].label} for m in family.members
     ]
-    from analysis.forest import FORMAT
-
     content = json.dumps({"format": FORMAT, "name": family.name, "members": members}, indent=1) + "\n"
     if holds(folder):
         before, _ = _read(folder)

@@ -107,7 +107,7 @@ def test_a_plan_says_what_each_member_would_train(capsys: pytest.CaptureFixture,
 def test_a_folder_of_another_family_or_of_a_study_is_left_alone(tmp_path: Path) -> None:
     families._write(tmp_path, family("a"))
     families._write(tmp_path, family("a", "b"))
-    assert [m.label for m in families._read(tmp_path)] == ["a", "b"]
+    assert [m.label for m in families._read(tmp_path)[1]] == ["a", "b"]
     with pytest.raises(RecordError, match="holds the family 'f', not 'g'"):
         families._write(tmp_path, replace(family("a"), name="g"))
     (tmp_path / "study.json").write_text("{}")
