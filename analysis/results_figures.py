@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis import figures, forest, published, signals
 from analysis.edges import edges, fits, fitted_curves
+from analysis.frontier import frontier as edge_by_threshold
 from analysis.frontier import tradeoff as quality_by_rate
 from analysis.quality import quality
 from analysis.rates import divergence_rates, in_bins
@@ -70,6 +71,12 @@ def tradeoff(folders: Sequence[Path]) -> Figure:
     return figures.tradeoff(pd.concat(found, ignore_index=True))
 
 
+def frontier(folders: Sequence[Path]) -> Figure:
+    """The edge of each method as its threshold moves: a panel a line of one study."""
+    (folder,) = folders
+    return figures.frontier(edge_by_threshold(published.read(folder).runs))
+
+
 def edges_of_family(folders: Sequence[Path]) -> Figure:
     """Every member's edge, one below the other."""
     (folder,) = folders
@@ -98,6 +105,7 @@ FIGURES: dict[str, Callable[[Sequence[Path]], Figure]] = {
     "divergence": divergence,
     "auc": auc,
     "tradeoff": tradeoff,
+    "frontier": frontier,
     "family": edges_of_family,
     "forest": curves_as_forest,
     **{f"signals_{name}": of_signals(name) for name in ("before", "auc", "alarms")},

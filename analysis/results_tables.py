@@ -10,7 +10,9 @@ import numpy as np
 from analysis import forest, published
 from analysis.contrasts import contrasts, p_text
 from analysis.edges import edge_text, edges, fits, span_text
+from analysis.frontier import frontier as edge_by_threshold
 from analysis.published import Published
+from analysis.quality import quality
 from analysis.rates import divergence_rates, in_bins
 from analysis.runs import records
 from analysis.table2 import as_text, table2
@@ -138,6 +140,24 @@ def family(folders: Sequence[Path]) -> str:
     return _markdown(["", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)"], rows)
 
 
+def frontier(folders: Sequence[Path]) -> str:
+    """The edge of every threshold of one study, and the best held-out quality with it: of its lrs the one of the best
+    median. That is chosen and judged by the same rows: it describes, and claims nothing."""
+    (folder,) = folders
+    one = published.read(folder)
+    first = f"auc_{one.definition.data['tasks'][0]['name']}"
+    scored = records(quality(one.runs, one.definition))
+    rows = []
+    for row in records(edge_by_threshold(one.runs)):
+        cells = [cell for cell in scored if (cell["model"], cell["curve"]) == (row["model"], row["curve"])]
+        best = max(cells, key=lambda cell: cell[first])
+        value = f"{row['threshold']} {row['value']:g}" if row["threshold"] else ""
+        auc = f"{best[first]:.4f} ({best[f'{first}_low']:.4f} to {best[f'{first}_high']:.4f})"
+        rows.append([row["model"], row["method"], value, row["held"], _edge(row), f"{best['lr']:g}", auc])
+    head = ["model", "method", "threshold", "at", "LR50 (95%)", "best lr", f"{_words(first)} there (10 to 90%)"]
+    return _markdown(head, rows)
+
+
 def agreement(folders: Sequence[Path]) -> str:
     """Whether two data order the methods alike: pairs of studies, each of the same models. A pair of methods is told
     apart where the 95% interval of the ratio of their edges leaves out 1."""
@@ -176,6 +196,7 @@ TABLES: dict[str, Callable[[Sequence[Path]], str]] = {
     "chosen": chosen,
     "table2": paper_table,
     "family": family,
+    "frontier": frontier,
     "agreement": agreement,
 }
 

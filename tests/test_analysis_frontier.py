@@ -265,14 +265,15 @@ def test_the_space_moves_each_threshold_over_two_decades_or_more():
         assert len(arm.options) <= 1
         for name, value in arm.options.items():
             values.setdefault((arm.method, name), []).append(value)
-    assert set(values) == {("layer_clip", "max_norm"), ("agc", "max_ratio"), ("clippy", "rel"), ("clippy", "abs")}
+    clips = {("layer_clip", "max_norm"), ("agc", "max_ratio"), ("clippy", "rel"), ("clippy", "abs")}
+    assert set(values) == clips | {("update_rms_clip", "d"), ("activation_clip", "limit")}
     assert all(max(own) / min(own) >= 100 for own in values.values())
     # The other arm of clippy is at its default, where its two lines cross; none is the reference.
     assert {arm.method for arm in space.arms if not arm.options} == {"none", "clippy"}
 
 
 def test_the_record_of_the_space_has_its_lines(tmp_path):
-    thresholds = {"layer_clip": {"max_norm": 0.1}, "agc": {"max_ratio": 0.01}, "clippy": {"rel": 0.5, "abs": 0.01}}
+    thresholds = {"clippy": {"rel": 0.5, "abs": 0.01}}
     arms = [Arm(method=a.method, options=thresholds.get(a.method, {}) | a.options) for a in space.arms]
     definition = simulated_definition(models=("small",), arms=arms, lrs=(0.4, 0.8), seeds=(0, 1))
     write_simulated_study(tmp_path, definition, with_losses=False)
@@ -280,17 +281,19 @@ def test_the_record_of_the_space_has_its_lines(tmp_path):
     fitted = fits(runs)
     table = frontier(runs, fitted=fitted)
     assert table.groupby(["method", "threshold"]).size().to_dict() == {
+        ("activation_clip", "limit"): 5,
         ("agc", "max_ratio"): 7,
         ("clippy", "abs"): 7,
         ("clippy", "rel"): 7,
         ("layer_clip", "max_norm"): 7,
         ("none", ""): 1,
+        ("update_rms_clip", "d"): 5,
     }
     shown = figures.all_figures(
         tmp_path, runs, definition, analysis.divergence_rates(runs), fitted, analysis.edges(runs, 0.5, fitted)
     )
     assert list(shown)[:5] == ["divergence", "frontier", "threshold_map", "tradeoff", "kept"]
-    assert [len(shown[name].axes) for name in ("divergence", "frontier", "tradeoff", "kept")] == [4, 4, 1, 4]
+    assert [len(shown[name].axes) for name in ("divergence", "frontier", "tradeoff", "kept")] == [6, 6, 1, 6]
 
 
 # Figures
