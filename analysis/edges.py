@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, special
 
-from analysis.rates import CONFIDENCE, lower_bound, upper_bound, wilson
+from analysis.rates import CONFIDENCE, FEW_RUNS, lower_bound, octave_bins, upper_bound, wilson
 from analysis.runs import CURVE, in_order, records, threshold_columns, with_curves
 
 SIGMA = (0.01, 0.63)
@@ -476,6 +476,8 @@ def edges(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = None)
     rates first cross the level, and low, high are the model-free bound);
     bound_low, bound_high (without a model: Clopper-Pearson, Bonferroni over lrs: every lr tried up to bound_low has
     P < level, and bound_high has P > level; 0 and inf where no lr is decided);
+    where some lr has fewer than `rates.FEW_RUNS` runs, as a search leaves them, monotone and all that is read without
+    a model are of the lrs of each quarter octave together;
     safe_lr, safe_k, safe_n, safe_bound (the highest lr below the edge up to which no run diverged, else the lowest lr,
     with the one-sided 95% bound of the risk there);
     most_k, most_n, most_lr (the cell of the highest rate), n_min, n_max (runs a cell), steps (the horizon).
@@ -510,12 +512,13 @@ def edge_of(lrs: list[float], diverged_SK: np.ndarray, one: Fit, level: float) -
     n = np.isfinite(diverged_SK).sum(0)
     k = np.nansum(diverged_SK, 0).astype(int)
     lrs, k, n = [lr for lr, runs in zip(lrs, n, strict=True) if runs], k[n > 0], n[n > 0]
-    bound_low, bound_high = _model_free(lrs, k, n, level)
-    monotone = _is_monotone(k, n)
+    read = _pooled(np.array(lrs), k, n)
+    bound_low, bound_high = _model_free(read, level)
+    monotone = _is_monotone(read.k, read.n)
     if monotone:
         low, edge, high = (10**q for q in one.edge(level, (TAIL, 0.5, 1 - TAIL)))
     else:
-        low, edge, high = bound_low, _first_crossing(lrs, k / n, level), bound_high
+        low, edge, high = bound_low, _first_crossing(read.middle.tolist(), read.k / read.n, level), bound_high
     if k.sum() == 0 or edge > lrs[-1]:
         status, edge = NOT_REACHED, math.nan
         low, high = min(low, lrs[-1]), math.inf
@@ -551,13 +554,44 @@ def edge_of(lrs: list[float], diverged_SK: np.ndarray, one: Fit, level: float) -
     }
 
 
-def _model_free(lrs: list[float], k: np.ndarray, n: np.ndarray, level: float) -> tuple[float, float]:
-    confidence = 1 - TAIL / len(lrs)
-    upper = [upper_bound(int(a), int(b), confidence) for a, b in zip(k, n, strict=True)]
-    lower = [lower_bound(int(a), int(b), confidence) for a, b in zip(k, n, strict=True)]
-    undecided = next((i for i, p in enumerate(upper) if p >= level), len(lrs))
-    above = [lr for lr, p in zip(lrs, lower, strict=True) if p > level]
-    return (lrs[undecided - 1] if undecided else 0.0), (above[0] if above else math.inf)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Pools:
+    """Runs as they are read without a model, (P,) each, lrs ascending: the lowest lr of a pool, the mean log lr of its
+    runs (as an lr) and the highest; k of n diverged."""
+
+    lowest: np.ndarray
+    middle: np.ndarray
+    highest: np.ndarray
+    k: np.ndarray
+    n: np.ndarray
+
+
+def _pooled(lrs: np.ndarray, k: np.ndarray, n: np.ndarray) -> _Pools:
+    """Each lr by itself; those of a quarter octave together where an lr has hardly a run, as a search leaves them: a
+    single run that diverged says little of its lr, and among a hundred lrs some single run always does."""
+    if n.min() >= FEW_RUNS:
+        return _Pools(lowest=lrs, middle=lrs, highest=lrs, k=k, n=n)
+    _, first = np.unique(octave_bins(lrs), return_index=True)
+    lowest, highest = lrs[first], lrs[np.append(first[1:], len(lrs)) - 1]
+    mean = np.add.reduceat(n * np.log(lrs), first) / np.add.reduceat(n, first)
+    middle = np.where(lowest == highest, lowest, np.exp(mean))
+    return _Pools(
+        lowest=lowest, middle=middle, highest=highest, k=np.add.reduceat(k, first), n=np.add.reduceat(n, first)
+    )
+
+
+def _model_free(read: _Pools, level: float) -> tuple[float, float]:
+    """(bound_low, bound_high). What is bounded is the mean rate of a pool (W. Hoeffding, Ann. Math. Statist. 27 (1956):
+    runs of unlike rates only make these bounds wider), which where rates rise its lowest lr is below, its highest
+    above."""
+    counts = [(int(a), int(b)) for a, b in zip(read.k, read.n, strict=True)]
+    confidence = 1 - TAIL / len(counts)
+    undecided = next((i for i, (k, n) in enumerate(counts) if upper_bound(k, n, confidence) >= level), len(counts))
+    above = [i for i, (k, n) in enumerate(counts) if lower_bound(k, n, confidence) > level]
+    return (
+        float(read.lowest[undecided - 1]) if undecided else 0.0,
+        float(read.highest[above[0]]) if above else math.inf,
+    )
 
 
 def _is_monotone(k: np.ndarray, n: np.ndarray) -> bool:

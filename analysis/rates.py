@@ -4,6 +4,7 @@ Intervals: E. B. Wilson, "Probable inference, the law of succession, and statist
 Safety claims: C. J. Clopper and E. S. Pearson, Biometrika 26 (1934), one-sided.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,16 @@ def in_bins(runs: pd.DataFrame) -> pd.DataFrame:
     if len(lrs) <= MANY_LRS or len(runs) >= FEW_RUNS * runs.groupby(CELL).ngroups:
         return runs
     bins: dict[int, list[float]] = {}
-    for lr in lrs:
-        bins.setdefault(round(BINS_AN_OCTAVE * float(np.log2(lr))), []).append(lr)
+    for lr, i in zip(lrs, octave_bins(lrs).tolist(), strict=True):
+        bins.setdefault(i, []).append(lr)
     middle = {i: float(f"{2 ** (i / BINS_AN_OCTAVE):.2g}") for i in bins}
     shown = {lr: lr if len(own) == 1 else middle[i] for i, own in bins.items() for lr in own}
     return runs.assign(lr=[shown[lr] for lr in runs["lr"]])
+
+
+def octave_bins(lrs: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The number of each lr's quarter octave, int64, about 2^(i/4). Lrs farther apart than that never share one."""
+    return np.floor(BINS_AN_OCTAVE * np.log2(lrs) + 0.5).astype(np.int64)
 
 
 MANY_LRS = 16

@@ -1,14 +1,17 @@
 """Edges: recovered where they are known, covered at the nominal rate with seeds as clusters, never blown up."""
 
 import math
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 from simulated_record import EDGES, LRS, write_simulated_study
+from simulation import CURVES, Curve
 
 import analysis
 from analysis.edges import BELOW, NOT_REACHED, REACHED, edge_text, fit, fits, fitted_curves, outcomes
+from analysis.edges import edge_of as edge_of_matrix
 
 LR05 = 0.05
 
@@ -151,6 +154,49 @@ def test_a_curve_that_falls_again_is_flagged_and_answered_without_a_model():
     assert 0.3 < row["edge"] < 0.4
     assert "falls again" in analysis.sentence(row)
     assert edge_of(steps_at(0, 0, 0, 0, 0, 1, 0, 8, 7, 8))["monotone"]
+
+
+SPARSE = tuple(float(f"{lr:.3g}") for lr in np.geomspace(0.01, 1, 150))
+"""As a search leaves them: much closer than a quarter octave, a run at each."""
+
+
+def drawn_once(curve: Curve, count: int) -> np.ndarray:
+    """Outcomes of so many studies with a run at each of `SPARSE`, each with a seed of its own: (N, S, K), S = K."""
+    rng = np.random.default_rng(2)
+    own = rng.random((count, len(SPARSE))) < curve.rate(SPARSE)
+    return np.where(np.eye(len(SPARSE), dtype=bool), own[:, None], np.nan)
+
+
+def test_single_runs_of_a_search_are_no_fall_and_a_true_fall_is_still_one():
+    """Among 150 lrs some single run diverges far below the edge. Of rising curves 1 in 100 may be flagged."""
+    rising = np.concatenate([drawn_once(CURVES[name].at(0.1), 100) for name in ("shallow", "lapse 0.3", "floor 0.02")])
+    falling = drawn_once(CURVES["falls again"].at(0.05), 20)
+    one = fit(SPARSE, rising[0])  # no part of the flag
+    flags = [not edge_of_matrix(list(SPARSE), y, one, 0.5)["monotone"] for y in rising]
+    assert sum(flags) <= 3
+    assert all(not edge_of_matrix(list(SPARSE), y, one, 0.5)["monotone"] for y in falling)
+
+
+def test_the_edge_of_a_search_that_falls_again_is_not_read_off_a_single_run():
+    """A run that diverged at a tenth of the edge moves neither the crossing nor the bound to it."""
+    (y,) = drawn_once(CURVES["falls again"].at(0.1), 1)
+    early = int(np.searchsorted(SPARSE, 0.02))
+    y[early, early] = 1.0
+    row = edge_of_matrix(list(SPARSE), y, fit(SPARSE, y), 0.5)
+    assert not row["monotone"]
+    assert 0.08 < row["edge"] < 0.125
+    assert row["low"] < 0.1 < row["high"]
+
+
+def test_lrs_farther_apart_than_a_quarter_octave_are_each_read_by_themselves(monkeypatch):
+    """The same to the last bit as where nothing is ever pooled, with a run or two at each."""
+    lrs = [0.01 * 2 ** (0.26 * i) for i in range(10)]
+    ys = np.array([[0.0, 0, 1, 1, 1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1, 0, 0, 0, math.nan]])
+    one = fit(lrs, ys)
+    said = edge_of_matrix(lrs, ys, one, 0.5)
+    assert (said["monotone"], said["n_min"]) == (False, 1)
+    monkeypatch.setattr(sys.modules["analysis.edges"], "FEW_RUNS", 0)
+    assert edge_of_matrix(lrs, ys, one, 0.5) == said
 
 
 def test_one_seed_one_lr_and_missing_cells_give_plain_answers():
