@@ -5,7 +5,9 @@ import atexit
 import contextlib
 import gc
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)  # what is left is freed with the process: collecting it first takes a second
     warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"warning: {message}")
     try:
-        with _let_in(asked):
+        with _let_in(asked), _ended_as_by_ctrl_c():
             return asked.do(asked) or 0
     except KeyboardInterrupt as stopped:
         what = str(stopped) or "stopped; what was recorded stays, and `study resume` trains the rest"
@@ -50,6 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return USER_ERROR
         _say(f"study: {type(error).__name__}: {_one_line(error)} (not foreseen; STUDY_TRACEBACK=1 shows where)")
         return OUR_ERROR
+
+
+@contextlib.contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM, which a scheduler sends, leaves time for a last line, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 READING = ("spaces", "status", "report", "recommend", "rescore", "mlflow", "ui")

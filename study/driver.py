@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import study as package
-from study import checkpoint, data, heartbeat, nodes, plugins, record, storage
+from study import checkpoint, data, heartbeat, nodes, plugins, record, storage, witness
 from study.config import Family, QualitySearch, Study
 from study.lock import locked
 from study.log import Log
@@ -299,8 +299,10 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
     # Ray takes seconds to start. What the end of the study needs is imported meanwhile.
     follower = tracking.Follower(folder, asked.tracking_uri)
     ahead = threading.Thread(target=importlib.import_module, args=("analysis.report",))
-    connected = tune.connected(asked.address, workers=asked.workers, gpu_fraction=asked.gpu_fraction)
-    with follower, contextlib.ExitStack() as held:
+    resume = f"{_command()} resume {_shown(folder)}"
+    connected = tune.connected(asked.address, workers=asked.workers, gpu_fraction=asked.gpu_fraction, resume=resume)
+    last = f"study: its process was ended from outside; what was recorded stays, and `{resume}` trains the rest"
+    with witness.stands_by(last), follower, contextlib.ExitStack() as held:
         ahead.start()
         with connected as cluster:
             held.enter_context(locked(folder))

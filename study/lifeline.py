@@ -1,21 +1,26 @@
 """Ends this process with one line once the Ray that it works with has died: Ray itself would keep it waiting for a
 minute, and then end it with a page of its own log.
 
-Whether a process lives is asked of its port: where nothing listens any more, a connection is refused at once. A slow
-machine or network refuses nothing, and is left to Ray.
+Whether a process of this machine lives is asked of the system, which says so at once: Ray ends this process as soon as
+it has seen the death itself. That of another is asked of its port: where nothing listens any more, a connection is
+refused. A slow machine or network refuses nothing, and is left to Ray.
 """
 
 import contextlib
 import os
+import select
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+from study import witness
 
 LOOK_SECONDS = 0.25
 EXIT_STATUS = 1
+RESUME = "study resume"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +33,32 @@ class Server:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """What has to go on living, on this machine."""
+
+    name: str
+    pid: int
+
+
 @contextlib.contextmanager
-def watched(servers: Sequence[Server]) -> Iterator[None]:
-    """End the process as soon as one of these is dead. Nothing is cleaned up, as after a kill: what asks Ray for
-    anything now would wait for it, and the record is whole at any moment."""
+def watched(servers: Sequence[Server], processes: Sequence[Process] = (), resume: str = RESUME) -> Iterator[None]:
+    """End this process as soon as one of these is dead. Nothing is cleaned up, as after a kill: what asks Ray for
+    anything now would wait for it, and the record is whole at any moment. resume: the command that goes on."""
     over = threading.Event()
 
     def watch() -> None:
         refused: dict[str, float] = {}
-        while not over.wait(LOOK_SECONDS):
-            for server in servers:
-                if _listens(server):
-                    refused.pop(server.name, None)
-                elif time.monotonic() - refused.setdefault(server.name, time.monotonic()) >= server.seconds:
-                    if not over.is_set():
-                        _end(f"{server.name} has died")
-                    return
+        with _deaths(processes) as died:
+            while not over.is_set():
+                dead = died(over)
+                for server in servers:
+                    if _listens(server):
+                        refused.pop(server.name, None)
+                    elif time.monotonic() - refused.setdefault(server.name, time.monotonic()) >= server.seconds:
+                        dead = dead or server.name
+                if dead and not over.is_set():
+                    _end(f"{dead} has died", f"`{resume}` trains the rest")
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
     try:
@@ -59,7 +74,7 @@ def within(seconds: float, name: str) -> Iterator[None]:
 
     def watch() -> None:
         if not over.wait(seconds):
-            _end(f"{name} does not answer after {seconds:g} s")
+            _end(f"{name} does not answer after {seconds:g} s", "the same command goes on")
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
     try:
@@ -78,10 +93,46 @@ def _listens(server: Server) -> bool:
     return True
 
 
-def _end(why: str) -> None:
-    text = f"study: {why}; what was recorded stays, and `study resume` trains the rest\n"
+@contextlib.contextmanager
+def _deaths(processes: Sequence[Process]) -> Iterator[Callable[[threading.Event], str | None]]:
+    """A function that waits until one of these has died, whose name it returns, or for LOOK_SECONDS."""
+    names: dict[int, str] = {}
+    dead = None
+    for process in processes:
+        try:
+            names[os.pidfd_open(process.pid)] = process.name
+        except ProcessLookupError:
+            dead = process.name
+        except (AttributeError, OSError):
+            pass  # a system that cannot say: its port is asked
+    poll = select.poll()
+    for descriptor in names:
+        poll.register(descriptor, select.POLLIN)
+
+    def died(over: threading.Event) -> str | None:
+        if dead or not names:
+            over.wait(0 if dead else LOOK_SECONDS)
+            return dead
+        found = poll.poll(1000 * LOOK_SECONDS)
+        return names[found[0][0]] if found else None
+
+    try:
+        yield died
+    finally:
+        for descriptor in names:
+            os.close(descriptor)
+
+
+def _end(why: str, then: str) -> None:
+    text = f"study: {why}; what was recorded stays, and {then}\n"
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     with contextlib.suppress(OSError):
-        os.write(sys.stderr.fileno(), text.encode())
+        said = os.dup(sys.stderr.fileno())
+        # Whatever Ray still has to say, from threads of its own, comes too late: the last line is ours.
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
+        os.write(said, text.encode())
+    witness.withdraw()
     os._exit(EXIT_STATUS)

@@ -8,6 +8,7 @@ the record and report only counts.
 import _thread
 import asyncio
 import contextlib
+import functools
 import gc
 import importlib
 import logging
@@ -53,7 +54,8 @@ if "RAY_AUTH_MODE" not in os.environ and (
     os.environ["RAY_AUTH_MODE"] = "token"
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services, worker
+from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
@@ -120,10 +122,13 @@ def _at_a_time(have: Mapping[str, float], gpu: float, most: int | None) -> int:
 
 
 @contextlib.contextmanager
-def connected(address: str | None, *, workers: int | None, gpu_fraction: float) -> Iterator[Cluster]:
+def connected(
+    address: str | None, *, workers: int | None, gpu_fraction: float, resume: str = lifeline.RESUME
+) -> Iterator[Cluster]:
     """Ray, here or at the address; inside a submitted job, the cluster of the job.
 
-    workers: trials at a time; None is one for each core, or for each share of a GPU where there are GPUs.
+    workers: trials at a time; None is one for each core, or for each share of a GPU where there are GPUs. resume: the
+    command that goes on where Ray dies.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     _wait_for_the_last_one(END_SECONDS)
@@ -136,15 +141,18 @@ def connected(address: str | None, *, workers: int | None, gpu_fraction: float) 
         here = until_shut_down.enter_context(_behind_doors(workers)) if address == "local" else {}
         until_shut_down.callback(ray.shutdown)
         # Ray waits for its first workers, and for ever where one of them dies meanwhile.
-        with lifeline.within(START_SECONDS, "Ray"):
+        with lifeline.within(START_SECONDS, "Ray"), _own_signals():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
     except Exception as error:  # a process of Ray's that died as it began has an error of no kind of its own
         until_shut_down.close()
         raise ClusterError(f"no Ray at {address} ({_one_line(error)})") from error
+    except BaseException:
+        until_shut_down.close()
+        raise
     finally:
         meanwhile.join()
     try:
-        with lifeline.watched(_servers(own=address == "local")):
+        with lifeline.watched(_servers(own=address == "local"), _processes() if address == "local" else (), resume):
             yield _cluster(workers, gpu_fraction)
     except BaseException:
         until_shut_down.close()
@@ -161,6 +169,8 @@ def _cluster(workers: int | None, gpu_fraction: float) -> Cluster:
     return Cluster(workers=at_a_time, gpu=gpu_fraction, gpu_bytes=gpu_bytes, most=workers)
 
 
+RAYLET = "Ray's process on this machine (raylet)"
+
 RECONNECT_SECONDS = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112 - so spelled
 """How long Ray waits for a head that is away. A cluster's may come back; one of our own does not."""
 
@@ -172,7 +182,7 @@ def _servers(*, own: bool) -> list[lifeline.Server]:
     host, _, port = here.gcs_address.rpartition(":")
     return [
         lifeline.Server(
-            name="Ray's process on this machine (raylet)",
+            name=RAYLET,
             host=node["NodeManagerAddress"],
             port=node["NodeManagerPort"],
             seconds=0,
@@ -184,6 +194,68 @@ def _servers(*, own: bool) -> list[lifeline.Server]:
             seconds=3 if own else max(3, RECONNECT_SECONDS - 10),
         ),
     ]
+
+
+def _processes() -> list[lifeline.Process]:
+    """The processes of a Ray of our own without which nothing here goes on. The raylet ends with either of its agents,
+    and its last act is to have Ray end us."""
+    found = {
+        pid: kind
+        for kind in ("gcs_server", "raylet")
+        for started in worker._global_node.all_processes.get(kind, ())  # type: ignore[union-attr]
+        for pid in [started.process.pid]
+    }
+    names = {"gcs_server": "Ray's head on this machine (GCS)", "raylet": RAYLET}
+    agents = [pid for above, kind in found.items() if kind == "raylet" for pid in _agents(above)]
+    return [
+        *(lifeline.Process(name=names[kind], pid=pid) for pid, kind in found.items()),
+        *(lifeline.Process(name="Ray's agent on this machine", pid=pid) for pid in agents),
+    ]
+
+
+def _agents(raylet: int) -> list[int]:
+    found = []
+    for children in Path(f"/proc/{raylet}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for pid in children.read_text().split():
+                if b"agent" in Path(f"/proc/{pid}/cmdline").read_bytes().lower():
+                    found.append(int(pid))
+    return found
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """What SIGTERM does is ours to say: Ray has it end the process without a word."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _own_groups() -> Iterator[None]:
+    """Processes that Ray starts meanwhile have groups of their own. What a terminal or a scheduler sends to ours then
+    reaches us alone, and stacks are kept before Ray ends."""
+    started = services.ConsolePopen
+    services.ConsolePopen = functools.partial(started, process_group=0)  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = started
+
+
+@contextlib.contextmanager
+def _no_reporter() -> Iterator[None]:
+    """Without a dashboard, Ray still starts its process, for reports of usage. It reports nothing where it is told so,
+    and yet asks the address at which clouds describe a machine to itself, which leaves the machine."""
+    start = Node.start_api_server
+    Node.start_api_server = lambda *_words, **_settings: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Node.start_api_server = start  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -200,12 +272,13 @@ def _behind_doors(workers: int | None) -> Iterator[dict[str, Any]]:
         ray_constants.ENABLE_RAY_CLUSTER = False
         read_settings()
         try:
-            yield {
-                "include_dashboard": False,
-                "num_cpus": workers,
-                "_node_ip_address": doors.LOOPBACK,
-                "_temp_dir": str(folder),
-            }
+            with _own_groups(), _no_reporter():
+                yield {
+                    "include_dashboard": False,
+                    "num_cpus": workers,
+                    "_node_ip_address": doors.LOOPBACK,
+                    "_temp_dir": str(folder),
+                }
         finally:
             ray_constants.ENABLE_RAY_CLUSTER = clusters
     read_settings()

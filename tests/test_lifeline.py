@@ -118,10 +118,34 @@ def test_what_is_never_done_is_one_line_and_no_success_and_what_was_done_is_forg
     assert hung.wait(timeout=30) == lifeline.EXIT_STATUS
     printed, said = hung.communicate()
     assert printed == ""
-    assert said == (
-        "study: Ray does not answer after 0.2 s; what was recorded stays, and `study resume` trains the rest\n"
-    )
+    assert said == ("study: Ray does not answer after 0.2 s; what was recorded stays, and the same command goes on\n")
     time.sleep(2.5)
     assert done.poll() is None
     done.communicate("\n", timeout=30)
     assert done.returncode == 0
+
+
+CHILDREN = """
+import os, subprocess, threading, time
+from study import lifeline
+children = [subprocess.Popen(["cat"], stdin=subprocess.PIPE) for _ in range(2)]
+processes = [lifeline.Process(name=f"child {i}", pid=child.pid) for i, child in enumerate(children)]
+def noise():
+    while True:
+        os.write(2, b"pages of a log" + bytes([10]))
+        time.sleep(0.001)
+threading.Thread(target=noise, daemon=True).start()
+with lifeline.watched((), processes, "study resume over/there"):
+    children[1].kill()
+    time.sleep(1000)
+"""
+
+
+def test_a_process_of_this_machine_that_dies_is_named_and_the_last_line_is_ours() -> None:
+    """Whatever other threads still say."""
+    command = [sys.executable, "-c", CHILDREN]
+    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert child.returncode == lifeline.EXIT_STATUS
+    *noise, last = child.stderr.splitlines()
+    assert noise
+    assert last == "study: child 1 has died; what was recorded stays, and `study resume over/there` trains the rest"
