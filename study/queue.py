@@ -107,6 +107,7 @@ class Queue:
         self.works: set[str] = set()  # places whose last trial ended well
         self.failed_at: dict[str, set[str]] = {}
         self.unfit: set[str] = set()
+        self.last_unfit: str | None = None  # why a machine gave a stack back, where nothing else has come since
         self.kept = self.dropped = 0
         self.interrupted = False
         self.stopped: Exception | None = None
@@ -179,11 +180,12 @@ class Queue:
             self.stopped = _unwritable(unwritable)
 
     def _ended(self, stack: Stack, result: dict[str, Any] | Failure) -> None:
+        self.last_unfit = None if isinstance(result, Failure) else result.get("unfit")
         if isinstance(result, Failure):
             self._failed(stack, result)
             return
-        if result.get("unfit"):
-            self._came_back(stack, result["unfit"])
+        if self.last_unfit:
+            self._came_back(stack, self.last_unfit)
             return
         for note in result.get("notes", ()):
             self.job.noted(f"warning: {note}")

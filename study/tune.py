@@ -61,7 +61,8 @@ from ray.exceptions import AuthenticationError, RayError
 
 from study.config import Rule
 from study.nodes import Needs, NodeError
-from study.queue import FINISHED, Failure, Job, Queue, unpacked
+from study.queue import FINISHED, Failure, Job, Queue, StudyStoppedError, unpacked
+from study.waiting import Waiting
 
 PACKAGES = ("study", "models", "search_spaces", "analysis")
 # Tune looks for result files, which we do not write, and warns of every trial.
@@ -115,10 +116,18 @@ class Cluster:
         """Trials at a time of the cluster as it is: machines may have come, or gone."""
         return _at_a_time(ray.cluster_resources(), self.gpu, self.most)
 
+    def has_room(self) -> bool:
+        """Whether any trial fits, were nothing else at work."""
+        return _fitting(ray.cluster_resources(), self.gpu) > 0
+
 
 def _at_a_time(have: Mapping[str, float], gpu: float, most: int | None) -> int:
-    fitting = int(have.get("GPU", 0) / gpu) if gpu else int(have.get("CPU", 0))
+    fitting = _fitting(have, gpu)
     return max(1, fitting if most is None else min(most, fitting))
+
+
+def _fitting(have: Mapping[str, float], gpu: float) -> int:
+    return int(have.get("GPU", 0) / gpu) if gpu else int(have.get("CPU", 0))
 
 
 @contextlib.contextmanager
@@ -318,6 +327,9 @@ def _shut_down_beside(shut_down: Callable[[], None]) -> None:
     _ending.start()
 
 
+GIVES_BACK_SECONDS = 60.0
+"""A node that has had a stack for longer takes part."""
+
 NODE_SECONDS = 180
 """How long a node may take to start a worker process, the code that a job brings along included."""
 
@@ -420,7 +432,11 @@ def run(job: Job, needs: Needs, cluster: Cluster) -> None:
             ),
             run_config=tune.RunConfig(name="trials", storage_path=scratch, verbose=0, callbacks=[seen]),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except Exception:
+            if not queue.stopped:
+                raise
     if queue.stopped:
         raise queue.stopped
     if queue.interrupted:
@@ -556,10 +572,28 @@ def _searcher(queue: Queue, cluster: Cluster, talk: str) -> tuple[Any, Any]:
             return {}
 
     class Seen(Saved, Callback):
+        queue: Queue
+        cluster: Cluster
         trials: Sequence[Any]
+        waiting: Waiting
+        looked: float
+        at_work: dict[str, float]
 
         def on_step_begin(self, iteration: int, trials: Any, **_info: Any) -> None:
             self.trials = trials
+            if time.monotonic() - self.looked < LOOK_SECONDS:
+                return
+            now = self.looked = time.monotonic()
+            out = {name: self.named(name) for name in (*self.queue.training, *self.queue.resting)}
+            running = [name for name, trial in out.items() if trial and trial.status == "RUNNING"]
+            self.at_work = {name: self.at_work.get(name, now) for name in running}
+            try:
+                at_work = [now - began for began in self.at_work.values()]
+                self.waiting.look(_why_none_serves(self.queue, self.cluster, at_work))
+            except StudyStoppedError as stopped:
+                # What waits for a machine cannot be ended in order.
+                self.queue.stopped = stopped
+                raise
 
         def named(self, trial_id: str) -> Any:
             return next((trial for trial in reversed(self.trials) if trial.trial_id == trial_id), None)
@@ -602,8 +636,20 @@ def _searcher(queue: Queue, cluster: Cluster, talk: str) -> tuple[Any, Any]:
     searcher, seen = Live(metric="runs", mode="max"), Seen()
     searcher.queue, searcher.cluster, searcher.talk = queue, cluster, talk
     searcher.capacity, searcher.looked = cluster.workers, time.monotonic()
-    searcher.seen, seen.trials = seen, ()
+    searcher.seen, seen.trials, seen.queue, seen.cluster = seen, (), queue, cluster
+    seen.waiting, seen.looked, seen.at_work = Waiting(queue.job.noted), time.monotonic(), {}
     return searcher, seen
+
+
+def _why_none_serves(queue: Queue, cluster: Cluster, at_work: Sequence[float]) -> str | None:
+    """What keeps every machine from training a stack of ours; None where one does, or where other work is in the way.
+
+    at_work: for how many seconds each process has been.
+    """
+    if not at_work and not cluster.has_room():
+        return f"the cluster has no {f'{cluster.gpu:g} of a GPU' if cluster.gpu else 'CPU'} for a trial"
+    # One that cannot take part gives its stack back within seconds.
+    return None if any(seconds > GIVES_BACK_SECONDS for seconds in at_work) else queue.last_unfit
 
 
 def _why_it_died(queue: Queue, trial_id: str, trial: Any) -> Failure:
