@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 import study
-from study import storage
+from study import redaction, storage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,7 +139,7 @@ class Checkpoint:
             then = f"set aside as {aside}"
         except (OSError, storage.StorageError):
             then = "left where it is, and not used"
-        why = " ".join(str(error).split())[:200] or type(error).__name__
+        why = redaction.one_line(str(error))[:200] or type(error).__name__
         self.note(f"the checkpoint {self.name} cannot be used ({why}); {then}; its stack starts anew")
 
 
@@ -197,7 +197,9 @@ def read(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description and the arrays of a checkpoint. Raises whatever is wrong with it."""
     with zipfile.ZipFile(file) as archive:
         about = _description(archive)
-        arrays = {}
+        names, arrays = archive.namelist(), {}
+        if len(names) != len(set(names)):
+            raise ValueError("it holds an array twice")
         for member in archive.infolist():
             if member.filename == DESCRIPTION:
                 continue
