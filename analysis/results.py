@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import figures
-from analysis.causes import DPI
+from analysis.page import DPI
 from analysis.results_figures import FIGURES
 from analysis.results_tables import TABLES
 
