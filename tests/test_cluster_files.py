@@ -1,12 +1,16 @@
-"""What docs/cluster holds: the manifest for KubeRay, read and not applied, and the Slurm script, checked and not
-run."""
+"""What docs/cluster holds: the manifest for KubeRay, read and not applied, and the Slurm script, checked, and run with
+stand-ins for Slurm, Ray and the study."""
 
+import contextlib
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +147,132 @@ def test_the_script_wants_a_study() -> None:
     done = subprocess.run(["bash", SCRIPT], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: sbatch slurm.sh SPACE")
+
+
+STAND_INS = {
+    "scontrol": "printf 'alpha\\nbeta\\n'",
+    "hostname": "echo 10.0.0.1 fe80::1",
+    "python": """
+      if [ "$1" = -c ]; then echo token; exit; fi
+      cat >/dev/null
+      until grep -q 'node started' "$LOG" || [ -n "$STUCK" ]; do sleep 0.05; done
+      echo "slurm.sh: 2 of 2 nodes" """,
+    "srun": """
+      while [ "${1#--}" != "$1" ]; do case $1 in --nodelist=*) node=${1#*=};; esac; shift; done
+      if [ "$node" = "$STUCK" ]; then trap '' TERM INT; while :; do sleep 0.2; done; fi
+      exec "$@" """,
+    "ray": """
+      [ "$1" = start ] || exit 0
+      case "$*" in *--head*) at=head;; *) at=node;; esac
+      trap 'echo "$at ended" >>"$LOG"; exit 0' TERM
+      echo "$at started" >>"$LOG"
+      while :; do sleep 0.1; done""",
+    "study": """
+      echo "study $*" >>"$LOG"
+      trap 'echo kept >>"$LOG"; exit 130' INT
+      [ "$STUDY" = deaf ] && trap '' INT TERM
+      case $STUDY in ends) exit 0;; fails) exit 2;; esac
+      while :; do sleep 0.1; done""",
+}
+"""What the script calls. Each writes its process id down, so that what stays behind is found."""
+
+
+class Job:
+    """The script, as Slurm starts it on the first of two nodes."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.log = folder / "log"
+        self.log.touch()
+        (folder / "bin").mkdir()
+        (folder / "pids").mkdir()
+        for name, text in STAND_INS.items():
+            file = folder / "bin" / name
+            file.write_text(f"#!/bin/bash\ntouch {folder}/pids/$$\n{text}\n")
+            file.chmod(0o755)
+        environment = {
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+            "LOG": str(self.log),
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "[alpha-beta]",
+            "STUDY": "trains",
+            "STUCK": "",
+            "STOP_SECONDS": "60",
+            "END_SECONDS": "30",
+        }
+        self.pids = folder / "pids"
+        self.child = subprocess.Popen(
+            ["bash", SCRIPT, "quick", "--out", "/shared/x"],
+            env=environment | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def running(self) -> list[int]:
+        found = []
+        for file in self.pids.iterdir():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{file.name}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                    found.append(int(file.name))
+        return found
+
+    def until(self, line: str) -> None:
+        end = time.monotonic() + 60
+        while line not in self.log.read_text():
+            assert self.child.poll() is None, self.child.communicate()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.05)
+
+    def ended(self) -> tuple[int, str, str]:
+        """Its exit code, what was done, in order, and what it said; nothing stays behind."""
+        try:
+            said, complained = self.child.communicate(timeout=90)
+        finally:
+            end = time.monotonic() + 10  # what was killed may be a while on its way out
+            while (left := self.running()) and time.monotonic() < end:
+                time.sleep(0.1)
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+        assert left == [], "still there"
+        return self.child.returncode, self.log.read_text(), said + complained
+
+
+STARTED = "study run quick --out /shared/x --address 10.0.0.1:20007\n"
+
+
+@pytest.mark.parametrize(("study", "code"), [("ends", 0), ("fails", 2)])
+def test_the_job_ends_as_the_study_does_and_ray_with_it(tmp_path: Path, study: str, code: int) -> None:
+    ended, done, said = Job(tmp_path, STUDY=study).ended()
+    assert ended == code
+    assert STARTED in done
+    assert "slurm.sh: 2 of 2 nodes" in said
+    assert done.count(" started") == done.count(" ended") == 2
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
+def test_a_signal_to_the_job_lets_the_study_keep_what_trains(tmp_path: Path, how: signal.Signals) -> None:
+    job = Job(tmp_path)
+    job.until(STARTED)
+    time.sleep(0.5)  # for the trap of the stand-in
+    job.child.send_signal(how)
+    code, done, _ = job.ended()
+    assert code == 130
+    assert done.index(STARTED) < done.index("kept") < done.index(" ended")
+
+
+def test_a_study_that_does_not_hear_and_a_step_that_does_not_end_are_not_waited_for(tmp_path: Path) -> None:
+    job = Job(tmp_path, STUDY="deaf", STUCK="beta", STOP_SECONDS="2", END_SECONDS="2")
+    job.until(STARTED)
+    time.sleep(0.5)
+    job.child.send_signal(signal.SIGTERM)
+    code, done, _ = job.ended()
+    assert code == 128 + signal.SIGKILL
+    assert "head ended" in done
+    assert "node started" not in done
+
+
+def test_a_head_that_never_starts_ends_the_job(tmp_path: Path) -> None:
+    code, done, said = Job(tmp_path, STUCK="alpha", ANSWER_SECONDS="2", END_SECONDS="2").ended()
+    assert (code, done) == (1, "")
+    assert said.endswith("slurm.sh: no step starts on alpha\n")

@@ -22,12 +22,17 @@ export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN
 
+# Seconds, none of which is outstayed: for an answer of Slurm or Ray, for nodes to join, for the study to keep what it
+# trains, and for Ray to end.
+answer_seconds=${ANSWER_SECONDS:-60} node_seconds=${NODE_SECONDS:-120} stop_seconds=${STOP_SECONDS:-90} end_seconds=${END_SECONDS:-15}
+
 cpus=${SLURM_CPUS_PER_TASK:-1}
 port=$((20000 + SLURM_JOB_ID % 10000))
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
 on() { # NODE COMMAND...: a step of one task there
-  srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$1" "${@:2}"
+  timeout --kill-after=5 "$answer_seconds" \
+    srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$1" "${@:2}"
 }
 
 started=()
@@ -36,24 +41,38 @@ begin() { # the same, which goes on: srun itself is what is ended later, and it 
   started+=($!)
 }
 
+gone() { # SECONDS PID...: whether all of them have ended within this time
+  local end=$((SECONDS + $1))
+  while kill -0 "${@:2}" 2>/dev/null; do
+    [ "$SECONDS" -lt "$end" ] || return 1
+    sleep 0.2
+  done
+}
+
 # shellcheck disable=SC2317 # the trap calls it
 clean_up() {
   trap - EXIT
+  trap '' INT TERM # it is on its way out, and not for long
   [ ${#started[@]} -eq 0 ] || kill "${started[@]}" 2>/dev/null || true
-  wait || true
+  [ ${#started[@]} -eq 0 ] || gone "$end_seconds" "${started[@]}" || kill -KILL "${started[@]}" 2>/dev/null || true
 }
 trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # This script runs on the first node, which is the head.
-addresses=$(on "${nodes[0]}" hostname -I)
+addresses=$(on "${nodes[0]}" hostname -I) || { echo "slurm.sh: no step starts on ${nodes[0]}" >&2; exit 1; }
 address=${addresses%% *}:$port
 common=(--num-cpus="$cpus" --disable-usage-stats --block)
 
 begin "${nodes[0]}" ray start --head --node-ip-address="${address%:*}" --port="$port" --include-dashboard=false \
   --temp-dir="/tmp/ray-$SLURM_JOB_ID" "${common[@]}"
-for _ in $(seq 60); do
-  ray health-check --address "$address" 2>/dev/null && break
-  kill -0 "${started[0]}" 2>/dev/null || { echo "slurm.sh: Ray's head has not started" >&2; exit 1; }
+end=$((SECONDS + answer_seconds))
+until timeout --kill-after=5 10 ray health-check --address "$address" 2>/dev/null; do
+  if ! kill -0 "${started[0]}" 2>/dev/null || [ "$SECONDS" -ge "$end" ]; then
+    echo "slurm.sh: Ray's head has not started" >&2
+    exit 1
+  fi
   sleep 1
 done
 for node in "${nodes[@]:1}"; do
@@ -61,23 +80,36 @@ for node in "${nodes[@]:1}"; do
 done
 
 # The study may begin with some of them: it uses those that join later. But this way it asks each for its folder and data.
-python - "$address" ${#nodes[@]} <<'PYTHON'
+# In the background, so that a signal is heard meanwhile.
+timeout --kill-after=5 $((node_seconds + answer_seconds)) python - "$address" ${#nodes[@]} "$node_seconds" <<'PYTHON' &
 import sys, time, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
-end = time.monotonic() + 120
+end = time.monotonic() + float(sys.argv[3])
 while (there := sum(node["Alive"] for node in ray.nodes())) < int(sys.argv[2]) and time.monotonic() < end:
     time.sleep(1)
 print(f"slurm.sh: {there} of {sys.argv[2]} nodes", flush=True)
 PYTHON
 
+counting=$!
+started+=("$counting")
+wait "$counting" || echo "slurm.sh: the nodes could not be counted" >&2
+
 set -m # a process group of its own, which can be interrupted
 study run "$@" --address "$address" &
 study=$!
 set +m
-trap 'kill -INT -- "-$study" 2>/dev/null || true' INT TERM
+stopping=
+# shellcheck disable=SC2317 # the traps call it
+stop() {
+  stopping=${stopping:-$((SECONDS + stop_seconds))}
+  kill -INT -- "-$study" 2>/dev/null || true
+}
+trap stop INT TERM
 code=0
 wait "$study" || code=$?
-while kill -0 "$study" 2>/dev/null; do # a signal has ended the wait, and the study is still recording
-  wait "$study" && code=0 || code=$?
-done
+if [ -n "$stopping" ] && [ "$code" -gt 128 ]; then # the signal has ended the wait, and the study keeps what it trains
+  gone $((stopping - SECONDS)) "$study" || kill -KILL -- "-$study" 2>/dev/null || true
+  code=0
+  wait "$study" || code=$?
+fi
 exit "$code"
