@@ -2,11 +2,12 @@
 
 The paper's Table 3 (another size, without DCN, fewer features, one task less, two tasks less), with an edge and its
 interval in place of bad copies out of three; and beyond it: a mixture of experts, no LayerNorm, batch, warm-up, window,
-Adagrad's first accumulator, drift, and one task alone, as a retrieval model has. Untreated, as in the paper; --set
+Adagrad's first accumulator, drift, one task alone, as a retrieval model has, and a start from yesterday's weights, as
+rankers are trained every day. Untreated, as in the paper; --set
 methods=... takes others. Each member is a study of its own, with its own control.
 """
 
-from study.config import Arm, EdgeSearch, Family, Member, Recipe, Study
+from study.config import Arm, EdgeSearch, Family, Member, Recipe, Study, WeightsOf
 
 FEWER_IDS = "user_id,video_id,author_id,music_id,tag,video_type,upload_type,tab,hour"
 """The video, its author and where it was shown; of the user nothing but who it is."""
@@ -23,6 +24,7 @@ def member(
     data: str = "kuairand",
     recipe: Recipe = AS_IS,
     against: str = "",
+    init_from: WeightsOf | None = None,
     **options: str | float,
 ) -> Member:
     """options: of the data source."""
@@ -37,7 +39,7 @@ def member(
         recipe=recipe,
         search=EdgeSearch(),
     )
-    return Member(label=label, words=words, study=study, against=against)
+    return Member(label=label, words=words, study=study, against=against, init_from=init_from)
 
 
 study = Family(
@@ -60,6 +62,15 @@ study = Family(
         member("shuffled", "shuffled over all days", recipe=Recipe(window=10**7)),
         member("accumulator_small", "first accumulator 0.01", recipe=Recipe(initial_accumulator=0.01)),
         member("accumulator_large", "first accumulator 1", recipe=Recipe(initial_accumulator=1.0)),
+        member("yesterday", "days 1 to 7 alone", only_days="1-7"),
+        member("today", "days 8 to 14 alone, from random weights", only_days="8-14", against="yesterday"),
+        member(
+            "warm_start",
+            "days 8 to 14, from the weights that days 1 to 7 left at lr 0.1",
+            only_days="8-14",
+            against="today",
+            init_from=WeightsOf(member="yesterday", lr=0.1),
+        ),
         member("synthetic", "the synthetic stream", data="synthetic"),
         member("synthetic_still", "the synthetic stream, no drift", data="synthetic", against="synthetic", drift=0.0),
     ),

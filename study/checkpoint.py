@@ -1,17 +1,16 @@
 """Checkpoints of stacks that train for long: all that a stack is between two steps, from which it goes on with the same
 bits on CPU.
 
-    DIR/checkpoints/<trial>.npz    tensors as plain arrays, stored as they are, and a description of them as JSON
+    DIR/checkpoints/<trial>.npz    tensors as plain arrays, and a description of them (`study.archive`)
 
 One file a stack, named as its trial, written whole (`study.storage`), and removed once its runs are recorded.
 What a seed draws is not in it: streams are made anew from their names, and batches are counted to where they were.
-Reading one runs no code: arrays of plain numbers, no pickle. Every part has a check sum. What does not read, or was
-made by another version or on another kind of device, is set aside, and its stack starts anew.
+Reading one runs no code. What does not read, or was made by another version or on another kind of device, is set
+aside, and its stack starts anew.
 """
 
 import contextlib
 import io
-import json
 import math
 import os
 import time
@@ -25,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 import study
-from study import redaction, storage
+from study import archive, redaction, storage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +33,6 @@ Store = storage.Folder | storage.ObjectStore
 
 FORMAT = 1
 FOLDER = "checkpoints"
-DESCRIPTION = "about.json"
-MOST_DESCRIPTION = 2**24  # bytes
 SOON_SECONDS = 0.5
 """A stack that is asked to stop goes on where it has no more than this to train."""
 
@@ -81,7 +78,7 @@ class Checkpoint:
             return 0
         try:
             with content:
-                about, arrays = read(content)
+                about, arrays = archive.read(content)
             for key, value in self.about.items():
                 if about.get(key) != value:
                     raise ValueError(_difference(key, about.get(key), value))
@@ -175,11 +172,7 @@ def write(store: Store, name: str, about: Mapping[str, Any], state: "Mapping[str
 
 
 def _archive(file: IO[bytes], about: Mapping[str, Any], state: "Mapping[str, Tensor]") -> None:
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(DESCRIPTION, json.dumps(about))
-        for name, tensor in state.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
-                np.lib.format.write_array(part, tensor.detach().cpu().numpy(), allow_pickle=False)
+    archive.write(file, about, ((name, tensor.detach().cpu().numpy()) for name, tensor in state.items()))
 
 
 def opened(store: Store, name: str) -> IO[bytes] | None:
@@ -193,25 +186,6 @@ def opened(store: Store, name: str) -> IO[bytes] | None:
     return None if content is None else io.BytesIO(content)
 
 
-def read(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The description and the arrays of a checkpoint. Raises whatever is wrong with it."""
-    with zipfile.ZipFile(file) as archive:
-        about = _description(archive)
-        names, arrays = archive.namelist(), {}
-        if len(names) != len(set(names)):
-            raise ValueError("it holds an array twice")
-        for member in archive.infolist():
-            if member.filename == DESCRIPTION:
-                continue
-            if member.compress_type != zipfile.ZIP_STORED or not member.filename.endswith(".npy"):
-                raise ValueError(f"{member.filename} is no array as it was")
-            with archive.open(member) as part:
-                # Read as a whole, so that its check sum is looked at before anything in it.
-                content = io.BytesIO(part.read())
-            arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(content, allow_pickle=False)
-    return about, arrays
-
-
 def begun(where: Path | str) -> dict[str, tuple[str, ...]]:
     """The stacks of a study that were kept: trial -> ids of their runs, in order. What does not read is left out."""
     found, store = {}, storage.at(where)
@@ -220,8 +194,8 @@ def begun(where: Path | str) -> dict[str, tuple[str, ...]]:
         if file is None:
             continue
         try:
-            with file, zipfile.ZipFile(file) as archive:
-                runs = _description(archive)["runs"]
+            with file, zipfile.ZipFile(file) as parts:
+                runs = archive.describe(parts)["runs"]
             if isinstance(runs, list) and all(isinstance(run, str) for run in runs):
                 found[name.removesuffix(".npz")] = tuple(runs)
         except Exception:  # said when its stack is trained
@@ -239,16 +213,6 @@ def tidy(where: Path | str, recorded: set[str]) -> None:
     if isinstance(store, storage.Folder):
         for path in (store.folder / FOLDER).glob(".*.npz.*"):
             path.unlink(missing_ok=True)
-
-
-def _description(archive: zipfile.ZipFile) -> dict[str, Any]:
-    member = archive.getinfo(DESCRIPTION)
-    if member.compress_type != zipfile.ZIP_STORED or member.file_size > MOST_DESCRIPTION:
-        raise ValueError("its description is none of ours")
-    about = json.loads(archive.read(member))
-    if not isinstance(about, dict):
-        raise ValueError("its description is none of ours")
-    return about
 
 
 def _difference(key: str, was: Any, is_now: Any) -> str:

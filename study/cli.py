@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import contextlib
+import dataclasses
 import gc
 import os
 import signal
@@ -177,6 +178,15 @@ def _parser() -> argparse.ArgumentParser:
     replayed.add_argument("run_id", metavar="RUN_ID", help="of the record, or how it begins")
     replayed.add_argument("--beside", metavar="M", help="the same seed and lr under other methods: none,clippy or all")
     replayed.add_argument("--sharpness-every", type=_positive(int), default=20, metavar="N", help="steps (default: 20)")
+    handed = command("weights", _weights, "the weights that a recorded run left, for others to start from")
+    handed.add_argument("dir", metavar="DIR")
+    handed.add_argument(
+        "run_id", metavar="RUN_ID", nargs="?", help="of the record, or how it begins (default: by --lr, or the control)"
+    )
+    handed.add_argument("--lr", type=float, metavar="X", help="the lowest seed that was trained with this lr")
+    handed.add_argument("--method", metavar="M", help="where the study has more than one")
+    handed.add_argument("--model", metavar="M", help="where the study has more than one")
+    handed.add_argument("--out", metavar="FILE", help="(default: DIR/weights/RUN_ID.zip)")
     signalled = command("signals", _signals, "which signals foretell divergence, over many recorded runs")
     signalled.add_argument("dir", metavar="DIR")
     signalled.add_argument("--seeds", metavar="S", help="such as 0-15 (default: all that were recorded)")
@@ -223,6 +233,7 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="the study's folder, or a URL such as s3://bucket/prefix (default: results/SPACE)"
     )
+    parser.add_argument("--init-from", metavar="FILE", help="weights that every run starts from (study weights)")
     parser.add_argument("--seeds", metavar="S", help="such as 0-31; a search begins with the first")
     parser.add_argument("--level", type=float, metavar="P", help="search: P(divergence) at the edge that is sought")
     parser.add_argument("--precision", type=float, metavar="F", help="search: interval's upper end over its lower end")
@@ -376,6 +387,18 @@ def _replay(asked: argparse.Namespace) -> None:
     storage.publish(folder, ("replay/*/*",))
 
 
+def _weights(asked: argparse.Namespace) -> None:
+    from study import handing_on, storage
+
+    folder, cache = storage.folder_of(asked.dir).resolve(), storage.cache_folder()
+    run = handing_on.chosen(folder, run=asked.run_id, lr=asked.lr, method=asked.method, model=asked.model)
+    out = Path(asked.out).expanduser() if asked.out else folder / "weights" / f"{run[:12]}.zip"
+    handed = handing_on.hand_on(folder, run, cache)
+    print(f"{handed.said}\n{handing_on.write(handed.weights, out)}")
+    if not asked.out:
+        storage.publish(folder, ("weights/*.zip",))
+
+
 def _signals(asked: argparse.Namespace) -> None:
     from analysis import signals
     from study import replaying, settings, storage
@@ -428,6 +451,8 @@ def _submit(asked: argparse.Namespace) -> int:
                 f"{redaction.redacted(word)} holds a secret, which everyone sees who can see the job; leave it out, "
                 "and set MLFLOW_TRACKING_URI, or what else holds it, where the cluster is started"
             )
+    if driver.init_from(given):  # it is there, and so are the data, where the job runs
+        given = dataclasses.replace(given, init_from=None)
     family = families.asked_for(given)
     driver.out_folder(given, family.members[0].study if family else driver.study_of(given))
     return tune.submit(
@@ -442,7 +467,7 @@ def _submit(asked: argparse.Namespace) -> int:
 def _command_line(asked: argparse.Namespace) -> list[str]:
     """The `study run` that the job is to execute: all that was asked but the cluster's address."""
     words = ["python", "-m", "study", "run", asked.space]
-    asked_for = ("data", "data_dir", "out", "seeds", "level", "precision", "budget")
+    asked_for = ("data", "data_dir", "init_from", "out", "seeds", "level", "precision", "budget")
     of_cluster = ("workers", "stack", "tracking_uri", "gpu_fraction", "checkpoint_minutes", "trial_minutes")
     for name in (*asked_for, *of_cluster):
         value = getattr(asked, name)

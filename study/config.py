@@ -46,6 +46,7 @@ class Recipe:
     initial_accumulator, eps: Adagrad's `G0` and `eps` (inside the root), for network and embeddings.
     embeddings: "adagrad" (plain Adagrad, as in the paper) or "method" (the run's method acts on them too).
     precision: "float32" or "float64".
+    init_from: content of the weights that every run starts from (`study.weights`); empty is random ones, by seed.
     """
 
     batch: int = 512
@@ -58,6 +59,7 @@ class Recipe:
     eps: float = 1e-7
     embeddings: str = "adagrad"
     precision: str = "float32"
+    init_from: str = ""
 
     def __post_init__(self) -> None:
         _need(
@@ -81,6 +83,10 @@ class Recipe:
             _need(value is None or value <= MAX_COUNT, f"need {name} <= {MAX_COUNT:,}, got {name}={value}")
         _one_of("embeddings", self.embeddings, ("adagrad", "method"))
         _one_of("precision", self.precision, ("float32", "float64"))
+        _need(
+            self.init_from == "" or (len(self.init_from) == 64 and set(self.init_from) <= set("0123456789abcdef")),
+            f"init_from is the SHA-256 of weights, got {self.init_from!r}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,14 +255,29 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightsOf:
+    """The weights that a run of another member of the family left: of its first arm at this lr, by its lowest seed, or,
+    without an lr, of its control at the lr that is its reference."""
+
+    member: str
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.lr is not None:
+            check_lr(self.lr)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Member:
     """A study of a family. label: names its folder. words: what it changes, for people. against: the label of the
-    member that it is held against; empty is the first."""
+    member that it is held against; empty is the first. init_from: the weights that its runs start from; None is random
+    ones."""
 
     label: str
     words: str
     study: Study
     against: str = ""
+    init_from: WeightsOf | None = None
 
     def __post_init__(self) -> None:
         _need(
@@ -279,6 +300,12 @@ class Family:
         _need(not twice, f"a family names {', '.join(twice)} twice")
         unknown = sorted({m.against for m in self.members if m.against} - set(labels))
         _need(not unknown, f"members of {self.name} are held against {', '.join(unknown)}, which it does not have")
+        for i, member in enumerate(self.members):
+            of = member.init_from
+            _need(
+                of is None or of.member in labels[:i],
+                f"{member.label} starts from the weights of {of and of.member!r}, which is no member before it",
+            )
 
 
 def search_changed(old: Study, new: Study) -> str:

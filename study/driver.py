@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.report import Tables
-    from study import confirming, tracking
+    from study import confirming, tracking, weights
 
 CHECKPOINT_MINUTES = 10.0
 VERSIONS = ("torch", "ray", "mlflow", "numpy", "pandas")
@@ -61,6 +61,7 @@ class Asked:
     level: float | None = None
     precision: float | None = None
     budget: int | None = None
+    init_from: str | None = None
 
 
 SEARCHED = ("level", "precision", "budget")
@@ -88,7 +89,23 @@ def applied(study: Study, asked: Asked) -> Study:
         study = dataclasses.replace(study, seeds=settings.seeds(asked.seeds))
     wanted = {name: value for name in SEARCHED if (value := getattr(asked, name)) is not None}
     study = settings.with_search(study, wanted)
-    return checked(study, cache_folder())
+    study = checked(study, cache_folder())
+    path = init_from(asked)
+    if path is None:
+        return study
+    from study import warm_start
+
+    return warm_start.starting_from(path, study, cache_folder())
+
+
+def init_from(asked: Asked) -> Path | None:
+    """The file of weights that was named. ValueError for a relative path on a cluster, as in `out_folder`."""
+    if not asked.init_from:
+        return None
+    path = Path(asked.init_from).expanduser()
+    if _on_cluster(asked) and not path.is_absolute():
+        raise ValueError(f"on a cluster --init-from must be an absolute path, got {asked.init_from}")
+    return path
 
 
 def space(name: str) -> Study | Family:
@@ -103,10 +120,13 @@ def out_folder(asked: Asked, study: Study) -> Path:
     """Where the record goes: a folder, or the mirror of a URL. ValueError for a relative path on a cluster: its working
     folder is not the user's."""
     out = asked.out or f"results/{study.name}"
-    on_cluster = asked.address or os.environ.get("RAY_ADDRESS")
-    if on_cluster and not (storage.is_url(out) or storage.folder_of(out).is_absolute()):
+    if _on_cluster(asked) and not (storage.is_url(out) or storage.folder_of(out).is_absolute()):
         raise ValueError(f"on a cluster --out must be an absolute path or a URL, got {asked.out or 'none'}")
     return study_folder(out)
+
+
+def _on_cluster(asked: Asked) -> bool:
+    return bool(asked.address or os.environ.get("RAY_ADDRESS"))
 
 
 def study_folder(where: str) -> Path:
@@ -135,6 +155,7 @@ def preview(asked: Asked, study: Study | None = None) -> str:
         f"{study.name}: {_sought(study)} of {_methods(study)}",
         f"  data      {study.data}: {log.train_rows:,} training rows, {len(log.labels) - log.train_rows:,} held out",
         f"  models    {', '.join(study.models)}",
+        *(f"  weights   {line}" for line in _weights(asked)),
     ]
     control = f"  control   {planned.control_runs} runs, of which {first} are to be trained first"
     tail = [
@@ -154,6 +175,16 @@ def preview(asked: Asked, study: Study | None = None) -> str:
         f"  trials    {len(todo.control) + len(planned.stacks)} stacks, {planned.missing} runs to train",
     ]
     return "\n".join([*head, *cells, *tail])
+
+
+def _weights(asked: Asked) -> list[str]:
+    """What every run starts from, where that is not random."""
+    path = init_from(asked)
+    if path is None:
+        return []
+    from study import warm_start
+
+    return [f"of {warm_start.words(warm_start.opened(path).about)}"]
 
 
 def _methods(study: Study) -> str:
@@ -293,7 +324,7 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
     from study import tracking, tune
 
     record.refuse_view(folder)
-    cache = cache_folder()
+    cache, start = cache_folder(), _start(asked, study, folder)
     plan(study, log, workers=1, cache=cache)  # says what is wrong with the study before anything is written
     described = data.describe(study.data, log)
     # Ray takes seconds to start. What the end of the study needs is imported meanwhile.
@@ -310,6 +341,10 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
             tune.check_nodes(needs, cluster)
             record.open_study(folder, record.Definition(study=study, data=described, versions=_versions()))
             record.check(folder)
+            if start:
+                from study import warm_start
+
+                warm_start.keep(folder, start)
             if confirmation:
                 record.write_confirmation(folder, confirmation)
                 parts = [confirmation.part_of(study)]
@@ -362,6 +397,19 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
         print(_mirrored(folder, follower, asked.tracking_uri), flush=True)
     print(_closing(folder))
     return folder
+
+
+def _start(asked: Asked, study: Study, folder: Path) -> "weights.Weights | None":
+    """The weights that every run starts from: of the file that was named, or those that the study's folder keeps."""
+    if not study.recipe.init_from:
+        return None
+    from study import warm_start
+
+    return (
+        warm_start.opened(Path(asked.init_from).expanduser())
+        if asked.init_from
+        else warm_start.kept(folder, study.recipe)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ Shape letters: G groups (one seed each), K runs of a group, R = G * K runs, B ba
 dimension, V ids of all features, U touched ids.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +26,8 @@ IDS_AT_A_TIME = 2**16
 class Tables:
     """Embedding rows and their Adagrad accumulators for G groups of K runs.
 
-    vocabulary: codes of each of the F id features. seeds: one a group. Rows start as N(0, std), by seed and feature.
+    vocabulary: codes of each of the F id features. seeds: one a group. Rows start as N(0, std), by seed and feature, or
+    as `start` says: (codes, dim) of each feature, the same for all runs.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Tables:
         initial_accumulator: float,
         dtype: torch.dtype,
         device: torch.device,
+        start: Sequence[Tensor] | None = None,
     ) -> None:
         self.groups, self.runs, self.dim = len(seeds), runs_of_group, dim
         self.features = len(vocabulary)
@@ -51,9 +54,9 @@ class Tables:
         self.weight = torch.zeros(self.no_row + 1, self.runs * dim, dtype=dtype, device=device)
         weight = self._by_id(self.weight)
         for group, seed in enumerate(seeds):
-            for name, start, codes in zip(names, starts.tolist(), vocabulary, strict=True):
-                rows = _normal(stream(seed, "embeddings", name), codes, dim).mul_(std)
-                weight[group, int(start) : int(start) + codes] = rows.to(device, dtype).unsqueeze(1)
+            for f, (name, first, codes) in enumerate(zip(names, starts.tolist(), vocabulary, strict=True)):
+                rows = _normal(stream(seed, "embeddings", name), codes, dim).mul_(std) if start is None else start[f]
+                weight[group, int(first) : int(first) + codes] = rows.to(device, dtype).unsqueeze(1)
         self.accumulator = torch.full_like(self.weight, initial_accumulator)
 
     def positions(self, ids_GBF: Tensor) -> Tensor:
@@ -91,6 +94,12 @@ class Tables:
     def of_run(self, table: Tensor) -> Tensor:
         """A view (G, K, V, E) of the weight or the accumulator."""
         return self._by_id(table).transpose(1, 2)
+
+    def of_feature(self) -> list[Tensor]:
+        """A view (G, K, codes, E) of each feature's rows."""
+        starts = [*self.starts_F.tolist(), self.ids]
+        rows = self.of_run(self.weight)
+        return [rows[:, :, first:stop] for first, stop in itertools.pairwise(starts)]
 
     def segments(self, rows_U: Tensor) -> list[tuple[int, int, slice]]:
         """(group, feature, its rows among the touched) for each table that the batch touched. Reads sizes back from

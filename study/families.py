@@ -1,18 +1,21 @@
 """A family of studies as one thing to run: each a study of its own in its own folder, and one page over all of them.
 
-DIR/family.json      name and members, in order
-DIR/<label>/         the record of a member
-DIR/report.html      every member's edge, one below the other (`analysis.forest`)
+DIR/family.json            name and members, in order
+DIR/<label>/               the record of a member
+DIR/<label>.weights.zip    what the runs of a member start from, where it is the weights of another's run
+DIR/report.html            every member's edge, one below the other (`analysis.forest`)
 """
 
+import contextlib
 import dataclasses
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study import driver, plugins, storage
-from study.config import Family, Member, Study
+from study import data, driver, plugins, storage
+from study.config import CONTROL_LRS, Family, Member, Run, Study, WeightsOf
 from study.driver import Asked
 from study.record import RecordError, exists
 
@@ -36,8 +39,12 @@ def preview(asked: Asked, family: Family) -> str:
     """What `study plan` says of each member."""
     folder = _folder(asked, family)
     parts = [f"{family.name}: {len(family.members)} studies, one after another, in {storage.address(folder)}"]
-    for member, study, own in _members(asked, family):
-        parts.append(f"\n{member.label}: {member.words}\n{driver.preview(own, study)}")
+    members = _members(asked, family)
+    for member, study, own in members:
+        parts.append(f"\n{member.label}: {member.words}")
+        if member.init_from:
+            parts.append(f"  weights   {_check_weights(member.init_from, study, members)}")
+        parts.append(driver.preview(own, study))
     return "\n".join(parts)
 
 
@@ -47,11 +54,16 @@ def run(asked: Asked, family: Family) -> Path:
     Everything that is wrong with any member is said before the first is trained.
     """
     folder, members = _folder(asked, family), list(_members(asked, family))
-    for _, study, own in members:
+    for member, study, own in members:
+        if member.init_from:
+            _check_weights(member.init_from, study, members)
         driver.preview(own, study)
     _write(folder, family)
     for i, (member, study, own) in enumerate(members, 1):
         print(f"\n== {i} of {len(members)}: {member.words} ==\n", flush=True)
+        if member.init_from:
+            own = dataclasses.replace(own, init_from=_weights(folder, member.label, member.init_from, members))
+            study = driver.applied(member.study, own)
         driver.run(own, study)
     print(f"\n{report(folder)}", flush=True)
     return folder
@@ -96,6 +108,10 @@ def _folder(asked: Asked, family: Family) -> Path:
 
 def _members(asked: Asked, family: Family) -> list[tuple[Member, Study, Asked]]:
     """Each member, its study with all that was asked applied, and what is asked of it alone."""
+    if asked.init_from:
+        raise ValueError(
+            f"--init-from is of one study; {family.name} says itself which of its members start from weights"
+        )
     folder, found = _folder(asked, family), []
     for member in family.members:
         source = asked.data or member.study.data
@@ -106,6 +122,58 @@ def _members(asked: Asked, family: Family) -> list[tuple[Member, Study, Asked]]:
         own = dataclasses.replace(own, data_dir=asked.data_dir if takes_dir else None)
         found.append((member, driver.applied(member.study, own), own))
     return found
+
+
+def _check_weights(of: WeightsOf, study: Study, members: Sequence[tuple[Member, Study, Asked]]) -> str:
+    """Where a member's weights come from, in words. Raises ValueError where its runs could not start from them, before
+    there are any."""
+    from study import warm_start
+
+    source = _source(of, members)[0]
+    arm, lr = source.arms[0], of.lr or CONTROL_LRS[0]
+    cache = storage.cache_folder()
+    log, theirs = (data.load(one.data, one.data_options, cache) for one in (study, source))
+    rows, rows_of_source = (data.rows_of(one.data, one.data_options, cache) for one in (study, source))
+    for model in source.models:
+        run = Run(
+            data=theirs.content,
+            model=model,
+            method=arm.method if of.lr else "none",
+            options=arm.options if of.lr else {},
+            lr=lr,
+            seed=source.seeds[0],
+            recipe=source.recipe,
+        )
+        about = warm_start.about_of(run, theirs, rows_of_source, steps=1)
+        try:
+            warm_start.check(about, study, log, rows)
+        except ValueError as error:
+            raise ValueError(f"{study.name} cannot start from the weights of {of.member}: {error}") from error
+    which = f"its {arm.method} at lr {of.lr:g}" if of.lr else "its control"
+    return f"come from {of.member}, {which}, once that is trained"
+
+
+def _source(of: WeightsOf, members: Sequence[tuple[Member, Study, Asked]]) -> tuple[Study, Path]:
+    """The study whose run leaves the weights, and its folder."""
+    return next((study, driver.out_folder(own, study)) for member, study, own in members if member.label == of.member)
+
+
+def _weights(folder: Path, label: str, of: WeightsOf, members: Sequence[tuple[Member, Study, Asked]]) -> str:
+    """The file of weights that a member starts from: as it lies in the family's folder, or made now."""
+    from study import handing_on, warm_start
+
+    source, where = _source(of, members)
+    path = folder / f"{label}.weights.zip"
+    run = handing_on.chosen(where, lr=of.lr, method=source.arms[0].method if of.lr else None)
+    storage.at(folder).refresh(path.name)
+    with contextlib.suppress(ValueError):  # one that does not read is made again
+        if path.is_file() and warm_start.opened(path).about.run_id == run:
+            return str(path)
+    handed = handing_on.hand_on(where, run, storage.cache_folder())
+    if handed.outcome == "diverged":
+        raise ValueError(f"{label} cannot start from a run of {of.member} that diverged ({handed.said})")
+    print(f"{of.member}: {handed.said}\n{handing_on.write(handed.weights, path)}\n", flush=True)
+    return str(path)
 
 
 def _write(folder: Path, family: Family) -> None:

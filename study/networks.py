@@ -21,6 +21,7 @@ from study.log import Log, Task
 from study.losses import losses
 from study.products import OneRunAtATime
 from study.streams import stream
+from study.weights import Weights
 
 
 def spec_of(log: Log, recipe: Recipe) -> models.Spec:
@@ -42,6 +43,24 @@ def network_of_seed(model: str, spec: models.Spec, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights"))
         return build_network(model, spec)
+
+
+def network_of_weights(model: str, spec: models.Spec, weights: Weights) -> nn.Module:
+    """A network with these weights, in their precision. Raises ValueError where they are not of such a network."""
+    network = network_of_seed(model, spec, 0).to(getattr(torch, weights.about.precision))
+    for kind, own in (("parameter", network.named_parameters()), ("buffer", network.named_buffers())):
+        tensors, arrays = dict(own), weights.network(kind)
+        if other := sorted(tensors.keys() ^ arrays.keys()):
+            raise ValueError(f"they lack or add the {kind} {other[0]} of a {model} network")
+        for name, tensor in tensors.items():
+            start = torch.from_numpy(arrays[name])
+            if (start.shape, start.dtype) != (tensor.shape, tensor.dtype):
+                raise ValueError(
+                    f"the {kind} {name} is {start.dtype} {tuple(start.shape)}, and of a {model} network it is "
+                    f"{tensor.dtype} {tuple(tensor.shape)}"
+                )
+            tensor.data.copy_(start)
+    return network
 
 
 @functools.cache
@@ -128,6 +147,12 @@ class Stacked:
     def _of_run(self, run: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         parameters = {name: values[run] for name, values in self.parameters.items()}
         return parameters, {name: values[run] for name, values in self.buffers.items()}
+
+    def weights_of_run(self, run: int) -> dict[str, Tensor]:
+        """Parameters and buffers of one run, by their names in a file of weights: the tensors themselves."""
+        parameters, buffers = self._of_run(run)
+        own = {f"parameter/{name}": value for name, value in parameters.items()}
+        return own | {f"buffer/{name}": value for name, value in buffers.items()}
 
     def state(self) -> dict[str, Tensor]:
         """All that a step changes, by name: the tensors themselves."""

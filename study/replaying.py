@@ -23,18 +23,19 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from study import data, divergence, methods, record
+from study import data, divergence, methods, record, warm_start
 from study.config import Run, Study, to_json
 from study.divergence import Reference
 from study.log import Log
 from study.onset import Moments, control_curve, moments
 from study.planning import Stack, control_of, kinds
-from study.record import RecordError
+from study.record import Definition, RecordError
 from study.rescoring import references
 from study.sharpness import ALL
 from study.training import train
 from study.trial import outcomes_of
 from study.watching import Watch
+from study.weights import Weights
 
 CLOSE = 6
 """Steps to either side of a moment at which a replay takes the sharpness each time."""
@@ -49,13 +50,15 @@ SIGNAL_STACK = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """A study's folder as a replay needs it. gain: G of each model, with control: c_t of each (`study.onset`)."""
+    """A study's folder as a replay needs it. gain: G of each model, with control: c_t of each (`study.onset`). start:
+    the weights that its runs start from."""
 
     folder: Path
     study: Study
     described: dict[str, Any]
     runs: pd.DataFrame
     log: Log
+    start: Weights | None
     references: dict[str, Reference]
     control: dict[str, np.ndarray]
 
@@ -75,11 +78,8 @@ class Recorded:
 
 def opened(folder: Path, cache: Path, models: Sequence[str] | None = None) -> Recorded:
     """Raises ValueError where there is no study, where its data are others now, or where the control is missing."""
-    definition = record.read_definition(folder)
+    definition, log = data_of(folder, cache)
     study, described = definition.study, definition.data
-    log = data.load(study.data, study.data_options, cache)
-    if log.content != described["content"]:
-        raise RecordError(f"{study.data} holds other data now than those that {folder} was trained on")
     models = models or study.models
     found = references(study, described, folder, models)
     here = Recorded(
@@ -88,6 +88,7 @@ def opened(folder: Path, cache: Path, models: Sequence[str] | None = None) -> Re
         described=described,
         runs=record.read_runs(folder),
         log=log,
+        start=warm_start.kept(folder, study.recipe),
         references=found,
         control={},
     )
@@ -96,6 +97,16 @@ def opened(folder: Path, cache: Path, models: Sequence[str] | None = None) -> Re
         _, loss, constant, _ = divergence.stack_losses(record.read_losses(folder, ids), here.tasks)
         here.control[model] = control_curve(here.gains(loss, constant, model))
     return here
+
+
+def data_of(folder: Path, cache: Path) -> tuple[Definition, Log]:
+    """What a study is, and its data. Raises ValueError where there is no study, or where its data are others now."""
+    definition = record.read_definition(folder)
+    study = definition.study
+    log = data.load(study.data, study.data_options, cache)
+    if log.content != definition.data["content"]:
+        raise RecordError(f"{study.data} holds other data now than those that {folder} was trained on")
+    return definition, log
 
 
 def run_named(folder: Path, prefix: str) -> str:
@@ -180,7 +191,7 @@ def _replayed(
         _, loss, constant, _ = divergence.stack_losses(record.read_losses(here.folder, [run.id]), here.tasks)
         before, constant_TK = loss[0], constant[0]
     else:
-        plain = train([run], here.log)
+        plain = train([run], here.log, start=here.start)
         before, constant_TK = plain.loss[0], plain.constant[0]
     found = here.moments(before, constant_TK, run.model)
     own = None if found is None else dataclasses.asdict(found)
@@ -190,9 +201,9 @@ def _replayed(
         return step % sharpness_every == 0 or any(abs(step - at) <= CLOSE for at in near)
 
     watch = Watch(here.log, sharpness_at=close, blocks=first is None)
-    trained = train([run], here.log, look=watch)
+    trained = train([run], here.log, look=watch, start=here.start)
     outcome = outcomes_of(trained, here.log, here.references[run.model], here.study.rule)[0]
-    same = np.array_equal(before, trained.loss[0], equal_nan=True)
+    differs = difference(before, trained.loss[0])
     about = {
         "run_id": run.id,
         "run": to_json(run),
@@ -202,8 +213,8 @@ def _replayed(
         "diverged_at_step": outcome.diverged_at_step,
         "moments": own,
         "recorded": bool(len(recorded)),
-        "same_bits": bool(same) if len(recorded) else None,
-        "differs_from_step": None if same else _first_difference(before, trained.loss[0]),
+        "same_bits": differs is None if len(recorded) else None,
+        "differs_from_step": differs,
         "recorded_by": f"{recorded['version'].iloc[0]} on {recorded['device'].iloc[0]}" if len(recorded) else None,
     }
     trace = watch.table()
@@ -218,10 +229,20 @@ def _replayed(
     return trace.assign(method=run.method), about
 
 
-def _first_difference(a: np.ndarray, b: np.ndarray) -> int:
-    if a.shape != b.shape:
-        return min(len(a), len(b))
-    return int(np.flatnonzero(((a != b) & ~(np.isnan(a) & np.isnan(b))).any(axis=1))[0])
+def difference(before: np.ndarray, after: np.ndarray) -> int | None:
+    """The first step at which the losses (S, T) are not the same bits; None where all are."""
+    if np.array_equal(before, after, equal_nan=True):
+        return None
+    if before.shape != after.shape:
+        return min(len(before), len(after))
+    return int(np.flatnonzero(((before != after) & ~(np.isnan(before) & np.isnan(after))).any(axis=1))[0])
+
+
+def said_of_bits(differs: int | None, recorded_by: str) -> str:
+    """Whether a run that was trained again is the recorded one. differs: as `difference` has it."""
+    if differs is None:
+        return "the losses equal the recorded ones bit for bit"
+    return f"the losses are NOT the recorded ones, from step {differs} on (recorded by {recorded_by})"
 
 
 def _said(about: Mapping[str, Any]) -> str:
@@ -230,12 +251,7 @@ def _said(about: Mapping[str, Any]) -> str:
         what += f", healthy at step {at['healthy']}, rising from {at['rising']}, gone at {at['gone']}"
     if not about["recorded"]:
         return f"{what}; not in the record"
-    if about["same_bits"]:
-        return f"{what}; the losses equal the recorded ones bit for bit"
-    return (
-        f"{what}; the losses are NOT the recorded ones, from step {about['differs_from_step']} on "
-        f"(recorded by {about['recorded_by']})"
-    )
+    return f"{what}; {said_of_bits(about['differs_from_step'], about['recorded_by'])}"
 
 
 # --- signals -----------------------------------------------------------------------------------------------------
@@ -252,7 +268,7 @@ def signals_of(folder: Path, runs: Sequence[Run], cache: Path, sharpness_every: 
         tolerance=SIGNAL_TOLERANCE,
         held_rows=SIGNAL_HELD_ROWS,
     )
-    trained = train(runs, here.log, look=watch)
+    trained = train(runs, here.log, look=watch, start=here.start)
     table = watch.table().drop(columns="layer").set_index(["run_id", "step"])
     parts = []
     for r, run in enumerate(runs):

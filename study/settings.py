@@ -30,7 +30,7 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
         head, dot, tail = key.rpartition(".")  # a method of the user's own has a dotted name
         if key in AXES:
             study = _with_axis(study, key, text)
-        elif key in _fields(Recipe):
+        elif key in _recipe():
             recipe = dataclasses.replace(study.recipe, **{key: _field_value(Recipe, key, text)})
             study = dataclasses.replace(study, recipe=recipe)
         elif head == "rule" and dot:
@@ -128,7 +128,12 @@ def _with_search(study: Study, name: str, text: str) -> Study:
 
 
 def _known() -> list[str]:
-    return [*AXES, *_fields(Recipe), "METHOD.PARAMETER", "rule.NAME", "search.NAME", "data.OPTION"]
+    return [*AXES, *_recipe(), "METHOD.PARAMETER", "rule.NAME", "search.NAME", "data.OPTION"]
+
+
+def _recipe() -> list[str]:
+    """What can be set of it by a word: weights come from a file, by --init-from."""
+    return [name for name in _fields(Recipe) if name != "init_from"]
 
 
 def _fields(kind: type) -> list[str]:

@@ -31,9 +31,18 @@ from study.embeddings import Tables
 from study.going_back import Piece, Snapshots, rest
 from study.inputs import Inputs
 from study.log import Log, Task
-from study.networks import OneByOne, Stacked, mean_losses, network_of_seed, spec_of, stackable
+from study.networks import (
+    OneByOne,
+    Stacked,
+    mean_losses,
+    network_of_seed,
+    network_of_weights,
+    spec_of,
+    stackable,
+)
 from study.streams import batches
 from study.transforms import Chain, Leaf
+from study.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,17 +112,20 @@ def train(
     watch: Callable[[int], None] | None = None,
     look: Callable[[Look], None] | None = None,
     keeper: Keeper | None = None,
+    start: Weights | None = None,
+    ended: Callable[[Stacked, Tables], None] | None = None,
 ) -> Trained:
     """Train the runs as one stack and judge them on the held-out rows.
 
     All runs share model, recipe, method and the method's options; they differ in lr, thresholds and seed. Runs of a
     seed cost less in one stack than in two. watch(step) is called after each step. look(...) sees each update before it
     is made; it changes no bit. keeper: where the stack was kept, it goes on from there, with the same bits on CPU as if
-    it had never stopped.
+    it had never stopped. start: the weights that the recipe's `init_from` names; accumulators start fresh.
+    ended(...) is shown the trained stack, whose run axis is not in the order of the caller; for reading only.
     """
     started = time.perf_counter()
     with _reproducible(device):
-        stack = _Stack(runs, log, torch.device(device))
+        stack = _Stack(runs, log, torch.device(device), start)
         stack.look = look
         first = keeper.begin(stack.load_state) if keeper else 0
         for step, rows_GB in enumerate(stack.batches(first), first):
@@ -122,6 +134,8 @@ def train(
                 watch(step)
             if keeper:
                 keeper.after(step + 1, stack.state)
+        if ended:
+            ended(stack.network, stack.tables)
         judged = stack.judge()
         back = stack.order_of_runs
         return Trained(
@@ -141,8 +155,9 @@ TABLE_METHOD = "table_method"
 class _Stack:
     """The state of a stack: tables, network parameters, method state, and the data it reads."""
 
-    def __init__(self, runs: Sequence[Run], log: Log, device: torch.device) -> None:
+    def __init__(self, runs: Sequence[Run], log: Log, device: torch.device, start: Weights | None = None) -> None:
         first = runs[0]
+        assert first.recipe.init_from == (start.content if start else "")
         assert all(
             (r.model, r.method, r.recipe, r.data) == (first.model, first.method, first.recipe, log.content)
             for r in runs
@@ -178,8 +193,15 @@ class _Stack:
             initial_accumulator=self.recipe.initial_accumulator,
             dtype=self.dtype,
             device=device,
+            start=[torch.from_numpy(rows) for rows in start.tables] if start else None,
         )
-        self.start = lambda: {seed: network_of_seed(first.model, spec, seed) for seed in of_seed}
+
+        def of_start() -> dict[int, nn.Module]:
+            if start:
+                return dict.fromkeys(of_seed, network_of_weights(first.model, spec, start))
+            return {seed: network_of_seed(first.model, spec, seed) for seed in of_seed}
+
+        self.start = of_start
         networks = self.start()
         kind = _kind_of_stack(first.model, spec, networks[first.seed], self.dtype, device)
         self.method = _Method(ordered, self.recipe, self.dtype, device)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import study
-from study import divergence, methods, record
+from study import divergence, methods, record, warm_start
 from study.checkpoint import Checkpoint
 from study.config import CONTROL_SEEDS, Rule, Run, canonical_json
 from study.heartbeat import Heartbeat
@@ -71,7 +71,8 @@ def execute(
             stopping=lambda: heartbeat.stopping,
             note=notes.append,
         )
-        trained = train(trial.runs, log, device, heartbeat.watch, keeper=keeper)
+        start = warm_start.kept(where, first.recipe)
+        trained = train(trial.runs, log, device, heartbeat.watch, keeper=keeper, start=start)
         reference = trial.reference
         outcomes = None if reference is None else outcomes_of(trained, log, reference, trial.rule)
         rows = [_row(trial, run, i, trained, outcomes, log, device) for i, run in enumerate(trial.runs)]

@@ -17,7 +17,7 @@ import pytest
 import torch
 from test_training import LOG, RECIPE, make_log, make_run
 
-from study import checkpoint, methods, storage, training
+from study import archive, checkpoint, methods, storage, training
 from study.checkpoint import Checkpoint, StoppedError
 from study.config import Run
 from study.log import Log
@@ -234,7 +234,7 @@ def test_flipped_bits_are_found_or_change_nothing(tmp_path: Path) -> None:
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     with path.open("rb") as file:
-        return checkpoint.read(file)
+        return archive.read(file)
 
 
 def write(path: Path, about: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> None:
@@ -306,21 +306,21 @@ def test_a_malicious_checkpoint_runs_nothing(tmp_path: Path) -> None:
         torch.save({"loss": bad}, path)
 
     def objects() -> None:
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("about.json", json.dumps(about))
-            with archive.open("loss.npy", "w") as part:
+        with zipfile.ZipFile(path, "w") as parts:
+            parts.writestr("about.json", json.dumps(about))
+            with parts.open("loss.npy", "w") as part:
                 np.lib.format.write_array(part, np.array([bad], dtype=object), allow_pickle=True)
 
     def bomb() -> None:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("about.json", json.dumps(about))
-            archive.writestr("loss.npy", bytes(10**8))
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as parts:
+            parts.writestr("about.json", json.dumps(about))
+            parts.writestr("loss.npy", bytes(10**8))
 
     def huge() -> None:
         header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000, 1000000), }"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("about.json", json.dumps(about))
-            archive.writestr("loss.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+        with zipfile.ZipFile(path, "w") as parts:
+            parts.writestr("about.json", json.dumps(about))
+            parts.writestr("loss.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
 
     def elsewhere() -> None:
         path.unlink()
@@ -335,8 +335,8 @@ def test_a_malicious_checkpoint_runs_nothing(tmp_path: Path) -> None:
         path.write_bytes(good)
     assert not proof.exists()
     objects()
-    with np.load(path, allow_pickle=True) as archive:
-        archive["loss"]
+    with np.load(path, allow_pickle=True) as arrays:
+        arrays["loss"]
     assert proof.exists(), "it would have run"
 
 

@@ -100,6 +100,7 @@ OTHER_RECIPE: dict[str, Any] = {
     "eps": 0.0,
     "embeddings": "method",
     "precision": "float64",
+    "init_from": "f" * 64,
 }
 OTHER_RUN: dict[str, Any] = {
     "data": "e" * 64,

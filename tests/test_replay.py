@@ -8,39 +8,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import trained_study
 
-from study import data, driver, record, replaying
+from study import record, replaying
 from study.cli import main
-from study.planning import plan
 from study.replaying import run_of
-from study.rescoring import references
-from study.trial import Trial, execute
-
-SETTINGS = ("data.rows=20000", "batch=128", "models=small", "methods=none,clippy,agc", "lr=0.1,1.7", "seeds=0-1")
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    return trained_study.cache(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """A study as it is trained: the control first, then runs of which some diverge."""
-    folder = tmp_path_factory.mktemp("trained") / "out"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("STUDY_CACHE", str(cache))
-        study = driver.study_of(driver.Asked(space="quick", settings=SETTINGS))
-        log = data.load(study.data, study.data_options, cache)
-        described = data.describe(study.data, log)
-        record.open_study(folder, record.Definition(study=study, data=described, versions={}))
-        planned = plan(study, log, workers=1, cache=cache)
-    for stack in planned.control:
-        execute(Trial(study=study.name, runs=stack.runs, rule=study.rule, reference=None), folder, log, stack.name)
-    reference = references(study, described, folder, ["small"])["small"]
-    for stack in planned.stacks:
-        execute(Trial(study=study.name, runs=stack.runs, rule=study.rule, reference=reference), folder, log, stack.name)
-    return folder
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_study.once(tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)

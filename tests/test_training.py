@@ -219,10 +219,14 @@ class Plain(nn.Module):
         return self.network(torch.cat([*embedded, numbers], dim=1))
 
 
-def plain_loop(run: Run, log: Log, unit_limit: float = math.inf) -> tuple[np.ndarray, np.ndarray]:
-    """Losses (S, T) and held-out logits (N, T) of torch.optim.Adagrad. unit_limit: of what comes out of each ReLU."""
+def plain_loop(
+    run: Run, log: Log, unit_limit: float = math.inf, plain: Plain | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses (S, T) and held-out logits (N, T) of torch.optim.Adagrad. unit_limit: of what comes out of each ReLU.
+    plain: trained on in place; None begins anew."""
     recipe = run.recipe
-    plain = Plain(run, log)
+    plain = plain or Plain(run, log)
+    plain.train()
     for module in plain.modules():
         if isinstance(module, nn.ReLU):
             module.register_forward_hook(lambda _m, _i, out: out.clamp(max=unit_limit))

@@ -415,7 +415,7 @@ def run_study(words: list[str], cwd: Path, **settings: str) -> subprocess.Comple
 def test_every_command_says_whether_it_may_import_what_a_user_names() -> None:
     commands = next(a for a in _parser()._actions if a.dest == "command" or a.choices).choices
     assert commands is not None
-    trains = {"plan", "run", "resume", "confirm", "submit", "data", "replay", "signals"}
+    trains = {"plan", "run", "resume", "confirm", "submit", "data", "replay", "weights", "signals"}
     assert set(commands) - set(READING) <= trains
 
 

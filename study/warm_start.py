@@ -1,0 +1,147 @@
+"""Studies whose runs start from weights: what they ask of them, and where the weights lie for whoever trains.
+
+    DIR/init/<content>.zip    in the study's folder: the weights that every run of it starts from (`study.weights`)
+
+So a study needs the file that a user named only when it begins: it is resumed, extended, replayed and trained on other
+machines from its own folder.
+"""
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+from study import data, storage, untrusted, weights
+from study.config import Recipe, Run, Study
+from study.data import Rows
+from study.log import Log
+from study.networks import network_of_weights, spec_of
+from study.weights import About, Weights
+
+FOLDER = "init"
+
+
+def opened(path: Path) -> Weights:
+    """The weights in a file. Raises ValueError, in a line, where there are none."""
+    try:
+        # Not more of it than a file of weights may have: it may be a device that has no end.
+        with path.open("rb") as file:
+            content = file.read(untrusted.MOST_BYTES + 1)
+        return weights.read(content)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise ValueError(f"{path} holds no weights that can be used: {error}") from error
+
+
+def starting_from(path: Path, study: Study, cache: Path) -> Study:
+    """The study whose runs start from the weights in a file. Raises ValueError where they cannot."""
+    start = opened(path)
+    log = data.load(study.data, study.data_options, cache)
+    try:
+        check(start.about, study, log, data.rows_of(study.data, study.data_options, cache))
+        network_of_weights(start.about.model, spec_of(log, study.recipe), start)
+    except ValueError as error:
+        raise ValueError(f"no run of {study.name} can start from {path}: {error}") from error
+    return of(study, start)
+
+
+def of(study: Study, start: Weights) -> Study:
+    """The study whose runs start from these weights: another one than that which starts from random ones."""
+    return replace(study, recipe=replace(study.recipe, init_from=start.content))
+
+
+def check(about: About, study: Study, log: Log, rows: Rows) -> None:
+    """Raises ValueError where runs of the study, on this log, cannot start from weights that are such: another network,
+    features, codes or tasks, or rows that the weights have seen."""
+    if others := [model for model in study.models if model != about.model]:
+        raise ValueError(f"they are of {about.model}, and it trains {', '.join(others)} (--set models={about.model})")
+    for what, was, now in (
+        ("embedding_dim", about.embedding_dim, study.recipe.embedding_dim),
+        ("precision", about.precision, study.recipe.precision),
+    ):
+        if was != now:
+            raise ValueError(f"they have {what}={was}, and it trains with {what}={now} (--set {what}={was})")
+    for what, was, now in (
+        ("id features", about.id_names, log.id_names),
+        ("number features", about.number_names, log.number_names),
+        ("tasks", about.tasks, tuple(task.name for task in log.tasks)),
+    ):
+        if was != now:
+            differing = sorted(set(was) ^ set(now)) or ["their order"]
+            raise ValueError(f"they are of other {what} than its data have (differing: {', '.join(differing[:3])})")
+    if (about.whole, about.vocabulary) != (rows.whole, log.vocabulary):
+        raise ValueError("their embedding rows belong to the codes of other data; both must be days of one log")
+    if about.saw(rows.first, rows.last):
+        if about.seen is None or rows.first is None:
+            raise ValueError("they have seen the very rows that it trains on")
+        raise ValueError(
+            f"they have seen {words_of_days(about)} of its log, and it trains and judges on days {rows.first} to "
+            f"{rows.last}; choose days that they have not seen, by --set data.only_days=FIRST-LAST"
+        )
+
+
+def about_of(run: Run, log: Log, rows: Rows, steps: int, start: About | None = None) -> About:
+    """What the weights are that a run leaves, on this log. start: what it started from."""
+    seen: tuple[tuple[int, int], ...] | None = None
+    if rows.first is not None and rows.last is not None and not (start and start.seen is None):
+        before = start.seen if start and start.seen else ()
+        seen = (*before, (rows.first, rows.last - 1))
+    return About(
+        model=run.model,
+        embedding_dim=run.recipe.embedding_dim,
+        precision=run.recipe.precision,
+        id_names=log.id_names,
+        vocabulary=log.vocabulary,
+        number_names=log.number_names,
+        tasks=tuple(task.name for task in log.tasks),
+        whole=rows.whole,
+        seen=seen,
+        run_id=run.id,
+        method=run.method,
+        lr=run.lr,
+        seed=run.seed,
+        steps=steps,
+        data=log.content,
+    )
+
+
+def words(about: About) -> str:
+    """`small_dcn, none at lr 0.1, seed 0, trained on days 1 to 6 (run 0123456789ab)`."""
+    run = f"{about.model}, {about.method} at lr {about.lr:g}, seed {about.seed}"
+    return f"{run}, trained on {words_of_days(about)} (run {about.run_id[:12]})"
+
+
+def words_of_days(about: About) -> str:
+    if about.seen is None:
+        return "all rows"
+    return "days " + " and ".join(f"{first} to {last}" if first < last else str(first) for first, last in about.seen)
+
+
+def keep(folder: Path, start: Weights) -> None:
+    """Put weights where the runs of the study in this folder find them. Raises StorageError."""
+    store, name = storage.at(folder), f"{FOLDER}/{start.content}.zip"
+    content = start.written()
+    if store.get(name) != content:
+        store.put(name, content)
+
+
+def kept(where: Path | str, recipe: Recipe) -> Weights | None:
+    """The weights that runs of this recipe start from, as the study's folder, or the store at this address, has them;
+    None where they start from random ones. Raises ValueError where they are not there."""
+    return _kept(str(where), recipe.init_from) if recipe.init_from else None
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(where: str, content: str) -> Weights:
+    address = where if storage.is_url(where) else Path(where)
+    again = "give its `study run ... --init-from FILE` again"
+    file = storage.at(address).get(f"{FOLDER}/{content}.zip")
+    if file is None:
+        raise ValueError(f"the weights that its runs start from are not in {where}/{FOLDER}; {again}")
+    try:
+        found = weights.read(file)
+        if found.content != content:
+            raise ValueError("they are others than its runs start from")
+    except ValueError as error:
+        raise ValueError(f"{where}/{FOLDER}/{content[:12]}... cannot be used: {error}; {again}") from error
+    return found

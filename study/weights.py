@@ -1,0 +1,171 @@
+"""The weights of one trained ranker, from which other runs can start: a value and its file.
+
+    about.json             what they are: model, features, vocabularies, tasks, the run that left them, the days it saw
+    parameter/<name>.npy   the network's parameters, by name
+    buffer/<name>.npy      its running statistics, by name
+    table/<number>.npy     embedding rows (codes, dim) of each id feature, in the order of the features
+
+The file is a `study.archive`: the same weights give the same bytes. Their identity, `Weights.content`, is a hash of the
+arrays alone: what changes a run that starts from them, and nothing else. A file may be somebody else's: what it says is
+checked as it is read, and nothing in it is executed.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import re
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from study import archive, untrusted
+from study.config import canonical_json
+
+FORMAT = 1
+
+NETWORK = re.compile(r"(parameter|buffer)/[\w.]{1,500}")
+MOST_FEATURES = 10_000
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError, EOFError, MemoryError)
+UNREADABLE += (NotImplementedError, RuntimeError, zipfile.BadZipFile)  # zipfile's, on what it does not know
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What weights are, and where they come from.
+
+    model, embedding_dim, precision, id_names, vocabulary, number_names, tasks: what must be the same where they are
+    used. whole: the content of the log from which codes and scales come. seen: first and last day of that log, each
+    counted, on which they were trained, the weights that they started from included; None is all of it.
+    run_id, method, lr, seed, steps, data: of the run that left them.
+    """
+
+    model: str
+    embedding_dim: int
+    precision: str
+    id_names: tuple[str, ...]
+    vocabulary: tuple[int, ...]
+    number_names: tuple[str, ...]
+    tasks: tuple[str, ...]
+    whole: str
+    seen: tuple[tuple[int, int], ...] | None
+    run_id: str
+    method: str
+    lr: float
+    seed: int
+    steps: int
+    data: str
+
+    def __post_init__(self) -> None:
+        for name in ("model", "whole", "run_id", "method", "data"):
+            untrusted.text(getattr(self, name), name)
+        for name in ("embedding_dim", "seed", "steps"):
+            if untrusted.whole(getattr(self, name), name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}")
+        untrusted.number(self.lr, "lr")
+        if self.precision not in ("float32", "float64"):
+            raise ValueError(f"precision is {self.precision!r}"[:100])
+        for name in ("id_names", "number_names", "tasks"):
+            names = _listed(getattr(self, name), name)
+            object.__setattr__(self, name, tuple(untrusted.text(word, f"one of {name}") for word in names))
+        codes = tuple(untrusted.whole(size, "a vocabulary") for size in _listed(self.vocabulary, "vocabulary"))
+        if len(codes) != len(self.id_names) or min(codes, default=1) < 1:
+            raise ValueError("vocabulary is not one positive size for each of id_names")
+        object.__setattr__(self, "vocabulary", codes)
+        if self.seen is not None:
+            object.__setattr__(self, "seen", tuple(map(_days, _listed(self.seen, "seen"))))
+
+    def saw(self, first: int | None, last: int | None) -> bool:
+        """Whether they were trained on any of these days; None is all."""
+        if self.seen is None or first is None or last is None:
+            return True
+        return any(a <= last and first <= b for a, b in self.seen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """about, and the arrays by their names in the file, C-contiguous; parameters and tables are finite, in the
+    precision that `about` says."""
+
+    about: About
+    arrays: dict[str, np.ndarray]
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of names, types, shapes and values."""
+        parts = {
+            name: [array.dtype.str, list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
+            for name, array in self.arrays.items()
+        }
+        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+    @property
+    def tables(self) -> list[np.ndarray]:
+        """(codes, dim) of each id feature, in order."""
+        return [self.arrays[f"table/{f}"] for f in range(len(self.about.id_names))]
+
+    def network(self, kind: str) -> dict[str, np.ndarray]:
+        """kind: "parameter" or "buffer"."""
+        return {name.partition("/")[2]: array for name, array in self.arrays.items() if name.startswith(f"{kind}/")}
+
+    def written(self) -> bytes:
+        """The file."""
+        file = io.BytesIO()
+        about = {"format": FORMAT} | dataclasses.asdict(self.about)
+        archive.write(file, about, sorted(self.arrays.items()))
+        return file.getvalue()
+
+
+def checked(about: About, arrays: dict[str, np.ndarray]) -> Weights:
+    """Weights of which every array is there, of its shape and type, and finite. Raises ValueError, in a line."""
+    tables = {f"table/{f}": (codes, about.embedding_dim) for f, codes in enumerate(about.vocabulary)}
+    for name in tables.keys() - arrays.keys():
+        raise ValueError(f"{name} is missing")
+    for name, array in arrays.items():
+        if name not in tables and not NETWORK.fullmatch(name):
+            raise ValueError(f"{name[:100]!r} is no array of weights")
+        if name in tables and array.shape != tables[name]:
+            raise ValueError(f"{name} has the shape {array.shape}, not {tables[name]}")
+        is_float = array.dtype.kind == "f" or not name.startswith("buffer/")
+        if is_float and array.dtype != np.dtype(about.precision).newbyteorder("="):
+            raise ValueError(f"{name} is {array.dtype}, not {about.precision}")
+        if is_float and not np.isfinite(array).all():
+            raise ValueError(f"{name} holds values that are not finite")
+    return Weights(about=about, arrays={name: np.require(array, requirements="C") for name, array in arrays.items()})
+
+
+def read(content: bytes) -> Weights:
+    """The weights of a file. Raises ValueError, in a line, on whatever it is instead."""
+    if len(content) > untrusted.MOST_BYTES:
+        raise ValueError(f"it has {len(content):,} bytes; {untrusted.MOST_BYTES:,} are the most")
+    try:
+        said, arrays = archive.read(io.BytesIO(content))
+        number = said.pop("format", None)
+        if number != FORMAT:
+            raise ValueError(f"it has format {number!r:.40}; this version reads format {FORMAT}")
+        known = {field.name for field in dataclasses.fields(About)}
+        if said.keys() != known:
+            raise ValueError(f"it lacks or adds {', '.join(sorted(said.keys() ^ known)[:3])}"[:200])
+        return checked(About(**said), arrays)
+    except json.JSONDecodeError as error:
+        raise ValueError("its description is no JSON") from error
+    except UNREADABLE as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _listed(value: Any, what: str) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or len(value) > MOST_FEATURES:
+        raise ValueError(f"{what} is no list, or too long a one")
+    return value
+
+
+def _days(value: Any) -> tuple[int, int]:
+    if len(_listed(value, "seen")) != 2:
+        raise ValueError("seen is no list of first and last days")
+    first, last = (untrusted.whole(day, "a day") for day in value)
+    if not 1 <= first <= last:
+        raise ValueError(f"seen holds the days {first} to {last}")
+    return first, last

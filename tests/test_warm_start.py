@@ -1,0 +1,458 @@
+"""A start from weights: the same training as by hand, in any stack; another identity; only where the weights belong."""
+
+import dataclasses
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trained_study
+from test_training import LOG, RECIPE, Plain, bits_of, make_log, make_run, plain_loop, ragged_stack
+
+from study import families, handing_on, record, warm_start, weights
+from study.cli import main
+from study.config import Arm, Family, Member, Recipe, Run, Study, WeightsOf
+from study.data import Rows
+from study.replaying import replay
+from study.training import Trained, train
+from study.weights import Weights
+
+NEXT = dataclasses.replace(make_log(train_rows=600, noise=1.3), content="d" * 64)
+"""Other rows of the same features, with other base rates."""
+
+WEEK = Rows(whole="w" * 64, first=1, last=7)
+
+
+def left_by(run: Run, log=LOG, start: Weights | None = None) -> tuple[Trained, Weights]:
+    """A run trained by itself, and its weights."""
+    arrays: dict[str, np.ndarray] = {}
+    trained = train([run], log, start=start, ended=lambda *stack: arrays.update(handing_on.arrays_of(*stack)))
+    about = warm_start.about_of(run, log, WEEK, steps=trained.loss.shape[1])
+    return trained, weights.checked(about, arrays)
+
+
+def next_run(start: Weights, **changes) -> Run:
+    run = make_run(**changes)
+    return dataclasses.replace(run, data=NEXT.content, recipe=dataclasses.replace(run.recipe, init_from=start.content))
+
+
+@pytest.mark.parametrize("model", ["small_dcn", "small_mmoe", "own_models.batch_norm"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("float64", 1e-7)])
+def test_two_days_equal_a_plain_loop_that_goes_on_with_fresh_accumulators(
+    model: str, precision: str, tolerance: float
+) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=25, eps=0.0, precision=precision)
+    run = make_run(model=model, lr=0.1, recipe=recipe)
+    first, start = left_by(run)
+    plain = Plain(run, LOG)
+    loss, _ = plain_loop(run, LOG, plain=plain)
+    np.testing.assert_allclose(first.loss[0], loss, rtol=tolerance)
+    after = next_run(start, model=model, lr=0.2, seed=8, recipe=recipe)
+    second = train([after], NEXT, start=start)
+    by_hand, _ = plain_loop(after, NEXT, plain=plain)
+    np.testing.assert_allclose(second.loss[0], by_hand, rtol=tolerance)
+    assert abs(by_hand - plain_loop(after, NEXT)[0]).max() > 0.1, "a start from random weights is another"
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_without_a_step_worth_the_name_the_losses_stay_those_of_the_weights(precision: str) -> None:
+    recipe = dataclasses.replace(RECIPE, precision=precision)
+    run = make_run(model="small_dcn", recipe=recipe)
+    _, start = left_by(run)
+    plain = Plain(run, LOG)
+    plain_loop(run, LOG, plain=plain)
+    still = next_run(start, model="small_dcn", lr=1e-30, recipe=recipe)
+    trained = train([still], NEXT, start=start)
+    # The very weights, not those of the plain loop.
+    for name, tensor in plain.network.named_parameters():
+        tensor.data.copy_(torch.from_numpy(start.network("parameter")[name]))
+    for table, rows in zip(plain.tables, start.tables, strict=True):
+        table.weight.data.copy_(torch.from_numpy(rows))  # pyright: ignore
+    losses, heldout = plain_loop(still, NEXT, plain=plain)
+    np.testing.assert_allclose(trained.loss[0], losses, rtol=1e-5)
+    assert trained.moved[0] == 0
+    again, left = left_by(still, NEXT, start)
+    assert left.content == start.content
+    assert np.isfinite(heldout).all()
+    assert again.loss.tobytes() == trained.loss.tobytes()
+
+
+@pytest.mark.parametrize("model", ["small", "own_models.dropout", "own_models.batch_norm"])
+def test_a_warm_run_has_the_same_bits_alone_and_in_a_stack(model: str) -> None:
+    _, start = left_by(make_run(model=model))
+    run = next_run(start, model=model)
+    stack = ragged_stack(run)
+    together = train(stack, NEXT, start=start)
+    for i, one in enumerate(stack):
+        assert bits_of(train([one], NEXT, start=start), 0) == bits_of(together, i)
+
+
+def test_all_seeds_start_from_the_same_weights_and_read_other_batches() -> None:
+    _, start = left_by(make_run())
+    runs = [next_run(start, seed=seed, lr=1e-30) for seed in (1, 2)]
+    trained = train(runs, NEXT, start=start)
+    assert trained.loss[0].tobytes() != trained.loss[1].tobytes()
+    assert trained.judged["auc_click"][0] == trained.judged["auc_click"][1]
+
+
+def test_an_id_changes_with_the_weights_and_stays_without() -> None:
+    _, start = left_by(make_run())
+    _, other = left_by(make_run(seed=6))
+    run = make_run()
+    assert len({run.id, next_run(start).id, next_run(other).id}) == 3
+    assert dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, init_from="")).id == run.id
+    with pytest.raises(ValueError, match=r"init_from is the SHA-256 of weights, got 'yesterday\.zip'"):
+        Recipe(init_from="yesterday.zip")
+
+
+def test_a_run_that_names_other_weights_than_it_is_given_is_our_mistake() -> None:
+    _, start = left_by(make_run())
+    for run, given in ((next_run(start), None), (dataclasses.replace(make_run(), data=NEXT.content), start)):
+        with pytest.raises(AssertionError):
+            train([run], NEXT, start=given)
+
+
+# --- the file -----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_weights_give_the_same_bytes_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, one = left_by(make_run(model="own_models.batch_norm"))
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    _, two = left_by(make_run(model="own_models.batch_norm"))
+    assert one.written() == two.written()
+    back = weights.read(one.written())
+    assert back.about == one.about
+    assert back.content == one.content
+    assert {name: array.tobytes() for name, array in back.arrays.items()} == {
+        name: array.tobytes() for name, array in one.arrays.items()
+    }
+    assert any(name.startswith("buffer/") for name in one.arrays)
+    changed = dict(one.arrays)
+    changed["table/0"] = changed["table/0"].copy()
+    changed["table/0"][0, 0] = np.nextafter(changed["table/0"][0, 0], 9, dtype=np.float32)
+    assert weights.checked(one.about, changed).content != one.content
+    elsewhere = dataclasses.replace(one.about, run_id="e" * 64)
+    assert weights.checked(elsewhere, one.arrays).content == one.content, "where they come from changes no bit"
+
+
+def test_numpy_reads_it_too(tmp_path: Path) -> None:
+    _, left = left_by(make_run())
+    with np.load(io.BytesIO(left.written()), allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["table/1"], left.arrays["table/1"])
+
+
+# --- where they belong --------------------------------------------------------------------------------------------
+
+
+ABOUT = warm_start.about_of(make_run(), LOG, WEEK, steps=5)
+STUDY = Study(name="s", models=("small",), arms=(Arm(method="none"),), lrs=(0.1,), recipe=RECIPE)
+AFTER = Rows(whole=WEEK.whole, first=8, last=14)
+
+
+def test_weights_start_what_is_like_them_and_of_other_days() -> None:
+    warm_start.check(ABOUT, STUDY, LOG, AFTER)
+    assert ABOUT.seen == ((1, 6),)
+    warm_start.check(ABOUT, STUDY, LOG, dataclasses.replace(AFTER, first=7))  # the day that was held out
+    after = warm_start.about_of(make_run(), LOG, AFTER, 5, start=ABOUT)
+    assert after.seen == ((1, 6), (8, 13))
+    assert warm_start.words_of_days(after) == "days 1 to 6 and 8 to 13"
+
+
+@pytest.mark.parametrize(
+    ("about", "study", "rows", "message"),
+    [
+        ({"model": "large"}, {}, {}, r"they are of large, and it trains small \(--set models=large\)"),
+        ({}, {"models": ("small", "small_dcn")}, {}, "it trains small_dcn"),
+        ({"embedding_dim": 8}, {}, {}, "embedding_dim=8, and it trains with embedding_dim=4"),
+        ({"precision": "float64"}, {}, {}, "precision=float64"),
+        ({"id_names": ("user", "tab", "x")}, {}, {}, r"other id features .*differing: item, x"),
+        ({"number_names": ("price", "age")}, {}, {}, "other number features .*their order"),
+        ({"tasks": ("click",)}, {}, {}, r"other tasks .*like, watch"),
+        ({"vocabulary": (11, 4, 41)}, {}, {}, "codes of other data"),
+        ({}, {}, {"whole": "x" * 64}, "codes of other data"),
+        ({}, {}, {"first": 1, "last": 7}, "seen days 1 to 6 of its log, and it trains and judges on days 1 to 7"),
+        ({}, {}, {"first": 6}, "seen days 1 to 6 of its log, and it trains and judges on days 6 to 14"),
+        ({"seen": ((12, 14),)}, {}, {"first": 8, "last": 12}, "days 12 to 14 of its log"),
+        ({"seen": None}, {}, {}, "seen the very rows"),
+        ({}, {}, {"first": None, "last": None}, "seen the very rows"),
+    ],
+)
+def test_what_weights_cannot_start_is_refused(about: dict, study: dict, rows: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        warm_start.check(
+            dataclasses.replace(ABOUT, **about),
+            dataclasses.replace(STUDY, **study),
+            LOG,
+            dataclasses.replace(AFTER, **rows),
+        )
+
+
+# --- studies ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_study.cache(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def yesterday(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_study.once(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def handed(yesterday: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights of that study."""
+    path = tmp_path_factory.mktemp("handed") / "yesterday.zip"
+    run = handing_on.chosen(yesterday, lr=0.1, method="none")
+    handing_on.write(handing_on.hand_on(yesterday, run, cache).weights, path)
+    return path
+
+
+TODAY = (*trained_study.DAYS, "data.only_days=6-10", "methods=none,clippy", "lr=0.1,0.2", "seeds=0-1")
+
+
+@pytest.fixture(scope="module")
+def today(handed: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("today") / "today"
+    trained_study.train(folder, cache, TODAY, init_from=handed)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setenv("STUDY_CACHE", str(cache))
+
+
+def test_the_run_that_is_meant_is_found(yesterday: Path) -> None:
+    runs = record.read_runs(yesterday).set_index("run_id")
+    by_lr = runs.loc[handing_on.chosen(yesterday, lr=1.7, method="clippy")]
+    assert (by_lr["lr"], by_lr["method"], by_lr["seed"]) == (1.7, "clippy", 0)
+    control = runs.loc[handing_on.chosen(yesterday)]
+    assert (control["role"], control["seed"]) == ("control", 10**9)
+    one = runs.index[3]
+    assert handing_on.chosen(yesterday, run=one[:12]) == one
+
+
+def test_the_command_writes_what_the_recorded_run_left(yesterday: Path, tmp_path: Path, capsys) -> None:
+    clone = Path(shutil.copytree(yesterday, tmp_path / "clone"))
+    run = handing_on.chosen(clone, lr=0.1, method="none")
+    assert main(["weights", str(clone), run[:10]]) == 0
+    said = capsys.readouterr().out
+    assert "none at lr 0.1, seed 0: completed; the losses equal the recorded ones bit for bit" in said
+    left = warm_start.opened(clone / "weights" / f"{run[:12]}.zip")
+    assert (left.about.run_id, left.about.seen, left.about.model) == (run, ((1, 4),), "small")
+    assert left.content[:12] in said
+
+
+def test_a_study_starts_from_them_knows_so_and_is_replayed_from_its_own_folder(
+    yesterday: Path, today: Path, handed: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = warm_start.opened(handed)
+    assert record.read_definition(today).study.recipe.init_from == start.content
+    moved = Path(shutil.copytree(today, tmp_path / "elsewhere"))
+    runs = record.read_runs(moved)
+    assert len(runs) == 24 + 8
+    one = str(runs.loc[(runs["method"] == "none") & (runs["lr"] == 0.1), "run_id"].iloc[-1])
+    assert "bit for bit" in replay(moved, one, cache, sharpness_every=1000)
+    losses = record.read_losses(moved).set_index("run_id")
+    first, constant = losses["loss"].map(lambda loss: loss[:5].sum()), losses["constant"].map(lambda x: x[:5].sum())
+    assert (first.groupby(level=0).sum() < constant.groupby(level=0).sum()).all(), "they know something from the start"
+    # The day after: what they have seen adds up.
+    after = handing_on.hand_on(moved, one, cache).weights
+    assert after.about.seen == ((1, 4), (6, 9))
+    # Without its weights it is not trained again from others.
+    warm_start._kept.cache_clear()
+    (weights_file,) = (moved / "init").iterdir()
+    whole = weights_file.read_bytes()
+    weights_file.write_bytes(after.written())
+    with pytest.raises(ValueError, match="they are others than its runs start from; give its `study run"):
+        replay(moved, one, cache)
+    weights_file.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="cannot be used"):
+        replay(moved, one, cache)
+    weights_file.unlink()
+    with pytest.raises(ValueError, match=r"are not in .*init; give its `study run \.\.\. --init-from FILE` again"):
+        replay(moved, one, cache)
+
+
+def words(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main([str(word) for word in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    return said
+
+
+def test_plan_and_run_say_in_one_line_what_cannot_be(handed: Path, today: Path, tmp_path: Path, capsys) -> None:
+    said = refused(capsys, "plan", "quick", *words(*trained_study.SETTINGS), "--init-from", handed)
+    assert "no run of quick can start from" in said
+    assert "seen days 1 to 4 of its log, and it trains and judges on days 1 to 5" in said
+    assert "they are of small" in refused(
+        capsys, "run", "quick", *words(*TODAY, "models=small_dcn"), "--init-from", handed, "--out", tmp_path / "x"
+    )
+    assert "cannot be read" in refused(capsys, "run", "quick", *words(*TODAY), "--init-from", tmp_path / "none.zip")
+    cold = record.read_definition(today)
+    cold = dataclasses.replace(cold, study=dataclasses.replace(cold.study, recipe=Recipe(batch=128)))
+    with pytest.raises(record.RecordError, match="holds this study from other weights"):
+        record.open_study(today, cold)
+    assert "unknown key 'init_from'" in refused(capsys, "plan", "quick", "--set", f"init_from={'a' * 64}")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["zz"], "no recorded run's id begins with 'zz'"),
+        (["--lr", "0.3", "--method", "none"], "no recorded run of small with none at lr 0.3; it has 0.1, 1.7"),
+        (["--lr", "0.1"], "more than one method; say --method with one of none, clippy, agc"),
+        (["--lr", "0.1", "--method", "lamb"], "the study has no method 'lamb'"),
+        (["--model", "large"], "the study has no model 'large'"),
+        (["--method", "clippy"], "the control is untreated"),
+        (["ab", "--lr", "0.1"], "name no others beside it"),
+    ],
+)
+def test_a_run_that_is_not_there_leaves_no_weights(yesterday: Path, more: list[str], message: str, capsys) -> None:
+    assert message in refused(capsys, "weights", yesterday, *more)
+    assert not (yesterday / "weights").exists()
+
+
+def test_a_run_that_is_not_finite_leaves_no_weights(
+    yesterday: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = handing_on.chosen(yesterday, lr=0.1, method="none")
+    found = handing_on.arrays_of
+
+    def broken(*stack):
+        arrays = found(*stack)
+        arrays["table/0"][3, 1] = np.inf
+        return arrays
+
+    monkeypatch.setattr(handing_on, "arrays_of", broken)
+    with pytest.raises(ValueError, match=f"run {run[:12]} leaves no weights to start from: table/0 holds values that"):
+        handing_on.hand_on(yesterday, run, cache)
+
+
+# --- families -----------------------------------------------------------------------------------------------------
+
+
+def member(label: str, days: str, of: WeightsOf | None = None, **changes) -> Member:
+    study = Study(
+        name=label,
+        data_options={"rows": 40000, "only_days": days},
+        models=("small",),
+        arms=(Arm(method="none"),),
+        lrs=(0.1,),
+        seeds=(0,),
+        recipe=Recipe(batch=128),
+    )
+    return Member(label=label, words=f"about {label}", study=dataclasses.replace(study, **changes), init_from=of)
+
+
+def test_a_member_starts_from_one_before_it() -> None:
+    first, second = member("a", "1-5"), member("b", "6-10", WeightsOf(member="a", lr=0.1))
+    Family(name="f", members=(first, second))
+    with pytest.raises(ValueError, match="b starts from the weights of 'a', which is no member before it"):
+        Family(name="f", members=(second, first))
+    with pytest.raises(ValueError, match="starts from the weights of 'b', which is no member before it"):
+        Family(name="f", members=(first, dataclasses.replace(second, init_from=WeightsOf(member="b"))))
+    with pytest.raises(ValueError, match="need 0 < lr"):
+        WeightsOf(member="a", lr=0.0)
+
+
+MINE = """
+from study.config import *
+def member(label, days, of=None, batch=128):
+    s = Study(name=label, data_options={"rows": 40000, "only_days": days}, models=("small",),
+              arms=(Arm(method="none"),), lrs=(0.1,), seeds=(0,), recipe=Recipe(batch=batch))
+    return Member(label=label, words="about " + label, study=s, init_from=of)
+study = Family(name="week", members=(
+    member("yesterday", "1-5"), member("today", "6-10"), member("warm", WARM, WeightsOf(member="yesterday", LR))))
+"""
+
+
+@pytest.fixture
+def week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+    def make(name: str, warm: str = "6-10", lr: str = "lr=0.1") -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text("")
+        (folder / "space.py").write_text(MINE.replace("WARM", repr(warm)).replace("LR", lr))
+        return f"{name}.space"
+
+    return make
+
+
+def test_a_plan_says_where_weights_will_come_from_and_what_cannot_be(week, tmp_path: Path, capsys) -> None:
+    assert main(["plan", week("warm_good"), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert said.count("  weights  ") == 1
+    assert "weights   come from yesterday, its none at lr 0.1, once that is trained" in said
+    for command in ("plan", "run"):
+        assert "warm cannot start from the weights of yesterday: they have seen days 1 to 4" in refused(
+            capsys, command, week(f"warm_bad_{command}", warm="3-8"), "--out", tmp_path / "out"
+        )
+    assert "--init-from is of one study; week says itself" in refused(
+        capsys, "plan", "warm_good.space", "--init-from", "x"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_family_trains_yesterday_first_and_goes_on(week, tmp_path: Path, cache: Path, capsys) -> None:
+    out = tmp_path / "out"
+    space = week("warm_trained")
+    assert main(["run", space, "--out", str(out), "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "yesterday: none at lr 0.1, seed 0: completed; the losses equal the recorded ones bit for bit" in said
+    start = warm_start.opened(out / "warm.weights.zip")
+    assert start.about.run_id == handing_on.chosen(out / "yesterday", lr=0.1)
+    assert record.read_definition(out / "warm").study.recipe.init_from == start.content
+    assert not set(record.read_runs(out / "warm")["run_id"]) & set(record.read_runs(out / "today")["run_id"])
+    at = (out / "warm.weights.zip").stat().st_mtime_ns
+    # Again, with more seeds: the same weights, and no run twice; then from the folder alone.
+    before = len(record.read_runs(out / "warm"))
+    (out / "warm" / "runs" / next((out / "warm" / "runs").iterdir()).name).unlink()
+    assert main(["resume", str(out), "--workers", "1"]) == 0
+    assert len(record.read_runs(out / "warm")) == before
+    assert main(["run", space, "--out", str(out), "--workers", "1", "--seeds", "0-1"]) == 0
+    assert (out / "warm.weights.zip").stat().st_mtime_ns == at
+    assert len(record.read_runs(out / "warm")) == before + 1
+
+
+def test_weights_of_a_family_are_made_again_where_they_do_not_read(
+    yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    members = [(member("yesterday", "1-5"), record.read_definition(yesterday).study, None)]
+    monkeypatch.setattr(families, "_source", lambda *_: (members[0][1], yesterday))
+    of = WeightsOf(member="yesterday", lr=0.1)
+    path = Path(families._weights(tmp_path, "warm", of, []))
+    whole = path.read_bytes()
+    assert "bit for bit" in capsys.readouterr().out
+    families._weights(tmp_path, "warm", of, [])
+    assert capsys.readouterr().out == ""
+    path.write_bytes(whole[:-200])
+    families._weights(tmp_path, "warm", of, [])
+    assert path.read_bytes() == whole
+    with pytest.raises(ValueError, match="warm cannot start from a run of yesterday that diverged"):
+        families._weights(tmp_path, "warm", WeightsOf(member="yesterday", lr=1.7), [])
+    assert path.read_bytes() == whole

@@ -1,0 +1,242 @@
+"""A file of weights that is none: one line and exit code 2 before anything is trained, and nothing is executed."""
+
+import dataclasses
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_training import LOG, make_run
+
+from study import archive, warm_start, weights
+from study.cli import main
+from study.data import Rows
+from study.networks import network_of_seed, network_of_weights, spec_of
+from study.weights import Weights
+
+ROWS = Rows(whole="w" * 64, first=1, last=7)
+
+
+def of_random(model: str = "small") -> Weights:
+    """Weights that no training made."""
+    run = make_run(model=model)
+    network = network_of_seed(model, spec_of(LOG, run.recipe), 0)
+    arrays = {f"parameter/{name}": p.detach().numpy() for name, p in network.named_parameters()}
+    tables = {f"table/{f}": np.zeros((codes, 4), np.float32) for f, codes in enumerate(LOG.vocabulary)}
+    return weights.checked(warm_start.about_of(run, LOG, ROWS, steps=5), arrays | tables)
+
+
+GOOD = of_random()
+ABOUT = json.loads(json.dumps({"format": 1} | dataclasses.asdict(GOOD.about)))
+
+
+def file_of(about: Any = ABOUT, arrays: dict[str, Any] = GOOD.arrays, *, compress: bool = False) -> bytes:
+    """A zip that says and holds this, whatever it is; arrays may be bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as parts:
+        parts.writestr("about.json", about if isinstance(about, str | bytes) else json.dumps(about))
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            if isinstance(array, np.ndarray):
+                np.lib.format.write_array(content, array, allow_pickle=True)
+            parts.writestr(f"{name}.npy", content.getvalue() or array)
+    return file.getvalue()
+
+
+class Malicious:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch proof",)
+
+
+def header(shape: str, descr: str = "<f4") -> bytes:
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def torch_file() -> bytes:
+    file = io.BytesIO()
+    torch.save({"table/0": Malicious()}, file)
+    return file.getvalue()
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: array for key, array in GOOD.arrays.items() if key != name}
+
+
+def with_array(name: str, array: Any) -> dict[str, Any]:
+    return GOOD.arrays | {name: array}
+
+
+def changed(**about: Any) -> dict[str, Any]:
+    return ABOUT | about
+
+
+def twice() -> bytes:
+    file = io.BytesIO(file_of())
+    with zipfile.ZipFile(file, "a") as parts, pytest.warns(UserWarning, match="Duplicate name"):
+        parts.writestr("table/0.npy", header("(11, 4)") + bytes(176))
+    return file.getvalue()
+
+
+def flipped() -> bytes:
+    content = bytearray(file_of())
+    content[content.find(b"\x93NUMPY") + 200] ^= 4
+    return bytes(content)
+
+
+def overlapping() -> bytes:
+    """A thousand names for the same bytes: more comes out than is in it."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as parts:
+        parts.writestr("about.json", json.dumps(ABOUT))
+        parts.writestr("table/0.npy", header("(11, 4)") + bytes(10**5))
+        one = parts.infolist()[1]
+        for i in range(1000):
+            again = zipfile.ZipInfo(f"table/{i + 1}.npy")
+            for name in ("header_offset", "compress_size", "file_size", "CRC"):
+                setattr(again, name, getattr(one, name))
+            parts.filelist.append(again)
+            parts.NameToInfo[again.filename] = again
+    return content.getvalue()
+
+
+ZERO = GOOD.arrays["table/0"]
+NAN = np.where(np.arange(ZERO.size).reshape(ZERO.shape) == 7, np.nan, ZERO).astype(np.float32)
+
+FILES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (lambda: b"", "not a zip"),
+    "text": (lambda: b"weights", "not a zip"),
+    "a pickle": (lambda: pickle.dumps(Malicious()), "not a zip"),
+    "a file of torch": (torch_file, "about.json"),
+    "objects": (lambda: file_of(arrays=with_array("table/0", np.array([Malicious()], dtype=object))), "plain numbers"),
+    "cut": (lambda: file_of()[:-300], "not a zip"),
+    "a flipped bit": (flipped, "CRC"),
+    "a bomb": (lambda: file_of(arrays=with_array("table/0", bytes(10**7)), compress=True), "larger than the whole"),
+    "parts upon each other": (overlapping, "larger than the whole"),
+    "compressed": (lambda: file_of("x" * 5, {"table/0": os.urandom(999)}, compress=True), "none of ours"),
+    "a huge shape": (
+        lambda: file_of(arrays=with_array("table/0", header("(1000000000, 1000000)"))),
+        "not of the size that it says",
+    ),
+    "a negative shape": (lambda: file_of(arrays=with_array("table/0", header("(-1, 4)"))), "plain numbers"),
+    "a shape of words": (lambda: file_of(arrays=with_array("table/0", header("('a', 4)"))), ""),
+    "a header that is code": (lambda: file_of(arrays=with_array("table/0", header("(__import__('os'), 4)"))), ""),
+    "a part twice": (twice, "twice"),
+    "a path out of it": (lambda: file_of(arrays=with_array("../../evil", ZERO)), "no array of weights"),
+    "an absolute path": (lambda: file_of(arrays=with_array("/etc/evil", ZERO)), "no array of weights"),
+    "a path in a name": (lambda: file_of(arrays=with_array("parameter/../evil", ZERO)), "no array of weights"),
+    "an array too many": (lambda: file_of(arrays=with_array("table/9", ZERO)), "no array of weights"),
+    "a table is missing": (lambda: file_of(arrays=without("table/1")), "table/1 is missing"),
+    "a table of another shape": (lambda: file_of(arrays=with_array("table/0", ZERO[:5])), "shape (5, 4), not (11, 4)"),
+    "a table of doubles": (lambda: file_of(arrays=with_array("table/0", ZERO.astype(float))), "float64, not float32"),
+    "a table of integers": (lambda: file_of(arrays=with_array("table/0", ZERO.astype(int))), "int64, not float32"),
+    "a table backwards": (lambda: file_of(arrays=with_array("table/0", ZERO.astype(">f4"))), "not float32"),
+    "NaN": (lambda: file_of(arrays=with_array("table/0", NAN)), "not finite"),
+    "no description": (lambda: file_of(about=""), "no JSON"),
+    "a description that is a list": (lambda: file_of(about=[1]), "none of ours"),
+    "a deep description": (lambda: file_of(about="[" * 10**6), ""),
+    "a description that is binary": (lambda: file_of(about=b"\xff\xfe\x00"), ""),
+    "a format to come": (lambda: file_of(changed(format=2)), "format 2; this version reads format 1"),
+    "no format": (lambda: file_of({k: v for k, v in ABOUT.items() if k != "format"}), "format None"),
+    "more said": (lambda: file_of(changed(run_me="rm")), "lacks or adds run_me"),
+    "less said": (lambda: file_of({k: v for k, v in ABOUT.items() if k != "seen"}), "lacks or adds seen"),
+    "a name that colours": (lambda: file_of(changed(model="\x1b[31msmall")), "control characters"),
+    "a name that is a page": (lambda: file_of(changed(method="x" * 10_000)), "10,000 letters"),
+    "a model is a number": (lambda: file_of(changed(model=3)), "model is 3"),
+    "an lr is NaN": (lambda: file_of(json.dumps(changed(lr=float("nan")))), "lr is nan"),
+    "another precision": (lambda: file_of(changed(precision="float16")), "precision is 'float16'"),
+    "a dim below 0": (lambda: file_of(changed(embedding_dim=-4)), "embedding_dim is -4"),
+    "names are a word": (lambda: file_of(changed(id_names="abc")), "no list"),
+    "a vocabulary too few": (lambda: file_of(changed(vocabulary=[11, 4])), "not one positive size"),
+    "a vocabulary of 0": (lambda: file_of(changed(vocabulary=[11, 0, 40])), "not one positive size"),
+    "a vocabulary without end": (lambda: file_of(changed(vocabulary=[11, 4, 10**30])), "vocabulary"),
+    "days are words": (lambda: file_of(changed(seen=["1-6"])), "no list"),
+    "days backwards": (lambda: file_of(changed(seen=[[6, 1]])), "days 6 to 1"),
+    "a day 0": (lambda: file_of(changed(seen=[[0, 1]])), "days 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("wrong", FILES)
+def test_a_file_that_holds_no_weights_is_refused_in_a_line(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    make, message = FILES[wrong]
+    (tmp_path / "w.zip").write_bytes(make())
+    assert main(["run", "quick", "--set", "models=small", "--init-from", "w.zip", "--out", "out"]) == 2
+    said = capsys.readouterr().err
+    assert "w.zip holds no weights that can be used" in said
+    assert message in said
+    assert said.count("\n") == 1
+    assert said[:-1].isprintable()
+    assert len(said) < 600
+    assert {path.name for path in tmp_path.iterdir()} <= {"w.zip", "cache"}
+
+
+def test_what_is_refused_would_have_been_read_as_it_should_be() -> None:
+    back = weights.read(file_of())
+    assert back.content == GOOD.content
+    assert back.about == GOOD.about
+    assert len(FILES) > 40
+
+
+@pytest.mark.parametrize("path", [".", "none.zip", "/dev/zero"])
+def test_a_place_that_is_no_file_is_refused_in_a_line(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights.untrusted, "MOST_BYTES", 1 << 20)
+    assert main(["plan", "quick", "--init-from", path]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert path in said
+
+
+NAME = "parameter/heads.weight" if "parameter/heads.weight" in GOOD.arrays else sorted(GOOD.arrays)[0]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (without(NAME), "they lack or add the parameter"),
+        (with_array("parameter/more.weight", ZERO), "they lack or add the parameter more.weight of a small network"),
+        (with_array("buffer/mean", ZERO), "they lack or add the buffer mean"),
+        (with_array(NAME, ZERO), r"is torch.float32 \(11, 4\), and of a small network it is"),
+        (of_random("large").arrays, "of a small network"),
+    ],
+)
+def test_arrays_of_another_network_are_refused(arrays: dict[str, np.ndarray], message: str) -> None:
+    other = weights.checked(GOOD.about, arrays)
+    with pytest.raises(ValueError, match=message):
+        network_of_weights("small", spec_of(LOG, make_run().recipe), other)
+
+
+def test_an_archive_keeps_every_plain_array_and_the_same_bytes() -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a/b": rng.standard_normal((3, 5)),
+        "fortran": np.asfortranarray(rng.standard_normal((4, 2, 3)).astype(np.float32)),
+        "scalar": np.array(7),
+        "none": np.zeros((0, 3), np.float32),
+        "flags": np.array([True, False]),
+    }
+    files = []
+    for _ in range(2):
+        file = io.BytesIO()
+        archive.write(file, {"b": 1, "a": [2]}, arrays.items())
+        files.append(file.getvalue())
+    assert files[0] == files[1]
+    about, back = archive.read(io.BytesIO(files[0]))
+    assert about == {"a": [2], "b": 1}
+    for name, array in arrays.items():
+        assert (back[name].dtype, back[name].shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(back[name], array)
+        assert back[name].flags.writeable
