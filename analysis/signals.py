@@ -12,7 +12,8 @@
     lead             steps from the alarm to the onset, below 0 where it came after it; gain: from the alarm to `gone`
 
 A run that completes is watched for all of its steps, so a false alarm is one anywhere in it. Sharpness is taken every
-other step at first and rarely later: between, its last value stands.
+other step at first and rarely later: between, its last value stands. Each model and method is judged by itself, for
+what foretells divergence under one need not do so under another; thresholds of a method are one group.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,8 +61,16 @@ FALSE_ALARMS = 0.1
 
 DRAWS = 1000
 
+GROUP = ["model", "method"]
 
-OF_RUNS = ("run_id", "model", "curve", "lr", "seed", "outcome")
+AROUND_ONSET = (-12, 4)
+"""Steps from an onset at which runs are drawn."""
+
+ENOUGH = 5
+"""Runs with an onset, and runs without, below which a model and method are not judged."""
+
+
+OF_RUNS = ("run_id", "model", "method", "curve", "lr", "seed", "outcome")
 """What a signal is judged against, of the table of runs."""
 
 
@@ -76,8 +85,8 @@ def recorded(folder: Path) -> pd.DataFrame:
 
 
 def watched(folder: Path) -> pd.DataFrame:
-    """One row a run and step: the signals, with the run's model, curve, lr, seed and outcome. Raises ValueError where
-    nothing was watched."""
+    """One row a run and step: the signals, with the run's model, method, curve, lr, seed and outcome. Raises
+    ValueError where nothing was watched."""
     return prepared(recorded(folder).merge(load(folder)[list(OF_RUNS)], on="run_id"))
 
 
@@ -92,19 +101,37 @@ def prepared(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def judged(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of the models and methods that have `ENOUGH` runs of either kind, and a sentence for each other."""
+    runs = table.drop_duplicates("run_id")
+    skipped, keep = [], pd.Series(False, index=table.index)
+    for (model, method), own in _groups(runs, GROUP):
+        diverged = len(own.dropna(subset=["onset"]))
+        healthy = len(own) - diverged
+        if min(diverged, healthy) < ENOUGH:
+            skipped.append(
+                f"{model}, {method}: {diverged} runs diverged and {healthy} did not; not judged, for that takes "
+                f"{ENOUGH} of each"
+            )
+        else:
+            keep |= (table["model"] == model) & (table["method"] == method)
+    return table.loc[keep], skipped
+
+
 def crossings(table: pd.DataFrame, levels: Sequence[float] = (1, 2, 4, 8)) -> pd.DataFrame:
     """Whether sharpness x lr / 2 exceeded a level, from `START` on: before the onset in runs that diverged, ever in
-    those that completed. Columns model, outcome, level, n, k, share, seeds, lead_low, lead, lead_high (quartiles of the
-    steps from the first crossing to the onset; NaN for completed runs)."""
+    those that completed. Columns model, method, outcome, level, n, k, share, seeds, lead_low, lead, lead_high
+    (quartiles of the steps from the first crossing to the onset; NaN for completed runs)."""
     table = table.loc[(table["step"] >= START) & (table["onset"].isna() | (table["step"] < table["onset"]))]
     rows = []
-    for (model, outcome), part in _groups(table, ["model", "outcome"]):
+    for (model, method, outcome), part in _groups(table, [*GROUP, "outcome"]):
         n, seeds = len(set(part["run_id"])), len(set(part["seed"]))
         for level in levels:
             over = part.loc[part["sharpness_share"] > level].drop_duplicates("run_id")
             lead = (over["onset"] - over["step"]).to_numpy(dtype=float, na_value=np.nan)
             ends = _quartiles(lead[~np.isnan(lead)])
-            row = {"model": model, "outcome": outcome, "level": level, "n": n, "k": len(over), "share": len(over) / n}
+            row = {"model": model, "method": method, "outcome": outcome, "level": level}
+            row |= {"n": n, "k": len(over), "share": len(over) / n}
             rows.append(row | {"seeds": seeds} | dict(zip(("lead_low", "lead", "lead_high"), ends, strict=True)))
     return pd.DataFrame(rows)
 
@@ -112,11 +139,22 @@ def crossings(table: pd.DataFrame, levels: Sequence[float] = (1, 2, 4, 8)) -> pd
 def discrimination(
     table: pd.DataFrame, lags: Sequence[int] = LAGS, signals: Sequence[str] = tuple(SIGNALS), draws: int = DRAWS
 ) -> pd.DataFrame:
-    """ROC AUC of each signal k steps before the onset: columns signal, lag, auc, low, high (95%), same_lr,
-    same_lr_low, same_lr_high, runs (that diverged, with a value there), seeds."""
-    onset = table.groupby("run_id")["onset"].first()
-    runs = table.groupby("run_id")[["model", "lr", "seed"]].first().assign(onset=onset)
+    """ROC AUC of each signal k steps before the onset: columns model, method, signal, lag, auc, low, high (95%),
+    same_lr, same_lr_low, same_lr_high, diverged (runs with a value there), healthy (runs without an onset), seeds."""
     rows = []
+    for (model, method), own in _groups(table, GROUP):
+        rows += [
+            {"model": model, "method": method} | row for row in _discrimination_of_group(own, lags, signals, draws)
+        ]
+    return pd.DataFrame(rows)
+
+
+def _discrimination_of_group(
+    table: pd.DataFrame, lags: Sequence[int], signals: Sequence[str], draws: int
+) -> Iterator[dict[str, Any]]:
+    onset = table.groupby("run_id")["onset"].first()
+    runs = table.groupby("run_id")[["lr", "seed"]].first().assign(onset=onset)
+    healthy = len(runs) - len(runs.dropna(subset=["onset"]))
     for lag in lags:
         cases = runs.loc[runs["onset"].notna() & (runs["onset"] - lag >= START)]
         at = pd.Series((cases["onset"] - lag).astype(int), index=cases.index)
@@ -124,13 +162,13 @@ def discrimination(
             values = table.pivot(index="run_id", columns="step", values=signal)
             found = [_pairs(values, runs, str(run), int(step), lag) for run, step in at.items()]
             found = [pairs for pairs in found if pairs is not None]
-            row = {"signal": signal, "lag": lag, "runs": len(found), "seeds": len({p["seed"].iloc[0] for p in found})}
+            seeds = len({p["seed"].iloc[0] for p in found})
+            row = {"signal": signal, "lag": lag, "diverged": len(found), "healthy": healthy, "seeds": seeds}
             for name, part in (("auc", found), ("same_lr", [p.loc[p["same_lr"]] for p in found])):
                 low, mid, high = _clustered(part, draws)
                 ends = ("low", "high") if name == "auc" else ("same_lr_low", "same_lr_high")
                 row |= {name: mid, ends[0]: low, ends[1]: high}
-            rows.append(row)
-    return pd.DataFrame(rows)
+            yield row
 
 
 def _pairs(values: pd.DataFrame, runs: pd.DataFrame, run: str, step: int, lag: int) -> pd.DataFrame | None:
@@ -139,7 +177,7 @@ def _pairs(values: pd.DataFrame, runs: pd.DataFrame, run: str, step: int, lag: i
         return None
     own = values.loc[run, step]
     at = values[step]
-    others = runs.index[(runs["model"] == runs.loc[run, "model"]) & ~(runs["onset"] <= step + lag)]
+    others = runs.index[~(runs["onset"] <= step + lag).to_numpy(dtype=bool, na_value=False)]
     at = at.loc[others].dropna()
     if np.isnan(own) or at.empty:
         return None
@@ -223,11 +261,11 @@ def _groups(table: pd.DataFrame, by: Any) -> Iterator[tuple[Any, pd.DataFrame]]:
 
 
 def rules(table: pd.DataFrame, false_alarms: float = FALSE_ALARMS, draws: int = DRAWS) -> pd.DataFrame:
-    """Each signal's rule: its threshold by every other seed, and what it does on the others. Columns model, signal,
-    threshold, chosen_early and chosen_gain (on the seeds that chose it), and those of `summary` on the judging seeds,
-    with 95% intervals of warned, early and false (warned_low, warned_high, ...)."""
+    """Each signal's rule: its threshold by every other seed, and what it does on the others. Columns model, method,
+    signal, threshold, chosen_early and chosen_gain (on the seeds that chose it), and those of `summary` on the judging
+    seeds, with 95% intervals of warned, early and false (warned_low, warned_high, ...)."""
     rows = []
-    for model, part in _groups(table, "model"):
+    for (model, method), part in _groups(table, GROUP):
         seeds = sorted(part["seed"].unique())
         choosing, judging = part.loc[part["seed"].isin(seeds[::2])], part.loc[part["seed"].isin(seeds[1::2])]
         if judging.empty:
@@ -235,7 +273,7 @@ def rules(table: pd.DataFrame, false_alarms: float = FALSE_ALARMS, draws: int = 
         for signal in (name for name in SIGNALS if name != "lr"):
             threshold = chosen_threshold(choosing, signal, false_alarms)
             before, rung = (alarms(half, signal, threshold) for half in (choosing, judging))
-            row = {"model": model, "signal": signal, "threshold": threshold}
+            row = {"model": model, "method": method, "signal": signal, "threshold": threshold}
             row |= {f"chosen_{name}": summary(before)[name] for name in ("early", "gain")}
             rows.append(row | summary(rung) | _again(rung, draws))
     return pd.DataFrame(rows)
@@ -273,7 +311,7 @@ def _again(rung: pd.DataFrame, draws: int) -> dict[str, float]:
 
 
 def draw_before(
-    ax: Axes, table: pd.DataFrame, value: str = "sharpness_share", steps: tuple[int, int] = (-12, 4)
+    ax: Axes, table: pd.DataFrame, value: str = "sharpness_share", steps: tuple[int, int] = AROUND_ONSET
 ) -> None:
     """A signal's median and quartiles by step from the onset, of one model; in grey, completed runs at those steps."""
     relative = (table["step"] - table["onset"]).astype(float)
@@ -333,46 +371,75 @@ def draw_rules(ax: Axes, table: pd.DataFrame, value: str) -> None:
 
 
 def figures(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, Figure]:
-    """name -> Figure: before (sharpness by step from the onset), auc, alarms. None where no run diverged."""
-    models = sorted(set(table.loc[table["onset"].notna(), "model"]))
-    if not models:
+    """name -> Figure: before (sharpness by step from the onset), auc, alarms; a panel or row for each model and
+    method. None where no run diverged."""
+    groups = [key for key, part in _groups(table, GROUP) if len(part.dropna(subset=["onset"]))]
+    if not groups:
         return {}
-    before = Figure(figsize=(PANEL[0] * len(models), PANEL[1]), layout="constrained")
-    rung = Figure(figsize=(2 * PANEL[0], 0.9 + 2.9 * len(models)), layout="constrained")
-    alarmed = rung.subplots(len(models), 2, squeeze=False, sharex=True)
-    for i, model in enumerate(models):
-        own = table.loc[table["model"] == model]
-        ax = before.add_subplot(1, len(models), i + 1)
+    before = Figure(figsize=(PANEL[0] * len(groups), PANEL[1]), layout="constrained")
+    rung = Figure(figsize=(2 * PANEL[0], 0.9 + 2.9 * len(groups)), layout="constrained")
+    auc = Figure(figsize=(2 * PANEL[0], 0.9 + 3.9 * len(groups)), layout="constrained")
+    alarmed = rung.subplots(len(groups), 2, squeeze=False, sharex=True)
+    compared = auc.subplots(len(groups), 2, squeeze=False, sharey=True)
+    for i, (model, method) in enumerate(groups):
+        own = table.loc[(table["model"] == model) & (table["method"] == method)]
+        of_group = found.loc[(found["model"] == model) & (found["method"] == method)]
+        ax = before.add_subplot(1, len(groups), i + 1)
         draw_before(ax, own)
-        ax.set_title(model)
+        ax.set_title(f"{model}, {method}")
         if not i:
             ax.legend(loc="upper left", fontsize=9)
         for ax, value in zip(alarmed[i], ("warned", "early"), strict=True):
             draw_rules(ax, own, value)
-            ax.set_title(model)
-    auc = Figure(figsize=(2 * PANEL[0], 4.8), layout="constrained")
-    left, right = auc.subplots(1, 2, sharey=True)
-    draw_discrimination(left, found)
-    left.set_title("against all healthy runs of the model")
-    draw_discrimination(right, found, "same_lr")
-    right.set_title("against those with the same lr")
-    for figure, ax in ((auc, left), (rung, alarmed[0, 0])):
+            ax.set_title(f"{model}, {method}")
+        against = (("auc", "against all healthy runs"), ("same_lr", "against those with the same lr"))
+        for ax, (value, words) in zip(compared[i], against, strict=True):
+            draw_discrimination(ax, of_group, value)
+            ax.set_title(f"{model}, {method}: {words}")
+    for figure, ax in ((auc, compared[0, 0]), (rung, alarmed[0, 0])):
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return {"before": before, "auc": auc, "alarms": rung}
 
 
+def tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """name -> table: auc, rules, crossings, from what was watched (`judged`), or from its `condensed` form."""
+    return {"auc": discrimination(table), "rules": rules(table), "crossings": crossings(table)}
+
+
+def condensed(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows and values that `tables` and `figures` look at, which give the same of both as the whole: all signals of
+    all runs of a model and method around the onset of any of them, and each signal where it exceeds all that it was
+    before, from `START` on: an alarm first rings there, at whatever threshold."""
+    around = range(AROUND_ONSET[0], AROUND_ONSET[1] + 1)
+    onsets = {key: set(part["onset"].dropna().astype(int)) for key, part in _groups(table, GROUP)}
+    looked_at = {key: {onset + step for onset in own for step in around} for key, own in onsets.items()}
+    keys = zip(table["model"], table["method"], table["step"], strict=True)
+    near = np.array([step in looked_at[model, method] for model, method, step in keys], bool)
+    late = table["step"] >= START
+    values = {}
+    for signal in (name for name in SIGNALS if name != "lr"):
+        since = table[signal].where(late)
+        before = since.groupby(table["run_id"]).cummax().groupby(table["run_id"]).shift()
+        before = before.groupby(table["run_id"]).ffill()
+        values[signal] = table[signal].where(near | (since > before) | (since.notna() & before.isna()))
+    run = ["run_id", *GROUP, "curve", "lr", "seed", "outcome", "step", "onset", "gone"]
+    kept = table[run].assign(**values)
+    first = ~table.duplicated("run_id")
+    return kept.loc[near | kept[list(values)].notna().any(axis=1) | first].reset_index(drop=True)
+
+
 def write(folder: Path) -> str:
     """Draw the figures into `DIR/signals/`, and say in words what foretells divergence."""
-    table = watched(folder)
-    found, ruled, crossed = discrimination(table), rules(table), crossings(table)
+    table, skipped = judged(every := watched(folder))
+    made = tables(table)
     where = folder / "signals"
-    for name, frame in (("auc", found), ("rules", ruled), ("crossings", crossed)):
+    for name, frame in made.items():
         frame.to_csv(where / f"{name}.csv", index=False, float_format="%.6g")
     with styled():
-        drawn = figures(table, found)
+        drawn = figures(table, made["auc"])
         for name, figure in drawn.items():
             figure.savefig(where / f"{name}.png", format="png", dpi=DPI)
-    return "\n".join([*sentences(table, found, ruled, crossed), f"signals: {where}"])
+    return "\n".join([*sentences(every, *made.values()), *(f"  {line}" for line in skipped), f"signals: {where}"])
 
 
 def sentences(table: pd.DataFrame, found: pd.DataFrame, ruled: pd.DataFrame, crossed: pd.DataFrame) -> list[str]:
@@ -389,21 +456,22 @@ def sentences(table: pd.DataFrame, found: pd.DataFrame, ruled: pd.DataFrame, cro
             )
             when = "before the onset" if row["outcome"] == "diverged" else "at some time"
             lines.append(
-                f"  {row['model']}: sharpness × lr / 2 above {row['level']:g} {when} in {row['k']} of {row['n']} "
-                f"{row['outcome']} runs{lead}"
+                f"  {row['model']}, {row['method']}: sharpness × lr / 2 above {row['level']:g} {when} in {row['k']} of "
+                f"{row['n']} {row['outcome']} runs{lead}"
             )
-    lines.append("  ROC AUC one step before the onset (same lr):")
-    for row in sorted(records(found.loc[found["lag"] == 1]), key=lambda row: -row["auc"]):
-        same = f" ({row['same_lr']:.2f}, {row['same_lr_low']:.2f} to {row['same_lr_high']:.2f})"
-        lines.append(
-            f"    {SIGNALS[row['signal']]}: {row['auc']:.2f}, {row['low']:.2f} to {row['high']:.2f}"
-            f"{'' if row['signal'] == 'lr' else same}"
-        )
-    for model, part in _groups(ruled, "model"):
+    for (model, method), own in _groups(found.loc[found["lag"] == 1], GROUP) if len(found) else ():
+        lines.append(f"  {model}, {method}: ROC AUC one step before the onset (same lr):")
+        for row in sorted(records(own), key=lambda row: -row["auc"]):
+            same = f" ({row['same_lr']:.2f}, {row['same_lr_low']:.2f} to {row['same_lr_high']:.2f})"
+            lines.append(
+                f"    {SIGNALS[row['signal']]}: {row['auc']:.2f}, {row['low']:.2f} to {row['high']:.2f}"
+                f"{'' if row['signal'] == 'lr' else same}"
+            )
+    for (model, method), part in _groups(ruled, GROUP) if len(ruled) else ():
         best = max(records(part), key=lambda row: (row["chosen_early"], row["chosen_gain"]))
         lines += [
-            f"  {model}: an alarm where {SIGNALS[best['signal']]} > {best['threshold']:.3g} (of other seeds) rings",
-            f"    before the loss moves in {_share(best, 'warned')} of {best['diverged']} diverged runs;",
+            f"  {model}, {method}: an alarm where {SIGNALS[best['signal']]} > {best['threshold']:.3g} (of other seeds)",
+            f"    rings before the loss moves in {_share(best, 'warned')} of {best['diverged']} diverged runs;",
             f"    before they are gone in {_share(best, 'early')} of them, {best['gain']:.0f} steps ahead (median);",
             f"    in {_share(best, 'false')} of {best['completed']} completed runs, falsely",
         ]

@@ -10,13 +10,16 @@ from analysis.signals import (
     START,
     alarms,
     chosen_threshold,
+    condensed,
     crossings,
     discrimination,
     figures,
+    judged,
     prepared,
     rules,
     sentences,
     summary,
+    tables,
 )
 from study.early_warning import GradientAlarm
 
@@ -34,7 +37,8 @@ def simulated(seeds: int = 40, steps: int = 60, seed: int = 0) -> pd.DataFrame:
             parts.append(
                 pd.DataFrame(
                     {
-                        "run_id": f"{lr}-{s}", "model": "small", "curve": "none", "lr": lr, "seed": s, "step": t,
+                        "run_id": f"{lr}-{s}", "model": "small", "method": "none", "curve": "none", "lr": lr,
+                        "seed": s, "step": t,
                         "outcome": "diverged" if diverges else "completed",
                         "onset": 30.0 if diverges else np.nan, "gone": 38.0 if diverges else np.nan,
                         "sharpness_share": noise["a"] * np.where(diverges & (t >= 28), 50.0, 1.0),
@@ -61,7 +65,7 @@ def test_a_signal_that_knows_is_told_from_one_that_knows_the_lr_and_from_noise()
     assert found.loc[("largest_over_bound", 1), "same_lr"] == pytest.approx(0.5, abs=0.15)
     assert found.loc[("lr", 1), "auc"] > 0.8
     assert found.loc[("lr", 1), "same_lr"] == found.loc[("dead_share", 1), "auc"] == 0.5, "ties count half"
-    assert (found.loc[("largest_share", 1), ["runs", "seeds"]] == 20).all()
+    assert (found.loc[("largest_share", 1), ["diverged", "seeds"]] == 20).all()
 
 
 def test_intervals_of_noise_hold_one_half() -> None:
@@ -82,6 +86,7 @@ def test_auc_by_hand() -> None:
             {
                 "run_id": name,
                 "model": model,
+                "method": "none",
                 "lr": lr,
                 "seed": seed,
                 "step": [10, 11],
@@ -102,10 +107,45 @@ def test_auc_by_hand() -> None:
             run("later", 40.0, [0, 0.2], seed=7),
         ]
     )
-    row = discrimination(table, lags=(1,), signals=("dead_share",), draws=10).iloc[0]
+    row = discrimination(table, lags=(1,), signals=("dead_share",), draws=10)
+    row = row[row["model"] == "small"].iloc[0]
     assert row["auc"] == pytest.approx((3 / 4 + 1.5 / 4) / 2)
     assert row["same_lr"] == pytest.approx((3 / 3 + 0 / 1) / 2)
-    assert row["runs"] == 2
+    assert row["diverged"] == 2
+
+
+def two_methods() -> pd.DataFrame:
+    """Under `agc` it is the update ratio that rises before the onset, and sharpness knows nothing; `lamb` has hardly a
+    run that diverged."""
+    swapped = {"sharpness_share": "largest_over_bound", "largest_over_bound": "sharpness_share"}
+    agc = TABLE.rename(columns=swapped).assign(method="agc", curve="agc", run_id="agc-" + TABLE["run_id"])
+    few = TABLE[TABLE["seed"] < 8].assign(method="lamb", curve="lamb")
+    return pd.concat([TABLE, agc, few.assign(run_id="lamb-" + few["run_id"])], ignore_index=True)
+
+
+def test_each_method_is_judged_by_itself_and_one_with_few_runs_is_named() -> None:
+    table, skipped = judged(two_methods())
+    assert skipped == ["small, lamb: 4 runs diverged and 12 did not; not judged, for that takes 5 of each"]
+    found = discrimination(table, lags=(1,), draws=50).set_index(["model", "method", "signal"])
+    assert set(found.index.get_level_values("method")) == {"none", "agc"}
+    for method, knows, other in (
+        ("none", "sharpness_share", "largest_over_bound"),
+        ("agc", "largest_over_bound", "sharpness_share"),
+    ):
+        assert found.loc[("small", method, knows), "same_lr"] == 1
+        assert found.loc[("small", method, other), "same_lr"] == pytest.approx(0.5, abs=0.15)
+        assert found.loc[("small", method, knows), ["diverged", "healthy"]].tolist() == [20, 60]
+    assert set(rules(table, draws=5)["method"]) == set(crossings(table)["method"]) == {"none", "agc"}
+
+
+def test_the_condensed_form_gives_the_same_tables(tmp_path) -> None:
+    table = judged(two_methods())[0]
+    table["sharpness_share"] = table["sharpness_share"].where(table["step"] % 7 != 0)  # not at every step
+    small = condensed(table)
+    small.to_parquet(tmp_path / "signals.parquet")
+    for name, made in tables(pd.read_parquet(tmp_path / "signals.parquet")).items():
+        pd.testing.assert_frame_equal(made, tables(table)[name], check_exact=True)
+    assert len(small) < 0.7 * len(table)
 
 
 def test_rules_are_chosen_on_some_seeds_and_judged_on_others() -> None:
