@@ -97,7 +97,8 @@ LEVELS = (0.5, 0.05)
 
 def chosen(folders: Sequence[Path]) -> str:
     """Held-out quality of each method at the lr (and thresholds) that the other seeds choose on the training days: of
-    the first task, and of each regression; and how much more that is than without treatment, paired by seed."""
+    the first task, and of each regression; and how much more that is than without treatment, paired by seed, of the
+    curve that most of them choose."""
     rows, head = [], []
     for folder in folders:
         one = published.read(folder)
@@ -105,14 +106,14 @@ def chosen(folders: Sequence[Path]) -> str:
         first = f"auc_{tasks[0]['name']}"
         errors = [f"rmse_{task['name']}" for task in tasks if f"rmse_{task['name']}" in found]
         paired = contrasts(one.runs, one.definition)
-        more = {(r["model"], r["method"]): r for r in records(paired.loc[paired["planned"].astype(bool)])}
+        more = {(r["model"], r["curve"]): r for r in records(paired.loc[paired["planned"].astype(bool)])}
         head = ["model", "method", f"{_words(first)} (95%)", *(f"{_words(name)} (95%)" for name in errors)]
         head += ["lr of most seeds", "diverged there", "AUC more than `none` (95%)"]
         for row in records(found):
             values = [_with_interval(row, first, 4), *(_with_interval(row, name, 3) for name in errors)]
-            more_of = more.get((row["model"], row["method"]))
-            there = f"{row['k']}/{row['n']}"
-            rows.append([row["model"], row["method"], *values, f"{row['lr']:g}", there, _more(more_of)])
+            at = f"{row['lr']:g}{str(row['curve']).removeprefix(str(row['method']))}"
+            more_of = _more(more.get((row["model"], row["curve"])))
+            rows.append([row["model"], row["method"], *values, at, f"{row['k']}/{row['n']}", more_of])
     return _markdown(head, rows)
 
 
