@@ -40,7 +40,7 @@ statistics: $(VENV)/installed-dev
 
 # Every table and figure of the pages of findings again, from the rows in docs/results/.
 results: $(VENV)/installed
-	$(BIN)/python -m analysis.results docs/results.md --rows docs/results
+	$(BIN)/python -m analysis.results docs/results.md docs/causes.md --rows docs/results
 
 # Kills everything that a study runs on, at random moments, a hundred times: half an hour. FAULTS="--kills 30 --seed 9"
 faults: $(VENV)/installed-dev

@@ -5,7 +5,8 @@
 docs/results/NAME/
     study.json       the definition, without the place where its data were read
     runs.parquet     one row a run, as `study report` writes it; no per-step losses
-    signals.parquet  with --signals: what `study signals` saw of each watched run and step, to three digits
+    signals.parquet  with --signals: of what `study signals` saw, all that its tables and figures look at
+                     (`analysis.signals.condensed`), to four digits
 or, of a family of studies, family.json and one such folder a member.
 """
 
@@ -23,7 +24,7 @@ from analysis.forest import Shown, members_of
 from analysis.runs import cells_of
 from study.record import Definition, RecordError, copy_definition, exists, read_definition
 
-DIGITS = 3
+DIGITS = 4
 """Of a published signal: no statistic over runs needs more, and the rest is most of its bytes."""
 
 
@@ -45,9 +46,9 @@ def read(folder: Path) -> Published:
 
 
 def read_signals(folder: Path) -> pd.DataFrame:
-    """What was watched, as `analysis.signals.watched` gives it. Raises RecordError where nothing of it is published."""
-    runs = read(folder).runs[list(signals.OF_RUNS)]
-    return signals.prepared(_table(folder / "signals.parquet").merge(runs, on="run_id"))
+    """What was watched, as `analysis.signals.condensed` leaves it. Raises RecordError where nothing of it is
+    published."""
+    return _table(folder / "signals.parquet")
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -78,12 +79,18 @@ def publish(study: Path, into: Path, *, with_signals: bool = False) -> None:
         (into / "family.json").write_bytes((study / "family.json").read_bytes())
         return
     rows = _rows_of(study)
-    watched = _rounded(signals.recorded(study)) if with_signals else None
+    watched = signals.watched(study) if with_signals else None
     into.mkdir(parents=True, exist_ok=True)
     copy_definition(study, into)
     pd.read_parquet(rows).to_parquet(into / "runs.parquet", index=False, compression="zstd", compression_level=19)
     if watched is not None:
-        watched.to_parquet(into / "signals.parquet", index=False, compression="zstd", compression_level=19)
+        write_signals(watched, into)
+
+
+def write_signals(watched: pd.DataFrame, into: Path) -> None:
+    """watched: as `analysis.signals.watched` gives it."""
+    table = _rounded(signals.condensed(signals.judged(watched)[0]))
+    table.to_parquet(into / "signals.parquet", index=False, compression="zstd", compression_level=19)
 
 
 def _rows_of(study: Path) -> Path:
@@ -94,14 +101,11 @@ def _rows_of(study: Path) -> Path:
 
 
 def _rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """Numbers of each column to DIGITS digits, as float32."""
+    """The signals to DIGITS digits, as float32."""
     found = table.copy()
-    for name in table.select_dtypes("floating"):
+    for name in (name for name in signals.SIGNALS if name != "lr"):
         values = table[name].to_numpy(dtype=float, na_value=np.nan)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            place = 10.0 ** (DIGITS - 1 - np.floor(np.log10(np.abs(values))))
-        whole = np.isfinite(values) & (values != 0)
-        found[name] = np.where(whole, np.round(values * place) / place, values).astype(np.float32)
+        found[name] = np.array([float(f"{value:.{DIGITS}g}") for value in values], dtype=np.float32)
     return found
 
 

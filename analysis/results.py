@@ -3,7 +3,7 @@
     python -m analysis.results docs/results.md docs/causes.md --rows docs/results      `make results`
 
 A table stands between `<!-- table WHAT STUDY... -->` and `<!-- end -->`, a figure's `![...](file.png)` between
-`<!-- figure WHAT STUDY... -->` and `<!-- end -->`: WHAT one of `results_tables.TABLES` or `results_figures.FIGURES`,
+`<!-- figure WHAT STUDY... -->` and `<!-- end -->`: WHAT one of `TABLES` or `results_figures.FIGURES`,
 STUDY a folder of the rows (`analysis.published`). All else on a page is written by hand.
 """
 
@@ -13,10 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import figures
+from analysis import figures, results_signals, results_tables
 from analysis.page import DPI
 from analysis.results_figures import FIGURES
-from analysis.results_tables import TABLES
+
+TABLES = results_tables.TABLES | results_signals.TABLES
 
 MARK = re.compile(
     r"<!-- (?P<kind>table|figure) (?P<what>\S+) (?P<studies>[^>]*?) -->\n?(?P<body>.*?)<!-- end -->", re.S

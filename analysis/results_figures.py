@@ -95,7 +95,7 @@ def of_signals(name: str) -> Callable[[Sequence[Path]], Figure]:
 
     def drawn(folders: Sequence[Path]) -> Figure:
         (folder,) = folders
-        table, _ = signals.judged(published.read_signals(folder))
+        table = published.read_signals(folder)
         return signals.figures(table, signals.discrimination(table))[name]
 
     return drawn

@@ -62,7 +62,7 @@ def rates(folders: Sequence[Path]) -> str:
             curves = list(dict.fromkeys(of_model["curve"]))
             at = {(row["curve"], row["lr"]): f"{row['k']}/{row['n']}" for row in records(of_model)}
             rows = [[f"{lr:g}", *(at.get((c, lr), "") for c in curves)] for lr in sorted(set(of_model["lr"]))]
-            pages.append(_markdown([f"{model}, lr", *curves], rows))
+            pages.append(markdown([f"{model}, lr", *curves], rows))
     return "\n\n".join(pages)
 
 
@@ -89,7 +89,7 @@ def edge_table(folders: Sequence[Path]) -> str:
             cells = [*(_edge(at[key]) for at in found), *((_ratio(ratio), _p(ratio)) if ratio else ("", ""))]
             rows.append([key[0], key[1], diverged, *cells, str(found[0][key]["seeds"])])
     head = ["model", "method", "diverged", *(f"LR{100 * level:02.0f} (95%)" for level in levels)]
-    return _markdown([*head, "LR50 over that of `none` (95%)", "p (Holm)", "seeds"], rows)
+    return markdown([*head, "LR50 over that of `none` (95%)", "p (Holm)", "seeds"], rows)
 
 
 LEVELS = (0.5, 0.05)
@@ -114,7 +114,7 @@ def chosen(folders: Sequence[Path]) -> str:
             at = f"{row['lr']:g}{str(row['curve']).removeprefix(str(row['method']))}"
             more_of = _more(more.get((row["model"], row["curve"])))
             rows.append([row["model"], row["method"], *values, at, f"{row['k']}/{row['n']}", more_of])
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def paper_table(folders: Sequence[Path]) -> str:
@@ -124,7 +124,7 @@ def paper_table(folders: Sequence[Path]) -> str:
         one = published.read(folder)
         head, more = as_text(table2(one.runs, one.definition), divergence_rates(one.runs))
         rows += more
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def family(folders: Sequence[Path]) -> str:
@@ -138,7 +138,7 @@ def family(folders: Sequence[Path]) -> str:
         against = words.get(row["against"], "") if row["against"] else ""
         diverged = f"{row['k']}/{row['n']}"
         rows.append([row["words"], diverged, _edge(row), against, ratio, _p(row) if row["against"] else ""])
-    return _markdown(["", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)"], rows)
+    return markdown(["", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)"], rows)
 
 
 def frontier(folders: Sequence[Path]) -> str:
@@ -156,7 +156,7 @@ def frontier(folders: Sequence[Path]) -> str:
         auc = f"{best[first]:.4f} ({best[f'{first}_low']:.4f} to {best[f'{first}_high']:.4f})"
         rows.append([row["model"], row["method"], value, row["held"], _edge(row), f"{best['lr']:g}", auc])
     head = ["model", "method", "threshold", "at", "LR50 (95%)", "best lr", f"{_words(first)} there (10 to 90%)"]
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def agreement(folders: Sequence[Path]) -> str:
@@ -177,7 +177,7 @@ def agreement(folders: Sequence[Path]) -> str:
                 counts = [str(len(told) - len(unlike)), str(len(unlike)), str(len(open_pairs))]
                 named = "; ".join(unlike + [f"not told: {pair}" for pair in open_pairs])
                 rows.append([model, " and ".join(sources), str(len(a)), *counts, named])
-    return _markdown(["model", "data", "pairs of methods", "ordered alike", "unlike", "not told apart", "which"], rows)
+    return markdown(["model", "data", "pairs of methods", "ordered alike", "unlike", "not told apart", "which"], rows)
 
 
 def _order(one: Published) -> dict[str, dict[tuple[str, str], int]]:
@@ -232,6 +232,7 @@ def _words(name: str) -> str:
     return f"{kind.upper()} {task.replace('_', ' ')}"
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table: its head, and rows of as many cells."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

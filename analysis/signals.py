@@ -74,7 +74,7 @@ OF_RUNS = ("run_id", "model", "method", "curve", "lr", "seed", "outcome")
 """What a signal is judged against, of the table of runs."""
 
 
-def recorded(folder: Path) -> pd.DataFrame:
+def _recorded(folder: Path) -> pd.DataFrame:
     """One row a run and step, as `study signals` left it: run_id, step, and the signals. Raises ValueError where
     nothing was watched."""
     files = sorted((folder / "signals").glob("*.parquet"))
@@ -87,7 +87,7 @@ def recorded(folder: Path) -> pd.DataFrame:
 def watched(folder: Path) -> pd.DataFrame:
     """One row a run and step: the signals, with the run's model, method, curve, lr, seed and outcome. Raises
     ValueError where nothing was watched."""
-    return prepared(recorded(folder).merge(load(folder)[list(OF_RUNS)], on="run_id"))
+    return prepared(_recorded(folder).merge(load(folder)[list(OF_RUNS)], on="run_id"))
 
 
 def prepared(table: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +105,7 @@ def judged(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The rows of the models and methods that have `ENOUGH` runs of either kind, and a sentence for each other."""
     runs = table.drop_duplicates("run_id")
     skipped, keep = [], pd.Series(False, index=table.index)
-    for (model, method), own in _groups(runs, GROUP):
+    for (model, method), own in groups(runs, GROUP):
         diverged = len(own.dropna(subset=["onset"]))
         healthy = len(own) - diverged
         if min(diverged, healthy) < ENOUGH:
@@ -124,7 +124,7 @@ def crossings(table: pd.DataFrame, levels: Sequence[float] = (1, 2, 4, 8)) -> pd
     (quartiles of the steps from the first crossing to the onset; NaN for completed runs)."""
     table = table.loc[(table["step"] >= START) & (table["onset"].isna() | (table["step"] < table["onset"]))]
     rows = []
-    for (model, method, outcome), part in _groups(table, [*GROUP, "outcome"]):
+    for (model, method, outcome), part in groups(table, [*GROUP, "outcome"]):
         n, seeds = len(set(part["run_id"])), len(set(part["seed"]))
         for level in levels:
             over = part.loc[part["sharpness_share"] > level].drop_duplicates("run_id")
@@ -142,7 +142,7 @@ def discrimination(
     """ROC AUC of each signal k steps before the onset: columns model, method, signal, lag, auc, low, high (95%),
     same_lr, same_lr_low, same_lr_high, diverged (runs with a value there), healthy (runs without an onset), seeds."""
     rows = []
-    for (model, method), own in _groups(table, GROUP):
+    for (model, method), own in groups(table, GROUP):
         rows += [
             {"model": model, "method": method} | row for row in _discrimination_of_group(own, lags, signals, draws)
         ]
@@ -256,7 +256,8 @@ def _largest(table: pd.DataFrame, signal: str) -> np.ndarray:
     return np.sort(late.groupby("run_id").agg(largest=(signal, "max"))["largest"].to_numpy(dtype=float))
 
 
-def _groups(table: pd.DataFrame, by: Any) -> Iterator[tuple[Any, pd.DataFrame]]:
+def groups(table: pd.DataFrame, by: Any) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """The values of the columns `by`, and the rows that share them."""
     yield from table.groupby(by, sort=True)
 
 
@@ -265,7 +266,7 @@ def rules(table: pd.DataFrame, false_alarms: float = FALSE_ALARMS, draws: int = 
     signal, threshold, chosen_early and chosen_gain (on the seeds that chose it), and those of `summary` on the judging
     seeds, with 95% intervals of warned, early and false (warned_low, warned_high, ...)."""
     rows = []
-    for (model, method), part in _groups(table, GROUP):
+    for (model, method), part in groups(table, GROUP):
         seeds = sorted(part["seed"].unique())
         choosing, judging = part.loc[part["seed"].isin(seeds[::2])], part.loc[part["seed"].isin(seeds[1::2])]
         if judging.empty:
@@ -276,6 +277,16 @@ def rules(table: pd.DataFrame, false_alarms: float = FALSE_ALARMS, draws: int = 
             row = {"model": model, "method": method, "signal": signal, "threshold": threshold}
             row |= {f"chosen_{name}": summary(before)[name] for name in ("early", "gain")}
             rows.append(row | summary(rung) | _again(rung, draws))
+    return pd.DataFrame(rows)
+
+
+def alarm_rule(table: pd.DataFrame, times: float, draws: int = DRAWS) -> pd.DataFrame:
+    """What `study.early_warning.GradientAlarm(times)` does in all of the runs: a row a model and method, with the
+    columns of `summary` and their 95% intervals. Fair where the seeds are not those that chose it."""
+    rows = []
+    for (model, method), part in groups(table, GROUP):
+        rung = alarms(part, "gradient_jump", times)
+        rows.append({"model": model, "method": method, "threshold": times} | summary(rung) | _again(rung, draws))
     return pd.DataFrame(rows)
 
 
@@ -292,7 +303,7 @@ def _again(rung: pd.DataFrame, draws: int) -> dict[str, float]:
     """95% intervals: those of Wilson over runs, widened to those where seeds are drawn again, which alone would be of
     no width at none and at all."""
     rng, counts = np.random.default_rng(0), []
-    for _, part in _groups(rung, "seed"):
+    for _, part in groups(rung, "seed"):
         one = summary(part)
         n, m = one["diverged"], one["completed"]
         counts.append([one["warned"] * n if n else 0, one["early"] * n if n else 0, one["false"] * m if m else 0, n, m])
@@ -318,7 +329,7 @@ def draw_before(
     part = table.loc[relative.between(*steps)].assign(relative=relative)
     healthy = table.loc[table["outcome"] == "completed"].groupby("step")[value]
     bands = {}
-    for at, group in _groups(part, "relative"):
+    for at, group in groups(part, "relative"):
         same = pd.concat([healthy.get_group(s) for s in group["step"] if s in healthy.groups])
         bands[at] = (*group[value].quantile([0.25, 0.5, 0.75]), *same.quantile([0.25, 0.5, 0.75]))
     x, y = np.array(list(bands)), np.array(list(bands.values())).T
@@ -373,18 +384,18 @@ def draw_rules(ax: Axes, table: pd.DataFrame, value: str) -> None:
 def figures(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, Figure]:
     """name -> Figure: before (sharpness by step from the onset), auc, alarms; a panel or row for each model and
     method. None where no run diverged."""
-    groups = [key for key, part in _groups(table, GROUP) if len(part.dropna(subset=["onset"]))]
-    if not groups:
+    shown = [key for key, part in groups(table, GROUP) if len(part.dropna(subset=["onset"]))]
+    if not shown:
         return {}
-    before = Figure(figsize=(PANEL[0] * len(groups), PANEL[1]), layout="constrained")
-    rung = Figure(figsize=(2 * PANEL[0], 0.9 + 2.9 * len(groups)), layout="constrained")
-    auc = Figure(figsize=(2 * PANEL[0], 0.9 + 3.9 * len(groups)), layout="constrained")
-    alarmed = rung.subplots(len(groups), 2, squeeze=False, sharex=True)
-    compared = auc.subplots(len(groups), 2, squeeze=False, sharey=True)
-    for i, (model, method) in enumerate(groups):
+    before = Figure(figsize=(PANEL[0] * len(shown), PANEL[1]), layout="constrained")
+    rung = Figure(figsize=(2 * PANEL[0], 0.9 + 2.9 * len(shown)), layout="constrained")
+    auc = Figure(figsize=(2 * PANEL[0], 0.9 + 3.9 * len(shown)), layout="constrained")
+    alarmed = rung.subplots(len(shown), 2, squeeze=False, sharex=True)
+    compared = auc.subplots(len(shown), 2, squeeze=False, sharey=True)
+    for i, (model, method) in enumerate(shown):
         own = table.loc[(table["model"] == model) & (table["method"] == method)]
         of_group = found.loc[(found["model"] == model) & (found["method"] == method)]
-        ax = before.add_subplot(1, len(groups), i + 1)
+        ax = before.add_subplot(1, len(shown), i + 1)
         draw_before(ax, own)
         ax.set_title(f"{model}, {method}")
         if not i:
@@ -411,7 +422,7 @@ def condensed(table: pd.DataFrame) -> pd.DataFrame:
     all runs of a model and method around the onset of any of them, and each signal where it exceeds all that it was
     before, from `START` on: an alarm first rings there, at whatever threshold."""
     around = range(AROUND_ONSET[0], AROUND_ONSET[1] + 1)
-    onsets = {key: set(part["onset"].dropna().astype(int)) for key, part in _groups(table, GROUP)}
+    onsets = {key: set(part["onset"].dropna().astype(int)) for key, part in groups(table, GROUP)}
     looked_at = {key: {onset + step for onset in own for step in around} for key, own in onsets.items()}
     keys = zip(table["model"], table["method"], table["step"], strict=True)
     near = np.array([step in looked_at[model, method] for model, method, step in keys], bool)
@@ -459,7 +470,7 @@ def sentences(table: pd.DataFrame, found: pd.DataFrame, ruled: pd.DataFrame, cro
                 f"  {row['model']}, {row['method']}: sharpness × lr / 2 above {row['level']:g} {when} in {row['k']} of "
                 f"{row['n']} {row['outcome']} runs{lead}"
             )
-    for (model, method), own in _groups(found.loc[found["lag"] == 1], GROUP) if len(found) else ():
+    for (model, method), own in groups(found.loc[found["lag"] == 1], GROUP) if len(found) else ():
         lines.append(f"  {model}, {method}: ROC AUC one step before the onset (same lr):")
         for row in sorted(records(own), key=lambda row: -row["auc"]):
             same = f" ({row['same_lr']:.2f}, {row['same_lr_low']:.2f} to {row['same_lr_high']:.2f})"
@@ -467,7 +478,7 @@ def sentences(table: pd.DataFrame, found: pd.DataFrame, ruled: pd.DataFrame, cro
                 f"    {SIGNALS[row['signal']]}: {row['auc']:.2f}, {row['low']:.2f} to {row['high']:.2f}"
                 f"{'' if row['signal'] == 'lr' else same}"
             )
-    for (model, method), part in _groups(ruled, GROUP) if len(ruled) else ():
+    for (model, method), part in groups(ruled, GROUP) if len(ruled) else ():
         best = max(records(part), key=lambda row: (row["chosen_early"], row["chosen_gain"]))
         lines += [
             f"  {model}, {method}: an alarm where {SIGNALS[best['signal']]} > {best['threshold']:.3g} (of other seeds)",

@@ -3,9 +3,9 @@
     rings at the first step t >= start with  norm_t > times * median(norm_{t-10} ... norm_{t-1})
 
 The norm is that of the raw gradient of all network parameters together, before any clip. Measured on untreated runs of
-two networks (docs/causes.md), it rings in every run that diverged before all is lost, 6 to 10 steps before
-`study.divergence.Monitor` can know, but hardly ever before the loss has moved, as nothing that was tried does. What to
-do then (go back to a snapshot, lower the rate) is the loop's business.
+two networks (docs/causes.md), it rings before all is lost in 56 of 62 runs that diverged, 8 to 10 steps before
+`study.divergence.Monitor` can know, and falsely in 18 of 130 healthy ones; but hardly ever before the loss has moved,
+as nothing that was tried does. What to do then (go back to a snapshot, lower the rate) is the loop's business.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ class GradientAlarm:
     def __init__(self, times: float = 16.0, start: int = 6) -> None:
         if not times > 1:
             raise ValueError(f"need times > 1, got times={times}")
-        self._times, self._start = times, start
+        self.times, self._start = times, start
         self._waiting: list[Any] = []
         self._last = np.empty(0)
         self._steps = 0
@@ -68,4 +68,4 @@ class GradientAlarm:
     def _jumped(self, norm: float) -> bool:
         if not np.isfinite(norm):
             return True
-        return len(self._last) >= self.LEAST and norm > self._times * float(np.median(self._last))
+        return len(self._last) >= self.LEAST and norm > self.times * float(np.median(self._last))

@@ -7,18 +7,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from simulated_record import simulated_definition, write_simulated_study
+from test_analysis_signals import TABLE as WATCHED
 
-from analysis import published, results
+from analysis import published, results, signals
 from analysis.report import tables, write
+from analysis.results import TABLES
 from analysis.results_figures import FIGURES
-from analysis.results_tables import TABLES
 from analysis.results_tables import rates as rates_table
 from study.config import Arm
 from study.record import RecordError
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 ROWS = DOCS / "results"
-PAGES = ("results.md",)
+PAGES = ("results.md", "causes.md")
 PAGE = "a\n<!-- table {what} {studies} --> stale <!-- end -->\nb <!-- table about s -->\n<!-- end -->\n"
 OF_FAMILIES, OF_SIGNALS = {"family"}, {name for name in (*TABLES, *FIGURES) if name.startswith("signals")}
 
@@ -85,24 +86,33 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         simulated(folder / "family" / label, label, {"none": edge, "agc": 4 * edge})
     (folder / "family" / "family.json").write_text(json.dumps({"format": 1, "name": "f", "members": members}))
     published.publish(folder / "family", folder / "docs" / "f")
+    (folder / "docs" / "w").mkdir()
+    published.write_signals(WATCHED, folder / "docs" / "w")
     return folder / "docs"
 
 
+def test_published_signals_say_what_the_whole_says(docs: Path) -> None:
+    said, whole = signals.tables(published.read_signals(docs / "w")), signals.tables(WATCHED)
+    for name, table in whole.items():
+        pd.testing.assert_frame_equal(said[name], table, atol=2e-3, rtol=5e-3)
+    assert (docs / "w" / "signals.parquet").stat().st_size < 100_000
+
+
 def studies_for(what: str) -> str:
-    return "f" if what in OF_FAMILIES else "s s" if what == "agreement" else "s"
+    return "f" if what in OF_FAMILIES else "w" if what in OF_SIGNALS else "s s" if what == "agreement" else "s"
 
 
-@pytest.mark.parametrize("what", [what for what in TABLES if what not in OF_SIGNALS])
+@pytest.mark.parametrize("what", TABLES)
 def test_every_table_is_made_from_the_rows_alone_and_again_the_same(docs: Path, what: str) -> None:
     once = results.remade(PAGE.format(what=what, studies=studies_for(what)), docs)
     assert "stale" not in once
     assert once.startswith("a\n<!-- table")
     assert results.remade(once, docs) == once
-    if what != "about":
+    if what not in ("about", "signals_watched"):
         assert once.count("| ") > 8
 
 
-@pytest.mark.parametrize("what", [what for what in FIGURES if what not in OF_SIGNALS])
+@pytest.mark.parametrize("what", FIGURES)
 def test_every_figure_is_drawn_from_the_rows_alone(docs: Path, tmp_path: Path, what: str) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"<!-- figure {what} {studies_for(what)} -->\n![P](own.png)\n<!-- end -->\n")
