@@ -141,8 +141,8 @@ def _ratio(fit: Fit, against: Fit | None) -> dict[str, float]:
 def draw(ax: Axes, table: pd.DataFrame) -> None:
     """A row of `forest` a line, from the top: the edge with its 95% interval, the ratio in words beside it."""
     look = looks(table["method"])
-    first, last = min(table["lr_min"].tolist()), max(table["lr_max"].tolist())
     rows = records(table)
+    first, last = _shown(rows)
     for y, row in enumerate(rows):
         style = look[row["method"]]
         low, high = max(row["low"], row["lr_min"]), min(row["high"], row["lr_max"])
@@ -168,6 +168,19 @@ def draw(ax: Axes, table: pd.DataFrame) -> None:
     figures.lr_axis(ax, [first, last])
     ax.set_xlabel(f"learning rate at which {'half' if LEVEL == 0.5 else f'{LEVEL:.0%}'} of the runs diverge")
     ax.grid(axis="x", color="0.92")
+
+
+def _shown(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """The lrs that the axis covers: all intervals, and the ends of the ranges of edges that were not seen in them."""
+    ends = []
+    for row in rows:
+        low, high = max(row["low"], row["lr_min"]), min(row["high"], row["lr_max"])
+        seen = row["status"] == REACHED
+        ends += [low, high] if seen else [row["lr_max"] if row["status"] == "not reached" else row["lr_min"]]
+    return min(ends) / MARGIN, max(ends) * MARGIN
+
+
+MARGIN = 1.25
 
 
 def figure(table: pd.DataFrame) -> Figure:
