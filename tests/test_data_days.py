@@ -112,16 +112,17 @@ def days(cache, *, of_row):
 def test_days_without_anything_to_learn_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_row: str, days: str, message: str
 ) -> None:
-    (tmp_path / "sparse.py").write_text(SPARSE)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "__init__.py").write_text("")
-    (tmp_path / "sparse.py").rename(tmp_path / "mine" / "sparse.py")
+    # A name that no other test has: modules stay imported.
+    package = tmp_path / "logs_with_sparse_days"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "sparse.py").write_text(SPARSE)
     monkeypatch.syspath_prepend(str(tmp_path))
     try:
         with pytest.raises(ValueError, match=message):
-            data.load("mine.sparse", {"of_row": of_row, "only_days": days}, tmp_path / "cache")
+            data.load(f"{package.name}.sparse", {"of_row": of_row, "only_days": days}, tmp_path / "cache")
     finally:
-        for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+        for name in [name for name in sys.modules if name.split(".")[0] == package.name]:
             del sys.modules[name]
 
 
