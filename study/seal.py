@@ -6,6 +6,7 @@ out the footer, where the names of columns stand. Files from before have no hash
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from study.config import canonical_json
 
 KEY = "sha256"
 OPEN = "sha256:" + 64 * "0"
+HASH = re.compile(rb"sha256:[0-9a-f]{64}")
 
 
 class BrokenError(ValueError):
@@ -43,6 +45,8 @@ def read_parquet(content: bytes) -> pa.Table:
         at = content.rindex(written)
         if _hash(content[:at] + OPEN.encode() + content[at + len(written) :]).encode() != written:
             raise BrokenError("its content has changed since it was written")
+    elif HASH.search(content):  # the key's own name has changed: it is no file from before
+        raise BrokenError("its content has changed since it was written")
     return file.read()
 
 

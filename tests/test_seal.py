@@ -56,6 +56,16 @@ def test_no_flipped_bit_changes_what_is_read(data: st.DataObject) -> None:
         seal.read_parquet(bytes(content))
 
 
+def test_no_flipped_bit_of_the_key_makes_it_a_file_from_before() -> None:
+    content = seal.parquet(table())
+    at = content.rindex(seal.KEY.encode(), 0, content.rindex(b"sha256:"))
+    for bit in range(8 * (at - 2), 8 * (at + len(seal.KEY) + 2)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(UNREADABLE):
+            seal.read_parquet(bytes(flipped))
+
+
 def test_parquet_alone_would_not_notice_every_bit() -> None:
     """Why there is a hash: without it, pyarrow reads other values, or a column of another name, and says nothing."""
     sink = pa.BufferOutputStream()
