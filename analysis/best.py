@@ -86,8 +86,9 @@ def by_arm(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
     return runs.loc[curves.index].assign(curve=curves)
 
 
-def tuned_cells(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition) -> pd.DataFrame:
-    """One row a cell that was tuned. runs, losses: of `study.record`, as `read_runs` and `read_losses` give them.
+def tuned_cells(runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition) -> pd.DataFrame:
+    """One row a cell that was tuned. runs: of `study.record`, as `read_runs` gives them; gain: theirs, as `gains`; a
+    run without one is left out.
 
     Columns: model, curve (the arm), method, <thresholds>, options, lr; n, k (runs and diverged runs, of the seeds it
     was tuned on), gain (their mean), within_risk, best (bool; one cell a model and curve, or none).
@@ -95,7 +96,6 @@ def tuned_cells(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition
     search = _search(definition)
     runs = by_arm(runs, definition.study)
     runs = runs.loc[runs["seed"] < JUDGED_FROM]
-    gain = gains(runs, losses, definition)
     runs = runs.loc[runs["run_id"].isin(list(gain))]
     keys = _cell_keys(runs)
     scored = runs[keys].assign(diverged=runs["outcome"] == "diverged", gain=[gain[run] for run in runs["run_id"]])
@@ -109,12 +109,14 @@ def tuned_cells(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition
     return in_order(cells.assign(best=cells.index.isin(best)))
 
 
-def best_like(run_id: str, runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition) -> dict[str, Any] | None:
+def best_like(
+    run_id: str, runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition
+) -> dict[str, Any] | None:
     """The best cell of the model and arm that a run belongs to, as a row of `tuned_cells`; None where there is none."""
     named = by_arm(runs, definition.study)
     model, curve = named.loc[named["run_id"] == run_id, CURVE].iloc[0]
     of_arm = named.loc[(named["model"] == model) & (named["curve"] == curve), "run_id"]
-    cells = tuned_cells(runs.loc[runs["run_id"].isin(of_arm)], losses, definition)
+    cells = tuned_cells(runs.loc[runs["run_id"].isin(of_arm)], gain, definition)
     found = records(cells.loc[cells["best"]])
     return found[0] if found else None
 
@@ -137,7 +139,7 @@ def best_of(cells: pd.DataFrame) -> int | None:
     return int(np.argmax(np.where(tested, cells["gain"].to_numpy(dtype=float), -math.inf)))
 
 
-def best(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition) -> pd.DataFrame:
+def best(runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition) -> pd.DataFrame:
     """One row a model and arm: its best cell, as fresh seeds and the held-out day judge it.
 
     Columns: model, curve, method, <thresholds>, options, lr (NaN where no cell is within risk); tuning: cells, runs,
@@ -146,11 +148,10 @@ def best(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition) -> pd
     name with the interval <name>_low, <name>_high, and <name>_mean, <name>_mean_low, <name>_mean_high, a diverged run
     as the worst result; all at 95%. NaN: not judged yet, or too few seeds for an interval.
 
-    runs, losses: of `study.record`, as `read_runs` and `read_losses` give them. Raises ValueError where the study has
-    no such search.
+    runs, gain: as for `tuned_cells`. Raises ValueError where the study has no such search.
     """
     study = definition.study
-    cells = tuned_cells(runs, losses, definition)
+    cells = tuned_cells(runs, gain, definition)
     judged = by_arm(runs, study)
     judged = judged.loc[judged["seed"] >= JUDGED_FROM]
     scores = [f"{kind}_{task['name']}" for task in tasks_of(definition.data) for kind in ("auc", "rmse")]

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis.edges import NOT_REACHED, REACHED, Fit, edges, fits, outcomes, outcomes_by_curve
+from analysis.edges import NOT_REACHED, REACHED, Fit, edges, fits, outcomes, outcomes_by_curve, two_digits
 from analysis.quality import judged_at_own_best, lower_is_better, mean_interval
 from analysis.rates import CONFIDENCE
 from analysis.recommend import quality_column, quality_words
@@ -304,24 +304,19 @@ def _with_holm(table: pd.DataFrame) -> pd.DataFrame:
 def ratio_text(row: Mapping[str, Any]) -> str:
     """A ratio in a table: `2.7`, `> 4.4`, `< 0.5`, `?`."""
     if not math.isnan(row["ratio"]):
-        return _times(row["ratio"])
+        return two_digits(row["ratio"])
     if row["status"] == AT_LEAST:
-        return f"> {_times(row['low'])}"
-    return f"< {_times(row['high'])}" if row["status"] == AT_MOST else "?"
+        return f"> {two_digits(row['low'])}"
+    return f"< {two_digits(row['high'])}" if row["status"] == AT_MOST else "?"
 
 
 def interval_text(row: Mapping[str, Any]) -> str:
     """The 95% interval of a ratio: `1.9 to 3.8`, `above 4.4`, `undecided`."""
     if row["status"] == KNOWN:
-        return f"{_times(row['low'])} to {_times(row['high'])}"
+        return f"{two_digits(row['low'])} to {two_digits(row['high'])}"
     if row["status"] == AT_LEAST:
-        return f"above {_times(row['low'])}"
-    return f"below {_times(row['high'])}" if row["status"] == AT_MOST else "undecided"
-
-
-def _times(ratio: float) -> str:
-    """Two digits, of 1.0 too."""
-    return f"{ratio:#.2g}".rstrip(".") if ratio < 99.5 else f"{float(f'{ratio:.2g}'):g}"
+        return f"above {two_digits(row['low'])}"
+    return f"below {two_digits(row['high'])}" if row["status"] == AT_MOST else "undecided"
 
 
 def p_text(p: float) -> str:
@@ -348,12 +343,12 @@ def _sentence(row: Mapping[str, Any]) -> str:
     claimed = row["p_holm"] <= 1 - CONFIDENCE
     if not math.isnan(row["ratio"]):
         interval = interval_text(row) if row["status"] != UNDECIDED else "wider than the lrs tried"
-        said = f"LR50 is {_times(row['ratio'])} times as high (95% interval {interval}; {tail})"
+        said = f"LR50 is {two_digits(row['ratio'])} times as high (95% interval {interval}; {tail})"
     elif row["status"] == UNDECIDED:
         said = f"the ratio of their LR50 cannot be told from the lrs tried ({tail})"
     else:
         end, side = (row["low"], "more") if row["status"] == AT_LEAST else (row["high"], "less")
-        said = f"LR50 is {side} than {_times(end)} times as high (95% sure; {tail})"
+        said = f"LR50 is {side} than {two_digits(end)} times as high (95% sure; {tail})"
     doubt = "" if claimed else ": no difference is shown"
     return f"{head}: {said}{doubt}.{_rest(row)}"
 

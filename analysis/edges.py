@@ -625,7 +625,12 @@ def edge_text(row: Mapping[str, Any]) -> str:
     """An edge in a table: `0.48`, `> 1.6`, `< 0.01`."""
     if row["status"] == NOT_REACHED:
         return f"> {row['lr_max']:g}"
-    return f"{row['edge']:.2g}" if row["status"] == REACHED else f"< {row['lr_min']:g}"
+    return two_digits(row["edge"]) if row["status"] == REACHED else f"< {row['lr_min']:g}"
+
+
+def two_digits(value: float) -> str:
+    """Of a half too: `0.48`, `0.60`, `2.0`, `12`, `130`."""
+    return f"{value:#.2g}".rstrip(".") if abs(value) < 99.5 else f"{float(f'{value:.2g}'):g}"
 
 
 def sentence(row: Mapping[str, Any]) -> str:
@@ -650,7 +655,7 @@ def sentence(row: Mapping[str, Any]) -> str:
             f"({row['safe_k']} of {row['safe_n']}; edge {edge_text(row)}; {seeds})"
         )
     else:
-        said = f"{share} of the runs diverge {within} at lr {row['edge']:.2g} ({_interval(row)}, {seeds})"
+        said = f"{share} of the runs diverge {within} at lr {two_digits(row['edge'])} ({_interval(row)}, {seeds})"
     if row["status"] == REACHED and row["safe_bound"] >= row["level"]:
         safe = ""  # one run of an adaptive search that did not diverge bounds nothing
     elif row["status"] == BELOW:
@@ -671,7 +676,7 @@ def sentence(row: Mapping[str, Any]) -> str:
 
 def span_text(low: float, high: float) -> str:
     """An interval that may lack an end: `0.44 to 0.53`, `above 3.2` (high is inf), `below 0.02` (low is 0)."""
-    first, last = (f"{float(f'{end:.2g}'):g}" for end in (low, high))  # 100, not 1e+02
+    first, last = map(two_digits, (low, high))
     if low == 0:
         return "undecided" if math.isinf(high) else f"below {last}"
     return f"above {first}" if math.isinf(high) else f"{first} to {last}"
@@ -681,10 +686,10 @@ def _interval(row: Mapping[str, Any]) -> str:
     if row["low"] == 0 and math.isinf(row["high"]):
         return "the 95% interval is wider than the range tried"
     if row["low"] == 0:
-        return f"95% sure below {row['high']:.2g}"
+        return f"95% sure below {two_digits(row['high'])}"
     if math.isinf(row["high"]):
-        return f"95% sure above {row['low']:.2g}"
-    return f"95% interval {row['low']:.2g} to {row['high']:.2g}"
+        return f"95% sure above {two_digits(row['low'])}"
+    return f"95% interval {two_digits(row['low'])} to {two_digits(row['high'])}"
 
 
 def _percent(p: float) -> str:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from analysis import figures
 from analysis.contrasts import LEVEL, contrasts, holm, points, ratio_interval
-from analysis.edges import REACHED, Fit, edge_text, edges, fits, span_text
+from analysis.edges import REACHED, Fit, edge_text, edges, fits, span_text, two_digits
 from analysis.page import html_table, image, note, page, write_whole
 from analysis.palette import looks
 from analysis.runs import load, records
@@ -193,7 +193,7 @@ def _times(row: Mapping[str, Any]) -> str:
     if not row["against"]:
         return ""
     span = span_text(row["ratio_low"], row["ratio_high"])
-    return f"× {row['ratio']:.2g} ({span})" if math.isfinite(row["ratio"]) else f"× {span}"
+    return f"× {two_digits(row['ratio'])} ({span})" if math.isfinite(row["ratio"]) else f"× {span}"
 
 
 def text(table: pd.DataFrame) -> str:
@@ -209,8 +209,7 @@ HEAD = ("", "model", "curve", "diverged", "LR50 (95%)", "against", "ratio (95%)"
 def _cells(row: Mapping[str, Any]) -> list[str]:
     p = row["p_holm"]
     shown = "" if math.isnan(p) else ("< 0.001" if p < 0.001 else f"{p:.3f}")
-    low, high = (f"{float(f'{row[end]:.2g}'):g}" for end in ("low", "high"))
-    span = f" ({low} to {high})" if row["low"] > 0 and math.isfinite(row["high"]) else ""
+    span = f" ({span_text(row['low'], row['high'])})" if row["low"] > 0 and math.isfinite(row["high"]) else ""
     edge = f"{edge_text(row)}{span}" if row["status"] == REACHED else edge_text(row)
     return [
         *(str(row[name]) for name in ("words", "model", "curve")),

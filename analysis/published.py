@@ -5,6 +5,8 @@
 docs/results/NAME/
     study.json       the definition, without the place where its data were read
     runs.parquet     one row a run, as `study report` writes it; no per-step losses
+    gains.parquet    of a search for the best quality, what each of its runs gained as it was tuned
+                     (`analysis.best.gains`)
     signals.parquet  with --signals: of what `study signals` saw, all that its tables and figures look at
                      (`analysis.signals.condensed`), to four digits
 or, of a family of studies, family.json and one such folder a member.
@@ -20,9 +22,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import signals
+from analysis.best import gains
 from analysis.forest import Shown, members_of
 from analysis.runs import cells_of
-from study.record import Definition, RecordError, copy_definition, exists, read_definition
+from study.config import QualitySearch
+from study.record import Definition, RecordError, copy_definition, exists, read_definition, read_losses
 
 DIGITS = 4
 """Of a published signal: no statistic over runs needs more, and the rest is most of its bytes."""
@@ -40,9 +44,20 @@ class Published:
 def read(folder: Path) -> Published:
     """Raises study.record.RecordError (a ValueError) where there is no published study."""
     definition = read_definition(folder)
-    every = _table(folder / "runs.parquet")
+    every = every_run(folder)
     runs = cells_of(every, definition.study)
     return Published(definition=definition, runs=runs, control=(every["role"] == "control").tolist().count(True))
+
+
+def read_gains(folder: Path) -> pd.DataFrame:
+    """Columns run_id, gain. Raises RecordError where none are published, as of a study that tunes nothing."""
+    return _table(folder / "gains.parquet")
+
+
+def every_run(folder: Path) -> pd.DataFrame:
+    """One row a run, those that a search only tuned on and the control's among them. Raises RecordError where there is
+    no published study."""
+    return _table(folder / "runs.parquet")
 
 
 def read_signals(folder: Path) -> pd.DataFrame:
@@ -80,17 +95,25 @@ def publish(study: Path, into: Path, *, with_signals: bool = False) -> None:
         return
     rows = _rows_of(study)
     watched = signals.watched(study) if with_signals else None
+    definition, every, gain = read_definition(study), pd.read_parquet(rows), None
+    if isinstance(definition.study.search, QualitySearch):
+        gain = gains(every, read_losses(study), definition)
     into.mkdir(parents=True, exist_ok=True)
     copy_definition(study, into)
-    pd.read_parquet(rows).to_parquet(into / "runs.parquet", index=False, compression="zstd", compression_level=19)
+    _write(every, into / "runs.parquet")
+    if gain is not None:
+        _write(pd.DataFrame({"run_id": list(gain), "gain": list(gain.values())}), into / "gains.parquet")
     if watched is not None:
         write_signals(watched, into)
 
 
 def write_signals(watched: pd.DataFrame, into: Path) -> None:
     """watched: as `analysis.signals.watched` gives it."""
-    table = _rounded(signals.condensed(signals.judged(watched)[0]))
-    table.to_parquet(into / "signals.parquet", index=False, compression="zstd", compression_level=19)
+    _write(_rounded(signals.condensed(signals.judged(watched)[0])), into / "signals.parquet")
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    table.to_parquet(path, index=False, compression="zstd", compression_level=19)
 
 
 def _rows_of(study: Path) -> Path:

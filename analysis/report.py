@@ -21,7 +21,7 @@ from analysis import contrasts as contrasted
 from analysis import figures
 from analysis import recommend as recommended
 from analysis import table2 as at_best
-from analysis.best import best, best_table, task_of
+from analysis.best import best, best_table, gains, task_of
 from analysis.best import sentence as best_sentence
 from analysis.best import text as best_text
 from analysis.edges import BELOW, NOT_REACHED, REACHED, Fit, edge_text, edges, fits, sentence, span_text
@@ -96,7 +96,7 @@ def tables(folder: Path) -> Tables:
         recommended=recommended.recommend(compared, definition, confirmations=confirmations, fitted=fitted),
         contrasts=contrasted.contrasts(compared, definition, confirmations=confirmations, fitted=fitted),
         sensitivity=lr_sensitivity(compared, definition),
-        best=best(every, read_losses(folder), definition) if searched else None,
+        best=best(every, gains(every, read_losses(folder), definition), definition) if searched else None,
         table2=at_best.table2(runs, definition) if at_best.is_for(definition.study) else None,
     )
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from analysis import forest, published
+from analysis.best import best, best_table
 from analysis.contrasts import contrasts, p_text
-from analysis.edges import edge_text, edges, fits, span_text
+from analysis.edges import edge_text, edges, fits, span_text, two_digits
 from analysis.frontier import frontier as edge_by_threshold
 from analysis.published import Published
 from analysis.quality import quality
@@ -159,6 +160,18 @@ def frontier(folders: Sequence[Path]) -> str:
     return markdown(head, rows)
 
 
+def best_of_search(folders: Sequence[Path]) -> str:
+    """The best quality of each method where at most a risk of its runs diverge, as fresh seeds judge it."""
+    head, rows = [], []
+    for folder in folders:
+        definition = published.read(folder).definition
+        gain = published.read_gains(folder)
+        of_run = dict(zip(gain["run_id"].tolist(), gain["gain"].tolist(), strict=True))
+        head, more = best_table(best(published.every_run(folder), of_run, definition), definition)
+        rows += more
+    return markdown(head, rows)
+
+
 def agreement(folders: Sequence[Path]) -> str:
     """Whether two data order the methods alike: pairs of studies, each of the same models. A pair of methods is told
     apart where the 95% interval of the ratio of their edges leaves out 1."""
@@ -198,6 +211,7 @@ TABLES: dict[str, Callable[[Sequence[Path]], str]] = {
     "table2": paper_table,
     "family": family,
     "frontier": frontier,
+    "best": best_of_search,
     "agreement": agreement,
 }
 
@@ -208,7 +222,7 @@ def _edge(row: Mapping[str, Any]) -> str:
 
 def _ratio(row: Mapping[str, Any]) -> str:
     span = span_text(row["low"], row["high"])
-    return f"{float(format(row['ratio'], '.2g')):g} ({span})" if math.isfinite(row["ratio"]) else span
+    return f"{two_digits(row['ratio'])} ({span})" if math.isfinite(row["ratio"]) else span
 
 
 def _p(row: Mapping[str, Any]) -> str:

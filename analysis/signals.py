@@ -16,6 +16,7 @@ other step at first and rarely later: between, its last value stands. Each model
 what foretells divergence under one need not do so under another; thresholds of a method are one group.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -480,14 +481,17 @@ def sentences(table: pd.DataFrame, found: pd.DataFrame, ruled: pd.DataFrame, cro
             )
     for (model, method), part in groups(ruled, GROUP) if len(ruled) else ():
         best = max(records(part), key=lambda row: (row["chosen_early"], row["chosen_gain"]))
+        ahead = f", {best['gain']:.0f} steps ahead (median)" if math.isfinite(best["gain"]) else ""
         lines += [
             f"  {model}, {method}: an alarm where {SIGNALS[best['signal']]} > {best['threshold']:.3g} (of other seeds)",
-            f"    rings before the loss moves in {_share(best, 'warned')} of {best['diverged']} diverged runs;",
-            f"    before they are gone in {_share(best, 'early')} of them, {best['gain']:.0f} steps ahead (median);",
-            f"    in {_share(best, 'false')} of {best['completed']} completed runs, falsely",
+            f"    rings before the loss moves in {_share(best, 'warned', 'diverged')} diverged runs;",
+            f"    before they are gone in {_share(best, 'early', 'diverged')} of them{ahead};",
+            f"    in {_share(best, 'false', 'completed')} completed runs, falsely",
         ]
     return lines
 
 
-def _share(row: Mapping[str, Any], name: str) -> str:
-    return f"{row[name]:.0%} ({row[f'{name}_low']:.0%} to {row[f'{name}_high']:.0%})"
+def _share(row: Mapping[str, Any], name: str, of: str) -> str:
+    if not row[of]:
+        return "0 of 0"  # no run of the seeds that judge
+    return f"{row[name]:.0%} ({row[f'{name}_low']:.0%} to {row[f'{name}_high']:.0%}) of {row[of]}"

@@ -426,8 +426,9 @@ class QualitySource:
         ids = {run.id for one in tuning.rounds for _, runs in one for run in runs} & self._known.keys()
         if not ids:
             return []
-        runs, losses = record.read_runs(self._folder), record.read_losses(self._folder)
-        found = best_like(min(ids), runs, losses, self._definition)
+        runs = record.read_runs(self._folder)
+        gain = gains(runs, record.read_losses(self._folder), self._definition)
+        found = best_like(min(ids), runs, gain, self._definition)
         if found is None:
             return []
         cell = tuple((name, float(found[name])) for name in sorted(tuning.ranges))

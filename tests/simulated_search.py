@@ -100,6 +100,13 @@ class Found:
 
 def search(curve: Curve, seed: int, *, ladder: Sequence[float] = LADDER, **options) -> Found:
     """The search of one known curve."""
+    return recorded_search(curve, seed, ladder=ladder, **options)[0]
+
+
+def recorded_search(
+    curve: Curve, seed: int, *, ladder: Sequence[float] = LADDER, **options
+) -> tuple[Found, list[tuple[float, bool]]]:
+    """The search of one known curve, and the lr of every run that it trained, with whether it diverged."""
     study = make_study(lrs=ladder, seed=1000 * seed, **options)
     trainer = Trainer({"none": curve}, seed=seed)
     source = trainer.source(study, workers=1)
@@ -107,7 +114,8 @@ def search(curve: Curve, seed: int, *, ladder: Sequence[float] = LADDER, **optio
     (found,) = source.curves
     assert found.now is not None
     assert found.end is not None
-    return Found(runs=trainer.trained, low=found.now.low, edge=found.now.edge, high=found.now.high, end=found.end)
+    said = Found(runs=trainer.trained, low=found.now.low, edge=found.now.edge, high=found.now.high, end=found.end)
+    return said, [(trainer.runs[id].lr, diverged) for id, diverged in trainer.recorded.items()]
 
 
 def grid_width(curves: Sequence[Curve], seeds: int, rng: np.random.Generator, level: float = 0.5) -> float:

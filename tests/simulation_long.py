@@ -1,7 +1,8 @@
 """The long simulations of docs/statistics.md: how often intervals of edges cover, how wide and how biased they are; how
-often a claim of safety, or of a difference between methods, is wrong; and what an adaptive search saves.
+often a claim of safety, or of a difference between methods, is wrong; what an adaptive search saves, and how often its
+record is flagged as falling again.
 
-    python tests/simulation_long.py [edges claims contrasts searches] [--simulations 2000] [--minutes 60] [--out FILE]
+    python tests/simulation_long.py [edges claims contrasts searches falls] [--simulations 2000] [--minutes 60]
 
 A cell of the tables is a curve and a number of seeds; a third of its simulations each has none, half and all of the
 threshold's variance the seed's own. Works in rounds over all cells, and stops early, with as many simulations in each,
@@ -17,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from simulated_search import Found, search
+from simulated_search import Found, recorded_search, search
 from simulation import CURVES, LRS, Curve, draw
 
 from analysis.contrasts import holm, points, ratio_interval
-from analysis.edges import REACHED, TAIL, Fit, edge_of, fit_many
+from analysis.edges import REACHED, TAIL, Fit, edge_of, fit, fit_many
+from analysis.rates import octave_bins
 from analysis.recommend import fixed_sequence
 
 SEEDS = (3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
@@ -234,23 +236,64 @@ def _grid_runs(curves: Sequence[Curve], level: float, width: float, share: float
     return float(np.exp(np.interp(math.log(width), x, y))) * len(LRS)
 
 
+FALLING = (
+    ("shallow", 0.5, 1.25),
+    ("lapse 0.3", 0.5, 1.25),
+    ("steep", 0.5, 1.25),
+    ("floor 0.02", 0.5, 1.25),
+    ("steep", 0.05, 1.5),
+    ("falls again", 0.5, 1.25),
+)
+"""Curve, level and precision of searches whose records may be flagged as falling again."""
+
+
+def falls(simulations: int) -> str:
+    """How many searches leave a record that is flagged as falling again, of at most 400 runs each, on curves with an
+    edge anywhere in the range but for 0.3 decades at its ends; and how many of the flagged are off by more than 1.25.
+    """
+    rows = []
+    for name, level, precision in FALLING:
+        rng = np.random.default_rng([len(name), int(1000 * level), 7])
+        runs, lrs, pools, flagged, off = [], [], [], 0, 0
+        for i, place in enumerate(rng.uniform(-1.7, -0.3, simulations)):
+            curve = CURVES[name].at(10**place)
+            found, of_runs = recorded_search(curve, 20_000 + i, level=level, precision=precision, budget=400)
+            tried = sorted({lr for lr, _ in of_runs})
+            y = np.full((len(of_runs), len(tried)), np.nan)
+            for seed, (lr, diverged) in enumerate(of_runs):
+                y[seed, tried.index(lr)] = diverged
+            row = edge_of(tried, y, fit(tried, y), level)
+            flagged += not row["monotone"]
+            off += not row["monotone"] and not 1 / 1.25 <= row["edge"] / curve.edge(level) <= 1.25
+            runs.append(found.runs)
+            lrs.append(len(tried))
+            pools.append(len(set(octave_bins(tried).tolist())))
+        means = [f"{np.mean(values):.0f}" for values in (runs, lrs, pools)]
+        rows.append([name, f"{level:g}", f"{precision:g}", *means, f"{flagged} of {simulations}", str(off)])
+    head = f"searches flagged as falling again, {simulations} a row (target: at most 1% of curves that rise)"
+    columns = ["curve", "level", "precision", "runs, mean", "learning rates", "quarter octaves", "flagged"]
+    return f"{head}\n\n{_markdown([[*columns, 'flagged, edge off by over 1.25'], *rows])}"
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("parts", nargs="*", choices=[[], "edges", "claims", "contrasts", "searches"])
+    options.add_argument("parts", nargs="*", choices=[[], "edges", "claims", "contrasts", "searches", "falls"])
     options.add_argument(
-        "--simulations", type=int, default=2000, help="a cell; of contrasts a tenth, of searches a fifth"
+        "--simulations", type=int, default=2000, help="a cell; of contrasts and falls a tenth, of searches a fifth"
     )
     options.add_argument("--minutes", type=float, default=60.0, help="of CPU, for edges")
     options.add_argument("--rounds", type=int, default=4)
     options.add_argument("--out", type=Path, help="a file for the tables of edges, written after each round")
     asked = options.parse_args()
-    parts = asked.parts or ["claims", "contrasts", "searches", "edges"]
+    parts = asked.parts or ["claims", "contrasts", "searches", "falls", "edges"]
     if "claims" in parts:
         print(wrong_claims(10 * asked.simulations), flush=True)
     if "contrasts" in parts:
         print(wrong_differences(asked.simulations // 10), flush=True)
     if "searches" in parts:
         print(searches(asked.simulations // 5), flush=True)
+    if "falls" in parts:
+        print(falls(asked.simulations // 10), flush=True)
     if "edges" in parts:
         print(coverage(asked.simulations, asked.rounds, asked.minutes, asked.out))
 

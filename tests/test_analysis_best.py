@@ -61,7 +61,8 @@ def write(folder: Path, cells: list[tuple[str, float, dict[str, float], range]],
 
 
 def found(folder: Path, definition: record.Definition) -> pd.DataFrame:
-    return best.best(record.read_runs(folder), record.read_losses(folder), definition)
+    runs = record.read_runs(folder)
+    return best.best(runs, best.gains(runs, record.read_losses(folder), definition), definition)
 
 
 FRESH = range(JUDGED_FROM, JUDGED_FROM + 40)
@@ -168,7 +169,8 @@ def test_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("lr", "rel", "at_end"), [(0.06, 0.3, "lr"), (0.5, 0.95, "rel"), (4.5, 0.1, "lr, rel")])
 def test_what_lies_at_the_end_of_its_range_is_said(tmp_path: Path, lr: float, rel: float, at_end: str) -> None:
     definition = write(tmp_path, [("clippy", lr, {"rel": rel}, range(4))], risk=0.99)
-    cells = best.tuned_cells(record.read_runs(tmp_path), record.read_losses(tmp_path), definition)
+    runs = record.read_runs(tmp_path)
+    cells = best.tuned_cells(runs, best.gains(runs, record.read_losses(tmp_path), definition), definition)
     assert best._at_end(cells.to_dict("records")[0], definition.study) == at_end.split(", ")
 
 

@@ -100,7 +100,7 @@ def test_the_report_shows_how_far_other_rules_move_an_edge(tmp_path):
     assert "How much the rule matters" in page.text
     assert "stricter: kept=0.5" in page.text
     row = "<td>none</td>" + "".join(
-        f'<td class="number">{v}</td>' for v in ("0.4", "0.3", "0.75", "3 of 8", "&gt; 1.6", "-", "5 of 8")
+        f'<td class="number">{v}</td>' for v in ("0.40", "0.30", "0.75", "3 of 8", "&gt; 1.6", "-", "5 of 8")
     )
     assert row in page.path.read_text()
 

@@ -198,6 +198,12 @@ def test_words_and_figures() -> None:
     assert figures(healthy, found) == {}
 
 
+def test_a_rule_without_a_diverged_run_to_judge_it_says_so() -> None:
+    said = "\n".join(sentences(TABLE, discrimination(TABLE, draws=5), rules(TABLE, draws=5), crossings(TABLE)))
+    assert "rings before the loss moves in 0 of 0 diverged runs;" in said  # they diverge at even seeds, which choose
+    assert "nan" not in said
+
+
 def test_a_folder_without_signals_is_named(tmp_path) -> None:
     with pytest.raises(ValueError, match="has no signals: `study signals"):
         signals.watched(tmp_path)

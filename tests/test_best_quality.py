@@ -26,7 +26,7 @@ def test_a_search_trains_from_plan_to_report(tmp_path: Path) -> None:
     cells = runs.loc[runs["role"] == "cell"]
     assert Counter(cells.loc[cells["seed"] < JUDGED_FROM, "method"]) == {"none": 16, "clippy": 16}
     losses, definition = record.read_losses(tmp_path / "out"), record.read_definition(tmp_path / "out")
-    table = best.best(runs, losses, definition)
+    table = best.best(runs, best.gains(runs, losses, definition), definition)
     rows = {row["method"]: row for row in table.to_dict("records")}
     for method, row in rows.items():
         judged = cells.loc[(cells["method"] == method) & (cells["seed"] >= JUDGED_FROM)]

@@ -7,21 +7,28 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from simulated_record import simulated_definition, write_simulated_study
+from test_analysis_best import FRESH, TUNED
+from test_analysis_best import write as write_searched
 from test_analysis_signals import TABLE as WATCHED
 
-from analysis import published, results, signals
+from analysis import published, results, results_tables, signals
+from analysis.best import best_table
 from analysis.report import tables, write
 from analysis.results import TABLES
 from analysis.results_figures import FIGURES
 from analysis.results_tables import rates as rates_table
 from study.config import Arm
-from study.record import RecordError
+from study.record import RecordError, read_definition
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 ROWS = DOCS / "results"
 PAGES = ("results.md", "causes.md")
 PAGE = "a\n<!-- table {what} {studies} --> stale <!-- end -->\nb <!-- table about s -->\n<!-- end -->\n"
-OF_FAMILIES, OF_SIGNALS = {"family"}, {name for name in (*TABLES, *FIGURES) if name.startswith("signals")}
+OF_FAMILIES = {"family"}
+OF_SIGNALS = {name for name in (*TABLES, *FIGURES) if name.startswith("signals")}
+
+
+FILES = {"study.json", "runs.parquet", "gains.parquet", "signals.parquet"}
 
 
 def same_but_for_rounding(a: str, b: str) -> bool:
@@ -58,7 +65,7 @@ def test_what_is_published_names_no_place_and_is_small() -> None:
     assert folders
     for folder in folders:
         assert '"dir"' not in (folder / "study.json").read_text()
-        assert {path.name for path in folder.iterdir()} <= {"study.json", "runs.parquet", "signals.parquet"}
+        assert {path.name for path in folder.iterdir()} <= FILES
     assert sum(path.stat().st_size for path in ROWS.rglob("*")) < 5e6
 
 
@@ -77,7 +84,8 @@ def simulated(folder: Path, name: str, edges: dict[str, float]) -> None:
 
 @pytest.fixture(scope="module")
 def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published study `s`, and a family `f` of two, of which a third was never begun."""
+    """A published study `s`; a family `f` of two, of which a third was never begun; a search for the best quality, `q`;
+    what was watched, `w`."""
     folder = tmp_path_factory.mktemp("results")
     simulated(folder / "study", "s", {"none": 0.2, "agc": 0.8})
     published.publish(folder / "study", folder / "docs" / "s")
@@ -86,6 +94,10 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         simulated(folder / "family" / label, label, {"none": edge, "agc": 4 * edge})
     (folder / "family" / "family.json").write_text(json.dumps({"format": 1, "name": "f", "members": members}))
     published.publish(folder / "family", folder / "docs" / "f")
+    searched = [*TUNED, ("none", 0.3, {}, FRESH), ("clippy", 0.5, {"rel": 0.4}, FRESH)]
+    write_searched(folder / "searched", searched)
+    write(tables(folder / "searched"))
+    published.publish(folder / "searched", folder / "docs" / "q")
     (folder / "docs" / "w").mkdir()
     published.write_signals(WATCHED, folder / "docs" / "w")
     return folder / "docs"
@@ -99,7 +111,8 @@ def test_published_signals_say_what_the_whole_says(docs: Path) -> None:
 
 
 def studies_for(what: str) -> str:
-    return "f" if what in OF_FAMILIES else "w" if what in OF_SIGNALS else "s s" if what == "agreement" else "s"
+    of = dict.fromkeys(OF_FAMILIES, "f") | dict.fromkeys(OF_SIGNALS, "w") | {"best": "q", "agreement": "s s"}
+    return of.get(what, "s")
 
 
 @pytest.mark.parametrize("what", TABLES)
@@ -120,6 +133,17 @@ def test_every_figure_is_drawn_from_the_rows_alone(docs: Path, tmp_path: Path, w
     assert results.main([str(page), "--rows", str(docs)]) == 0
     assert (tmp_path / "own.png").stat().st_size > 5000
     assert page.read_text() == before
+
+
+def test_a_published_search_finds_what_its_record_does(docs: Path) -> None:
+    """Its page has no losses to go by, and says the same to the last digit."""
+    folder = docs.parent / "searched"
+    head, rows = best_table(tables(folder).best, read_definition(folder))
+    assert results_tables.best_of_search([docs / "q"]) == results_tables.markdown(head, rows)
+    assert [row[2] for row in rows] == ["lr 0.3", "lr 0.5, rel 0.4"]
+    assert not (docs / "s" / "gains.parquet").exists()
+    with pytest.raises(RecordError, match=r"gains\.parquet does not read"):
+        results_tables.best_of_search([docs / "s"])
 
 
 def test_a_family_is_published_whole_and_read_as_one(docs: Path) -> None:

@@ -82,7 +82,8 @@ def train_next(source: suggest.QualitySource, train: Trainer) -> None:
 def found(folder: Path) -> dict[str, dict[str, Any]]:
     """method -> its row of `best`."""
     definition = record.read_definition(folder)
-    table = best.best(record.read_runs(folder), record.read_losses(folder), definition)
+    runs = record.read_runs(folder)
+    table = best.best(runs, best.gains(runs, record.read_losses(folder), definition), definition)
     return {row["method"]: row for row in table.to_dict("records")}
 
 
@@ -114,7 +115,8 @@ def test_few_lucky_seeds_make_no_winner(whole: tuple[Path, Trainer]) -> None:
     """Most cells at twice the risk have 4 seeds of 4 that hold, and a higher gain than any cell within it."""
     folder, _ = whole
     definition = record.read_definition(folder)
-    cells = best.tuned_cells(record.read_runs(folder), record.read_losses(folder), definition)
+    runs = record.read_runs(folder)
+    cells = best.tuned_cells(runs, best.gains(runs, record.read_losses(folder), definition), definition)
     cells = cells.loc[cells["method"] == "none"]
     winner = cells.loc[cells["best"]].iloc[0]
     lucky = cells.loc[cells["within_risk"] & (cells["lr"] > winner["lr"])]
@@ -400,7 +402,7 @@ def test_a_study_that_searches_for_nothing_has_no_best(whole: tuple[Path, Traine
     definition = record.Definition(study=study_of(search={}), data=DATA, versions={})
     plain = record.Definition(study=Study(**{**vars(definition.study), "search": None}), data=DATA, versions={})
     with pytest.raises(ValueError, match="simulated is no search for the best quality"):
-        best.best(record.read_runs(whole[0]), record.read_losses(whole[0]), plain)
+        best.best(record.read_runs(whole[0]), {}, plain)
 
 
 # --- the folder ----------------------------------------------------------------------------------------------------
