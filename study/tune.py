@@ -435,7 +435,7 @@ def run(job: Job, needs: Needs, cluster: Cluster) -> None:
         try:
             tuner.fit()
         except Exception:
-            if not queue.stopped:
+            if not (queue.stopped or seen.nothing_trains):
                 raise
     if queue.stopped:
         raise queue.stopped
@@ -578,6 +578,7 @@ def _searcher(queue: Queue, cluster: Cluster, talk: str) -> tuple[Any, Any]:
         waiting: Waiting
         looked: float
         at_work: dict[str, float]
+        nothing_trains: bool
 
         def on_step_begin(self, iteration: int, trials: Any, **_info: Any) -> None:
             self.trials = trials
@@ -587,6 +588,9 @@ def _searcher(queue: Queue, cluster: Cluster, talk: str) -> tuple[Any, Any]:
             out = {name: self.named(name) for name in (*self.queue.training, *self.queue.resting)}
             running = [name for name, trial in out.items() if trial and trial.status == "RUNNING"]
             self.at_work = {name: self.at_work.get(name, now) for name in running}
+            if self.queue.interrupted and not running:
+                self.nothing_trains = True
+                raise StudyStoppedError("what waits for a machine has nothing to keep")
             try:
                 at_work = [now - began for began in self.at_work.values()]
                 self.waiting.look(_why_none_serves(self.queue, self.cluster, at_work))
@@ -638,6 +642,7 @@ def _searcher(queue: Queue, cluster: Cluster, talk: str) -> tuple[Any, Any]:
     searcher.capacity, searcher.looked = cluster.workers, time.monotonic()
     searcher.seen, seen.trials, seen.queue, seen.cluster = seen, (), queue, cluster
     seen.waiting, seen.looked, seen.at_work = Waiting(queue.job.noted), time.monotonic(), {}
+    seen.nothing_trains = False
     return searcher, seen
 
 

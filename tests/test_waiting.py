@@ -1,6 +1,8 @@
 """A study which no machine can serve says so, and stops in the end; one that waits its turn goes on."""
 
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,30 @@ def test_what_keeps_all_machines_from_serving(tmp_path: Path) -> None:
     assert why(queue.queue, room, []) is None
     queue.done(queue.must_take()[0])
     assert queue.take() == FINISHED
+
+
+PATIENT = "import sys; from study import cli, tune; tune.STOP_SECONDS = 3600.0; sys.exit(cli.main())"
+
+
+@pytest.mark.slow
+def test_a_study_that_only_waits_is_stopped_at_once(tmp_path: Path) -> None:
+    """Nothing trains that would have to be kept: the time that trials have for it is not waited for."""
+    room = Room(tmp_path)
+    nodes = Nodes(room, count=0)
+    log = tmp_path / "study.log"
+    words = ["run", "quick", "--set", "data.rows=2000", "--set", "batch=64", "--out", tmp_path / "out", *nodes.words]
+    try:
+        child = room.popen([sys.executable, "-c", PATIENT, *words], log)
+        wait_until(lambda: "quick:" in log.read_text(), "the study waits for a machine")
+        time.sleep(5)  # for Tune to have a trial that waits
+        child.send_signal(signal.SIGTERM)
+        wait_until(lambda: child.poll() is not None, "the study stops")
+        text = log.read_text()
+        assert child.returncode == 130, text
+        assert text.splitlines()[-1] == f"study: stopped; what was recorded stays: study resume {tmp_path / 'out'}"
+    finally:
+        nodes.close()
+        room.end()
 
 
 IMPATIENT = (
