@@ -5,6 +5,7 @@
     DIR/losses/<trial>.parquet per-step losses of the same runs, one row a run and task
     DIR/failures/<trial>.json  why runs are missing
     DIR/confirm/<hash>.json    runs that were named before they were trained: fresh seeds at one lr
+    DIR/init/<content>.zip     the weights that every run starts from (`study.warm_start`), where these are not random
     DIR/set_aside/             files that did not read, kept as they were found
     DIR/rescored/<hash>/       the same runs judged by another rule: a view, which reads as a study and trains nothing
 
@@ -278,15 +279,16 @@ def read_losses(
     return pd.concat(parts).drop_duplicates(["run_id", "task"], ignore_index=True)
 
 
-SHARED = ("losses", "failures", "confirm")
+SHARED = ("losses", "failures", "confirm", "init")
 """What a view has in common with its study."""
 
 
 def write_view(folder: Path, rule: Rule, columns: Mapping[str, Mapping[str, Any]]) -> Path:
     """The study's record with some columns of its runs replaced, in `rescored/<hash of the rule>/`, which is returned.
 
-    It reads as a study with this rule. Losses, failures and confirmations are the study's own, by a link, or copied
-    where the file system has none. Safe to repeat: what is there is brought up to date.
+    It reads as a study with this rule. Losses, failures, confirmations and the weights that runs start from are the
+    study's own, by a link, or copied where the file system has none. Safe to repeat: what is there is brought up to
+    date.
 
     columns: run id -> name of a column -> value, for every recorded run.
     """
@@ -294,6 +296,8 @@ def write_view(folder: Path, rule: Rule, columns: Mapping[str, Mapping[str, Any]
     name = hashlib.sha256(canonical_json(dataclasses.asdict(rule)).encode()).hexdigest()[:12]
     view = folder / "rescored" / name
     (view / "runs").mkdir(parents=True, exist_ok=True)
+    if content := definition.study.recipe.init_from:  # of a store, no mirror has them otherwise
+        storage.at(folder).fetch([f"init/{content}.zip"])
     for shared in SHARED:
         _share(folder / shared, view / shared)
     tables = dict(_readable(folder, "runs", COLUMNS))

@@ -25,7 +25,7 @@ MOST_BYTES = 1 << 30
 MOST_CELLS = 10**7
 LONGEST_NAME = 500
 
-LINKS = ("runs", "losses", "failures", "confirm")
+LINKS = ("runs", "losses", "failures", "confirm", "init")
 """Folders that may be links: those of a study that is judged by another rule are."""
 
 

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from simulated_record import simulated_definition, write_simulated_study
+from test_weights import of_random
 
 import analysis
-from study import data, divergence, driver, record, rescoring
+from study import data, divergence, driver, record, rescoring, storage, untrusted, warm_start
 from study.cli import main
 from study.config import Arm, Rule
 from study.planning import plan
@@ -174,6 +175,27 @@ def test_losses_are_copied_where_there_are_no_links(simulated: Path, monkeypatch
     assert not (view / "losses").is_symlink()
     assert rescore(simulated, Rule(kept=0.5)) == view
     assert len(analysis.load(view)) == 72
+
+
+@pytest.mark.parametrize("where", ["folder", "store", "no links"])
+def test_runs_that_start_from_weights_find_them_in_the_view(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    url = f"memory://rescored/{tmp_path.name}" if where == "store" else str(tmp_path / "warm")
+    folder, start = storage.folder_of(url), of_random()
+    definition = simulated_definition(models=("small",), arms=[Arm(method="none")], lrs=(0.1,), seeds=(0, 1))
+    write_simulated_study(folder, dataclasses.replace(definition, study=warm_start.of(definition.study, start)))
+    warm_start.keep(folder, start)
+    if where == "no links":
+        monkeypatch.setattr(Path, "symlink_to", lambda *_a, **_k: (_ for _ in ()).throw(OSError("no links here")))
+    warm_start._kept.cache_clear()
+    view = rescore(folder, Rule(kept=0.5))
+    untrusted.refuse_links(view)
+    found = warm_start.kept(view, record.read_definition(view).study.recipe)
+    assert found is not None
+    assert found.content == start.content
+    assert (view / "init").is_symlink() == (where != "no links")
 
 
 @pytest.mark.parametrize("words", [["resume"], ["confirm", "--lr", "0.3", "--seeds", "100-158"], ["rescore"]])
