@@ -1,6 +1,7 @@
 """Some days of a log are a log of its own, with the codes and scales of the whole."""
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -88,17 +89,39 @@ import dataclasses
 import numpy as np
 from study.data import Days, synthetic
 
-def load(cache, *, of_row):
+def load(cache, *, of_row, facts=3):
     log = synthetic.load(cache, rows=3000, users=200, items=100, days=6)
-    return dataclasses.replace(log, content="sparse" + "".join(of_row), facts=log.facts | {"days": 3})
+    more = {name: fact for name, fact in log.facts.items() if name != "days"}
+    more |= {} if facts == "none" else {"days": facts}
+    return dataclasses.replace(log, content="sparse" + "".join(of_row) + str(facts), facts=more)
 
-def days(cache, *, of_row):
+def days(cache, *, of_row, facts=3):
+    if of_row == "none":
+        return None
     rows = np.repeat([int(day) for day in of_row], 1000)
     if rows[0] == 9:  # a day on which nobody clicks
         log = load(cache, of_row=of_row)
         rows = np.where(log.labels[:, 0] == 0, 1, 2)
     return Days(of_row=rows, dates=("a", "b", "c"))
 """
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Writes a data source of a user's own, and gives its name."""
+    # A name that no other test has: modules stay imported.
+    package = tmp_path / "logs_with_sparse_days"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(content: str) -> str:
+        (package / "sparse.py").write_text(content)
+        return f"{package.name}.sparse"
+
+    yield write
+    for name in [name for name in sys.modules if name.split(".")[0] == package.name]:
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize(
@@ -110,31 +133,44 @@ def days(cache, *, of_row):
     ],
 )
 def test_days_without_anything_to_learn_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_row: str, days: str, message: str
+    tmp_path: Path, own: Callable[[str], str], of_row: str, days: str, message: str
 ) -> None:
-    # A name that no other test has: modules stay imported.
-    package = tmp_path / "logs_with_sparse_days"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "sparse.py").write_text(SPARSE)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    try:
+    with pytest.raises(ValueError, match=message):
+        data.load(own(SPARSE), {"of_row": of_row, "only_days": days}, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"of_row": "123", "facts": "none"},
+            r'has `days`, so facts\["days"\] of its log is to say how many .* not there',
+        ),
+        ({"of_row": "123", "facts": "three"}, "a whole number; it is 'three'"),
+        ({"of_row": "123", "facts": 0}, "a whole number; it is 0"),
+        ({"of_row": "12"}, r"tells days of the shape \(2000,\); its log has 3,000 rows"),
+        ({"of_row": "123", "facts": 4}, "tells the dates of 3 days; its log has 4"),
+        ({"of_row": "none"}, r"is to return study\.data\.Days; it returned None"),
+    ],
+)
+def test_a_source_that_breaks_its_word_on_days_is_told_so(
+    tmp_path: Path, own: Callable[[str], str], options: dict[str, object], message: str
+) -> None:
+    source = own(SPARSE)
+    with pytest.raises(ValueError, match=message):
+        data.load(source, options | {"only_days": "1-2"}, tmp_path / "cache")
+    assert len(data.load(source, options, tmp_path / "cache").labels) == 3000
+    if "facts" in options and options["facts"] != 4:
         with pytest.raises(ValueError, match=message):
-            data.load(f"{package.name}.sparse", {"of_row": of_row, "only_days": days}, tmp_path / "cache")
-    finally:
-        for name in [name for name in sys.modules if name.split(".")[0] == package.name]:
-            del sys.modules[name]
+            data.rows_of(source, options, tmp_path / "cache")
 
 
-def test_a_source_that_tells_no_days_has_no_such_option(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text("t,x,y\n" + "".join(f"{86400 * (i // 4)},{i % 3},{i % 2}\n" for i in range(12)))
-    (tmp_path / "table.toml").write_text(
-        'files = ["log.csv"]\ntime = "t"\ntime_unit = "s"\nids = ["x"]\n[tasks]\ny = "binary"\n'
-    )
-    with pytest.raises(ValueError, match="'table' has no option only_days: it does not tell"):
-        data.load("table", {"dir": str(tmp_path), "only_days": "1-2"}, tmp_path / "cache")
-    whole = data.load("table", {"dir": str(tmp_path)}, tmp_path / "cache")
-    assert data.rows_of("table", {"dir": str(tmp_path)}, tmp_path / "cache") == data.Rows(whole=whole.content)
+def test_a_source_that_tells_no_days_has_no_such_option(tmp_path: Path, own: Callable[[str], str]) -> None:
+    source = own(SPARSE.partition("def days")[0])
+    with pytest.raises(ValueError, match="sparse' has no option only_days: it does not tell"):
+        data.load(source, {"of_row": "1", "only_days": "1-2"}, tmp_path / "cache")
+    whole = data.load(source, {"of_row": "1"}, tmp_path / "cache")
+    assert data.rows_of(source, {"of_row": "1"}, tmp_path / "cache") == data.Rows(whole=whole.content)
 
 
 @needs_slice

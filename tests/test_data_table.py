@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from study.data import _cache, _encode, check, load
+from study.data import Rows, _cache, _encode, check, load, rows_of
 from study.log import Log
 
 FRAME = pd.DataFrame(
@@ -125,6 +125,63 @@ def test_a_share_of_the_rows_can_be_held_out(tmp_path):
     folder = write(tmp_path / "t", FRAME.iloc[1:], DECLARED.replace("ids", "heldout = 0.25\nids", 1))
     assert convert(folder).train_rows == 3
     assert "(the last 0.25 of the rows)" in check("table", {"dir": str(folder)}, tmp_path / "cache")
+
+
+def of_five_days(folder: Path, kind: str = "parquet", declared: str = DECLARED) -> dict[str, object]:
+    """Five days of eight rows, with a day in between that has none; the rows of each file are in no order of time."""
+    rng = np.random.default_rng(3)
+    at = [day * 86_400_000 + hour * 3_600_000 for day in (0, 1, 3, 4, 5) for hour in (0, 1, 5, 8, 13, 17, 22, 23)]
+    frame = pd.DataFrame(
+        {
+            "ts": at,
+            "user": [f"user{i}" for i in rng.integers(0, 9, 40)],
+            "shop": rng.integers(0, 5, 40),
+            "price": rng.normal(size=40),
+            "click": [0, 1] * 20,
+            "watch": rng.exponential(size=40),
+        }
+    ).sample(frac=1, random_state=1)
+    write(folder, frame, declared)
+    if kind == "csv":
+        (folder / "log.parquet").unlink()
+        frame[:25].to_csv(folder / "a.csv", index=False)
+        frame[25:].to_csv(folder / "b.csv", index=False)
+        (folder / "table.toml").write_text(declared.replace("log.parquet", "*.csv"))
+    return {"dir": str(folder)}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_some_days_are_a_log_with_the_codes_and_scales_of_all(tmp_path, kind):
+    options = of_five_days(tmp_path / "t", kind)
+    cache = tmp_path / "cache"
+    whole = load("table", options, cache)
+    assert (whole.facts["days"], whole.train_rows) == (5, 32)
+    early, late = (load("table", options | {"only_days": days}, cache) for days in ("1-2", "3-5"))
+    for part, rows, train_rows in ((early, slice(0, 16), 8), (late, slice(16, 40), 16)):
+        for name in ("ids", "numbers", "labels"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows])
+        assert (part.train_rows, part.vocabulary) == (train_rows, whole.vocabulary)
+    assert (late.facts["first_day"], late.facts["last_day"], late.facts["days"]) == ("1970-01-04", "1970-01-06", 3)
+    assert rows_of("table", options | {"only_days": "3-5"}, cache) == Rows(whole=whole.content, first=3, last=5)
+    assert rows_of("table", options, cache) == Rows(whole=whole.content, first=1, last=5)
+    said = check("table", options | {"only_days": "3-5"}, cache)
+    assert "3 days (1970-01-04 to 1970-01-06); days 3 to 5 of 5, with codes and scales of all" in said
+    assert "held out: 8 rows (the last day, 1970-01-06)" in said
+    assert not list(cache.glob(".building-*"))
+    with pytest.raises(ValueError, match="only_days=5-6 are no days of this log: it has 1-5"):
+        load("table", options | {"only_days": "5-6"}, cache)
+
+
+def test_the_last_of_the_kept_days_is_held_out_whatever_share_is_of_all(tmp_path):
+    options = of_five_days(tmp_path / "t", declared=DECLARED.replace("ids", "heldout = 0.5\nids", 1))
+    cache = tmp_path / "cache"
+    whole, every = load("table", options, cache), load("table", options | {"only_days": "1-5"}, cache)
+    assert (whole.train_rows, every.train_rows) == (20, 32)
+    np.testing.assert_array_equal(every.ids, whole.ids)
+    assert "(the last day, 1970-01-06)" in check("table", options | {"only_days": "1-5"}, cache)
+    # Of whole days, nobody can say which the training rows of all are.
+    assert rows_of("table", options, cache) == Rows(whole=whole.content)
+    assert rows_of("table", options | {"only_days": "4-5"}, cache) == Rows(whole=whole.content, first=4, last=5)
 
 
 def test_equal_times_stay_as_they_stand_and_equal_rows_are_kept(tmp_path):

@@ -2,7 +2,7 @@
 
 The file's name is the source's name: `load("kuairand", {"dir": "data"}, cache)` calls `study/data/kuairand.py`. A part
 of any source's columns can be asked for (`study.data._selection`), and of its days (`study.data._days`) where it also
-has `days(cache, **options) -> Days`.
+has `days(cache, **options) -> Days` and says in `facts["days"]` of its log how many there are.
 """
 
 import inspect
@@ -15,7 +15,7 @@ import numpy as np
 
 from study import plugins
 from study.data._cache import kept, opened, place
-from study.data._days import ONLY_DAYS, Days, kept_days, only_days
+from study.data._days import ONLY_DAYS, Days, days_in, holds_out_a_day, kept_days, only_days
 from study.data._fetch import ARCHIVES, Archive, fetch
 from study.data._selection import SELECTED, selected
 from study.log import Log, Task
@@ -45,7 +45,8 @@ def load(source: str, options: dict[str, Any], cache: Path) -> Log:
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """Which rows of which whole log a log holds. whole: the whole log's content, from which codes and scales come.
-    first, last: its days, of which the last is held out; None where the source tells no days, and a log is whole."""
+    first, last: its days, of which the last is held out; None where a log is whole, and its source tells no days or
+    holds out something else than the last."""
 
     whole: str
     first: int | None = None
@@ -58,8 +59,8 @@ def rows_of(source: str, options: dict[str, Any], cache: Path) -> Rows:
     if ONLY_DAYS in options:
         first, last = kept_days(options[ONLY_DAYS], whole)
         return Rows(whole=whole.content, first=first, last=last)
-    if hasattr(_module(source), "days"):
-        return Rows(whole=whole.content, first=1, last=whole.facts["days"])
+    if hasattr(_module(source), "days") and holds_out_a_day(whole):
+        return Rows(whole=whole.content, first=1, last=days_in(whole))
     return Rows(whole=whole.content)
 
 

@@ -32,6 +32,9 @@ ARRAYS = {"ids": np.int32, "numbers": np.float32, "labels": np.float32}
 BLOCK_ROWS = 1 << 17
 """Rows that are turned from columns into rows at a time."""
 
+BUILDING = ".building-"
+"""How the name of what is being written begins."""
+
 ABANDONED_SECONDS = 24 * 3600
 """A half-written folder older than this, which nobody holds, belongs to a process that was killed."""
 
@@ -84,7 +87,7 @@ def cached(cache: Path, source: str, content: str, build: Callable[[Path], Log])
 
 
 def _convert(cache: Path, folder: Path, content: str, build: Callable[[Path], Log]) -> None:
-    beside = cache / f".building-{uuid.uuid4().hex}"
+    beside = cache / f"{BUILDING}{uuid.uuid4().hex}"
     beside.mkdir()
     try:
         with _held(beside):
@@ -232,7 +235,7 @@ def _move_into_place(beside: Path, folder: Path, content: str) -> None:
         return
     if opened(folder, content) is not None:  # another process was faster, with the same content
         return
-    broken = folder.with_name(f".building-{uuid.uuid4().hex}")
+    broken = folder.with_name(f"{BUILDING}{uuid.uuid4().hex}")
     with contextlib.suppress(FileNotFoundError):
         folder.rename(broken)
         if broken.is_dir() and not broken.is_symlink():
@@ -247,7 +250,7 @@ def _move_into_place(beside: Path, folder: Path, content: str) -> None:
 
 
 def _remove_abandoned(cache: Path) -> None:
-    for path in cache.glob(".building-*"):
+    for path in cache.glob(f"{BUILDING}*"):
         with contextlib.suppress(OSError):
             old = time.time() - path.stat().st_mtime > ABANDONED_SECONDS
             if old and _free(path):  # a clock that jumped makes everything old

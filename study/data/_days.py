@@ -22,13 +22,14 @@ from study.log import Log, Task
 ONLY_DAYS = "only_days"
 """The option: the first and the last day that are kept, counted from 1, such as 8-14."""
 
-OF_THE_WHOLE = ("bayes_loss", "duplicates_dropped")
+OF_THE_WHOLE = ("bayes_loss", "duplicates_dropped", "heldout")
 """Facts that say nothing of a part."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Days:
-    """The days of a source's log. of_row: int (N,), of each of its rows, counted from 1. dates: of each day."""
+    """The days of a source's log, of which `facts["days"]` says how many there are. of_row: int (N,), of each of its
+    rows, counted from 1. dates: of each day."""
 
     of_row: np.ndarray
     dates: tuple[str, ...]
@@ -38,15 +39,17 @@ def only_days(log: Log, wanted: Any, days_of: Callable[[], Days], cache: Path) -
     """The log of the wanted days, converted once, like the log itself; the whole log where these are all.
 
     wanted: such as "8-14". days_of: asked where the part is not there yet. Raises ValueError on words that are no days,
-    on days that the log does not have, and where a kept day or a task has nothing to train on or to hold out.
+    on days that the log does not have, where a kept day or a task has nothing to train on or to hold out, and where the
+    source does not keep its word: its days are not those of its log.
     """
     first, last = kept_days(wanted, log)
-    if (first, last) == (1, log.facts["days"]):
+    if (first, last) == (1, days_in(log)) and holds_out_a_day(log):
         return log
     content = content_hash({"days_of": log.content, "first": first, "last": last})
 
     def convert(into: Path) -> Log:
         days = days_of()
+        _check_days(days, log)
         train = np.flatnonzero((days.of_row >= first) & (days.of_row < last))
         heldout = np.flatnonzero(days.of_row == last)
         if not len(train) or not len(heldout):
@@ -63,10 +66,37 @@ def only_days(log: Log, wanted: Any, days_of: Callable[[], Days], cache: Path) -
             content=content,
             facts={name: fact for name, fact in log.facts.items() if name not in OF_THE_WHOLE}
             | {"first_day": days.dates[first - 1], "last_day": days.dates[last - 1], "days": last - first + 1}
-            | {"days_kept": [first, last], "days_of_the_whole": log.facts["days"]},
+            | {"days_kept": [first, last], "days_of_the_whole": days_in(log)},
         )
 
     return cached(cache, "days", content, convert)
+
+
+def days_in(log: Log) -> int:
+    """How many days a log has. Raises ValueError where its source, which tells its days, has not said so."""
+    days = log.facts.get("days")
+    if not isinstance(days, int) or isinstance(days, bool) or days < 1:
+        said = f"is {days!r:.40}" if "days" in log.facts else "is not there"
+        raise ValueError(
+            f'its data source has `days`, so facts["days"] of its log is to say how many these are, a whole number; it '
+            f"{said}"
+        )
+    return days
+
+
+def holds_out_a_day(log: Log) -> bool:
+    """Whether what a whole log holds out is its last day: where it is something else, its facts say so."""
+    return "heldout" not in log.facts
+
+
+def _check_days(days: Days, log: Log) -> None:
+    """Raises ValueError where they are not a source's days of this log."""
+    if not isinstance(days, Days):
+        raise ValueError(f"`days` of its data source is to return study.data.Days; it returned {days!r:.40}")
+    if (rows := np.shape(days.of_row)) != (len(log.labels),):
+        raise ValueError(f"its data source tells days of the shape {rows}; its log has {len(log.labels):,} rows")
+    if len(days.dates) != days_in(log):
+        raise ValueError(f"its data source tells the dates of {len(days.dates)} days; its log has {days_in(log)}")
 
 
 def kept_days(wanted: Any, log: Log) -> tuple[int, int]:
@@ -74,7 +104,7 @@ def kept_days(wanted: Any, log: Log) -> tuple[int, int]:
     found = re.fullmatch(r"([0-9]{1,6})-([0-9]{1,6})", wanted) if isinstance(wanted, str) else None
     if not found:
         raise ValueError(f"{ONLY_DAYS} takes the first and the last day, such as 1-7; got {wanted!r}")
-    first, last, days = int(found[1]), int(found[2]), log.facts["days"]
+    first, last, days = int(found[1]), int(found[2]), days_in(log)
     if not 1 <= first <= last <= days:
         raise ValueError(f"{ONLY_DAYS}={wanted} are no days of this log: it has 1-{days}")
     if first == last:

@@ -13,7 +13,8 @@
     watch_seconds = "regression"     # a column of numbers
 
 A missing id counts as unseen; a missing number, label or time is an error. Rows are ordered by time, equal times as
-they stand in the files, and none is dropped.
+they stand in the files, and none is dropped. Days are those of UTC that have rows, counted from 1; where only some of
+them are asked for (`study.data._days`), the last of these is held out, whatever `heldout` says of the whole.
 
 Columns are read one at a time, so memory holds a column, the order of the rows and what an encoding needs in between:
 about 100 bytes a row, and the distinct values of one id, however many columns there are. A CSV, which has no columns to
@@ -34,7 +35,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from study.data._cache import cached, content_hash, file_hash
+from study.data._cache import BUILDING, cached, content_hash, file_hash
+from study.data._days import Days
 from study.data._encode import csv_header, csv_type, make_log, ranked, require_columns, rewrite_csv
 from study.log import Log
 
@@ -110,9 +112,7 @@ def load(cache: Path, *, dir: str | Path) -> Log:
     Raises ValueError on a declaration or file that does not read, missing columns, labels that are not 0 or 1,
     numbers or times that are missing, NaN or infinite, and where nothing can be held out.
     """
-    path = Path(dir) if Path(dir).suffix == ".toml" else Path(dir) / "table.toml"
-    declared = read_declaration(path)
-    files = _files(path, declared)
+    files, declared = _declared(dir)
     made_from = {
         "source": "table",
         "version": VERSION,
@@ -122,6 +122,22 @@ def load(cache: Path, *, dir: str | Path) -> Log:
     }
     content = content_hash(made_from)
     return cached(cache, "table", content, lambda into: _convert(into, files, declared, content))
+
+
+def days(cache: Path, *, dir: str | Path) -> Days:
+    """The day (UTC) of each row. Raises as `load` does."""
+    files, declared = _declared(dir)
+    with tempfile.TemporaryDirectory(prefix=BUILDING, dir=cache) as rewritten:
+        _, days = _in_time_order(_sources(files, Path(rewritten), declared, [declared.time]), declared)
+    begins = np.append(True, np.diff(days) != 0)
+    return Days(of_row=np.cumsum(begins), dates=tuple(_iso(day) for day in days[begins]))
+
+
+def _declared(dir: str | Path) -> tuple[list[Path], Declaration]:
+    """The files, and what is said of them."""
+    path = Path(dir) if Path(dir).suffix == ".toml" else Path(dir) / "table.toml"
+    declared = read_declaration(path)
+    return _files(path, declared), declared
 
 
 def read_declaration(path: Path) -> Declaration:
@@ -164,21 +180,16 @@ def _kind(file: Path) -> str:
 
 def _convert(into: Path, files: list[Path], declared: Declaration, content: str) -> Log:
     with tempfile.TemporaryDirectory(dir=into) as rewritten:
-        sources = [_source(file, Path(rewritten) / f"{i}.arrow", declared) for i, file in enumerate(files)]
+        sources = _sources(files, Path(rewritten), declared, declared.columns)
         return _log(into, files, sources, declared, content)
 
 
 def _log(into: Path, files: list[Path], sources: Sequence["_Source"], declared: Declaration, content: str) -> Log:
-    time, per_day = _times(sources, declared)
-    if len(time) == 0:
-        raise ValueError(f"no rows in {', '.join(str(file) for file in files)}")
-    order = None if (time[1:] >= time[:-1]).all() else np.argsort(time, kind="stable")
-    days = np.floor_divide(_ordered(time, order), per_day).astype(np.int64)
-    del time
+    order, days = _in_time_order(sources, declared)
     facts: dict[str, Any] = {
         "files": [file.name for file in files],
-        "first_day": str(np.datetime64(int(days[0]), "D")),
-        "last_day": str(np.datetime64(int(days[-1]), "D")),
+        "first_day": _iso(days[0]),
+        "last_day": _iso(days[-1]),
         "days": int(np.count_nonzero(np.diff(days))) + 1,
     }
     if declared.heldout is not None:
@@ -204,6 +215,19 @@ def _log(into: Path, files: list[Path], sources: Sequence["_Source"], declared: 
     )
 
 
+def _in_time_order(sources: Sequence["_Source"], declared: Declaration) -> tuple[np.ndarray | None, np.ndarray]:
+    """The order of the rows by time, None where it is theirs, and the day of each row in that order, since 1970."""
+    time, per_day = _times(sources, declared)
+    if len(time) == 0:
+        raise ValueError(f"no rows in {', '.join(str(source.file) for source in sources)}")
+    order = None if (time[1:] >= time[:-1]).all() else np.argsort(time, kind="stable")
+    return order, np.floor_divide(_ordered(time, order), per_day).astype(np.int64)
+
+
+def _iso(day: int) -> str:
+    return str(np.datetime64(int(day), "D"))
+
+
 def _ordered(values: np.ndarray, order: np.ndarray | None) -> np.ndarray:
     return values if order is None else values[order]
 
@@ -223,14 +247,19 @@ class _Source:
             raise ValueError(f"{self.file}: the column {name} holds no numbers ({why})") from error
 
 
-def _source(file: Path, rewritten: Path, declared: Declaration) -> _Source:
+def _sources(files: list[Path], rewritten: Path, declared: Declaration, columns: list[str]) -> list[_Source]:
+    """The files, for these columns. rewritten: a folder for those of a CSV."""
+    return [_source(file, rewritten / f"{i}.arrow", declared, columns) for i, file in enumerate(files)]
+
+
+def _source(file: Path, rewritten: Path, declared: Declaration, columns: list[str]) -> _Source:
     """Raises ValueError where the file does not read or lacks a column. rewritten: a place for a CSV's columns."""
     if _kind(file) == "parquet":
         require_columns(file, _parquet(file, lambda parquet: parquet.schema_arrow.names), declared.columns)
         return _Source(file, lambda name: _parquet(file, lambda parquet: parquet.read(columns=[name]))[name])
     require_columns(file, csv_header(file), declared.columns)
     known = dict.fromkeys(declared.ids, pa.string()) | dict.fromkeys(declared.values, pa.float64())
-    types = {name: known.get(name) or csv_type(file, name) for name in declared.columns}
+    types = {name: known.get(name) or csv_type(file, name) for name in columns}
     rewrite_csv(file, rewritten, types)
 
     def read(name: str) -> pa.ChunkedArray:
