@@ -68,6 +68,7 @@ class Job:
     seconds_of_run: Mapping[str, float] = field(default_factory=dict)
     trial_seconds: float | None = None
     checkpoint_seconds: float = 0.0
+    resume: str = "study resume"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,7 @@ class Queue:
         self.failed_at: dict[str, set[str]] = {}
         self.unfit: set[str] = set()
         self.last_unfit: str | None = None  # why a machine gave a stack back, where nothing else has come since
+        self.served = 0  # stacks that a machine has taken, and not given back, whatever became of them
         self.kept = self.dropped = 0
         self.interrupted = False
         self.stopped: Exception | None = None
@@ -126,7 +128,7 @@ class Queue:
         try:
             return self._handed_out(trial_id)
         except (StorageError, OSError) as error:
-            self.stopped = _unwritable(error)
+            self.stopped = self._unwritable(error)
             return FINISHED
 
     def _handed_out(self, trial_id: str) -> Any:
@@ -177,10 +179,11 @@ class Queue:
         try:
             self._ended(stack, result)
         except (StorageError, OSError) as unwritable:
-            self.stopped = _unwritable(unwritable)
+            self.stopped = self._unwritable(unwritable)
 
     def _ended(self, stack: Stack, result: dict[str, Any] | Failure) -> None:
         self.last_unfit = None if isinstance(result, Failure) else result.get("unfit")
+        self.served += not self.last_unfit
         if isinstance(result, Failure):
             self._failed(stack, result)
             return
@@ -269,6 +272,15 @@ class Queue:
         others_work = bool(self.works or self.training)
         return may_go_on and others_work and len(places) < TRIES
 
+    def _unwritable(self, error: StorageError | OSError) -> StudyStoppedError:
+        """A record that can be neither written nor read ends the study: what trained on would be lost."""
+        why = (
+            str(error)
+            if isinstance(error, StorageError)
+            else f"{error.filename or 'the record'}: {error.strerror or error}"
+        )
+        return StudyStoppedError(f"{why}; what was recorded stays, and `{self.job.resume}` trains the rest")
+
 
 def continued(stacks: Iterable[Stack], begun: Iterable[Sequence[str]]) -> list[Stack]:
     """The same runs in stacks of which the first are those that were begun, as far as all of their runs are there."""
@@ -280,16 +292,6 @@ def continued(stacks: Iterable[Stack], begun: Iterable[Sequence[str]]) -> list[S
             first.append(Stack(runs=tuple(runs.pop(run) for run in ids)))
     left = [tuple(run for run in stack.runs if run.id in runs) for stack in stacks]
     return [*first, *(Stack(runs=rest) for rest in left if rest)]
-
-
-def _unwritable(error: StorageError | OSError) -> StudyStoppedError:
-    """A record that can be neither written nor read ends the study: what trained on would be lost."""
-    why = (
-        str(error)
-        if isinstance(error, StorageError)
-        else f"{error.filename or 'the record'}: {error.strerror or error}"
-    )
-    return StudyStoppedError(f"{why}; what was recorded stays, and `study resume` trains the rest")
 
 
 def packed(stack: Stack, reference: divergence.Reference | None) -> str:

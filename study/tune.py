@@ -116,9 +116,11 @@ class Cluster:
         """Trials at a time of the cluster as it is: machines may have come, or gone."""
         return _at_a_time(ray.cluster_resources(), self.gpu, self.most)
 
-    def has_room(self) -> bool:
-        """Whether any trial fits, were nothing else at work."""
-        return _fitting(ray.cluster_resources(), self.gpu) > 0
+    def lacks(self) -> str | None:
+        """What it has not, where no trial would fit though nothing else were at work."""
+        if _fitting(ray.cluster_resources(), self.gpu):
+            return None
+        return f"the cluster has no {f'{self.gpu:g} of a GPU' if self.gpu else 'CPU'} for a trial"
 
 
 def _at_a_time(have: Mapping[str, float], gpu: float, most: int | None) -> int:
@@ -326,9 +328,6 @@ def _shut_down_beside(shut_down: Callable[[], None]) -> None:
     _ending = threading.Thread(target=end)
     _ending.start()
 
-
-GIVES_BACK_SECONDS = 60.0
-"""A node that has had a stack for longer takes part."""
 
 NODE_SECONDS = 180
 """How long a node may take to start a worker process, the code that a job brings along included."""
@@ -593,7 +592,7 @@ def _searcher(queue: Queue, cluster: Cluster, talk: str) -> tuple[Any, Any]:
                 raise StudyStoppedError("what waits for a machine has nothing to keep")
             try:
                 at_work = [now - began for began in self.at_work.values()]
-                self.waiting.look(_why_none_serves(self.queue, self.cluster, at_work))
+                self.waiting.look(at_work, None if at_work else self.cluster.lacks())
             except StudyStoppedError as stopped:
                 # What waits for a machine cannot be ended in order.
                 self.queue.stopped = stopped
@@ -641,20 +640,9 @@ def _searcher(queue: Queue, cluster: Cluster, talk: str) -> tuple[Any, Any]:
     searcher.queue, searcher.cluster, searcher.talk = queue, cluster, talk
     searcher.capacity, searcher.looked = cluster.workers, time.monotonic()
     searcher.seen, seen.trials, seen.queue, seen.cluster = seen, (), queue, cluster
-    seen.waiting, seen.looked, seen.at_work = Waiting(queue.job.noted), time.monotonic(), {}
+    seen.waiting, seen.looked, seen.at_work = Waiting(queue), time.monotonic(), {}
     seen.nothing_trains = False
     return searcher, seen
-
-
-def _why_none_serves(queue: Queue, cluster: Cluster, at_work: Sequence[float]) -> str | None:
-    """What keeps every machine from training a stack of ours; None where one does, or where other work is in the way.
-
-    at_work: for how many seconds each process has been.
-    """
-    if not at_work and not cluster.has_room():
-        return f"the cluster has no {f'{cluster.gpu:g} of a GPU' if cluster.gpu else 'CPU'} for a trial"
-    # One that cannot take part gives its stack back within seconds.
-    return None if any(seconds > GIVES_BACK_SECONDS for seconds in at_work) else queue.last_unfit
 
 
 def _why_it_died(queue: Queue, trial_id: str, trial: Any) -> Failure:

@@ -9,7 +9,8 @@ import pytest
 from faults import Nodes, Room, wait_until
 from test_queue import Queue, make_stack
 
-from study import tune, waiting
+from study import waiting
+from study.planning import Stack
 from study.queue import FINISHED, StudyStoppedError
 from study.waiting import Waiting
 
@@ -21,56 +22,86 @@ class Clock:
         return self.now
 
 
-def test_it_says_so_each_minute_and_stops_after_half_an_hour() -> None:
-    said: list[str] = []
+def looking(folder: Path, *stacks: Stack) -> tuple[Queue, Waiting, Clock]:
     clock = Clock()
-    one = Waiting(said.append, clock)
-    one.look("no CPU")
+    queue = Queue(folder, *(stacks or (make_stack(),)), known=("small",))
+    return queue, Waiting(queue.queue, clock), clock
+
+
+UNFIT = {"runs": 0, "unfit": "node 10.0.0.9 does not see the folder"}
+
+
+def test_it_says_so_each_minute_and_stops_after_half_an_hour(tmp_path: Path) -> None:
+    queue, one, clock = looking(tmp_path)
+    one.look([], "no CPU")
     while clock.now < 1000 + waiting.STOP_SECONDS - 2:
         clock.now += 2
-        one.look("no CPU")
-    assert len(said) == 29
-    assert said[0] == "no node can serve this study, for 60 s now: no CPU; it stops in 29 minutes"
-    assert said[-1] == "no node can serve this study, for 29 minutes now: no CPU; it stops in 60 s"
+        one.look([], "no CPU")
+    assert len(queue.noted) == 29
+    assert queue.noted[0] == "no node can serve this study, for 60 s now: no CPU; it stops in 29 minutes"
+    assert queue.noted[-1] == "no node can serve this study, for 29 minutes now: no CPU; it stops in 60 s"
     clock.now += 2
     with pytest.raises(StudyStoppedError, match=r"^no node could serve this study for 30 minutes: no CPU; what"):
-        one.look("no CPU")
+        one.look([], "no CPU")
 
 
-def test_a_machine_that_serves_meanwhile_begins_the_wait_anew() -> None:
-    said: list[str] = []
-    clock = Clock()
-    one = Waiting(said.append, clock)
-    for why in ("no CPU", "no CPU", None, "no folder", "no folder", None):
-        one.look(why)
+def test_a_machine_that_serves_meanwhile_begins_the_wait_anew(tmp_path: Path) -> None:
+    queue, one, clock = looking(tmp_path)
+    for lacks in ("no CPU", "no CPU", None, "no GPU", "no GPU", None):
+        one.look([], lacks)
         clock.now += waiting.STOP_SECONDS - 1
-        assert len(said) <= 2
-    assert [text.partition(": ")[2].partition(";")[0] for text in said] == ["no CPU", "no folder"]
-
-
-class Room0(tune.Cluster):
-    """A cluster with room, or without."""
-
-    def has_room(self) -> bool:
-        return self.workers > 0
+        assert len(queue.noted) <= 2
+    assert [text.partition(": ")[2].partition(";")[0] for text in queue.noted] == ["no CPU", "no GPU"]
 
 
 def test_what_keeps_all_machines_from_serving(tmp_path: Path) -> None:
-    queue = Queue(tmp_path, make_stack(), make_stack(seed=1), known=("small",))
-    room, none, no_gpu = Room0(workers=1), Room0(workers=0), Room0(workers=0, gpu=0.25)
-    why = tune._why_none_serves
-    assert why(queue.queue, none, []) == "the cluster has no CPU for a trial"
-    assert why(queue.queue, no_gpu, []) == "the cluster has no 0.25 of a GPU for a trial"
-    assert why(queue.queue, none, [1.0]) is None, "what trains is on its way out, and says so itself"
-    assert why(queue.queue, room, []) is None, "others are in the way"
+    queue, one, _ = looking(tmp_path, make_stack(), make_stack(seed=1))
+    why = one._why_none_serves
+    assert why([], "no CPU") == "no CPU"
+    assert why([1.0], "no CPU") is None, "what trains is on its way out, and says so itself"
+    assert why([], None) is None, "others are in the way"
     trial, _ = queue.must_take()
-    queue.queue.ended(trial, {"runs": 0, "unfit": "node 10.0.0.9 does not see the folder"})
-    assert why(queue.queue, room, []) == why(queue.queue, room, [3.0]) == "node 10.0.0.9 does not see the folder"
-    assert why(queue.queue, room, [3.0, tune.GIVES_BACK_SECONDS + 1]) is None, "another one takes part"
+    queue.queue.ended(trial, UNFIT)
+    assert why([], None) == why([3.0], None) == UNFIT["unfit"]
+    assert why([3.0, waiting.GIVES_BACK_SECONDS + 1], None) is None, "another one takes part"
     queue.done(queue.must_take()[0])
-    assert why(queue.queue, room, []) is None
+    assert why([], None) is None
     queue.done(queue.must_take()[0])
     assert queue.take() == FINISHED
+
+
+@pytest.mark.parametrize("seconds", [20.0, 29.0, 31.0, 55.0, 300.0])
+@pytest.mark.parametrize("unfit", [1, 16])
+def test_a_node_that_cannot_take_part_says_nothing_of_one_that_does(tmp_path: Path, unfit: int, seconds: float) -> None:
+    """However short the stacks of the one that serves, and however many processes of the other give theirs back."""
+    ends_at = 1000.0 + 2 * waiting.STOP_SECONDS
+    queue, one, clock = looking(tmp_path, *(make_stack(seed=seed, runs=1) for seed in range(300)))
+    end = {queue.must_take()[0]: (1000.0, seconds)}
+    end |= {queue.must_take()[0]: (1000.0 - 9.0 * i / unfit, 10.5) for i in range(unfit)}
+    while clock.now < ends_at:
+        clock.now += 2.0
+        for trial, (began, takes) in list(end.items()):
+            if clock.now < began + takes:
+                continue
+            del end[trial]
+            queue.done(trial) if takes == seconds else queue.queue.ended(trial, UNFIT)
+            end[queue.must_take()[0]] = clock.now, takes
+        one.look([clock.now - began for began, _ in end.values() if began < clock.now])
+    assert queue.noted == [UNFIT["unfit"]]
+    assert queue.queue.served > 5
+
+
+def test_a_node_that_gave_a_stack_back_and_left_does_not_stop_a_study_that_waits_its_turn(tmp_path: Path) -> None:
+    queue, one, clock = looking(tmp_path)
+    queue.queue.ended(queue.must_take()[0], UNFIT)
+    for _ in range(int(2 * waiting.STOP_SECONDS)):
+        clock.now += 2.0
+        one.look([])
+    queue.queue.ended(queue.must_take()[0], UNFIT)  # it is back
+    one.look([9.0])
+    clock.now += waiting.STOP_SECONDS
+    with pytest.raises(StudyStoppedError, match=r"10\.0\.0\.9"):
+        one.look([9.0])
 
 
 PATIENT = "import sys; from study import cli, tune; tune.STOP_SECONDS = 3600.0; sys.exit(cli.main())"
