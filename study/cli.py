@@ -453,8 +453,10 @@ def _submit(asked: argparse.Namespace) -> int:
             )
     if driver.init_from(given):  # it is there, and so are the data, where the job runs
         given = dataclasses.replace(given, init_from=None)
-    family = families.asked_for(given)
-    driver.out_folder(given, family.members[0].study if family else driver.study_of(given))
+    if family := families.asked_for(given):
+        families.check(given, family)
+    else:
+        driver.out_folder(given, driver.study_of(given))
     return tune.submit(
         asked.address,
         words,

@@ -77,25 +77,30 @@ def study_of(asked: Asked) -> Study:
 
 def applied(study: Study, asked: Asked) -> Study:
     """The study with everything that was asked applied and checked. Raises ValueError in the user's words."""
-    from study import settings
-
-    study = settings.apply(study, asked.settings)
-    if asked.data and asked.data != study.data:
-        study = dataclasses.replace(study, data=asked.data, data_options={})
-    if asked.data_dir:
-        folder = str(Path(asked.data_dir).expanduser().resolve())
-        study = dataclasses.replace(study, data_options=study.data_options | {"dir": folder})
-    if asked.seeds:
-        study = dataclasses.replace(study, seeds=settings.seeds(asked.seeds))
-    wanted = {name: value for name in SEARCHED if (value := getattr(asked, name)) is not None}
-    study = settings.with_search(study, wanted)
-    study = checked(study, cache_folder())
+    study = checked(changed(study, asked), cache_folder())
     path = init_from(asked)
     if path is None:
         return study
     from study import warm_start
 
     return warm_start.starting_from(path, study, cache_folder())
+
+
+def changed(study: Study, asked: Asked) -> Study:
+    """The study with the settings and options that were asked for, unchecked. Raises ValueError on what none can be."""
+    from study import settings
+
+    if asked.data and asked.data != study.data:
+        # What is set is said of the source that was asked for, so it comes after.
+        study = dataclasses.replace(study, data=asked.data, data_options=data.common_options(study.data_options))
+    study = settings.apply(study, asked.settings)
+    if asked.data_dir:
+        folder = str(Path(asked.data_dir).expanduser().resolve())
+        study = dataclasses.replace(study, data_options=study.data_options | {"dir": folder})
+    if asked.seeds:
+        study = dataclasses.replace(study, seeds=settings.seeds(asked.seeds))
+    wanted = {name: value for name in SEARCHED if (value := getattr(asked, name)) is not None}
+    return settings.with_search(study, wanted)
 
 
 def init_from(asked: Asked) -> Path | None:

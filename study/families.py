@@ -9,12 +9,13 @@ DIR/report.html            every member's edge, one below the other (`analysis.f
 import contextlib
 import dataclasses
 import inspect
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from study import data, driver, plugins, storage
+from study import data, driver, plugins, settings, storage
 from study.config import CONTROL_LRS, Family, Member, Run, Study, WeightsOf
 from study.driver import Asked
 from study.record import RecordError, exists
@@ -42,9 +43,10 @@ def preview(asked: Asked, family: Family) -> str:
     members = _members(asked, family)
     for member, study, own in members:
         parts.append(f"\n{member.label}: {member.words}")
-        if member.init_from:
-            parts.append(f"  weights   {_check_weights(member.init_from, study, members)}")
-        parts.append(driver.preview(own, study))
+        with _said_of(member):
+            if member.init_from:
+                parts.append(f"  weights   {_check_weights(member.init_from, study, members)}")
+            parts.append(driver.preview(own, study))
     return "\n".join(parts)
 
 
@@ -55,9 +57,10 @@ def run(asked: Asked, family: Family) -> Path:
     """
     folder, members = _folder(asked, family), list(_members(asked, family))
     for member, study, own in members:
-        if member.init_from:
-            _check_weights(member.init_from, study, members)
-        driver.preview(own, study)
+        with _said_of(member):
+            if member.init_from:
+                _check_weights(member.init_from, study, members)
+            driver.preview(own, study)
     _write(folder, family)
     for i, (member, study, own) in enumerate(members, 1):
         print(f"\n== {i} of {len(members)}: {member.words} ==\n", flush=True)
@@ -67,6 +70,11 @@ def run(asked: Asked, family: Family) -> Path:
         driver.run(own, study)
     print(f"\n{report(folder)}", flush=True)
     return folder
+
+
+def check(asked: Asked, family: Family) -> None:
+    """Raises ValueError where no member could be what was asked; looks at no data."""
+    _members(asked, family)
 
 
 def resume(folder: Path, asked: Asked) -> Path:
@@ -102,6 +110,15 @@ def status(folder: Path) -> str:
     )
 
 
+@contextlib.contextmanager
+def _said_of(member: Member) -> Iterator[None]:
+    """What cannot be is said of the member whose study it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{member.label}: {error}") from error
+
+
 def _folder(asked: Asked, family: Family) -> Path:
     return driver.out_folder(asked, dataclasses.replace(family.members[0].study, name=family.name))
 
@@ -112,16 +129,70 @@ def _members(asked: Asked, family: Family) -> list[tuple[Member, Study, Asked]]:
         raise ValueError(
             f"--init-from is of one study; {family.name} says itself which of its members start from weights"
         )
-    folder, found = _folder(asked, family), []
+    folder, asked_of = _folder(asked, family), []
     for member in family.members:
         source = asked.data or member.study.data
         takes_dir = (
             "dir" in inspect.signature(plugins.load("study.data", source, "data source", "load").load).parameters
         )
         own = dataclasses.replace(asked, out=f"{storage.address(folder)}/{member.label}")
-        own = dataclasses.replace(own, data_dir=asked.data_dir if takes_dir else None)
-        found.append((member, driver.applied(member.study, own), own))
-    return found
+        asked_of.append(dataclasses.replace(own, data_dir=asked.data_dir if takes_dir else None))
+    check_changes(
+        asked, family, [driver.changed(m.study, own) for m, own in zip(family.members, asked_of, strict=True)]
+    )
+    return [(m, driver.applied(m.study, own), own) for m, own in zip(family.members, asked_of, strict=True)]
+
+
+WHERE = ("lr", "seeds", "search")
+"""Keys of where a study trains. Members may lose a difference in these: their words speak of what is trained."""
+
+
+def check_changes(asked: Asked, family: Family, changed: Sequence[Study]) -> None:
+    """Raises ValueError where what was asked takes away what a member changes, so that its words would not be true: a
+    difference from the member that it is held against, or from another, of which it would be a second copy.
+
+    changed: the members' studies with all that was asked.
+    """
+    labels = [member.label for member in family.members]
+    before = {m.label: settings.by_key(m.study) | {"init_from": m.init_from} for m in family.members}
+    after = {
+        m.label: settings.by_key(study) | {"init_from": m.init_from}
+        for m, study in zip(family.members, changed, strict=True)
+    }
+    lost: dict[str, list[str]] = {}
+    for member in family.members:
+        label, against = member.label, member.against or labels[0]
+        for key in _differing(before[label], before[against]):
+            if key not in WHERE and key not in _differing(after[label], after[against]):
+                lost.setdefault(key, []).append(label)
+    if lost:
+        what = "; ".join(f"{key} of {', '.join(of)}" for key, of in lost.items())
+        raise ValueError(
+            f"{_causes(asked, lost)} would undo what members of {family.name} change ({what}), and their words would "
+            "not be true; leave it out, or write a search space of your own"
+        )
+    for one, other in itertools.combinations(labels, 2):
+        keys = _differing(before[one], before[other])
+        if keys and not _differing(after[one], after[other]):
+            raise ValueError(f"{_causes(asked, keys)} would make {one} and {other} of {family.name} the same study")
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
+
+
+def _causes(asked: Asked, keys: Collection[str]) -> str:
+    """What was asked of these keys, as it was typed."""
+    found = [f"--set {setting}" for setting in asked.settings if settings.key_of(setting) in keys]
+    set_keys = {settings.key_of(setting) for setting in asked.settings}
+    of_source = {key for key in keys if key.partition(".")[0] == "data"} - set_keys
+    if asked.data_dir and "data.dir" in of_source:
+        found.append(f"--data-dir {asked.data_dir}")
+    elif asked.data and of_source:
+        found.append(f"--data {asked.data}")
+    if asked.seeds and "seeds" in keys:
+        found.append(f"--seeds {asked.seeds}")
+    return " ".join(found) or "what is asked"
 
 
 def _check_weights(of: WeightsOf, study: Study, members: Sequence[tuple[Member, Study, Asked]]) -> str:

@@ -54,6 +54,31 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
     return study
 
 
+def by_key(study: Study) -> dict[str, Any]:
+    """What a study is, by the keys that change it here: models, methods (its arms), batch ..., rule.kept ..., data.rows
+    ...; data, its source; search, whole."""
+    return {
+        "models": study.models,
+        "methods": study.arms,
+        "lr": study.lrs,
+        "seeds": study.seeds,
+        **{name: getattr(study.recipe, name) for name in _recipe()},
+        **{f"rule.{name}": getattr(study.rule, name) for name in _fields(Rule)},
+        "search": study.search,
+        "data": study.data,
+        **{f"data.{name}": value for name, value in study.data_options.items()},
+    }
+
+
+def key_of(setting: str) -> str:
+    """The key of `by_key` that a setting changes."""
+    key = setting.partition("=")[0].strip()
+    head, dot, _ = key.rpartition(".")
+    if head == "search":
+        return head
+    return "methods" if dot and head not in ("rule", "data") else key
+
+
 def with_search(study: Study, wanted: Mapping[str, Any]) -> Study:
     """The study with options of its search replaced. Raises ValueError where it has no search with such an option."""
     if not wanted:

@@ -1,5 +1,6 @@
 """The command: bad input is one line on stderr and exit code 2, and nothing is trained, written or overwritten."""
 
+import dataclasses
 import json
 import os
 import re
@@ -13,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from study import driver
 from study.cli import main
+from study.driver import Asked
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--set", "data.rows=2000", "--set", "batch=64", "--set", "models=small"]
@@ -351,6 +354,34 @@ def test_good_data_are_checked_and_planned(tmp_path: Path, capsys: pytest.Captur
     ]
     assert main(words) == 0
     assert "table: 320 training rows, 80 held out" in capsys.readouterr().out
+
+
+def test_what_is_set_of_the_data_is_said_of_the_source_that_was_asked_for(
+    refused: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, good_rows().assign(ts=np.arange(400) * 1000))
+    words = ["quick", "--data", "table", "--data-dir", str(tmp_path), "--set", "batch=32", "--set", "models=small"]
+    assert main(["plan", *words, "--set", "data.only_days=1-3"]) == 0
+    assert "table: 173 training rows, 87 held out" in capsys.readouterr().out
+    assert "'table' has no option rows; its options are dir" in refused("run", *words, "--set", "data.rows=300")
+    assert "only_tasks names like; the data have click" in refused("run", *words, "--set", "data.only_tasks=like")
+
+
+def test_another_source_is_asked_for_the_studys_columns_and_days_but_not_for_the_first_ones_own_options() -> None:
+    options = {
+        "rows": 500,
+        "drift": 0.0,
+        "only_tasks": "click",
+        "only_ids": "user",
+        "only_numbers": "",
+        "only_days": "1-7",
+    }
+    study = dataclasses.replace(driver.study_of(Asked(space="quick")), data_options=options)
+    kept = {name: value for name, value in options.items() if name.startswith("only_")}
+    assert driver.changed(study, Asked(space="quick", data="kuairand")).data_options == kept
+    dropped = driver.changed(study, Asked(space="quick", data="kuairand", settings=("data.only_days=8-14",)))
+    assert dropped.data_options == kept | {"only_days": "8-14"}
+    assert driver.changed(study, Asked(space="quick", data="synthetic")).data_options == options
 
 
 def test_a_source_that_needs_a_folder_says_so(refused: Callable[..., str], tmp_path: Path) -> None:

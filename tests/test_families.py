@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from simulated_record import simulated_definition, write_simulated_study
 
 from analysis.contrasts import holm
 from analysis.forest import Shown, forest, text, write
-from study import families, tune
+from study import driver, families, tune
 from study.cli import main
 from study.config import Arm, Family, Member, Study
 from study.driver import Asked
@@ -136,10 +137,80 @@ def test_what_is_no_familys_file_is_refused_in_a_line(
         assert said.count("\n") == 1
 
 
+def asked(*settings: str, **more: str) -> Asked:
+    return Asked(space="table3", settings=settings, out="/nowhere/out", **more)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (asked("models=small"), "--set models=small would undo what .* (models of larger, no_dcn, mmoe, no_norm), and"),
+        (asked("warmup=0", "steps=9"), "--set warmup=0 would undo .* (warmup of no_warmup, warmup_100), and"),
+        (asked("batch=256"), "--set batch=256 would undo .* (batch of batch_256, batch_1024), and"),
+        (asked("data.only_days=1-7"), "(data.only_days of yesterday, today)"),
+        (asked("data.only_tasks=click"), "(data.only_tasks of one_task_less, two_tasks_less, one_task)"),
+        (asked("data.drift=0.0"), "--set data.drift=0.0 would undo .* (data.drift of synthetic_still)"),
+        (asked("warmup=0", "models=small"), "--set warmup=0 --set models=small would undo"),
+        (asked(data="synthetic"), "--data synthetic would undo what members of table3 change (data of synthetic), and"),
+        (asked(data="kuairand", data_dir="/d"), "--data kuairand would undo .* (data of synthetic; data.drift of sy"),
+    ],
+)
+def test_what_would_make_a_members_words_untrue_is_refused(wish: Asked, message: str) -> None:
+    table3 = driver.space("table3")
+    assert isinstance(table3, Family)
+    with pytest.raises(ValueError, match=re.escape(message).replace(re.escape(" .* "), " .* ")):
+        families.check(wish, table3)
+
+
+@pytest.mark.parametrize("settings", [("methods=none,clippy", "clippy.rel=0.1"), ("steps=300", "lr=0.1,0.2")])
+def test_what_leaves_every_difference_is_set_for_all(settings: tuple[str, ...]) -> None:
+    table3 = driver.space("table3")
+    assert isinstance(table3, Family)
+    families.check(asked(*settings, seeds="0-3", data_dir="/d"), table3)
+
+
+def test_members_that_differ_in_where_they_train_may_be_narrowed_but_not_to_one_study(tmp_path: Path) -> None:
+    a, b = family("a", "b").members
+    b = replace(b, study=replace(b.study, lrs=(0.1, 3.2), recipe=replace(b.study.recipe, batch=64)))
+    pair = Family(name="f", members=(a, b))
+    families.check(asked("lr=0.1"), pair)
+    with pytest.raises(ValueError, match=r"--set batch=64 would undo what members of f change \(batch of b\)"):
+        families.check(asked("lr=0.1", "batch=64"), pair)
+    pair = Family(name="f", members=(a, replace(b, study=replace(b.study, recipe=a.study.recipe, seeds=(7,)))))
+    families.check(asked("lr=0.1"), pair)
+    with pytest.raises(ValueError, match=r"^--set lr=0\.1 --seeds 0-3 would make a and b of f the same study$"):
+        families.check(asked("lr=0.1", seeds="0-3"), pair)
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "submit"])
+def test_it_is_said_in_a_line_before_anything_is_trained(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(driver, "_train", lambda *_a, **_k: pytest.fail("trained"))
+    monkeypatch.setattr(tune, "submit", lambda *_a, **_k: pytest.fail("submitted"))
+    words = ["table3", "--set", "models=small", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
+    words += ["--address", "http://127.0.0.1:1"] if command != "plan" else []
+    assert main([command, *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("study: --set models=small would undo what members of table3 change (models of larger,")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_data_do_not_have_is_said_of_the_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    a, b = family("a", "b").members
+    options = {"rows": 3000}
+    a = replace(a, study=replace(a.study, data_options=options))
+    b = replace(b, study=replace(b.study, data_options=options | {"only_tasks": "clack"}))
+    with pytest.raises(ValueError, match=r"^b: only_tasks names clack; the data have click"):
+        families.preview(asked(), Family(name="f", members=(a, b)))
+
+
 def test_data_dir_goes_to_the_members_that_read_one(tmp_path: Path) -> None:
     mixed = Family(name="f", members=family("a", "b").members)
-    asked = Asked(space="x", data_dir=str(tmp_path), out=str(tmp_path / "out"))
-    (_, a, _), (_, b, _) = families._members(asked, mixed)
+    wish = Asked(space="x", data_dir=str(tmp_path), out=str(tmp_path / "out"))
+    (_, a, _), (_, b, _) = families._members(wish, mixed)
     assert "dir" not in a.data_options | b.data_options
 
 

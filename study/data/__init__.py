@@ -21,7 +21,7 @@ from study.data._selection import SELECTED, selected
 from study.log import Log, Task
 
 __all__ = ["ARCHIVES", "Archive", "Days", "Log", "Rows", "Task", "check", "describe", "fetch", "load", "names"]
-__all__ += ["opened", "place", "rows_of"]
+__all__ += ["common_options", "opened", "place", "rows_of"]
 
 
 def names() -> list[str]:
@@ -83,9 +83,14 @@ def _module(source: str) -> Any:
     return plugins.load(__name__, source, "data source", "load")
 
 
+def common_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that are not a source's own: which columns and days are kept of whatever it is."""
+    return {name: value for name, value in options.items() if name in {*SELECTED, ONLY_DAYS}}
+
+
 def _own(options: dict[str, Any]) -> dict[str, Any]:
     """What a source itself is asked for."""
-    return {name: value for name, value in options.items() if name not in {*SELECTED, ONLY_DAYS}}
+    return {name: value for name, value in options.items() if name not in common_options(options)}
 
 
 def describe(source: str, log: Log) -> dict[str, Any]:
