@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _let_in(asked), _ended_as_by_ctrl_c():
             return asked.do(asked) or 0
     except KeyboardInterrupt as stopped:
-        what = str(stopped) or "stopped; what was recorded stays, and `study resume` trains the rest"
+        what = str(stopped) or "stopped; the same command goes on"
         _say(f"\nstudy: {what}")
         return INTERRUPTED
     except BrokenPipeError:

@@ -1,5 +1,5 @@
 """Ray Tune schedules the trials of a study: one live queue of stacks for every kind of study. The only file that
-knows ray.
+knows ray, but for what starts and ends a Ray of our own (`study.own_ray`).
 
 What is trained next, and what becomes of a failure, is the queue's (`study.queue`). Workers write their own files of
 the record and report only counts.
@@ -8,7 +8,6 @@ the record and report only counts.
 import _thread
 import asyncio
 import contextlib
-import functools
 import gc
 import importlib
 import logging
@@ -39,13 +38,6 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune drops what trains; see `_interruptible`
 os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "4096")  # how many trials are out is the queue's
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# Ahead of the workers that a Ray of our own starts: glibc gives freed tensors of a step back to the system, and taking
-# them again, page by page, costs a stack an eighth of its time. No number changes.
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 2**20))
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
-# Ray gives its workers nice 15, so that its own processes stay prompt. Beside a busy process on its core a worker then
-# gets a tenth of the time or less. Ours have the priority of `study run`, which `nice study run` lowers.
-os.environ.setdefault("RAY_worker_niceness", "0")
 
 if "RAY_AUTH_MODE" not in os.environ and (
     {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or (Path.home() / ".ray" / "auth_token").is_file()
@@ -54,11 +46,11 @@ if "RAY_AUTH_MODE" not in os.environ and (
     os.environ["RAY_AUTH_MODE"] = "token"
 
 import ray
-from ray._private import ray_constants, services, worker
-from ray._private.node import Node
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+from ray._private import utils
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
+from study import own_ray
 from study.config import Rule
 from study.nodes import Needs, NodeError
 from study.queue import FINISHED, Failure, Job, Queue, StudyStoppedError, unpacked
@@ -90,6 +82,9 @@ MACHINE_WENT_AWAY = re.compile(r"node has died|node was (un)?expectedly|its node
 class ClusterError(ValueError):
     """No usable Ray, in words for the user."""
 
+
+LOCAL = "local"
+"""The address of a Ray of our own."""
 
 START_SECONDS = 180.0
 """Within which Ray has started, or never will."""
@@ -141,34 +136,45 @@ def connected(
     workers: trials at a time; None is one for each core, or for each share of a GPU where there are GPUs. resume: the
     command that goes on where Ray dies.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     _wait_for_the_last_one(END_SECONDS)
     _answers(address)
     # Ray's processes take seconds to start, in which this one has nothing else to do.
     meanwhile = threading.Thread(target=importlib.import_module, args=("ray.tune",))
     meanwhile.start()
-    until_shut_down = contextlib.ExitStack()
     try:
-        here = until_shut_down.enter_context(_behind_doors(workers)) if address == "local" else {}
-        until_shut_down.callback(ray.shutdown)
-        # Ray waits for its first workers, and for ever where one of them dies meanwhile.
-        with lifeline.within(START_SECONDS, "Ray"), _own_signals():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
+        until_shut_down = _started(address, workers)
     except Exception as error:  # a process of Ray's that died as it began has an error of no kind of its own
-        until_shut_down.close()
-        raise ClusterError(f"no Ray at {address} ({_one_line(error)})") from error
-    except BaseException:
-        until_shut_down.close()
-        raise
+        if address != LOCAL:
+            raise ClusterError(f"no Ray at {address} ({_one_line(error)})") from error
+        until_shut_down = None
     finally:
         meanwhile.join()
+    if until_shut_down is None:
+        # A raylet ends where its agent takes 15 s to start, as it may on a busy machine. By now all that both import
+        # has been read from disk, and nothing of ours is at work beside them.
+        try:
+            until_shut_down = _started(address, workers)
+        except Exception as error:
+            raise ClusterError(f"no Ray at {address}, twice ({_one_line(error)})") from error
     try:
-        with lifeline.watched(_servers(own=address == "local"), _processes() if address == "local" else (), resume):
+        with lifeline.watched(_servers(own=address == LOCAL), own_ray.processes() if address == LOCAL else (), resume):
             yield _cluster(workers, gpu_fraction)
     except BaseException:
         until_shut_down.close()
         raise
     _shut_down_beside(until_shut_down.close)
+
+
+def _started(address: str, workers: int | None) -> contextlib.ExitStack:
+    """Ray, here or at the address; what is returned ends it. Where it raises, nothing of it is left."""
+    with contextlib.ExitStack() as until_shut_down:
+        here = until_shut_down.enter_context(own_ray.to_be_started(workers)) if address == LOCAL else {}
+        until_shut_down.callback(ray.shutdown)
+        # Ray waits for its first workers, and for ever where one of them dies meanwhile.
+        with lifeline.within(START_SECONDS, "Ray"), _own_signals():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here)
+        return until_shut_down.pop_all()
 
 
 def _cluster(workers: int | None, gpu_fraction: float) -> Cluster:
@@ -179,8 +185,6 @@ def _cluster(workers: int | None, gpu_fraction: float) -> Cluster:
     at_a_time, gpu_bytes = _at_a_time(have, gpu_fraction, workers), int(total * gpu_fraction)
     return Cluster(workers=at_a_time, gpu=gpu_fraction, gpu_bytes=gpu_bytes, most=workers)
 
-
-RAYLET = "Ray's process on this machine (raylet)"
 
 RECONNECT_SECONDS = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112 - so spelled
 """How long Ray waits for a head that is away. A cluster's may come back; one of our own does not."""
@@ -193,7 +197,7 @@ def _servers(*, own: bool) -> list[lifeline.Server]:
     host, _, port = here.gcs_address.rpartition(":")
     return [
         lifeline.Server(
-            name=RAYLET,
+            name=own_ray.RAYLET,
             host=node["NodeManagerAddress"],
             port=node["NodeManagerPort"],
             seconds=0,
@@ -207,92 +211,15 @@ def _servers(*, own: bool) -> list[lifeline.Server]:
     ]
 
 
-def _processes() -> list[lifeline.Process]:
-    """The processes of a Ray of our own without which nothing here goes on. The raylet ends with either of its agents,
-    and its last act is to have Ray end us."""
-    found = {
-        pid: kind
-        for kind in ("gcs_server", "raylet")
-        for started in worker._global_node.all_processes.get(kind, ())  # type: ignore[union-attr]
-        for pid in [started.process.pid]
-    }
-    names = {"gcs_server": "Ray's head on this machine (GCS)", "raylet": RAYLET}
-    agents = [pid for above, kind in found.items() if kind == "raylet" for pid in _agents(above)]
-    return [
-        *(lifeline.Process(name=names[kind], pid=pid) for pid, kind in found.items()),
-        *(lifeline.Process(name="Ray's agent on this machine", pid=pid) for pid in agents),
-    ]
-
-
-def _agents(raylet: int) -> list[int]:
-    found = []
-    for children in Path(f"/proc/{raylet}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for pid in children.read_text().split():
-                if b"agent" in Path(f"/proc/{pid}/cmdline").read_bytes().lower():
-                    found.append(int(pid))
-    return found
-
-
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """What SIGTERM does is ours to say: Ray has it end the process without a word."""
-    before = signal.getsignal(signal.SIGTERM)
+    """What SIGTERM does is ours to say: Ray has it end the process without a word, from the first moment on."""
+    theirs = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _handler: None
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _own_groups() -> Iterator[None]:
-    """Processes that Ray starts meanwhile have groups of their own. What a terminal or a scheduler sends to ours then
-    reaches us alone, and stacks are kept before Ray ends."""
-    started = services.ConsolePopen
-    services.ConsolePopen = functools.partial(started, process_group=0)  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        services.ConsolePopen = started
-
-
-@contextlib.contextmanager
-def _no_reporter() -> Iterator[None]:
-    """Without a dashboard, Ray still starts its process, for reports of usage. It reports nothing where it is told so,
-    and yet asks the address at which clouds describe a machine to itself, which leaves the machine."""
-    start = Node.start_api_server
-    Node.start_api_server = lambda *_words, **_settings: None  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Node.start_api_server = start  # type: ignore[method-assign]
-
-
-@contextlib.contextmanager
-def _behind_doors(workers: int | None) -> Iterator[dict[str, Any]]:
-    """How to start a Ray of our own, as options of `ray.init`; see `study.doors`."""
-
-    def read_settings() -> None:
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
-
-    clusters = ray_constants.ENABLE_RAY_CLUSTER
-    with doors.of_our_ray() as folder:
-        # Ray takes an address of the machine's in place of loopback, but for one that is to serve no cluster.
-        ray_constants.ENABLE_RAY_CLUSTER = False
-        read_settings()
-        try:
-            with _own_groups(), _no_reporter():
-                yield {
-                    "include_dashboard": False,
-                    "num_cpus": workers,
-                    "_node_ip_address": doors.LOOPBACK,
-                    "_temp_dir": str(folder),
-                }
-        finally:
-            ray_constants.ENABLE_RAY_CLUSTER = clusters
-    read_settings()
+        utils.set_sigterm_handler = theirs
 
 
 END_SECONDS = 60.0

@@ -438,9 +438,7 @@ def test_a_traceback_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["run", "quik"])
 
 
-def test_an_interrupt_says_that_the_record_stays(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from study import driver
 
     def interrupted(*_arguments: object) -> None:
@@ -448,7 +446,7 @@ def test_an_interrupt_says_that_the_record_stays(
 
     monkeypatch.setattr(driver, "run", interrupted)
     assert main(["run", "quick"]) == 130
-    assert "what was recorded stays" in capsys.readouterr().err
+    assert capsys.readouterr().err == "\nstudy: stopped; the same command goes on\n"
 
 
 def test_the_words_of_a_submitted_job_are_those_that_were_asked() -> None:
