@@ -186,7 +186,9 @@ def _parser() -> argparse.ArgumentParser:
     handed.add_argument("--lr", type=float, metavar="X", help="the lowest seed that was trained with this lr")
     handed.add_argument("--method", metavar="M", help="where the study has more than one")
     handed.add_argument("--model", metavar="M", help="where the study has more than one")
-    handed.add_argument("--out", metavar="FILE", help="(default: DIR/weights/RUN_ID.zip)")
+    handed.add_argument(
+        "--out", metavar="FILE", help="or a URL such as s3://bucket/weights.zip (default: DIR/weights/RUN_ID.zip)"
+    )
     signalled = command("signals", _signals, "which signals foretell divergence, over many recorded runs")
     signalled.add_argument("dir", metavar="DIR")
     signalled.add_argument("--seeds", metavar="S", help="such as 0-15 (default: all that were recorded)")
@@ -233,7 +235,9 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="the study's folder, or a URL such as s3://bucket/prefix (default: results/SPACE)"
     )
-    parser.add_argument("--init-from", metavar="FILE", help="weights that every run starts from (study weights)")
+    parser.add_argument(
+        "--init-from", metavar="FILE", help="weights that every run starts from, a path or a URL (study weights)"
+    )
     parser.add_argument("--seeds", metavar="S", help="such as 0-31; a search begins with the first")
     parser.add_argument("--level", type=float, metavar="P", help="search: P(divergence) at the edge that is sought")
     parser.add_argument("--precision", type=float, metavar="F", help="search: interval's upper end over its lower end")
@@ -388,11 +392,12 @@ def _replay(asked: argparse.Namespace) -> None:
 
 
 def _weights(asked: argparse.Namespace) -> None:
-    from study import handing_on, storage
+    from study import handing_on, storage, warm_start
 
     folder, cache = storage.folder_of(asked.dir).resolve(), storage.cache_folder()
     run = handing_on.chosen(folder, run=asked.run_id, lr=asked.lr, method=asked.method, model=asked.model)
-    out = Path(asked.out).expanduser() if asked.out else folder / "weights" / f"{run[:12]}.zip"
+    out = asked.out or str(folder / "weights" / f"{run[:12]}.zip")
+    warm_start.place(out)  # says what is wrong with it before the run is trained
     handed = handing_on.hand_on(folder, run, cache)
     print(f"{handed.said}\n{handing_on.write(handed.weights, out)}")
     if not asked.out:
@@ -451,11 +456,11 @@ def _submit(asked: argparse.Namespace) -> int:
                 f"{redaction.redacted(word)} holds a secret, which everyone sees who can see the job; leave it out, "
                 "and set MLFLOW_TRACKING_URI, or what else holds it, where the cluster is started"
             )
-    if driver.init_from(given):  # it is there, and so are the data, where the job runs
-        given = dataclasses.replace(given, init_from=None)
     if family := families.asked_for(given):
         families.check(given, family)
     else:
+        if driver.init_from(given):  # it is there, and so are the data, where the job runs
+            given = dataclasses.replace(given, init_from=None)
         driver.out_folder(given, driver.study_of(given))
     return tune.submit(
         asked.address,

@@ -256,8 +256,8 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsOf:
-    """The weights that a run of another member of the family left: of its first arm at this lr, by its lowest seed, or,
-    without an lr, of its control at the lr that is its reference."""
+    """The weights that a run of another member of the family left: of its first arm, as that is, at this lr, by its
+    lowest seed, or, without an lr, of its control at the lr that is its reference."""
 
     member: str
     lr: float | None = None

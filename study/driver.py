@@ -69,21 +69,27 @@ SEARCHED = ("level", "precision", "budget")
 
 def study_of(asked: Asked) -> Study:
     """The search space with everything that was asked applied and checked. Raises ValueError in the user's words."""
+    return _found(asked)[0]
+
+
+def _found(asked: Asked) -> "tuple[Study, weights.Weights | None]":
+    """As `study_of`, and the weights that its runs start from, where some were named. They are read once: what was
+    checked is what is trained from, whatever becomes of the file."""
     found = space(asked.space)
     if isinstance(found, Family):
         raise ValueError(f"{asked.space} is a family of studies, and this takes one study")
-    return applied(found, asked)
+    study, where = applied(found, asked), init_from(asked)
+    if where is None:
+        return study, None
+    from study import warm_start
+
+    return warm_start.starting_from(where, study, cache_folder())
 
 
 def applied(study: Study, asked: Asked) -> Study:
-    """The study with everything that was asked applied and checked. Raises ValueError in the user's words."""
-    study = checked(changed(study, asked), cache_folder())
-    path = init_from(asked)
-    if path is None:
-        return study
-    from study import warm_start
-
-    return warm_start.starting_from(path, study, cache_folder())
+    """The study with everything that was asked applied and checked, but weights to start from. Raises ValueError in the
+    user's words."""
+    return checked(changed(study, asked), cache_folder())
 
 
 def changed(study: Study, asked: Asked) -> Study:
@@ -103,14 +109,15 @@ def changed(study: Study, asked: Asked) -> Study:
     return settings.with_search(study, wanted)
 
 
-def init_from(asked: Asked) -> Path | None:
-    """The file of weights that was named. ValueError for a relative path on a cluster, as in `out_folder`."""
-    if not asked.init_from:
+def init_from(asked: Asked) -> str | None:
+    """The file of weights that was named, a path or a URL. ValueError for a relative path on a cluster, as in
+    `out_folder`."""
+    where = asked.init_from
+    if not where:
         return None
-    path = Path(asked.init_from).expanduser()
-    if _on_cluster(asked) and not path.is_absolute():
-        raise ValueError(f"on a cluster --init-from must be an absolute path, got {asked.init_from}")
-    return path
+    if _on_cluster(asked) and not (storage.is_url(where) or storage.folder_of(where).expanduser().is_absolute()):
+        raise ValueError(f"on a cluster --init-from must be an absolute path or a URL, got {where}")
+    return where
 
 
 def space(name: str) -> Study | Family:
@@ -141,7 +148,7 @@ def study_folder(where: str) -> Path:
 
 def preview(asked: Asked, study: Study | None = None) -> str:
     """What `study plan` says. Trains nothing and writes nothing but the cache of converted data. study: as `run`."""
-    study = study or study_of(asked)
+    study, start = (study, None) if study else _found(asked)
     cache = cache_folder()
     log = data.load(study.data, study.data_options, cache)
     folder = out_folder(asked, study)
@@ -160,7 +167,7 @@ def preview(asked: Asked, study: Study | None = None) -> str:
         f"{study.name}: {_sought(study)} of {_methods(study)}",
         f"  data      {study.data}: {log.train_rows:,} training rows, {len(log.labels) - log.train_rows:,} held out",
         f"  models    {', '.join(study.models)}",
-        *(f"  weights   {line}" for line in _weights(asked)),
+        *([f"  weights   of {_words_of(start)}"] if start else []),
     ]
     control = f"  control   {planned.control_runs} runs, of which {first} are to be trained first"
     tail = [
@@ -182,14 +189,10 @@ def preview(asked: Asked, study: Study | None = None) -> str:
     return "\n".join([*head, *cells, *tail])
 
 
-def _weights(asked: Asked) -> list[str]:
-    """What every run starts from, where that is not random."""
-    path = init_from(asked)
-    if path is None:
-        return []
+def _words_of(start: "weights.Weights") -> str:
     from study import warm_start
 
-    return [f"of {warm_start.words(warm_start.opened(path).about)}"]
+    return warm_start.words(start.about)
 
 
 def _methods(study: Study) -> str:
@@ -202,13 +205,14 @@ def _sought(study: Study) -> str:
     return "the best quality" if isinstance(study.search, QualitySearch) else "P(divergence | lr)"
 
 
-def run(asked: Asked, study: Study | None = None) -> Path:
+def run(asked: Asked, study: Study | None = None, start: "weights.Weights | None" = None) -> Path:
     """Train what the record lacks of what was asked, then report. Returns the study's folder. study: one to which all
-    that was asked has been applied; None is that of the search space."""
-    study = study or study_of(asked)
+    that was asked has been applied; None is that of the search space. start: the weights from which that study's runs
+    start, where its folder may not have them yet."""
+    study, start = (study, start) if study else _found(asked)
     folder = out_folder(asked, study)
     log = data.load(study.data, study.data_options, cache_folder())
-    return _train(asked, study, log, folder)
+    return _train(asked, study, log, folder, start=start)
 
 
 def resume(folder: Path, asked: Asked) -> Path:
@@ -324,12 +328,20 @@ def status(folder: Path, *, as_json: bool = False) -> str:
     return where.as_json(found) if as_json else where.text(found)
 
 
-def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Confirmation | None = None) -> Path:
-    """Train what is missing of the study and of all its confirmations, or of this one alone; then report."""
+def _train(
+    asked: Asked,
+    study: Study,
+    log: Log,
+    folder: Path,
+    confirmation: Confirmation | None = None,
+    start: "weights.Weights | None" = None,
+) -> Path:
+    """Train what is missing of the study and of all its confirmations, or of this one alone; then report. start: as
+    `run`; None is what the folder keeps."""
     from study import tracking, tune
 
     record.refuse_view(folder)
-    cache, start = cache_folder(), _start(asked, study, folder)
+    cache, start = cache_folder(), start or _kept(study, folder)
     plan(study, log, workers=1, cache=cache)  # says what is wrong with the study before anything is written
     described = data.describe(study.data, log)
     # Ray takes seconds to start. What the end of the study needs is imported meanwhile.
@@ -404,17 +416,13 @@ def _train(asked: Asked, study: Study, log: Log, folder: Path, confirmation: Con
     return folder
 
 
-def _start(asked: Asked, study: Study, folder: Path) -> "weights.Weights | None":
-    """The weights that every run starts from: of the file that was named, or those that the study's folder keeps."""
+def _kept(study: Study, folder: Path) -> "weights.Weights | None":
+    """The weights that every run starts from, as the study's folder keeps them."""
     if not study.recipe.init_from:
         return None
     from study import warm_start
 
-    return (
-        warm_start.opened(Path(asked.init_from).expanduser())
-        if asked.init_from
-        else warm_start.kept(folder, study.recipe)
-    )
+    return warm_start.kept(folder, study.recipe)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study import data, driver, plugins, settings, storage
-from study.config import CONTROL_LRS, Family, Member, Run, Study, WeightsOf
+from study.config import CONTROL_LRS, Family, Member, QualitySearch, Run, Study, WeightsOf
 from study.driver import Asked
-from study.record import RecordError, exists
+from study.log import Log
+from study.record import RecordError, exists, read_definition, read_runs
 
 if TYPE_CHECKING:
     from analysis.forest import Shown
+    from study.weights import About, Weights
 
 
 def asked_for(asked: Asked) -> Family | None:
@@ -45,7 +47,10 @@ def preview(asked: Asked, family: Family) -> str:
         parts.append(f"\n{member.label}: {member.words}")
         with _said_of(member):
             if member.init_from:
-                parts.append(f"  weights   {_check_weights(member.init_from, study, members)}")
+                said = _check_weights(member.init_from, study, members)
+                if begun := _begun(member, study, own):
+                    study, said = begun, f"lie in {storage.address(driver.out_folder(own, begun))}/init"
+                parts.append(f"  weights   {said}")
             parts.append(driver.preview(own, study))
     return "\n".join(parts)
 
@@ -60,14 +65,15 @@ def run(asked: Asked, family: Family) -> Path:
         with _said_of(member):
             if member.init_from:
                 _check_weights(member.init_from, study, members)
+                study = _begun(member, study, own) or study
             driver.preview(own, study)
     _write(folder, family)
     for i, (member, study, own) in enumerate(members, 1):
         print(f"\n== {i} of {len(members)}: {member.words} ==\n", flush=True)
+        start = None
         if member.init_from:
-            own = dataclasses.replace(own, init_from=_weights(folder, member.label, member.init_from, members))
-            study = driver.applied(member.study, own)
-        driver.run(own, study)
+            study, start = _started(folder, member, study, own, members)
+        driver.run(own, study, start)
     print(f"\n{report(folder)}", flush=True)
     return folder
 
@@ -195,33 +201,109 @@ def _causes(asked: Asked, keys: Collection[str]) -> str:
     return " ".join(found) or "what is asked"
 
 
+def _begun(member: Member, study: Study, own: Asked) -> Study | None:
+    """A member's study from the weights that its record says its runs start from; None where it was never begun so.
+    By that its runs are known again, and go on, even where weights that are made anew have other last bits."""
+    folder = driver.out_folder(own, study)
+    if not member.init_from or not exists(folder):
+        return None
+    recipe = read_definition(folder).study.recipe
+    if not recipe.init_from:
+        return None
+    return dataclasses.replace(study, recipe=dataclasses.replace(study.recipe, init_from=recipe.init_from))
+
+
+def _started(
+    folder: Path, member: Member, study: Study, own: Asked, members: Sequence[tuple[Member, Study, Asked]]
+) -> "tuple[Study, Weights]":
+    """A member's study, and the weights from which its runs start: those that its own folder keeps, or else those of
+    the family's folder, which may have to be made."""
+    from study import warm_start
+
+    of, begun, where = member.init_from, _begun(member, study, own), driver.out_folder(own, study)
+    assert of
+    if begun and (kept := _kept(where, begun)):
+        if of.lr and kept.about.lr != of.lr:
+            raise RecordError(
+                f"the runs in {where} start from {warm_start.words(kept.about)}, and {member.label} asks for those of "
+                f"lr {of.lr:g}; choose another --out"
+            )
+        return begun, kept
+    start = _weights(folder, member.label, of, members)
+    if begun and begun.recipe.init_from != start.content:
+        raise RecordError(
+            f"the weights from which the runs of {member.label} start are lost, and those that {of.member} leaves now "
+            f"have other bits; put them back into {where}/{warm_start.FOLDER}, or choose another --out"
+        )
+    return warm_start.of(study, start), start
+
+
+def _kept(where: Path, begun: Study) -> "Weights | None":
+    """The weights that a member's own folder keeps; None where they are lost there."""
+    from study import warm_start
+
+    try:
+        return warm_start.kept(where, begun.recipe)
+    except ValueError:
+        return None
+
+
 def _check_weights(of: WeightsOf, study: Study, members: Sequence[tuple[Member, Study, Asked]]) -> str:
     """Where a member's weights come from, in words. Raises ValueError where its runs could not start from them, before
     there are any."""
     from study import warm_start
 
-    source = _source(of, members)[0]
-    arm, lr = source.arms[0], of.lr or CONTROL_LRS[0]
-    cache = storage.cache_folder()
-    log, theirs = (data.load(one.data, one.data_options, cache) for one in (study, source))
-    rows, rows_of_source = (data.rows_of(one.data, one.data_options, cache) for one in (study, source))
+    source, where = _source(of, members)
+    _check_trained(of, source, where)
+    log, rows = _log_and_rows(study)
     for model in source.models:
-        run = Run(
-            data=theirs.content,
-            model=model,
-            method=arm.method if of.lr else "none",
-            options=arm.options if of.lr else {},
-            lr=lr,
-            seed=source.seeds[0],
-            recipe=source.recipe,
-        )
-        about = warm_start.about_of(run, theirs, rows_of_source, steps=1)
         try:
-            warm_start.check(about, study, log, rows)
+            warm_start.check(_about(of, model, members), study, log, rows)
         except ValueError as error:
             raise ValueError(f"{study.name} cannot start from the weights of {of.member}: {error}") from error
-    which = f"its {arm.method} at lr {of.lr:g}" if of.lr else "its control"
+    which = f"its {source.arms[0].method} at lr {of.lr:g}" if of.lr else "its control"
     return f"come from {of.member}, {which}, once that is trained"
+
+
+def _check_trained(of: WeightsOf, source: Study, where: Path) -> None:
+    """Raises ValueError where the source neither has nor will have a run of the lr that is asked for."""
+    if of.lr is None or (of.lr in source.lrs and not isinstance(source.search, QualitySearch)):
+        return
+    there = set()
+    if exists(where):
+        runs = read_runs(where)
+        there = set(runs.loc[(runs["role"] == "cell") & (runs["method"] == source.arms[0].method), "lr"])
+    if of.lr not in there:
+        lrs = ", ".join(f"{lr:g}" for lr in source.lrs)
+        raise ValueError(f"{of.member} trains no run at lr {of.lr:g}, whose weights are asked for; it trains {lrs}")
+
+
+def _about(of: WeightsOf, model: str, members: Sequence[tuple[Member, Study, Asked]]) -> "About":
+    """What the weights will be that a run of this model leaves. What it started from is in what it has seen."""
+    from study import handing_on
+
+    source = _source(of, members)[0]
+    log, rows = _log_and_rows(source)
+    before = next(member for member, _, _ in members if member.label == of.member).init_from
+    start = _about(before, model, members) if before else None
+    arm = source.arms[0]
+    run = Run(
+        data=log.content,
+        model=model,
+        method=arm.method if of.lr else "none",
+        options=arm.options if of.lr else {},
+        lr=of.lr or CONTROL_LRS[0],
+        seed=source.seeds[0],
+        recipe=source.recipe,
+    )
+    about = handing_on.about_of(run, log, rows, start)
+    handing_on.check_form(about, run, log)
+    return about
+
+
+def _log_and_rows(study: Study) -> tuple[Log, data.Rows]:
+    cache = storage.cache_folder()
+    return data.load(study.data, study.data_options, cache), data.rows_of(study.data, study.data_options, cache)
 
 
 def _source(of: WeightsOf, members: Sequence[tuple[Member, Study, Asked]]) -> tuple[Study, Path]:
@@ -229,22 +311,23 @@ def _source(of: WeightsOf, members: Sequence[tuple[Member, Study, Asked]]) -> tu
     return next((study, driver.out_folder(own, study)) for member, study, own in members if member.label == of.member)
 
 
-def _weights(folder: Path, label: str, of: WeightsOf, members: Sequence[tuple[Member, Study, Asked]]) -> str:
-    """The file of weights that a member starts from: as it lies in the family's folder, or made now."""
+def _weights(folder: Path, label: str, of: WeightsOf, members: Sequence[tuple[Member, Study, Asked]]) -> "Weights":
+    """The weights that a member starts from: of the file in the family's folder, which is made now where there is none
+    of this run."""
     from study import handing_on, warm_start
 
     source, where = _source(of, members)
     path = folder / f"{label}.weights.zip"
-    run = handing_on.chosen(where, lr=of.lr, method=source.arms[0].method if of.lr else None)
+    run = handing_on.chosen(where, lr=of.lr, arm=source.arms[0] if of.lr else None)
     storage.at(folder).refresh(path.name)
     with contextlib.suppress(ValueError):  # one that does not read is made again
-        if path.is_file() and warm_start.opened(path).about.run_id == run:
-            return str(path)
+        if path.is_file() and (found := warm_start.opened(path)).about.run_id == run:
+            return found
     handed = handing_on.hand_on(where, run, storage.cache_folder())
     if handed.outcome == "diverged":
         raise ValueError(f"{label} cannot start from a run of {of.member} that diverged ({handed.said})")
-    print(f"{of.member}: {handed.said}\n{handing_on.write(handed.weights, path)}\n", flush=True)
-    return str(path)
+    print(f"{of.member}: {handed.said}\n{handing_on.write(handed.weights, str(path))}\n", flush=True)
+    return handed.weights
 
 
 def _write(folder: Path, family: Family) -> None:

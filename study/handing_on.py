@@ -3,28 +3,35 @@
 The run is checked against the record, bit for bit, as a replay's is. Nothing here is part of the record.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from study import data, divergence, record, storage, warm_start, weights
+from study import data, divergence, methods, record, warm_start, weights
+from study.config import Arm, Run
+from study.data import Rows
 from study.embeddings import Tables
-from study.networks import Stacked
+from study.log import Log
+from study.networks import Stacked, network_of_seed, spec_of
+from study.record import Definition
 from study.replaying import data_of, difference, run_named, run_of, said_of_bits
 from study.rescoring import references
-from study.training import train
-from study.weights import Weights
+from study.training import steps_of, train
+from study.trial import outcomes_of
+from study.weights import About, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Handed:
-    """What a run left. outcome: the recorded one; None of a run of the control, which is not judged. said: what it was,
-    and whether its losses are the recorded ones."""
+    """What a run left. outcome: of this training, by the study's rule. said: what it was, and whether its losses are
+    the recorded ones."""
 
     weights: Weights
-    outcome: str | None
+    outcome: str
     said: str
 
 
@@ -37,11 +44,13 @@ def hand_on(folder: Path, run_id: str, cache: Path) -> Handed:
     row = record.read_runs(folder).set_index("run_id", drop=False).loc[run_id].to_dict()
     run = run_of(row, definition.study)
     start = warm_start.kept(folder, run.recipe)
+    rows_of_log = data.rows_of(definition.study.data, definition.study.data_options, cache)
+    about = about_of(run, log, rows_of_log, start.about if start else None)
+    check_form(about, run, log)
+    reference = references(definition.study, definition.data, folder, [run.model])[run.model]
     arrays: dict[str, np.ndarray] = {}
 
     trained = train([run], log, start=start, ended=lambda *stack: arrays.update(arrays_of(*stack)))
-    rows_of_log = data.rows_of(definition.study.data, definition.study.data_options, cache)
-    about = warm_start.about_of(run, log, rows_of_log, trained.loss.shape[1], start.about if start else None)
     try:
         left = weights.checked(about, arrays)
     except ValueError as error:
@@ -49,9 +58,38 @@ def hand_on(folder: Path, run_id: str, cache: Path) -> Handed:
     tasks = [task.name for task in log.tasks]
     _, before, _, _ = divergence.stack_losses(record.read_losses(folder, [run_id]), tasks)
     bits = said_of_bits(difference(before[0], trained.loss[0]), f"{row['version']} on {row['device']}")
-    outcome = None if row["role"] == "control" else str(row["outcome"])
-    said = f"{run.method} at lr {run.lr:g}, seed {run.seed}: {outcome or 'of the control'}; {bits}"
+    outcome = outcomes_of(trained, log, reference, definition.study.rule)[0].outcome
+    was, expected = str(row["outcome"]), row["outcome"]
+    if row["role"] == "control":  # not judged in the record: it is what others are held against
+        was, expected = "of the control", "completed"
+    if outcome != expected:
+        was = f"{was} in the record, {outcome} now"
+    said = f"{about.curve} at lr {run.lr:g}, seed {run.seed}: {was}; {bits}"
     return Handed(weights=left, outcome=outcome, said=said)
+
+
+def about_of(run: Run, log: Log, rows: Rows, start: About | None) -> About:
+    """What the weights will be that a run leaves. start: what it starts from."""
+    return warm_start.about_of(run, log, rows, steps_of(run.recipe, log.train_rows), start)
+
+
+def check_form(about: About, run: Run, log: Log) -> None:
+    """Raises ValueError where a file could not hold what the run will leave: known before it is trained."""
+    network = network_of_seed(run.model, spec_of(log, run.recipe), 0)
+    precision = np.dtype(run.recipe.precision)
+
+    def to_be(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        return np.broadcast_to(np.zeros((), dtype), shape)
+
+    arrays = {f"parameter/{name}": to_be(tuple(x.shape), precision) for name, x in network.named_parameters()}
+    for name, x in network.named_buffers():
+        own = x.numpy().dtype
+        arrays[f"buffer/{name}"] = to_be(tuple(x.shape), precision if own.kind == "f" else own)
+    arrays |= {f"table/{f}": to_be((n, about.embedding_dim), precision) for f, n in enumerate(about.vocabulary)}
+    try:
+        weights.check_form(about, arrays)
+    except ValueError as error:
+        raise ValueError(f"the weights of {run.model} cannot be handed on: {error}") from error
 
 
 def arrays_of(network: Stacked, tables: Tables) -> dict[str, np.ndarray]:
@@ -67,11 +105,13 @@ def chosen(
     lr: float | None = None,
     method: str | None = None,
     model: str | None = None,
+    arm: Arm | None = None,
 ) -> str:
     """The id of the run that is asked for: by how its id begins, or the lowest seed at an lr, or, where neither is
     said, the lowest seed of the control at the lr that is its reference.
 
-    method, model: where the study has more than one. Raises ValueError where it has no such run.
+    method, model: where the study has more than one. arm: in place of a method, where the study may have it with
+    several options. Raises ValueError where it has no such run, or several that differ in more than the seed.
     """
     if run is not None:
         if lr is not None or method or model:
@@ -87,18 +127,36 @@ def chosen(
             raise ValueError(f"the control is untreated; of {method}, name an lr too")
         wanted = references(study, definition.data, folder, [model])[model].lr
         found = table.loc[(table["role"] == "control") & (table["lr"] == wanted)]
-    else:
-        method = _one_of("method", method, tuple(dict.fromkeys(arm.method for arm in study.arms)))
-        cells = table.loc[(table["role"] == "cell") & (table["method"] == method)]
-        found = cells.loc[cells["lr"] == lr]
-        if found.empty:
-            lrs = ", ".join(f"{other:g}" for other in sorted(set(cells["lr"]))) or "none yet"
-            raise ValueError(f"{folder} has no recorded run of {model} with {method} at lr {lr:g}; it has {lrs}")
-    return str(_lowest_seed(found))
+        return _lowest_seed(found)
+    method = arm.method if arm else _one_of("method", method, tuple(dict.fromkeys(arm.method for arm in study.arms)))
+    cells = table.loc[(table["role"] == "cell") & (table["method"] == method)]
+    found = _of_one_arm(cells.loc[cells["lr"] == lr], definition, arm)
+    if found.empty:
+        lrs = ", ".join(f"{other:g}" for other in sorted(set(cells["lr"]))) or "none yet"
+        raise ValueError(f"{folder} has no recorded run of {model} with {method} at lr {lr:g}; it has {lrs}")
+    return _lowest_seed(found)
+
+
+def _of_one_arm(cells: pd.DataFrame, definition: Definition, arm: Arm | None) -> pd.DataFrame:
+    """The runs of an arm. ValueError where none is named and there are several."""
+    of_run = [run_of(row, definition.study).options for row in cells.to_dict("records")]
+    wanted = methods.check(arm.method, arm.options) if arm else next(iter(of_run), {})
+    own = [options == wanted for options in of_run]
+    if not arm and not all(own):
+        some = sorted({_curve(options) for options in of_run})
+        raise ValueError(
+            f"{len(some)} arms of {cells['method'].iloc[0]} have runs at lr {cells['lr'].iloc[0]:g} "
+            f"({'; '.join(some)[:200]}); name the run by its id, which runs.parquet beside the report has"
+        )
+    return cells.loc[np.array(own, dtype=bool)]
+
+
+def _curve(options: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in sorted(options.items())) or "as it is"
 
 
 def _lowest_seed(found: pd.DataFrame) -> str:
-    return found.sort_values(["seed", "run_id"])["run_id"].iloc[0]
+    return str(found.sort_values(["seed", "run_id"])["run_id"].iloc[0])
 
 
 def _one_of(what: str, wanted: str | None, known: tuple[str, ...]) -> str:
@@ -109,16 +167,17 @@ def _one_of(what: str, wanted: str | None, known: tuple[str, ...]) -> str:
     return wanted or next(iter(known))
 
 
-def write(left: Weights, path: Path) -> str:
-    """Write the file, whole. Returns what to say of it."""
+def write(left: Weights, where: str) -> str:
+    """Write the file, whole. where: a path, or a URL of an object store. Returns what to say of it."""
     content = left.written()
-    storage.at(path.parent).put(path.name, content)
+    store, name = warm_start.place(where)
+    store.put(name, content)
     network = sum(array.size for name, array in left.arrays.items() if not name.startswith("table/"))
     rows = sum(len(table) for table in left.tables)
     held = f"{network:,} numbers of the network and {rows:,} embedding rows"
     return "\n".join(
         [
             f"weights of {warm_start.words(left.about)}",
-            f"  {path}: {held}, {len(content) / 2**20:.1f} MiB, content {left.content[:12]}",
+            f"  {where}: {held}, {len(content) / 2**20:.1f} MiB, content {left.content[:12]}",
         ]
     )

@@ -6,6 +6,7 @@ So a study needs the file that a user named only when it begins: it is resumed, 
 machines from its own folder.
 """
 
+import contextlib
 import functools
 from dataclasses import replace
 from pathlib import Path
@@ -20,29 +21,52 @@ from study.weights import About, Weights
 FOLDER = "init"
 
 
-def opened(path: Path) -> Weights:
-    """The weights in a file. Raises ValueError, in a line, where there are none."""
+def place(where: str) -> tuple[storage.Folder | storage.ObjectStore, str]:
+    """What a file of weights lies in, and its name there. where: a path, or a URL. Raises ValueError for a URL that
+    names no file of an object store. Contacts nothing."""
+    if storage.is_url(where):
+        folder, _, name = where.rpartition("/")
+        if not name or not storage.is_url(folder):
+            raise ValueError(f"need a file, such as s3://bucket/prefix/weights.zip, got {where}")
+        return storage.at(folder), name
+    path = storage.folder_of(where).expanduser().absolute()
+    return storage.at(path.parent), path.name
+
+
+def opened(where: Path | str) -> Weights:
+    """The weights in a file, by its path or URL. Raises ValueError, in a line, where there are none."""
+    store, name = place(str(where))
     try:
-        # Not more of it than a file of weights may have: it may be a device that has no end.
-        with path.open("rb") as file:
-            content = file.read(untrusted.MOST_BYTES + 1)
-        return weights.read(content)
+        return weights.read(_content(store, name))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise ValueError(f"{where} cannot be read ({error.strerror or error})") from error
+    except storage.StorageError:
+        raise
     except ValueError as error:
-        raise ValueError(f"{path} holds no weights that can be used: {error}") from error
+        raise ValueError(f"{where} holds no weights that can be used: {error}") from error
 
 
-def starting_from(path: Path, study: Study, cache: Path) -> Study:
-    """The study whose runs start from the weights in a file. Raises ValueError where they cannot."""
-    start = opened(path)
+def _content(store: storage.Folder | storage.ObjectStore, name: str) -> bytes:
+    if isinstance(store, storage.Folder):
+        # Not more of it than a file of weights may have: it may be a device that has no end.
+        with (store.folder / name).open("rb") as file:
+            return file.read(untrusted.MOST_BYTES + 1)
+    content = store.get(name)
+    if content is None:
+        raise storage.StorageError(f"{store.url}/{name} is not there")
+    return content
+
+
+def starting_from(where: str, study: Study, cache: Path) -> tuple[Study, Weights]:
+    """The study whose runs start from the weights in a file, and these. Raises ValueError where they cannot."""
+    start = opened(where)
     log = data.load(study.data, study.data_options, cache)
     try:
         check(start.about, study, log, data.rows_of(study.data, study.data_options, cache))
         network_of_weights(start.about.model, spec_of(log, study.recipe), start)
     except ValueError as error:
-        raise ValueError(f"no run of {study.name} can start from {path}: {error}") from error
-    return of(study, start)
+        raise ValueError(f"no run of {study.name} can start from {where}: {error}") from error
+    return of(study, start), start
 
 
 def of(study: Study, start: Weights) -> Study:
@@ -75,7 +99,7 @@ def check(about: About, study: Study, log: Log, rows: Rows) -> None:
         if about.seen is None or rows.first is None:
             raise ValueError("they have seen the very rows that it trains on")
         raise ValueError(
-            f"they have seen {words_of_days(about)} of its log, and it trains and judges on days {rows.first} to "
+            f"they have seen {about.days_seen()} of its log, and it trains and judges on days {rows.first} to "
             f"{rows.last}; choose days that they have not seen, by --set data.only_days=FIRST-LAST"
         )
 
@@ -98,31 +122,29 @@ def about_of(run: Run, log: Log, rows: Rows, steps: int, start: About | None = N
         seen=seen,
         run_id=run.id,
         method=run.method,
+        options=run.options,
         lr=run.lr,
         seed=run.seed,
         steps=steps,
         data=log.content,
+        embeddings=run.recipe.embeddings,
     )
 
 
 def words(about: About) -> str:
-    """`small_dcn, none at lr 0.1, seed 0, trained on days 1 to 6 (run 0123456789ab)`."""
-    run = f"{about.model}, {about.method} at lr {about.lr:g}, seed {about.seed}"
-    return f"{run}, trained on {words_of_days(about)} (run {about.run_id[:12]})"
-
-
-def words_of_days(about: About) -> str:
-    if about.seen is None:
-        return "all rows"
-    return "days " + " and ".join(f"{first} to {last}" if first < last else str(first) for first, last in about.seen)
+    """`small_dcn, agc max_ratio=0.05 at lr 0.1, seed 0, trained on days 1 to 6 (run 0123456789ab)`."""
+    run = f"{about.model}, {about.curve} at lr {about.lr:g}, seed {about.seed}"
+    return f"{run}, trained on {about.days_seen()} (run {about.run_id[:12]})"
 
 
 def keep(folder: Path, start: Weights) -> None:
     """Put weights where the runs of the study in this folder find them. Raises StorageError."""
     store, name = storage.at(folder), f"{FOLDER}/{start.content}.zip"
-    content = start.written()
-    if store.get(name) != content:
-        store.put(name, content)
+    there = store.get(name)
+    with contextlib.suppress(ValueError):
+        if there is not None and weights.read(there).content == start.content:
+            return
+    store.put(name, start.written())
 
 
 def kept(where: Path | str, recipe: Recipe) -> Weights | None:

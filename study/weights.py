@@ -14,8 +14,8 @@ import dataclasses
 import hashlib
 import io
 import json
-import re
 import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,10 +25,15 @@ import numpy as np
 from study import archive, untrusted
 from study.config import canonical_json
 
-FORMAT = 1
+FORMAT = 2
+SINCE_2 = {"options", "embeddings"}
+"""What format 1 does not say of the run."""
 
-NETWORK = re.compile(r"(parameter|buffer)/[\w.]{1,500}")
 MOST_FEATURES = 10_000
+MOST_BESIDE = 1024
+"""Bytes of a file for each of its arrays, its name apart: headers of the array and of the zip."""
+
+SHOWN_DAYS = 3
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError, EOFError, MemoryError)
 UNREADABLE += (NotImplementedError, RuntimeError, zipfile.BadZipFile)  # zipfile's, on what it does not know
 
@@ -40,7 +45,8 @@ class About:
     model, embedding_dim, precision, id_names, vocabulary, number_names, tasks: what must be the same where they are
     used. whole: the content of the log from which codes and scales come. seen: first and last day of that log, each
     counted, on which they were trained, the weights that they started from included; None is all of it.
-    run_id, method, lr, seed, steps, data: of the run that left them.
+    run_id, method, options, lr, seed, steps, data, embeddings: of the run that left them. options: those that differ
+    from the method's defaults; None and no embeddings where a file does not say.
     """
 
     model: str
@@ -58,6 +64,8 @@ class About:
     seed: int
     steps: int
     data: str
+    options: Mapping[str, str | bool | int | float] | None = None
+    embeddings: str = ""
 
     def __post_init__(self) -> None:
         for name in ("model", "whole", "run_id", "method", "data"):
@@ -66,6 +74,10 @@ class About:
             if untrusted.whole(getattr(self, name), name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}")
         untrusted.number(self.lr, "lr")
+        if self.options is not None:
+            object.__setattr__(self, "options", _options(self.options))
+        if self.embeddings not in ("", "adagrad", "method"):
+            raise ValueError(f"embeddings is {self.embeddings!r}"[:100])
         if self.precision not in ("float32", "float64"):
             raise ValueError(f"precision is {self.precision!r}"[:100])
         for name in ("id_names", "number_names", "tasks"):
@@ -76,13 +88,27 @@ class About:
             raise ValueError("vocabulary is not one positive size for each of id_names")
         object.__setattr__(self, "vocabulary", codes)
         if self.seen is not None:
-            object.__setattr__(self, "seen", tuple(map(_days, _listed(self.seen, "seen"))))
+            object.__setattr__(self, "seen", _together(map(_days, _listed(self.seen, "seen"))))
 
     def saw(self, first: int | None, last: int | None) -> bool:
         """Whether they were trained on any of these days; None is all."""
         if self.seen is None or first is None or last is None:
             return True
         return any(a <= last and first <= b for a, b in self.seen)
+
+    @property
+    def curve(self) -> str:
+        """`agc max_ratio=0.05`: the method, with what it was told."""
+        return " ".join([self.method, *(f"{name}={value}" for name, value in sorted((self.options or {}).items()))])
+
+    def days_seen(self) -> str:
+        """`days 1 to 6 and 8 to 13`; of many pieces, the first few."""
+        if self.seen is None:
+            return "all rows"
+        pieces = [f"{first} to {last}" if first < last else str(first) for first, last in self.seen[:SHOWN_DAYS]]
+        more = len(self.seen) - SHOWN_DAYS
+        rest = f" and {more:,} more pieces, up to {self.seen[-1][1]}" if more > 0 else ""
+        return f"days {' and '.join(pieces)}{rest}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,20 +145,31 @@ class Weights:
         return file.getvalue()
 
 
-def checked(about: About, arrays: dict[str, np.ndarray]) -> Weights:
-    """Weights of which every array is there, of its shape and type, and finite. Raises ValueError, in a line."""
+def check_form(about: About, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError, in a line, unless every array is there, of its name, shape and type, and a file can hold
+    them all. Looks at no value: what is not made yet may stand here as an array without memory."""
     tables = {f"table/{f}": (codes, about.embedding_dim) for f, codes in enumerate(about.vocabulary)}
     for name in tables.keys() - arrays.keys():
         raise ValueError(f"{name} is missing")
     for name, array in arrays.items():
-        if name not in tables and not NETWORK.fullmatch(name):
+        if name not in tables and not _of_network(name):
             raise ValueError(f"{name[:100]!r} is no array of weights")
         if name in tables and array.shape != tables[name]:
             raise ValueError(f"{name} has the shape {array.shape}, not {tables[name]}")
         is_float = array.dtype.kind == "f" or not name.startswith("buffer/")
         if is_float and array.dtype != np.dtype(about.precision).newbyteorder("="):
             raise ValueError(f"{name} is {array.dtype}, not {about.precision}")
-        if is_float and not np.isfinite(array).all():
+    size = sum(array.nbytes + MOST_BESIDE + 2 * len(name.encode()) for name, array in arrays.items())
+    if size > untrusted.MOST_BYTES - archive.MOST_DESCRIPTION:
+        raise ValueError(f"they take {size:,} bytes, and a file of weights has {untrusted.MOST_BYTES:,} at most")
+
+
+def checked(about: About, arrays: dict[str, np.ndarray]) -> Weights:
+    """Weights of which every array is there, of its shape and type, and those that are trained finite: a buffer may
+    hold infinity, as a mask does. Raises ValueError, in a line."""
+    check_form(about, arrays)
+    for name, array in arrays.items():
+        if not name.startswith("buffer/") and not np.isfinite(array).all():
             raise ValueError(f"{name} holds values that are not finite")
     return Weights(about=about, arrays={name: np.require(array, requirements="C") for name, array in arrays.items()})
 
@@ -140,13 +177,13 @@ def checked(about: About, arrays: dict[str, np.ndarray]) -> Weights:
 def read(content: bytes) -> Weights:
     """The weights of a file. Raises ValueError, in a line, on whatever it is instead."""
     if len(content) > untrusted.MOST_BYTES:
-        raise ValueError(f"it has {len(content):,} bytes; {untrusted.MOST_BYTES:,} are the most")
+        raise ValueError(f"it has more than {untrusted.MOST_BYTES:,} bytes")
     try:
         said, arrays = archive.read(io.BytesIO(content))
         number = said.pop("format", None)
-        if number != FORMAT:
-            raise ValueError(f"it has format {number!r:.40}; this version reads format {FORMAT}")
-        known = {field.name for field in dataclasses.fields(About)}
+        if number not in (1, FORMAT):
+            raise ValueError(f"it has format {number!r:.40}; this version reads formats 1 and {FORMAT}")
+        known = {field.name for field in dataclasses.fields(About)} - (SINCE_2 if number == 1 else set())
         if said.keys() != known:
             raise ValueError(f"it lacks or adds {', '.join(sorted(said.keys() ^ known)[:3])}"[:200])
         return checked(About(**said), arrays)
@@ -154,6 +191,35 @@ def read(content: bytes) -> Weights:
         raise ValueError("its description is no JSON") from error
     except UNREADABLE as error:
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _of_network(name: str) -> bool:
+    """Whether this names a parameter or a buffer: modules of one's own have names with a hyphen, or in any script."""
+    kind, _, own = name.partition("/")
+    return kind in ("parameter", "buffer") and 0 < len(own) <= 500 and own.isprintable() and "/" not in own
+
+
+def _options(value: Any) -> dict[str, str | bool | int | float]:
+    if not isinstance(value, Mapping) or len(value) > 100:
+        raise ValueError("options is no mapping, or too long a one")
+    for name, option in value.items():
+        untrusted.text(name, "an option")
+        if isinstance(option, str):
+            untrusted.text(option, f"the option {name}")
+        elif not isinstance(option, bool):
+            untrusted.number(option, f"the option {name}")
+    return dict(value)
+
+
+def _together(days: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The same days in order, those beside each other as one piece: days add up every day."""
+    pieces: list[tuple[int, int]] = []
+    for first, last in sorted(days):
+        if pieces and first <= pieces[-1][1] + 1:
+            pieces[-1] = (pieces[-1][0], max(pieces[-1][1], last))
+        else:
+            pieces.append((first, last))
+    return tuple(pieces)
 
 
 def _listed(value: Any, what: str) -> list[Any] | tuple[Any, ...]:

@@ -12,7 +12,7 @@ import torch
 import trained_study
 from test_training import LOG, RECIPE, Plain, bits_of, make_log, make_run, plain_loop, ragged_stack
 
-from study import families, handing_on, record, warm_start, weights
+from study import driver, families, handing_on, record, warm_start, weights
 from study.cli import main
 from study.config import Arm, Family, Member, Recipe, Run, Study, WeightsOf
 from study.data import Rows
@@ -158,7 +158,7 @@ def test_weights_start_what_is_like_them_and_of_other_days() -> None:
     warm_start.check(ABOUT, STUDY, LOG, dataclasses.replace(AFTER, first=7))  # the day that was held out
     after = warm_start.about_of(make_run(), LOG, AFTER, 5, start=ABOUT)
     assert after.seen == ((1, 6), (8, 13))
-    assert warm_start.words_of_days(after) == "days 1 to 6 and 8 to 13"
+    assert after.days_seen() == "days 1 to 6 and 8 to 13"
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def handed(yesterday: Path, cache: Path, tmp_path_factory: pytest.TempPathFactor
     """A file of weights of that study."""
     path = tmp_path_factory.mktemp("handed") / "yesterday.zip"
     run = handing_on.chosen(yesterday, lr=0.1, method="none")
-    handing_on.write(handing_on.hand_on(yesterday, run, cache).weights, path)
+    handing_on.write(handing_on.hand_on(yesterday, run, cache).weights, str(path))
     return path
 
 
@@ -428,6 +428,11 @@ def test_a_family_trains_yesterday_first_and_goes_on(week, tmp_path: Path, cache
     assert start.about.run_id == handing_on.chosen(out / "yesterday", lr=0.1)
     assert record.read_definition(out / "warm").study.recipe.init_from == start.content
     assert not set(record.read_runs(out / "warm")["run_id"]) & set(record.read_runs(out / "today")["run_id"])
+    assert main(["plan", space, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("control   24 runs, of which 0 are to be trained first") == 3
+    assert said.count("0 runs to train") == 3
+    assert f"weights   lie in {out / 'warm'}/init" in said
     at = (out / "warm.weights.zip").stat().st_mtime_ns
     # Again, with more seeds: the same weights, and no run twice; then from the folder alone.
     before = len(record.read_runs(out / "warm"))
@@ -445,8 +450,10 @@ def test_weights_of_a_family_are_made_again_where_they_do_not_read(
     members = [(member("yesterday", "1-5"), record.read_definition(yesterday).study, None)]
     monkeypatch.setattr(families, "_source", lambda *_: (members[0][1], yesterday))
     of = WeightsOf(member="yesterday", lr=0.1)
-    path = Path(families._weights(tmp_path, "warm", of, []))
+    made = families._weights(tmp_path, "warm", of, [])
+    path = tmp_path / "warm.weights.zip"
     whole = path.read_bytes()
+    assert made.content == warm_start.opened(path).content
     assert "bit for bit" in capsys.readouterr().out
     families._weights(tmp_path, "warm", of, [])
     assert capsys.readouterr().out == ""
@@ -456,3 +463,171 @@ def test_weights_of_a_family_are_made_again_where_they_do_not_read(
     with pytest.raises(ValueError, match="warm cannot start from a run of yesterday that diverged"):
         families._weights(tmp_path, "warm", WeightsOf(member="yesterday", lr=1.7), [])
     assert path.read_bytes() == whole
+
+
+def test_a_run_that_diverges_as_it_is_trained_again_is_not_handed_on(
+    yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the record says of it, on another machine, is not what these weights are."""
+
+    def dead(runs, log, **given):
+        trained = train(runs, log, **given)
+        return dataclasses.replace(trained, loss=np.maximum(trained.loss, 2 * trained.constant))
+
+    monkeypatch.setattr(families, "_source", lambda *_: (record.read_definition(yesterday).study, yesterday))
+    monkeypatch.setattr(handing_on, "train", dead)
+    for lr, was in (
+        (0.1, "seed 0: completed in the record, diverged now"),
+        (None, "of the control in the record, diverged now"),
+    ):
+        with pytest.raises(ValueError, match=f"cannot start from a run of yesterday that diverged .*{was}; the losses"):
+            families._weights(tmp_path, "warm", WeightsOf(member="yesterday", lr=lr), [])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def two_arms(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two_arms") / "study"
+    settings = (*trained_study.DAYS, "data.only_days=1-5", "methods=agc", "agc.max_ratio=0.05,0.1", "lr=0.1", "seeds=0")
+    trained_study.train(folder, cache, settings)
+    return folder
+
+
+def test_the_arm_that_is_meant_is_found_and_named(two_arms: Path, cache: Path, tmp_path: Path, capsys) -> None:
+    arms = record.read_definition(two_arms).study.arms
+    assert [arm.options["max_ratio"] for arm in arms] == [0.05, 0.1]
+    runs = record.read_runs(two_arms).set_index("run_id")
+    for arm in arms:
+        run = handing_on.chosen(two_arms, lr=0.1, arm=arm)
+        assert runs.loc[run, "max_ratio"] == arm.options["max_ratio"]
+        handed = handing_on.hand_on(two_arms, run, cache)
+        assert handed.said.startswith(f"agc max_ratio={arm.options['max_ratio']} at lr 0.1, seed 0: completed; the")
+        assert handed.weights.about.options == arm.options
+        said = handing_on.write(handed.weights, str(tmp_path / "w.zip"))
+        assert f"weights of small, agc max_ratio={arm.options['max_ratio']} at lr 0.1" in said
+    said = refused(capsys, "weights", two_arms, "--lr", "0.1", "--out", tmp_path / "x.zip")
+    assert "2 arms of agc have runs at lr 0.1 (max_ratio=0.05; max_ratio=0.1); name the run by its id" in said
+    assert not (tmp_path / "x.zip").exists()
+
+
+def test_weights_that_no_file_could_hold_are_refused_before_the_training(
+    yesterday: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = handing_on.chosen(yesterday, lr=0.1, method="none")
+    monkeypatch.setattr(handing_on, "train", None)
+    monkeypatch.setattr(weights.untrusted, "MOST_BYTES", (16 << 20) + 400_000)
+    with pytest.raises(ValueError, match=r"the weights of small cannot be handed on: they take \d+,\d+ bytes"):
+        handing_on.hand_on(yesterday, run, cache)
+
+
+def test_weights_lie_in_an_object_store_too(yesterday: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = "memory://bucket/team/yesterday.zip"
+    assert main(["weights", str(yesterday), "--lr", "0.1", "--method", "none", "--out", url]) == 0
+    assert f"{url}: " in capsys.readouterr().out
+    assert warm_start.opened(url).about.lr == 0.1
+    assert main(["plan", "quick", *words(*TODAY), "--init-from", url]) == 0
+    assert "weights   of small, none at lr 0.1" in capsys.readouterr().out
+    assert "is not there" in refused(capsys, "plan", "quick", *words(*TODAY), "--init-from", "memory://bucket/none.zip")
+    for wrong, message in (("s3://w.zip", "need a file, such as s3://bucket"), ("ftp://a/b.zip", "ftp:// cannot hold")):
+        assert message in refused(capsys, "weights", yesterday, "--lr", "0.1", "--method", "none", "--out", wrong)
+        assert message in refused(capsys, "plan", "quick", "--init-from", wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_replaced_meanwhile_changes_nothing(handed: Path, tmp_path: Path, monkeypatch) -> None:
+    """What was checked is what is trained from."""
+    path = tmp_path / "w.zip"
+    shutil.copy(handed, path)
+    start, seen = warm_start.opened(handed), []
+
+    def instead(*_, start: Weights, **__) -> Path:
+        seen.append(start)
+        return tmp_path
+
+    def replaced(*given):
+        found = check(*given)
+        path.write_bytes(b"another file")
+        return found
+
+    check = warm_start.starting_from
+    monkeypatch.setattr(warm_start, "starting_from", replaced)
+    monkeypatch.setattr(driver, "_train", instead)
+    driver.run(driver.Asked(space="quick", settings=TODAY, init_from=str(path), out=str(tmp_path / "out")))
+    assert [found.content for found in seen] == [start.content]
+
+
+def warm_member(of: WeightsOf, days: str = "6-10") -> tuple[Member, Study]:
+    one = member("warm", days, of)
+    return one, one.study
+
+
+def test_a_member_that_was_begun_goes_on_from_the_weights_of_its_record(
+    yesterday: Path, today: Path, handed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its runs are known again where the family's file is lost, and where it has other last bits when made anew."""
+    where = Path(shutil.copytree(today, tmp_path / "warm"))
+    start = warm_start.opened(handed)
+    one, study = warm_member(WeightsOf(member="yesterday", lr=0.1))
+    own = driver.Asked(space="x", out=str(where))
+    monkeypatch.setattr(families, "_source", lambda *_: (record.read_definition(yesterday).study, yesterday))
+    begun = families._begun(one, study, own)
+    assert begun
+    assert begun.recipe.init_from == start.content
+    changed = {name: array + np.float32(1e-7) * (name == "table/0") for name, array in start.arrays.items()}
+    other = handing_on.Handed(weights=weights.checked(start.about, changed), outcome="completed", said="made anew")
+    monkeypatch.setattr(handing_on, "hand_on", lambda *_: other)
+    found, kept = families._started(tmp_path, one, study, own, [])
+    assert (found, kept.content) == (begun, start.content)
+    assert not (tmp_path / "warm.weights.zip").exists()
+    with pytest.raises(
+        record.RecordError, match=r"start from small, none at lr 0.1, .* and warm asks for those of lr 0.2"
+    ):
+        families._started(tmp_path, warm_member(WeightsOf(member="yesterday", lr=0.2))[0], study, own, [])
+    shutil.rmtree(where / "init")
+    warm_start._kept.cache_clear()
+    with pytest.raises(record.RecordError, match="are lost, and those that yesterday leaves now have other bits"):
+        families._started(tmp_path, one, study, own, [])
+    shutil.copy(handed, tmp_path / "warm.weights.zip")
+    assert families._started(tmp_path, one, study, own, [])[0] == begun
+
+
+CHAIN = """
+from study.config import *
+def member(label, days, of=None):
+    s = Study(name=label, data_options={"rows": 40000, "only_days": days}, models=("small",),
+              arms=(Arm(method="none"),), lrs=(0.1,), seeds=(0,), recipe=Recipe(batch=128))
+    return Member(label=label, words="about " + label, study=s, init_from=of)
+study = Family(name="chain", members=(
+    member("a", "1-3"), member("b", "6-8", WeightsOf(member="a", lr=0.1)),
+    member("c", DAYS, WeightsOf(member="b", lr=LR))))
+"""
+
+
+def test_all_that_is_wrong_with_a_chain_is_said_before_the_first_is_trained(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "chained").mkdir()
+    (tmp_path / "chained" / "__init__.py").write_text("")
+    for name, days, lr, message in (
+        (
+            "seen",
+            "2-4",
+            "0.1",
+            "they have seen days 1 to 2 and 6 to 7 of its log, and it trains and judges on days 2 to 4",
+        ),
+        ("untrained", "9-10", "0.3", "b trains no run at lr 0.3, whose weights are asked for; it trains 0.1"),
+        ("good", "9-10", "0.1", ""),
+    ):
+        (tmp_path / "chained" / f"{name}.py").write_text(CHAIN.replace("DAYS", repr(days)).replace("LR", lr))
+        asked = ["plan", f"chained.{name}", "--out", tmp_path / "out"]
+        if message:
+            assert message in refused(capsys, *asked)
+        else:
+            assert main([str(word) for word in asked]) == 0
+    said = refused(
+        capsys, "submit", "chained.good", "--address", "http://127.0.0.1:1", "--init-from", tmp_path / "w.zip"
+    )
+    assert "--init-from is of one study; chain says itself which" in said

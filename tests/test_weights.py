@@ -34,7 +34,7 @@ def of_random(model: str = "small") -> Weights:
 
 
 GOOD = of_random()
-ABOUT = json.loads(json.dumps({"format": 1} | dataclasses.asdict(GOOD.about)))
+ABOUT = json.loads(json.dumps({"format": 2} | dataclasses.asdict(GOOD.about)))
 
 
 def file_of(about: Any = ABOUT, arrays: dict[str, Any] = GOOD.arrays, *, compress: bool = False) -> bytes:
@@ -143,7 +143,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a description that is a list": (lambda: file_of(about=[1]), "none of ours"),
     "a deep description": (lambda: file_of(about="[" * 10**6), ""),
     "a description that is binary": (lambda: file_of(about=b"\xff\xfe\x00"), ""),
-    "a format to come": (lambda: file_of(changed(format=2)), "format 2; this version reads format 1"),
+    "a format to come": (lambda: file_of(changed(format=3)), "format 3; this version reads formats 1 and 2"),
     "no format": (lambda: file_of({k: v for k, v in ABOUT.items() if k != "format"}), "format None"),
     "more said": (lambda: file_of(changed(run_me="rm")), "lacks or adds run_me"),
     "less said": (lambda: file_of({k: v for k, v in ABOUT.items() if k != "seen"}), "lacks or adds seen"),
@@ -157,6 +157,13 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a vocabulary too few": (lambda: file_of(changed(vocabulary=[11, 4])), "not one positive size"),
     "a vocabulary of 0": (lambda: file_of(changed(vocabulary=[11, 0, 40])), "not one positive size"),
     "a vocabulary without end": (lambda: file_of(changed(vocabulary=[11, 4, 10**30])), "vocabulary"),
+    "options are a list": (lambda: file_of(changed(options=[1])), "options is no mapping"),
+    "an option is a list": (lambda: file_of(changed(options={"rel": [1]})), "the option rel is [1]"),
+    "an option colours": (lambda: file_of(changed(options={"norm": "\x1b[31m"})), "control characters"),
+    "tables are trained otherwise": (lambda: file_of(changed(embeddings="sgd")), "embeddings is 'sgd'"),
+    "a name without letters": (lambda: file_of(arrays=with_array("parameter/", ZERO)), "no array of weights"),
+    "a name that rings": (lambda: file_of(arrays=with_array("parameter/\x07", ZERO)), "no array of weights"),
+    "an array's name is a page": (lambda: file_of(arrays=with_array("parameter/" + "x" * 501, ZERO)), "no array of"),
     "days are words": (lambda: file_of(changed(seen=["1-6"])), "no list"),
     "days backwards": (lambda: file_of(changed(seen=[[6, 1]])), "days 6 to 1"),
     "a day 0": (lambda: file_of(changed(seen=[[0, 1]])), "days 0 to 1"),
@@ -240,3 +247,48 @@ def test_an_archive_keeps_every_plain_array_and_the_same_bytes() -> None:
         assert (back[name].dtype, back[name].shape) == (array.dtype, array.shape)
         np.testing.assert_array_equal(back[name], array)
         assert back[name].flags.writeable
+
+
+def test_a_file_of_format_1_reads_as_one_that_says_less() -> None:
+    old = {name: value for name, value in ABOUT.items() if name not in weights.SINCE_2} | {"format": 1}
+    back = weights.read(file_of(old))
+    assert back.content == GOOD.content
+    assert (back.about.options, back.about.embeddings, back.about.curve) == (None, "", "none")
+    with pytest.raises(ValueError, match="lacks or adds"):
+        weights.read(file_of(ABOUT | {"format": 1}))
+
+
+def test_names_of_ones_own_modules_and_masks_of_infinity_are_kept() -> None:
+    mask = np.triu(np.full((3, 3), -np.inf, np.float32), 1)
+    arrays = with_array("parameter/long-view.größe", ZERO) | {"buffer/attention.mask": mask}
+    left = weights.checked(GOOD.about, arrays)
+    back = weights.read(left.written())
+    assert back.content == left.content
+    np.testing.assert_array_equal(back.arrays["buffer/attention.mask"], mask)
+    with pytest.raises(ValueError, match="holds values that are not finite"):
+        weights.checked(GOOD.about, with_array("parameter/long-view", mask))
+
+
+def test_what_is_too_large_for_a_file_is_refused_before_it_is_made_and_as_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = dataclasses.replace(GOOD.about, vocabulary=(11, 4, 10**8))
+    arrays = with_array("table/2", np.broadcast_to(np.zeros((), np.float32), (10**8, 4)))
+    with pytest.raises(
+        ValueError, match=r"they take 1,600,0\d\d,\d+ bytes, and a file of weights has 1,073,741,824 at"
+    ):
+        weights.check_form(huge, arrays)
+    monkeypatch.setattr(weights.untrusted, "MOST_BYTES", 1 << 20)
+    (tmp_path / "w.zip").write_bytes(bytes(5 << 20))
+    with pytest.raises(ValueError, match="it has more than 1,048,576 bytes"):
+        warm_start.opened(tmp_path / "w.zip")
+
+
+def test_days_that_add_up_are_said_in_few_words() -> None:
+    every_day = dataclasses.replace(GOOD.about, seen=((8, 13), (1, 6), (7, 7), (5, 9)))
+    assert every_day.seen == ((1, 13),)
+    assert every_day.days_seen() == "days 1 to 13"
+    gaps = dataclasses.replace(GOOD.about, seen=tuple((day, day) for day in range(1, 20_000, 2)))
+    assert gaps.days_seen() == "days 1 and 3 and 5 and 9,997 more pieces, up to 19999"
+    assert gaps.saw(19_999, 20_001)
+    assert not gaps.saw(20_000, 20_001)
