@@ -1,7 +1,8 @@
 """Named arrays and a description of them as one file: a zip of `.npy`, stored as they are, beside `about.json`.
 
 The same content gives the same bytes: nothing of the clock, the system or a compressor is in it. Reading runs no code:
-arrays of plain numbers, no pickle, and no more memory than the file is long. Every part has a check sum.
+arrays of plain numbers, no pickle. It takes no more memory than the file is long, for the arrays, and `MOST_BESIDE` for
+what the file says of itself, whose size is looked at before it is read. Every part has a check sum.
 """
 
 import json
@@ -13,7 +14,16 @@ from typing import IO, Any
 import numpy as np
 
 DESCRIPTION = "about.json"
-MOST_DESCRIPTION = 2**24  # bytes
+MOST_DESCRIPTION = 2**20  # bytes
+"""15,000 runs of a stack, or 10,000 features of weights."""
+
+MOST_DIRECTORY = 2**22  # bytes
+"""Of the zip's list of its parts: about 50,000 of ours. The largest stacks on a GPU, of a network whose runs each have
+their own statistics, have 10,000."""
+
+MOST_BESIDE = 96 * 2**20  # bytes
+"""What a directory and a description of these sizes come to in memory, whatever they say."""
+
 PLAIN = "biuf"
 """Kinds of numpy's types that are read: booleans, integers and floats."""
 
@@ -31,12 +41,11 @@ def read(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description and the arrays, which may be written to. Raises whatever is wrong with the file: ValueError or an
     error of `zipfile`, json or the system, before any memory is taken for what the file does not hold."""
     size = file.seek(0, 2)
-    file.seek(0)
-    with zipfile.ZipFile(file) as archive:
+    with _opened(file) as archive:
         members = archive.infolist()
         if sum(member.file_size for member in members) > size:
             raise ValueError("its parts are larger than the whole")
-        about, arrays = describe(archive), {}
+        about, arrays = _description(archive), {}
         for member in members:
             name = member.filename.removesuffix(".npy")
             if member.filename == DESCRIPTION:
@@ -50,10 +59,34 @@ def read(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return about, arrays
 
 
-def describe(archive: zipfile.ZipFile) -> dict[str, Any]:
-    """The description alone. Raises as `read` does."""
+def describe(file: IO[bytes]) -> dict[str, Any]:
+    """The description alone: nothing else is read. Raises as `read` does."""
+    with _opened(file) as archive:
+        return _description(archive)
+
+
+def _opened(file: IO[bytes]) -> zipfile.ZipFile:
+    return zipfile.ZipFile(_InParts(file))
+
+
+class _InParts:
+    """A file that is read in parts no longer than a directory of ours: zipfile reads that at once, however long the
+    file says that it is."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int | None = -1) -> bytes:
+        part = self.file.read(MOST_DIRECTORY + 1 if size is None or size < 0 else min(size, MOST_DIRECTORY + 1))
+        if len(part) > MOST_DIRECTORY:
+            raise ValueError(f"its list of parts, or one of them, is longer than {MOST_DIRECTORY:,} bytes")
+        return part
+
+
+def _description(archive: zipfile.ZipFile) -> dict[str, Any]:
     member = archive.getinfo(DESCRIPTION)
-    if member.compress_type != zipfile.ZIP_STORED or member.file_size > MOST_DESCRIPTION:
+    if member.compress_type != zipfile.ZIP_STORED or max(member.file_size, member.compress_size) > MOST_DESCRIPTION:
         raise ValueError("its description is none of ours")
     about = json.loads(archive.read(member))
     if not isinstance(about, dict):

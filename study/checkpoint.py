@@ -16,7 +16,6 @@ import os
 import time
 import uuid
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -70,14 +69,16 @@ class Checkpoint:
         self.began = self.last = time.monotonic()
         self.first = 0
 
-    def begin(self, load: Callable[[dict[str, np.ndarray]], None]) -> int:
+    def begin(self, load: Callable[[dict[str, np.ndarray]], None], most_bytes: int) -> int:
         """As `training.Keeper.begin`."""
         self.began = self.last = time.monotonic()
-        content = opened(self.store, self.name)
+        content = opened(self.store, self.name, most_bytes)
         if content is None:
             return 0
         try:
             with content:
+                if content.seek(0, 2) > most_bytes:
+                    raise ValueError(f"it is larger than {most_bytes:,} bytes, the most that its stack could be")
                 about, arrays = archive.read(content)
             for key, value in self.about.items():
                 if about.get(key) != value:
@@ -131,8 +132,7 @@ class Checkpoint:
             if isinstance(self.store, storage.Folder):
                 self.store.set_aside(self.store.folder / self.name, aside)
             else:
-                self.store.put(aside, self.store.get(self.name) or b"")
-                self.store.delete(self.name)
+                self.store.move(self.name, aside)
             then = f"set aside as {aside}"
         except (OSError, storage.StorageError):
             then = "left where it is, and not used"
@@ -175,12 +175,13 @@ def _archive(file: IO[bytes], about: Mapping[str, Any], state: "Mapping[str, Ten
     archive.write(file, about, ((name, tensor.detach().cpu().numpy()) for name, tensor in state.items()))
 
 
-def opened(store: Store, name: str) -> IO[bytes] | None:
-    """A file, to be read; None where there is none that could be."""
+def opened(store: Store, name: str, most_bytes: int) -> IO[bytes] | None:
+    """A file, to be read; None where there is none that could be. No more of it is in memory than shows that it is
+    larger than this."""
     try:
         if isinstance(store, storage.Folder):
-            return (store.folder / name).open("rb")
-        content = store.get(name)
+            return store.opened(name)
+        content = store.get(name, most_bytes + 1)
     except (OSError, storage.StorageError):
         return None
     return None if content is None else io.BytesIO(content)
@@ -190,12 +191,11 @@ def begun(where: Path | str) -> dict[str, tuple[str, ...]]:
     """The stacks of a study that were kept: trial -> ids of their runs, in order. What does not read is left out."""
     found, store = {}, storage.at(where)
     for name in store.names(FOLDER):
-        file = opened(store, f"{FOLDER}/{name}")
-        if file is None:
-            continue
         try:
-            with file, zipfile.ZipFile(file) as parts:
-                runs = archive.describe(parts)["runs"]
+            if (file := store.opened(f"{FOLDER}/{name}")) is None:
+                continue
+            with file:
+                runs = archive.describe(file)["runs"]
             if isinstance(runs, list) and all(isinstance(run, str) for run in runs):
                 found[name.removesuffix(".npz")] = tuple(runs)
         except Exception:  # said when its stack is trained

@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 WHOLE_PUTS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory")
@@ -39,6 +39,8 @@ PRODUCTS = ("report.html", "runs.parquet", "optuna.journal", "tables/*.csv", "fi
 PROBE_BYTES = 2**16  # enough to find a full disk
 HAVE_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 RETRY_SECONDS = (1, 2, 4, 8, 15, 30)
+READ_AT_ONCE = 2**18
+"""Bytes of a file that is read in part."""
 AT_ONCE = 128
 """Files that are fetched together."""
 
@@ -148,13 +150,20 @@ class Folder:
             os.fsync(file.fileno())
         return True
 
-    def get(self, name: str) -> bytes | None:
-        """The content of a file; None where there is none."""
+    def get(self, name: str, most: int | None = None) -> bytes | None:
+        """The content of a file, or no more of it than its first bytes; None where there is none."""
         with self._said("read"):
             try:
-                return (self.folder / name).read_bytes()
+                with (self.folder / name).open("rb") as file:
+                    return file.read(-1 if most is None else most)
             except FileNotFoundError:
                 return None
+
+    def opened(self, name: str) -> IO[bytes] | None:
+        """A file to be read in part; None where there is none."""
+        with self._said("read"):
+            path = self.folder / name
+            return path.open("rb") if path.is_file() else None  # a pipe would be waited for
 
     def names(self, kind: str) -> list[str]:
         """Names of the files in a folder of this one, sorted."""
@@ -220,10 +229,19 @@ class ObjectStore:
                 return self.get(name) == content
             return True
 
-    def get(self, name: str) -> bytes | None:
+    def get(self, name: str, most: int | None = None) -> bytes | None:
         with self._said("read") as (files, root):
             try:
-                return files.cat_file(f"{root}/{name}")
+                return files.cat_file(f"{root}/{name}", end=most)
+            except FileNotFoundError:
+                return None
+
+    def opened(self, name: str) -> IO[bytes] | None:
+        """A file of which only what is asked for is fetched, a little at a time; whatever fails later is not said in
+        our words."""
+        with self._said("read") as (files, root):
+            try:
+                return files.open(f"{root}/{name}", "rb", block_size=READ_AT_ONCE, cache_type="readahead")
             except FileNotFoundError:
                 return None
 
@@ -235,6 +253,12 @@ class ObjectStore:
             files.rm_file(f"{root}/{name}")
         if self.mirror:
             (self.mirror / name).unlink(missing_ok=True)
+
+    def move(self, name: str, to: str) -> None:
+        """Call a file otherwise, inside the store: it may be of any size."""
+        with self._said("write to") as (files, root):
+            files.copy(f"{root}/{name}", f"{root}/{to}")
+        self.delete(name)
 
     def set_aside(self, path: Path, name: str) -> None:
         assert self.mirror

@@ -92,12 +92,16 @@ class Look:
     tables: Tables
 
 
+MOST_HEADERS = 2**24
+"""Bytes of a kept stack's file beside its numbers, at most."""
+
+
 class Keeper(Protocol):
     """Who keeps what a stack is between two steps, so that it can go on from there; see `study.checkpoint`."""
 
-    def begin(self, load: Callable[[dict[str, np.ndarray]], None]) -> int:
+    def begin(self, load: Callable[[dict[str, np.ndarray]], None], most_bytes: int) -> int:
         """How many steps were done when it was kept, 0 where nothing is; fewer than all. load: takes what was kept; its
-        ValueError says that this is no state of the stack, which then is as it was."""
+        ValueError says that this is no state of the stack, which then is as it was. most_bytes: more is none."""
         ...
 
     def after(self, done: int, state: Callable[[], dict[str, Tensor]]) -> None:
@@ -127,7 +131,7 @@ def train(
     with _reproducible(device):
         stack = _Stack(runs, log, torch.device(device), start)
         stack.look = look
-        first = keeper.begin(stack.load_state) if keeper else 0
+        first = keeper.begin(stack.load_state, stack.most_bytes()) if keeper else 0
         for step, rows_GB in enumerate(stack.batches(first), first):
             stack.loss_RST[:, step], stack.constant_GST[:, step] = stack.step(step, rows_GB)
             if watch:
@@ -236,6 +240,11 @@ class _Stack:
         of_method |= {f"going_back/{name}": x for name, x in going_back.items()}
         losses = {"loss": self.loss_RST, "constant": self.constant_GST}
         return self.network.state() | tables | of_method | losses
+
+    def most_bytes(self) -> int:
+        """More than a file of this stack's state has: a method that acts on embeddings adds to the weight and the
+        accumulator of a row, from its first step on, a few numbers of that size."""
+        return 4 * sum(tensor.numel() * tensor.element_size() for tensor in self.state().values()) + MOST_HEADERS
 
     def load_state(self, kept: dict[str, np.ndarray]) -> None:
         """Be what the stack was when `state` was kept. ValueError, and nothing is changed, where that is none of it."""

@@ -1,27 +1,35 @@
 """Checkpoints: a stack that was killed goes on with the same bits; what is broken, foreign or malicious is not used."""
 
+import contextlib
 import dataclasses
+import hashlib
+import io
+import itertools
 import json
 import os
 import pickle
 import random
+import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import test_weights
 import torch
 from test_training import LOG, RECIPE, make_log, make_run
 
-from study import archive, checkpoint, methods, storage, training
+from study import archive, checkpoint, methods, planning, storage, training, weights
 from study.checkpoint import Checkpoint, StoppedError
 from study.config import Run
 from study.log import Log
 
+MOST = 10**9
 STEPS = RECIPE.steps
 assert STEPS
 
@@ -46,8 +54,8 @@ class Finishing(Checkpoint):
 
     began = -1
 
-    def begin(self, load: Callable[[dict[str, np.ndarray]], None]) -> int:
-        self.began = super().begin(load)
+    def begin(self, load: Callable[[dict[str, np.ndarray]], None], most_bytes: int) -> int:
+        self.began = super().begin(load, most_bytes)
         return self.began
 
 
@@ -206,7 +214,7 @@ def test_a_checkpoint_that_was_cut_is_set_aside(tmp_path: Path) -> None:
             assert "cannot be used" in starts_anew(folder)
         else:
             notes: list[str] = []
-            assert make(Checkpoint, folder, RUNS, note=notes.append).begin(lambda _: pytest.fail("loaded")) == 0
+            assert make(Checkpoint, folder, RUNS, note=notes.append).begin(lambda _: pytest.fail("loaded"), MOST) == 0
             assert len(notes) == 1
 
 
@@ -222,7 +230,7 @@ def test_flipped_bits_are_found_or_change_nothing(tmp_path: Path) -> None:
         path.write_bytes(flipped)
         loaded: list[Mapping[str, np.ndarray]] = []
         notes: list[str] = []
-        began = make(Checkpoint, tmp_path, RUNS, note=notes.append).begin(loaded.append)
+        began = make(Checkpoint, tmp_path, RUNS, note=notes.append).begin(loaded.append, MOST)
         assert bool(notes) == (began == 0) == (not loaded)
         found += not began
         for arrays in loaded:
@@ -329,7 +337,7 @@ def test_a_malicious_checkpoint_runs_nothing(tmp_path: Path) -> None:
     for i, bad_file in enumerate((pickled, torch_file, objects, bomb, huge, elsewhere)):
         bad_file()
         notes: list[str] = []
-        assert make(Checkpoint, tmp_path, RUNS, note=notes.append).begin(lambda _: pytest.fail("loaded")) == 0
+        assert make(Checkpoint, tmp_path, RUNS, note=notes.append).begin(lambda _: pytest.fail("loaded"), MOST) == 0
         assert len(notes) == 1, bad_file
         assert len(list((tmp_path / "set_aside").iterdir())) == i + 1
         path.write_bytes(good)
@@ -340,6 +348,147 @@ def test_a_malicious_checkpoint_runs_nothing(tmp_path: Path) -> None:
     assert proof.exists(), "it would have run"
 
 
+# --- how much is read ---------------------------------------------------------------------------------------------
+
+
+def peak_bytes(read: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(Exception):
+            read()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def with_entries(count: int, about: bytes, name: Callable[[int], bytes]) -> bytes:
+    """A zip of a description, and of so many names of parts in its directory."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as parts:
+        parts.writestr("about.json", about)
+    whole = file.getvalue()
+    start, end = whole.find(b"PK\x01\x02"), whole.rfind(b"PK\x05\x06")
+    entry = struct.Struct("<4s4B4HL2L5H2L")
+    numbers = (20, 3, 20, 0, 0, 0, 0, 33, 0, 0, 0)
+    entries = [
+        entry.pack(b"PK\x01\x02", *numbers, len(called), 0, 0, 0, 0, 0, 0) + called
+        for called in map(name, range(count))
+    ]
+    directory = whole[start:end] + b"".join(entries)
+    said = min(count + 1, 2**16 - 1)
+    return (
+        whole[:start] + directory + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, said, said, len(directory), start, 0)
+    )
+
+
+DESCRIPTIONS = {
+    "none": b"{}",
+    "lists": b'{"runs": [' + b"[[]]," * ((archive.MOST_DESCRIPTION - 20) // 5) + b"0]}",
+    "mappings": b'{"runs": [' + b'{"":0},' * ((archive.MOST_DESCRIPTION - 20) // 7) + b"0]}",
+    "too long": b'{"runs": [' + b"[[]]," * 2**22 + b"0]}",
+}
+
+
+@pytest.mark.parametrize("described", DESCRIPTIONS)
+@pytest.mark.parametrize("count", [0, (archive.MOST_DIRECTORY - 200) // 50, 600_000], ids=["few", "many", "too many"])
+def test_what_a_file_says_of_itself_takes_no_more_memory_than_is_stated(described: str, count: int) -> None:
+    content = with_entries(count, DESCRIPTIONS[described], lambda i: struct.pack("<I", i).replace(b"\0", b"\xe9"))
+    for read in (archive.read, archive.describe):
+        peak = peak_bytes(lambda read=read: read(io.BytesIO(content)))
+        assert peak < archive.MOST_BESIDE, f"{peak / 2**20:.0f} MiB"
+    if count > 10**5:
+        with pytest.raises(ValueError, match="its list of parts, or one of them, is longer than 4,194,304 bytes"):
+            archive.describe(io.BytesIO(content))
+
+
+def test_what_a_file_holds_takes_no_more_memory_than_it_is_long() -> None:
+    file = io.BytesIO()
+    archive.write(file, {"runs": []}, [(f"a{i}", np.zeros(10**6)) for i in range(5)])
+    peak = peak_bytes(lambda: archive.read(file))
+    assert 40 * 10**6 < peak < len(file.getvalue()) + 10 * 2**20
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_file_of_weights_takes_no_more_memory_than_is_stated(order: Literal["C", "F"]) -> None:
+    rows = 10**6
+    large = np.zeros((rows, 4), np.float32, order=order)
+    about = test_weights.ABOUT | {"vocabulary": [rows, *test_weights.ABOUT["vocabulary"][1:]]}
+    content = test_weights.file_of(about, test_weights.GOOD.arrays | {"table/0": large})
+    assert weights.read(content).tables[0].shape == (rows, 4)
+    # It and its hash; beside what holds the content.
+    assert peak_bytes(lambda: weights.read(content).content) < 2 * len(content) + 2**20
+
+
+def test_the_largest_stack_keeps_within_what_is_read() -> None:
+    """A thousand runs of a network of which each has its own statistics: as many parts as there are runs and layers."""
+    file = io.BytesIO()
+    runs = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(planning.STACK_RUNS_GPU)]
+    names = [
+        f"buffer/{r}/layers.{i}.{n}" for r in range(len(runs)) for i in range(8) for n in ("mean", "variance", "n")
+    ]
+    archive.write(file, {"format": 1, "runs": runs, "steps": 1}, ((name, np.zeros(1)) for name in names))
+    about, arrays = archive.read(file)
+    assert (about["runs"], list(arrays)) == (runs, names)
+
+
+@pytest.mark.parametrize("where", ["folder", "store"])
+def test_a_checkpoint_that_is_larger_than_its_stack_could_be_is_not_read(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path if where == "folder" else f"memory://large/{tmp_path.name}"
+    about, arrays = read(kept(tmp_path, RUNS))
+    file = io.BytesIO()
+    archive.write(file, about, [*arrays.items(), ("more", np.zeros(10**7))])
+    own = make(Finishing, folder, RUNS, note=(notes := []).append)  # type: ignore[arg-type]
+    storage.at(folder).put(own.name, file.getvalue())
+    fetched = []
+    get = storage.ObjectStore.get
+    monkeypatch.setattr(storage.ObjectStore, "get", lambda *of: fetched.append(get(*of)) or fetched[-1])
+    stack = training._Stack(RUNS, LOG, torch.device("cpu"))
+    most = stack.most_bytes()
+    assert most < 3 * 10**7
+    peak = peak_bytes(lambda: own.begin(stack.load_state, most))
+    assert own.began == 0
+    assert f"it is larger than {most:,} bytes, the most that its stack could be" in notes[0]
+    if where == "folder":
+        assert peak < 10**6
+        (aside,) = (tmp_path / "set_aside").iterdir()
+        assert aside.stat().st_size == len(file.getvalue())
+    else:
+        assert [len(content) for content in fetched] == [most + 1]
+        (aside,) = storage.at(folder).names("set_aside")
+        assert get(storage.at(folder), f"set_aside/{aside}") == file.getvalue()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("embeddings", ["adagrad", "method"])
+@pytest.mark.parametrize(("method", "base"), EVERY_METHOD + EVERY_BASE)
+def test_no_stack_is_larger_than_it_could_be(method: str, base: str, embeddings: str) -> None:
+    options: dict[str, Any] = {"base": base} if base != "adagrad" else {}
+    options |= {"momentum": 0.9} if base == "sgd" else {}
+    recipe = dataclasses.replace(RECIPE, embeddings=embeddings)
+    runs = stack_of(method=method, options=methods.check(method, options), recipe=recipe)
+    stack = training._Stack(runs, LOG, torch.device("cpu"))
+    most = stack.most_bytes() - training.MOST_HEADERS
+    if embeddings == "method":
+        for group, feature in itertools.product(range(stack.groups), range(stack.tables.features)):
+            stack._state_of_table(group, feature)
+    assert sum(tensor.numel() * tensor.element_size() for tensor in stack.state().values()) <= most
+
+
+def test_only_what_is_said_of_a_stack_is_fetched_to_list_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = f"memory://listed/{tmp_path.name}"
+    storage.at(where).put("checkpoints/a.npz", kept(tmp_path, RUNS).read_bytes())
+    monkeypatch.setattr(storage.ObjectStore, "get", lambda *_: pytest.fail("the whole of it was fetched"))
+    assert checkpoint.begun(where) == {"a": tuple(run.id for run in RUNS)}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    os.mkfifo(tmp_path / "checkpoints" / f"{'a' * 32}.npz")
+    assert checkpoint.begun(tmp_path) == {}
+    assert make(Checkpoint, tmp_path, RUNS).begin(lambda _: pytest.fail("loaded"), MOST) == 0
+
+
 # --- when it is kept ----------------------------------------------------------------------------------------------
 
 
@@ -347,7 +496,7 @@ def test_kept_at_most_every_so_often_and_removed_in_the_end(tmp_path: Path, monk
     now = 0.0
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
     own = make(Checkpoint, tmp_path, RUNS, every_seconds=60.0)
-    assert own.begin(lambda _: None) == 0
+    assert own.begin(lambda _: None, MOST) == 0
     state = {"loss": torch.zeros(5, STEPS, 3)}
     written = []
     for done in range(1, STEPS + 1):
@@ -426,7 +575,7 @@ def test_an_object_store_keeps_them_too() -> None:
     assert finishing.began == 5
     storage.at(where).put(finishing.name, b"broken")
     notes: list[str] = []
-    assert make(Checkpoint, where, runs, note=notes.append).begin(lambda _: None) == 0  # type: ignore[arg-type]
+    assert make(Checkpoint, where, runs, note=notes.append).begin(lambda _: None, MOST) == 0  # type: ignore[arg-type]
     assert len(notes) == 1
     assert len(storage.at(where).names("set_aside")) == 1
     assert checkpoint.begun(where) == {}

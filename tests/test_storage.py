@@ -63,6 +63,25 @@ def test_what_is_put_is_there_whole(store: Folder | ObjectStore) -> None:
     store.probe()
 
 
+def test_a_file_is_read_in_part_and_moved_whatever_its_size(store: Folder | ObjectStore) -> None:
+    content = bytes(range(256)) * 4000
+    store.put("runs/a", content)
+    assert store.get("runs/a", 300) == content[:300]
+    assert store.get("runs/a", 10**9) == content
+    assert store.opened("runs/b") is None
+    file = store.opened("runs/a")
+    assert file is not None
+    with file:
+        assert file.seek(-10, 2) == len(content) - 10
+        assert file.read(100) == content[-10:]
+        file.seek(5)
+        assert file.read(7) == content[5:12]
+    if isinstance(store, ObjectStore):
+        store.move("runs/a", "set_aside/a")
+        assert store.get("runs/a") is None
+        assert store.get("set_aside/a") == content
+
+
 def test_of_many_that_create_a_file_one_succeeds(store: Folder | ObjectStore) -> None:
     created = []
 
