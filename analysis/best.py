@@ -26,6 +26,7 @@ import pandas as pd
 from analysis.quality import mean_interval, median_interval, worst_filled
 from analysis.rates import upper_bound, wilson
 from analysis.runs import CURVE, in_order, records, tasks_of, threshold_columns, with_curves
+from analysis.words import score_text, value_text
 from study.config import JUDGED_FROM, QualitySearch, Study
 from study.record import Definition
 
@@ -261,7 +262,7 @@ def setting(row: Mapping[str, Any], definition: Definition) -> str:
 def _score(row: Mapping[str, Any], task: str) -> str | None:
     for name in (f"auc_{task}", f"rmse_{task}"):
         if name in row and math.isfinite(row[name]):
-            return f"held-out {_words(name)} {_with_interval(row, name, ' to ')}"
+            return f"held-out {score_text(name)} {value_text(row, name)}"
     return None
 
 
@@ -270,13 +271,13 @@ def best_table(found: pd.DataFrame, definition: Definition) -> tuple[list[str], 
     medians with 95% intervals."""
     scores = [f"{kind}_{task['name']}" for task in tasks_of(definition.data) for kind in ("auc", "rmse")]
     scores = [name for name in scores if name in found]
-    head = ["model", "method", "best at", "diverged", *(_words(name) for name in scores)]
+    head = ["model", "method", "best at", "diverged", *(score_text(name) for name in scores)]
     rows = []
     for row in records(found):
         none = pd.isna(row["lr"])
         said = "nothing within risk" if none else setting(row, definition)
         held = f"{row['k']}/{row['n']}" if row["n"] else "-"
-        rows.append([str(row["model"]), str(row["curve"]), said, held, *(_with_interval(row, name) for name in scores)])
+        rows.append([str(row["model"]), str(row["curve"]), said, held, *(value_text(row, name) for name in scores)])
     return head, rows
 
 
@@ -292,19 +293,3 @@ def text(found: pd.DataFrame, definition: Definition) -> str:
         of_model = records(found.loc[found["model"] == model])
         said += ["", f"{model}:", *(f"  {sentence(row, definition)}" for row in of_model)]
     return "\n".join([*lines, *said])
-
-
-def _words(name: str) -> str:
-    kind, _, task = name.partition("_")
-    return f"{kind.upper()} {task}"
-
-
-def _with_interval(row: Mapping[str, Any], name: str, to: str = "-") -> str:
-    if not math.isfinite(row[name]):
-        return "-"
-    if not math.isfinite(row[f"{name}_low"]):
-        return f"{row[name]:.4f}"
-    low, high = (f"{row[f'{name}_{end}']:.4f}" for end in ("low", "high"))
-    if to == "-":
-        low, high = low.removeprefix("0"), high.removeprefix("0")  # a table has little room
-    return f"{row[name]:.4f} ({low}{to}{high})"

@@ -25,11 +25,12 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis.edges import NOT_REACHED, REACHED, Fit, edges, fits, outcomes, outcomes_by_curve, two_digits
+from analysis.edges import NOT_REACHED, REACHED, Fit, edges, fits, outcomes, outcomes_by_curve
 from analysis.quality import judged_at_own_best, lower_is_better, mean_interval
 from analysis.rates import CONFIDENCE
 from analysis.recommend import quality_column, quality_words
 from analysis.runs import CURVE, in_order, records, with_curves
+from analysis.words import p_text, two_digits
 from study.record import Confirmation, Definition
 
 LEVEL = 0.5
@@ -317,12 +318,6 @@ def interval_text(row: Mapping[str, Any]) -> str:
     if row["status"] == AT_LEAST:
         return f"above {two_digits(row['low'])}"
     return f"below {two_digits(row['high'])}" if row["status"] == AT_MOST else "undecided"
-
-
-def p_text(p: float) -> str:
-    if math.isnan(p):
-        return "-"
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def sentences(table: pd.DataFrame, *, quality: bool = True) -> list[str]:

@@ -31,6 +31,7 @@ from scipy import sparse, special
 
 from analysis.rates import CONFIDENCE, FEW_RUNS, lower_bound, octave_bins, upper_bound, wilson
 from analysis.runs import CURVE, in_order, records, threshold_columns, with_curves
+from analysis.words import two_digits
 
 SIGMA = (0.01, 0.63)
 """Scales of the logistic, in decades of lr, uniform in log: 0.01 is a cliff (P from 0.1 to 0.9 within 11%), 0.63 a
@@ -628,11 +629,6 @@ def edge_text(row: Mapping[str, Any]) -> str:
     return two_digits(row["edge"]) if row["status"] == REACHED else f"< {row['lr_min']:g}"
 
 
-def two_digits(value: float) -> str:
-    """Of a half too: `0.48`, `0.60`, `2.0`, `12`, `130`."""
-    return f"{value:#.2g}".rstrip(".") if abs(value) < 99.5 else f"{float(f'{value:.2g}'):g}"
-
-
 def sentence(row: Mapping[str, Any]) -> str:
     """One row of `edges` in one sentence, for an engineer: the edge, how sure, and what is safe to say below it."""
     n = f"{row['n_min']}" if row["n_min"] == row["n_max"] else f"{row['n_min']} to {row['n_max']}"
@@ -672,14 +668,6 @@ def sentence(row: Mapping[str, Any]) -> str:
         )
     odd = "" if row["monotone"] else " The rate falls again at a higher lr: read the rates, not only the edge."
     return f"{row['curve']}: {'; '.join(filter(None, [said, safe]))}.{odd}"
-
-
-def span_text(low: float, high: float) -> str:
-    """An interval that may lack an end: `0.44 to 0.53`, `above 3.2` (high is inf), `below 0.02` (low is 0)."""
-    first, last = map(two_digits, (low, high))
-    if low == 0:
-        return "undecided" if math.isinf(high) else f"below {last}"
-    return f"above {first}" if math.isinf(high) else f"{first} to {last}"
 
 
 def _interval(row: Mapping[str, Any]) -> str:

@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 
 from analysis import figures
 from analysis.contrasts import LEVEL, contrasts, holm, points, ratio_interval
-from analysis.edges import REACHED, Fit, edge_text, edges, fits, span_text, two_digits
+from analysis.edges import REACHED, Fit, edge_text, edges, fits
 from analysis.page import html_table, image, note, page, write_whole
 from analysis.palette import looks
 from analysis.runs import load, records
+from analysis.words import p_text, span_text, two_digits
 from study.record import Definition, RecordError, exists
 
 
@@ -75,17 +76,16 @@ def forest(members: Sequence[Shown], read: Callable[[Path], pd.DataFrame] = load
         if member.label not in fitted:
             continue
         runs = tables[member.label]
-        outcomes = list(zip(runs["curve"].tolist(), (runs["outcome"] == "diverged").tolist(), strict=True))
-        other = {curve: fit for (_, curve), fit in fitted.get(member.against, {}).items()}
+        other = {} if member.against == member.label else fitted.get(member.against, {})
         for row in records(edges(runs, LEVEL, fitted[member.label])):
-            diverged = [dead for curve, dead in outcomes if curve == row["curve"]]
-            against = other.get(row["curve"]) if member.against != member.label else None
+            own = runs.loc[(runs["model"] == row["model"]) & (runs["curve"] == row["curve"]), "outcome"]
+            against = _counterpart(row["model"], row["curve"], other)
             fit = fitted[member.label][row["model"], row["curve"]]
             head = {"label": member.label, "words": member.words} | {c: row[c] for c in ("model", "curve", "method")}
             edge = {c: row[c] for c in ("seeds", "edge", "low", "high", "status", "lr_min", "lr_max", "level")}
             rows.append(
                 head
-                | {"n": len(diverged), "k": sum(diverged)}
+                | {"n": len(own), "k": (own == "diverged").tolist().count(True)}
                 | edge
                 | {"against": member.against if against else ""}
                 | _ratio(fit, against)
@@ -94,6 +94,12 @@ def forest(members: Sequence[Shown], read: Callable[[Path], pd.DataFrame] = load
     tested = found["p"].notna().to_numpy()
     found.loc[tested, "p_holm"] = holm(found.loc[tested, "p"].to_numpy(dtype=float))
     return found
+
+
+def _counterpart(model: str, curve: str, fitted: Mapping[tuple[str, str], Fit]) -> Fit | None:
+    """The same curve of another member: of the same model, or of its only one, where the model is what was changed."""
+    alike = [fit for (_, other), fit in fitted.items() if other == curve]
+    return fitted.get((model, curve), alike[0] if len(alike) == 1 else None)
 
 
 COLUMNS = (
@@ -123,9 +129,6 @@ def curves(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
             | {name: ratio.get(name, math.nan) for name in ("p", "p_holm")}
         )
     return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
-
-
-OF_PAIRS = {"ratio": "ratio", "ratio_low": "low", "ratio_high": "high", "p": "p", "p_holm": "p_holm"}
 
 
 def _ratio(fit: Fit, against: Fit | None) -> dict[str, float]:
@@ -208,7 +211,7 @@ HEAD = ("", "model", "curve", "diverged", "LR50 (95%)", "against", "ratio (95%)"
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     p = row["p_holm"]
-    shown = "" if math.isnan(p) else ("< 0.001" if p < 0.001 else f"{p:.3f}")
+    shown = "" if math.isnan(p) else p_text(p)
     span = f" ({span_text(row['low'], row['high'])})" if row["low"] > 0 and math.isfinite(row["high"]) else ""
     edge = f"{edge_text(row)}{span}" if row["status"] == REACHED else edge_text(row)
     return [

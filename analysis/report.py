@@ -24,11 +24,12 @@ from analysis import table2 as at_best
 from analysis.best import best, best_table, gains, task_of
 from analysis.best import sentence as best_sentence
 from analysis.best import text as best_text
-from analysis.edges import BELOW, NOT_REACHED, REACHED, Fit, edge_text, edges, fits, sentence, span_text
+from analysis.edges import BELOW, NOT_REACHED, REACHED, Fit, edge_text, edges, fits, sentence
 from analysis.page import file_name, html_table, image, note, page, write_whole
 from analysis.quality import lr_sensitivity, quality
 from analysis.rates import divergence_rates, in_bins, rates_table, upper_bound
 from analysis.runs import CELL, cells_of, records, tasks_of, threshold_columns
+from analysis.words import p_text, score_text, span_text
 from study.config import EdgeSearch, QualitySearch, Rule, Run, Study, to_json
 from study.record import (
     Definition,
@@ -511,9 +512,9 @@ def _contrasts_table(study: Study, table: pd.DataFrame, p_head: str, p: str) -> 
     head += ["95% interval", "at lr", "diverged only here", "only there"]
     body = []
     for row in records(table):
-        ratio = [contrasted.ratio_text(row), contrasted.interval_text(row), contrasted.p_text(row[p])]
+        ratio = [contrasted.ratio_text(row), contrasted.interval_text(row), p_text(row[p])]
         cost = [_signed(row["difference"]), f"{_signed(row['difference_low'])} to {_signed(row['difference_high'])}"]
-        at = f"{row['lr']:.2g}" + (f", named (p {contrasted.p_text(row['lr_p_holm'])})" if row["lr_named"] else "")
+        at = f"{row['lr']:.2g}" + (f", named (p {p_text(row['lr_p_holm'])})" if row["lr_named"] else "")
         counts = [f"{row['lr_only']} of {row['lr_pairs']}", f"{row['lr_only_against']} of {row['lr_pairs']}"]
         compared = row["lr_named"] or row["lr_only"] + row["lr_only_against"] > 0
         body.append(
@@ -589,7 +590,7 @@ def _cells_section(definition: Definition, rates: pd.DataFrame, scored: pd.DataF
         where = f"{len(rates):,} cells are too many to read here: tables/cells.csv, beside this page, has each of them."
         return f"<h2>All cells</h2>{note(where)}"
     cells = rates.merge(scored[[*CELL, *(f"{b}{e}" for b in bands for e in ("", "_low", "_high"))]], on=CELL)
-    head = ["model", "curve", "lr", "n", "k", "rate", "95% interval", "undertrained", *(_words(b) for b in bands)]
+    head = ["model", "curve", "lr", "n", "k", "rate", "95% interval", "undertrained", *(score_text(b) for b in bands)]
     head += ["micro rate", "95% interval"]
     body = []
     for model in _models(definition.study, cells):
@@ -608,11 +609,6 @@ def _cells_section(definition: Definition, rates: pd.DataFrame, scored: pd.DataF
 
 MOST_CELLS = 2_000
 """Rows of a table that a page can show without keeping its reader waiting."""
-
-
-def _words(column: str) -> str:
-    kind, _, task = column.partition("_")
-    return f"{kind.upper()} {task}" if task else column
 
 
 def _span(row: Mapping[str, Any], low: str, high: str, digits: int = 2) -> str:

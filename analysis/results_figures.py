@@ -90,15 +90,31 @@ def curves_as_forest(folders: Sequence[Path]) -> Figure:
     return forest.figure(forest.curves(one.runs, one.definition))
 
 
-def of_signals(name: str) -> Callable[[Sequence[Path]], Figure]:
-    """One of the figures of `study signals`."""
+def signals_before(folders: Sequence[Path]) -> Figure:
+    """Sharpness by step from the onset, of one study that was watched."""
+    return _drawn(signals.figure_before(_watched(folders)))
 
-    def drawn(folders: Sequence[Path]) -> Figure:
-        (folder,) = folders
-        table = published.read_signals(folder)
-        return signals.figures(table, signals.discrimination(table))[name]
 
-    return drawn
+def signals_auc(folders: Sequence[Path]) -> Figure:
+    """ROC AUC of each signal by steps before the onset."""
+    table = _watched(folders)
+    return _drawn(signals.figure_auc(table, signals.discrimination(table)))
+
+
+def signals_alarms(folders: Sequence[Path]) -> Figure:
+    """What alarms ring for, against their false ones."""
+    return _drawn(signals.figure_alarms(_watched(folders)))
+
+
+def _watched(folders: Sequence[Path]) -> pd.DataFrame:
+    (folder,) = folders
+    return published.read_signals(folder)
+
+
+def _drawn(figure: Figure | None) -> Figure:
+    if figure is None:
+        raise ValueError("no run of it diverged: there is nothing to draw")
+    return figure
 
 
 FIGURES: dict[str, Callable[[Sequence[Path]], Figure]] = {
@@ -108,5 +124,7 @@ FIGURES: dict[str, Callable[[Sequence[Path]], Figure]] = {
     "frontier": frontier,
     "family": edges_of_family,
     "forest": curves_as_forest,
-    **{f"signals_{name}": of_signals(name) for name in ("before", "auc", "alarms")},
+    "signals_before": signals_before,
+    "signals_auc": signals_auc,
+    "signals_alarms": signals_alarms,
 }

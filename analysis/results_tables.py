@@ -5,18 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from analysis import forest, published
 from analysis.best import best, best_table
-from analysis.contrasts import contrasts, p_text
-from analysis.edges import edge_text, edges, fits, span_text, two_digits
+from analysis.contrasts import contrasts
+from analysis.edges import edge_text, edges, fits
 from analysis.frontier import frontier as edge_by_threshold
 from analysis.published import Published
 from analysis.quality import quality
 from analysis.rates import divergence_rates, in_bins
 from analysis.runs import records
 from analysis.table2 import as_text, table2
+from analysis.words import difference_text, p_text, score_text, span_text, two_digits, value_text
 from study.config import EdgeSearch
 from study.record import exists
 
@@ -108,12 +107,13 @@ def chosen(folders: Sequence[Path]) -> str:
         errors = [f"rmse_{task['name']}" for task in tasks if f"rmse_{task['name']}" in found]
         paired = contrasts(one.runs, one.definition)
         more = {(r["model"], r["curve"]): r for r in records(paired.loc[paired["planned"].astype(bool)])}
-        head = ["model", "method", f"{_words(first)} (95%)", *(f"{_words(name)} (95%)" for name in errors)]
+        head = ["model", "method", f"{score_text(first)} (95%)", *(f"{score_text(name)} (95%)" for name in errors)]
         head += ["lr of most seeds", "diverged there", "AUC more than `none` (95%)"]
         for row in records(found):
-            values = [_with_interval(row, first, 4), *(_with_interval(row, name, 3) for name in errors)]
+            values = [value_text(row, first), *(value_text(row, name) for name in errors)]
             at = f"{row['lr']:g}{str(row['curve']).removeprefix(str(row['method']))}"
-            more_of = _more(more.get((row["model"], row["curve"])))
+            found_more = more.get((row["model"], row["curve"]))
+            more_of = difference_text(found_more) if found_more else ""
             rows.append([row["model"], row["method"], *values, at, f"{row['k']}/{row['n']}", more_of])
     return markdown(head, rows)
 
@@ -156,7 +156,7 @@ def frontier(folders: Sequence[Path]) -> str:
         value = f"{row['threshold']} {row['value']:g}" if row["threshold"] else ""
         auc = f"{best[first]:.4f} ({best[f'{first}_low']:.4f} to {best[f'{first}_high']:.4f})"
         rows.append([row["model"], row["method"], value, row["held"], _edge(row), f"{best['lr']:g}", auc])
-    head = ["model", "method", "threshold", "at", "LR50 (95%)", "best lr", f"{_words(first)} there (10 to 90%)"]
+    head = ["model", "method", "threshold", "at", "LR50 (95%)", "best lr", f"{score_text(first)} there (10 to 90%)"]
     return markdown(head, rows)
 
 
@@ -226,24 +226,7 @@ def _ratio(row: Mapping[str, Any]) -> str:
 
 
 def _p(row: Mapping[str, Any]) -> str:
-    return "-" if math.isnan(row["p_holm"]) else p_text(row["p_holm"]).removeprefix("p ")
-
-
-def _with_interval(row: Mapping[str, Any], name: str, digits: int) -> str:
-    middle, *ends = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    span = f" ({ends[0]:.{digits}f} to {ends[1]:.{digits}f})" if np.isfinite(ends).all() else ""
-    return f"{middle:.{digits}f}{span}" if math.isfinite(middle) else "-"
-
-
-def _more(row: Mapping[str, Any] | None) -> str:
-    if row is None or not math.isfinite(row["difference"]):
-        return ""
-    return f"{row['difference']:+.4f} ({row['difference_low']:+.4f} to {row['difference_high']:+.4f})"
-
-
-def _words(name: str) -> str:
-    kind, _, task = name.partition("_")
-    return f"{kind.upper()} {task.replace('_', ' ')}"
+    return p_text(row["p_holm"])
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

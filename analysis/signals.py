@@ -382,35 +382,61 @@ def draw_rules(ax: Axes, table: pd.DataFrame, value: str) -> None:
     ax.set_ylim(-0.02, 1.02)
 
 
-def figures(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, Figure]:
-    """name -> Figure: before (sharpness by step from the onset), auc, alarms; a panel or row for each model and
-    method. None where no run diverged."""
-    shown = [key for key, part in groups(table, GROUP) if len(part.dropna(subset=["onset"]))]
-    if not shown:
-        return {}
-    before = Figure(figsize=(PANEL[0] * len(shown), PANEL[1]), layout="constrained")
-    rung = Figure(figsize=(2 * PANEL[0], 0.9 + 2.9 * len(shown)), layout="constrained")
-    auc = Figure(figsize=(2 * PANEL[0], 0.9 + 3.9 * len(shown)), layout="constrained")
-    alarmed = rung.subplots(len(shown), 2, squeeze=False, sharex=True)
-    compared = auc.subplots(len(shown), 2, squeeze=False, sharey=True)
-    for i, (model, method) in enumerate(shown):
-        own = table.loc[(table["model"] == model) & (table["method"] == method)]
-        of_group = found.loc[(found["model"] == model) & (found["method"] == method)]
-        ax = before.add_subplot(1, len(shown), i + 1)
+def figure_before(table: pd.DataFrame) -> Figure | None:
+    """Sharpness by step from the onset: a panel a model and method that diverged. None where no run did."""
+    if not (shown := _diverged(table)):
+        return None
+    drawn = Figure(figsize=(PANEL[0] * len(shown), PANEL[1]), layout="constrained")
+    for i, ((model, method), own) in enumerate(shown.items()):
+        ax = drawn.add_subplot(1, len(shown), i + 1)
         draw_before(ax, own)
         ax.set_title(f"{model}, {method}")
         if not i:
             ax.legend(loc="upper left", fontsize=9)
-        for ax, value in zip(alarmed[i], ("warned", "early"), strict=True):
+    return drawn
+
+
+def figure_alarms(table: pd.DataFrame) -> Figure | None:
+    """Diverged runs rung for against false alarms, before the onset and before `gone`: a row a model and method that
+    diverged. None where no run did."""
+    if not (shown := _diverged(table)):
+        return None
+    drawn = Figure(figsize=(2 * PANEL[0], 0.9 + 2.9 * len(shown)), layout="constrained")
+    panels = drawn.subplots(len(shown), 2, squeeze=False, sharex=True)
+    for row, ((model, method), own) in zip(panels, shown.items(), strict=True):
+        for ax, value in zip(row, ("warned", "early"), strict=True):
             draw_rules(ax, own, value)
             ax.set_title(f"{model}, {method}")
-        against = (("auc", "against all healthy runs"), ("same_lr", "against those with the same lr"))
-        for ax, (value, words) in zip(compared[i], against, strict=True):
+    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return drawn
+
+
+def figure_auc(table: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
+    """ROC AUC by steps before the onset, of all healthy runs and of those with the same lr: a row a model and method
+    that diverged. found: `discrimination(table)`. None where no run did."""
+    if not (shown := _diverged(table)):
+        return None
+    drawn = Figure(figsize=(2 * PANEL[0], 0.9 + 3.9 * len(shown)), layout="constrained")
+    panels = drawn.subplots(len(shown), 2, squeeze=False, sharey=True)
+    against = (("auc", "against all healthy runs"), ("same_lr", "against those with the same lr"))
+    for row, (model, method) in zip(panels, shown, strict=True):
+        of_group = found.loc[(found["model"] == model) & (found["method"] == method)]
+        for ax, (value, words) in zip(row, against, strict=True):
             draw_discrimination(ax, of_group, value)
             ax.set_title(f"{model}, {method}: {words}")
-    for figure, ax in ((auc, compared[0, 0]), (rung, alarmed[0, 0])):
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-    return {"before": before, "auc": auc, "alarms": rung}
+    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return drawn
+
+
+def _diverged(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """(model, method) -> its rows, of those with a run that diverged."""
+    return {key: part for key, part in groups(table, GROUP) if len(part.dropna(subset=["onset"]))}
+
+
+def figures(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, Figure]:
+    """name -> Figure, of those that there is something to draw of."""
+    drawn = {"before": figure_before(table), "auc": figure_auc(table, found), "alarms": figure_alarms(table)}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

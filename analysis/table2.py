@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
+from analysis.contrasts import holm
 from analysis.palette import method_order
-from analysis.quality import chosen_by_others, median_interval, worst_filled
+from analysis.quality import chosen_by_others, mean_interval, median_interval, worst_filled
 from analysis.rates import wilson
 from analysis.runs import records, tasks_of, with_curves
+from analysis.words import difference_text, p_text, score_text, value_text
 from study.config import EdgeSearch, QualitySearch, Study
 from study.record import Definition
 
@@ -39,7 +42,10 @@ def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     Columns: model, method; seeds (that judge); curve, lr (the choice of most seeds), agreed (the share of seeds with
     that choice); for each held-out quality (`auc_<task>`, `rmse_<task>`) the median over seeds with its exact 95%
     interval, <name>_low and <name>_high (NaN with fewer than 6 seeds); k, n, rate, low, high: of the runs that judge,
-    those that diverged, with the 95% Wilson interval. A method without runs has no row.
+    those that diverged, with the 95% Wilson interval; more, more_low, more_high, more_p_holm: how much more of the
+    first task's quality than `clippy`'s, a mean of differences paired by seed with Student's 95% interval, and its p,
+    by Holm over the methods of a model (NaN where there is no Clippy, or a single seed of both). A method without runs
+    has no row.
     """
     runs = with_curves(runs)
     filled = worst_filled(runs, definition)
@@ -47,7 +53,8 @@ def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     diverged = (runs["outcome"] == "diverged").to_numpy(dtype=bool)
     first = str(tasks_of(definition.data)[0]["name"])
     rows = []
-    for (model, method), chosen in chosen_by_others(runs, definition, first, ["model", "method"]).items():
+    choices_of = chosen_by_others(runs, definition, first, ["model", "method"])
+    for (model, method), chosen in choices_of.items():
         if chosen.empty:
             continue
         choices = list(zip(chosen["curve"], chosen["lr"], strict=True))
@@ -60,13 +67,37 @@ def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
             row |= {name: middle, f"{name}_low": low, f"{name}_high": high}
         k, n = int(diverged[at].sum()), len(at)
         low, high = (float(end) for end in wilson(k, n))
-        rows.append(row | {"k": k, "n": n, "rate": k / n, "low": low, "high": high})
+        more = _more(chosen, choices_of.get((model, AGAINST)), filled[scores[0]]) if method != AGAINST else NO_MORE
+        rows.append(row | {"k": k, "n": n, "rate": k / n, "low": low, "high": high} | more)
     ends = [f"{name}{end}" for name in scores for end in ("", "_low", "_high")]
-    columns = ["model", "method", "seeds", "curve", "lr", "agreed", *ends, "k", "n", "rate", "low", "high"]
+    columns = ["model", "method", "seeds", "curve", "lr", "agreed", *ends, "k", "n", "rate", "low", "high", *NO_MORE]
     rank = {method: i for i, method in enumerate(method_order(row["method"] for row in rows))}
     place = {model: i for i, model in enumerate(definition.study.models)}
     rows.sort(key=lambda row: (place.get(row["model"], len(place)), rank[row["method"]]))
-    return pd.DataFrame(rows, columns=pd.Index(columns))
+    found = pd.DataFrame(rows, columns=pd.Index(columns))
+    for _, of_model in found.loc[found["method"] != AGAINST].groupby("model"):
+        found.loc[of_model.index, "more_p_holm"] = holm(of_model["more_p_holm"].to_numpy(dtype=float))
+    return found
+
+
+AGAINST = "clippy"
+"""The method that the paper proposes, and holds against the others."""
+
+NO_MORE = {"more": math.nan, "more_low": math.nan, "more_high": math.nan, "more_p_holm": math.nan}
+
+
+def _more(chosen: pd.DataFrame, against: pd.DataFrame | None, quality: np.ndarray) -> dict[str, float]:
+    """`more` of a method, with the p of Student's paired t-test."""
+    if against is None:
+        return NO_MORE
+    seeds = chosen.index.intersection(against.index)
+    more = quality[chosen.loc[seeds, "row"]] - quality[against.loc[seeds, "row"]]
+    if len(more) < 2 or not more.std() > 0:
+        return NO_MORE
+    low, high = mean_interval(more)
+    t = more.mean() / (more.std(ddof=1) / math.sqrt(len(more)))
+    p = 2 * float(special.stdtr(len(more) - 1, -abs(t)))
+    return {"more": float(more.mean()), "more_low": low, "more_high": high, "more_p_holm": p}
 
 
 def as_text(found: pd.DataFrame, rates: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -76,16 +107,20 @@ def as_text(found: pd.DataFrame, rates: pd.DataFrame) -> tuple[list[str], list[l
     lrs = sorted(set(rates["lr"]))
     lrs = lrs if len(lrs) <= MOST_LRS else []
     at = {(row["model"], row["curve"], row["lr"]): row for row in records(rates)}
-    head = ["model", "method", *(f"{_words(name)} (95%)" for name in scores), "best at", "seeds that agree"]
+    head = ["model", "method", *(f"{score_text(name)} (95%)" for name in scores), "best at", "seeds that agree"]
     head += [f"diverged at {lr:g}" for lr in lrs] or ["diverged there"]
+    paired = bool(found["more"].notna().any())
+    head += [f"{score_text(scores[0])} more than {AGAINST} (95%)", "p (Holm)"] if paired else []
     body = []
     for row in records(found):
         thresholds = str(row["curve"]).removeprefix(str(row["method"])).strip()
         best = ", ".join(filter(None, [f"lr {row['lr']:g}", thresholds]))
         cells = [at.get((row["model"], row["curve"], lr)) for lr in lrs] or [row]
-        values = [_with_interval(row, name) for name in scores]
+        values = [value_text(row, name) for name in scores]
         agreed = f"{round(row['agreed'] * row['seeds'])} of {row['seeds']}"
-        body.append([str(row["model"]), str(row["method"]), *values, best, agreed, *map(_of_n, cells)])
+        more = [difference_text(row, "more"), "" if math.isnan(row["more"]) else p_text(row["more_p_holm"])]
+        more = more if paired else []
+        body.append([str(row["model"]), str(row["method"]), *values, best, agreed, *map(_of_n, cells), *more])
     return head, body
 
 
@@ -94,18 +129,3 @@ ENDS = ("_low", "_high")
 
 def _of_n(row: Mapping[str, Any] | None) -> str:
     return "-" if row is None else f"{row['k']:g}/{row['n']:g} ({row['low']:.2f} to {row['high']:.2f})"
-
-
-def _with_interval(row: Mapping[str, Any], name: str) -> str:
-    digits = 4 if name.startswith("auc_") else 3
-    middle, low, high = (row[f"{name}{end}"] for end in ("", *ENDS))
-    if not math.isfinite(middle):
-        return "-"
-    return f"{middle:.{digits}f}" + (
-        f" ({low:.{digits}f} to {high:.{digits}f})" if np.isfinite([low, high]).all() else ""
-    )
-
-
-def _words(name: str) -> str:
-    kind, _, task = name.partition("_")
-    return f"{kind.upper()} {task}"

@@ -296,13 +296,13 @@ def report(folder: Path) -> str:
         raise StorageError(f"cannot write the report to {folder} ({error.strerror or error})") from error
     storage.publish(folder)
     sent = "" if storage.address(folder) == str(folder) else f"\n        {storage.address(folder)}/{path.name}"
-    lines = [page.text(found, _shown(folder), _command()), *_missing(folder), "", f"report: {path}{sent}"]
+    lines = [page.text(found, _shown(folder), _command()), *_missing(folder, found), "", f"report: {path}{sent}"]
     return "\n".join(lines)
 
 
-def _missing(folder: Path) -> list[str]:
+def _missing(folder: Path, found: "Tables") -> list[str]:
     """What failed, and is in no denominator."""
-    failures = record.read_failures(folder)
+    failures = record.read_failures(folder, set(found.every["run_id"]))
     reasons = [f"  {n}: {reason}" for reason, n in Counter(failures.values()).most_common()]
     head = f"{len(failures)} runs are missing, and in no n above ({_command()} resume {_shown(folder)} tries again):"
     return ["", head, *reasons] if failures else []

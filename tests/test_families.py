@@ -13,6 +13,7 @@ from simulated_record import simulated_definition, write_simulated_study
 
 from analysis.contrasts import holm
 from analysis.forest import Shown, forest, text, write
+from analysis.runs import load
 from study import driver, families, tune
 from study.cli import main
 from study.config import Arm, Family, Member, Study
@@ -56,6 +57,25 @@ def test_each_member_is_held_against_its_own_and_p_is_corrected_over_the_family(
     assert rows["never"]["ratio_low"] > 4
     assert math.isinf(rows["never"]["ratio_high"])
     assert rows["never"]["n"] == 16 * len(LRS)
+
+
+def test_models_of_a_member_are_held_against_the_same_models_of_the_other(tmp_path: Path) -> None:
+    """`small` has its edge at 0.1 and then 0.4, `large` at 0.8 in both."""
+    for label, small in (("a", 0.1), ("b", 0.4)):
+        for model, edge in (("small", small), ("large", 0.8)):
+            one = simulated_definition(models=(model,), arms=ARMS, lrs=LRS, seeds=range(16), name=label)
+            write_simulated_study(tmp_path / label / model, one, edges={"none": edge})
+
+    def both(folder: Path) -> pd.DataFrame:
+        return pd.concat([load(folder / model) for model in ("small", "large")], ignore_index=True)
+
+    for label in ("a", "b"):
+        (tmp_path / label / "study.json").write_text((tmp_path / label / "small" / "study.json").read_text())
+    members = [Shown(label=x, words=x, against="a", folder=tmp_path / x) for x in ("a", "b")]
+    rows = {(row["label"], row["model"]): row for row in forest(members, both).to_dict("records")}
+    assert rows["b", "small"]["ratio"] == pytest.approx(4, rel=0.3)
+    assert rows["b", "large"]["ratio"] == pytest.approx(1, rel=0.1)
+    assert rows["b", "small"]["n"] == 16 * len(LRS)
 
 
 def test_the_page_tells_all_of_it_and_names_what_has_no_runs(shown: list[Shown], tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from simulated_record import simulated_definition
 
 from analysis.rates import divergence_rates
@@ -77,6 +79,29 @@ def test_it_reads_like_the_papers_table() -> None:
     assert rows[0][-4:] == ["lr 1", "8 of 8", "0/8 (0.00 to 0.32)", "8/8 (0.68 to 1.00)"]
     assert rows[1][-4] == "lr 2, max_ratio=0.001"
     assert "0.7035 (0.7000 to 0.7070)" in rows[1]
+
+
+def test_every_method_is_held_against_clippy_seed_by_seed() -> None:
+    table = runs()
+    better, noise = np.linspace(0.001, 0.004, SEEDS), [0.01, -0.02, 0.0, 0.005, -0.004, 0.012, -0.01, 0.006]
+    clippy = table.loc[table["method"] == "none"].assign(method="clippy")
+    by_seed = {method: table.loc[table["method"] == method, "seed"].to_numpy() for method in ("none", "agc")}
+    clippy["auc_click"] = 0.7 + clippy["seed"] / 1000
+    table.loc[table["method"] == "agc", "auc_click"] = 0.7 + by_seed["agc"] / 1000 + better[by_seed["agc"]]
+    table.loc[table["method"] == "none", "auc_click"] = 0.7 + by_seed["none"] / 1000 + np.array(noise)[by_seed["none"]]
+    clippy["run_id"] = [f"c{i}" for i in range(len(clippy))]
+    found = table2(pd.concat([table, clippy]), DEFINITION)
+    agc, none = row_of(found, "agc"), row_of(found, "none")
+    by_hand = stats.ttest_rel(0.7 + np.arange(SEEDS) / 1000 + better, 0.7 + np.arange(SEEDS) / 1000)
+    of_noise = stats.ttest_1samp(noise, 0.0)
+    assert agc["more"] == pytest.approx(better.mean())
+    assert (agc["more_low"], agc["more_high"]) == pytest.approx(tuple(by_hand.confidence_interval(0.95)))
+    assert agc["more_p_holm"] == pytest.approx(2 * by_hand.pvalue, rel=1e-6)
+    assert none["more_p_holm"] == pytest.approx(of_noise.pvalue)
+    assert math.isnan(row_of(found, "clippy")["more"])
+    head, rows = as_text(found, divergence_rates(table))
+    assert head[-2:] == ["AUC click more than clippy (95%)", "p (Holm)"]
+    assert {row[1]: row[-2][:7] for row in rows} == {"none": "-0.0001", "agc": "+0.0025", "clippy": ""}
 
 
 def test_few_seeds_have_no_interval_and_no_runs_no_row() -> None:
