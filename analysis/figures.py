@@ -731,15 +731,17 @@ def all_figures(
     rates: pd.DataFrame,
     fitted: Mapping[Any, Fit],
     edges: pd.DataFrame,
+    losses: pd.DataFrame | None = None,
 ) -> dict[str, Figure]:
     """Every figure of a report, name -> Figure, in the order of reading. No runs give no figures.
 
-    rates: `divergence_rates` of `in_bins(runs)`; fitted: `edges.fits(runs)`; edges: `edges.edges(runs, level, fitted)`.
+    rates: `divergence_rates` of `in_bins(runs)`; fitted: `edges.fits(runs)`; edges: `edges.edges(runs, level, fitted)`;
+    losses: of all runs, as `study.record.read_losses` gives them; None reads those that are shown.
     """
     if runs.empty:
         return {}
     with styled():
-        return _all_figures(folder, runs, definition, rates, fitted, edges)
+        return _all_figures(folder, runs, definition, rates, fitted, edges, losses)
 
 
 def styled() -> contextlib.AbstractContextManager[None]:
@@ -755,6 +757,7 @@ def _all_figures(
     rates: pd.DataFrame,
     fitted: Mapping[Any, Fit],
     edges: pd.DataFrame,
+    losses: pd.DataFrame | None,
 ) -> dict[str, Figure]:
     models = [m for m in definition.study.models if m in set(rates["model"])]
     models += [m for m in dict.fromkeys(rates["model"]) if m not in models]
@@ -793,16 +796,19 @@ def _all_figures(
             figures[f"rmse_{name}"] = bands(f"rmse_{name}", f"held-out RMSE, {name}" + (f" [{unit}]" if unit else ""))
     figures["micro"] = by_panel(parts, lambda ax, p: draw_micro(ax, of(rates, p), p.look))
     figures["horizon"] = by_panel(parts, lambda ax, p: draw_horizon(ax, of(horizon, p), p.look))
-    gallery = _gallery(folder, runs, definition)
+    gallery = _gallery(folder, runs, definition, losses)
     return figures | ({"gallery": gallery} if gallery else {})
 
 
 KEPT_BOTTOM = -0.25
 
 
-def _gallery(folder: Path, runs: pd.DataFrame, definition: Definition) -> Figure | None:
+def _gallery(folder: Path, runs: pd.DataFrame, definition: Definition, losses: pd.DataFrame | None) -> Figure | None:
     pairs = gallery_pairs(runs)
-    losses = read_losses(folder, [run["run_id"] for pair in pairs for run in pair]) if pairs else pd.DataFrame()
+    ids = [run["run_id"] for pair in pairs for run in pair]
+    if not ids:
+        return None
+    losses = read_losses(folder, ids) if losses is None else losses.loc[losses["run_id"].isin(ids)]
     if losses.empty:
         return None
     table = gains(losses, tasks_of(definition.data), definition.study.rule.median_steps)

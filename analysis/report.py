@@ -102,16 +102,22 @@ def tables(folder: Path) -> Tables:
     )
 
 
-def write(found: Tables, reference: Reference | None = None, influence: pd.DataFrame | None = None) -> Path:
+def write(
+    found: Tables,
+    reference: Reference | None = None,
+    influence: pd.DataFrame | None = None,
+    losses: pd.DataFrame | None = None,
+) -> Path:
     """Write report.html, runs.parquet, tables/*.csv and figures/ into the study's folder; returns the path of
     report.html.
 
     reference: model -> what the control gave: "lr" (the safe lr), "gain" (the reference gain), "gain_<task>",
-    "constant_loss". influence: `study.rescoring.rule_influence`. None leaves either out of the page. Works from a
-    record of any size, down to no run at all. Raises OSError where the folder cannot be written.
+    "constant_loss". influence: `study.rescoring.rule_influence`. None leaves either out of the page. losses: of all
+    runs, where they have been read. Works from a record of any size, down to no run at all. Raises OSError where the
+    folder cannot be written.
     """
     folder, definition, runs, every = found.folder, found.definition, found.runs, found.every
-    drawn = figures.all_figures(folder, runs, definition, found.rates, found.fitted, found.edges[LEVELS[0]])
+    drawn = figures.all_figures(folder, runs, definition, found.rates, found.fitted, found.edges[LEVELS[0]], losses)
     images = {}
     with figures.styled():
         for name, figure in drawn.items():
@@ -138,7 +144,7 @@ def write(found: Tables, reference: Reference | None = None, influence: pd.DataF
             _influence_section(definition, influence),
             _figures_section(definition, images, "What it costs, and how it happens", OTHER_FIGURES),
             _cells_section(definition, found.rates, scored),
-            _missing_section(definition, every, read_failures(folder), folder),
+            _missing_section(definition, every, read_failures(folder, set(every["run_id"])), folder),
             _control_section(control, reference),
             _rule_section(definition),
             _configuration_section(definition, every),

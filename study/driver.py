@@ -291,7 +291,7 @@ def report(folder: Path) -> str:
     found = page.tables(folder)
     try:
         losses = record.read_losses(folder)
-        path = page.write(found, _recorded_references(found, losses), _influence(found, losses))
+        path = page.write(found, _recorded_references(found, losses), _influence(found, losses), losses)
     except OSError as error:
         raise StorageError(f"cannot write the report to {folder} ({error.strerror or error})") from error
     storage.publish(folder)
