@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import study as package
-from study import checkpoint, data, heartbeat, nodes, plugins, record, storage, witness
+from study import checkpoint, data, heartbeat, nodes, plugins, record, stopping, storage
 from study.config import Family, QualitySearch, Study
 from study.lock import locked
 from study.log import Log
@@ -348,11 +348,11 @@ def _train(
     follower = tracking.Follower(folder, asked.tracking_uri)
     ahead = threading.Thread(target=importlib.import_module, args=("analysis.report",))
     resume = f"{_command()} resume {_shown(folder)}"
-    connected = tune.connected(asked.address, workers=asked.workers, gpu_fraction=asked.gpu_fraction, resume=resume)
-    last = f"study: its process was ended from outside; what was recorded stays, and `{resume}` trains the rest"
-    with witness.stands_by(last), follower, contextlib.ExitStack() as held:
+    with stopping.with_a_last_line(resume) as way_on, follower, contextlib.ExitStack() as held:
         ahead.start()
-        with connected as cluster:
+        with tune.connected(
+            asked.address, workers=asked.workers, gpu_fraction=asked.gpu_fraction, way_on=way_on
+        ) as cluster:
             held.enter_context(locked(folder))
             needs = held.enter_context(nodes.needs(folder, study.data, study.data_options, log))
             tune.check_nodes(needs, cluster)
@@ -367,6 +367,7 @@ def _train(
                 parts = [confirmation.part_of(study)]
             else:
                 parts = [study, *(named.part_of(study) for named in record.read_confirmations(folder))]
+            way_on.begins()
             recorded, todos = record.recorded_ids(folder), []
             checkpoint.tidy(folder, recorded)
             heartbeat.tidy(folder)
@@ -406,6 +407,7 @@ def _train(
                     trial_seconds=None if asked.trial_minutes is None else 60 * asked.trial_minutes,
                     checkpoint_seconds=60
                     * (CHECKPOINT_MINUTES if asked.checkpoint_minutes is None else asked.checkpoint_minutes),
+                    resume=resume,
                 )
                 tune.run(job, needs, cluster)
         follower.look()

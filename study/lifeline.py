@@ -20,7 +20,8 @@ from study import witness
 
 LOOK_SECONDS = 0.25
 EXIT_STATUS = 1
-RESUME = "study resume"
+RESUME = "`study resume` trains the rest"
+LAST_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +43,9 @@ class Process:
 
 
 @contextlib.contextmanager
-def watched(servers: Sequence[Server], processes: Sequence[Process] = (), resume: str = RESUME) -> Iterator[None]:
+def watched(servers: Sequence[Server], processes: Sequence[Process] = (), way_on: object = RESUME) -> Iterator[None]:
     """End this process as soon as one of these is dead. Nothing is cleaned up, as after a kill: what asks Ray for
-    anything now would wait for it, and the record is whole at any moment. resume: the command that goes on."""
+    anything now would wait for it, and the record is whole at any moment. way_on: how to go on, once it is said."""
     over = threading.Event()
 
     def watch() -> None:
@@ -58,7 +59,7 @@ def watched(servers: Sequence[Server], processes: Sequence[Process] = (), resume
                     elif time.monotonic() - refused.setdefault(server.name, time.monotonic()) >= server.seconds:
                         dead = dead or server.name
                 if dead and not over.is_set():
-                    _end(f"{dead} has died", f"`{resume}` trains the rest")
+                    _end(f"{dead} has died", way_on)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
     try:
@@ -123,16 +124,37 @@ def _deaths(processes: Sequence[Process]) -> Iterator[Callable[[threading.Event]
             os.close(descriptor)
 
 
-def _end(why: str, then: str) -> None:
-    text = f"study: {why}; what was recorded stays, and {then}\n"
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-    with contextlib.suppress(OSError):
-        said = os.dup(sys.stderr.fileno())
+def _end(why: str, way_on: object) -> None:
+    """Whatever has become of our own output: closed, full, or read by nobody any more."""
+    try:
+        _done_in_time(lambda: sys.stdout.flush())
+        if _done_in_time(lambda: _say(f"study: {why}; what was recorded stays, and {way_on}\n")):
+            witness.withdraw()
+    finally:
+        os._exit(EXIT_STATUS)
+
+
+def _done_in_time(do: Callable[[], object]) -> bool:
+    """Whether it was done, and soon: who reads what we write may have stopped, and then writing waits for ever."""
+    done = threading.Event()
+
+    def try_it() -> None:
+        with contextlib.suppress(Exception):
+            do()
+            done.set()
+
+    one = threading.Thread(target=try_it, daemon=True)
+    one.start()
+    one.join(LAST_SECONDS)
+    return done.is_set()
+
+
+def _say(last: str) -> None:
+    said = sys.stderr.fileno()
+    with contextlib.suppress(OSError):  # where no descriptor is free, others may speak after us
+        beside, nothing = os.dup(said), os.open(os.devnull, os.O_WRONLY)
         # Whatever Ray still has to say, from threads of its own, comes too late: the last line is ours.
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, 1)
-        os.dup2(nothing, 2)
-        os.write(said, text.encode())
-    witness.withdraw()
-    os._exit(EXIT_STATUS)
+        said = beside
+        for stream in filter(None, (sys.stderr, sys.stdout)):
+            os.dup2(nothing, stream.fileno())
+    os.write(said, last.encode())

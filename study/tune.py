@@ -5,9 +5,9 @@ What is trained next, and what becomes of a failure, is the queue's (`study.queu
 the record and report only counts.
 """
 
-import _thread
 import asyncio
 import contextlib
+import functools
 import gc
 import importlib
 import logging
@@ -35,7 +35,7 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
 os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune drops what trains; see `_interruptible`
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune drops what trains; see `study.stopping`
 os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "4096")  # how many trials are out is the queue's
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -54,6 +54,7 @@ from study import own_ray
 from study.config import Rule
 from study.nodes import Needs, NodeError
 from study.queue import FINISHED, Failure, Job, Queue, StudyStoppedError, unpacked
+from study.stopping import interruptible, saved
 from study.waiting import Waiting
 
 PACKAGES = ("study", "models", "search_spaces", "analysis")
@@ -64,9 +65,6 @@ logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 LOOK_SECONDS = 2.0
 """How often we ask how large the cluster is."""
-
-STOP_SECONDS = 60.0
-"""How long trials have, once the study is to stop, until it stops without them."""
 
 DEVICE_RESTS_SECONDS = (10.0, 1800.0)
 """How long a device that failed is left alone: so long at first, twice as long each time, and this at most."""
@@ -129,12 +127,12 @@ def _fitting(have: Mapping[str, float], gpu: float) -> int:
 
 @contextlib.contextmanager
 def connected(
-    address: str | None, *, workers: int | None, gpu_fraction: float, resume: str = lifeline.RESUME
+    address: str | None, *, workers: int | None, gpu_fraction: float, way_on: object = lifeline.RESUME
 ) -> Iterator[Cluster]:
     """Ray, here or at the address; inside a submitted job, the cluster of the job.
 
-    workers: trials at a time; None is one for each core, or for each share of a GPU where there are GPUs. resume: the
-    command that goes on where Ray dies.
+    workers: trials at a time; None is one for each core, or for each share of a GPU where there are GPUs. way_on: what
+    says how to go on where Ray dies.
     """
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     _wait_for_the_last_one(END_SECONDS)
@@ -158,7 +156,7 @@ def connected(
         except Exception as error:
             raise ClusterError(f"no Ray at {address}, twice ({_one_line(error)})") from error
     try:
-        with lifeline.watched(_servers(own=address == LOCAL), own_ray.processes() if address == LOCAL else (), resume):
+        with lifeline.watched(_servers(own=address == LOCAL), own_ray.processes() if address == LOCAL else (), way_on):
             yield _cluster(workers, gpu_fraction)
     except BaseException:
         until_shut_down.close()
@@ -346,7 +344,10 @@ def run(job: Job, needs: Needs, cluster: Cluster) -> None:
         {"cpu": 0 if cluster.gpu else 1, "gpu": cluster.gpu},
     )
     searcher, seen = _searcher(queue, cluster, talk)
-    with tempfile.TemporaryDirectory(prefix="study-tune-") as scratch, _interruptible(queue, talk):
+    with (
+        tempfile.TemporaryDirectory(prefix="study-tune-") as scratch,
+        interruptible(queue, functools.partial(_end_trials, talk)),
+    ):
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -366,55 +367,7 @@ def run(job: Job, needs: Needs, cluster: Cluster) -> None:
     if queue.stopped:
         raise queue.stopped
     if queue.interrupted:
-        raise Interrupted(_saved(queue))
-
-
-class Interrupted(KeyboardInterrupt):
-    """A study that was stopped from outside, with what became of its trials."""
-
-
-def _saved(queue: Queue) -> str:
-    stacks = [f"{queue.kept} of the stacks that trained go on where they were"] if queue.kept else []
-    stacks += [f"{queue.dropped} start anew"] if queue.dropped else []
-    return f"{', '.join(['stopped; what was recorded stays', *stacks])}: study resume {queue.job.folder}"
-
-
-@contextlib.contextmanager
-def _interruptible(queue: Queue, talk: str) -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM let the trials be kept and end; a second one, or a minute, ends all at once."""
-    asked, over = threading.Event(), threading.Event()
-
-    def tell() -> None:
-        # Not in the signal's handler, which may have interrupted a call of Ray's.
-        asked.wait()
-        if over.is_set():
-            return
-        _end_trials(talk)
-        if not over.wait(STOP_SECONDS):
-            _thread.interrupt_main()
-
-    def stop(_number: int, _frame: Any) -> None:
-        if asked.is_set():
-            raise Interrupted(f"stopped; what was recorded stays: study resume {queue.job.folder}")
-        queue.interrupted = True
-        asked.set()
-        # Not by print, which this may have interrupted.
-        os.write(2, b"\nstudy: stopping; what trains is being kept (once more: stop at once)\n")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    told = threading.Thread(target=tell, daemon=True)
-    told.start()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        over.set()
-        asked.set()
-        told.join()
+        raise saved(queue)
 
 
 def _end_trials(talk: str) -> None:

@@ -20,25 +20,28 @@ _beside: subprocess.Popen[bytes] | None = None
 def stands_by(last: str) -> Iterator[None]:
     """Inside, should this process end without leaving, `last` is said on its stderr once it has ended. One line."""
     global _beside
-    before = _beside
+    assert _beside is None, "one last line a process"
     try:
-        _beside = subprocess.Popen(
-            ["/bin/sh", "-c", SCRIPT],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            cwd="/",
-            process_group=0,  # what ends our whole group leaves it
-        )
-    except OSError:
-        _beside = None
-    _give(" ".join(last.split()))
-    try:
+        with contextlib.suppress(OSError):
+            _beside = subprocess.Popen(
+                ["/bin/sh", "-c", SCRIPT],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                process_group=0,  # what ends our whole group leaves it
+            )
+        says(last)
         yield
     finally:
         withdraw()
         if _beside:
             _beside.communicate()
-        _beside = before
+        _beside = None
+
+
+def says(last: str) -> None:
+    """This is to be said in place of what was."""
+    _give(" ".join(last.split()))
 
 
 def withdraw() -> None:

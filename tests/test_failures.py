@@ -265,7 +265,8 @@ def test_a_stop_saves_what_trains_and_resume_goes_on(
             assert last.startswith(
                 "study: stopped; what was recorded stays, 2 of the stacks that trained go on where they were"
             )
-            assert last.endswith(f": study resume {folder}")
+            shown = min(os.path.relpath(folder, studies.folder), str(folder), key=len)
+            assert last.endswith(f", and `python -m study resume {shown}` trains the rest")
             give_up = time.monotonic() + 20
             while alive := [pid for pid in processes if running(pid)]:
                 assert time.monotonic() < give_up, f"still there: {alive}"

@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from study import lifeline
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,7 +137,7 @@ def noise():
         os.write(2, b"pages of a log" + bytes([10]))
         time.sleep(0.001)
 threading.Thread(target=noise, daemon=True).start()
-with lifeline.watched((), processes, "study resume over/there"):
+with lifeline.watched((), processes, "`study resume over/there` trains the rest"):
     children[1].kill()
     time.sleep(1000)
 """
@@ -149,3 +151,60 @@ def test_a_process_of_this_machine_that_dies_is_named_and_the_last_line_is_ours(
     *noise, last = child.stderr.splitlines()
     assert noise
     assert last == "study: child 1 has died; what was recorded stays, and `study resume over/there` trains the rest"
+
+
+HAMPERED = """
+import os, resource, subprocess, sys, time
+from study import lifeline, witness
+child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+with witness.stands_by("said beside"), lifeline.watched((), [lifeline.Process(name="child", pid=child.pid)]):
+    time.sleep(0.5)  # it is looked at
+    if sys.argv[1] == "nothing is free":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        try:
+            while True:
+                os.dup(0)
+        except OSError:
+            pass
+    child.kill()
+    if sys.argv[1] == "nobody reads":
+        print("x" * 1_000_000, flush=True)
+    time.sleep(1000)
+"""
+
+
+def hampered(*words: str, before: str = "exec", reader: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["/bin/sh", "-c", f'{before} "$@"', "sh", sys.executable, "-c", HAMPERED, *words],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=reader,
+        text=True,
+    )
+
+
+CHILD_DIED = "study: child has died; what was recorded stays, and `study resume` trains the rest\n"
+
+
+def test_it_ends_where_nobody_reads_what_it_writes() -> None:
+    """A pager that waits for a key, a terminal that was stopped: errors are read, or in the same pipe."""
+    child = hampered("nobody reads")
+    assert child.wait(timeout=30) == lifeline.EXIT_STATUS
+    assert child.communicate()[1] == CHILD_DIED
+    child = hampered("nobody reads", reader=subprocess.STDOUT)
+    assert child.wait(timeout=30) == lifeline.EXIT_STATUS
+    assert child.communicate()[0].lstrip("x") in ("said beside\n", CHILD_DIED)
+
+
+@pytest.mark.parametrize(("closed", "said"), [(">&-", CHILD_DIED), (">&- 2>&-", "")])
+def test_it_ends_where_its_output_is_closed(closed: str, said: str) -> None:
+    child = hampered("all is well", before=f"exec {closed}")
+    assert child.wait(timeout=30) == lifeline.EXIT_STATUS
+    assert child.communicate()[1] == said
+
+
+def test_it_says_why_where_no_file_can_be_opened() -> None:
+    child = hampered("nothing is free")
+    assert child.wait(timeout=30) == lifeline.EXIT_STATUS
+    assert child.communicate()[1] == CHILD_DIED

@@ -86,7 +86,7 @@ def test_a_ray_that_does_not_start_is_tried_once_more_and_leaves_nothing(tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT], ids=lambda what: what.name)
+@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda what: what.name)
 def test_a_stop_while_ray_starts_has_a_last_line_and_leaves_nothing(tmp_path: Path, what: signal.Signals) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "study", "run", *TINY, "--out", str(tmp_path / "out")],
@@ -110,7 +110,10 @@ def test_a_stop_while_ray_starts_has_a_last_line_and_leaves_nothing(tmp_path: Pa
     finally:
         if child.poll() is None:
             kill_tree(child.pid)
-    assert (child.returncode, printed) == (130, "\nstudy: stopped; the same command goes on\n")
+    assert child.returncode == (-signal.SIGKILL if what == signal.SIGKILL else 130)
+    why = "its process was ended from outside" if what == signal.SIGKILL else "stopped"
+    assert printed.strip() == f"study: {why}; what was recorded stays, and the same command goes on"
+    assert not (tmp_path / "out").exists(), "there is nothing yet that `study resume` could go on with"
     wait_until(lambda: not any(map(command, seen)), "all that it had started has ended", seconds=10)
 
 

@@ -104,7 +104,7 @@ def test_a_node_that_gave_a_stack_back_and_left_does_not_stop_a_study_that_waits
         one.look([9.0])
 
 
-PATIENT = "import sys; from study import cli, tune; tune.STOP_SECONDS = 3600.0; sys.exit(cli.main())"
+PATIENT = "import sys; from study import cli, stopping; stopping.STOP_SECONDS = 3600.0; sys.exit(cli.main())"
 
 
 @pytest.mark.slow
@@ -122,7 +122,8 @@ def test_a_study_that_only_waits_is_stopped_at_once(tmp_path: Path) -> None:
         wait_until(lambda: child.poll() is not None, "the study stops")
         text = log.read_text()
         assert child.returncode == 130, text
-        assert text.splitlines()[-1] == f"study: stopped; what was recorded stays: study resume {tmp_path / 'out'}"
+        how = "what was recorded stays, and `python -m study resume out` trains the rest"
+        assert text.splitlines()[-1] == f"study: stopped; {how}"
     finally:
         nodes.close()
         room.end()
@@ -148,7 +149,8 @@ def test_a_study_on_a_cluster_without_a_core_stops_with_one_line(tmp_path: Path)
         lines = text.splitlines()
         assert any(line.startswith("no node can serve this study, for ") for line in lines), text
         assert lines[-1].startswith("study: no node could serve this study for 1")
-        assert "the cluster has no CPU for a trial; what was recorded stays, and `study resume` trains the" in lines[-1]
+        how = "what was recorded stays, and `python -m study resume out` trains the rest"
+        assert lines[-1].endswith(f"the cluster has no CPU for a trial; {how}")
     finally:
         nodes.close()
         room.end()

@@ -13,10 +13,23 @@ ROOT = Path(__file__).resolve().parent.parent
 ENDS = """
 import os, signal, sys
 from study import witness
+if sys.argv[1] == "interrupted":  # as it has been given its line
+    give = witness._give
+    def give_and_stop(line):
+        give(line)
+        if line:
+            raise KeyboardInterrupt
+    witness._give = give_and_stop
+    try:
+        with witness.stands_by("not said"):
+            pass
+    except KeyboardInterrupt:
+        assert witness._beside is None
+        sys.exit("stopped")
 with witness.stands_by("study: ended\\nby others"):
-    if sys.argv[1] == "inside":
-        with witness.stands_by("study: ended inside"):
-            os._exit(1)
+    if sys.argv[1] == "later":
+        witness.says("study: ended\\nlater")
+        os._exit(1)
     if sys.argv[1] == "said":
         witness.withdraw()
         os._exit(1)
@@ -50,10 +63,12 @@ def test_what_leaves_has_none() -> None:
     assert ended("raises") == (1, ["our own words"])
 
 
-def test_the_innermost_speaks() -> None:
-    code, said = ended("inside")
-    assert code == 1
-    assert "study: ended inside" in said
+def test_one_that_is_interrupted_as_it_begins_has_none() -> None:
+    assert ended("interrupted") == (1, ["stopped"])
+
+
+def test_it_is_said_as_it_was_given_last() -> None:
+    assert ended("later") == (1, ["study: ended later"])
 
 
 def test_where_none_can_be_started_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
