@@ -27,6 +27,27 @@ def watched(folders: Sequence[Path]) -> str:
     return f"*{len(runs)} runs watched, {diverged} of them diverged; {len(seeds)} seeds, {seeds[0]} to {seeds[-1]}.*"
 
 
+def onsets(folders: Sequence[Path]) -> str:
+    """When diverged runs began to, and how long until they were gone."""
+    rows = []
+    for row in records(signals.onsets(_watched(folders))):
+        after = f"{row['after']:.3g} ({row['after_low']:.3g} to {row['after_high']:.3g})"
+        onset = f"{row['onset']:.3g} ({row['onset_low']:.3g} to {row['onset_high']:.3g})"
+        rows.append([row["model"], row["method"], f"{row['n']}", f"{row['first']:g}", onset, f"{row['last']:g}", after])
+    head = ["model", "method", "diverged", "first onset, step", "median (quartiles)", "last"]
+    return markdown([*head, "steps from there to `gone` (quartiles)"], rows)
+
+
+def levels(folders: Sequence[Path]) -> str:
+    """Where sharpness x lr / 2 lies in the second half of completed runs."""
+    rows = []
+    for row in records(signals.levels(_watched(folders))):
+        share = f"{row['middle']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        rows.append([row["model"], row["method"], f"{row['lr']:g}", f"{row['n']}", share, f"{row['sharpness']:.2g}"])
+    head = ["model", "method", "lr", "completed runs", "sharpness × lr / 2, median (10% to 90%)"]
+    return markdown([*head, "sharpness, median"], rows)
+
+
 def crossings(folders: Sequence[Path]) -> str:
     """In how many runs sharpness x lr / 2 exceeded a level: before the onset, or ever in a healthy run."""
     found = signals.crossings(_watched(folders))
@@ -97,7 +118,9 @@ def _in_table(words: str) -> str:
 
 TABLES: dict[str, Callable[[Sequence[Path]], str]] = {
     "signals_watched": watched,
+    "signals_onsets": onsets,
     "signals_crossings": crossings,
+    "signals_levels": levels,
     "signals_auc": auc,
     "signals_rules": rules,
     "signals_alarm": gradient_alarm,

@@ -137,6 +137,39 @@ def crossings(table: pd.DataFrame, levels: Sequence[float] = (1, 2, 4, 8)) -> pd
     return pd.DataFrame(rows)
 
 
+def onsets(table: pd.DataFrame) -> pd.DataFrame:
+    """When runs begin to diverge, and how long until they are gone. Columns model, method, n (diverged runs), first,
+    onset_low, onset, onset_high, last (steps; quartiles), after_low, after, after_high (steps from the onset to
+    `gone`)."""
+    runs = table.drop_duplicates("run_id").dropna(subset=["onset"])
+    rows = []
+    for (model, method), own in groups(runs, GROUP):
+        onset, gone = (own[name].to_numpy(dtype=float) for name in ("onset", "gone"))
+        row = {"model": model, "method": method, "n": len(own), "first": onset.min(), "last": onset.max()}
+        for name, steps in (("onset", onset), ("after", (gone - onset)[np.isfinite(gone)])):
+            row |= dict(zip((f"{name}_low", name, f"{name}_high"), _quartiles(steps), strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+SAMPLED = 20
+"""Of every run, `condensed` keeps the sharpness at each so-many-th step."""
+
+
+def levels(table: pd.DataFrame) -> pd.DataFrame:
+    """Where sharpness x lr / 2 lies over the second half of completed runs, at every `SAMPLED`-th step. Columns model,
+    method, lr, n (runs), low, middle, high (the 10%, 50% and 90% quantiles over runs and steps), sharpness (the median,
+    without lr / 2)."""
+    half = table["step"].max() / 2
+    late = table.loc[(table["outcome"] == "completed") & (table["step"] >= half) & (table["step"] % SAMPLED == 0)]
+    rows = []
+    for (model, method, lr), own in groups(late.dropna(subset=["sharpness_share"]), [*GROUP, "lr"]):
+        low, middle, high = np.quantile(own["sharpness_share"].to_numpy(dtype=float), [0.1, 0.5, 0.9]).tolist()
+        row = {"model": model, "method": method, "lr": lr, "n": own["run_id"].nunique()}
+        rows.append(row | {"low": low, "middle": middle, "high": high, "sharpness": 2 * middle / lr})
+    return pd.DataFrame(rows)
+
+
 def discrimination(
     table: pd.DataFrame, lags: Sequence[int] = LAGS, signals: Sequence[str] = tuple(SIGNALS), draws: int = DRAWS
 ) -> pd.DataFrame:
@@ -446,8 +479,8 @@ def tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def condensed(table: pd.DataFrame) -> pd.DataFrame:
     """The rows and values that `tables` and `figures` look at, which give the same of both as the whole: all signals of
-    all runs of a model and method around the onset of any of them, and each signal where it exceeds all that it was
-    before, from `START` on: an alarm first rings there, at whatever threshold."""
+    all runs of a model and method around the onset of any of them; each signal where it exceeds all that it was before,
+    from `START` on: an alarm first rings there, at whatever threshold; and sharpness at every `SAMPLED`-th step."""
     around = range(AROUND_ONSET[0], AROUND_ONSET[1] + 1)
     onsets = {key: set(part["onset"].dropna().astype(int)) for key, part in groups(table, GROUP)}
     looked_at = {key: {onset + step for onset in own for step in around} for key, own in onsets.items()}
@@ -459,7 +492,10 @@ def condensed(table: pd.DataFrame) -> pd.DataFrame:
         since = table[signal].where(late)
         before = since.groupby(table["run_id"]).cummax().groupby(table["run_id"]).shift()
         before = before.groupby(table["run_id"]).ffill()
-        values[signal] = table[signal].where(near | (since > before) | (since.notna() & before.isna()))
+        looked = near | (since > before) | (since.notna() & before.isna())
+        if signal == "sharpness_share":
+            looked |= table["step"] % SAMPLED == 0
+        values[signal] = table[signal].where(looked)
     run = ["run_id", *GROUP, "curve", "lr", "seed", "outcome", "step", "onset", "gone"]
     kept = table[run].assign(**values)
     first = ~table.duplicated("run_id")

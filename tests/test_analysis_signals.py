@@ -15,6 +15,8 @@ from analysis.signals import (
     discrimination,
     figures,
     judged,
+    levels,
+    onsets,
     prepared,
     rules,
     sentences,
@@ -146,6 +148,19 @@ def test_the_condensed_form_gives_the_same_tables(tmp_path) -> None:
     for name, made in tables(pd.read_parquet(tmp_path / "signals.parquet")).items():
         pd.testing.assert_frame_equal(made, tables(table)[name], check_exact=True)
     assert len(small) < 0.7 * len(table)
+
+
+def test_where_sharpness_lies_and_when_runs_begin_to_diverge() -> None:
+    table = TABLE.assign(sharpness_share=np.where(TABLE["step"] >= 40, 2.0, 9.0) * TABLE["lr"])
+    found = levels(table).set_index("lr")
+    assert found["n"].to_dict() == {0.3: 40, 0.6: 20}  # those of even seeds diverge at the higher
+    assert found["middle"].to_dict() == pytest.approx({0.3: 0.6, 0.6: 1.2})  # only step 40 is looked at
+    assert found["sharpness"].tolist() == pytest.approx([4.0, 4.0])
+    pd.testing.assert_frame_equal(levels(condensed(table)), levels(table))
+    later = TABLE.assign(onset=TABLE["onset"].mask((TABLE["seed"] == 0) & (TABLE["lr"] > 0.5), 20.0))
+    (row,) = onsets(later).to_dict("records")
+    assert (row["n"], row["first"], row["onset"], row["last"], row["after"]) == (20, 20, 30, 30, 8)
+    pd.testing.assert_frame_equal(onsets(condensed(later)), onsets(later))
 
 
 def test_rules_are_chosen_on_some_seeds_and_judged_on_others() -> None:
