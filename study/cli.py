@@ -238,6 +238,11 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init-from", metavar="FILE", help="weights that every run starts from, a path or a URL (study weights)"
     )
+    parser.add_argument(
+        "--init-accumulators",
+        choices=("fresh", "handed"),
+        help="with --init-from: Adagrad's accumulators start anew (the default), or as the file has them",
+    )
     parser.add_argument("--seeds", metavar="S", help="such as 0-31; a search begins with the first")
     parser.add_argument("--level", type=float, metavar="P", help="search: P(divergence) at the edge that is sought")
     parser.add_argument("--precision", type=float, metavar="F", help="search: interval's upper end over its lower end")
@@ -460,7 +465,7 @@ def _submit(asked: argparse.Namespace) -> int:
         families.check(given, family)
     else:
         if driver.init_from(given):  # it is there, and so are the data, where the job runs
-            given = dataclasses.replace(given, init_from=None)
+            given = dataclasses.replace(given, init_from=None, init_accumulators=None)
         driver.out_folder(given, driver.study_of(given))
     return tune.submit(
         asked.address,
@@ -474,7 +479,7 @@ def _submit(asked: argparse.Namespace) -> int:
 def _command_line(asked: argparse.Namespace) -> list[str]:
     """The `study run` that the job is to execute: all that was asked but the cluster's address."""
     words = ["python", "-m", "study", "run", asked.space]
-    asked_for = ("data", "data_dir", "init_from", "out", "seeds", "level", "precision", "budget")
+    asked_for = ("data", "data_dir", "init_from", "init_accumulators", "out", "seeds", "level", "precision", "budget")
     of_cluster = ("workers", "stack", "tracking_uri", "gpu_fraction", "checkpoint_minutes", "trial_minutes")
     for name in (*asked_for, *of_cluster):
         value = getattr(asked, name)

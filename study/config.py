@@ -47,6 +47,7 @@ class Recipe:
     embeddings: "adagrad" (plain Adagrad, as in the paper) or "method" (the run's method acts on them too).
     precision: "float32" or "float64".
     init_from: content of the weights that every run starts from (`study.weights`); empty is random ones, by seed.
+    init_accumulators: content of Adagrad's accumulators that are handed on with them; empty is fresh ones.
     """
 
     batch: int = 512
@@ -60,6 +61,7 @@ class Recipe:
     embeddings: str = "adagrad"
     precision: str = "float32"
     init_from: str = ""
+    init_accumulators: str = ""
 
     def __post_init__(self) -> None:
         _need(
@@ -83,10 +85,10 @@ class Recipe:
             _need(value is None or value <= MAX_COUNT, f"need {name} <= {MAX_COUNT:,}, got {name}={value}")
         _one_of("embeddings", self.embeddings, ("adagrad", "method"))
         _one_of("precision", self.precision, ("float32", "float64"))
-        _need(
-            self.init_from == "" or (len(self.init_from) == 64 and set(self.init_from) <= set("0123456789abcdef")),
-            f"init_from is the SHA-256 of weights, got {self.init_from!r}",
-        )
+        for name, what in (("init_from", "weights"), ("init_accumulators", "accumulators")):
+            value = getattr(self, name)
+            is_hash = len(value) == 64 and set(value) <= set("0123456789abcdef")
+            _need(value == "" or is_hash, f"{name} is the SHA-256 of {what}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,15 +258,24 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsOf:
-    """The weights that a run of another member of the family left: of its first arm, as that is, at this lr, by its
-    lowest seed, or, without an lr, of its control at the lr that is its reference."""
+    """The weights that a run of another member of the family left: of its first arm, as that is, at this lr, or,
+    without an lr, of its control at the lr that is its reference.
+
+    seed: of the run, which is trained for its weights alone where the member's record lacks it; None is the lowest that
+    was recorded at this lr. accumulators: whether Adagrad's are handed on too; not, they start fresh.
+    """
 
     member: str
     lr: float | None = None
+    seed: int | None = None
+    accumulators: bool = False
 
     def __post_init__(self) -> None:
         if self.lr is not None:
             check_lr(self.lr)
+        if self.seed is not None:
+            _need(self.lr is not None, f"weights of seed {self.seed} of {self.member} need an lr beside it")
+            _need(0 <= self.seed < CONTROL_SEEDS[0], f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)

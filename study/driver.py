@@ -62,6 +62,7 @@ class Asked:
     precision: float | None = None
     budget: int | None = None
     init_from: str | None = None
+    init_accumulators: str | None = None
 
 
 SEARCHED = ("level", "precision", "budget")
@@ -80,10 +81,13 @@ def _found(asked: Asked) -> "tuple[Study, weights.Weights | None]":
         raise ValueError(f"{asked.space} is a family of studies, and this takes one study")
     study, where = applied(found, asked), init_from(asked)
     if where is None:
+        if asked.init_accumulators == "handed":
+            raise ValueError("--init-accumulators handed needs the weights that they belong to: --init-from FILE")
         return study, None
     from study import warm_start
 
-    return warm_start.starting_from(where, study, cache_folder())
+    handed = asked.init_accumulators == "handed"
+    return warm_start.starting_from(where, study, cache_folder(), accumulators=handed)
 
 
 def applied(study: Study, asked: Asked) -> Study:
@@ -167,7 +171,7 @@ def preview(asked: Asked, study: Study | None = None) -> str:
         f"{study.name}: {_sought(study)} of {_methods(study)}",
         f"  data      {study.data}: {log.train_rows:,} training rows, {len(log.labels) - log.train_rows:,} held out",
         f"  models    {', '.join(study.models)}",
-        *([f"  weights   of {_words_of(start)}"] if start else []),
+        *([f"  weights   of {_words_of(start, study)}"] if start else []),
     ]
     control = f"  control   {planned.control_runs} runs, of which {first} are to be trained first"
     tail = [
@@ -189,10 +193,11 @@ def preview(asked: Asked, study: Study | None = None) -> str:
     return "\n".join([*head, *cells, *tail])
 
 
-def _words_of(start: "weights.Weights") -> str:
+def _words_of(start: "weights.Weights", study: Study) -> str:
     from study import warm_start
 
-    return warm_start.words(start.about)
+    how = "as they were left" if study.recipe.init_accumulators else "fresh"
+    return f"{warm_start.words(start.about)}, accumulators {how}"
 
 
 def _methods(study: Study) -> str:

@@ -27,7 +27,8 @@ class Tables:
     """Embedding rows and their Adagrad accumulators for G groups of K runs.
 
     vocabulary: codes of each of the F id features. seeds: one a group. Rows start as N(0, std), by seed and feature, or
-    as `start` says: (codes, dim) of each feature, the same for all runs.
+    as `start` says: (codes, dim) of each feature, the same for all runs. start_accumulator: likewise of the
+    accumulators, which else start as `initial_accumulator`.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Tables:
         dtype: torch.dtype,
         device: torch.device,
         start: Sequence[Tensor] | None = None,
+        start_accumulator: Sequence[Tensor] | None = None,
     ) -> None:
         self.groups, self.runs, self.dim = len(seeds), runs_of_group, dim
         self.features = len(vocabulary)
@@ -58,6 +60,9 @@ class Tables:
                 rows = _normal(stream(seed, "embeddings", name), codes, dim).mul_(std) if start is None else start[f]
                 weight[group, int(first) : int(first) + codes] = rows.to(device, dtype).unsqueeze(1)
         self.accumulator = torch.full_like(self.weight, initial_accumulator)
+        if start_accumulator is not None:
+            for rows, handed in zip(self.of_feature(self.accumulator), start_accumulator, strict=True):
+                rows.copy_(handed)  # the same for every run
 
     def positions(self, ids_GBF: Tensor) -> Tensor:
         """Rows of the table, int64 (G * B * F,), of a batch of each group's ids."""
@@ -95,10 +100,10 @@ class Tables:
         """A view (G, K, V, E) of the weight or the accumulator."""
         return self._by_id(table).transpose(1, 2)
 
-    def of_feature(self) -> list[Tensor]:
-        """A view (G, K, codes, E) of each feature's rows."""
+    def of_feature(self, table: Tensor) -> list[Tensor]:
+        """A view (G, K, codes, E) of each feature's rows of the weight or the accumulator."""
         starts = [*self.starts_F.tolist(), self.ids]
-        rows = self.of_run(self.weight)
+        rows = self.of_run(table)
         return [rows[:, :, first:stop] for first, stop in itertools.pairwise(starts)]
 
     def segments(self, rows_U: Tensor) -> list[tuple[int, int, slice]]:

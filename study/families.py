@@ -131,10 +131,12 @@ def _folder(asked: Asked, family: Family) -> Path:
 
 def _members(asked: Asked, family: Family) -> list[tuple[Member, Study, Asked]]:
     """Each member, its study with all that was asked applied, and what is asked of it alone."""
-    if asked.init_from:
-        raise ValueError(
-            f"--init-from is of one study; {family.name} says itself which of its members start from weights"
-        )
+    for option in ("init_from", "init_accumulators"):
+        if getattr(asked, option):
+            raise ValueError(
+                f"--{option.replace('_', '-')} is of one study; {family.name} says itself which of its members start "
+                "from weights, and how"
+            )
     folder, asked_of = _folder(asked, family), []
     for member in family.members:
         source = asked.data or member.study.data
@@ -210,7 +212,12 @@ def _begun(member: Member, study: Study, own: Asked) -> Study | None:
     recipe = read_definition(folder).study.recipe
     if not recipe.init_from:
         return None
-    return dataclasses.replace(study, recipe=dataclasses.replace(study.recipe, init_from=recipe.init_from))
+    if bool(recipe.init_accumulators) != member.init_from.accumulators:
+        was = "as they were left" if recipe.init_accumulators else "fresh"
+        raise RecordError(f"the runs in {folder} start with accumulators {was}; choose another --out")
+    names = ("init_from", "init_accumulators")
+    started = dataclasses.replace(study.recipe, **{name: getattr(recipe, name) for name in names})
+    return dataclasses.replace(study, recipe=started)
 
 
 def _started(
@@ -223,19 +230,22 @@ def _started(
     of, begun, where = member.init_from, _begun(member, study, own), driver.out_folder(own, study)
     assert of
     if begun and (kept := _kept(where, begun)):
-        if of.lr and kept.about.lr != of.lr:
-            raise RecordError(
-                f"the runs in {where} start from {warm_start.words(kept.about)}, and {member.label} asks for those of "
-                f"lr {of.lr:g}; choose another --out"
-            )
+        asked_for = {name: value for name in ("lr", "seed") if (value := getattr(of, name)) is not None}
+        for name, value in asked_for.items():
+            if getattr(kept.about, name) != value:
+                raise RecordError(
+                    f"the runs in {where} start from {warm_start.words(kept.about)}, and {member.label} asks for those "
+                    f"of {name} {value:g}; choose another --out"
+                )
         return begun, kept
     start = _weights(folder, member.label, of, members)
-    if begun and begun.recipe.init_from != start.content:
+    started = warm_start.of(study, start, accumulators=of.accumulators)
+    if begun and begun.recipe != started.recipe:
         raise RecordError(
             f"the weights from which the runs of {member.label} start are lost, and those that {of.member} leaves now "
             f"have other bits; put them back into {where}/{warm_start.FOLDER}, or choose another --out"
         )
-    return warm_start.of(study, start), start
+    return started, start
 
 
 def _kept(where: Path, begun: Study) -> "Weights | None":
@@ -258,17 +268,22 @@ def _check_weights(of: WeightsOf, study: Study, members: Sequence[tuple[Member, 
     log, rows = _log_and_rows(study)
     for model in source.models:
         try:
-            warm_start.check(_about(of, model, members), study, log, rows)
+            about = _about(of, model, members)
+            if of.accumulators and not warm_start.keeps_accumulators(about.method, about.options or {}):
+                raise ValueError(f"{about.curve} keeps no accumulators of Adagrad that could be handed on (its base)")
+            warm_start.check(about, study, log, rows, accumulators=of.accumulators)
         except ValueError as error:
             raise ValueError(f"{study.name} cannot start from the weights of {of.member}: {error}") from error
     which = f"its {source.arms[0].method} at lr {of.lr:g}" if of.lr else "its control"
-    return f"come from {of.member}, {which}, once that is trained"
+    which += "" if of.seed is None else f", seed {of.seed}"
+    how = "as they are left" if of.accumulators else "fresh"
+    return f"come from {of.member}, {which}, once that is trained; accumulators {how}"
 
 
 def _check_trained(of: WeightsOf, source: Study, where: Path) -> None:
     """Raises ValueError where the source neither has nor will have a run of the lr that is asked for."""
-    if of.lr is None or (of.lr in source.lrs and not isinstance(source.search, QualitySearch)):
-        return
+    if of.lr is None or of.seed is not None or (of.lr in source.lrs and not isinstance(source.search, QualitySearch)):
+        return  # what a seed names is trained for its weights where it is not recorded
     there = set()
     if exists(where):
         runs = read_runs(where)
@@ -293,7 +308,7 @@ def _about(of: WeightsOf, model: str, members: Sequence[tuple[Member, Study, Ask
         method=arm.method if of.lr else "none",
         options=arm.options if of.lr else {},
         lr=of.lr or CONTROL_LRS[0],
-        seed=source.seeds[0],
+        seed=source.seeds[0] if of.seed is None else of.seed,
         recipe=source.recipe,
     )
     about = handing_on.about_of(run, log, rows, start)
@@ -318,16 +333,37 @@ def _weights(folder: Path, label: str, of: WeightsOf, members: Sequence[tuple[Me
 
     source, where = _source(of, members)
     path = folder / f"{label}.weights.zip"
-    run = handing_on.chosen(where, lr=of.lr, arm=source.arms[0] if of.lr else None)
+    run = _run(of, source, where)
     storage.at(folder).refresh(path.name)
     with contextlib.suppress(ValueError):  # one that does not read is made again
-        if path.is_file() and (found := warm_start.opened(path)).about.run_id == run:
+        found = warm_start.opened(path)
+        lacks = of.accumulators and not found.accumulators
+        if found.about.run_id == (run if isinstance(run, str) else run.id) and not lacks:
             return found
     handed = handing_on.hand_on(where, run, storage.cache_folder())
     if handed.outcome == "diverged":
         raise ValueError(f"{label} cannot start from a run of {of.member} that diverged ({handed.said})")
     print(f"{of.member}: {handed.said}\n{handing_on.write(handed.weights, str(path))}\n", flush=True)
     return handed.weights
+
+
+def _run(of: WeightsOf, source: Study, where: Path) -> str | Run:
+    """The run whose weights are asked for: the id of a recorded one, or one by its seed."""
+    from study import handing_on, methods
+
+    arm = source.arms[0]
+    if of.seed is None or of.lr is None:
+        return handing_on.chosen(where, lr=of.lr, arm=arm if of.lr else None)
+    definition = read_definition(where)
+    return Run(
+        data=definition.data["content"],
+        model=source.models[0],
+        method=arm.method,
+        options=methods.check(arm.method, arm.options),
+        lr=of.lr,
+        seed=of.seed,
+        recipe=definition.study.recipe,
+    )
 
 
 def _write(folder: Path, family: Family) -> None:

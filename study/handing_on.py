@@ -3,13 +3,14 @@
 The run is checked against the record, bit for bit, as a replay's is. Nothing here is part of the record.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from study import data, divergence, methods, record, warm_start, weights
 from study.config import Arm, Run
@@ -20,7 +21,7 @@ from study.networks import Stacked, network_of_seed, spec_of
 from study.record import Definition
 from study.replaying import data_of, difference, run_named, run_of, said_of_bits
 from study.rescoring import references
-from study.training import steps_of, train
+from study.training import Trained, steps_of, train
 from study.trial import outcomes_of
 from study.weights import About, Weights
 
@@ -35,14 +36,18 @@ class Handed:
     said: str
 
 
-def hand_on(folder: Path, run_id: str, cache: Path) -> Handed:
-    """Train a recorded run again, for the weights that it leaves.
+def hand_on(folder: Path, run: str | Run, cache: Path) -> Handed:
+    """Train a run of a study for the weights that it leaves: a recorded one, by its id, which is compared with the
+    record, or one that the study may not have.
 
-    Raises ValueError where there is no such run, or it leaves nothing to start from.
+    Raises ValueError where it leaves nothing to start from.
     """
     definition, log = data_of(folder, cache)
-    row = record.read_runs(folder).set_index("run_id", drop=False).loc[run_id].to_dict()
-    run = run_of(row, definition.study)
+    recorded = record.read_runs(folder).set_index("run_id", drop=False)
+    run_id = run if isinstance(run, str) else run.id
+    row = recorded.loc[run_id].to_dict() if run_id in recorded.index else None
+    if isinstance(run, str):
+        run = run_of(recorded.loc[run].to_dict(), definition.study)
     start = warm_start.kept(folder, run.recipe)
     rows_of_log = data.rows_of(definition.study.data, definition.study.data_options, cache)
     about = about_of(run, log, rows_of_log, start.about if start else None)
@@ -55,17 +60,24 @@ def hand_on(folder: Path, run_id: str, cache: Path) -> Handed:
         left = weights.checked(about, arrays)
     except ValueError as error:
         raise ValueError(f"run {run_id[:12]} leaves no weights to start from: {error}") from error
-    tasks = [task.name for task in log.tasks]
-    _, before, _, _ = divergence.stack_losses(record.read_losses(folder, [run_id]), tasks)
-    bits = said_of_bits(difference(before[0], trained.loss[0]), f"{row['version']} on {row['device']}")
     outcome = outcomes_of(trained, log, reference, definition.study.rule)[0].outcome
+    said = f"{about.curve} at lr {run.lr:g}, seed {run.seed}: {_compared(folder, row, log, trained, outcome)}"
+    return Handed(weights=left, outcome=outcome, said=said)
+
+
+def _compared(folder: Path, row: dict[str, Any] | None, log: Log, trained: Trained, outcome: str) -> str:
+    """What became of a run, and whether its losses are those of its row in the record, if there is one."""
+    if row is None:
+        return f"{outcome}; not in the record, and trained for its weights alone"
+    tasks = [task.name for task in log.tasks]
+    _, before, _, _ = divergence.stack_losses(record.read_losses(folder, [row["run_id"]]), tasks)
+    bits = said_of_bits(difference(before[0], trained.loss[0]), f"{row['version']} on {row['device']}")
     was, expected = str(row["outcome"]), row["outcome"]
     if row["role"] == "control":  # not judged in the record: it is what others are held against
         was, expected = "of the control", "completed"
     if outcome != expected:
         was = f"{was} in the record, {outcome} now"
-    said = f"{about.curve} at lr {run.lr:g}, seed {run.seed}: {was}; {bits}"
-    return Handed(weights=left, outcome=outcome, said=said)
+    return f"{was}; {bits}"
 
 
 def about_of(run: Run, log: Log, rows: Rows, start: About | None) -> About:
@@ -85,17 +97,22 @@ def check_form(about: About, run: Run, log: Log) -> None:
     for name, x in network.named_buffers():
         own = x.numpy().dtype
         arrays[f"buffer/{name}"] = to_be(tuple(x.shape), precision if own.kind == "f" else own)
-    arrays |= {f"table/{f}": to_be((n, about.embedding_dim), precision) for f, n in enumerate(about.vocabulary)}
+    kept = warm_start.keeps_accumulators(run.method, run.options)
+    if kept:
+        arrays |= {f"accumulator/{name}": to_be(tuple(x.shape), precision) for name, x in network.named_parameters()}
+    for kind in ("table", "table_accumulator") if kept else ("table",):
+        arrays |= {f"{kind}/{f}": to_be((n, about.embedding_dim), precision) for f, n in enumerate(about.vocabulary)}
     try:
         weights.check_form(about, arrays)
     except ValueError as error:
         raise ValueError(f"the weights of {run.model} cannot be handed on: {error}") from error
 
 
-def arrays_of(network: Stacked, tables: Tables) -> dict[str, np.ndarray]:
-    """Copies of the weights of a stack's first run, by their names in a file."""
-    arrays = {name: np.array(x.detach().numpy()) for name, x in network.weights_of_run(0).items()}
-    return arrays | {f"table/{f}": np.array(rows[0, 0].numpy()) for f, rows in enumerate(tables.of_feature())}
+def arrays_of(network: Stacked, tables: Tables, accumulators: Callable[[int], dict[str, Tensor]]) -> dict[str, Any]:
+    """Copies of the weights of a stack's first run, and of its accumulators, by their names in a file."""
+    tensors = network.weights_of_run(0) | accumulators(0)
+    tensors |= {f"table/{f}": rows[0, 0] for f, rows in enumerate(tables.of_feature(tables.weight))}
+    return {name: np.array(x.detach().numpy()) for name, x in tensors.items()}
 
 
 def chosen(
@@ -172,9 +189,10 @@ def write(left: Weights, where: str) -> str:
     content = left.written()
     store, name = warm_start.place(where)
     store.put(name, content)
-    network = sum(array.size for name, array in left.arrays.items() if not name.startswith("table/"))
+    network = sum(array.size for kind in ("parameter", "buffer") for array in left.network(kind).values())
     rows = sum(len(table) for table in left.tables)
     held = f"{network:,} numbers of the network and {rows:,} embedding rows"
+    held += ", with Adagrad's accumulators" if left.accumulators else ""
     return "\n".join(
         [
             f"weights of {warm_start.words(left.about)}",

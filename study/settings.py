@@ -158,7 +158,7 @@ def _known() -> list[str]:
 
 def _recipe() -> list[str]:
     """What can be set of it by a word: weights come from a file, by --init-from."""
-    return [name for name in _fields(Recipe) if name != "init_from"]
+    return [name for name in _fields(Recipe) if name not in ("init_from", "init_accumulators")]
 
 
 def _fields(kind: type) -> list[str]:

@@ -117,15 +117,17 @@ def train(
     look: Callable[[Look], None] | None = None,
     keeper: Keeper | None = None,
     start: Weights | None = None,
-    ended: Callable[[Stacked, Tables], None] | None = None,
+    ended: Callable[[Stacked, Tables, Callable[[int], dict[str, Tensor]]], None] | None = None,
 ) -> Trained:
     """Train the runs as one stack and judge them on the held-out rows.
 
     All runs share model, recipe, method and the method's options; they differ in lr, thresholds and seed. Runs of a
     seed cost less in one stack than in two. watch(step) is called after each step. look(...) sees each update before it
     is made; it changes no bit. keeper: where the stack was kept, it goes on from there, with the same bits on CPU as if
-    it had never stopped. start: the weights that the recipe's `init_from` names; accumulators start fresh.
-    ended(...) is shown the trained stack, whose run axis is not in the order of the caller; for reading only.
+    it had never stopped. start: the weights that the recipe's `init_from` names; Adagrad's accumulators start fresh, or
+    as those of `start`, where the recipe's `init_accumulators` names them. ended(network, tables, accumulators) is
+    shown the trained stack, whose run axis is not in the order of the caller, and how to ask for the accumulators of a
+    run; for reading only.
     """
     started = time.perf_counter()
     with _reproducible(device):
@@ -139,7 +141,7 @@ def train(
             if keeper:
                 keeper.after(step + 1, stack.state)
         if ended:
-            ended(stack.network, stack.tables)
+            ended(stack.network, stack.tables, stack.accumulators)
         judged = stack.judge()
         back = stack.order_of_runs
         return Trained(
@@ -162,6 +164,8 @@ class _Stack:
     def __init__(self, runs: Sequence[Run], log: Log, device: torch.device, start: Weights | None = None) -> None:
         first = runs[0]
         assert first.recipe.init_from == (start.content if start else "")
+        assert first.recipe.init_accumulators in ("", start.accumulators if start else "")
+        self.handed = start if first.recipe.init_accumulators else None
         assert all(
             (r.model, r.method, r.recipe, r.data) == (first.model, first.method, first.recipe, log.content)
             for r in runs
@@ -198,6 +202,9 @@ class _Stack:
             dtype=self.dtype,
             device=device,
             start=[torch.from_numpy(rows) for rows in start.tables] if start else None,
+            start_accumulator=[torch.from_numpy(rows) for rows in self.handed.table_accumulators]
+            if self.handed
+            else None,
         )
 
         def of_start() -> dict[int, nn.Module]:
@@ -223,6 +230,8 @@ class _Stack:
         )
 
         self.states = {name: self.method.chain(0).init(w) for name, w in self.network.parameters.items()}
+        for name, handed in (self.handed.network("accumulator") if self.handed else {}).items():
+            self.states[name]["accumulator"].copy_(torch.from_numpy(handed))  # the same for every run
         self.table_states: dict[tuple[int, int], dict[str, Tensor]] = {}
         self.look: Callable[[Look], None] | None = None
         self.snapshots = self._snapshots()
@@ -245,6 +254,19 @@ class _Stack:
         """More than a file of this stack's state has: a method that acts on embeddings adds to the weight and the
         accumulator of a row, from its first step on, a few numbers of that size."""
         return 4 * sum(tensor.numel() * tensor.element_size() for tensor in self.state().values()) + MOST_HEADERS
+
+    def accumulators(self, run: int) -> dict[str, Tensor]:
+        """Adagrad's accumulators of one run, by their names in a file of weights: the tensors themselves. Empty where
+        its method keeps none."""
+        if not all("accumulator" in state for state in self.states.values()):
+            return {}
+        group, k = divmod(run, self.runs_of_group)
+        if self.recipe.embeddings == "method":
+            tables = [self._state_of_table(group, f)["accumulator"][k] for f in range(self.tables.features)]
+        else:
+            tables = [rows[group, k] for rows in self.tables.of_feature(self.tables.accumulator)]
+        own = {f"accumulator/{name}": state["accumulator"][run] for name, state in self.states.items()}
+        return own | {f"table_accumulator/{f}": rows for f, rows in enumerate(tables)}
 
     def load_state(self, kept: dict[str, np.ndarray]) -> None:
         """Be what the stack was when `state` was kept. ValueError, and nothing is changed, where that is none of it."""
@@ -481,7 +503,10 @@ class _Stack:
             part = slice(group * self.runs_of_group, (group + 1) * self.runs_of_group)
             like = self.tables.weight.new_zeros(self.runs_of_group, 1, self.recipe.embedding_dim)
             rows = like.expand(-1, starts[feature + 1] - starts[feature], -1)
-            self.table_states[group, feature] = self.method.chain(0, part).init(rows)
+            state = self.method.chain(0, part).init(rows)
+            if self.handed:
+                state["accumulator"].copy_(torch.from_numpy(self.handed.table_accumulators[feature]))
+            self.table_states[group, feature] = state
         return self.table_states[group, feature]
 
 

@@ -8,10 +8,14 @@ machines from its own folder.
 
 import contextlib
 import functools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from study import data, storage, untrusted, weights
+import torch
+
+from study import data, methods, storage, untrusted, weights
 from study.config import Recipe, Run, Study
 from study.data import Rows
 from study.log import Log
@@ -57,26 +61,33 @@ def _content(store: storage.Folder | storage.ObjectStore, name: str) -> bytes:
     return content
 
 
-def starting_from(where: str, study: Study, cache: Path) -> tuple[Study, Weights]:
-    """The study whose runs start from the weights in a file, and these. Raises ValueError where they cannot."""
+def starting_from(where: str, study: Study, cache: Path, *, accumulators: bool = False) -> tuple[Study, Weights]:
+    """The study whose runs start from the weights in a file, and from their accumulators if asked, and these. Raises
+    ValueError where they cannot."""
     start = opened(where)
     log = data.load(study.data, study.data_options, cache)
     try:
-        check(start.about, study, log, data.rows_of(study.data, study.data_options, cache))
+        check(start.about, study, log, data.rows_of(study.data, study.data_options, cache), accumulators=accumulators)
         network_of_weights(start.about.model, spec_of(log, study.recipe), start)
+        if accumulators and not start.accumulators:
+            raise ValueError("it holds no accumulators; `study weights` of this version writes them")
     except ValueError as error:
         raise ValueError(f"no run of {study.name} can start from {where}: {error}") from error
-    return of(study, start), start
+    return of(study, start, accumulators=accumulators), start
 
 
-def of(study: Study, start: Weights) -> Study:
-    """The study whose runs start from these weights: another one than that which starts from random ones."""
-    return replace(study, recipe=replace(study.recipe, init_from=start.content))
+def of(study: Study, start: Weights, *, accumulators: bool = False) -> Study:
+    """The study whose runs start from these weights, and from their accumulators if asked: another one than that which
+    starts from random ones."""
+    handed = start.accumulators if accumulators else ""
+    return replace(study, recipe=replace(study.recipe, init_from=start.content, init_accumulators=handed))
 
 
-def check(about: About, study: Study, log: Log, rows: Rows) -> None:
+def check(about: About, study: Study, log: Log, rows: Rows, *, accumulators: bool = False) -> None:
     """Raises ValueError where runs of the study, on this log, cannot start from weights that are such: another network,
-    features, codes or tasks, or rows that the weights have seen."""
+    features, codes or tasks, or rows that the weights have seen; or cannot take over their accumulators, if asked."""
+    if accumulators:
+        _check_accumulators(about, study)
     if others := [model for model in study.models if model != about.model]:
         raise ValueError(f"they are of {about.model}, and it trains {', '.join(others)} (--set models={about.model})")
     for what, was, now in (
@@ -102,6 +113,27 @@ def check(about: About, study: Study, log: Log, rows: Rows) -> None:
             f"they have seen {about.days_seen()} of its log, and it trains and judges on days {rows.first} to "
             f"{rows.last}; choose days that they have not seen, by --set data.only_days=FIRST-LAST"
         )
+
+
+def _check_accumulators(about: About, study: Study) -> None:
+    for arm in study.arms:
+        if not keeps_accumulators(arm.method, arm.options):
+            raise ValueError(f"{about.curve} left accumulators of Adagrad, and {arm.method} here keeps none (its base)")
+    if about.embeddings != study.recipe.embeddings:
+        raise ValueError(
+            f"their tables were trained with embeddings={about.embeddings or 'unknown'}, and these are with "
+            f"embeddings={study.recipe.embeddings}: other accumulators"
+        )
+    fresh = Recipe().initial_accumulator
+    if study.recipe.initial_accumulator != fresh:
+        raise ValueError(
+            f"initial_accumulator={study.recipe.initial_accumulator:g} has no meaning where accumulators are handed on"
+        )
+
+
+def keeps_accumulators(method: str, options: Mapping[str, Any]) -> bool:
+    """Whether a method keeps Adagrad's accumulator of each weight: it works on that base."""
+    return "accumulator" in methods.build(method, 0.1, methods.check(method, options)).init(torch.zeros(1, 1))
 
 
 def about_of(run: Run, log: Log, rows: Rows, steps: int, start: About | None = None) -> About:
@@ -142,7 +174,7 @@ def keep(folder: Path, start: Weights) -> None:
     store, name = storage.at(folder), f"{FOLDER}/{start.content}.zip"
     there = store.get(name)
     with contextlib.suppress(ValueError):
-        if there is not None and weights.read(there).content == start.content:
+        if there is not None and _known(weights.read(there)) == _known(start):
             return
     store.put(name, start.written())
 
@@ -150,11 +182,15 @@ def keep(folder: Path, start: Weights) -> None:
 def kept(where: Path | str, recipe: Recipe) -> Weights | None:
     """The weights that runs of this recipe start from, as the study's folder, or the store at this address, has them;
     None where they start from random ones. Raises ValueError where they are not there."""
-    return _kept(str(where), recipe.init_from) if recipe.init_from else None
+    return _kept(str(where), recipe.init_from, recipe.init_accumulators) if recipe.init_from else None
+
+
+def _known(start: Weights) -> tuple[str, str]:
+    return start.content, start.accumulators
 
 
 @functools.lru_cache(maxsize=1)
-def _kept(where: str, content: str) -> Weights:
+def _kept(where: str, content: str, accumulators: str) -> Weights:
     address = where if storage.is_url(where) else Path(where)
     again = "give its `study run ... --init-from FILE` again"
     file = storage.at(address).get(f"{FOLDER}/{content}.zip")
@@ -162,7 +198,7 @@ def _kept(where: str, content: str) -> Weights:
         raise ValueError(f"the weights that its runs start from are not in {where}/{FOLDER}; {again}")
     try:
         found = weights.read(file)
-        if found.content != content:
+        if found.content != content or accumulators not in ("", found.accumulators):
             raise ValueError("they are others than its runs start from")
     except ValueError as error:
         raise ValueError(f"{where}/{FOLDER}/{content[:12]}... cannot be used: {error}; {again}") from error

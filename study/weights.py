@@ -4,10 +4,12 @@
     parameter/<name>.npy   the network's parameters, by name
     buffer/<name>.npy      its running statistics, by name
     table/<number>.npy     embedding rows (codes, dim) of each id feature, in the order of the features
+    accumulator/<name>.npy, table_accumulator/<number>.npy
+                           Adagrad's G of each parameter and table; all of them, or none where the run kept none
 
 The file is a `study.archive`: the same weights give the same bytes. Their identity, `Weights.content`, is a hash of the
-arrays alone: what changes a run that starts from them, and nothing else. A file may be somebody else's: what it says is
-checked as it is read, and nothing in it is executed.
+arrays alone: what changes a run that starts from them, and nothing else; accumulators have one of their own. A file may
+be somebody else's: what it says is checked as it is read, and nothing in it is executed.
 """
 
 import dataclasses
@@ -113,28 +115,35 @@ class About:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """about, and the arrays by their names in the file, C-contiguous; parameters and tables are finite, in the
-    precision that `about` says."""
+    """about, and the arrays by their names in the file, C-contiguous; parameters, tables and accumulators are finite,
+    in the precision that `about` says."""
 
     about: About
     arrays: dict[str, np.ndarray]
 
     @cached_property
     def content(self) -> str:
-        """SHA-256 of names, types, shapes and values."""
-        parts = {
-            name: [array.dtype.str, list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
-            for name, array in self.arrays.items()
-        }
-        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+        """SHA-256 of names, types, shapes and values of all but the accumulators."""
+        return _hash({name: array for name, array in self.arrays.items() if not _is_accumulator(name)})
+
+    @cached_property
+    def accumulators(self) -> str:
+        """The same of the accumulators; empty where there are none."""
+        own = {name: array for name, array in self.arrays.items() if _is_accumulator(name)}
+        return _hash(own) if own else ""
 
     @property
     def tables(self) -> list[np.ndarray]:
         """(codes, dim) of each id feature, in order."""
         return [self.arrays[f"table/{f}"] for f in range(len(self.about.id_names))]
 
+    @property
+    def table_accumulators(self) -> list[np.ndarray]:
+        """(codes, dim) of each id feature, in order. For weights with accumulators."""
+        return [self.arrays[f"table_accumulator/{f}"] for f in range(len(self.about.id_names))]
+
     def network(self, kind: str) -> dict[str, np.ndarray]:
-        """kind: "parameter" or "buffer"."""
+        """By name. kind: "parameter", "buffer" or "accumulator"."""
         return {name.partition("/")[2]: array for name, array in self.arrays.items() if name.startswith(f"{kind}/")}
 
     def written(self) -> bytes:
@@ -148,17 +157,24 @@ class Weights:
 def check_form(about: About, arrays: Mapping[str, np.ndarray]) -> None:
     """Raises ValueError, in a line, unless every array is there, of its name, shape and type, and a file can hold
     them all. Looks at no value: what is not made yet may stand here as an array without memory."""
-    tables = {f"table/{f}": (codes, about.embedding_dim) for f, codes in enumerate(about.vocabulary)}
-    for name in tables.keys() - arrays.keys():
+    shapes = {f"table/{f}": (codes, about.embedding_dim) for f, codes in enumerate(about.vocabulary)}
+    for name in shapes.keys() - arrays.keys():
         raise ValueError(f"{name} is missing")
+    if any(map(_is_accumulator, arrays)):
+        trained = {name: array.shape for name, array in arrays.items() if name.startswith("parameter/")} | shapes
+        shapes |= (own := {_accumulator_of(name): shape for name, shape in trained.items()})
+        if other := sorted({name for name in arrays if _is_accumulator(name)} ^ own.keys()):
+            raise ValueError(f"it lacks or adds the accumulator {other[0]!r:.200}: all are there, or none")
     for name, array in arrays.items():
-        if name not in tables and not _of_network(name):
+        if name not in shapes and not _of_network(name):
             raise ValueError(f"{name[:100]!r} is no array of weights")
-        if name in tables and array.shape != tables[name]:
-            raise ValueError(f"{name} has the shape {array.shape}, not {tables[name]}")
+        if name in shapes and array.shape != shapes[name]:
+            raise ValueError(f"{name[:100]} has the shape {array.shape}, not {shapes[name]}")
         is_float = array.dtype.kind == "f" or not name.startswith("buffer/")
         if is_float and array.dtype != np.dtype(about.precision).newbyteorder("="):
             raise ValueError(f"{name} is {array.dtype}, not {about.precision}")
+    if len(json.dumps(dataclasses.asdict(about))) > archive.MOST_DESCRIPTION - MOST_BESIDE:
+        raise ValueError(f"the names of their features take more than {archive.MOST_DESCRIPTION:,} bytes")
     size = sum(array.nbytes + MOST_BESIDE + 2 * len(name.encode()) for name, array in arrays.items())
     if size > untrusted.MOST_BYTES - archive.MOST_DESCRIPTION:
         raise ValueError(f"they take {size:,} bytes, and a file of weights has {untrusted.MOST_BYTES:,} at most")
@@ -171,6 +187,8 @@ def checked(about: About, arrays: dict[str, np.ndarray]) -> Weights:
     for name, array in arrays.items():
         if not name.startswith("buffer/") and not np.isfinite(array).all():
             raise ValueError(f"{name} holds values that are not finite")
+        if _is_accumulator(name) and (array < 0).any():
+            raise ValueError(f"{name} holds values below 0, which no sum of squares is")
     return Weights(about=about, arrays={name: np.require(array, requirements="C") for name, array in arrays.items()})
 
 
@@ -183,6 +201,8 @@ def read(content: bytes) -> Weights:
         number = said.pop("format", None)
         if number not in (1, FORMAT):
             raise ValueError(f"it has format {number!r:.40}; this version reads formats 1 and {FORMAT}")
+        if number == 1 and any(map(_is_accumulator, arrays)):
+            raise ValueError("it has format 1, which knows no accumulators")
         known = {field.name for field in dataclasses.fields(About)} - (SINCE_2 if number == 1 else set())
         if said.keys() != known:
             raise ValueError(f"it lacks or adds {', '.join(sorted(said.keys() ^ known)[:3])}"[:200])
@@ -191,6 +211,24 @@ def read(content: bytes) -> Weights:
         raise ValueError("its description is no JSON") from error
     except UNREADABLE as error:
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _hash(arrays: Mapping[str, np.ndarray]) -> str:
+    parts = {
+        name: [array.dtype.str, list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
+        for name, array in arrays.items()
+    }
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+
+def _is_accumulator(name: str) -> bool:
+    return name.startswith(("accumulator/", "table_accumulator/"))
+
+
+def _accumulator_of(name: str) -> str:
+    """What the accumulator of a parameter or a table is called."""
+    kind, _, own = name.partition("/")
+    return f"accumulator/{own}" if kind == "parameter" else f"table_accumulator/{own}"
 
 
 def _of_network(name: str) -> bool:

@@ -101,6 +101,7 @@ OTHER_RECIPE: dict[str, Any] = {
     "embeddings": "method",
     "precision": "float64",
     "init_from": "f" * 64,
+    "init_accumulators": "e" * 64,
 }
 OTHER_RUN: dict[str, Any] = {
     "data": "e" * 64,
@@ -196,6 +197,7 @@ def test_values_are_frozen() -> None:
         (lambda: Recipe(embedding_std=-1.0), "need embedding_std >= 0, got embedding_std=-1.0"),
         (lambda: Recipe(eps=math.inf), "need eps >= 0, got eps=inf"),
         (lambda: Recipe(initial_accumulator=-1.0), "need initial_accumulator >= 0, got initial_accumulator=-1.0"),
+        (lambda: Recipe(init_accumulators="G"), "init_accumulators is the SHA-256 of accumulators, got 'G'"),
         (lambda: Recipe(precision="half"), "precision is one of float32, float64; got 'half'"),
         (lambda: Recipe(embeddings="no"), "embeddings is one of adagrad, method; got 'no'"),
         (lambda: Rule(kept=0.0), "need kept > 0, got kept=0.0"),

@@ -220,10 +220,14 @@ class Plain(nn.Module):
 
 
 def plain_loop(
-    run: Run, log: Log, unit_limit: float = math.inf, plain: Plain | None = None
+    run: Run,
+    log: Log,
+    unit_limit: float = math.inf,
+    plain: Plain | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Losses (S, T) and held-out logits (N, T) of torch.optim.Adagrad. unit_limit: of what comes out of each ReLU.
-    plain: trained on in place; None begins anew."""
+    plain: trained on in place; None begins anew. optimizer: its own, which goes on; None is a fresh one."""
     recipe = run.recipe
     plain = plain or Plain(run, log)
     plain.train()
@@ -231,7 +235,7 @@ def plain_loop(
         if isinstance(module, nn.ReLU):
             module.register_forward_hook(lambda _m, _i, out: out.clamp(max=unit_limit))
     dtype = getattr(torch, recipe.precision)
-    optimizer = torch.optim.Adagrad(
+    optimizer = optimizer or torch.optim.Adagrad(
         plain.parameters(), lr=run.lr, initial_accumulator_value=recipe.initial_accumulator, eps=recipe.eps
     )
     ids, numbers = torch.from_numpy(log.ids).long(), torch.from_numpy(log.numbers).to(dtype)

@@ -12,7 +12,8 @@ import torch
 import trained_study
 from test_training import LOG, RECIPE, Plain, bits_of, make_log, make_run, plain_loop, ragged_stack
 
-from study import driver, families, handing_on, record, warm_start, weights
+from search_spaces import table3
+from study import archive, driver, families, handing_on, record, warm_start, weights
 from study.cli import main
 from study.config import Arm, Family, Member, Recipe, Run, Study, WeightsOf
 from study.data import Rows
@@ -34,9 +35,11 @@ def left_by(run: Run, log=LOG, start: Weights | None = None) -> tuple[Trained, W
     return trained, weights.checked(about, arrays)
 
 
-def next_run(start: Weights, **changes) -> Run:
+def next_run(start: Weights, *, accumulators: bool = False, **changes) -> Run:
     run = make_run(**changes)
-    return dataclasses.replace(run, data=NEXT.content, recipe=dataclasses.replace(run.recipe, init_from=start.content))
+    handed = start.accumulators if accumulators else ""
+    recipe = dataclasses.replace(run.recipe, init_from=start.content, init_accumulators=handed)
+    return dataclasses.replace(run, data=NEXT.content, recipe=recipe)
 
 
 @pytest.mark.parametrize("model", ["small_dcn", "small_mmoe", "own_models.batch_norm"])
@@ -88,6 +91,96 @@ def test_a_warm_run_has_the_same_bits_alone_and_in_a_stack(model: str) -> None:
     together = train(stack, NEXT, start=start)
     for i, one in enumerate(stack):
         assert bits_of(train([one], NEXT, start=start), 0) == bits_of(together, i)
+
+
+@pytest.mark.parametrize("model", ["small", "small_dcn", "small_mmoe", "own_models.batch_norm"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("float64", 1e-7)])
+def test_two_days_with_accumulators_equal_one_adagrad_that_goes_on(
+    model: str, precision: str, tolerance: float
+) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=25, eps=0.0, precision=precision)
+    run = make_run(model=model, lr=0.1, recipe=recipe)
+    _, start = left_by(run)
+    plain = Plain(run, LOG)
+    adagrad = torch.optim.Adagrad(plain.parameters(), lr=run.lr, initial_accumulator_value=0.1, eps=recipe.eps)
+    plain_loop(run, LOG, plain=plain, optimizer=adagrad)
+    after = next_run(start, accumulators=True, model=model, lr=0.2, seed=8, recipe=recipe)
+    second = train([after], NEXT, start=start)
+    by_hand, _ = plain_loop(after, NEXT, plain=plain, optimizer=adagrad)
+    np.testing.assert_allclose(second.loss[0], by_hand, rtol=tolerance)
+    fresh = train([next_run(start, model=model, lr=0.2, seed=8, recipe=recipe)], NEXT, start=start)
+    assert second.loss[0, 0].tobytes() == fresh.loss[0, 0].tobytes()
+    assert abs(fresh.loss[0] - by_hand).max() > 0.01, "fresh ones are another training"
+
+
+@pytest.mark.parametrize("embeddings", ["adagrad", "method"])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("none", {}), ("clippy", {}), ("clippy", {"delayed": True}), ("agc", {}), ("rollback", {"back": 4, "skip": 3})],
+)
+def test_a_run_with_accumulators_has_the_same_bits_alone_in_a_stack_and_resumed(
+    method: str, options: dict, embeddings: str
+) -> None:
+    recipe = dataclasses.replace(RECIPE, embeddings=embeddings)
+    given = {"model": "small_dcn", "method": method, "options": options, "recipe": recipe}
+    _, start = left_by(make_run(model="small_dcn", recipe=recipe))
+    run = next_run(start, accumulators=True, **given)
+    # Runs of the same seed beside it, and others: in one group and in several.
+    stack = [
+        run,
+        *(dataclasses.replace(run, lr=lr, seed=seed) for lr, seed in ((0.1, 5), (1.0, 2), (0.4, 2), (0.2, 9))),
+    ]
+    together = train(stack, NEXT, start=start)
+    for i, one in enumerate(stack):
+        assert bits_of(train([one], NEXT, start=start), 0) == bits_of(together, i)
+    fresh = train([next_run(start, **given)], NEXT, start=start)
+    assert fresh.loss[0].tobytes() != together.loss[0].tobytes()
+    keeper = KeptOnce(at=6)
+    train(stack, NEXT, start=start, keeper=keeper)
+    again = train(stack, NEXT, start=start, keeper=keeper)
+    assert keeper.began == [0, 6]
+    for i in range(len(stack)):
+        assert bits_of(again, i) == bits_of(together, i)
+
+
+class KeptOnce:
+    """Keeps a stack after so many steps, as a checkpoint does."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.kept, self.began = at, {}, []
+
+    def begin(self, load, most_bytes: int) -> int:
+        if self.kept:
+            load(self.kept)
+        self.began.append(self.at if self.kept else 0)
+        return self.began[-1]
+
+    def after(self, done: int, state) -> None:
+        if done == self.at and not self.kept:
+            self.kept = {name: tensor.detach().clone().numpy() for name, tensor in state().items()}
+
+
+def test_accumulators_are_another_run_and_the_weights_the_same() -> None:
+    _, start = left_by(make_run())
+    bare = weights.checked(start.about, {n: a for n, a in start.arrays.items() if "accumulator" not in n})
+    assert (bare.content, bare.accumulators) == (start.content, "")
+    fresh, handed = next_run(start), next_run(start, accumulators=True)
+    assert fresh.id == next_run(bare).id
+    assert fresh.id != handed.id
+    assert fresh.recipe.init_accumulators == ""
+    with pytest.raises(AssertionError):
+        train([handed], NEXT, start=bare)
+    _, of_sgd = left_by(make_run(options={"base": "sgd"}))
+    assert of_sgd.accumulators == ""
+
+
+def test_an_untouched_row_has_the_accumulator_that_it_began_with() -> None:
+    """Both with the plain tables and with those of the method, which are made as they are first touched."""
+    for embeddings in ("adagrad", "method"):
+        _, start = left_by(make_run(recipe=dataclasses.replace(RECIPE, embeddings=embeddings)))
+        for rows in start.table_accumulators:
+            assert (rows >= np.float32(0.1)).all()
+        assert max(rows.max() for rows in start.table_accumulators) > 0.1
 
 
 def test_all_seeds_start_from_the_same_weights_and_read_other_batches() -> None:
@@ -150,6 +243,24 @@ def test_numpy_reads_it_too(tmp_path: Path) -> None:
 ABOUT = warm_start.about_of(make_run(), LOG, WEEK, steps=5)
 STUDY = Study(name="s", models=("small",), arms=(Arm(method="none"),), lrs=(0.1,), recipe=RECIPE)
 AFTER = Rows(whole=WEEK.whole, first=8, last=14)
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ({"arms": (Arm(method="none"), Arm(method="clippy", options={"base": "adamw"}))}, "clippy here keeps none"),
+        (
+            {"recipe": dataclasses.replace(RECIPE, embeddings="method")},
+            "trained with embeddings=adagrad, and these are",
+        ),
+        ({"recipe": dataclasses.replace(RECIPE, initial_accumulator=0.2)}, "initial_accumulator=0.2 has no meaning"),
+    ],
+)
+def test_what_cannot_take_over_accumulators_is_refused(study: dict, message: str) -> None:
+    other = dataclasses.replace(STUDY, **study)
+    warm_start.check(ABOUT, other, LOG, AFTER)
+    with pytest.raises(ValueError, match=message):
+        warm_start.check(ABOUT, other, LOG, AFTER, accumulators=True)
 
 
 def test_weights_start_what_is_like_them_and_of_other_days() -> None:
@@ -287,6 +398,41 @@ def test_a_study_starts_from_them_knows_so_and_is_replayed_from_its_own_folder(
         replay(moved, one, cache)
 
 
+def test_a_study_goes_on_with_the_accumulators_too(
+    handed: Path, today: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    start, folder = warm_start.opened(handed), tmp_path / "on"
+    settings = (*trained_study.DAYS, "data.only_days=6-10", "methods=none", "lr=0.1", "seeds=0")
+    trained_study.train(folder, cache, settings, init_from=handed, init_accumulators="handed")
+    recipe = record.read_definition(folder).study.recipe
+    assert (recipe.init_from, recipe.init_accumulators) == (start.content, start.accumulators)
+    runs = record.read_runs(folder)
+    assert not set(runs["run_id"]) & set(record.read_runs(today)["run_id"])
+    one = str(runs.loc[runs["role"] == "cell", "run_id"].iloc[0])
+    assert "bit for bit" in replay(folder, one, cache, sharpness_every=1000)
+    again = handing_on.hand_on(folder, one, cache)
+    assert "bit for bit" in again.said
+    for name, rows in again.weights.network("accumulator").items():
+        assert (rows >= start.network("accumulator")[name]).all(), "a sum of squares grows"
+    # Without them the folder's weights are others.
+    bare = {name: array for name, array in start.arrays.items() if "accumulator" not in name}
+    (kept,) = (folder / "init").iterdir()
+    kept.write_bytes(weights.checked(start.about, bare).written())
+    warm_start._kept.cache_clear()
+    with pytest.raises(ValueError, match="they are others than its runs start from"):
+        warm_start.kept(folder, recipe)
+    (tmp_path / "bare.zip").write_bytes(weights.checked(start.about, bare).written())
+    asked = ["plan", "quick", *words(*TODAY), "--init-accumulators", "handed"]
+    assert "handed needs the weights that they belong to" in refused(capsys, *asked)
+    assert "bare.zip: it holds no accumulators" in refused(capsys, *asked, "--init-from", tmp_path / "bare.zip")
+    sgd = [*asked, "--set", "clippy.base=sgd", "--init-from", handed]
+    assert "left accumulators of Adagrad, and clippy here keeps none" in refused(capsys, *sgd)
+    assert main([str(word) for word in [*asked, "--init-from", handed]]) == 0
+    assert "accumulators as they were left" in capsys.readouterr().out
+    assert main([str(word) for word in [*asked[:-2], "--init-from", handed]]) == 0
+    assert "accumulators fresh" in capsys.readouterr().out
+
+
 def words(*settings: str) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
@@ -372,6 +518,48 @@ def test_a_member_starts_from_one_before_it() -> None:
         Family(name="f", members=(first, dataclasses.replace(second, init_from=WeightsOf(member="b"))))
     with pytest.raises(ValueError, match="need 0 < lr"):
         WeightsOf(member="a", lr=0.0)
+    with pytest.raises(ValueError, match="weights of seed 3 of a need an lr beside it"):
+        WeightsOf(member="a", seed=3)
+
+
+def test_a_seed_that_is_not_recorded_is_trained_for_its_weights(
+    yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    definition, before = record.read_definition(yesterday), record.recorded_ids(yesterday)
+    monkeypatch.setattr(families, "_source", lambda *_: (definition.study, yesterday))
+    found = {}
+    for seed, said in ((1, "bit for bit"), (7, "seed 7: completed; not in the record, and trained for its weights")):
+        made = families._weights(tmp_path, "warm", WeightsOf(member="yesterday", lr=0.1, seed=seed), [])
+        assert said in capsys.readouterr().out
+        found[made.content] = made
+        assert (made.about.seed, made.about.lr, made.about.seen) == (seed, 0.1, ((1, 4),))
+        assert made.accumulators
+    assert len(found) == 2
+    assert record.recorded_ids(yesterday) == before
+    of = WeightsOf(member="yesterday", lr=0.1, seed=7, accumulators=True)
+    families._weights(tmp_path, "warm", of, [])
+    assert capsys.readouterr().out == ""
+    # A file from before accumulators were kept is made anew for whoever asks for them.
+    bare = {name: array for name, array in made.arrays.items() if "accumulator" not in name}
+    (tmp_path / "warm.weights.zip").write_bytes(weights.checked(made.about, bare).written())
+    families._weights(tmp_path, "warm", dataclasses.replace(of, accumulators=False), [])
+    assert capsys.readouterr().out == ""
+    assert families._weights(tmp_path, "warm", of, []).accumulators == made.accumulators
+
+
+def test_warm_members_of_table3_start_from_four_runs() -> None:
+    members = {m.label: m for m in table3.study.members}
+    assert members["warm_start"].init_from == WeightsOf(member="yesterday", lr=0.1)
+    seeds = [of.seed for label in ("warm_start_2", "warm_start_3", "warm_start_4") if (of := members[label].init_from)]
+    # The ladder of a search: the second of its lrs goes to the second seed.
+    assert members["yesterday"].study.lrs.index(0.1) == 1
+    assert sorted([1, *seeds]) == [0, 1, 2, 3]
+    of = members["warm_start_accumulators"].init_from
+    assert of == WeightsOf(member="yesterday", lr=0.1, accumulators=True)
+    warm = [m for m in table3.study.members if m.init_from]
+    assert {m.against for m in warm} == {"today"}
+    assert all("that days 1 to 6 left" in m.words for m in warm)
+    assert len({m.study.name for m in table3.study.members}) == len(members)
 
 
 MINE = """
@@ -515,7 +703,7 @@ def test_weights_that_no_file_could_hold_are_refused_before_the_training(
 ) -> None:
     run = handing_on.chosen(yesterday, lr=0.1, method="none")
     monkeypatch.setattr(handing_on, "train", None)
-    monkeypatch.setattr(weights.untrusted, "MOST_BYTES", (16 << 20) + 400_000)
+    monkeypatch.setattr(weights.untrusted, "MOST_BYTES", archive.MOST_DESCRIPTION + 400_000)
     with pytest.raises(ValueError, match=r"the weights of small cannot be handed on: they take \d+,\d+ bytes"):
         handing_on.hand_on(yesterday, run, cache)
 

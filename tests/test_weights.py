@@ -34,6 +34,7 @@ def of_random(model: str = "small") -> Weights:
 
 
 GOOD = of_random()
+OF_ADAGRAD = {weights._accumulator_of(name): np.full_like(array, 0.1) for name, array in GOOD.arrays.items()}
 ABOUT = json.loads(json.dumps({"format": 2} | dataclasses.asdict(GOOD.about)))
 
 
@@ -72,6 +73,10 @@ def without(name: str) -> dict[str, Any]:
 
 def with_array(name: str, array: Any) -> dict[str, Any]:
     return GOOD.arrays | {name: array}
+
+
+def accumulating(table: np.ndarray) -> dict[str, Any]:
+    return GOOD.arrays | OF_ADAGRAD | {"table_accumulator/0": table}
 
 
 def changed(**about: Any) -> dict[str, Any]:
@@ -164,6 +169,28 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a name without letters": (lambda: file_of(arrays=with_array("parameter/", ZERO)), "no array of weights"),
     "a name that rings": (lambda: file_of(arrays=with_array("parameter/\x07", ZERO)), "no array of weights"),
     "an array's name is a page": (lambda: file_of(arrays=with_array("parameter/" + "x" * 501, ZERO)), "no array of"),
+    "half the accumulators": (
+        lambda: file_of(arrays=GOOD.arrays | {k: x for k, x in OF_ADAGRAD.items() if k.startswith("table")}),
+        "lacks or adds the accumulator 'accumulator/",
+    ),
+    "an accumulator is missing": (
+        lambda: file_of(arrays=GOOD.arrays | {k: x for k, x in OF_ADAGRAD.items() if k != "table_accumulator/1"}),
+        "lacks or adds the accumulator 'table_accumulator/1'",
+    ),
+    "an accumulator too many": (
+        lambda: file_of(arrays=GOOD.arrays | OF_ADAGRAD | {"accumulator/../evil": ZERO}),
+        "lacks or adds the accumulator 'accumulator/../evil'",
+    ),
+    "an accumulator of another shape": (lambda: file_of(arrays=accumulating(ZERO[:5] + 1)), "the shape (5, 4), not"),
+    "an accumulator of doubles": (lambda: file_of(arrays=accumulating(ZERO.astype(float))), "float64, not float32"),
+    "an accumulator below 0": (lambda: file_of(arrays=accumulating(ZERO - np.float32(1e-9))), "values below 0"),
+    "an accumulator is NaN": (lambda: file_of(arrays=accumulating(NAN)), "not finite"),
+    "accumulators before their time": (
+        lambda: file_of(
+            {k: v for k, v in changed(format=1).items() if k not in weights.SINCE_2}, GOOD.arrays | OF_ADAGRAD
+        ),
+        "format 1, which knows no accumulators",
+    ),
     "days are words": (lambda: file_of(changed(seen=["1-6"])), "no list"),
     "days backwards": (lambda: file_of(changed(seen=[[6, 1]])), "days 6 to 1"),
     "a day 0": (lambda: file_of(changed(seen=[[0, 1]])), "days 0 to 1"),
@@ -278,6 +305,9 @@ def test_what_is_too_large_for_a_file_is_refused_before_it_is_made_and_as_it_is_
         ValueError, match=r"they take 1,600,0\d\d,\d+ bytes, and a file of weights has 1,073,741,824 at"
     ):
         weights.check_form(huge, arrays)
+    names = tuple(f"{i:0400}" for i in range(3000))
+    with pytest.raises(ValueError, match="the names of their features take more than 1,048,576 bytes"):
+        weights.check_form(dataclasses.replace(GOOD.about, number_names=names), GOOD.arrays)
     monkeypatch.setattr(weights.untrusted, "MOST_BYTES", 1 << 20)
     (tmp_path / "w.zip").write_bytes(bytes(5 << 20))
     with pytest.raises(ValueError, match="it has more than 1,048,576 bytes"):
@@ -292,3 +322,16 @@ def test_days_that_add_up_are_said_in_few_words() -> None:
     assert gaps.days_seen() == "days 1 and 3 and 5 and 9,997 more pieces, up to 19999"
     assert gaps.saw(19_999, 20_001)
     assert not gaps.saw(20_000, 20_001)
+
+
+def test_accumulators_come_back_and_have_an_identity_of_their_own() -> None:
+    both = weights.checked(GOOD.about, GOOD.arrays | OF_ADAGRAD)
+    back = weights.read(both.written())
+    assert (back.content, back.accumulators) == (GOOD.content, both.accumulators)
+    assert both.accumulators != ""
+    assert GOOD.accumulators == ""
+    assert sorted(back.network("accumulator")) == sorted(back.network("parameter"))
+    np.testing.assert_array_equal(back.table_accumulators[1], OF_ADAGRAD["table_accumulator/1"])
+    other = weights.checked(GOOD.about, accumulating(ZERO))
+    assert other.content == both.content
+    assert other.accumulators != both.accumulators

@@ -27,11 +27,18 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(folder: Path, cache: Path, settings: tuple[str, ...], init_from: Path | None = None) -> None:
+def train(
+    folder: Path,
+    cache: Path,
+    settings: tuple[str, ...],
+    init_from: Path | None = None,
+    init_accumulators: str | None = None,
+) -> None:
     """The control first, then the cells, as `study run quick` would."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("STUDY_CACHE", str(cache))
-        asked = driver.Asked(space="quick", settings=settings, init_from=str(init_from) if init_from else None)
+        start = str(init_from) if init_from else None
+        asked = driver.Asked(space="quick", settings=settings, init_from=start, init_accumulators=init_accumulators)
         study = driver.study_of(asked)
         log = data.load(study.data, study.data_options, cache)
         described = data.describe(study.data, log)
