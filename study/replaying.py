@@ -231,11 +231,13 @@ def _replayed(
 
 def difference(before: np.ndarray, after: np.ndarray) -> int | None:
     """The first step at which the losses (S, T) are not the same bits; None where all are."""
-    if np.array_equal(before, after, equal_nan=True):
-        return None
-    if before.shape != after.shape:
-        return min(len(before), len(after))
-    return int(np.flatnonzero(((before != after) & ~(np.isnan(before) & np.isnan(after))).any(axis=1))[0])
+    both = min(len(before), len(after))
+    one, other = before[:both], after[:both]
+    # Zero has two signs, and is equal to itself with either. Which NaN it is depends on what the processor was given.
+    same = (one == other) & (np.signbit(one) == np.signbit(other)) | np.isnan(one) & np.isnan(other)
+    if not same.all():
+        return int(np.flatnonzero(~same.all(axis=1))[0])
+    return None if len(before) == len(after) else both
 
 
 def said_of_bits(differs: int | None, recorded_by: str) -> str:

@@ -246,7 +246,7 @@ def serve(folder: Path, port: int | None = None, uri: str | None = None) -> None
     if uri is not None and uri.startswith(("http://", "https://")):
         print(f"{shown.uri.rstrip('/')}{shown.url_path}", flush=True)
         return
-    with _ended_by_signals(), server(folder, port=port, uri=uri) as address:
+    with _ended_with_its_terminal(), server(folder, port=port, uri=uri) as address:
         print(f"{address}{shown.url_path}\nCtrl-C ends it.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             while True:
@@ -844,18 +844,14 @@ def _end(child: subprocess.Popen) -> None:
 
 
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """A closed terminal or a `kill` ends us as Ctrl-C does, so that no server is left behind."""
+def _ended_with_its_terminal() -> Iterator[None]:
+    """A closed terminal ends us as Ctrl-C does, so that no server is left behind; a `kill` does for every command."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def end(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGHUP, before)

@@ -48,7 +48,7 @@ if "RAY_AUTH_MODE" not in os.environ and (
 import ray
 from ray._private import utils
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
-from ray.exceptions import AuthenticationError, RayError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 from study import own_ray
 from study.config import Rule
@@ -360,7 +360,8 @@ def run(job: Job, needs: Needs, cluster: Cluster) -> None:
             run_config=tune.RunConfig(name="trials", storage_path=scratch, verbose=0, callbacks=[seen]),
         )
         try:
-            tuner.fit()
+            with _ray_in_words(job.resume):
+                tuner.fit()
         except Exception:
             if not (queue.stopped or seen.nothing_trains):
                 raise
@@ -368,6 +369,22 @@ def run(job: Job, needs: Needs, cluster: Cluster) -> None:
         raise queue.stopped
     if queue.interrupted:
         raise saved(queue)
+
+
+@contextlib.contextmanager
+def _ray_in_words(resume: str) -> Iterator[None]:
+    """What ends Tune and is an error of Ray's own, such as a job's environment that a node cannot set up, raises
+    ClusterError; that of a task would be ours."""
+    try:
+        yield
+    except Exception as error:
+        found: BaseException | None = error
+        while found and (isinstance(found, RayTaskError) or not isinstance(found, RayError)):
+            found = found.__cause__ or found.__context__  # Tune's has the other's text, and names it nowhere
+        if found is None:
+            raise
+        said = f"Ray cannot go on ({_last_line(found)}); what was recorded stays, and `{resume}` trains the rest"
+        raise ClusterError(said) from error
 
 
 def _end_trials(talk: str) -> None:

@@ -136,6 +136,26 @@ def test_the_memory_monitors_error_is_a_death_of_a_worker_wherever_tune_meets_it
 
 
 @pytest.mark.long  # what else takes memory on the machine counts, too
+def test_an_error_of_rays_own_is_one_line_and_that_of_a_task_is_as_it_was() -> None:
+    """As Tune raises them: its own error, in the handler of theirs."""
+    from ray import exceptions
+    from ray.tune.error import TuneError
+
+    def ends_with(error: Exception) -> None:
+        with tune._ray_in_words("study resume out"):
+            try:
+                raise error
+            except Exception:
+                raise TuneError("pages")  # noqa: B904 - as there
+
+    with pytest.raises(tune.ClusterError, match=r"^Ray cannot go on \(no space left\); what was"):
+        ends_with(exceptions.RuntimeEnvSetupError("cannot copy the code\nno space left"))
+    for error in (exceptions.RayTaskError("f", "traceback", ValueError("ours")), ValueError("ours")):
+        with pytest.raises(TuneError, match="pages"):
+            ends_with(error)
+
+
+@pytest.mark.slow
 def test_a_worker_that_ray_ends_since_memory_runs_low_is_out_of_memory(studies: Studies, tmp_path: Path) -> None:
     """Tune itself gives up on Ray's error for it."""
     own = faults(tmp_path / "faults", studies, s3=("eat", 1))

@@ -93,7 +93,8 @@ def test_no_service_answers_without_the_token(tmp_path: Path) -> None:
     answered = {k: v for k, v in answers.items() if v not in ("UNAUTHENTICATED", "UNIMPLEMENTED", "UNAVAILABLE")}
     assert answered == {}
     refused = {method for (*_, method), said in answers.items() if said == "UNAUTHENTICATED"}
-    assert refused >= set(METHODS[:6]) | {"ray.rpc.ReporterService/GetTraceback", "ray.rpc.LogService/ListLogs"}
+    elsewhere = {"RayletDriver/ClusterInfo", "ReporterService/GetTraceback", "LogService/ListLogs"}
+    assert refused >= set(METHODS[:6]) | {f"ray.rpc.{method}" for method in elsewhere}
     for where, of_port in pages.items():
         given = {page for page, status in of_port.items() if status == 200}
         # A server of metrics gives the same page, whatever it is asked for, and has nothing else.

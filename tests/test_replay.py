@@ -111,6 +111,22 @@ def test_other_bits_than_those_recorded_are_said(trained: Path, cache: Path, tmp
     assert "NOT the recorded ones, from step 7 on (recorded by study" in said
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "step"),
+    [
+        (np.zeros((300, 2)), np.zeros((300, 2)), None),
+        (np.zeros((300, 2)), np.zeros((120, 2)), 120),
+        (np.zeros((300, 2)), np.where(np.arange(120)[:, None] < 5, 0.0, [0.0, 1.0]), 5),
+        (np.zeros((9, 1)), np.where(np.arange(9)[:, None] < 7, 0.0, -0.0), 7),
+        (np.full((9, 1), np.nan), np.full((9, 1), -np.nan), None),
+        (np.full((9, 1), np.nan), np.full((9, 1), np.inf), 0),
+        (np.zeros((0, 1)), np.zeros((0, 1)), None),
+    ],
+)
+def test_the_first_step_that_differs_is_named(before: np.ndarray, after: np.ndarray, step: int | None) -> None:
+    assert replaying.difference(before, after) == replaying.difference(after, before) == step
+
+
 def test_every_recorded_run_can_be_told_from_its_row(trained: Path) -> None:
     study = record.read_definition(trained).study
     rows = record.read_runs(trained).to_dict("records")

@@ -575,8 +575,7 @@ def test_nobody_pays_for_mlflow_who_does_not_use_it() -> None:
 
 def test_a_shared_server_tells_two_folders_apart(folder: Path) -> None:
     """`serve` as a user runs it, and its server as the shared one of two studies of the same name."""
-    code = f"from pathlib import Path; from study import tracking; tracking.serve(Path({str(folder)!r}), port=0)"
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-m", "study", "ui", str(folder), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as user:
         assert user.stdout is not None
         try:
