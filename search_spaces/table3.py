@@ -16,9 +16,6 @@ FEWER_IDS = "user_id,video_id,author_id,music_id,tag,video_type,upload_type,tab,
 
 AS_IS = Recipe()
 
-LEFT = "the weights that days 1 to 6 left at lr 0.1"
-"""Of days 1 to 7, the last is held out."""
-
 
 def member(
     label: str,
@@ -70,7 +67,7 @@ study = Family(
         member("today", "days 8 to 14 alone, from random weights", only_days="8-14", against="yesterday"),
         member(
             "warm_start",
-            f"days 8 to 14, from {LEFT}",
+            "days 8 to 14, from the weights that days 1 to 6 left at lr 0.1",  # of days 1 to 7, the last is held out
             only_days="8-14",
             against="today",
             # A search takes each seed once: yesterday's run at 0.1 is the second of its ladder, that of seed 1.
@@ -79,7 +76,7 @@ study = Family(
         *(
             member(
                 f"warm_start_{number}",
-                f"days 8 to 14, from {LEFT}, of seed {seed}",
+                f"days 8 to 14, from the weights that another run left (seed {seed})",
                 only_days="8-14",
                 against="today",
                 init_from=WeightsOf(member="yesterday", lr=0.1, seed=seed),
@@ -88,7 +85,7 @@ study = Family(
         ),
         member(
             "warm_start_accumulators",
-            f"days 8 to 14, from {LEFT}, with their accumulators",
+            "days 8 to 14, from the weights and accumulators that days 1 to 6 left",
             only_days="8-14",
             against="today",
             init_from=WeightsOf(member="yesterday", lr=0.1, accumulators=True),

@@ -217,7 +217,23 @@ def _begun(member: Member, study: Study, own: Asked) -> Study | None:
         raise RecordError(f"the runs in {folder} start with accumulators {was}; choose another --out")
     names = ("init_from", "init_accumulators")
     started = dataclasses.replace(study.recipe, **{name: getattr(recipe, name) for name in names})
-    return dataclasses.replace(study, recipe=started)
+    begun = dataclasses.replace(study, recipe=started)
+    if kept := _kept(folder, begun):
+        _check_asked(member, folder, kept.about)
+    return begun
+
+
+def _check_asked(member: Member, folder: Path, about: "About") -> None:
+    """Raises RecordError where a member's runs start from the weights of another run than is asked for."""
+    from study import warm_start
+
+    for name in ("lr", "seed"):
+        value = getattr(member.init_from, name)
+        if value is not None and getattr(about, name) != value:
+            raise RecordError(
+                f"the runs in {folder} start from {warm_start.words(about)}, and {member.label} asks for those of "
+                f"{name} {value:g}; choose another --out"
+            )
 
 
 def _started(
@@ -230,13 +246,6 @@ def _started(
     of, begun, where = member.init_from, _begun(member, study, own), driver.out_folder(own, study)
     assert of
     if begun and (kept := _kept(where, begun)):
-        asked_for = {name: value for name in ("lr", "seed") if (value := getattr(of, name)) is not None}
-        for name, value in asked_for.items():
-            if getattr(kept.about, name) != value:
-                raise RecordError(
-                    f"the runs in {where} start from {warm_start.words(kept.about)}, and {member.label} asks for those "
-                    f"of {name} {value:g}; choose another --out"
-                )
         return begun, kept
     start = _weights(folder, member.label, of, members)
     started = warm_start.of(study, start, accumulators=of.accumulators)

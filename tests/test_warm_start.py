@@ -558,7 +558,8 @@ def test_warm_members_of_table3_start_from_four_runs() -> None:
     assert of == WeightsOf(member="yesterday", lr=0.1, accumulators=True)
     warm = [m for m in table3.study.members if m.init_from]
     assert {m.against for m in warm} == {"today"}
-    assert all("that days 1 to 6 left" in m.words for m in warm)
+    assert members["warm_start"].words == "days 8 to 14, from the weights that days 1 to 6 left at lr 0.1"
+    assert len({m.words for m in warm}) == 5
     assert len({m.study.name for m in table3.study.members}) == len(members)
 
 
