@@ -31,7 +31,7 @@ from scipy import sparse, special
 
 from analysis.rates import CONFIDENCE, FEW_RUNS, lower_bound, octave_bins, upper_bound, wilson
 from analysis.runs import CURVE, in_order, records, threshold_columns, with_curves
-from analysis.words import two_digits
+from analysis.words import span_text, two_digits
 
 SIGMA = (0.01, 0.63)
 """Scales of the logistic, in decades of lr, uniform in log: 0.01 is a cliff (P from 0.1 to 0.9 within 11%), 0.63 a
@@ -627,6 +627,15 @@ def edge_text(row: Mapping[str, Any]) -> str:
     if row["status"] == NOT_REACHED:
         return f"> {row['lr_max']:g}"
     return two_digits(row["edge"]) if row["status"] == REACHED else f"< {row['lr_min']:g}"
+
+
+def edge_span(row: Mapping[str, Any]) -> str:
+    """Its interval in a table: `0.44 to 0.53`, `above 12.8`. An end of what was tried is that lr, to the last digit."""
+    if row["low"] == row["lr_max"] and math.isinf(row["high"]):
+        return f"above {row['lr_max']:g}"
+    if row["low"] == 0 and row["high"] == row["lr_min"]:
+        return f"below {row['lr_min']:g}"
+    return span_text(row["low"], row["high"])
 
 
 def sentence(row: Mapping[str, Any]) -> str:

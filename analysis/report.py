@@ -24,7 +24,7 @@ from analysis import table2 as at_best
 from analysis.best import best, best_table, gains, task_of
 from analysis.best import sentence as best_sentence
 from analysis.best import text as best_text
-from analysis.edges import BELOW, NOT_REACHED, REACHED, Fit, edge_text, edges, fits, sentence
+from analysis.edges import BELOW, NOT_REACHED, REACHED, Fit, edge_span, edge_text, edges, fits, sentence
 from analysis.page import file_name, html_table, image, note, page, write_whole
 from analysis.quality import lr_sensitivity, quality
 from analysis.rates import divergence_rates, in_bins, rates_table, upper_bound
@@ -468,7 +468,7 @@ def _edges_table(definition: Definition, found: Mapping[float, pd.DataFrame]) ->
         for key in [k for k in merged[LEVELS[0]] if k[0] == model]:
             rows = [merged[level][key] for level in found]
             notes = "" if rows[0]["monotone"] else " (falls again)"
-            cells = [text for row in rows for text in (edge_text(row), span_text(row["low"], row["high"]))]
+            cells = [text for row in rows for text in (edge_text(row), edge_span(row))]
             body.append([key[0], key[1] + notes, *cells, str(rows[0]["seeds"])])
     text = (
         "LR50 and LR05 are the learning rates at which half and 5% of the runs diverge. Seeds are clusters: the same "

@@ -8,7 +8,7 @@ from typing import Any
 from analysis import forest, published
 from analysis.best import best, best_table
 from analysis.contrasts import contrasts
-from analysis.edges import edge_text, edges, fits
+from analysis.edges import edge_span, edge_text, edges, fits
 from analysis.frontier import frontier as edge_by_threshold
 from analysis.published import Published
 from analysis.quality import quality
@@ -217,7 +217,7 @@ TABLES: dict[str, Callable[[Sequence[Path]], str]] = {
 
 
 def _edge(row: Mapping[str, Any]) -> str:
-    return f"{edge_text(row)} ({span_text(row['low'], row['high'])})"
+    return f"{edge_text(row)} ({edge_span(row)})"
 
 
 def _ratio(row: Mapping[str, Any]) -> str:

@@ -3,9 +3,9 @@
 The paper's Table 3 (another size, without DCN, fewer features, one task less, two tasks less), with an edge and its
 interval in place of bad copies out of three; and beyond it: a mixture of experts, no LayerNorm, batch, warm-up, window,
 Adagrad's first accumulator, drift, one task alone, as a retrieval model has, and a start from yesterday's weights, as
-rankers are trained every day: from those of four runs, since one run is no sample, and with Adagrad's accumulators
-handed on too. Untreated, as in the paper; --set
-methods=... takes others. Each member is a study of its own, with its own control.
+rankers are trained every day: from those of four runs, since one run is no sample, with fresh accumulators of Adagrad's
+and with those that the run left. Untreated, as in the paper; --set methods=... takes others. Each member is a study of
+its own, with its own control.
 """
 
 from study.config import Arm, EdgeSearch, Family, Member, Recipe, Study, WeightsOf
@@ -89,6 +89,16 @@ study = Family(
             only_days="8-14",
             against="today",
             init_from=WeightsOf(member="yesterday", lr=0.1, accumulators=True),
+        ),
+        *(
+            member(
+                f"warm_start_accumulators_{number}",
+                f"days 8 to 14, from both as another run left them (seed {seed})",
+                only_days="8-14",
+                against="today",
+                init_from=WeightsOf(member="yesterday", lr=0.1, seed=seed, accumulators=True),
+            )
+            for number, seed in ((2, 0), (3, 2), (4, 3))
         ),
         member("synthetic", "the synthetic stream", data="synthetic"),
         member("synthetic_still", "the synthetic stream, no drift", data="synthetic", against="synthetic", drift=0.0),

@@ -175,15 +175,22 @@ class Local:
     """A Ray that each driver starts for itself."""
 
     words: tuple[str, ...] = ()
+    heads: frozenset[int] = frozenset()
+    """Those that were there at the last strike."""
 
     def victims(self, driver: int, kind: str) -> list[int]:
         return [pid for pid in tree(driver) if _is(kind, command(pid))]
 
     def strike(self, kind: str, rng: random.Random, driver: int) -> bool:
+        self.heads = frozenset(self.victims(driver, "gcs"))
         pids = sorted(self.victims(driver, kind))
         if pids:
             send(rng.choice(pids), signal.SIGKILL)
         return bool(pids)
+
+    def is_another(self, driver: int) -> bool:
+        """Whether the driver has started a Ray since the last strike."""
+        return bool(frozenset(self.victims(driver, "gcs")) - self.heads)
 
     def mend(self) -> None:
         pass
@@ -374,7 +381,7 @@ class Torment:
                     break
                 waiting.remove(kind)
                 struck += kind in ("worker", "node")
-                if kind in ENDS_THE_DRIVER:
+                if kind == "driver" or (kind in ENDS_THE_DRIVER and not self._goes_on(child)):
                     break
             if self._ended(child, log, kind, alone=kind not in ENDS_THE_DRIVER):
                 return
@@ -437,6 +444,15 @@ class Torment:
             flush=True,
         )
         return kind
+
+    def _goes_on(self, child: subprocess.Popen[bytes]) -> bool:
+        """Whether the driver goes on with another Ray: one that ends as it begins is started once more."""
+        give_up = time.monotonic() + GIVES_UP
+        while isinstance(self.ray, Local) and child.poll() is None and time.monotonic() < give_up:
+            if self.ray.is_another(child.pid):
+                return True
+            time.sleep(0.05)
+        return False
 
     def _stop_until_recorded(self, driver: int) -> None:
         """The driver stands still until a worker has recorded a trial of which it will never hear."""

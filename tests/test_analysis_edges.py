@@ -10,7 +10,7 @@ from simulated_record import EDGES, LRS, write_simulated_study
 from simulation import CURVES, Curve
 
 import analysis
-from analysis.edges import BELOW, NOT_REACHED, REACHED, edge_text, fit, fits, fitted_curves, outcomes
+from analysis.edges import BELOW, NOT_REACHED, REACHED, edge_span, edge_text, fit, fits, fitted_curves, outcomes
 from analysis.edges import edge_of as edge_of_matrix
 
 LR05 = 0.05
@@ -141,6 +141,15 @@ def test_sentence_gives_edge_interval_seeds_and_the_honest_bound():
     assert "8 seeds); none of 8 diverged at 0.3, which bounds the risk there at 31%." in text
     risky = analysis.sentence(edge_of(steps_at(1, 1, 1, 1, 1, 1, 7, 8, 8, 8)))
     assert "1 of 8 diverged even at 0.01, the lowest tried: the risk there is at most 47%." in risky
+
+
+def test_the_end_of_what_was_tried_is_not_rounded_beyond_it() -> None:
+    row = {"low": 12.8, "high": math.inf, "lr_min": 0.125, "lr_max": 12.8}
+    assert edge_span(row) == "above 12.8"
+    assert edge_span(row | {"low": 6.66}) == "above 6.7"
+    assert edge_span(row | {"low": 0.0, "high": 0.125}) == "below 0.125"
+    assert edge_span(row | {"low": 0.0}) == "undecided"
+    assert edge_span(row | {"low": 0.5, "high": 1.0}) == "0.50 to 1.0"
 
 
 def test_a_curve_that_falls_again_is_flagged_and_answered_without_a_model():
