@@ -34,11 +34,13 @@ DIGITS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A study as it is published. runs: one row a run, as `analysis.load` gives them; control: how many it had."""
+    """A study as it is published. runs: one row a run, as `analysis.load` gives them; control, tuned: how many more it
+    had, of the control and of those that a search only tuned on."""
 
     definition: Definition
     runs: pd.DataFrame
     control: int
+    tuned: int
 
 
 def read(folder: Path) -> Published:
@@ -46,7 +48,9 @@ def read(folder: Path) -> Published:
     definition = read_definition(folder)
     every = every_run(folder)
     runs = cells_of(every, definition.study)
-    return Published(definition=definition, runs=runs, control=(every["role"] == "control").tolist().count(True))
+    control = (every["role"] == "control").tolist().count(True)
+    tuned = len(every) - control - len(runs)
+    return Published(definition=definition, runs=runs, control=control, tuned=tuned)
 
 
 def read_gains(folder: Path) -> pd.DataFrame:

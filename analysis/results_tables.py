@@ -28,8 +28,9 @@ def about(folders: Sequence[Path]) -> str:
 def _about(one: Published) -> str:
     study, runs, data = one.definition.study, one.runs, one.definition.data
     versions = one.definition.versions
+    tuned = f"{one.tuned:,} runs that tuned, and of what they chose " if one.tuned else ""
     return (
-        f"*`{study.name}`: {len(runs):,} runs ({_diverged(one):,} diverged) and {one.control} of the control; "
+        f"*`{study.name}`: {tuned}{len(runs):,} runs ({_diverged(one):,} diverged) and {one.control} of the control; "
         f"{runs['seed'].nunique()} seeds; {', '.join(f'`{model}`' for model in study.models)}; {data['source']}, "
         f"{data['train_rows']:,} training rows, {max(runs['steps'].tolist())} steps at batch {study.recipe.batch}; "
         f"torch {versions['torch']}, commit {versions.get('commit', 'unknown')}.*"
