@@ -113,7 +113,7 @@ def publish(study: Path, into: Path, *, with_signals: bool = False) -> None:
 
 def write_signals(watched: pd.DataFrame, into: Path) -> None:
     """watched: as `analysis.signals.watched` gives it."""
-    _write(_rounded(signals.condensed(signals.judged(watched)[0])), into / "signals.parquet")
+    _write(_rounded(signals.condensed(watched)), into / "signals.parquet")
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

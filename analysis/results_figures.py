@@ -108,7 +108,7 @@ def signals_alarms(folders: Sequence[Path]) -> Figure:
 
 def _watched(folders: Sequence[Path]) -> pd.DataFrame:
     (folder,) = folders
-    return published.read_signals(folder)
+    return signals.judged(published.read_signals(folder))[0]
 
 
 def _drawn(figure: Figure | None) -> Figure:

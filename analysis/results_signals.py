@@ -20,6 +20,10 @@ def _watched(folders: Sequence[Path]) -> pd.DataFrame:
     return published.read_signals(folder)
 
 
+def _judged(folders: Sequence[Path]) -> pd.DataFrame:
+    return signals.judged(_watched(folders))[0]
+
+
 def watched(folders: Sequence[Path]) -> str:
     """Of how many runs this is."""
     runs = _watched(folders).drop_duplicates("run_id")
@@ -65,7 +69,7 @@ def crossings(folders: Sequence[Path]) -> str:
 
 def auc(folders: Sequence[Path]) -> str:
     """ROC AUC of each signal k steps before the onset; in brackets against runs of the same lr alone."""
-    found = signals.discrimination(_watched(folders), LAGS)
+    found = signals.discrimination(_judged(folders), LAGS)
     rows = []
     for (model, method), own in signals.groups(found, signals.GROUP):
         at = {(row["signal"], row["lag"]): row for row in records(own)}
@@ -84,12 +88,12 @@ def _of_pairs(row: Mapping[str, Any], *, plain: bool) -> str:
 
 def rules(folders: Sequence[Path]) -> str:
     """What each signal's rule, chosen on every other seed, does on the others."""
-    return _of_rules(signals.rules(_watched(folders)))
+    return _of_rules(signals.rules(_judged(folders)))
 
 
 def gradient_alarm(folders: Sequence[Path]) -> str:
     """What `study.early_warning.GradientAlarm` does, as it is, on these runs."""
-    found = signals.alarm_rule(_watched(folders), GradientAlarm().times)
+    found = signals.alarm_rule(_judged(folders), GradientAlarm().times)
     return _of_rules(found.assign(signal="gradient_jump"))
 
 

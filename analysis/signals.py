@@ -68,7 +68,8 @@ AROUND_ONSET = (-12, 4)
 """Steps from an onset at which runs are drawn."""
 
 ENOUGH = 5
-"""Runs with an onset, and runs without, below which a model and method are not judged."""
+"""Runs with an onset at `START` or later, and runs without one, below which a model and method are not judged: of a run
+that diverges from its first steps on nothing comes before."""
 
 
 OF_RUNS = ("run_id", "model", "method", "curve", "lr", "seed", "outcome")
@@ -107,12 +108,12 @@ def judged(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     runs = table.drop_duplicates("run_id")
     skipped, keep = [], pd.Series(False, index=table.index)
     for (model, method), own in groups(runs, GROUP):
-        diverged = len(own.dropna(subset=["onset"]))
-        healthy = len(own) - diverged
+        onset = own["onset"].to_numpy(dtype=float, na_value=np.nan)
+        diverged, healthy = int((onset >= START).sum()), int(np.isnan(onset).sum())
         if min(diverged, healthy) < ENOUGH:
             skipped.append(
-                f"{model}, {method}: {diverged} runs diverged and {healthy} did not; not judged, for that takes "
-                f"{ENOUGH} of each"
+                f"{model}, {method}: {diverged} runs diverged from step {START} on and {healthy} did not; not judged, "
+                f"for that takes {ENOUGH} of each"
             )
         else:
             keep |= (table["model"] == model) & (table["method"] == method)
@@ -462,8 +463,12 @@ def figure_auc(table: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
 
 
 def _diverged(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """(model, method) -> its rows, of those with a run that diverged."""
-    return {key: part for key, part in groups(table, GROUP) if len(part.dropna(subset=["onset"]))}
+    """(model, method) -> its rows, of those with a run that diverged from `START` on."""
+    return {
+        key: part
+        for key, part in groups(table, GROUP)
+        if (part["onset"].to_numpy(dtype=float, na_value=np.nan) >= START).any()
+    }
 
 
 def figures(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, Figure]:
