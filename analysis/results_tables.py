@@ -67,6 +67,23 @@ def rates(folders: Sequence[Path]) -> str:
     return "\n\n".join(pages)
 
 
+def medians(folders: Sequence[Path]) -> str:
+    """The median held-out quality of the first task in every cell, a diverged run as the worst result: a row an lr, a
+    column a curve, model by model."""
+    pages = []
+    for folder in folders:
+        one = published.read(folder)
+        found = quality(one.runs, one.definition)
+        first = f"auc_{one.definition.data['tasks'][0]['name']}"
+        for model in one.definition.study.models:
+            of_model = found.loc[found["model"] == model]
+            curves = list(dict.fromkeys(of_model["curve"]))
+            at = {(row["curve"], row["lr"]): f"{row[first]:.4f}" for row in records(of_model)}
+            rows = [[f"{lr:g}", *(at.get((c, lr), "") for c in curves)] for lr in sorted(set(of_model["lr"]))]
+            pages.append(markdown([f"{score_text(first)}, {model}, lr", *curves], rows))
+    return "\n\n".join(pages)
+
+
 def edge_table(folders: Sequence[Path]) -> str:
     """LR50 and LR05 with 95% intervals, or the edge at the level that a search sought, and the ratio of LR50 to that of
     `none` with Holm's p."""
@@ -207,6 +224,7 @@ def _order(one: Published) -> dict[str, dict[tuple[str, str], int]]:
 TABLES: dict[str, Callable[[Sequence[Path]], str]] = {
     "about": about,
     "rates": rates,
+    "medians": medians,
     "edges": edge_table,
     "chosen": chosen,
     "table2": paper_table,
