@@ -547,19 +547,25 @@ def test_a_seed_that_is_not_recorded_is_trained_for_its_weights(
     assert families._weights(tmp_path, "warm", of, []).accumulators == made.accumulators
 
 
-def test_warm_members_of_table3_start_from_four_runs() -> None:
+@pytest.mark.parametrize("label", ["warm_start", "warm_start_accumulators"])
+def test_warm_members_of_table3_start_from_four_runs(label: str) -> None:
     members = {m.label: m for m in table3.study.members}
-    assert members["warm_start"].init_from == WeightsOf(member="yesterday", lr=0.1)
-    seeds = [of.seed for label in ("warm_start_2", "warm_start_3", "warm_start_4") if (of := members[label].init_from)]
+    accumulators = label.endswith("accumulators")
+    assert members[label].init_from == WeightsOf(member="yesterday", lr=0.1, accumulators=accumulators)
+    others = [members[f"{label}_{number}"].init_from for number in (2, 3, 4)]
+    seeds = [of.seed for of in others if of]
     # The ladder of a search: the second of its lrs goes to the second seed.
     assert members["yesterday"].study.lrs.index(0.1) == 1
     assert sorted([1, *seeds]) == [0, 1, 2, 3]
-    of = members["warm_start_accumulators"].init_from
-    assert of == WeightsOf(member="yesterday", lr=0.1, accumulators=True)
+    assert others == [WeightsOf(member="yesterday", lr=0.1, seed=s, accumulators=accumulators) for s in seeds]
+
+
+def test_warm_members_of_table3_are_told_apart() -> None:
+    members = {m.label: m for m in table3.study.members}
     warm = [m for m in table3.study.members if m.init_from]
     assert {m.against for m in warm} == {"today"}
     assert members["warm_start"].words == "days 8 to 14, from the weights that days 1 to 6 left at lr 0.1"
-    assert len({m.words for m in warm}) == 5
+    assert len(warm) == len({m.words for m in warm}) == 8
     assert len({m.study.name for m in table3.study.members}) == len(members)
 
 
@@ -734,8 +740,8 @@ def test_a_file_that_is_replaced_meanwhile_changes_nothing(handed: Path, tmp_pat
         seen.append(start)
         return tmp_path
 
-    def replaced(*given):
-        found = check(*given)
+    def replaced(*given, **options):
+        found = check(*given, **options)
         path.write_bytes(b"another file")
         return found
 
