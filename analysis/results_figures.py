@@ -92,21 +92,21 @@ def curves_as_forest(folders: Sequence[Path]) -> Figure:
 
 def signals_before(folders: Sequence[Path]) -> Figure:
     """Sharpness by step from the onset, of one study that was watched."""
-    return _drawn(signals.figure_before(_watched(folders)))
+    return _drawn(signals.figure_before(_judged(folders)))
 
 
 def signals_auc(folders: Sequence[Path]) -> Figure:
     """ROC AUC of each signal by steps before the onset."""
-    table = _watched(folders)
+    table = _judged(folders)
     return _drawn(signals.figure_auc(table, signals.discrimination(table)))
 
 
 def signals_alarms(folders: Sequence[Path]) -> Figure:
     """What alarms ring for, against their false ones."""
-    return _drawn(signals.figure_alarms(_watched(folders)))
+    return _drawn(signals.figure_alarms(_judged(folders)))
 
 
-def _watched(folders: Sequence[Path]) -> pd.DataFrame:
+def _judged(folders: Sequence[Path]) -> pd.DataFrame:
     (folder,) = folders
     return signals.judged(published.read_signals(folder))[0]
 

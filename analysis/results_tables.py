@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from analysis import forest, published
 from analysis.best import best, best_table
 from analysis.contrasts import contrasts
@@ -58,30 +60,32 @@ def rates(folders: Sequence[Path]) -> str:
     for folder in folders:
         one = published.read(folder)
         found = divergence_rates(in_bins(one.runs))
-        for model in one.definition.study.models:
-            of_model = found.loc[found["model"] == model]
-            curves = list(dict.fromkeys(of_model["curve"]))
-            at = {(row["curve"], row["lr"]): f"{row['k']}/{row['n']}" for row in records(of_model)}
-            rows = [[f"{lr:g}", *(at.get((c, lr), "") for c in curves)] for lr in sorted(set(of_model["lr"]))]
-            pages.append(markdown([f"{model}, lr", *curves], rows))
+        pages += _cells(one, found, lambda row: f"{row['k']}/{row['n']}")
     return "\n\n".join(pages)
 
 
 def medians(folders: Sequence[Path]) -> str:
-    """The median held-out quality of the first task in every cell, a diverged run as the worst result: a row an lr, a
+    """The median held-out AUC of the first task in every cell, a diverged run as the worst result: a row an lr, a
     column a curve, model by model."""
     pages = []
     for folder in folders:
         one = published.read(folder)
-        found = quality(one.runs, one.definition)
         first = f"auc_{one.definition.data['tasks'][0]['name']}"
-        for model in one.definition.study.models:
-            of_model = found.loc[found["model"] == model]
-            curves = list(dict.fromkeys(of_model["curve"]))
-            at = {(row["curve"], row["lr"]): f"{row[first]:.4f}" for row in records(of_model)}
-            rows = [[f"{lr:g}", *(at.get((c, lr), "") for c in curves)] for lr in sorted(set(of_model["lr"]))]
-            pages.append(markdown([f"{score_text(first)}, {model}, lr", *curves], rows))
+        found = quality(one.runs, one.definition)
+        pages += _cells(one, found, lambda row, first=first: f"{row[first]:.4f}", f"{score_text(first)}, ")
     return "\n\n".join(pages)
+
+
+def _cells(one: Published, found: pd.DataFrame, said: Callable[[dict[str, Any]], str], head: str = "") -> list[str]:
+    """A table a model: what is said of each cell of `found`, a row an lr, a column a curve."""
+    pages = []
+    for model in one.definition.study.models:
+        of_model = found.loc[found["model"] == model]
+        curves = list(dict.fromkeys(of_model["curve"]))
+        at = {(row["curve"], row["lr"]): said(row) for row in records(of_model)}
+        rows = [[f"{lr:g}", *(at.get((c, lr), "") for c in curves)] for lr in sorted(set(of_model["lr"]))]
+        pages.append(markdown([f"{head}{model}, lr", *curves], rows))
+    return pages
 
 
 def edge_table(folders: Sequence[Path]) -> str:

@@ -44,8 +44,8 @@ def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     interval, <name>_low and <name>_high (NaN with fewer than 6 seeds); k, n, rate, low, high: of the runs that judge,
     those that diverged, with the 95% Wilson interval; more, more_low, more_high, more_p_holm: how much more of the
     first task's quality than `clippy`'s, a mean of differences paired by seed with Student's 95% interval, and its p,
-    by Holm over the methods of a model (NaN where there is no Clippy, or a single seed of both). A method without runs
-    has no row.
+    by Holm over the methods of a model (NaN where there is no Clippy, a single seed of both, or a difference that is
+    the same at every seed). A method without runs has no row.
     """
     runs = with_curves(runs)
     filled = worst_filled(runs, definition)

@@ -1,5 +1,5 @@
 """A Ray of our own: how it is started and ended, and which of its processes must live. Beside `study.tune` the only
-file that knows ray, and the only one that changes how Ray starts.
+file that knows ray.
 
 It is on loopback, behind a token (`study.doors`), its processes have groups of their own, and none is left at the end,
 whether it had started or not.

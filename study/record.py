@@ -171,8 +171,10 @@ def _grown(old: Definition, new: Definition, where: Path) -> Definition:
         raise RecordError(f"{folder} holds this search with {changed}; choose another --out")
     for part in ("recipe", "rule"):
         before, after = (dataclasses.asdict(getattr(d.study, part)) for d in (old, new))
-        if before.get("init_from") != after.get("init_from"):
-            raise RecordError(f"{folder} holds this study from other weights (--init-from); choose another --out")
+        for name, what in (("init_from", "weights"), ("init_accumulators", "accumulators")):
+            if before.get(name) != after.get(name):
+                option = f"--{name.replace('_', '-')}"
+                raise RecordError(f"{folder} holds this study from other {what} ({option}); choose another --out")
         changed = [f"{key} was {before[key]}, is {after[key]}" for key in before if before[key] != after[key]]
         if changed:
             raise RecordError(

@@ -8,6 +8,7 @@ machines from its own folder.
 
 import contextlib
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -54,8 +55,9 @@ def _content(store: storage.Folder | storage.ObjectStore, name: str) -> bytes:
     if isinstance(store, storage.Folder):
         # Not more of it than a file of weights may have: it may be a device that has no end.
         with (store.folder / name).open("rb") as file:
-            return file.read(untrusted.MOST_BYTES + 1)
-    content = store.get(name)
+            size = os.fstat(file.fileno()).st_size or untrusted.MOST_BYTES  # of a pipe or a device, none is said
+            return file.read(min(size, untrusted.MOST_BYTES) + 1)
+    content = store.get(name, untrusted.MOST_BYTES + 1)
     if content is None:
         raise storage.StorageError(f"{store.url}/{name} is not there")
     return content
@@ -67,10 +69,10 @@ def starting_from(where: str, study: Study, cache: Path, *, accumulators: bool =
     start = opened(where)
     log = data.load(study.data, study.data_options, cache)
     try:
-        check(start.about, study, log, data.rows_of(study.data, study.data_options, cache), accumulators=accumulators)
-        network_of_weights(start.about.model, spec_of(log, study.recipe), start)
         if accumulators and not start.accumulators:
             raise ValueError("it holds no accumulators; `study weights` of this version writes them")
+        check(start.about, study, log, data.rows_of(study.data, study.data_options, cache), accumulators=accumulators)
+        network_of_weights(start.about.model, spec_of(log, study.recipe), start)
     except ValueError as error:
         raise ValueError(f"no run of {study.name} can start from {where}: {error}") from error
     return of(study, start, accumulators=accumulators), start

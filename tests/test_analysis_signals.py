@@ -8,6 +8,7 @@ import torch
 from analysis import signals
 from analysis.signals import (
     START,
+    alarm_rule,
     alarms,
     chosen_threshold,
     condensed,
@@ -150,6 +151,17 @@ def test_the_condensed_form_gives_the_same_tables(tmp_path) -> None:
     for name, made in tables(pd.read_parquet(tmp_path / "signals.parquet")).items():
         pd.testing.assert_frame_equal(made, tables(table)[name], check_exact=True)
     assert len(small) < 0.7 * len(table)
+
+
+def test_an_alarm_as_it_is_is_judged_on_all_runs() -> None:
+    """The gradient jumps a hundredfold one step after the onset, and `gone` comes 8 steps after that."""
+    (row,) = alarm_rule(TABLE, 16.0, draws=50).to_dict("records")
+    assert (row["threshold"], row["diverged"], row["completed"]) == (16, 20, 60)
+    assert (row["warned"], row["early"], row["gain"], row["false"]) == (0, 1, 7, 0)
+    assert 0.8 < row["early_low"] < 0.85  # Wilson's, of 20 of 20
+    (eager,) = alarm_rule(TABLE, 2.0, draws=50).to_dict("records")
+    assert eager["false"] > 0.3
+    assert eager["warned"] > 0.1
 
 
 def test_where_sharpness_lies_and_when_runs_begin_to_diverge() -> None:

@@ -138,7 +138,7 @@ def test_every_table_is_made_from_the_rows_alone_and_again_the_same(docs: Path, 
     assert once.startswith("a\n<!-- table")
     assert results.remade(once, docs) == once
     if what not in ("about", "signals_watched"):
-        assert once.count("| ") > 8
+        assert once.count("\n| ") > 2  # its head, the rule below it, and a row
 
 
 @pytest.mark.parametrize("what", FIGURES)

@@ -1,8 +1,11 @@
 """A study which no machine can serve says so, and stops in the end; one that waits its turn goes on."""
 
+import contextlib
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,29 +107,35 @@ def test_a_node_that_gave_a_stack_back_and_left_does_not_stop_a_study_that_waits
         one.look([9.0])
 
 
+@contextlib.contextmanager
+def without_a_core(folder: Path, script: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A study, by a script that runs our command, on a cluster that has nothing for it: its process and its log."""
+    room = Room(folder)
+    nodes = Nodes(room, count=0)
+    log = folder / "study.log"
+    words = ["run", "quick", "--set", "data.rows=2000", "--set", "batch=64", "--out", folder / "out", *nodes.words]
+    try:
+        yield room.popen([sys.executable, "-c", script, *words], log), log
+    finally:
+        nodes.close()
+        room.end()
+
+
 PATIENT = "import sys; from study import cli, stopping; stopping.STOP_SECONDS = 3600.0; sys.exit(cli.main())"
+WAY_ON = "what was recorded stays, and `python -m study resume out` trains the rest"
 
 
 @pytest.mark.slow
 def test_a_study_that_only_waits_is_stopped_at_once(tmp_path: Path) -> None:
     """Nothing trains that would have to be kept: the time that trials have for it is not waited for."""
-    room = Room(tmp_path)
-    nodes = Nodes(room, count=0)
-    log = tmp_path / "study.log"
-    words = ["run", "quick", "--set", "data.rows=2000", "--set", "batch=64", "--out", tmp_path / "out", *nodes.words]
-    try:
-        child = room.popen([sys.executable, "-c", PATIENT, *words], log)
+    with without_a_core(tmp_path, PATIENT) as (child, log):
         wait_until(lambda: "quick:" in log.read_text(), "the study waits for a machine")
         time.sleep(5)  # for Tune to have a trial that waits
         child.send_signal(signal.SIGTERM)
         wait_until(lambda: child.poll() is not None, "the study stops")
         text = log.read_text()
         assert child.returncode == 130, text
-        how = "what was recorded stays, and `python -m study resume out` trains the rest"
-        assert text.splitlines()[-1] == f"study: stopped; {how}"
-    finally:
-        nodes.close()
-        room.end()
+        assert text.splitlines()[-1] == f"study: stopped; {WAY_ON}"
 
 
 IMPATIENT = (
@@ -137,20 +146,11 @@ IMPATIENT = (
 
 @pytest.mark.slow
 def test_a_study_on_a_cluster_without_a_core_stops_with_one_line(tmp_path: Path) -> None:
-    room = Room(tmp_path)
-    nodes = Nodes(room, count=0)
-    log = tmp_path / "study.log"
-    words = ["run", "quick", "--set", "data.rows=2000", "--set", "batch=64", "--out", tmp_path / "out", *nodes.words]
-    try:
-        child = room.popen([sys.executable, "-c", IMPATIENT, *words], log)
+    with without_a_core(tmp_path, IMPATIENT) as (child, log):
         wait_until(lambda: child.poll() is not None, "the study stops")
         text = log.read_text()
         assert child.returncode == 2, text
         lines = text.splitlines()
         assert any(line.startswith("no node can serve this study, for ") for line in lines), text
         assert lines[-1].startswith("study: no node could serve this study for 1")
-        how = "what was recorded stays, and `python -m study resume out` trains the rest"
-        assert lines[-1].endswith(f"the cluster has no CPU for a trial; {how}")
-    finally:
-        nodes.close()
-        room.end()
+        assert lines[-1].endswith(f"the cluster has no CPU for a trial; {WAY_ON}")

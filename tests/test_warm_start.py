@@ -458,6 +458,11 @@ def test_plan_and_run_say_in_one_line_what_cannot_be(handed: Path, today: Path, 
         record.open_study(today, cold)
     assert "unknown key 'init_from'" in refused(capsys, "plan", "quick", "--set", f"init_from={'a' * 64}")
     assert not (tmp_path / "x").exists()
+    warm = record.read_definition(today)
+    other = dataclasses.replace(warm.study.recipe, init_accumulators="a" * 64)
+    handed_on = dataclasses.replace(warm, study=dataclasses.replace(warm.study, recipe=other))
+    with pytest.raises(record.RecordError, match=r"from other accumulators \(--init-accumulators\); choose"):
+        record.open_study(today, handed_on)
 
 
 @pytest.mark.parametrize(
