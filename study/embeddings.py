@@ -9,8 +9,10 @@ Shape letters: G groups (one seed each), K runs of a group, R = G * K runs, B ba
 dimension, V ids of all features, U touched ids.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -83,17 +85,23 @@ class Tables:
         occurrences = gradient_GBFKE.view(len(positions), -1)
         return rows_U, functional.embedding_bag(order, occurrences, offsets_U, mode="sum")
 
-    def adagrad(self, rows_U: Tensor, gradient: Tensor, lr_GK: Tensor, eps: float) -> None:
-        """`G += g * g ; w -= lr * g / sqrt(G + eps)` on the touched rows."""
-        accumulator = self.accumulator.index_select(0, rows_U).add_(gradient * gradient)
+    def adagrad(
+        self, rows_U: Tensor, gradient: Tensor, lr_GK: Tensor, eps: float, weight: Tensor | None = None
+    ) -> None:
+        """`G += g * g ; w -= lr * g / sqrt(G + eps)` on the touched rows. weight: these rows, (U, K * E), where they
+        are at hand; overwritten."""
+        work = gradient * gradient
+        accumulator = self.accumulator.index_select(0, rows_U).add_(work)
         self.accumulator.index_copy_(0, rows_U, accumulator)
-        lr = lr_GK.index_select(0, (rows_U // self.ids).clamp_(max=self.groups - 1)).unsqueeze(-1)
-        update = gradient.div(accumulator.add_(eps).sqrt_()).view(-1, self.runs, self.dim).mul_(lr).flatten(1)
-        self.weight.index_copy_(0, rows_U, self.weight.index_select(0, rows_U).sub_(update))
+        update = torch.div(gradient, accumulator.add_(eps).sqrt_(), out=work)
+        # For each number, not for each run: a product with few numbers in a row costs six times as much.
+        lr = lr_GK.repeat_interleave(self.dim, dim=1).index_select(0, self._groups(rows_U))
+        weight = self.weight.index_select(0, rows_U) if weight is None else weight
+        self.weight.index_copy_(0, rows_U, weight.sub_(update.mul_(lr)))
 
     def without(self, rows_U: Tensor, gradient: Tensor, runs_GK: Tensor) -> Tensor:
         """The gradient with zeros for these runs: Adagrad then changes no bit of theirs."""
-        out = runs_GK.index_select(0, (rows_U // self.ids).clamp_(max=self.groups - 1)).unsqueeze(-1)
+        out = runs_GK.index_select(0, self._groups(rows_U)).unsqueeze(-1)
         return gradient.view(-1, self.runs, self.dim).masked_fill(out, 0.0).flatten(1)
 
     def of_run(self, table: Tensor) -> Tensor:
@@ -125,20 +133,66 @@ class Tables:
         finite = [block.isfinite().all(dim=3).all(dim=1) for block in blocks]
         return torch.stack(finite).all(0).flatten()
 
+    def _groups(self, rows_U: Tensor) -> Tensor:
+        """The group of each row; `no_row` is taken for one of the last."""
+        return (rows_U // self.ids).clamp_(max=self.groups - 1)
+
     def _by_id(self, rows: Tensor) -> Tensor:
         """A view (G, V, K, E) of all rows but the last, which is none."""
         return rows[: self.no_row].view(self.groups, self.ids, self.runs, self.dim)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Touched:
+    """What a batch touches of a group's rows.
+
+    rows: int64 (U,), in ascending order. order: (N,), the places in the batch, sorted by row, those of one row as they
+    stand. offsets: (U,), where each row begins in that order. places: (N,), of each id of the batch, its row among
+    those touched.
+    """
+
+    rows: Tensor
+    order: Tensor
+    offsets: Tensor
+    places: Tensor
+
+
+def touched_by_groups(positions: Tensor, groups: int, ids: int) -> list[Touched]:
+    """What a batch touches, group by group, on CPU. positions: as `Tables.positions`. ids: of one group."""
+    found: list[Touched] = []
+    own, own_values = _touched(np.zeros(0, np.int64)), np.zeros(0, np.int64)
+    for group, positions_N in enumerate(positions.view(groups, -1).numpy()):
+        values = positions_N - group * ids
+        # Held-out batches are the same for all groups, and so are those of a seed that fills several.
+        if not np.array_equal(values, own_values):
+            own, own_values = _touched(values), values
+        found.append(dataclasses.replace(own, rows=own.rows + group * ids))
+    return found
+
+
+def _touched(values: np.ndarray) -> Touched:
+    # One key of value and place: numpy sorts plain integers with vector instructions, twice as many of half the size.
+    bits = max(len(values) - 1, 1).bit_length()
+    small = int(values.max(initial=0)).bit_length() + bits < 32
+    keys = values.astype(np.int32 if small else np.int64) << bits
+    keys |= np.arange(len(values), dtype=keys.dtype)
+    keys.sort()
+    order, ordered = keys & ((1 << bits) - 1), keys >> bits
+    begins = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(values)]
+    offsets = np.flatnonzero(begins).astype(order.dtype)
+    places = np.empty_like(order)
+    places[order] = np.cumsum(begins, dtype=order.dtype) - 1
+    return Touched(
+        rows=torch.from_numpy(ordered[offsets].astype(np.int64)),
+        order=torch.from_numpy(order),
+        offsets=torch.from_numpy(offsets),
+        places=torch.from_numpy(places),
+    )
+
+
 def touched(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Distinct values (U,), the order that sorts `positions` (stable), and where each value begins in it (U,)."""
-    if positions.device.type == "cpu":
-        # One key of value and place: numpy sorts plain int64 with vector instructions, torch sorts pairs without.
-        bits = max(len(positions) - 1, 1).bit_length()
-        keys = np.sort((positions.numpy() << bits) | np.arange(len(positions)))
-        ordered, order = torch.from_numpy(keys >> bits), torch.from_numpy(keys & ((1 << bits) - 1))
-    else:
-        ordered, order = torch.sort(positions, stable=True)
+    ordered, order = torch.sort(positions, stable=True)
     rows_U, counts = torch.unique_consecutive(ordered, return_counts=True)
     return rows_U, order, counts.cumsum(0) - counts
 

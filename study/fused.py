@@ -1,28 +1,31 @@
-"""The study's own shared-bottom rankers on CPU: forward and backward by hand, one run after the other.
+"""The study's own shared-bottom rankers on CPU: forward and backward by hand, a few runs after the other.
 
 `networks.Stacked` computes layer by layer for all runs; each activation of 32 runs pushes the last one out of the
-cache. Here a run goes through all its layers, its loss and back while it lies in the cache of its core, and only one
-run's activations are ever kept. Equal to `Stacked` but for rounding (tests/test_fused.py); what it earns stands in
+cache. Here a few runs go through all their layers, their loss and back while they lie in the cache of their core, and
+only their activations are ever kept. Equal to `Stacked` but for rounding (tests/test_fused.py); what it earns stands in
 docs/performance.md. All other networks go by `Stacked`.
 
-Shape letters: R runs, G groups of runs that share a seed, B batch, I inputs, P inputs filled up to whole words, O
-outputs of a layer, H width of the last hidden layer, T tasks.
+Shape letters: R runs, C of them at a time, B batch, I inputs, O outputs of a layer, H width of the last hidden layer, T
+tasks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from models._ranker import CrossNorm, Heads, Ranker
-from study.inputs import Inputs, whole_words
+from study.inputs import Inputs, TouchedInputs
 from study.log import Task
-from study.losses import LossGradient
-from study.networks import Stacked, mean_losses
+from study.losses import LossGradient, mean_losses
+from study.networks import Stacked
 from study.products import product, suits
 
-_relu_backward = torch.ops.aten.threshold_backward.default
+_relu_backward = torch.ops.aten.threshold_backward.grad_input
 _norm_backward = torch.ops.aten.native_layer_norm_backward.default
+
+BYTES_AT_A_TIME = 2**21
+"""Of activations, and of runs at a time: few fit into a cache, and many share the overhead of an operation."""
 
 
 def takes(network: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
@@ -47,7 +50,7 @@ class FusedRankers(Stacked):
         unit_limit: Tensor | None = None,
     ) -> None:
         super().__init__(networks, dtype, device, seeds, unit_limit)
-        self.unit_limits = None if unit_limit is None else unit_limit.to(dtype).unbind()
+        self.limits_R11 = None if unit_limit is None else unit_limit.to(dtype).view(-1, 1, 1)
         network = networks[0]
         assert isinstance(network, Ranker)
         assert isinstance(network.bottom, nn.Sequential)
@@ -55,114 +58,122 @@ class FusedRankers(Stacked):
         both = {name: (p.detach(), self.gradients[name]) for name, p in self.parameters.items()}
         self.front = _Cross(both, network.front) if isinstance(network.front, CrossNorm) else None
         names = [f"bottom.{i}" for i, layer in enumerate(network.bottom) if isinstance(layer, nn.Linear)]
-        self.bottom = [_Linear(both, name, whole_rows=not (i or self.front)) for i, name in enumerate(names)]
+        self.bottom = [_Linear(both, name) for name in names]
         self.heads = _Heads(both)
 
-    def learn(self, inputs: Inputs, labels_GBT: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, list[Tensor]]:
+    def learn(self, inputs: Inputs, labels_RTB: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, list[Tensor]]:
         """As `Stacked.learn`."""
+        assert isinstance(inputs, TouchedInputs)
         by_logits = LossGradient(tasks, inputs.batch, inputs.dtype, inputs.device)
-        logits_RBT = torch.empty(inputs.runs, inputs.batch, len(tasks), dtype=inputs.dtype)
+        logits_RTB = torch.empty_like(labels_RTB)
         with torch.no_grad():
-            self._prepare()
-            for run, rows_BP in enumerate(inputs.rows_of_runs()):
-                logits_BT, activations = self._forward(run, rows_BP)
-                logits_RBT[run].copy_(logits_BT)
-                gradient_BT = by_logits(logits_BT, labels_GBT[run // inputs.runs_of_group])
-                gradient_BP = self._backward(run, rows_BP, activations, gradient_BT)
+            self.heads.prepare()
+            for runs, rows_CBI in self._parts(inputs):
+                part = slice(runs.start, runs.stop)
+                logits_CTB, activations = self._forward(part, rows_CBI)
+                logits_RTB[part] = logits_CTB
+                gradient_CTB = by_logits(logits_CTB, labels_RTB[part])
+                gradient_CBI = self._backward(part, activations, gradient_CTB, inputs.embedded_width)
                 if inputs.features:
-                    inputs.take_gradient_of_run(run, gradient_BP)
+                    inputs.take_gradient_of(runs, gradient_CBI)
             self.heads.finish()
-            return mean_losses(logits_RBT, labels_GBT, tasks), list(self.gradients.values())
+            return mean_losses(logits_RTB, labels_RTB, tasks), list(self.gradients.values())
 
     def logits(self, inputs: Inputs) -> Tensor:
         """As `Stacked.logits`."""
+        assert isinstance(inputs, TouchedInputs)
         with torch.no_grad():
-            self._prepare()
-            return torch.stack([self._forward(run, rows_BP)[0] for run, rows_BP in enumerate(inputs.rows_of_runs())])
+            self.heads.prepare()
+            parts = [self._forward(slice(runs.start, runs.stop), rows)[0] for runs, rows in self._parts(inputs)]
+            return torch.cat(parts)
 
-    def _prepare(self) -> None:
-        for layer in (*self.bottom, self.heads, *([self.front.cross] if self.front else [])):
-            layer.prepare()
+    def _parts(self, inputs: TouchedInputs) -> Iterator[tuple[range, Tensor]]:
+        """A few runs after the other, and what they read."""
+        widths = inputs.width * (3 if self.front else 1) + sum(layer.weight_ROI.shape[1] for layer in self.bottom)
+        most = max(1, BYTES_AT_A_TIME // (widths * inputs.batch * inputs.dtype.itemsize))
+        for first in range(0, inputs.runs, most):
+            runs = range(first, min(first + most, inputs.runs))
+            yield runs, inputs.rows_of(runs)
 
-    def _forward(self, run: int, rows_BP: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits (B, T), and what each layer of the bottom and the heads read."""
-        activations = [self.front.forward(run, rows_BP) if self.front else rows_BP]
+    def _forward(self, part: slice, rows_CBI: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits (C, T, B), and what each layer read, the heads last."""
+        activations = [rows_CBI]
+        if self.front:
+            activations.append(self.front.forward(part, rows_CBI))
         for layer in self.bottom:
-            hidden = layer.forward(run, activations[-1]).relu_()
-            activations.append(hidden if self.unit_limits is None else hidden.clamp_(max=self.unit_limits[run]))
-        return self.heads.forward(run, activations[-1]), activations
+            hidden = layer.forward(part, activations[-1]).relu_()
+            activations.append(hidden if self.limits_R11 is None else hidden.clamp_(max=self.limits_R11[part]))
+        return self.heads.forward(part, activations[-1]), activations
 
-    def _backward(self, run: int, rows_BP: Tensor, activations: list[Tensor], gradient: Tensor) -> Tensor:
-        """From the gradient by the logits to that by the inputs, (B, P); those of parameters on the way."""
-        *below, last = activations
-        gradient = self.heads.backward(run, last, gradient)
-        for layer, out, inputs in zip(self.bottom[::-1], activations[:0:-1], below[::-1], strict=True):
-            if self.unit_limits is not None:
-                gradient = torch.where(out < self.unit_limits[run], gradient, 0.0)
-            gradient = layer.backward(run, inputs, _relu_backward(gradient, out, 0))
-        return self.front.backward(run, rows_BP, gradient) if self.front else gradient
+    def _backward(self, part: slice, activations: list[Tensor], gradient: Tensor, embedded: int) -> Tensor:
+        """From the gradient by the logits (C, T, B) to that by the embedded inputs, (C, B, F * E); those of parameters
+        on the way."""
+        gradient = self.heads.backward(part, activations[-1], gradient)
+        for i, layer in reversed(list(enumerate(self.bottom, 1 if self.front else 0))):
+            inputs, out = activations[i : i + 2]
+            if self.limits_R11 is not None:
+                gradient = torch.where(out < self.limits_R11[part], gradient, 0.0)
+            gradient = _relu_backward(gradient, out, 0, grad_input=gradient)
+            gradient = layer.backward(part, inputs, gradient, None if i else embedded)
+        return self.front.backward(part, activations[0], gradient, embedded) if self.front else gradient
 
 
 class _Linear:
-    """A linear layer of all runs. whole_rows: what it reads is filled up with zeros, and so are its weights."""
+    """A linear layer of all runs."""
 
-    def __init__(self, both: dict[str, tuple[Tensor, Tensor]], name: str, *, whole_rows: bool) -> None:
-        self.weight_ROI, of_weight = both[f"{name}.weight"]
-        bias, of_bias = both[f"{name}.bias"]
-        self.width = self.weight_ROI.shape[2]
-        self.filled_ROP = None
-        if whole_rows and whole_words(self.width) > self.width:
-            self.filled_ROP = self.weight_ROI.new_zeros(*self.weight_ROI.shape[:2], whole_words(self.width))
-        self.weights = (self.weight_ROI if self.filled_ROP is None else self.filled_ROP).unbind()
-        self.transposed = [weight.T for weight in self.weights]
-        self.biases, self.of_weights, self.of_biases = bias.unbind(), of_weight.unbind(), of_bias.unbind()
+    def __init__(self, both: dict[str, tuple[Tensor, Tensor]], name: str) -> None:
+        self.weight_ROI, self.of_weight_ROI = both[f"{name}.weight"]
+        bias_RO, self.of_bias_RO = both[f"{name}.bias"]
+        self.bias_R1O = bias_RO.unsqueeze(1)
 
-    def prepare(self) -> None:
-        """Before each batch."""
-        if self.filled_ROP is not None:
-            self.filled_ROP[:, :, : self.width] = self.weight_ROI
+    def forward(self, part: slice, inputs_CBI: Tensor) -> Tensor:
+        return product(inputs_CBI, self.weight_ROI[part].mT).add_(self.bias_R1O[part])
 
-    def forward(self, run: int, inputs: Tensor) -> Tensor:
-        return product(inputs, self.weights[run], self.biases[run])
-
-    def backward(self, run: int, inputs: Tensor, gradient_BO: Tensor) -> Tensor:
-        """The gradient by the inputs; those by weight and bias are kept."""
-        torch.sum(gradient_BO, 0, out=self.of_biases[run])
-        self.of_weights[run].copy_(product(gradient_BO.T, inputs.T)[:, : self.width])
-        return product(gradient_BO, self.transposed[run])
+    def backward(self, part: slice, inputs_CBI: Tensor, gradient_CBO: Tensor, most: int | None = None) -> Tensor:
+        """The gradient by the inputs, or by so many of them; those by weight and bias are kept."""
+        torch.sum(gradient_CBO, 1, out=self.of_bias_RO[part])
+        product(gradient_CBO.mT, inputs_CBI, out=self.of_weight_ROI[part])
+        # Rows that lie apart are 100 times slower.
+        return product(gradient_CBO, self.weight_ROI[part, :, :most].contiguous())
 
 
 class _Cross:
     """LayerNorm(x * (W x + b) + x) of all runs."""
 
     def __init__(self, both: dict[str, tuple[Tensor, Tensor]], module: CrossNorm) -> None:
-        self.cross = _Linear(both, "front.cross", whole_rows=True)
-        self.width = self.cross.width
+        self.cross = _Linear(both, "front.cross")
         self.eps = module.norm.eps
-        scale, of_scale = both["front.norm.weight"]
-        shift, of_shift = both["front.norm.bias"]
-        self.scales, self.shifts = scale.unbind(), shift.unbind()
-        self.of_scales, self.of_shifts = of_scale.unbind(), of_shift.unbind()
-        self.kept: tuple[Tensor, ...] = ()
+        (self.scale_RI, self.of_scale_RI), (self.shift_RI, self.of_shift_RI) = (
+            both[f"front.norm.{kind}"] for kind in ("weight", "bias")
+        )
+        self.kept: tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]
 
-    def forward(self, run: int, rows_BP: Tensor) -> Tensor:
-        rows = rows_BP[:, : self.width]
-        crossed = self.cross.forward(run, rows_BP)
-        total = (rows * crossed).add_(rows)
-        out, mean, rstd = torch.native_layer_norm(total, [self.width], self.scales[run], self.shifts[run], self.eps)
-        self.kept = crossed, total, mean, rstd
+    def forward(self, part: slice, rows_CBI: Tensor) -> Tensor:
+        crossed = self.cross.forward(part, rows_CBI)
+        total = (rows_CBI * crossed).add_(rows_CBI)
+        out, moments = torch.empty_like(total), []
+        for out_BI, total_BI, scale_I, shift_I in zip(
+            out, total, self.scale_RI[part], self.shift_RI[part], strict=True
+        ):
+            # one run after the other: torch's norm of many, each with a scale of its own, costs more than twice this
+            normed, *of_run = torch.native_layer_norm(total_BI, scale_I.shape, scale_I, shift_I, self.eps)
+            out_BI.copy_(normed)
+            moments.append(of_run)
+        self.kept = crossed, total, moments
         return out
 
-    def backward(self, run: int, rows_BP: Tensor, gradient: Tensor) -> Tensor:
-        crossed, total, mean, rstd = self.kept
-        gradient, of_scale, of_shift = _norm_backward(
-            gradient, total, [self.width], mean, rstd, self.scales[run], self.shifts[run], [True, True, True]
-        )
-        self.of_scales[run].copy_(of_scale)
-        self.of_shifts[run].copy_(of_shift)
-        out_BP = self.cross.backward(run, rows_BP, gradient * rows_BP[:, : self.width])
-        out_BP[:, : self.width] += crossed.mul_(gradient).add_(gradient)
-        return out_BP
+    def backward(self, part: slice, rows_CBI: Tensor, gradient: Tensor, most: int) -> Tensor:
+        crossed, total, moments = self.kept
+        runs = range(part.start, part.stop)
+        for run, gradient_BI, total_BI, of_run in zip(runs, gradient, total, moments, strict=True):
+            scale_I, shift_I = self.scale_RI[run], self.shift_RI[run]
+            of_total, of_scale, of_shift = _norm_backward(
+                gradient_BI, total_BI, scale_I.shape, *of_run, scale_I, shift_I, [True, True, True]
+            )
+            gradient_BI.copy_(of_total)
+            self.of_scale_RI[run], self.of_shift_RI[run] = of_scale, of_shift
+        out = self.cross.backward(part, rows_CBI, gradient * rows_CBI, most)
+        return out.add_(crossed.mul_(gradient).add_(gradient)[:, :, :most])
 
 
 class _Heads:
@@ -173,21 +184,19 @@ class _Heads:
         self.pairs = [[both[f"heads.{kind}.{t}"] for t in range(self.tasks)] for kind in ("weights", "biases")]
         self.weight_RTH, self.bias_RT = [torch.cat([p for p, _ in pairs], 1) for pairs in self.pairs]
         self.of_weight_RTH, self.of_bias_RT = torch.zeros_like(self.weight_RTH), torch.zeros_like(self.bias_RT)
-        self.weights, self.biases = self.weight_RTH.unbind(), self.bias_RT.unbind()
-        self.of_weights, self.of_biases = self.of_weight_RTH.unbind(), self.of_bias_RT.unbind()
 
     def prepare(self) -> None:
         """Before each batch."""
         for pairs, together in zip(self.pairs, (self.weight_RTH, self.bias_RT), strict=True):
             torch.cat([p for p, _ in pairs], 1, out=together)
 
-    def forward(self, run: int, hidden_BH: Tensor) -> Tensor:
-        return torch.addmm(self.biases[run], hidden_BH, self.weights[run].T)
+    def forward(self, part: slice, hidden_CBH: Tensor) -> Tensor:
+        return torch.bmm(self.weight_RTH[part], hidden_CBH.mT).add_(self.bias_RT[part].unsqueeze(2))
 
-    def backward(self, run: int, hidden_BH: Tensor, gradient_BT: Tensor) -> Tensor:
-        torch.sum(gradient_BT, 0, out=self.of_biases[run])
-        torch.mm(gradient_BT.T, hidden_BH, out=self.of_weights[run])
-        return torch.mm(gradient_BT, self.weights[run])
+    def backward(self, part: slice, hidden_CBH: Tensor, gradient_CTB: Tensor) -> Tensor:
+        torch.sum(gradient_CTB, 2, out=self.of_bias_RT[part])
+        torch.bmm(gradient_CTB, hidden_CBH, out=self.of_weight_RTH[part])
+        return torch.bmm(gradient_CTB.mT, self.weight_RTH[part])
 
     def finish(self) -> None:
         """After each batch: every task's gradients are a tensor of their own."""

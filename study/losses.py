@@ -24,19 +24,24 @@ def losses(logits_RTB: Tensor, labels_RTB: Tensor, tasks: Sequence[Task]) -> Ten
     return torch.cat(of_spans, 1)
 
 
+def mean_losses(logits_RTB: Tensor, labels_RTB: Tensor, tasks: Sequence[Task]) -> Tensor:
+    """The mean loss of each task on the batch, (R, T)."""
+    return losses(logits_RTB, labels_RTB, tasks).mean(2)
+
+
 class LossGradient:
     """The gradient of the training loss, the sum of the tasks' mean losses, by the logits."""
 
     def __init__(self, tasks: Sequence[Task], batch: int, dtype: torch.dtype, device: torch.device) -> None:
         self.binary = [slice(start, stop) for start, stop, kind in _spans(tasks) if kind == "binary"]
         slopes = [1.0 if task.kind == "binary" else 2.0 for task in tasks]
-        self.slope_T = torch.tensor(slopes, dtype=dtype, device=device) / batch
+        self.slope_T1 = torch.tensor(slopes, dtype=dtype, device=device).unsqueeze(1) / batch
 
-    def __call__(self, logits_BT: Tensor, labels_BT: Tensor) -> Tensor:
-        """(B, T), in the place of the logits."""
+    def __call__(self, logits_RTB: Tensor, labels_RTB: Tensor) -> Tensor:
+        """(R, T, B), in the place of the logits."""
         for span in self.binary:
-            logits_BT[:, span].sigmoid_()
-        return logits_BT.sub_(labels_BT).mul_(self.slope_T)
+            logits_RTB[:, span].sigmoid_()
+        return logits_RTB.sub_(labels_RTB).mul_(self.slope_T1)
 
 
 def _spans(tasks: Sequence[Task]) -> list[tuple[int, int, str]]:

@@ -18,8 +18,8 @@ from study.config import Recipe
 from study.hidden_units import Clamped
 from study.inputs import Inputs
 from study.log import Log, Task
-from study.losses import losses
-from study.products import OneRunAtATime
+from study.losses import mean_losses
+from study.products import AllRunsAtOnce, onednn_is_exact
 from study.streams import stream
 from study.weights import Weights
 
@@ -111,6 +111,7 @@ class Stacked:
         # Running statistics in the run's precision; counters and masks as they are.
         self.buffers = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in buffers.items()}
         self.unit_limit = unit_limit
+        onednn_is_exact()  # asked here for the first time, and not inside a step
         self._call = torch.vmap(
             self._of_one_run, in_dims=(0, 0, 0, None if unit_limit is None else 0), randomness="error"
         )
@@ -118,13 +119,13 @@ class Stacked:
     def __call__(self, inputs_RBI: Tensor) -> Tensor:
         return self._call(self.parameters, self.buffers, inputs_RBI, self.unit_limit)
 
-    def learn(self, inputs: Inputs, labels_GBT: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, list[Tensor]]:
+    def learn(self, inputs: Inputs, labels_RTB: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, list[Tensor]]:
         """The mean loss of each task, (R, T), and the gradients of their sum by the parameters, in their order.
 
         The gradient by the embeddings goes to `inputs`. What comes back may be overwritten by the next call.
         """
         rows_RBI = inputs.rows().requires_grad_(inputs.features > 0)
-        loss_RT = mean_losses(self(rows_RBI), labels_GBT, tasks)
+        loss_RT = mean_losses(self(rows_RBI).mT.contiguous(), labels_RTB, tasks)
         watched = [*self.parameters.values(), *([rows_RBI] if inputs.features else [])]
         gradients = list(torch.autograd.grad(loss_RT.sum(), watched, materialize_grads=True))
         if inputs.features:
@@ -132,9 +133,9 @@ class Stacked:
         return loss_RT.detach(), gradients
 
     def logits(self, inputs: Inputs) -> Tensor:
-        """(R, B, T), without a gradient."""
+        """(R, T, B), without a gradient."""
         with torch.no_grad():
-            return self(inputs.rows())
+            return self(inputs.rows()).mT
 
     def logits_of_run(self, run: int, inputs_BI: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """(B, T), of one run by itself, in the precision of its inputs; with other parameters, where they are given.
@@ -162,7 +163,7 @@ class Stacked:
     def _of_one_run(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs_BI: Tensor, unit_limit: Tensor | None
     ) -> Tensor:
-        with OneRunAtATime(), _clamped(unit_limit):
+        with AllRunsAtOnce(), _clamped(unit_limit):
             return functional_call(self.module, (parameters, buffers), (inputs_BI,))
 
     @contextlib.contextmanager
@@ -214,10 +215,3 @@ class OneByOne(Stacked):
 
 def _clamped(unit_limit: Tensor | None) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext() if unit_limit is None else Clamped(unit_limit)
-
-
-def mean_losses(logits_RBT: Tensor, labels_GBT: Tensor, tasks: Sequence[Task]) -> Tensor:
-    """The mean loss of each task on the batch, (R, T)."""
-    labels_GTB = labels_GBT.mT.contiguous()
-    labels_RTB = labels_GTB.repeat_interleave(len(logits_RBT) // len(labels_GTB), dim=0)
-    return losses(logits_RBT.mT.contiguous(), labels_RTB, tasks).mean(2)

@@ -1,32 +1,36 @@
 """The matrix products of a stack's layers on CPU, at the rate of the processor rather than of one library.
 
-torch makes batched products by MKL, which uses half of the vector width of a processor that is not Intel's. oneDNN
-uses all of it, but torch gives it only single products. So a layer of a stack is computed one run at a time by oneDNN:
-about 10 microseconds of overhead for each product, in return for up to twice the rate (docs/performance.md). A run is
-computed by itself, so its bits do not depend on the stack.
+torch makes float32 products by MKL, which uses half of the vector width of a processor that is not Intel's. oneDNN uses
+all of it, but torch hands it float32 products only where it may round what they multiply to bfloat16. It does so on
+processors that have units for that (AMX), and multiplies float32 as it is on every other. So a product here allows it,
+for as long as it takes, on machines where an attempt shows that nothing is rounded, and that a run's product has the
+same bits alone and beside others (docs/performance.md). Everywhere else products are MKL's.
 
 Shape letters: R runs, N rows, I inputs, O outputs.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.backends import mkldnn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from study.inputs import empty_rows
-
-_onednn_linear = torch.ops.mkldnn._linear_pointwise.default
+MAY_ROUND: Any = getattr(mkldnn, "matmul", None)
+"""Its `fp32_precision` says to what torch lets oneDNN round: torch 2.9 has it first."""
 
 LEAST_WIDTH = 16
-"""Of inputs and outputs, for a product that is worth its overhead: heads and gates stay batched."""
+"""Of inputs and outputs, for a product that is worth oneDNN's overhead."""
+LEAST_ROWS = 32
+"""Likewise. With as many, torch's own choice of a library is the same for one run and for many."""
 
 
-class OneRunAtATime(TorchFunctionMode):
-    """Inside `torch.vmap` over runs, `functional.linear` (so `nn.Linear` too) of a layer that suits goes by oneDNN.
+class AllRunsAtOnce(TorchFunctionMode):
+    """Inside `torch.vmap` over runs, `functional.linear` (so `nn.Linear` too) of a layer that suits is made here.
 
     Everything else is left as it is.
     """
@@ -38,30 +42,49 @@ class OneRunAtATime(TorchFunctionMode):
 
 
 def suits(dtype: torch.dtype, device: torch.device, outputs: int, inputs: int) -> bool:
-    """Whether the products of a layer are made here: of float32, on CPU, wide enough, where torch has oneDNN."""
-    return (
-        dtype == torch.float32
-        and device.type == "cpu"
-        and min(outputs, inputs) >= LEAST_WIDTH
-        and torch.backends.mkldnn.is_available()
-    )
+    """Whether the products of a layer are made here: of float32, on CPU, wide enough, where oneDNN is exact."""
+    return dtype == torch.float32 and device.type == "cpu" and min(outputs, inputs) >= LEAST_WIDTH and onednn_is_exact()
+
+
+@functools.cache
+def onednn_is_exact() -> bool:
+    """Whether oneDNN multiplies float32 on this machine as it is, and each run by itself: tried, not looked up."""
+    if MAY_ROUND is None or not mkldnn.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    for rows, inputs, outputs in ((512, 125, 64), (64, 64, 300), (100, 256, 40)):
+        x, weight, gradient = (
+            torch.randn(5, *shape, generator=generator)
+            for shape in ((rows, inputs), (outputs, inputs), (rows, outputs))
+        )
+        for left, right in ((x, weight.mT), (gradient, weight), (gradient.mT, x)):
+            found = product(left, right)
+            exact = torch.bmm(left.double(), right.double())
+            # bfloat16 is wrong by 1e-3 of the largest, float32 by less than 1e-6.
+            if float((found - exact).abs().max()) > 1e-5 * float(exact.abs().max()):
+                return False
+            parts = [product(left[few], right[few]) for few in (slice(0, 1), slice(1, 5))]
+            if not torch.equal(torch.cat(parts), found):
+                return False
+    return True
+
+
+def product(left_RNI: Tensor, right_RIO: Tensor, out: Tensor | None = None) -> Tensor:
+    """left @ right of each run, (R, N, O), by oneDNN: of layers that `suits` takes. A side that is neither
+    contiguous nor the transpose of what is gets copied first."""
+    before = MAY_ROUND.fp32_precision
+    MAY_ROUND.fp32_precision = "bf16"
+    try:
+        return torch.bmm(left_RNI, right_RIO) if out is None else torch.bmm(left_RNI, right_RIO, out=out)
+    finally:
+        MAY_ROUND.fp32_precision = before
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     same = all(x.dtype == input.dtype for x in (weight, bias) if x is not None)
-    if same and suits(input.dtype, input.device, *weight.shape):
+    if same and suits(input.dtype, input.device, *weight.shape) and input.shape[:-1].numel() >= LEAST_ROWS:
         return _Linear.apply(input, weight, bias)  # type: ignore[return-value]
     return functional.linear(input, weight, bias)
-
-
-def product(left_NI: Tensor, right_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """left @ right.T + bias, float32.
-
-    The left side is copied where it is not contiguous. The right is taken as it lies, if it or its transpose is
-    contiguous; where its rows lie apart, oneDNN falls back to its reference code, 100 times slower.
-    No activation is handed in: oneDNN's ReLU makes 0 of NaN.
-    """
-    return _onednn_linear(left_NI, right_OI, bias_O, "none", [], "")
 
 
 class _Linear(torch.autograd.Function):
@@ -69,11 +92,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        out = x.new_empty(*x.shape[:2], weight.shape[1])
-        biases = [None] * len(x) if bias is None else bias.unbind()
-        for out_NO, x_NI, weight_OI, bias_O in zip(out.unbind(), x.unbind(), weight.unbind(), biases, strict=True):
-            out_NO.copy_(product(x_NI, weight_OI, bias_O))
-        return out
+        out = product(x, weight.mT)
+        return out if bias is None else out.add_(bias.unsqueeze(1))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
@@ -87,16 +107,8 @@ class _Linear(torch.autograd.Function):
         ctx: Any, gradient: Tensor
     ) -> tuple[Tensor | None, Tensor, Tensor | None]:
         x, weight = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        gradients = gradient.unbind()
-        of_x, of_weight = None, torch.empty_like(weight)
-        for out_OI, gradient_NO, x_NI in zip(of_weight.unbind(), gradients, x.unbind(), strict=True):
-            out_OI.copy_(product(gradient_NO.T, x_NI.T))
-        if ctx.needs_input_grad[0]:
-            of_x = empty_rows(*x.shape, dtype=x.dtype, device=x.device)
-            for out_NI, gradient_NO, weight_OI in zip(of_x.unbind(), gradients, weight.unbind(), strict=True):
-                out_NI.copy_(product(gradient_NO, weight_OI.T))
-        return of_x, of_weight, gradient.sum(1) if ctx.has_bias else None
+        of_x = product(gradient, weight) if ctx.needs_input_grad[0] else None
+        return of_x, product(gradient.mT, x), gradient.sum(1) if ctx.has_bias else None
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -106,6 +118,6 @@ class _Linear(torch.autograd.Function):
             return value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
 
         x, weight = by_run(x, in_dims[0]), by_run(weight, in_dims[1])
-        rows = x.flatten(1, -2).contiguous()
-        out = _Linear.apply(rows, weight.contiguous(), None if bias is None else by_run(bias, in_dims[2]))
-        return out.view(*x.shape[:-1], -1), 0
+        rows = x.flatten(1, -2)
+        out = _Linear.apply(rows, weight, None if bias is None else by_run(bias, in_dims[2]))
+        return out.unflatten(1, x.shape[1:-1]), 0  # type: ignore[union-attr]

@@ -29,12 +29,12 @@ from study import fused, methods
 from study.config import Recipe, Run
 from study.embeddings import Tables
 from study.going_back import Piece, Snapshots, rest
-from study.inputs import Inputs
+from study.inputs import Sizes, TouchedInputs, WholeInputs
 from study.log import Log, Task
+from study.losses import mean_losses
 from study.networks import (
     OneByOne,
     Stacked,
-    mean_losses,
     network_of_seed,
     network_of_weights,
     spec_of,
@@ -218,7 +218,7 @@ class _Stack:
         self.method = _Method(ordered, self.recipe, self.dtype, device)
         seeds = [run.seed for run in ordered]
         self.network = kind([networks[seed] for seed in seeds], self.dtype, device, seeds, self.method.unit_limit())
-        self.inputs = Inputs(
+        sizes = Sizes(
             groups=self.groups,
             runs_of_group=self.runs_of_group,
             batch=self.recipe.batch,
@@ -228,6 +228,9 @@ class _Stack:
             dtype=self.dtype,
             device=device,
         )
+        # A method that acts on embeddings asks how many rows were touched, on a GPU too.
+        fixed = self.recipe.embeddings != "method"
+        self.inputs = TouchedInputs(sizes) if device.type == "cpu" else WholeInputs(sizes, fixed=fixed)
 
         self.states = {name: self.method.chain(0).init(w) for name, w in self.network.parameters.items()}
         for name, handed in (self.handed.network("accumulator") if self.handed else {}).items():
@@ -297,10 +300,12 @@ class _Stack:
 
     def step(self, step: int, rows_GB: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step. Returns the loss (R, T) before it, and the constant predictor's (G, T)."""
-        positions = self._read(rows_GB)
-        labels_GBT = self.labels_NT.index_select(0, rows_GB.flatten()).view(*rows_GB.shape, -1).to(self.dtype)
+        self._read(rows_GB)
+        labels_GBT = self.labels_NT.index_select(0, rows_GB.flatten()).view(*rows_GB.shape, -1)
+        labels_GTB = labels_GBT.mT.contiguous().to(self.dtype)
+        labels_RTB = labels_GTB.repeat_interleave(self.runs_of_group, dim=0)
         held = [piece.get().clone() for piece in self._buffers()] if self.snapshots else []
-        loss_RT, gradients = self.network.learn(self.inputs, labels_GBT, self.tasks)
+        loss_RT, gradients = self.network.learn(self.inputs, labels_RTB, self.tasks)
         with torch.no_grad():
             if self.snapshots:
                 waits = self.snapshots.state["waits"] > 0
@@ -308,9 +313,9 @@ class _Stack:
                     torch.where(piece.of(waits), before, piece.get(), out=piece.get())
                 self.snapshots.watch(step, loss_RT)
                 self.method.share_of_run = self.snapshots.share
-            self._update(step, positions, gradients)
-            constant_GBT = self.constant_logit_T.expand_as(labels_GBT)
-            return loss_RT, mean_losses(constant_GBT, labels_GBT, self.tasks)
+            self._update(step, gradients)
+            constant_GTB = self.constant_logit_T.unsqueeze(1).expand_as(labels_GTB).contiguous()
+            return loss_RT, mean_losses(constant_GTB, labels_GTB, self.tasks)
 
     def judge(self) -> dict[str, np.ndarray]:
         """AUC or RMSE (R,) of each task on the held-out rows, in batches of the training's size."""
@@ -323,7 +328,7 @@ class _Stack:
                 # The last batch is filled up: matrix products of another height may round otherwise.
                 filled_B = functional.pad(rows_B, (0, self.recipe.batch - len(rows_B)), value=int(self.train_rows))
                 self._read(filled_B.expand(self.groups, -1))
-                scores_RTB.copy_(self.network.logits(self.inputs)[:, : len(rows_B)].mT)
+                scores_RTB.copy_(self.network.logits(self.inputs)[:, :, : len(rows_B)])
         scores_RTN = scores_RTN.cpu()
         judged = {}
         for t, task in enumerate(self.tasks):
@@ -389,17 +394,15 @@ class _Stack:
         buffers = self.network.buffers
         return [Piece(get=functools.partial(buffers.__getitem__, name), axes=(len(self.runs),)) for name in buffers]
 
-    def _read(self, rows_GB: Tensor) -> Tensor:
-        """Fill the inputs with a batch. Returns the rows of the tables that it came from."""
+    def _read(self, rows_GB: Tensor) -> None:
+        """Fill the inputs with a batch."""
         rows = rows_GB.flatten()
         ids_GBF = self.ids_NF.index_select(0, rows).view(*rows_GB.shape, -1)
-        positions = self.tables.positions(ids_GBF)
         if self.tables.features:
-            self.tables.read(positions, self.inputs.embedded_GBFKE)
+            self.inputs.read(self.tables, self.tables.positions(ids_GBF))
         self.inputs.numbers_GBD.view(len(rows), -1).copy_(self.numbers_ND.index_select(0, rows))
-        return positions
 
-    def _update(self, step: int, positions: Tensor, gradients: Sequence[Tensor]) -> None:
+    def _update(self, step: int, gradients: Sequence[Tensor]) -> None:
         parameters = self.network.parameters
         leaves = [
             Leaf(
@@ -416,19 +419,20 @@ class _Stack:
             self._chained(step, leaves)
             self._show(step, leaves)
         else:
-            by_method = self.recipe.embeddings == "method"
-            fixed = self.device.type == "cuda" and not by_method
-            rows_U, gradient = self.tables.gradients(positions, self.inputs.gradient_GBFKE, fixed=fixed)
-            if by_method:
+            rows_U, gradient = self.inputs.gradients(self.tables)
+            if self.recipe.embeddings == "method":
                 self._update_with_tables(step, leaves, rows_U, gradient)
                 self._show(step, leaves)
             else:
                 self._chained(step, leaves)
                 self._show(step, leaves)
-                lr_GK = self.method.lr(step).view(self.groups, self.runs_of_group)
-                if self.snapshots:
-                    gradient = self.tables.without(rows_U, gradient, self.snapshots.resting.view_as(lr_GK))
-                self.tables.adagrad(rows_U, gradient, lr_GK, self.recipe.eps)
+                lr_GK, weight = self.method.lr(step).view(self.groups, self.runs_of_group), self.inputs.weight_U
+                if self.snapshots:  # which may have put rows back to what they were
+                    gradient, weight = (
+                        self.tables.without(rows_U, gradient, self.snapshots.resting.view_as(lr_GK)),
+                        None,
+                    )
+                self.tables.adagrad(rows_U, gradient, lr_GK, self.recipe.eps, weight)
         for weight, leaf in zip(parameters.values(), leaves, strict=True):
             weight.sub_(leaf.update)
 

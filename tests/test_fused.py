@@ -9,12 +9,14 @@ from torch import Tensor
 
 from models import Spec
 from study import fused
+from study.embeddings import Tables
 from study.fused import FusedRankers
-from study.inputs import Inputs
+from study.inputs import Sizes, TouchedInputs
 from study.log import Task
 from study.networks import Stacked, build_network, network_of_seed
+from study.products import onednn_is_exact
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+pytestmark = pytest.mark.skipif(not onednn_is_exact(), reason="this machine has no exact oneDNN")
 
 CPU = torch.device("cpu")
 TASKS = (
@@ -30,6 +32,40 @@ def spec(features: int = 5, dim: int = 4, numbers: int = 3) -> Spec:
     return Spec(features=features, embedding_dim=dim, numbers=numbers, head_bias=(-0.4, -2.2, 0.0, -0.8))
 
 
+def batch_of(
+    spec: Spec, groups: int, runs: int, dtype: torch.dtype = torch.float32, seed: int = 7
+) -> tuple[TouchedInputs, Tables]:
+    """A batch that has been read, and the tables that it came from."""
+    sizes = Sizes(
+        groups=groups,
+        runs_of_group=runs,
+        batch=32,
+        features=spec.features,
+        dim=spec.embedding_dim,
+        numbers=spec.numbers,
+        dtype=dtype,
+        device=CPU,
+    )
+    tables = Tables(
+        (12,) * spec.features,
+        [f"id{f}" for f in range(spec.features)],
+        range(groups),
+        runs,
+        dim=spec.embedding_dim,
+        std=1.0,
+        initial_accumulator=0.1,
+        dtype=dtype,
+        device=CPU,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    tables.weight.copy_(torch.randn(tables.weight.shape, generator=generator))
+    inputs = TouchedInputs(sizes)
+    inputs.numbers_GBD.copy_(torch.randn(inputs.numbers_GBD.shape, generator=generator))
+    if spec.features:
+        inputs.read(tables, tables.positions(torch.randint(12, (groups, 32, spec.features), generator=generator)))
+    return inputs, tables
+
+
 def learned(
     kind: type[Stacked],
     model: str,
@@ -42,22 +78,12 @@ def learned(
     """The networks, and all that comes of one batch, by name."""
     networks = [network_of_seed(model, spec, seed) for seed in range(groups * runs)]
     stack = kind(networks, dtype, CPU, (), unit_limit)
-    inputs = Inputs(
-        groups=groups,
-        runs_of_group=runs,
-        batch=32,
-        features=spec.features,
-        dim=spec.embedding_dim,
-        numbers=spec.numbers,
-        dtype=dtype,
-        device=CPU,
-    )
-    generator = torch.Generator().manual_seed(7)
-    labels_GBT = torch.randint(2, (groups, 32, 4), generator=generator).to(dtype)
-    inputs.embedded_GBFKE.copy_(torch.randn(inputs.embedded_GBFKE.shape, generator=generator))
-    inputs.numbers_GBD.copy_(torch.randn(inputs.numbers_GBD.shape, generator=generator))
-    loss_RT, gradients = stack.learn(inputs, labels_GBT, TASKS)
-    found = {"loss": loss_RT, "logits": stack.logits(inputs), "inputs": inputs.gradient_GBFKE}
+    inputs, tables = batch_of(spec, groups, runs, dtype)
+    generator = torch.Generator().manual_seed(8)
+    labels_RTB = torch.randint(2, (groups, 4, 32), generator=generator).to(dtype).repeat_interleave(runs, 0)
+    loss_RT, gradients = stack.learn(inputs, labels_RTB, TASKS)
+    found = {"loss": loss_RT, "logits": stack.logits(inputs)}
+    found |= {"inputs": inputs.gradients(tables)[1]} if spec.features else {}
     return stack, found | {name: g.clone() for name, g in zip(stack.parameters, gradients, strict=True)}
 
 
@@ -107,11 +133,10 @@ def test_gradients_follow_weights_that_have_changed() -> None:
     stacks = [
         kind([network_of_seed("small_dcn", spec(), 0)] * 2, torch.float32, CPU) for kind in (FusedRankers, Stacked)
     ]
-    inputs = Inputs(groups=2, runs_of_group=1, batch=32, features=5, dim=4, numbers=3, dtype=torch.float32, device=CPU)
-    inputs.embedded_GBFKE.normal_(generator=torch.Generator().manual_seed(1))
-    labels_GBT = torch.ones(2, 32, 4)
+    inputs, _ = batch_of(spec(), 2, 1)
+    labels_RTB = torch.ones(2, 4, 32)
     for _ in range(3):
-        (loss, ours), (plain_loss, plain) = [stack.learn(inputs, labels_GBT, TASKS) for stack in stacks]
+        (loss, ours), (plain_loss, plain) = [stack.learn(inputs, labels_RTB, TASKS) for stack in stacks]
         torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=1e-6)
         for a, b in zip(ours, plain, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
@@ -127,12 +152,12 @@ def test_a_nan_spreads_as_in_the_plain_path_and_no_further(name: str) -> None:
         stack = kind([network_of_seed("small_dcn", spec(), seed) for seed in range(3)], torch.float32, CPU)
         with torch.no_grad():
             stack.parameters[name][1].view(-1)[0] = float("nan")
-        inputs = Inputs(
-            groups=3, runs_of_group=1, batch=32, features=5, dim=4, numbers=3, dtype=torch.float32, device=CPU
-        )
-        inputs.embedded_GBFKE.normal_(generator=torch.Generator().manual_seed(1))
-        loss, gradients = stack.learn(inputs, torch.ones(3, 32, 4), TASKS)
-        return [loss, stack.logits(inputs), inputs.gradient_GBFKE, *(g.clone() for g in gradients)]
+        inputs, tables = batch_of(spec(), 3, 1)
+        loss, gradients = stack.learn(inputs, torch.ones(3, 4, 32), TASKS)
+        # the touched rows of a run are those of its group
+        rows_U, summed = inputs.gradients(tables)
+        of_runs = torch.stack([summed[rows_U // tables.ids == run].sum(0) for run in range(3)])
+        return [loss, stack.logits(inputs), of_runs, *(g.clone() for g in gradients)]
 
     by_hand, plain = poisoned(FusedRankers), poisoned(Stacked)
     for ours, expected in zip(by_hand, plain, strict=True):
@@ -140,6 +165,20 @@ def test_a_nan_spreads_as_in_the_plain_path_and_no_further(name: str) -> None:
         assert not ours[0].isnan().any()
         assert not ours[2].isnan().any()
     assert by_hand[0][1].isnan().any()
+
+
+@pytest.mark.parametrize("model", ["small", "small_dcn"])
+def test_a_run_has_the_same_bits_however_many_go_together(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, most = [], []
+    for size in (1, 2**16, 2**30):
+        monkeypatch.setattr(fused, "BYTES_AT_A_TIME", size)
+        stack, of_size = learned(FusedRankers, model, spec(), 5, 1)
+        assert isinstance(stack, FusedRankers)
+        most.append(max(len(runs) for runs, _ in stack._parts(batch_of(spec(), 5, 1)[0])))
+        found.append(of_size)
+    assert most[0] == 1 < most[1] < most[2] == 5
+    for name, expected in found[0].items():
+        assert all(torch.equal(other[name], expected) for other in found[1:]), name
 
 
 def test_only_shared_bottoms_of_float32_on_cpu_are_taken() -> None:

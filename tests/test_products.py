@@ -1,4 +1,4 @@
-"""Products of a stack, one run at a time: against torch's own in double precision, and independent of the stack."""
+"""Products of a stack by oneDNN: against torch's own in double precision, and independent of the stack."""
 
 from collections.abc import Callable
 
@@ -8,16 +8,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from study import products
-from study.products import OneRunAtATime
+from study.products import AllRunsAtOnce
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+pytestmark = pytest.mark.skipif(not products.onednn_is_exact(), reason="this machine has no exact oneDNN")
 
 SHAPES = [(64, 125, 64), (512, 125, 64), (32, 16, 16), (64, 64, 300)]
+"""Rows, inputs and outputs."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, in_dims: tuple = (0, 0, 0)) -> Tensor:
     def one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        with OneRunAtATime():
+        with AllRunsAtOnce():
             return functional.linear(x, weight, bias)
 
     return torch.vmap(one, in_dims=in_dims)(x, weight, bias)
@@ -52,7 +53,7 @@ def test_values_and_gradients_are_those_of_double_precision(
     out = linear(x, weight, bias if with_bias else None, (0, 0, 0 if with_bias else None))
     gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
     found = torch.autograd.grad(out, watched, gradient)
-    assert len(calls) == 9, "three products for each of three runs"
+    assert len(calls) == 3, "three products, each of all runs"
 
     double = [v.detach().double().requires_grad_() for v in watched]
     reference = torch.bmm(double[0], double[1].mT) + (double[2][:, None] if with_bias else 0)
@@ -73,12 +74,12 @@ def test_a_run_has_the_same_bits_alone_and_in_a_stack() -> None:
 
 
 def test_rows_that_lie_apart_more_dimensions_and_shared_inputs_give_the_same() -> None:
-    x, weight, bias = (v.detach() for v in make(24, 20, 32))
+    x, weight, bias = (v.detach() for v in make(48, 20, 32))
     expected = linear(x, weight, bias)
-    apart = torch.full((3, 24, 23), float("nan"))
+    apart = torch.full((3, 48, 23), float("nan"))
     apart[:, :, :20] = x
     assert torch.equal(linear(apart[:, :, :20], weight, bias), expected)
-    assert torch.equal(linear(x.view(3, 4, 6, 20), weight, bias).view(3, 24, 32), expected)
+    assert torch.equal(linear(x.view(3, 8, 6, 20), weight, bias).view(3, 48, 32), expected)
     assert torch.equal(linear(x.movedim(0, 1), weight, bias, (1, 0, 0)), expected)
     shared = linear(x[0], weight, bias, (None, 0, 0))
     assert torch.equal(shared[0], expected[0])
@@ -86,8 +87,9 @@ def test_rows_that_lie_apart_more_dimensions_and_shared_inputs_give_the_same() -
 
 
 def test_what_does_not_suit_is_left_to_torch(calls: list) -> None:
-    x, weight, bias = (v.detach() for v in make(24, 20, 32))
-    for values in ((x.double(), weight.double(), bias.double()), (x, weight[:, :4], bias[:, :4])):
+    x, weight, bias = (v.detach() for v in make(48, 20, 32))
+    double, narrow, few = (x.double(), weight.double(), bias.double()), (x, weight[:, :4], bias[:, :4]), x[:, :31]
+    for values in (double, narrow, (few, weight, bias)):
         torch.testing.assert_close(linear(*values), torch.bmm(values[0], values[1].mT) + values[2][:, None])
     assert not calls
     linear(x, weight, bias)
@@ -95,16 +97,58 @@ def test_what_does_not_suit_is_left_to_torch(calls: list) -> None:
 
 
 def test_a_nan_stays_a_nan_and_in_its_run() -> None:
-    x, weight, bias = (v.detach() for v in make(24, 20, 32))
+    x, weight, bias = (v.detach() for v in make(48, 20, 32))
     weight[1, 3, 0] = float("nan")
     out = linear(x, weight, bias)
     assert out[1, :, 3].isnan().all()
-    assert out.isnan().sum() == 24
-    assert linear(x, weight, bias).relu().isnan().sum() == 24
+    assert out.isnan().sum() == 48
+    assert linear(x, weight, bias).relu().isnan().sum() == 48
 
 
 def test_second_derivatives_are_refused_rather_than_wrong() -> None:
-    x, weight, bias = make(24, 20, 32)
+    x, weight, bias = make(48, 20, 32)
     first = torch.autograd.grad(linear(x, weight, bias).square().sum(), weight, create_graph=True)[0]
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
+
+
+@pytest.mark.parametrize("precision", ["none", "ieee"])
+def test_what_torch_may_round_is_as_it_was_after_a_product(precision: str) -> None:
+    may, before = products.MAY_ROUND, products.MAY_ROUND.fp32_precision
+    x, weight, _ = (v.detach() for v in make(48, 20, 32))
+    try:
+        may.fp32_precision = precision
+        products.product(x, weight.mT)
+        assert may.fp32_precision == precision
+        with pytest.raises(RuntimeError):
+            products.product(x, weight)
+        assert may.fp32_precision == precision
+    finally:
+        may.fp32_precision = before
+
+
+def rounded(left: Tensor, right: Tensor) -> Tensor:
+    """As a processor with units for bfloat16 does it."""
+    return torch.bmm(left.bfloat16().float(), right.bfloat16().float())
+
+
+def by_stack(left: Tensor, right: Tensor) -> Tensor:
+    """A run's bits depend on how many it is multiplied with."""
+    return torch.bmm(left, right) * (1 + len(left) * 2**-23)
+
+
+@pytest.mark.parametrize(("product", "exact"), [(torch.bmm, True), (rounded, False), (by_stack, False)])
+def test_a_machine_that_rounds_or_lets_runs_meet_is_found_out(
+    product: Callable, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "product", product)
+    assert products.onednn_is_exact.__wrapped__() is exact
+
+
+def test_where_onednn_is_not_exact_nothing_is_made_by_it(calls: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, bias = (v.detach() for v in make(48, 20, 32))
+    expected = linear(x, weight, bias)
+    assert len(calls) == 1
+    monkeypatch.setattr(products, "onednn_is_exact", lambda: False)
+    torch.testing.assert_close(linear(x, weight, bias), expected)
+    assert len(calls) == 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from study import divergence, methods, training
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule, Run
-from study.embeddings import Tables, touched
+from study.embeddings import Tables, touched, touched_by_groups
+from study.inputs import WholeInputs
 from study.log import Log, Task
 from study.networks import build_network, spec_of, stackable
 from study.streams import batches, stream
@@ -388,16 +390,28 @@ def test_gradients_of_touched_rows_equal_autograd_and_duplicates_are_summed(fixe
                 torch.testing.assert_close(tables.weight[rows, 4 * k : 4 * k + 4], expected, rtol=1e-13, atol=1e-13)
 
 
-def test_touched_finds_distinct_values_and_where_they_stand() -> None:
-    rng = np.random.default_rng(1)
-    for size, high in ((1, 1), (2, 1), (500, 7), (500, 2**40)):
-        values = rng.integers(0, high, size)
-        rows, order, offsets = touched(torch.from_numpy(values))
-        distinct, first, counts = np.unique(np.sort(values), return_index=True, return_counts=True)
-        np.testing.assert_array_equal(rows.numpy(), distinct)
-        np.testing.assert_array_equal(offsets.numpy(), first)
-        np.testing.assert_array_equal(order.numpy(), np.argsort(values, kind="stable"))
-        assert counts.sum() == size
+@pytest.mark.parametrize(("size", "high"), [(1, 1), (2, 1), (500, 7), (500, 2**40), (70_000, 2**14)])
+def test_touched_finds_distinct_values_and_where_they_stand(size: int, high: int) -> None:
+    values = np.random.default_rng(1).integers(0, high, size)
+    distinct, first, counts = np.unique(np.sort(values), return_index=True, return_counts=True)
+    assert counts.sum() == size
+    rows, order, offsets = touched(torch.from_numpy(values))
+    (found,) = touched_by_groups(torch.from_numpy(values), 1, high)
+    for one in (rows, found.rows):
+        np.testing.assert_array_equal(one.numpy(), distinct)
+    for one in (offsets, found.offsets):
+        np.testing.assert_array_equal(one.numpy(), first)
+    for one in (order, found.order):
+        np.testing.assert_array_equal(one.numpy(), np.argsort(values, kind="stable"))
+    np.testing.assert_array_equal(distinct[found.places.numpy()], values)
+
+
+def test_touched_rows_of_groups_are_each_groups_own() -> None:
+    ids = torch.tensor([[4, 0, 4], [4, 0, 4], [1, 2, 0]])
+    found = touched_by_groups((ids + torch.arange(3).unsqueeze(1) * 10).flatten(), 3, 10)
+    assert [one.rows.tolist() for one in found] == [[0, 4], [10, 14], [20, 21, 22]]
+    assert [one.places.tolist() for one in found] == [[1, 0, 1], [1, 0, 1], [1, 2, 0]]
+    assert [one.order.tolist() for one in found] == [[1, 0, 2], [1, 0, 2], [2, 0, 1]]
 
 
 def test_finite_says_which_run_has_a_broken_row() -> None:
@@ -633,21 +647,26 @@ def test_no_step_reads_a_value_back(method: str, model: str, monkeypatch: pytest
         bool(torch.ones(2).sum() > 1)
 
 
+@pytest.mark.parametrize("method", ["clippy", "rollback_lower_lr"])
 @pytest.mark.parametrize("model", ["small_dcn", "small_mmoe"])
-def test_touched_rows_of_a_fixed_number_give_the_same_bits_and_read_nothing_back(
-    model: str, monkeypatch: pytest.MonkeyPatch
+def test_what_a_gpu_does_gives_the_same_bits_and_reads_nothing_back(
+    model: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a GPU does, on CPU."""
-    runs = [make_run(method="clippy", model=model, seed=seed, lr=lr) for seed in (3, 5) for lr in (0.1, 0.3)]
+    """On CPU: all layers of all runs at once, batches as a whole, and touched rows of a fixed number."""
+    monkeypatch.setattr(training.fused, "takes", lambda *_given: False)
+    options = EARLY.get(method, {})
+    runs = [
+        make_run(method=method, model=model, seed=seed, lr=lr, options=options) for seed in (3, 5) for lr in (0.1, 3.0)
+    ]
     expected = train(runs, LOG)
-    gradients, step = Tables.gradients, training._Stack.step
+    step = training._Stack.step
     monkeypatch.setattr(NoWait, "reads", (*NoWait.reads, "unique_consecutive"))
 
     def watched(*arguments: Any) -> Any:
         with NoWait():
             return step(*arguments)
 
-    monkeypatch.setattr(Tables, "gradients", lambda *given, fixed: gradients(*given, fixed=True))
+    monkeypatch.setattr(training, "TouchedInputs", functools.partial(WholeInputs, fixed=True))
     monkeypatch.setattr(training._Stack, "step", watched)
     found = train(runs, LOG)
     assert [bits_of(found, i) for i in range(4)] == [bits_of(expected, i) for i in range(4)]
