@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     if arguments is None:
         _take_secrets_off_the_command_line(getattr(asked, "tracking_uri", None))
+        gc.set_threshold(20_000, 10, 10)  # a quarter of what heavy imports take is looking through what they make
     atexit.register(gc.freeze)  # what is left is freed with the process: collecting it first takes a second
     warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"warning: {message}")
     try:

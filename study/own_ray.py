@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,18 @@ from study import doors, lifeline
 # page by page, costs a stack an eighth of its time. No number changes.
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 2**20))
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
+# In pages of 2 MB: a stack touches more memory than a core has addresses of small ones at hand.
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 # Ray gives its workers nice 15, so that its own processes stay prompt. Beside a busy process on its core a worker then
 # gets a tenth of the time or less. Ours have the priority of `study run`, which `nice study run` lowers.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-from ray._private import ray_constants, services, utils, worker
+from ray._private import ray_constants, services, state, utils, worker
 from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+REGISTERED_SECONDS = 30.0
+"""Within which a raylet that has started is known to the head."""
 
 RAYLET = "Ray's process on this machine (raylet)"
 HEAD = "Ray's head on this machine (GCS)"
@@ -78,11 +84,18 @@ def _children() -> Iterator[None]:
         needed.extend([child] if command[0].endswith(("/raylet", "/gcs_server")) else [])
         return child
 
-    def found(*words: Any) -> Any:
-        """Ray asks for its node again and again, for half a minute, however long its raylet has been dead."""
-        if grouped and any(map(_has_ended, needed)):
-            raise ChildProcessError("a process of Ray's ended as it began")
-        return get_node(*words)
+    def found(gcs_address: str, node_id: str) -> Any:
+        """Ray asks for its node again and again, a second apart, for half a minute, however long its raylet has been
+        dead. So it asks when there is an answer, or none to wait for."""
+        known = state.GlobalState()
+        known._initialize_global_state(services._get_gcs_client_options(gcs_address))
+        end = time.monotonic() + REGISTERED_SECONDS
+        while True:
+            if grouped and any(map(_has_ended, needed)):
+                raise ChildProcessError("a process of Ray's ended as it began")
+            if time.monotonic() > end or any(node["NodeID"] == node_id for node in known.node_table()):
+                return get_node(gcs_address, node_id)
+            time.sleep(0.02)
 
     services.ConsolePopen, services.get_node = started, found  # type: ignore[misc,assignment]
     try:

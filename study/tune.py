@@ -593,12 +593,14 @@ def _trial(
     home: the node of the driver. Another one, which may have joined late, gives a stack back where it cannot take part.
     talk: where the driver and its trials find each other's words in Ray's store of keys.
     """
+    gc.disable()  # what these make lives as long as the process; to look through it as it grows takes a third longer
     import torch
     from ray import tune
 
     from study.checkpoint import StoppedError
     from study.trial import Care, Trial, execute
 
+    gc.enable()
     if "rest" in config:
         _rest(config["rest"], talk)
         tune.report({"runs": 0})
