@@ -20,8 +20,6 @@ from study import doors, lifeline
 # page by page, costs a stack an eighth of its time. No number changes.
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 2**20))
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
-# In pages of 2 MB: a stack touches more memory than a core has addresses of small ones at hand.
-os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 # Ray gives its workers nice 15, so that its own processes stay prompt. Beside a busy process on its core a worker then
 # gets a tenth of the time or less. Ours have the priority of `study run`, which `nice study run` lowers.
 os.environ.setdefault("RAY_worker_niceness", "0")
