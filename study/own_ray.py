@@ -51,7 +51,7 @@ def to_be_started(workers: int | None) -> Iterator[dict[str, Any]]:
         ray_constants.ENABLE_RAY_CLUSTER = False
         read_settings()
         try:
-            with _children(), _no_reporter():
+            with _children(), _few_processes():
                 yield {
                     "include_dashboard": False,
                     "num_cpus": workers,
@@ -120,15 +120,22 @@ def _end(child: subprocess.Popen[bytes], *, grouped: bool) -> None:
 
 
 @contextlib.contextmanager
-def _no_reporter() -> Iterator[None]:
-    """Without a dashboard, Ray still starts its process, for reports of usage. It reports nothing where it is told so,
-    and yet asks the address at which clouds describe a machine to itself, which leaves the machine."""
-    start = Node.start_api_server
-    Node.start_api_server = lambda *_words, **_settings: None  # type: ignore[method-assign]
+def _few_processes() -> Iterator[None]:
+    """Of Ray's processes those alone that trials need.
+
+    Without a dashboard, Ray still starts its process, for reports of usage. It reports nothing where it is told so, and
+    yet asks the address at which clouds describe a machine to itself, which leaves the machine. The other two look for
+    machines to add, and for what workers say to us, which goes nowhere; each takes a third of a second to start.
+    """
+    unused = ("start_api_server", "start_monitor", "start_log_monitor")
+    starts = {name: getattr(Node, name) for name in unused}
+    for name in unused:
+        setattr(Node, name, lambda *_words, **_settings: None)
     try:
         yield
     finally:
-        Node.start_api_server = start  # type: ignore[method-assign]
+        for name, start in starts.items():
+            setattr(Node, name, start)
 
 
 def processes() -> list[lifeline.Process]:

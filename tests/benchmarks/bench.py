@@ -9,7 +9,8 @@ many: its rate is also given for as many runs as ours, and the ratio that we quo
 
 The limit is the rate of this machine's matrix products: as many single-threaded processes as cores, all at once, on
 the products of one stack of 32 (forward, and both of the backward pass), against the products of a run:
-6 * multiplications of a row * batch * steps.
+6 * multiplications of a row * batch * steps. It is measured as torch makes batched products by itself, and as
+`study.products` has it make them.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from typing import Any
 
 import torch
 
-from study import data
+from study import data, products
 from study.config import Recipe
 from study.log import Log
 from study.networks import build_network, spec_of
@@ -42,6 +43,9 @@ LRS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6)
 
 HIDDEN = {"small": (64, 64), "large": (256, 256, 256, 256)}
 """What the plain script is told to build."""
+
+LIMITS = ("torch's own", "our")
+"""By whose products."""
 
 PARTS = ("start-up", "control", "training", "report", "MLflow", "end")
 
@@ -85,14 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log = data.load(asked.data, options, cache)
         gigaflops = gigaflops_of_run(asked.model, log, Recipe(steps=asked.steps))
         print(f"{asked.model} on {asked.data}: {gigaflops:.1f} GFLOP of matrix products a run", flush=True)
-        ours, plain, limits = [], [], []
+        ours, plain, limits = [], [], []  # two limits each
         for repetition in range(asked.repetitions):
             here = Path(folder) / str(repetition)
-            before = machine_gigaflops(asked.model, log)
+            before = [machine_gigaflops(asked.model, log, by) for by in LIMITS]
             ours.append(run_ours(asked, options, cache, here / "ours"))
-            after = machine_gigaflops(asked.model, log)
+            after = [machine_gigaflops(asked.model, log, by) for by in LIMITS]
             plain.append(run_plain(asked, options, cache, here / "plain"))
-            limits.append(60 * (before + after) / 2 / gigaflops)
+            limits.append([60 * statistics.mean(rates) / gigaflops for rates in zip(before, after, strict=True)])
             print(_repetition(repetition + 1, ours[-1], plain[-1], limits[-1]), flush=True)
         print(_summary(ours, plain, limits))
     return 0
@@ -159,19 +163,22 @@ def products_of(model: str, log: Log, recipe: Recipe) -> list[tuple[int, int]]:
     return shapes + ([(len(heads), heads[0].shape[1])] if heads else [])
 
 
-def machine_gigaflops(model: str, log: Log, seconds: float = 2.0) -> float:
-    """GFLOP/s of the model's products, of all cores together: one single-threaded process a core, all at once."""
+def machine_gigaflops(model: str, log: Log, by: str, seconds: float = 2.0) -> float:
+    """GFLOP/s of the model's products, of all cores together: one single-threaded process a core, all at once. by: one
+    of LIMITS."""
     cores, recipe = os.cpu_count() or 1, Recipe()
     with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
         begin = time.time() + 5  # processes take some seconds to start
         work = [
-            pool.submit(_products, products_of(model, log, recipe), recipe.batch, begin, seconds) for _ in range(cores)
+            pool.submit(_products, products_of(model, log, recipe), recipe.batch, by, begin, seconds)
+            for _ in range(cores)
         ]
         return sum(one.result() for one in work)
 
 
-def _products(shapes: Sequence[tuple[int, int]], batch: int, begin: float, seconds: float) -> float:
+def _products(shapes: Sequence[tuple[int, int]], batch: int, by: str, begin: float, seconds: float) -> float:
     torch.set_num_threads(1)
+    product = products.product if by == "our" and products.onednn_is_exact() else torch.bmm
     stacks = [
         (torch.randn(STACK, out, width), torch.randn(STACK, batch, width), torch.randn(STACK, batch, out))
         for out, width in shapes
@@ -180,9 +187,9 @@ def _products(shapes: Sequence[tuple[int, int]], batch: int, begin: float, secon
     done, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
         for weight, inputs, gradient in stacks:
-            torch.bmm(inputs, weight.mT)
-            torch.bmm(gradient, weight)
-            torch.bmm(gradient.mT, inputs)
+            product(inputs, weight.mT)
+            product(gradient, weight)
+            product(gradient.mT, inputs)
         done += 1
     work = 6e-9 * STACK * batch * sum(out * width for out, width in shapes)
     return done * work / (time.perf_counter() - started)
@@ -207,13 +214,14 @@ def _child(command: list[str], cache: Path) -> tuple[list[tuple[float, str]], fl
     return lines, seconds
 
 
-def _repetition(number: int, ours: Timed, plain: Timed, limit: float) -> str:
+def _repetition(number: int, ours: Timed, plain: Timed, limits: Sequence[float]) -> str:
     parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in ours.split.items())
     return "\n".join(
         [
             f"repetition {number}",
             f"  ours   {ours.runs} runs in {ours.seconds:.1f} s: {ours.per_minute:.0f} a minute, "
-            f"{ours.per_minute / limit:.0%} of the limit ({limit:.0f} a minute)",
+            + _shares([ours.per_minute / limit for limit in limits])
+            + f" ({', '.join(f'{limit:.0f}' for limit in limits)} a minute)",
             f"         seconds: {parts}",
             f"  plain  {plain.runs} runs in {plain.seconds:.1f} s: {plain.per_minute:.0f} a minute "
             f"(start-up {plain.split['start-up']:.1f} s; {ours.runs} runs would be "
@@ -222,14 +230,19 @@ def _repetition(number: int, ours: Timed, plain: Timed, limit: float) -> str:
     )
 
 
-def _summary(ours: Sequence[Timed], plain: Sequence[Timed], limits: Sequence[float]) -> str:
+def _shares(shares: Sequence[float]) -> str:
+    return ", ".join(f"{share:.0%} of the limit of {by} products" for share, by in zip(shares, LIMITS, strict=True))
+
+
+def _summary(ours: Sequence[Timed], plain: Sequence[Timed], limits: Sequence[Sequence[float]]) -> str:
     ratios = [o.per_minute / p.per_minute_of(o.runs) for o, p in zip(ours, plain, strict=True)]
-    shares = [o.per_minute / limit for o, limit in zip(ours, limits, strict=True)]
     median = statistics.median
+    of_kinds = zip(*limits, strict=True)
+    shares = [median(o.per_minute / limit for o, limit in zip(ours, kind, strict=True)) for kind in of_kinds]
     return "\n".join(
         [
             f"medians of {len(ours)}",
-            f"  ours   {median(o.per_minute for o in ours):.0f} runs a minute, {median(shares):.0%} of the limit",
+            f"  ours   {median(o.per_minute for o in ours):.0f} runs a minute, {_shares(shares)}",
             f"  plain  {median(p.per_minute for p in plain):.0f} runs a minute as run, "
             f"{median(p.per_minute_of(o.runs) for o, p in zip(ours, plain, strict=True)):.0f} at as many runs as ours",
             f"  ratio  {median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})",
