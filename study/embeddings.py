@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from study.streams import stream
 
-IDS_AT_A_TIME = 2**16
+IDS_AT_A_TIME = 2**13
 """Ids whose rows are looked at together at the end: what that takes must not grow with the table."""
 
 

@@ -24,9 +24,10 @@ MAY_ROUND: Any = getattr(mkldnn, "matmul", None)
 """Its `fp32_precision` says to what torch lets oneDNN round: torch 2.9 has it first."""
 
 LEAST_WIDTH = 16
-"""Of inputs and outputs, for a product that is worth oneDNN's overhead."""
-LEAST_ROWS = 32
-"""Likewise. With as many, torch's own choice of a library is the same for one run and for many."""
+"""Of inputs and outputs, for a layer whose products are worth oneDNN's overhead."""
+LEAST_WORK = 2**13
+"""Multiplications of one run. torch hands oneDNN what has 2**12 or more for all runs together: which library multiplies
+must not depend on how many there are."""
 
 
 class AllRunsAtOnce(TorchFunctionMode):
@@ -70,10 +71,11 @@ def onednn_is_exact() -> bool:
 
 
 def product(left_RNI: Tensor, right_RIO: Tensor, out: Tensor | None = None) -> Tensor:
-    """left @ right of each run, (R, N, O), by oneDNN: of layers that `suits` takes. A side that is neither
-    contiguous nor the transpose of what is gets copied first."""
+    """left @ right of each run, (R, N, O), by oneDNN where it is not tiny: of layers that `suits` takes. A side that is
+    neither contiguous nor the transpose of what is gets copied first."""
     before = MAY_ROUND.fp32_precision
-    MAY_ROUND.fp32_precision = "bf16"
+    if left_RNI[0].numel() * right_RIO.shape[2] >= LEAST_WORK:
+        MAY_ROUND.fp32_precision = "bf16"
     try:
         return torch.bmm(left_RNI, right_RIO) if out is None else torch.bmm(left_RNI, right_RIO, out=out)
     finally:
@@ -82,7 +84,7 @@ def product(left_RNI: Tensor, right_RIO: Tensor, out: Tensor | None = None) -> T
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     same = all(x.dtype == input.dtype for x in (weight, bias) if x is not None)
-    if same and suits(input.dtype, input.device, *weight.shape) and input.shape[:-1].numel() >= LEAST_ROWS:
+    if same and suits(input.dtype, input.device, *weight.shape):
         return _Linear.apply(input, weight, bias)  # type: ignore[return-value]
     return functional.linear(input, weight, bias)
 
