@@ -59,23 +59,29 @@ def onednn_is_exact() -> bool:
             for shape in ((rows, inputs), (outputs, inputs), (rows, outputs))
         )
         for left, right in ((x, weight.mT), (gradient, weight), (gradient.mT, x)):
-            found = product(left, right)
+            found = by_onednn(left, right)
             exact = torch.bmm(left.double(), right.double())
             # bfloat16 is wrong by 1e-3 of the largest, float32 by less than 1e-6.
             if float((found - exact).abs().max()) > 1e-5 * float(exact.abs().max()):
                 return False
-            parts = [product(left[few], right[few]) for few in (slice(0, 1), slice(1, 5))]
+            parts = [by_onednn(left[few], right[few]) for few in (slice(0, 1), slice(1, 5))]
             if not torch.equal(torch.cat(parts), found):
                 return False
     return True
 
 
 def product(left_RNI: Tensor, right_RIO: Tensor, out: Tensor | None = None) -> Tensor:
-    """left @ right of each run, (R, N, O), by oneDNN where it is not tiny: of layers that `suits` takes. A side that is
-    neither contiguous nor the transpose of what is gets copied first."""
+    """left @ right of each run, (R, N, O), of float32 on CPU: by oneDNN where it is exact and the product is not tiny.
+    A side that is neither contiguous nor the transpose of what is gets copied first."""
+    if onednn_is_exact() and left_RNI[0].numel() * right_RIO.shape[2] >= LEAST_WORK:
+        return by_onednn(left_RNI, right_RIO, out)
+    return torch.bmm(left_RNI, right_RIO) if out is None else torch.bmm(left_RNI, right_RIO, out=out)
+
+
+def by_onednn(left_RNI: Tensor, right_RIO: Tensor, out: Tensor | None = None) -> Tensor:
+    """The same, where torch lets oneDNN have it, be it exact or not."""
     before = MAY_ROUND.fp32_precision
-    if left_RNI[0].numel() * right_RIO.shape[2] >= LEAST_WORK:
-        MAY_ROUND.fp32_precision = "bf16"
+    MAY_ROUND.fp32_precision = "bf16"
     try:
         return torch.bmm(left_RNI, right_RIO) if out is None else torch.bmm(left_RNI, right_RIO, out=out)
     finally:

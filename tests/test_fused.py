@@ -8,15 +8,22 @@ import torch
 from torch import Tensor
 
 from models import Spec
-from study import fused
+from study import fused, products
 from study.embeddings import Tables
 from study.fused import FusedRankers
 from study.inputs import Sizes, TouchedInputs
 from study.log import Task
 from study.networks import Stacked, build_network, network_of_seed
-from study.products import onednn_is_exact
 
-pytestmark = pytest.mark.skipif(not onednn_is_exact(), reason="this machine has no exact oneDNN")
+
+@pytest.fixture(autouse=True, params=["oneDNN", "MKL"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whose products: this machine's, and those of one where oneDNN would round."""
+    if request.param == "MKL":
+        monkeypatch.setattr(products, "onednn_is_exact", lambda: False)
+    elif not products.onednn_is_exact():
+        pytest.skip("on this machine, oneDNN rounds")
+
 
 CPU = torch.device("cpu")
 TASKS = (

@@ -36,9 +36,9 @@ def make(rows: int, inputs: int, outputs: int, runs: int = 3) -> tuple[Tensor, T
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The left sides' shapes of all products that went by oneDNN."""
     seen: list[tuple[int, ...]] = []
-    product: Callable = products.product
+    product: Callable = products.by_onednn
     monkeypatch.setattr(
-        products, "product", lambda left, *rest: (seen.append(tuple(left.shape)), product(left, *rest))[1]
+        products, "by_onednn", lambda left, *rest: (seen.append(tuple(left.shape)), product(left, *rest))[1]
     )
     return seen
 
@@ -126,10 +126,10 @@ def test_what_torch_may_round_is_as_it_was_after_a_product(precision: str) -> No
     x, weight, _ = (v.detach() for v in make(48, 20, 32))
     try:
         may.fp32_precision = precision
-        products.product(x, weight.mT)
+        products.by_onednn(x, weight.mT)
         assert may.fp32_precision == precision
         with pytest.raises(RuntimeError):
-            products.product(x, weight)
+            products.by_onednn(x, weight)
         assert may.fp32_precision == precision
     finally:
         may.fp32_precision = before
@@ -149,7 +149,7 @@ def by_stack(left: Tensor, right: Tensor) -> Tensor:
 def test_a_machine_that_rounds_or_lets_runs_meet_is_found_out(
     product: Callable, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "product", product)
+    monkeypatch.setattr(products, "by_onednn", product)
     assert products.onednn_is_exact.__wrapped__() is exact
 
 
