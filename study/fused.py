@@ -32,6 +32,7 @@ def takes(network: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a network is of the kind that is computed here."""
     return (
         type(network) is Ranker
+        and type(network.front) in (nn.Identity, CrossNorm)
         and type(network.heads) is Heads
         and type(network.bottom) is nn.Sequential
         and (dtype, device.type) == (torch.float32, "cpu")

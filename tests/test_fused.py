@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from models import Spec
-from study import fused, products
+from study import fused, plugins, products
 from study.embeddings import Tables
 from study.fused import FusedRankers
 from study.inputs import Sizes, TouchedInputs
 from study.log import Task
 from study.networks import Stacked, build_network, network_of_seed
+from study.training import _kind_of_stack
 
 
 @pytest.fixture(autouse=True, params=["oneDNN", "MKL"])
@@ -188,11 +189,33 @@ def test_a_run_has_the_same_bits_however_many_go_together(model: str, monkeypatc
         assert all(torch.equal(other[name], expected) for other in found[1:]), name
 
 
+@pytest.mark.parametrize("model", [model for model in plugins.names("models") if not model.startswith("paper")])
+def test_whatever_way_a_network_goes_its_logits_are_its_own(model: str) -> None:
+    """Every layer takes part: against the network itself, on the rows that it is given."""
+    kind = _kind_of_stack(model, spec(), build_network(model, spec()), torch.float32, CPU)
+    stack, found = learned(kind, model, spec(), 1, 2)
+    inputs, _ = batch_of(spec(), 1, 2)
+    for run, rows_BI in enumerate(inputs.rows()):
+        expected = network_of_seed(model, spec(), run)(rows_BI).mT
+        torch.testing.assert_close(found["logits"][run], expected, rtol=1e-4, atol=1e-5)
+    untouched = [name for name in stack.parameters if not found[name].any()]
+    assert not untouched, "every parameter has a gradient"
+
+
 def test_only_shared_bottoms_of_float32_on_cpu_are_taken() -> None:
     def taken(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> bool:
         return fused.takes(build_network(model, spec()), dtype, torch.device(device))
 
     assert [taken(model) for model in (*MODELS, "paper_small")] == [True] * 5
-    assert not any(taken(model) for model in ("small_mmoe", "own_models.linear", "own_models.batch_norm"))
+    assert not any(
+        taken(model)
+        for model in (
+            "small_dcn_unnormed",
+            "large_dcn_unnormed",
+            "small_mmoe",
+            "own_models.linear",
+            "own_models.batch_norm",
+        )
+    )
     assert not taken("small", torch.float64)
     assert not taken("small", device="cuda")
