@@ -6,7 +6,7 @@ few enough to stay in the cache, and a run's inputs are picked from them, and it
 after the other. On a GPU, a batch is read and differentiated as a whole, and no number is asked of the device.
 
 Shape letters: R runs, G groups of K runs that share a seed (R = G * K), B batch, F id features, E embedding dimension,
-D numbers, I = F * E + D inputs, P inputs filled up to whole words, N = B * F ids, U touched ids, C runs at a time.
+D numbers, I = F * E + D inputs, N = B * F ids, U touched ids, C runs at a time.
 """
 
 from abc import ABC, abstractmethod

@@ -427,11 +427,9 @@ class _Stack:
                 self._chained(step, leaves)
                 self._show(step, leaves)
                 lr_GK, weight = self.method.lr(step).view(self.groups, self.runs_of_group), self.inputs.weight_U
-                if self.snapshots:  # which may have put rows back to what they were
-                    gradient, weight = (
-                        self.tables.without(rows_U, gradient, self.snapshots.resting.view_as(lr_GK)),
-                        None,
-                    )
+                if self.snapshots:
+                    gradient = self.tables.without(rows_U, gradient, self.snapshots.resting.view_as(lr_GK))
+                    weight = None  # rows may have been put back to what they were
                 self.tables.adagrad(rows_U, gradient, lr_GK, self.recipe.eps, weight)
         for weight, leaf in zip(parameters.values(), leaves, strict=True):
             weight.sub_(leaf.update)
