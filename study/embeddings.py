@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from study.streams import stream
+from study.wide_words import words
 
 IDS_AT_A_TIME = 2**13
 """Ids whose rows are looked at together at the end: what that takes must not grow with the table."""
@@ -92,12 +93,12 @@ class Tables:
         are at hand; overwritten."""
         work = gradient * gradient
         accumulator = self.accumulator.index_select(0, rows_U).add_(work)
-        self.accumulator.index_copy_(0, rows_U, accumulator)
+        _put(self.accumulator, rows_U, accumulator)
         update = torch.div(gradient, accumulator.add_(eps).sqrt_(), out=work)
         # For each number, not for each run: a product with few numbers in a row costs six times as much.
         lr = lr_GK.repeat_interleave(self.dim, dim=1).index_select(0, self._groups(rows_U))
         weight = self.weight.index_select(0, rows_U) if weight is None else weight
-        self.weight.index_copy_(0, rows_U, weight.sub_(update.mul_(lr)))
+        _put(self.weight, rows_U, weight.sub_(update.mul_(lr)))
 
     def without(self, rows_U: Tensor, gradient: Tensor, runs_GK: Tensor) -> Tensor:
         """The gradient with zeros for these runs: Adagrad then changes no bit of theirs."""
@@ -208,6 +209,11 @@ def touched_or_none(positions: Tensor, none: int) -> tuple[Tensor, Tensor, Tenso
     rows_U = torch.full_like(ordered, none).scatter_(0, of_value, ordered)
     offsets_U = torch.full_like(ordered, count).scatter_reduce_(0, of_value, places, "amin")
     return rows_U, order, offsets_U
+
+
+def _put(table: Tensor, rows_U: Tensor, values: Tensor) -> None:
+    table, values = words(table, values)
+    table.index_copy_(0, rows_U, values)
 
 
 def _normal(seed: int, rows: int, dim: int) -> Tensor:

@@ -5,14 +5,15 @@ cache. Here a few runs go through all their layers, their loss and back while th
 only their activations are ever kept. Equal to `Stacked` but for rounding (tests/test_fused.py); what it earns stands in
 docs/performance.md. All other networks go by `Stacked`.
 
-Shape letters: R runs, C of them at a time, B batch, I inputs, O outputs of a layer, H width of the last hidden layer, T
-tasks.
+Shape letters: R runs, C of them at a time, B batch, I inputs, P inputs filled up with zeros (`study.inputs`), O outputs
+of a layer, H width of the last hidden layer, T tasks.
 """
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models._ranker import CrossNorm, Heads, Ranker
 from study.inputs import Inputs, TouchedInputs
@@ -69,9 +70,9 @@ class FusedRankers(Stacked):
         logits_RTB = torch.empty_like(labels_RTB)
         with torch.inference_mode():  # an operation costs less than without a gradient alone
             self.heads.prepare()
-            for runs, rows_CBI in self._parts(inputs):
+            for runs, rows in self._parts(inputs):
                 part = slice(runs.start, runs.stop)
-                logits_CTB, activations = self._forward(part, rows_CBI)
+                logits_CTB, activations = self._forward(part, rows)
                 logits_RTB[part] = logits_CTB
                 gradient_CTB = by_logits(logits_CTB, labels_RTB[part])
                 gradient_CBI = self._backward(part, activations, gradient_CTB, inputs.embedded_width)
@@ -89,18 +90,20 @@ class FusedRankers(Stacked):
             return torch.cat(parts)
 
     def _parts(self, inputs: TouchedInputs) -> Iterator[tuple[range, Tensor]]:
-        """A few runs after the other, and what they read."""
+        """A few runs after the other, and what they read: (C, B, P), or (C, B, I) for a cross layer, whose norm is of
+        the inputs alone."""
         widths = inputs.width * (3 if self.front else 1) + sum(layer.weight_ROI.shape[1] for layer in self.bottom)
         most = max(1, BYTES_AT_A_TIME // (widths * inputs.batch * inputs.dtype.itemsize))
         for first in range(0, inputs.runs, most):
             runs = range(first, min(first + most, inputs.runs))
-            yield runs, inputs.rows_of(runs)
+            rows_CBP = inputs.rows_of(runs)
+            yield runs, rows_CBP[:, :, : inputs.width].contiguous() if self.front else rows_CBP
 
-    def _forward(self, part: slice, rows_CBI: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _forward(self, part: slice, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits (C, T, B), and what each layer read, the heads last."""
-        activations = [rows_CBI]
+        activations = [rows]
         if self.front:
-            activations.append(self.front.forward(part, rows_CBI))
+            activations.append(self.front.forward(part, rows))
         for layer in self.bottom:
             hidden = layer.forward(part, activations[-1]).relu_()
             activations.append(hidden if self.limits_R11 is None else hidden.clamp_(max=self.limits_R11[part]))
@@ -120,20 +123,26 @@ class FusedRankers(Stacked):
 
 
 class _Linear:
-    """A linear layer of all runs."""
+    """A linear layer of all runs. Its inputs may be wider than its weights, P in place of I: what is filled up is 0."""
 
     def __init__(self, both: dict[str, tuple[Tensor, Tensor]], name: str) -> None:
         self.weight_ROI, self.of_weight_ROI = both[f"{name}.weight"]
         bias_RO, self.of_bias_RO = both[f"{name}.bias"]
         self.bias_R1O = bias_RO.unsqueeze(1)
 
-    def forward(self, part: slice, inputs_CBI: Tensor) -> Tensor:
-        return product(inputs_CBI, self.weight_ROI[part].mT).add_(self.bias_R1O[part])
+    def forward(self, part: slice, inputs_CBP: Tensor) -> Tensor:
+        weight, filled = self.weight_ROI[part], inputs_CBP.shape[2] - self.weight_ROI.shape[2]
+        weight = functional.pad(weight, (0, filled)) if filled else weight
+        return product(inputs_CBP, weight.mT).add_(self.bias_R1O[part])
 
-    def backward(self, part: slice, inputs_CBI: Tensor, gradient_CBO: Tensor, most: int | None = None) -> Tensor:
+    def backward(self, part: slice, inputs_CBP: Tensor, gradient_CBO: Tensor, most: int | None = None) -> Tensor:
         """The gradient by the inputs, or by so many of them; those by weight and bias are kept."""
         torch.sum(gradient_CBO, 1, out=self.of_bias_RO[part])
-        product(gradient_CBO.mT, inputs_CBI, out=self.of_weight_ROI[part])
+        width = self.weight_ROI.shape[2]
+        if inputs_CBP.shape[2] == width:
+            product(gradient_CBO.mT, inputs_CBP, out=self.of_weight_ROI[part])
+        else:
+            self.of_weight_ROI[part] = product(gradient_CBO.mT, inputs_CBP)[:, :, :width]
         # Rows that lie apart are 100 times slower.
         return product(gradient_CBO, self.weight_ROI[part, :, :most].contiguous())
 
@@ -147,7 +156,7 @@ class _Cross:
         (self.scale_RI, self.of_scale_RI), (self.shift_RI, self.of_shift_RI) = (
             both[f"front.norm.{kind}"] for kind in ("weight", "bias")
         )
-        self.kept: tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]
+        self.kept: tuple[Tensor, Tensor, list[list[Tensor]]]
 
     def forward(self, part: slice, rows_CBI: Tensor) -> Tensor:
         crossed = self.cross.forward(part, rows_CBI)

@@ -3,10 +3,12 @@
 Tables work on all runs of a seed at once, an id's rows side by side; a network reads and differentiates the rows of
 one run. Here is where one layout becomes the other, in two ways. On a CPU, the rows that a batch touches are read once,
 few enough to stay in the cache, and a run's inputs are picked from them, and its gradients summed into theirs, one run
-after the other. On a GPU, a batch is read and differentiated as a whole, and no number is asked of the device.
+after the other; its numbers lie there as if they were rows too, so that a whole batch of inputs is picked at once. On a
+GPU, a batch is read and differentiated as a whole, and no number is asked of the device.
 
 Shape letters: R runs, G groups of K runs that share a seed (R = G * K), B batch, F id features, E embedding dimension,
-D numbers, I = F * E + D inputs, N = B * F ids, U touched ids, C runs at a time.
+D numbers, I = F * E + D inputs, P inputs filled up with zeros to whole embeddings, N = B * F ids, U touched ids, C runs
+at a time.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from study.embeddings import Tables, Touched, touched_by_groups
+from study.wide_words import copy_words, empty_rows, widest_word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +38,7 @@ class Sizes:
 class Inputs(ABC):
     """A batch's inputs, and the gradient by its embeddings; buffers that live as long as the stack.
 
-    numbers_GBD: set for each batch. weight_U: the touched rows of the tables, (U, K * E), as they were when the batch
-    was read, where they are at hand.
+    weight_U: the touched rows of the tables, (U, K * E), as they were when the batch was read, where they are at hand.
     """
 
     def __init__(self, sizes: Sizes) -> None:
@@ -49,9 +51,15 @@ class Inputs(ABC):
         self.numbers_GBD = torch.zeros(self.groups, self.batch, self.numbers, dtype=self.dtype, device=self.device)
         self.weight_U: Tensor | None = None
 
+    def read(self, tables: Tables, positions: Tensor, numbers_GBD: Tensor) -> None:
+        """Take a batch. positions: as `Tables.positions`, which see; empty without id features."""
+        self.numbers_GBD.copy_(numbers_GBD)
+        if self.features:
+            self._read(tables, positions)
+
     @abstractmethod
-    def read(self, tables: Tables, positions: Tensor) -> None:
-        """Take the embeddings of a batch. positions: as `Tables.positions`, which see."""
+    def _read(self, tables: Tables, positions: Tensor) -> None:
+        """Take the embeddings of a batch, whose numbers are there."""
 
     @abstractmethod
     def rows(self) -> Tensor:
@@ -80,8 +88,7 @@ class WholeInputs(Inputs):
         self.gradient_GBFKE = torch.zeros_like(self.embedded_GBFKE)
         self.positions = torch.zeros(0, dtype=torch.int64)
 
-    def read(self, tables: Tables, positions: Tensor) -> None:
-        """As `Inputs.read`."""
+    def _read(self, tables: Tables, positions: Tensor) -> None:
         self.positions = positions
         tables.read(positions, self.embedded_GBFKE)
 
@@ -110,52 +117,76 @@ class WholeInputs(Inputs):
 
 
 class TouchedInputs(Inputs):
-    """The rows that a batch touches, from which each run's inputs are picked; on CPU."""
+    """The rows that a batch touches, from which each run's inputs are picked; on CPU.
+
+    padded_width: P.
+    """
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
         self.word = widest_word(self.dim, self.dtype)
+        self.rows_of_numbers = -(-self.numbers // self.dim) if self.features else 0
+        """As many rows of a table would hold an example's numbers."""
+        self.padded_width = (self.features + self.rows_of_numbers) * self.dim if self.features else self.numbers
+        self.numbers_GNE = torch.zeros(self.groups, self.batch * self.rows_of_numbers, self.dim, dtype=self.dtype)
         self.touched: list[Touched] = []
         self.rows_U = torch.zeros(0, dtype=torch.int64)
-        self.weights: list[Tensor] = []
-        """Of each group, (K, U, words of E): a run's own rows lie together, and in the cache while it is at work."""
+        self.picked_from: list[Tensor] = []
+        """Of each group, (K, U + rows of the batch's numbers, words of E): a run's own rows lie together, and in the
+        cache while it is at work."""
+        self.places: list[Tensor] = []
+        """Of each group, where in these rows a batch's inputs are, (B * P / E,)."""
         self.gradients_of: list[Tensor] = []
-        self.rows_CBI = torch.zeros(0, self.batch, self.width, dtype=self.dtype)
+        self.rows_CBP = torch.zeros(0, self.batch, self.padded_width, dtype=self.dtype)
 
-    def read(self, tables: Tables, positions: Tensor) -> None:
-        """As `Inputs.read`."""
+    def _read(self, tables: Tables, positions: Tensor) -> None:
         self.touched = touched_by_groups(positions, self.groups, tables.ids)
         self.rows_U = torch.cat([found.rows for found in self.touched])
         self.weight_U = tables.weight.index_select(0, self.rows_U)
         weight_UKE = self.weight_U.view(-1, self.runs_of_group, self.dim).view(self.word)
-        parts = weight_UKE.split([len(found.rows) for found in self.touched])
-        self.weights = [part.transpose(0, 1).contiguous() for part in parts]
-        self.gradients_of = [torch.empty_like(weight_KUE) for weight_KUE in self.weights]
+        numbers_GBP = self.numbers_GNE.view(self.groups, self.batch, self.rows_of_numbers * self.dim)
+        numbers_GBP[:, :, : self.numbers] = self.numbers_GBD
+        numbers_GNE = self.numbers_GNE.view(self.word)
+        self.picked_from, self.places, self.gradients_of = [], [], []
+        touched = [len(found.rows) for found in self.touched]
+        for found, part_UKE, numbers_NE in zip(self.touched, weight_UKE.split(touched), numbers_GNE, strict=True):
+            count = len(part_UKE)
+            rows = part_UKE.new_empty(self.runs_of_group, count + len(numbers_NE), part_UKE.shape[2])
+            rows[:, :count] = part_UKE.transpose(0, 1)
+            rows[:, count:] = numbers_NE
+            self.picked_from.append(rows)
+            after = torch.arange(count, rows.shape[1], dtype=found.places.dtype).view(self.batch, self.rows_of_numbers)
+            self.places.append(torch.cat([found.places.view(self.batch, -1), after], 1).flatten())
+            self.gradients_of.append(part_UKE.new_empty(self.runs_of_group, count, part_UKE.shape[2]))
 
     def rows(self) -> Tensor:
         """As `Inputs.rows`."""
         rows_RBI = torch.empty(self.runs, self.batch, self.width, dtype=self.dtype)
-        self._pick(range(self.runs), rows_RBI)
+        rows_BP = torch.empty(self.batch, self.padded_width, dtype=self.dtype)
+        for run, rows_BI in enumerate(rows_RBI):
+            self._pick(run, rows_BP)
+            rows_BI.copy_(rows_BP[:, : self.width])
         return rows_RBI
 
     def rows_of(self, runs: range) -> Tensor:
-        """The inputs (C, B, I) of some runs, in the place of the last ones."""
-        if len(runs) > len(self.rows_CBI):
-            self.rows_CBI = self.rows_CBI.new_empty(len(runs), self.batch, self.width)
-        rows_CBI = self.rows_CBI[: len(runs)]
-        self._pick(runs, rows_CBI)
-        return rows_CBI
+        """The inputs of some runs, (C, B, P), in the place of the last ones."""
+        if len(runs) > len(self.rows_CBP):
+            self.rows_CBP = self.rows_CBP.new_empty(len(runs), self.batch, self.padded_width)
+        rows_CBP = self.rows_CBP[: len(runs)]
+        for run, rows_BP in zip(runs, rows_CBP, strict=True):
+            self._pick(run, rows_BP)
+        return rows_CBP
 
-    def _pick(self, runs: range, rows_CBI: Tensor) -> None:
-        for run, rows_BI in zip(runs, rows_CBI, strict=True):
-            group, k = divmod(run, self.runs_of_group)
-            if self.numbers:
-                rows_BI[:, self.embedded_width :] = self.numbers_GBD[group]
-            if self.features:
-                own = self.weights[group][k]
-                own = own.squeeze(1) if own.shape[1] == 1 else own  # torch picks single ones in a third of the time
-                picked = own.index_select(0, self.touched[group].places).view(self.dtype)
-                rows_BI[:, : self.embedded_width] = picked.view(self.batch, -1)
+    def _pick(self, run: int, rows_BP: Tensor) -> None:
+        group, k = divmod(run, self.runs_of_group)
+        if not self.features:
+            rows_BP.copy_(self.numbers_GBD[group])
+            return
+        own = self.picked_from[group][k]
+        out = rows_BP.view(-1, self.dim).view(self.word)
+        if out.shape[1] == 1:  # torch picks single words in a third of the time
+            own, out = own.squeeze(1), out.squeeze(1)
+        torch.index_select(own, 0, self.places[group], out=out)
 
     def take_gradient(self, gradient_RBI: Tensor) -> None:
         """As `Inputs.take_gradient`."""
@@ -174,41 +205,3 @@ class TouchedInputs(Inputs):
         """As `Inputs.gradients`."""
         parts = [gradient_KUE.transpose(0, 1).flatten(1) for gradient_KUE in self.gradients_of]
         return self.rows_U, torch.cat(parts).view(self.dtype)
-
-
-def empty_rows(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An empty tensor whose rows begin at multiples of 4 elements, so that whole words of them can be moved."""
-    *leading, width = shape
-    return torch.empty(*leading, whole_words(width), dtype=dtype, device=device)[..., :width]
-
-
-def whole_words(width: int) -> int:
-    """The next multiple of 4."""
-    return -(-width // 4) * 4
-
-
-def widest_word(width: int, dtype: torch.dtype) -> torch.dtype:
-    """The widest unit, up to 16 bytes, of which so many elements consist: to move one costs the same for each."""
-    for unit in (torch.complex128, torch.complex64):
-        if unit.itemsize > dtype.itemsize and width * dtype.itemsize % unit.itemsize == 0:
-            return unit
-    return dtype
-
-
-def words(*tensors: Tensor) -> list[Tensor]:
-    """Views of the same memory in the widest units, up to 16 bytes, that the last dimension of all of them consists
-    of: a permuted copy costs the same for each unit."""
-    for unit in (torch.complex128, torch.complex64):
-        floats = unit.itemsize // tensors[0].element_size()
-        if floats > 1 and all(
-            x.stride(-1) == 1 and not any(n % floats for n in (x.shape[-1], x.storage_offset(), *x.stride()[:-1]))
-            for x in tensors
-        ):
-            return [x.view(unit) for x in tensors]
-    return list(tensors)
-
-
-def copy_words(source: Tensor, target: Tensor) -> None:
-    """Copy, in the widest units."""
-    source, target = words(source, target)
-    target.copy_(source)

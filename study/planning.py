@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STACK_RUNS_CPU = 32
+STACK_RUNS_CPU = 40
 """Runs of a CPU stack at most: more do not train faster, and fewer, longer trials balance worse over the cores."""
 
 STACK_RUNS_GPU = 1024

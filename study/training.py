@@ -397,10 +397,9 @@ class _Stack:
     def _read(self, rows_GB: Tensor) -> None:
         """Fill the inputs with a batch."""
         rows = rows_GB.flatten()
-        ids_GBF = self.ids_NF.index_select(0, rows).view(*rows_GB.shape, -1)
-        if self.tables.features:
-            self.inputs.read(self.tables, self.tables.positions(ids_GBF))
-        self.inputs.numbers_GBD.view(len(rows), -1).copy_(self.numbers_ND.index_select(0, rows))
+        ids_GBF = self.ids_NF.index_select(0, rows).view(*rows_GB.shape, self.tables.features)
+        numbers_GBD = self.numbers_ND.index_select(0, rows).view(*rows_GB.shape, self.inputs.numbers)
+        self.inputs.read(self.tables, self.tables.positions(ids_GBF), numbers_GBD)
 
     def _update(self, step: int, gradients: Sequence[Tensor]) -> None:
         parameters = self.network.parameters

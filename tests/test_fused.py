@@ -68,9 +68,9 @@ def batch_of(
     generator = torch.Generator().manual_seed(seed)
     tables.weight.copy_(torch.randn(tables.weight.shape, generator=generator))
     inputs = TouchedInputs(sizes)
-    inputs.numbers_GBD.copy_(torch.randn(inputs.numbers_GBD.shape, generator=generator))
-    if spec.features:
-        inputs.read(tables, tables.positions(torch.randint(12, (groups, 32, spec.features), generator=generator)))
+    numbers_GBD = torch.randn(inputs.numbers_GBD.shape, generator=generator)
+    ids_GBF = torch.randint(12, (groups, 32, spec.features), generator=generator)
+    inputs.read(tables, tables.positions(ids_GBF), numbers_GBD)
     return inputs, tables
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from study.embeddings import Tables
-from study.inputs import Inputs, Sizes, TouchedInputs, WholeInputs, copy_words, empty_rows, widest_word, words
+from study.inputs import Inputs, Sizes, TouchedInputs, WholeInputs
 
 CPU = torch.device("cpu")
 VOCABULARY = (3, 5, 40)
@@ -32,9 +32,8 @@ def made(kind: type[Inputs], sizes: Sizes) -> tuple[Inputs, Tables, Tensor]:
     ids = [torch.randint(codes, shape, generator=generator) for codes in VOCABULARY[: sizes.features]]
     ids_GBF = torch.stack([*ids, torch.zeros(shape, dtype=torch.int64)], 2)[:, :, : sizes.features]
     inputs = WholeInputs(sizes, fixed=False) if kind is WholeInputs else TouchedInputs(sizes)
-    inputs.numbers_GBD.normal_(generator=generator)
-    if sizes.features:
-        inputs.read(tables, tables.positions(ids_GBF))
+    numbers_GBD = torch.randn(*shape, sizes.numbers, dtype=sizes.dtype, generator=generator)
+    inputs.read(tables, tables.positions(ids_GBF), numbers_GBD)
     return inputs, tables, ids_GBF
 
 
@@ -76,7 +75,10 @@ def test_rows_are_embeddings_feature_by_feature_and_then_numbers(
         for few in range(1, inputs.runs + 1):
             for first in range(inputs.runs - few + 1):
                 runs = range(first, first + few)
-                assert torch.equal(inputs.rows_of(runs), expected[first : first + few])
+                rows_CBP = inputs.rows_of(runs)
+                assert torch.equal(rows_CBP[:, :, : inputs.width], expected[first : first + few])
+                assert rows_CBP.shape[2] - inputs.width == -sizes_of(shape).numbers % shape[2]
+                assert not rows_CBP[:, :, inputs.width :].any()
 
 
 @pytest.mark.parametrize("kind", [WholeInputs, TouchedInputs])
@@ -148,46 +150,3 @@ def test_rows_at_hand_are_those_of_the_tables_when_the_batch_was_read() -> None:
     tables.adagrad(rows_U, gradient, lr_GK, 1e-7)
     assert torch.equal(tables.weight, at_hand)
     assert not torch.equal(at_hand, made(TouchedInputs, sizes_of((2, 3, 4, 5)))[1].weight)
-
-
-def test_the_widest_word_is_what_the_elements_consist_of() -> None:
-    float32 = [widest_word(width, torch.float32) for width in (1, 2, 3, 4, 6, 16)]
-    assert float32 == [
-        torch.float32,
-        torch.complex64,
-        torch.float32,
-        torch.complex128,
-        torch.complex64,
-        torch.complex128,
-    ]
-    assert [widest_word(width, torch.float64) for width in (1, 2, 3)] == [
-        torch.float64,
-        torch.complex128,
-        torch.float64,
-    ]
-
-
-def test_words_are_as_wide_as_all_rows_allow() -> None:
-    dense = torch.randn(3, 8)
-    (whole,) = words(dense)
-    assert whole.dtype == torch.complex128
-    assert whole.shape == (3, 2)
-    assert whole.data_ptr() == dense.data_ptr()
-    assert [x.dtype for x in words(dense, torch.randn(3, 6))] == [torch.complex64] * 2
-    assert words(torch.randn(3, 5))[0].dtype == torch.float32
-    assert words(torch.randn(3, 12)[:, 1:9])[0].dtype == torch.float32, "rows begin at odd places"
-    assert words(torch.randn(3, 10)[:, :8])[0].dtype == torch.complex64, "rows lie 10 floats apart"
-    assert words(torch.randn(3, 3, dtype=torch.float64))[0].dtype == torch.float64
-
-
-def test_copies_in_words_keep_every_bit_of_a_nan() -> None:
-    source = torch.tensor([[0x7FC00001, 0x7F800000, 0, 1]], dtype=torch.int32).view(torch.float32)
-    target = torch.zeros(1, 4)
-    copy_words(source, target)
-    assert torch.equal(target.view(torch.int32), source.view(torch.int32))
-
-
-def test_empty_rows_begin_at_whole_words() -> None:
-    rows = empty_rows(2, 3, 5, dtype=torch.float32, device=CPU)
-    assert rows.shape == (2, 3, 5)
-    assert rows.stride() == (24, 8, 1)
