@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bench
-import plain_ray_tune
+import plain_torch
 
 from study import data, record
 from study.config import Recipe
@@ -57,18 +57,18 @@ def test_a_plain_rate_for_more_runs_starts_up_once():
 
 
 def test_the_plain_loop_learns_and_diverges(cache):
-    shared = plain_ray_tune.shared_of(data.load("synthetic", OPTIONS, cache), (64, 64), steps=60)
-    start = plain_ray_tune.train({"lr": 1e-6, "seed": 0}, shared)
-    learned = plain_ray_tune.train({"lr": 0.05, "seed": 0}, shared)
-    thrown = plain_ray_tune.train({"lr": 1e4, "seed": 0}, shared)
+    shared = plain_torch.shared_of(data.load("synthetic", OPTIONS, cache), (64, 64), steps=60)
+    start = plain_torch.train({"lr": 1e-6, "seed": 0}, shared)
+    learned = plain_torch.train({"lr": 0.05, "seed": 0}, shared)
+    thrown = plain_torch.train({"lr": 1e4, "seed": 0}, shared)
     assert learned["loss"] < start["loss"]
     assert learned["auc_click"] > 0.6
     assert not thrown["loss"] < 2 * start["loss"]  # NaN is as good as large
 
 
 def test_auc_by_pencil():
-    assert plain_ray_tune.auc(np.array([0.1, 0.2, 0.3, 0.3]), np.array([False, True, False, True])) == 3.5 / 4 - 0.25
-    assert plain_ray_tune.auc(np.array([0.1, math.nan]), np.array([False, True])) == 0.5
+    assert plain_torch.auc(np.array([0.1, 0.2, 0.3, 0.3]), np.array([False, True, False, True])) == 3.5 / 4 - 0.25
+    assert plain_torch.auc(np.array([0.1, math.nan]), np.array([False, True])) == 0.5
 
 
 def test_machine_rate_is_of_this_world(cache):

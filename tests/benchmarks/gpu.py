@@ -1,0 +1,317 @@
+"""The engine alone on one device: stacks against one process a run, what share of the device's products, who waits.
+
+    python tests/benchmarks/gpu.py --data-dir DIR [--device cuda] [--only rate,waits,small,paper,edges] [--runs 10000]
+
+It needs torch, numpy and pandas, and neither Ray nor MLflow. Its parts:
+
+rate    TFLOP/s of large square products, in float32, TF32 and bfloat16: the limit for all that follows.
+waits   steps under torch's sync debug mode "error", which ends at the first operation that waits for the device; and
+        how many kernels a step starts.
+small   runs of `small` in stacks; against `plain_torch` as one process, and as sixteen that share the device.
+paper   steps of `paper_small` and `paper_large_dcn`: TFLOP/s, and the share of the rate of that precision.
+edges   P(divergence) of `small` over lrs, the same runs in float32 and in TF32, and how many runs end differently.
+
+On a CPU the parts run too (without what a CPU does not have), to see that they work.
+"""
+
+import argparse
+import contextlib
+import math
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from study import data, divergence
+from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Recipe, Rule, Run, Study
+from study.log import Log
+from study.planning import SHARE_OF_GPU, STACK_RUNS_GPU, bytes_of_run
+from study.training import Trained, train
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import plain_torch
+from bench import HIDDEN, ROOT, gigaflops_of_run
+
+PARTS = ("rate", "waits", "small", "paper", "edges")
+PAPER = ("paper_small", "paper_large_dcn")
+PRECISIONS = {"float32": (torch.float32, "ieee"), "TF32": (torch.float32, "tf32"), "bfloat16": (torch.bfloat16, "ieee")}
+"""Type of what is multiplied, and what torch may make of float32 on the way."""
+WARM = 10
+"""Steps before anything is timed or watched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """Of one stack: seconds of everything, and of a step after the first ones."""
+
+    seconds: float
+    of_step: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--runs", type=int, default=10_000, help="of small (default: 10000)")
+    parser.add_argument("--stack", type=int, help="runs of a stack (default: as a study would)")
+    parser.add_argument("--steps", type=int, help="of a run (default: one pass)")
+    parser.add_argument("--paper-steps", type=int, default=40, help="of the paper's networks (default: 40)")
+    parser.add_argument("--paper", default=",".join(PAPER), help="models in their place")
+    parser.add_argument("--seeds", type=int, default=20, help="of each lr, for edges (default: 20)")
+    parser.add_argument("--processes", type=int, default=16, help="that share the device (default: 16)")
+    parser.add_argument("--data", default="kuairand", help="data source (default: kuairand)")
+    parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared/data/KuaiRand-Pure")
+    parser.add_argument("--rows", type=int, help="of synthetic data")
+    asked = parser.parse_args(arguments)
+    parts = asked.only.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if asked.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("this machine has no GPU that torch can use; --device cpu shows that the parts run")
+
+    options = {"dir": str(asked.data_dir.resolve())} if asked.data == "kuairand" else {}
+    options |= {"rows": asked.rows} if asked.rows else {}
+    with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
+        log = data.load(asked.data, options, Path(folder))
+        print(f"{name_of(asked.device)}, torch {torch.__version__}", flush=True)
+        rates = matrix_rates(asked.device)
+        for part in parts:
+            for line in SAYS[part](asked, log, rates):
+                print(line, flush=True)
+    return 0
+
+
+# --- the parts ---------------------------------------------------------------------------------------------------
+
+
+def say_rate(_asked: argparse.Namespace, _log: Log, rates: dict[str, float]) -> Iterator[str]:
+    yield "rate: " + ", ".join(f"{kind} {rate:.3g} TFLOP/s" for kind, rate in rates.items())
+
+
+def say_waits(asked: argparse.Namespace, log: Log, _rates: dict[str, float]) -> Iterator[str]:
+    steps = WARM + 10
+    runs = runs_of("small", min(asked.runs, 64), log, Recipe(steps=steps))
+    for method in ("none", "clippy", "agc", "lamb"):
+        of_method = [replace(run, method=method) for run in runs]
+        if not asked.device.startswith("cuda"):
+            yield f"waits: {method}: not asked, {asked.device} has no queue"
+            continue
+        try:
+            train(of_method, log, asked.device, _between(WARM, steps - 1, torch.cuda.set_sync_debug_mode, "error", 0))
+            said = "no step waits for the device"
+        except RuntimeError as error:
+            said = f"a step waits: {str(error).splitlines()[0]}"
+        finally:
+            torch.cuda.set_sync_debug_mode(0)
+        yield f"waits: {method}: {said}; {kernels_of_step(of_method, log, asked.device):.0f} kernels a step"
+
+
+def say_small(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> Iterator[str]:
+    recipe = Recipe(steps=asked.steps)
+    runs = runs_of("small", asked.runs, log, recipe)
+    size = asked.stack or stack_of("small", log, recipe, asked.device)
+    stacks = [runs[i : i + size] for i in range(0, len(runs), size)]
+    timed(stacks[0][:2], log, asked.device)  # what happens once a process
+    times = [timed(stack, log, asked.device) for stack in stacks]
+    seconds = sum(one.seconds for one in times)
+    rate = 1e-3 * gigaflops_of_run("small", log, recipe) * len(runs) / seconds
+    yield (
+        f"small: {len(runs)} runs in {len(stacks)} stacks of at most {size}: {seconds:.1f} s, "
+        f"{60 * len(runs) / seconds:.0f} a minute, {1e3 * times[0].of_step:.2f} ms a step, "
+        f"{rate:.3g} TFLOP/s ({rate / rates['float32']:.0%} of float32)"
+    )
+    shared = plain_torch.shared_of(log, HIDDEN["small"], asked.steps)
+    for processes in (1, asked.processes):
+        per_minute = 60 * processes / plain_seconds(shared, asked.device, processes)
+        ratio = 60 * len(runs) / seconds / per_minute
+        yield f"small: plain torch, {processes} at a time: {per_minute:.3g} runs a minute; stacks {ratio:.1f}x as many"
+
+
+def say_paper(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> Iterator[str]:
+    recipe = Recipe(steps=asked.paper_steps)
+    for model in asked.paper.split(","):
+        size = asked.stack or min(64, stack_of(model, log, recipe, asked.device))
+        runs = runs_of(model, size, log, recipe)
+        of_step = gigaflops_of_run(model, log, recipe) * size / asked.paper_steps
+        for kind in ("float32", "TF32"):
+            if kind in rates:
+                with multiplying(kind):
+                    step = timed(runs, log, asked.device).of_step
+                rate = 1e-3 * of_step / step
+                yield (
+                    f"paper: {model}, {size} runs, {kind}: {1e3 * step:.2f} ms a step, {rate:.3g} TFLOP/s, "
+                    f"{rate / rates[kind]:.0%} of the rate"
+                )
+
+
+def say_edges(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> Iterator[str]:
+    recipe, rule = Recipe(steps=asked.steps), Rule()
+    control = [_run("small", lr, seed, log, recipe) for seed in CONTROL_SEEDS for lr in CONTROL_LRS]
+    runs = runs_of("small", len(plain_torch.LRS) * asked.seeds, log, recipe)
+    diverged = {}
+    for kind in ("float32", "TF32"):
+        if kind in rates:
+            with multiplying(kind):
+                diverged[kind] = outcomes(train(runs, log, asked.device), train(control, log, asked.device), log, rule)
+            shares = (diverged[kind][[run.lr == lr for run in runs]].mean() for lr in plain_torch.LRS)
+            told = ", ".join(f"{lr:g} {share:.2f}" for lr, share in zip(plain_torch.LRS, shares, strict=True))
+            yield f"edges: {kind}: P(divergence | lr), {asked.seeds} seeds each: {told}"
+    if len(diverged) == 2:
+        one, other = diverged.values()
+        yield f"edges: {int((one & ~other).sum())} runs diverge in float32 alone, {int((other & ~one).sum())} in TF32"
+
+
+SAYS: dict[str, Callable[[argparse.Namespace, Log, dict[str, float]], Iterator[str]]] = {
+    "rate": say_rate,
+    "waits": say_waits,
+    "small": say_small,
+    "paper": say_paper,
+    "edges": say_edges,
+}
+
+
+# --- what they are made of ---------------------------------------------------------------------------------------
+
+
+def matrix_rates(device: str) -> dict[str, float]:
+    """TFLOP/s of the best of ten products of large square matrices, by precision; a CPU's in float32 alone."""
+    on_gpu = device.startswith("cuda")
+    size, rates = 8192 if on_gpu else 1024, {}
+    for kind in PRECISIONS if on_gpu else ["float32"]:
+        a, b = (torch.randn(size, size, device=device, dtype=PRECISIONS[kind][0]) for _ in range(2))
+        best = math.inf
+        with multiplying(kind):
+            for _ in range(10):
+                _wait(device)
+                started = time.perf_counter()
+                a @ b
+                _wait(device)
+                best = min(best, time.perf_counter() - started)
+        rates[kind] = 2e-12 * size**3 / best
+    return rates
+
+
+@contextlib.contextmanager
+def multiplying(kind: str) -> Iterator[None]:
+    """Inside, a GPU multiplies float32 in this precision."""
+    matmul: Any = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = PRECISIONS[kind][1]
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+def runs_of(model: str, count: int, log: Log, recipe: Recipe) -> list[Run]:
+    """So many runs without a method: the plain side's lrs, seed after seed."""
+    lrs = plain_torch.LRS
+    return [_run(model, lrs[i % len(lrs)], i // len(lrs), log, recipe) for i in range(count)]
+
+
+def _run(model: str, lr: float, seed: int, log: Log, recipe: Recipe) -> Run:
+    return Run(data=log.content, model=model, method="none", lr=lr, seed=seed, recipe=recipe)
+
+
+def stack_of(model: str, log: Log, recipe: Recipe, device: str) -> int:
+    """Runs of a stack, as a study would choose on a device of its own."""
+    if not device.startswith("cuda"):
+        return 32
+    study = Study(name="gpu", models=(model,), arms=(Arm(method="none"),), lrs=(0.1,), recipe=recipe)
+    room = SHARE_OF_GPU * torch.cuda.mem_get_info(device)[1]
+    return max(1, min(STACK_RUNS_GPU, int(room) // bytes_of_run(model, study, log, gpu=True)))
+
+
+def timed(runs: Sequence[Run], log: Log, device: str) -> Timed:
+    """Train a stack. of_step: NaN where it has no step after the first ones."""
+    at: list[float] = []
+
+    def mark(_: Any) -> None:
+        _wait(device)
+        at.append(time.perf_counter())
+
+    started = time.perf_counter()
+    trained = train(runs, log, device, _between(WARM, trained_steps(runs, log) - 1, mark, None, None))
+    _wait(device)
+    seconds = time.perf_counter() - started
+    steps = trained.loss.shape[1] - 1 - WARM
+    return Timed(seconds=seconds, of_step=(at[-1] - at[0]) / steps if steps > 0 else math.nan)
+
+
+def trained_steps(runs: Sequence[Run], log: Log) -> int:
+    """Steps of these runs."""
+    recipe = runs[0].recipe
+    return recipe.steps or log.train_rows // recipe.batch
+
+
+def _between(first: int, last: int, call: Callable[[Any], object], begin: Any, end: Any) -> Callable[[int], None]:
+    """To watch a stack with: call(begin) after the step `first`, call(end) after the step `last`."""
+
+    def watch(step: int) -> None:
+        if step == first:
+            call(begin)
+        if step == last:
+            call(end)
+
+    return watch
+
+
+def kernels_of_step(runs: Sequence[Run], log: Log, device: str) -> float:
+    """Kernels and copies that a step starts on the GPU."""
+    profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+    last = trained_steps(runs, log) - 1
+
+    def switch(start: bool) -> None:
+        _wait(device)
+        profiler.start() if start else profiler.stop()
+
+    train(runs, log, device, _between(WARM, last, switch, True, False))
+    return len(profiler.events() or []) / (last - WARM)
+
+
+def plain_seconds(shared: dict[str, Any], device: str, processes: int) -> float:
+    """Wall seconds in which so many processes train a run each, all at once; each has trained a few steps before."""
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for _ in pool.map(_plain, [shared | {"steps": 5}] * processes, [device] * processes, [2.0] * processes):
+            pass  # one each: none ends before all have begun
+        started = time.perf_counter()
+        list(pool.map(_plain, [shared] * processes, [device] * processes, [0.0] * processes))
+        return time.perf_counter() - started
+
+
+def _plain(shared: dict[str, Any], device: str, at_least: float) -> None:
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    plain_torch.train({"lr": 0.1, "seed": 0}, shared, device)
+    time.sleep(max(0.0, at_least - (time.perf_counter() - started)))
+
+
+def outcomes(trained: Trained, control: Trained, log: Log, rule: Rule) -> np.ndarray:
+    """Bool (R,): whether each run diverged, by the study's rule, as this control says what can be learned."""
+    unit = np.array([task.constant_loss for task in log.tasks])
+    lrs, seeds = np.tile(CONTROL_LRS, len(CONTROL_SEEDS)), np.repeat(CONTROL_SEEDS, len(CONTROL_LRS))
+    reference = divergence.reference(lrs, seeds, control.loss, control.constant, unit, rule, control.moved)
+    told = divergence.judge(trained.loss, trained.constant, unit, trained.finite, reference, rule, trained.moved)
+    return np.array([one.outcome == "diverged" for one in told])
+
+
+def name_of(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

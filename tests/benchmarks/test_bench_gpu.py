@@ -1,0 +1,82 @@
+"""The parts of the GPU benchmark run, and count right, as far as a CPU can show."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import gpu
+
+from study import data
+from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule
+from study.training import train
+
+SMALL = ["--device", "cpu", "--data", "synthetic", "--rows", "20000", "--steps", "13"]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    return data.load("synthetic", {"rows": 20_000}, tmp_path_factory.mktemp("cache"))
+
+
+def test_parts_run(capsys):
+    more = ["--runs", "6", "--stack", "4", "--processes", "2", "--paper", "small", "--paper-steps", "13"]
+    assert gpu.main([*SMALL, *more, "--only", "rate,waits,small,paper"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said[1:]] == ["rate", *["waits"] * 4, *["small"] * 3, "paper"]
+    assert "6 runs in 2 stacks of at most 4" in said[6]
+    assert "nan" not in "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [(["--only", "rate,speed"], "no part is called speed"), (["--device", "cuda"], "this machine has no GPU")],
+)
+def test_what_cannot_be_measured_is_said(arguments, word, capsys, monkeypatch):
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(arguments)
+    assert ended.value.code == 2
+    assert word in capsys.readouterr().err
+
+
+def test_a_step_is_timed_after_the_first_ones(log):
+    runs = gpu.runs_of("small", 2, log, Recipe(steps=30))
+    found = gpu.timed(runs, log, "cpu")
+    assert 0 < 19 * found.of_step < found.seconds
+    assert math.isnan(gpu.timed(gpu.runs_of("small", 2, log, Recipe(steps=5)), log, "cpu").of_step)
+
+
+def test_what_is_watched_begins_and_ends_where_it_should():
+    said = []
+    watch = gpu._between(3, 5, said.append, "begin", "end")
+    for step in range(8):
+        watch(step)
+        said.append(step)
+    assert said == [0, 1, 2, "begin", 3, 4, "end", 5, 6, 7]
+
+
+def test_outcomes_are_those_of_the_rule(log):
+    recipe = Recipe(steps=60)
+    control = [gpu._run("small", lr, seed, log, recipe) for seed in CONTROL_SEEDS for lr in CONTROL_LRS]
+    runs = [gpu._run("small", lr, 0, log, recipe) for lr in (0.05, 1e4)]
+    found = gpu.outcomes(train(runs, log), train(control, log), log, Rule())
+    assert np.array_equal(found, [False, True])
+
+
+def test_it_needs_neither_ray_nor_mlflow():
+    code = "import sys; sys.modules.update(ray=None, mlflow=None, scipy=None, optuna=None); import gpu"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+        env={"PYTHONPATH": str(gpu.ROOT)},
+    )
+    assert not done.returncode, done.stderr
