@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -539,10 +540,14 @@ def _minutes(text: str) -> float:
 
 
 def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1 or (1 / value) % 1 > 1e-9:
+    try:
+        value = Fraction(text)  # which reads 1/3 and 0.25 alike
+        parts = round(1 / value)
+    except (ValueError, ZeroDivisionError):
+        parts, value = 0, Fraction(0)
+    if parts < 1 or abs(value * parts - 1) > 1e-9:
         raise argparse.ArgumentTypeError(f"need 1, 1/2, 1/3 ... of a GPU, got {text}")
-    return value
+    return 1 / parts
 
 
 def _one_line(error: BaseException) -> str:

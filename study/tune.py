@@ -594,13 +594,14 @@ def _trial(
     talk: where the driver and its trials find each other's words in Ray's store of keys.
     """
     gc.disable()  # what these make lives as long as the process; to look through it as it grows takes a third longer
-    import torch
-    from ray import tune
+    try:
+        import torch
+        from ray import tune
 
-    from study.checkpoint import StoppedError
-    from study.trial import Care, Trial, execute
-
-    gc.enable()
+        from study.checkpoint import StoppedError
+        from study.trial import Care, Trial, execute
+    finally:
+        gc.enable()
     if "rest" in config:
         _rest(config["rest"], talk)
         tune.report({"runs": 0})

@@ -108,9 +108,18 @@ def test_a_wrong_word_gets_an_answer(refused: Callable[..., str], command: str, 
     assert message in refused(command, *words)
 
 
-@pytest.mark.parametrize("fraction", ["0.3", "0", "2", "-1", "half", "nan"])
+@pytest.mark.parametrize("fraction", ["0.3", "0", "2", "-1", "half", "nan", "2/3", "1/0", "-1/2", ""])
 def test_a_share_of_a_gpu_is_one_over_a_whole_number(refused: Callable[..., str], fraction: str) -> None:
     assert "--gpu-fraction" in refused("run", "quick", "--gpu-fraction", fraction)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "share"), [("1", 1.0), ("1/2", 0.5), ("0.25", 0.25), ("1/3", 1 / 3), (str(1 / 3), 1 / 3), ("0.1", 0.1)]
+)
+def test_a_share_of_a_gpu_is_written_as_people_do(fraction: str, share: float) -> None:
+    from study.cli import _parser
+
+    assert _parser().parse_args(["run", "quick", "--gpu-fraction", fraction]).gpu_fraction == share
 
 
 def test_a_command_that_is_none_lists_those_there_are(refused: Callable[..., str]) -> None:
@@ -453,7 +462,7 @@ def test_the_words_of_a_submitted_job_are_those_that_were_asked() -> None:
     from study.cli import _command_line, _parser
 
     words = "submit quick --address http://x:1 --data table --data-dir /d --out /o --seeds 0-3 --workers 4 --set lr=0.1"
-    words += " --level 0.05 --precision 1.5 --budget 64"
+    words += " --level 0.05 --precision 1.5 --budget 64 --gpu-fraction 1/3"
     line = _command_line(_parser().parse_args([*words.split(), "--set", "methods=none, clippy", "--no-wait"]))
     assert line[:5] == ["python", "-m", "study", "run", "quick"]
     again = vars(_parser().parse_args(line[3:]))
