@@ -630,21 +630,46 @@ class NoWait(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("model", ["small", "small_dcn", "small_mmoe"])
-@pytest.mark.parametrize("method", methods.names())
-def test_no_step_reads_a_value_back(method: str, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = training._Stack.step
-
-    def watched(*arguments: Any) -> Any:
-        with NoWait():
-            return step(*arguments)
-
-    monkeypatch.setattr(training._Stack, "step", watched)
-    recipe = dataclasses.replace(RECIPE, steps=4)
-    runs = [make_run(method=method, model=model, recipe=recipe, options=EARLY.get(method, {}))] * 2
-    assert np.isfinite(train(runs, LOG).loss).all()
+def test_a_value_that_is_read_back_is_seen() -> None:
     with NoWait(), pytest.raises(AssertionError, match="reads a value back"):
         bool(torch.ones(2).sum() > 1)
+
+
+class NoCopies(TorchDispatchMode):
+    """Raises where a device would have to wait for numbers of the host."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        devices = {x.device for x in args if isinstance(x, Tensor) and x.ndim} | {(kwargs or {}).get("device")} - {None}
+        assert len(devices) < 2, f"{func} brings numbers from one device to the other"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("model", ["small", "small_dcn", "small_mmoe"])
+@pytest.mark.parametrize("method", methods.names())
+def test_a_step_on_a_device_needs_none_of_its_numbers_and_brings_it_none(
+    method: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors of torch's meta device have no numbers, so that whatever reads one fails."""
+    recipe = dataclasses.replace(RECIPE, steps=3, warmup=2)
+    run = make_run(method=method, model=model, recipe=recipe, options=EARLY.get(method, {}))
+    runs = [dataclasses.replace(run, seed=seed, lr=lr) for seed in (3, 5) for lr in (0.1, 3.0)]
+    stack = training._Stack(runs, LOG, torch.device("meta"))
+    assert isinstance(stack.inputs, WholeInputs)
+    for name in ("tensor", "as_tensor"):  # a copy of which no mode hears
+        monkeypatch.setattr(torch, name, lambda *_a, **_k: pytest.fail("a tensor is made of the host's numbers"))
+    for step, rows_GB in enumerate(stack.batches()):
+        with NoCopies():
+            loss_RT, constant_GT = stack.step(step, rows_GB)
+        assert loss_RT.is_meta
+        assert constant_GT.is_meta
+
+
+def test_what_a_device_would_wait_for_is_seen() -> None:
+    with pytest.raises(RuntimeError, match="cannot be called on meta tensors"):
+        bool(torch.ones(2, device="meta").sum() > 1)
+    for copy in (lambda: torch.ones(2).to("meta"), lambda: torch.ones(2, device="meta").copy_(torch.ones(2))):
+        with NoCopies(), pytest.raises(AssertionError, match="from one device to the other"):
+            copy()
 
 
 @pytest.mark.parametrize("method", ["clippy", "rollback_lower_lr"])
