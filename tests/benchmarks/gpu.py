@@ -163,7 +163,7 @@ def say_edges(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> I
             with multiplying(kind):
                 diverged[kind] = outcomes(train(runs, log, asked.device), train(control, log, asked.device), log, rule)
             shares = (diverged[kind][[run.lr == lr for run in runs]].mean() for lr in plain_torch.LRS)
-            told = ", ".join(f"{lr:g} {share:.2f}" for lr, share in zip(plain_torch.LRS, shares, strict=True))
+            told = ", ".join(f"{lr:g}: {share:.2f}" for lr, share in zip(plain_torch.LRS, shares, strict=True))
             yield f"edges: {kind}: P(divergence | lr), {asked.seeds} seeds each: {told}"
     if len(diverged) == 2:
         one, other = diverged.values()
