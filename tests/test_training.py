@@ -639,9 +639,11 @@ class NoCopies(TorchDispatchMode):
     """Raises where a device would have to wait for numbers of the host."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        devices = {x.device for x in args if isinstance(x, Tensor) and x.ndim} | {(kwargs or {}).get("device")} - {None}
+        kwargs = kwargs or {}
+        given = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim]
+        devices = {x.device for x in given} | {kwargs.get("device")} - {None}
         assert len(devices) < 2, f"{func} brings numbers from one device to the other"
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 @pytest.mark.parametrize("model", ["small", "small_dcn", "small_mmoe"])

@@ -34,7 +34,7 @@ from study import data, divergence
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Recipe, Rule, Run, Study
 from study.log import Log
 from study.planning import SHARE_OF_GPU, STACK_RUNS_GPU, bytes_of_run
-from study.training import Trained, train
+from study.training import Trained, steps_of, train
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -240,17 +240,11 @@ def timed(runs: Sequence[Run], log: Log, device: str) -> Timed:
         at.append(time.perf_counter())
 
     started = time.perf_counter()
-    trained = train(runs, log, device, _between(WARM, trained_steps(runs, log) - 1, mark, None, None))
+    last = steps_of(runs[0].recipe, log.train_rows) - 1
+    train(runs, log, device, _between(WARM, last, mark, None, None))
     _wait(device)
-    seconds = time.perf_counter() - started
-    steps = trained.loss.shape[1] - 1 - WARM
+    seconds, steps = time.perf_counter() - started, last - WARM
     return Timed(seconds=seconds, of_step=(at[-1] - at[0]) / steps if steps > 0 else math.nan)
-
-
-def trained_steps(runs: Sequence[Run], log: Log) -> int:
-    """Steps of these runs."""
-    recipe = runs[0].recipe
-    return recipe.steps or log.train_rows // recipe.batch
 
 
 def _between(first: int, last: int, call: Callable[[Any], object], begin: Any, end: Any) -> Callable[[int], None]:
@@ -268,31 +262,42 @@ def _between(first: int, last: int, call: Callable[[Any], object], begin: Any, e
 def kernels_of_step(runs: Sequence[Run], log: Log, device: str) -> float:
     """Kernels and copies that a step starts on the GPU."""
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
-    last = trained_steps(runs, log) - 1
+    last = steps_of(runs[0].recipe, log.train_rows) - 1
 
     def switch(start: bool) -> None:
         _wait(device)
         profiler.start() if start else profiler.stop()
 
     train(runs, log, device, _between(WARM, last, switch, True, False))
-    return len(profiler.events() or []) / (last - WARM)
+    on_gpu = [event for event in profiler.events() or [] if event.device_type == torch.autograd.DeviceType.CUDA]
+    return len(on_gpu) / (last - WARM)
 
 
 def plain_seconds(shared: dict[str, Any], device: str, processes: int) -> float:
     """Wall seconds in which so many processes train a run each, all at once; each has trained a few steps before."""
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for _ in pool.map(_plain, [shared | {"steps": 5}] * processes, [device] * processes, [2.0] * processes):
-            pass  # one each: none ends before all have begun
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_meet, initargs=(context.Barrier(processes),)
+    ) as pool:
+        list(pool.map(_plain, [shared | {"steps": 5}] * processes, [device] * processes, [True] * processes))
         started = time.perf_counter()
-        list(pool.map(_plain, [shared] * processes, [device] * processes, [0.0] * processes))
+        list(pool.map(_plain, [shared] * processes, [device] * processes, [False] * processes))
         return time.perf_counter() - started
 
 
-def _plain(shared: dict[str, Any], device: str, at_least: float) -> None:
+_all: Any = None
+
+
+def _meet(barrier: Any) -> None:
+    global _all
+    _all = barrier
+
+
+def _plain(shared: dict[str, Any], device: str, together: bool) -> None:
     torch.set_num_threads(1)
-    started = time.perf_counter()
     plain_torch.train({"lr": 0.1, "seed": 0}, shared, device)
-    time.sleep(max(0.0, at_least - (time.perf_counter() - started)))
+    if together:
+        _all.wait(600)  # so that no process takes the place of one that is still starting
 
 
 def outcomes(trained: Trained, control: Trained, log: Log, rule: Rule) -> np.ndarray:

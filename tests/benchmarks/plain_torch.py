@@ -49,6 +49,7 @@ def train(config: dict[str, Any], shared: dict[str, Any], device: str = "cpu") -
     tasks, rows = shared["tasks"], shared["train_rows"]
     binary = [t for t, task in enumerate(tasks) if task["kind"] == "binary"]
     real = [t for t, task in enumerate(tasks) if task["kind"] != "binary"]
+    of_binary, of_real = (torch.tensor(which, dtype=torch.int64, device=device) for which in (binary, real))
     rate = torch.tensor([task["base"] if task["kind"] == "binary" else 0.5 for task in tasks])
 
     model = Ranker(shared["vocabulary"], numbers.shape[1], shared["hidden"], torch.logit(rate)).to(device)
@@ -57,9 +58,9 @@ def train(config: dict[str, Any], shared: dict[str, Any], device: str = "cpu") -
     losses = []
     for batch in _order(rows, shared["steps"] or rows // BATCH, device):
         logits, wanted = model(ids[batch], numbers[batch]), labels[batch]
-        loss = functional.binary_cross_entropy_with_logits(logits[:, binary], wanted[:, binary]) * len(binary)
+        loss = functional.binary_cross_entropy_with_logits(logits[:, of_binary], wanted[:, of_binary]) * len(binary)
         if real:
-            loss = loss + functional.mse_loss(logits[:, real], wanted[:, real]) * len(real)
+            loss = loss + functional.mse_loss(logits[:, of_real], wanted[:, of_real]) * len(real)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
