@@ -36,15 +36,15 @@ bench: $(VENV)/installed-dev
 
 # The tables of docs/statistics.md: half an hour of CPU. SIMULATIONS="--simulations 200" makes it quick.
 statistics: $(VENV)/installed-dev
-	$(BIN)/python tests/simulation_long.py $(SIMULATIONS)
+	$(BIN)/python tests/helpers/simulation_long.py $(SIMULATIONS)
 
 # Every table and figure of the pages of findings again, from the rows in docs/results/.
 results: $(VENV)/installed
-	$(BIN)/python -m analysis.results docs/results.md docs/causes.md --rows docs/results
+	$(BIN)/python -m analysis.findings.pages docs/results.md docs/causes.md --rows docs/results
 
 # Kills everything that a study runs on, at random moments, a hundred times: half an hour. FAULTS="--kills 30 --seed 9"
 faults: $(VENV)/installed-dev
-	$(BIN)/python tests/faults.py $(FAULTS)
+	$(BIN)/python tests/helpers/faults.py $(FAULTS)
 
 clean:
 	rm -rf $(VENV)

@@ -7,14 +7,14 @@
     analysis.frontier(runs, level=0.5)          # one row a curve: its edge, by the threshold that moves
     analysis.tradeoff(runs, definition)         # one row a cell: quality against P(divergence), the Pareto front
 
-What is claimed is in `analysis.recommend`, which method moves the edge in `analysis.contrasts`, thresholds in
-`analysis.frontier`, figures in `analysis.figures`, the report in `analysis.report`.
+What is claimed is in `analysis.stats.recommend`, which method moves the edge in `analysis.stats.contrasts`, thresholds in
+`analysis.stats.frontier`, figures in `analysis.figures.curves`, the report in `analysis.report.report`.
 """
 
-from analysis.edges import edges, sentence
-from analysis.frontier import frontier, tradeoff
-from analysis.quality import quality
-from analysis.rates import divergence_rates, in_bins, rates_table
-from analysis.runs import load
+from analysis.loading import load
+from analysis.stats.edges import edges, sentence
+from analysis.stats.frontier import frontier, tradeoff
+from analysis.stats.quality import quality
+from analysis.stats.rates import divergence_rates, in_bins, rates_table
 
 __all__ = ["divergence_rates", "edges", "frontier", "in_bins", "load", "quality", "rates_table", "sentence", "tradeoff"]

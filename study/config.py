@@ -46,7 +46,7 @@ class Recipe:
     initial_accumulator, eps: Adagrad's `G0` and `eps` (inside the root), for network and embeddings.
     embeddings: "adagrad" (plain Adagrad, as in the paper) or "method" (the run's method acts on them too).
     precision: "float32" or "float64".
-    init_from: content of the weights that every run starts from (`study.weights`); empty is random ones, by seed.
+    init_from: content of the weights that every run starts from (`study.training.weights`); empty is random ones, by seed.
     init_accumulators: content of Adagrad's accumulators that are handed on with them; empty is fresh ones.
     """
 
@@ -93,7 +93,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """The numbers of the definition of divergence (`study.divergence`); all but `median_steps` are shares of the
+    """The numbers of the definition of divergence (`study.outcomes.judge`); all but `median_steps` are shares of the
     reference gain G, and `slow_rise_steps` is a share of the run's steps."""
 
     kept: float = 0.25
@@ -160,7 +160,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeSearch:
-    """Find the edge of each curve (model and arm) by training where it is uncertain: `study.edge_search`.
+    """Find the edge of each curve (model and arm) by training where it is uncertain: `study.search.edge_search`.
 
     level: of P(divergence), at which the edge is sought. precision: the search of a curve ends once the 95% interval's
     upper end is at most this times its lower end. budget: or once this many runs of the curve were tried.
@@ -187,7 +187,7 @@ JUDGED_FROM = 10**6
 
 @dataclass(frozen=True, kw_only=True)
 class QualitySearch:
-    """The lr and thresholds of best quality, for each arm of a study, where P(divergence) <= risk (`study.suggest`).
+    """The lr and thresholds of best quality, for each arm of a study, where P(divergence) <= risk (`study.search.quality_search`).
 
     The study's lrs span the range of the lr, its seeds are those that a proposal is first trained with. Ranges are
     searched on a logarithmic scale; one whose ends are equal is a threshold held fixed.

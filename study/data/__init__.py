@@ -15,10 +15,10 @@ import numpy as np
 
 from study import plugins
 from study.data._cache import kept, opened, place
+from study.data._dataset import Log, Task
 from study.data._days import ONLY_DAYS, Days, days_in, holds_out_a_day, kept_days, only_days
-from study.data._fetch import ARCHIVES, Archive, fetch
+from study.data._download import ARCHIVES, Archive, fetch
 from study.data._selection import SELECTED, selected
-from study.log import Log, Task
 
 __all__ = ["ARCHIVES", "Archive", "Days", "Log", "Rows", "Task", "check", "describe", "fetch", "load", "names"]
 __all__ += ["common_options", "opened", "place", "rows_of"]

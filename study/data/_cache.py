@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from study.config import canonical_json
-from study.log import Log, Task
+from study.data._dataset import Log, Task
 
 ARRAYS = {"ids": np.int32, "numbers": np.float32, "labels": np.float32}
 

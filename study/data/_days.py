@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from study.data._cache import BLOCK_ROWS, ArrayFile, cached, content_hash
-from study.log import Log, Task
+from study.data._dataset import Log, Task
 
 ONLY_DAYS = "only_days"
 """The option: the first and the last day that are kept, counted from 1, such as 8-14."""

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from study.data._cache import ArrayFile
-from study.log import Log, Task
+from study.data._dataset import Log, Task
 
 NUMBER_CLIP = 5.0
 """Standardized numbers are cut at this many standard deviations: one freak value must not decide a whole study."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from study.data._cache import ArrayFile, cached, content_hash
-from study.log import Log
+from study.data._dataset import Log
 
 SELECTED = {"only_ids": "ids", "only_numbers": "numbers", "only_tasks": "labels"}
 """Options of every source, and the array whose columns they name: what is kept of the id features, number features and

@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 
 from study.data._cache import cached, content_hash, file_hash
+from study.data._dataset import Log
 from study.data._days import Days
 from study.data._encode import csv_header, make_log, ranked, read_csv, require_columns
-from study.log import Log
 
 VERSION = 1
 """Raised when the same files would be converted to other arrays."""

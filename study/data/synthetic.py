@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 
 from study.data._cache import cached, content_hash
+from study.data._dataset import Log
 from study.data._days import Days
 from study.data._encode import make_log
-from study.log import Log
 
 VERSION = 1
 """Raised when the same options would give other arrays."""

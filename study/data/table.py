@@ -36,9 +36,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from study.data._cache import BUILDING, cached, content_hash, file_hash
+from study.data._dataset import Log
 from study.data._days import Days
 from study.data._encode import csv_header, csv_type, make_log, ranked, require_columns, rewrite_csv
-from study.log import Log
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from study import plugins
-from study.going_back import GoingBack
+from study.training.rollback import GoingBack
 from study.transforms import (
     Chain,
     Link,

@@ -2,7 +2,7 @@
 
 Tang et al., KDD 2023 (arXiv 2302.09178), name it among the usual mitigations; limit 6 is that of ReLU6 (Krizhevsky,
 Convolutional Deep Belief Networks on CIFAR-10, 2010). It acts on the network, in training and in judging, and so needs
-a model with activation functions (`study.hidden_units`); no optimizer can do it.
+a model with activation functions (`study.training.activation_clamp`); no optimizer can do it.
 """
 
 from collections.abc import Callable

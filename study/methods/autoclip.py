@@ -8,8 +8,8 @@ remembered, where the paper keeps them all. At percentile 100 nothing is ever cl
 from collections.abc import Callable
 
 from study.methods import need_count
-from study.norm_history import clip_by_percentile
 from study.transforms import Chain, Link, Scalar, chain, scale
+from study.transforms._adaptive_clipping import clip_by_percentile
 
 
 def build(lr: Scalar, *, base: Callable[..., Link], percentile: Scalar = 10.0, history: int = 1000) -> Chain:

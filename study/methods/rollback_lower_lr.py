@@ -1,6 +1,6 @@
 """Rollback with a lower lr: where the loss spikes, go back to an earlier snapshot and go on with `lr *= lower`.
 
-    spike: loss > mean + spike * std of the run's usual losses     (study.going_back says what else, and what a step is)
+    spike: loss > mean + spike * std of the run's usual losses     (study.training.rollback says what else, and what a step is)
 
 Zhang et al., OPT: Open Pre-trained Transformer Language Models, 2022 (arXiv 2205.01068), section 2.5, lowered the lr
 and restarted from an earlier checkpoint whenever the loss diverged; by how much they chose by hand. The batches that
@@ -10,8 +10,8 @@ run, not on the update: no optimizer can do it.
 
 from collections.abc import Callable
 
-from study.going_back import GoingBack, check_back
 from study.methods import need_positive
+from study.training.rollback import GoingBack, check_back
 from study.transforms import Chain, Link, Scalar, chain, scale
 
 

@@ -10,7 +10,7 @@ many: its rate is also given for as many runs as ours, and the ratio that we quo
 The limit is the rate of this machine's matrix products: as many single-threaded processes as cores, all at once, on
 the products of one stack of 32 (forward, and both of the backward pass), against the products of a run:
 6 * multiplications of a row * batch * steps. It is measured as torch makes batched products by itself, and as
-`study.products` has it make them.
+`study.training.matmul` has it make them.
 """
 
 import argparse
@@ -31,11 +31,12 @@ from typing import Any
 
 import torch
 
-from study import data, products
+from study import data
 from study.config import Recipe
-from study.log import Log
-from study.networks import build_network, spec_of
-from study.training import steps_of
+from study.data._dataset import Log
+from study.training import matmul
+from study.training.networks import build_network, spec_of
+from study.training.trainer import steps_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STACK = 32
@@ -178,7 +179,7 @@ def machine_gigaflops(model: str, log: Log, by: str, seconds: float = 2.0) -> fl
 
 def _products(shapes: Sequence[tuple[int, int]], batch: int, by: str, begin: float, seconds: float) -> float:
     torch.set_num_threads(1)
-    product = products.product if by == "our" and products.onednn_is_exact() else torch.bmm
+    product = matmul.product if by == "our" and matmul.onednn_is_exact() else torch.bmm
     stacks = [
         (torch.randn(STACK, out, width), torch.randn(STACK, batch, width), torch.randn(STACK, batch, out))
         for out, width in shapes

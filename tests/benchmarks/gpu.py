@@ -30,11 +30,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from study import data, divergence
+from study import data
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Recipe, Rule, Run, Study
-from study.log import Log
-from study.planning import SHARE_OF_GPU, STACK_RUNS_GPU, bytes_of_run
-from study.training import Trained, steps_of, train
+from study.data._dataset import Log
+from study.execution.planner import SHARE_OF_GPU, STACK_RUNS_GPU, bytes_of_run
+from study.outcomes import judge
+from study.training.trainer import Trained, steps_of, train
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -304,8 +305,8 @@ def outcomes(trained: Trained, control: Trained, log: Log, rule: Rule) -> np.nda
     """Bool (R,): whether each run diverged, by the study's rule, as this control says what can be learned."""
     unit = np.array([task.constant_loss for task in log.tasks])
     lrs, seeds = np.tile(CONTROL_LRS, len(CONTROL_SEEDS)), np.repeat(CONTROL_SEEDS, len(CONTROL_LRS))
-    reference = divergence.reference(lrs, seeds, control.loss, control.constant, unit, rule, control.moved)
-    told = divergence.judge(trained.loss, trained.constant, unit, trained.finite, reference, rule, trained.moved)
+    reference = judge.reference(lrs, seeds, control.loss, control.constant, unit, rule, control.moved)
+    told = judge.judge(trained.loss, trained.constant, unit, trained.finite, reference, rule, trained.moved)
     return np.array([one.outcome == "diverged" for one in told])
 
 

@@ -7,7 +7,7 @@ busy machine adds to wall time, and to the larger repetitions, more than to that
 turn, all of them once and then again. The exponent is the slope of log cost over log size, by least squares over the
 upper part of the sizes: 1 grows straight, 0 not at all.
 
-`steps` is the CPU time of the steps after the first, `around` all else that `study.training.train` does: tables and
+`steps` is the CPU time of the steps after the first, `around` all else that `study.training.trainer.train` does: tables and
 networks made, the rows judged. Memory is the highest resident size, memory-mapped data that was read included.
 
 Input is what a step reads: batch orders, and gathers of the batches' ids, numbers and labels. It is done here as the
@@ -31,10 +31,10 @@ import numpy as np
 import torch
 
 from study.config import Arm, Recipe, Run, Study
-from study.log import Log, Task
-from study.planning import bytes_of_run
-from study.streams import batches
-from study.training import train
+from study.data._dataset import Log, Task
+from study.execution.planner import bytes_of_run
+from study.training.rng import batches
+from study.training.trainer import train
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -43,7 +43,7 @@ import conversion
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK_ROWS = 1_000_000
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
-"""As `study.tune` sets for its workers."""
+"""As `study.tune.runner` sets for its workers."""
 
 TASKS = (
     Task(name="click", kind="binary", base=0.3, constant_loss=0.6109),

@@ -192,7 +192,10 @@ def write_data(folder: Path) -> None:
 
 def _child(told: Path, words: Sequence[str]) -> int:
     """`study WORDS`, with its parts timed."""
-    from study import cli, driver, tracking, tune
+    from study.cli import main as cli
+    from study.commands import run as driver
+    from study.tracking import mirror as tracking
+    from study.tune import runner
 
     parts: dict[str, dict[str, Any]] = {}
     counted = {"stacks": 0, "executed": 0.0, "workers": 0}
@@ -210,9 +213,9 @@ def _child(told: Path, words: Sequence[str]) -> int:
 
         return call
 
-    train = tune.run
+    train = runner.run
 
-    def run(job: tune.Job, log: Any, cluster: tune.Cluster, *more: Any) -> None:
+    def run(job: runner.Job, log: Any, cluster: runner.Cluster, *more: Any) -> None:
         tell = job.told
 
         def counts(stack: Any, result: Any) -> None:
@@ -238,7 +241,7 @@ def _child(told: Path, words: Sequence[str]) -> int:
 
     began = time.perf_counter()
     driver.plan = timed("plan", driver.plan)
-    tune.run = timed("Tune", run)
+    runner.run = timed("Tune", run)
     driver.report = timed("report", driver.report)
     driver._mirrored = timed("MLflow, after the report", mirrored)
     code = cli.main(words)

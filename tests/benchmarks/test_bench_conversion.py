@@ -1,16 +1,11 @@
 """The benchmark of conversions: its tiled log is what it says, and so is what it measures."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
+import conversion
 import numpy as np
 import pandas as pd
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import conversion
 
 from study import data
 

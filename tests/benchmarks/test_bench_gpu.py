@@ -5,16 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gpu
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import gpu
-
 from study import data
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule
-from study.training import train
+from study.training.trainer import train
 
 SMALL = ["--device", "cpu", "--data", "synthetic", "--rows", "20000", "--steps", "13"]
 

@@ -1,15 +1,11 @@
 """The benchmark of growth counts what it says, and finds the exponent of a cost that is known."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import growth
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import growth
 
 SMALL = growth.Work(runs=6, stack=4, of_seed=2, steps=3, features=3, vocabulary=300, rows=2_000, heldout=100)
 

@@ -4,11 +4,8 @@ import importlib
 import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import load
+import pytest
 
 from study import data
 from study.config import Study

@@ -1,15 +1,10 @@
 """All sides of the optimizer benchmark do the same work, and the table has them all."""
 
 import math
-import sys
-from pathlib import Path
-
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import optimizers
+import pytest
+import torch
 
 from study.optim import Clippy
 

@@ -6,16 +6,14 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import bench
 import numpy as np
+import plain_torch
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import bench
-import plain_torch
-
-from study import data, record
+from study import data
 from study.config import Recipe
+from study.record import tables
 
 OPTIONS = {"rows": 20_000}
 
@@ -84,7 +82,7 @@ def test_both_sides_run(cache, tmp_path):
         runs=4, plain_runs=2, model="small", methods="none", data="synthetic", rows=OPTIONS["rows"], steps=60
     )
     ours = bench.run_ours(asked, OPTIONS, cache, tmp_path / "ours")
-    recorded = record.read_runs(tmp_path / "ours")
+    recorded = tables.read_runs(tmp_path / "ours")
     assert ours.runs == (recorded["role"] == "cell").sum() == 4
     assert tuple(ours.split) == bench.PARTS
     assert sum(ours.split.values()) == pytest.approx(ours.seconds)

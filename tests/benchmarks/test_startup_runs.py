@@ -1,13 +1,9 @@
 """The benchmark of start-up measures what it says, in alternation."""
 
-import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import bench
+import pytest
 import startup
 
 

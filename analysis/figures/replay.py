@@ -1,0 +1,336 @@
+"""Figures of one replay: what a run and the same seed under other methods did, step by step and layer by layer.
+
+Read from `DIR/replay/<run_id>/` (`study replay`): `trace.parquet` and `moments.json`. After figures 4 and 6 of Tang et
+al., Improving Training Stability for Multitask Ranking Models in Recommender Systems, KDD 2023 (arXiv 2302.09178), and
+beyond them the sharpness against 2 / lr.
+
+    course      loss and held-out AUC, with the three moments of the run that diverged
+    norms       what GC, AGC and Clippy look at, by tensor, at the three moments
+    factors     what each method multiplied the update of each tensor by
+    units       the share of dead units by layer, and the norm of the last layer's activations
+    sharpness   of the whole network as a share of what descent bears, and by layer
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from analysis.figures.curves import styled
+from analysis.figures.palette import Look, looks
+
+ALL = "all"
+
+DPI = 90
+"""Of the PNG files: 10 inches are 900 pixels, as wide as a page shows them."""
+
+MOMENTS = {"healthy": "#009E73", "rising": "#E69F00", "gone": "#D55E00"}
+"""The three moments, in their order, and their colours."""
+
+AROUND = 30
+"""Steps before the healthy moment and after the last that the near view shows."""
+
+NORMS = {
+    "gradient_norm": "gradient norm (GC)",
+    "gradient_share": "gradient / weight norm (AGC)",
+    "largest_over_bound": "|update| / (0.5 |w| + 0.01),\nits largest (Clippy)",
+}
+
+
+def read(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The trace and the moments of a replay's folder."""
+    return pd.read_parquet(folder / "trace.parquet"), json.loads((folder / "moments.json").read_text())
+
+
+def write(folder: Path) -> list[Path]:
+    """Draw every figure of a replay into its folder; the paths, in the order of reading."""
+    trace, about = read(folder)
+    paths = []
+    with styled():
+        for name, figure in figures(trace, about).items():
+            path = folder / f"{name}.png"
+            figure.savefig(path, format="png", dpi=DPI)
+            paths.append(path)
+    return paths
+
+
+def figures(trace: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Figure]:
+    """name -> Figure. The first of about["runs"] is the run that was asked for; moments are its own."""
+    moments = about["runs"][0]["moments"]
+    trace = trace.assign(gradient_share=trace["gradient_norm"] / trace["weight_norm"])
+    order = [run["run_id"] for run in about["runs"]]
+    labels = curve_labels(about["runs"])
+    look = dict(zip(order, _run_looks(about["runs"]), strict=True))
+    found = {"course": course(trace, moments, look, labels)}
+    if moments:
+        found["norms"] = norms(trace.loc[trace["run_id"] == order[0]], moments)
+    treated = [run for run in order if (trace.loc[trace["run_id"] == run, "factor"].dropna() != 1).any()]
+    if treated:
+        found["factors"] = factors(trace, moments, treated, labels)
+    found["units"] = units(trace.loc[trace["run_id"] == order[0]], moments)
+    found["sharpness"] = sharpness(trace, moments, order[0], look, labels)
+    return found
+
+
+def curve_labels(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """run_id -> its method, with its options where the method occurs twice."""
+    names = [run["method"] for run in runs]
+    return {
+        run["run_id"]: run["method"]
+        if names.count(run["method"]) == 1
+        else " ".join(
+            [
+                run["method"],
+                *(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in run["run"]["options"].items()),
+            ]
+        )
+        for run in runs
+    }
+
+
+def _run_looks(runs: Sequence[Mapping[str, Any]]) -> list[Look]:
+    of_method = looks(run["method"] for run in runs)
+    return [of_method[run["method"]] for run in runs]
+
+
+# loss and AUC
+
+
+def course(
+    trace: pd.DataFrame, moments: Mapping[str, int] | None, look: Mapping[str, Look], labels: Mapping[str, str]
+) -> Figure:
+    """Loss over AUC; near the moments on the left, whole on the right."""
+    near = near_steps(trace, moments)
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    axes = figure.subplots(2, 2, sharey="row", sharex="col", width_ratios=(3, 2))
+    for column, steps in enumerate((near, (0, max(trace["step"].tolist())))):
+        draw_loss(axes[0, column], trace, look, steps)
+        draw_values(axes[1, column], trace, "held_auc", look, steps)
+        for row in (0, 1):
+            mark_moments(axes[row, column], moments, named=row == 0 and column == 0)
+        axes[1, column].set_xlabel("step")
+    axes[0, 0].set_ylabel("training loss of the batch")
+    axes[1, 0].set_ylabel("AUC on held-out rows")
+    axes[0, 0].set_title("around the moments", pad=18)
+    axes[0, 1].set_title("the whole run", pad=18)
+    _legend(figure, look, labels, constant=True)
+    return figure
+
+
+def draw_loss(ax: Axes, trace: pd.DataFrame, look: Mapping[str, Look], steps: tuple[int, int]) -> None:
+    """The loss of each run on a logarithmic scale, with the best constant predictor's."""
+    part = trace.loc[(trace["layer"] == ALL) & trace["step"].between(*steps)]
+    first = part.loc[part["run_id"] == next(iter(look))]
+    ax.plot(first["step"], first["constant"], color="#999999", lw=1, ls=(0, (1, 1)), zorder=1)
+    draw_values(ax, trace, "loss", look, steps)
+    log_axis(ax)
+
+
+def draw_values(ax: Axes, trace: pd.DataFrame, value: str, look: Mapping[str, Look], steps: tuple[int, int]) -> None:
+    """A column of each run's whole network against the step."""
+    part = trace.loc[(trace["layer"] == ALL) & trace["step"].between(*steps)]
+    for run, style in look.items():
+        of_run = part.loc[(part["run_id"] == run) & part[value].notna()]
+        marker = "." if len(of_run) < np.ptp(steps) / 1.5 else ""  # where it was taken, if not at each step
+        ax.plot(of_run["step"], of_run[value], color=style.colour, ls=style.dash, lw=1.5, marker=marker, ms=5)
+    ax.set_xlim(*steps)
+
+
+def near_steps(trace: pd.DataFrame, moments: Mapping[str, int] | None) -> tuple[int, int]:
+    """First and last step of the near view: the first ones, where there are no moments."""
+    last = max(trace["step"].tolist())
+    if not moments:
+        return 0, min(last, 3 * AROUND)
+    return max(0, moments["healthy"] - AROUND), min(last, moments["gone"] + AROUND)
+
+
+def mark_moments(ax: Axes, moments: Mapping[str, int] | None, *, named: bool = False) -> None:
+    """A vertical line at each moment, with its name above where asked."""
+    for name, colour in MOMENTS.items() if moments else ():
+        assert moments is not None
+        ax.axvline(moments[name], color=colour, lw=1.3, zorder=1)
+        if named:
+            side = {"healthy": "right", "rising": "center", "gone": "left"}[name]
+            place = (moments[name], 1.02)
+            ax.annotate(name, place, xycoords=("data", "axes fraction"), color=colour, ha=side, va="bottom", fontsize=9)
+
+
+# norms at the three moments
+
+
+def norms(trace: pd.DataFrame, moments: Mapping[str, int]) -> Figure:
+    """By tensor, the three quantities that methods look at, each at the three moments."""
+    tensors = tensors_of(trace)
+    figure = Figure(figsize=(10, 1.1 + 0.27 * len(tensors)), layout="constrained")
+    axes = figure.subplots(1, len(NORMS), sharey=True)
+    for ax, (value, title) in zip(axes, NORMS.items(), strict=True):
+        draw_at_moments(ax, trace, value, tensors, moments)
+        ax.set_title(title, fontsize=10)
+    handles = [
+        Line2D([], [], color=c, marker="o", ls="none", label=f"{m} (step {moments[m]})") for m, c in MOMENTS.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_at_moments(
+    ax: Axes, trace: pd.DataFrame, value: str, tensors: Sequence[str], moments: Mapping[str, int]
+) -> None:
+    """One line a tensor, one point a moment, on a logarithmic scale."""
+    table = trace.loc[trace["layer"].isin(list(tensors))].pivot(index="layer", columns="step", values=value)
+    places = np.arange(len(tensors))
+    columns = {name: table[moments[name]].reindex(list(tensors)).to_numpy(float) for name in MOMENTS}
+    every = np.array(list(columns.values()))
+    every = np.where(every > 0, every, np.nan)
+    ax.hlines(places, np.nanmin(every, axis=0), np.nanmax(every, axis=0), color="#cccccc", lw=1.5, zorder=1)
+    for name, colour in MOMENTS.items():
+        ax.plot(columns[name], places, "o", color=colour, ms=6, mec="white", mew=0.6)
+    log_axis(ax, "x")
+    ax.set_yticks(places, tensors, fontsize=9)
+    ax.set_ylim(len(tensors) - 0.5, -0.5)
+
+
+def tensors_of(trace: pd.DataFrame) -> list[str]:
+    """The tensors of a trace, in the network's order; of many, the matrices alone."""
+    names = list(dict.fromkeys(trace.loc[trace["weight_norm"].notna() & (trace["layer"] != ALL), "layer"]))
+    return names if len(names) <= MANY else [name for name in names if "bias" not in name]
+
+
+MANY = 24
+
+
+# factors
+
+
+FACTOR_STEPS = 9
+"""Factors change from batch to batch by more than over a training: their median shows the latter."""
+
+
+def factors(
+    trace: pd.DataFrame, moments: Mapping[str, int] | None, runs: Sequence[str], labels: Mapping[str, str]
+) -> Figure:
+    """One panel a method, one line a tensor, darker the nearer to the output."""
+    matrices = [name for name in tensors_of(trace) if "bias" not in name]
+    columns = min(2, len(runs))
+    rows = -(-len(runs) // columns)
+    figure = Figure(figsize=(10, 0.6 + 2.6 * rows), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
+    shades = dict(zip(matrices, sns.color_palette("viridis_r", len(matrices)).as_hex(), strict=True))
+    for ax, run in zip(axes, runs, strict=False):
+        draw_by_layer(ax, trace.loc[trace["run_id"] == run], "factor", shades, median=FACTOR_STEPS)
+        log_axis(ax)
+        mark_moments(ax, moments)
+        ax.set_title(labels[run])
+    for ax in axes[len(runs) :]:
+        ax.set_visible(False)
+    for ax in axes[::columns]:
+        ax.set_ylabel(f"factor, median of {FACTOR_STEPS} steps")
+    for ax in axes[-columns:]:
+        ax.set_xlabel("step")
+    handles = [Line2D([], [], color=c, label=name) for name, c in shades.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8.5)
+    return figure
+
+
+def draw_by_layer(ax: Axes, trace: pd.DataFrame, value: str, shades: Mapping[str, str], median: int = 1) -> None:
+    """A column of one run against the step, a line each layer or tensor of `shades`. median: of so many steps."""
+    for name, colour in shades.items():
+        of_layer = trace.loc[(trace["layer"] == name) & trace[value].notna()]
+        values = of_layer[value].rolling(median, center=True, min_periods=1).median()
+        ax.plot(of_layer["step"], values, color=colour, lw=1.3)
+    ax.set_xlim(min(trace["step"].tolist()), max(trace["step"].tolist()))
+
+
+# dead units
+
+
+def units(trace: pd.DataFrame, moments: Mapping[str, int] | None) -> Figure:
+    """The share of dead units by layer, and the norm of what the last layer reads; near the moments."""
+    steps = near_steps(trace, moments)
+    figure = Figure(figsize=(10, 3.3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    part = trace.loc[trace["step"].between(*steps)]
+    layers = layers_in(trace, "dead_share")
+    shades = dict(zip(layers, sns.color_palette("viridis_r", len(layers) + 1).as_hex()[1:], strict=True))
+    draw_by_layer(left, part, "dead_share", shades)
+    left.set_ylim(-0.02, 1.02)
+    left.set_ylabel("share of dead units")
+    left.legend([Line2D([], [], color=c) for c in shades.values()], list(shades), fontsize=9, loc="center right")
+    of_all = part.loc[part["layer"] == ALL]
+    right.plot(of_all["step"], of_all["activation_norm"], color="#000000", lw=1.5)
+    log_axis(right)
+    right.set_ylabel("norm of the last activations")
+    for ax in (left, right):
+        mark_moments(ax, moments, named=True)
+        ax.set_xlim(*steps)
+        ax.set_xlabel("step")
+    return figure
+
+
+# sharpness
+
+
+def sharpness(
+    trace: pd.DataFrame,
+    moments: Mapping[str, int] | None,
+    run: str,
+    look: Mapping[str, Look],
+    labels: Mapping[str, str],
+) -> Figure:
+    """As a share of 2 / lr: of the whole, by method, under its factors; and by layer of the run that was asked for."""
+    steps = near_steps(trace, moments)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    draw_values(left, trace, "treated_share", look, steps)
+    part = trace.loc[(trace["run_id"] == run) & trace["step"].between(*steps) & (trace["layer"] != ALL)]
+    layers = layers_in(trace.loc[trace["run_id"] == run], "sharpness_share")
+    shades = dict(zip(layers, sns.color_palette("viridis_r", len(layers)).as_hex(), strict=True))
+    draw_by_layer(right, part, "sharpness_share", shades)
+    for ax in (left, right):
+        ax.axhline(1, color="#666666", lw=1.2, ls=(0, (2, 2)), zorder=1)
+        log_axis(ax)
+        ax.set_ylim(bottom=max(0.01, ax.get_ylim()[0]))
+        ax.set_xlim(*steps)
+        ax.set_xlabel("step")
+        mark_moments(ax, moments, named=True)
+    left.set_ylabel("sharpness × lr / 2, by the method's factors")
+    right.set_ylabel("sharpness × lr / 2, of a layer alone")
+    right.yaxis.set_tick_params(labelleft=True)
+    handles = [Line2D([], [], color=c) for c in shades.values()]
+    right.legend(handles, layers, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _legend(figure, look, labels)
+    return figure
+
+
+def log_axis(ax: Axes, which: str = "y") -> None:
+    """A logarithmic axis with few ticks, said as people say them."""
+    (ax.set_yscale if which == "y" else ax.set_xscale)("log")
+    axis = ax.yaxis if which == "y" else ax.xaxis
+    axis.set_major_locator(LogLocator(numticks=6 if which == "y" else 5))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}" if 1e-3 <= v < 1e4 else f"1e{round(np.log10(v))}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def layers_in(trace: pd.DataFrame, value: str) -> list[str]:
+    """The layers that have a value, embeddings first, then as the network has them."""
+    layers = set(trace.loc[trace[value].notna() & (trace["layer"] != ALL), "layer"])
+    tensors = list(dict.fromkeys(trace.loc[trace["weight_norm"].notna(), "layer"]))
+    place = {
+        layer: min((i for i, t in enumerate(tensors) if t.startswith(f"{layer}.")), default=-1) for layer in layers
+    }
+    return sorted(layers, key=lambda layer: (place[layer], layer))
+
+
+def _legend(figure: Figure, look: Mapping[str, Look], labels: Mapping[str, str], *, constant: bool = False) -> None:
+    handles = [Line2D([], [], color=s.colour, ls=s.dash, label=labels[run]) for run, s in look.items()]
+    if constant:
+        handles.append(Line2D([], [], color="#999999", ls=(0, (1, 1)), label="best constant"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=6)

@@ -1,0 +1,133 @@
+"""The figures of the pages of findings, each from published studies (`analysis.findings.published`)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures import curves as figures
+from analysis.figures import forest
+from analysis.findings import published
+from analysis.stats import signals
+from analysis.stats.edges import edges, fits, fitted_curves
+from analysis.stats.frontier import frontier as edge_by_threshold
+from analysis.stats.frontier import tradeoff as quality_by_rate
+from analysis.stats.quality import quality
+from analysis.stats.rates import divergence_rates, in_bins
+
+
+def divergence(folders: Sequence[Path]) -> Figure:
+    """P(divergence | lr): a panel a study and model."""
+    parts, drawn = [], []
+    for i, folder in enumerate(folders):
+        one = published.read(folder)
+        fitted = fits(one.runs)
+        rates, edge = divergence_rates(in_bins(one.runs)), edges(one.runs, 0.5, fitted)
+        curves = fitted_curves(one.runs, fitted=fitted)
+        look = figures.curve_looks(rates)
+        for model in one.definition.study.models:
+            title = _title(model, one.definition.study.data, folders)
+            # by_panel tells panels of several studies apart by their place, not by a model they share
+            parts.append(figures.Panel(title=title, model=f"{i}/{model}", look=look))
+            drawn.append(tuple(table.loc[table["model"] == model] for table in (rates, curves, edge)))
+    of = {part.model: tables for part, tables in zip(parts, drawn, strict=True)}
+
+    def panel(ax: Axes, part: figures.Panel) -> None:
+        rates, curves, edge = of[part.model]
+        figures.draw_rates(ax, rates, curves, edge, part.look)
+
+    return figures.by_panel(parts, panel)
+
+
+def _title(model: str, data: str, folders: Sequence[Path]) -> str:
+    several = len({published.read(folder).definition.study.data for folder in folders}) > 1
+    return f"{model}, {data}" if several else model
+
+
+def auc(folders: Sequence[Path]) -> Figure:
+    """Held-out AUC of the first task by lr, median and band over seeds: a panel a study and model."""
+    parts, drawn = [], []
+    for i, folder in enumerate(folders):
+        one = published.read(folder)
+        table = quality(one.runs, one.definition)
+        for model in one.definition.study.models:
+            title = _title(model, one.definition.study.data, folders)
+            parts.append(figures.Panel(title=title, model=f"{i}/{model}", look=figures.curve_looks(table)))
+            drawn.append((table.loc[table["model"] == model], one.definition.data["tasks"][0]["name"]))
+    of = {part.model: own for part, own in zip(parts, drawn, strict=True)}
+
+    def band(ax: Axes, part: figures.Panel) -> None:
+        table, task = of[part.model]
+        figures.draw_band(ax, table, f"auc_{task}", f"held-out AUC, {task}", None, part.look)
+
+    return figures.by_panel(parts, band)
+
+
+def tradeoff(folders: Sequence[Path]) -> Figure:
+    """Held-out quality against P(divergence): a panel a model."""
+    found = []
+    for folder in folders:
+        one = published.read(folder)
+        found.append(quality_by_rate(one.runs, one.definition))
+    return figures.tradeoff(pd.concat(found, ignore_index=True))
+
+
+def frontier(folders: Sequence[Path]) -> Figure:
+    """The edge of each method as its threshold moves: a panel a line of one study."""
+    (folder,) = folders
+    return figures.frontier(edge_by_threshold(published.read(folder).runs))
+
+
+def edges_of_family(folders: Sequence[Path]) -> Figure:
+    """Every member's edge, one below the other."""
+    (folder,) = folders
+    return forest.figure(forest.forest(published.read_family(folder), lambda path: published.read(path).runs))
+
+
+def curves_as_forest(folders: Sequence[Path]) -> Figure:
+    """The edge of every curve of one study, one below the other."""
+    (folder,) = folders
+    one = published.read(folder)
+    return forest.figure(forest.curves(one.runs, one.definition))
+
+
+def signals_before(folders: Sequence[Path]) -> Figure:
+    """Sharpness by step from the onset, of one study that was watched."""
+    return _drawn(signals.figure_before(_judged(folders)))
+
+
+def signals_auc(folders: Sequence[Path]) -> Figure:
+    """ROC AUC of each signal by steps before the onset."""
+    table = _judged(folders)
+    return _drawn(signals.figure_auc(table, signals.discrimination(table)))
+
+
+def signals_alarms(folders: Sequence[Path]) -> Figure:
+    """What alarms ring for, against their false ones."""
+    return _drawn(signals.figure_alarms(_judged(folders)))
+
+
+def _judged(folders: Sequence[Path]) -> pd.DataFrame:
+    (folder,) = folders
+    return signals.judged(published.read_signals(folder))[0]
+
+
+def _drawn(figure: Figure | None) -> Figure:
+    if figure is None:
+        raise ValueError("no run of it diverged: there is nothing to draw")
+    return figure
+
+
+FIGURES: dict[str, Callable[[Sequence[Path]], Figure]] = {
+    "divergence": divergence,
+    "auc": auc,
+    "tradeoff": tradeoff,
+    "frontier": frontier,
+    "family": edges_of_family,
+    "forest": curves_as_forest,
+    "signals_before": signals_before,
+    "signals_auc": signals_auc,
+    "signals_alarms": signals_alarms,
+}

@@ -1,0 +1,156 @@
+"""Studies as they are published: the rows that a page of findings rests on, small enough to be kept beside it.
+
+    python -m analysis.findings.published DIR docs/results/NAME [--signals]
+
+docs/results/NAME/
+    study.json       the definition, without the place where its data were read
+    runs.parquet     one row a run, as `study report` writes it; no per-step losses
+    gains.parquet    of a search for the best quality, what each of its runs gained as it was tuned
+                     (`analysis.stats.best.gains`)
+    signals.parquet  with --signals: of what `study signals` saw, all that its tables and figures look at
+                     (`analysis.stats.signals.condensed`), to four digits
+or, of a family of studies, family.json and one such folder a member.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.forest import Shown, members_of
+from analysis.loading import cells_of
+from analysis.stats import signals
+from analysis.stats.best import gains
+from study.config import QualitySearch
+from study.record.tables import Definition, RecordError, copy_definition, exists, read_definition, read_losses
+
+DIGITS = 4
+"""Of a published signal: no statistic over runs needs more, and the rest is most of its bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A study as it is published. runs: one row a run, as `analysis.load` gives them; control, tuned: how many more it
+    had, of the control and of those that a search only tuned on."""
+
+    definition: Definition
+    runs: pd.DataFrame
+    control: int
+    tuned: int
+
+
+def read(folder: Path) -> Published:
+    """Raises study.record.tables.RecordError (a ValueError) where there is no published study."""
+    definition = read_definition(folder)
+    every = every_run(folder)
+    runs = cells_of(every, definition.study)
+    control = (every["role"] == "control").tolist().count(True)
+    tuned = len(every) - control - len(runs)
+    return Published(definition=definition, runs=runs, control=control, tuned=tuned)
+
+
+def read_gains(folder: Path) -> pd.DataFrame:
+    """Columns run_id, gain. Raises RecordError where none are published, as of a study that tunes nothing."""
+    return _table(folder / "gains.parquet")
+
+
+def every_run(folder: Path) -> pd.DataFrame:
+    """One row a run, those that a search only tuned on and the control's among them. Raises RecordError where there is
+    no published study."""
+    return _table(folder / "runs.parquet")
+
+
+def read_signals(folder: Path) -> pd.DataFrame:
+    """What was watched, as `analysis.stats.signals.condensed` leaves it. Raises RecordError where nothing of it is
+    published."""
+    return _table(folder / "signals.parquet")
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} does not read ({error})") from error
+
+
+def is_family(folder: Path) -> bool:
+    return (folder / "family.json").is_file()
+
+
+def read_family(folder: Path) -> list[Shown]:
+    """The members of a published family. Raises RecordError where there is none."""
+    return members_of(folder)[1]
+
+
+def publish(study: Path, into: Path, *, with_signals: bool = False) -> None:
+    """Copy what a page needs of a study, or of a family of them, that has been reported on. Raises RecordError where
+    there is no report, and writes nothing then."""
+    if is_family(study):
+        members = [m for m in members_of(study)[1] if exists(m.folder)]
+        for member in members:
+            _rows_of(member.folder)
+        for member in members:
+            publish(member.folder, into / member.label)
+        (into / "family.json").write_bytes((study / "family.json").read_bytes())
+        return
+    rows = _rows_of(study)
+    watched = signals.watched(study) if with_signals else None
+    definition, every, gain = read_definition(study), pd.read_parquet(rows), None
+    if isinstance(definition.study.search, QualitySearch):
+        gain = gains(every, read_losses(study), definition)
+    into.mkdir(parents=True, exist_ok=True)
+    copy_definition(study, into)
+    _write(every, into / "runs.parquet")
+    if gain is not None:
+        _write(pd.DataFrame({"run_id": list(gain), "gain": list(gain.values())}), into / "gains.parquet")
+    if watched is not None:
+        write_signals(watched, into)
+
+
+def write_signals(watched: pd.DataFrame, into: Path) -> None:
+    """watched: as `analysis.stats.signals.watched` gives it."""
+    _write(_rounded(signals.condensed(watched)), into / "signals.parquet")
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    table.to_parquet(path, index=False, compression="zstd", compression_level=19)
+
+
+def _rows_of(study: Path) -> Path:
+    rows = study / "runs.parquet"
+    if not rows.is_file():
+        raise RecordError(f"{study} has no runs.parquet; study report {study} writes it")
+    return rows
+
+
+def _rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """The signals to DIGITS digits, as float32."""
+    found = table.copy()
+    for name in (name for name in signals.SIGNALS if name != "lr"):
+        values = table[name].to_numpy(dtype=float, na_value=np.nan)
+        found[name] = np.array([float(f"{value:.{DIGITS}g}") for value in values], dtype=np.float32)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.findings.published", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("study", type=Path, metavar="DIR", help="a study's or a family's folder")
+    parser.add_argument("into", type=Path, metavar="PATH", help="where to publish it")
+    parser.add_argument("--signals", action="store_true", help="and what study signals saw")
+    asked = parser.parse_args(arguments)
+    try:
+        publish(asked.study, asked.into, with_signals=asked.signals)
+    except (OSError, ValueError) as error:
+        print(f"published: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The tables of docs/causes.md about what foretells divergence, from published signals (`analysis.stats.signals`)."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.findings import published
+from analysis.findings.tables import markdown
+from analysis.loading import records
+from analysis.stats import signals
+from study.monitor.gradient_alarm import GradientAlarm
+
+LAGS = (1, 2, 5)
+
+
+def _watched(folders: Sequence[Path]) -> pd.DataFrame:
+    (folder,) = folders
+    return published.read_signals(folder)
+
+
+def _judged(folders: Sequence[Path]) -> pd.DataFrame:
+    return signals.judged(_watched(folders))[0]
+
+
+def watched(folders: Sequence[Path]) -> str:
+    """Of how many runs this is."""
+    runs = _watched(folders).drop_duplicates("run_id")
+    diverged, seeds = len(runs.dropna(subset=["onset"])), sorted(set(runs["seed"]))
+    return f"*{len(runs)} runs watched, {diverged} of them diverged; {len(seeds)} seeds, {seeds[0]} to {seeds[-1]}.*"
+
+
+def onsets(folders: Sequence[Path]) -> str:
+    """When diverged runs began to, and how long until they were gone."""
+    rows = []
+    for row in records(signals.onsets(_watched(folders))):
+        after = f"{row['after']:.3g} ({row['after_low']:.3g} to {row['after_high']:.3g})"
+        onset = f"{row['onset']:.3g} ({row['onset_low']:.3g} to {row['onset_high']:.3g})"
+        rows.append([row["model"], row["method"], f"{row['n']}", f"{row['first']:g}", onset, f"{row['last']:g}", after])
+    head = ["model", "method", "diverged", "first onset, step", "median (quartiles)", "last"]
+    return markdown([*head, "steps from there to `gone` (quartiles)"], rows)
+
+
+def levels(folders: Sequence[Path]) -> str:
+    """Where sharpness x lr / 2 lies in the second half of completed runs."""
+    rows = []
+    for row in records(signals.levels(_watched(folders))):
+        share = f"{row['middle']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        rows.append([row["model"], row["method"], f"{row['lr']:g}", f"{row['n']}", share, f"{row['sharpness']:.2g}"])
+    head = ["model", "method", "lr", "completed runs", "sharpness × lr / 2, median (10% to 90%)"]
+    return markdown([*head, "sharpness, median"], rows)
+
+
+def crossings(folders: Sequence[Path]) -> str:
+    """In how many runs sharpness x lr / 2 exceeded a level: before the onset, or ever in a healthy run."""
+    found = signals.crossings(_watched(folders))
+    levels = sorted(set(found["level"]))
+    rows = []
+    for key, own in signals.groups(found, [*signals.GROUP, "outcome"]):
+        at = {row["level"]: row for row in records(own)}
+        first = at[levels[0]]
+        ends = [first[name] for name in ("lead", "lead_low", "lead_high")]
+        lead = f"{ends[0]:.3g} ({ends[1]:.3g} to {ends[2]:.3g})" if math.isfinite(ends[0]) else ""
+        rows.append([*key, f"{first['n']}", *(f"{at[level]['k']}" for level in levels), lead])
+    over = [f"above {level:g}" for level in levels]
+    return markdown(["model", "method", "outcome", "n", *over, "steps from 1 to the onset (quartiles)"], rows)
+
+
+def auc(folders: Sequence[Path]) -> str:
+    """ROC AUC of each signal k steps before the onset; in brackets against runs of the same lr alone."""
+    found = signals.discrimination(_judged(folders), LAGS)
+    rows = []
+    for (model, method), own in signals.groups(found, signals.GROUP):
+        at = {(row["signal"], row["lag"]): row for row in records(own)}
+        names = sorted(signals.SIGNALS, key=lambda name: -at[name, LAGS[0]]["auc"])
+        for name in names:
+            cells = [_of_pairs(at[name, lag], plain=name == "lr") for lag in LAGS]
+            rows.append([model, method, _in_table(signals.SIGNALS[name]), *cells])
+    steps = [f"{lag} step{'s' * (lag > 1)} before" for lag in LAGS]
+    return markdown(["model", "method", "signal", *steps], rows)
+
+
+def _of_pairs(row: Mapping[str, Any], *, plain: bool) -> str:
+    whole = f"{row['auc']:.2f}, {row['low']:.2f} to {row['high']:.2f}"
+    return whole if plain else f"{whole} ({row['same_lr']:.2f}, {row['same_lr_low']:.2f} to {row['same_lr_high']:.2f})"
+
+
+def rules(folders: Sequence[Path]) -> str:
+    """What each signal's rule, chosen on every other seed, does on the others."""
+    return _of_rules(signals.rules(_judged(folders)))
+
+
+def gradient_alarm(folders: Sequence[Path]) -> str:
+    """What `study.monitor.gradient_alarm.GradientAlarm` does, as it is, on these runs."""
+    found = signals.alarm_rule(_judged(folders), GradientAlarm().times)
+    return _of_rules(found.assign(signal="gradient_jump"))
+
+
+def _of_rules(found: pd.DataFrame) -> str:
+    rows = []
+    for row in records(found):
+        n, m = int(row["diverged"]), int(row["completed"])
+        rung = [_of(row, "warned", n), _of(row, "early", n)]
+        gain = f"{row['gain']:.3g}" if math.isfinite(row["gain"]) else ""
+        rule = f"{_in_table(signals.SIGNALS[row['signal']])} > {row['threshold']:.3g}"
+        rows.append([row["model"], row["method"], rule, *rung, gain, _of(row, "false", m)])
+    head = ["model", "method", "rings where", "before the onset", "before `gone`", "steps to `gone`, median"]
+    return markdown([*head, "false alarms"], rows)
+
+
+def _of(row: Mapping[str, Any], name: str, n: int) -> str:
+    if not n:
+        return "none"
+    return f"{round(row[name] * n)} of {n} ({row[f'{name}_low']:.0%} to {row[f'{name}_high']:.0%})"
+
+
+def _in_table(words: str) -> str:
+    """A bar would end a cell."""
+    return words.replace("|update|", "abs(update)").replace("|w|", "abs(w)")
+
+
+TABLES: dict[str, Callable[[Sequence[Path]], str]] = {
+    "signals_watched": watched,
+    "signals_onsets": onsets,
+    "signals_crossings": crossings,
+    "signals_levels": levels,
+    "signals_auc": auc,
+    "signals_rules": rules,
+    "signals_alarm": gradient_alarm,
+}

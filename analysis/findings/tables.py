@@ -1,0 +1,259 @@
+"""The tables of the pages of findings, in Markdown, each from published studies (`analysis.findings.published`)."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.figures import forest
+from analysis.findings import published
+from analysis.findings.published import Published
+from analysis.loading import records
+from analysis.stats.best import best, best_table
+from analysis.stats.contrasts import contrasts
+from analysis.stats.edges import edge_span, edge_text, edges, fits
+from analysis.stats.frontier import frontier as edge_by_threshold
+from analysis.stats.quality import quality
+from analysis.stats.rates import divergence_rates, in_bins
+from analysis.stats.table2 import as_text, table2
+from analysis.text.format import difference_text, p_text, score_text, span_text, two_digits, value_text
+from study.config import EdgeSearch
+from study.record.tables import exists
+
+
+def about(folders: Sequence[Path]) -> str:
+    """n, seeds, steps, versions, a line a study: what a claim rests on."""
+    return "\n\n".join(_about_family(f) if published.is_family(f) else _about(published.read(f)) for f in folders)
+
+
+def _about(one: Published) -> str:
+    study, runs, data = one.definition.study, one.runs, one.definition.data
+    versions = one.definition.versions
+    tuned = f"{one.tuned:,} runs that tuned, and of what they chose " if one.tuned else ""
+    return (
+        f"*`{study.name}`: {tuned}{len(runs):,} runs ({_diverged(one):,} diverged) and {one.control} of the control; "
+        f"{runs['seed'].nunique()} seeds; {', '.join(f'`{model}`' for model in study.models)}; {data['source']}, "
+        f"{data['train_rows']:,} training rows, {max(runs['steps'].tolist())} steps at batch {study.recipe.batch}; "
+        f"torch {versions['torch']}, commit {versions.get('commit', 'unknown')}.*"
+    )
+
+
+def _about_family(folder: Path) -> str:
+    found = [published.read(m.folder) for m in published.read_family(folder) if exists(m.folder)]
+    runs, control = sum(len(one.runs) for one in found), sum(one.control for one in found)
+    commits = sorted({str(one.definition.versions.get("commit", "unknown")) for one in found})
+    return (
+        f"*`{folder.name}`: {len(found)} studies, {runs:,} runs with a seed each ({sum(map(_diverged, found)):,} "
+        f"diverged) and {control:,} of their controls; torch {found[0].definition.versions['torch']}, "
+        f"commit {', '.join(commits)}.*"
+    )
+
+
+def _diverged(one: Published) -> int:
+    return (one.runs["outcome"] == "diverged").tolist().count(True)
+
+
+def rates(folders: Sequence[Path]) -> str:
+    """k/n of every cell, a row an lr, a column a curve, model by model."""
+    pages = []
+    for folder in folders:
+        one = published.read(folder)
+        found = divergence_rates(in_bins(one.runs))
+        pages += _cells(one, found, lambda row: f"{row['k']}/{row['n']}")
+    return "\n\n".join(pages)
+
+
+def medians(folders: Sequence[Path]) -> str:
+    """The median held-out AUC of the first task in every cell, a diverged run as the worst result: a row an lr, a
+    column a curve, model by model."""
+    pages = []
+    for folder in folders:
+        one = published.read(folder)
+        first = f"auc_{one.definition.data['tasks'][0]['name']}"
+        found = quality(one.runs, one.definition)
+        pages += _cells(one, found, lambda row, first=first: f"{row[first]:.4f}", f"{score_text(first)}, ")
+    return "\n\n".join(pages)
+
+
+def _cells(one: Published, found: pd.DataFrame, said: Callable[[dict[str, Any]], str], head: str = "") -> list[str]:
+    """A table a model: what is said of each cell of `found`, a row an lr, a column a curve."""
+    pages = []
+    for model in one.definition.study.models:
+        of_model = found.loc[found["model"] == model]
+        curves = list(dict.fromkeys(of_model["curve"]))
+        at = {(row["curve"], row["lr"]): said(row) for row in records(of_model)}
+        rows = [[f"{lr:g}", *(at.get((c, lr), "") for c in curves)] for lr in sorted(set(of_model["lr"]))]
+        pages.append(markdown([f"{head}{model}, lr", *curves], rows))
+    return pages
+
+
+def edge_table(folders: Sequence[Path]) -> str:
+    """LR50 and LR05 with 95% intervals, or the edge at the level that a search sought, and the ratio of LR50 to that of
+    `none` with Holm's p."""
+    rows, levels = [], LEVELS
+    for folder in folders:
+        one = published.read(folder)
+        fitted = fits(one.runs)
+        search = one.definition.study.search
+        if isinstance(search, EdgeSearch) and search.level not in LEVELS:
+            levels = (search.level,)
+        found = [
+            {(row["model"], row["curve"]): row for row in records(edges(one.runs, level, fitted))} for level in levels
+        ]
+        ratios = contrasts(one.runs, one.definition, fitted=fitted)
+        against = {(r["model"], r["curve"]): r for r in records(ratios.loc[ratios["planned"].astype(bool)])}
+        models = one.definition.study.models
+        for key in sorted(found[0], key=lambda key: models.index(key[0])):
+            ratio = against.get(key)
+            of = one.runs.loc[(one.runs["model"] == key[0]) & (one.runs["curve"] == key[1])]
+            diverged = f"{(of['outcome'] == 'diverged').tolist().count(True)}/{len(of)}"
+            cells = [*(_edge(at[key]) for at in found), *((_ratio(ratio), _p(ratio)) if ratio else ("", ""))]
+            rows.append([key[0], key[1], diverged, *cells, str(found[0][key]["seeds"])])
+    head = ["model", "method", "diverged", *(f"LR{100 * level:02.0f} (95%)" for level in levels)]
+    return markdown([*head, "LR50 over that of `none` (95%)", "p (Holm)", "seeds"], rows)
+
+
+LEVELS = (0.5, 0.05)
+
+
+def chosen(folders: Sequence[Path]) -> str:
+    """Held-out quality of each method at the lr (and thresholds) that the other seeds choose on the training days: of
+    the first task, and of each regression; and how much more that is than without treatment, paired by seed, of the
+    curve that most of them choose."""
+    rows, head = [], []
+    for folder in folders:
+        one = published.read(folder)
+        found, tasks = table2(one.runs, one.definition), one.definition.data["tasks"]
+        first = f"auc_{tasks[0]['name']}"
+        errors = [f"rmse_{task['name']}" for task in tasks if f"rmse_{task['name']}" in found]
+        paired = contrasts(one.runs, one.definition)
+        more = {(r["model"], r["curve"]): r for r in records(paired.loc[paired["planned"].astype(bool)])}
+        head = ["model", "method", f"{score_text(first)} (95%)", *(f"{score_text(name)} (95%)" for name in errors)]
+        head += ["lr of most seeds", "diverged there", "AUC more than `none` (95%)"]
+        for row in records(found):
+            values = [value_text(row, first), *(value_text(row, name) for name in errors)]
+            at = f"{row['lr']:g}{str(row['curve']).removeprefix(str(row['method']))}"
+            found_more = more.get((row["model"], row["curve"]))
+            more_of = difference_text(found_more) if found_more else ""
+            rows.append([row["model"], row["method"], *values, at, f"{row['k']}/{row['n']}", more_of])
+    return markdown(head, rows)
+
+
+def paper_table(folders: Sequence[Path]) -> str:
+    """The paper's Table 2, each method at the lr and thresholds that the other seeds choose."""
+    head, rows = [], []
+    for folder in folders:
+        one = published.read(folder)
+        head, more = as_text(table2(one.runs, one.definition), divergence_rates(one.runs))
+        rows += more
+    return markdown(head, rows)
+
+
+def family(folders: Sequence[Path]) -> str:
+    """Every member's edge, beside that of the member that it is held against."""
+    (folder,) = folders
+    table = forest.forest(published.read_family(folder), lambda path: published.read(path).runs)
+    words = {row["label"]: row["words"] for row in records(table)}
+    rows = []
+    for row in records(table):
+        ratio = _ratio({**row, "low": row["ratio_low"], "high": row["ratio_high"]}) if row["against"] else ""
+        against = words.get(row["against"], "") if row["against"] else ""
+        diverged = f"{row['k']}/{row['n']}"
+        rows.append([row["words"], diverged, _edge(row), against, ratio, _p(row) if row["against"] else ""])
+    return markdown(["", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)"], rows)
+
+
+def frontier(folders: Sequence[Path]) -> str:
+    """The edge of every threshold of one study, and the best held-out quality with it: of its lrs the one of the best
+    median. That is chosen and judged by the same rows: it describes, and claims nothing."""
+    (folder,) = folders
+    one = published.read(folder)
+    first = f"auc_{one.definition.data['tasks'][0]['name']}"
+    scored = records(quality(one.runs, one.definition))
+    rows = []
+    for row in records(edge_by_threshold(one.runs)):
+        cells = [cell for cell in scored if (cell["model"], cell["curve"]) == (row["model"], row["curve"])]
+        best = max(cells, key=lambda cell: cell[first])
+        value = f"{row['threshold']} {row['value']:g}" if row["threshold"] else ""
+        auc = f"{best[first]:.4f} ({best[f'{first}_low']:.4f} to {best[f'{first}_high']:.4f})"
+        rows.append([row["model"], row["method"], value, row["held"], _edge(row), f"{best['lr']:g}", auc])
+    head = ["model", "method", "threshold", "at", "LR50 (95%)", "best lr", f"{score_text(first)} there (10 to 90%)"]
+    return markdown(head, rows)
+
+
+def best_of_search(folders: Sequence[Path]) -> str:
+    """The best quality of each method where at most a risk of its runs diverge, as fresh seeds judge it."""
+    head, rows = [], []
+    for folder in folders:
+        definition = published.read(folder).definition
+        gain = published.read_gains(folder)
+        of_run = dict(zip(gain["run_id"].tolist(), gain["gain"].tolist(), strict=True))
+        head, more = best_table(best(published.every_run(folder), of_run, definition), definition)
+        rows += more
+    return markdown(head, rows)
+
+
+def agreement(folders: Sequence[Path]) -> str:
+    """Whether two data order the methods alike: pairs of studies, each of the same models. A pair of methods is told
+    apart where the 95% interval of the ratio of their edges leaves out 1."""
+    if len(folders) % 2:
+        raise ValueError("the table agreement takes studies in pairs")
+    rows = []
+    for first, second in zip(folders[::2], folders[1::2], strict=True):
+        orders = [_order(published.read(folder)) for folder in (first, second)]
+        sources = [published.read(folder).definition.data["source"] for folder in (first, second)]
+        for model in orders[0]:
+            if model in orders[1]:
+                a, b = orders[0][model], orders[1][model]
+                told = [pair for pair in a if a[pair] and b.get(pair)]
+                unlike = [" and ".join(pair) for pair in told if a[pair] != b[pair]]
+                open_pairs = [" and ".join(pair) for pair in a if pair not in told]
+                counts = [str(len(told) - len(unlike)), str(len(unlike)), str(len(open_pairs))]
+                named = "; ".join(unlike + [f"not told: {pair}" for pair in open_pairs])
+                rows.append([model, " and ".join(sources), str(len(a)), *counts, named])
+    return markdown(["model", "data", "pairs of methods", "ordered alike", "unlike", "not told apart", "which"], rows)
+
+
+def _order(one: Published) -> dict[str, dict[tuple[str, str], int]]:
+    """model -> (curve, other) in alphabetical order -> 1 where its edge is surely the higher, -1 the lower, else 0."""
+    found: dict[str, dict[tuple[str, str], int]] = {}
+    for row in records(contrasts(one.runs, one.definition)):
+        sign = int(row["low"] > 1) - int(row["high"] < 1)
+        a, b = sorted((row["curve"], row["against"]))
+        found.setdefault(row["model"], {})[a, b] = sign if a == row["curve"] else -sign
+    return found
+
+
+TABLES: dict[str, Callable[[Sequence[Path]], str]] = {
+    "about": about,
+    "rates": rates,
+    "medians": medians,
+    "edges": edge_table,
+    "chosen": chosen,
+    "table2": paper_table,
+    "family": family,
+    "frontier": frontier,
+    "best": best_of_search,
+    "agreement": agreement,
+}
+
+
+def _edge(row: Mapping[str, Any]) -> str:
+    return f"{edge_text(row)} ({edge_span(row)})"
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    span = span_text(row["low"], row["high"])
+    return f"{two_digits(row['ratio'])} ({span})" if math.isfinite(row["ratio"]) else span
+
+
+def _p(row: Mapping[str, Any]) -> str:
+    return p_text(row["p_holm"])
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table: its head, and rows of as many cells."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

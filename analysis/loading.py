@@ -1,0 +1,94 @@
+"""The table that all of `analysis` starts from: one row a run, the control left out, each run's curve named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.figures.palette import method_order
+from study.config import JUDGED_FROM, QualitySearch, Study
+from study.record.tables import COLUMNS, COUNTS, PER_TASK, read_definition, read_runs
+
+CURVE = ["model", "curve"]
+CELL = ["model", "curve", "lr"]
+
+
+def load(folder: Path) -> pd.DataFrame:
+    """The runs of a study's cells, one row a run (`study.record.tables.read_runs`), with the column `curve`; see `cells_of`.
+
+    Raises study.record.tables.RecordError (a ValueError) where there is no study. No runs give a table without rows.
+    """
+    return cells_of(read_runs(Path(folder)), read_definition(Path(folder)).study)
+
+
+def cells_of(every: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Of all recorded runs those that measure something, with the column `curve`: the control left out, and of a search
+    for the best quality all but what fresh seeds judged. Tuning looks for what flatters it, at an lr and threshold of
+    its own each time: `analysis.stats.best` tells of that."""
+    if isinstance(study.search, QualitySearch):
+        every = every.loc[every["seed"] >= JUDGED_FROM]
+    return with_curves(every)
+
+
+def with_curves(runs: pd.DataFrame) -> pd.DataFrame:
+    """The same runs, control left out, with the column `curve`: the method, and those of its thresholds and options in
+    which several arms of the method differ (`clippy rel=0.1`). Models that share an arm share its label.
+
+    Raises ValueError where runs of several studies are mixed: their seeds are no pairs, and their edges no one thing.
+    """
+    if "role" in runs:
+        runs = runs.loc[runs["role"] != "control"]
+    for what in ("study", "data"):
+        found = sorted({str(value)[:12] for value in runs[what].dropna().unique()} if what in runs else ())
+        if len(found) > 1:
+            studies = "several studies" if what == "study" else "one study on several data"
+            raise ValueError(f"these are runs of {studies} ({', '.join(found)}): look at one at a time")
+    if "curve" in runs:
+        return runs
+    arms = [_arm(row) for row in records(runs.reindex(columns=["method", *threshold_columns(runs), "options"]))]
+    labels = {}
+    for method in {method for method, _ in arms}:
+        distinct = [dict(arm) for arm in {arm for name, arm in arms if name == method}]
+        keys = {key for arm in distinct for key in arm}
+        varied = sorted(key for key in keys if len({arm.get(key) for arm in distinct}) > 1)
+        for arm in distinct:
+            shown = [f"{key}={arm[key]}" for key in varied if key in arm]
+            labels[method, tuple(sorted(arm.items()))] = " ".join([method, *shown])
+    return runs.assign(curve=pd.Series([labels[arm] for arm in arms], index=runs.index, dtype=object))
+
+
+def threshold_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of a table of runs that hold thresholds: all that the record does not name itself."""
+    own = {*COLUMNS.names, *COUNTS, "curve"}
+    return [name for name in table.columns if name not in own and not name.startswith(tuple(PER_TASK))]
+
+
+def tasks_of(definition_data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tasks of a study's data, in order: mappings with name, kind, constant_loss, constant_rmse, unit."""
+    return list(definition_data["tasks"])
+
+
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows by model, method (as `method_order`), curve and, where there is one, lr."""
+    rank = {method: i for i, method in enumerate(method_order(table["method"]))}
+    by = [*CURVE, *(["lr"] if "lr" in table else [])]
+    table = table.assign(_rank=[rank[method] for method in table["method"]])
+    return table.sort_values(["model", "_rank", *by[1:]], ignore_index=True).drop(columns="_rank")
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows, each a mapping of column names to values."""
+    return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False, name=None)]
+
+
+def _arm(row: dict[str, Any]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    values = {k: _short(v) for k, v in row.items() if k not in ("method", "options") and not pd.isna(v)}
+    options = row["options"]
+    if isinstance(options, str) and options:
+        values |= {k: _short(v) for k, v in json.loads(options).items()}
+    return str(row["method"]), tuple(sorted(values.items()))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.12g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

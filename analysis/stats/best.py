@@ -1,0 +1,295 @@
+"""The best quality of each method where training is stable: what a search for it (`study.search.quality_search`) found.
+
+A cell is tuned on some seeds, and judged on others. Its *gain* while it is tuned is a progressive validation: how much
+lower the loss of the task is than the best constant predictor's, in units of that constant's mean loss, each batch
+scored before it is trained on, over as many of the last training rows as a day holds. (For a binary task this is one
+minus the normalized entropy of He et al., "Practical lessons from predicting clicks on ads at Facebook", ADKDD 2014.)
+Per-step losses of every run are in the record; an AUC of training rows is not, nor would one of a few rare positives a
+batch be worth much. A diverged run has gain 0, the constant's.
+
+    within risk    k / n <= risk, of the seeds it was tuned on
+    best           the highest mean gain of the cells within risk that have at least half as many seeds as any of them:
+                   of a few seeds, the highest mean is mostly luck, and none diverged of a few says little
+
+The best cell is judged on seeds and on a day that tuning never saw: that, not the gain, is its quality. Progressive
+validation: A. Blum, A. Kalai, J. Langford, "Beating the hold-out", COLT 1999. Table 2 of Tang et al. (KDD 2023, arXiv
+2302.09178) is the same comparison, of three seeds and without intervals.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.loading import CURVE, in_order, records, tasks_of, threshold_columns, with_curves
+from analysis.stats.quality import mean_interval, median_interval, worst_filled
+from analysis.stats.rates import upper_bound, wilson
+from analysis.text.format import score_text, value_text
+from study.config import JUDGED_FROM, QualitySearch, Study
+from study.record.tables import Definition
+
+NEAR_END = 0.1
+"""A value within this share of its range (of the logarithm) lies at the range's end."""
+
+
+def task_of(definition_data: Mapping[str, Any], search: QualitySearch) -> str:
+    """The task whose gain is maximized. Raises ValueError where the data have none of that name."""
+    names = [task["name"] for task in definition_data["tasks"]]
+    if search.task is None:
+        return names[0]
+    if search.task not in names:
+        raise ValueError(f"the data have no task {search.task!r}; there are {', '.join(names)}")
+    return search.task
+
+
+def last_steps(definition: Definition, steps: int) -> int:
+    """How many of a run's last steps are its progressive validation: those of as many training rows as are held out
+    (the last day; a source's rows carry no date), a quarter of the run at most."""
+    day = round(definition.data["heldout_rows"] / definition.study.recipe.batch)
+    return max(1, min(day, steps // 4))
+
+
+def gains(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition) -> dict[str, float]:
+    """run_id -> the gain of each run; finite.
+
+    runs, losses: of `study.record.tables`, as `read_runs` and `read_losses` give them.
+    """
+    task = task_of(definition.data, _search(definition))
+    unit = next(t["constant_loss"] for t in tasks_of(definition.data) if t["name"] == task)
+    diverged = dict(zip(runs["run_id"], runs["outcome"] == "diverged", strict=True))
+    found = {}
+    for row in records(losses.loc[losses["task"] == task, ["run_id", "loss", "constant"]]):
+        if row["run_id"] not in diverged:
+            continue
+        last = last_steps(definition, len(row["loss"]))
+        lower = np.asarray(row["constant"], np.float64)[-last:] - np.asarray(row["loss"], np.float64)[-last:]
+        gain = 0.0 if diverged[row["run_id"]] else math.fsum(lower) / (last * unit)
+        found[row["run_id"]] = gain if math.isfinite(gain) else 0.0
+    return found
+
+
+def tuned_of(study: Study) -> dict[str, tuple[str, ...]]:
+    """method -> the thresholds that the search of a study tunes, beside the lr."""
+    search = study.search
+    assert isinstance(search, QualitySearch)
+    return {arm.method: tuple(search.ranges.get(arm.method, ())) for arm in study.arms}
+
+
+def by_arm(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The runs of cells with their arm as the curve: what is tuned tells no curves apart."""
+    runs = runs.drop(columns="curve", errors="ignore")
+    plain, tuned = runs.copy(), tuned_of(study)
+    for name in threshold_columns(runs):
+        plain.loc[[name in tuned.get(method, ()) for method in runs["method"]], name] = math.nan
+    curves = with_curves(plain)["curve"]
+    return runs.loc[curves.index].assign(curve=curves)
+
+
+def tuned_cells(runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition) -> pd.DataFrame:
+    """One row a cell that was tuned. runs: of `study.record.tables`, as `read_runs` gives them; gain: theirs, as `gains`; a
+    run without one is left out.
+
+    Columns: model, curve (the arm), method, <thresholds>, options, lr; n, k (runs and diverged runs, of the seeds it
+    was tuned on), gain (their mean), within_risk, best (bool; one cell a model and curve, or none).
+    """
+    search = _search(definition)
+    runs = by_arm(runs, definition.study)
+    runs = runs.loc[runs["seed"] < JUDGED_FROM]
+    runs = runs.loc[runs["run_id"].isin(list(gain))]
+    keys = _cell_keys(runs)
+    scored = runs[keys].assign(diverged=runs["outcome"] == "diverged", gain=[gain[run] for run in runs["run_id"]])
+    rows = []
+    for _, cell in scored.groupby(keys, dropna=False, sort=True):
+        row = {name: cell[name].iloc[0] for name in keys}
+        rows.append(row | {"n": len(cell), "k": sum(cell["diverged"]), "gain": math.fsum(cell["gain"]) / len(cell)})
+    cells = pd.DataFrame(rows, columns=pd.Index([*keys, "n", "k", "gain"]))
+    cells["within_risk"] = within_risk(cells["k"].to_numpy(), cells["n"].to_numpy(), search.risk)
+    best = [of_arm.index[i] for _, of_arm in cells.groupby(CURVE) if (i := best_of(of_arm)) is not None]
+    return in_order(cells.assign(best=cells.index.isin(best)))
+
+
+def best_like(
+    run_id: str, runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition
+) -> dict[str, Any] | None:
+    """The best cell of the model and arm that a run belongs to, as a row of `tuned_cells`; None where there is none."""
+    named = by_arm(runs, definition.study)
+    model, curve = named.loc[named["run_id"] == run_id, CURVE].iloc[0]
+    of_arm = named.loc[(named["model"] == model) & (named["curve"] == curve), "run_id"]
+    cells = tuned_cells(runs.loc[runs["run_id"].isin(of_arm)], gain, definition)
+    found = records(cells.loc[cells["best"]])
+    return found[0] if found else None
+
+
+def within_risk(k: np.ndarray, n: np.ndarray, risk: float) -> np.ndarray:
+    """Whether k of n is at most the risk, bool of k's shape; a share of exactly the risk is."""
+    return np.asarray(k) <= risk * np.asarray(n) + 1e-9
+
+
+def best_of(cells: pd.DataFrame) -> int | None:
+    """The position of the best of one arm's cells (columns n, gain, within_risk); None where none is within risk.
+
+    Of equal gains the earlier row is the best.
+    """
+    within = cells["within_risk"].to_numpy(dtype=bool)
+    if not within.any():
+        return None
+    n = cells["n"].to_numpy(dtype=float)
+    tested = within & (2 * n >= n[within].max())
+    return int(np.argmax(np.where(tested, cells["gain"].to_numpy(dtype=float), -math.inf)))
+
+
+def best(runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition) -> pd.DataFrame:
+    """One row a model and arm: its best cell, as fresh seeds and the held-out day judge it.
+
+    Columns: model, curve, method, <thresholds>, options, lr (NaN where no cell is within risk); tuning: cells, runs,
+    n_tuned, k_tuned, gain, at_end (what lies at an end of its range, comma-separated); judging: n, k, rate, low, high
+    (Wilson), bound (Clopper-Pearson, one-sided); and of each score (`auc_<task>`, `rmse_<task>`) its median under that
+    name with the interval <name>_low, <name>_high, and <name>_mean, <name>_mean_low, <name>_mean_high, a diverged run
+    as the worst result; all at 95%. NaN: not judged yet, or too few seeds for an interval.
+
+    runs, gain: as for `tuned_cells`. Raises ValueError where the study has no such search.
+    """
+    study = definition.study
+    cells = tuned_cells(runs, gain, definition)
+    judged = by_arm(runs, study)
+    judged = judged.loc[judged["seed"] >= JUDGED_FROM]
+    scores = [f"{kind}_{task['name']}" for task in tasks_of(definition.data) for kind in ("auc", "rmse")]
+    scores = [name for name in scores if name in runs]
+    keys = _cell_keys(cells)
+    rows = []
+    for model, curve in dict.fromkeys(zip(cells["model"], cells["curve"], strict=True)):
+        of_arm = cells.loc[(cells["model"] == model) & (cells["curve"] == curve)]
+        trained = {"cells": len(of_arm), "runs": sum(of_arm["n"])}
+        chosen = records(of_arm.loc[of_arm["best"]])
+        if not chosen:
+            method, options = of_arm["method"].iloc[0], of_arm["options"].iloc[0]
+            none = {"model": model, "curve": curve, "method": method, "options": options}
+            rows.append(none | trained | _judged(judged.iloc[:0], scores, definition))
+            continue
+        cell = chosen[0]
+        fresh = judged.loc[_equal(judged, {name: cell[name] for name in keys})]
+        tuning = trained | {"n_tuned": cell["n"], "k_tuned": cell["k"], "gain": cell["gain"]}
+        row = {name: cell[name] for name in keys} | tuning | {"at_end": ", ".join(_at_end(cell, study))}
+        rows.append(row | _judged(fresh, scores, definition))
+    columns = [
+        *keys,
+        "cells",
+        "runs",
+        "n_tuned",
+        "k_tuned",
+        "gain",
+        "at_end",
+        *_judged(judged.iloc[:0], scores, definition),
+    ]
+    return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
+
+
+def _search(definition: Definition) -> QualitySearch:
+    search = definition.study.search
+    if not isinstance(search, QualitySearch):
+        raise ValueError(f"{definition.study.name} is no search for the best quality")
+    return search
+
+
+def _cell_keys(runs: pd.DataFrame) -> list[str]:
+    known = ("cells", "runs", "n", "k", "gain", "within_risk", "best")
+    return [*CURVE, "method", *(c for c in threshold_columns(runs) if c not in known), "options", "lr"]
+
+
+def _equal(table: pd.DataFrame, values: Mapping[str, Any]) -> np.ndarray:
+    """Which rows have these values; a missing threshold equals a missing one."""
+    same = np.ones(len(table), bool)
+    for name, value in values.items():
+        same &= (table[name].isna() if pd.isna(value) else table[name] == value).to_numpy(dtype=bool)
+    return same
+
+
+def _at_end(cell: Mapping[str, Any], study: Study) -> list[str]:
+    search = study.search
+    assert isinstance(search, QualitySearch)
+    ranges = {"lr": (min(study.lrs), max(study.lrs))} | search.ranges.get(cell["method"], {})
+    found = []
+    for name, (low, high) in ranges.items():
+        place = math.log(cell[name] / low) / math.log(high / low) if high > low else 0.5
+        if not NEAR_END <= place <= 1 - NEAR_END:
+            found.append(name)
+    return found
+
+
+def _judged(runs: pd.DataFrame, scores: Sequence[str], definition: Definition) -> dict[str, Any]:
+    n, k = len(runs), sum(runs["outcome"] == "diverged")
+    low, high = (math.nan, math.nan) if n == 0 else (float(end) for end in wilson(k, n))
+    row: dict[str, Any] = {"n": n, "k": k, "rate": k / n if n else math.nan, "low": low, "high": high}
+    row["bound"] = upper_bound(k, n) if n else math.nan
+    filled = worst_filled(runs, definition)
+    for name in scores:
+        values = filled[name][np.isfinite(filled[name])]
+        row |= dict(zip((f"{name}_low", name, f"{name}_high"), median_interval(values), strict=True))
+        row |= {f"{name}_mean": float(np.mean(values)) if len(values) else math.nan}
+        row |= dict(zip((f"{name}_mean_low", f"{name}_mean_high"), mean_interval(values), strict=True))
+    return row
+
+
+def sentence(row: Mapping[str, Any], definition: Definition) -> str:
+    """What a row of `best` says, in words."""
+    search, curve = _search(definition), row["curve"]
+    if pd.isna(row["lr"]):
+        return (
+            f"{curve}: none of {row['cells']} cells diverged in at most {search.risk:.2g} of its runs;"
+            " a lower lr may hold"
+        )
+    found = f"{curve}: best at {setting(row, definition)}"
+    if row["n"] == 0:
+        return f"{found}, by {row['n_tuned']:.0f} seeds; not judged on fresh seeds yet"
+    held = f"{row['k']} of {row['n']} fresh seeds diverged"
+    if row["k"] > search.risk * row["n"]:
+        held += f" (in tuning {row['k_tuned']:.0f} of {row['n_tuned']:.0f}), more than the risk of {search.risk:.2g}"
+    elif row["bound"] > search.risk:
+        held += f", which bounds the risk at {100 * row['bound']:.0f}%"
+    scores = [said] if (said := _score(row, task_of(definition.data, search))) else []
+    end = f"; {row['at_end']} lies at the end of its range, and beyond may be better" if row["at_end"] else ""
+    return f"{found}: {'; '.join([held, *scores])}{end}"
+
+
+def setting(row: Mapping[str, Any], definition: Definition) -> str:
+    """`lr 3.1, rel 0.42, abs 0.018`: what was tuned, of a row of `best`."""
+    names = ["lr", *tuned_of(definition.study).get(str(row["method"]), ())]
+    return ", ".join(f"{name} {row[name]:.12g}" for name in names)
+
+
+def _score(row: Mapping[str, Any], task: str) -> str | None:
+    for name in (f"auc_{task}", f"rmse_{task}"):
+        if name in row and math.isfinite(row[name]):
+            return f"held-out {score_text(name)} {value_text(row, name)}"
+    return None
+
+
+def best_table(found: pd.DataFrame, definition: Definition) -> tuple[list[str], list[list[str]]]:
+    """The paper's Table 2 as (head, rows) of text: one row a model and arm, the first task's and RMSE columns by their
+    medians with 95% intervals."""
+    scores = [f"{kind}_{task['name']}" for task in tasks_of(definition.data) for kind in ("auc", "rmse")]
+    scores = [name for name in scores if name in found]
+    head = ["model", "method", "best at", "diverged", *(score_text(name) for name in scores)]
+    rows = []
+    for row in records(found):
+        none = pd.isna(row["lr"])
+        said = "nothing within risk" if none else setting(row, definition)
+        held = f"{row['k']}/{row['n']}" if row["n"] else "-"
+        rows.append([str(row["model"]), str(row["curve"]), said, held, *(value_text(row, name) for name in scores)])
+    return head, rows
+
+
+def text(found: pd.DataFrame, definition: Definition) -> str:
+    """What a terminal shows: the table, and what it says."""
+    head, rows = best_table(found, definition)
+    if not rows:
+        return "no runs recorded yet"
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (head, *rows)]
+    said = []
+    for model in dict.fromkeys(found["model"]):
+        of_model = records(found.loc[found["model"] == model])
+        said += ["", f"{model}:", *(f"  {sentence(row, definition)}" for row in of_model)]
+    return "\n".join([*lines, *said])

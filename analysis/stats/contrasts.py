@@ -1,0 +1,373 @@
+"""Which method moves the edge, and by how much: each method against `none`, then every other pair.
+
+The ratio of two edges has for its interval the difference of their posteriors (`analysis.stats.edges`, level 0.5), which
+holds at any number of seeds and knows what a grid of lrs hides: a bootstrap of seeds that all switch between the same
+two lrs has no width at all. What lies beyond the tried lrs is unknown, not modelled: such an edge makes an interval
+one-sided. p is twice the smaller probability that the ratio lies on the other side of 1. The posteriors are taken as
+independent. Where a seed that holds with one method holds with the other, both err on the side of caution; on real data
+a seed's thresholds with two methods hardly go together. (To couple the posteriors by the correlation of paired seeds,
+or by its lower bound, was tried: intervals of 95% covered 85%, since a grid's part of the uncertainty is not shared.)
+Docs and simulations: docs/statistics.md. Quality, and outcomes at one lr, are paired by seed.
+
+The contrasts against `none` of one model are a family: Holm (S. Holm, Scandinavian Journal of Statistics 6, 1979).
+Where a confirmation (`study.record.tables`) named an lr and fresh seeds before they were trained, McNemar's mid-p of these
+runs joins the family (M. W. Fagerland, S. Lydersen, P. Laake, BMC Medical Research Methodology 13:91, 2013). All else
+is descriptive and corrected for nothing.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from analysis.loading import CURVE, in_order, records, with_curves
+from analysis.stats.edges import NOT_REACHED, REACHED, Fit, edges, fits, outcomes, outcomes_by_curve
+from analysis.stats.quality import judged_at_own_best, lower_is_better, mean_interval
+from analysis.stats.rates import CONFIDENCE
+from analysis.stats.recommend import quality_column, quality_words
+from analysis.text.format import p_text, two_digits
+from study.record.tables import Confirmation, Definition
+
+LEVEL = 0.5
+AGAINST = "none"
+TAIL = (1 - CONFIDENCE) / 2
+
+KNOWN, AT_LEAST, AT_MOST, UNDECIDED = "known", "at least", "at most", "undecided"
+
+COLUMNS = (
+    *("model", "curve", "method", "against", "planned", "seeds", "seeds_against", "pairs"),
+    *("ratio", "low", "high", "status", "monotone", "p", "p_holm"),
+    *("lr", "lr_named", "lr_pairs", "lr_only", "lr_only_against", "lr_p", "lr_p_holm"),
+    *("quality", "difference", "difference_low", "difference_high", "difference_pairs", "best_lr", "best_lr_against"),
+)
+
+
+def contrasts(
+    runs: pd.DataFrame,
+    definition: Definition,
+    *,
+    confirmations: Sequence[Confirmation] = (),
+    quality: str | None = None,
+    fitted: Mapping[tuple[str, str], Fit] | None = None,
+) -> pd.DataFrame:
+    """Every pair of curves of a model, from one row a run (`analysis.load`) and the study's definition; of a model with
+    more than FEW_CURVES, the planned pairs alone: half a million others are nobody's to read.
+
+    confirmations: `study.record.tables.read_confirmations`. quality: a column of held-out quality (`auc_click`); None is the
+    first task's. fitted: what `analysis.stats.edges.fits(runs)` gave. Raises ValueError where there is no such quality.
+
+    One row a pair, the planned ones first; columns: model, curve, method; against (the other curve); planned (against
+    `none`, in the family; else descriptive); seeds, seeds_against, pairs (distinct seeds of each, and common ones);
+    ratio (LR50 of curve over that of against; NaN unless both were reached), low, high (95% interval; 0 and inf where
+    it has no such end), status ("known", "at least": only low is known, "at most", "undecided"), monotone (False: a
+    rate falls again, and the interval is of the model-free bounds, without p), p, p_holm (of planned ones);
+    lr (that of the confirmation with the most pairs; without one, where the two differ most), lr_named (there is one),
+    lr_pairs (seeds of it with both runs), lr_only, lr_only_against (seeds with which only this one, only the other
+    diverged), lr_p, lr_p_holm (McNemar's mid-p; NaN unless named and planned);
+    quality (name), difference (mean over seeds of this one's less the other's, each at its own best lr as the other
+    seeds and progressive validation choose it), difference_low, difference_high (95%, Student's t over seeds; NaN with
+    one pair), difference_pairs, best_lr, best_lr_against (the choice of most seeds).
+    """
+    runs = with_curves(runs)
+    name = quality_column(definition, quality)
+    fitted = fits(runs) if fitted is None else fitted
+    found = {(row["model"], row["curve"]): row for row in records(edges(runs, LEVEL, fitted))}
+    best = judged_at_own_best(runs, definition, name)
+    named = [{run.id for run in confirmation.runs(definition)} for confirmation in confirmations]
+    sides: dict[str, list[_Side]] = {}
+    points_of = {one: points(one) for one in dict.fromkeys(fitted.values())}
+    ordered = in_order(runs)
+    did, seeds_of = outcomes_by_curve(ordered), ordered.groupby(CURVE, sort=False)["seed"].unique().to_dict()
+    confirmed_runs = [ordered.loc[ordered["run_id"].isin(list(ids))] for ids in named]
+    for key, (lrs, diverged_SK) in did.items():
+        confirmed = [own.loc[(own["model"] == key[0]) & (own["curve"] == key[1])] for own in confirmed_runs]
+        side = _Side(
+            row=found[key],
+            points=points_of[fitted[key]],
+            diverged=pd.DataFrame(diverged_SK, index=pd.Index(sorted(seeds_of[key])), columns=pd.Index(lrs)),
+            confirmed=tuple(_by_seed_and_lr(runs_of_one) for runs_of_one in confirmed),
+            best=best[key],
+        )
+        sides.setdefault(key[0], []).append(side)
+    tables = []
+    for of_model in sides.values():
+        rows = [_contrast(a, b, planned, name) for a, b, planned in _pairs(of_model)]
+        tables.append(_with_holm(pd.DataFrame(rows, columns=pd.Index(COLUMNS))))
+    if not tables:
+        return pd.DataFrame(columns=pd.Index(COLUMNS))
+    return pd.concat(tables, ignore_index=True).sort_values(
+        "planned", ascending=False, kind="stable", ignore_index=True
+    )
+
+
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Holm's adjusted p-values. NaN, a test that could not be made, counts as one that showed nothing, and stays."""
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(np.where(np.isnan(p), 1.0, p), kind="stable")
+    factors = np.arange(len(p), 0, -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.nan_to_num(p[order], nan=1.0) * factors), 1.0)
+    return np.where(np.isnan(p), np.nan, adjusted)
+
+
+def mcnemar_mid_p(only: int, only_against: int) -> float:
+    """McNemar's two-sided mid-p of two counts of discordant pairs: 8 and 0 give 0.0039. None at all: 1."""
+    n, fewer = only + only_against, min(only, only_against)
+    # P(X <= fewer) and P(X < fewer), X ~ Binomial(n, 1/2): the mid-p is P(X < fewer) + P(X = fewer) / 2 of each tail.
+    return min(1.0, float(special.bdtr(fewer, n, 0.5) + (special.bdtr(fewer - 1, n, 0.5) if fewer else 0.0)))
+
+
+# Two edges
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Points:
+    """The posterior of an edge: log10 of it at the scores NORMAL, (N,), and the ends of the lrs tried."""
+
+    edge_N: np.ndarray  # noqa: N815 - carries its shape's letters
+    x_min: float
+    x_max: float
+
+
+def points(fit: Fit) -> Points:
+    """What `ratio_interval` needs of a fit."""
+    edge_N = np.array(fit.edge(LEVEL, special.ndtr(NORMAL).tolist()))
+    return Points(edge_N=edge_N, x_min=math.log10(fit.lrs[0]), x_max=math.log10(fit.lrs[-1]))
+
+
+@functools.lru_cache(maxsize=4096)
+def ratio_interval(a: Points, b: Points) -> tuple[float, float, float]:
+    """(low, high, p): the 95% interval of LR50 of a over that of b, 0 and inf where an end lies beyond what was tried,
+    and the two-sided p of "they are equal"."""
+    # Of an edge outside the lrs tried, no more is known than that: each end takes the worst that it can be.
+    lowest_a = np.where(a.edge_N < a.x_min, -math.inf, np.minimum(a.edge_N, a.x_max))
+    highest_a = np.where(a.edge_N > a.x_max, math.inf, np.maximum(a.edge_N, a.x_min))
+    lowest_b = np.where(b.edge_N < b.x_min, -math.inf, np.minimum(b.edge_N, b.x_max))
+    highest_b = np.where(b.edge_N > b.x_max, math.inf, np.maximum(b.edge_N, b.x_min))
+    lowest_NN, highest_NN = lowest_a[:, None] - highest_b, highest_a[:, None] - lowest_b
+    above, below = float(WEIGHT_NN[highest_NN >= 0].sum()), float(WEIGHT_NN[lowest_NN <= 0].sum())
+    low, high = 10 ** _quantile(lowest_NN, TAIL), 10 ** _quantile(highest_NN, 1 - TAIL)
+    return low, high, min(1.0, 2 * min(above, below))
+
+
+NORMAL = np.linspace(-4.5, 4.5, 97)
+WEIGHT = special.softmax(-(NORMAL**2) / 2)
+WEIGHT_NN = WEIGHT[:, None] * WEIGHT
+"""Scores at which a posterior is looked at, and their weights; a difference is taken over all pairs of them."""
+
+
+def _quantile(values_NN: np.ndarray, share: float) -> float:
+    order = np.argsort(values_NN, axis=None)
+    at = np.searchsorted(np.cumsum(WEIGHT_NN.ravel()[order]), share)
+    return float(values_NN.ravel()[order[min(int(at), len(order) - 1)]])
+
+
+# One pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Side:
+    """One curve of a pair. row: of `edges`. points: of its posterior. diverged: 1 or 0, seeds by lrs, NaN where
+    missing; confirmed: the same of each confirmation's runs. best: as `judged_at_own_best`."""
+
+    row: Mapping[str, Any]
+    points: Points
+    diverged: pd.DataFrame
+    confirmed: tuple[pd.DataFrame, ...]
+    best: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        return str(self.row["curve"])
+
+    @property
+    def seeds(self) -> pd.Index:
+        return self.diverged.index
+
+
+def _by_seed_and_lr(runs: pd.DataFrame) -> pd.DataFrame:
+    lrs, diverged_SK = outcomes(runs)
+    return pd.DataFrame(
+        diverged_SK, index=pd.Index(np.unique(runs["seed"].to_numpy(dtype=np.int64))), columns=pd.Index(lrs)
+    )
+
+
+def _pairs(of_model: Sequence[_Side]) -> list[tuple[_Side, _Side, bool]]:
+    """(this, against, planned): planned ones first. An arm is held against the `none` of its own options (its base
+    optimizer, say), where there is one."""
+    nones = [side for side in of_model if side.row["method"] == AGAINST]
+    planned = []
+    for side in of_model:
+        if side.row["method"] != AGAINST and nones:
+            alike = (none for none in nones if none.row["options"] == side.row["options"])
+            planned.append((side, next(alike, nones[0]), True))
+    if len(of_model) > FEW_CURVES:
+        return planned
+    held = {(a.name, b.name) for a, b, _ in planned}
+    others = [
+        (b, a, False)
+        for i, a in enumerate(of_model)
+        for b in of_model[i + 1 :]
+        if (a.name, b.name) not in held and (b.name, a.name) not in held
+    ]
+    return planned + others
+
+
+FEW_CURVES = 60
+
+
+def _contrast(a: _Side, b: _Side, planned: bool, quality: str) -> dict[str, Any]:
+    row = {
+        "model": a.row["model"],
+        "curve": a.name,
+        "method": a.row["method"],
+        "against": b.name,
+        "planned": planned,
+        "seeds": len(a.seeds),
+        "seeds_against": len(b.seeds),
+        "pairs": len(a.seeds.intersection(b.seeds)),
+    }
+    return row | _ratio(a, b) | _at_one_lr(a, b, planned) | {"quality": quality} | _quality_difference(a, b)
+
+
+def _ratio(a: _Side, b: _Side) -> dict[str, Any]:
+    known = a.row["status"] == b.row["status"] == REACHED
+    monotone = bool(a.row["monotone"] and b.row["monotone"])
+    if monotone:
+        low, high, p = ratio_interval(a.points, b.points)
+    else:
+        low = a.row["bound_low"] / b.row["bound_high"]
+        high = a.row["bound_high"] / b.row["bound_low"] if b.row["bound_low"] > 0 else math.inf
+        p = math.nan
+    # An edge above the range leaves no upper end of its own, and no lower end of what is divided by it.
+    if not known:
+        up = (a.row["status"] == NOT_REACHED, b.row["status"] == NOT_REACHED)
+        down = (a.row["status"] not in (REACHED, NOT_REACHED), b.row["status"] not in (REACHED, NOT_REACHED))
+        low = 0.0 if up[1] or down[0] else low
+        high = math.inf if up[0] or down[1] else high
+    ends = (low > 0, math.isfinite(high))
+    status = {(True, False): AT_LEAST, (False, True): AT_MOST, (False, False): UNDECIDED}.get(ends, KNOWN)
+    ratio = a.row["edge"] / b.row["edge"] if known else math.nan
+    return {"ratio": ratio, "low": low, "high": high, "status": status, "monotone": monotone, "p": p}
+
+
+def _at_one_lr(a: _Side, b: _Side, planned: bool) -> dict[str, Any]:
+    named = max(map(_discordant, a.confirmed, b.confirmed), key=lambda at: at["lr_pairs"], default=NO_PAIRS)
+    if named["lr_pairs"]:
+        p = mcnemar_mid_p(named["lr_only"], named["lr_only_against"]) if planned else math.nan
+        return named | {"lr_named": True, "lr_p": p}
+    return _discordant(a.diverged, b.diverged) | {"lr_named": False, "lr_p": math.nan}
+
+
+NO_PAIRS = {"lr": math.nan, "lr_pairs": 0, "lr_only": 0, "lr_only_against": 0}
+
+
+def _discordant(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
+    """Where the seeds of two tables differ most: their common lr with the largest difference, the lowest of equals."""
+    a, b = a.align(b, join="inner")
+    y_a, y_b = a.to_numpy(dtype=float), b.to_numpy(dtype=float)
+    if not y_a.size:
+        return NO_PAIRS
+    only, only_b, pairs = (y_a > y_b).sum(0), (y_a < y_b).sum(0), np.isfinite(y_a + y_b).sum(0)
+    i = int(np.argmax(np.where(pairs > 0, np.abs(only - only_b), -1)))
+    counts = {"lr_pairs": int(pairs[i]), "lr_only": int(only[i]), "lr_only_against": int(only_b[i])}
+    return {"lr": float(a.columns[i])} | counts
+
+
+def _quality_difference(a: _Side, b: _Side) -> dict[str, Any]:
+    paired = (a.best["quality"] - b.best["quality"]).dropna().to_numpy(dtype=float)
+    low, high = mean_interval(paired)
+    mean = float(paired.mean()) if len(paired) else math.nan
+    chosen = [float(s.best["lr"].mode().iloc[0]) if len(s.best) else math.nan for s in (a, b)]
+    ends = {"difference": mean, "difference_low": low, "difference_high": high, "difference_pairs": len(paired)}
+    return ends | {"best_lr": chosen[0], "best_lr_against": chosen[1]}
+
+
+def _with_holm(table: pd.DataFrame) -> pd.DataFrame:
+    """The family of one model: the planned ratios, and McNemar's tests where an lr was named."""
+    planned = table["planned"].to_numpy(dtype=bool)
+    p = table.loc[planned, ["p", "lr_p"]].to_numpy(dtype=float)
+    named = bool(table["lr_named"].any())
+    family = holm(p.ravel() if named else p[:, 0])
+    adjusted = np.full((len(table), 2), math.nan)
+    adjusted[planned, : 1 + named] = family.reshape(len(p), 1 + named)
+    return table.assign(p_holm=adjusted[:, 0], lr_p_holm=adjusted[:, 1])
+
+
+# In words
+
+
+def ratio_text(row: Mapping[str, Any]) -> str:
+    """A ratio in a table: `2.7`, `> 4.4`, `< 0.5`, `?`."""
+    if not math.isnan(row["ratio"]):
+        return two_digits(row["ratio"])
+    if row["status"] == AT_LEAST:
+        return f"> {two_digits(row['low'])}"
+    return f"< {two_digits(row['high'])}" if row["status"] == AT_MOST else "?"
+
+
+def interval_text(row: Mapping[str, Any]) -> str:
+    """The 95% interval of a ratio: `1.9 to 3.8`, `above 4.4`, `undecided`."""
+    if row["status"] == KNOWN:
+        return f"{two_digits(row['low'])} to {two_digits(row['high'])}"
+    if row["status"] == AT_LEAST:
+        return f"above {two_digits(row['low'])}"
+    return f"below {two_digits(row['high'])}" if row["status"] == AT_MOST else "undecided"
+
+
+def sentences(table: pd.DataFrame, *, quality: bool = True) -> list[str]:
+    """The planned contrasts of one model in words, one line each; where there is none, why. quality: with what it
+    costs or gains."""
+    planned = records(table.loc[table["planned"].astype(bool)])
+    if planned:
+        return [_sentence(row) + (_quality_words(row) if quality else "") for row in planned]
+    if AGAINST in set(table["method"]) | set(table["against"]):
+        return ["no method but none was run: there is nothing to compare it with."]
+    return [f"the study has no runs of {AGAINST}: methods are compared with each other below, and nothing is claimed."]
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    head, tail = f"{row['curve']} against {row['against']}", f"{row['pairs']} paired seeds, p {p_text(row['p_holm'])}"
+    if row["pairs"] != max(row["seeds"], row["seeds_against"]):
+        tail = f"{row['seeds']} and {row['seeds_against']} seeds, {row['pairs']} in common, p {p_text(row['p_holm'])}"
+    claimed = row["p_holm"] <= 1 - CONFIDENCE
+    if not math.isnan(row["ratio"]):
+        interval = interval_text(row) if row["status"] != UNDECIDED else "wider than the lrs tried"
+        said = f"LR50 is {two_digits(row['ratio'])} times as high (95% interval {interval}; {tail})"
+    elif row["status"] == UNDECIDED:
+        said = f"the ratio of their LR50 cannot be told from the lrs tried ({tail})"
+    else:
+        end, side = (row["low"], "more") if row["status"] == AT_LEAST else (row["high"], "less")
+        said = f"LR50 is {side} than {two_digits(end)} times as high (95% sure; {tail})"
+    doubt = "" if claimed else ": no difference is shown"
+    return f"{head}: {said}{doubt}.{_rest(row)}"
+
+
+def _rest(row: Mapping[str, Any]) -> str:
+    said = ""
+    if not row["monotone"]:
+        said += " A rate falls again at a higher lr: the interval is that of the model-free bounds, without p."
+    if row["lr_named"]:
+        said += (
+            f" At lr {row['lr']:g}, named before these {row['lr_pairs']} seeds were trained, {row['lr_only']} of them "
+            f"diverged with {row['curve']} only, {row['lr_only_against']} with {row['against']} only "
+            f"(p {p_text(row['lr_p_holm'])})."
+        )
+    return said
+
+
+def _quality_words(row: Mapping[str, Any]) -> str:
+    if row["difference_pairs"] < 2:
+        return ""
+    low, high = row["difference_low"], row["difference_high"]
+    better = (low > 0) != lower_is_better(str(row["quality"]))
+    verdict = ("better" if better else "worse") if low > 0 or high < 0 else "no difference is shown"
+    return (
+        f" {quality_words(str(row['quality']))}, each at its own best lr: {row['difference']:+.3g} "
+        f"(95% interval {low:+.3g} to {high:+.3g}), {verdict}."
+    )

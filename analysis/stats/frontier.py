@@ -1,0 +1,158 @@
+"""Frontiers: the edge of each method as its threshold moves, and quality against P(divergence).
+
+A *line* is the curves of one model and method that differ in one threshold alone. A method with two thresholds has
+lines in both; a curve where lines cross (Clippy at its defaults) is in each of them.
+
+The Pareto front of quality and stability is the cells that no other cell beats: none has a lower rate of divergence
+without a lower quality, none a higher quality without a higher rate (V. Pareto, Manuale di economia politica, 1906).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.palette import method_order
+from analysis.loading import CELL, CURVE, records, tasks_of, threshold_columns, with_curves
+from analysis.stats.edges import EDGE_COLUMNS, edges, fits
+from analysis.stats.quality import lower_is_better
+from analysis.stats.quality import quality as quality_of_cells
+from analysis.stats.rates import divergence_rates, in_bins
+from study.record.tables import Definition
+
+CONTOURS = (0.05, 0.5, 0.95)
+"""Levels of P(divergence) that are drawn into a map of lr and threshold."""
+
+LINE = ["threshold", "held", "value"]
+
+
+def frontier(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = None) -> pd.DataFrame:
+    """The edge of every curve by the threshold that moves, from one row a run (`analysis.load`).
+
+    fitted: what `edges.fits(runs)` gave, so that several levels share one fit. Raises ValueError unless 0 < level < 1.
+
+    One row a point of a line; columns: model, curve, method; threshold (its name), held (what else varies in the
+    study and is the same along the line, `abs=0.01`, or ""), value (of the threshold); level, and the columns of
+    `edges.edges` from edge on: edge (NaN unless reached), low, high, status, seeds, lr_min, lr_max, ... A curve that is
+    in no line, such as `none`, has one row with threshold "" and value NaN.
+    """
+    runs = with_curves(runs)
+    found = edges(runs, level, fitted)
+    columns = [*CURVE, "method", *LINE, "level", *EDGE_COLUMNS, "steps"]
+    return _in_order(_with_lines(found, runs).loc[:, columns])
+
+
+def contours(runs: pd.DataFrame, fitted: Mapping | None = None, levels: Sequence[float] = CONTOURS) -> pd.DataFrame:
+    """`frontier` at several levels, one below the other: where P(divergence) crosses them, per threshold."""
+    runs = with_curves(runs)
+    fitted = fits(runs) if fitted is None else fitted
+    return pd.concat([frontier(runs, level, fitted) for level in levels], ignore_index=True)
+
+
+def threshold_map(runs: pd.DataFrame) -> pd.DataFrame:
+    """The cells of every line: lr by threshold. One row a cell of a line; columns as `frontier` up to value, then lr,
+    n, k, rate, low, high (`rates.divergence_rates`). Where an adaptive study has too many lrs to be read, lr is the
+    middle of its quarter octave (`rates.in_bins`). Curves in no line are left out."""
+    runs = with_curves(runs)
+    rates = _with_lines(divergence_rates(in_bins(runs)), runs)
+    cells = rates.loc[rates["threshold"] != "", [*CURVE, "method", *LINE, "lr", "n", "k", "rate", "low", "high"]]
+    return _in_order(cells)
+
+
+def tradeoff(runs: pd.DataFrame, definition: Definition, quality: str | None = None) -> pd.DataFrame:
+    """Held-out quality against P(divergence): every cell a point, the Pareto front of each model marked.
+
+    quality: a column of `analysis.stats.quality`, such as auc_click or rmse_play (lower is better); the first task's by
+    default. Raises ValueError, with the columns there are, for another.
+
+    One row a cell; columns: model, curve, method, <thresholds>, options, lr, n, k, rate, low, high (P(divergence) with
+    its 95% Wilson interval), measure (the name of the quality), quality, quality_low, quality_high (median and 10 to
+    90% band over seeds, a diverged run as the worst result), pareto. Where an adaptive study has too many lrs to be
+    read, a cell is a quarter octave. A cell whose quality is NaN is on no front.
+    """
+    shown = in_bins(with_curves(runs))
+    rates, scored = divergence_rates(shown), quality_of_cells(shown, definition)
+    measure = _measure(definition, scored, quality)
+    bands = {measure: "quality", f"{measure}_low": "quality_low", f"{measure}_high": "quality_high"}
+    # A study without runs has no columns of quality, and no types.
+    scored = scored.reindex(columns=[*CELL, *bands]).rename(columns=bands).astype({"lr": "float64"})
+    own = [*CURVE, "method", *threshold_columns(shown), "options", "lr", "n", "k", "rate", "low", "high"]
+    table = rates[own].merge(scored, on=CELL, validate="one_to_one").assign(measure=measure)
+    front = pd.Series(False, index=table.index)
+    for _, of_model in table.groupby("model"):
+        good = of_model["quality"].to_numpy(dtype=float) * (-1 if lower_is_better(measure) else 1)
+        front[of_model.index] = pareto(good, of_model["rate"].to_numpy(dtype=float))
+    columns = [*own, "measure", "quality", "quality_low", "quality_high"]
+    return table[columns].assign(pareto=front)
+
+
+def pareto(quality: Sequence[float] | np.ndarray, rate: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Which of N points no other dominates: none has quality at least as high and a rate at least as low, one of them
+    strictly. (N,) bool. Equal points are on the front together; a point with NaN is not, and dominates nothing."""
+    quality, rate = np.asarray(quality, dtype=float), np.asarray(rate, dtype=float)
+    front = np.zeros(len(quality), dtype=bool)
+    valid = np.flatnonzero(~np.isnan(quality) & ~np.isnan(rate))
+    best = None
+    for i in valid[np.lexsort((-quality[valid], rate[valid]))]:
+        here = (quality[i], rate[i])
+        if best is None or here == best or quality[i] > best[0]:
+            front[i], best = True, here
+    return front
+
+
+def _measure(definition: Definition, scored: pd.DataFrame, asked: str | None) -> str:
+    kinds = {"binary": "auc", "regression": "rmse"}
+    known = [f"{kinds[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)]
+    known += [name for name in scored.columns if name.split("_")[0] == "kept" and f"{name}_low" in scored.columns]
+    if asked is not None and asked not in known:
+        raise ValueError(f"unknown quality {asked!r}; there are {', '.join(known)}")
+    return asked or known[0]
+
+
+def _with_lines(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The table with the columns of LINE, a row of a curve once for every line that it is in."""
+    return table.merge(_lines(runs), on=CURVE, how="left", validate="many_to_many")
+
+
+def _lines(runs: pd.DataFrame) -> pd.DataFrame:
+    """Columns model, curve and LINE: every curve in each line that it is part of, or with threshold "" in none."""
+    names = threshold_columns(runs)
+    rows = []
+    for _, arms in runs.drop_duplicates(CURVE).groupby(["model", "method"], sort=False):
+        values = {row["curve"]: _values(row, names) for row in records(arms)}
+        varied = [key for key in _keys(values) if len({own.get(key) for own in values.values()}) > 1]
+        model = arms["model"].iloc[0]
+        inside = set()
+        for name in (key for key in varied if key in names):
+            others = [key for key in varied if key != name]
+            groups: dict[str, list[str]] = {}
+            for curve, own in values.items():
+                held = ", ".join(f"{key}={own[key]}" for key in others if key in own)
+                groups.setdefault(held, []).append(curve)
+            for held, curves in groups.items():
+                if len(curves) < 2:
+                    continue
+                inside |= set(curves)
+                rows += [(model, curve, name, held, float(values[curve][name])) for curve in curves]
+        rows += [(model, curve, "", "", np.nan) for curve in values if curve not in inside]
+    return pd.DataFrame(rows, columns=pd.Index([*CURVE, *LINE])).astype({"value": "float64"})
+
+
+def _values(row: Mapping[str, Any], thresholds: Sequence[str]) -> dict[str, str]:
+    """What a run's method is told: thresholds and options, as people write them."""
+    own = {name: f"{row[name]:.12g}" for name in thresholds if pd.notna(row[name])}
+    return own | {key: str(value) for key, value in json.loads(row["options"] or "{}").items()}
+
+
+def _keys(values: Mapping[str, Mapping[str, str]]) -> list[str]:
+    return list(dict.fromkeys(key for own in values.values() for key in own))
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows by model, method (as `method_order`), line and value, what has no line last, then by lr where there is."""
+    rank = {method: i for i, method in enumerate(method_order(table["method"]))}
+    by = ["model", "_rank", "_loose", *LINE, *(["lr"] if "lr" in table else ["curve"])]
+    table = table.assign(_rank=[rank[method] for method in table["method"]], _loose=table["threshold"] == "")
+    return table.sort_values(by, ignore_index=True).drop(columns=["_rank", "_loose"])

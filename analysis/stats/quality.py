@@ -1,0 +1,251 @@
+"""What a learning rate costs: held-out quality and `kept` per cell, with a diverged run as the worst result.
+
+A run that diverged counts as AUC 0.5 and the constant predictor's RMSE, whatever its dead network scores; a `kept`
+that is not finite counts as minus infinity. Nothing is dropped: a cell of 8 has the quantiles of 8 runs.
+
+LR sensitivity: M. Wortsman et al., "Small-scale proxies for large-scale Transformer training instabilities", ICLR 2024
+(arXiv 2309.14322). The median's interval is of order statistics: W. R. Thompson, Annals of Mathematical Statistics 7
+(1936).
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from analysis.loading import CELL, CURVE, in_order, tasks_of, threshold_columns, with_curves
+from analysis.stats.rates import CONFIDENCE
+from study.config import EdgeSearch
+from study.record.tables import Definition
+
+BAND = (0.1, 0.9)
+WORST_AUC = 0.5
+
+RESAMPLES = 2000
+INTERVAL = (0.025, 0.975)
+
+
+def quality(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
+    """One row a cell, from one row a run (`analysis.load`) and the definition of the study (`study.record.tables`).
+
+    Columns: model, curve, method, <thresholds>, options, lr, n; then for each of `kept`, `kept_<task>`, `auc_<task>`
+    and `rmse_<task>` the median under that name and the 10% and 90% quantiles as <name>_low and <name>_high. kept is a
+    share of the reference gain, RMSE in the task's unit. `kept` can be -inf; a task that is not learnable is NaN.
+    """
+    runs = with_curves(runs)
+    same = ["method", *threshold_columns(runs), "options"]
+    scored = runs[[*CELL, *same]].assign(**worst_filled(runs, definition))
+    names = [c for c in scored.columns if c not in (*CELL, *same)]
+    cell_N = scored.groupby(CELL, sort=False).ngroup().to_numpy()
+    _, first, n = np.unique(cell_N, return_index=True, return_counts=True)
+    table = scored.iloc[first][[*CELL[:2], *same, "lr"]].reset_index(drop=True).assign(n=n)
+    bands = {
+        f"{name}{end}": _quantiles(scored[name].to_numpy(dtype=float), cell_N, share)
+        for name in names
+        for end, share in (("", 0.5), ("_low", BAND[0]), ("_high", BAND[1]))
+    }
+    return in_order(pd.concat([table, pd.DataFrame(bands, index=table.index)], axis=1))
+
+
+def worst_filled(runs: pd.DataFrame, definition: Definition) -> dict[str, np.ndarray]:
+    """Quality of each run, name -> float column, the worst result where the run diverged or has no finite value."""
+    kept = _floats(runs, "kept")
+    columns = {"kept": np.where(np.isnan(kept), -math.inf, kept)}
+    diverged = (runs["outcome"] == "diverged").to_numpy(dtype=bool)
+    for task in tasks_of(definition.data):
+        name = task["name"]
+        if f"kept_{name}" in runs:
+            kept = _floats(runs, f"kept_{name}")
+            learnable = runs[f"diverged_{name}"].notna().to_numpy() if f"diverged_{name}" in runs else ~np.isnan(kept)
+            columns[f"kept_{name}"] = np.where(np.isnan(kept) & learnable, -math.inf, kept)
+        for score, worst in ((f"auc_{name}", WORST_AUC), (f"rmse_{name}", task.get("constant_rmse"))):
+            if score in runs and worst is not None:
+                values = _floats(runs, score)
+                columns[score] = np.where(diverged | ~np.isfinite(values), worst, values)
+    return columns
+
+
+def judged_at_own_best(runs: pd.DataFrame, definition: Definition, name: str) -> dict[tuple[str, str], pd.DataFrame]:
+    """Each seed of a curve at that curve's best lr, which the seed has no say in: (model, curve) -> a table indexed by
+    seed with the columns lr and quality.
+
+    name: the column of held-out quality to judge by (`worst_filled`); the lr is chosen by `kept` of the same task
+    (`chosen_by_others`). A seed without this quality is left out, and so are all seeds of a search for edges, which
+    trains few where quality is best.
+    """
+    runs = with_curves(runs)
+    quality_N = worst_filled(runs, definition).get(name, np.full(len(runs), math.nan))
+    searched = isinstance(definition.study.search, EdgeSearch)
+    found = {}
+    for (model, curve), chosen in chosen_by_others(runs, definition, name.partition("_")[2], CURVE).items():
+        judged = chosen.assign(quality=quality_N[chosen["row"]])[["lr", "quality"]]
+        found[model, curve] = judged.iloc[:0] if searched else judged.loc[np.isfinite(judged["quality"])]
+    return found
+
+
+def chosen_by_others(
+    runs: pd.DataFrame, definition: Definition, task: str, of: Sequence[str]
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """What the other seeds choose for each seed, of all curves and lrs with the same values in the columns `of` (two):
+    those values -> a table indexed by seed, with the columns curve, lr and row: where the seed's run there stands in
+    `with_curves(runs)`.
+
+    The choice for a seed has the highest median `kept` over the other seeds, of the task where that is learnable: other
+    seeds, and other rows (kept is a progressive validation), than those that judge on the held-out day. It is one at
+    which at least half as many of them ran as at the median one; of equals, the lowest lr. A seed without a run there
+    is left out.
+    """
+    runs = with_curves(runs)
+    filled = worst_filled(runs, definition)
+    kept = filled.get(f"kept_{task}", filled["kept"])
+    kept = filled["kept"] if np.isnan(kept).any() else kept
+    scored = runs[["model", "method", "curve", "lr", "seed"]].assign(by=kept, row=np.arange(len(runs)))
+    found = {}
+    for key, alike in scored.groupby(list(of), sort=False):
+        seeds, of_seed = np.unique(alike["seed"].to_numpy(dtype=np.int64), return_inverse=True)
+        lrs, of_lr = np.unique(alike["lr"].to_numpy(dtype=float), return_inverse=True)
+        curves, of_curve = np.unique(alike["curve"].to_numpy(dtype=object), return_inverse=True)
+        choices, of_choice = np.unique(of_lr * len(curves) + of_curve, return_inverse=True)
+        by_SK = mean_of(alike["by"].to_numpy(dtype=float), of_seed, of_choice)
+        run_SK = np.full(by_SK.shape, -1)
+        run_SK[of_seed, of_choice] = alike["row"]
+        rows = []
+        for s, seed in enumerate(seeds.tolist()):
+            k = _best(np.delete(by_SK, s, axis=0))
+            if k is not None and run_SK[s, k] >= 0:
+                lr, curve = float(lrs[choices[k] // len(curves)]), curves[choices[k] % len(curves)]
+                rows.append({"seed": seed, "curve": curve, "lr": lr, "row": int(run_SK[s, k])})
+        first, second = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
+        found[first, second] = pd.DataFrame(rows, columns=pd.Index(["seed", "curve", "lr", "row"])).set_index("seed")
+    return found
+
+
+def _best(by_SK: np.ndarray) -> int | None:
+    """The number of the column with the highest median over seeds; None where nobody ran."""
+    n_K = (~np.isnan(by_SK)).sum(0)
+    enough = np.flatnonzero((n_K > 0) & (2 * n_K >= np.median(n_K)))
+    if not enough.size:
+        return None
+    # The lower of the two middle values: minus infinity needs no mean.
+    medians = np.sort(by_SK[:, enough], axis=0)[(n_K[enough] - 1) // 2, np.arange(len(enough))]
+    return int(enough[np.argmax(medians)])
+
+
+def mean_of(values_N: np.ndarray, row_N: np.ndarray, column_N: np.ndarray) -> np.ndarray:
+    """A matrix of values by their numbers of row and column: their mean, where there are several; NaN where none."""
+    shape = (row_N.max(initial=-1) + 1, column_N.max(initial=-1) + 1)
+    total, count = np.zeros(shape), np.zeros(shape)
+    np.add.at(total, (row_N, column_N), values_N)
+    np.add.at(count, (row_N, column_N), 1)
+    return np.divide(total, count, out=np.full(shape, math.nan), where=count > 0)
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a column of quality is an error."""
+    return name.startswith("rmse_")
+
+
+def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
+    """How much loss it costs on average not to know the best lr: one row a curve.
+
+        mean over log lr of min(loss(lr), loss at initialization) - min over lr of the same
+
+    over the range of lrs that all curves of the model were tried on, so that they can be compared; the mean is a
+    trapezoid rule, since lrs need not be evenly spaced. loss: the final training loss, mean over seeds, in its own unit
+    (a sum over the tasks); one that is not finite counts as the loss at initialization, which is the best constant
+    predictor's (head biases start at the base rates).
+
+    Columns: model, curve, method, sensitivity, sensitivity_low, sensitivity_high (95% bootstrap of whole seeds; NaN
+    with one), sensitivity_lr_min, sensitivity_lr_max (the range; sensitivity is NaN where it is a single lr).
+    """
+    runs = with_curves(runs)
+    top = sum(float(task["constant_loss"]) for task in tasks_of(definition.data))
+    loss = _floats(runs, "final_loss")
+    capped = runs[[*CURVE, "method", "lr", "seed"]].assign(loss=np.fmin(np.where(np.isnan(loss), top, loss), top))
+    ends = capped.groupby(CURVE)["lr"].agg(["min", "max"]).groupby("model").agg({"min": "max", "max": "min"})
+    rows = []
+    for key, curve in capped.groupby(CURVE, sort=False):
+        low, high = ends.loc[key[0]]  # pyright: ignore[reportIndexIssue]
+        inside = curve.loc[(curve["lr"] >= low) & (curve["lr"] <= high)]
+        lrs, of_lr = np.unique(inside["lr"].to_numpy(dtype=float), return_inverse=True)
+        _, of_seed = np.unique(inside["seed"].to_numpy(dtype=np.int64), return_inverse=True)
+        loss_SK = mean_of(inside["loss"].to_numpy(dtype=float), of_seed, of_lr)
+        same = {"model": key[0], "curve": key[1], "method": curve["method"].iloc[0]}  # pyright: ignore[reportIndexIssue]
+        ends_here = {"sensitivity_lr_min": low, "sensitivity_lr_max": high}
+        rows.append(same | _sensitivity(np.log10(lrs), loss_SK) | ends_here)
+    columns = [*CURVE, "method", *SENSITIVITY, "sensitivity_lr_min", "sensitivity_lr_max"]
+    return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
+
+
+SENSITIVITY = ("sensitivity", "sensitivity_low", "sensitivity_high")
+
+
+def _sensitivity(x: np.ndarray, loss_SK: np.ndarray) -> dict[str, float]:
+    S, K = loss_SK.shape
+    if K < 2:
+        return dict.fromkeys(SENSITIVITY, math.nan)
+    there = ~np.isnan(loss_SK)
+    weight_BS = _resamples(S)
+    n_BK = weight_BS @ there
+    complete = (n_BK > 0).all(1)  # a resample without any run at some lr says nothing there
+    mean_BK = (weight_BS @ np.where(there, loss_SK, 0.0))[complete] / n_BK[complete]
+    area_B = ((mean_BK[:, 1:] + mean_BK[:, :-1]) / 2) @ np.diff(x) / (x[-1] - x[0])
+    drawn = area_B - mean_BK.min(1)
+    low, high = np.quantile(drawn[1:], INTERVAL) if S > 1 and len(drawn) > RESAMPLES / 2 else (math.nan, math.nan)
+    return dict(zip(SENSITIVITY, (float(drawn[0]), float(low), float(high)), strict=True))
+
+
+@functools.lru_cache(maxsize=8)
+def _resamples(seeds: int) -> np.ndarray:
+    """How often each resample holds each seed, after one that holds each once: (1 + RESAMPLES, seeds)."""
+    drawn = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
+    return np.concatenate([np.ones((1, seeds)), drawn])
+
+
+def _floats(runs: pd.DataFrame, column: str) -> np.ndarray:
+    return runs[column].to_numpy(dtype=float, na_value=np.nan)
+
+
+def quantile(values: Sequence[float] | np.ndarray, share: float) -> float:
+    """A quantile, linear between order statistics, that takes minus infinity for what it is. NaN gives NaN."""
+    values = np.asarray(values, dtype=float)
+    return float(_quantiles(values, np.zeros(len(values), int), share)[0]) if len(values) else math.nan
+
+
+def _quantiles(values_N: np.ndarray, cell_N: np.ndarray, share: float) -> np.ndarray:
+    """`quantile` of the values of each cell, numbered from 0."""
+    ordered = values_N[np.lexsort((values_N, cell_N))]  # NaN last
+    n = np.bincount(cell_N)
+    ends = np.cumsum(n)
+    below, part = np.divmod(share * (n - 1), 1)
+    at = ends - n + below.astype(int)
+    low, above = ordered[at], ordered[np.minimum(at + 1, ends - 1)]
+    exact = (part < 1e-9) | (low == -math.inf)
+    between = low + part * (np.where(exact, 0, above) - np.where(exact, 0, low))
+    return np.where(np.isnan(ordered[ends - 1]), math.nan, np.where(exact, low, between))
+
+
+def median_interval(values: Any, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """(low, median, high): the median with its exact interval, between order statistics. The interval is NaN where
+    there are too few values (below 6 at 95%); all is NaN where there are none, or one is NaN."""
+    ordered = np.sort(np.asarray(values, dtype=float))
+    if not len(ordered) or np.isnan(ordered).any():
+        return math.nan, math.nan, math.nan
+    # The r-th from either end: P(Binomial(n, 1/2) < r) <= (1 - confidence) / 2.
+    outside = special.bdtr(np.arange(len(ordered)), len(ordered), 0.5) <= (1 - confidence) / 2
+    r = int(outside.sum())
+    middle = float(np.median(ordered))
+    return (float(ordered[r - 1]), middle, float(ordered[-r])) if r else (math.nan, middle, math.nan)
+
+
+def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Student's interval of the mean; NaN under 2 values."""
+    n = len(values)
+    if n < 2:
+        return math.nan, math.nan
+    half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return float(np.mean(values)) - half, float(np.mean(values)) + half

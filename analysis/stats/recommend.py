@@ -1,0 +1,521 @@
+"""How far one can go: per curve, the largest learning rate whose P(divergence) is at most a risk, at a confidence.
+
+A claim "P(divergence at lr) <= risk" is a one-sided binomial test: with k of n diverged it holds at the level a where
+
+    P(Binomial(n, risk) <= k) <= a        that is, where Clopper and Pearson's upper bound at 1 - a is at most the risk
+
+so 59 clean seeds claim 5% at 95%, and 299 claim 1%. Runs of a fixed number of seeds are tested upward from the lowest
+lr, until the first failure: a fixed sequence needs no correction for the number of lrs, whatever the runs of a seed
+share. Runs that were placed by looking at outcomes, those of a search, nominate an lr and claim nothing.
+
+A confirmation is a test of its own: fresh seeds at one lr, named before they are trained (`study.record.tables`), and judged
+by these runs alone once all are there. Each curve may be wrong with probability 1 - confidence over all that was ever
+tested of it, the choice of lr included: a test that fails has spent its size, the largest probability with which it
+could have claimed a risk that is too high; a test that claims spends nothing. After a failure, a test may take half of
+what is left. (59 seeds at 5% leave 0.0015 of 0.05: the next confirmation needs 141.)
+
+Sources: C. J. Clopper and E. S. Pearson, Biometrika 26 (1934); fixed sequences: W. Maurer, L. A. Hothorn and W.
+Lehmacher, in Biometrie in der chemisch-pharmazeutischen Industrie 6 (1995); levels that are passed on by tests that
+reject: F. Bretz et al., Statistics in Medicine 28 (2009).
+"""
+
+import functools
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from analysis.loading import CURVE, in_order, records, tasks_of, threshold_columns, with_curves
+from analysis.stats.edges import NOT_REACHED, REACHED, Fit, edges, fits
+from analysis.stats.quality import lower_is_better, median_interval, worst_filled
+from analysis.stats.rates import CONFIDENCE, lower_bound, upper_bound
+from study.config import JUDGED_FROM, EdgeSearch, QualitySearch, log_grid
+from study.record.tables import Confirmation, Definition
+
+RISK = 0.05
+LR05 = 0.05
+
+CLAIMED, CANNOT_SAY, TOO_RISKY = "claimed", "cannot say", "too risky"
+
+LIKELY = 0.5
+"""An lr is nominated where, by the fitted curve, fresh seeds would claim it with at least this probability."""
+
+MOST_SEEDS = 100_000
+
+COLUMNS = (
+    *("risk", "confidence", "status", "lr", "basis", "k", "n", "bound", "tested_at"),
+    *("nominated", "nominated_k", "nominated_n", "nominated_bound", "chance", "more_if_clean", "more_at_rate"),
+    *("pending", "failed", "quality", "quality_median", "quality_low", "quality_high", "quality_n"),
+    *("best_lr", "headroom", "headroom_low", "headroom_high", "edge_status", "searched"),
+    *("seeds", "lowest_k", "lowest_n", "lowest_bound", "n_min", "n_max", "lr_min", "lr_max", "steps"),
+)
+
+
+def recommend(
+    runs: pd.DataFrame,
+    definition: Definition,
+    *,
+    confirmations: Sequence[Confirmation] = (),
+    risk: float = RISK,
+    confidence: float = CONFIDENCE,
+    quality: str | None = None,
+    fitted: Mapping[Any, Fit] | None = None,
+) -> pd.DataFrame:
+    """One row a curve, from one row a run (`analysis.load`) and the definition of the study (`study.record.tables`).
+
+    Of a search for the best quality, only the runs that judge its winners count.
+
+    confirmations: those of the study (`study.record.tables.read_confirmations`). quality: a column of held-out quality; None
+    is that of the first task. fitted: what `analysis.stats.edges.fits(runs)` gave, where it is at hand.
+
+    Columns: model, curve, method, <thresholds>, options; risk, confidence (as asked);
+    status: "claimed", "cannot say", or "too risky" (the lowest lr tried has a higher risk, at the confidence);
+    lr (the largest with a claim), basis ("study": its runs of fixed seeds; "confirmation"), k, n (diverged runs of the
+    seeds that the claim rests on), tested_at (the confidence of that test, higher than asked after one that failed),
+    bound (of the risk there, at that confidence); NaN where there is no claim;
+    nominated (an lr above the claim that fresh seeds would probably claim; NaN where there is none), nominated_k and
+    nominated_n (the cell there; n is 0 where none was tried), nominated_bound (of its risk, at the confidence), chance
+    (by the fitted curve, that the fresh seeds claim it), more_if_clean and more_at_rate (fresh seeds that a
+    confirmation takes, if none of them diverges or if as many do as in that cell; NaN where no number would do);
+    pending (runs that are still missing of confirmations), failed (confirmations that failed);
+    quality (the column's name), quality_median with its 95% interval quality_low, quality_high (over seeds, exact; NaN
+    below 6 of them), quality_n: at lr, or else at nominated; a diverged run is the worst result;
+    best_lr (of best median quality), headroom (LR05 over best_lr; NaN unless LR05 was reached) with its 95% interval
+    headroom_low, headroom_high (0 and infinite where it leaves the tried lrs), edge_status (as `edges` has it);
+    searched (what the study searches: "edges", "quality", or "" for a study of fixed runs); seeds (distinct);
+    lowest_k, lowest_n and lowest_bound (the cell of the lowest lr, and the bound of its risk, at the confidence);
+    n_min, n_max (runs a cell), lr_min, lr_max, steps (the horizon).
+
+    Raises ValueError unless 0 < risk < 1 and 0 < confidence < 1, and where there is no such quality: it lists them.
+    """
+    column = checked(definition, risk, confidence, quality)
+    search = definition.study.search
+    if isinstance(search, QualitySearch):
+        # The winners' seeds are their own, and tell nothing of how they were chosen.
+        runs, fitted = runs.loc[runs["seed"] >= JUDGED_FROM].drop(columns="curve", errors="ignore"), None
+    runs = with_curves(runs)
+    scores = _scores(runs, definition, column)
+    fitted = fits(runs) if fitted is None else fitted
+    edge = {(row["model"], row["curve"]): row for row in records(edges(runs, LR05, fitted))}
+    named = [(confirmation, {run.id for run in confirmation.runs(definition)}) for confirmation in confirmations]
+    same = ["method", *threshold_columns(runs), "options"]
+    rows = []
+    needed = runs[[*CURVE, *same, "run_id", "lr", "outcome"]].assign(_score=scores)
+    for key, of_curve in needed.groupby(CURVE, sort=False):
+        model, curve = key  # pyright: ignore[reportGeneralTypeIssues]
+        evidence = _evidence(of_curve, named, placed=isinstance(search, EdgeSearch))
+        found = claim(evidence, risk, confidence)
+        found |= _nomination(evidence, fitted[model, curve], found, risk, confidence)
+        found |= _quality_at(of_curve, found["lr"] if found["status"] == CLAIMED else found["nominated"])
+        found |= _headroom(of_curve, edge[model, curve], column)
+        head = {"model": model, "curve": curve} | {c: of_curve[c].iloc[0] for c in same}
+        facts = {name: edge[model, curve][name] for name in ("seeds", "n_min", "n_max", "lr_min", "lr_max", "steps")}
+        facts |= {"edge_status": edge[model, curve]["status"], "searched": search.kind if search else ""}
+        rows.append(head | {"risk": risk, "confidence": confidence, "quality": column} | found | facts)
+    return in_order(pd.DataFrame(rows, columns=pd.Index([*CURVE, *same, *COLUMNS])))
+
+
+def checked(definition: Definition, risk: float, confidence: float, quality: str | None) -> str:
+    """The column of quality that is asked for: the first task's, where None is. Raises as `recommend`."""
+    for name, value in (("risk", risk), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise ValueError(f"need 0 < {name} < 1, got {name}={value:g}")
+    return quality_column(definition, quality)
+
+
+def quality_column(definition: Definition, asked: str | None = None) -> str:
+    """The one number of held-out quality: as asked, or the first task's AUC, or RMSE where that task is a regression.
+
+    Raises ValueError that lists the columns that there are.
+    """
+    of_task = {"binary": "auc", "regression": "rmse"}
+    known = [f"{of_task[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)]
+    if asked is not None and asked not in known:
+        raise ValueError(f"unknown quality {asked!r}; there are {', '.join(known)}")
+    return asked or known[0]
+
+
+# The tests
+
+
+def passes(k: Any, n: Any, risk: float, level: float) -> np.ndarray:
+    """Whether k diverged of n runs claim, at the level (1 - confidence), that P(divergence) is at most the risk."""
+    k, n = np.asarray(k, dtype=float), np.asarray(n, dtype=float)
+    inside = k < n
+    # P(Binomial(n, risk) <= k); 1 where all diverged, and where there are none.
+    tail = np.where(inside, special.betaincc(k + 1, np.where(inside, n - k, 1), risk), 1.0)
+    return tail <= level
+
+
+def fixed_sequence(k: Any, n: Any, risk: float = RISK, level: float = 1 - CONFIDENCE) -> np.ndarray:
+    """How many of the lrs are claimed, from the lowest upward, stopping at the first failure.
+
+    k, n: diverged runs and runs at each lr, ascending, along the last axis; any shape before it, which is returned.
+    """
+    return np.cumprod(passes(k, n, risk, level), axis=-1).sum(axis=-1)
+
+
+def most_allowed(n: int, risk: float, level: float) -> int:
+    """The most diverged of n runs that still claim; -1 where even none would not."""
+    return int(passes(np.arange(n), n, risk, level).sum()) - 1
+
+
+def size(n: int, allowed: int, risk: float) -> float:
+    """The largest probability with which a risk that is too high is claimed, by allowing so many diverged of n."""
+    return float(special.betaincc(allowed + 1, n - allowed, risk))
+
+
+@functools.lru_cache(maxsize=1024)
+def seeds_needed(risk: float, level: float, rate: float = 0.0) -> int | None:
+    """The smallest number of fresh seeds that claim the risk at the level where the share `rate` of them, rounded up to
+    a whole one, diverges. None where up to 100,000 do not."""
+    if not 0 < level < 1 or rate >= risk:
+        return None
+    first = 1
+    while first <= MOST_SEEDS:
+        n = np.arange(first, min(10 * first, MOST_SEEDS + 1))
+        enough = passes(np.ceil(np.round(rate * n, 9)), n, risk, level)
+        if enough.any():
+            return int(n[enough][0])
+        first *= 10
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the tests of a curve rest on.
+
+    grid: (lr, k, n) of the study's own runs, ascending. placed: by a search, which looked at outcomes. confirmations:
+    in the order in which they were named.
+    """
+
+    grid: tuple[tuple[float, int, int], ...]
+    placed: bool
+    confirmations: tuple["Confirmed", ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmed:
+    """k of the recorded, and of all n that were named; the study had study_seeds when they were."""
+
+    lr: float
+    k: int
+    n: int
+    missing: int
+    study_seeds: int
+
+
+def _evidence(of_curve: pd.DataFrame, named: Iterable[tuple[Confirmation, set[str]]], placed: bool) -> Evidence:
+    diverged = (of_curve["outcome"] == "diverged").to_numpy(dtype=bool)
+    ids, lrs = of_curve["run_id"].tolist(), of_curve["lr"].to_numpy(dtype=float)
+    confirmed: list[Confirmed] = []
+    own = np.ones(len(ids), bool)
+    for confirmation, of_confirmation in named:
+        here = np.array([run in of_confirmation for run in ids])
+        if not here.any():
+            continue
+        own &= ~here
+        n = len(confirmation.seeds)
+        confirmed.append(
+            Confirmed(
+                lr=confirmation.lr,
+                k=int(diverged[here].sum()),
+                n=n,
+                missing=n - int(here.sum()),
+                study_seeds=confirmation.study_seeds,
+            )
+        )
+    tried, of_lr = np.unique(lrs[own], return_inverse=True)
+    k, n = np.bincount(of_lr, diverged[own], len(tried)), np.bincount(of_lr, minlength=len(tried))
+    grid = tuple(zip(tried.tolist(), k.astype(int).tolist(), n.tolist(), strict=True))
+    return Evidence(grid=grid, placed=placed, confirmations=tuple(confirmed))
+
+
+def claim(evidence: Evidence, risk: float, confidence: float) -> dict[str, Any]:
+    """Every test of a curve in its order, and the largest lr that one of them claims: columns of `recommend`, and
+    next_level, at which the next confirmation would be tested."""
+    left, some_failed, claims, failed = 1 - confidence, False, [], 0
+
+    def level() -> float:
+        return left / 2 if some_failed else left
+
+    tests: list[Confirmed | None] = list(evidence.confirmations)
+    if not evidence.placed:
+        # The study's own test comes first, unless confirmations were named when it was too small to claim anything.
+        tests.insert(_before(evidence, risk, 1 - confidence), None)
+    for test in tests:
+        cells = [(test.lr, test.k, test.n, test.missing)] if test else [(*cell, 0) for cell in evidence.grid]
+        for lr, k, n, missing in cells:
+            at = level()
+            allowed = most_allowed(n, risk, at)
+            if allowed >= 0 and k + missing <= allowed:
+                basis = "confirmation" if test else "study"
+                claims.append({"lr": lr, "basis": basis, "k": k, "n": n, "level": at})
+                continue
+            if allowed >= 0:
+                left, some_failed = left - size(n, allowed, risk), True
+                failed += test is not None and k > allowed
+            break
+    found: dict[str, Any] = {"status": CANNOT_SAY, "lr": math.nan, "k": math.nan, "n": math.nan}
+    found |= {"basis": None, "bound": math.nan, "tested_at": math.nan, "next_level": level(), "failed": failed}
+    found["pending"] = sum(test.missing for test in evidence.confirmations)
+    _, k, n = evidence.grid[0] if evidence.grid else (math.nan, 0, 0)
+    found |= {"lowest_k": k, "lowest_n": n}
+    found["lowest_bound"] = upper_bound(k, n, confidence) if n else math.nan
+    if claims:
+        best = max(claims, key=lambda claim: (claim["lr"], claim["n"]))
+        bound = upper_bound(best["k"], best["n"], 1 - best["level"])
+        return found | best | {"status": CLAIMED, "bound": bound, "tested_at": 1 - best["level"]}
+    if n and not evidence.placed and lower_bound(k, n, confidence) > risk + 1e-9:
+        found["status"] = TOO_RISKY
+    return found
+
+
+def _before(evidence: Evidence, risk: float, level: float) -> int:
+    """How many confirmations were named before the study had the seeds for a claim of its own."""
+    fewest = seeds_needed(risk, level) or MOST_SEEDS
+    return next(
+        (i for i, c in enumerate(evidence.confirmations) if c.study_seeds >= fewest), len(evidence.confirmations)
+    )
+
+
+# What to try next
+
+
+def _nomination(
+    evidence: Evidence, fit: Fit, found: Mapping[str, Any], risk: float, confidence: float
+) -> dict[str, Any]:
+    seeds = seeds_needed(risk, found["next_level"])
+    none = {"nominated": math.nan, "nominated_k": 0, "nominated_n": 0, "nominated_bound": math.nan, "chance": math.nan}
+    none |= {"more_if_clean": math.nan if seeds is None else seeds, "more_at_rate": math.nan}
+    candidates = [lr for lr in _candidates(evidence, risk) if not lr <= found["lr"]]
+    if not candidates or seeds is None:
+        return none
+    # Quantiles at even shares: their mean of a function of P is the posterior's.
+    rate_UC = fit.curve(np.array(candidates), ((np.arange(100) + 0.5) / 100).tolist())
+    chance_C = ((1 - rate_UC) ** seeds).mean(axis=0)
+    likely = np.flatnonzero(chance_C >= LIKELY)
+    if not likely.size and found["status"] == CLAIMED:
+        return none
+    best = int(likely[-1]) if likely.size else int(np.argmax(chance_C))
+    lr = candidates[best]
+    k, n = next(((k, n) for tried, k, n in evidence.grid if tried == lr), (0, 0))
+    at_rate = seeds_needed(risk, found["next_level"], k / n) if n else None
+    return {
+        "nominated": lr,
+        "nominated_k": k,
+        "nominated_n": n,
+        "nominated_bound": upper_bound(k, n, confidence) if n else math.nan,
+        "chance": float(chance_C[best]),
+        "more_if_clean": seeds,
+        "more_at_rate": math.nan if at_rate is None else at_rate,
+    }
+
+
+def _candidates(evidence: Evidence, risk: float) -> list[float]:
+    """Lrs up to which no cell's rate is above the risk; those of a search lie anywhere, also below what it tried."""
+    good = []
+    for lr, k, n in evidence.grid:
+        if k > risk * n:
+            break
+        good.append(lr)
+    if not evidence.placed:
+        return good
+    lowest = evidence.grid[0][0] if evidence.grid else 1.0
+    high = good[-1] if good else lowest / 1.25
+    return [lr for lr in log_grid(lowest / BELOW_SEARCH, high, SEARCH_POINTS) if lr <= high] or [high]
+
+
+BELOW_SEARCH = 4.0
+SEARCH_POINTS = 80
+
+
+# Quality
+
+
+def _scores(runs: pd.DataFrame, definition: Definition, column: str) -> np.ndarray:
+    return worst_filled(runs, definition).get(column, np.full(len(runs), np.nan))
+
+
+def _quality_at(of_curve: pd.DataFrame, lr: float) -> dict[str, Any]:
+    scores = of_curve.loc[of_curve["lr"] == lr, "_score"].to_numpy(dtype=float)
+    low, middle, high = median_interval(scores)
+    return {
+        "quality_median": middle,
+        "quality_low": low,
+        "quality_high": high,
+        "quality_n": len(scores),
+    }
+
+
+def _headroom(of_curve: pd.DataFrame, edge: Mapping[str, Any], column: str) -> dict[str, float]:
+    best = _best_lr(of_curve, column)
+    return {
+        "best_lr": best,
+        "headroom": edge["edge"] / best if edge["status"] == REACHED else math.nan,
+        "headroom_low": edge["low"] / best,
+        "headroom_high": edge["high"] / best,
+    }
+
+
+def _best_lr(of_curve: pd.DataFrame, column: str) -> float:
+    """The lr of best median quality, the lowest of equals; of a search, of the quarter octave with the best median."""
+    lr_N, score_N = (of_curve[name].to_numpy(dtype=float) for name in ("lr", "_score"))
+    alone = float(np.median(np.unique(lr_N, return_counts=True)[1])) < 2
+    group_N = (4 * np.log2(lr_N)).round() if alone else lr_N
+    there = ~np.isnan(score_N)
+    groups = [group_N == group for group in np.unique(group_N[there])]
+    if not groups:
+        return math.nan
+    medians = [float(np.median(score_N[group & there])) for group in groups]
+    best = groups[int(np.argmin(medians) if lower_is_better(column) else np.argmax(medians))]
+    return float(np.median(lr_N[best]))
+
+
+# In words
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """Each row of `recommend` in words, for an engineer: what is claimed, or why nothing can be; what it gives in
+    quality; and which lr to confirm next."""
+    return [sentence(row) for row in records(table)]
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """One row of `recommend` in words."""
+    said = [_answer(row)]
+    if row["failed"]:
+        said.append(f"{_count(row['failed'], 'confirmation')} failed.")
+    if row["pending"]:
+        said.append(f"{_count(row['pending'], 'run')} of a confirmation {_is(row['pending'])} missing: study resume.")
+    if row["status"] == CLAIMED:
+        said += _what_it_gives(row)
+    said += _next(row)
+    return f"{row['curve']}: {' '.join(said)}"
+
+
+def _answer(row: Mapping[str, Any]) -> str:
+    risk, sure = _percent(row["risk"]), f"{100 * row['confidence']:.4g}%"
+    if row["status"] == CLAIMED:
+        fresh = row["basis"] == "confirmation"
+        stricter = row["tested_at"] > row["confidence"] + 1e-9
+        after = f", tested at {100 * row['tested_at']:.4g}% since an earlier test failed" if stricter else ""
+        return (
+            f"{'at' if fresh else 'up to'} lr {row['lr']:g} at most {risk} of the runs diverge within {row['steps']} "
+            f"steps, {sure} sure ({_of(row['k'], row['n'])}{' fresh seeds' if fresh else ''} diverged{after})."
+        )
+    lowest = f"{_of(row['lowest_k'], row['lowest_n'])} diverged already at lr {row['lr_min']:g}, the lowest tried"
+    if row["status"] == TOO_RISKY:
+        return f"no lr tried holds a risk of {risk}: {lowest} ({sure} sure)."
+    seeds = f"cannot say with {_count(row['seeds'], 'seed')}"
+    if row["searched"] == EdgeSearch.kind:
+        return f"{seeds}: runs that were placed by looking at outcomes only nominate an lr."
+    if row["nominated_n"]:
+        tried = f"{_of(row['nominated_k'], row['nominated_n'])} diverged at lr {row['nominated']:g}"
+        return f"{seeds}: {tried}, which only bounds the risk there at {_percent(row['nominated_bound'])}."
+    if row["lowest_n"]:
+        return f"{seeds}: {lowest}, which only bounds the risk there at {_percent(row['lowest_bound'])}."
+    return f"{seeds}."
+
+
+def _what_it_gives(row: Mapping[str, Any]) -> list[str]:
+    said = []
+    if math.isfinite(row["quality_median"]):
+        words = quality_words(row["quality"])
+        inside = (
+            f"95% interval {row['quality_low']:.3f} to {row['quality_high']:.3f}"
+            if math.isfinite(row["quality_low"])
+            else f"{_count(row['quality_n'], 'seed')}: too few for a 95% interval"
+        )
+        said.append(f"Held-out {words} there: {row['quality_median']:.3f} ({inside}).")
+    if headroom := headroom_text(row):
+        said.append(f"Headroom {headroom} (LR05 over the lr of best quality, {row['best_lr']:.3g}).")
+    return said
+
+
+def _next(row: Mapping[str, Any]) -> list[str]:
+    if math.isnan(row["nominated"]):
+        return [] if row["status"] == CLAIMED else ["No lr is nominated: try lower ones."]
+    seeds = f"{row['more_if_clean']:.0f} fresh seeds"
+    if row["nominated_k"] and math.isnan(row["more_at_rate"]):
+        seeds += ", none diverged,"
+    elif row["nominated_k"]:
+        seeds += f", none diverged, or {row['more_at_rate']:.0f} that diverge at this rate,"
+    else:
+        seeds += ", none diverged,"
+    return [
+        f"Nominated: lr {row['nominated']:g}; {seeds} would claim it (a chance of {_percent(row['chance'])} by the "
+        f"fitted curve)."
+    ]
+
+
+def headroom_text(row: Mapping[str, Any]) -> str:
+    """A headroom in words: `2.1 (95% interval 1.4 to 3)`, `> 1.5` where LR05 was not reached; empty where unknown."""
+    if math.isnan(row["best_lr"]):
+        return ""
+    if row["edge_status"] == NOT_REACHED:
+        return f"> {row['lr_max'] / row['best_lr']:.2g}"
+    return f"{row['headroom']:.2g}" if row["edge_status"] == REACHED else f"< {row['lr_min'] / row['best_lr']:.2g}"
+
+
+def quality_words(column: str) -> str:
+    """`auc_click` as `AUC of click`."""
+    kind, _, task = column.partition("_")
+    return f"{kind.upper()} of {task}"
+
+
+def commands(table: pd.DataFrame, folder: str, study: str = "study") -> list[str]:
+    """The commands that would confirm what is nominated, where a curve has no claim yet: one for each lr and number of
+    seeds. A search for the best quality has none: it judges its own winners.
+
+    folder: of the study, as it is to be typed; study: the command, likewise.
+    """
+    asked: dict[tuple[float, float], list[dict[str, Any]]] = {}
+    for row in records(table):
+        if row["status"] != CLAIMED and row["searched"] != QualitySearch.kind and not math.isnan(row["nominated"]):
+            asked.setdefault((row["nominated"], row["more_if_clean"]), []).append(row)
+    several = len(set(table["model"])) > 1
+    lines = []
+    for (lr, _), rows in sorted(asked.items()):
+        words = [study, "confirm", folder, "--lr", f"{lr:g}"]
+        words += ["--method", ",".join(dict.fromkeys(str(row["curve"]) for row in rows))]
+        if several:
+            words += ["--model", ",".join(dict.fromkeys(str(row["model"]) for row in rows))]
+        for option in ("risk", "confidence"):
+            if rows[0][option] != {"risk": RISK, "confidence": CONFIDENCE}[option]:
+                words += [f"--{option}", f"{rows[0][option]:g}"]
+        lines.append(shlex.join(words))
+    return lines
+
+
+def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of `recommend` as JSON takes them: finite numbers, or null."""
+    return [{name: _json_value(value) for name, value in row.items()} for row in records(table)]
+
+
+def _json_value(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
+        return (int(value) if value.is_integer() else value) if math.isfinite(value) else None
+    return None if value is pd.NA else value
+
+
+def _of(k: float, n: float) -> str:
+    return f"{'none' if k == 0 else f'{k:.0f}'} of {n:.0f}"
+
+
+def _count(n: float, word: str) -> str:
+    return f"{n:.0f} {word}" + ("" if n == 1 else "s")
+
+
+def _is(n: float) -> str:
+    return "is" if n == 1 else "are"
+
+
+def _percent(p: float) -> str:
+    return f"{100 * p:.2g}%" if p < 0.995 else "100%"

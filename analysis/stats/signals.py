@@ -1,0 +1,564 @@
+"""What foretells divergence: signals seen before the loss moves, over many runs watched by `study signals`.
+
+    onset            the step from which a run's loss left that of a healthy run for good (`study.outcomes.onset`)
+    ROC AUC at k     how often a signal is larger in a run k steps before its onset than at the same step of the same
+                     model in a run that is not within k steps of one; ties count half. Of pairs with the same lr alone,
+                     it says what a signal knows beyond the lr. The interval resamples seeds
+    gone             when the trailing median knows: the step at which `study.outcomes.judge` would see it (`study.outcomes.onset`)
+    alarm            the first step, from `START` on, at which a signal exceeds a threshold. The threshold is the lowest
+                     that rings in at most a stated share of the completed runs, on half of the seeds; what it then does
+                     is measured on the other half. It warned where it rang before the onset, and was early where it
+                     rang before `gone`
+    lead             steps from the alarm to the onset, below 0 where it came after it; gain: from the alarm to `gone`
+
+A run that completes is watched for all of its steps, so a false alarm is one anywhere in it. Sharpness is taken every
+other step at first and rarely later: between, its last value stands. Each model and method is judged by itself, for
+what foretells divergence under one need not do so under another; thresholds of a method are one group.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.curves import PANEL, styled
+from analysis.figures.replay import DPI, log_axis
+from analysis.loading import load, records
+from analysis.stats.rates import wilson
+
+SIGNALS = {
+    "sharpness_share": "sharpness × lr / 2",
+    "largest_over_bound": "largest |update| / (0.5 |w| + 0.01)",
+    "largest_share": "largest |update| / |w|",
+    "gradient_jump": "gradient norm over its last 10 steps' median",
+    "activation_norm": "norm of the last activations",
+    "dead_share": "share of dead units",
+    "loss_share": "loss over the best constant's",
+    "lr": "lr alone",
+}
+"""Column -> what it is called. The last two are what a signal has to beat: the loss itself, and knowing the lr."""
+
+COLOURS = dict(
+    zip(
+        SIGNALS,
+        ("#000000", "#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#0072B2", "#D55E00", "#999999"),
+        strict=True,
+    )
+)
+
+START = 6
+"""The first step that counts: before it, the loss of every network overshoots while its first scores shrink."""
+
+LAGS = (1, 2, 3, 5, 8)
+"""Steps before the onset."""
+
+FALSE_ALARMS = 0.1
+"""Share of completed runs in which a rule may ring, on the seeds that choose its threshold."""
+
+DRAWS = 1000
+
+GROUP = ["model", "method"]
+
+AROUND_ONSET = (-12, 4)
+"""Steps from an onset at which runs are drawn."""
+
+ENOUGH = 5
+"""Runs with an onset at `START` or later, and runs without one, below which a model and method are not judged: of a run
+that diverges from its first steps on nothing comes before."""
+
+
+OF_RUNS = ("run_id", "model", "method", "curve", "lr", "seed", "outcome")
+"""What a signal is judged against, of the table of runs."""
+
+
+def _recorded(folder: Path) -> pd.DataFrame:
+    """One row a run and step, as `study signals` left it: run_id, step, and the signals. Raises ValueError where
+    nothing was watched."""
+    files = sorted((folder / "signals").glob("*.parquet"))
+    if not files:
+        raise ValueError(f"{folder} has no signals: `study signals {folder}` watches its runs")
+    table = pd.concat([pd.read_parquet(path) for path in files], ignore_index=True)
+    return table.drop_duplicates(["run_id", "step"], ignore_index=True)
+
+
+def watched(folder: Path) -> pd.DataFrame:
+    """One row a run and step: the signals, with the run's model, method, curve, lr, seed and outcome. Raises
+    ValueError where nothing was watched."""
+    return prepared(_recorded(folder).merge(load(folder)[list(OF_RUNS)], on="run_id"))
+
+
+def prepared(table: pd.DataFrame) -> pd.DataFrame:
+    """The same with the signals that follow from others: `gradient_jump`, `loss_share`; sharpness at every step."""
+    table = table.sort_values(["run_id", "step"], ignore_index=True)
+    by_run = table.groupby("run_id", sort=False)
+    before = by_run["gradient_norm"].transform(lambda g: g.shift(1).rolling(10, min_periods=3).median())
+    filled = {name: by_run[name].ffill() for name in ("sharpness_share", "treated_share") if name in table}
+    return table.assign(
+        gradient_jump=table["gradient_norm"] / before, loss_share=table["loss"] / table["constant"], **filled
+    )
+
+
+def judged(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of the models and methods that have `ENOUGH` runs of either kind, and a sentence for each other."""
+    runs = table.drop_duplicates("run_id")
+    skipped, keep = [], pd.Series(False, index=table.index)
+    for (model, method), own in groups(runs, GROUP):
+        onset = own["onset"].to_numpy(dtype=float, na_value=np.nan)
+        diverged, healthy = int((onset >= START).sum()), int(np.isnan(onset).sum())
+        if min(diverged, healthy) < ENOUGH:
+            skipped.append(
+                f"{model}, {method}: {diverged} runs diverged from step {START} on and {healthy} did not; not judged, "
+                f"for that takes {ENOUGH} of each"
+            )
+        else:
+            keep |= (table["model"] == model) & (table["method"] == method)
+    return table.loc[keep], skipped
+
+
+def crossings(table: pd.DataFrame, levels: Sequence[float] = (1, 2, 4, 8)) -> pd.DataFrame:
+    """Whether sharpness x lr / 2 exceeded a level, from `START` on: before the onset in runs that diverged, ever in
+    those that completed. Columns model, method, outcome, level, n, k, share, seeds, lead_low, lead, lead_high
+    (quartiles of the steps from the first crossing to the onset; NaN for completed runs)."""
+    table = table.loc[(table["step"] >= START) & (table["onset"].isna() | (table["step"] < table["onset"]))]
+    rows = []
+    for (model, method, outcome), part in groups(table, [*GROUP, "outcome"]):
+        n, seeds = len(set(part["run_id"])), len(set(part["seed"]))
+        for level in levels:
+            over = part.loc[part["sharpness_share"] > level].drop_duplicates("run_id")
+            lead = (over["onset"] - over["step"]).to_numpy(dtype=float, na_value=np.nan)
+            ends = _quartiles(lead[~np.isnan(lead)])
+            row = {"model": model, "method": method, "outcome": outcome, "level": level}
+            row |= {"n": n, "k": len(over), "share": len(over) / n}
+            rows.append(row | {"seeds": seeds} | dict(zip(("lead_low", "lead", "lead_high"), ends, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def onsets(table: pd.DataFrame) -> pd.DataFrame:
+    """When runs begin to diverge, and how long until they are gone. Columns model, method, n (diverged runs), first,
+    onset_low, onset, onset_high, last (steps; quartiles), after_low, after, after_high (steps from the onset to
+    `gone`)."""
+    runs = table.drop_duplicates("run_id").dropna(subset=["onset"])
+    rows = []
+    for (model, method), own in groups(runs, GROUP):
+        onset, gone = (own[name].to_numpy(dtype=float) for name in ("onset", "gone"))
+        row = {"model": model, "method": method, "n": len(own), "first": onset.min(), "last": onset.max()}
+        for name, steps in (("onset", onset), ("after", (gone - onset)[np.isfinite(gone)])):
+            row |= dict(zip((f"{name}_low", name, f"{name}_high"), _quartiles(steps), strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+SAMPLED = 20
+"""Of every run, `condensed` keeps the sharpness at each so-many-th step."""
+
+
+def levels(table: pd.DataFrame) -> pd.DataFrame:
+    """Where sharpness x lr / 2 lies over the second half of completed runs, at every `SAMPLED`-th step. Columns model,
+    method, lr, n (runs), low, middle, high (the 10%, 50% and 90% quantiles over runs and steps), sharpness (the median,
+    without lr / 2)."""
+    half = table["step"].max() / 2
+    late = table.loc[(table["outcome"] == "completed") & (table["step"] >= half) & (table["step"] % SAMPLED == 0)]
+    rows = []
+    for (model, method, lr), own in groups(late.dropna(subset=["sharpness_share"]), [*GROUP, "lr"]):
+        low, middle, high = np.quantile(own["sharpness_share"].to_numpy(dtype=float), [0.1, 0.5, 0.9]).tolist()
+        row = {"model": model, "method": method, "lr": lr, "n": own["run_id"].nunique()}
+        rows.append(row | {"low": low, "middle": middle, "high": high, "sharpness": 2 * middle / lr})
+    return pd.DataFrame(rows)
+
+
+def discrimination(
+    table: pd.DataFrame, lags: Sequence[int] = LAGS, signals: Sequence[str] = tuple(SIGNALS), draws: int = DRAWS
+) -> pd.DataFrame:
+    """ROC AUC of each signal k steps before the onset: columns model, method, signal, lag, auc, low, high (95%),
+    same_lr, same_lr_low, same_lr_high, diverged (runs with a value there), healthy (runs without an onset), seeds."""
+    rows = []
+    for (model, method), own in groups(table, GROUP):
+        rows += [
+            {"model": model, "method": method} | row for row in _discrimination_of_group(own, lags, signals, draws)
+        ]
+    return pd.DataFrame(rows)
+
+
+def _discrimination_of_group(
+    table: pd.DataFrame, lags: Sequence[int], signals: Sequence[str], draws: int
+) -> Iterator[dict[str, Any]]:
+    onset = table.groupby("run_id")["onset"].first()
+    runs = table.groupby("run_id")[["lr", "seed"]].first().assign(onset=onset)
+    healthy = len(runs) - len(runs.dropna(subset=["onset"]))
+    for lag in lags:
+        cases = runs.loc[runs["onset"].notna() & (runs["onset"] - lag >= START)]
+        at = pd.Series((cases["onset"] - lag).astype(int), index=cases.index)
+        for signal in signals:
+            values = table.pivot(index="run_id", columns="step", values=signal)
+            found = [_pairs(values, runs, str(run), int(step), lag) for run, step in at.items()]
+            found = [pairs for pairs in found if pairs is not None]
+            seeds = len({p["seed"].iloc[0] for p in found})
+            row = {"signal": signal, "lag": lag, "diverged": len(found), "healthy": healthy, "seeds": seeds}
+            for name, part in (("auc", found), ("same_lr", [p.loc[p["same_lr"]] for p in found])):
+                low, mid, high = _clustered(part, draws)
+                ends = ("low", "high") if name == "auc" else ("same_lr_low", "same_lr_high")
+                row |= {name: mid, ends[0]: low, ends[1]: high}
+            yield row
+
+
+def _pairs(values: pd.DataFrame, runs: pd.DataFrame, run: str, step: int, lag: int) -> pd.DataFrame | None:
+    """A run that will diverge against each that is healthy at the same step: who has the larger value."""
+    if step not in values.columns:
+        return None
+    own = values.loc[run, step]
+    at = values[step]
+    others = runs.index[~(runs["onset"] <= step + lag).to_numpy(dtype=bool, na_value=False)]
+    at = at.loc[others].dropna()
+    if np.isnan(own) or at.empty:
+        return None
+    wins = (own > at).astype(float) + 0.5 * (own == at)
+    return pd.DataFrame(
+        {
+            "wins": wins.to_numpy(),
+            "other_seed": runs.loc[at.index, "seed"].to_numpy(dtype=int),
+            "same_lr": (runs.loc[at.index, "lr"] == runs.loc[run, "lr"]).to_numpy(),
+            "seed": int(runs.loc[run, "seed"]),
+        }
+    )
+
+
+def _clustered(found: Sequence[pd.DataFrame], draws: int) -> tuple[float, float, float]:
+    """The mean over cases of their share of wins, and its 95% interval where seeds are drawn again."""
+    found = [pairs for pairs in found if len(pairs)]
+    if not found:
+        return np.nan, np.nan, np.nan
+    seeds = sorted({s for pairs in found for s in (*pairs["other_seed"], pairs["seed"].iloc[0])})
+    place = {seed: i for i, seed in enumerate(seeds)}
+    wins, count = np.zeros((len(found), len(seeds))), np.zeros((len(found), len(seeds)))
+    for i, pairs in enumerate(found):
+        columns = [place[s] for s in pairs["other_seed"]]
+        np.add.at(wins[i], columns, pairs["wins"].to_numpy())
+        np.add.at(count[i], columns, 1)
+    own = np.array([place[pairs["seed"].iloc[0]] for pairs in found])
+
+    def mean(weights_S: np.ndarray) -> float:
+        with np.errstate(invalid="ignore"):
+            share = (wins @ weights_S) / (count @ weights_S)
+        weight = weights_S[own] * np.isfinite(share)
+        return float((np.nan_to_num(share) * weight).sum() / weight.sum()) if weight.sum() else np.nan
+
+    rng = np.random.default_rng(0)
+    again = [mean(np.bincount(rng.integers(0, len(seeds), len(seeds)), minlength=len(seeds))) for _ in range(draws)]
+    low, high = np.nanquantile(again, [0.025, 0.975]) if len(seeds) > 1 else (np.nan, np.nan)
+    return float(low), mean(np.ones(len(seeds))), float(high)
+
+
+def alarms(table: pd.DataFrame, signal: str, threshold: float) -> pd.DataFrame:
+    """One row a run: model, lr, seed, outcome, onset, gone, and the step of the alarm (NaN where none)."""
+    late = table["step"] >= START
+    rung = table.loc[late & (table[signal] > threshold)].groupby("run_id")["step"].min()
+    runs = table.groupby("run_id")[["model", "lr", "seed", "outcome"]].first()
+    for name in ("onset", "gone"):
+        runs[name] = table.groupby("run_id")[name].first().astype(float)
+    return runs.assign(alarm=rung.reindex(runs.index).astype(float))
+
+
+def summary(rung: pd.DataFrame) -> dict[str, float]:
+    """What a rule did. diverged: runs whose onset is at `START` or later; warned, early: the share of them rung for
+    before the onset, before `gone`; lead, gain: medians over those rung for early, with quartiles. completed, false:
+    such runs, and the share of them rung for."""
+    outcome, onset, gone, alarm = (rung[name].to_numpy() for name in ("outcome", "onset", "gone", "alarm"))
+    diverged, completed = (outcome == "diverged") & (onset >= START), outcome == "completed"
+    lead, gain = (onset - alarm)[diverged], (gone - alarm)[diverged]
+    early = gain >= 1
+    row: dict[str, float] = {"diverged": len(lead), "warned": _mean(lead >= 1), "early": _mean(early)}
+    for name, steps in (("lead", lead[early]), ("gain", gain[early])):
+        row |= dict(zip((f"{name}_low", name, f"{name}_high"), _quartiles(steps), strict=True))
+    return row | {"completed": int(completed.sum()), "false": _mean(~np.isnan(alarm[completed]))}
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else np.nan
+
+
+def _quartiles(values: np.ndarray) -> list[float]:
+    return np.quantile(values, [0.25, 0.5, 0.75]).tolist() if len(values) else [np.nan] * 3
+
+
+def _largest(table: pd.DataFrame, signal: str) -> np.ndarray:
+    """Of each run, from `START` on; in ascending order."""
+    late = table.loc[(table["step"] >= START) & table[signal].notna()]
+    return np.sort(late.groupby("run_id").agg(largest=(signal, "max"))["largest"].to_numpy(dtype=float))
+
+
+def groups(table: pd.DataFrame, by: Any) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """The values of the columns `by`, and the rows that share them."""
+    yield from table.groupby(by, sort=True)
+
+
+def rules(table: pd.DataFrame, false_alarms: float = FALSE_ALARMS, draws: int = DRAWS) -> pd.DataFrame:
+    """Each signal's rule: its threshold by every other seed, and what it does on the others. Columns model, method,
+    signal, threshold, chosen_early and chosen_gain (on the seeds that chose it), and those of `summary` on the judging
+    seeds, with 95% intervals of warned, early and false (warned_low, warned_high, ...)."""
+    rows = []
+    for (model, method), part in groups(table, GROUP):
+        seeds = sorted(part["seed"].unique())
+        choosing, judging = part.loc[part["seed"].isin(seeds[::2])], part.loc[part["seed"].isin(seeds[1::2])]
+        if judging.empty:
+            continue
+        for signal in (name for name in SIGNALS if name != "lr"):
+            threshold = chosen_threshold(choosing, signal, false_alarms)
+            before, rung = (alarms(half, signal, threshold) for half in (choosing, judging))
+            row = {"model": model, "method": method, "signal": signal, "threshold": threshold}
+            row |= {f"chosen_{name}": summary(before)[name] for name in ("early", "gain")}
+            rows.append(row | summary(rung) | _again(rung, draws))
+    return pd.DataFrame(rows)
+
+
+def alarm_rule(table: pd.DataFrame, times: float, draws: int = DRAWS) -> pd.DataFrame:
+    """What `study.monitor.gradient_alarm.GradientAlarm(times)` does in all of the runs: a row a model and method, with the
+    columns of `summary` and their 95% intervals. Fair where the seeds are not those that chose it."""
+    rows = []
+    for (model, method), part in groups(table, GROUP):
+        rung = alarms(part, "gradient_jump", times)
+        rows.append({"model": model, "method": method, "threshold": times} | summary(rung) | _again(rung, draws))
+    return pd.DataFrame(rows)
+
+
+def chosen_threshold(table: pd.DataFrame, signal: str, false_alarms: float) -> float:
+    """The lowest that rings in at most a share of the completed runs: of their largest values, that quantile."""
+    largest = _largest(table.loc[table["outcome"] == "completed"], signal)
+    if not len(largest):
+        return np.inf
+    allowed = int(np.floor(false_alarms * len(largest) + 1e-9))
+    return float(largest[len(largest) - 1 - allowed])
+
+
+def _again(rung: pd.DataFrame, draws: int) -> dict[str, float]:
+    """95% intervals: those of Wilson over runs, widened to those where seeds are drawn again, which alone would be of
+    no width at none and at all."""
+    rng, counts = np.random.default_rng(0), []
+    for _, part in groups(rung, "seed"):
+        one = summary(part)
+        n, m = one["diverged"], one["completed"]
+        counts.append([one["warned"] * n if n else 0, one["early"] * n if n else 0, one["false"] * m if m else 0, n, m])
+    every = np.array(counts, float)
+    drawn, total = every[rng.integers(0, len(counts), (draws, len(counts)))].sum(1), every.sum(0)
+    ends = {}
+    for place, (name, of) in enumerate((("warned", 3), ("early", 3), ("false", 4))):
+        share = drawn[drawn[:, of] > 0, place] / drawn[drawn[:, of] > 0, of]
+        low, high = np.quantile(share, [0.025, 0.975]) if len(share) else (np.nan, np.nan)
+        of_runs = [float(end) for end in wilson(round(total[place]), total[of])] if total[of] else [np.nan, np.nan]
+        ends |= {f"{name}_low": min(low, of_runs[0]), f"{name}_high": max(high, of_runs[1])}
+    return ends
+
+
+# figures
+
+
+def draw_before(
+    ax: Axes, table: pd.DataFrame, value: str = "sharpness_share", steps: tuple[int, int] = AROUND_ONSET
+) -> None:
+    """A signal's median and quartiles by step from the onset, of one model; in grey, completed runs at those steps."""
+    relative = (table["step"] - table["onset"]).astype(float)
+    part = table.loc[relative.between(*steps)].assign(relative=relative)
+    healthy = table.loc[table["outcome"] == "completed"].groupby("step")[value]
+    bands = {}
+    for at, group in groups(part, "relative"):
+        same = pd.concat([healthy.get_group(s) for s in group["step"] if s in healthy.groups])
+        bands[at] = (*group[value].quantile([0.25, 0.5, 0.75]), *same.quantile([0.25, 0.5, 0.75]))
+    x, y = np.array(list(bands)), np.array(list(bands.values())).T
+    for low, mid, high, colour, label in (
+        (*y[3:], "#888888", "runs that complete, at the same steps"),
+        (*y[:3], "#D55E00", "runs that diverge"),
+    ):
+        ax.fill_between(x, low, high, color=colour, alpha=0.25, lw=0)
+        ax.plot(x, mid, color=colour, lw=1.8, label=label)
+    ax.axhline(1, color="#666666", lw=1, ls=(0, (2, 2)))
+    ax.axvline(0, color="#E69F00", lw=1.2, zorder=0)
+    log_axis(ax)
+    ax.set_xlim(*steps)
+    ax.set_xlabel("steps from the onset")
+    ax.set_ylabel(SIGNALS[value])
+
+
+def draw_discrimination(ax: Axes, found: pd.DataFrame, value: str = "auc") -> None:
+    """AUC against the steps before the onset, one line a signal, with intervals. value: "auc" or "same_lr"."""
+    ends = ("low", "high") if value == "auc" else ("same_lr_low", "same_lr_high")
+    signals = [s for s in SIGNALS if s in set(found["signal"]) and not (value == "same_lr" and s == "lr")]
+    for i, signal in enumerate(signals):
+        own = found.loc[found["signal"] == signal].sort_values(by="lag")
+        x = own["lag"].to_numpy(float) + 0.07 * (i - len(signals) / 2)
+        bars = np.maximum([own[value] - own[ends[0]], own[ends[1]] - own[value]], 0)
+        ax.errorbar(x, own[value], bars, fmt="none", ecolor=COLOURS[signal], elinewidth=0.9, alpha=0.6)
+        ax.plot(x, own[value], "o-", color=COLOURS[signal], ms=4, lw=1.4, label=SIGNALS[signal])
+    ax.axhline(0.5, color="#666666", lw=1, ls=(0, (2, 2)))
+    ax.set_xlim(max(found["lag"]) + 0.6, 0.4)
+    ax.set_ylim(0, 1.02)
+    ax.set_xticks(sorted(set(found["lag"])))
+    ax.set_xlabel("steps before the onset")
+    ax.set_ylabel("ROC AUC")
+
+
+def draw_rules(ax: Axes, table: pd.DataFrame, value: str) -> None:
+    """Share of diverged runs that a rule rings for in time against its false alarms, as its threshold moves; of one
+    model, all seeds. value: "warned" (before the onset) or "early" (before `gone`)."""
+    for signal in (s for s in SIGNALS if s != "lr"):
+        largest = _largest(table, signal)
+        points = [summary(alarms(table, signal, t)) for t in np.quantile(largest, np.linspace(0, 1, 30))]
+        shares = [(1.0, points[0][value]), *((p["false"], p[value]) for p in points)]
+        ax.plot(*zip(*shares, strict=True), color=COLOURS[signal], lw=1.4, label=SIGNALS[signal])
+    ax.plot([0, 1], [0, 1], color="#666666", lw=1, ls=(0, (2, 2)))
+    ax.set_xlabel("false alarms: share of completed runs")
+    when = {"warned": "before the loss moved", "early": "before they were gone"}[value]
+    ax.set_ylabel(f"diverged runs rung for\n{when}")
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_ylim(-0.02, 1.02)
+
+
+def figure_before(table: pd.DataFrame) -> Figure | None:
+    """Sharpness by step from the onset: a panel a model and method that diverged. None where no run did."""
+    if not (shown := _diverged(table)):
+        return None
+    drawn = Figure(figsize=(PANEL[0] * len(shown), PANEL[1]), layout="constrained")
+    for i, ((model, method), own) in enumerate(shown.items()):
+        ax = drawn.add_subplot(1, len(shown), i + 1)
+        draw_before(ax, own)
+        ax.set_title(f"{model}, {method}")
+        if not i:
+            ax.legend(loc="upper left", fontsize=9)
+    return drawn
+
+
+def figure_alarms(table: pd.DataFrame) -> Figure | None:
+    """Diverged runs rung for against false alarms, before the onset and before `gone`: a row a model and method that
+    diverged. None where no run did."""
+    if not (shown := _diverged(table)):
+        return None
+    drawn = Figure(figsize=(2 * PANEL[0], 0.9 + 2.9 * len(shown)), layout="constrained")
+    panels = drawn.subplots(len(shown), 2, squeeze=False, sharex=True)
+    for row, ((model, method), own) in zip(panels, shown.items(), strict=True):
+        for ax, value in zip(row, ("warned", "early"), strict=True):
+            draw_rules(ax, own, value)
+            ax.set_title(f"{model}, {method}")
+    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return drawn
+
+
+def figure_auc(table: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
+    """ROC AUC by steps before the onset, of all healthy runs and of those with the same lr: a row a model and method
+    that diverged. found: `discrimination(table)`. None where no run did."""
+    if not (shown := _diverged(table)):
+        return None
+    drawn = Figure(figsize=(2 * PANEL[0], 0.9 + 3.9 * len(shown)), layout="constrained")
+    panels = drawn.subplots(len(shown), 2, squeeze=False, sharey=True)
+    against = (("auc", "against all healthy runs"), ("same_lr", "against those with the same lr"))
+    for row, (model, method) in zip(panels, shown, strict=True):
+        of_group = found.loc[(found["model"] == model) & (found["method"] == method)]
+        for ax, (value, words) in zip(row, against, strict=True):
+            draw_discrimination(ax, of_group, value)
+            ax.set_title(f"{model}, {method}: {words}")
+    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return drawn
+
+
+def _diverged(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """(model, method) -> its rows, of those with a run that diverged from `START` on."""
+    return {
+        key: part
+        for key, part in groups(table, GROUP)
+        if (part["onset"].to_numpy(dtype=float, na_value=np.nan) >= START).any()
+    }
+
+
+def figures(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, Figure]:
+    """name -> Figure, of those that there is something to draw of."""
+    drawn = {"before": figure_before(table), "auc": figure_auc(table, found), "alarms": figure_alarms(table)}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """name -> table: auc, rules, crossings, from what was watched (`judged`), or from its `condensed` form."""
+    return {"auc": discrimination(table), "rules": rules(table), "crossings": crossings(table)}
+
+
+def condensed(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows and values that `tables` and `figures` look at, which give the same of both as the whole: all signals of
+    all runs of a model and method around the onset of any of them; each signal where it exceeds all that it was before,
+    from `START` on: an alarm first rings there, at whatever threshold; and sharpness at every `SAMPLED`-th step."""
+    around = range(AROUND_ONSET[0], AROUND_ONSET[1] + 1)
+    onsets = {key: set(part["onset"].dropna().astype(int)) for key, part in groups(table, GROUP)}
+    looked_at = {key: {onset + step for onset in own for step in around} for key, own in onsets.items()}
+    keys = zip(table["model"], table["method"], table["step"], strict=True)
+    near = np.array([step in looked_at[model, method] for model, method, step in keys], bool)
+    late = table["step"] >= START
+    values = {}
+    for signal in (name for name in SIGNALS if name != "lr"):
+        since = table[signal].where(late)
+        before = since.groupby(table["run_id"]).cummax().groupby(table["run_id"]).shift()
+        before = before.groupby(table["run_id"]).ffill()
+        looked = near | (since > before) | (since.notna() & before.isna())
+        if signal == "sharpness_share":
+            looked |= table["step"] % SAMPLED == 0
+        values[signal] = table[signal].where(looked)
+    run = ["run_id", *GROUP, "curve", "lr", "seed", "outcome", "step", "onset", "gone"]
+    kept = table[run].assign(**values)
+    first = ~table.duplicated("run_id")
+    return kept.loc[near | kept[list(values)].notna().any(axis=1) | first].reset_index(drop=True)
+
+
+def write(folder: Path) -> str:
+    """Draw the figures into `DIR/signals/`, and say in words what foretells divergence."""
+    table, skipped = judged(every := watched(folder))
+    made = tables(table)
+    where = folder / "signals"
+    for name, frame in made.items():
+        frame.to_csv(where / f"{name}.csv", index=False, float_format="%.6g")
+    with styled():
+        drawn = figures(table, made["auc"])
+        for name, figure in drawn.items():
+            figure.savefig(where / f"{name}.png", format="png", dpi=DPI)
+    return "\n".join([*sentences(every, *made.values()), *(f"  {line}" for line in skipped), f"signals: {where}"])
+
+
+def sentences(table: pd.DataFrame, found: pd.DataFrame, ruled: pd.DataFrame, crossed: pd.DataFrame) -> list[str]:
+    """What a terminal shows."""
+    runs = table.drop_duplicates("run_id")
+    diverged = sum(outcome == "diverged" for outcome in runs["outcome"])
+    lines = [f"{len(runs)} runs watched, {len(set(runs['seed']))} seeds, {diverged} diverged"]
+    if not diverged:
+        return [*lines, "none diverged: there is nothing to foretell"]
+    for row in records(crossed):
+        if row["level"] in (1, 4):
+            lead = (
+                f", first {row['lead']:.0f} steps ahead (median)" if row["outcome"] == "diverged" and row["k"] else ""
+            )
+            when = "before the onset" if row["outcome"] == "diverged" else "at some time"
+            lines.append(
+                f"  {row['model']}, {row['method']}: sharpness × lr / 2 above {row['level']:g} {when} in {row['k']} of "
+                f"{row['n']} {row['outcome']} runs{lead}"
+            )
+    for (model, method), own in groups(found.loc[found["lag"] == 1], GROUP) if len(found) else ():
+        lines.append(f"  {model}, {method}: ROC AUC one step before the onset (same lr):")
+        for row in sorted(records(own), key=lambda row: -row["auc"]):
+            same = f" ({row['same_lr']:.2f}, {row['same_lr_low']:.2f} to {row['same_lr_high']:.2f})"
+            lines.append(
+                f"    {SIGNALS[row['signal']]}: {row['auc']:.2f}, {row['low']:.2f} to {row['high']:.2f}"
+                f"{'' if row['signal'] == 'lr' else same}"
+            )
+    for (model, method), part in groups(ruled, GROUP) if len(ruled) else ():
+        best = max(records(part), key=lambda row: (row["chosen_early"], row["chosen_gain"]))
+        ahead = f", {best['gain']:.0f} steps ahead (median)" if math.isfinite(best["gain"]) else ""
+        lines += [
+            f"  {model}, {method}: an alarm where {SIGNALS[best['signal']]} > {best['threshold']:.3g} (of other seeds)",
+            f"    rings before the loss moves in {_share(best, 'warned', 'diverged')} diverged runs;",
+            f"    before they are gone in {_share(best, 'early', 'diverged')} of them{ahead};",
+            f"    in {_share(best, 'false', 'completed')} completed runs, falsely",
+        ]
+    return lines
+
+
+def _share(row: Mapping[str, Any], name: str, of: str) -> str:
+    if not row[of]:
+        return "0 of 0"  # no run of the seeds that judge
+    return f"{row[name]:.0%} ({row[f'{name}_low']:.0%} to {row[f'{name}_high']:.0%}) of {row[of]}"

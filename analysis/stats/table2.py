@@ -1,0 +1,131 @@
+"""Each method at its best, over all of its learning rates and thresholds: the paper's Table 2, with intervals.
+
+Tang et al., *Improving Training Stability for Multitask Ranking Models in Recommender Systems*, KDD 2023 (arXiv
+2302.09178), Table 2: AUC and RMSE of each method on each network, at the better of two learning rates and the best of
+each clip's thresholds, and whether training diverged; three copies, without intervals.
+
+Here the learning rate and thresholds for a seed are chosen by the other seeds, on the training days
+(`analysis.stats.quality.chosen_by_others`), and the seed judges on the held-out day: nothing is chosen by what judges it. A
+diverged run is the worst result, never a missing one.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from analysis.figures.palette import method_order
+from analysis.loading import records, tasks_of, with_curves
+from analysis.stats.contrasts import holm
+from analysis.stats.quality import chosen_by_others, mean_interval, median_interval, worst_filled
+from analysis.stats.rates import wilson
+from analysis.text.format import difference_text, p_text, score_text, value_text
+from study.config import EdgeSearch, QualitySearch, Study
+from study.record.tables import Definition
+
+MOST_LRS = 4
+"""Learning rates of a study up to which each has a column of its own."""
+
+
+def is_for(study: Study) -> bool:
+    """Whether there is something to choose: several arms of a method, on a plan of fixed runs."""
+    methods = [arm.method for arm in study.arms]
+    return not isinstance(study.search, EdgeSearch | QualitySearch) and len(methods) > len(set(methods))
+
+
+def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
+    """One row a model and method, from one row a run (`analysis.load`) and the study's definition.
+
+    Columns: model, method; seeds (that judge); curve, lr (the choice of most seeds), agreed (the share of seeds with
+    that choice); for each held-out quality (`auc_<task>`, `rmse_<task>`) the median over seeds with its exact 95%
+    interval, <name>_low and <name>_high (NaN with fewer than 6 seeds); k, n, rate, low, high: of the runs that judge,
+    those that diverged, with the 95% Wilson interval; more, more_low, more_high, more_p_holm: how much more of the
+    first task's quality than `clippy`'s, a mean of differences paired by seed with Student's 95% interval, and its p,
+    by Holm over the methods of a model (NaN where there is no Clippy, a single seed of both, or a difference that is
+    the same at every seed). A method without runs has no row.
+    """
+    runs = with_curves(runs)
+    filled = worst_filled(runs, definition)
+    scores = [s for t in tasks_of(definition.data) for s in (f"auc_{t['name']}", f"rmse_{t['name']}") if s in filled]
+    diverged = (runs["outcome"] == "diverged").to_numpy(dtype=bool)
+    first = str(tasks_of(definition.data)[0]["name"])
+    rows = []
+    choices_of = chosen_by_others(runs, definition, first, ["model", "method"])
+    for (model, method), chosen in choices_of.items():
+        if chosen.empty:
+            continue
+        choices = list(zip(chosen["curve"], chosen["lr"], strict=True))
+        curve, lr = max(sorted(set(choices)), key=choices.count)
+        row: dict[str, Any] = {"model": model, "method": method, "seeds": len(chosen), "curve": curve, "lr": lr}
+        row["agreed"] = choices.count((curve, lr)) / len(choices)
+        at = chosen["row"].to_numpy()
+        for name in scores:
+            low, middle, high = median_interval(filled[name][at])
+            row |= {name: middle, f"{name}_low": low, f"{name}_high": high}
+        k, n = int(diverged[at].sum()), len(at)
+        low, high = (float(end) for end in wilson(k, n))
+        more = _more(chosen, choices_of.get((model, AGAINST)), filled[scores[0]]) if method != AGAINST else NO_MORE
+        rows.append(row | {"k": k, "n": n, "rate": k / n, "low": low, "high": high} | more)
+    ends = [f"{name}{end}" for name in scores for end in ("", "_low", "_high")]
+    columns = ["model", "method", "seeds", "curve", "lr", "agreed", *ends, "k", "n", "rate", "low", "high", *NO_MORE]
+    rank = {method: i for i, method in enumerate(method_order(row["method"] for row in rows))}
+    place = {model: i for i, model in enumerate(definition.study.models)}
+    rows.sort(key=lambda row: (place.get(row["model"], len(place)), rank[row["method"]]))
+    found = pd.DataFrame(rows, columns=pd.Index(columns))
+    for _, of_model in found.loc[found["method"] != AGAINST].groupby("model"):
+        found.loc[of_model.index, "more_p_holm"] = holm(of_model["more_p_holm"].to_numpy(dtype=float))
+    return found
+
+
+AGAINST = "clippy"
+"""The method that the paper proposes, and holds against the others."""
+
+NO_MORE = {"more": math.nan, "more_low": math.nan, "more_high": math.nan, "more_p_holm": math.nan}
+
+
+def _more(chosen: pd.DataFrame, against: pd.DataFrame | None, quality: np.ndarray) -> dict[str, float]:
+    """`more` of a method, with the p of Student's paired t-test."""
+    if against is None:
+        return NO_MORE
+    seeds = chosen.index.intersection(against.index)
+    more = quality[chosen.loc[seeds, "row"]] - quality[against.loc[seeds, "row"]]
+    if len(more) < 2 or not more.std() > 0:
+        return NO_MORE
+    low, high = mean_interval(more)
+    t = more.mean() / (more.std(ddof=1) / math.sqrt(len(more)))
+    p = 2 * float(special.stdtr(len(more) - 1, -abs(t)))
+    return {"more": float(more.mean()), "more_low": low, "more_high": high, "more_p_holm": p}
+
+
+def as_text(found: pd.DataFrame, rates: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """(head, rows) as the paper prints it: a row a model and method, its quality, where it is best, and how often it
+    diverges at each learning rate of the study, where these are few. rates: `analysis.stats.rates.divergence_rates`."""
+    scores = [name for name in found.columns if name.startswith(("auc_", "rmse_")) and not name.endswith(ENDS)]
+    lrs = sorted(set(rates["lr"]))
+    lrs = lrs if len(lrs) <= MOST_LRS else []
+    at = {(row["model"], row["curve"], row["lr"]): row for row in records(rates)}
+    head = ["model", "method", *(f"{score_text(name)} (95%)" for name in scores), "best at", "seeds that agree"]
+    head += [f"diverged at {lr:g}" for lr in lrs] or ["diverged there"]
+    paired = bool(found["more"].notna().any())
+    head += [f"{score_text(scores[0])} more than {AGAINST} (95%)", "p (Holm)"] if paired else []
+    body = []
+    for row in records(found):
+        thresholds = str(row["curve"]).removeprefix(str(row["method"])).strip()
+        best = ", ".join(filter(None, [f"lr {row['lr']:g}", thresholds]))
+        cells = [at.get((row["model"], row["curve"], lr)) for lr in lrs] or [row]
+        values = [value_text(row, name) for name in scores]
+        agreed = f"{round(row['agreed'] * row['seeds'])} of {row['seeds']}"
+        more = [difference_text(row, "more"), "" if math.isnan(row["more"]) else p_text(row["more_p_holm"])]
+        more = more if paired else []
+        body.append([str(row["model"]), str(row["method"]), *values, best, agreed, *map(_of_n, cells), *more])
+    return head, body
+
+
+ENDS = ("_low", "_high")
+
+
+def _of_n(row: Mapping[str, Any] | None) -> str:
+    return "-" if row is None else f"{row['k']:g}/{row['n']:g} ({row['low']:.2f} to {row['high']:.2f})"

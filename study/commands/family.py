@@ -1,0 +1,405 @@
+"""A family of studies as one thing to run: each a study of its own in its own folder, and one page over all of them.
+
+DIR/family.json            name and members, in order
+DIR/<label>/               the record of a member
+DIR/<label>.weights.zip    what the runs of a member start from, where it is the weights of another's run
+DIR/report.html            every member's edge, one below the other (`analysis.figures.forest`)
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import itertools
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study import data, overrides, plugins
+from study.commands import run as driver
+from study.commands.run import Asked
+from study.config import CONTROL_LRS, Family, Member, QualitySearch, Run, Study, WeightsOf
+from study.data._dataset import Log
+from study.record.tables import RecordError, exists, read_definition, read_runs
+from study.storage import stores
+
+if TYPE_CHECKING:
+    from analysis.figures.forest import Shown
+    from study.training.weights import About, Weights
+
+
+def asked_for(asked: Asked) -> Family | None:
+    """The family that a search space is, or None where it is one study."""
+    found = driver.space(asked.space)
+    return found if isinstance(found, Family) else None
+
+
+def holds(folder: Path) -> bool:
+    """Whether a folder is a family's."""
+    stores.at(folder).refresh("family.json")
+    return (folder / "family.json").is_file()
+
+
+def preview(asked: Asked, family: Family) -> str:
+    """What `study plan` says of each member."""
+    folder = _folder(asked, family)
+    parts = [f"{family.name}: {len(family.members)} studies, one after another, in {stores.address(folder)}"]
+    members = _members(asked, family)
+    for member, study, own in members:
+        parts.append(f"\n{member.label}: {member.words}")
+        with _said_of(member):
+            if member.init_from:
+                said = _check_weights(member.init_from, study, members)
+                if begun := _begun(member, study, own):
+                    study, said = begun, f"lie in {stores.address(driver.out_folder(own, begun))}/init"
+                parts.append(f"  weights   {said}")
+            parts.append(driver.preview(own, study))
+    return "\n".join(parts)
+
+
+def run(asked: Asked, family: Family) -> Path:
+    """Train what every member lacks, one after another, then report on all. Returns the family's folder.
+
+    Everything that is wrong with any member is said before the first is trained.
+    """
+    folder, members = _folder(asked, family), list(_members(asked, family))
+    for member, study, own in members:
+        with _said_of(member):
+            if member.init_from:
+                _check_weights(member.init_from, study, members)
+                study = _begun(member, study, own) or study
+            driver.preview(own, study)
+    _write(folder, family)
+    for i, (member, study, own) in enumerate(members, 1):
+        print(f"\n== {i} of {len(members)}: {member.words} ==\n", flush=True)
+        start = None
+        if member.init_from:
+            study, start = _started(folder, member, study, own, members)
+        driver.run(own, study, start)
+    print(f"\n{report(folder)}", flush=True)
+    return folder
+
+
+def check(asked: Asked, family: Family) -> None:
+    """Raises ValueError where no member could be what was asked; looks at no data."""
+    _members(asked, family)
+
+
+def resume(folder: Path, asked: Asked) -> Path:
+    """Train exactly what the members that were begun lack, then report on all. What was never begun is not in any
+    record: `study run` begins it."""
+    name, shown = _read(folder)
+    for i, member in enumerate(shown, 1):
+        print(f"\n== {i} of {len(shown)}: {member.words} ==\n", flush=True)
+        if exists(member.folder):
+            driver.resume(member.folder, asked)
+        else:
+            print(f"not begun: study run {name} --out {stores.address(folder)} begins it", flush=True)
+    print(f"\n{report(folder)}", flush=True)
+    return folder
+
+
+def report(folder: Path) -> str:
+    """Write the family's page from the members' records. Returns what a terminal shows of it."""
+    from analysis.figures import forest
+
+    name, members = _read(folder)
+    table = forest.forest(members)
+    path = forest.write(folder, name, members, table)
+    stores.publish(folder)
+    said = forest.text(table) if len(table) else "no runs recorded yet"
+    return f"{name}\n\n{said}\n\nreport: {path}"
+
+
+def status(folder: Path) -> str:
+    """The status of every member."""
+    return "\n\n".join(
+        f"{m.words}\n{driver.status(m.folder) if exists(m.folder) else 'not begun'}" for m in _read(folder)[1]
+    )
+
+
+@contextlib.contextmanager
+def _said_of(member: Member) -> Iterator[None]:
+    """What cannot be is said of the member whose study it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{member.label}: {error}") from error
+
+
+def _folder(asked: Asked, family: Family) -> Path:
+    return driver.out_folder(asked, dataclasses.replace(family.members[0].study, name=family.name))
+
+
+def _members(asked: Asked, family: Family) -> list[tuple[Member, Study, Asked]]:
+    """Each member, its study with all that was asked applied, and what is asked of it alone."""
+    for option in ("init_from", "init_accumulators"):
+        if getattr(asked, option):
+            raise ValueError(
+                f"--{option.replace('_', '-')} is of one study; {family.name} says itself which of its members start "
+                "from weights, and how"
+            )
+    folder, asked_of = _folder(asked, family), []
+    for member in family.members:
+        source = asked.data or member.study.data
+        takes_dir = (
+            "dir" in inspect.signature(plugins.load("study.data", source, "data source", "load").load).parameters
+        )
+        own = dataclasses.replace(asked, out=f"{stores.address(folder)}/{member.label}")
+        asked_of.append(dataclasses.replace(own, data_dir=asked.data_dir if takes_dir else None))
+    check_changes(
+        asked, family, [driver.changed(m.study, own) for m, own in zip(family.members, asked_of, strict=True)]
+    )
+    return [(m, driver.applied(m.study, own), own) for m, own in zip(family.members, asked_of, strict=True)]
+
+
+WHERE = ("lr", "seeds", "search")
+"""Keys of where a study trains. Members may lose a difference in these: their words speak of what is trained."""
+
+
+def check_changes(asked: Asked, family: Family, changed: Sequence[Study]) -> None:
+    """Raises ValueError where what was asked takes away what a member changes, so that its words would not be true: a
+    difference from the member that it is held against, or from another, of which it would be a second copy.
+
+    changed: the members' studies with all that was asked.
+    """
+    labels = [member.label for member in family.members]
+    before = {m.label: overrides.by_key(m.study) | {"init_from": m.init_from} for m in family.members}
+    after = {
+        m.label: overrides.by_key(study) | {"init_from": m.init_from}
+        for m, study in zip(family.members, changed, strict=True)
+    }
+    lost: dict[str, list[str]] = {}
+    for member in family.members:
+        label, against = member.label, member.against or labels[0]
+        for key in _differing(before[label], before[against]):
+            if key not in WHERE and key not in _differing(after[label], after[against]):
+                lost.setdefault(key, []).append(label)
+    if lost:
+        what = "; ".join(f"{key} of {', '.join(of)}" for key, of in lost.items())
+        raise ValueError(
+            f"{_causes(asked, lost)} would undo what members of {family.name} change ({what}), and their words would "
+            "not be true; leave it out, or write a search space of your own"
+        )
+    for one, other in itertools.combinations(labels, 2):
+        keys = _differing(before[one], before[other])
+        if keys and not _differing(after[one], after[other]):
+            raise ValueError(f"{_causes(asked, keys)} would make {one} and {other} of {family.name} the same study")
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
+
+
+def _causes(asked: Asked, keys: Collection[str]) -> str:
+    """What was asked of these keys, as it was typed."""
+    found = [f"--set {setting}" for setting in asked.settings if overrides.key_of(setting) in keys]
+    set_keys = {overrides.key_of(setting) for setting in asked.settings}
+    of_source = {key for key in keys if key.partition(".")[0] == "data"} - set_keys
+    if asked.data_dir and "data.dir" in of_source:
+        found.append(f"--data-dir {asked.data_dir}")
+    elif asked.data and of_source:
+        found.append(f"--data {asked.data}")
+    if asked.seeds and "seeds" in keys:
+        found.append(f"--seeds {asked.seeds}")
+    return " ".join(found) or "what is asked"
+
+
+def _begun(member: Member, study: Study, own: Asked) -> Study | None:
+    """A member's study from the weights that its record says its runs start from; None where it was never begun so.
+    By that its runs are known again, and go on, even where weights that are made anew have other last bits."""
+    folder = driver.out_folder(own, study)
+    if not member.init_from or not exists(folder):
+        return None
+    recipe = read_definition(folder).study.recipe
+    if not recipe.init_from:
+        return None
+    if bool(recipe.init_accumulators) != member.init_from.accumulators:
+        was = "as they were left" if recipe.init_accumulators else "fresh"
+        raise RecordError(f"the runs in {folder} start with accumulators {was}; choose another --out")
+    names = ("init_from", "init_accumulators")
+    started = dataclasses.replace(study.recipe, **{name: getattr(recipe, name) for name in names})
+    begun = dataclasses.replace(study, recipe=started)
+    if kept := _kept(folder, begun):
+        _check_asked(member, folder, kept.about)
+    return begun
+
+
+def _check_asked(member: Member, folder: Path, about: "About") -> None:
+    """Raises RecordError where a member's runs start from the weights of another run than is asked for."""
+    from study.execution import warm_start
+
+    for name in ("lr", "seed"):
+        value = getattr(member.init_from, name)
+        if value is not None and getattr(about, name) != value:
+            raise RecordError(
+                f"the runs in {folder} start from {warm_start.words(about)}, and {member.label} asks for those of "
+                f"{name} {value:g}; choose another --out"
+            )
+
+
+def _started(
+    folder: Path, member: Member, study: Study, own: Asked, members: Sequence[tuple[Member, Study, Asked]]
+) -> "tuple[Study, Weights]":
+    """A member's study, and the weights from which its runs start: those that its own folder keeps, or else those of
+    the family's folder, which may have to be made."""
+    from study.execution import warm_start
+
+    of, begun, where = member.init_from, _begun(member, study, own), driver.out_folder(own, study)
+    assert of
+    if begun and (kept := _kept(where, begun)):
+        return begun, kept
+    start = _weights(folder, member.label, of, members)
+    started = warm_start.of(study, start, accumulators=of.accumulators)
+    if begun and begun.recipe != started.recipe:
+        raise RecordError(
+            f"the weights from which the runs of {member.label} start are lost, and those that {of.member} leaves now "
+            f"have other bits; put them back into {where}/{warm_start.FOLDER}, or choose another --out"
+        )
+    return started, start
+
+
+def _kept(where: Path, begun: Study) -> "Weights | None":
+    """The weights that a member's own folder keeps; None where they are lost there."""
+    from study.execution import warm_start
+
+    try:
+        return warm_start.kept(where, begun.recipe)
+    except ValueError:
+        return None
+
+
+def _check_weights(of: WeightsOf, study: Study, members: Sequence[tuple[Member, Study, Asked]]) -> str:
+    """Where a member's weights come from, in words. Raises ValueError where its runs could not start from them, before
+    there are any."""
+    from study.execution import warm_start
+
+    source, where = _source(of, members)
+    _check_trained(of, source, where)
+    log, rows = _log_and_rows(study)
+    for model in source.models:
+        try:
+            about = _about(of, model, members)
+            if of.accumulators and not warm_start.keeps_accumulators(about.method, about.options or {}):
+                raise ValueError(f"{about.curve} keeps no accumulators of Adagrad that could be handed on (its base)")
+            warm_start.check(about, study, log, rows, accumulators=of.accumulators)
+        except ValueError as error:
+            raise ValueError(f"{study.name} cannot start from the weights of {of.member}: {error}") from error
+    which = f"its {source.arms[0].method} at lr {of.lr:g}" if of.lr else "its control"
+    which += "" if of.seed is None else f", seed {of.seed}"
+    how = "as they are left" if of.accumulators else "fresh"
+    return f"come from {of.member}, {which}, once that is trained; accumulators {how}"
+
+
+def _check_trained(of: WeightsOf, source: Study, where: Path) -> None:
+    """Raises ValueError where the source neither has nor will have a run of the lr that is asked for."""
+    if of.lr is None or of.seed is not None or (of.lr in source.lrs and not isinstance(source.search, QualitySearch)):
+        return  # what a seed names is trained for its weights where it is not recorded
+    there = set()
+    if exists(where):
+        runs = read_runs(where)
+        there = set(runs.loc[(runs["role"] == "cell") & (runs["method"] == source.arms[0].method), "lr"])
+    if of.lr not in there:
+        lrs = ", ".join(f"{lr:g}" for lr in source.lrs)
+        raise ValueError(f"{of.member} trains no run at lr {of.lr:g}, whose weights are asked for; it trains {lrs}")
+
+
+def _about(of: WeightsOf, model: str, members: Sequence[tuple[Member, Study, Asked]]) -> "About":
+    """What the weights will be that a run of this model leaves. What it started from is in what it has seen."""
+    from study.replay import export_weights
+
+    source = _source(of, members)[0]
+    log, rows = _log_and_rows(source)
+    before = next(member for member, _, _ in members if member.label == of.member).init_from
+    start = _about(before, model, members) if before else None
+    arm = source.arms[0]
+    run = Run(
+        data=log.content,
+        model=model,
+        method=arm.method if of.lr else "none",
+        options=arm.options if of.lr else {},
+        lr=of.lr or CONTROL_LRS[0],
+        seed=source.seeds[0] if of.seed is None else of.seed,
+        recipe=source.recipe,
+    )
+    about = export_weights.about_of(run, log, rows, start)
+    export_weights.check_form(about, run, log)
+    return about
+
+
+def _log_and_rows(study: Study) -> tuple[Log, data.Rows]:
+    cache = stores.cache_folder()
+    return data.load(study.data, study.data_options, cache), data.rows_of(study.data, study.data_options, cache)
+
+
+def _source(of: WeightsOf, members: Sequence[tuple[Member, Study, Asked]]) -> tuple[Study, Path]:
+    """The study whose run leaves the weights, and its folder."""
+    return next((study, driver.out_folder(own, study)) for member, study, own in members if member.label == of.member)
+
+
+def _weights(folder: Path, label: str, of: WeightsOf, members: Sequence[tuple[Member, Study, Asked]]) -> "Weights":
+    """The weights that a member starts from: of the file in the family's folder, which is made now where there is none
+    of this run."""
+    from study.execution import warm_start
+    from study.replay import export_weights
+
+    source, where = _source(of, members)
+    path = folder / f"{label}.weights.zip"
+    run = _run(of, source, where)
+    stores.at(folder).refresh(path.name)
+    with contextlib.suppress(ValueError):  # one that does not read is made again
+        found = warm_start.opened(path)
+        lacks = of.accumulators and not found.accumulators
+        if found.about.run_id == (run if isinstance(run, str) else run.id) and not lacks:
+            return found
+    handed = export_weights.hand_on(where, run, stores.cache_folder())
+    if handed.outcome == "diverged":
+        raise ValueError(f"{label} cannot start from a run of {of.member} that diverged ({handed.said})")
+    print(f"{of.member}: {handed.said}\n{export_weights.write(handed.weights, str(path))}\n", flush=True)
+    return handed.weights
+
+
+def _run(of: WeightsOf, source: Study, where: Path) -> str | Run:
+    """The run whose weights are asked for: the id of a recorded one, or one by its seed."""
+    from study import methods
+    from study.replay import export_weights
+
+    arm = source.arms[0]
+    if of.seed is None or of.lr is None:
+        return export_weights.chosen(where, lr=of.lr, arm=arm if of.lr else None)
+    definition = read_definition(where)
+    return Run(
+        data=definition.data["content"],
+        model=source.models[0],
+        method=arm.method,
+        options=methods.check(arm.method, arm.options),
+        lr=of.lr,
+        seed=of.seed,
+        recipe=definition.study.recipe,
+    )
+
+
+def _write(folder: Path, family: Family) -> None:
+    from analysis.figures.forest import FORMAT
+
+    members = [
+        {"label": m.label, "words": m.words, "against": m.against or family.members[0].label} for m in family.members
+    ]
+    content = json.dumps({"format": FORMAT, "name": family.name, "members": members}, indent=1) + "\n"
+    if holds(folder):
+        before, _ = _read(folder)
+        if before != family.name:
+            raise RecordError(f"{folder} holds the family {before!r}, not {family.name!r}; choose another --out")
+    if exists(folder):
+        raise RecordError(f"{folder} holds a study, and no family; choose another --out")
+    stores.at(folder).put("family.json", content.encode())
+
+
+def _read(folder: Path) -> "tuple[str, list[Shown]]":
+    """The family's name, and its members, each in the folder that it has here."""
+    from analysis.figures import forest
+
+    stores.at(folder).refresh("family.json")
+    name, members = forest.members_of(folder)
+    here = [stores.folder_of(f"{stores.address(folder)}/{member.label}") for member in members]
+    return name, [dataclasses.replace(member, folder=own) for member, own in zip(members, here, strict=True)]

@@ -1,0 +1,223 @@
+"""Checkpoints of stacks that train for long: all that a stack is between two steps, from which it goes on with the same
+bits on CPU.
+
+    DIR/checkpoints/<trial>.npz    tensors as plain arrays, and a description of them (`study.storage.archive`)
+
+One file a stack, named as its trial, written whole (`study.storage.stores`), and removed once its runs are recorded.
+What a seed draws is not in it: streams are made anew from their names, and batches are counted to where they were.
+Reading one runs no code. What does not read, or was made by another version or on another kind of device, is set
+aside, and its stack starts anew.
+"""
+
+import contextlib
+import io
+import math
+import os
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+import study
+from study import redaction
+from study.storage import archive, stores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Store = stores.Folder | stores.ObjectStore
+
+FORMAT = 1
+FOLDER = "checkpoints"
+SOON_SECONDS = 0.5
+"""A stack that is asked to stop goes on where it has no more than this to train."""
+
+
+class StoppedError(Exception):
+    """A stack that was asked to stop has been kept, or given up where it is not kept."""
+
+    def __init__(self, steps: int, *, kept: bool) -> None:
+        super().__init__(f"stopped after {steps} steps")
+        self.steps, self.kept = steps, kept
+
+
+class Checkpoint:
+    """Keeps one stack in the study's folder; a `training.Keeper`.
+
+    runs: ids, in the stack's order. every_seconds: 0 is never, not even where the stack is stopped. stopping: asked
+    after each step. note: told, in a sentence, of a checkpoint that cannot be used or written.
+    """
+
+    def __init__(
+        self,
+        where: Path | str,
+        trial: str,
+        runs: Iterable[str],
+        *,
+        device: str,
+        every_seconds: float,
+        stopping: Callable[[], bool] = lambda: False,
+        note: Callable[[str], None] = warnings.warn,
+    ) -> None:
+        self.store, self.name = stores.at(where), f"{FOLDER}/{trial}.npz"
+        self.about = {"format": FORMAT, "runs": list(runs), "made_by": made_by(device)}
+        self.every_seconds = every_seconds or math.inf
+        self.stopping, self.note = stopping, note
+        self.began = self.last = time.monotonic()
+        self.first = 0
+
+    def begin(self, load: Callable[[dict[str, np.ndarray]], None], most_bytes: int) -> int:
+        """As `training.Keeper.begin`."""
+        self.began = self.last = time.monotonic()
+        content = opened(self.store, self.name, most_bytes)
+        if content is None:
+            return 0
+        try:
+            with content:
+                if content.seek(0, 2) > most_bytes:
+                    raise ValueError(f"it is larger than {most_bytes:,} bytes, the most that its stack could be")
+                about, arrays = archive.read(content)
+            for key, value in self.about.items():
+                if about.get(key) != value:
+                    raise ValueError(_difference(key, about.get(key), value))
+            steps = about["steps"]
+            if not isinstance(steps, int) or isinstance(steps, bool) or not 0 < steps < len(arrays["loss"][0]):
+                raise ValueError(f"{steps!r} steps were done")
+            load(arrays)
+            self.first = steps
+        # Whatever is wrong with a file that anyone may have written: it is not used.
+        except Exception as error:
+            self._set_aside(error)
+            return 0
+        return steps
+
+    def after(self, done: int, state: "Callable[[], dict[str, Tensor]]") -> None:
+        """As `training.Keeper.after`. Raises StoppedError once the stack is to stop."""
+        if self.stopping() and not self._soon_ends(done, state):
+            kept = self.every_seconds < math.inf and self._keep(done, state())
+            raise StoppedError(done, kept=kept)
+        if time.monotonic() - self.last >= self.every_seconds:
+            self._keep(done, state())
+
+    def remove(self) -> None:
+        """Once the runs are recorded."""
+        with contextlib.suppress(stores.StorageError):  # `tidy` comes by before the next training
+            self.store.delete(self.name)
+
+    def _soon_ends(self, done: int, state: "Callable[[], dict[str, Tensor]]") -> bool:
+        seconds_a_step = (time.monotonic() - self.began) / (done - self.first)
+        return seconds_a_step * (state()["loss"].shape[1] - done) < SOON_SECONDS
+
+    def _keep(self, done: int, state: "Mapping[str, Tensor]") -> bool:
+        if done >= state["loss"].shape[1]:
+            return False  # what is left takes less than starting again
+        started = time.monotonic()
+        try:
+            write(self.store, self.name, self.about | {"steps": done}, state)
+        except stores.StorageError as error:
+            self.note(f"no checkpoint could be written: {error}")
+            return False
+        finally:
+            # Where the storage is slow, at most a tenth of the time goes to it.
+            self.last = time.monotonic()
+            self.every_seconds = max(self.every_seconds, 9 * (self.last - started))
+        return True
+
+    def _set_aside(self, error: Exception) -> None:
+        aside = f"set_aside/{self.name.replace('/', '-').removesuffix('.npz')}-{uuid.uuid4().hex[:8]}.npz"
+        try:
+            if isinstance(self.store, stores.Folder):
+                self.store.set_aside(self.store.folder / self.name, aside)
+            else:
+                self.store.move(self.name, aside)
+            then = f"set aside as {aside}"
+        except (OSError, stores.StorageError):
+            then = "left where it is, and not used"
+        why = redaction.one_line(str(error))[:200] or type(error).__name__
+        self.note(f"the checkpoint {self.name} cannot be used ({why}); {then}; its stack starts anew")
+
+
+def made_by(device: str) -> dict[str, str]:
+    """What a stack's bits depend on beside its runs: a checkpoint is used where this is the same."""
+    import torch
+
+    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
+    return {"study": study.__version__, "torch": torch.__version__, "numpy": np.__version__, "device": kind}
+
+
+def write(store: Store, name: str, about: Mapping[str, Any], state: "Mapping[str, Tensor]") -> None:
+    """Write a checkpoint, whole or not at all. For a folder, no tensor on CPU is copied. Raises StorageError."""
+    if isinstance(store, stores.ObjectStore):
+        content = io.BytesIO()
+        _archive(content, about, state)
+        store.put(name, content.getvalue(), patient=False)
+        return
+    path = store.folder / name
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            _archive(file, about, state)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise stores.StorageError(f"cannot write to {path.parent} ({error.strerror or error})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def _archive(file: IO[bytes], about: Mapping[str, Any], state: "Mapping[str, Tensor]") -> None:
+    archive.write(file, about, ((name, tensor.detach().cpu().numpy()) for name, tensor in state.items()))
+
+
+def opened(store: Store, name: str, most_bytes: int) -> IO[bytes] | None:
+    """A file, to be read; None where there is none that could be. No more of it is in memory than shows that it is
+    larger than this."""
+    try:
+        if isinstance(store, stores.Folder):
+            return store.opened(name)
+        content = store.get(name, most_bytes + 1)
+    except (OSError, stores.StorageError):
+        return None
+    return None if content is None else io.BytesIO(content)
+
+
+def begun(where: Path | str) -> dict[str, tuple[str, ...]]:
+    """The stacks of a study that were kept: trial -> ids of their runs, in order. What does not read is left out."""
+    found, store = {}, stores.at(where)
+    for name in store.names(FOLDER):
+        try:
+            if (file := store.opened(f"{FOLDER}/{name}")) is None:
+                continue
+            with file:
+                runs = archive.describe(file)["runs"]
+            if isinstance(runs, list) and all(isinstance(run, str) for run in runs):
+                found[name.removesuffix(".npz")] = tuple(runs)
+        except Exception:  # said when its stack is trained
+            continue
+    return found
+
+
+def tidy(where: Path | str, recorded: set[str]) -> None:
+    """Remove checkpoints of which runs are recorded, and what a writer that died left beside them. Whoever calls holds
+    the study's lock, and nothing trains."""
+    store = stores.at(where)
+    for trial, runs in begun(where).items():
+        if not recorded.isdisjoint(runs):
+            store.delete(f"{FOLDER}/{trial}.npz")
+    if isinstance(store, stores.Folder):
+        for path in (store.folder / FOLDER).glob(".*.npz.*"):
+            path.unlink(missing_ok=True)
+
+
+def _difference(key: str, was: Any, is_now: Any) -> str:
+    if key == "made_by" and isinstance(was, dict):
+        changed = [f"{name} was {was.get(name)}, is {now}" for name, now in is_now.items() if was.get(name) != now]
+        return f"made by another version: {', '.join(changed)}"
+    return "it is of other runs" if key == "runs" else f"{key} was {was}, is {is_now}"

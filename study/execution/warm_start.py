@@ -1,0 +1,210 @@
+"""Studies whose runs start from weights: what they ask of them, and where the weights lie for whoever trains.
+
+    DIR/init/<content>.zip    in the study's folder: the weights that every run of it starts from (`study.training.weights`)
+
+So a study needs the file that a user named only when it begins: it is resumed, extended, replayed and trained on other
+machines from its own folder.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from study import data, methods
+from study.config import Recipe, Run, Study
+from study.data import Rows
+from study.data._dataset import Log
+from study.record import validation
+from study.storage import stores
+from study.training import weights
+from study.training.networks import network_of_weights, spec_of
+from study.training.weights import About, Weights
+
+FOLDER = "init"
+
+
+def place(where: str) -> tuple[stores.Folder | stores.ObjectStore, str]:
+    """What a file of weights lies in, and its name there. where: a path, or a URL. Raises ValueError for a URL that
+    names no file of an object store. Contacts nothing."""
+    if stores.is_url(where):
+        folder, _, name = where.rpartition("/")
+        if not name or not stores.is_url(folder):
+            raise ValueError(f"need a file, such as s3://bucket/prefix/weights.zip, got {where}")
+        return stores.at(folder), name
+    path = stores.folder_of(where).expanduser().absolute()
+    return stores.at(path.parent), path.name
+
+
+def opened(where: Path | str) -> Weights:
+    """The weights in a file, by its path or URL. Raises ValueError, in a line, where there are none."""
+    store, name = place(str(where))
+    try:
+        return weights.read(_content(store, name))
+    except OSError as error:
+        raise ValueError(f"{where} cannot be read ({error.strerror or error})") from error
+    except stores.StorageError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{where} holds no weights that can be used: {error}") from error
+
+
+def _content(store: stores.Folder | stores.ObjectStore, name: str) -> bytes:
+    if isinstance(store, stores.Folder):
+        # Not more of it than a file of weights may have: it may be a device that has no end.
+        with (store.folder / name).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size or validation.MOST_BYTES  # of a pipe or a device, none is said
+            return file.read(min(size, validation.MOST_BYTES) + 1)
+    content = store.get(name, validation.MOST_BYTES + 1)
+    if content is None:
+        raise stores.StorageError(f"{store.url}/{name} is not there")
+    return content
+
+
+def starting_from(where: str, study: Study, cache: Path, *, accumulators: bool = False) -> tuple[Study, Weights]:
+    """The study whose runs start from the weights in a file, and from their accumulators if asked, and these. Raises
+    ValueError where they cannot."""
+    start = opened(where)
+    log = data.load(study.data, study.data_options, cache)
+    try:
+        if accumulators and not start.accumulators:
+            raise ValueError("it holds no accumulators; `study weights` of this version writes them")
+        check(start.about, study, log, data.rows_of(study.data, study.data_options, cache), accumulators=accumulators)
+        network_of_weights(start.about.model, spec_of(log, study.recipe), start)
+    except ValueError as error:
+        raise ValueError(f"no run of {study.name} can start from {where}: {error}") from error
+    return of(study, start, accumulators=accumulators), start
+
+
+def of(study: Study, start: Weights, *, accumulators: bool = False) -> Study:
+    """The study whose runs start from these weights, and from their accumulators if asked: another one than that which
+    starts from random ones."""
+    handed = start.accumulators if accumulators else ""
+    return replace(study, recipe=replace(study.recipe, init_from=start.content, init_accumulators=handed))
+
+
+def check(about: About, study: Study, log: Log, rows: Rows, *, accumulators: bool = False) -> None:
+    """Raises ValueError where runs of the study, on this log, cannot start from weights that are such: another network,
+    features, codes or tasks, or rows that the weights have seen; or cannot take over their accumulators, if asked."""
+    if accumulators:
+        _check_accumulators(about, study)
+    if others := [model for model in study.models if model != about.model]:
+        raise ValueError(f"they are of {about.model}, and it trains {', '.join(others)} (--set models={about.model})")
+    for what, was, now in (
+        ("embedding_dim", about.embedding_dim, study.recipe.embedding_dim),
+        ("precision", about.precision, study.recipe.precision),
+    ):
+        if was != now:
+            raise ValueError(f"they have {what}={was}, and it trains with {what}={now} (--set {what}={was})")
+    for what, was, now in (
+        ("id features", about.id_names, log.id_names),
+        ("number features", about.number_names, log.number_names),
+        ("tasks", about.tasks, tuple(task.name for task in log.tasks)),
+    ):
+        if was != now:
+            differing = sorted(set(was) ^ set(now)) or ["their order"]
+            raise ValueError(f"they are of other {what} than its data have (differing: {', '.join(differing[:3])})")
+    if (about.whole, about.vocabulary) != (rows.whole, log.vocabulary):
+        raise ValueError("their embedding rows belong to the codes of other data; both must be days of one log")
+    if about.saw(rows.first, rows.last):
+        if about.seen is None or rows.first is None:
+            raise ValueError("they have seen the very rows that it trains on")
+        raise ValueError(
+            f"they have seen {about.days_seen()} of its log, and it trains and judges on days {rows.first} to "
+            f"{rows.last}; choose days that they have not seen, by --set data.only_days=FIRST-LAST"
+        )
+
+
+def _check_accumulators(about: About, study: Study) -> None:
+    for arm in study.arms:
+        if not keeps_accumulators(arm.method, arm.options):
+            raise ValueError(f"{about.curve} left accumulators of Adagrad, and {arm.method} here keeps none (its base)")
+    if about.embeddings != study.recipe.embeddings:
+        raise ValueError(
+            f"their tables were trained with embeddings={about.embeddings or 'unknown'}, and these are with "
+            f"embeddings={study.recipe.embeddings}: other accumulators"
+        )
+    fresh = Recipe().initial_accumulator
+    if study.recipe.initial_accumulator != fresh:
+        raise ValueError(
+            f"initial_accumulator={study.recipe.initial_accumulator:g} has no meaning where accumulators are handed on"
+        )
+
+
+def keeps_accumulators(method: str, options: Mapping[str, Any]) -> bool:
+    """Whether a method keeps Adagrad's accumulator of each weight: it works on that base."""
+    return "accumulator" in methods.build(method, 0.1, methods.check(method, options)).init(torch.zeros(1, 1))
+
+
+def about_of(run: Run, log: Log, rows: Rows, steps: int, start: About | None = None) -> About:
+    """What the weights are that a run leaves, on this log. start: what it started from."""
+    seen: tuple[tuple[int, int], ...] | None = None
+    if rows.first is not None and rows.last is not None and not (start and start.seen is None):
+        before = start.seen if start and start.seen else ()
+        seen = (*before, (rows.first, rows.last - 1))
+    return About(
+        model=run.model,
+        embedding_dim=run.recipe.embedding_dim,
+        precision=run.recipe.precision,
+        id_names=log.id_names,
+        vocabulary=log.vocabulary,
+        number_names=log.number_names,
+        tasks=tuple(task.name for task in log.tasks),
+        whole=rows.whole,
+        seen=seen,
+        run_id=run.id,
+        method=run.method,
+        options=run.options,
+        lr=run.lr,
+        seed=run.seed,
+        steps=steps,
+        data=log.content,
+        embeddings=run.recipe.embeddings,
+    )
+
+
+def words(about: About) -> str:
+    """`small_dcn, agc max_ratio=0.05 at lr 0.1, seed 0, trained on days 1 to 6 (run 0123456789ab)`."""
+    run = f"{about.model}, {about.curve} at lr {about.lr:g}, seed {about.seed}"
+    return f"{run}, trained on {about.days_seen()} (run {about.run_id[:12]})"
+
+
+def keep(folder: Path, start: Weights) -> None:
+    """Put weights where the runs of the study in this folder find them. Raises StorageError."""
+    store, name = stores.at(folder), f"{FOLDER}/{start.content}.zip"
+    there = store.get(name)
+    with contextlib.suppress(ValueError):
+        if there is not None and _known(weights.read(there)) == _known(start):
+            return
+    store.put(name, start.written())
+
+
+def kept(where: Path | str, recipe: Recipe) -> Weights | None:
+    """The weights that runs of this recipe start from, as the study's folder, or the store at this address, has them;
+    None where they start from random ones. Raises ValueError where they are not there."""
+    return _kept(str(where), recipe.init_from, recipe.init_accumulators) if recipe.init_from else None
+
+
+def _known(start: Weights) -> tuple[str, str]:
+    return start.content, start.accumulators
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(where: str, content: str, accumulators: str) -> Weights:
+    address = where if stores.is_url(where) else Path(where)
+    again = "give its `study run ... --init-from FILE` again"
+    file = stores.at(address).get(f"{FOLDER}/{content}.zip")
+    if file is None:
+        raise ValueError(f"the weights that its runs start from are not in {where}/{FOLDER}; {again}")
+    try:
+        found = weights.read(file)
+        if found.content != content or accumulators not in ("", found.accumulators):
+            raise ValueError("they are others than its runs start from")
+    except ValueError as error:
+        raise ValueError(f"{where}/{FOLDER}/{content[:12]}... cannot be used: {error}; {again}") from error
+    return found

@@ -1,0 +1,122 @@
+"""What a confirmation trains: fresh seeds at one lr, for the curves that are asked about; named before it trains."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.loading import with_curves
+from analysis.stats import recommend
+from study import overrides
+from study.config import Arm, EdgeSearch, QualitySearch, Run, check_lr
+from study.record import tables
+from study.record.tables import Confirmation, Definition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What is to be confirmed, as the command line has it.
+
+    seeds: as `study.overrides.seeds` reads them; None is as many as the risk and confidence need for every curve, above
+    all that the study has used, or those of the same confirmation where it was named and is not complete. methods,
+    models: names, separated by commas; a method may be a curve's name (`clippy rel=0.1`) as well; None is all.
+    """
+
+    lr: float
+    seeds: str | None = None
+    methods: str | None = None
+    models: str | None = None
+
+
+def named(folder: Path, definition: Definition, wish: Wish, *, risk: float, confidence: float) -> Confirmation:
+    """The runs that are wished for. Writes nothing.
+
+    Raises ValueError where a seed was used, where a name is none of the study's, and where the study is a search for
+    the best quality, which judges its own winners.
+    """
+    study = definition.study
+    if isinstance(study.search, QualitySearch):
+        raise ValueError(f"{study.name} judges its own winners on fresh seeds; there is nothing to confirm")
+    check_lr(wish.lr)
+    runs = tables.read_runs(folder)
+    known = tables.read_confirmations(folder)
+    arms = _arms(definition, with_curves(runs), wish.methods)
+    chosen = _chosen("model", wish.models, study.models)
+    done = set(runs["run_id"])
+    for confirmation in known if wish.seeds is None else ():
+        same = (confirmation.lr, confirmation.models, confirmation.arms) == (wish.lr, chosen, arms)
+        if same and not {run.id for run in confirmation.runs(definition)} <= done:
+            return confirmation
+    cells = runs.loc[runs["role"] == "cell"]
+    used = {*study.seeds, *cells["seed"].tolist(), *(seed for confirmation in known for seed in confirmation.seeds)}
+    if wish.seeds is None:
+        reserved = [min(study.seeds) + study.search.budget] if isinstance(study.search, EdgeSearch) else []
+        first = max([seed + 1 for seed in used] + reserved)
+        table = recommend.recommend(cells, definition, confirmations=known, risk=risk, confidence=confidence)
+        asked = table.loc[table["model"].isin(list(chosen)) & table["method"].isin([arm.method for arm in arms])]
+        fewest = recommend.seeds_needed(risk, 1 - confidence)
+        count = max([int(n) for n in asked["more_if_clean"].dropna()] or ([fewest] if fewest else []), default=None)
+        if count is None:
+            raise ValueError(f"no number of seeds up to {recommend.MOST_SEEDS:,} claims a risk of {risk:g}")
+        wanted = tuple(range(first, first + count))
+    else:
+        wanted = tuple(sorted(overrides.seeds(wish.seeds)))
+    found = Confirmation(
+        lr=wish.lr, seeds=wanted, models=chosen, arms=arms, number=len(known), study_seeds=len(study.seeds)
+    )
+    for confirmation in known:
+        if confirmation.name == found.name:
+            return confirmation
+    if again := sorted(used & set(wanted)):
+        raise ValueError(
+            f"the study has used {_ranges(again)}; a confirmation needs fresh seeds, from {max(used) + 1} upward"
+        )
+    found.part_of(study)  # says what is wrong with a seed
+    return found
+
+
+def too_few(confirmation: Confirmation, risk: float, confidence: float) -> str | None:
+    """A sentence where the seeds cannot claim the risk whatever comes; None where they can."""
+    fewest, count = recommend.seeds_needed(risk, 1 - confidence), len(confirmation.seeds)
+    if fewest is None or count >= fewest:
+        return None
+    bound = recommend.upper_bound(0, count, confidence)
+    return (
+        f"note: {count} seed{'s' if count != 1 else ''} cannot claim a risk of {100 * risk:g}%: even if none diverges, "
+        f"they bound it at {100 * bound:.2g}%; {fewest} would do"
+    )
+
+
+def _arms(definition: Definition, runs, methods: str | None) -> tuple[Arm, ...]:
+    study = definition.study
+    if methods is None:
+        return study.arms
+    of_name: dict[str, list[Arm]] = {}
+    for arm in study.arms:
+        of_name.setdefault(arm.method, []).append(arm)
+    for curve, of_curve in runs.groupby("curve", sort=True):
+        first = of_curve.iloc[0]
+        same = {"data": first["data"], "model": first["model"], "lr": float(first["lr"]), "seed": int(first["seed"])}
+        for arm in study.arms:
+            run = Run(**same, method=arm.method, options=arm.options, recipe=study.recipe)
+            if run.id == first["run_id"]:
+                of_name.setdefault(str(curve), [arm])
+    names = _chosen("method", methods, list(of_name))
+    return tuple(arm for arm in study.arms if any(arm in of_name[name] for name in names))
+
+
+def _chosen(kind: str, asked: str | None, known: Sequence[str]) -> tuple[str, ...]:
+    if asked is None:
+        return tuple(known)
+    names = [name.strip() for name in asked.split(",")]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"the study has no {kind} {name!r}; it has {', '.join(known)}")
+    return tuple(name for name in known if name in names)
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """`seed 7`, or `seeds 0 to 7 (8 of them)`."""
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    whole = seeds[-1] - seeds[0] + 1 == len(seeds)
+    return f"seeds {seeds[0]} to {seeds[-1]}" if whole else f"{len(seeds)} of these seeds, such as {seeds[0]}"

@@ -1,0 +1,55 @@
+"""The loss of each task: logistic on logits (nats), squared error on standardized targets.
+
+Shape letters: R runs, T tasks, B batch.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from study.data._dataset import Task
+
+
+def losses(logits_RTB: Tensor, labels_RTB: Tensor, tasks: Sequence[Task]) -> Tensor:
+    """Loss of every example, (R, T, B)."""
+    of_spans = []
+    for start, stop, kind in _spans(tasks):
+        logits, labels = logits_RTB[:, start:stop], labels_RTB[:, start:stop]
+        if kind == "binary":
+            of_spans.append(functional.binary_cross_entropy_with_logits(logits, labels, reduction="none"))
+        else:
+            of_spans.append((logits - labels).square())
+    return torch.cat(of_spans, 1)
+
+
+def mean_losses(logits_RTB: Tensor, labels_RTB: Tensor, tasks: Sequence[Task]) -> Tensor:
+    """The mean loss of each task on the batch, (R, T)."""
+    return losses(logits_RTB, labels_RTB, tasks).mean(2)
+
+
+class LossGradient:
+    """The gradient of the training loss, the sum of the tasks' mean losses, by the logits."""
+
+    def __init__(self, tasks: Sequence[Task], batch: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.binary = [slice(start, stop) for start, stop, kind in _spans(tasks) if kind == "binary"]
+        slopes = [1.0 if task.kind == "binary" else 2.0 for task in tasks]
+        self.slope_T1 = torch.tensor(slopes, dtype=dtype, device=device).unsqueeze(1) / batch
+
+    def __call__(self, logits_RTB: Tensor, labels_RTB: Tensor) -> Tensor:
+        """(R, T, B), in the place of the logits."""
+        for span in self.binary:
+            logits_RTB[:, span].sigmoid_()
+        return logits_RTB.sub_(labels_RTB).mul_(self.slope_T1)
+
+
+def _spans(tasks: Sequence[Task]) -> list[tuple[int, int, str]]:
+    """Neighbouring tasks of one kind: (start, stop, kind)."""
+    spans: list[tuple[int, int, str]] = []
+    for t, task in enumerate(tasks):
+        if spans and spans[-1][2] == task.kind:
+            spans[-1] = (spans[-1][0], t + 1, task.kind)
+        else:
+            spans.append((t, t + 1, task.kind))
+    return spans

@@ -1,0 +1,217 @@
+"""The networks of a stack: one function of all their inputs, and its gradients.
+
+Shape letters: R runs, G groups of runs that share a seed and so their batches, B batch, I inputs, T tasks.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+
+import models
+from study import plugins
+from study.config import Recipe
+from study.data._dataset import Log, Task
+from study.training.activation_clamp import Clamped
+from study.training.inputs import Inputs
+from study.training.losses import mean_losses
+from study.training.matmul import AllRunsAtOnce, onednn_is_exact
+from study.training.rng import stream
+from study.training.weights import Weights
+
+
+def spec_of(log: Log, recipe: Recipe) -> models.Spec:
+    return models.Spec(
+        features=len(log.vocabulary),
+        embedding_dim=recipe.embedding_dim,
+        numbers=log.numbers.shape[1],
+        head_bias=tuple(math.log(t.base / (1 - t.base)) if t.kind == "binary" else 0.0 for t in log.tasks),
+    )
+
+
+def build_network(model: str, spec: models.Spec) -> nn.Module:
+    """A network by name. ValueError lists those there are."""
+    return plugins.load("models", model, "model", "build").build(spec)
+
+
+def network_of_seed(model: str, spec: models.Spec, seed: int) -> nn.Module:
+    """A network with the weights that the seed starts with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, "weights"))
+        return build_network(model, spec)
+
+
+def network_of_weights(model: str, spec: models.Spec, weights: Weights) -> nn.Module:
+    """A network with these weights, in their precision. Raises ValueError where they are not of such a network."""
+    network = network_of_seed(model, spec, 0).to(getattr(torch, weights.about.precision))
+    for kind, own in (("parameter", network.named_parameters()), ("buffer", network.named_buffers())):
+        tensors, arrays = dict(own), weights.network(kind)
+        if other := sorted(tensors.keys() ^ arrays.keys()):
+            raise ValueError(f"they lack or add the {kind} {other[0]} of a {model} network")
+        for name, tensor in tensors.items():
+            start = torch.from_numpy(arrays[name])
+            if (start.shape, start.dtype) != (tensor.shape, tensor.dtype):
+                raise ValueError(
+                    f"the {kind} {name} is {start.dtype} {tuple(start.shape)}, and of a {model} network it is "
+                    f"{tensor.dtype} {tuple(tensor.shape)}"
+                )
+            tensor.data.copy_(start)
+    return network
+
+
+@functools.cache
+def stackable(model: str, spec: models.Spec) -> bool:
+    """Whether two runs of the model can be computed as one stack. Where not, its runs train one by one."""
+    networks = [network_of_seed(model, spec, seed) for seed in (0, 1)]
+    inputs = torch.randn(2, 32, spec.width, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            stacked = Stacked(networks, torch.float32, inputs.device)
+            logits = stacked(inputs)
+            torch.autograd.grad(logits.sum(), list(stacked.parameters.values()))
+    except RuntimeError:
+        return False
+    with torch.random.fork_rng(devices=[]):
+        return all(
+            torch.allclose(logits[i], network(inputs[i]), rtol=1e-3, atol=1e-5) for i, network in enumerate(networks)
+        )
+
+
+@functools.cache
+def has_hidden_units(model: str, spec: models.Spec) -> bool:
+    """Whether a model has units that can be clamped."""
+    network = network_of_seed(model, spec, 0)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), Clamped(torch.tensor(1.0)) as clamped:
+        network(torch.zeros(32, spec.width))
+    return clamped.seen > 0
+
+
+class Stacked:
+    """Networks of one architecture, by `vmap` over the run axis: inputs_RBI -> logits_RBT.
+
+    parameters: by name, (R, *shape), leaves that require a gradient. buffers: likewise, without.
+    unit_limit: (R,), to what each run's hidden units are clamped; None clamps nothing.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        dtype: torch.dtype,
+        device: torch.device,
+        seeds: Sequence[int] = (),
+        unit_limit: Tensor | None = None,
+    ) -> None:
+        self.module = networks[0]
+        parameters, buffers = stack_module_state(list(networks))
+        self.parameters = {k: v.detach().to(device, dtype).requires_grad_() for k, v in parameters.items()}
+        # Running statistics in the run's precision; counters and masks as they are.
+        self.buffers = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in buffers.items()}
+        self.unit_limit = unit_limit
+        onednn_is_exact()  # asked here for the first time, and not inside a step
+        self._call = torch.vmap(
+            self._of_one_run, in_dims=(0, 0, 0, None if unit_limit is None else 0), randomness="error"
+        )
+
+    def __call__(self, inputs_RBI: Tensor) -> Tensor:
+        return self._call(self.parameters, self.buffers, inputs_RBI, self.unit_limit)
+
+    def learn(self, inputs: Inputs, labels_RTB: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, list[Tensor]]:
+        """The mean loss of each task, (R, T), and the gradients of their sum by the parameters, in their order.
+
+        The gradient by the embeddings goes to `inputs`. What comes back may be overwritten by the next call.
+        """
+        rows_RBI = inputs.rows().requires_grad_(inputs.features > 0)
+        loss_RT = mean_losses(self(rows_RBI).mT.contiguous(), labels_RTB, tasks)
+        watched = [*self.parameters.values(), *([rows_RBI] if inputs.features else [])]
+        gradients = list(torch.autograd.grad(loss_RT.sum(), watched, materialize_grads=True))
+        if inputs.features:
+            inputs.take_gradient(gradients.pop())
+        return loss_RT.detach(), gradients
+
+    def logits(self, inputs: Inputs) -> Tensor:
+        """(R, T, B), without a gradient."""
+        with torch.no_grad():
+            return self(inputs.rows()).mT
+
+    def logits_of_run(self, run: int, inputs_BI: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(B, T), of one run by itself, in the precision of its inputs; with other parameters, where they are given.
+        For whoever watches: training and judging go by all runs together."""
+        own, buffers = self._of_run(run)
+        buffers = {k: v.to(inputs_BI.dtype) if v.is_floating_point() else v for k, v in buffers.items()}
+        with _clamped(None if self.unit_limit is None else self.unit_limit[run]):
+            return functional_call(self.module, ({**own, **(parameters or {})}, buffers), (inputs_BI,))
+
+    def _of_run(self, run: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        parameters = {name: values[run] for name, values in self.parameters.items()}
+        return parameters, {name: values[run] for name, values in self.buffers.items()}
+
+    def weights_of_run(self, run: int) -> dict[str, Tensor]:
+        """Parameters and buffers of one run, by their names in a file of weights: the tensors themselves."""
+        parameters, buffers = self._of_run(run)
+        own = {f"parameter/{name}": value for name, value in parameters.items()}
+        return own | {f"buffer/{name}": value for name, value in buffers.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a step changes, by name: the tensors themselves."""
+        parameters = {f"parameter/{name}": value for name, value in self.parameters.items()}
+        return parameters | {f"buffer/{name}": value for name, value in self.buffers.items()}
+
+    def _of_one_run(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs_BI: Tensor, unit_limit: Tensor | None
+    ) -> Tensor:
+        with AllRunsAtOnce(), _clamped(unit_limit):
+            return functional_call(self.module, (parameters, buffers), (inputs_BI,))
+
+    @contextlib.contextmanager
+    def judging(self) -> Iterator[None]:
+        """Inside, the networks are in evaluation mode."""
+        self.module.eval()
+        yield
+        self.module.train()
+
+
+class OneByOne(Stacked):
+    """The same for a network that `vmap` cannot take: each run is computed alone, inside the same stack.
+
+    Whatever the network draws (dropout) comes from the run's own stream, by seed and call.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        dtype: torch.dtype,
+        device: torch.device,
+        seeds: Sequence[int] = (),
+        unit_limit: Tensor | None = None,
+    ) -> None:
+        super().__init__(networks, dtype, device, seeds, unit_limit)
+        self.seeds, self.calls = seeds, torch.zeros((), dtype=torch.int64)
+        self.own_buffers = [{k: v[r].clone() for k, v in self.buffers.items()} for r in range(len(networks))]
+
+    def _of_run(self, run: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return super()._of_run(run)[0], self.own_buffers[run]
+
+    def __call__(self, inputs_RBI: Tensor) -> Tensor:
+        self.calls += 1
+        devices = [inputs_RBI.device] if inputs_RBI.device.type == "cuda" else []
+        logits = []
+        with torch.random.fork_rng(devices=devices):
+            for r, seed in enumerate(self.seeds):
+                torch.manual_seed(stream(seed, "network", str(int(self.calls))))
+                own = {name: values[r] for name, values in self.parameters.items()}
+                with _clamped(None if self.unit_limit is None else self.unit_limit[r]):
+                    logits.append(functional_call(self.module, (own, self.own_buffers[r]), (inputs_RBI[r],)))
+        return torch.stack(logits)
+
+    def state(self) -> dict[str, Tensor]:
+        """As `Stacked.state`."""
+        own = {f"buffer/{r}/{name}": x for r, buffers in enumerate(self.own_buffers) for name, x in buffers.items()}
+        return super().state() | own | {"calls": self.calls}
+
+
+def _clamped(unit_limit: Tensor | None) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext() if unit_limit is None else Clamped(unit_limit)

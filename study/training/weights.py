@@ -1,0 +1,276 @@
+"""The weights of one trained ranker, from which other runs can start: a value and its file.
+
+    about.json             what they are: model, features, vocabularies, tasks, the run that left them, the days it saw
+    parameter/<name>.npy   the network's parameters, by name
+    buffer/<name>.npy      its running statistics, by name
+    table/<number>.npy     embedding rows (codes, dim) of each id feature, in the order of the features
+    accumulator/<name>.npy, table_accumulator/<number>.npy
+                           Adagrad's G of each parameter and table; all of them, or none where the run kept none
+
+The file is a `study.storage.archive`: the same weights give the same bytes. Their identity, `Weights.content`, is a hash of the
+arrays alone: what changes a run that starts from them, and nothing else; accumulators have one of their own. A file may
+be somebody else's: what it says is checked as it is read, and nothing in it is executed.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from study.config import canonical_json
+from study.record import validation
+from study.storage import archive
+
+FORMAT = 2
+SINCE_2 = {"options", "embeddings"}
+"""What format 1 does not say of the run."""
+
+MOST_FEATURES = 10_000
+MOST_BESIDE = 1024
+"""Bytes of a file for each of its arrays, its name apart: headers of the array and of the zip."""
+
+SHOWN_DAYS = 3
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError, EOFError, MemoryError)
+UNREADABLE += (NotImplementedError, RuntimeError, zipfile.BadZipFile)  # zipfile's, on what it does not know
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What weights are, and where they come from.
+
+    model, embedding_dim, precision, id_names, vocabulary, number_names, tasks: what must be the same where they are
+    used. whole: the content of the log from which codes and scales come. seen: first and last day of that log, each
+    counted, on which they were trained, the weights that they started from included; None is all of it.
+    run_id, method, options, lr, seed, steps, data, embeddings: of the run that left them. options: those that differ
+    from the method's defaults; None and no embeddings where a file does not say.
+    """
+
+    model: str
+    embedding_dim: int
+    precision: str
+    id_names: tuple[str, ...]
+    vocabulary: tuple[int, ...]
+    number_names: tuple[str, ...]
+    tasks: tuple[str, ...]
+    whole: str
+    seen: tuple[tuple[int, int], ...] | None
+    run_id: str
+    method: str
+    lr: float
+    seed: int
+    steps: int
+    data: str
+    options: Mapping[str, str | bool | int | float] | None = None
+    embeddings: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("model", "whole", "run_id", "method", "data"):
+            validation.text(getattr(self, name), name)
+        for name in ("embedding_dim", "seed", "steps"):
+            if validation.whole(getattr(self, name), name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}")
+        validation.number(self.lr, "lr")
+        if self.options is not None:
+            object.__setattr__(self, "options", _options(self.options))
+        if self.embeddings not in ("", "adagrad", "method"):
+            raise ValueError(f"embeddings is {self.embeddings!r}"[:100])
+        if self.precision not in ("float32", "float64"):
+            raise ValueError(f"precision is {self.precision!r}"[:100])
+        for name in ("id_names", "number_names", "tasks"):
+            names = _listed(getattr(self, name), name)
+            object.__setattr__(self, name, tuple(validation.text(word, f"one of {name}") for word in names))
+        codes = tuple(validation.whole(size, "a vocabulary") for size in _listed(self.vocabulary, "vocabulary"))
+        if len(codes) != len(self.id_names) or min(codes, default=1) < 1:
+            raise ValueError("vocabulary is not one positive size for each of id_names")
+        object.__setattr__(self, "vocabulary", codes)
+        if self.seen is not None:
+            object.__setattr__(self, "seen", _together(map(_days, _listed(self.seen, "seen"))))
+
+    def saw(self, first: int | None, last: int | None) -> bool:
+        """Whether they were trained on any of these days; None is all."""
+        if self.seen is None or first is None or last is None:
+            return True
+        return any(a <= last and first <= b for a, b in self.seen)
+
+    @property
+    def curve(self) -> str:
+        """`agc max_ratio=0.05`: the method, with what it was told."""
+        return " ".join([self.method, *(f"{name}={value}" for name, value in sorted((self.options or {}).items()))])
+
+    def days_seen(self) -> str:
+        """`days 1 to 6 and 8 to 13`; of many pieces, the first few."""
+        if self.seen is None:
+            return "all rows"
+        pieces = [f"{first} to {last}" if first < last else str(first) for first, last in self.seen[:SHOWN_DAYS]]
+        more = len(self.seen) - SHOWN_DAYS
+        rest = f" and {more:,} more pieces, up to {self.seen[-1][1]}" if more > 0 else ""
+        return f"days {' and '.join(pieces)}{rest}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """about, and the arrays by their names in the file, C-contiguous; parameters, tables and accumulators are finite,
+    in the precision that `about` says."""
+
+    about: About
+    arrays: dict[str, np.ndarray]
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of names, types, shapes and values of all but the accumulators."""
+        return _hash({name: array for name, array in self.arrays.items() if not _is_accumulator(name)})
+
+    @cached_property
+    def accumulators(self) -> str:
+        """The same of the accumulators; empty where there are none."""
+        own = {name: array for name, array in self.arrays.items() if _is_accumulator(name)}
+        return _hash(own) if own else ""
+
+    @property
+    def tables(self) -> list[np.ndarray]:
+        """(codes, dim) of each id feature, in order."""
+        return [self.arrays[f"table/{f}"] for f in range(len(self.about.id_names))]
+
+    @property
+    def table_accumulators(self) -> list[np.ndarray]:
+        """(codes, dim) of each id feature, in order. For weights with accumulators."""
+        return [self.arrays[f"table_accumulator/{f}"] for f in range(len(self.about.id_names))]
+
+    def network(self, kind: str) -> dict[str, np.ndarray]:
+        """By name. kind: "parameter", "buffer" or "accumulator"."""
+        return {name.partition("/")[2]: array for name, array in self.arrays.items() if name.startswith(f"{kind}/")}
+
+    def written(self) -> bytes:
+        """The file."""
+        file = io.BytesIO()
+        about = {"format": FORMAT} | dataclasses.asdict(self.about)
+        archive.write(file, about, sorted(self.arrays.items()))
+        return file.getvalue()
+
+
+def check_form(about: About, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError, in a line, unless every array is there, of its name, shape and type, and a file can hold
+    them all. Looks at no value: what is not made yet may stand here as an array without memory."""
+    shapes = {f"table/{f}": (codes, about.embedding_dim) for f, codes in enumerate(about.vocabulary)}
+    for name in shapes.keys() - arrays.keys():
+        raise ValueError(f"{name} is missing")
+    if any(map(_is_accumulator, arrays)):
+        trained = {name: array.shape for name, array in arrays.items() if name.startswith("parameter/")} | shapes
+        shapes |= (own := {_accumulator_of(name): shape for name, shape in trained.items()})
+        if other := sorted({name for name in arrays if _is_accumulator(name)} ^ own.keys()):
+            raise ValueError(f"it lacks or adds the accumulator {other[0]!r:.200}: all are there, or none")
+    for name, array in arrays.items():
+        if name not in shapes and not _of_network(name):
+            raise ValueError(f"{name[:100]!r} is no array of weights")
+        if name in shapes and array.shape != shapes[name]:
+            raise ValueError(f"{name[:100]} has the shape {array.shape}, not {shapes[name]}")
+        is_float = array.dtype.kind == "f" or not name.startswith("buffer/")
+        if is_float and array.dtype != np.dtype(about.precision).newbyteorder("="):
+            raise ValueError(f"{name} is {array.dtype}, not {about.precision}")
+    if len(json.dumps(dataclasses.asdict(about))) > archive.MOST_DESCRIPTION - MOST_BESIDE:
+        raise ValueError(f"the names of their features take more than {archive.MOST_DESCRIPTION:,} bytes")
+    size = sum(array.nbytes + MOST_BESIDE + 2 * len(name.encode()) for name, array in arrays.items())
+    if size > validation.MOST_BYTES - archive.MOST_DESCRIPTION:
+        raise ValueError(f"they take {size:,} bytes, and a file of weights has {validation.MOST_BYTES:,} at most")
+
+
+def checked(about: About, arrays: dict[str, np.ndarray]) -> Weights:
+    """Weights of which every array is there, of its shape and type, and those that are trained finite: a buffer may
+    hold infinity, as a mask does. Raises ValueError, in a line."""
+    check_form(about, arrays)
+    for name, array in arrays.items():
+        if not name.startswith("buffer/") and not np.isfinite(array).all():
+            raise ValueError(f"{name} holds values that are not finite")
+        if _is_accumulator(name) and (array < 0).any():
+            raise ValueError(f"{name} holds values below 0, which no sum of squares is")
+    return Weights(about=about, arrays={name: np.require(array, requirements="C") for name, array in arrays.items()})
+
+
+def read(content: bytes) -> Weights:
+    """The weights of a file. Raises ValueError, in a line, on whatever it is instead."""
+    if len(content) > validation.MOST_BYTES:
+        raise ValueError(f"it has more than {validation.MOST_BYTES:,} bytes")
+    try:
+        said, arrays = archive.read(io.BytesIO(content))
+        number = said.pop("format", None)
+        if number not in (1, FORMAT):
+            raise ValueError(f"it has format {number!r:.40}; this version reads formats 1 and {FORMAT}")
+        if number == 1 and any(map(_is_accumulator, arrays)):
+            raise ValueError("it has format 1, which knows no accumulators")
+        known = {field.name for field in dataclasses.fields(About)} - (SINCE_2 if number == 1 else set())
+        if said.keys() != known:
+            raise ValueError(f"it lacks or adds {', '.join(sorted(said.keys() ^ known)[:3])}"[:200])
+        return checked(About(**said), arrays)
+    except json.JSONDecodeError as error:
+        raise ValueError("its description is no JSON") from error
+    except UNREADABLE as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _hash(arrays: Mapping[str, np.ndarray]) -> str:
+    parts = {
+        name: [array.dtype.str, list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
+        for name, array in arrays.items()
+    }
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+
+def _is_accumulator(name: str) -> bool:
+    return name.startswith(("accumulator/", "table_accumulator/"))
+
+
+def _accumulator_of(name: str) -> str:
+    """What the accumulator of a parameter or a table is called."""
+    kind, _, own = name.partition("/")
+    return f"accumulator/{own}" if kind == "parameter" else f"table_accumulator/{own}"
+
+
+def _of_network(name: str) -> bool:
+    """Whether this names a parameter or a buffer: modules of one's own have names with a hyphen, or in any script."""
+    kind, _, own = name.partition("/")
+    return kind in ("parameter", "buffer") and 0 < len(own) <= 500 and own.isprintable() and "/" not in own
+
+
+def _options(value: Any) -> dict[str, str | bool | int | float]:
+    if not isinstance(value, Mapping) or len(value) > 100:
+        raise ValueError("options is no mapping, or too long a one")
+    for name, option in value.items():
+        validation.text(name, "an option")
+        if isinstance(option, str):
+            validation.text(option, f"the option {name}")
+        elif not isinstance(option, bool):
+            validation.number(option, f"the option {name}")
+    return dict(value)
+
+
+def _together(days: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The same days in order, those beside each other as one piece: days add up every day."""
+    pieces: list[tuple[int, int]] = []
+    for first, last in sorted(days):
+        if pieces and first <= pieces[-1][1] + 1:
+            pieces[-1] = (pieces[-1][0], max(pieces[-1][1], last))
+        else:
+            pieces.append((first, last))
+    return tuple(pieces)
+
+
+def _listed(value: Any, what: str) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or len(value) > MOST_FEATURES:
+        raise ValueError(f"{what} is no list, or too long a one")
+    return value
+
+
+def _days(value: Any) -> tuple[int, int]:
+    if len(_listed(value, "seen")) != 2:
+        raise ValueError("seen is no list of first and last days")
+    first, last = (validation.whole(day, "a day") for day in value)
+    if not 1 <= first <= last:
+        raise ValueError(f"seen holds the days {first} to {last}")
+    return first, last

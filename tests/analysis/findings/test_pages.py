@@ -1,0 +1,216 @@
+"""The published findings: every table of docs/results.md and docs/causes.md comes from the rows beside it."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import image
+from paths import ROOT
+from searched import FRESH, TUNED
+from searched import write as write_searched
+from simulated_record import simulated_definition, write_simulated_study
+from watched import TABLE as WATCHED
+
+from analysis.findings import pages, published
+from analysis.findings import tables as results_tables
+from analysis.findings.figures import FIGURES
+from analysis.findings.pages import TABLES
+from analysis.findings.tables import rates as rates_table
+from analysis.report.report import tables, write
+from analysis.stats import signals
+from analysis.stats.best import best_table
+from study.config import Arm
+from study.record.tables import RecordError, read_definition
+
+DOCS = ROOT / "docs"
+ROWS = DOCS / "results"
+PAGES = ("results.md", "causes.md")
+PAGE = "a\n<!-- table {what} {studies} --> stale <!-- end -->\nb <!-- table about s -->\n<!-- end -->\n"
+OF_FAMILIES = {"family"}
+OF_SIGNALS = {name for name in (*TABLES, *FIGURES) if name.startswith("signals")}
+FILES = {"study.json", "runs.parquet", "gains.parquet", "signals.parquet"}
+
+
+def same_but_for_rounding(a: str, b: str) -> bool:
+    """Equal texts, but that a fraction may differ by one in its last digit, and a share of whole percents by one:
+    another processor rounds otherwise. Counts and names may not."""
+    number = re.compile(r"\d+(?:\.\d+)?%?")
+    if number.sub("#", a) != number.sub("#", b):
+        return False
+    return all(x == y or near(x, y) for x, y in zip(number.findall(a), number.findall(b), strict=True))
+
+
+def near(x: str, y: str) -> bool:
+    digits = {len(number.rstrip("%").partition(".")[2]) for number in (x, y)}
+    if len(digits) > 1 or (digits == {0} and not x.endswith("%")) or x.endswith("%") != y.endswith("%"):
+        return False
+    return abs(float(x.rstrip("%")) - float(y.rstrip("%"))) <= 1.01 * 10.0 ** -digits.pop()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_is_what_its_rows_say(name: str) -> None:
+    page = (DOCS / name).read_text()
+    assert page.count("<!-- table ") >= 4
+    made = pages.remade(page, ROWS)
+    for was, now in zip(page.split("<!-- end -->"), made.split("<!-- end -->"), strict=True):
+        assert same_but_for_rounding(was, now)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_its_figures_are_what_its_rows_say(name: str, tmp_path: Path) -> None:
+    """To the pixel, but for a few that another processor shades otherwise."""
+    page = (DOCS / name).read_text()
+    pages.draw(page, ROWS, tmp_path)
+    files = pages.pictures(page, ROWS)
+    assert files
+    for file in files:
+        was, now = (255 * image.imread(folder / file) for folder in (DOCS, tmp_path))
+        assert was.shape == now.shape, file
+        assert int((np.abs(was - now).max(axis=2) > 32).sum()) < 20, file
+
+
+def test_rounding_is_all_that_may_differ() -> None:
+    assert same_but_for_rounding("| 0.60 (0.55 to 0.64), 26% |", "| 0.61 (0.55 to 0.64), 27% |")
+    for a, b in (("0.60", "0.62"), ("3/8", "4/8"), ("0.60", "> 0.60"), ("p 1.0", "p 0.03"), ("2", "2.9"), ("8", "9")):
+        assert not same_but_for_rounding(f"| {a} |", f"| {b} |")
+    assert not same_but_for_rounding("26%", "28%")
+
+
+def test_what_is_published_names_no_place_and_is_small() -> None:
+    folders = [path.parent for path in ROWS.rglob("study.json")]
+    assert folders
+    for folder in folders:
+        assert '"dir"' not in (folder / "study.json").read_text()
+        assert {path.name for path in folder.iterdir()} <= FILES
+    assert sum(path.stat().st_size for path in ROWS.rglob("*")) < 5e6
+
+
+def test_every_published_study_is_on_a_page() -> None:
+    text = "".join((DOCS / name).read_text() for name in PAGES)
+    named = {name for found in pages.MARK.finditer(text) for name in found["studies"].split()}
+    assert {path.name for path in ROWS.iterdir()} <= {name.split("/")[0] for name in named}
+
+
+def simulated(folder: Path, name: str, edges: dict[str, float]) -> None:
+    arms = (Arm(method="none"), *(Arm(method="agc", options={"max_ratio": value}) for value in (0.02, 0.1)))
+    definition = simulated_definition(models=("small",), arms=arms, lrs=(0.1, 0.4, 1.6), name=name)
+    write_simulated_study(folder, definition, edges=edges)
+    write(tables(folder))
+
+
+@pytest.fixture(scope="module")
+def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published study `s`; a family `f` of two, of which a third was never begun; a search for the best quality, `q`;
+    what was watched, `w`."""
+    folder = tmp_path_factory.mktemp("results")
+    simulated(folder / "study", "s", {"none": 0.2, "agc": 0.8})
+    published.publish(folder / "study", folder / "docs" / "s")
+    members = [{"label": x, "words": f"about {x}", "against": "a"} for x in ("a", "b", "empty")]
+    for label, edge in (("a", 0.2), ("b", 0.8)):
+        simulated(folder / "family" / label, label, {"none": edge, "agc": 4 * edge})
+    (folder / "family" / "family.json").write_text(json.dumps({"format": 1, "name": "f", "members": members}))
+    published.publish(folder / "family", folder / "docs" / "f")
+    searched = [*TUNED, ("none", 0.3, {}, FRESH), ("clippy", 0.5, {"rel": 0.4}, FRESH)]
+    write_searched(folder / "searched", searched)
+    write(tables(folder / "searched"))
+    published.publish(folder / "searched", folder / "docs" / "q")
+    (folder / "docs" / "w").mkdir()
+    published.write_signals(WATCHED, folder / "docs" / "w")
+    return folder / "docs"
+
+
+def test_published_signals_say_what_the_whole_says(docs: Path) -> None:
+    said, whole = signals.tables(published.read_signals(docs / "w")), signals.tables(WATCHED)
+    for name, table in whole.items():
+        pd.testing.assert_frame_equal(said[name], table, atol=2e-3, rtol=5e-3)
+    assert (docs / "w" / "signals.parquet").stat().st_size < 100_000
+
+
+def studies_for(what: str) -> str:
+    of = dict.fromkeys(OF_FAMILIES, "f") | dict.fromkeys(OF_SIGNALS, "w") | {"best": "q", "agreement": "s s"}
+    return of.get(what, "s")
+
+
+@pytest.mark.parametrize("what", TABLES)
+def test_every_table_is_made_from_the_rows_alone_and_again_the_same(docs: Path, what: str) -> None:
+    once = pages.remade(PAGE.format(what=what, studies=studies_for(what)), docs)
+    assert "stale" not in once
+    assert once.startswith("a\n<!-- table")
+    assert pages.remade(once, docs) == once
+    if what not in ("about", "signals_watched"):
+        assert once.count("\n| ") > 2  # its head, the rule below it, and a row
+
+
+@pytest.mark.parametrize("what", FIGURES)
+def test_every_figure_is_drawn_from_the_rows_alone(docs: Path, tmp_path: Path, what: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- figure {what} {studies_for(what)} -->\n![P](own.png)\n<!-- end -->\n")
+    before = page.read_text()
+    assert pages.main([str(page), "--rows", str(docs)]) == 0
+    assert (tmp_path / "own.png").stat().st_size > 5000
+    assert page.read_text() == before
+
+
+def test_a_published_search_finds_what_its_record_does(docs: Path) -> None:
+    """Its page has no losses to go by, and says the same to the last digit."""
+    folder = docs.parent / "searched"
+    head, rows = best_table(tables(folder).best, read_definition(folder))
+    assert results_tables.best_of_search([docs / "q"]) == results_tables.markdown(head, rows)
+    assert [row[2] for row in rows] == ["lr 0.3", "lr 0.5, rel 0.4"]
+    assert not (docs / "s" / "gains.parquet").exists()
+    with pytest.raises(RecordError, match=r"gains\.parquet does not read"):
+        results_tables.best_of_search([docs / "s"])
+
+
+def test_a_family_is_published_whole_and_read_as_one(docs: Path) -> None:
+    assert [member.label for member in published.read_family(docs / "f")] == ["a", "b", "empty"]
+    made = pages.remade(PAGE.format(what="family", studies="f"), docs)
+    assert "| about a · none |" in made or "| about a |" in made
+    assert "about empty" not in made
+    assert "2 studies, 144 runs" in pages.remade("<!-- table about f --> <!-- end -->", docs)
+
+
+def test_two_orders_that_agree_and_two_that_do_not(docs: Path, tmp_path: Path) -> None:
+    simulated(tmp_path / "turned", "turned", {"none": 0.8, "agc": 0.1})
+    published.publish(tmp_path / "turned", tmp_path / "rows" / "turned")
+    (tmp_path / "rows" / "s").symlink_to(docs / "s")
+    alike, unlike = (
+        pages.remade(f"<!-- table agreement s {other} --> <!-- end -->", tmp_path / "rows").splitlines()[4]
+        for other in ("s", "turned")
+    )
+    assert alike.startswith("| small | synthetic and synthetic | 3 | 2 | 0 | 1 |")
+    assert unlike.startswith("| small | synthetic and synthetic | 3 | 0 | 2 | 1 |")
+    with pytest.raises(ValueError, match="in pairs"):
+        pages.remade("<!-- table agreement s --> <!-- end -->", docs)
+
+
+def test_tables_follow_the_rows(docs: Path, tmp_path: Path) -> None:
+    for path in (docs / "s").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert "| 1.6 | 8/8 |" in rates_table([tmp_path])
+    rows = pd.read_parquet(tmp_path / "runs.parquet")
+    gone = (rows["seed"] == 3) & (rows["lr"] == 1.6) & (rows["method"] == "none")
+    rows.loc[~gone].to_parquet(tmp_path / "runs.parquet")
+    assert "| 1.6 | 7/7 |" in rates_table([tmp_path])
+
+
+def test_what_is_not_there_is_said(docs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(ValueError, match="unknown table 'colours'; there are about, rates"):
+        pages.remade(PAGE.format(what="colours", studies="s"), docs)
+    with pytest.raises(ValueError, match="unknown figure 'colours'; there are divergence"):
+        pages.remade("<!-- figure colours s -->\n![x](x.png)\n<!-- end -->", docs)
+    with pytest.raises(ValueError, match=r"has no !\[...\]"):
+        pages.pictures("<!-- figure forest s -->\n<!-- end -->", docs)
+    with pytest.raises(RecordError, match="no study"):
+        pages.remade(PAGE.format(what="rates", studies="s"), tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.format(what="rates", studies="s"))
+    assert pages.main([str(page), "--rows", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("results: ")
+    assert page.read_text() == PAGE.format(what="rates", studies="s")
+    assert published.main([str(tmp_path), str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith("published: ")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,354 @@
+"""Figures and the report: what they show is in the record, whatever the record lacks, and nothing else gets in."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from simulated_record import LRS, METHODS, TASKS, reference, simulated_definition, write_simulated_study
+
+import analysis
+from analysis.figures import curves
+from analysis.figures.palette import KNOWN, OTHERS, looks
+from analysis.report import report
+from analysis.stats.contrasts import contrasts, sentences
+from analysis.stats.edges import fits, fitted_curves
+from study.config import Arm
+from study.record.tables import RecordError, open_study, read_losses, read_runs, write_failure
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path, self.tags, self.text = path, [], ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def study_of(folder, *, models=("small",), methods=("none", "clippy"), lrs=(0.1, 0.4, 0.8), seeds=(0, 1, 2), **more):
+    definition = simulated_definition(
+        models=models, arms=[Arm(method=m) for m in methods], lrs=lrs, seeds=seeds, steps=120
+    )
+    return write_simulated_study(folder, definition, **more)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    gone = [("small", "lamb", 0.4, s) for s in (1, 2, 3, 6)]
+    definition = write_simulated_study(folder, leave_out=gone)
+    first = report.missing_runs(definition, read_runs(folder))["run_id"].tolist()[:3]
+    write_failure(folder, "lost", first, "out of memory <on a worker>")
+    return folder, definition, Page(report.write(report.tables(folder), reference()))
+
+
+def test_the_report_says_every_curve_in_a_sentence_before_any_table(full):
+    folder, _, page = full
+    rows = analysis.edges(analysis.load(folder)).to_dict("records")
+    assert len(rows) == 10
+    for row in rows:
+        assert analysis.sentence(row) in page.text
+        assert page.text.index(analysis.sentence(row)) < page.text.index("LR50")
+
+
+def test_the_report_answers_in_order(full):
+    folder, _, page = full
+    titles = re.findall(r"<h2>(.*?)</h2>", (folder / "report.html").read_text())
+    assert titles[:4] == [
+        "How far one can go",
+        "Where training diverges",
+        "What stability costs in quality",
+        "Which method moves the edge",
+    ]
+    assert (
+        "No lr can be claimed yet (at most 5% of the runs diverge, 95% sure): 8 runs, none diverged, only" in page.text
+    )
+    assert "study confirm DIR --lr 1.6 --method clippy" in page.text
+    assert "How much the rule matters" not in titles
+
+
+def test_the_report_says_every_planned_contrast_and_holds_all_pairs(full):
+    folder, definition, page = full
+    table = contrasts(analysis.load(folder), definition)
+    said = [line for model in ("small", "large_dcn") for line in sentences(table[table["model"] == model])]
+    assert len(said) == 8
+    assert all(line in page.text for line in said)
+    assert len(re.findall(r"<td>(?:agc|lamb|clippy)</td><td>(?:layer_clip|agc|lamb)</td>", page.path.read_text())) == 12
+
+
+def test_the_report_shows_how_far_other_rules_move_an_edge(tmp_path):
+    study_of(tmp_path, with_losses=False)
+    own = {"rule": "own", "settings": "", "n": 8, "changed": 0, "edge": 0.4, "status": "reached", "ratio": 1.0}
+    moved = own | {"rule": "stricter", "settings": "kept=0.5", "changed": 3, "edge": 0.3, "ratio": 0.75}
+    gone = own | {"rule": "looser", "settings": "kept=0.1", "changed": 5, "edge": np.nan, "ratio": np.nan}
+    same = {"model": "small", "curve": "none", "method": "none", "lr_min": 0.01, "lr_max": 1.6}
+    table = pd.DataFrame([own | same, moved | same, gone | same | {"status": "not reached"}])
+    page = Page(report.write(report.tables(tmp_path), influence=table))
+    assert "How much the rule matters" in page.text
+    assert "stricter: kept=0.5" in page.text
+    row = "<td>none</td>" + "".join(
+        f'<td class="number">{v}</td>' for v in ("0.40", "0.30", "0.75", "3 of 8", "&gt; 1.6", "-", "5 of 8")
+    )
+    assert row in page.path.read_text()
+
+
+def test_tables_lie_beside_the_report_without_an_infinity(full):
+    folder, _, _ = full
+    names = ["cells", "contrasts", "edges", "lr_sensitivity", "recommendation"]
+    assert sorted(path.stem for path in (folder / "tables").iterdir()) == names
+    for name in names:
+        assert "inf" not in (folder / "tables" / f"{name}.csv").read_text().replace("influence", "")
+    table = pd.read_csv(folder / "tables" / "edges.csv")
+    assert table["level"].tolist() == [0.5] * 10 + [0.05] * 10
+    assert table.loc[table["curve"] == "clippy", "edge"].isna().all()
+    cells = pd.read_csv(folder / "tables" / "cells.csv")
+    assert len(cells) == 100
+    assert cells["n"].sum() == len(analysis.load(folder))
+    assert {"rate", "low", "high", "kept", "kept_low", "auc_click", "rmse_play"} <= set(cells)
+
+
+def test_many_curves_are_told_in_short(full, monkeypatch):
+    folder, _, _ = full
+    for name, most in (("MANY_TO_PRINT", 4), ("MOST_CELLS", 99)):
+        monkeypatch.setattr(report, name, most)
+    found = report.tables(folder)
+    said = report.text(found, "results/x", "study")
+    assert said.splitlines()[1].startswith("  5 curves: LR50 was reached by 4 (from lr 0.")
+    assert "by 1 not up to the highest lr, and lies below the lowest for 0. All of them: results/x/tables" in said
+    assert "diverged runs of n" not in said
+    page = Page(report.write(found)).text
+    assert "100 cells are too many to read here: tables/cells.csv" in page
+
+
+def test_a_terminal_gets_the_answers_before_the_cells(full):
+    folder, _, _ = full
+    said = report.text(report.tables(folder), "results/x", "study")
+    lines = said.splitlines()
+    assert lines[0] == "small:"
+    assert lines[1].startswith("  none: half of the runs diverge within 200 steps at lr 0.")
+    assert lines[6].startswith("  layer_clip against none: LR50 is 1.")
+    assert lines[10].startswith("  No lr can be claimed yet (at most 5% of the runs diverge, 95% sure): 8 runs, none")
+    assert lines[10].endswith("More: study recommend results/x")
+    assert said.index("large_dcn:") < said.index("small: diverged runs of n, 95% interval")
+    assert "AUC" not in said
+
+
+def test_what_is_claimed_comes_first(tmp_path):
+    study_of(tmp_path, seeds=range(60), edges={"none": 0.9, "clippy": np.inf}, with_losses=False)
+    found = report.tables(tmp_path)
+    claimed = (
+        "Claimed, at most 5% of the runs diverge, 95% sure: none up to lr 0.4 (0 of 60), clippy up to lr 0.8 (0 of 60)."
+    )
+    assert claimed in report.text(found)
+    assert claimed in Page(report.write(found)).text
+
+
+def test_an_adaptive_studys_report_stays_short(tmp_path):
+    rng = np.random.default_rng(0)
+    lrs = sorted({float(f"{lr:.3g}") for lr in 0.05 * 10 ** (1.3 * rng.random(60))})
+    kept = {(lr, i) for i, lr in enumerate(lrs)}
+    gone = [
+        ("small", m, lr, s) for m in ("none", "clippy") for lr in lrs for s in range(len(lrs)) if (lr, s) not in kept
+    ]
+    study_of(tmp_path, lrs=lrs, seeds=range(len(lrs)), leave_out=gone)
+    found = report.tables(tmp_path)
+    assert len(found.rates) < 50
+    said = report.text(found)
+    assert "clippy against none: LR50 is more than " in said
+    page = Page(report.write(found))
+    assert len(page.all("tr")) < 250
+
+
+def test_the_report_is_one_file_that_asks_for_nothing(full):
+    folder, _, page = full
+    assert not page.all("script")
+    assert not page.all("link")
+    assert page.all("img")
+    assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in page.all("img"))
+    html = (folder / "report.html").read_text()
+    assert not re.search(r"""(src|href|url\()=?["'(]?\s*(https?:)?//""", html)
+    assert not re.search(r"@import|@font-face", html)
+    for image in page.all("img"):
+        svg = base64.b64decode(image["src"].partition(",")[2]).decode()
+        assert not re.search(r"<image|<script|href=\"(?!#)", svg)
+
+
+def test_every_figure_lies_beside_the_report(full):
+    folder, _, page = full
+    names = ["divergence", "tradeoff", "kept", "auc_click", "auc_like", "rmse_play", "micro", "horizon", "gallery"]
+    assert sorted(path.stem for path in (folder / "figures").iterdir()) == sorted(names)
+    assert len(page.all("img")) == len(names)
+    assert not [path for path in folder.rglob(".*") if path.is_file()]
+
+
+def test_runs_parquet_is_the_whole_table(full):
+    folder, _, _ = full
+    beside = pd.read_parquet(folder / "runs.parquet")
+    assert len(beside) == len(read_runs(folder)) == 796 + 2 * 24
+    assert set(beside["role"]) == {"cell", "control"}
+
+
+def test_missing_runs_are_counted_with_their_reasons(full):
+    _, _, page = full
+    assert "4 of 800 planned runs are not recorded" in page.text
+    assert "out of memory <on a worker>" in page.text
+    assert "not run yet" in page.text
+
+
+def test_missing_runs_are_found_where_an_arm_spells_out_a_default(tmp_path):
+    definition = simulated_definition(arms=[Arm(method="clippy", options={"rel": 0.5})], lrs=(0.1,), seeds=(0, 1))
+    write_simulated_study(tmp_path, simulated_definition(arms=[Arm(method="clippy")], lrs=(0.1,), seeds=(0, 1)))
+    every = read_runs(tmp_path)
+    assert report.missing_runs(definition, every).empty
+    assert len(report.missing_runs(definition, every[every["seed"] != 1])) == 2
+
+
+def test_the_report_gives_rule_control_versions_and_configuration(full):
+    _, definition, page = full
+    for words in ("kept below 0.25", "once had 0.5 G", "safe lr 0.08", "torch", "2.13.0", definition.data["content"]):
+        assert words in page.text
+    assert '"initial_accumulator": 0.1' in page.text
+    assert page.text.count("0.005") >= 2
+
+
+def test_every_cell_has_its_row(full):
+    folder, _, page = full
+    rates = analysis.divergence_rates(analysis.load(folder))
+    row = rates[(rates["model"] == "small") & (rates["curve"] == "lamb") & (rates["lr"] == 0.4)].iloc[0]
+    assert row["n"] == 4
+    assert len(page.all("tr")) > len(rates)
+
+
+def test_a_method_named_like_a_script_is_harmless(tmp_path):
+    method = "<script>alert('x')</script> & $x_1$"
+    study_of(tmp_path, methods=("none", method), edges={"none": 0.3, method: 0.3})
+    page = Page(report.write(report.tables(tmp_path)))
+    assert not page.all("script")
+    assert f"{method}: " in page.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": (5,), "lrs": (0.1,)}, "A curve here rests on 1 seed"),
+        ({"edges": {"none": np.inf}}, "no divergence within 120 steps up to lr 0.8"),
+        ({"edges": {"none": 0.0}, "methods": ("none",)}, "already at lr 0.1, the lowest tried"),
+        ({"leave_out": [("small", "clippy", lr, s) for lr in (0.1, 0.4, 0.8) for s in (0, 1, 2)]}, "9 of 18 planned"),
+        ({"with_losses": False}, "half of the runs diverge"),
+    ],
+    ids=["one seed, one lr", "nothing diverged", "everything diverged", "a curve is missing", "losses are missing"],
+)
+def test_thin_records_still_get_a_report_without_a_warning(tmp_path, changes, said):
+    study_of(tmp_path, **changes)
+    assert said in Page(report.write(report.tables(tmp_path))).text
+
+
+def test_no_runs_get_a_report_that_says_so(tmp_path):
+    open_study(tmp_path, simulated_definition(models=("small",), lrs=(0.1,), seeds=(0,)))
+    page = Page(report.write(report.tables(tmp_path)))
+    assert "No runs recorded yet." in page.text
+    assert f"{len(METHODS)} of {len(METHODS)} planned runs are not recorded" in page.text
+
+
+def test_no_study_is_refused_in_plain_words(tmp_path):
+    with pytest.raises(RecordError, match="holds no study"):
+        report.write(report.tables(tmp_path))
+
+
+# Figures
+
+
+def test_each_method_looks_different_in_colour_and_in_grey():
+    every = [*KNOWN.values(), *OTHERS]
+    assert len({look.colour for look in every}) == len({look.marker for look in every}) == len(every)
+    assert len({look.dash for look in every}) == len(every)
+    assert looks(["zzz", "none"])["none"] == looks(["none"])["none"]
+
+
+def test_draw_rates_shows_the_points_and_an_arrow_where_the_edge_was_not_reached(full):
+    folder, _, _ = full
+    runs = analysis.load(folder)
+    runs = runs[(runs["model"] == "small") & runs["method"].isin(["none", "clippy"])]
+    rates, found, fitted = analysis.divergence_rates(runs), analysis.edges(runs), fits(runs)
+    ax = Figure().add_subplot()
+    curves.draw_rates(ax, rates, fitted_curves(runs, fitted=fitted), found)
+    points = [line for line in ax.lines if line.get_marker() == KNOWN["none"].marker]
+    assert points[0].get_ydata().tolist() == rates.loc[rates["curve"] == "none", "rate"].tolist()
+    (arrow,) = ax.texts
+    assert arrow.arrow_patch.get_edgecolor() == matplotlib.colors.to_rgba(KNOWN["clippy"].colour)
+    assert arrow.xyann[0] == max(LRS)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.01, 1.6), (0.3, 0.4), (0.1, 0.1), (1e-4, 100), (0.02, 3)])
+def test_learning_rates_get_a_few_plain_ticks(low, high):
+    ax = Figure().add_subplot()
+    curves.lr_axis(ax, [low, high])
+    ticks = [float(t) for t in ax.get_xticks()]
+    labels = [ax.xaxis.get_major_formatter()(t) for t in ticks]
+    assert 1 <= len(ticks) <= 9
+    assert len(set(labels)) == len(labels)
+    assert all("e" not in label or float(label) < 1e-3 for label in labels)
+
+
+def test_share_diverged_by_step_ends_at_the_share_that_diverged(full):
+    folder, _, _ = full
+    runs = analysis.load(folder)
+    table = curves.diverged_by_step(runs)
+    for (model, curve), of_curve in table.groupby(["model", "curve"]):
+        rows = runs[(runs["model"] == model) & (runs["curve"] == curve)]
+        assert of_curve["share"].is_monotonic_increasing
+        assert of_curve["step"].is_monotonic_increasing
+        assert of_curve["share"].iloc[-1] == pytest.approx((rows["outcome"] == "diverged").mean())
+        assert (of_curve["share"].iloc[0], of_curve["step"].iloc[-1]) == (0, 200)
+
+
+def test_gains_by_pencil():
+    tasks = [{"constant_loss": 0.5}, {"constant_loss": 1.5}]
+    losses = pd.DataFrame(
+        {
+            "run_id": ["a", "a"],
+            "task": ["x", "y"],
+            "loss": [np.array([0.5, 0.3, np.inf]), np.array([1.5, 1.3, 1.0])],
+            "constant": [np.array([0.5, 0.5, 0.5]), np.array([1.5, 1.5, 1.5])],
+        }
+    )
+    table = curves.gains(losses, tasks, 3)
+    assert table["gain"].tolist()[:2] == pytest.approx([0, 0.2])  # (2.0 - 1.6) / 2
+    assert table["smooth"].tolist()[:2] == pytest.approx([0, 0.1])
+    assert table.loc[2, ["gain", "smooth"]].isna().all()
+
+
+def test_the_gallery_pairs_a_diverged_run_with_a_healthy_one_of_its_curve(full):
+    folder, _, _ = full
+    pairs = curves.gallery_pairs(analysis.load(folder))
+    assert 1 <= len(pairs) <= 8
+    for broken, healthy in pairs:
+        assert (broken["outcome"], healthy["outcome"]) == ("diverged", "completed")
+        assert (broken["model"], broken["curve"]) == (healthy["model"], healthy["curve"])
+    table = curves.gains(read_losses(folder, [pairs[0][0]["run_id"]]), TASKS)
+    assert len(table) == 200
+
+
+def test_a_band_below_the_figure_is_a_cross_on_its_floor(full):
+    ax = Figure().add_subplot()
+    table = pd.DataFrame(
+        {"curve": ["none"] * 2, "method": ["none"] * 2, "lr": [0.1, 1.0]}
+        | {"kept": [1.0, -np.inf], "kept_low": [0.9, -np.inf], "kept_high": [1.1, 0.2]}
+    )
+    curves.draw_band(ax, table, "kept", "kept", bottom=-0.25)
+    (cross,) = [line for line in ax.lines if line.get_marker() == "x"]
+    assert (cross.get_xdata().tolist(), cross.get_ydata().tolist()) == ([1.0], [-0.25])

@@ -1,0 +1,417 @@
+"""`recommend`: what is claimed is right as often as it says, and what cannot be said is said so, in plain words."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from simulated_record import simulated_definition, write_simulated_study
+from simulation import Curve, draw
+from statsmodels.stats.proportion import proportion_confint
+
+import analysis
+from analysis.stats import recommend as module
+from analysis.stats.edges import fits
+from analysis.stats.quality import median_interval
+from analysis.stats.recommend import (
+    CANNOT_SAY,
+    CLAIMED,
+    TOO_RISKY,
+    Confirmed,
+    Evidence,
+    claim,
+    commands,
+    fixed_sequence,
+    json_records,
+    most_allowed,
+    passes,
+    recommend,
+    seeds_needed,
+    sentences,
+    size,
+)
+from study.config import JUDGED_FROM, Arm, EdgeSearch, QualitySearch, Run
+from study.record.tables import Confirmation
+
+LRS = (0.1, 0.2, 0.4)
+DEFINITION = simulated_definition(models=("small",), arms=[Arm(method="none")], lrs=LRS)
+LEVEL = 0.05
+
+
+def runs_of(cells, definition=DEFINITION, *, method="none", model="small", auc=0.7):
+    """Runs of one curve: lr -> (k, n) or (k, n, first seed); k of the seeds, the last ones, diverged."""
+    rows = []
+    for lr, (k, n, *first) in cells.items():
+        for i in range(n):
+            seed = i + (first[0] if first else 0)
+            arm = {"data": definition.data["content"], "model": model, "method": method}
+            run = Run(**arm, lr=lr, seed=seed, recipe=definition.study.recipe)
+            diverged = i >= n - k
+            rows.append(
+                {"run_id": run.id, "model": model, "method": method, "options": "{}", "lr": lr, "seed": seed}
+                | {"role": "cell", "outcome": "diverged" if diverged else "completed", "steps": 200}
+                | {"reason": "collapsed" if diverged else None, "micro_episodes": 0, "kept": 0.0 if diverged else 1.0}
+                | {"auc_click": auc + 0.001 * i, "rmse_play": 1.2 + 0.01 * i}
+            )
+    return pd.DataFrame(rows)
+
+
+def confirmation(lr, seeds, *, number=0, study_seeds=8, definition=DEFINITION):
+    study = definition.study
+    return Confirmation(
+        lr=lr, seeds=tuple(seeds), models=study.models, arms=study.arms, number=number, study_seeds=study_seeds
+    )
+
+
+def row_of(runs, definition=DEFINITION, **options):
+    (row,) = recommend(runs, definition, **options).to_dict("records")
+    return row
+
+
+# --- the test of a rate -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("risk", "seeds"), [(0.05, 59), (0.01, 299), (0.5, 5)])
+def test_clean_seeds_that_claim_a_risk(risk, seeds):
+    assert seeds_needed(risk, LEVEL) == seeds
+    assert (most_allowed(seeds, risk, LEVEL), most_allowed(seeds - 1, risk, LEVEL)) == (0, -1)
+    assert size(seeds, 0, risk) == pytest.approx((1 - risk) ** seeds)
+
+
+def test_seeds_that_diverge_need_more_of_them():
+    assert seeds_needed(0.05, LEVEL, rate=1 / 100) == 93  # one of 93: two of 101 would not do
+    for rate in (0.01, 0.02, 0.03):
+        n = seeds_needed(0.05, LEVEL, rate)
+        assert stats.binomtest(math.ceil(rate * n), n, 0.05, "less").pvalue <= LEVEL
+        assert stats.binomtest(math.ceil(rate * (n - 1)), n - 1, 0.05, "less").pvalue > LEVEL
+    assert seeds_needed(0.05, LEVEL, rate=0.05) is None
+    assert seeds_needed(1e-9, LEVEL) is None
+
+
+@given(st.integers(1, 400), st.floats(0, 1), st.floats(0.005, 0.6), st.sampled_from([0.8, 0.95, 0.99]))
+def test_a_claim_is_clopper_and_pearsons(n, share, risk, confidence):
+    k = round(share * n)
+    test = stats.binomtest(k, n, risk, "less")
+    if abs(test.pvalue - (1 - confidence)) < 1e-9:
+        return
+    expected = test.pvalue <= 1 - confidence
+    assert passes(k, n, risk, 1 - confidence) == expected
+    upper = proportion_confint(k, n, alpha=2 * (1 - confidence), method="beta")[1] if k < n else 1.0
+    assert (upper <= risk) == expected
+    if k:
+        assert (most_allowed(n, risk, 1 - confidence) >= k) == expected
+
+
+def test_a_fixed_sequence_stops_at_its_first_failure():
+    assert fixed_sequence([0, 0, 1, 0], 59) == 2
+    assert fixed_sequence([1, 0, 0], 59) == 0
+    assert fixed_sequence([0, 0, 0], 59) == 3
+    assert fixed_sequence([0, 0, 0], [59, 8, 59]) == 1
+    np.testing.assert_array_equal(fixed_sequence([[0, 1], [0, 0], [9, 0]], 59), [1, 2, 0])
+
+
+# --- the claim is wrong at most 5% of the time --------------------------------------------------------------------
+
+SIMULATED_LRS = tuple(np.geomspace(0.01, 1, 12))
+SIMULATIONS = 1500
+TOLERANCE = 3 * math.sqrt(0.05 * 0.95 / SIMULATIONS)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("seeds", [59, 130])
+def test_a_claim_is_wrong_at_most_5_percent_of_the_time_the_choice_of_the_lr_included(seeds, share):
+    """Just above the risk at one lr (a steep and a shallow curve), and just above it at every lr: the worst there is.
+    Seeds carry their thresholds from lr to lr."""
+    at = SIMULATED_LRS[5]
+    curves = [Curve(slope=s, lr50=at * 10 ** (math.log(0.949 / 0.051) / s)) for s in (20, 6)]
+    curves.append(Curve(slope=20, lr50=10.0, floor=0.051))
+    drawn_NMSK = draw(curves, SIMULATED_LRS, seeds, rng=np.random.default_rng(5), share=share, simulations=SIMULATIONS)
+    claimed_NM = fixed_sequence(drawn_NMSK.sum(axis=2), seeds)
+    safe_M = np.array([np.cumprod(curve.rate(SIMULATED_LRS) <= 0.05).sum() for curve in curves])
+    wrong_M = (claimed_NM > safe_M).mean(axis=0)
+    assert safe_M.tolist() == [5, 5, 0]
+    assert (wrong_M <= 0.05 + TOLERANCE).all(), wrong_M
+    # The level is used, not avoided: where the first lr is the one, it is nearly reached.
+    assert abs(wrong_M[2] - size(seeds, most_allowed(seeds, 0.05, LEVEL), 0.051)) <= TOLERANCE
+    assert (wrong_M[:2] > 0).all()
+    assert (claimed_NM[:, 0] >= 4).mean() > 0.4, "what is safe is claimed"
+
+
+def test_confirming_again_and_again_claims_a_risky_lr_at_most_5_percent_of_the_time():
+    """A study of 59 seeds, then up to four confirmations of as many seeds as the next one needs, all at 5.1%. Judged
+    each at 5%, one of them would claim in 21% of the studies."""
+    rng, wrong, naive, studies = np.random.default_rng(8), 0, 0, 600
+    for _ in range(studies):
+        confirmations: tuple[Confirmed, ...] = ()
+        grid = ((0.1, int(rng.binomial(59, 0.051)), 59),)
+        lucky = grid[0][1] == 0
+        for _ in range(5):
+            evidence = Evidence(grid=grid, placed=False, confirmations=confirmations)
+            found = claim(evidence, 0.05, 0.95)
+            if found["status"] == CLAIMED:
+                wrong += 1
+                break
+            n = seeds_needed(0.05, found["next_level"])
+            lucky |= rng.binomial(59, 0.051) == 0
+            one = Confirmed(lr=0.1, k=int(rng.binomial(n, 0.051)), n=n, missing=0, study_seeds=59)
+            confirmations += (one,)
+        naive += lucky
+    assert wrong / studies <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
+    assert naive / studies > 0.12
+
+
+# --- what a record claims -----------------------------------------------------------------------------------------
+
+
+def test_eight_seeds_cannot_say():
+    row = row_of(runs_of({0.1: (0, 8), 0.2: (0, 8), 0.4: (6, 8)}))
+    assert (row["status"], row["nominated_k"], row["nominated_n"]) == (CANNOT_SAY, 0, 8)
+    assert math.isnan(row["lr"])
+    assert row["nominated_bound"] == pytest.approx(1 - 0.05 ** (1 / 8))
+    assert row["more_if_clean"] == row["more_at_rate"] == 59
+    table = recommend(runs_of({0.1: (0, 8), 0.2: (0, 8), 0.4: (6, 8)}), DEFINITION)
+    (said,) = sentences(table)
+    assert f"none: cannot say with 8 seeds: none of 8 diverged at lr {row['nominated']:g}, " in said
+    assert "which only bounds the risk there at 31%" in said
+    assert commands(table, "results/x") == [f"study confirm results/x --lr {row['nominated']:g} --method none"]
+
+
+def test_59_clean_seeds_claim_the_largest_lr_below_the_first_failure():
+    row = row_of(runs_of({0.1: (0, 59), 0.2: (0, 59), 0.4: (3, 59)}))
+    assert (row["status"], row["lr"], row["basis"], row["k"], row["n"]) == (CLAIMED, 0.2, "study", 0, 59)
+    assert row["bound"] == pytest.approx(1 - 0.05 ** (1 / 59))
+    assert row["tested_at"] == pytest.approx(0.95)
+    row = row_of(runs_of({0.1: (2, 59), 0.2: (0, 59), 0.4: (0, 59)}))
+    assert (row["status"], row["failed"]) == (CANNOT_SAY, 0)
+    row = row_of(runs_of({0.1: (0, 59), 0.2: (0, 58), 0.4: (0, 59)}))
+    assert row["lr"] == 0.1, "a missing run is in no denominator, and 58 do not claim"
+    row = row_of(runs_of({0.1: (0, 59), 0.2: (0, 59), 0.4: (3, 59)}), risk=0.01)
+    assert row["status"] == CANNOT_SAY
+    assert row["more_if_clean"] == 299
+
+
+def test_all_further_seeds_may_diverge_at_the_observed_rate():
+    row = row_of(runs_of({0.1: (1, 80)}))
+    assert (row["status"], row["nominated"]) == (CANNOT_SAY, 0.1)
+    # The study's own test of 80 seeds has spent its size, and half of what is left serves the next.
+    level = (0.05 - 0.95**80) / 2
+    assert row["more_if_clean"] == math.ceil(math.log(level) / math.log(0.95))
+    n = row["more_at_rate"]
+    assert stats.binomtest(math.ceil(n / 80), int(n), 0.05, "less").pvalue <= level
+
+
+def test_a_confirmation_claims_by_its_own_runs_alone():
+    named = confirmation(0.2, range(100, 159))
+    cells = {0.1: (0, 8), 0.2: (1, 8)}
+    clean = pd.concat([runs_of(cells), runs_of({0.2: (0, 59, 100)})], ignore_index=True)
+    row = row_of(clean, confirmations=[named])
+    assert (row["status"], row["lr"], row["basis"], row["k"], row["n"]) == (CLAIMED, 0.2, "confirmation", 0, 59)
+    assert row["quality_n"] == 67, "quality is of every run there"
+    (said,) = sentences(recommend(clean, DEFINITION, confirmations=[named]))
+    assert "at lr 0.2 at most 5% of the runs diverge within 200 steps, 95% sure (none of 59 fresh seeds" in said
+    # The same runs, not named before: eight of the seeds were looked at, and 0.1 has no claim.
+    assert row_of(clean)["status"] == CANNOT_SAY
+
+
+def test_a_confirmation_waits_for_all_of_its_runs():
+    named = confirmation(0.2, range(100, 159))
+    half = pd.concat([runs_of({0.2: (0, 8)}), runs_of({0.2: (0, 58, 100)})], ignore_index=True)
+    row = row_of(half, confirmations=[named])
+    assert (row["status"], row["pending"], row["failed"]) == (CANNOT_SAY, 1, 0)
+    assert "1 run of a confirmation is missing" in sentences(recommend(half, DEFINITION, confirmations=[named]))[0]
+    # Of 93, one may diverge: the claim holds whatever becomes of the last.
+    named = confirmation(0.2, range(100, 193))
+    rest = pd.concat([runs_of({0.2: (0, 8)}), runs_of({0.2: (0, 92, 100)})], ignore_index=True)
+    row = row_of(rest, confirmations=[named])
+    assert (row["status"], row["pending"], row["n"]) == (CLAIMED, 1, 93)
+
+
+def test_a_failed_confirmation_is_paid_for_and_a_successful_one_is_not():
+    first, second = confirmation(0.4, range(100, 159)), confirmation(0.2, range(200, 259), number=1)
+    runs = pd.concat(
+        [runs_of({0.2: (0, 8)}), runs_of({0.4: (2, 59, 100)}), runs_of({0.2: (0, 59, 200)})], ignore_index=True
+    )
+    row = row_of(runs, confirmations=[first, second])
+    level = (0.05 - 0.95**59) / 2
+    assert (row["status"], row["failed"]) == (CANNOT_SAY, 1)
+    assert row["more_if_clean"] == math.ceil(math.log(level) / math.log(0.95)) == 141
+    third = confirmation(0.2, range(300, 441), number=2)
+    more = pd.concat([runs, runs_of({0.2: (0, 141, 300)})], ignore_index=True)
+    row = row_of(more, confirmations=[first, second, third])
+    assert (row["status"], row["lr"], row["n"]) == (CLAIMED, 0.2, 141)
+    assert row["tested_at"] == pytest.approx(1 - level)
+    assert (
+        f"tested at {100 * (1 - level):.4g}% since an earlier"
+        in sentences(recommend(more, DEFINITION, confirmations=[first, second, third]))[0]
+    )
+    # Upward from a claim, nothing is spent.
+    low, high = confirmation(0.2, range(100, 159)), confirmation(0.4, range(200, 259), number=1)
+    runs = pd.concat(
+        [runs_of({0.2: (0, 8)}), runs_of({0.2: (0, 59, 100)}), runs_of({0.4: (0, 59, 200)})], ignore_index=True
+    )
+    assert row_of(runs, confirmations=[low, high])["lr"] == 0.4
+
+
+def test_a_study_of_enough_seeds_that_failed_is_paid_for_unless_it_grew_later():
+    grid = runs_of({0.1: (0, 59), 0.2: (4, 59)})
+    fresh = runs_of({0.2: (0, 59, 100)})
+    both = pd.concat([grid, fresh], ignore_index=True)
+    before = row_of(both, confirmations=[confirmation(0.2, range(100, 159), study_seeds=59)])
+    assert (before["lr"], before["basis"]) == (0.1, "study")
+    after = row_of(both, confirmations=[confirmation(0.2, range(100, 159), study_seeds=8)])
+    assert (after["lr"], after["basis"]) == (0.2, "confirmation")
+
+
+def test_runs_of_a_search_only_nominate():
+    study = dataclasses.replace(DEFINITION.study, search=EdgeSearch())
+    searched = dataclasses.replace(DEFINITION, study=study)
+    lrs = {float(f"{lr:.3g}"): (int(lr > 0.5), 1, i) for i, lr in enumerate(np.geomspace(0.01, 3, 60))}
+    row = row_of(runs_of(lrs), searched)
+    assert (row["status"], row["searched"]) == (CANNOT_SAY, "edges")
+    assert 0.02 < row["nominated"] < 0.5, "from the fitted curve, on the safe side of the first divergence"
+    assert row["chance"] >= 0.5
+    assert math.isnan(row["best_lr"]) or row["best_lr"] > 0
+    (said,) = sentences(recommend(runs_of(lrs), searched))
+    assert "runs that were placed by looking at outcomes only nominate an lr" in said
+    assert row_of(runs_of({0.1: (0, 59)}), searched)["status"] == CANNOT_SAY
+    assert row_of(runs_of({0.1: (0, 59)}))["status"] == CLAIMED, "the same runs, not placed"
+    named = confirmation(0.1, range(100, 159), definition=searched)
+    claimed = pd.concat([runs_of(lrs), runs_of({0.1: (0, 59, 100)})], ignore_index=True)
+    assert row_of(claimed, searched, confirmations=[named])["lr"] == 0.1
+
+
+def test_a_search_for_the_best_quality_is_judged_by_its_winners():
+    study = dataclasses.replace(DEFINITION.study, search=QualitySearch())
+    searched = dataclasses.replace(DEFINITION, study=study)
+    runs = pd.concat([runs_of({0.2: (8, 8)}), runs_of({0.2: (0, 59, JUDGED_FROM)})], ignore_index=True)
+    row = row_of(runs, searched)
+    assert (row["status"], row["n"]) == (CLAIMED, 59)
+    few = runs_of({0.2: (0, 32, JUDGED_FROM)})
+    assert row_of(few, searched)["status"] == CANNOT_SAY
+    assert commands(recommend(few, searched), "x") == []
+    assert recommend(runs_of({0.2: (8, 8)}), searched).empty
+
+
+# --- records as they come -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cells", "status", "words"),
+    [
+        ({0.1: (0, 1)}, CANNOT_SAY, "cannot say with 1 seed: none of 1 diverged at lr 0.1"),
+        ({0.1: (1, 1)}, CANNOT_SAY, "cannot say with 1 seed: 1 of 1 diverged already at lr 0.1, the lowest tried"),
+        ({0.1: (8, 8), 0.2: (8, 8)}, TOO_RISKY, "no lr tried holds a risk of 5%: 8 of 8 diverged already at lr 0.1"),
+        ({0.1: (1, 8), 0.2: (8, 8)}, CANNOT_SAY, "1 of 8 diverged already at lr 0.1, the lowest tried, which only bo"),
+        ({0.1: (0, 59), 0.2: (0, 59)}, CLAIMED, "up to lr 0.2 at most 5% of the runs diverge within 200 steps"),
+    ],
+)
+def test_every_record_has_an_answer(cells, status, words):
+    table = recommend(runs_of(cells), DEFINITION)
+    (said,) = sentences(table)
+    assert (table["status"].tolist(), words in said) == ([status], True), said
+    assert said.startswith("none: ")
+    assert "nan" not in said
+    assert ("try lower ones" in said) == (status == TOO_RISKY or "already" in said)
+    json.dumps(json_records(table), allow_nan=False)
+
+
+def test_several_models_and_methods_in_a_record_and_none_at_all(tmp_path):
+    definition = simulated_definition(seeds=range(8))
+    write_simulated_study(tmp_path, definition, with_losses=False)
+    runs = analysis.load(tmp_path)
+    table = recommend(runs, definition)
+    assert len(table) == 10
+    assert list(table.columns[:2]) == ["model", "curve"]
+    assert (table["status"] == CANNOT_SAY).all()
+    lines = commands(table, "out")
+    assert all(" --model " in line for line in lines)
+    assert sum(line.count("clippy") for line in lines) >= 1
+    records = json.loads(json.dumps(json_records(table), allow_nan=False))
+    assert records[0]["lr"] is None
+    assert records[0]["steps"] == 200
+    assert isinstance(records[0]["steps"], int)
+    again = recommend(runs, definition, fitted=fits(runs))
+    pd.testing.assert_frame_equal(again, table)
+    empty = recommend(runs.iloc[:0], definition)
+    assert empty.empty
+    assert sentences(empty) == commands(empty, "out") == json_records(empty) == []
+
+
+def test_thresholds_of_one_method_are_curves_of_their_own(tmp_path):
+    arms = [Arm(method="clippy", options={"rel": 0.1}), Arm(method="clippy")]
+    definition = simulated_definition(models=("small",), arms=arms, seeds=range(4))
+    write_simulated_study(tmp_path, definition, with_losses=False)
+    table = recommend(analysis.load(tmp_path), definition)
+    assert table["curve"].tolist() == ["clippy rel=0.1", "clippy rel=0.5"]
+    assert "'clippy rel=0.1,clippy rel=0.5'" in commands(table, "out")[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"risk": 0}, "need 0 < risk < 1, got risk=0"),
+        ({"risk": math.nan}, "need 0 < risk < 1, got risk=nan"),
+        ({"confidence": 1}, "need 0 < confidence < 1, got confidence=1"),
+        ({"quality": "auc"}, "unknown quality 'auc'; there are auc_click, auc_like, rmse_play"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        recommend(runs_of({0.1: (0, 8)}), DEFINITION, **options)
+
+
+# --- quality ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [*range(1, 30), 59, 200])
+def test_the_interval_of_a_median_is_exact(n):
+    low, middle, high = median_interval(np.arange(n)[::-1])
+    assert middle == (n - 1) / 2
+    inside = stats.binom(n, 0.5)
+    if n < 6:
+        assert math.isnan(low)
+        assert math.isnan(high)
+        return
+    r = round(low) + 1
+    assert high == n - r
+    assert inside.cdf(n - r) - inside.cdf(r - 1) >= 0.95
+    assert inside.cdf(n - r - 1) - inside.cdf(r) < 0.95
+
+
+def test_no_values_and_values_that_are_missing_have_no_median():
+    assert all(math.isnan(v) for v in (*median_interval([]), *median_interval([0.5, math.nan])))
+
+
+def test_quality_counts_a_diverged_run_as_the_worst():
+    runs = runs_of({0.1: (0, 7), 0.2: (4, 7)}, auc=0.7)
+    row = row_of(runs)
+    assert (row["quality"], row["best_lr"], row["quality_n"]) == ("auc_click", 0.1, 7)
+    assert row["quality_median"] == pytest.approx(0.703)
+    assert (row["quality_low"], row["quality_high"]) == (pytest.approx(0.7), pytest.approx(0.706))
+    runs.loc[(runs["lr"] == 0.1) & (runs["seed"] < 4), "auc_click"] = math.nan
+    assert row_of(runs)["quality_median"] == 0.5
+    rmse = row_of(runs, quality="rmse_play")
+    assert rmse["quality_median"] == pytest.approx(1.23)
+    worst = runs_of({0.1: (1, 7)})
+    assert row_of(worst, quality="rmse_play")["quality_n"] in (0, 7)
+    assert module._quality_at(worst.assign(_score=[1.0] * 6 + [1.43]), 0.1)["quality_high"] == 1.43
+
+
+def test_lower_rmse_is_better_and_headroom_is_one_sided_where_the_edge_is_censored():
+    runs = runs_of({0.1: (0, 8), 0.2: (0, 8), 0.4: (0, 8)})
+    runs["rmse_play"] = runs["lr"].map({0.1: 1.2, 0.2: 1.1, 0.4: 1.3})
+    runs["auc_click"] = runs["lr"].map({0.1: 0.6, 0.2: 0.7, 0.4: 0.7})
+    row = row_of(runs, quality="rmse_play")
+    assert row["best_lr"] == 0.2
+    assert row_of(runs)["best_lr"] == 0.2, "the lowest of equals"
+    assert math.isnan(row["headroom"])
+    assert row["headroom_high"] == math.inf
+    assert module.headroom_text(row) == "> 2"
+    assert json_records(recommend(runs, DEFINITION))[0]["headroom_high"] is None
+    reached = row_of(runs_of({0.1: (0, 40), 0.2: (2, 40), 0.4: (30, 40)}))
+    assert reached["headroom_low"] < reached["headroom"] < reached["headroom_high"]

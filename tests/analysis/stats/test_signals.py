@@ -1,0 +1,229 @@
+"""What foretells divergence, where that is known: a signal that does, one that does not, and one that is late."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from watched import TABLE, simulated
+
+from analysis.stats import signals
+from analysis.stats.signals import (
+    START,
+    alarm_rule,
+    alarms,
+    chosen_threshold,
+    condensed,
+    crossings,
+    discrimination,
+    figures,
+    judged,
+    levels,
+    onsets,
+    rules,
+    sentences,
+    summary,
+    tables,
+)
+from study.monitor.gradient_alarm import GradientAlarm
+
+
+def test_a_signal_that_knows_is_told_from_one_that_knows_the_lr_and_from_noise() -> None:
+    found = discrimination(TABLE, lags=(1, 2, 3), draws=200).set_index(["signal", "lag"])
+    assert found.loc[("sharpness_share", 1), "auc"] == found.loc[("sharpness_share", 2), "same_lr"] == 1
+    assert found.loc[("sharpness_share", 3), "same_lr"] == pytest.approx(0.5, abs=0.15)
+    assert found.loc[("largest_over_bound", 1), "auc"] > 0.75
+    assert found.loc[("largest_over_bound", 1), "same_lr"] == pytest.approx(0.5, abs=0.15)
+    assert found.loc[("lr", 1), "auc"] > 0.8
+    assert found.loc[("lr", 1), "same_lr"] == found.loc[("dead_share", 1), "auc"] == 0.5, "ties count half"
+    assert (found.loc[("largest_share", 1), ["diverged", "seeds"]] == 20).all()
+
+
+def test_intervals_of_noise_hold_one_half() -> None:
+    """Sixteen studies, three noisy signals each: 95% of 48 is 45.6."""
+    signals_of_noise = ("largest_share", "activation_norm", "gradient_jump")
+    held = 0
+    for seed in range(16):
+        found = discrimination(simulated(20, 32, seed), lags=(1,), signals=signals_of_noise, draws=200)
+        held += ((found["low"] <= 0.5) & (found["high"] >= 0.5)).sum()
+    assert held >= 40, held
+
+
+def test_auc_by_hand() -> None:
+    """Two runs diverge at step 12; of five healthy ones one is of another model, one begins to diverge soon."""
+
+    def run(name, onset, value, lr=0.1, model="small", seed=0):
+        return pd.DataFrame(
+            {
+                "run_id": name,
+                "model": model,
+                "method": "none",
+                "lr": lr,
+                "seed": seed,
+                "step": [10, 11],
+                "onset": onset,
+                "dead_share": value,
+            }
+        )
+
+    table = pd.concat(
+        [
+            run("a", 12.0, [0, 0.5], seed=1),
+            run("b", 12.0, [0, 0.1], lr=0.2, seed=2),
+            run("h1", np.nan, [0, 0.1], seed=3),
+            run("h2", np.nan, [0, 0.7], lr=0.2, seed=4),
+            run("h3", np.nan, [0, 0.0], seed=5),
+            run("other", np.nan, [0, 0.0], model="large"),
+            run("soon", 12.0, [0, np.nan], seed=6),
+            run("later", 40.0, [0, 0.2], seed=7),
+        ]
+    )
+    row = discrimination(table, lags=(1,), signals=("dead_share",), draws=10)
+    row = row[row["model"] == "small"].iloc[0]
+    assert row["auc"] == pytest.approx((3 / 4 + 1.5 / 4) / 2)
+    assert row["same_lr"] == pytest.approx((3 / 3 + 0 / 1) / 2)
+    assert row["diverged"] == 2
+
+
+def two_methods() -> pd.DataFrame:
+    """Under `agc` it is the update ratio that rises before the onset, and sharpness knows nothing; `lamb` has hardly a
+    run that diverged."""
+    swapped = {"sharpness_share": "largest_over_bound", "largest_over_bound": "sharpness_share"}
+    agc = TABLE.rename(columns=swapped).assign(method="agc", curve="agc", run_id="agc-" + TABLE["run_id"])
+    few = TABLE[TABLE["seed"] < 8].assign(method="lamb", curve="lamb")
+    return pd.concat([TABLE, agc, few.assign(run_id="lamb-" + few["run_id"])], ignore_index=True)
+
+
+def test_each_method_is_judged_by_itself_and_one_with_few_runs_is_named() -> None:
+    table, skipped = judged(two_methods())
+    assert skipped == [
+        "small, lamb: 4 runs diverged from step 6 on and 12 did not; not judged, for that takes 5 of each"
+    ]
+    found = discrimination(table, lags=(1,), draws=50).set_index(["model", "method", "signal"])
+    assert set(found.index.get_level_values("method")) == {"none", "agc"}
+    for method, knows, other in (
+        ("none", "sharpness_share", "largest_over_bound"),
+        ("agc", "largest_over_bound", "sharpness_share"),
+    ):
+        assert found.loc[("small", method, knows), "same_lr"] == 1
+        assert found.loc[("small", method, other), "same_lr"] == pytest.approx(0.5, abs=0.15)
+        assert found.loc[("small", method, knows), ["diverged", "healthy"]].tolist() == [20, 60]
+    assert set(rules(table, draws=5)["method"]) == set(crossings(table)["method"]) == {"none", "agc"}
+
+
+def test_the_condensed_form_gives_the_same_tables(tmp_path) -> None:
+    table = judged(two_methods())[0]
+    table["sharpness_share"] = table["sharpness_share"].where(table["step"] % 7 != 0)  # not at every step
+    small = condensed(table)
+    small.to_parquet(tmp_path / "signals.parquet")
+    for name, made in tables(pd.read_parquet(tmp_path / "signals.parquet")).items():
+        pd.testing.assert_frame_equal(made, tables(table)[name], check_exact=True)
+    assert len(small) < 0.7 * len(table)
+
+
+def test_an_alarm_as_it_is_is_judged_on_all_runs() -> None:
+    """The gradient jumps a hundredfold one step after the onset, and `gone` comes 8 steps after that."""
+    (row,) = alarm_rule(TABLE, 16.0, draws=50).to_dict("records")
+    assert (row["threshold"], row["diverged"], row["completed"]) == (16, 20, 60)
+    assert (row["warned"], row["early"], row["gain"], row["false"]) == (0, 1, 7, 0)
+    assert 0.8 < row["early_low"] < 0.85  # Wilson's, of 20 of 20
+    (eager,) = alarm_rule(TABLE, 2.0, draws=50).to_dict("records")
+    assert eager["false"] > 0.3
+    assert eager["warned"] > 0.1
+
+
+def test_where_sharpness_lies_and_when_runs_begin_to_diverge() -> None:
+    table = TABLE.assign(sharpness_share=np.where(TABLE["step"] >= 40, 2.0, 9.0) * TABLE["lr"])
+    found = levels(table).set_index("lr")
+    assert found["n"].to_dict() == {0.3: 40, 0.6: 20}  # those of even seeds diverge at the higher
+    assert found["middle"].to_dict() == pytest.approx({0.3: 0.6, 0.6: 1.2})  # only step 40 is looked at
+    assert found["sharpness"].tolist() == pytest.approx([4.0, 4.0])
+    pd.testing.assert_frame_equal(levels(condensed(table)), levels(table))
+    later = TABLE.assign(onset=TABLE["onset"].mask((TABLE["seed"] == 0) & (TABLE["lr"] > 0.5), 20.0))
+    (row,) = onsets(later).to_dict("records")
+    assert (row["n"], row["first"], row["onset"], row["last"], row["after"]) == (20, 20, 30, 30, 8)
+    pd.testing.assert_frame_equal(onsets(condensed(later)), onsets(later))
+
+
+def test_rules_are_chosen_on_some_seeds_and_judged_on_others() -> None:
+    ruled = rules(TABLE, false_alarms=0.1, draws=100).set_index("signal")
+    sharp, jump, noise = ruled.loc["sharpness_share"], ruled.loc["gradient_jump"], ruled.loc["largest_share"]
+    # seeds 0, 2, 4, ... diverge, and every other seed chooses: the judging half would have none
+    assert np.isnan(sharp["warned"])
+    shifted = TABLE.assign(seed=[(s // 2) if s % 2 else s // 2 + 100 for s in TABLE["seed"]])
+    ruled = rules(shifted, false_alarms=0.1, draws=100).set_index("signal")
+    sharp, jump, noise = ruled.loc["sharpness_share"], ruled.loc["gradient_jump"], ruled.loc["largest_share"]
+    assert sharp["warned"] == sharp["early"] == 1
+    assert sharp["lead"] == 2
+    assert sharp["warned_low"] < 0.8, "ten of ten are no proof of all"
+    assert jump["warned"] <= 0.1
+    assert jump["early"] == 1
+    assert (jump["lead"], jump["gain"]) == (-1, 7)
+    assert noise["warned"] < 0.5
+    assert ruled["false"].max() < 0.35
+
+
+def test_thresholds_and_alarms_by_hand() -> None:
+    table = TABLE[TABLE["run_id"].isin([f"0.3-{s}" for s in range(10)])]
+    largest = table[table["step"] >= START].groupby("run_id")["largest_share"].max().sort_values()
+    for share, place in ((0.0, -1), (0.1, -2), (0.19, -2), (0.3, -4)):
+        threshold = chosen_threshold(table, "largest_share", share)
+        assert threshold == largest.iloc[place]
+        assert summary(alarms(table, "largest_share", threshold))["false"] == pytest.approx(-(place + 1) / 10)
+    rung = alarms(TABLE, "sharpness_share", 20.0)
+    assert set(rung.loc[rung["outcome"] == "diverged", "alarm"]) <= {28.0, 29.0}
+    assert rung.loc[rung["outcome"] == "completed", "alarm"].isna().all()
+
+
+def test_crossings_count_runs_before_their_onset() -> None:
+    crossed = crossings(TABLE, levels=(20,)).set_index("outcome")
+    assert crossed.loc["diverged", ["n", "k"]].tolist() == [20, 20]
+    assert crossed.loc["diverged", "lead"] == 2
+    assert crossed.loc["completed", ["n", "k"]].tolist() == [60, 0]
+
+
+def test_words_and_figures() -> None:
+    table = simulated(12)
+    found = discrimination(table, lags=(1, 3), draws=20)
+    shifted = table.assign(seed=[(s // 2) if s % 2 else s // 2 + 100 for s in table["seed"]])
+    said = "\n".join(sentences(table, found, rules(shifted, draws=20), crossings(table)))
+    assert "24 runs watched, 12 seeds, 6 diverged" in said
+    assert "sharpness × lr / 2 above 4 before the onset in 6 of 6 diverged runs" in said
+    assert set(figures(table, found)) == {"before", "auc", "alarms"}
+    healthy = table[table["outcome"] == "completed"]
+    assert sentences(healthy, found, rules(healthy, draws=5), crossings(healthy))[1].startswith("none diverged")
+    assert figures(healthy, found) == {}
+
+
+def test_a_rule_without_a_diverged_run_to_judge_it_says_so() -> None:
+    said = "\n".join(sentences(TABLE, discrimination(TABLE, draws=5), rules(TABLE, draws=5), crossings(TABLE)))
+    assert "rings before the loss moves in 0 of 0 diverged runs;" in said  # they diverge at even seeds, which choose
+    assert "nan" not in said
+
+
+def test_a_folder_without_signals_is_named(tmp_path) -> None:
+    with pytest.raises(ValueError, match="has no signals: `study signals"):
+        signals.watched(tmp_path)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_the_alarm_for_anyones_loop_is_the_rule_that_was_measured(as_tensor: bool, monkeypatch) -> None:
+    monkeypatch.setattr(GradientAlarm, "BLOCK", 7)
+    rung = alarms(TABLE, "gradient_jump", 5.0)
+    for run, own in TABLE.groupby("run_id"):
+        alarm = GradientAlarm(times=5.0)
+        buffer = torch.zeros(1, dtype=torch.float64)
+        for norm in own["gradient_norm"]:
+            buffer[0] = norm
+            alarm.watch(buffer if as_tensor else norm)
+        expected = rung.loc[run, "alarm"]
+        assert alarm.rang_at() == (None if np.isnan(expected) else int(expected))
+
+
+def test_the_alarm_rings_for_what_is_not_finite_and_refuses_what_makes_no_sense() -> None:
+    alarm = GradientAlarm()
+    for step in range(9):
+        alarm.watch(float("nan") if step == 7 else 1.0)
+    assert alarm.rang_at() == 7
+    assert GradientAlarm().rang_at() is None
+    with pytest.raises(ValueError, match="need times > 1, got times=1"):
+        GradientAlarm(times=1)

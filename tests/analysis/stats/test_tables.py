@@ -1,0 +1,179 @@
+"""Rates and quality: by pencil, and by what a simulated record was made from."""
+
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from simulated_record import EDGES, LRS, simulated_definition, write_simulated_study
+
+import analysis
+from analysis.loading import with_curves
+from analysis.stats.quality import quantile
+from analysis.stats.rates import lower_bound, upper_bound, wilson
+from study.config import Arm
+from study.record.tables import read_runs
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    definition = write_simulated_study(folder)
+    return definition, analysis.load(folder)
+
+
+def row(model="m", method="none", lr=0.1, seed=0, outcome="completed", **values):
+    base = {"model": model, "method": method, "options": "{}", "lr": lr, "seed": seed, "role": "cell", "steps": 200}
+    scores = {"reason": None, "micro_episodes": 0, "kept": 1.0, "auc_click": 0.7, "rmse_play": 1.3}
+    return base | {"outcome": outcome} | scores | values
+
+
+def test_load_leaves_the_control_out_and_names_curves_by_their_method(study):
+    _, runs = study
+    assert len(runs) == 2 * 5 * len(LRS) * 8
+    assert set(runs["role"]) == {"cell"}
+    assert set(runs["curve"]) == set(EDGES)
+
+
+def test_curves_are_named_by_what_differs_between_arms_of_their_method(tmp_path):
+    arms = [
+        Arm(method="none"),
+        Arm(method="clippy", options={"rel": 0.5}),
+        Arm(method="clippy", options={"rel": 0.1}),
+        Arm(method="clippy", options={"rel": 0.1, "accumulator": "delayed"}),
+    ]
+    write_simulated_study(tmp_path, simulated_definition(arms=arms, lrs=(0.1,), seeds=(0,)), with_losses=False)
+    runs = analysis.load(tmp_path)
+    assert set(runs["curve"]) == {"none", "clippy rel=0.5", "clippy rel=0.1", "clippy accumulator=delayed rel=0.1"}
+    assert len(analysis.divergence_rates(runs)) == 2 * 4
+
+
+def test_rates_by_pencil():
+    runs = pd.DataFrame(
+        [
+            row(seed=0, outcome="diverged", reason="collapsed"),
+            row(seed=1, outcome="undertrained", kept=0.1),
+            row(seed=2, micro_episodes=3),
+            row(seed=3),
+        ]
+    )
+    (cell,) = analysis.divergence_rates(runs).to_dict("records")
+    assert (cell["n"], cell["k"], cell["rate"], cell["undertrained"], cell["collapsed"]) == (4, 1, 0.25, 1, 1)
+    assert (cell["micro"], cell["micro_rate"]) == (1, 0.25)
+    # Wilson, 1 of 4: (1 + 1.92) / 7.84 -+ 1.96 * sqrt(0.75 + 0.96) / 7.84
+    assert cell["low"] == pytest.approx(0.0456, abs=1e-3)
+    assert cell["high"] == pytest.approx(0.6994, abs=1e-3)
+
+
+def test_rates_count_what_the_simulation_did(study):
+    _, runs = study
+    rates = analysis.divergence_rates(runs)
+    assert rates["n"].eq(8).all()
+    assert rates["k"].sum() == list(runs["outcome"]).count("diverged") > 0
+    assert list(dict.fromkeys(rates["curve"])) == ["none", "layer_clip", "agc", "lamb", "clippy"]
+    of_none = rates[rates["method"] == "none"]
+    assert of_none.loc[of_none["lr"] <= 0.2, "k"].eq(0).all()
+    assert of_none.loc[of_none["lr"] >= 0.8, "k"].eq(8).all()
+    assert rates.loc[rates["method"] == "clippy", "k"].eq(0).all()
+
+
+def test_a_run_that_is_merely_slow_is_in_n_and_not_in_k(study):
+    _, runs = study
+    rates = analysis.divergence_rates(runs)
+    slow = rates[rates["undertrained"] > 0]
+    assert len(slow)
+    assert (slow["k"] == 0).all()
+
+
+@given(st.integers(1, 60), st.data())
+def test_wilson_contains_the_rate_and_is_never_without_width(n, data):
+    k = data.draw(st.integers(0, n))
+    low, high = wilson(k, n)
+    assert 0 <= low <= k / n <= high <= 1
+    assert high - low > 0.05
+    oracle = stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
+    assert (low, high) == (pytest.approx(oracle.low, abs=1e-9), pytest.approx(oracle.high, abs=1e-9))
+
+
+def test_safety_bounds_are_clopper_and_pearsons_one_sided():
+    assert upper_bound(0, 8) == pytest.approx(1 - 0.05 ** (1 / 8))
+    assert upper_bound(0, 59) < 0.05 < upper_bound(0, 58)
+    assert upper_bound(8, 8) == 1
+    assert lower_bound(0, 8) == 0
+    assert lower_bound(8, 8) == pytest.approx(0.05 ** (1 / 8))
+    oracle = stats.binomtest(3, 8, alternative="less").proportion_ci(0.95, method="exact")
+    assert upper_bound(3, 8) == pytest.approx(oracle.high)
+
+
+def test_quality_takes_a_diverged_run_as_the_worst_result():
+    definition = simulated_definition()
+    runs = pd.DataFrame(
+        [
+            row(seed=0, outcome="diverged", kept=-0.2, auc_click=0.9, rmse_play=0.1),
+            row(seed=1, outcome="diverged", reason="nonfinite", kept=None, auc_click=None, rmse_play=None),
+            row(seed=2, outcome="diverged", kept=0.1, auc_click=0.4, rmse_play=9.0),
+            row(seed=3, kept=0.9),
+        ]
+    )
+    (cell,) = analysis.quality(runs, definition).to_dict("records")
+    assert (cell["auc_click"], cell["auc_click_low"]) == (0.5, 0.5)
+    assert cell["auc_click_high"] == pytest.approx(0.5 + 0.7 * 0.2)
+    assert cell["rmse_play"] == 1.43
+    assert cell["kept_low"] == -math.inf
+    assert cell["kept"] == pytest.approx((-0.2 + 0.1) / 2)
+    assert cell["n"] == 4
+
+
+def test_quality_of_half_non_finite_runs_has_no_finite_median():
+    runs = pd.DataFrame([row(seed=s, outcome="diverged", kept=None) for s in range(2)] + [row(seed=2), row(seed=3)])
+    assert analysis.quality(runs, simulated_definition())["kept"].tolist() == [-math.inf]
+
+
+def test_quality_of_the_simulation_rises_with_clippy_and_dies_without(study):
+    definition, runs = study
+    table = analysis.quality(runs, definition).set_index(["model", "curve", "lr"])
+    assert table.loc[("small", "none", 1.6), ["auc_click", "rmse_play"]].tolist() == [0.5, 1.43]
+    assert table.loc[("small", "clippy", 1.6), "auc_click"] > table.loc[("small", "clippy", 0.1), "auc_click"] > 0.65
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=9), st.integers(0, 3), st.floats(0, 1))
+def test_quantiles_are_numpys_where_finite_and_minus_infinity_is_lowest(values, lost, share):
+    assert quantile(values, share) == pytest.approx(float(np.quantile(values, share)), abs=1e-9)
+    with_lost = quantile([*values, *[-math.inf] * lost], share)
+    lower = quantile([*values, *[-1e300] * lost], share)
+    assert with_lost == (-math.inf if lower < -1e12 else pytest.approx(lower, abs=1e-6))
+
+
+def test_rates_table_fits_a_terminal_and_says_k_of_n(study):
+    _, runs = study
+    text = analysis.rates_table(analysis.divergence_rates(runs))
+    assert max(map(len, text.splitlines())) <= 120
+    assert "8/8 .68-1" in text
+    assert "0/8 0-.32" in text
+    assert text.count("\n\n") == 1
+
+
+def test_no_runs_give_empty_tables_and_a_plain_word(tmp_path):
+    definition = write_simulated_study(tmp_path, simulated_definition(), leave_out=())
+    runs = analysis.load(tmp_path).iloc[:0]
+    rates = analysis.divergence_rates(runs)
+    assert rates.empty
+    assert {"n", "k", "rate", "low", "high"} <= set(rates.columns)
+    assert analysis.quality(runs, definition).empty
+    assert analysis.rates_table(rates) == "no runs recorded yet"
+
+
+@pytest.mark.parametrize(
+    ("column", "said"), [("study", "several studies (other, simulated)"), ("data", "one study on several data (")]
+)
+def test_mixed_studies_are_refused_in_a_sentence(tmp_path, column, said):
+    write_simulated_study(tmp_path, simulated_definition(models=("small",), seeds=(0, 1)), with_losses=False)
+    runs = read_runs(tmp_path)
+    mixed = pd.concat([runs, runs.assign(**{column: "other"})])
+    for asked in (with_curves, analysis.divergence_rates, analysis.edges):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            asked(mixed)

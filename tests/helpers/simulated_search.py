@@ -1,0 +1,125 @@
+"""Searches of edges on curves that are known, with a simulated trainer: no torch, no Ray, no files."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from simulation import LRS, Curve
+
+from analysis.stats.edges import TAIL, fit_many
+from study.config import Arm, EdgeSearch, Run, Study
+from study.execution.planner import Stack
+from study.search.edge_search import EdgeSource, Recorded
+
+LADDER = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Factors of 2 over the two decades of `simulation.LRS`."""
+
+
+def make_study(methods: Sequence[str] = ("none",), *, lrs: Sequence[float] = LADDER, seed: int = 0, **search) -> Study:
+    return Study(
+        name="edges",
+        models=("small",),
+        arms=tuple(Arm(method=method) for method in methods),
+        lrs=tuple(lrs),
+        seeds=(seed,),
+        search=EdgeSearch(**search),
+    )
+
+
+class Trainer:
+    """Knows what becomes of a run, and what of a study is recorded: outcomes by id, and ids that failed.
+
+    Run i of a curve draws from (seed, method, lr, i): the same in every order and after every interruption.
+    """
+
+    def __init__(self, curves: Mapping[str, Curve], seed: int = 0, fails: Callable[[Run], bool] = lambda run: False):
+        self.curves, self.seed, self.fails = curves, seed, fails
+        self.recorded: dict[str, bool] = {}
+        self.failed: set[str] = set()
+        self.of_trial: dict[str, dict[str, bool]] = {}
+        self.runs: dict[str, Run] = {}
+        self.trained = 0
+
+    def source(self, study: Study, *, workers: int = 2, largest: int = 32) -> EdgeSource:
+        return EdgeSource(
+            study,
+            "c" * 64,
+            recorded=[
+                Recorded(
+                    id=id, model=run.model, method=run.method, lr=run.lr, seed=run.seed, diverged=self.recorded[id]
+                )
+                for id, run in self.runs.items()
+                if id in self.recorded
+            ],
+            failed=set(self.failed),
+            read=lambda trial: self.of_trial[trial],
+            kind_of=lambda run: run.method,
+            largest_stack=dict.fromkeys(study.models, largest),
+            workers=workers,
+        )
+
+    def end(self, source: EdgeSource, stack: Stack) -> None:
+        """The stack has been trained, and is in the record or given up; its source is told."""
+        self.trained += len(stack.runs)
+        self.runs |= {run.id: run for run in stack.runs}
+        if any(self.fails(run) for run in stack.runs):
+            self.failed |= {run.id for run in stack.runs}
+            source.given_up(stack, "out of disk")
+            return
+        self.of_trial[stack.name] = {run.id: self._diverges(run) for run in stack.runs}
+        self.recorded |= self.of_trial[stack.name]
+        source.recorded(stack)
+
+    def _diverges(self, run: Run) -> bool:
+        key = [self.seed, run.seed, int(1e6 * run.lr), *run.method.encode()]
+        return bool(np.random.default_rng(key).random() < self.curves[run.method].rate([run.lr])[0])
+
+
+def run(trainer: Trainer, source: EdgeSource, *, workers: int = 2, order: int = 0, stacks: float = math.inf) -> None:
+    """Train what the source hands out, in any order, to its end or until so many stacks have ended."""
+    rng, training = np.random.default_rng(order), []
+    while stacks > 0 and not (source.ended and not training):
+        while len(training) < workers and (stack := source.next()):
+            training.append(stack)
+        assert training, "the source has neither ended nor anything to be trained"
+        trainer.end(source, training.pop(int(rng.integers(len(training)))))
+        stacks -= 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search came to. runs: trained. low, edge, high: log10 of the interval's ends and of the median."""
+
+    runs: int
+    low: float
+    edge: float
+    high: float
+    end: str
+
+
+def search(curve: Curve, seed: int, *, ladder: Sequence[float] = LADDER, **options) -> Found:
+    """The search of one known curve."""
+    return recorded_search(curve, seed, ladder=ladder, **options)[0]
+
+
+def recorded_search(
+    curve: Curve, seed: int, *, ladder: Sequence[float] = LADDER, **options
+) -> tuple[Found, list[tuple[float, bool]]]:
+    """The search of one known curve, and the lr of every run that it trained, with whether it diverged."""
+    study = make_study(lrs=ladder, seed=1000 * seed, **options)
+    trainer = Trainer({"none": curve}, seed=seed)
+    source = trainer.source(study, workers=1)
+    run(trainer, source, workers=1)
+    (found,) = source.curves
+    assert found.now is not None
+    assert found.end is not None
+    said = Found(runs=trainer.trained, low=found.now.low, edge=found.now.edge, high=found.now.high, end=found.end)
+    return said, [(trainer.runs[id].lr, diverged) for id, diverged in trainer.recorded.items()]
+
+
+def grid_width(curves: Sequence[Curve], seeds: int, rng: np.random.Generator, level: float = 0.5) -> float:
+    """Mean width, in decades, of the edge's interval after a grid of 12 lrs over two decades, with independent runs."""
+    outcomes_NSK = np.array([rng.random((seeds, len(LRS))) < curve.rate(LRS) for curve in curves]).astype(float)
+    ends = [one.edge(level, (TAIL, 1 - TAIL)) for one in fit_many(LRS, outcomes_NSK)]
+    return float(np.mean([high - low for low, high in ends]))

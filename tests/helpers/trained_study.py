@@ -1,0 +1,57 @@
+"""A small study as it is trained, without a scheduler: for tests of what is done with recorded runs. Once a session."""
+
+from pathlib import Path
+
+import pytest
+
+from study import data
+from study.commands import run
+from study.commands.rescore import references
+from study.execution import warm_start
+from study.execution.planner import plan
+from study.execution.trial import Trial, execute
+from study.record import tables
+
+DAYS = ("data.rows=40000", "batch=128", "models=small")
+"""Of ten days."""
+
+SETTINGS = (*DAYS, "data.only_days=1-5", "methods=none,clippy,agc", "lr=0.1,1.7", "seeds=0-1")
+
+
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp() / "cache_of_the_trained_study"
+
+
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study with three methods at two lrs, of whose runs some diverge. For reading only."""
+    folder = tmp_path_factory.getbasetemp() / "trained_study"
+    if not folder.exists():
+        train(folder, cache(tmp_path_factory), SETTINGS)
+    return folder
+
+
+def train(
+    folder: Path,
+    cache: Path,
+    settings: tuple[str, ...],
+    init_from: Path | None = None,
+    init_accumulators: str | None = None,
+) -> None:
+    """The control first, then the cells, as `study run quick` would."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("STUDY_CACHE", str(cache))
+        start = str(init_from) if init_from else None
+        asked = run.Asked(space="quick", settings=settings, init_from=start, init_accumulators=init_accumulators)
+        study = run.study_of(asked)
+        log = data.load(study.data, study.data_options, cache)
+        described = data.describe(study.data, log)
+        tables.open_study(folder, tables.Definition(study=study, data=described, versions={}))
+        if init_from:
+            warm_start.keep(folder, warm_start.opened(init_from))
+        planned = plan(study, log, workers=1, cache=cache)
+    for stack in planned.control:
+        execute(Trial(study=study.name, runs=stack.runs, rule=study.rule, reference=None), folder, log, stack.name)
+    for stack in planned.stacks:
+        model = stack.runs[0].model
+        reference = references(study, described, folder, [model])[model]
+        execute(Trial(study=study.name, runs=stack.runs, rule=study.rule, reference=reference), folder, log, stack.name)

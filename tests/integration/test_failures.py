@@ -1,0 +1,364 @@
+"""A crash is not divergence: trials that die, hang, run out of memory or fail, through real Ray; stops that save."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from studies import CONTROL, SECONDS, Studies, kill_tree, losses, recorded, shown, table, tree
+from waiting_for import LONG, wait_until
+
+from study.execution import checkpoint, heartbeat
+from study.record import tables
+from study.tune import runner
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Studies:
+    return Studies(tmp_path_factory.mktemp("studies"))
+
+
+FAULTY = [
+    *("run", "quick", "--set", "data.rows=5000", "--set", "batch=64", "--set", "window=500"),
+    *("--set", "models=own_models.faulty", "--set", "methods=none", "--set", "lr=0.05,0.4", "--workers", "2"),
+]
+
+
+def faults(folder: Path, studies: Studies, **kinds: tuple[str, int]) -> Studies:
+    """kinds: s7=("kill", 2) lets seed 7 be killed twice."""
+    folder.mkdir()
+    for name, (kind, times) in kinds.items():
+        (folder / f"{name[1:]}.json").write_text(json.dumps({"kind": kind, "times": times}))
+    own = Studies(studies.folder)
+    own.environment |= {"FAULTS": str(folder)}
+    return own
+
+
+def failed(folder: Path) -> list[int]:
+    """The processes that failed."""
+    return [int(path.read_text()) for path in folder.iterdir() if path.suffix[1:].isdecimal()]
+
+
+@pytest.mark.slow
+def test_whatever_happens_to_a_trial_the_table_is_that_of_an_undisturbed_study(
+    studies: Studies, tmp_path: Path
+) -> None:
+    kinds = ["kill", "hang", "memory", "device", "error", "hang in C", "exit", "crash"]
+    happens = {f"s{seed}": (kind, 1) for seed, kind in enumerate(kinds, start=2)}
+    own = faults(tmp_path / "faults", studies, **happens)
+    words = [*FAULTY, "--seeds", "2-10", "--stack", "2"]
+    studies(*words, "--out", tmp_path / "whole")
+    printed = own(*words, "--out", tmp_path / "out", "--trial-minutes", "0.15")
+    assert len(failed(tmp_path / "faults")) == len(kinds)
+    pd.testing.assert_frame_equal(table(tmp_path / "out"), table(tmp_path / "whole"), check_exact=True)
+    assert losses(tmp_path / "out") == losses(tmp_path / "whole")
+    assert shown(tmp_path / "out") == shown(tmp_path / "whole")
+    ids = recorded(tmp_path / "out")
+    assert len(ids) == len(set(ids)) == CONTROL + 18
+    assert not tables.read_failures(tmp_path / "out")
+    assert "failed" not in printed
+    assert not heartbeat.each(tmp_path / "out")
+    assert not checkpoint.begun(tmp_path / "out")
+    for pid in failed(tmp_path / "faults"):
+        assert not Path(f"/proc/{pid}").exists(), "a process in which a stack failed is not used again"
+
+
+@pytest.mark.slow
+def test_what_fails_for_good_is_missing_and_said_and_no_divergence(studies: Studies, tmp_path: Path) -> None:
+    own = faults(tmp_path / "faults", studies, s3=("error", 99), s4=("hang", 99))
+    words = [*FAULTY, "--seeds", "2-5", "--stack", "2", "--trial-minutes", "0.1"]
+    printed = own(*words, "--out", tmp_path / "out")
+    assert "failed, 2 runs of none: RuntimeError: an odd shape" in printed
+    assert "failed, 2 runs of none: no step within 6 s, and its process was ended" in printed
+    assert "4 runs are missing, and in no n" in printed
+    assert "  2: RuntimeError: an odd shape" in printed
+    assert "0/2" in printed, "two of four seeds"
+    assert "0/4" not in printed.partition("diverged runs of n")[2]
+    cells = tables.read_runs(tmp_path / "out").query("role == 'cell'")
+    assert sorted(cells["seed"]) == [2, 2, 5, 5]
+    assert sorted(tables.read_failures(tmp_path / "out").values()) == [
+        *["RuntimeError: an odd shape"] * 2,
+        *["no step within 6 s, and its process was ended"] * 2,
+    ]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "4 of 8 planned runs are not recorded" in page
+    assert "an odd shape" in page
+    status = own("status", tmp_path / "out")
+    assert "4 of 8 runs recorded, 4 failed" in status
+    assert "0/2 2f" in status or "2/4 2f" in status
+    # Without the fault, they are trained.
+    printed = studies("resume", tmp_path / "out")
+    assert "4 recorded; 4 to train" in printed
+    assert len(recorded(tmp_path / "out")) == CONTROL + 8
+    assert "missing" not in printed
+
+
+@pytest.mark.slow
+def test_three_stacks_that_fail_the_same_way_stop_the_study(studies: Studies, tmp_path: Path) -> None:
+    own = faults(tmp_path / "faults", studies, **{f"s{seed}": ("error", 99) for seed in range(2, 10)})
+    child = own.start(*FAULTY, "--seeds", "2-9", "--stack", "2", "--out", tmp_path / "out")
+    try:
+        printed, _ = child.communicate(timeout=SECONDS)
+    finally:
+        kill_tree(child)
+    assert child.returncode == 2
+    assert printed.rstrip().endswith("study: 3 stacks failed the same way: RuntimeError: an odd shape")
+    assert len(recorded(tmp_path / "out")) == CONTROL, "what was recorded stays"
+
+
+def test_the_memory_monitors_error_is_a_death_of_a_worker_wherever_tune_meets_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tune asks for a result in its loop, and beside it for a worker's address, which is where it ended the study."""
+    from ray import cloudpickle, exceptions
+    from ray._private import serialization
+    from ray.tune.experiment import trial as trials
+
+    monkeypatch.setattr(serialization, "OutOfMemoryError", exceptions.OutOfMemoryError)
+    runner._memory_monitor_ends_trials()
+    error = serialization.OutOfMemoryError("2 worker(s) were killed due to the node running low on memory")
+    assert isinstance(error, exceptions.OutOfMemoryError)
+    assert isinstance(error, exceptions.RayActorError)
+    assert not error.preempted, "which Tune would try again by itself"
+    assert str(cloudpickle.loads(cloudpickle.dumps(error))) == str(error)
+    assert runner.RAN_OUT_OF_MEMORY.search(str(error))
+
+    def lost(_ref: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trials.ray, "get", lost)
+    trial = trials.Trial("any", stub=True)
+    trial._default_result_or_future = trials.ray.ObjectRef.nil()
+    assert trial._get_default_result_or_future() is None
+
+
+@pytest.mark.long  # what else takes memory on the machine counts, too
+def test_an_error_of_rays_own_is_one_line_and_that_of_a_task_is_as_it_was() -> None:
+    """As Tune raises them: its own error, in the handler of theirs."""
+    from ray import exceptions
+    from ray.tune.error import TuneError
+
+    def ends_with(error: Exception) -> None:
+        with runner._ray_in_words("study resume out"):
+            try:
+                raise error
+            except Exception:
+                raise TuneError("pages")  # noqa: B904 - as there
+
+    with pytest.raises(runner.ClusterError, match=r"^Ray cannot go on \(no space left\); what was"):
+        ends_with(exceptions.RuntimeEnvSetupError("cannot copy the code\nno space left"))
+    for error in (exceptions.RayTaskError("f", "traceback", ValueError("ours")), ValueError("ours")):
+        with pytest.raises(TuneError, match="pages"):
+            ends_with(error)
+
+
+@pytest.mark.slow
+def test_a_worker_that_ray_ends_since_memory_runs_low_is_out_of_memory(studies: Studies, tmp_path: Path) -> None:
+    """Tune itself gives up on Ray's error for it."""
+    own = faults(tmp_path / "faults", studies, s3=("eat", 1))
+    free = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total, available = (int(free[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
+    if available < 6 * 2**30:
+        pytest.skip("needs 6 GB of free memory")
+    own.environment |= {
+        "RAY_memory_usage_threshold": f"{1 - (available - 4 * 2**30) / total:.4f}",
+        "RAY_memory_monitor_refresh_ms": "100",
+    }
+    printed = own(*FAULTY, "--seeds", "2-4", "--stack", "2", "--out", tmp_path / "out")
+    assert len(failed(tmp_path / "faults")) == 1
+    ids = recorded(tmp_path / "out")
+    assert len(ids) == len(set(ids)) == CONTROL + 6, printed
+    assert "failed" not in printed
+    seeds = [list(pd.read_parquet(path, columns=["seed"])["seed"]) for path in runs_of(tmp_path / "out")]
+    assert [3] in seeds, "the stack was halved"
+
+
+def runs_of(folder: Path) -> list[Path]:
+    return sorted((folder / "runs").glob("*.parquet"))
+
+
+# --- devices and machines that come and go ------------------------------------------------------------------------
+
+DECLARED = """
+import json, os, sys
+from pathlib import Path
+import ray
+from study import data, nodes, record, tune
+from study.config import CONTROL_SEEDS, Recipe, Rule, Run, Study, Arm
+from study.outcomes.judge import Reference
+from study.execution.planner import Stack
+from study.execution.work_queue import Job
+from study.execution.work_source import Planned
+
+class Declared(tune.Cluster):
+    device = "cpu"
+
+folder = Path(sys.argv[1])
+log = data.load("synthetic", {"rows": 5000}, Path(os.environ["STUDY_CACHE"]))
+recipe = Recipe(batch=64, window=500, steps=40)
+same = dict(data=log.content, model="own_models.faulty", method="none", lr=0.1, recipe=recipe)
+runs = [Run(seed=seed, **same) for seed in range(2, 10)]
+study = Study(name="quick", data="synthetic", data_options={"rows": 5000}, models=("own_models.faulty",),
+              arms=(Arm(method="none", options={}),), lrs=(0.1,), seeds=tuple(range(2, 10)), recipe=recipe)
+record.open_study(folder, record.Definition(study=study, data=data.describe("synthetic", log), versions={}))
+job = Job(study="quick", folder=folder, rule=Rule(), control=(), source=Planned(Stack(runs=(run,)) for run in runs),
+          references={"own_models.faulty": Reference(lr=0.02, gain=0.1, task_gain=tuple(None for _ in log.tasks))},
+          reference=lambda model: None, told=lambda stack, result: print(json.dumps([stack.runs[0].seed, result])))
+tune.DEVICE_RESTS_SECONDS = (2.0, 8.0)
+ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+with nodes.needs(folder, "synthetic", {"rows": 5000}, log) as needs:
+    tune.run(job, needs, Declared(workers=2, gpu=1.0, most=None))
+"""
+
+
+@pytest.mark.slow
+def test_a_gpu_that_disappears_costs_no_run_and_does_not_stop_the_study(studies: Studies, tmp_path: Path) -> None:
+    """Two declared devices, of which one fails whatever meets it: the process is replaced and the device left alone."""
+    own = faults(tmp_path / "faults", studies)
+    (tmp_path / "faults" / "gpu").write_text("0")
+    words = [sys.executable, "-c", DECLARED, str(tmp_path)]
+    child = subprocess.run(words, env=own.environment, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
+    assert child.returncode == 0, child.stdout + child.stderr
+    told = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("[")]
+    assert sorted(seed for seed, _ in told) == list(range(2, 10))
+    assert all(isinstance(result, dict) for _, result in told), told
+    assert len(recorded(tmp_path)) == 8
+    broke = [int(pid) for path in (tmp_path / "faults").glob("broke.*") for pid in path.read_text().split()]
+    assert len(broke) == len(set(broke)) >= 1, "each process was used once"
+
+
+# --- stops --------------------------------------------------------------------------------------------------------
+
+
+def trains_cells(folder: Path) -> bool:
+    """Two stacks of the cells are under way."""
+    return len(recorded(folder)) == CONTROL and len(heartbeat.each(folder)) == 2
+
+
+@pytest.fixture(scope="module")
+def undisturbed(studies: Studies, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+    studies(*LONG, "--out", folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+def test_a_stop_saves_what_trains_and_resume_goes_on(
+    studies: Studies, undisturbed: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    folder = tmp_path / "out"
+    every = "0.02" if how == signal.SIGKILL else "10"
+    child = studies.start(*LONG, "--out", folder, "--checkpoint-minutes", every)
+    try:
+        wait_until(
+            child, lambda: trains_cells(folder) and (how != signal.SIGKILL or len(checkpoint.begun(folder)) == 2)
+        )
+        processes = tree(child.pid)
+        if how == signal.SIGKILL:
+            kill_tree(child)
+        else:
+            started = time.monotonic()
+            # To all processes of the command, as a terminal or a scheduler does.
+            os.killpg(child.pid, how)
+            printed, _ = child.communicate(timeout=60)
+            assert time.monotonic() - started < 30
+            assert child.returncode == 130, printed
+            last = printed.rstrip().splitlines()[-1]
+            assert last.startswith(
+                "study: stopped; what was recorded stays, 2 of the stacks that trained go on where they were"
+            )
+            shown = min(os.path.relpath(folder, studies.folder), str(folder), key=len)
+            assert last.endswith(f", and `python -m study resume {shown}` trains the rest")
+            give_up = time.monotonic() + 20
+            while alive := [pid for pid in processes if running(pid)]:
+                assert time.monotonic() < give_up, f"still there: {alive}"
+                time.sleep(0.1)
+    finally:
+        if child.poll() is None:
+            kill_tree(child)
+    begun = checkpoint.begun(folder)
+    assert len(begun) == 2
+    assert len(recorded(folder)) == CONTROL
+    # Another number of workers cuts stacks anew, and still goes on where these were.
+    printed = studies("resume", folder, "--workers", "1", "--stack", "4")
+    assert "2 stacks go on from where training was kept" in printed
+    assert not checkpoint.begun(folder)
+    assert {path.stem for path in runs_of(folder)} >= set(begun)
+    pd.testing.assert_frame_equal(table(folder), table(undisturbed), check_exact=True)
+    assert losses(folder) == losses(undisturbed)
+    assert not (folder / "set_aside").exists()
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+# --- one process ---------------------------------------------------------------------------------------------------
+
+HANGS = """
+import ctypes, sys, time
+from pathlib import Path
+from study.execution.heartbeat import Heartbeat
+with Heartbeat(Path(sys.argv[1]), "t", {}, limit_seconds=float(sys.argv[3])) as heartbeat:
+    for step in range(4):
+        time.sleep(0.3)
+        heartbeat.watch(step)
+    (ctypes.PyDLL if sys.argv[2] == "c" else ctypes.CDLL)(None).sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(("where", "seconds"), [("python", 0.6), ("c", 0.6)])
+def test_a_process_that_hangs_is_ended_and_leaves_its_reason(tmp_path: Path, where: str, seconds: float) -> None:
+    started = time.monotonic()
+    code = HANGS if where == "python" else f"import study.execution.heartbeat as h; h.GRACE_SECONDS = 1.0\n{HANGS}"
+    words = [sys.executable, "-c", code, str(tmp_path), where, str(seconds)]
+    child = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert time.monotonic() - started < 30
+    assert child.returncode == (-signal.SIGKILL if where == "python" else 1)
+    assert "line 10" in child.stderr, "where it hung"
+    found = heartbeat.last(tmp_path, "t")
+    assert found["pid"] > 0
+    if where == "python":
+        assert found["step"] == 4
+    assert heartbeat.why_it_ended(found) == "no step within 0.6 s, and its process was ended"
+
+
+def test_a_process_that_makes_steps_lives(tmp_path: Path) -> None:
+    code = HANGS.replace("sleep(1000)", "sleep(0)").replace("range(4)", "range(10)")
+    words = [sys.executable, "-c", code, str(tmp_path), "c", "0.6"]
+    child = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (child.returncode, child.stderr) == (0, "")
+    assert not heartbeat.each(tmp_path)
+
+
+def test_what_is_no_heartbeat_is_none(tmp_path: Path) -> None:
+    folder = tmp_path / "training"
+    folder.mkdir()
+    for name, text in {"a": "", "b": "[]", "c": '{"pid": "x"}', "d": '{"pid"'}.items():
+        (folder / f"{name}.json").write_text(text)
+    assert heartbeat.each(tmp_path) == {}
+    assert heartbeat.each(tmp_path / "nowhere") == {}
+    heartbeat.forget(tmp_path, "a")
+    assert not (folder / "a.json").exists()
+    heartbeat.tidy(tmp_path)
+    assert not list(folder.iterdir())
+    assert heartbeat.why_it_ended({}) is None
+    now = time.time()
+    assert heartbeat.why_it_ended({"beat": now, "limit": 60.0}) is None
+    assert heartbeat.why_it_ended({"beat": now - 61, "limit": 60.0})
+    assert heartbeat.why_it_ended({"beat": now - 61, "limit": 0}) is None
+
+
+def test_a_kill_for_memory_is_counted_by_the_kernel() -> None:
+    if not Path("/proc/vmstat").exists():
+        pytest.skip("no /proc/vmstat")
+    assert heartbeat.killed_for_memory() >= 0

@@ -1,0 +1,260 @@
+"""Families of studies: each member a study of its own, and one page over all edges."""
+
+import json
+import math
+import re
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from simulated_record import simulated_definition, write_simulated_study
+
+from analysis.figures.forest import Shown, forest, text, write
+from analysis.loading import load
+from analysis.stats.contrasts import holm
+from study.cli.main import main
+from study.commands import family as families
+from study.commands import run
+from study.commands.run import Asked
+from study.config import Arm, Family, Member, Study
+from study.record.tables import RecordError
+from study.tune import runner
+
+LRS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+ARMS = (Arm(method="none"),)
+
+
+def study(name: str) -> Study:
+    return Study(name=name, models=("small",), arms=ARMS, lrs=LRS)
+
+
+def family(*labels: str) -> Family:
+    return Family(name="f", members=tuple(Member(label=x, words=f"about {x}", study=study(x)) for x in labels))
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> list[Shown]:
+    """as_is has its edge at 0.2, far at 4 times that, never diverges not at all, empty was never begun."""
+    edges = {"as_is": 0.2, "far": 0.8, "never": math.inf}
+    for label, edge in edges.items():
+        definition = simulated_definition(models=("small",), arms=ARMS, lrs=LRS, seeds=range(16), name=label)
+        write_simulated_study(tmp_path / label, definition, edges={"none": edge})
+    return [Shown(label=x, words=f"about {x}", against="as_is", folder=tmp_path / x) for x in (*edges, "empty")]
+
+
+def test_each_member_is_held_against_its_own_and_p_is_corrected_over_the_family(shown: list[Shown]) -> None:
+    table = forest(shown)
+    rows = {row["label"]: row for row in table.to_dict("records")}
+    assert list(rows) == ["as_is", "far", "never"]
+    assert (rows["as_is"]["against"], rows["far"]["against"]) == ("", "as_is")
+    assert math.isnan(rows["as_is"]["p_holm"])
+    assert rows["far"]["ratio_low"] < 4 < rows["far"]["ratio_high"]
+    assert rows["far"]["ratio_low"] > 2
+    assert rows["far"]["p_holm"] == pytest.approx(holm([rows["far"]["p"], rows["never"]["p"]])[0])
+    # An edge that was not reached is never a number, and a ratio with it one-sided.
+    assert math.isnan(rows["never"]["edge"])
+    assert math.isnan(rows["never"]["ratio"])
+    assert rows["never"]["ratio_low"] > 4
+    assert math.isinf(rows["never"]["ratio_high"])
+    assert rows["never"]["n"] == 16 * len(LRS)
+
+
+def test_models_of_a_member_are_held_against_the_same_models_of_the_other(tmp_path: Path) -> None:
+    """`small` has its edge at 0.1 and then 0.4, `large` at 0.8 in both."""
+    for label, small in (("a", 0.1), ("b", 0.4)):
+        for model, edge in (("small", small), ("large", 0.8)):
+            one = simulated_definition(models=(model,), arms=ARMS, lrs=LRS, seeds=range(16), name=label)
+            write_simulated_study(tmp_path / label / model, one, edges={"none": edge})
+
+    def both(folder: Path) -> pd.DataFrame:
+        return pd.concat([load(folder / model) for model in ("small", "large")], ignore_index=True)
+
+    for label in ("a", "b"):
+        (tmp_path / label / "study.json").write_text((tmp_path / label / "small" / "study.json").read_text())
+    members = [Shown(label=x, words=x, against="a", folder=tmp_path / x) for x in ("a", "b")]
+    rows = {(row["label"], row["model"]): row for row in forest(members, both).to_dict("records")}
+    assert rows["b", "small"]["ratio"] == pytest.approx(4, rel=0.3)
+    assert rows["b", "large"]["ratio"] == pytest.approx(1, rel=0.1)
+    assert rows["b", "small"]["n"] == 16 * len(LRS)
+
+
+def test_the_page_tells_all_of_it_and_names_what_has_no_runs(shown: list[Shown], tmp_path: Path) -> None:
+    table = forest(shown)
+    path = write(tmp_path, "a <family>", shown, table)
+    html = path.read_text()
+    assert "a &lt;family&gt;" in html
+    assert "about far" in html
+    assert "Without runs yet: about empty." in html
+    assert 'href="far/report.html"' in html
+    assert (tmp_path / "figures" / "forest.png").stat().st_size > 5000
+    assert "> 1.6" in text(table)
+    csv = pd.read_csv(tmp_path / "tables" / "forest.csv")
+    assert csv["ratio_high"].isna().tolist() == [True, False, True]
+
+
+def test_members_are_held_against_members() -> None:
+    with pytest.raises(ValueError, match="names a twice"):
+        family("a", "a")
+    with pytest.raises(ValueError, match="held against c, which it does not have"):
+        Family(name="f", members=(*family("a").members, replace(family("b").members[0], against="c")))
+    with pytest.raises(ValueError, match="label names a folder"):
+        family("../up")
+
+
+def test_a_plan_says_what_each_member_would_train(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine.py").write_text(
+        "from study.config import *\n"
+        "s = Study(name='a', data_options={'rows': 3000}, models=('small',), arms=(Arm(method='none'),), lrs=(0.1,))\n"
+        "study = Family(name='pair', members=(Member(label='a', words='as is', study=s), Member(label='b',"
+        " words='one task', study=Study(name='b', data_options={'rows': 3000, 'only_tasks': 'click'},"
+        " models=('small',), arms=s.arms, lrs=(0.1,)))))\n"
+    )
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "__init__.py").write_text("")
+    (tmp_path / "mine.py").rename(tmp_path / "own" / "mine.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["plan", "own.mine", "--seeds", "0-2", "--set", "steps=4"]) == 0
+    said = capsys.readouterr().out
+    assert "pair: 2 studies, one after another" in said
+    assert "b: one task" in said
+    assert said.count("runs      3, of which 0 are recorded") == 2
+    assert said.count(str(tmp_path / "results" / "pair")) >= 3
+    assert main(["plan", "own.mine", "--set", "colour=red"]) == 2
+    assert main(["confirm", str(tmp_path), "--lr", "1"]) == 2
+
+
+def test_a_folder_of_another_family_or_of_a_study_is_left_alone(tmp_path: Path) -> None:
+    families._write(tmp_path, family("a"))
+    families._write(tmp_path, family("a", "b"))
+    assert [m.label for m in families._read(tmp_path)[1]] == ["a", "b"]
+    with pytest.raises(RecordError, match="holds the family 'f', not 'g'"):
+        families._write(tmp_path, replace(family("a"), name="g"))
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(RecordError, match="holds a study, and no family"):
+        families._write(tmp_path, family("a"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 2}',
+        json.dumps({"format": 1, "name": "f", "members": [{"label": "../x", "words": "", "against": ""}]}),
+    ],
+)
+def test_what_is_no_familys_file_is_refused_in_a_line(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "family.json").write_text(content)
+    for command in ("report", "status", "resume"):
+        assert main([command, str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("study: ")
+        assert said.count("\n") == 1
+
+
+def asked(*settings: str, **more: str) -> Asked:
+    return Asked(space="table3", settings=settings, out="/nowhere/out", **more)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (asked("models=small"), "--set models=small would undo what .* (models of larger, no_dcn, mmoe, no_norm), and"),
+        (asked("warmup=0", "steps=9"), "--set warmup=0 would undo .* (warmup of no_warmup, warmup_100), and"),
+        (asked("batch=256"), "--set batch=256 would undo .* (batch of batch_256, batch_1024), and"),
+        (asked("data.only_days=1-7"), "(data.only_days of yesterday, today)"),
+        (asked("data.only_tasks=click"), "(data.only_tasks of one_task_less, two_tasks_less, one_task)"),
+        (asked("data.drift=0.0"), "--set data.drift=0.0 would undo .* (data.drift of synthetic_still)"),
+        (asked("warmup=0", "models=small"), "--set warmup=0 --set models=small would undo"),
+        (asked(data="synthetic"), "--data synthetic would undo what members of table3 change (data of synthetic), and"),
+        (asked(data="kuairand", data_dir="/d"), "--data kuairand would undo .* (data of synthetic; data.drift of sy"),
+    ],
+)
+def test_what_would_make_a_members_words_untrue_is_refused(wish: Asked, message: str) -> None:
+    table3 = run.space("table3")
+    assert isinstance(table3, Family)
+    with pytest.raises(ValueError, match=re.escape(message).replace(re.escape(" .* "), " .* ")):
+        families.check(wish, table3)
+
+
+@pytest.mark.parametrize("settings", [("methods=none,clippy", "clippy.rel=0.1"), ("steps=300", "lr=0.1,0.2")])
+def test_what_leaves_every_difference_is_set_for_all(settings: tuple[str, ...]) -> None:
+    table3 = run.space("table3")
+    assert isinstance(table3, Family)
+    families.check(asked(*settings, seeds="0-3", data_dir="/d"), table3)
+
+
+def test_members_that_differ_in_where_they_train_may_be_narrowed_but_not_to_one_study(tmp_path: Path) -> None:
+    a, b = family("a", "b").members
+    b = replace(b, study=replace(b.study, lrs=(0.1, 3.2), recipe=replace(b.study.recipe, batch=64)))
+    pair = Family(name="f", members=(a, b))
+    families.check(asked("lr=0.1"), pair)
+    with pytest.raises(ValueError, match=r"--set batch=64 would undo what members of f change \(batch of b\)"):
+        families.check(asked("lr=0.1", "batch=64"), pair)
+    pair = Family(name="f", members=(a, replace(b, study=replace(b.study, recipe=a.study.recipe, seeds=(7,)))))
+    families.check(asked("lr=0.1"), pair)
+    with pytest.raises(ValueError, match=r"^--set lr=0\.1 --seeds 0-3 would make a and b of f the same study$"):
+        families.check(asked("lr=0.1", seeds="0-3"), pair)
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "submit"])
+def test_it_is_said_in_a_line_before_anything_is_trained(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(run, "_train", lambda *_a, **_k: pytest.fail("trained"))
+    monkeypatch.setattr(runner, "submit", lambda *_a, **_k: pytest.fail("submitted"))
+    words = ["table3", "--set", "models=small", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
+    words += ["--address", "http://127.0.0.1:1"] if command != "plan" else []
+    assert main([command, *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("study: --set models=small would undo what members of table3 change (models of larger,")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_data_do_not_have_is_said_of_the_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    a, b = family("a", "b").members
+    options = {"rows": 3000}
+    a = replace(a, study=replace(a.study, data_options=options))
+    b = replace(b, study=replace(b.study, data_options=options | {"only_tasks": "clack"}))
+    with pytest.raises(ValueError, match=r"^b: only_tasks names clack; the data have click"):
+        families.preview(asked(), Family(name="f", members=(a, b)))
+
+
+def test_data_dir_goes_to_the_members_that_read_one(tmp_path: Path) -> None:
+    mixed = Family(name="f", members=family("a", "b").members)
+    wish = Asked(space="x", data_dir=str(tmp_path), out=str(tmp_path / "out"))
+    (_, a, _), (_, b, _) = families._members(wish, mixed)
+    assert "dir" not in a.data_options | b.data_options
+
+
+def test_a_ray_waits_for_the_end_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    order, may_end = [], threading.Event()
+
+    def slowly() -> None:
+        may_end.wait(10)
+        order.append("ended")
+
+    def begins(_address: str) -> None:
+        order.append("begins")
+        raise runner.ClusterError("far enough")
+
+    monkeypatch.setattr(runner, "_answers", begins)
+    runner._shut_down_beside(slowly)
+    with pytest.raises(runner.ClusterError, match="has not ended in 0 s"):
+        runner._wait_for_the_last_one(0.05)
+    threading.Timer(0.1, may_end.set).start()
+    with (
+        pytest.raises(runner.ClusterError, match="far enough"),
+        runner.connected("10.0.0.1:1", workers=1, gpu_fraction=1.0),
+    ):
+        pass
+    assert order == ["ended", "begins"]

@@ -1,0 +1,131 @@
+"""Studies that meet a full disk, rotten files and an object store, end where an undisturbed one does: bit for bit."""
+
+import contextlib
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from small_disk import Disk
+from stores import BUCKET, s3_server, settings
+from studies import SMALL, Studies, kill_tree, losses, table
+
+from study.record import tables
+from study.storage import stores
+from study.storage.lock import locked
+
+pytestmark = pytest.mark.slow
+WORDS = ["run", "quick", *SMALL, "--seeds", "0-3", "--stack", "3"]
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Studies:
+    return Studies(tmp_path_factory.mktemp("studies"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(studies: Studies, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+    studies(*WORDS, "--out", folder)
+    return folder
+
+
+def assert_same(folder: Path, undisturbed: Path) -> None:
+    pd.testing.assert_frame_equal(table(folder), table(undisturbed), check_exact=True)
+    assert losses(folder) == losses(undisturbed)
+    assert not tables.read_failures(folder)
+
+
+def wait_for_runs(folder: Path, count: int, child) -> None:
+    give_up = time.monotonic() + 300
+    while len(list((folder / "runs").glob("*.parquet"))) < count:
+        assert child.poll() is None, child.communicate()[0]
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def test_a_disk_that_fills_up_and_files_that_rot(undisturbed: Path, studies: Studies, tmp_path: Path) -> None:
+    with Disk(tmp_path / "disk", 16384) as disk:
+        folder = disk.folder / "out"
+        elsewhere = ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+        child = studies.start(*WORDS, *elsewhere, "--out", folder)
+        try:
+            wait_for_runs(folder, 10, child)
+            with contextlib.suppress(OSError):
+                disk.full()
+            printed, _ = child.communicate(timeout=300)
+        finally:
+            kill_tree(child)
+        assert child.returncode == 2, printed
+        last = printed.strip().splitlines()[-1]
+        assert last.startswith("study: "), printed
+        assert f"cannot write to {folder} (No space left on device)" in last
+        assert "Traceback" not in printed
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # nothing half-written: nothing is set aside
+            survived = tables.recorded_ids(folder)
+        assert 0 < len(survived) < len(table(undisturbed))
+        disk.free()
+
+        # Before it goes on, one file of runs is cut, and a bit flips in the middle of the losses of another.
+        cut, flipped = sorted((folder / "runs").glob("*.parquet"))[:2]
+        cut.write_bytes(cut.read_bytes()[:-100])
+        rotten = folder / "losses" / flipped.name
+        content = bytearray(rotten.read_bytes())
+        content[len(content) // 3] ^= 4
+        rotten.write_bytes(content)
+        printed = studies("resume", folder, *elsewhere)
+        assert printed.count("does not read") >= 2, printed
+        assert len(list((folder / "set_aside").iterdir())) == 3, "the cut one, the losses, and their runs"
+        assert_same(folder, undisturbed)
+        assert (folder / "report.html").stat().st_size > 1000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with s3_server() as address:
+        yield address
+
+
+def test_a_study_in_an_object_store_that_was_killed(
+    undisturbed: Path, studies: Studies, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in one place, resumed in another with an empty cache, and looked at from a third."""
+    url = f"s3://{BUCKET}/teams/stability"
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "third"))
+    for name, value in settings(server).items():
+        monkeypatch.setenv(name, value)
+        monkeypatch.setitem(studies.environment, name, value)
+    child = studies.start(*WORDS, "--out", url)
+    store = stores.at(url)
+    try:
+        give_up = time.monotonic() + 300
+        while len(store.names("runs")) < 9:
+            assert child.poll() is None, child.communicate()[0]
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
+    finally:
+        kill_tree(child)
+    with locked(stores.folder_of(url)):
+        refused = studies.start("resume", url)
+        printed, _ = refused.communicate(timeout=120)
+        assert refused.returncode == 2, printed
+        assert f"{url} is in use by " in printed.splitlines()[-1]
+        assert f"process {os.getpid()} on " in printed.splitlines()[-1]
+    survived = set(store.names("runs"))
+    assert store.get("report.html") is None
+
+    monkeypatch.setitem(studies.environment, "STUDY_CACHE", str(tmp_path / "elsewhere"))
+    printed = studies("resume", url)
+    assert f"{url}/report.html" in printed
+    assert survived < set(store.names("runs"))
+    assert store.get("report.html")
+
+    mirror = stores.folder_of(url)
+    assert_same(mirror, undisturbed)
+    assert tables.recorded_ids(mirror) == tables.recorded_ids(undisturbed)
+    assert f"36 of 36 runs recorded, 0 failed, in {url}" in studies("status", url)
+    assert [name for name in os.listdir(mirror) if name.startswith("set_aside")] == []

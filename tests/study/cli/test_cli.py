@@ -1,0 +1,565 @@
+"""The command: bad input is one line on stderr and exit code 2, and nothing is trained, written or overwritten."""
+
+import dataclasses
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from paths import ROOT
+
+from study.cli.main import main
+from study.commands import run
+from study.commands.run import Asked
+
+SMALL = ["--set", "data.rows=2000", "--set", "batch=64", "--set", "models=small"]
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A working folder of its own, a cache elsewhere, and no Ray: whoever gets that far has gone too far."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path_factory.getbasetemp() / "cli-cache"))
+    for name in ("RAY_ADDRESS", "STUDY_TRACEBACK"):
+        monkeypatch.delenv(name, raising=False)
+    import warnings
+
+    shown = warnings.showwarning
+    yield
+    warnings.showwarning = shown
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run a command that must be refused; returns its one line."""
+
+    def contents() -> dict[Path, bytes | None]:
+        return {path: path.read_bytes() if path.is_file() else None for path in sorted(tmp_path.rglob("*"))}
+
+    def refuse(*words: str | Path) -> str:
+        from study.tune import runner
+
+        monkeypatch.setattr(runner.ray, "init", lambda *_a, **_k: pytest.fail("Ray was started"))
+        before = contents()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        said = capsys.readouterr()
+        assert code == 2, said
+        assert contents() == before, "something was written"
+        lines = said.err.splitlines()
+        if lines[0].startswith("usage:"):
+            lines = lines[-1:]
+        assert len(lines) == 1, said.err
+        assert "Traceback" not in said.err
+        assert said.out == ""
+        return lines[0]
+
+    return refuse
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["quik"], "unknown study 'quik'; there are bases, best_quality, "),
+        (["my_pkg.my_space"], "unknown study 'my_pkg.my_space'"),
+        (["..x"], "unknown study '..x'"),
+        (["study.config"], "study.config defines no `study`"),
+        (["quick", "--set", "methods=clip"], "unknown method 'clip'; there are activation_clip, adagc, agc, "),
+        (["quick", "--set", "models=smal"], "unknown model 'smal'; there are "),
+        (["quick", "--data", "kuairan"], "unknown data source 'kuairan'; there are kuairand, synthetic, table"),
+        (["quick", "--set", "data.row=3"], "the data source 'synthetic' has no option row; its options are rows"),
+        (["quick", "--set", "data.rows=3"], "need a whole number rows >= 100, got rows=3"),
+        (["quick", "--data-dir", "x"], "the data source 'synthetic' has no option dir"),
+        (["quick", "--set", "clippy.relative=1"], "clippy has no option relative; it has rel, abs"),
+        (["quick", "--set", "clippy.rel=-1"], "need rel >= 0, got rel=-1"),
+        (["quick", "--set", "layer_clip.max_norm=0"], "need max_norm > 0, got max_norm=0"),
+        (["quick", "--set", "clippy.rel=much"], "rel is a number, got rel='much'"),
+        (["quick", "--set", "clippy.norm=mean"], "norm is one of max, rms; got 'mean'"),
+        (["quick", "--set", "stpes=3"], "unknown key 'stpes'; there are models, methods, lr"),
+        (["quick", "--set", "steps"], "--set takes key=value, got 'steps'"),
+        (["quick", "--set", "lr=0"], "need 0 < lr <= 10000, got lr=0"),
+        (["quick", "--set", "lr=1e5"], "need 0 < lr <= 10000, got lr=100000"),
+        (["quick", "--set", "lr=nan"], "need a finite number, got lr=nan"),
+        (["quick", "--seeds", "7-0"], "seeds are numbers and ranges such as 0-7 or 0-3,8; got '7-0'"),
+        (["quick", "--seeds", "1000000000"], "need 0 <= seed < 1000000000"),
+        (["quick", "--set", "batch=100"], "need a batch that is a multiple of 32"),
+        (["quick", *SMALL, "--set", "batch=4096"], "training rows do not fill one batch of 4096"),
+        (["quick", "--workers", "0"], "need at least 1, got 0"),
+        (["quick", "--workers", "two"], "invalid int value: 'two'"),
+        (["quick", "--stack", "-1"], "need at least 1, got -1"),
+        (["quick", "--sed", "1"], "unrecognized arguments: --sed 1"),
+        ([], "the following arguments are required: SPACE"),
+    ],
+)
+def test_a_wrong_word_gets_an_answer(refused: Callable[..., str], command: str, words: list[str], message: str) -> None:
+    assert message in refused(command, *words)
+
+
+@pytest.mark.parametrize("fraction", ["0.3", "0", "2", "-1", "half", "nan", "2/3", "1/0", "-1/2", ""])
+def test_a_share_of_a_gpu_is_one_over_a_whole_number(refused: Callable[..., str], fraction: str) -> None:
+    assert "--gpu-fraction" in refused("run", "quick", "--gpu-fraction", fraction)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "share"), [("1", 1.0), ("1/2", 0.5), ("0.25", 0.25), ("1/3", 1 / 3), (str(1 / 3), 1 / 3), ("0.1", 0.1)]
+)
+def test_a_share_of_a_gpu_is_written_as_people_do(fraction: str, share: float) -> None:
+    from study.cli.main import _parser
+
+    assert _parser().parse_args(["run", "quick", "--gpu-fraction", fraction]).gpu_fraction == share
+
+
+def test_a_command_that_is_none_lists_those_there_are(refused: Callable[..., str]) -> None:
+    assert "invalid choice: 'train'" in refused("train")
+    assert "required: COMMAND" in refused()
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["status", "report", "resume", "mlflow"])
+def test_a_folder_without_a_study_is_named(refused: Callable[..., str], tmp_path: Path, command: str) -> None:
+    assert refused(command, tmp_path / "nothing").endswith("nothing holds no study (no study.json)")
+
+
+@pytest.mark.parametrize("command", ["status", "report", "resume", "mlflow"])
+@pytest.mark.parametrize("text", ['{"format": 1, "study": {"name": "qu', "", "[]", '{"format": 1}', "\x00\x01"])
+def test_a_truncated_definition_is_named(refused: Callable[..., str], tmp_path: Path, command: str, text: str) -> None:
+    (tmp_path / "study.json").write_text(text)
+    assert "study.json is not a study's definition" in refused(command, tmp_path)
+
+
+def test_a_definition_of_another_format_is_named(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text('{"format": 99}')
+    assert "has format 99; this version reads format 1" in refused("resume", tmp_path)
+
+
+def test_an_out_that_cannot_be_a_folder_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_ray: None
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["run", "quick", *SMALL, "--out", str(tmp_path / "file" / "out")]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"study: cannot write to {tmp_path / 'file' / 'out'} (Not a directory)\n"
+    assert said.out == ""
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that nobody must train on."""
+    import contextlib
+
+    from study.tune import runner
+
+    @contextlib.contextmanager
+    def connected(*_arguments: object, **_options: object) -> Iterator[runner.Cluster]:
+        yield runner.Cluster(workers=1)
+
+    monkeypatch.setattr(runner, "connected", connected)
+    monkeypatch.setattr(runner, "check_nodes", lambda *_arguments: None)
+    monkeypatch.setattr(runner, "run", lambda *_arguments: pytest.fail("something was trained"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "steps=7"], "holds this study with another recipe (steps was None, is 7)"),
+        (
+            ["--set", "rule.kept=0.5"],
+            "holds this study with another rule (kept was 0.25, is 0.5)",
+        ),
+        (["--set", "data.rows=2100"], "holds this study on other data (synthetic)"),
+        (["--set", "batch=128"], "holds this study with another recipe (batch was 64, is 128)"),
+    ],
+)
+def test_another_study_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_ray: None, words: list[str], message: str
+) -> None:
+    definition = _make_study(tmp_path)
+    assert main(["run", "quick", *SMALL, "--out", str(tmp_path), *words]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"study: {tmp_path} {message}; choose another --out\n"
+    assert (tmp_path / "study.json").read_bytes() == definition
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_study_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], no_ray: None) -> None:
+    from study.storage.lock import locked
+
+    _make_study(tmp_path)
+    with locked(tmp_path):
+        assert main(["run", "quick", *SMALL, "--out", str(tmp_path)]) == 2
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    assert re.fullmatch(rf"study: {tmp_path} is in use by \S+, {holder} since .*\n", capsys.readouterr().err)
+
+
+def _make_study(folder: Path) -> bytes:
+    from study import data
+    from study.commands import run
+    from study.record import tables
+
+    settings = tuple(SMALL[1::2])
+    study = run.study_of(run.Asked(space="quick", settings=settings))
+    log = data.load(study.data, study.data_options, run.cache_folder())
+    facts = data.describe(study.data, log)
+    tables.open_study(folder, tables.Definition(study=study, data=facts, versions={}))
+    return (folder / "study.json").read_bytes()
+
+
+# --- clusters -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "results"], ["--out", "./here"]])
+def test_a_cluster_needs_an_absolute_out(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, out: list[str]
+) -> None:
+    message = f"on a cluster --out must be an absolute path or a URL, got {out[1] if out else 'none'}"
+    assert refused("run", "quick", *SMALL, *out, "--address", "10.0.0.1:6379").endswith(message)
+    assert refused("submit", "quick", *SMALL, *out, "--address", "http://10.0.0.1:8265").endswith(message)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert refused("run", "quick", *SMALL, *out).endswith(message)
+
+
+def test_submit_needs_an_address(refused: Callable[..., str]) -> None:
+    assert "study submit needs --address, such as http://127.0.0.1:8265" in refused("submit", "quick", *SMALL)
+
+
+def child(*words: str | Path, seconds: float, home: Path) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, "-m", "study", *map(str, words)],
+        cwd=ROOT,
+        env=environment | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "submit"])
+def test_no_ray_at_the_address_is_said_soon(tmp_path: Path, command: str) -> None:
+    with socket.socket() as free:  # bound, and nobody listens
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        address = f"127.0.0.1:{port}" if command == "run" else f"http://127.0.0.1:{port}"
+        words = ["quick", *SMALL, "--out", tmp_path / "out", "--address", address]
+        done = child(command, *words, seconds=60, home=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        f"study: no Ray {'job server ' if command == 'submit' else ''}at {address} ("
+    )
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+# --- data ---------------------------------------------------------------------------------------------------------
+
+
+def good_rows() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = 400
+    return pd.DataFrame(
+        {
+            "ts": np.arange(rows) * 1000,
+            "user": rng.integers(0, 9, rows),
+            "price": rng.standard_normal(rows),
+            "click": rng.integers(0, 2, rows),
+        }
+    )
+
+
+TOML = """files = ["log.parquet"]
+time = "ts"
+time_unit = "s"
+ids = ["user"]
+numbers = ["price"]
+heldout = 0.2
+
+[tasks]
+click = "binary"
+"""
+
+
+def write(folder: Path, rows: pd.DataFrame, toml: str = TOML) -> Path:
+    rows.to_parquet(folder / "log.parquet")
+    (folder / "table.toml").write_text(toml)
+    return folder
+
+
+WRONG_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
+    "column": (lambda f: write(f, good_rows().drop(columns="price")), "price"),
+    "label": (lambda f: write(f, good_rows().assign(click=2)), "click"),
+    "nan": (lambda f: write(f, good_rows().assign(price=np.nan)), "price is missing, NaN or infinite in 400 rows"),
+    "inf": (lambda f: write(f, good_rows().assign(price=np.inf)), "price is missing, NaN or infinite in 400 rows"),
+    "word": (lambda f: write(f, good_rows().assign(price="cheap")), "the column price holds no numbers"),
+    "empty": (lambda f: write(f, good_rows().iloc[:0]), "no rows in"),
+    "time": (lambda f: write(f, good_rows().assign(ts=None)), "400 rows have no time (ts)"),
+    "file": (lambda f: (write(f, good_rows()), (f / "log.parquet").unlink()), "no file log.parquet in"),
+    "torn": (
+        lambda f: (write(f, good_rows()), os.truncate(f / "log.parquet", 1500)),
+        "does not read as Parquet",
+    ),
+    "torn_csv": (
+        lambda f: (
+            write(f, good_rows(), TOML.replace("log.parquet", "log.csv")),
+            (f / "log.csv").write_text("ts,user,price,click\n1,2,0.5,1\n2,3"),
+        ),
+        "log.csv",
+    ),
+    "binary_csv": (
+        lambda f: (
+            write(f, good_rows(), TOML.replace("log.parquet", "log.csv")),
+            (f / "log.csv").write_bytes(b"ts,user,price,click\n1,2,\xff\xfe,1\n"),
+        ),
+        "log.csv",
+    ),
+    "not_toml": (lambda f: write(f, good_rows(), TOML + "["), "table.toml is not TOML"),
+    "key": (lambda f: write(f, good_rows(), "id = 3\n" + TOML), "table.toml: unknown key id; the keys are files"),
+    "no_tasks": (lambda f: write(f, good_rows(), TOML.partition("[tasks]")[0]), "table.toml lacks tasks"),
+    "no_declaration": (lambda f: None, "table.toml"),
+}
+
+
+@pytest.mark.parametrize("command", [["run", "quick", "--data"], ["plan", "quick", "--data"], ["data", "check"]])
+@pytest.mark.parametrize("wrong", WRONG_DATA)
+def test_data_that_cannot_be_used_are_refused(
+    refused: Callable[..., str], tmp_path: Path, command: list[str], wrong: str
+) -> None:
+    make, message = WRONG_DATA[wrong]
+    make(tmp_path)
+    said = refused(*command, "table", "--data-dir", tmp_path)
+    assert said.startswith("study: ")
+    assert message in said
+
+
+def test_good_data_are_checked_and_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same files, unharmed: so the refusals above are about what was harmed."""
+    write(tmp_path, good_rows())
+    assert main(["data", "check", "table", "--data-dir", str(tmp_path)]) == 0
+    assert "training: 320 rows; held out: 80 rows" in capsys.readouterr().out
+    words = [
+        "plan",
+        "quick",
+        "--data",
+        "table",
+        "--data-dir",
+        str(tmp_path),
+        "--set",
+        "batch=32",
+        "--set",
+        "models=small",
+    ]
+    assert main(words) == 0
+    assert "table: 320 training rows, 80 held out" in capsys.readouterr().out
+
+
+def test_what_is_set_of_the_data_is_said_of_the_source_that_was_asked_for(
+    refused: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, good_rows().assign(ts=np.arange(400) * 1000))
+    words = ["quick", "--data", "table", "--data-dir", str(tmp_path), "--set", "batch=32", "--set", "models=small"]
+    assert main(["plan", *words, "--set", "data.only_days=1-3"]) == 0
+    assert "table: 173 training rows, 87 held out" in capsys.readouterr().out
+    assert "'table' has no option rows; its options are dir" in refused("run", *words, "--set", "data.rows=300")
+    assert "only_tasks names like; the data have click" in refused("run", *words, "--set", "data.only_tasks=like")
+
+
+def test_another_source_is_asked_for_the_studys_columns_and_days_but_not_for_the_first_ones_own_options() -> None:
+    options = {
+        "rows": 500,
+        "drift": 0.0,
+        "only_tasks": "click",
+        "only_ids": "user",
+        "only_numbers": "",
+        "only_days": "1-7",
+    }
+    study = dataclasses.replace(run.study_of(Asked(space="quick")), data_options=options)
+    kept = {name: value for name, value in options.items() if name.startswith("only_")}
+    assert run.changed(study, Asked(space="quick", data="kuairand")).data_options == kept
+    dropped = run.changed(study, Asked(space="quick", data="kuairand", settings=("data.only_days=8-14",)))
+    assert dropped.data_options == kept | {"only_days": "8-14"}
+    assert run.changed(study, Asked(space="quick", data="synthetic")).data_options == options
+
+
+def test_a_source_that_needs_a_folder_says_so(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "the data source 'table' needs the option dir" in refused("run", "quick", "--data", "table")
+    assert "nowhere" in refused("run", "quick", "--data", "kuairand", "--data-dir", tmp_path / "nowhere")
+
+
+# --- what works ---------------------------------------------------------------------------------------------------
+
+
+def test_plan_counts_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], no_ray: None) -> None:
+    assert main(["plan", "quick", *SMALL, "--seeds", "0-3", "--set", "lr=0.1,0.2", "--workers", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "cells     10\n" in said
+    assert "runs      40, of which 0 are recorded\n" in said
+    assert "control   24 runs, of which 24 are to be trained first\n" in said
+    assert " 64 runs to train\n" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_plan_names_a_method_once_and_counts_confirmations(tmp_path: Path, no_ray: None) -> None:
+    from study import data
+    from study.commands import run
+    from study.record import tables
+
+    settings = (*SMALL[1::2], "methods=none,clippy", "clippy.rel=0.1,0.5", "lr=0.1,0.2")
+    asked = run.Asked(space="quick", settings=settings, seeds="0-3", out=str(tmp_path))
+    study = run.study_of(asked)
+    log = data.load(study.data, study.data_options, run.cache_folder())
+    tables.open_study(tmp_path, tables.Definition(study=study, data=data.describe(study.data, log), versions={}))
+    named = {"models": study.models, "arms": study.arms, "number": 0, "study_seeds": 4}
+    tables.write_confirmation(tmp_path, tables.Confirmation(lr=0.1, seeds=(10, 11, 12), **named))
+    said = run.preview(asked)
+    assert " of none, clippy (2 arms)\n" in said
+    assert "beside    9 runs of confirmations" in said
+
+
+def test_spaces_lists_everything_that_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    from study import plugins
+
+    assert main(["spaces"]) == 0
+    said = capsys.readouterr().out
+    for package in ("models", "search_spaces", "study.data", "study.methods"):
+        assert all(f"\n  {name} " in said for name in plugins.names(package))
+
+
+def test_status_reads_the_record_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _make_study(tmp_path)
+    assert main(["status", str(tmp_path)]) == 0
+    assert f"quick: 0 of 320 runs recorded, 0 failed, in {tmp_path}" in capsys.readouterr().out
+
+
+def test_a_traceback_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDY_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="unknown study 'quik'"):
+        main(["run", "quik"])
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from study.commands import run
+
+    def interrupted(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run", interrupted)
+    assert main(["run", "quick"]) == 130
+    assert capsys.readouterr().err == "\nstudy: stopped; the same command goes on\n"
+
+
+def test_the_words_of_a_submitted_job_are_those_that_were_asked() -> None:
+    from study.cli.main import _command_line, _parser
+
+    words = "submit quick --address http://x:1 --data table --data-dir /d --out /o --seeds 0-3 --workers 4 --set lr=0.1"
+    words += " --level 0.05 --precision 1.5 --budget 64 --gpu-fraction 1/3"
+    line = _command_line(_parser().parse_args([*words.split(), "--set", "methods=none, clippy", "--no-wait"]))
+    assert line[:5] == ["python", "-m", "study", "run", "quick"]
+    again = vars(_parser().parse_args(line[3:]))
+    asked = vars(_parser().parse_args(words.split()))
+    assert (again["level"], again["precision"], again["budget"]) == (0.05, 1.5, 64)
+    for name in ("space", "data", "data_dir", "out", "seeds", "workers", "stack", "tracking_uri", "gpu_fraction"):
+        assert again[name] == asked[name]
+    assert again["settings"] == ["lr=0.1", "methods=none, clippy"]
+    assert again["address"] is None
+
+
+TRAINS = {"ray", "mlflow", "optuna", "torch"}
+DRAWS = {"seaborn", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [
+        ("--help", TRAINS | DRAWS | {"numpy", "pandas"}),
+        ("run --help", TRAINS | DRAWS | {"numpy", "pandas"}),
+        ("spaces", TRAINS | DRAWS | {"numpy", "pandas"}),
+        ("data list", TRAINS | DRAWS | {"pandas"}),
+        ("plan quick", TRAINS | DRAWS),
+        ("plan quick --set clippy.rel=0.1,0.5 --set models=small,large", TRAINS | DRAWS),
+        ("status STUDY", TRAINS | DRAWS),
+        ("report STUDY", TRAINS),
+        ("recommend STUDY", TRAINS),
+        ("rescore STUDY --rule kept=0.5", TRAINS),
+        ("status nowhere", TRAINS | DRAWS),
+    ],
+)
+def test_what_trains_nothing_imports_nothing_heavy(words: str, heavy: set[str], tmp_path: Path) -> None:
+    code = (
+        "import json, sys\nfrom study.cli.main import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)"
+    )
+    asked = words.replace("STUDY", str(tmp_path)).split()
+    if "STUDY" in words:
+        _make_study(tmp_path)
+    if asked[0] == "plan":
+        asked += ["--set", "data.rows=2000", "--set", "batch=64"]
+        assert main(asked) == 0  # what it found is remembered
+    command = [sys.executable, "-c", code, *asked]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = set(json.loads(done.stderr.splitlines()[-1]))
+    assert not imported & heavy
+
+
+def test_a_model_that_was_changed_is_looked_at_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A module of the user's own may rest on anything: no answer about it is kept."""
+    (tmp_path / "mine.py").write_text("raise ValueError('was looked at')\n")
+    for _ in range(2):
+        assert main(["plan", "quick", *SMALL, "--set", "models=mine.net"]) == 2
+        (tmp_path / "mine.py").write_text("")
+    assert "unknown model 'mine.net'" in capsys.readouterr().err
+
+
+def test_a_plugin_that_does_not_compile_is_listed_with_its_trouble(tmp_path: Path) -> None:
+    from study import plugins
+
+    package = tmp_path / "odd_plugins"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "good.py").write_text('"""Does good.\n\nAnd more."""\nraise RuntimeError("imported")\n')
+    (package / "torn.py").write_text("def build(:\n")
+    (package / "silent.py").write_text("")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        assert plugins.described("odd_plugins") == {
+            "good": "Does good.",
+            "silent": "",
+            "torn": "does not compile (invalid syntax, line 1)",
+        }
+    finally:
+        sys.path.remove(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runn"], "invalid choice: 'runn'"),
+        (["run"], "SPACE"),
+        (["run", "quick", "--workers", "0"], "need at least 1, got 0"),
+        (["run", "quick", "--stack", "x"], "invalid int value: 'x'"),
+        (["run", "quick", "--gpu-fraction", "0.3"], "need 1, 1/2, 1/3 ... of a GPU, got 0.3"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_in_one_line(words, message, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert message in said
+    assert said.startswith("study: ")
+    assert said.count("\n") == 1

@@ -1,0 +1,75 @@
+"""What a user sees while a study trains."""
+
+import io
+
+import pytest
+
+from study.commands import progress
+from study.commands.progress import Progress, duration
+from study.config import CONTROL_SEEDS, Run
+from study.execution.planner import Stack
+from study.execution.work_source import Planned
+
+COUNTS = {"runs": 2, "diverged": 1, "undertrained": 0, "seconds": 1.0}
+
+
+def stack(model: str, method: str, seeds: tuple[int, ...]) -> Stack:
+    return Stack(runs=tuple(Run(data="d", model=model, method=method, lr=0.1, seed=seed) for seed in seeds))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+WORK = {"small": 20.0, "large": 290.0}
+
+
+def test_a_line_counts_runs_and_divergence_and_weighs_the_time_left_by_the_models(clock: list[float]) -> None:
+    control = stack("small", "none", CONTROL_SEEDS[:2])
+    small, large = stack("small", "none", (0, 1)), stack("large", "clippy", (0, 1))
+    out = io.StringIO()
+    source = Planned([small, large])
+    shown = Progress([control], source, WORK, out)
+    clock[0] = 60.0
+    shown(control, COUNTS)
+    assert shown.line().startswith("2/6 runs · 2/min · ")
+    assert shown.line().endswith("diverged: control first")
+    clock[0] = 120.0
+    source.recorded(small)
+    shown(small, COUNTS)
+    # Two minutes for 4 x 20 of work; 2 x 290 are left.
+    assert shown.line() == "4/6 runs · 2/min · 14:30 left · diverged: none 1/2"
+    source.given_up(large, "the worker process ended")
+    shown(large, "the worker process ended")
+    said = out.getvalue().splitlines()
+    assert said[0] == "0/6 runs · the first stacks train"
+    assert said[-1] == "failed, 2 runs of clippy: the worker process ended"
+    assert "0:00 left" in shown.line()
+
+
+def test_on_a_terminal_one_line_is_written_over_and_never_wraps(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    small = stack("small", "none", (0, 1))
+    out = Terminal()
+    shown = Progress([], Planned([small]), WORK, out)
+    clock[0] = 60.0
+    shown(small, COUNTS)
+    shown.close()
+    lines = out.getvalue().split("\r")
+    assert lines[0] == ""
+    assert all(len(line.rstrip("\n")) <= 39 for line in lines)
+    assert out.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (62, "1:02"), (725, "12:05"), (11040, "3:04:00")])
+def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,171 @@
+"""`study status`: what is done, training, diverged, failed and missing, and who trains it, from the folder alone."""
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from study.cli.main import main
+from study.commands import status
+from study.config import Arm, Recipe, Run, Study
+from study.execution import heartbeat
+from study.execution.planner import control_of, runs_of
+from study.record import tables
+from study.storage import lock
+
+CONTENT = "c" * 64
+STUDY = Study(
+    name="quick",
+    data="synthetic",
+    data_options={},
+    models=("small",),
+    arms=(Arm(method="none", options={}), *(Arm(method="clippy", options={"abs": a}) for a in (0.01, 0.001))),
+    lrs=(0.1, 0.4),
+    seeds=(0, 1, 2, 3),
+    recipe=Recipe(),
+)
+CLICK = {"name": "click", "kind": "binary", "base": 0.38, "scale": 1.0, "constant_loss": 0.664, "constant_rmse": None}
+TASKS = [CLICK]
+
+
+def write(folder: Path, trial: str, runs: list[Run], outcome: str | None) -> None:
+    rows = [
+        {
+            "run_id": run.id,
+            "study": "quick",
+            "data": run.data,
+            "model": run.model,
+            "method": run.method,
+            "options": "{}",
+            "thresholds": "{}",
+            "lr": run.lr,
+            "seed": run.seed,
+            "role": run.role,
+            "outcome": outcome,
+            "steps": 3,
+            "seconds": 1.0,
+        }
+        for run in runs
+    ]
+    constant = np.zeros(3, np.float32)
+    losses = [{"run_id": id_, "seed": r.seed, "task": "click", "loss": constant} for r in runs for id_ in (None, r.id)]
+    tables.write_trial(folder, trial, rows, losses)
+
+
+def beats(folder: Path, trial: str, runs: list[Run], **more: Any) -> None:
+    now = time.time()
+    found = {"host": socket.gethostname(), "pid": os.getpid(), "since": now - 30, "beat": now - 1, "limit": 600}
+    found |= {"step": 120, "steps": 405, "model": "small", "method": runs[0].method, "runs": [run.id for run in runs]}
+    (folder / "training").mkdir(exist_ok=True)
+    (folder / "training" / f"{trial}.json").write_text(json.dumps(found | more))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The control and three of four stacks of `none` are recorded; one trains, one failed, and one process is gone."""
+    described = {"content": CONTENT, "tasks": TASKS, "source": "synthetic", "facts": {}}
+    tables.open_study(tmp_path, tables.Definition(study=STUDY, data=described, versions={}))
+    write(tmp_path, "control", control_of(STUDY, CONTENT), None)
+    runs = [run for run in runs_of(STUDY, CONTENT) if run.method == "none"]
+    low, high = ([run for run in runs if run.lr == lr] for lr in (0.1, 0.4))
+    write(tmp_path, "low", low, "completed")
+    write(tmp_path, "high", high[:1], "undertrained")
+    write(tmp_path, "higher", high[1:3], "diverged")
+    clippy = [run for run in runs_of(STUDY, CONTENT) if run.method == "clippy" and run.options["abs"] == 0.01]
+    beats(tmp_path, "alive", clippy[:3])
+    beats(tmp_path, "silent", clippy[4:6], beat=time.time() - 3600)
+    tables.write_failure(tmp_path, "failed", [high[3].id, clippy[7].id], "RuntimeError: an odd shape")
+    return tmp_path
+
+
+def test_every_run_is_in_one_place(folder: Path) -> None:
+    found = status.look(folder)
+    assert found.total == {
+        "planned": 24,
+        "done": 7,
+        "training": 3,
+        "diverged": 2,
+        "undertrained": 1,
+        "failed": 2,
+        "missing": 12,
+    }
+    assert found.control == {"planned": 24, "done": 24, "training": 0, "failed": 0}
+    for cell in found.cells:
+        assert cell.planned == 4 == cell.done + cell.training + cell.failed + cell.missing
+    cells = {(cell.curve, cell.lr): cell for cell in found.cells}
+    assert set(cells) == {(c, lr) for c in ("none", "clippy abs=0.01", "clippy abs=0.001") for lr in (0.1, 0.4)}
+    high = cells["none", 0.4]
+    assert (high.done, high.diverged, high.undertrained, high.failed) == (3, 2, 1, 1)
+    assert sum(cell.training for cell in found.cells if cell.curve == "clippy abs=0.01") == 3
+    assert found.failures == {"RuntimeError: an odd shape": 2}
+    assert [trial["trial"] for trial in found.training] == ["alive"]
+    assert [trial["trial"] for trial in found.silent] == ["silent"]
+
+
+def test_what_a_terminal_shows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(
+        f"quick: 7 of 24 runs recorded, 2 failed, in {folder}\n  3 training, 2 diverged, 1 undertrained, 12 missing\n"
+    )
+    here = f"process {os.getpid()} on {socket.gethostname()}"
+    assert f"  trains: 3 runs of clippy on small, step 120 of 405 after 0:29, {here}\n" in said
+    assert "step 120 of 405 after -" not in said
+    assert ", last heard of 1:00:0" in said
+    assert "  failed: 2 runs: RuntimeError: an odd shape\n" in said
+    assert f"no one trains it: study resume {folder} goes on" in said
+    lines = said[said.index("small: runs done of those planned") :].splitlines()
+    assert lines[1].split() == ["lr", "none", "clippy", "abs=0.01", "clippy", "abs=0.001"]
+    assert lines[2].startswith("0.1  4/4")
+    assert lines[3].startswith("0.4  3/4 2d 1u 1f  ")
+
+
+def test_the_same_for_programs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["total"]["missing"] == 12
+    assert len(found["cells"]) == 6
+    assert found["at_work"] is False
+
+
+def test_who_holds_it(folder: Path) -> None:
+    with lock.locked(folder):
+        held = (folder / "lock").read_text()
+        found = status.look(folder)
+        assert found.at_work
+        assert f"process {os.getpid()} on {socket.gethostname()}" in str(found.driver)
+        assert f"at work: {found.driver}" in status.text(found)
+    assert status.look(folder).driver is None
+    # Killed: the lock still says who it was.
+    holder = json.loads(held)
+    boot, namespace, _ = holder["process"]
+    (folder / "lock").write_text(json.dumps(holder | {"pid": 2**22 + 1, "process": [boot, namespace, "1"]}))
+    gone = status.look(folder)
+    assert (gone.driver is None, gone.at_work) == (False, False)
+    assert "held it, and is gone" in status.text(gone)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"host": 3}', "\x00", '{"host": "h", "pid": 1, "since": 0, "beat": 0}'])
+def test_files_of_anyone_do_no_harm(folder: Path, text: str) -> None:
+    (folder / "training" / "alive.json").write_text(text)
+    (folder / "lock").write_text(text)
+    found = status.look(folder)
+    assert found.total["training"] == 0
+    assert status.text(found)
+    assert json.loads(status.as_json(found))
+
+
+def test_runs_that_were_recorded_since_count_once(folder: Path) -> None:
+    """A process was killed after it had recorded its runs."""
+    runs = [run for run in runs_of(STUDY, CONTENT) if run.method == "none"]
+    beats(folder, "alive", runs[:2])
+    found = status.look(folder)
+    assert found.total["training"] == 0
+    assert found.total["done"] == 7
+    heartbeat.tidy(folder)
+    assert not status.look(folder).training

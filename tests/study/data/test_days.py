@@ -1,0 +1,188 @@
+"""Some days of a log are a log of its own, with the codes and scales of the whole."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kuairand_slice import SLICE, needs_slice
+
+import study.data as data
+from study.data.synthetic import Options as StreamOptions
+from study.data.synthetic import Stream
+
+OPTIONS = {"rows": 3000, "users": 200, "items": 100, "days": 6}
+
+
+def load(cache: Path, **more: object) -> data.Log:
+    return data.load("synthetic", OPTIONS | more, cache)
+
+
+def test_the_rows_of_the_days_are_kept_as_the_whole_log_encodes_them(tmp_path: Path) -> None:
+    whole, early, late = load(tmp_path), load(tmp_path, only_days="1-3"), load(tmp_path, only_days="4-6")
+    day = Stream(StreamOptions(**OPTIONS)).day + 1
+    for part, (first, last) in ((early, (1, 3)), (late, (4, 6))):
+        rows = (day >= first) & (day <= last)
+        for name in ("ids", "numbers", "labels"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows])
+        assert part.train_rows == int(np.sum((day >= first) & (day < last)))
+        assert part.vocabulary == whole.vocabulary
+        assert part.facts["days"] == 3
+        assert isinstance(part.ids.base, np.memmap)
+    assert len(early.labels) + len(late.labels) == len(whole.labels)
+    assert (early.facts["first_day"], early.facts["last_day"]) == ("2024-01-01", "2024-01-03")
+    assert late.facts["last_day"] == whole.facts["last_day"]
+    assert "bayes_loss" not in early.facts
+    assert len({whole.content, early.content, late.content}) == 3
+
+
+def test_the_best_constant_is_that_of_the_kept_training_rows(tmp_path: Path) -> None:
+    whole, part = load(tmp_path), load(tmp_path, only_days="2-4")
+    labels = np.asarray(part.labels[: part.train_rows], dtype=np.float64)
+    for t, task in enumerate(part.tasks):
+        if task.kind == "binary":
+            assert task.base == pytest.approx(labels[:, t].mean())
+            best = -np.mean(labels[:, t] * np.log(task.base) + (1 - labels[:, t]) * np.log(1 - task.base))
+        else:  # the constant is the whole log's mean, 0 in units of its deviation
+            assert (task.base, task.scale) == (whole.tasks[t].base, whole.tasks[t].scale)
+            best = np.mean(labels[:, t] ** 2)
+            heldout = np.asarray(part.labels[part.train_rows :, t], dtype=np.float64)
+            assert task.constant_rmse == pytest.approx(task.scale * np.sqrt(np.mean(heldout**2)))
+        assert task.constant_loss == pytest.approx(best, rel=1e-6)
+
+
+def test_all_days_are_the_log_itself_and_columns_are_chosen_beside(tmp_path: Path) -> None:
+    whole = load(tmp_path)
+    assert load(tmp_path, only_days="1-6").content == whole.content
+    both = load(tmp_path, only_days="1-3", only_tasks="click")
+    assert [task.name for task in both.tasks] == ["click"]
+    assert len(both.labels) == len(load(tmp_path, only_days="1-3").labels)
+    assert data.rows_of("synthetic", OPTIONS | {"only_days": "2-4", "only_tasks": "click"}, tmp_path) == data.Rows(
+        whole=whole.content, first=2, last=4
+    )
+    assert data.rows_of("synthetic", OPTIONS, tmp_path) == data.Rows(whole=whole.content, first=1, last=6)
+
+
+@pytest.mark.parametrize(
+    ("days", "message"),
+    [
+        ("7-8", "only_days=7-8 are no days of this log: it has 1-6"),
+        ("0-3", "only_days=0-3 are no days of this log"),
+        ("4-2", "only_days=4-2 are no days of this log"),
+        ("3-3", "only_days=3-3 is one day; need two or more"),
+        (3, "only_days takes the first and the last day, such as 1-7; got 3"),
+        ("first", "only_days takes the first and the last day"),
+        ("1-99999999999999999999", "only_days takes the first and the last day"),
+        ("1-2,4-6", "only_days takes the first and the last day"),
+    ],
+)
+def test_days_that_cannot_be_are_refused(tmp_path: Path, days: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, only_days=days)
+    with pytest.raises(ValueError, match=message):
+        data.rows_of("synthetic", OPTIONS | {"only_days": days}, tmp_path)
+
+
+SPARSE = """
+import dataclasses
+import numpy as np
+from study.data import Days, synthetic
+
+def load(cache, *, of_row, facts=3):
+    log = synthetic.load(cache, rows=3000, users=200, items=100, days=6)
+    more = {name: fact for name, fact in log.facts.items() if name != "days"}
+    more |= {} if facts == "none" else {"days": facts}
+    return dataclasses.replace(log, content="sparse" + "".join(of_row) + str(facts), facts=more)
+
+def days(cache, *, of_row, facts=3):
+    if of_row == "none":
+        return None
+    rows = np.repeat([int(day) for day in of_row], 1000)
+    if rows[0] == 9:  # a day on which nobody clicks
+        log = load(cache, of_row=of_row)
+        rows = np.where(log.labels[:, 0] == 0, 1, 2)
+    return Days(of_row=rows, dates=("a", "b", "c"))
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Writes a data source of a user's own, and gives its name."""
+    # A name that no other test has: modules stay imported.
+    package = tmp_path / "logs_with_sparse_days"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(content: str) -> str:
+        (package / "sparse.py").write_text(content)
+        return f"{package.name}.sparse"
+
+    yield write
+    for name in [name for name in sys.modules if name.split(".")[0] == package.name]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("of_row", "days", "message"),
+    [
+        ("113", "1-2", "only_days=1-2 leaves no rows to hold out"),
+        ("223", "1-2", "only_days=1-2 leaves no rows to train on"),
+        ("911", "1-2", "the labels of click are all 0 in the training rows of the days 1-2"),
+    ],
+)
+def test_days_without_anything_to_learn_are_refused(
+    tmp_path: Path, own: Callable[[str], str], of_row: str, days: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.load(own(SPARSE), {"of_row": of_row, "only_days": days}, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"of_row": "123", "facts": "none"},
+            r'has `days`, so facts\["days"\] of its log is to say how many .* not there',
+        ),
+        ({"of_row": "123", "facts": "three"}, "a whole number; it is 'three'"),
+        ({"of_row": "123", "facts": 0}, "a whole number; it is 0"),
+        ({"of_row": "12"}, r"tells days of the shape \(2000,\); its log has 3,000 rows"),
+        ({"of_row": "123", "facts": 4}, "tells the dates of 3 days; its log has 4"),
+        ({"of_row": "none"}, r"is to return study\.data\.Days; it returned None"),
+    ],
+)
+def test_a_source_that_breaks_its_word_on_days_is_told_so(
+    tmp_path: Path, own: Callable[[str], str], options: dict[str, object], message: str
+) -> None:
+    source = own(SPARSE)
+    with pytest.raises(ValueError, match=message):
+        data.load(source, options | {"only_days": "1-2"}, tmp_path / "cache")
+    assert len(data.load(source, options, tmp_path / "cache").labels) == 3000
+    if "facts" in options and options["facts"] != 4:
+        with pytest.raises(ValueError, match=message):
+            data.rows_of(source, options, tmp_path / "cache")
+
+
+def test_a_source_that_tells_no_days_has_no_such_option(tmp_path: Path, own: Callable[[str], str]) -> None:
+    source = own(SPARSE.partition("def days")[0])
+    with pytest.raises(ValueError, match="sparse' has no option only_days: it does not tell"):
+        data.load(source, {"of_row": "1", "only_days": "1-2"}, tmp_path / "cache")
+    whole = data.load(source, {"of_row": "1"}, tmp_path / "cache")
+    assert data.rows_of(source, {"of_row": "1"}, tmp_path / "cache") == data.Rows(whole=whole.content)
+
+
+@needs_slice
+def test_a_week_of_the_slice_ends_with_the_logs_own_day(tmp_path: Path) -> None:
+    import pandas as pd
+
+    log = data.load("kuairand", {"dir": str(SLICE), "only_days": "8-14"}, tmp_path)
+    files = sorted(SLICE.rglob("log_standard*.csv"))
+    rows = pd.concat([pd.read_csv(path) for path in files]).drop_duplicates()
+    by_day = rows.groupby("date").size()
+    assert len(log.labels) == by_day.iloc[7:14].sum()
+    assert len(log.labels) - log.train_rows == by_day.iloc[13]
+    clicks = rows[rows["date"] == by_day.index[13]]["is_click"].mean()
+    assert np.mean(log.labels[log.train_rows :, 0]) == pytest.approx(clicks)
+    assert "days 8 to 14 of 14" in data.check("kuairand", {"dir": str(SLICE), "only_days": "8-14"}, tmp_path)

@@ -1,0 +1,259 @@
+"""The synthetic stream: what its head promises, and the best loss that nobody beats."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from study.data import _cache, load
+from study.data._dataset import Log
+from study.data.synthetic import Options, Stream
+
+BINARY = ("click", "long_view", "like")
+SMALL = {"rows": 20_000, "users": 2000, "items": 500, "days": 5}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def log(cache) -> Log:
+    return load("synthetic", {}, cache)
+
+
+@pytest.fixture(scope="module")
+def stream() -> Stream:
+    return Stream(Options())
+
+
+def log_loss(labels: np.ndarray, p: np.ndarray) -> np.ndarray:
+    return np.where(labels == 1, -np.log(p), -np.log1p(-p))
+
+
+def parts(log: Log) -> dict[str, slice]:
+    return {"train": slice(None, log.train_rows), "heldout": slice(log.train_rows, None)}
+
+
+def test_the_default_stream_is_as_large_as_promised(log):
+    assert log.ids.shape == (122_000, 30)
+    assert log.numbers.shape == (122_000, 5)
+    assert 105_000 < log.train_rows < 115_000
+    assert 11_000 < len(log.labels) - log.train_rows < 13_000
+    assert 15_000 < log.vocabulary[0] <= 20_001
+    assert 4_500 < log.vocabulary[1] <= 6_001
+    assert (log.ids.max(axis=0) < log.vocabulary).all()
+    assert np.isfinite(log.numbers).all()
+    unseen = (log.ids[log.train_rows :] == 0).mean(axis=0)
+    assert 0.001 < unseen[1] < 0.1  # new items appear until the end
+    assert not (log.ids[: log.train_rows] == 0).any()
+
+
+def test_rates_and_watch_time_are_those_of_a_feed(log, stream):
+    rates = [task.base for task in log.tasks[:3]]
+    np.testing.assert_allclose(rates, [0.44, 0.31, 0.017], rtol=0.08)
+    play = log.tasks[3]
+    seconds = np.expm1(log.labels[:, 3].astype(np.float64) * play.scale + play.base)
+    assert (np.abs(seconds) < 1e-5).mean() == pytest.approx(0.0975, abs=0.01)
+    assert 2 < np.median(seconds) < 10
+    assert np.quantile(seconds, 0.99) > 20 * np.median(seconds)
+    counts = np.sort(np.bincount(stream.item))[::-1]
+    slope = np.polyfit(np.log(np.arange(3, 300)), np.log(counts[3:300]), 1)[0]
+    assert -1.3 < slope < -0.6  # Zipf
+
+
+def test_rows_are_in_time_order_and_the_last_day_is_held_out(stream, log):
+    assert (np.diff(stream.times) >= 0).all()
+    assert log.train_rows == stream.train_rows
+    assert (stream.day[: log.train_rows] < 9).all()
+    assert (stream.day[log.train_rows :] == 9).all()
+
+
+def test_the_truth_reaches_the_bayes_loss(log, stream):
+    for part, rows in parts(log).items():
+        for t, name in enumerate(BINARY):
+            losses = log_loss(log.labels[rows, t], stream.probabilities[name][rows])
+            error = losses.std() / np.sqrt(len(losses))
+            assert losses.mean() == pytest.approx(log.facts["bayes_loss"][part][name], abs=4 * error)
+        play = log.tasks[3]
+        squares = (log.labels[rows, 3] - (stream.play_time_moments[0][rows] - play.base) / play.scale) ** 2
+        error = squares.std() / np.sqrt(len(squares))
+        assert squares.mean() == pytest.approx(log.facts["bayes_loss"][part]["play_time"], abs=4 * error)
+
+
+def test_labels_are_as_likely_as_they_claim(log, stream):
+    """In every tenth of the rows, by true probability, the labels' rate is that probability."""
+    for t, name in enumerate(BINARY):
+        p, labels = stream.probabilities[name], log.labels[:, t]
+        for tenth in np.array_split(np.argsort(p), 10):
+            error = np.sqrt((p[tenth] * (1 - p[tenth])).sum()) / len(tenth)
+            assert labels[tenth].mean() == pytest.approx(p[tenth].mean(), abs=4.5 * error)
+    mean, variance = stream.play_time_moments
+    play = log.tasks[3]
+    target = log.labels[:, 3] * play.scale + play.base
+    for tenth in np.array_split(np.argsort(mean), 10):
+        error = np.sqrt(variance[tenth].mean() / len(tenth))
+        assert target[tenth].mean() == pytest.approx(mean[tenth].mean(), abs=4.5 * error)
+        assert ((target - mean)[tenth] ** 2).mean() == pytest.approx(variance[tenth].mean(), rel=0.1)
+
+
+def test_nobody_beats_the_truth_and_the_constant_is_far_from_it(log, stream):
+    random = np.random.default_rng(1)
+    for t, name in enumerate(BINARY):
+        p, labels = stream.probabilities[name], log.labels[:, t]
+        logit = np.log(p) - np.log1p(-p)
+        best = log_loss(labels, p).mean()
+        rivals = [0.7 * logit, 1.4 * logit, logit + 0.3, logit - 0.3, logit + 0.5 * random.standard_normal(len(p))]
+        assert min(log_loss(labels, 1 / (1 + np.exp(-rival))).mean() for rival in rivals) > best
+        assert log.tasks[t].constant_loss > 1.1 * log.facts["bayes_loss"]["train"][name]
+    assert log.facts["bayes_loss"]["train"]["play_time"] < 0.9
+
+
+def test_tasks_are_correlated_beyond_what_a_model_can_see(log, stream):
+    seen = np.corrcoef([stream.probabilities[name] for name in BINARY[:2]])[0, 1]
+    left = [log.labels[:, t] - stream.probabilities[name] for t, name in enumerate(BINARY[:2])]
+    assert seen > 0.5
+    assert np.corrcoef(left)[0, 1] > 0.2
+
+
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    ranks = np.argsort(np.argsort(scores)) + 1
+    positive = labels == 1
+    k = positive.sum()
+    return float((ranks[positive].sum() - k * (k + 1) / 2) / (k * (len(labels) - k)))
+
+
+def test_the_features_tell_much_of_what_there_is_to_know(log, stream):
+    """A naive-Bayes click score: summed log-odds of each code, from the training part, judged on the held-out day."""
+    scores, train = np.zeros(len(log.labels) - log.train_rows), slice(None, log.train_rows)
+    for f in range(log.ids.shape[1]):
+        shown = np.bincount(log.ids[train, f], minlength=log.vocabulary[f])
+        clicked = np.bincount(log.ids[train, f], weights=log.labels[train, 0], minlength=log.vocabulary[f])
+        rate = (clicked + 20 * log.tasks[0].base) / (shown + 20)
+        scores += np.log(rate / (1 - rate))[log.ids[log.train_rows :, f]]
+    learned = auc(log.labels[log.train_rows :, 0], scores)
+    known = auc(log.labels[log.train_rows :, 0], stream.probabilities["click"][log.train_rows :])
+    assert 0.64 < learned < known < 0.85
+
+
+def test_the_same_options_give_the_same_bits_and_others_do_not(cache, tmp_path):
+    one, again = load("synthetic", SMALL, cache), load("synthetic", SMALL, tmp_path)
+    other = load("synthetic", SMALL | {"seed": 1}, cache)
+    assert one.content == again.content != other.content
+    for name in ("ids", "numbers", "labels"):
+        assert getattr(one, name).tobytes() == getattr(again, name).tobytes()
+        assert getattr(one, name).tobytes() != getattr(other, name).tobytes()
+    assert one.facts == again.facts
+
+
+def test_more_features_are_shown_without_changing_the_stream(cache):
+    few, many = (load("synthetic", SMALL | {"ids": ids, "numbers": n}, cache) for ids, n in [(5, 1), (30, 5)])
+    assert many.ids.shape[1] == len(set(many.id_names)) == 30
+    np.testing.assert_array_equal(few.ids, many.ids[:, :5])
+    np.testing.assert_array_equal(few.numbers[:, 0], many.numbers[:, 0])
+    np.testing.assert_array_equal(few.labels, many.labels)
+    assert few.facts["bayes_loss"] == many.facts["bayes_loss"]
+
+
+def test_memory_does_not_grow_with_the_features(tmp_path, monkeypatch):
+    monkeypatch.setattr(_cache, "BLOCK_ROWS", 1000)
+
+    def peak(ids: int) -> int:
+        tracemalloc.start()
+        load("synthetic", SMALL | {"ids": ids, "rows": 50_000}, tmp_path)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(90) - peak(10) < 80 * 50_000  # 80 features take 4 bytes a row each
+
+
+def knob(**options) -> Stream:
+    return Stream(Options(**SMALL | options))
+
+
+def test_each_knob_does_what_it_says():
+    def popularity(s: Stream) -> float:
+        return np.sort(np.bincount(s.item))[-20:].sum() / len(s.item)
+
+    assert popularity(knob(skew=1.5)) > 1.5 * popularity(knob(skew=0.8))
+
+    def spread(s: Stream) -> float:
+        return float(s.probabilities["click"].std())
+
+    assert spread(knob(signal=2.0)) > 1.3 * spread(knob(signal=0.7))
+    assert spread(knob(label_noise=0.5)) == pytest.approx(0.5 * spread(knob()))
+    assert knob(label_noise=0.5).probabilities["like"].mean() == pytest.approx(0.017)
+    assert knob(signal=0).probabilities["click"] == pytest.approx(0.44)
+
+    def redundancy(s: Stream) -> float:
+        return abs(np.corrcoef(s._clean_numbers(0), s.traits["user"][:, 0])[0, 1])
+
+    assert redundancy(knob(correlation=0.9)) > 0.8 > 0.3 > redundancy(knob(correlation=0.1))
+
+    def freaks(s: Stream) -> float:
+        return float((np.abs(s._row_numbers(0)) > 5).mean())
+
+    assert freaks(knob(outliers=0.05)) > 0.01
+    assert freaks(knob(outliers=0)) == 0
+
+    def tail(s: Stream) -> float:
+        target = s._draw_targets()["play_time"]
+        return float(np.quantile(target, 0.995) / np.median(target))
+
+    assert tail(knob(heavy_tail=1.0)) > 1.3 * tail(knob(heavy_tail=0.1))
+
+    def agreement(s: Stream) -> float:
+        return float(np.corrcoef(s._scaled_score("click"), s._scaled_score("like"))[0, 1])
+
+    assert agreement(knob(task_correlation=0.95)) > 0.85 > 0.6 > agreement(knob(task_correlation=0.1))
+
+    still = knob(drift=0.0)
+    popular = np.argsort(-np.bincount(still.item))[:50]
+    assert 0 < np.isin(popular, still.item[still.day == 0], invert=True).mean() < 0.4  # popular, but not there at first
+
+    def moved(s: Stream) -> float:
+        first, last = (np.bincount(s.item[s.day == day], minlength=500) for day in (0, 4))
+        return float(np.abs(first - last).sum() / (first + last).sum())
+
+    assert moved(knob(drift=1.0)) > 1.2 * moved(knob(drift=0.0))
+    assert not np.allclose(*(knob(interaction=k)._scaled_score("click") for k in (0, 1)), atol=0.5)
+
+    def shared(s: Stream) -> float:
+        targets = s._draw_targets()
+        left = [targets[name] - s.probabilities[name] for name in BINARY[:2]]
+        return float(np.corrcoef(left)[0, 1])
+
+    assert shared(knob(noise_correlation=0.9)) > 0.4 > 0.05 > shared(knob(noise_correlation=0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rows": "many"}, "need a whole number rows >= 100, got rows='many'"),
+        ({"rows": 99}, "need a whole number rows >= 100"),
+        ({"rows": 200, "days": 30}, "at least ten rows a day"),
+        ({"days": 1}, "need a whole number days >= 2"),
+        ({"seed": -1}, "need a whole number seed >= 0"),
+        ({"skew": float("nan")}, "need a number skew >= 0, got skew=nan"),
+        ({"drift": "x"}, "need a number drift >= 0"),
+        ({"correlation": 1.5}, "need 0 <= correlation <= 1, got correlation=1.5"),
+        ({"label_noise": 1}, "need label_noise < 1"),
+        ({"heavy_tail": 0}, "heavy_tail > 0"),
+        ({"ids": 0, "numbers": 0}, "need 1 to 200 features"),
+        ({"ids": 201}, "need 1 to 200 features"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load("synthetic", options, tmp_path)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ids_and_numbers", [(0, 3), (3, 0), (1, 0)])
+def test_features_of_one_kind_will_do(tmp_path, ids_and_numbers):
+    ids, numbers = ids_and_numbers
+    log = load("synthetic", SMALL | {"ids": ids, "numbers": numbers}, tmp_path)
+    assert (log.ids.shape[1], log.numbers.shape[1]) == ids_and_numbers

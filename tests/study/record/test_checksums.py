@@ -1,0 +1,118 @@
+"""Files that know their own content: whatever is cut or flips is found, and what reads is what was written."""
+
+import functools
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from study.record import checksums
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
+
+
+@functools.cache
+def table() -> pa.Table:
+    rng = np.random.default_rng(0)
+    return pa.table(
+        {
+            "run_id": [f"{i:04x}" for i in range(50)],
+            "kept": rng.standard_normal(50),
+            "outcome": ["completed", None] * 25,
+            "loss": pa.array([rng.standard_normal(20).astype(np.float32) for _ in range(50)], pa.list_(pa.float32())),
+        }
+    )
+
+
+def read_by_others(content: bytes) -> pa.Table:
+    return pq.read_table(pa.BufferReader(content))
+
+
+def test_it_is_a_parquet_file_like_any_other() -> None:
+    content = checksums.parquet(table())
+    assert read_by_others(content).equals(table())
+    assert checksums.read_parquet(content).equals(table())
+    assert checksums.parquet(table()) == content
+
+
+def test_a_file_from_before_reads() -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table(), sink, compression="zstd")
+    assert checksums.read_parquet(sink.getvalue().to_pybytes()).equals(table())
+    assert checksums.read_json(b'{"lr": 0.1}') == {"lr": 0.1}
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.data())
+def test_no_flipped_bit_changes_what_is_read(data: st.DataObject) -> None:
+    content = bytearray(checksums.parquet(table()))
+    for at in data.draw(st.lists(st.integers(0, 8 * len(content) - 1), min_size=1, max_size=3, unique=True)):
+        content[at // 8] ^= 1 << at % 8
+    with pytest.raises(UNREADABLE):
+        checksums.read_parquet(bytes(content))
+
+
+def test_no_flipped_bit_of_the_key_makes_it_a_file_from_before() -> None:
+    content = checksums.parquet(table())
+    at = content.rindex(checksums.KEY.encode(), 0, content.rindex(b"sha256:"))
+    for bit in range(8 * (at - 2), 8 * (at + len(checksums.KEY) + 2)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(UNREADABLE):
+            checksums.read_parquet(bytes(flipped))
+
+
+def test_parquet_alone_would_not_notice_every_bit() -> None:
+    """Why there is a hash: without it, pyarrow reads other values, or a column of another name, and says nothing."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table(), sink, compression="zstd")
+    content, unnoticed = sink.getvalue().to_pybytes(), 0
+    for at in range(0, 8 * len(content), 997):
+        flipped = bytearray(content)
+        flipped[at // 8] ^= 1 << at % 8
+        try:
+            unnoticed += not read_by_others(bytes(flipped)).equals(table())
+        except UNREADABLE:
+            continue
+    assert unnoticed > 0
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.floats(0, 1, exclude_max=True))
+def test_no_torn_file_reads(share: float) -> None:
+    content = checksums.parquet(table())
+    with pytest.raises(UNREADABLE):
+        checksums.read_parquet(content[: int(share * len(content))])
+
+
+CONTENT = {"lrs": [0.1, 0.30000000000000004], "name": "edges", "options": {}, "none": None, "n": 3}
+
+
+def test_json_comes_back_and_is_for_people() -> None:
+    text = checksums.json_text(CONTENT)
+    assert checksums.read_json(text) == CONTENT
+    assert json.loads(text)["name"] == "edges"
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.data())
+def test_no_flipped_bit_changes_what_json_says(data: st.DataObject) -> None:
+    """White space may flip to other white space, and the name of the hash to another: the content is the same."""
+    content = bytearray(checksums.json_text(CONTENT))
+    at = data.draw(st.integers(0, 8 * len(content) - 1))
+    content[at // 8] ^= 1 << at % 8
+    try:
+        found = checksums.read_json(bytes(content))
+    except ValueError:
+        return
+    assert {key: value for key, value in found.items() if key in CONTENT} == CONTENT
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", "", "{", '{"a": 1, "sha256": "sha256:0"}', "[" * 100_000])
+def test_other_json_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - json's own among them
+        checksums.read_json(text)

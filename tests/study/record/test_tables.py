@@ -1,0 +1,352 @@
+"""The record: what is written comes back, and what a kill or a disk leaves half is never taken for a run."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from paths import ROOT
+from records import STEPS, TASKS, make_definition, make_losses, make_row, write_two_trials
+
+from study.config import Arm, Recipe, Rule
+from study.record import tables
+from study.record.tables import (
+    Definition,
+    RecordError,
+    open_study,
+    read_definition,
+    read_failures,
+    read_losses,
+    read_runs,
+    recorded_ids,
+    write_failure,
+    write_trial,
+)
+from study.storage.lock import LockedError, locked
+from study.storage.stores import StorageError
+
+
+def test_an_older_records_distance_of_a_run_that_went_back_is_not_read(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition())
+    rows = [make_row(f"r{i}", 0.1, i) | {"rollbacks": i} for i in range(2)]
+    write_trial(tmp_path, "a", rows, make_losses({"r0": 0, "r1": 1}))
+    write_trial(tmp_path, "b", [make_row("other", 0.2, 0)], make_losses({"other": 0}))
+    moved = read_runs(tmp_path).set_index("run_id")["moved"]
+    assert moved.dropna().to_dict() == {"r0": 3.4, "other": 3.4}
+
+
+def test_rows_come_back_sorted_with_a_column_for_each_threshold(tmp_path: Path) -> None:
+    write_two_trials(tmp_path)
+    runs = read_runs(tmp_path)
+    assert runs["run_id"].tolist() == ["b0", "b1", "a0"]
+    assert runs["lr"].tolist() == [0.1, 0.1, 0.2]
+    assert runs["rel"].tolist() == [0.5] * 3
+    assert runs["abs"].tolist() == [0.01] * 3
+    assert "thresholds" not in runs
+    assert runs["diverged_at_step"].fillna(-1).tolist() == [-1, -1, 3]
+    assert runs["reason"].isna().tolist() == [True, True, False]
+    assert runs["kept"].isna().tolist() == [False, False, True]
+    assert runs["diverged_click"].tolist() == [False] * 3
+    assert runs["diverged_time"].isna().tolist() == [True] * 3
+    assert runs["rmse_time"].tolist() == [1.25] * 3
+    assert json.loads(str(runs["episodes"][0])) == [[2, 0.6, 3]]
+    assert recorded_ids(tmp_path) == {"a0", "b0", "b1"}
+
+
+def test_equal_records_give_equal_tables_however_they_were_cut_into_trials(tmp_path: Path) -> None:
+    write_two_trials(tmp_path / "one")
+    other = tmp_path / "other"
+    open_study(other, make_definition())
+    rows = {row["run_id"]: row for row in (make_row("b0", 0.1, 0), make_row("b1", 0.1, 1))}
+    write_trial(other, "z", [rows["b1"]], make_losses({"b1": 1}))
+    write_trial(other, "y", [rows["b0"]], make_losses({"b0": 0}))
+    lost = make_row(
+        "a0", 0.2, 0, outcome="diverged", reason="nonfinite", diverged_at_step=3, kept=None, final_loss=None
+    )
+    write_trial(other, "x", [lost], make_losses({"a0": 0}))
+    pd.testing.assert_frame_equal(read_runs(tmp_path / "one"), read_runs(other))
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_columns_stand_in_one_order_whichever_file_is_read_first(tmp_path: Path, names: tuple[str, str]) -> None:
+    """The control is not judged: its files lack `kept_` and `diverged_`."""
+    open_study(tmp_path, make_definition())
+    control = {k: v for k, v in make_row("r0", role="control").items() if not k.startswith(("kept_", "diverged_"))}
+    write_trial(tmp_path, names[0], [control], make_losses({"r0": 0}))
+    write_trial(tmp_path, names[1], [make_row("r1", 0.1, 1)], make_losses({"r1": 1}))
+    assert list(read_runs(tmp_path))[-8:] == [
+        *("device", "version", "auc_click", "diverged_click", "diverged_time", "kept_click", "kept_time", "rmse_time")
+    ]
+
+
+def test_columns_have_one_type_whatever_they_hold(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition())
+    empty = read_runs(tmp_path)
+    assert len(empty) == 0
+    nothing = dict.fromkeys(("outcome", "reason", "final_loss", "kept", "micro_episodes", "spikes"))
+    write_trial(tmp_path, "a", [make_row("a", **nothing, thresholds='{"mu": 1}')], make_losses({"a": 0}))
+    nulls = read_runs(tmp_path)
+    write_trial(tmp_path, "b", [make_row("b")], make_losses({"b": 0}))
+    full = read_runs(tmp_path)
+    for column in empty:
+        assert str(empty[column].dtype) == str(nulls[column].dtype) == str(full[column].dtype), column
+    assert str(full["mu"].dtype) == str(nulls["mu"].dtype) == "float64"
+    assert str(full["seed"].dtype) == "Int64"
+    assert str(full["diverged_click"].dtype) == "boolean"
+
+
+def test_losses_come_back_beside_the_constant_on_the_same_batches(tmp_path: Path) -> None:
+    write_two_trials(tmp_path)
+    losses = read_losses(tmp_path).set_index(["run_id", "task"])
+    assert len(losses) == 6
+    loss, constant = losses.loc[("b1", "time"), ["loss", "constant"]]
+    assert loss.dtype == np.float32
+    np.testing.assert_array_equal(loss, np.arange(STEPS) + 11)
+    np.testing.assert_array_equal(constant, -np.arange(STEPS) - 11)
+    np.testing.assert_array_equal(losses.loc[("a0", "click"), "loss"], [0, 1, 2, np.nan, np.inf, np.nan])
+    assert set(read_losses(tmp_path, ["b0"])["run_id"]) == {"b0"}
+    assert len(read_losses(tmp_path, [])) == 0
+
+
+def test_a_run_that_was_trained_twice_is_one_row(tmp_path: Path) -> None:
+    write_two_trials(tmp_path)
+    before = read_runs(tmp_path)
+    write_trial(tmp_path, "b", [make_row("b0", 0.1, 0), make_row("b1", 0.1, 1)], make_losses({"b0": 0, "b1": 1}))
+    write_trial(tmp_path, "c", [make_row("b1", 0.1, 1, seconds=9.0)], make_losses({"b1": 1}))
+    pd.testing.assert_frame_equal(read_runs(tmp_path), before)
+    assert len(read_losses(tmp_path)) == 6
+
+
+@pytest.mark.parametrize("kind", ["runs", "losses"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.99, 1.0])
+def test_a_torn_file_is_set_aside_and_said_and_its_runs_are_missing(tmp_path: Path, kind: str, share: float) -> None:
+    write_two_trials(tmp_path)
+    path = tmp_path / kind / "b.parquet"
+    whole = path.read_bytes()
+    torn = whole[: min(int(len(whole) * share), len(whole) - 1)]
+    path.write_bytes(torn)
+    with pytest.warns(RuntimeWarning, match=r"b\.parquet does not read .*its runs count as missing") as said:
+        assert recorded_ids(tmp_path) == {"a0"}
+    assert len(said) == 1
+    assert "\n" not in str(said[0].message)
+    assert read_runs(tmp_path)["run_id"].tolist() == ["a0"], "and is said once only"
+    assert list((tmp_path / "set_aside").iterdir()) != []
+    if kind == "runs":
+        (aside,) = (tmp_path / "set_aside").iterdir()
+        assert aside.read_bytes() == torn
+    # Trained again, they are there again.
+    write_trial(tmp_path, "b", [make_row("b0", 0.1, 0), make_row("b1", 0.1, 1)], make_losses({"b0": 0, "b1": 1}))
+    assert recorded_ids(tmp_path) == {"a0", "b0", "b1"}
+    assert set(read_losses(tmp_path)["run_id"]) == {"a0", "b0", "b1"}
+
+
+def test_losses_that_do_not_read_are_said(tmp_path: Path) -> None:
+    write_two_trials(tmp_path)
+    path = tmp_path / "losses" / "b.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.warns(RuntimeWarning, match=r"b\.parquet does not read"):
+        assert set(read_losses(tmp_path)["run_id"]) == {"a0"}
+    with pytest.warns(RuntimeWarning, match="the losses of its runs are missing"):
+        assert recorded_ids(tmp_path) == {"a0"}
+
+
+def test_a_parquet_file_of_something_else_is_set_aside(tmp_path: Path) -> None:
+    write_two_trials(tmp_path)
+    pd.DataFrame({"run_id": ["x"], "lr": ["high"]}).to_parquet(tmp_path / "runs" / "b.parquet")
+    with pytest.warns(RuntimeWarning, match="not a record's file: columns run_id, study, data"):
+        assert recorded_ids(tmp_path) == {"a0"}
+
+
+def test_losses_without_their_constant_are_set_aside(tmp_path: Path) -> None:
+    write_two_trials(tmp_path)
+    only_the_run = [row for row in make_losses({"b0": 0}) if row["run_id"]]
+    write_trial(tmp_path, "b", [make_row("b0")], only_the_run)
+    with pytest.warns(RuntimeWarning, match="the constant predictor's losses are missing"):
+        assert set(read_losses(tmp_path)["run_id"]) == {"a0"}
+
+
+@pytest.mark.parametrize("at", ["before the losses stand", "between losses and rows"])
+def test_a_kill_leaves_no_half_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    open_study(tmp_path, make_definition())
+    replace = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        assert not self.match("*.parquet"), "a kill that cleans nothing up would leave this as a record's file"
+        if target.parent.name == ("losses" if at == "before the losses stand" else "runs"):
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_trial(tmp_path, "t", [make_row("a")], make_losses({"a": 0}))
+    monkeypatch.undo()
+    assert recorded_ids(tmp_path) == set()
+    assert len(read_runs(tmp_path)) == 0
+    assert not (tmp_path / "set_aside").exists()
+    assert [p for p in tmp_path.rglob("*") if p.name.startswith(".")] == []
+    write_trial(tmp_path, "t", [make_row("a")], make_losses({"a": 0}))
+    assert recorded_ids(tmp_path) == {"a"}
+    assert len(read_losses(tmp_path)) == len(TASKS)
+
+
+def test_what_a_kill_leaves_beside_a_file_is_no_file(tmp_path: Path) -> None:
+    write_two_trials(tmp_path)
+    (tmp_path / "runs" / ".t.parquet.0123abcd").write_bytes(b"PAR1 half")
+    assert recorded_ids(tmp_path) == {"a0", "b0", "b1"}
+
+
+def test_the_definition_comes_back(tmp_path: Path) -> None:
+    definition = make_definition(recipe=Recipe(steps=STEPS), rule=Rule(kept=0.5), data_options={"rows": 10})
+    assert open_study(tmp_path, definition) == definition
+    assert read_definition(tmp_path) == definition
+
+
+def test_axes_grow_and_nothing_is_lost(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition())
+    new = make_definition(
+        models=("large", "small"), arms=(Arm(method="clippy", options={"rel": 0.5}),), lrs=(0.4, 0.1), seeds=(7,)
+    )
+    grown = open_study(tmp_path, new)
+    assert read_definition(tmp_path) == grown
+    assert grown.study.models == ("small", "large")
+    assert grown.study.arms == (Arm(method="none"), Arm(method="clippy", options={"rel": 0.5}))
+    assert grown.study.lrs == (0.1, 0.2, 0.4)
+    assert grown.study.seeds == (0, 1, 7)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (make_definition(name="mine"), "holds the study 'edges', not 'mine'; choose another --out"),
+        (make_definition(content="d" * 64), "holds this study on other data (synthetic); choose another --out"),
+        (
+            make_definition(recipe=Recipe(batch=256, warmup=5)),
+            "holds this study with another recipe (batch was 512, is 256; warmup was 20, is 5); choose another --out",
+        ),
+        (
+            make_definition(rule=Rule(kept=0.5)),
+            "holds this study with another rule (kept was 0.25, is 0.5); choose another --out",
+        ),
+    ],
+)
+def test_another_study_is_refused_in_one_line_and_changes_nothing(
+    tmp_path: Path, other: Definition, message: str
+) -> None:
+    open_study(tmp_path, make_definition())
+    before = (tmp_path / "study.json").read_bytes()
+    with pytest.raises(RecordError, match=f"^{re.escape(f'{tmp_path} {message}')}$"):
+        open_study(tmp_path, other)
+    assert (tmp_path / "study.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not a study's definition"),
+        ('{"format": 1, "study": {"na', "is not a study's definition"),
+        ('{"format": 1, "study": {}, "data": {}, "versions": {}}', "is not a study's definition"),
+        ("[]", "is not a study's definition"),
+        ('{"format": 2}', "has format 2; this version reads format 1"),
+    ],
+)
+def test_a_definition_that_does_not_read_is_said_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "study.json").write_text(content)
+    for ask in (lambda: read_runs(tmp_path), lambda: open_study(tmp_path, make_definition())):
+        with pytest.raises(RecordError, match=f"^{re.escape(str(tmp_path / 'study.json'))} {message}") as error:
+            ask()
+        assert "\n" not in str(error.value)
+    assert (tmp_path / "study.json").read_text() == content
+
+
+def test_a_folder_without_a_study_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"holds no study \(no study\.json\)$"):
+        read_runs(tmp_path / "nowhere")
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"^cannot write to .*file/study \(Not a directory\)$"):
+        open_study(tmp_path / "file" / "study", make_definition())
+
+
+def test_a_failure_stands_until_its_run_is_recorded(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition())
+    write_failure(tmp_path, "t", ["a", "b"], "out of memory")
+    assert read_failures(tmp_path) == {"a": "out of memory", "b": "out of memory"}
+    write_trial(tmp_path, "u", [make_row("a")], make_losses({"a": 0}))
+    assert read_failures(tmp_path) == {"b": "out of memory"}
+
+
+def test_a_torn_failure_is_set_aside(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition())
+    (tmp_path / "failures").mkdir()
+    (tmp_path / "failures" / "t.json").write_text('{"run_ids": ["a"')
+    with pytest.warns(RuntimeWarning, match="set aside"):
+        assert read_failures(tmp_path) == {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_failures(tmp_path) == {}
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from study.storage.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_lock_names_its_holder_and_is_free_after_a_kill(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition())
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            with (
+                pytest.raises(LockedError, match=rf"is in use by \S+, process {holder.pid} on \S+ since \S+ \S+ \S+$"),
+                locked(tmp_path),
+            ):
+                pass
+        finally:
+            os.kill(holder.pid, signal.SIGKILL)
+            holder.wait()
+    with locked(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
+    with contextlib.suppress(KeyError), locked(tmp_path):
+        raise KeyError
+    with locked(tmp_path), pytest.raises(LockedError, match=r"is in use by .*, process"), locked(tmp_path):
+        pass
+
+
+def test_a_column_that_the_record_does_not_know_is_our_own_bug(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition())
+    with pytest.raises(AssertionError, match="colour is not a column"):
+        write_trial(tmp_path, "t", [make_row("a") | {"colour": "red"}], make_losses({"a": 0}))
+
+
+def test_each_column_of_a_row_is_written(tmp_path: Path) -> None:
+    row = make_row("a")
+    per_task = {f"{kind}{task}" for kind in tables.PER_TASK for task in TASKS}
+    assert set(row) - per_task == set(tables.COLUMNS.names)
+    open_study(tmp_path, make_definition())
+    write_trial(tmp_path, "t", [row], make_losses({"a": 0}))
+    back = read_runs(tmp_path).iloc[0].to_dict()
+    for name, value in row.items():
+        if name != "thresholds":
+            assert pd.isna(back[name]) if value is None else back[name] == value, name

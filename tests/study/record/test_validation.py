@@ -1,0 +1,711 @@
+"""What comes from elsewhere is not believed: a record, data, an archive, a command line, an environment.
+
+Each is one line on stderr and exit code 2, or a file set aside and said; nothing is executed, and nothing is lost.
+"""
+
+import ast
+import html.parser
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import checkpoints as stacks
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from paths import ROOT
+from simulated_record import simulated_definition, write_simulated_study
+
+from study import plugins, redaction
+from study.cli.main import READING, _parser, main
+from study.config import Arm
+from study.record import tables
+
+
+@pytest.fixture(autouse=True)
+def _as_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    for name in ("RAY_ADDRESS", "STUDY_TRACEBACK", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    shown, path = warnings.showwarning, list(sys.path)
+    yield
+    warnings.showwarning, sys.path[:] = shown, path
+    plugins.only_ours = False
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    written = tmp_path_factory.mktemp("template") / "theirs"
+    arms = [Arm(method="none"), Arm(method="clippy")]
+    write_simulated_study(written, simulated_definition(models=("small",), arms=arms, lrs=(0.1, 0.6), seeds=(0, 1)))
+    return written
+
+
+@pytest.fixture
+def folder(tmp_path: Path, template: Path) -> Path:
+    """A record of a few runs, as a study leaves it."""
+    return Path(shutil.copytree(template, tmp_path / "theirs"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    """The one line with which a command is refused."""
+    try:
+        code = main([str(word) for word in words])
+    except SystemExit as stop:
+        code = stop.code
+    said = capsys.readouterr()
+    assert code == 2, (code, said)
+    assert len(said.err.splitlines()) == 1, said.err
+    assert said.err.isprintable() or said.err[:-1].isprintable()
+    assert "Traceback" not in said.err
+    return said.err
+
+
+# --- study.json -------------------------------------------------------------------------------------------------------
+
+
+def put(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        at: Any = content
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] = value
+
+    return change
+
+
+DEFINITIONS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "no study": lambda c: c.pop("study"),
+    "study is a list": put("study", value=[]),
+    "no data": lambda c: c.pop("data"),
+    "no tasks": lambda c: c["data"].pop("tasks"),
+    "tasks is a word": put("data", "tasks", value="click"),
+    "no task": put("data", "tasks", value=[]),
+    "a task is a number": put("data", "tasks", value=[3]),
+    "a task of another kind": put("data", "tasks", 0, "kind", value="exec"),
+    "a task's base is a word": put("data", "tasks", 0, "base", value="much"),
+    "content is a number": put("data", "content", value=5),
+    "versions is a list": put("versions", value=["torch"]),
+    "a version is a list": put("versions", "torch", value=["2"]),
+    "a name that colours": put("study", "name", value="x\x1b[31mred"),
+    "a name that turns": put("study", "name", value="x\u202egnp"),
+    "a name of two lines": put("study", "name", value="x\nstudy: all is well"),
+    "a name that is a page": put("study", "name", value="x" * 10_000),
+    "an empty name": put("study", "name", value=""),
+    "a model is a number": put("study", "models", value=[1]),
+    "models is a word": put("study", "models", value="small"),
+    "no models": put("study", "models", value=[]),
+    "a model with a NUL": put("study", "models", value=["sm\0all"]),
+    "an arm is a word": put("study", "arms", value=["none"]),
+    "an arm without a method": put("study", "arms", value=[{"options": {}}]),
+    "options is a list": put("study", "arms", value=[{"method": "none", "options": []}]),
+    "an option is a mapping": put("study", "arms", 0, "options", value={"rel": {"a": 1}}),
+    "an arm with more": put("study", "arms", 0, value={"method": "none", "options": {}, "run": "rm"}),
+    "lrs is a number": put("study", "lrs", value=0.1),
+    "an lr is a word": put("study", "lrs", value=["0.1"]),
+    "an lr is true": put("study", "lrs", value=[True]),
+    "an lr below 0": put("study", "lrs", value=[-0.1]),
+    "an lr of 1e999": put("study", "lrs", value=[1e300]),
+    "a seed is a half": put("study", "seeds", value=[0.5]),
+    "a seed below 0": put("study", "seeds", value=[-1]),
+    "a seed beyond": put("study", "seeds", value=[10**30]),
+    "a seed twice": put("study", "seeds", value=[1, 1]),
+    "two million seeds": put("study", "seeds", value=list(range(2_000_000))),
+    "a batch is a word": put("study", "recipe", "batch", value="512"),
+    "a batch is a list": put("study", "recipe", "batch", value=[512]),
+    "steps below 0": put("study", "recipe", "steps", value=-5),
+    "an unknown recipe": put("study", "recipe", "shell", value="rm"),
+    "a rule is a word": put("study", "rule", "kept", value="most"),
+    "an unknown field": put("study", "callback", value="os.system"),
+    "another search": put("study", "search", value={"kind": "luck"}),
+    "a search is a list": put("study", "search", value=[1]),
+    "a search of words": put("study", "search", value={"kind": "edges", "level": "half"}),
+    "another format": put("format", value=99),
+    "format is a list": put("format", value=[1]),
+}
+
+TEXTS = {
+    "empty": b"",
+    "a list": b"[]",
+    "torn": b'{"format": 1, "study": {"na',
+    "not UTF-8": b"\xff\xfe\x00",
+    "deep": b"[" * 200_000,
+    "deep objects": b'{"study":' * 100_000,
+    "NaN": b'{"format": 1, "study": {"lrs": [NaN]}}',
+    "Infinity": b'{"format": Infinity}',
+    "a number of 10,000 digits": b'{"format": ' + b"9" * 10_000 + b"}",
+    "a pickle": b"cos\nsystem\n(S'touch pwned'\ntR.",
+}
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> bytes:
+    content = json.loads((folder / "study.json").read_text())
+    content.pop("sha256", None)
+    change(content)
+    text = json.dumps(content).encode()
+    (folder / "study.json").write_bytes(text)
+    return text
+
+
+@pytest.mark.parametrize("wrong", DEFINITIONS)
+def test_a_definition_that_is_none_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], wrong: str) -> None:
+    text = rewrite(folder, DEFINITIONS[wrong])
+    for command in ("status", "recommend"):
+        assert "study.json" in refused(capsys, command, folder)
+    assert (folder / "study.json").read_bytes() == text
+    assert len(list((folder / "runs").iterdir())) == 3
+
+
+@pytest.mark.parametrize("wrong", TEXTS)
+def test_a_definition_that_is_no_json_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], wrong: str) -> None:
+    (folder / "study.json").write_bytes(TEXTS[wrong])
+    for command in ("status", "report", "resume", "mlflow"):
+        assert "study.json" in refused(capsys, command, folder)
+    assert (folder / "study.json").read_bytes() == TEXTS[wrong]
+    assert not (folder / "pwned").exists()
+
+
+def test_the_same_definition_unharmed_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite(folder, lambda content: None)
+    assert main(["status", str(folder)]) == 0
+    assert "8 of 8 runs recorded" in capsys.readouterr().out
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+CONTENT = {"format": 1, "study": {}, "data": {}, "versions": {}}
+PLACES: list[tuple[str | int, ...]] = [
+    ("study",),
+    ("data",),
+    ("versions",),
+    *(("study", name) for name in ("name", "models", "arms", "lrs", "seeds", "recipe", "rule", "search", "data")),
+    *(("study", "arms", 0, name) for name in ("method", "options")),
+    *(("study", "recipe", name) for name in ("batch", "steps", "precision", "eps")),
+    *(("data", name) for name in ("content", "tasks")),
+    ("data", "tasks", 0),
+]
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(place=st.sampled_from(PLACES), value=JSON)
+def test_whatever_stands_in_a_definition_it_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, place: tuple[str | int, ...], value: Any
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "any"
+    if not folder.exists():
+        tables.open_study(folder, simulated_definition(models=("small",), lrs=(0.1,), seeds=(0,)))
+        (folder / "good.json").write_bytes((folder / "study.json").read_bytes())
+    (folder / "study.json").write_bytes((folder / "good.json").read_bytes())
+    rewrite(folder, put(*place, value=value))
+    found = said = None
+    try:
+        found = tables.read_definition(folder)
+    except tables.RecordError as error:
+        said = str(error)
+    assert found.study.models if found else said and "study.json is not a study's definition" in said
+
+
+# --- files of the record ----------------------------------------------------------------------------------------------
+
+
+def column(name: str, value: Any, kind: pa.DataType | None = None) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        kept = pa.array([value] * len(table), kind or table.schema.field(name).type)
+        at = table.column_names.index(name) if name in table.column_names else None
+        return table.append_column(name, kept) if at is None else table.set_column(at, name, kept)
+
+    return change
+
+
+RUNS: dict[str, Callable[[pa.Table], pa.Table]] = {
+    "an id is a path": column("run_id", "../../etc/passwd"),
+    "an id is missing": column("run_id", None),
+    "an id with an escape": column("run_id", "\x1b]0;title\x07"),
+    "ids are numbers": column("run_id", 7, pa.int64()),
+    "a method that colours": column("method", "\x1b[31mnone"),
+    "a model is missing": column("model", None),
+    "a model is a page": column("model", "x" * 10_000),
+    "an lr is NaN": column("lr", float("nan")),
+    "an lr is infinite": column("lr", float("inf")),
+    "an lr below 0": column("lr", -0.1),
+    "an lr is missing": column("lr", None),
+    "lrs are words": column("lr", "0.1", pa.string()),
+    "a seed is missing": column("seed", None),
+    "a seed below 0": column("seed", -1),
+    "another role": column("role", "root"),
+    "another outcome": column("outcome", "won"),
+    "steps below 0": column("steps", -5),
+    "diverged before it began": column("diverged_at_step", -1),
+    "episodes below 0": column("micro_episodes", -2),
+    "kept is infinite": column("kept", float("-inf")),
+    "seconds are infinite": column("seconds", float("inf")),
+    "thresholds are a list": column("thresholds", "[1, 2]"),
+    "a threshold is a word": column("thresholds", '{"rel": "much"}'),
+    "a threshold is infinite": column("thresholds", '{"rel": Infinity}'),
+    "thresholds are no JSON": column("thresholds", "{rel: 1}"),
+    "thresholds are deep": column("thresholds", "[" * 100_000),
+    "options are a number": column("options", "3"),
+    "an auc is a word": column("auc_more", "high", pa.string()),
+    "a diverged task is a number": column("diverged_more", 3, pa.int64()),
+    "a column is missing": lambda table: table.drop_columns(["role"]),
+    "a column with an escape": lambda table: table.append_column("kept_\x1b[2J", pa.array([1.0] * len(table))),
+    "more rows than a trial has": lambda table: table.take([0] * 1_100_000),
+}
+
+
+@pytest.mark.parametrize("wrong", RUNS)
+def test_a_file_of_runs_that_is_none_is_set_aside_and_said(folder: Path, wrong: str) -> None:
+    path = folder / "runs" / "small-01.parquet"
+    before = tables.recorded_ids(folder)
+    pq.write_table(RUNS[wrong](pq.read_table(path)), path)
+    content = path.read_bytes()
+    with pytest.warns(RuntimeWarning, match=r"small-01.parquet does not read .* count as missing"):
+        left = tables.recorded_ids(folder)
+    assert left < before
+    assert len(left) == len(before) - 4
+    (aside,) = (folder / "set_aside").iterdir()
+    assert aside.read_bytes() == content
+
+
+LOSSES: dict[str, Callable[[pa.Table], pa.Table]] = {
+    "losses are words": column("loss", "low", pa.string()),
+    "a task is missing": lambda table: table.drop_columns(["task"]),
+    "seeds are words": column("seed", "one", pa.string()),
+}
+
+
+@pytest.mark.parametrize("wrong", LOSSES)
+def test_a_file_of_losses_that_is_none_is_set_aside_and_said(folder: Path, wrong: str) -> None:
+    path = folder / "losses" / "small-01.parquet"
+    pq.write_table(LOSSES[wrong](pq.read_table(path)), path)
+    with pytest.warns(RuntimeWarning, match=r"losses/small-01.parquet does not read"):
+        tables.read_losses(folder)
+
+
+FAILURES = {
+    "a list": b"[]",
+    "no ids": b'{"reason": "x"}',
+    "ids are a word": b'{"run_ids": "abc", "reason": "x"}',
+    "an id is a path": b'{"run_ids": ["../x"], "reason": "x"}',
+    "an id is a number": b'{"run_ids": [3], "reason": "x"}',
+    "a reason is a list": b'{"run_ids": ["a"], "reason": [1]}',
+    "deep": b"[" * 200_000,
+    "not UTF-8": b"\xff\xfe",
+}
+
+
+@pytest.mark.parametrize("wrong", FAILURES)
+def test_a_failure_that_is_none_is_set_aside_and_said(folder: Path, wrong: str) -> None:
+    (folder / "failures").mkdir(exist_ok=True)
+    (folder / "failures" / "x.json").write_bytes(FAILURES[wrong])
+    with pytest.warns(RuntimeWarning, match=r"failures/x.json does not read"):
+        assert tables.read_failures(folder) == {}
+
+
+CONFIRMATION = {
+    "lr": 0.1,
+    "seeds": [5, 6],
+    "models": ["small"],
+    "arms": [{"method": "none", "options": {}}],
+    "number": 0,
+    "study_seeds": 2,
+}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr": "0.1"},
+        {"seeds": "56"},
+        {"seeds": [0.5]},
+        {"seeds": []},
+        {"models": [1]},
+        {"arms": ["none"]},
+        {"arms": [{"method": 3}]},
+        {"number": "first"},
+        {"more": 1},
+    ],
+)
+def test_a_confirmation_that_is_none_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], wrong: dict[str, Any]
+) -> None:
+    (folder / "confirm").mkdir()
+    (folder / "confirm" / "x.json").write_text(json.dumps(CONFIRMATION | wrong))
+    assert "confirm/x.json does not read" in refused(capsys, "recommend", folder)
+    (folder / "confirm" / "x.json").write_text(json.dumps(CONFIRMATION))
+    assert main(["recommend", str(folder)]) == 0
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["report.html", "runs.parquet", "lock", "mlflow.db", "mlflow-id", "tables", "study.json"]
+)
+@pytest.mark.parametrize("command", ["report", "status", "mlflow", "resume"])
+def test_no_link_of_a_record_leads_a_command_astray(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, name: str
+) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(mine)
+    assert "is a link, and no study makes one there" in refused(capsys, command, folder)
+    assert mine.read_text() == "precious"
+
+
+# --- nobody's code ----------------------------------------------------------------------------------------------------
+
+
+EVIL = "from pathlib import Path\nPath(__file__).with_name('pwned').touch()\ndef build(*_, **__): raise SystemExit\n"
+
+
+@pytest.mark.slow
+def test_reading_a_record_imports_no_module_that_it_names(tmp_path: Path) -> None:
+    """From within its folder, which also holds a module by the name of one that we import ourselves."""
+    written = tmp_path / "theirs"
+    arms = [Arm(method="none"), Arm(method="evil.method")]
+    write_simulated_study(
+        written, simulated_definition(models=("evil.model",), arms=arms, lrs=(0.1, 0.6), seeds=(0, 1))
+    )
+    rewrite(written, put("study", "data", value="evil.source"))
+    (written / "evil").mkdir()
+    for name in ("evil/__init__", "evil/method", "evil/model", "evil/source", "pandas", "colorsys"):
+        (written / f"{name}.py").write_text(EVIL)
+    for words in ("status .", "report .", "recommend . --json", "rescore . --rule kept=0.5", "mlflow ."):
+        done = run_study(words.split(), cwd=written)
+        assert "Traceback" not in done.stderr
+        assert done.returncode == 0, (words, done.stderr)
+    assert not list(written.rglob("pwned"))
+    done = run_study(["resume", "."], cwd=written)  # this trains, and imports what it trains: so the files can be seen
+    assert list(written.rglob("pwned"))
+
+
+def run_study(words: list[str], cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; sys.path[0] = sys.argv.pop(1); from study.cli.main import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, str(ROOT), *words],
+        cwd=cwd,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | settings,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_every_command_says_whether_it_may_import_what_a_user_names() -> None:
+    commands = next(a for a in _parser()._actions if a.dest == "command" or a.choices).choices
+    assert commands is not None
+    trains = {"plan", "run", "resume", "confirm", "submit", "data", "replay", "weights", "signals"}
+    assert set(commands) - set(READING) <= trains
+
+
+def test_no_file_of_ours_reads_a_pickle_or_runs_text() -> None:
+    found = []
+    for package in ("study", "models", "search_spaces", "analysis"):
+        for path in (ROOT / package).rglob("*.py"):
+            found += [f"{path.name}: {what}" for what in unsafe(path.read_text())]
+    assert found == []
+
+
+def unsafe(source: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            named = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            found += [
+                n for n in named if n.split(".")[0] in ("pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
+            ]
+        elif isinstance(node, ast.Call):
+            name, words = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            if name in ("eval", "exec", "os.system", "yaml.load", "pd.read_pickle", "pandas.read_pickle"):
+                found.append(name)
+            if name == "torch.load" and words.get("weights_only") != "True":
+                found.append(name)
+            if words.get("allow_pickle", "False") != "False" or words.get("shell", "False") != "False":
+                found.append(name)
+            if name == "np.load" and words.get("allow_pickle") != "False":
+                found.append(name)
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from cloudpickle import loads",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "yaml.load(text)",
+        "eval(text)",
+        "subprocess.run(text, shell=True)",
+    ],
+)
+def test_the_scan_sees_what_is_unsafe(source: str) -> None:
+    assert unsafe(source)
+
+
+# --- pages and terminals ----------------------------------------------------------------------------------------------
+
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def test_a_name_that_is_a_script_is_text_on_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Tags(html.parser.HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.seen.append((tag, dict(attrs)))
+
+    def tags(name: str, model: str, arms: list[Arm]) -> list[tuple[str, dict[str, str | None]]]:
+        written = tmp_path / re.sub(r"\W", "", name)
+        one = simulated_definition(models=(model,), arms=arms, lrs=(0.1, 0.6), seeds=(0, 1), name=name)
+        write_simulated_study(written, one)
+        assert main(["report", str(written)]) == 0
+        parser = Tags()
+        parser.feed((written / "report.html").read_text())
+        return parser.seen
+
+    harmless = tags("plain", "plain", [Arm(method="none"), Arm(method="plain")])
+    found = tags(
+        f"{SCRIPT}' onload='x",
+        "<img src=x onerror=alert(1)>",
+        [Arm(method="none"), Arm(method=SCRIPT, options={"base": "<img src=x>"})],
+    )
+    assert SCRIPT in capsys.readouterr().out  # harmless in a terminal
+    assert {tag for tag, _ in found} <= {tag for tag, _ in harmless}
+    assert "script" not in {tag for tag, _ in found}
+    assert not [name for _, attributes in found for name in attributes if name.startswith("on")]
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J", "a\x07b", "a\rb", "\u202etxt", "\x9b31m", "x\u200by"])
+def test_what_steers_a_terminal_is_written_out(name: str) -> None:
+    shown = redaction.printable(f"a {name} b")
+    assert shown.isprintable()
+    assert redaction.printable(shown) == shown
+
+
+# --- command lines and settings ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", "\x1b[31m"],
+        ["status", "x" * 5000],
+        ["status", "a\0b"],
+        ["report", "/dev/null"],
+        ["recommend", "/proc/self/mem"],
+        ["run", "quick", "--set", "\x1b]0;x\x07=1"],
+        ["run", "__import__('os').system('id')"],
+        ["run", "../../etc/passwd"],
+        ["run", "quick", "--seeds", "0-99999999999999999999"],
+        ["run", "quick", "--seeds", "9" * 5000],
+        ["run", "quick", "--set", "lr=1e999"],
+        ["run", "quick", "--set", "data.rows=" + "9" * 5000],
+        ["run", "quick", "--set", "batch=" + "9" * 400],
+        ["run", "quick", "--set", "steps=99999999999999999999999"],
+        ["run", "quick", "--set", "steps=1e999"],
+        ["run", "quick", "--set", "models=os.path"],
+        ["run", "quick", "--set", "methods=..x"],
+        ["run", "quick", "--data", "os"],
+        ["run", "quick", "--out", "a\0b"],
+        ["run", "quick", "--address", "127.0.0.1:99999", "--out", "/tmp/never"],
+        ["run", "quick", "--address", "nowhere.invalid:1", "--out", "/tmp/never"],
+        ["data", "fetch", "../x"],
+        ["data", "check", "synthetic", "--data-dir", "a\0b"],
+        ["rescore", ".", "--rule", "__class__=1"],
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_refused(
+    capsys: pytest.CaptureFixture[str], words: list[str], tmp_path: Path
+) -> None:
+    refused(capsys, *words)
+    assert not list(tmp_path.iterdir()) or {path.name for path in tmp_path.iterdir()} == {"cache"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"STUDY_CACHE": "/dev/null/x"},
+        {"STUDY_CACHE": "/proc/nothing"},
+        {"HOME": "/nonexistent", "STUDY_CACHE": ""},
+        {"MLFLOW_TRACKING_URI": "\x1b[31m://x"},
+        {"MLFLOW_TRACKING_URI": "nothing://user:hunter22@host/x"},
+        {"COLUMNS": "many"},
+    ],
+)
+def test_broken_settings_break_no_reading(folder: Path, tmp_path: Path, settings: dict[str, str]) -> None:
+    """What does not need them goes on; what does is refused in one line, without a secret that they hold."""
+    for command in ("status", "mlflow") if "MLFLOW_TRACKING_URI" in settings else ("status",):
+        done = run_study([command, str(folder)], cwd=tmp_path, **settings)
+        assert done.returncode == (0 if command == "status" else 2)
+        assert len(done.stderr.splitlines()) == (1 if done.returncode else 0), done.stderr
+        assert "hunter22" not in done.stderr + done.stdout
+        assert (done.stderr + done.stdout).replace("\n", "").isprintable()
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+Parts = dict[str, bytes]
+"""Of a checkpoint's archive: name -> content."""
+
+
+def archive(parts: Parts, *, compressed: bool = False, twice: str | None = None) -> bytes:
+    content = io.BytesIO()
+    with (
+        warnings.catch_warnings(),
+        zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as file,
+    ):
+        warnings.simplefilter("ignore")  # of a name that is there twice
+        for name, part in parts.items():
+            file.writestr(name, part)
+        if twice:
+            file.writestr(twice, parts[twice])
+    return content.getvalue()
+
+
+def described(**changes: Any) -> Callable[[Parts], bytes]:
+    return lambda parts: archive(parts | {"about.json": json.dumps(json.loads(parts["about.json"]) | changes).encode()})
+
+
+def npy(array: Any, *, objects: bool = False) -> bytes:
+    content = io.BytesIO()
+    np.lib.format.write_array(content, array, allow_pickle=objects)
+    return content.getvalue()
+
+
+def loss(change: Callable[[np.ndarray], Any]) -> Callable[[Parts], bytes]:
+    return lambda parts: archive(
+        parts | {"loss.npy": npy(change(np.lib.format.read_array(io.BytesIO(parts["loss.npy"]))))}
+    )
+
+
+def with_part(name: str, content: bytes) -> Callable[[Parts], bytes]:
+    return lambda parts: archive(parts | {name: content})
+
+
+class Runs:
+    """Unpickled, it would leave a file."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch pwned",)
+
+
+HEADER = b"{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }"
+ENDLESS = b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little") + b"{"
+
+
+def headed(header: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+CHECKPOINTS: dict[str, Callable[[Parts], bytes]] = {
+    "empty": lambda parts: b"",
+    "half": lambda parts: archive(parts)[: len(archive(parts)) // 2],
+    "without its end": lambda parts: archive(parts)[:-30],
+    "another magic": lambda parts: b"GZ" + archive(parts)[2:].replace(b"PK\x05\x06", b"PK\x05\x07"),
+    "text": lambda parts: b"study: all is well\n" * 100,
+    "a pickle": lambda parts: pickle.dumps(Runs()),
+    "an array alone": lambda parts: parts["loss.npy"],
+    "no description": lambda parts: archive({k: v for k, v in parts.items() if k != "about.json"}),
+    "a description that is a list": with_part("about.json", b"[]"),
+    "a description of NaN": described(steps=float("nan")),
+    "a deep description": with_part("about.json", b"[" * 200_000),
+    "a description of 20 MB": with_part("about.json", b" " * 20_000_000 + b"{}"),
+    "runs of others": described(runs=["a" * 64] * 5),
+    "runs in another order": lambda parts: described(runs=json.loads(parts["about.json"])["runs"][::-1])(parts),
+    "an id that is a path": described(runs=["../../etc/passwd"] * 5),
+    "runs that are a word": described(runs="all"),
+    "steps below 0": described(steps=-3),
+    "steps beyond its end": described(steps=10**9),
+    "steps of 400 digits": described(steps=10**400),
+    "another shape": loss(lambda array: array[:, :-1]),
+    "a flat array": loss(lambda array: array.ravel()),
+    "another type": loss(lambda array: array.astype(np.float64 if array.dtype == np.float32 else np.float32)),
+    "complex numbers": loss(lambda array: array.astype(np.complex64)),
+    "words": loss(lambda array: np.array(["low"])),
+    "a pickle inside": lambda parts: archive(parts | {"loss.npy": npy(np.array([Runs()], object), objects=True)}),
+    "a shape of 4 PB": with_part("loss.npy", headed(HEADER % b"1000000000, 1000000")),
+    "a shape below 0": with_part("loss.npy", headed(HEADER % b"-1,")),
+    "a header that calls": with_part("loss.npy", headed(b"__import__('os').system('touch pwned')")),
+    "a header without an end": with_part("loss.npy", ENDLESS),
+    "compressed": lambda parts: archive(parts, compressed=True),
+    "a bomb": lambda parts: archive(parts | {"loss.npy": bytes(50_000_000)}, compressed=True),
+    "an array is missing": lambda parts: archive({k: v for k, v in parts.items() if k != "loss.npy"}),
+    "an array twice": lambda parts: archive(parts, twice="loss.npy"),
+    "a name that leads out": with_part("../../pwned.npy", npy(np.zeros(3))),
+    "a name from the root": with_part("/tmp/pwned.npy", npy(np.zeros(3))),
+    "a name that colours": with_part("\x1b[31mred.npy", npy(np.zeros(3))),
+    "a program": with_part("setup.py", b"open('pwned', 'w')"),
+}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """Of a checkpoint as a stack leaves it."""
+    with zipfile.ZipFile(stacks.kept(tmp_path_factory.mktemp("kept"), stacks.RUNS)) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def resumed(tmp_path: Path, content: bytes) -> tuple[int, list[str]]:
+    """Where the stack went on that has this checkpoint, and what was noted. It ends with the bits it always has."""
+    (tmp_path / "checkpoints").mkdir()
+    notes: list[str] = []
+    keeper = stacks.make(stacks.Finishing, tmp_path, stacks.RUNS, note=notes.append)
+    (tmp_path / keeper.name).write_bytes(content)
+    trained = stacks.training.train(stacks.RUNS, stacks.LOG, keeper=keeper)
+    assert stacks.bits(trained) == stacks.EXPECTED
+    return keeper.began, notes
+
+
+@pytest.mark.parametrize("wrong", CHECKPOINTS)
+def test_a_checkpoint_that_is_none_is_set_aside_and_its_stack_starts_anew(
+    tmp_path: Path, parts: Parts, wrong: str
+) -> None:
+    content = CHECKPOINTS[wrong](parts)
+    began, notes = resumed(tmp_path, content)
+    assert began == 0
+    (note,) = notes
+    assert note.startswith("the checkpoint checkpoints/")
+    assert note.endswith("its stack starts anew")
+    assert note.isprintable()
+    assert len(note) < 500
+    (aside,) = (tmp_path / "set_aside").iterdir()
+    assert aside.read_bytes() == content
+    assert not list(tmp_path.rglob("pwned*"))
+    assert not Path("/tmp/pwned.npy").exists()
+
+
+def test_the_same_checkpoint_unharmed_is_used(tmp_path: Path, parts: Parts) -> None:
+    assert resumed(tmp_path, archive(parts)) == (7, [])
+
+
+def test_the_malformed_inputs_are_many() -> None:
+    """Those of archives and data stand in test_data_fetch and test_cli."""
+    assert sum(map(len, (DEFINITIONS, TEXTS, RUNS, LOSSES, FAILURES, CHECKPOINTS))) >= 120

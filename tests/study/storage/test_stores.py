@@ -1,0 +1,256 @@
+"""Where files lie: a folder and an object store keep the same promises. The store is moto's S3 server, on loopback."""
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from stores import BUCKET, s3_server, settings
+
+from study.storage import stores
+from study.storage.stores import Folder, ObjectStore, StorageError
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def s3(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty place in the store."""
+    for name, value in settings(server).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    stores._opened.cache_clear()
+    return f"s3://{BUCKET}/{tmp_path.name}"
+
+
+def client(server: str):
+    return boto3.client(
+        "s3",
+        endpoint_url=server,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder | ObjectStore:
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    if request.param == "folder":
+        return stores.at(tmp_path / "study")
+    url = request.getfixturevalue("s3") if request.param == "s3" else f"memory://tests/{tmp_path.name}"
+    return stores.at(stores.folder_of(url))
+
+
+def test_what_is_put_is_there_whole(store: Folder | ObjectStore) -> None:
+    assert store.get("runs/a") is None
+    store.put("runs/a", b"one")
+    store.put("runs/a", b"two")
+    store.put("runs/b", b"")
+    store.put("runs.parquet", b"no part of runs/")
+    assert store.get("runs/a") == b"two"
+    assert store.names("runs") == ["a", "b"]
+    assert store.names("losses") == []
+    store.delete("runs/a")
+    store.delete("runs/a")
+    assert store.names("runs") == ["b"]
+    store.probe()
+
+
+def test_a_file_is_read_in_part_and_moved_whatever_its_size(store: Folder | ObjectStore) -> None:
+    content = bytes(range(256)) * 4000
+    store.put("runs/a", content)
+    assert store.get("runs/a", 300) == content[:300]
+    assert store.get("runs/a", 10**9) == content
+    assert store.opened("runs/b") is None
+    file = store.opened("runs/a")
+    assert file is not None
+    with file:
+        assert file.seek(-10, 2) == len(content) - 10
+        assert file.read(100) == content[-10:]
+        file.seek(5)
+        assert file.read(7) == content[5:12]
+    if isinstance(store, ObjectStore):
+        store.move("runs/a", "set_aside/a")
+        assert store.get("runs/a") is None
+        assert store.get("set_aside/a") == content
+
+
+def test_of_many_that_create_a_file_one_succeeds(store: Folder | ObjectStore) -> None:
+    created = []
+
+    def create(i: int) -> None:
+        if store.create("lease/1", f"{i}".encode()):
+            created.append(i)
+
+    threads = [threading.Thread(target=create, args=(i,)) for i in range(8)]
+    if isinstance(store, ObjectStore) and store.url.startswith("memory"):
+        threads = threads[:1]  # fsspec's memory looks first and then writes
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(created) == 1
+    assert store.get("lease/1") == str(created[0]).encode()
+    assert not store.create("lease/1", b"other")
+
+
+def test_an_object_store_gets_each_file_in_one_put_to_its_final_key(s3: str, server: str) -> None:
+    """No rename, no file with another name, at no time: versions of the bucket show all that ever was."""
+    client(server).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    try:
+        store = stores.at(s3)
+        store.put("losses/a.parquet", b"x" * 2**20)
+        store.put("runs/a.parquet", b"y" * 2**20)
+        versions = client(server).list_object_versions(Bucket=BUCKET, Prefix=s3.rpartition("/")[2])
+    finally:
+        client(server).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
+    assert "DeleteMarkers" not in versions
+    keys = [version["Key"].partition("/")[2] for version in versions["Versions"]]
+    assert sorted(keys) == ["losses/a.parquet", "runs/a.parquet"]
+
+
+def test_a_mirror_follows_its_store_and_fetches_only_what_changed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = stores.at(s3)  # a worker, which has no mirror
+    mirror = stores.folder_of(s3)
+    store = stores.at(mirror)
+    assert isinstance(store, ObjectStore)
+    fetched: list[str] = []
+    download = store._download
+    monkeypatch.setattr(store, "_download", lambda found: (fetched.extend(found), download(found)))
+
+    elsewhere.put("study.json", b"{}")
+    elsewhere.put("losses/a.parquet", b"losses")
+    elsewhere.put("runs/a.parquet", b"rows")
+    store.refresh("study.json", "runs", "losses")
+    assert fetched == ["losses/a.parquet", "runs/a.parquet", "study.json"]
+    assert (mirror / "runs" / "a.parquet").read_bytes() == b"rows"
+
+    fetched.clear()
+    store.refresh("runs", "losses")
+    assert fetched == []
+
+    elsewhere.put("runs/a.parquet", b"ROWS")  # the same size, within the same second
+    elsewhere.put("runs/b.parquet", b"more")
+    store.refresh("runs", "losses")
+    assert sorted(fetched) == ["runs/a.parquet", "runs/b.parquet"]
+    assert (mirror / "runs" / "a.parquet").read_bytes() == b"ROWS"
+
+    elsewhere.delete("runs/a.parquet")
+    store.refresh("runs")
+    assert [path.name for path in (mirror / "runs").iterdir()] == ["b.parquet"]
+
+    (mirror / "runs" / "b.parquet").unlink()
+    store.fetch(["runs/b.parquet", "runs/none.parquet"])
+    assert [path.name for path in (mirror / "runs").iterdir()] == ["b.parquet"]
+
+
+def test_a_changed_etag_is_seen_within_the_same_second() -> None:
+    """AWS lists times by the second; a file of the same size may be written twice in one."""
+    one = {"size": 3, "LastModified": "2026-01-01T00:00:00+00:00", "ETag": "a"}
+    assert stores._mark(one) == stores._mark(dict(one))
+    assert stores._mark(one) != stores._mark(one | {"ETag": "b"})
+    assert stores._mark(one)[1] // 10**9 == 1767225600, "the second is the store's"
+
+
+def test_a_mirror_is_known_by_its_place_and_by_nothing_else(s3: str, tmp_path: Path) -> None:
+    mirror = stores.folder_of(s3)
+    assert stores.address(mirror) == s3
+    assert stores.folder_of(f"{s3}/") == mirror
+    assert stores.address(tmp_path) == str(tmp_path)
+    other = tmp_path / "given by a stranger"
+    other.mkdir()
+    (other / ".store").write_text(s3)
+    assert stores.address(other) == str(other)
+    assert isinstance(stores.at(other), Folder)
+
+
+def test_names_that_lead_out_of_the_mirror_are_left_alone(s3: str, server: str) -> None:
+    root = s3.rpartition("/")[2]
+    for name in ("../../evil", "..", ".hidden", "sub/x", "a b", "good.parquet"):
+        client(server).put_object(Bucket=BUCKET, Key=f"{root}/runs/{name}", Body=b"x")
+    mirror = stores.folder_of(s3)
+    stores.at(mirror).refresh("runs")
+    assert [path.name for path in mirror.rglob("*") if path.is_file() and path.name != ".store"] == ["good.parquet"]
+
+
+def test_a_path_may_be_written_as_a_url(tmp_path: Path) -> None:
+    assert stores.folder_of(f"file://{tmp_path}/x") == tmp_path / "x"
+    assert stores.folder_of("results/x") == Path("results/x")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s3://key:secret@bucket/x", "a URL with a user or a password is kept nowhere: s3://bucket/x"),
+        ("http://host/x", "http:// cannot hold a study: one of s3://, s3a://, gs://, "),
+        ("ftp://host/x", "ftp:// cannot hold a study"),
+        ("nonsense://x", "nonsense:// cannot hold a study"),
+        ("s3://", "need a URL such as s3://bucket/prefix, got s3://"),
+        ("s3://bucket/x?versionId=3", "need a URL such as"),
+        ("gs://bucket/x", "gs:// needs the package gcsfs, on every machine of the cluster"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_in_one_line(url: str, message: str, s3: str) -> None:
+    with pytest.raises(StorageError, match=f"^{message.replace('?', '[?]')}") as error:
+        stores.probe(stores.folder_of(url))
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_without_s3fs_it_is_said_what_to_install(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    def missing(*_args: object, **_kwargs: object) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", missing)
+    with pytest.raises(StorageError, match=r"^s3:// needs the package s3fs; pip install 'learning-rate-edge\[s3\]'"):
+        stores.probe(s3)
+
+
+def test_a_store_that_refuses_is_said_in_one_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StorageError, match=r"^cannot write to s3://no-such-bucket/x \(.*bucket does not exist"):
+        stores.probe("s3://no-such-bucket/x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    stores._opened.cache_clear()
+    with pytest.raises(StorageError, match=rf"^cannot write to {s3} \(") as error:
+        stores.probe(s3)
+    assert "\n" not in str(error.value)
+
+
+def test_a_store_without_conditional_puts_is_refused(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    plain = s3fs.S3FileSystem._pipe_file
+
+    async def ignores(self, path, data, mode="overwrite", **kwargs):
+        return await plain(self, path, data, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_pipe_file", ignores)
+    with pytest.raises(StorageError, match=r"knows no conditional PUT"):
+        stores.probe(s3)
+
+
+def test_a_put_outlasts_a_store_that_is_away(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = stores.at(s3)
+    assert isinstance(store, ObjectStore)
+    files, _ = stores._opened(store.url, os.getpid())
+    put, waits = files.pipe_file, []
+
+    def fails_twice(*args: object, **kwargs: object) -> None:
+        if len(waits) < 2:
+            raise ConnectionError("away")
+        put(*args, **kwargs)
+
+    monkeypatch.setattr(files, "pipe_file", fails_twice)
+    monkeypatch.setattr(stores.time, "sleep", waits.append)
+    store.put("runs/a", b"x")
+    assert waits == [1, 2]
+    assert store.get("runs/a") == b"x"

@@ -1,0 +1,172 @@
+"""No secret is said, written down or shown on a command line."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+from simulated_record import simulated_definition, write_simulated_study
+
+from study import redaction, telemetry
+from study.cli.main import main
+from study.config import Arm
+from study.record import tables
+from study.tracking import mirror
+from study.tune import runner
+
+SECRET = "hunter22-and-more"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://user:hunter22@host:5000/x", "https://***@host:5000/x"),
+        ("no Ray at http://user@host: refused", "no Ray at http://***@host: refused"),
+        ("postgresql+psycopg2://u:p@ss/w0rd@db/mlflow went away", "postgresql+psycopg2://***@db/mlflow went away"),
+        ("s3://KEY:SECRET@bucket/x and s3://bucket/y", "s3://***@bucket/x and s3://bucket/y"),
+        ("https://host/?token=abc&x=1", "https://host/?token=***&x=1"),
+        ("https://host/a?x=1&X-Amz-Signature=ab%2Fc#top", "https://host/a?x=1&X-Amz-Signature=***#top"),
+        ("mssql://host/db?user=a;password=b c", "mssql://host/db?user=a;password=*** c"),
+        ("header Authorization: Bearer abcdefgh.ijk", "header Authorization: Bearer ***"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
+        ("mail to someone@host", "mail to someone@host"),
+        ("clippy.rel=0.5 of https://host/a?lr=3", "clippy.rel=0.5 of https://host/a?lr=3"),
+    ],
+)
+def test_secrets_in_a_text_are_left_out(text: str, shown: str) -> None:
+    assert redaction.redacted(text) == shown
+    assert redaction.redacted(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MLFLOW_TRACKING_TOKEN",
+        "MLFLOW_TRACKING_PASSWORD",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_ACCESS_KEY_ID",
+        telemetry.TOKEN,
+    ],
+)
+def test_the_values_of_secret_settings_are_left_out_wherever_they_stand(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setenv(name, SECRET)
+    assert redaction.redacted(f"denied for {SECRET}!") == "denied for ***!"
+    assert runner._one_line(ValueError(f"denied for {SECRET}\nand more")) == "denied for ***"
+    assert main(["status", f"/nowhere/{SECRET}"]) == 2
+    assert SECRET not in capsys.readouterr().err
+
+
+def test_paths_are_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/home/me/token")
+    monkeypatch.setenv("HF_TOKEN", "x")
+    assert redaction.redacted("no file /home/me/token, x") == "no file /home/me/token, x"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    written = tmp_path / "study"
+    write_simulated_study(written, simulated_definition(models=("small",), arms=[Arm(method="none")], lrs=(0.1, 0.6)))
+    return written
+
+
+def test_a_record_its_report_and_its_view_hold_no_secret(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, SECRET)
+    tables.write_failure(folder, "x", ["a"], runner._one_line(OSError(f"https://me:{SECRET}@host said no to {SECRET}")))
+    assert main(["report", str(folder)]) == 0
+    assert main(["mlflow", str(folder), "--tracking-uri", mirror.default_uri(folder)]) == 0
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {"mlflow.db", "report.html"} <= {path.name for path in files}
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+    assert "https://***@host said no to ***" in tables.read_failures(folder).values()
+
+
+def test_the_follower_is_told_by_its_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr(mirror.subprocess, "Popen", lambda words, **more: started.append((words, more)))
+    mirror.Follower(folder, f"https://me:{SECRET}@host")
+    ((words, more),) = started
+    assert SECRET not in " ".join(words)
+    assert SECRET in more["env"]["MLFLOW_TRACKING_URI"]
+
+
+@pytest.mark.parametrize("how", ["--tracking-uri {}", "--tracking-uri={}", "--track {}"])
+def test_a_password_is_taken_off_the_command_line(folder: Path, how: str) -> None:
+    """A server that says nothing holds the command up while we look at it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"http://me:{SECRET}@127.0.0.1:{server.getsockname()[1]}"
+        with subprocess.Popen(
+            [sys.executable, "-m", "study", "mlflow", str(folder), *how.format(uri).split()],
+            cwd=ROOT,
+            env=os.environ | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as child:
+            server.settimeout(60)
+            connection, _ = server.accept()
+            words = Path(f"/proc/{child.pid}/cmdline").read_text()
+            told = Path(f"/proc/{child.pid}/environ").read_text()
+            connection.close()
+            server.close()
+            out, err = child.communicate(timeout=60)
+    assert SECRET not in words
+    assert f"MLFLOW_TRACKING_URI={uri}" in told
+    assert child.returncode == 2
+    assert SECRET not in out + err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--tracking-uri", f"https://me:{SECRET}@host"],
+        ["--tracking-uri", f"https://host/?token={SECRET}"],
+        ["--set", f"data.url=https://me:{SECRET}@host"],
+    ],
+)
+def test_no_secret_becomes_part_of_a_job(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setattr(runner, "submit", lambda *_a, **_k: pytest.fail("a job was submitted"))
+    address = ["--address", "http://127.0.0.1:1", "--out", str(tmp_path / "out")]
+    assert main(["submit", "quick", *address, *words]) == 2
+    said = capsys.readouterr().err
+    assert "holds a secret, which everyone sees who can see the job" in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_telemetry_is_one_setting(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in telemetry.UNREPORTED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("STUDY_TELEMETRY", "1" if on else "")
+    assert telemetry.unreported() == ({} if on else telemetry.UNREPORTED)
+
+
+@pytest.mark.parametrize("on", ["0", "1"])
+def test_what_mlflow_and_ray_themselves_make_of_it(on: str, tmp_path: Path) -> None:
+    """Asked of their own code, in a process as the command makes it. (A CI's settings would turn MLflow's off.)"""
+    code = (
+        "import study.cli.main, study.tune.runner\n"
+        "from mlflow.telemetry import utils\n"
+        "from ray._common.usage import usage_lib\n"
+        "utils._IS_IN_CI_ENV_OR_TESTING = False\n"
+        "print(utils.is_telemetry_disabled(), usage_lib.usage_stats_enabled())"
+    )
+    kept = {k: v for k, v in os.environ.items() if k not in (*telemetry.UNREPORTED, "DO_NOT_TRACK")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT,
+        env=kept | {"STUDY_TELEMETRY": on, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.split() == (["False", "True"] if on == "1" else ["True", "False"])

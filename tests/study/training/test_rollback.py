@@ -1,0 +1,285 @@
+"""Runs that go back: step by step like a plain loop that copies itself, and none of it where nothing spikes."""
+
+import copy
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stacks import LOG, Plain, make_run
+from torch import Tensor
+from torch.nn import functional
+
+import analysis
+from study import data, methods
+from study.config import Arm, Recipe, Run, Study
+from study.execution.planner import runs_of
+from study.execution.trial import Trial, execute
+from study.outcomes import judge
+from study.record import tables
+from study.training.rng import batches
+from study.training.rollback import GoingBack, Piece, Snapshots
+from study.training.trainer import train
+
+# Healthy toy runs hardly spike: a negative `spike` (which no user can ask for) makes one of any common loss.
+RECIPE = Recipe(batch=64, steps=70, warmup=6, window=150, precision="float64", eps=0.0)
+F64 = torch.float64
+
+
+def loop(
+    run: Run, *, spike: float, back: int, skip: int, lower: float = 1.0
+) -> tuple[np.ndarray, list[int], list[int]]:
+    """Losses (S, T) of one run by torch.optim.Adagrad, written after the description of `study.training.rollback`; at which
+    steps it went back, and at which it rested."""
+    recipe = run.recipe
+    plain = Plain(run, LOG)
+    adagrad = torch.optim.Adagrad(
+        plain.parameters(), lr=1.0, initial_accumulator_value=recipe.initial_accumulator, eps=recipe.eps
+    )
+    ids, numbers = torch.from_numpy(LOG.ids).long(), torch.from_numpy(LOG.numbers).double()
+    labels = torch.from_numpy(LOG.labels).double()
+    learned, usual = 0, []  # the losses that count as usual, the newest weights in closed form
+    mean = variance = 0.0
+
+    def keep() -> tuple[Any, ...]:
+        return copy.deepcopy((plain.state_dict(), adagrad.state_dict(), learned, len(usual), mean, variance))
+
+    snapshots = [keep(), keep()]
+    spiked, waits, lr, first = False, 0, run.lr, None
+    losses, went_back, rested = [], [], []
+    for step, rows in enumerate(
+        batches(run.seed, rows=LOG.train_rows, batch=recipe.batch, window=recipe.window, steps=recipe.steps or 0)
+    ):
+        buffers = copy.deepcopy(dict(plain.named_buffers()))
+        logits = plain(ids[rows], numbers[rows])
+        if waits:  # the loss is looked at, and the running statistics stay
+            plain.load_state_dict(plain.state_dict() | buffers)
+        of_task = [
+            functional.mse_loss(logits[:, t], labels[rows, t])
+            if task.kind == "regression"
+            else functional.binary_cross_entropy_with_logits(logits[:, t], labels[rows, t])
+            for t, task in enumerate(LOG.tasks)
+        ]
+        losses.append([value.item() for value in of_task])
+        loss = sum(losses[-1])
+        first = loss if first is None else first
+        unusual = len(usual) >= 10 and loss > mean + spike * math.sqrt(variance)
+        if waits == 0 and (unusual or loss > 10 * first):
+            spiked = True
+        elif waits == 0:
+            usual.append(loss)
+            weight = max(1 / len(usual), 1 / 20)
+            away = loss - mean
+            mean, variance = mean + weight * away, (1 - weight) * (variance + weight * away**2)
+        if step % 5 == 0 and spiked:
+            snapshots = [snapshots[0], copy.deepcopy(snapshots[0])]
+            weights, state, learned, count, mean, variance = copy.deepcopy(snapshots[0])
+            plain.load_state_dict(weights)
+            adagrad.load_state_dict(state)
+            usual, spiked, waits, lr = usual[:count], False, skip, lr * lower
+            went_back.append(step)
+        if step % back == 0 and step:
+            snapshots = [snapshots[1], keep()]
+        if waits:
+            waits -= 1
+            rested.append(step)
+            continue
+        for group in adagrad.param_groups:
+            group["lr"] = lr * min(1.0, (learned + 1) / recipe.warmup)
+        learned += 1
+        adagrad.zero_grad()
+        torch.stack(of_task).sum().backward()
+        with torch.sparse.check_sparse_tensor_invariants(True):
+            adagrad.step()
+    plain.eval()
+    with torch.no_grad():
+        heldout = plain(ids[LOG.train_rows :], numbers[LOG.train_rows :])
+    return np.array(losses), heldout, went_back, rested
+
+
+@pytest.mark.parametrize("model", ["small", "small_dcn", "own_models.batch_norm"])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("rollback", {"spike": -0.5, "back": 7, "skip": 6}),
+        ("rollback", {"spike": -1.0, "back": 4, "skip": 1}),
+        ("rollback_lower_lr", {"spike": -0.5, "back": 7, "lower": 0.25}),
+    ],
+)
+def test_a_run_goes_back_as_a_plain_loop_does(method: str, options: dict[str, Any], model: str) -> None:
+    run = make_run(method=method, model=model, lr=0.3, options=options, recipe=RECIPE)
+    beside = [
+        dataclasses.replace(run, options=options | {"spike": math.inf}),
+        dataclasses.replace(run, options=options | {"spike": -2.0}, lr=0.4, seed=2),
+    ]
+    trained = train([beside[0], run, beside[1]], LOG)
+    loss, heldout, went_back, rested = loop(run, **({"skip": 1} | options))
+    assert len(went_back) >= 2
+    np.testing.assert_allclose(trained.loss[1], loss, rtol=1e-5)
+    errors = heldout[:, 1] - torch.from_numpy(LOG.labels[LOG.train_rows :, 1])
+    rmse = errors.square().mean().sqrt().item() * LOG.tasks[1].scale
+    assert trained.judged["rmse_watch"][1] == pytest.approx(rmse, rel=1e-6)
+    assert trained.counts["rollbacks"].tolist()[:2] == [0, len(went_back)]
+    assert trained.counts["skipped_steps"].tolist()[:2] == [0, len(rested)]
+
+
+@pytest.mark.parametrize("embeddings", ["adagrad", "method"])
+@pytest.mark.parametrize("base", methods.BASES)
+@pytest.mark.parametrize("model", ["small", "own_models.batch_norm"])
+@pytest.mark.parametrize("method", ["rollback", "rollback_lower_lr"])
+def test_where_nothing_counts_as_a_spike_a_run_is_untreated(
+    method: str, model: str, base: str, embeddings: str
+) -> None:
+    """Bit for bit, beside a run that goes back again and again."""
+    recipe = dataclasses.replace(RECIPE, steps=30, precision="float32", embeddings=embeddings, eps=1e-7)
+    lr = 0.3 if base == "adagrad" else 0.01
+    run = make_run(method=method, model=model, lr=lr, options={"base": base, "spike": math.inf}, recipe=recipe)
+    restless = dataclasses.replace(run, options={"base": base, "spike": -100.0})
+    trained = train([restless, run], LOG)
+    untreated = train([dataclasses.replace(run, method="none", options={"base": base})], LOG)
+    assert trained.loss[1].tobytes() == untreated.loss[0].tobytes()
+    assert {name: values[1] for name, values in trained.judged.items()} == {
+        name: values[0] for name, values in untreated.judged.items()
+    }
+    assert trained.counts["rollbacks"][1] == 0
+    assert trained.counts["rollbacks"][0] > 0
+    assert untreated.counts == {}
+
+
+@pytest.mark.parametrize("embeddings", ["adagrad", "method"])
+@pytest.mark.parametrize("base", methods.BASES)
+@pytest.mark.parametrize("model", ["small", "own_models.batch_norm"])
+def test_a_run_that_rests_stays_as_it_was(model: str, base: str, embeddings: str) -> None:
+    """Once it has gone back for good, its losses are those of the first weights: on the same rows, the same."""
+    recipe = dataclasses.replace(RECIPE, steps=33, precision="float32", embeddings=embeddings, eps=1e-7)
+    log = dataclasses.replace(LOG, train_rows=64)
+    options = {"base": base, "spike": -100.0, "back": 100, "skip": 100}
+    run = make_run(method="rollback", model=model, lr=0.01, options=options, recipe=recipe)
+    trained = train([run, dataclasses.replace(run, lr=0.02)], log)
+    resting = int(trained.counts["skipped_steps"][0])
+    assert 10 < resting < 30
+    loss = trained.loss[0]
+    # every batch holds the same 64 rows, in another order
+    np.testing.assert_allclose(loss[-resting + 1 :], np.broadcast_to(loss[0], (resting - 1, 3)), rtol=1e-5)
+    assert abs(loss[-resting - 1] - loss[0]).max() > 1e-4
+
+
+def test_the_record_says_how_often_a_run_went_back(tmp_path: Path) -> None:
+    """As numbers of the run, not as thresholds: they name no curve of their own."""
+    log = dataclasses.replace(LOG, content="c" * 64)
+    arms = (
+        Arm(method="none"),
+        Arm(method="rollback", options={"back": 4, "skip": 3}),
+        Arm(method="rollback_lower_lr", options={"back": 4}),
+    )
+    recipe = dataclasses.replace(RECIPE, steps=40)
+    study = Study(name="back", models=("small",), arms=arms, lrs=(0.1, 8.0), seeds=(0, 1), recipe=recipe)
+    described = data.describe(study.data, log)
+    tables.open_study(tmp_path, tables.Definition(study=study, data=described, versions={}))
+    reference = judge.Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1))
+    for i, arm in enumerate(arms):
+        runs = tuple(run for run in runs_of(study, log.content) if run.method == arm.method)
+        execute(Trial(study=study.name, runs=runs, rule=study.rule, reference=reference), tmp_path, log, f"{i:032x}")
+    table = analysis.load(tmp_path)
+    assert sorted(set(table["curve"])) == ["none", "rollback", "rollback_lower_lr"]
+    counted = table.set_index(["method", "lr", "seed"])[["rollbacks", "skipped_steps"]]
+    assert counted.loc["none"].isna().all(axis=None)
+    assert (counted.loc[("rollback", 8.0), "rollbacks"] > 0).all()
+    assert (counted.loc[("rollback", 8.0), "skipped_steps"] >= 3).all()
+    lowered = counted.loc["rollback_lower_lr"]
+    assert (lowered["skipped_steps"] == lowered["rollbacks"]).all()
+    rates = analysis.divergence_rates(table)
+    assert "rollbacks" not in rates
+    assert rates["n"].tolist() == [2] * 6
+
+
+def test_a_run_that_only_went_back_is_diverged_and_a_slow_one_beside_it_undertrained(tmp_path: Path) -> None:
+    """Neither comes far from its start: one blows up and is put back there again and again, one makes small steps."""
+    log = dataclasses.replace(LOG, content="c" * 64)
+    arms = (Arm(method="rollback", options={"spike": 10.0, "back": 5, "skip": 20}),)
+    study = Study(name="back", models=("small",), arms=arms, lrs=(1e-4, 8.0), seeds=(0, 1), recipe=RECIPE)
+    described = data.describe(study.data, log)
+    tables.open_study(tmp_path, tables.Definition(study=study, data=described, versions={}))
+    reference = judge.Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1), moved=1.0)
+    execute(
+        Trial(study=study.name, runs=runs_of(study, log.content), rule=study.rule, reference=reference),
+        tmp_path,
+        log,
+        "0" * 32,
+    )
+    table = analysis.load(tmp_path)
+    back = table["lr"] == 8.0
+    assert (table.loc[back, "rollbacks"] >= 2).all()
+    assert (table.loc[~back, "rollbacks"] == 0).all()
+    assert table.loc[back, "moved"].isna().all()
+    assert set(table.loc[back, "outcome"]) == {"diverged"}
+    assert set(table.loc[back, "reason"]) == {"never_learned"}
+    assert (table.loc[~back, "moved"] < 0.5).all()
+    assert set(table.loc[~back, "outcome"]) == {"undertrained"}
+    losses = tables.read_losses(tmp_path)
+    moved = dict(zip(table["run_id"], table["moved"].to_numpy(dtype=float, na_value=math.nan), strict=True))
+    constants = np.array([task.constant_loss for task in log.tasks])
+    tasks = [task.name for task in log.tasks]
+    again = judge.rescore(losses, tasks, constants, (), reference, study.rule, moved)
+    assert [again[run].outcome for run in table["run_id"]] == table["outcome"].tolist()
+
+
+def watched(losses: list[list[float]], **asked: Any) -> tuple[Snapshots, Tensor]:
+    """The weight of each run of one number, which counts the steps that it learned from, after each step: (S, R)."""
+    weight = torch.zeros(len(losses[0]), dtype=F64)
+    snapshots = Snapshots(
+        GoingBack(**asked),
+        [Piece(get=lambda: weight, axes=(len(weight),))],
+        runs=len(weight),
+        warmup=0,
+        dtype=F64,
+        device=torch.device("cpu"),
+    )
+    seen = []
+    for step, row in enumerate(losses):
+        snapshots.watch(step, torch.tensor(row, dtype=F64).unsqueeze(1))
+        weight += ~snapshots.resting
+        seen.append(weight.clone())
+    return snapshots, torch.stack(seen)
+
+
+def test_going_back_by_pencil() -> None:
+    """Snapshots at 8 and 16. The spike of step 17 is acted on at 20: back to the 8 steps learned by step 8, then 3
+    steps of rest, 20 to 22. A loss that is no number does it too, in its own run alone; a level below the usual does
+    not."""
+    losses = [[1.0 + 0.01 * (step % 2), 1.0 + 0.01 * (step % 3), 1.0] for step in range(26)]
+    losses[17][0] = 1.5
+    losses[18][1] = math.nan
+    losses[19][2] = 0.2
+    snapshots, seen = watched(losses, spike=4.0, back=8, skip=3)
+    assert seen[19].tolist() == [20.0, 20.0, 20.0]
+    assert seen[22].tolist() == [8.0, 8.0, 23.0]
+    assert seen[25].tolist() == [11.0, 11.0, 26.0]
+    assert snapshots.counts()["rollbacks"].tolist() == [1, 1, 0]
+    assert snapshots.counts()["skipped_steps"].tolist() == [3, 3, 0]
+    assert snapshots.share.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_loss_of_ten_times_the_first_is_a_spike_from_the_start() -> None:
+    losses = [[2.0, 2.0] for _ in range(8)]
+    losses[2] = [20.1, 19.9]
+    snapshots, seen = watched(losses, spike=4.0, back=8, skip=1, lower=0.5)
+    assert seen[5].tolist() == [0.0, 6.0]
+    assert seen[7].tolist() == [2.0, 8.0]
+    assert snapshots.share.tolist() == [0.5, 1.0]
+
+
+def test_a_second_spike_goes_back_no_further_than_the_first() -> None:
+    """What was kept of the way to the first spike is gone: both snapshots are the one that it went back to."""
+    losses = [[1.0 + 0.01 * (step % 2)] for step in range(50)]
+    for step in (33, 42):
+        losses[step] = [3.0]
+    snapshots, seen = watched(losses, spike=4.0, back=8, skip=1)
+    # snapshots at 24 and 32; at 35 back to 24; one more at 40, beside which lies 24 and not 32; at 45 back to 24
+    assert seen[35].item() == 24.0
+    assert seen[44].item() == 33.0
+    assert seen[45].item() == 24.0
+    assert snapshots.counts()["rollbacks"].item() == 2

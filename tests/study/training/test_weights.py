@@ -1,0 +1,311 @@
+"""A file of weights that is none: one line and exit code 2 before anything is trained, and nothing is executed."""
+
+import dataclasses
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stacks import LOG, make_run
+from weight_files import ABOUT, GOOD, file_of, of_random
+
+from study.cli.main import main
+from study.execution import warm_start
+from study.storage import archive
+from study.training import weights
+from study.training.networks import network_of_weights, spec_of
+
+OF_ADAGRAD = {weights._accumulator_of(name): np.full_like(array, 0.1) for name, array in GOOD.arrays.items()}
+
+
+class Malicious:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch proof",)
+
+
+def header(shape: str, descr: str = "<f4") -> bytes:
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def torch_file() -> bytes:
+    file = io.BytesIO()
+    torch.save({"table/0": Malicious()}, file)
+    return file.getvalue()
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: array for key, array in GOOD.arrays.items() if key != name}
+
+
+def with_array(name: str, array: Any) -> dict[str, Any]:
+    return GOOD.arrays | {name: array}
+
+
+def accumulating(table: np.ndarray) -> dict[str, Any]:
+    return GOOD.arrays | OF_ADAGRAD | {"table_accumulator/0": table}
+
+
+def changed(**about: Any) -> dict[str, Any]:
+    return ABOUT | about
+
+
+def twice() -> bytes:
+    file = io.BytesIO(file_of())
+    with zipfile.ZipFile(file, "a") as parts, pytest.warns(UserWarning, match="Duplicate name"):
+        parts.writestr("table/0.npy", header("(11, 4)") + bytes(176))
+    return file.getvalue()
+
+
+def flipped() -> bytes:
+    content = bytearray(file_of())
+    content[content.find(b"\x93NUMPY") + 200] ^= 4
+    return bytes(content)
+
+
+def overlapping() -> bytes:
+    """A thousand names for the same bytes: more comes out than is in it."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as parts:
+        parts.writestr("about.json", json.dumps(ABOUT))
+        parts.writestr("table/0.npy", header("(11, 4)") + bytes(10**5))
+        one = parts.infolist()[1]
+        for i in range(1000):
+            again = zipfile.ZipInfo(f"table/{i + 1}.npy")
+            for name in ("header_offset", "compress_size", "file_size", "CRC"):
+                setattr(again, name, getattr(one, name))
+            parts.filelist.append(again)
+            parts.NameToInfo[again.filename] = again
+    return content.getvalue()
+
+
+ZERO = GOOD.arrays["table/0"]
+NAN = np.where(np.arange(ZERO.size).reshape(ZERO.shape) == 7, np.nan, ZERO).astype(np.float32)
+
+FILES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (lambda: b"", "not a zip"),
+    "text": (lambda: b"weights", "not a zip"),
+    "a pickle": (lambda: pickle.dumps(Malicious()), "not a zip"),
+    "a file of torch": (torch_file, "about.json"),
+    "objects": (lambda: file_of(arrays=with_array("table/0", np.array([Malicious()], dtype=object))), "plain numbers"),
+    "cut": (lambda: file_of()[:-300], "not a zip"),
+    "a flipped bit": (flipped, "CRC"),
+    "a bomb": (lambda: file_of(arrays=with_array("table/0", bytes(10**7)), compress=True), "larger than the whole"),
+    "parts upon each other": (overlapping, "larger than the whole"),
+    "compressed": (lambda: file_of("x" * 5, {"table/0": os.urandom(999)}, compress=True), "none of ours"),
+    "a huge shape": (
+        lambda: file_of(arrays=with_array("table/0", header("(1000000000, 1000000)"))),
+        "not of the size that it says",
+    ),
+    "a negative shape": (lambda: file_of(arrays=with_array("table/0", header("(-1, 4)"))), "plain numbers"),
+    "a shape of words": (lambda: file_of(arrays=with_array("table/0", header("('a', 4)"))), ""),
+    "a header that is code": (lambda: file_of(arrays=with_array("table/0", header("(__import__('os'), 4)"))), ""),
+    "a part twice": (twice, "twice"),
+    "a path out of it": (lambda: file_of(arrays=with_array("../../evil", ZERO)), "no array of weights"),
+    "an absolute path": (lambda: file_of(arrays=with_array("/etc/evil", ZERO)), "no array of weights"),
+    "a path in a name": (lambda: file_of(arrays=with_array("parameter/../evil", ZERO)), "no array of weights"),
+    "an array too many": (lambda: file_of(arrays=with_array("table/9", ZERO)), "no array of weights"),
+    "a table is missing": (lambda: file_of(arrays=without("table/1")), "table/1 is missing"),
+    "a table of another shape": (lambda: file_of(arrays=with_array("table/0", ZERO[:5])), "shape (5, 4), not (11, 4)"),
+    "a table of doubles": (lambda: file_of(arrays=with_array("table/0", ZERO.astype(float))), "float64, not float32"),
+    "a table of integers": (lambda: file_of(arrays=with_array("table/0", ZERO.astype(int))), "int64, not float32"),
+    "a table backwards": (lambda: file_of(arrays=with_array("table/0", ZERO.astype(">f4"))), "not float32"),
+    "NaN": (lambda: file_of(arrays=with_array("table/0", NAN)), "not finite"),
+    "no description": (lambda: file_of(about=""), "no JSON"),
+    "a description that is a list": (lambda: file_of(about=[1]), "none of ours"),
+    "a deep description": (lambda: file_of(about="[" * 10**6), ""),
+    "a description that is binary": (lambda: file_of(about=b"\xff\xfe\x00"), ""),
+    "a format to come": (lambda: file_of(changed(format=3)), "format 3; this version reads formats 1 and 2"),
+    "no format": (lambda: file_of({k: v for k, v in ABOUT.items() if k != "format"}), "format None"),
+    "more said": (lambda: file_of(changed(run_me="rm")), "lacks or adds run_me"),
+    "less said": (lambda: file_of({k: v for k, v in ABOUT.items() if k != "seen"}), "lacks or adds seen"),
+    "a name that colours": (lambda: file_of(changed(model="\x1b[31msmall")), "control characters"),
+    "a name that is a page": (lambda: file_of(changed(method="x" * 10_000)), "10,000 letters"),
+    "a model is a number": (lambda: file_of(changed(model=3)), "model is 3"),
+    "an lr is NaN": (lambda: file_of(json.dumps(changed(lr=float("nan")))), "lr is nan"),
+    "another precision": (lambda: file_of(changed(precision="float16")), "precision is 'float16'"),
+    "a dim below 0": (lambda: file_of(changed(embedding_dim=-4)), "embedding_dim is -4"),
+    "names are a word": (lambda: file_of(changed(id_names="abc")), "no list"),
+    "a vocabulary too few": (lambda: file_of(changed(vocabulary=[11, 4])), "not one positive size"),
+    "a vocabulary of 0": (lambda: file_of(changed(vocabulary=[11, 0, 40])), "not one positive size"),
+    "a vocabulary without end": (lambda: file_of(changed(vocabulary=[11, 4, 10**30])), "vocabulary"),
+    "options are a list": (lambda: file_of(changed(options=[1])), "options is no mapping"),
+    "an option is a list": (lambda: file_of(changed(options={"rel": [1]})), "the option rel is [1]"),
+    "an option colours": (lambda: file_of(changed(options={"norm": "\x1b[31m"})), "control characters"),
+    "tables are trained otherwise": (lambda: file_of(changed(embeddings="sgd")), "embeddings is 'sgd'"),
+    "a name without letters": (lambda: file_of(arrays=with_array("parameter/", ZERO)), "no array of weights"),
+    "a name that rings": (lambda: file_of(arrays=with_array("parameter/\x07", ZERO)), "no array of weights"),
+    "an array's name is a page": (lambda: file_of(arrays=with_array("parameter/" + "x" * 501, ZERO)), "no array of"),
+    "half the accumulators": (
+        lambda: file_of(arrays=GOOD.arrays | {k: x for k, x in OF_ADAGRAD.items() if k.startswith("table")}),
+        "lacks or adds the accumulator 'accumulator/",
+    ),
+    "an accumulator is missing": (
+        lambda: file_of(arrays=GOOD.arrays | {k: x for k, x in OF_ADAGRAD.items() if k != "table_accumulator/1"}),
+        "lacks or adds the accumulator 'table_accumulator/1'",
+    ),
+    "an accumulator too many": (
+        lambda: file_of(arrays=GOOD.arrays | OF_ADAGRAD | {"accumulator/../evil": ZERO}),
+        "lacks or adds the accumulator 'accumulator/../evil'",
+    ),
+    "an accumulator of another shape": (lambda: file_of(arrays=accumulating(ZERO[:5] + 1)), "the shape (5, 4), not"),
+    "an accumulator of doubles": (lambda: file_of(arrays=accumulating(ZERO.astype(float))), "float64, not float32"),
+    "an accumulator below 0": (lambda: file_of(arrays=accumulating(ZERO - np.float32(1e-9))), "values below 0"),
+    "an accumulator is NaN": (lambda: file_of(arrays=accumulating(NAN)), "not finite"),
+    "accumulators before their time": (
+        lambda: file_of(
+            {k: v for k, v in changed(format=1).items() if k not in weights.SINCE_2}, GOOD.arrays | OF_ADAGRAD
+        ),
+        "format 1, which knows no accumulators",
+    ),
+    "days are words": (lambda: file_of(changed(seen=["1-6"])), "no list"),
+    "days backwards": (lambda: file_of(changed(seen=[[6, 1]])), "days 6 to 1"),
+    "a day 0": (lambda: file_of(changed(seen=[[0, 1]])), "days 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("wrong", FILES)
+def test_a_file_that_holds_no_weights_is_refused_in_a_line(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    make, message = FILES[wrong]
+    (tmp_path / "w.zip").write_bytes(make())
+    assert main(["run", "quick", "--set", "models=small", "--init-from", "w.zip", "--out", "out"]) == 2
+    said = capsys.readouterr().err
+    assert "w.zip holds no weights that can be used" in said
+    assert message in said
+    assert said.count("\n") == 1
+    assert said[:-1].isprintable()
+    assert len(said) < 600
+    assert {path.name for path in tmp_path.iterdir()} <= {"w.zip", "cache"}
+
+
+def test_what_is_refused_would_have_been_read_as_it_should_be() -> None:
+    back = weights.read(file_of())
+    assert back.content == GOOD.content
+    assert back.about == GOOD.about
+    assert len(FILES) > 40
+
+
+@pytest.mark.parametrize("path", [".", "none.zip", "/dev/zero"])
+def test_a_place_that_is_no_file_is_refused_in_a_line(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights.untrusted, "MOST_BYTES", 1 << 20)
+    assert main(["plan", "quick", "--init-from", path]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert path in said
+
+
+NAME = "parameter/heads.weight" if "parameter/heads.weight" in GOOD.arrays else sorted(GOOD.arrays)[0]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (without(NAME), "they lack or add the parameter"),
+        (with_array("parameter/more.weight", ZERO), "they lack or add the parameter more.weight of a small network"),
+        (with_array("buffer/mean", ZERO), "they lack or add the buffer mean"),
+        (with_array(NAME, ZERO), r"is torch.float32 \(11, 4\), and of a small network it is"),
+        (of_random("large").arrays, "of a small network"),
+    ],
+)
+def test_arrays_of_another_network_are_refused(arrays: dict[str, np.ndarray], message: str) -> None:
+    other = weights.checked(GOOD.about, arrays)
+    with pytest.raises(ValueError, match=message):
+        network_of_weights("small", spec_of(LOG, make_run().recipe), other)
+
+
+def test_an_archive_keeps_every_plain_array_and_the_same_bytes() -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a/b": rng.standard_normal((3, 5)),
+        "fortran": np.asfortranarray(rng.standard_normal((4, 2, 3)).astype(np.float32)),
+        "scalar": np.array(7),
+        "none": np.zeros((0, 3), np.float32),
+        "flags": np.array([True, False]),
+    }
+    files = []
+    for _ in range(2):
+        file = io.BytesIO()
+        archive.write(file, {"b": 1, "a": [2]}, arrays.items())
+        files.append(file.getvalue())
+    assert files[0] == files[1]
+    about, back = archive.read(io.BytesIO(files[0]))
+    assert about == {"a": [2], "b": 1}
+    for name, array in arrays.items():
+        assert (back[name].dtype, back[name].shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(back[name], array)
+        assert back[name].flags.writeable
+
+
+def test_a_file_of_format_1_reads_as_one_that_says_less() -> None:
+    old = {name: value for name, value in ABOUT.items() if name not in weights.SINCE_2} | {"format": 1}
+    back = weights.read(file_of(old))
+    assert back.content == GOOD.content
+    assert (back.about.options, back.about.embeddings, back.about.curve) == (None, "", "none")
+    with pytest.raises(ValueError, match="lacks or adds"):
+        weights.read(file_of(ABOUT | {"format": 1}))
+
+
+def test_names_of_ones_own_modules_and_masks_of_infinity_are_kept() -> None:
+    mask = np.triu(np.full((3, 3), -np.inf, np.float32), 1)
+    arrays = with_array("parameter/long-view.größe", ZERO) | {"buffer/attention.mask": mask}
+    left = weights.checked(GOOD.about, arrays)
+    back = weights.read(left.written())
+    assert back.content == left.content
+    np.testing.assert_array_equal(back.arrays["buffer/attention.mask"], mask)
+    with pytest.raises(ValueError, match="holds values that are not finite"):
+        weights.checked(GOOD.about, with_array("parameter/long-view", mask))
+
+
+def test_what_is_too_large_for_a_file_is_refused_before_it_is_made_and_as_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = dataclasses.replace(GOOD.about, vocabulary=(11, 4, 10**8))
+    arrays = with_array("table/2", np.broadcast_to(np.zeros((), np.float32), (10**8, 4)))
+    with pytest.raises(
+        ValueError, match=r"they take 1,600,0\d\d,\d+ bytes, and a file of weights has 1,073,741,824 at"
+    ):
+        weights.check_form(huge, arrays)
+    names = tuple(f"{i:0400}" for i in range(3000))
+    with pytest.raises(ValueError, match="the names of their features take more than 1,048,576 bytes"):
+        weights.check_form(dataclasses.replace(GOOD.about, number_names=names), GOOD.arrays)
+    monkeypatch.setattr(weights.untrusted, "MOST_BYTES", 1 << 20)
+    (tmp_path / "w.zip").write_bytes(bytes(5 << 20))
+    with pytest.raises(ValueError, match="it has more than 1,048,576 bytes"):
+        warm_start.opened(tmp_path / "w.zip")
+
+
+def test_days_that_add_up_are_said_in_few_words() -> None:
+    every_day = dataclasses.replace(GOOD.about, seen=((8, 13), (1, 6), (7, 7), (5, 9)))
+    assert every_day.seen == ((1, 13),)
+    assert every_day.days_seen() == "days 1 to 13"
+    gaps = dataclasses.replace(GOOD.about, seen=tuple((day, day) for day in range(1, 20_000, 2)))
+    assert gaps.days_seen() == "days 1 and 3 and 5 and 9,997 more pieces, up to 19999"
+    assert gaps.saw(19_999, 20_001)
+    assert not gaps.saw(20_000, 20_001)
+
+
+def test_accumulators_come_back_and_have_an_identity_of_their_own() -> None:
+    both = weights.checked(GOOD.about, GOOD.arrays | OF_ADAGRAD)
+    back = weights.read(both.written())
+    assert (back.content, back.accumulators) == (GOOD.content, both.accumulators)
+    assert both.accumulators != ""
+    assert GOOD.accumulators == ""
+    assert sorted(back.network("accumulator")) == sorted(back.network("parameter"))
+    np.testing.assert_array_equal(back.table_accumulators[1], OF_ADAGRAD["table_accumulator/1"])
+    other = weights.checked(GOOD.about, accumulating(ZERO))
+    assert other.content == both.content
+    assert other.accumulators != both.accumulators

@@ -1,0 +1,206 @@
+"""Clips that follow the history of norms: by pencil, and 50 steps against loops in double precision from the papers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from study import methods
+from study.optim import AutoClip, ZClip
+from study.transforms import Chain, Leaf, chain
+from study.transforms._adaptive_clipping import (
+    clip_by_percentile,
+    clip_by_z_score,
+    clip_to_average_norm,
+    percentile_limit,
+)
+
+F64 = torch.float64
+SHAPES = ((4, 3), (5,), ())
+
+
+def norms_through(link, *norms: float) -> list[float]:
+    """The norms that are left of a run whose only gradient has these norms, one a step."""
+    chained, weight = chain(link), torch.ones(1, 2, dtype=F64)
+    state, left = chained.init(weight), []
+    for norm in norms:
+        gradient = torch.tensor([[0.6 * norm, -0.8 * norm]], dtype=F64)
+        leaf = Leaf(weight=weight, gradient=gradient, update=gradient, state=state)
+        chained.updates([leaf])
+        left.append(leaf.update.norm().item())
+    return left
+
+
+def test_z_score_by_pencil():
+    """The warm-up's norms 1 and 3 pass: mean 2, variance 1. 5 has z = 3 > 2, and becomes 2 + 2^2 / 3 * 1. With decay
+    0.5, mean (2 + 10/3) / 2 = 8/3, variance (1 + (10/3 - 8/3)^2) / 2 = 13/18, and 3.9 has z = 1.45."""
+    expected = [1.0, 3.0, 10 / 3, 3.9]
+    assert norms_through(clip_by_z_score(2.0, 0.5, 2), 1.0, 3.0, 5.0, 3.9) == pytest.approx(expected, rel=1e-12)
+    # 4.6 has z = 2.27: 8/3 + 4 * 13/18 / (4.6 - 8/3)
+    left = norms_through(clip_by_z_score(2.0, 0.5, 2), 1.0, 3.0, 5.0, 4.6)
+    assert left[-1] == pytest.approx(8 / 3 + 4 * (13 / 18) / (4.6 - 8 / 3), rel=1e-12)
+
+
+def test_a_steady_norm_is_no_outlier_and_any_other_is():
+    left = norms_through(clip_by_z_score(2.5, 0.97, 3), 2.0, 2.0, 2.0, 2.0, 2.5)
+    assert left == pytest.approx([2.0] * 5), "with a variance of 0, what is left of an outlier is the mean"
+
+
+def test_percentile_by_pencil():
+    """Of 4 and 2 the 10th percentile is 2.2, which passes 2; of 4, 2, 10 it is 2.4."""
+    assert norms_through(clip_by_percentile(10.0), 4.0, 2.0, 10.0) == pytest.approx([4.0, 2.0, 2.4])
+    # two are remembered: of 2 and 10, 2.8
+    assert norms_through(clip_by_percentile(10.0, 2), 4.0, 2.0, 10.0) == pytest.approx([4.0, 2.0, 2.8])
+
+
+def test_percentiles_are_those_of_numpy():
+    rng = np.random.default_rng(0)
+    history = np.full((6, 40), math.inf)
+    counts = np.array([1, 2, 3, 17, 39, 40])
+    for row, count in zip(history, counts, strict=True):
+        row[rng.permutation(40)[:count]] = rng.lognormal(size=count)
+    for percentile in (0.0, 10.0, 33.3, 50.0, 100.0):
+        found = percentile_limit(torch.from_numpy(history), torch.from_numpy(counts.astype(float)), percentile)
+        expected = [np.percentile(row[np.isfinite(row)], percentile) for row in history]
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-13)
+
+
+def test_average_norm_by_pencil():
+    """Warm-up: 8 is clipped to abs = 4, 3 passes, and is the smallest. Then 1.5 * 3 bounds 9; the average is
+    (3 + 4.5) / 2 = 3.75, of which 1.5 bound 100."""
+    left = norms_through(clip_to_average_norm(1.5, 4.0, 0.5, 2), 8.0, 3.0, 9.0, 100.0)
+    assert left == pytest.approx([4.0, 3.0, 4.5, 5.625])
+
+
+def test_a_gradient_of_zero_in_the_warm_up_does_not_freeze_its_tensor():
+    assert norms_through(clip_to_average_norm(1.5, 4.0, 0.5, 2), 0.0, 3.0, 9.0) == pytest.approx([0.0, 3.0, 4.5])
+    # a unit that wakes only later: its first norm is what is usual
+    assert norms_through(clip_to_average_norm(1.5, 4.0, 0.5, 2), 0.0, 0.0, 5.0, 9.0) == pytest.approx([0, 0, 5, 7.5])
+
+
+# --- 50 steps against loops ----------------------------------------------------------------------------------------
+
+
+def gradients_of(step: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(step)
+    size = 0.3 * (40.0 if step in (31, 32, 44) else 1.0) * (1 + 0.5 * math.sin(step))
+    return [rng.normal(size=shape) * size for shape in SHAPES]
+
+
+def length(tensors) -> float:
+    return math.sqrt(sum(float((np.asarray(x) ** 2).sum()) for x in tensors))
+
+
+class ZClipByLoop:
+    def __init__(self):
+        self.buffer, self.mean, self.var = [], 0.0, 0.0
+
+    def __call__(self, gradients):
+        norm = length(gradients)
+        if len(self.buffer) < 25:
+            self.buffer.append(norm)
+            if len(self.buffer) == 25:
+                self.mean, self.var = float(np.mean(self.buffer)), float(np.var(self.buffer))
+            return gradients
+        std = math.sqrt(self.var)
+        z = (norm - self.mean) / std
+        left = self.mean + 2.5**2 / z * std if z > 2.5 else norm
+        self.mean = 0.97 * self.mean + 0.03 * left
+        self.var = 0.97 * self.var + 0.03 * (left - self.mean) ** 2
+        return [g * (left / norm) for g in gradients]
+
+
+class AutoClipByLoop:
+    def __init__(self):
+        self.norms = []
+
+    def __call__(self, gradients):
+        self.norms.append(length(gradients))
+        limit = np.percentile(self.norms, 10)
+        return [g * min(1.0, limit / self.norms[-1]) for g in gradients]
+
+
+class AdaGCByLoop:
+    def __init__(self, warmup):
+        self.warmup, self.step, self.usual = warmup, 0, [math.inf] * len(SHAPES)
+
+    def __call__(self, gradients):
+        total, out = length(gradients), []
+        for i, g in enumerate(gradients):
+            norm = length([g])
+            h = min(1.0, 1.0 / total) if self.step < self.warmup else min(1.0, 1.05 * self.usual[i] / norm)
+            left = h * norm
+            smallest, average = min(self.usual[i], left), 0.98 * self.usual[i] + 0.02 * left
+            self.usual[i] = smallest if self.step < self.warmup else average
+            out.append(h * g)
+        self.step += 1
+        return out
+
+
+class RmsClipByLoop:
+    def __init__(self, limit):
+        self.limit = limit
+
+    def direction(self, r):
+        return r / max(1.0, math.sqrt(float(np.mean(r**2))) / self.limit)
+
+    def __call__(self, gradients):
+        return gradients
+
+
+LOOPS = {
+    "zclip": ({}, ZClipByLoop),
+    "autoclip": ({}, AutoClipByLoop),
+    "adagc": ({"warmup_steps": 20}, lambda: AdaGCByLoop(20)),
+    "update_rms_clip": ({"d": 0.3}, lambda: RmsClipByLoop(0.3)),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_50_steps_equal_a_loop(name):
+    options, make = LOOPS[name]
+    treat = make()
+    direction = getattr(treat, "direction", lambda r: r)
+    start = [np.random.default_rng(99 + i).normal(size=shape) for i, shape in enumerate(SHAPES)]
+    expected, accumulators = [w.copy() for w in start], [np.full(shape, 0.1) for shape in SHAPES]
+    # beside it another run, whose gradients are ten times as large
+    weights = [torch.from_numpy(np.stack([w, w])) for w in start]
+    chained = methods.build(name, 0.3, options)
+    states = [chained.init(w) for w in weights]
+    acted = 0
+    for step in range(50):
+        raw = gradients_of(step)
+        treated = treat(raw)
+        acted += any(not np.array_equal(a, b) for a, b in zip(raw, treated, strict=True))
+        for w, G, g in zip(expected, accumulators, treated, strict=True):
+            G += g**2
+            w -= 0.3 * direction(g / np.sqrt(G + 1e-7))
+        updates(chained, weights, [torch.from_numpy(np.stack([g * 10, g])) for g in raw], states)
+    for w, found in zip(expected, weights, strict=True):
+        np.testing.assert_allclose(found[1].numpy(), w, rtol=1e-9)
+    assert acted > 2 or name == "update_rms_clip"
+
+
+def updates(chained: Chain, weights, gradients, states) -> None:
+    leaves = [Leaf(weight=w, gradient=g, update=g, state=s) for w, g, s in zip(weights, gradients, states, strict=True)]
+    chained.updates(leaves)
+    for leaf in leaves:
+        leaf.weight.sub_(leaf.update)
+
+
+# --- as optimizers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [ZClip, AutoClip])
+def test_one_norm_over_all_groups_has_one_history(optimizer):
+    """Two groups clip as one does."""
+    together, apart = ([torch.nn.Parameter(torch.ones(3, dtype=F64) * (i + 1)) for i in range(2)] for _ in range(2))
+    one, two = optimizer(together, 0.1), optimizer([{"params": [p]} for p in apart], 0.1)
+    for step in range(30):
+        for params in (together, apart):
+            for p, g in zip(params, gradients_of(step)[0], strict=False):
+                p.grad = torch.from_numpy(g[:3].copy())
+        one.step()
+        two.step()
+    assert all(torch.equal(p, q) for p, q in zip(together, apart, strict=True))
