@@ -15,7 +15,8 @@ CELL = ["model", "curve", "lr"]
 
 
 def load(folder: Path) -> pd.DataFrame:
-    """The runs of a study's cells, one row a run (`study.record.tables.read_runs`), with the column `curve`; see `cells_of`.
+    """The runs of a study's cells, one row a run (`study.record.tables.read_runs`), with the column `curve`; see
+    `cells_of`.
 
     Raises study.record.tables.RecordError (a ValueError) where there is no study. No runs give a table without rows.
     """

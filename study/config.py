@@ -46,8 +46,8 @@ class Recipe:
     initial_accumulator, eps: Adagrad's `G0` and `eps` (inside the root), for network and embeddings.
     embeddings: "adagrad" (plain Adagrad, as in the paper) or "method" (the run's method acts on them too).
     precision: "float32" or "float64".
-    init_from: content of the weights that every run starts from (`study.training.weights`); empty is random ones, by seed.
-    init_accumulators: content of Adagrad's accumulators that are handed on with them; empty is fresh ones.
+    init_from: content of the weights that every run starts from (`study.training.weights`); empty is random ones, by
+    seed. init_accumulators: content of Adagrad's accumulators that are handed on with them; empty is fresh ones.
     """
 
     batch: int = 512
@@ -187,7 +187,8 @@ JUDGED_FROM = 10**6
 
 @dataclass(frozen=True, kw_only=True)
 class QualitySearch:
-    """The lr and thresholds of best quality, for each arm of a study, where P(divergence) <= risk (`study.search.quality_search`).
+    """The lr and thresholds of best quality, for each arm of a study, where P(divergence) <= risk
+    (`study.search.quality_search`).
 
     The study's lrs span the range of the lr, its seeds are those that a proposal is first trained with. Ranges are
     searched on a logarithmic scale; one whose ends are equal is a threshold held fixed.

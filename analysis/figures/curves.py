@@ -1,8 +1,8 @@
 """The figures: a function that makes each one's table, and one that draws the table on an `ax`.
 
 `draw_x(ax, table)` takes one model's rows and returns nothing. Colours, markers and dashes come from
-`analysis.figures.palette`, keyed by method; the several curves of one method differ in how pale they are. An edge that was not
-reached is an arrow at the end of the tried lrs, never a point.
+`analysis.figures.palette`, keyed by method; the several curves of one method differ in how pale they are. An edge that
+was not reached is an arrow at the end of the tried lrs, never a point.
 """
 
 import contextlib
@@ -253,8 +253,8 @@ def _distance(healthy: Mapping[str, Any], broken: Mapping[str, Any]) -> tuple[fl
 
 def gains(losses: pd.DataFrame, tasks: Sequence[Mapping[str, Any]], median_steps: int = 25) -> pd.DataFrame:
     """Gain of the training loss per run and step: columns run_id, step, gain, smooth (median of the last
-    `median_steps` gains). losses: `study.record.tables.read_losses`. A gain of 0 is the best constant predictor's; the unit
-    is its mean loss."""
+    `median_steps` gains). losses: `study.record.tables.read_losses`. A gain of 0 is the best constant predictor's; the
+    unit is its mean loss."""
     unit = sum(float(task["constant_loss"]) for task in tasks)
     parts = []
     for run_id, of_run in losses.groupby("run_id", sort=True):
@@ -295,8 +295,8 @@ def draw_pair(ax: Axes, table: pd.DataFrame, broken: Mapping[str, Any], healthy:
 
 
 def frontier(table: pd.DataFrame) -> Figure:
-    """The edge of each method as its threshold moves: `analysis.stats.frontier` at one level, one panel a line, with the edge
-    of `none` as the band to beat. A table without a line gives a figure without a panel."""
+    """The edge of each method as its threshold moves: `analysis.stats.frontier` at one level, one panel a line, with
+    the edge of `none` as the band to beat. A table without a line gives a figure without a panel."""
     lines = few(_lines(table), MOST_LINES)
     with styled():
         figure = _panels(len(lines))
@@ -672,9 +672,9 @@ class Panel:
 
 
 def panels(table: pd.DataFrame, models: Sequence[str], lines: pd.DataFrame) -> list[Panel]:
-    """One panel a model; where there are more curves than can be told apart, one a line of `analysis.stats.frontier`, each
-    beside `none`, and one for all other curves in no line. table: rows with model, curve and method; lines: `frontier`
-    at any level."""
+    """One panel a model; where there are more curves than can be told apart, one a line of `analysis.stats.frontier`,
+    each beside `none`, and one for all other curves in no line. table: rows with model, curve and method; lines:
+    `frontier` at any level."""
     look = curve_looks(table)
     if len(look) <= MANY_CURVES:
         return [Panel(title=model, model=model, look=look) for model in models]

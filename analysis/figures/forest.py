@@ -1,8 +1,8 @@
 """The edges of studies that differ in one thing each, one below the other: a forest plot, and a page.
 
-Each study is held against another of its family by the ratio of their LR50 (`analysis.stats.contrasts.ratio_interval`), curve
-by curve; p is corrected over the whole family by Holm's method. An edge that was not reached is an arrow, and a ratio
-with it one-sided. Seeds are not taken as paired: another model or recipe is another draw of thresholds.
+Each study is held against another of its family by the ratio of their LR50 (`analysis.stats.contrasts.ratio_interval`),
+curve by curve; p is corrected over the whole family by Holm's method. An edge that was not reached is an arrow, and a
+ratio with it one-sided. Seeds are not taken as paired: another model or recipe is another draw of thresholds.
 """
 
 import json
@@ -39,8 +39,8 @@ class Shown:
 
 
 def members_of(folder: Path) -> tuple[str, list[Shown]]:
-    """(name, members in order) of a family, from its `family.json`. Raises study.record.tables.RecordError where it is not a
-    family's: labels name folders inside this one."""
+    """(name, members in order) of a family, from its `family.json`. Raises study.record.tables.RecordError where it is
+    not a family's: labels name folders inside this one."""
     path = folder / "family.json"
     try:
         content = json.loads(path.read_text())
@@ -65,8 +65,8 @@ def forest(members: Sequence[Shown], read: Callable[[Path], pd.DataFrame] = load
     member's folder.
 
     Columns: label, words, model, curve, method, n, k (runs, and diverged ones), seeds, edge, low, high, status, lr_min,
-    lr_max (`analysis.stats.edges.edges`); against (a label; empty where there is nothing to compare with), ratio (of LR50
-    over that of against; NaN unless both were reached), ratio_low, ratio_high (95%; 0 and inf where it has no such
+    lr_max (`analysis.stats.edges.edges`); against (a label; empty where there is nothing to compare with), ratio (of
+    LR50 over that of against; NaN unless both were reached), ratio_low, ratio_high (95%; 0 and inf where it has no such
     end), p, p_holm. Raises study.record.tables.RecordError (a ValueError) where a record cannot be read.
     """
     tables = {m.label: read(m.folder) for m in members if exists(m.folder)}

@@ -50,9 +50,9 @@ class Tables:
     """What a report says, each found once from the record of the study in `folder`.
 
     every: all recorded runs, the control included; runs: those of cells. edges: by level: LEVELS, and that of a search.
-    recommended: `analysis.stats.recommend` with risk 5% at 95%. contrasts, sensitivity: of `analysis.stats.contrasts` and
-    `analysis.stats.quality`; without rows for a search for the best quality, whose arms have no curves; best: what it found.
-    table2: of `analysis.stats.table2`, where a method has several arms to choose from.
+    recommended: `analysis.stats.recommend` with risk 5% at 95%. contrasts, sensitivity: of `analysis.stats.contrasts`
+    and `analysis.stats.quality`; without rows for a search for the best quality, whose arms have no curves; best: what
+    it found. table2: of `analysis.stats.table2`, where a method has several arms to choose from.
     """
 
     folder: Path
@@ -112,9 +112,9 @@ def write(
     report.html.
 
     reference: model -> what the control gave: "lr" (the safe lr), "gain" (the reference gain), "gain_<task>",
-    "constant_loss". influence: `study.commands.rescore.rule_influence`. None leaves either out of the page. losses: of all
-    runs, where they have been read. Works from a record of any size, down to no run at all. Raises OSError where the
-    folder cannot be written.
+    "constant_loss". influence: `study.commands.rescore.rule_influence`. None leaves either out of the page. losses: of
+    all runs, where they have been read. Works from a record of any size, down to no run at all. Raises OSError where
+    the folder cannot be written.
     """
     folder, definition, runs, every = found.folder, found.definition, found.runs, found.every
     drawn = figures.all_figures(folder, runs, definition, found.rates, found.fitted, found.edges[LEVELS[0]], losses)

@@ -88,8 +88,8 @@ def by_arm(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def tuned_cells(runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition) -> pd.DataFrame:
-    """One row a cell that was tuned. runs: of `study.record.tables`, as `read_runs` gives them; gain: theirs, as `gains`; a
-    run without one is left out.
+    """One row a cell that was tuned. runs: of `study.record.tables`, as `read_runs` gives them; gain: theirs, as
+    `gains`; a run without one is left out.
 
     Columns: model, curve (the arm), method, <thresholds>, options, lr; n, k (runs and diverged runs, of the seeds it
     was tuned on), gain (their mean), within_risk, best (bool; one cell a model and curve, or none).

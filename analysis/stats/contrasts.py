@@ -1,18 +1,18 @@
 """Which method moves the edge, and by how much: each method against `none`, then every other pair.
 
-The ratio of two edges has for its interval the difference of their posteriors (`analysis.stats.edges`, level 0.5), which
-holds at any number of seeds and knows what a grid of lrs hides: a bootstrap of seeds that all switch between the same
-two lrs has no width at all. What lies beyond the tried lrs is unknown, not modelled: such an edge makes an interval
-one-sided. p is twice the smaller probability that the ratio lies on the other side of 1. The posteriors are taken as
-independent. Where a seed that holds with one method holds with the other, both err on the side of caution; on real data
-a seed's thresholds with two methods hardly go together. (To couple the posteriors by the correlation of paired seeds,
-or by its lower bound, was tried: intervals of 95% covered 85%, since a grid's part of the uncertainty is not shared.)
-Docs and simulations: docs/statistics.md. Quality, and outcomes at one lr, are paired by seed.
+The ratio of two edges has for its interval the difference of their posteriors (`analysis.stats.edges`, level 0.5),
+which holds at any number of seeds and knows what a grid of lrs hides: a bootstrap of seeds that all switch between the
+same two lrs has no width at all. What lies beyond the tried lrs is unknown, not modelled: such an edge makes an
+interval one-sided. p is twice the smaller probability that the ratio lies on the other side of 1. The posteriors are
+taken as independent. Where a seed that holds with one method holds with the other, both err on the side of caution; on
+real data a seed's thresholds with two methods hardly go together. (To couple the posteriors by the correlation of
+paired seeds, or by its lower bound, was tried: intervals of 95% covered 85%, since a grid's part of the uncertainty is
+not shared.) Docs and simulations: docs/statistics.md. Quality, and outcomes at one lr, are paired by seed.
 
 The contrasts against `none` of one model are a family: Holm (S. Holm, Scandinavian Journal of Statistics 6, 1979).
-Where a confirmation (`study.record.tables`) named an lr and fresh seeds before they were trained, McNemar's mid-p of these
-runs joins the family (M. W. Fagerland, S. Lydersen, P. Laake, BMC Medical Research Methodology 13:91, 2013). All else
-is descriptive and corrected for nothing.
+Where a confirmation (`study.record.tables`) named an lr and fresh seeds before they were trained, McNemar's mid-p of
+these runs joins the family (M. W. Fagerland, S. Lydersen, P. Laake, BMC Medical Research Methodology 13:91, 2013). All
+else is descriptive and corrected for nothing.
 """
 
 import functools
@@ -58,8 +58,9 @@ def contrasts(
     """Every pair of curves of a model, from one row a run (`analysis.load`) and the study's definition; of a model with
     more than FEW_CURVES, the planned pairs alone: half a million others are nobody's to read.
 
-    confirmations: `study.record.tables.read_confirmations`. quality: a column of held-out quality (`auc_click`); None is the
-    first task's. fitted: what `analysis.stats.edges.fits(runs)` gave. Raises ValueError where there is no such quality.
+    confirmations: `study.record.tables.read_confirmations`. quality: a column of held-out quality (`auc_click`); None
+    is the first task's. fitted: what `analysis.stats.edges.fits(runs)` gave. Raises ValueError where there is no such
+    quality.
 
     One row a pair, the planned ones first; columns: model, curve, method; against (the other curve); planned (against
     `none`, in the family; else descriptive); seeds, seeds_against, pairs (distinct seeds of each, and common ones);

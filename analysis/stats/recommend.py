@@ -8,11 +8,11 @@ so 59 clean seeds claim 5% at 95%, and 299 claim 1%. Runs of a fixed number of s
 lr, until the first failure: a fixed sequence needs no correction for the number of lrs, whatever the runs of a seed
 share. Runs that were placed by looking at outcomes, those of a search, nominate an lr and claim nothing.
 
-A confirmation is a test of its own: fresh seeds at one lr, named before they are trained (`study.record.tables`), and judged
-by these runs alone once all are there. Each curve may be wrong with probability 1 - confidence over all that was ever
-tested of it, the choice of lr included: a test that fails has spent its size, the largest probability with which it
-could have claimed a risk that is too high; a test that claims spends nothing. After a failure, a test may take half of
-what is left. (59 seeds at 5% leave 0.0015 of 0.05: the next confirmation needs 141.)
+A confirmation is a test of its own: fresh seeds at one lr, named before they are trained (`study.record.tables`), and
+judged by these runs alone once all are there. Each curve may be wrong with probability 1 - confidence over all that was
+ever tested of it, the choice of lr included: a test that fails has spent its size, the largest probability with which
+it could have claimed a risk that is too high; a test that claims spends nothing. After a failure, a test may take half
+of what is left. (59 seeds at 5% leave 0.0015 of 0.05: the next confirmation needs 141.)
 
 Sources: C. J. Clopper and E. S. Pearson, Biometrika 26 (1934); fixed sequences: W. Maurer, L. A. Hothorn and W.
 Lehmacher, in Biometrie in der chemisch-pharmazeutischen Industrie 6 (1995); levels that are passed on by tests that
@@ -70,8 +70,8 @@ def recommend(
 
     Of a search for the best quality, only the runs that judge its winners count.
 
-    confirmations: those of the study (`study.record.tables.read_confirmations`). quality: a column of held-out quality; None
-    is that of the first task. fitted: what `analysis.stats.edges.fits(runs)` gave, where it is at hand.
+    confirmations: those of the study (`study.record.tables.read_confirmations`). quality: a column of held-out quality;
+    None is that of the first task. fitted: what `analysis.stats.edges.fits(runs)` gave, where it is at hand.
 
     Columns: model, curve, method, <thresholds>, options; risk, confidence (as asked);
     status: "claimed", "cannot say", or "too risky" (the lowest lr tried has a higher risk, at the confidence);

@@ -4,11 +4,11 @@
     ROC AUC at k     how often a signal is larger in a run k steps before its onset than at the same step of the same
                      model in a run that is not within k steps of one; ties count half. Of pairs with the same lr alone,
                      it says what a signal knows beyond the lr. The interval resamples seeds
-    gone             when the trailing median knows: the step at which `study.outcomes.judge` would see it (`study.outcomes.onset`)
-    alarm            the first step, from `START` on, at which a signal exceeds a threshold. The threshold is the lowest
-                     that rings in at most a stated share of the completed runs, on half of the seeds; what it then does
-                     is measured on the other half. It warned where it rang before the onset, and was early where it
-                     rang before `gone`
+    gone             when the trailing median knows: the step at which `study.outcomes.judge` would see it
+    (`study.outcomes.onset`) alarm            the first step, from `START` on, at which a signal exceeds a threshold.
+                     The threshold is the lowest that rings in at most a stated share of the completed runs, on half of
+                     the seeds; what it then does is measured on the other half. It warned where it rang before the
+                     onset, and was early where it rang before `gone`
     lead             steps from the alarm to the onset, below 0 where it came after it; gain: from the alarm to `gone`
 
 A run that completes is watched for all of its steps, so a false alarm is one anywhere in it. Sharpness is taken every
@@ -316,8 +316,8 @@ def rules(table: pd.DataFrame, false_alarms: float = FALSE_ALARMS, draws: int = 
 
 
 def alarm_rule(table: pd.DataFrame, times: float, draws: int = DRAWS) -> pd.DataFrame:
-    """What `study.monitor.gradient_alarm.GradientAlarm(times)` does in all of the runs: a row a model and method, with the
-    columns of `summary` and their 95% intervals. Fair where the seeds are not those that chose it."""
+    """What `study.monitor.gradient_alarm.GradientAlarm(times)` does in all of the runs: a row a model and method, with
+    the columns of `summary` and their 95% intervals. Fair where the seeds are not those that chose it."""
     rows = []
     for (model, method), part in groups(table, GROUP):
         rung = alarms(part, "gradient_jump", times)

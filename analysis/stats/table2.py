@@ -5,8 +5,8 @@ Tang et al., *Improving Training Stability for Multitask Ranking Models in Recom
 each clip's thresholds, and whether training diverged; three copies, without intervals.
 
 Here the learning rate and thresholds for a seed are chosen by the other seeds, on the training days
-(`analysis.stats.quality.chosen_by_others`), and the seed judges on the held-out day: nothing is chosen by what judges it. A
-diverged run is the worst result, never a missing one.
+(`analysis.stats.quality.chosen_by_others`), and the seed judges on the held-out day: nothing is chosen by what judges
+it. A diverged run is the worst result, never a missing one.
 """
 
 import math

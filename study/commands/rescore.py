@@ -86,8 +86,8 @@ def rule_influence(
     """How far each edge moves under other rules: a row for each curve and rule, the study's own rule ("own") first.
 
     rules: name -> what differs from the study's rule; None is "stricter" (kept < 0.5) and "looser" (kept < 0.1).
-    fitted: what `analysis.stats.edges.fits` gave for the study's runs. every, losses: all recorded runs, and losses. None
-    reads them, or finds it.
+    fitted: what `analysis.stats.edges.fits` gave for the study's runs. every, losses: all recorded runs, and losses.
+    None reads them, or finds it.
 
     Columns: model, curve, method, rule (its name), settings (`kept=0.5`; "" for the study's own), n, k (diverged runs,
     all lrs together), changed (runs with another outcome than by the study's rule), edge, low, high, status, lr_min,

@@ -1,7 +1,7 @@
 """Where a study stands, from its folder alone, while it trains or after: done, training, diverged, failed, missing.
 
-The record says what is done. What trains now is told by files that its processes write (`study.execution.heartbeat`), and who
-drives it by the lock's; a crash leaves both behind, so they count for as long as they are fresh.
+The record says what is done. What trains now is told by files that its processes write (`study.execution.heartbeat`),
+and who drives it by the lock's; a crash leaves both behind, so they count for as long as they are fresh.
 """
 
 import json

@@ -357,8 +357,8 @@ def bytes_of_run(model: str, study: Study, log: Log, *, gpu: bool = False) -> in
 
 
 def bytes_of_snapshots(model: str, study: Study, log: Log) -> int:
-    """What `study.training.rollback` adds to a run: two copies of its weights and embedding rows with their accumulators, and
-    what the network's state was before the step."""
+    """What `study.training.rollback` adds to a run: two copies of its weights and embedding rows with their
+    accumulators, and what the network's state was before the step."""
     import torch
 
     from study.training.networks import spec_of

@@ -1,6 +1,7 @@
 """Studies whose runs start from weights: what they ask of them, and where the weights lie for whoever trains.
 
-    DIR/init/<content>.zip    in the study's folder: the weights that every run of it starts from (`study.training.weights`)
+    DIR/init/<content>.zip    in the study's folder: the weights that every run of it starts from
+    (`study.training.weights`)
 
 So a study needs the file that a user named only when it begins: it is resumed, extended, replayed and trained on other
 machines from its own folder.

@@ -1,8 +1,8 @@
 """Where the stacks of a study come from, one after another: a fixed plan, or a search that looks at what was recorded.
 
-The queue (`study.tune.runner`) asks a source for stacks, and tells it what became of each. Retries, the halves of a stack that
-ran out of memory and the wait for the control are the queue's: a source hears of a stack once it is recorded or given
-up, and never of the control.
+The queue (`study.tune.runner`) asks a source for stacks, and tells it what became of each. Retries, the halves of a
+stack that ran out of memory and the wait for the control are the queue's: a source hears of a stack once it is recorded
+or given up, and never of the control.
 """
 
 from collections import Counter, deque

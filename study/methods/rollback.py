@@ -1,6 +1,7 @@
 """Rollback: where the loss spikes, go back to an earlier snapshot and pass over the batches that come next.
 
-    spike: loss > mean + spike * std of the run's usual losses     (study.training.rollback says what else, and what a step is)
+    spike: loss > mean + spike * std of the run's usual losses     (study.training.rollback says what else, and what a
+    step is)
 
 Chowdhery et al., PaLM: Scaling Language Modeling with Pathways, JMLR 2023 (arXiv 2204.02311), section 5.1: back to
 about 100 steps before the spike, past 200 to 500 batches, those that led to it among them. In that proportion, for runs

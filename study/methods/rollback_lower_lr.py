@@ -1,6 +1,7 @@
 """Rollback with a lower lr: where the loss spikes, go back to an earlier snapshot and go on with `lr *= lower`.
 
-    spike: loss > mean + spike * std of the run's usual losses     (study.training.rollback says what else, and what a step is)
+    spike: loss > mean + spike * std of the run's usual losses     (study.training.rollback says what else, and what a
+    step is)
 
 Zhang et al., OPT: Open Pre-trained Transformer Language Models, 2022 (arXiv 2205.01068), section 2.5, lowered the lr
 and restarted from an earlier checkpoint whenever the loss diverged; by how much they chose by hand. The batches that

@@ -4,8 +4,8 @@
 
 The norm is that of the raw gradient of all network parameters together, before any clip. Measured on untreated runs of
 two networks (docs/causes.md), it rings before all is lost in 56 of 62 runs that diverged, 8 to 10 steps before
-`study.outcomes.judge.Monitor` can know, and falsely in 18 of 130 healthy ones; but hardly ever before the loss has moved,
-as nothing that was tried does. What to do then (go back to a snapshot, lower the rate) is the loop's business.
+`study.outcomes.judge.Monitor` can know, and falsely in 18 of 130 healthy ones; but hardly ever before the loss has
+moved, as nothing that was tried does. What to do then (go back to a snapshot, lower the rate) is the loop's business.
 """
 
 from typing import Any

@@ -3,11 +3,11 @@
     optimizer = Clippy(model.parameters(), lr=0.1)
 
 The chains are the ones that the study trains with, here with one run; plain Clippy on dense tensors of a CPU takes a
-shorter way to the same numbers but for their last bits, `study.optim._foreach_clippy`. A step never waits for the device.
-Sparse (COO) gradients are summed over duplicates, and only the touched rows change: their weights, their state and
-their decay; norms and minima run over the touched rows. Parameters narrower than 32 bits keep their state in float32
-and are rounded once a step. `eps` is inside Adagrad's root, as in Keras and the paper (torch's own Adagrad adds it to
-the root); RMSProp and AdamW add it to theirs. Formulas and sources stand in `study.methods`.
+shorter way to the same numbers but for their last bits, `study.optim._foreach_clippy`. A step never waits for the
+device. Sparse (COO) gradients are summed over duplicates, and only the touched rows change: their weights, their state
+and their decay; norms and minima run over the touched rows. Parameters narrower than 32 bits keep their state in
+float32 and are rounded once a step. `eps` is inside Adagrad's root, as in Keras and the paper (torch's own Adagrad adds
+it to the root); RMSProp and AdamW add it to theirs. Formulas and sources stand in `study.methods`.
 """
 
 import itertools
@@ -186,7 +186,8 @@ class MethodOptimizer(torch.optim.Optimizer):
             raise ValueError(re.sub(known, lambda found: self.words[found[0]], str(error))) from None
 
     def _fast_step(self, number: int, group: dict[str, Any]) -> list[Tensor]:
-        """Update what `study.optim._foreach_clippy` takes of this group, and return its other parameters that have a gradient."""
+        """Update what `study.optim._foreach_clippy` takes of this group, and return its other parameters that have a
+        gradient."""
         params = [p for p in group["params"] if p.grad is not None]
         options = self._options(group)
         if not _foreach_clippy.is_plain(group["method"], options):

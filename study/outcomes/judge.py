@@ -26,9 +26,9 @@ Training Stability for Multitask Ranking Models in Recommender Systems", KDD 202
 
 How far the network has come, the L2 norm of the change of all its parameters, tells a run that has hardly begun from
 one that is dead, where losses cannot: both stay flat. (On real data, dead networks had come 2 to 100 times as far as
-the control's, runs at an lr under 0.002 less than a fifth as far.) Of a run that went back (`study.training.rollback`) it
-says nothing: whoever is put back at every spike stays near the start however fast it goes. Its distance is not known,
-and only its losses can show that it is slow.
+the control's, runs at an lr under 0.002 less than a fifth as far.) Of a run that went back (`study.training.rollback`)
+it says nothing: whoever is put back at every spike stays near the start however fast it goes. Its distance is not
+known, and only its losses can show that it is slow.
 
 "Twice its first value" is paired like all else: loss_t / c_t against loss_0 / c_0. The loss of a rare task on one batch
 is often twice that on another only because the batch holds twice the positives.
@@ -288,9 +288,9 @@ def rescore(
 ) -> dict[str, Outcome]:
     """Outcomes of recorded runs under another rule, without training: run id -> Outcome.
 
-    losses: a table as of `study.record.tables.read_losses`. lost_weights: ids of the runs that ended with non-finite weights;
-    in a table of runs, those with reason "nonfinite" and no `kept`. reference: under the new rule, too. moved: how far
-    each run's network came, by run id, as in the table of runs; NaN, or no id, where that is not known.
+    losses: a table as of `study.record.tables.read_losses`. lost_weights: ids of the runs that ended with non-finite
+    weights; in a table of runs, those with reason "nonfinite" and no `kept`. reference: under the new rule, too. moved:
+    how far each run's network came, by run id, as in the table of runs; NaN, or no id, where that is not known.
     """
     ids, loss_RTK, constant_RTK, steps_R = stack_losses(losses, tasks)
     outcomes: dict[str, Outcome] = {}

@@ -5,13 +5,13 @@
     DIR/losses/<trial>.parquet per-step losses of the same runs, one row a run and task
     DIR/failures/<trial>.json  why runs are missing
     DIR/confirm/<hash>.json    runs that were named before they were trained: fresh seeds at one lr
-    DIR/init/<content>.zip     the weights that every run starts from (`study.execution.warm_start`), where these are not random
-    DIR/set_aside/             files that did not read, kept as they were found
+    DIR/init/<content>.zip     the weights that every run starts from (`study.execution.warm_start`), where these are
+    not random DIR/set_aside/             files that did not read, kept as they were found
     DIR/rescored/<hash>/       the same runs judged by another rule: a view, which reads as a study and trains nothing
 
-A file is written whole (`study.storage.stores`) and holds its own hash (`study.record.checksums`); a trial's losses come before its rows,
-so rows that are there have their losses. DIR may mirror an object store: what is read is brought up to date, and what
-is written goes there. Reading runs no code: Parquet and JSON only.
+A file is written whole (`study.storage.stores`) and holds its own hash (`study.record.checksums`); a trial's losses
+come before its rows, so rows that are there have their losses. DIR may mirror an object store: what is read is brought
+up to date, and what is written goes there. Reading runs no code: Parquet and JSON only.
 """
 
 import dataclasses

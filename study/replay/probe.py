@@ -1,8 +1,8 @@
 """Everything that can be seen of runs while they train, step by step and layer by layer: what a replay is made of.
 
-A `Watch` is handed to `study.training.trainer.train` as `look`, and changes no bit of it. Each step it reads off the gradients,
-weights, updates and factors of every tensor; it sends the held rows, a fixed part of the held-out day, through each
-network for their loss, AUC, dead units and last activations; and at chosen steps it takes the sharpness
+A `Watch` is handed to `study.training.trainer.train` as `look`, and changes no bit of it. Each step it reads off the
+gradients, weights, updates and factors of every tensor; it sends the held rows, a fixed part of the held-out day,
+through each network for their loss, AUC, dead units and last activations; and at chosen steps it takes the sharpness
 (`study.replay.sharpness`) of the loss on the held rows, embeddings included.
 
 Names of rows: a tensor ("bottom.0.weight"), a layer ("bottom.0": the tensors of one module), "embeddings", and "all".

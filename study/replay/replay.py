@@ -53,8 +53,8 @@ SIGNAL_STACK = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """A study's folder as a replay needs it. gain: G of each model, with control: c_t of each (`study.outcomes.onset`). start:
-    the weights that its runs start from."""
+    """A study's folder as a replay needs it. gain: G of each model, with control: c_t of each (`study.outcomes.onset`).
+    start: the weights that its runs start from."""
 
     folder: Path
     study: Study

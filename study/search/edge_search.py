@@ -1,7 +1,8 @@
 """The edge of each curve, found by training where it is uncertain: a source of stacks that looks at what was recorded.
 
 A curve (model and arm) begins with a ladder of learning rates. Then, batch by batch, each of its runs goes to the lr x
-at which the variance of the edge e (in decades, under the posterior of `analysis.stats.edges`) is expected to fall most:
+at which the variance of the edge e (in decades, under the posterior of `analysis.stats.edges`) is expected to fall
+most:
 
     fall(x) = Cov(e, P(x))^2 / (p (1 - p))        p = E[P(x)]
 
@@ -446,7 +447,8 @@ def source(
     cache: Path | None = None,
 ) -> EdgeSource:
     """The search of a study as far as it has come by the record in `folder`, if there is one. content: of the data.
-    largest_stack: None: it is asked for no stack. cache: where answers are remembered; see `study.execution.plan_cache`."""
+    largest_stack: None: it is asked for no stack. cache: where answers are remembered; see
+    `study.execution.plan_cache`."""
     begun = tables.exists(folder)
     return EdgeSource(
         study,

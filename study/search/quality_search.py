@@ -219,8 +219,8 @@ class QualitySource:
 
     data: what the record keeps of the data (`study.data.describe`). folder: of the study; what its record holds already
     is not trained again, and nothing is written before the first stack is asked for. workers: trials at a time.
-    largest_stack: runs of a stack at most, by model. cache: see `study.execution.plan_cache`. Raises ValueError as `check` does, and
-    where the data have no such task.
+    largest_stack: runs of a stack at most, by model. cache: see `study.execution.plan_cache`. Raises ValueError as
+    `check` does, and where the data have no such task.
     """
 
     def __init__(

@@ -2,11 +2,11 @@
 
 `networks.Stacked` computes layer by layer for all runs; each activation of 32 runs pushes the last one out of the
 cache. Here a few runs go through all their layers, their loss and back while they lie in the cache of their core, and
-only their activations are ever kept. Equal to `Stacked` but for rounding (tests/study/training/test_fused_mlp.py); what it earns stands in
-docs/performance.md. All other networks go by `Stacked`.
+only their activations are ever kept. Equal to `Stacked` but for rounding (tests/study/training/test_fused_mlp.py); what
+it earns stands in docs/performance.md. All other networks go by `Stacked`.
 
-Shape letters: R runs, C of them at a time, B batch, I inputs, P inputs filled up with zeros (`study.training.inputs`), O outputs
-of a layer, H width of the last hidden layer, T tasks.
+Shape letters: R runs, C of them at a time, B batch, I inputs, P inputs filled up with zeros (`study.training.inputs`),
+O outputs of a layer, H width of the last hidden layer, T tasks.
 """
 
 from collections.abc import Iterator, Sequence

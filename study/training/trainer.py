@@ -53,10 +53,10 @@ class Trained:
     loss: float32 (R, S, T), mean loss of each task on each step's batch, before its update. constant: the same of the
     best constant predictor, on the same batches. finite: bool (R,), every weight is finite at the end. moved: float64
     (R,), how far the network has come from where it started: the L2 norm of the change of all its parameters; NaN
-    where the run went back (`study.training.rollback`), for then it says where the last snapshot lay, and not how slow it is.
-    judged: {"auc_click": (R,), "rmse_play_time": (R,), ...} on the held-out rows; NaN where the run has no finite
-    scores; RMSE in the target's unit. counts: {"rollbacks": int64 (R,), ...}, what a method that acts on whole runs
-    did; empty with any other. seconds: wall time a run.
+    where the run went back (`study.training.rollback`), for then it says where the last snapshot lay, and not how slow
+    it is. judged: {"auc_click": (R,), "rmse_play_time": (R,), ...} on the held-out rows; NaN where the run has no
+    finite scores; RMSE in the target's unit. counts: {"rollbacks": int64 (R,), ...}, what a method that acts on whole
+    runs did; empty with any other. seconds: wall time a run.
     """
 
     loss: np.ndarray
@@ -98,7 +98,8 @@ MOST_HEADERS = 2**24
 
 
 class Keeper(Protocol):
-    """Who keeps what a stack is between two steps, so that it can go on from there; see `study.execution.checkpoint`."""
+    """Who keeps what a stack is between two steps, so that it can go on from there; see
+    `study.execution.checkpoint`."""
 
     def begin(self, load: Callable[[dict[str, np.ndarray]], None], most_bytes: int) -> int:
         """How many steps were done when it was kept, 0 where nothing is; fewer than all. load: takes what was kept; its

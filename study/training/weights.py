@@ -7,9 +7,9 @@
     accumulator/<name>.npy, table_accumulator/<number>.npy
                            Adagrad's G of each parameter and table; all of them, or none where the run kept none
 
-The file is a `study.storage.archive`: the same weights give the same bytes. Their identity, `Weights.content`, is a hash of the
-arrays alone: what changes a run that starts from them, and nothing else; accumulators have one of their own. A file may
-be somebody else's: what it says is checked as it is read, and nothing in it is executed.
+The file is a `study.storage.archive`: the same weights give the same bytes. Their identity, `Weights.content`, is a
+hash of the arrays alone: what changes a run that starts from them, and nothing else; accumulators have one of their
+own. A file may be somebody else's: what it says is checked as it is read, and nothing in it is executed.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""A Ray of our own: how it is started and ended, and which of its processes must live. Beside `study.tune.runner` the only
-file that knows ray.
+"""A Ray of our own: how it is started and ended, and which of its processes must live. Beside `study.tune.runner` the
+only file that knows ray.
 
-It is on loopback, behind a token (`study.telemetry`), its processes have groups of their own, and none is left at the end,
-whether it had started or not.
+It is on loopback, behind a token (`study.telemetry`), its processes have groups of their own, and none is left at the
+end, whether it had started or not.
 """
 
 import contextlib

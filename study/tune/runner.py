@@ -1,8 +1,8 @@
 """Ray Tune schedules the trials of a study: one live queue of stacks for every kind of study. The only file that
 knows ray, but for what starts and ends a Ray of our own (`study.tune.local_cluster`).
 
-What is trained next, and what becomes of a failure, is the queue's (`study.execution.work_queue`). Workers write their own files of
-the record and report only counts.
+What is trained next, and what becomes of a failure, is the queue's (`study.execution.work_queue`). Workers write their
+own files of the record and report only counts.
 """
 
 import asyncio

@@ -7,8 +7,8 @@ busy machine adds to wall time, and to the larger repetitions, more than to that
 turn, all of them once and then again. The exponent is the slope of log cost over log size, by least squares over the
 upper part of the sizes: 1 grows straight, 0 not at all.
 
-`steps` is the CPU time of the steps after the first, `around` all else that `study.training.trainer.train` does: tables and
-networks made, the rows judged. Memory is the highest resident size, memory-mapped data that was read included.
+`steps` is the CPU time of the steps after the first, `around` all else that `study.training.trainer.train` does: tables
+and networks made, the rows judged. Memory is the highest resident size, memory-mapped data that was read included.
 
 Input is what a step reads: batch orders, and gathers of the batches' ids, numbers and labels. It is done here as the
 trainer does it, by itself, and divided by a whole step of the trainer.

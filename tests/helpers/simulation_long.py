@@ -44,8 +44,8 @@ def simulated_edges(
     levels: Sequence[float] = LEVELS,
     missing: float = 0.0,
 ) -> pd.DataFrame:
-    """What `analysis.stats.edges` says of records drawn from a curve whose lr50 lies anywhere in the range of lrs (in its
-    lower half, where the curve falls again, so that the fall is seen), log-uniformly.
+    """What `analysis.stats.edges` says of records drawn from a curve whose lr50 lies anywhere in the range of lrs (in
+    its lower half, where the curve falls again, so that the fall is seen), log-uniformly.
 
     One row a simulation and level; columns: level, true (the edge), low, edge, high, status, monotone, bound_low,
     bound_high, median and width (of the posterior, in decades, whatever was said).

@@ -32,8 +32,8 @@ F64 = torch.float64
 def loop(
     run: Run, *, spike: float, back: int, skip: int, lower: float = 1.0
 ) -> tuple[np.ndarray, list[int], list[int]]:
-    """Losses (S, T) of one run by torch.optim.Adagrad, written after the description of `study.training.rollback`; at which
-    steps it went back, and at which it rested."""
+    """Losses (S, T) of one run by torch.optim.Adagrad, written after the description of `study.training.rollback`; at
+    which steps it went back, and at which it rested."""
     recipe = run.recipe
     plain = Plain(run, LOG)
     adagrad = torch.optim.Adagrad(
