@@ -6,11 +6,13 @@ BIN = $(VENV)/bin
 QUICK ?=
 DATA ?= ../shared/data/KuaiRand-Pure
 
-.PHONY: quick test test-slow test-long lint format bench statistics results faults clean
+.PHONY: quick test test-setup test-slow test-long lint format bench statistics results faults clean
 
 # The main job: P(divergence | lr) of five methods on the embedded stream. QUICK="--seeds 0-1" passes options on.
 quick: $(VENV)/installed
 	$(BIN)/study run quick $(QUICK)
+
+test-setup: $(VENV)/installed-dev
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not slow and not long"
