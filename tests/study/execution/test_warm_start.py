@@ -724,7 +724,7 @@ def test_weights_that_no_file_could_hold_are_refused_before_the_training(
 ) -> None:
     run = export_weights.chosen(yesterday, lr=0.1, method="none")
     monkeypatch.setattr(export_weights, "train", None)
-    monkeypatch.setattr(weights.untrusted, "MOST_BYTES", archive.MOST_DESCRIPTION + 400_000)
+    monkeypatch.setattr(weights.validation, "MOST_BYTES", archive.MOST_DESCRIPTION + 400_000)
     with pytest.raises(ValueError, match=r"the weights of small cannot be handed on: they take \d+,\d+ bytes"):
         export_weights.hand_on(yesterday, run, cache)
 

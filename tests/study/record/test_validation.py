@@ -34,6 +34,7 @@ from study import plugins, redaction
 from study.cli.main import READING, _parser, main
 from study.config import Arm
 from study.record import tables
+from study.training import trainer
 
 
 @pytest.fixture(autouse=True)
@@ -679,7 +680,7 @@ def resumed(tmp_path: Path, content: bytes) -> tuple[int, list[str]]:
     notes: list[str] = []
     keeper = stacks.make(stacks.Finishing, tmp_path, stacks.RUNS, note=notes.append)
     (tmp_path / keeper.name).write_bytes(content)
-    trained = stacks.training.train(stacks.RUNS, stacks.LOG, keeper=keeper)
+    trained = trainer.train(stacks.RUNS, stacks.LOG, keeper=keeper)
     assert stacks.bits(trained) == stacks.EXPECTED
     return keeper.began, notes
 
