@@ -18,8 +18,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import curves as figures
-from analysis.figures.palette import looks
+from analysis.figures.axes import figure_style, lr_axis
+from analysis.figures.palette import method_styles
 from analysis.loading import load, records
 from analysis.report.page import html_table, image, note, page, write_whole
 from analysis.stats.contrasts import LEVEL, contrasts, holm, points, ratio_interval
@@ -143,11 +143,11 @@ def _ratio(fit: Fit, against: Fit | None) -> dict[str, float]:
 
 def draw(ax: Axes, table: pd.DataFrame) -> None:
     """A row of `forest` a line, from the top: the edge with its 95% interval, the ratio in words beside it."""
-    look = looks(table["method"])
+    styles = method_styles(table["method"])
     rows = records(table)
     first, last = _shown(rows)
     for y, row in enumerate(rows):
-        style = look[row["method"]]
+        style = styles[row["method"]]
         low, high = max(row["low"], row["lr_min"]), min(row["high"], row["lr_max"])
         if row["status"] == REACHED:
             ax.plot([low, high], [y, y], color=style.colour, linewidth=1.6, solid_capstyle="butt")
@@ -168,7 +168,7 @@ def draw(ax: Axes, table: pd.DataFrame) -> None:
     names = [filter(None, [row["words"], row["curve"] if several else ""]) for row in rows]
     ax.set_yticks(range(len(rows)), [" · ".join(name) for name in names])
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    figures.lr_axis(ax, [first, last])
+    lr_axis(ax, [first, last])
     ax.set_xlabel(f"learning rate at which {'half' if LEVEL == 0.5 else f'{LEVEL:.0%}'} of the runs diverge")
     ax.grid(axis="x", color="0.92")
 
@@ -232,7 +232,7 @@ def write(folder: Path, name: str, members: Sequence[Shown], table: pd.DataFrame
     parts = [f"<h1>{escape(name)}</h1>"]
     left = [member.words for member in members if member.label not in set(table["label"])]
     if len(table):
-        with figures.styled():
+        with figure_style():
             shown = image(figure(table), folder / "figures" / "forest.png")
         parts.append(f'<figure><div class="scroll"><img {shown} alt="Edges, one study a line"></div></figure>')
         said = (

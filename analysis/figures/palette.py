@@ -1,21 +1,32 @@
-"""One look per method, in every figure: a colour that colour-blind readers tell apart, and a marker and a dash in grey.
+"""The line style of each method, the same in all figures.
 
-Colours: M. Okabe and K. Ito, "Color Universal Design" (2008), without the yellow, which is too pale on white.
-Methods without an entry of their own take the remaining looks in alphabetical order.
+Colours suit colour-blind readers: M. Okabe and K. Ito, "Color Universal Design" (2008), without the yellow, which is
+too pale on white. Markers and dashes tell methods apart in grey. Methods without an entry take the spare styles in
+alphabetical order.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # who asks for a table of methods in order should not wait for matplotlib
+import numpy as np
+
+if TYPE_CHECKING:  # matplotlib and seaborn are slow to import, and the order of methods needs neither
+    import pandas as pd
     from matplotlib.colors import LinearSegmentedColormap
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """colour: "#rrggbb". marker, dash: as matplotlib names them; dash is (offset, (on, off, ...))."""
+class LineStyle:
+    """How one method is drawn.
+
+    Attributes:
+        colour: "#rrggbb".
+        marker: A matplotlib marker.
+        dash: A matplotlib dash: (offset, (on, off, ...)).
+    """
 
     colour: str
     marker: str
@@ -23,46 +34,78 @@ class Look:
 
 
 KNOWN = {
-    "none": Look(colour="#000000", marker="o", dash=(0, ())),
-    "layer_clip": Look(colour="#E69F00", marker="s", dash=(0, (5, 1.5))),
-    "global_clip": Look(colour="#56B4E9", marker="D", dash=(0, (5, 1.5, 1, 1.5))),
-    "agc": Look(colour="#CC79A7", marker="^", dash=(0, (3, 1.5))),
-    "lamb": Look(colour="#0072B2", marker="v", dash=(0, (1, 1))),
-    "clippy": Look(colour="#009E73", marker="P", dash=(0, (7, 1.5, 1, 1.5))),
-    "update_rms_clip": Look(colour="#00441B", marker="X", dash=(0, (4, 1, 1, 1, 1, 1))),
-    "zclip": Look(colour="#D55E00", marker="<", dash=(0, (2, 2))),
-    "adagc": Look(colour="#8C510A", marker=">", dash=(0, (6, 3))),
-    "autoclip": Look(colour="#5E3C99", marker="*", dash=(0, (1, 2))),
-    "activation_clip": Look(colour="#80A000", marker="h", dash=(0, (3, 1, 1, 1))),
-    "rollback": Look(colour="#B2182B", marker="p", dash=(0, (8, 2, 2, 2))),
-    "rollback_lower_lr": Look(colour="#F4818C", marker="d", dash=(0, (2, 1, 2, 3))),
+    "none": LineStyle(colour="#000000", marker="o", dash=(0, ())),
+    "layer_clip": LineStyle(colour="#E69F00", marker="s", dash=(0, (5, 1.5))),
+    "global_clip": LineStyle(colour="#56B4E9", marker="D", dash=(0, (5, 1.5, 1, 1.5))),
+    "agc": LineStyle(colour="#CC79A7", marker="^", dash=(0, (3, 1.5))),
+    "lamb": LineStyle(colour="#0072B2", marker="v", dash=(0, (1, 1))),
+    "clippy": LineStyle(colour="#009E73", marker="P", dash=(0, (7, 1.5, 1, 1.5))),
+    "update_rms_clip": LineStyle(colour="#00441B", marker="X", dash=(0, (4, 1, 1, 1, 1, 1))),
+    "zclip": LineStyle(colour="#D55E00", marker="<", dash=(0, (2, 2))),
+    "adagc": LineStyle(colour="#8C510A", marker=">", dash=(0, (6, 3))),
+    "autoclip": LineStyle(colour="#5E3C99", marker="*", dash=(0, (1, 2))),
+    "activation_clip": LineStyle(colour="#80A000", marker="h", dash=(0, (3, 1, 1, 1))),
+    "rollback": LineStyle(colour="#B2182B", marker="p", dash=(0, (8, 2, 2, 2))),
+    "rollback_lower_lr": LineStyle(colour="#F4818C", marker="d", dash=(0, (2, 1, 2, 3))),
 }
 
 OTHERS = (
-    Look(colour="#7F7F7F", marker="H", dash=(0, (5, 1, 2, 1))),
-    Look(colour="#00C5CD", marker="8", dash=(0, (9, 2))),
-    Look(colour="#B58900", marker=".", dash=(0, (1, 3))),
+    LineStyle(colour="#7F7F7F", marker="H", dash=(0, (5, 1, 2, 1))),
+    LineStyle(colour="#00C5CD", marker="8", dash=(0, (9, 2))),
+    LineStyle(colour="#B58900", marker=".", dash=(0, (1, 3))),
 )
 
 HEAT = ("#ffffff", "#9ecae6", "#3d94c4", "#00558a")
 
 
 def method_order(methods: Iterable[str]) -> list[str]:
-    """Distinct methods in the order of tables and legends: the known ones first, then the others by name."""
+    """Return the distinct methods in the order of tables and legends: the known ones, then the others by name."""
     distinct = set(methods)
     return [m for m in KNOWN if m in distinct] + sorted(distinct - set(KNOWN))
 
 
-def looks(methods: Iterable[str]) -> dict[str, Look]:
-    """method -> Look, for all of these methods."""
+def method_styles(methods: Iterable[str]) -> dict[str, LineStyle]:
+    """Return method -> style, in the order of legends."""
     ordered = method_order(methods)
     others = [m for m in ordered if m not in KNOWN]
     return {m: KNOWN[m] if m in KNOWN else OTHERS[others.index(m) % len(OTHERS)] for m in ordered}
 
 
+def curve_styles(table: "pd.DataFrame") -> dict[str, LineStyle]:
+    """Return curve -> style, in the order of legends: the style of its method, paler for each further curve.
+
+    Args:
+        table: Rows with method and curve.
+    """
+    of_method = method_styles(table["method"])
+    styles = {}
+    for method, style in of_method.items():
+        curves = sorted(set(table.loc[table["method"] == method, "curve"]))
+        for i, curve in enumerate(curves):
+            white = 0.6 * i / len(curves)
+            r, g, b = (round(255 * (c + (1 - c) * white)) for c in _rgb(style.colour))
+            styles[curve] = dataclasses.replace(style, colour=f"#{r:02x}{g:02x}{b:02x}")
+    return styles
+
+
+def shades(style: LineStyle, count: int) -> list[LineStyle]:
+    """Return a method's style in `count` shades, from dark to pale."""
+    import seaborn as sns
+    from matplotlib.colors import to_hex
+
+    rgb = np.array(_rgb(style.colour))
+    dark, pale = (tuple(shade.tolist()) for shade in (0.35 * rgb, rgb + 0.6 * (1 - rgb)))
+    colours = sns.blend_palette([to_hex(dark), style.colour, to_hex(pale)], count).as_hex()
+    return [dataclasses.replace(style, colour=colour) for colour in colours]
+
+
+def _rgb(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+
+
 @functools.cache
 def heat() -> "LinearSegmentedColormap":
-    """Probabilities from 0 to 1: one blue whose lightness falls all the way, so that it reads in grey."""
+    """Return the colours of probabilities from 0 to 1: blue, darker and darker, also in grey."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("heat", HEAT)

@@ -22,10 +22,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from analysis.figures.curves import styled
-from analysis.figures.palette import Look, looks
+from analysis.figures.axes import figure_style, log_axis
+from analysis.figures.palette import LineStyle, method_styles
 
 ALL = "all"
 
@@ -54,7 +53,7 @@ def write(folder: Path) -> list[Path]:
     """Draw every figure of a replay into its folder; the paths, in the order of reading."""
     trace, about = read(folder)
     paths = []
-    with styled():
+    with figure_style():
         for name, figure in figures(trace, about).items():
             path = folder / f"{name}.png"
             figure.savefig(path, format="png", dpi=DPI)
@@ -68,15 +67,15 @@ def figures(trace: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Figure]:
     trace = trace.assign(gradient_share=trace["gradient_norm"] / trace["weight_norm"])
     order = [run["run_id"] for run in about["runs"]]
     labels = curve_labels(about["runs"])
-    look = dict(zip(order, _run_looks(about["runs"]), strict=True))
-    found = {"course": course(trace, moments, look, labels)}
+    styles = dict(zip(order, _run_styles(about["runs"]), strict=True))
+    found = {"course": course(trace, moments, styles, labels)}
     if moments:
         found["norms"] = norms(trace.loc[trace["run_id"] == order[0]], moments)
     treated = [run for run in order if (trace.loc[trace["run_id"] == run, "factor"].dropna() != 1).any()]
     if treated:
         found["factors"] = factors(trace, moments, treated, labels)
     found["units"] = units(trace.loc[trace["run_id"] == order[0]], moments)
-    found["sharpness"] = sharpness(trace, moments, order[0], look, labels)
+    found["sharpness"] = sharpness(trace, moments, order[0], styles, labels)
     return found
 
 
@@ -96,8 +95,8 @@ def curve_labels(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _run_looks(runs: Sequence[Mapping[str, Any]]) -> list[Look]:
-    of_method = looks(run["method"] for run in runs)
+def _run_styles(runs: Sequence[Mapping[str, Any]]) -> list[LineStyle]:
+    of_method = method_styles(run["method"] for run in runs)
     return [of_method[run["method"]] for run in runs]
 
 
@@ -105,15 +104,15 @@ def _run_looks(runs: Sequence[Mapping[str, Any]]) -> list[Look]:
 
 
 def course(
-    trace: pd.DataFrame, moments: Mapping[str, int] | None, look: Mapping[str, Look], labels: Mapping[str, str]
+    trace: pd.DataFrame, moments: Mapping[str, int] | None, styles: Mapping[str, LineStyle], labels: Mapping[str, str]
 ) -> Figure:
     """Loss over AUC; near the moments on the left, whole on the right."""
     near = near_steps(trace, moments)
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharey="row", sharex="col", width_ratios=(3, 2))
     for column, steps in enumerate((near, (0, max(trace["step"].tolist())))):
-        draw_loss(axes[0, column], trace, look, steps)
-        draw_values(axes[1, column], trace, "held_auc", look, steps)
+        draw_loss(axes[0, column], trace, styles, steps)
+        draw_values(axes[1, column], trace, "held_auc", styles, steps)
         for row in (0, 1):
             mark_moments(axes[row, column], moments, named=row == 0 and column == 0)
         axes[1, column].set_xlabel("step")
@@ -121,23 +120,25 @@ def course(
     axes[1, 0].set_ylabel("AUC on held-out rows")
     axes[0, 0].set_title("around the moments", pad=18)
     axes[0, 1].set_title("the whole run", pad=18)
-    _legend(figure, look, labels, constant=True)
+    _legend(figure, styles, labels, constant=True)
     return figure
 
 
-def draw_loss(ax: Axes, trace: pd.DataFrame, look: Mapping[str, Look], steps: tuple[int, int]) -> None:
+def draw_loss(ax: Axes, trace: pd.DataFrame, styles: Mapping[str, LineStyle], steps: tuple[int, int]) -> None:
     """The loss of each run on a logarithmic scale, with the best constant predictor's."""
     part = trace.loc[(trace["layer"] == ALL) & trace["step"].between(*steps)]
-    first = part.loc[part["run_id"] == next(iter(look))]
+    first = part.loc[part["run_id"] == next(iter(styles))]
     ax.plot(first["step"], first["constant"], color="#999999", lw=1, ls=(0, (1, 1)), zorder=1)
-    draw_values(ax, trace, "loss", look, steps)
+    draw_values(ax, trace, "loss", styles, steps)
     log_axis(ax)
 
 
-def draw_values(ax: Axes, trace: pd.DataFrame, value: str, look: Mapping[str, Look], steps: tuple[int, int]) -> None:
+def draw_values(
+    ax: Axes, trace: pd.DataFrame, value: str, styles: Mapping[str, LineStyle], steps: tuple[int, int]
+) -> None:
     """A column of each run's whole network against the step."""
     part = trace.loc[(trace["layer"] == ALL) & trace["step"].between(*steps)]
-    for run, style in look.items():
+    for run, style in styles.items():
         of_run = part.loc[(part["run_id"] == run) & part[value].notna()]
         marker = "." if len(of_run) < np.ptp(steps) / 1.5 else ""  # where it was taken, if not at each step
         ax.plot(of_run["step"], of_run[value], color=style.colour, ls=style.dash, lw=1.5, marker=marker, ms=5)
@@ -282,14 +283,14 @@ def sharpness(
     trace: pd.DataFrame,
     moments: Mapping[str, int] | None,
     run: str,
-    look: Mapping[str, Look],
+    styles: Mapping[str, LineStyle],
     labels: Mapping[str, str],
 ) -> Figure:
     """As a share of 2 / lr: of the whole, by method, under its factors; and by layer of the run that was asked for."""
     steps = near_steps(trace, moments)
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    draw_values(left, trace, "treated_share", look, steps)
+    draw_values(left, trace, "treated_share", styles, steps)
     part = trace.loc[(trace["run_id"] == run) & trace["step"].between(*steps) & (trace["layer"] != ALL)]
     layers = layers_in(trace.loc[trace["run_id"] == run], "sharpness_share")
     shades = dict(zip(layers, sns.color_palette("viridis_r", len(layers)).as_hex(), strict=True))
@@ -306,17 +307,8 @@ def sharpness(
     right.yaxis.set_tick_params(labelleft=True)
     handles = [Line2D([], [], color=c) for c in shades.values()]
     right.legend(handles, layers, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _legend(figure, look, labels)
+    _legend(figure, styles, labels)
     return figure
-
-
-def log_axis(ax: Axes, which: str = "y") -> None:
-    """A logarithmic axis with few ticks, said as people say them."""
-    (ax.set_yscale if which == "y" else ax.set_xscale)("log")
-    axis = ax.yaxis if which == "y" else ax.xaxis
-    axis.set_major_locator(LogLocator(numticks=6 if which == "y" else 5))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}" if 1e-3 <= v < 1e4 else f"1e{round(np.log10(v))}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def layers_in(trace: pd.DataFrame, value: str) -> list[str]:
@@ -329,8 +321,10 @@ def layers_in(trace: pd.DataFrame, value: str) -> list[str]:
     return sorted(layers, key=lambda layer: (place[layer], layer))
 
 
-def _legend(figure: Figure, look: Mapping[str, Look], labels: Mapping[str, str], *, constant: bool = False) -> None:
-    handles = [Line2D([], [], color=s.colour, ls=s.dash, label=labels[run]) for run, s in look.items()]
+def _legend(
+    figure: Figure, styles: Mapping[str, LineStyle], labels: Mapping[str, str], *, constant: bool = False
+) -> None:
+    handles = [Line2D([], [], color=s.colour, ls=s.dash, label=labels[run]) for run, s in styles.items()]
     if constant:
         handles.append(Line2D([], [], color="#999999", ls=(0, (1, 1)), label="best constant"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6)

@@ -7,8 +7,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import curves as figures
 from analysis.figures import forest
+from analysis.figures.curves import draw_band, draw_rates
+from analysis.figures.frontier import frontier as draw_frontier
+from analysis.figures.palette import curve_styles
+from analysis.figures.panels import Panel, draw_panels
+from analysis.figures.tradeoff import tradeoff as draw_tradeoff
 from analysis.findings import published
 from analysis.stats import signals
 from analysis.stats.edges import edges, fits, fitted_curves
@@ -26,19 +30,19 @@ def divergence(folders: Sequence[Path]) -> Figure:
         fitted = fits(one.runs)
         rates, edge = divergence_rates(in_bins(one.runs)), edges(one.runs, 0.5, fitted)
         curves = fitted_curves(one.runs, fitted=fitted)
-        look = figures.curve_looks(rates)
+        styles = curve_styles(rates)
         for model in one.definition.study.models:
             title = _title(model, one.definition.study.data, folders)
-            # by_panel tells panels of several studies apart by their place, not by a model they share
-            parts.append(figures.Panel(title=title, model=f"{i}/{model}", look=look))
+            # draw_panels tells panels of several studies apart by their place, not by a model they share
+            parts.append(Panel(title=title, model=f"{i}/{model}", styles=styles))
             drawn.append(tuple(table.loc[table["model"] == model] for table in (rates, curves, edge)))
     of = {part.model: tables for part, tables in zip(parts, drawn, strict=True)}
 
-    def panel(ax: Axes, part: figures.Panel) -> None:
+    def panel(ax: Axes, part: Panel) -> None:
         rates, curves, edge = of[part.model]
-        figures.draw_rates(ax, rates, curves, edge, part.look)
+        draw_rates(ax, rates, curves, edge, part.styles)
 
-    return figures.by_panel(parts, panel)
+    return draw_panels(parts, panel)
 
 
 def _title(model: str, data: str, folders: Sequence[Path]) -> str:
@@ -54,15 +58,15 @@ def auc(folders: Sequence[Path]) -> Figure:
         table = quality(one.runs, one.definition)
         for model in one.definition.study.models:
             title = _title(model, one.definition.study.data, folders)
-            parts.append(figures.Panel(title=title, model=f"{i}/{model}", look=figures.curve_looks(table)))
+            parts.append(Panel(title=title, model=f"{i}/{model}", styles=curve_styles(table)))
             drawn.append((table.loc[table["model"] == model], one.definition.data["tasks"][0]["name"]))
     of = {part.model: own for part, own in zip(parts, drawn, strict=True)}
 
-    def band(ax: Axes, part: figures.Panel) -> None:
+    def band(ax: Axes, part: Panel) -> None:
         table, task = of[part.model]
-        figures.draw_band(ax, table, f"auc_{task}", f"held-out AUC, {task}", None, part.look)
+        draw_band(ax, table, f"auc_{task}", f"held-out AUC, {task}", None, part.styles)
 
-    return figures.by_panel(parts, band)
+    return draw_panels(parts, band)
 
 
 def tradeoff(folders: Sequence[Path]) -> Figure:
@@ -71,13 +75,13 @@ def tradeoff(folders: Sequence[Path]) -> Figure:
     for folder in folders:
         one = published.read(folder)
         found.append(quality_by_rate(one.runs, one.definition))
-    return figures.tradeoff(pd.concat(found, ignore_index=True))
+    return draw_tradeoff(pd.concat(found, ignore_index=True))
 
 
 def frontier(folders: Sequence[Path]) -> Figure:
     """The edge of each method as its threshold moves: a panel a line of one study."""
     (folder,) = folders
-    return figures.frontier(edge_by_threshold(published.read(folder).runs))
+    return draw_frontier(edge_by_threshold(published.read(folder).runs))
 
 
 def edges_of_family(folders: Sequence[Path]) -> Figure:

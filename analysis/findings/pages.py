@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.figures import curves
+from analysis.figures.axes import figure_style
 from analysis.findings import signals, tables
 from analysis.findings.figures import FIGURES
 from analysis.report.page import DPI
@@ -62,7 +62,7 @@ def _folders(found: re.Match[str], rows: Path) -> list[Path]:
 
 def draw(page: str, rows: Path, beside: Path) -> None:
     """Save every figure of the page."""
-    with curves.styled():
+    with figure_style():
         for file, (what, folders) in pictures(page, rows).items():
             FIGURES[what](folders).savefig(beside / file, format="png", dpi=DPI)
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures import curves as figures
+from analysis.figures.axes import figure_style
 from analysis.loading import CELL, cells_of, records, tasks_of, threshold_columns
+from analysis.report.figures import report_figures
 from analysis.report.page import file_name, html_table, image, note, page, write_whole
 from analysis.stats import contrasts as contrasted
 from analysis.stats import recommend as recommended
@@ -117,9 +118,9 @@ def write(
     the folder cannot be written.
     """
     folder, definition, runs, every = found.folder, found.definition, found.runs, found.every
-    drawn = figures.all_figures(folder, runs, definition, found.rates, found.fitted, found.edges[LEVELS[0]], losses)
+    drawn = report_figures(folder, runs, definition, found.rates, found.fitted, found.edges[LEVELS[0]], losses)
     images = {}
-    with figures.styled():
+    with figure_style():
         for name, figure in drawn.items():
             images[name] = image(figure, folder / "figures" / f"{file_name(name)}.png")
     table = io.BytesIO()

@@ -26,8 +26,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.curves import PANEL, styled
-from analysis.figures.replay import DPI, log_axis
+from analysis.figures.axes import PANEL, figure_style, log_axis
+from analysis.figures.replay import DPI
 from analysis.loading import load, records
 from analysis.stats.rates import wilson
 
@@ -514,7 +514,7 @@ def write(folder: Path) -> str:
     where = folder / "signals"
     for name, frame in made.items():
         frame.to_csv(where / f"{name}.csv", index=False, float_format="%.6g")
-    with styled():
+    with figure_style():
         drawn = figures(table, made["auc"])
         for name, figure in drawn.items():
             figure.savefig(where / f"{name}.png", format="png", dpi=DPI)

@@ -362,7 +362,7 @@ def _wanted(folder: Path, definition: tables.Definition, finished: bool) -> tupl
     first: curves are newer than the study, the study than the cells, and the first curve is the newest.
     """
     import analysis
-    from analysis.figures.palette import looks
+    from analysis.figures.palette import method_styles
     from analysis.loading import CELL, CURVE, threshold_columns
 
     runs = analysis.load(folder)
@@ -384,7 +384,7 @@ def _wanted(folder: Path, definition: tables.Definition, finished: bool) -> tupl
     curves = []
     order = sorted(cells_of, key=lambda pair: place_of[pair[0]])
     method_of = {pair: groups[pair]["method"].iloc[0] for pair in order}
-    look_of = looks(method_of.values())
+    look_of = method_styles(method_of.values())
     alike: Counter[str] = Counter()
     place_in = {}
     for pair in order:

@@ -16,7 +16,11 @@ from simulation import Curve, draw, runs_table
 
 import analysis
 from analysis.figures import curves
+from analysis.figures import frontier as frontier_figures
+from analysis.figures import tradeoff as tradeoff_figure
 from analysis.figures.palette import KNOWN, heat
+from analysis.figures.panels import draw_panels, panels
+from analysis.report.figures import report_figures
 from analysis.stats.edges import fits
 from analysis.stats.frontier import contours, frontier, pareto, threshold_map, tradeoff
 from analysis.stats.rates import in_bins
@@ -289,7 +293,7 @@ def test_the_record_of_the_space_has_its_lines(tmp_path):
         ("none", ""): 1,
         ("update_rms_clip", "d"): 5,
     }
-    shown = curves.all_figures(
+    shown = report_figures(
         tmp_path, runs, definition, analysis.divergence_rates(runs), fitted, analysis.edges(runs, 0.5, fitted)
     )
     assert list(shown)[:5] == ["divergence", "frontier", "threshold_map", "tradeoff", "kept"]
@@ -305,7 +309,7 @@ def words(figure):
 
 def test_the_frontier_figure_has_a_panel_a_line_and_an_arrow_for_each_censored_edge(crossed):
     table = frontier(crossed[0], fitted=crossed[1])
-    figure = curves.frontier(table)
+    figure = frontier_figures.frontier(table)
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles == ["small: agc max_ratio", "small: clippy abs, at rel=0.5", "small: clippy rel, at abs=0.01"]
     for ax, (_, line) in zip(
@@ -334,7 +338,7 @@ def test_an_edge_below_the_range_and_a_curve_that_falls_again_are_told_apart():
     table = frontier(runs).set_index("curve")
     assert table.loc["agc max_ratio=0.01", "status"] == "below the range"
     assert not table.loc["agc max_ratio=0.1", "monotone"]
-    figure = curves.frontier(table.reset_index())
+    figure = frontier_figures.frontier(table.reset_index())
     assert {"< 0.1", "none > 1.6"} <= set(words(figure))
     (point,) = [one for one in figure.axes[0].lines if one.get_marker() == KNOWN["agc"].marker]
     assert point.get_markerfacecolor() == "white"
@@ -343,7 +347,7 @@ def test_an_edge_below_the_range_and_a_curve_that_falls_again_are_told_apart():
 
 def test_the_map_says_k_of_n_in_every_cell_and_draws_only_what_was_reached(crossed):
     cells, crossings = threshold_map(crossed[0]), contours(*crossed)
-    figure = curves.threshold_map(cells, crossings)
+    figure = frontier_figures.threshold_map(cells, crossings)
     lines = [ax for ax in figure.axes if ax.get_title(loc="left")]
     assert len(lines) == 3
     for ax, (key, line) in zip(lines, cells.groupby(["method", "threshold"]), strict=True):
@@ -366,7 +370,7 @@ def test_the_map_says_k_of_n_in_every_cell_and_draws_only_what_was_reached(cross
 
 def test_the_contour_of_one_reached_threshold_is_a_stroke_across_its_column():
     ax = Figure().add_subplot()
-    curves._draw_contour(ax, np.array([math.nan, 2.0, math.nan, 1.0, 1.5]), (0, ()))
+    frontier_figures._draw_contour(ax, np.array([math.nan, 2.0, math.nan, 1.0, 1.5]), (0, ()))
     (stroke,) = [line for line in ax.lines if len(line.get_xdata()) == 2]
     assert (stroke.get_xdata().tolist(), stroke.get_ydata().tolist()) == ([0.6, 1.4], [2.0, 2.0])
 
@@ -374,7 +378,7 @@ def test_the_contour_of_one_reached_threshold_is_a_stroke_across_its_column():
 def test_the_tradeoff_names_its_front_and_the_best_of_the_others(crossed):
     runs, _ = crossed
     table = tradeoff(runs, simulated_definition())
-    figure = curves.tradeoff(table)
+    figure = tradeoff_figure.tradeoff(table)
     (ax,) = figure.axes
     front = [f"{curve}, lr {lr:g}" for curve, lr in table.loc[table["pareto"], ["curve", "lr"]].to_numpy()]
     assert front
@@ -389,7 +393,7 @@ def test_the_tradeoff_names_its_front_and_the_best_of_the_others(crossed):
 
 
 def test_up_is_better_for_an_error_too(crossed):
-    figure = curves.tradeoff(tradeoff(crossed[0], simulated_definition(), "rmse_play"))
+    figure = tradeoff_figure.tradeoff(tradeoff(crossed[0], simulated_definition(), "rmse_play"))
     bottom, top = figure.axes[0].get_ylim()
     assert bottom > top
     shown = [y for line in figure.axes[0].lines for y in line.get_ydata()]
@@ -401,7 +405,7 @@ def test_up_is_better_for_an_error_too(crossed):
 def test_names_of_points_that_lie_together_stand_apart():
     arms = [(method, {}, 9) for method in ("none", "layer_clip", "agc", "lamb", "clippy")]
     parts = [runs_of(arm, auc=0.7 + 1e-5 * i) for i, arm in enumerate(arms)]
-    figure = curves.tradeoff(tradeoff(pd.concat(parts, ignore_index=True), simulated_definition()))
+    figure = tradeoff_figure.tradeoff(tradeoff(pd.concat(parts, ignore_index=True), simulated_definition()))
     drawn(figure)
     heights = sorted(text.get_window_extent().y0 for text in figure.axes[0].texts)
     assert len(heights) == 5
@@ -419,7 +423,7 @@ def test_two_hundred_points_of_which_most_are_alike_keep_their_front_apart():
     runs["auc_click"] += 0.01 * rng.normal(size=len(runs))
     table = tradeoff(runs, simulated_definition())
     assert len(table) == 200
-    figure = curves.tradeoff(table)
+    figure = tradeoff_figure.tradeoff(table)
     drawn(figure)
     assert len(words(figure)) == table["pareto"].sum() + (not table["pareto"].any()) < 12
 
@@ -428,15 +432,15 @@ def test_thin_studies_have_figures_too():
     everything = runs_of(("agc", {"max_ratio": 0.1}, 0.0), ("agc", {"max_ratio": 1.0}, 0.0), lrs=(0.1,), seeds=(0,))
     nothing = runs_of(("agc", {"max_ratio": -1.0}, math.inf), ("agc", {"max_ratio": 1.0}, math.inf), seeds=(0,))
     for runs in (everything, nothing):
-        drawn(curves.frontier(frontier(runs)))
-        drawn(curves.threshold_map(threshold_map(runs), contours(runs)))
-        drawn(curves.tradeoff(tradeoff(runs, simulated_definition())))
-    assert curves.frontier(frontier(nothing)).axes[0].get_xscale() == "linear"
+        drawn(frontier_figures.frontier(frontier(runs)))
+        drawn(frontier_figures.threshold_map(threshold_map(runs), contours(runs)))
+        drawn(tradeoff_figure.tradeoff(tradeoff(runs, simulated_definition())))
+    assert frontier_figures.frontier(frontier(nothing)).axes[0].get_xscale() == "linear"
     lost = tradeoff(nothing.assign(kept=math.nan), simulated_definition(), "kept")
-    drawn(curves.tradeoff(lost))
+    drawn(tradeoff_figure.tradeoff(lost))
     alone = runs_of(("none", {}, 0.4))
-    assert not curves.frontier(frontier(alone)).axes
-    assert not curves.threshold_map(threshold_map(alone), contours(alone)).axes
+    assert not frontier_figures.frontier(frontier(alone)).axes
+    assert not frontier_figures.threshold_map(threshold_map(alone), contours(alone)).axes
 
 
 def drawn(figure):
@@ -450,20 +454,20 @@ def test_curves_that_cannot_be_told_apart_get_a_panel_a_line_beside_none(crossed
     table = frontier(runs, fitted=fitted)
     many = pd.concat([runs, runs_of(*(("lamb", {"mu": mu}, 0.8) for mu in (0.1, 0.2, 0.4, 0.8)))], ignore_index=True)
     rates = analysis.divergence_rates(many)
-    (one,) = curves.panels(analysis.divergence_rates(runs), ["small"], table)
-    assert (one.title, len(one.look), one.names) == ("small", 9, None)
+    (one,) = panels(analysis.divergence_rates(runs), ["small"], table)
+    assert (one.title, len(one.styles), one.names) == ("small", 9, None)
     lambs = frontier(many[many["method"] == "lamb"])
     lines = pd.concat([table, lambs], ignore_index=True)
-    parts = curves.panels(rates, ["small"], lines)
-    assert [p.title for p in parts] == [*(ax.get_title(loc="left") for ax in curves.frontier(lines).axes)]
+    parts = panels(rates, ["small"], lines)
+    assert [p.title for p in parts] == [*(ax.get_title(loc="left") for ax in frontier_figures.frontier(lines).axes)]
     for part in parts:
-        assert next(iter(part.look)) == "none"
-        assert len(part.names or ()) == len(part.look) == len({look.colour for look in part.look.values()})
-    assert set().union(*(part.look for part in parts)) == set(rates["curve"])
+        assert next(iter(part.styles)) == "none"
+        assert len(part.names or ()) == len(part.styles) == len({look.colour for look in part.styles.values()})
+    assert set().union(*(part.styles for part in parts)) == set(rates["curve"])
     loose = lines.assign(threshold=lines["threshold"].where(lines["method"] != "lamb", ""))
-    apart = curves.panels(rates, ["small"], loose)
-    assert set(apart[0].look) == {"none", *(f"lamb mu={mu}" for mu in (0.1, 0.2, 0.4, 0.8))}
-    drawn(curves.by_panel(parts, lambda ax, p: curves.draw_micro(ax, rates, p.look)))
+    apart = panels(rates, ["small"], loose)
+    assert set(apart[0].styles) == {"none", *(f"lamb mu={mu}" for mu in (0.1, 0.2, 0.4, 0.8))}
+    drawn(draw_panels(parts, lambda ax, p: curves.draw_micro(ax, rates, p.styles)))
 
 
 def test_cells_of_many_runs_are_larger_and_intervals_stand_where_they_say_something(adaptive):

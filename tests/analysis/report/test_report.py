@@ -13,10 +13,12 @@ from simulated_record import LRS, METHODS, TASKS, reference, simulated_definitio
 
 import analysis
 from analysis.figures import curves
-from analysis.figures.palette import KNOWN, OTHERS, looks
+from analysis.figures.axes import lr_axis
+from analysis.figures.palette import KNOWN, OTHERS, method_styles
 from analysis.report import report
 from analysis.stats.contrasts import contrasts, sentences
 from analysis.stats.edges import fits, fitted_curves
+from analysis.stats.trajectories import diverged_by_step, example_pairs, gain_by_step
 from study.config import Arm
 from study.record.tables import RecordError, open_study, read_losses, read_runs, write_failure
 
@@ -276,7 +278,7 @@ def test_each_method_looks_different_in_colour_and_in_grey():
     every = [*KNOWN.values(), *OTHERS]
     assert len({look.colour for look in every}) == len({look.marker for look in every}) == len(every)
     assert len({look.dash for look in every}) == len(every)
-    assert looks(["zzz", "none"])["none"] == looks(["none"])["none"]
+    assert method_styles(["zzz", "none"])["none"] == method_styles(["none"])["none"]
 
 
 def test_draw_rates_shows_the_points_and_an_arrow_where_the_edge_was_not_reached(full):
@@ -296,7 +298,7 @@ def test_draw_rates_shows_the_points_and_an_arrow_where_the_edge_was_not_reached
 @pytest.mark.parametrize(("low", "high"), [(0.01, 1.6), (0.3, 0.4), (0.1, 0.1), (1e-4, 100), (0.02, 3)])
 def test_learning_rates_get_a_few_plain_ticks(low, high):
     ax = Figure().add_subplot()
-    curves.lr_axis(ax, [low, high])
+    lr_axis(ax, [low, high])
     ticks = [float(t) for t in ax.get_xticks()]
     labels = [ax.xaxis.get_major_formatter()(t) for t in ticks]
     assert 1 <= len(ticks) <= 9
@@ -307,7 +309,7 @@ def test_learning_rates_get_a_few_plain_ticks(low, high):
 def test_share_diverged_by_step_ends_at_the_share_that_diverged(full):
     folder, _, _ = full
     runs = analysis.load(folder)
-    table = curves.diverged_by_step(runs)
+    table = diverged_by_step(runs)
     for (model, curve), of_curve in table.groupby(["model", "curve"]):
         rows = runs[(runs["model"] == model) & (runs["curve"] == curve)]
         assert of_curve["share"].is_monotonic_increasing
@@ -326,7 +328,7 @@ def test_gains_by_pencil():
             "constant": [np.array([0.5, 0.5, 0.5]), np.array([1.5, 1.5, 1.5])],
         }
     )
-    table = curves.gains(losses, tasks, 3)
+    table = gain_by_step(losses, tasks, 3)
     assert table["gain"].tolist()[:2] == pytest.approx([0, 0.2])  # (2.0 - 1.6) / 2
     assert table["smooth"].tolist()[:2] == pytest.approx([0, 0.1])
     assert table.loc[2, ["gain", "smooth"]].isna().all()
@@ -334,12 +336,12 @@ def test_gains_by_pencil():
 
 def test_the_gallery_pairs_a_diverged_run_with_a_healthy_one_of_its_curve(full):
     folder, _, _ = full
-    pairs = curves.gallery_pairs(analysis.load(folder))
+    pairs = example_pairs(analysis.load(folder))
     assert 1 <= len(pairs) <= 8
     for broken, healthy in pairs:
         assert (broken["outcome"], healthy["outcome"]) == ("diverged", "completed")
         assert (broken["model"], broken["curve"]) == (healthy["model"], healthy["curve"])
-    table = curves.gains(read_losses(folder, [pairs[0][0]["run_id"]]), TASKS)
+    table = gain_by_step(read_losses(folder, [pairs[0][0]["run_id"]]), TASKS)
     assert len(table) == 200
 
 

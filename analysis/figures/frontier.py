@@ -1,0 +1,199 @@
+"""The edge as a threshold moves, and P(divergence) over learning rate and threshold."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from analysis.figures.axes import BAND_ALPHA, HALO, PANEL, figure_style, grid_shape, log_ticks, panel_figure
+from analysis.figures.palette import heat, method_styles
+from analysis.figures.panels import MOST_LINES, evenly_spaced, fewer_values, line_title, threshold_lines
+from analysis.loading import records
+from analysis.stats.edges import BELOW, NOT_REACHED, REACHED, edge_text
+
+DASHES = ((0, (1, 1.2)), (0, ()), (0, (5, 1.5)))
+"""Dashes of the contours of a map, lowest level first."""
+
+
+def frontier(table: pd.DataFrame) -> Figure:
+    """Return the figure of each edge as its threshold moves: one panel a threshold, with the edge of `none` as a band.
+
+    Args:
+        table: `analysis.stats.frontier.frontier` at one level. Without a varied threshold, the figure has no panel.
+    """
+    lines = evenly_spaced(threshold_lines(table), MOST_LINES)
+    with figure_style():
+        figure = panel_figure(len(lines))
+        for i, (_, line) in enumerate(lines):
+            of_model = table.loc[table["model"] == line["model"].iloc[0]]
+            ax = figure.add_subplot(*grid_shape(len(lines)), i + 1)
+            draw_frontier(ax, fewer_values(line), of_model.loc[of_model["curve"] == "none"], _edge_range(of_model))
+            ax.set_title(line_title(line))
+    return figure
+
+
+def draw_frontier(
+    ax: Axes, line: pd.DataFrame, reference: pd.DataFrame, ends: tuple[float, float] | None = None
+) -> None:
+    """Draw the edge against one threshold, log-log, with its band; a censored edge is an arrow labelled `> 3.2`.
+
+    An open marker is the first crossing of a curve that is not monotone.
+
+    Args:
+        ax: The axes to draw on.
+        line: The rows of one threshold in `analysis.stats.frontier.frontier`.
+        reference: The row of `none`, drawn as a band over the whole panel; may be empty.
+        ends: Lowest and highest lr of the axis; None takes those of `line`.
+    """
+    style = method_styles(line["method"])[line["method"].iloc[0]]
+    line = line.sort_values("value")
+    rows = records(line)
+    bottom, top = _edge_range(line) if ends is None else ends
+    value, edge = (line[name].to_numpy(dtype=float) for name in ("value", "edge"))
+    for row in records(reference):
+        _draw_reference(ax, row, bottom, top)
+    band = np.clip(line[["low", "high"]].to_numpy(dtype=float), bottom, top)
+    ax.fill_between(value, band[:, 0], band[:, 1], color=style.colour, alpha=2 * BAND_ALPHA, lw=0, zorder=2)
+    # The line breaks where an edge is not a number.
+    ax.plot(value, edge, color=style.colour, ls=style.dash, lw=1.8, zorder=3)
+    for row in rows:
+        if row["status"] == REACHED:
+            face = style.colour if row["monotone"] else "white"
+            ax.plot(row["value"], row["edge"], style.marker, color=style.colour, mfc=face, ms=7, mew=1.2, zorder=4)
+        else:
+            up = row["status"] == NOT_REACHED
+            _censored(ax, row["value"], row["lr_max"] if up else row["lr_min"], up, edge_text(row), style.colour)
+    _value_axis(ax, value)
+    ax.set_yscale("log")
+    ax.set_ylim(bottom, top)
+    log_ticks(ax.yaxis, bottom, top, (bottom, top))
+    ax.set_xlabel(str(line["threshold"].iloc[0]))
+    ax.set_ylabel(f"{_level_name(float(line['level'].iloc[0]))} (learning rate)")
+
+
+def _edge_range(table: pd.DataFrame) -> tuple[float, float]:
+    """Return an lr range around all known edges and intervals, with room for arrows."""
+    seen = table[["edge", "low", "high"]].to_numpy(dtype=float).ravel()
+    seen = seen[np.isfinite(seen) & (seen > 0)].tolist()
+    censored = {BELOW: "lr_min", NOT_REACHED: "lr_max"}
+    seen += [row[censored[row["status"]]] for row in records(table) if row["status"] in censored]
+    return min(seen) / 1.9, max(seen) * 1.9
+
+
+def _draw_reference(ax: Axes, row: Mapping[str, Any], bottom: float, top: float) -> None:
+    ends = (row["low"] or bottom, min(row["high"], top))
+    ax.axhspan(*ends, color="#000000", alpha=0.09, lw=0, zorder=1)
+    at = {REACHED: row["edge"], NOT_REACHED: row["lr_max"], BELOW: row["lr_min"]}[row["status"]]
+    ax.axhline(at, color="#000000", lw=1.2, ls=(0, (1, 1.5)), zorder=2)
+    place = {"xy": (0.0, at), "xytext": (4, 3), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    ax.annotate(f"{row['curve']} {edge_text(row)}", **place, fontsize=8.5, zorder=5, path_effects=[HALO])
+
+
+def _censored(ax: Axes, value: float, lr: float, up: bool, text: str, colour: str) -> None:
+    """Draw an arrow outward from the last lr tried, with the bound of the edge at its tail."""
+    arrow = {"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 12}
+    ax.annotate("", xy=(value, lr * (1.6 if up else 1 / 1.45)), xytext=(value, lr), arrowprops=arrow, zorder=5)
+    side = {
+        "xytext": (0, -3 if up else 3),
+        "textcoords": "offset points",
+        "ha": "center",
+        "va": "top" if up else "bottom",
+    }
+    ax.annotate(text, xy=(value, lr), **side, fontsize=8.5, zorder=6, path_effects=[HALO])
+
+
+def _value_axis(ax: Axes, values: np.ndarray) -> None:
+    """Put a tick at every value; the axis is logarithmic unless a value is 0 or negative."""
+    if (values > 0).all():
+        ax.set_xscale("log")
+        pad = max(1.15, (values.max() / values.min()) ** 0.06)
+        ax.set_xlim(values.min() / pad, values.max() * pad)
+    ax.xaxis.set_major_locator(FixedLocator([float(v) for v in values]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+
+
+def _level_name(level: float) -> str:
+    """`LR50`, `LR05`."""
+    return f"LR{100 * level:02.3g}" if level >= 0.1 else f"LR0{100 * level:.3g}"
+
+
+def threshold_map(cells: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
+    """Return the figure of P(divergence) over lr and threshold: one panel a threshold, k/n in each cell.
+
+    Args:
+        cells: `analysis.stats.frontier.threshold_map`.
+        crossings: `analysis.stats.frontier.contours`, drawn as lines.
+    """
+    lines, crossed = evenly_spaced(threshold_lines(cells), MOST_LINES), dict(threshold_lines(crossings))
+    tallest = max((len(set(line["lr"])) for _, line in lines), default=1)
+    levels = sorted(set(crossings["level"]))
+    with figure_style():
+        figure = panel_figure(len(lines), max(PANEL[1], 0.24 * tallest + 1))
+        axes = []
+        for i, (key, line) in enumerate(lines):
+            ax = figure.add_subplot(*grid_shape(len(lines)), i + 1)
+            draw_map(ax, fewer_values(line), crossed[key])
+            ax.set_title(line_title(line))
+            axes.append(ax)
+        if axes:
+            bar = figure.colorbar(ScalarMappable(Normalize(0, 1), heat()), ax=axes, shrink=0.6, aspect=30, pad=0.01)
+            bar.set_label("P(divergence), k of n")
+            shown = [Line2D([], [], color="black", lw=1.8, ls=dash) for _, dash in zip(levels, DASHES, strict=False)]
+            names = [f"{100 * level:g}% of the runs diverge" for level in levels]
+            figure.legend(shown, names, loc="outside upper left", ncols=len(levels), handlelength=3.2)
+    return figure
+
+
+def draw_map(ax: Axes, cells: pd.DataFrame, crossings: pd.DataFrame) -> None:
+    """Draw one map: a column for each value of the threshold, a row for each lr, both evenly spaced.
+
+    Args:
+        ax: The axes to draw on.
+        cells: The rows of one threshold in `analysis.stats.frontier.threshold_map`.
+        crossings: Its rows in `analysis.stats.frontier.contours`; a contour is drawn only where its edge was reached.
+    """
+    values, lrs = sorted(set(cells["value"])), sorted(set(cells["lr"]))
+    rate = np.full((len(lrs), len(values)), np.nan)
+    size = min(9.0, 70.0 / len(values))
+    for row in records(cells):
+        y, x = lrs.index(row["lr"]), values.index(row["value"])
+        rate[y, x] = row["rate"]
+        light = row["rate"] <= 0.5
+        around = withStroke(linewidth=3, foreground=heat()(row["rate"]))
+        text = {"ha": "center", "va": "center", "fontsize": size, "color": "black" if light else "white"}
+        ax.text(x, y, f"{row['k']}/{row['n']}", **text, zorder=5, path_effects=[around])
+    corners = np.arange(len(values) + 1) - 0.5, np.arange(len(lrs) + 1) - 0.5
+    ax.pcolormesh(*corners, rate, cmap=heat(), vmin=0, vmax=1, edgecolors="#dddddd", linewidth=0.6)
+    for level, dash in zip(sorted(set(crossings["level"])), DASHES, strict=False):
+        found = crossings.loc[crossings["level"] == level].set_index("value")["edge"]
+        edge = found.reindex(values).to_numpy(dtype=float)  # NaN unless reached
+        height = np.interp(np.log(edge), np.log(lrs), np.arange(len(lrs))) if len(lrs) > 1 else 0 * edge
+        _draw_contour(ax, height, dash)
+    ax.grid(visible=False)
+    ax.set_xlim(-0.5, len(values) - 0.5)
+    ax.set_ylim(-0.5, len(lrs) - 0.5)
+    ax.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    ax.set_yticks(range(len(lrs)), [f"{lr:g}" for lr in lrs])
+    ax.tick_params(length=0)
+    ax.set_xlabel(str(cells["threshold"].iloc[0]))
+    ax.set_ylabel("learning rate")
+
+
+def _draw_contour(ax: Axes, height: np.ndarray, dash: Any) -> None:
+    """Draw a contour by its height in each column, NaN where it has none; a lone column gets a short stroke."""
+    halo = withStroke(linewidth=3.6, foreground="white")
+    style = {"color": "black", "lw": 1.8, "ls": dash, "zorder": 4, "path_effects": [halo]}
+    ax.plot(np.arange(len(height)), height, **style)
+    known = np.isfinite(np.concatenate([[math.nan], height, [math.nan]]))
+    for x in np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]):
+        ax.plot([x - 0.4, x + 0.4], [height[x]] * 2, **style)
