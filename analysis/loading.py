@@ -8,7 +8,9 @@ import pandas as pd
 
 from analysis.figures.palette import method_order
 from study.config import JUDGED_FROM, QualitySearch, Study
-from study.record.tables import COLUMNS, COUNTS, PER_TASK, read_definition, read_runs
+from study.record.definition import read_definition
+from study.record.schema import COLUMNS, COUNTS, PER_TASK
+from study.record.tables import read_runs
 
 CURVE = ["model", "curve"]
 CELL = ["model", "curve", "lr"]
@@ -18,7 +20,7 @@ def load(folder: Path) -> pd.DataFrame:
     """The runs of a study's cells, one row a run (`study.record.tables.read_runs`), with the column `curve`; see
     `cells_of`.
 
-    Raises study.record.tables.RecordError (a ValueError) where there is no study. No runs give a table without rows.
+    Raises RecordError (a ValueError) where there is no study. No runs give a table without rows.
     """
     return cells_of(read_runs(Path(folder)), read_definition(Path(folder)).study)
 

@@ -25,7 +25,7 @@ from analysis.report.page import html_table, image, note, page, write_whole
 from analysis.stats.contrasts import LEVEL, contrasts, holm, points, ratio_interval
 from analysis.stats.edges import REACHED, Fit, edge_text, edges, fits
 from analysis.text.format import p_text, span_text, two_digits
-from study.record.tables import Definition, RecordError, exists
+from study.record.definition import Definition, RecordError, study_exists
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Shown:
 
 
 def members_of(folder: Path) -> tuple[str, list[Shown]]:
-    """(name, members in order) of a family, from its `family.json`. Raises study.record.tables.RecordError where it is
+    """(name, members in order) of a family, from its `family.json`. Raises RecordError where it is
     not a family's: labels name folders inside this one."""
     path = folder / "family.json"
     try:
@@ -67,9 +67,9 @@ def forest(members: Sequence[Shown], read: Callable[[Path], pd.DataFrame] = load
     Columns: label, words, model, curve, method, n, k (runs, and diverged ones), seeds, edge, low, high, status, lr_min,
     lr_max (`analysis.stats.edges.edges`); against (a label; empty where there is nothing to compare with), ratio (of
     LR50 over that of against; NaN unless both were reached), ratio_low, ratio_high (95%; 0 and inf where it has no such
-    end), p, p_holm. Raises study.record.tables.RecordError (a ValueError) where a record cannot be read.
+    end), p, p_holm. Raises RecordError (a ValueError) where a record cannot be read.
     """
-    tables = {m.label: read(m.folder) for m in members if exists(m.folder)}
+    tables = {m.label: read(m.folder) for m in members if study_exists(m.folder)}
     fitted = {label: fits(runs) for label, runs in tables.items() if len(runs)}
     rows = []
     for member in members:

@@ -26,7 +26,8 @@ from analysis.loading import cells_of
 from analysis.stats import signals
 from analysis.stats.best import gains
 from study.config import QualitySearch
-from study.record.tables import Definition, RecordError, copy_definition, exists, read_definition, read_losses
+from study.record.definition import Definition, RecordError, copy_definition, read_definition, study_exists
+from study.record.tables import read_losses
 
 DIGITS = 4
 """Of a published signal: no statistic over runs needs more, and the rest is most of its bytes."""
@@ -44,7 +45,7 @@ class Published:
 
 
 def read(folder: Path) -> Published:
-    """Raises study.record.tables.RecordError (a ValueError) where there is no published study."""
+    """Raises study.record.definition.RecordError (a ValueError) where there is no published study."""
     definition = read_definition(folder)
     every = every_run(folder)
     runs = cells_of(every, definition.study)
@@ -90,7 +91,7 @@ def publish(study: Path, into: Path, *, with_signals: bool = False) -> None:
     """Copy what a page needs of a study, or of a family of them, that has been reported on. Raises RecordError where
     there is no report, and writes nothing then."""
     if is_family(study):
-        members = [m for m in members_of(study)[1] if exists(m.folder)]
+        members = [m for m in members_of(study)[1] if study_exists(m.folder)]
         for member in members:
             _rows_of(member.folder)
         for member in members:

@@ -20,7 +20,7 @@ from analysis.stats.rates import divergence_rates, in_bins
 from analysis.stats.table2 import as_text, table2
 from analysis.text.format import difference_text, p_text, score_text, span_text, two_digits, value_text
 from study.config import EdgeSearch
-from study.record.tables import exists
+from study.record.definition import study_exists
 
 
 def about(folders: Sequence[Path]) -> str:
@@ -41,7 +41,7 @@ def _about(one: Published) -> str:
 
 
 def _about_family(folder: Path) -> str:
-    found = [published.read(m.folder) for m in published.read_family(folder) if exists(m.folder)]
+    found = [published.read(m.folder) for m in published.read_family(folder) if study_exists(m.folder)]
     runs, control = sum(len(one.runs) for one in found), sum(one.control for one in found)
     commits = sorted({str(one.definition.versions.get("commit", "unknown")) for one in found})
     return (

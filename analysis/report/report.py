@@ -32,14 +32,10 @@ from analysis.stats.quality import lr_sensitivity, quality
 from analysis.stats.rates import divergence_rates, in_bins, rates_table, upper_bound
 from analysis.text.format import p_text, score_text, span_text
 from study.config import EdgeSearch, QualitySearch, Rule, Run, Study, to_json
-from study.record.tables import (
-    Definition,
-    read_confirmations,
-    read_definition,
-    read_failures,
-    read_losses,
-    read_runs,
-)
+from study.record.confirmations import read_confirmations
+from study.record.definition import Definition, read_definition
+from study.record.failures import read_failures
+from study.record.tables import read_losses, read_runs
 
 LEVELS = (0.5, 0.05)
 
@@ -80,7 +76,7 @@ def _sought(study: Study) -> float:
 
 
 def tables(folder: Path) -> Tables:
-    """The tables of a study's report. Raises study.record.tables.RecordError (a ValueError) where there is no study."""
+    """The tables of a study's report. Raises RecordError (a ValueError) where there is no study."""
     definition, every = read_definition(folder), read_runs(folder)
     runs = cells_of(every, definition.study)
     searched = isinstance(definition.study.search, QualitySearch)

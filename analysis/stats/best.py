@@ -28,7 +28,7 @@ from analysis.stats.quality import mean_interval, median_interval, worst_filled
 from analysis.stats.rates import upper_bound, wilson
 from analysis.text.format import score_text, value_text
 from study.config import JUDGED_FROM, QualitySearch, Study
-from study.record.tables import Definition
+from study.record.definition import Definition
 
 NEAR_END = 0.1
 """A value within this share of its range (of the logarithm) lies at the range's end."""

@@ -31,7 +31,8 @@ from analysis.stats.quality import judged_at_own_best, lower_is_better, mean_int
 from analysis.stats.rates import CONFIDENCE
 from analysis.stats.recommend import quality_column, quality_words
 from analysis.text.format import p_text, two_digits
-from study.record.tables import Confirmation, Definition
+from study.record.confirmations import Confirmation
+from study.record.definition import Definition
 
 LEVEL = 0.5
 AGAINST = "none"
@@ -58,7 +59,7 @@ def contrasts(
     """Every pair of curves of a model, from one row a run (`analysis.load`) and the study's definition; of a model with
     more than FEW_CURVES, the planned pairs alone: half a million others are nobody's to read.
 
-    confirmations: `study.record.tables.read_confirmations`. quality: a column of held-out quality (`auc_click`); None
+    confirmations: `read_confirmations` of the study. quality: a column of held-out quality (`auc_click`); None
     is the first task's. fitted: what `analysis.stats.edges.fits(runs)` gave. Raises ValueError where there is no such
     quality.
 

@@ -20,7 +20,7 @@ from analysis.stats.edges import EDGE_COLUMNS, edges, fits
 from analysis.stats.quality import lower_is_better
 from analysis.stats.quality import quality as quality_of_cells
 from analysis.stats.rates import divergence_rates, in_bins
-from study.record.tables import Definition
+from study.record.definition import Definition
 
 CONTOURS = (0.05, 0.5, 0.95)
 """Levels of P(divergence) that are drawn into a map of lr and threshold."""

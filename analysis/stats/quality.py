@@ -20,7 +20,7 @@ from scipy import special
 from analysis.loading import CELL, CURVE, in_order, tasks_of, threshold_columns, with_curves
 from analysis.stats.rates import CONFIDENCE
 from study.config import EdgeSearch
-from study.record.tables import Definition
+from study.record.definition import Definition
 
 BAND = (0.1, 0.9)
 WORST_AUC = 0.5

@@ -35,7 +35,8 @@ from analysis.stats.edges import NOT_REACHED, REACHED, Fit, edges, fits
 from analysis.stats.quality import lower_is_better, median_interval, worst_filled
 from analysis.stats.rates import CONFIDENCE, lower_bound, upper_bound
 from study.config import JUDGED_FROM, EdgeSearch, QualitySearch, log_grid
-from study.record.tables import Confirmation, Definition
+from study.record.confirmations import Confirmation
+from study.record.definition import Definition
 
 RISK = 0.05
 LR05 = 0.05
@@ -70,7 +71,7 @@ def recommend(
 
     Of a search for the best quality, only the runs that judge its winners count.
 
-    confirmations: those of the study (`study.record.tables.read_confirmations`). quality: a column of held-out quality;
+    confirmations: `read_confirmations` of the study. quality: a column of held-out quality;
     None is that of the first task. fitted: what `analysis.stats.edges.fits(runs)` gave, where it is at hand.
 
     Columns: model, curve, method, <thresholds>, options; risk, confidence (as asked);

@@ -24,7 +24,7 @@ from analysis.stats.quality import chosen_by_others, mean_interval, median_inter
 from analysis.stats.rates import wilson
 from analysis.text.format import difference_text, p_text, score_text, value_text
 from study.config import EdgeSearch, QualitySearch, Study
-from study.record.tables import Definition
+from study.record.definition import Definition
 
 MOST_LRS = 4
 """Learning rates of a study up to which each has a column of its own."""

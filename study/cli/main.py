@@ -79,7 +79,7 @@ def _let_in(asked: argparse.Namespace) -> Iterator[None]:
     """Inside, only those modules are imported that the command may import. Refuses a folder that would have us write
     elsewhere."""
     from study import plugins
-    from study.record import validation
+    from study.storage import untrusted_input
 
     plugins.only_ours = asked.command in READING
     try:
@@ -87,7 +87,7 @@ def _let_in(asked: argparse.Namespace) -> Iterator[None]:
             _find_modules_here()
         for folder in (getattr(asked, "dir", None), getattr(asked, "out", None)):
             if folder and "://" not in str(folder):
-                validation.refuse_links(Path(folder).expanduser())
+                untrusted_input.refuse_links(Path(folder).expanduser())
         yield
     finally:
         plugins.only_ours = False

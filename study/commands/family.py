@@ -20,7 +20,8 @@ from study.commands import run as driver
 from study.commands.run import Asked
 from study.config import CONTROL_LRS, Family, Member, QualitySearch, Run, Study, WeightsOf
 from study.data._dataset import Log
-from study.record.tables import RecordError, exists, read_definition, read_runs
+from study.record.definition import RecordError, read_definition, study_exists
+from study.record.tables import read_runs
 from study.storage import stores
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def resume(folder: Path, asked: Asked) -> Path:
     name, shown = _read(folder)
     for i, member in enumerate(shown, 1):
         print(f"\n== {i} of {len(shown)}: {member.words} ==\n", flush=True)
-        if exists(member.folder):
+        if study_exists(member.folder):
             driver.resume(member.folder, asked)
         else:
             print(f"not begun: study run {name} --out {stores.address(folder)} begins it", flush=True)
@@ -114,7 +115,7 @@ def report(folder: Path) -> str:
 def status(folder: Path) -> str:
     """The status of every member."""
     return "\n\n".join(
-        f"{m.words}\n{driver.status(m.folder) if exists(m.folder) else 'not begun'}" for m in _read(folder)[1]
+        f"{m.words}\n{driver.status(m.folder) if study_exists(m.folder) else 'not begun'}" for m in _read(folder)[1]
     )
 
 
@@ -209,7 +210,7 @@ def _begun(member: Member, study: Study, own: Asked) -> Study | None:
     """A member's study from the weights that its record says its runs start from; None where it was never begun so.
     By that its runs are known again, and go on, even where weights that are made anew have other last bits."""
     folder = driver.out_folder(own, study)
-    if not member.init_from or not exists(folder):
+    if not member.init_from or not study_exists(folder):
         return None
     recipe = read_definition(folder).study.recipe
     if not recipe.init_from:
@@ -296,7 +297,7 @@ def _check_trained(of: WeightsOf, source: Study, where: Path) -> None:
     if of.lr is None or of.seed is not None or (of.lr in source.lrs and not isinstance(source.search, QualitySearch)):
         return  # what a seed names is trained for its weights where it is not recorded
     there = set()
-    if exists(where):
+    if study_exists(where):
         runs = read_runs(where)
         there = set(runs.loc[(runs["role"] == "cell") & (runs["method"] == source.arms[0].method), "lr"])
     if of.lr not in there:
@@ -390,7 +391,7 @@ def _write(folder: Path, family: Family) -> None:
         before, _ = _read(folder)
         if before != family.name:
             raise RecordError(f"{folder} holds the family {before!r}, not {family.name!r}; choose another --out")
-    if exists(folder):
+    if study_exists(folder):
         raise RecordError(f"{folder} holds a study, and no family; choose another --out")
     stores.at(folder).put("family.json", content.encode())
 

@@ -16,7 +16,8 @@ from study.execution.planner import control_of
 from study.outcomes import judge
 from study.outcomes.judge import Reference
 from study.record import tables
-from study.record.tables import Definition, RecordError
+from study.record.definition import Definition, RecordError, check_not_a_view, read_definition
+from study.record.views import write_view
 
 STRICTER, LOOSER = {"kept": 0.5}, {"kept": 0.1}
 
@@ -64,14 +65,14 @@ def references(
 
 def rescore(folder: Path, rule: Rule) -> Path:
     """Judge every recorded run by another rule, the control's reference too. Returns the folder that then holds the
-    same study under that rule, `rescored/<hash of the rule>/`; see `study.record.tables.write_view`.
+    same study under that rule, `rescored/<hash of the rule>/`; see `study.record.views.write_view`.
 
     Raises ValueError where the folder holds no study, or a rescored one, or nothing can be learned by that rule.
     """
-    definition = tables.read_definition(folder)
-    tables.refuse_view(folder)
+    definition = read_definition(folder)
+    check_not_a_view(folder)
     runs, losses = tables.read_runs(folder), tables.read_losses(folder)
-    return tables.write_view(folder, rule, _columns(folder, definition, runs, losses, rule))
+    return write_view(folder, rule, _columns(folder, definition, runs, losses, rule))
 
 
 def rule_influence(
@@ -100,7 +101,7 @@ def rule_influence(
     from analysis.loading import cells_of
     from analysis.stats.edges import fits
 
-    definition, every = tables.read_definition(folder), tables.read_runs(folder) if every is None else every
+    definition, every = read_definition(folder), tables.read_runs(folder) if every is None else every
     own = cells_of(every, definition.study)
     losses = tables.read_losses(folder) if losses is None else losses
     rules = {"stricter": STRICTER, "looser": LOOSER} if rules is None else rules
@@ -159,7 +160,7 @@ def changes(folder: Path, view: Path) -> list[str]:
     """What another rule changed, a line a curve: diverged runs and LR50 before and after."""
     from analysis.stats.edges import edge_text
 
-    rules = [dataclasses.asdict(tables.read_definition(where).study.rule) for where in (folder, view)]
+    rules = [dataclasses.asdict(read_definition(where).study.rule) for where in (folder, view)]
     changed = {key: value for key, value in rules[1].items() if value != rules[0][key]}
     table = rule_influence(folder, {"other": changed})
     rows = {(row["model"], row["curve"], row["rule"]): row for row in table.to_dict("records")}

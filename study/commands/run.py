@@ -29,7 +29,9 @@ from study.execution.planner import Plan, Stack, checked, control_of, plan
 from study.execution.work_queue import Job
 from study.execution.work_source import Planned, Source, Together
 from study.record import tables
-from study.record.tables import Confirmation
+from study.record.confirmations import Confirmation, read_confirmations, write_confirmation
+from study.record.definition import Definition, check_not_a_view, open_study, read_definition, study_exists
+from study.record.failures import read_failures
 from study.storage import stores
 from study.storage.lock import locked
 from study.storage.stores import StorageError, cache_folder
@@ -161,9 +163,9 @@ def preview(asked: Asked, study: Study | None = None) -> str:
     cache = cache_folder()
     log = data.load(study.data, study.data_options, cache)
     folder = out_folder(asked, study)
-    done = tables.recorded_ids(folder) if tables.exists(folder) else set()
+    done = tables.recorded_ids(folder) if study_exists(folder) else set()
     workers = asked.workers or os.cpu_count() or 1
-    named = tables.read_confirmations(folder) if tables.exists(folder) else []
+    named = read_confirmations(folder) if study_exists(folder) else []
     todos = []
     for part in (study, *(confirmation.part_of(study) for confirmation in named)):
         planned = plan(part, log, done, workers=workers, stack=asked.stack, cache=cache)
@@ -227,7 +229,7 @@ def run(asked: Asked, study: Study | None = None, start: "weights.Weights | None
 
 def resume(folder: Path, asked: Asked) -> Path:
     """Train exactly what the study in the folder lacks, its confirmations among it, then report."""
-    study = checked(tables.read_definition(folder).study, cache_folder())
+    study = checked(read_definition(folder).study, cache_folder())
     log = data.load(study.data, study.data_options, cache_folder())
     return _train(asked, study, log, folder)
 
@@ -246,7 +248,7 @@ def confirm(folder: Path, asked: Asked, wish: "confirming.Wish", claim: Claim) -
     from analysis.stats import recommend as recommended
     from study.search import confirmation as confirming
 
-    definition = tables.read_definition(folder)
+    definition = read_definition(folder)
     recommended.checked(definition, claim.risk, claim.confidence, claim.quality)
     study = checked(definition.study, cache_folder())
     confirmation = confirming.named(folder, definition, wish, risk=claim.risk, confidence=claim.confidence)
@@ -265,8 +267,8 @@ def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
 
     table = recommended.recommend(
         analysis.load(folder),
-        tables.read_definition(folder),
-        confirmations=tables.read_confirmations(folder),
+        read_definition(folder),
+        confirmations=read_confirmations(folder),
         risk=claim.risk,
         confidence=claim.confidence,
         quality=claim.quality,
@@ -288,7 +290,7 @@ def rescore(folder: Path, rule: Sequence[str]) -> str:
     """Judge the recorded runs by another rule, without training. Returns how far each edge moves."""
     from study.commands import rescore as rescoring
 
-    definition = tables.read_definition(folder)
+    definition = read_definition(folder)
     path = rescoring.rescore(folder, rescoring.rule_of(definition.study, rule))
     return "\n".join([*rescoring.changes(folder, path), f"rescored: {path}", f"  {_command()} report {_shown(path)}"])
 
@@ -312,7 +314,7 @@ def report(folder: Path) -> str:
 
 def _missing(folder: Path, found: "Tables") -> list[str]:
     """What failed, and is in no denominator."""
-    failures = tables.read_failures(folder, set(found.every["run_id"]))
+    failures = read_failures(folder, set(found.every["run_id"]))
     reasons = [f"  {n}: {reason}" for reason, n in Counter(failures.values()).most_common()]
     head = f"{len(failures)} runs are missing, and in no n above ({_command()} resume {_shown(folder)} tries again):"
     return ["", head, *reasons] if failures else []
@@ -351,7 +353,7 @@ def _train(
     from study.tracking import mirror
     from study.tune import runner
 
-    tables.refuse_view(folder)
+    check_not_a_view(folder)
     cache, start = cache_folder(), start or _kept(study, folder)
     plan(study, log, workers=1, cache=cache)  # says what is wrong with the study before anything is written
     described = data.describe(study.data, log)
@@ -367,17 +369,17 @@ def _train(
             held.enter_context(locked(folder))
             needs = held.enter_context(preflight.needs(folder, study.data, study.data_options, log))
             runner.check_nodes(needs, cluster)
-            tables.open_study(folder, tables.Definition(study=study, data=described, versions=_versions()))
-            tables.check(folder)
+            open_study(folder, Definition(study=study, data=described, versions=_versions()))
+            tables.check_files(folder)
             if start:
                 from study.execution import warm_start
 
                 warm_start.keep(folder, start)
             if confirmation:
-                tables.write_confirmation(folder, confirmation)
+                write_confirmation(folder, confirmation)
                 parts = [confirmation.part_of(study)]
             else:
-                parts = [study, *(named.part_of(study) for named in tables.read_confirmations(folder))]
+                parts = [study, *(named.part_of(study) for named in read_confirmations(folder))]
             way_on.begins()
             recorded, todos = tables.recorded_ids(folder), []
             checkpoint.tidy(folder, recorded)
@@ -615,7 +617,7 @@ def _expected(todo: _Todo, workers: int, folder: Path) -> tuple[float, str]:
     stacks = len(todo.control) + len(todo.planned.stacks)
     at_a_time = max(1, min(workers, stacks)) if todo.planned.stacks else workers
     to_train = Counter(todo.source.left) + Counter(run.model for stack in todo.control for run in stack.runs)
-    runs = tables.read_runs(folder) if tables.exists(folder) else None
+    runs = tables.read_runs(folder) if study_exists(folder) else None
     if runs is not None and set(to_train) <= set(runs["model"]):
         seconds = sum(n * runs.loc[runs["model"] == model, "seconds"].median() for model, n in to_train.items())
         return START_UP_SECONDS + seconds / at_a_time, "as the recorded runs took"

@@ -21,6 +21,9 @@ from study.config import Arm, EdgeSearch, Study
 from study.execution import checkpoint, heartbeat
 from study.execution.planner import control_of, runs_of
 from study.record import tables
+from study.record.confirmations import read_confirmations
+from study.record.definition import Definition, read_definition
+from study.record.failures import read_failures
 from study.storage import lock, stores
 
 FRESH_SECONDS = 90.0
@@ -69,12 +72,12 @@ class Status:
 
 def look(folder: Path, *, cache: Path | None = None) -> Status:
     """Raises RecordError where there is no study."""
-    definition = tables.read_definition(folder)
+    definition = read_definition(folder)
     study, content = definition.study, definition.data["content"]
     runs = tables.read_runs(folder)
     confirmations, beside = _confirmations(folder, definition, runs)
     recorded: Any = runs[(runs["role"] == "cell") & ~runs["run_id"].isin(beside)]
-    failures = tables.read_failures(folder, set(runs["run_id"]))
+    failures = read_failures(folder, set(runs["run_id"]))
     alive, silent = _trials(folder)
     trains = {run for trial in alive for run in trial["runs"]} - set(runs["run_id"])
     cells = _searched(recorded) if study.search else _planned(study, content, recorded, failures, trains)
@@ -291,9 +294,9 @@ def _outline(study: Study, content: str, folder: Path, cache: Path | None) -> li
     return edge_search.source(study, content, folder, cache=cache).outline()
 
 
-def _confirmations(folder: Path, definition: tables.Definition, runs: pd.DataFrame) -> tuple[list[str], list[str]]:
+def _confirmations(folder: Path, definition: Definition, runs: pd.DataFrame) -> tuple[list[str], list[str]]:
     """A line for each confirmation, and the ids of their runs that are none of the study's cells."""
-    confirmations = tables.read_confirmations(folder)
+    confirmations = read_confirmations(folder)
     if not confirmations:
         return [], []
     done = set(runs["run_id"])

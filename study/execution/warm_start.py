@@ -21,8 +21,8 @@ from study import data, methods
 from study.config import Recipe, Run, Study
 from study.data import Rows
 from study.data._dataset import Log
-from study.record import validation
 from study.storage import stores
+from study.storage.untrusted_input import MAX_FILE_BYTES
 from study.training import weights
 from study.training.networks import network_of_weights, spec_of
 from study.training.weights import About, Weights
@@ -59,9 +59,9 @@ def _content(store: stores.Folder | stores.ObjectStore, name: str) -> bytes:
     if isinstance(store, stores.Folder):
         # Not more of it than a file of weights may have: it may be a device that has no end.
         with (store.folder / name).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size or validation.MOST_BYTES  # of a pipe or a device, none is said
-            return file.read(min(size, validation.MOST_BYTES) + 1)
-    content = store.get(name, validation.MOST_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size or MAX_FILE_BYTES  # of a pipe or a device, none is said
+            return file.read(min(size, MAX_FILE_BYTES) + 1)
+    content = store.get(name, MAX_FILE_BYTES + 1)
     if content is None:
         raise stores.StorageError(f"{store.url}/{name} is not there")
     return content

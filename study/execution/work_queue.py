@@ -18,7 +18,7 @@ from study.config import Rule, Run, canonical_json, run_from_json, to_json
 from study.execution.planner import Stack
 from study.execution.work_source import Source
 from study.outcomes import judge
-from study.record import tables
+from study.record.failures import write_failure
 from study.storage.stores import StorageError
 
 FINISHED = "FINISHED"
@@ -250,7 +250,7 @@ class Queue:
         if tries_left and len(same) < SAME_FAILURE_STOPS:
             self.again.append(stack)
             return
-        tables.write_failure(self.job.folder, stack.name, [run.id for run in stack.runs], failure.reason)
+        write_failure(self.job.folder, stack.name, [run.id for run in stack.runs], failure.reason)
         if not stack.is_control:
             self.source.given_up(stack, failure.reason)
         self.job.told(stack, failure.reason)

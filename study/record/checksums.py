@@ -1,7 +1,7 @@
-"""Files of the record that know their own content: a bit that has flipped is found when they are read.
+"""Files that hold their own SHA-256, so that a changed bit is found when they are read.
 
-Each holds the SHA-256 of all its bytes, taken with zeros in the place of the hash. Parquet's own page checksums leave
-out the footer, where the names of columns stand. Files from before have no hash, and read as they always did.
+The hash covers all bytes of the file, with zeros in the place of the hash. (Parquet's own page checksums leave out the
+footer, which holds the names of the columns.) Files of older records have no hash and are read without this check.
 """
 
 import hashlib
@@ -17,61 +17,61 @@ from study.config import canonical_json
 from study.record import validation
 
 KEY = "sha256"
-OPEN = "sha256:" + 64 * "0"
+PLACEHOLDER = "sha256:" + 64 * "0"
 HASH = re.compile(rb"sha256:[0-9a-f]{64}")
 
 
-class BrokenError(ValueError):
-    """A file that is not what was written."""
+class ChecksumError(ValueError):
+    """The file differs from what was written."""
 
 
-def parquet(table: pa.Table) -> bytes:
-    """The table as a Parquet file."""
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file that holds its hash."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({KEY: OPEN})
+        writer.add_key_value_metadata({KEY: PLACEHOLDER})
     content = sink.getvalue().to_pybytes()
-    at = content.rindex(OPEN.encode())
-    return content[:at] + _hash(content).encode() + content[at + len(OPEN) :]
+    at = content.rindex(PLACEHOLDER.encode())
+    return content[:at] + _hash(content).encode() + content[at + len(PLACEHOLDER) :]
 
 
 def read_parquet(content: bytes) -> pa.Table:
-    """The table of such a file. Raises BrokenError, or what pyarrow raises, where it is not as it was written."""
+    """Return the table of a Parquet file. Raises ChecksumError, or an error of pyarrow, if the file was changed."""
     file = pq.ParquetFile(pa.BufferReader(content))
-    validation.size_of_parquet(file)
+    validation.validate_parquet_size(file)
     written = (file.metadata.metadata or {}).get(KEY.encode())
     if written is not None:
         at = content.rindex(written)
-        if _hash(content[:at] + OPEN.encode() + content[at + len(written) :]).encode() != written:
-            raise BrokenError("its content has changed since it was written")
-    elif HASH.search(content):  # the key's own name has changed: it is no file from before
-        raise BrokenError("its content has changed since it was written")
+        if _hash(content[:at] + PLACEHOLDER.encode() + content[at + len(written) :]).encode() != written:
+            raise ChecksumError("its content has changed since it was written")
+    elif HASH.search(content):  # the bits of the key have changed: older files hold no hash at all
+        raise ChecksumError("its content has changed since it was written")
     return file.read()
 
 
-def json_text(content: Mapping[str, Any]) -> bytes:
-    """The content as JSON for people, with its hash."""
-    sealed = {**content, KEY: _hash(canonical_json(dict(content)).encode())}
-    return json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Return the content as indented JSON that holds its hash."""
+    with_hash = {**content, KEY: _hash(canonical_json(dict(content)).encode())}
+    return json.dumps(with_hash, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
 def read_json(text: bytes | str) -> dict[str, Any]:
-    """Raises ValueError where it is no JSON object, or not as it was written."""
+    """Return the content of a JSON file. Raises ValueError if it is no JSON object, or was changed."""
     try:
-        content = json.loads(text, parse_constant=_no_number)
+        content = json.loads(text, parse_constant=_reject_constant)
     except RecursionError as error:
-        raise BrokenError("nested too deep") from error
+        raise ChecksumError("nested too deep") from error
     if not isinstance(content, dict):
-        raise BrokenError("not a JSON object")
+        raise ChecksumError("not a JSON object")
     written = content.pop(KEY, None)
     if written is not None and written != _hash(canonical_json(content).encode()):
-        raise BrokenError("its content has changed since it was written")
+        raise ChecksumError("its content has changed since it was written")
     return content
 
 
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON's")
+def _reject_constant(word: str) -> None:
+    raise ValueError(f"{word} is not allowed in JSON")
 
 
 def _hash(content: bytes) -> str:

@@ -21,7 +21,7 @@ from study.execution import warm_start
 from study.execution.trial import outcomes_of
 from study.outcomes import judge
 from study.record import tables as record
-from study.record.tables import Definition
+from study.record.definition import Definition, read_definition
 from study.replay.replay import data_of, difference, run_named, run_of, said_of_bits
 from study.training import weights
 from study.training.embeddings import Tables
@@ -138,7 +138,7 @@ def chosen(
         if lr is not None or method or model:
             raise ValueError("a run by its id has an lr, a method and a model: name no others beside it")
         return run_named(folder, run)
-    definition = record.read_definition(folder)
+    definition = read_definition(folder)
     study = definition.study
     model = _one_of("model", model, study.models)
     table = record.read_runs(folder)

@@ -34,7 +34,7 @@ from study.outcomes import judge
 from study.outcomes.judge import Reference
 from study.outcomes.onset import Moments, control_curve, moments
 from study.record import tables
-from study.record.tables import Definition, RecordError
+from study.record.definition import Definition, RecordError, read_definition
 from study.replay.probe import Watch
 from study.replay.sharpness import ALL
 from study.training.trainer import train
@@ -104,7 +104,7 @@ def opened(folder: Path, cache: Path, models: Sequence[str] | None = None) -> Re
 
 def data_of(folder: Path, cache: Path) -> tuple[Definition, Log]:
     """What a study is, and its data. Raises ValueError where there is no study, or where its data are others now."""
-    definition = tables.read_definition(folder)
+    definition = read_definition(folder)
     study = definition.study
     log = data.load(study.data, study.data_options, cache)
     if log.content != definition.data["content"]:
@@ -163,7 +163,7 @@ def replay(folder: Path, prefix: str, cache: Path, *, beside: str | None = None,
         told.append(about)
         lines.append(f"{one.method} at lr {one.lr:g}, seed {one.seed}: {_said(about)}")
     _write_parquet(out / "trace.parquet", pd.concat(traces, ignore_index=True))
-    content = {"run_id": run_id, "tasks": here.tasks, "runs": told, "versions": tables.read_definition(folder).versions}
+    content = {"run_id": run_id, "tasks": here.tasks, "runs": told, "versions": read_definition(folder).versions}
     (out / "moments.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     from analysis.figures import replay as causes
 
@@ -310,7 +310,7 @@ def signals(
     seeds, models, only_methods: of these alone. told(done, all): after each stack. Raises ValueError where there are
     no such runs.
     """
-    definition = tables.read_definition(folder)
+    definition = read_definition(folder)
     table = tables.read_runs(folder)
     table = table.loc[table["role"] == "cell"]
     for column, wanted in (("seed", seeds), ("model", models), ("method", only_methods)):

@@ -9,7 +9,8 @@ from analysis.stats import recommend
 from study import overrides
 from study.config import Arm, EdgeSearch, QualitySearch, Run, check_lr
 from study.record import tables
-from study.record.tables import Confirmation, Definition
+from study.record.confirmations import Confirmation, read_confirmations
+from study.record.definition import Definition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ def named(folder: Path, definition: Definition, wish: Wish, *, risk: float, conf
         raise ValueError(f"{study.name} judges its own winners on fresh seeds; there is nothing to confirm")
     check_lr(wish.lr)
     runs = tables.read_runs(folder)
-    known = tables.read_confirmations(folder)
+    known = read_confirmations(folder)
     arms = _arms(definition, with_curves(runs), wish.methods)
     chosen = _chosen("model", wish.models, study.models)
     done = set(runs["run_id"])

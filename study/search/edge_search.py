@@ -36,6 +36,9 @@ from analysis.stats.edges import TAIL, Fit, fit
 from study.config import CONTROL_SEEDS, Arm, EdgeSearch, Run, Study
 from study.execution.planner import Stack, kinds
 from study.record import tables
+from study.record.confirmations import read_confirmations
+from study.record.definition import read_definition, study_exists
+from study.record.failures import read_failures
 
 HIGHEST, LOWEST = 100.0, 1e-4
 """The lrs up and down to which a range grows. Below, a network of any size here is too slow to learn at all."""
@@ -449,12 +452,12 @@ def source(
     """The search of a study as far as it has come by the record in `folder`, if there is one. content: of the data.
     largest_stack: None: it is asked for no stack. cache: where answers are remembered; see
     `study.execution.plan_cache`."""
-    begun = tables.exists(folder)
+    begun = study_exists(folder)
     return EdgeSource(
         study,
         content,
         recorded=_recorded(folder) if begun else (),
-        failed=tables.read_failures(folder) if begun else (),
+        failed=read_failures(folder) if begun else (),
         read=lambda trial: tables.diverged_in(folder, trial),
         kind_of=kinds(cache),
         largest_stack=largest_stack or {},
@@ -465,8 +468,8 @@ def source(
 def _recorded(folder: Path) -> list[Recorded]:
     """The runs of the study's cells, but for those that were named to confirm an lr: they are no part of the search."""
     runs = tables.read_runs(folder)
-    definition = tables.read_definition(folder)
-    named = {run.id for one in tables.read_confirmations(folder) for run in one.runs(definition)}
+    definition = read_definition(folder)
+    named = {run.id for one in read_confirmations(folder) for run in one.runs(definition)}
     runs = runs[(runs["role"] == "cell") & ~runs["run_id"].isin(list(named))]
     columns = (runs[name].tolist() for name in ("run_id", "model", "method", "lr", "seed", "outcome"))
     return [

@@ -39,6 +39,8 @@ from study.config import JUDGED_FROM, Arm, QualitySearch, Run, Study, canonical_
 from study.execution.plan_cache import is_ours, recalled
 from study.execution.planner import Stack
 from study.record import tables
+from study.record.definition import Definition, study_exists
+from study.record.failures import read_failures
 from study.training.rng import stream
 
 SPREAD_ROUNDS = 2
@@ -236,14 +238,14 @@ class QualitySource:
         assert isinstance(study.search, QualitySearch)
         check(study, cache)
         task_of(data, study.search)
-        self._definition = tables.Definition(study=study, data=dict(data), versions={})
+        self._definition = Definition(study=study, data=dict(data), versions={})
         self._study, self._search, self._folder, self._cache = study, study.search, folder, cache
         self._parts = max(1, workers // (len(study.models) * len(study.arms)))
         self._largest_stack = largest_stack
         self._known: dict[str, tuple[bool, float]] = {}
         self._failed: set[str] = set()
-        if tables.exists(folder):
-            self._failed |= set(tables.read_failures(folder))
+        if study_exists(folder):
+            self._failed |= set(read_failures(folder))
             self._learn()
         self._journal: _Journal | None = None
         self._ready: deque[Stack] = deque()

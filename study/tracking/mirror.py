@@ -46,7 +46,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from study import telemetry
 from study.config import canonical_json, to_json
-from study.record import tables
+from study.record.confirmations import read_confirmations
+from study.record.definition import Definition, read_definition
 from study.storage import stores
 
 if TYPE_CHECKING:  # MLflow takes a second to import, and only those who look at it should wait
@@ -102,10 +103,10 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> Mi
     runs are shown too (they carry the tag `missing`); else a curve is written once it has all of its planned runs.
 
     Raises TrackingError where MLflow does not answer or refuses: the next call catches up. Raises
-    study.record.tables.RecordError where there is no study.
+    study.record.definition.RecordError where there is no study.
     """
     folder = folder.resolve()
-    definition = tables.read_definition(folder)
+    definition = read_definition(folder)
     curves, study = _wanted(folder, definition, finished)
     own = uri is None or uri == default_uri(folder)
     uri = uri or default_uri(folder)
@@ -355,7 +356,7 @@ class _Shelf:
         return _hash([VIEW, self.params, self.tags, self.files])
 
 
-def _wanted(folder: Path, definition: tables.Definition, finished: bool) -> tuple[list[_Curve], _Shelf | None]:
+def _wanted(folder: Path, definition: Definition, finished: bool) -> tuple[list[_Curve], _Shelf | None]:
     """What the view should hold: its curves, most telling first, and the study, None before its first run.
 
     Times are those of the record, so that a rebuild writes the same again. MLflow lists and draws the newest runs
@@ -448,7 +449,7 @@ def _wanted(folder: Path, definition: tables.Definition, finished: bool) -> tupl
     )
 
 
-def _answers(folder: Path, definition: tables.Definition, runs: Any) -> dict[str, float]:
+def _answers(folder: Path, definition: Definition, runs: Any) -> dict[str, float]:
     """What the study found, `study LR50 small clippy` -> value, finite ones only: an edge that was not reached is no
     number, but has a low end. (MLflow's page of charts is in alphabetical order: "study" comes after what the curves
     have. A word before a slash would be a section of its own, ahead of them.)"""
@@ -459,7 +460,7 @@ def _answers(folder: Path, definition: tables.Definition, runs: Any) -> dict[str
 
     if runs.groupby(CURVE).ngroups > MOST_CURVES:
         return {}
-    fitted, confirmations = fits(runs), tables.read_confirmations(folder)
+    fitted, confirmations = fits(runs), read_confirmations(folder)
     ratios = contrasts(runs, definition, confirmations=confirmations, fitted=fitted)
     claims = recommend(runs, definition, confirmations=confirmations, fitted=fitted)
     return (
@@ -667,7 +668,7 @@ def _finish(client: "MlflowClient", run_id: str, start: int, seconds: float) -> 
     client.set_terminated(run_id, FINISHED, end_time=start + round(seconds * 1000))
 
 
-def _experiment(client: "MlflowClient", folder: Path, definition: tables.Definition, own: bool) -> str:
+def _experiment(client: "MlflowClient", folder: Path, definition: Definition, own: bool) -> str:
     """The id of the study's experiment; created, or brought back, where it is not there."""
     from mlflow.exceptions import MlflowException
 

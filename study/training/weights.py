@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from study.config import canonical_json
-from study.record import validation
 from study.storage import archive
+from study.storage.untrusted_input import MAX_FILE_BYTES, check_integer, check_name, check_number
 
 FORMAT = 2
 SINCE_2 = {"options", "embeddings"}
@@ -72,11 +72,11 @@ class About:
 
     def __post_init__(self) -> None:
         for name in ("model", "whole", "run_id", "method", "data"):
-            validation.text(getattr(self, name), name)
+            check_name(getattr(self, name), name)
         for name in ("embedding_dim", "seed", "steps"):
-            if validation.whole(getattr(self, name), name) < 0:
+            if check_integer(getattr(self, name), name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}")
-        validation.number(self.lr, "lr")
+        check_number(self.lr, "lr")
         if self.options is not None:
             object.__setattr__(self, "options", _options(self.options))
         if self.embeddings not in ("", "adagrad", "method"):
@@ -85,8 +85,8 @@ class About:
             raise ValueError(f"precision is {self.precision!r}"[:100])
         for name in ("id_names", "number_names", "tasks"):
             names = _listed(getattr(self, name), name)
-            object.__setattr__(self, name, tuple(validation.text(word, f"one of {name}") for word in names))
-        codes = tuple(validation.whole(size, "a vocabulary") for size in _listed(self.vocabulary, "vocabulary"))
+            object.__setattr__(self, name, tuple(check_name(word, f"one of {name}") for word in names))
+        codes = tuple(check_integer(size, "a vocabulary") for size in _listed(self.vocabulary, "vocabulary"))
         if len(codes) != len(self.id_names) or min(codes, default=1) < 1:
             raise ValueError("vocabulary is not one positive size for each of id_names")
         object.__setattr__(self, "vocabulary", codes)
@@ -177,8 +177,8 @@ def check_form(about: About, arrays: Mapping[str, np.ndarray]) -> None:
     if len(json.dumps(dataclasses.asdict(about))) > archive.MOST_DESCRIPTION - MOST_BESIDE:
         raise ValueError(f"the names of their features take more than {archive.MOST_DESCRIPTION:,} bytes")
     size = sum(array.nbytes + MOST_BESIDE + 2 * len(name.encode()) for name, array in arrays.items())
-    if size > validation.MOST_BYTES - archive.MOST_DESCRIPTION:
-        raise ValueError(f"they take {size:,} bytes, and a file of weights has {validation.MOST_BYTES:,} at most")
+    if size > MAX_FILE_BYTES - archive.MOST_DESCRIPTION:
+        raise ValueError(f"they take {size:,} bytes, and a file of weights has {MAX_FILE_BYTES:,} at most")
 
 
 def checked(about: About, arrays: dict[str, np.ndarray]) -> Weights:
@@ -195,8 +195,8 @@ def checked(about: About, arrays: dict[str, np.ndarray]) -> Weights:
 
 def read(content: bytes) -> Weights:
     """The weights of a file. Raises ValueError, in a line, on whatever it is instead."""
-    if len(content) > validation.MOST_BYTES:
-        raise ValueError(f"it has more than {validation.MOST_BYTES:,} bytes")
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"it has more than {MAX_FILE_BYTES:,} bytes")
     try:
         said, arrays = archive.read(io.BytesIO(content))
         number = said.pop("format", None)
@@ -242,11 +242,11 @@ def _options(value: Any) -> dict[str, str | bool | int | float]:
     if not isinstance(value, Mapping) or len(value) > 100:
         raise ValueError("options is no mapping, or too long a one")
     for name, option in value.items():
-        validation.text(name, "an option")
+        check_name(name, "an option")
         if isinstance(option, str):
-            validation.text(option, f"the option {name}")
+            check_name(option, f"the option {name}")
         elif not isinstance(option, bool):
-            validation.number(option, f"the option {name}")
+            check_number(option, f"the option {name}")
     return dict(value)
 
 
@@ -270,7 +270,7 @@ def _listed(value: Any, what: str) -> list[Any] | tuple[Any, ...]:
 def _days(value: Any) -> tuple[int, int]:
     if len(_listed(value, "seen")) != 2:
         raise ValueError("seen is no list of first and last days")
-    first, last = (validation.whole(day, "a day") for day in value)
+    first, last = (check_integer(day, "a day") for day in value)
     if not 1 <= first <= last:
         raise ValueError(f"seen holds the days {first} to {last}")
     return first, last

@@ -539,7 +539,7 @@ def shown(database: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 def assert_same(folder: Path, whole: Path) -> None:
     """Raises where the record of a tormented study is not that of an undisturbed one."""
-    from study.record import tables
+    from study.record.failures import read_failures
 
     ids = Counter(recorded(folder))
     lost = set(recorded(whole)) - set(ids)
@@ -551,7 +551,7 @@ def assert_same(folder: Path, whole: Path) -> None:
         print(f"  {twice} runs stand in two files", flush=True)
     pd.testing.assert_frame_equal(table(folder), table(whole), check_exact=True)
     assert losses(folder) == losses(whole)
-    assert not tables.read_failures(folder)
+    assert not read_failures(folder)
     assert not (folder / "set_aside").exists()
 
 

@@ -7,11 +7,8 @@ from typing import Any
 import numpy as np
 
 from study.config import Arm, Study
-from study.record.tables import (
-    Definition,
-    open_study,
-    write_trial,
-)
+from study.record.definition import Definition, open_study
+from study.record.tables import write_trial
 
 TASKS = ("click", "time")
 

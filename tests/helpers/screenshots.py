@@ -23,7 +23,7 @@ from typing import Any
 
 import aiohttp
 
-from study.record import tables
+from study.record.definition import read_definition
 from study.tracking import mirror
 
 SIZE = (1600, 1000)
@@ -73,7 +73,7 @@ PARAMS = ("model", "method", "lr")
 
 
 def _first_score(folder: Path) -> str:
-    task = tables.read_definition(folder).data["tasks"][0]
+    task = read_definition(folder).data["tasks"][0]
     return f"{'auc' if task['kind'] == 'binary' else 'rmse'}_{task['name']}"
 
 

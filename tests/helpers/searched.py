@@ -7,7 +7,7 @@ from simulated_tuning import DATA, STEPS, Trainer, opened
 
 from study.config import JUDGED_FROM, Arm, QualitySearch, Recipe, Run, Study
 from study.execution.planner import Stack
-from study.record import tables as record
+from study.record.definition import Definition
 
 THRESHOLDS = {"none": {}, "clippy": {"rel": 0.5}}
 
@@ -29,7 +29,7 @@ def study_of(**search: Any) -> Study:
     )
 
 
-def write(folder: Path, cells: list[tuple[str, float, dict[str, float], range]], **search: Any) -> record.Definition:
+def write(folder: Path, cells: list[tuple[str, float, dict[str, float], range]], **search: Any) -> Definition:
     """Record runs of cells: (method, lr, options, seeds). A seed diverges from lr EDGE * 10 ** (0.1 z) on."""
     definition = opened(folder, study_of(**search))
     truth = {

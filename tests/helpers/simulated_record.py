@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Recipe, Run, Study
-from study.record.tables import Definition, open_study, write_trial
+from study.record.definition import Definition, open_study
+from study.record.tables import write_trial
 
 CONTENT = "5" * 64
 

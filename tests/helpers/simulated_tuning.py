@@ -10,7 +10,8 @@ from simulated_record import CONTENT
 
 from study.config import Run, Study
 from study.execution.planner import Stack
-from study.record.tables import Definition, open_study, write_trial
+from study.record.definition import Definition, open_study
+from study.record.tables import write_trial
 
 STEPS = 24
 TASKS: tuple[dict[str, Any], ...] = (

@@ -10,7 +10,7 @@ from study.commands.rescore import references
 from study.execution import warm_start
 from study.execution.planner import plan
 from study.execution.trial import Trial, execute
-from study.record import tables
+from study.record.definition import Definition, open_study
 
 DAYS = ("data.rows=40000", "batch=128", "models=small")
 """Of ten days."""
@@ -45,7 +45,7 @@ def train(
         study = run.study_of(asked)
         log = data.load(study.data, study.data_options, cache)
         described = data.describe(study.data, log)
-        tables.open_study(folder, tables.Definition(study=study, data=described, versions={}))
+        open_study(folder, Definition(study=study, data=described, versions={}))
         if init_from:
             warm_start.keep(folder, warm_start.opened(init_from))
         planned = plan(study, log, workers=1, cache=cache)

@@ -9,6 +9,7 @@ from studies import Studies
 from analysis.stats import best
 from study.config import JUDGED_FROM
 from study.record import tables
+from study.record.definition import read_definition
 from study.search.quality_search import JOURNAL
 
 
@@ -25,7 +26,7 @@ def test_a_search_trains_from_plan_to_report(tmp_path: Path) -> None:
     runs = tables.read_runs(tmp_path / "out")
     cells = runs.loc[runs["role"] == "cell"]
     assert Counter(cells.loc[cells["seed"] < JUDGED_FROM, "method"]) == {"none": 16, "clippy": 16}
-    losses, definition = tables.read_losses(tmp_path / "out"), tables.read_definition(tmp_path / "out")
+    losses, definition = tables.read_losses(tmp_path / "out"), read_definition(tmp_path / "out")
     table = best.best(runs, best.gains(runs, losses, definition), definition)
     rows = {row["method"]: row for row in table.to_dict("records")}
     for method, row in rows.items():

@@ -16,8 +16,8 @@ from study.commands import run as driver
 from study.config import CONTROL_SEEDS, Arm, EdgeSearch, QualitySearch
 from study.execution.planner import plan
 from study.execution.work_source import Planned, Together
-from study.record import tables
-from study.record.tables import Confirmation, RecordError
+from study.record.confirmations import Confirmation, read_confirmations, write_confirmation
+from study.record.definition import Definition, RecordError, open_study, read_definition
 from study.search import confirmation
 from study.search.confirmation import Wish
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def named(folder: Path, definition: tables.Definition = DEFINITION, **wish) -> Confirmation:
+def named(folder: Path, definition: Definition = DEFINITION, **wish) -> Confirmation:
     return confirmation.named(folder, definition, Wish(**{"lr": 0.4} | wish), risk=0.05, confidence=0.95)
 
 
@@ -68,23 +68,23 @@ def test_its_name_is_the_hash_of_what_is_named(folder: Path) -> None:
 
 def test_what_was_named_is_read_as_it_was_written_and_never_changed(folder: Path) -> None:
     one = named(folder, seeds="100-103")
-    tables.write_confirmation(folder, one)
+    write_confirmation(folder, one)
     (path,) = (folder / "confirm").iterdir()
     before = path.read_bytes()
-    tables.write_confirmation(folder, dataclasses.replace(one, number=7))
+    write_confirmation(folder, dataclasses.replace(one, number=7))
     assert path.read_bytes() == before
     two = named(folder, seeds="200-203")
     assert two.number == 1
-    tables.write_confirmation(folder, two)
-    assert tables.read_confirmations(folder) == [one, two]
+    write_confirmation(folder, two)
+    assert read_confirmations(folder) == [one, two]
     path.write_text(before.decode()[:-20])
-    with pytest.raises(RecordError, match="does not read"):
-        tables.read_confirmations(folder)
+    with pytest.raises(RecordError, match="cannot be read"):
+        read_confirmations(folder)
 
 
 def test_seeds_of_a_confirmation_are_used_as_soon_as_they_are_named(folder: Path) -> None:
     one = named(folder, seeds="100-103", methods="none")
-    tables.write_confirmation(folder, one)
+    write_confirmation(folder, one)
     with pytest.raises(ValueError, match="the study has used seeds 102 to 103; a confirmation needs fresh seeds, from"):
         named(folder, seeds="102-110", methods="none")
     assert named(folder, seeds="100-103", methods="none") == one, "the same again is the same confirmation"
@@ -151,7 +151,7 @@ def test_there_is_nothing_to_confirm_without_a_study(tmp_path: Path, capsys: pyt
 
 def test_status_counts_confirmations_beside_the_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = named(folder, seeds="100-103", methods="none", models="small", lr=0.4)
-    tables.write_confirmation(folder, one)
+    write_confirmation(folder, one)
     study = dataclasses.replace(DEFINITION.study, models=("small",), arms=ARMS[:1], lrs=(0.4,), seeds=(100, 101, 102))
     _add_runs(folder, dataclasses.replace(DEFINITION, study=study))
     assert main(["status", str(folder)]) == 0
@@ -165,7 +165,7 @@ def test_status_counts_confirmations_beside_the_study(folder: Path, capsys: pyte
     assert cell["n"].tolist() == [7], "they are draws like any other, and in the cell of their lr"
 
 
-def _add_runs(folder: Path, definition: tables.Definition) -> None:
+def _add_runs(folder: Path, definition: Definition) -> None:
     """Simulated runs of another definition, added to a record."""
     aside = folder / "aside"
     write_simulated_study(aside, definition, with_losses=False)
@@ -187,7 +187,7 @@ def test_recommend_prints_sentences_or_json(folder: Path, capsys: pytest.Capture
 
 
 def test_recommend_of_a_study_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tables.open_study(tmp_path, DEFINITION)
+    open_study(tmp_path, DEFINITION)
     assert main(["recommend", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "no runs recorded yet\n"
     assert main(["recommend", str(tmp_path), "--json"]) == 0
@@ -212,15 +212,15 @@ def confirmed(studies: Studies) -> tuple[Path, str]:
         patched.setenv("STUDY_CACHE", str(cache))
         study = driver.study_of(driver.Asked(space="quick", settings=SETTINGS))
         log = data.load(study.data, study.data_options, cache)
-    tables.open_study(folder, tables.Definition(study=study, data=data.describe(study.data, log), versions={}))
+    open_study(folder, Definition(study=study, data=data.describe(study.data, log), versions={}))
     words = ["--lr", "3.2", "--seeds", "100-102", "--method", "clippy", "--workers", "2", "--quality", "auc_like"]
     return folder, studies("confirm", folder, *words)
 
 
 def test_a_confirmation_trains_what_it_names_and_nothing_else(confirmed: tuple[Path, str]) -> None:
     folder, printed = confirmed
-    runs, definition = analysis.load(folder), tables.read_definition(folder)
-    (named_one,) = tables.read_confirmations(folder)
+    runs, definition = analysis.load(folder), read_definition(folder)
+    (named_one,) = read_confirmations(folder)
     assert sorted(runs["run_id"]) == sorted(run.id for run in named_one.runs(definition))
     assert runs[["method", "lr", "seed"]].drop_duplicates().to_numpy().tolist() == [
         ["clippy", 3.2, seed] for seed in (100, 101, 102)

@@ -20,7 +20,9 @@ from study.cli.main import main
 from study.commands import run
 from study.config import Arm
 from study.record import tables
-from study.record.tables import Confirmation, RecordError
+from study.record.confirmations import Confirmation, read_confirmations, write_confirmation
+from study.record.definition import RecordError, open_study, read_definition
+from study.record.failures import read_failures, write_failure
 from study.storage.lock import locked
 from study.storage.stores import StorageError
 from study.tracking import mirror
@@ -46,12 +48,10 @@ CONFIRMATION = Confirmation(
 )
 LOSSES = make_losses({f"c{i}": i for i in range(200)})
 WRITES: dict[str, Callable[[Path], object]] = {
-    "study.json": lambda folder: tables.open_study(folder, make_definition(seeds=tuple(range(2000)))),
+    "study.json": lambda folder: open_study(folder, make_definition(seeds=tuple(range(2000)))),
     "losses": lambda folder: tables.write_trial(folder, "c", [make_row(f"c{i}", seed=i) for i in range(200)], LOSSES),
-    "failures": lambda folder: tables.write_failure(folder, "d", [f"d{i}" * 8 for i in range(900)], "out of memory"),
-    "confirm": lambda folder: tables.write_confirmation(
-        folder, dataclasses.replace(CONFIRMATION, seeds=tuple(range(2000)))
-    ),
+    "failures": lambda folder: write_failure(folder, "d", [f"d{i}" * 8 for i in range(900)], "out of memory"),
+    "confirm": lambda folder: write_confirmation(folder, dataclasses.replace(CONFIRMATION, seeds=tuple(range(2000)))),
 }
 
 
@@ -171,8 +171,8 @@ def test_a_record_that_cannot_be_written_can_be_read(disk: Disk, capsys: pytest.
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
     write_two_trials(folder)
-    tables.write_failure(folder, "f", ["f0"], "out of memory")
-    tables.write_confirmation(folder, CONFIRMATION)
+    write_failure(folder, "f", ["f0"], "out of memory")
+    write_confirmation(folder, CONFIRMATION)
     return folder
 
 
@@ -218,7 +218,7 @@ def test_whatever_happens_to_a_file_of_runs_they_are_missing_and_said(
     whole = tables.read_runs(recorded)
     name = f"{kind}/b.parquet"
     with damaged(recorded, name, harm(data, (recorded / name).read_bytes())) as said:
-        tables.check(recorded)
+        tables.check_files(recorded)
         assert tables.recorded_ids(recorded) == {"a0"}
         assert any("its runs count as missing" in str(warning.message) for warning in said)
         aside = list((recorded / "set_aside").iterdir())
@@ -232,10 +232,10 @@ def test_whatever_happens_to_a_file_of_runs_they_are_missing_and_said(
 @HARMS
 @given(data=st.data())
 def test_a_definition_is_what_was_written_or_is_refused(recorded: Path, data: st.DataObject) -> None:
-    whole = tables.read_definition(recorded)
+    whole = read_definition(recorded)
     with damaged(recorded, "study.json", harm(data, (recorded / "study.json").read_bytes())):
         try:
-            found = tables.read_definition(recorded)
+            found = read_definition(recorded)
         except RecordError as error:
             assert "\n" not in str(error)  # noqa: PT017 - either is right
         else:
@@ -248,9 +248,9 @@ def test_a_confirmation_is_what_was_written_or_is_refused(recorded: Path, data: 
     name = f"confirm/{CONFIRMATION.name}.json"
     with damaged(recorded, name, harm(data, (recorded / name).read_bytes())):
         try:
-            found = tables.read_confirmations(recorded)
+            found = read_confirmations(recorded)
         except RecordError as error:
-            assert "does not read" in str(error)  # noqa: PT017 - either is right
+            assert "cannot be read" in str(error)  # noqa: PT017 - either is right
         else:
             assert found == [CONFIRMATION]
 
@@ -259,7 +259,7 @@ def test_a_confirmation_is_what_was_written_or_is_refused(recorded: Path, data: 
 @given(data=st.data())
 def test_a_failure_is_what_was_written_or_is_set_aside(recorded: Path, data: st.DataObject) -> None:
     with damaged(recorded, "failures/f.json", harm(data, (recorded / "failures/f.json").read_bytes())):
-        assert tables.read_failures(recorded) in ({"f0": "out of memory"}, {})
+        assert read_failures(recorded) in ({"f0": "out of memory"}, {})
 
 
 def test_a_definition_that_was_damaged_comes_back_with_its_runs(tmp_path: Path) -> None:
@@ -269,9 +269,9 @@ def test_a_definition_that_was_damaged_comes_back_with_its_runs(tmp_path: Path) 
     with pytest.raises(
         RecordError, match=r"changed since it was written\); move it away and give its `study run` again"
     ):
-        tables.read_definition(tmp_path)
+        read_definition(tmp_path)
     path.rename(tmp_path / "study.json.damaged")
-    tables.open_study(tmp_path, make_definition())
+    open_study(tmp_path, make_definition())
     assert tables.recorded_ids(tmp_path) == RUNS
 
 

@@ -15,6 +15,7 @@ from waiting_for import LONG, wait_until
 
 from study.execution import checkpoint, heartbeat
 from study.record import tables
+from study.record.failures import read_failures
 from study.tune import runner
 
 
@@ -60,7 +61,7 @@ def test_whatever_happens_to_a_trial_the_table_is_that_of_an_undisturbed_study(
     assert shown(tmp_path / "out") == shown(tmp_path / "whole")
     ids = recorded(tmp_path / "out")
     assert len(ids) == len(set(ids)) == CONTROL + 18
-    assert not tables.read_failures(tmp_path / "out")
+    assert not read_failures(tmp_path / "out")
     assert "failed" not in printed
     assert not heartbeat.each(tmp_path / "out")
     assert not checkpoint.begun(tmp_path / "out")
@@ -81,7 +82,7 @@ def test_what_fails_for_good_is_missing_and_said_and_no_divergence(studies: Stud
     assert "0/4" not in printed.partition("diverged runs of n")[2]
     cells = tables.read_runs(tmp_path / "out").query("role == 'cell'")
     assert sorted(cells["seed"]) == [2, 2, 5, 5]
-    assert sorted(tables.read_failures(tmp_path / "out").values()) == [
+    assert sorted(read_failures(tmp_path / "out").values()) == [
         *["RuntimeError: an odd shape"] * 2,
         *["no step within 6 s, and its process was ended"] * 2,
     ]

@@ -19,7 +19,7 @@ from study.commands import family as families
 from study.commands import run
 from study.commands.run import Asked
 from study.config import Arm, Family, Member, Study
-from study.record.tables import RecordError
+from study.record.definition import RecordError
 from study.tune import runner
 
 LRS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)

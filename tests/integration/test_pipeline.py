@@ -12,6 +12,7 @@ from studies import CONTROL, SECONDS, SMALL, Studies, kill_tree, losses, recorde
 
 from study import data
 from study.record import tables
+from study.record.failures import read_failures
 from study.tune import runner
 
 
@@ -147,7 +148,7 @@ def test_a_study_that_was_killed_ends_where_an_undisturbed_one_does(
     pd.testing.assert_frame_equal(table(folder), table(grown), check_exact=True)
     assert losses(folder) == losses(grown)
     assert shown(folder) == shown(grown)
-    assert not tables.read_failures(folder)
+    assert not read_failures(folder)
     assert not (folder / "set_aside").exists()
 
 

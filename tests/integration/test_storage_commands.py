@@ -12,6 +12,7 @@ from study.commands import run as driver
 from study.commands.run import Asked
 from study.execution.planner import runs_of
 from study.record import tables
+from study.record.failures import write_failure
 from study.storage import stores
 from study.tracking import mirror
 
@@ -26,7 +27,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     definition = simulated_definition(models=("small",), lrs=(0.1, 0.4), seeds=(0, 1), steps=20)
     write_simulated_study(folder, definition, leave_out=[("small", "clippy", 0.4, 1)])
     planned = {run.id for run in runs_of(definition.study, definition.data["content"])}
-    tables.write_failure(folder, "t", sorted(planned - tables.recorded_ids(folder)), "out of memory")
+    write_failure(folder, "t", sorted(planned - tables.recorded_ids(folder)), "out of memory")
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
     return url
 
@@ -88,7 +89,7 @@ def test_a_record_that_breaks_in_the_mirror_is_fetched_again(url: str) -> None:
         import os
 
         os.utime(path, ns=(stamp, stamp))
-    tables.check(folder)
+    tables.check_files(folder)
     assert tables.recorded_ids(folder) == whole
     assert not (folder / "set_aside").exists()
 
@@ -98,7 +99,7 @@ def test_a_record_that_breaks_in_the_store_is_set_aside_there(url: str) -> None:
     name = store.names("runs")[0]
     store.put(f"runs/{name}", b"PAR1 and no more")
     with pytest.warns(RuntimeWarning, match=rf"set aside as {url}/set_aside/runs-.*its runs count as missing"):
-        tables.check(folder)
+        tables.check_files(folder)
     assert name not in store.names("runs")
     assert store.get(f"set_aside/{store.names('set_aside')[0]}") == b"PAR1 and no more"
 

@@ -13,7 +13,7 @@ from simulated_record import simulated_definition, write_simulated_study
 from study import redaction, telemetry
 from study.cli.main import main
 from study.config import Arm
-from study.record import tables
+from study.record.failures import read_failures, write_failure
 from study.tracking import mirror
 from study.tune import runner
 
@@ -77,13 +77,13 @@ def folder(tmp_path: Path) -> Path:
 def test_a_record_its_report_and_its_view_hold_no_secret(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, SECRET)
-    tables.write_failure(folder, "x", ["a"], runner._one_line(OSError(f"https://me:{SECRET}@host said no to {SECRET}")))
+    write_failure(folder, "x", ["a"], runner._one_line(OSError(f"https://me:{SECRET}@host said no to {SECRET}")))
     assert main(["report", str(folder)]) == 0
     assert main(["mlflow", str(folder), "--tracking-uri", mirror.default_uri(folder)]) == 0
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {"mlflow.db", "report.html"} <= {path.name for path in files}
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
-    assert "https://***@host said no to ***" in tables.read_failures(folder).values()
+    assert "https://***@host said no to ***" in read_failures(folder).values()
 
 
 def test_the_follower_is_told_by_its_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from analysis.report.report import tables, write
 from analysis.stats import signals
 from analysis.stats.best import best_table
 from study.config import Arm
-from study.record.tables import RecordError, read_definition
+from study.record.definition import RecordError, read_definition
 
 DOCS = ROOT / "docs"
 ROWS = DOCS / "results"

@@ -20,7 +20,9 @@ from analysis.stats.contrasts import contrasts, sentences
 from analysis.stats.edges import fits, fitted_curves
 from analysis.stats.trajectories import diverged_by_step, example_pairs, gain_by_step
 from study.config import Arm
-from study.record.tables import RecordError, open_study, read_losses, read_runs, write_failure
+from study.record.definition import RecordError, open_study
+from study.record.failures import write_failure
+from study.record.tables import read_losses, read_runs
 
 
 class Page(HTMLParser):

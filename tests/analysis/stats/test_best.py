@@ -18,9 +18,10 @@ from analysis.stats.quality import mean_interval, median_interval
 from study.commands import run
 from study.config import JUDGED_FROM
 from study.record import tables as record
+from study.record.definition import Definition
 
 
-def found(folder: Path, definition: record.Definition) -> pd.DataFrame:
+def found(folder: Path, definition: Definition) -> pd.DataFrame:
     runs = record.read_runs(folder)
     return best.best(runs, best.gains(runs, record.read_losses(folder), definition), definition)
 
@@ -88,7 +89,7 @@ def test_gains_are_of_the_last_day_and_of_the_task_asked_for(tmp_path: Path) -> 
     assert best.gains(runs, losses, definition) == {
         runs["run_id"][0]: pytest.approx((0.1 + 0.2 + 0.0 - 0.1) / 4 / 0.67)
     }
-    other = record.Definition(study=study_of(task="play"), data=DATA, versions={})
+    other = Definition(study=study_of(task="play"), data=DATA, versions={})
     assert best.gains(runs, losses, other) == {runs["run_id"][0]: pytest.approx(0.5)}
     diverged = runs.assign(outcome="diverged")
     assert best.gains(diverged, losses, definition) == {runs["run_id"][0]: 0.0}

@@ -26,7 +26,7 @@ from analysis.stats.contrasts import (
 from analysis.stats.edges import fit, fit_many
 from analysis.stats.quality import judged_at_own_best, lr_sensitivity
 from study.config import Arm, EdgeSearch
-from study.record.tables import Confirmation
+from study.record.confirmations import Confirmation
 
 DEFINITION = simulated_definition(models=("small",), lrs=LRS)
 METHODS = ("none", "layer_clip", "agc", "lamb", "clippy")

@@ -36,7 +36,7 @@ from analysis.stats.recommend import (
     size,
 )
 from study.config import JUDGED_FROM, Arm, EdgeSearch, QualitySearch, Run
-from study.record.tables import Confirmation
+from study.record.confirmations import Confirmation
 
 LRS = (0.1, 0.2, 0.4)
 DEFINITION = simulated_definition(models=("small",), arms=[Arm(method="none")], lrs=LRS)

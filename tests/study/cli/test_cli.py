@@ -209,13 +209,13 @@ def test_a_study_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixt
 def _make_study(folder: Path) -> bytes:
     from study import data
     from study.commands import run
-    from study.record import tables
+    from study.record.definition import Definition, open_study
 
     settings = tuple(SMALL[1::2])
     study = run.study_of(run.Asked(space="quick", settings=settings))
     log = data.load(study.data, study.data_options, run.cache_folder())
     facts = data.describe(study.data, log)
-    tables.open_study(folder, tables.Definition(study=study, data=facts, versions={}))
+    open_study(folder, Definition(study=study, data=facts, versions={}))
     return (folder / "study.json").read_bytes()
 
 
@@ -416,15 +416,16 @@ def test_plan_counts_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFi
 def test_plan_names_a_method_once_and_counts_confirmations(tmp_path: Path, no_ray: None) -> None:
     from study import data
     from study.commands import run
-    from study.record import tables
+    from study.record.confirmations import Confirmation, write_confirmation
+    from study.record.definition import Definition, open_study
 
     settings = (*SMALL[1::2], "methods=none,clippy", "clippy.rel=0.1,0.5", "lr=0.1,0.2")
     asked = run.Asked(space="quick", settings=settings, seeds="0-3", out=str(tmp_path))
     study = run.study_of(asked)
     log = data.load(study.data, study.data_options, run.cache_folder())
-    tables.open_study(tmp_path, tables.Definition(study=study, data=data.describe(study.data, log), versions={}))
+    open_study(tmp_path, Definition(study=study, data=data.describe(study.data, log), versions={}))
     named = {"models": study.models, "arms": study.arms, "number": 0, "study_seeds": 4}
-    tables.write_confirmation(tmp_path, tables.Confirmation(lr=0.1, seeds=(10, 11, 12), **named))
+    write_confirmation(tmp_path, Confirmation(lr=0.1, seeds=(10, 11, 12), **named))
     said = run.preview(asked)
     assert " of none, clippy (2 arms)\n" in said
     assert "beside    9 runs of confirmations" in said

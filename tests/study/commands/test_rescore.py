@@ -22,8 +22,9 @@ from study.execution import warm_start
 from study.execution.planner import plan
 from study.execution.trial import Trial, execute
 from study.outcomes import judge
-from study.record import tables, validation
-from study.storage import stores
+from study.record import tables
+from study.record.definition import Definition, RecordError, open_study, read_definition
+from study.storage import stores, untrusted_input
 
 SETTINGS = ("data.rows=20000", "batch=128", "models=small", "methods=none", "lr=0.0005,0.1,0.6,1.2", "seeds=0-3")
 
@@ -37,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         study = run.study_of(run.Asked(space="quick", settings=SETTINGS))
         log = data.load(study.data, study.data_options, cache)
         described = data.describe(study.data, log)
-        tables.open_study(folder, tables.Definition(study=study, data=described, versions={}))
+        open_study(folder, Definition(study=study, data=described, versions={}))
         planned = plan(study, log, workers=1, cache=cache)
     of_model = None
     for stack in (*planned.control, *planned.stacks):
@@ -67,7 +68,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_the_studys_own_rule_gives_the_record_again_bit_for_bit(trained: Path) -> None:
     before = contents(trained)
-    view = rescore(trained, tables.read_definition(trained).study.rule)
+    view = rescore(trained, read_definition(trained).study.rule)
     pd.testing.assert_frame_equal(tables.read_runs(view), tables.read_runs(trained), check_exact=True)
     runs = analysis.load(trained)
     assert set(runs["outcome"]) == {"completed", "diverged", "undertrained"}
@@ -77,10 +78,10 @@ def test_the_studys_own_rule_gives_the_record_again_bit_for_bit(trained: Path) -
 
 @pytest.mark.parametrize("changed", [{"kept": 0.5}, {"kept": 0.01}, {"median_steps": 5}, {"spike": 0.2}])
 def test_another_rule_judges_again_with_the_reference_of_that_rule(trained: Path, changed: dict) -> None:
-    definition = tables.read_definition(trained)
+    definition = read_definition(trained)
     rule = dataclasses.replace(definition.study.rule, **changed)
     view = rescore(trained, rule)
-    assert tables.read_definition(view).study == dataclasses.replace(definition.study, rule=rule)
+    assert read_definition(view).study == dataclasses.replace(definition.study, rule=rule)
     runs = tables.read_runs(trained)
     tasks = [task["name"] for task in definition.data["tasks"]]
     constant_K = np.array([task["constant_loss"] for task in definition.data["tasks"]])
@@ -106,7 +107,7 @@ def test_another_rule_judges_again_with_the_reference_of_that_rule(trained: Path
         assert not np.array_equal(after["final_loss"], before["final_loss"])
         final = tables.read_runs(view).set_index("run_id").loc[control.index, "final_loss"]
         assert not np.array_equal(final, control["final_loss"])
-        assert references(tables.read_definition(view).study, definition.data, view, ["small"])["small"] == reference
+        assert references(read_definition(view).study, definition.data, view, ["small"])["small"] == reference
 
 
 def test_runs_that_lost_their_weights_stay_diverged(simulated: Path) -> None:
@@ -141,7 +142,7 @@ def test_a_view_reads_as_a_study_and_holds_no_losses_of_its_own(
     assert f"rescored: {view}\n" in said
     assert contents(simulated) == before
     assert (view / "losses").is_symlink()
-    assert tables.read_definition(view).study.rule == Rule(kept=0.5, once_had=0.6)
+    assert read_definition(view).study.rule == Rule(kept=0.5, once_had=0.6)
     pd.testing.assert_frame_equal(tables.read_losses(view), tables.read_losses(simulated))
     for command in ("status", "report", "recommend"):
         assert main([command, str(view)]) == 0
@@ -156,7 +157,7 @@ def test_to_rescore_again_changes_nothing_and_follows_a_study_that_grew(simulate
     before = {path: path.read_bytes() for path in (*(view / "runs").iterdir(), view / "study.json")}
     assert rescore(simulated, rule) == view
     assert {path: path.read_bytes() for path in (*(view / "runs").iterdir(), view / "study.json")} == before
-    definition = tables.read_definition(simulated)
+    definition = read_definition(simulated)
     more = dataclasses.replace(
         definition, study=dataclasses.replace(definition.study, seeds=(6, 7), arms=(Arm(method="lamb"),))
     )
@@ -164,11 +165,11 @@ def test_to_rescore_again_changes_nothing_and_follows_a_study_that_grew(simulate
     for kind in ("losses", "runs"):
         (simulated / "aside" / kind / "small-00.parquet").rename(simulated / kind / "more.parquet")
     (simulated / "runs" / "small-02.parquet").unlink()
-    tables.open_study(simulated, more)
+    open_study(simulated, more)
     assert rescore(simulated, rule) == view
     runs = analysis.load(view)
     assert sorted(runs["method"].unique()) == ["agc", "lamb", "none"]
-    assert set(tables.read_definition(view).study.seeds) == set(range(8))
+    assert set(read_definition(view).study.seeds) == set(range(8))
     assert rescore(simulated, Rule(kept=0.4)) != view
 
 
@@ -197,8 +198,8 @@ def test_runs_that_start_from_weights_find_them_in_the_view(
         monkeypatch.setattr(Path, "symlink_to", lambda *_a, **_k: (_ for _ in ()).throw(OSError("no links here")))
     warm_start._kept.cache_clear()
     view = rescore(folder, Rule(kept=0.5))
-    validation.refuse_links(view)
-    found = warm_start.kept(view, tables.read_definition(view).study.recipe)
+    untrusted_input.refuse_links(view)
+    found = warm_start.kept(view, read_definition(view).study.recipe)
     assert found is not None
     assert found.content == start.content
     assert (view / "init").is_symlink() == (where != "no links")
@@ -217,8 +218,8 @@ def test_nothing_is_trained_in_a_view_and_no_view_is_judged_again(
     said = capsys.readouterr().err
     assert f"{view} is {simulated} judged by another rule" in said
     assert said.count("\n") == 1
-    with pytest.raises(tables.RecordError, match="judged by another rule; train there"):
-        tables.open_study(view, tables.read_definition(view))
+    with pytest.raises(RecordError, match="judged by another rule"):
+        open_study(view, read_definition(view))
 
 
 @pytest.mark.parametrize(

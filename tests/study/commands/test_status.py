@@ -16,6 +16,8 @@ from study.config import Arm, Recipe, Run, Study
 from study.execution import heartbeat
 from study.execution.planner import control_of, runs_of
 from study.record import tables
+from study.record.definition import Definition, open_study
+from study.record.failures import write_failure
 from study.storage import lock
 
 CONTENT = "c" * 64
@@ -69,7 +71,7 @@ def beats(folder: Path, trial: str, runs: list[Run], **more: Any) -> None:
 def folder(tmp_path: Path) -> Path:
     """The control and three of four stacks of `none` are recorded; one trains, one failed, and one process is gone."""
     described = {"content": CONTENT, "tasks": TASKS, "source": "synthetic", "facts": {}}
-    tables.open_study(tmp_path, tables.Definition(study=STUDY, data=described, versions={}))
+    open_study(tmp_path, Definition(study=STUDY, data=described, versions={}))
     write(tmp_path, "control", control_of(STUDY, CONTENT), None)
     runs = [run for run in runs_of(STUDY, CONTENT) if run.method == "none"]
     low, high = ([run for run in runs if run.lr == lr] for lr in (0.1, 0.4))
@@ -79,7 +81,7 @@ def folder(tmp_path: Path) -> Path:
     clippy = [run for run in runs_of(STUDY, CONTENT) if run.method == "clippy" and run.options["abs"] == 0.01]
     beats(tmp_path, "alive", clippy[:3])
     beats(tmp_path, "silent", clippy[4:6], beat=time.time() - 3600)
-    tables.write_failure(tmp_path, "failed", [high[3].id, clippy[7].id], "RuntimeError: an odd shape")
+    write_failure(tmp_path, "failed", [high[3].id, clippy[7].id], "RuntimeError: an odd shape")
     return tmp_path
 
 

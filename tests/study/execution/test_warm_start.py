@@ -21,6 +21,7 @@ from study.config import Arm, Family, Member, Recipe, Run, Study, WeightsOf
 from study.data import Rows
 from study.execution import warm_start
 from study.record import tables
+from study.record.definition import RecordError, open_study, read_definition
 from study.replay import export_weights
 from study.replay.replay import replay
 from study.storage import archive
@@ -378,7 +379,7 @@ def test_a_study_starts_from_them_knows_so_and_is_replayed_from_its_own_folder(
     yesterday: Path, today: Path, handed: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = warm_start.opened(handed)
-    assert tables.read_definition(today).study.recipe.init_from == start.content
+    assert read_definition(today).study.recipe.init_from == start.content
     moved = Path(shutil.copytree(today, tmp_path / "elsewhere"))
     runs = tables.read_runs(moved)
     assert len(runs) == 24 + 8
@@ -411,7 +412,7 @@ def test_a_study_goes_on_with_the_accumulators_too(
     start, folder = warm_start.opened(handed), tmp_path / "on"
     settings = (*trained_study.DAYS, "data.only_days=6-10", "methods=none", "lr=0.1", "seeds=0")
     trained_study.train(folder, cache, settings, init_from=handed, init_accumulators="handed")
-    recipe = tables.read_definition(folder).study.recipe
+    recipe = read_definition(folder).study.recipe
     assert (recipe.init_from, recipe.init_accumulators) == (start.content, start.accumulators)
     runs = tables.read_runs(folder)
     assert not set(runs["run_id"]) & set(tables.read_runs(today)["run_id"])
@@ -459,17 +460,17 @@ def test_plan_and_run_say_in_one_line_what_cannot_be(handed: Path, today: Path, 
         capsys, "run", "quick", *words(*TODAY, "models=small_dcn"), "--init-from", handed, "--out", tmp_path / "x"
     )
     assert "cannot be read" in refused(capsys, "run", "quick", *words(*TODAY), "--init-from", tmp_path / "none.zip")
-    cold = tables.read_definition(today)
+    cold = read_definition(today)
     cold = dataclasses.replace(cold, study=dataclasses.replace(cold.study, recipe=Recipe(batch=128)))
-    with pytest.raises(tables.RecordError, match="holds this study from other weights"):
-        tables.open_study(today, cold)
+    with pytest.raises(RecordError, match="holds this study from other weights"):
+        open_study(today, cold)
     assert "unknown key 'init_from'" in refused(capsys, "plan", "quick", "--set", f"init_from={'a' * 64}")
     assert not (tmp_path / "x").exists()
-    warm = tables.read_definition(today)
+    warm = read_definition(today)
     other = dataclasses.replace(warm.study.recipe, init_accumulators="a" * 64)
     handed_on = dataclasses.replace(warm, study=dataclasses.replace(warm.study, recipe=other))
-    with pytest.raises(tables.RecordError, match=r"from other accumulators \(--init-accumulators\); choose"):
-        tables.open_study(today, handed_on)
+    with pytest.raises(RecordError, match=r"from other accumulators \(--init-accumulators\); choose"):
+        open_study(today, handed_on)
 
 
 @pytest.mark.parametrize(
@@ -537,7 +538,7 @@ def test_a_member_starts_from_one_before_it() -> None:
 def test_a_seed_that_is_not_recorded_is_trained_for_its_weights(
     yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    definition, before = tables.read_definition(yesterday), tables.recorded_ids(yesterday)
+    definition, before = read_definition(yesterday), tables.recorded_ids(yesterday)
     monkeypatch.setattr(family, "_source", lambda *_: (definition.study, yesterday))
     found = {}
     for seed, said in ((1, "bit for bit"), (7, "seed 7: completed; not in the record, and trained for its weights")):
@@ -633,7 +634,7 @@ def test_a_family_trains_yesterday_first_and_goes_on(week, tmp_path: Path, cache
     assert "yesterday: none at lr 0.1, seed 0: completed; the losses equal the recorded ones bit for bit" in said
     start = warm_start.opened(out / "warm.weights.zip")
     assert start.about.run_id == export_weights.chosen(out / "yesterday", lr=0.1)
-    assert tables.read_definition(out / "warm").study.recipe.init_from == start.content
+    assert read_definition(out / "warm").study.recipe.init_from == start.content
     assert not set(tables.read_runs(out / "warm")["run_id"]) & set(tables.read_runs(out / "today")["run_id"])
     assert main(["plan", space, "--out", str(out)]) == 0
     said = capsys.readouterr().out
@@ -656,7 +657,7 @@ def test_a_family_trains_yesterday_first_and_goes_on(week, tmp_path: Path, cache
 def test_weights_of_a_family_are_made_again_where_they_do_not_read(
     yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    members = [(member("yesterday", "1-5"), tables.read_definition(yesterday).study, None)]
+    members = [(member("yesterday", "1-5"), read_definition(yesterday).study, None)]
     monkeypatch.setattr(family, "_source", lambda *_: (members[0][1], yesterday))
     of = WeightsOf(member="yesterday", lr=0.1)
     made = family._weights(tmp_path, "warm", of, [])
@@ -683,7 +684,7 @@ def test_a_run_that_diverges_as_it_is_trained_again_is_not_handed_on(
         trained = train(runs, log, **given)
         return dataclasses.replace(trained, loss=np.maximum(trained.loss, 2 * trained.constant))
 
-    monkeypatch.setattr(family, "_source", lambda *_: (tables.read_definition(yesterday).study, yesterday))
+    monkeypatch.setattr(family, "_source", lambda *_: (read_definition(yesterday).study, yesterday))
     monkeypatch.setattr(export_weights, "train", dead)
     for lr, was in (
         (0.1, "seed 0: completed in the record, diverged now"),
@@ -703,7 +704,7 @@ def two_arms(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_arm_that_is_meant_is_found_and_named(two_arms: Path, cache: Path, tmp_path: Path, capsys) -> None:
-    arms = tables.read_definition(two_arms).study.arms
+    arms = read_definition(two_arms).study.arms
     assert [arm.options["max_ratio"] for arm in arms] == [0.05, 0.1]
     runs = tables.read_runs(two_arms).set_index("run_id")
     for arm in arms:
@@ -779,7 +780,7 @@ def test_a_member_that_was_begun_goes_on_from_the_weights_of_its_record(
     start = warm_start.opened(handed)
     one, study = warm_member(WeightsOf(member="yesterday", lr=0.1))
     own = driver.Asked(space="x", out=str(where))
-    monkeypatch.setattr(family, "_source", lambda *_: (tables.read_definition(yesterday).study, yesterday))
+    monkeypatch.setattr(family, "_source", lambda *_: (read_definition(yesterday).study, yesterday))
     begun = family._begun(one, study, own)
     assert begun
     assert begun.recipe.init_from == start.content
@@ -789,13 +790,11 @@ def test_a_member_that_was_begun_goes_on_from_the_weights_of_its_record(
     found, kept = family._started(tmp_path, one, study, own, [])
     assert (found, kept.content) == (begun, start.content)
     assert not (tmp_path / "warm.weights.zip").exists()
-    with pytest.raises(
-        tables.RecordError, match=r"start from small, none at lr 0.1, .* and warm asks for those of lr 0.2"
-    ):
+    with pytest.raises(RecordError, match=r"start from small, none at lr 0.1, .* and warm asks for those of lr 0.2"):
         family._started(tmp_path, warm_member(WeightsOf(member="yesterday", lr=0.2))[0], study, own, [])
     shutil.rmtree(where / "init")
     warm_start._kept.cache_clear()
-    with pytest.raises(tables.RecordError, match="are lost, and those that yesterday leaves now have other bits"):
+    with pytest.raises(RecordError, match="are lost, and those that yesterday leaves now have other bits"):
         family._started(tmp_path, one, study, own, [])
     shutil.copy(handed, tmp_path / "warm.weights.zip")
     assert family._started(tmp_path, one, study, own, [])[0] == begun

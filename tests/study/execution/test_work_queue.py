@@ -293,7 +293,7 @@ def test_a_record_that_cannot_be_written_stops_the_study_in_one_line(
         raise StorageError(f"cannot write to {tmp_path} (No space left on device)")
 
     queue = Queue(tmp_path, *(make_stack(seed=s) for s in range(2)), known=("small",))
-    monkeypatch.setattr(work.tables, "write_failure", full)
+    monkeypatch.setattr(work, "write_failure", full)
     for _ in range(5):
         queue.fails(queue.must_take()[0], "StorageError: cannot write")
     assert queue.take() == FINISHED

@@ -33,10 +33,10 @@ def read_by_others(content: bytes) -> pa.Table:
 
 
 def test_it_is_a_parquet_file_like_any_other() -> None:
-    content = checksums.parquet(table())
+    content = checksums.parquet_bytes(table())
     assert read_by_others(content).equals(table())
     assert checksums.read_parquet(content).equals(table())
-    assert checksums.parquet(table()) == content
+    assert checksums.parquet_bytes(table()) == content
 
 
 def test_a_file_from_before_reads() -> None:
@@ -49,7 +49,7 @@ def test_a_file_from_before_reads() -> None:
 @settings(deadline=None, max_examples=400)
 @given(st.data())
 def test_no_flipped_bit_changes_what_is_read(data: st.DataObject) -> None:
-    content = bytearray(checksums.parquet(table()))
+    content = bytearray(checksums.parquet_bytes(table()))
     for at in data.draw(st.lists(st.integers(0, 8 * len(content) - 1), min_size=1, max_size=3, unique=True)):
         content[at // 8] ^= 1 << at % 8
     with pytest.raises(UNREADABLE):
@@ -57,7 +57,7 @@ def test_no_flipped_bit_changes_what_is_read(data: st.DataObject) -> None:
 
 
 def test_no_flipped_bit_of_the_key_makes_it_a_file_from_before() -> None:
-    content = checksums.parquet(table())
+    content = checksums.parquet_bytes(table())
     at = content.rindex(checksums.KEY.encode(), 0, content.rindex(b"sha256:"))
     for bit in range(8 * (at - 2), 8 * (at + len(checksums.KEY) + 2)):
         flipped = bytearray(content)
@@ -84,7 +84,7 @@ def test_parquet_alone_would_not_notice_every_bit() -> None:
 @settings(deadline=None, max_examples=100)
 @given(st.floats(0, 1, exclude_max=True))
 def test_no_torn_file_reads(share: float) -> None:
-    content = checksums.parquet(table())
+    content = checksums.parquet_bytes(table())
     with pytest.raises(UNREADABLE):
         checksums.read_parquet(content[: int(share * len(content))])
 
@@ -93,7 +93,7 @@ CONTENT = {"lrs": [0.1, 0.30000000000000004], "name": "edges", "options": {}, "n
 
 
 def test_json_comes_back_and_is_for_people() -> None:
-    text = checksums.json_text(CONTENT)
+    text = checksums.json_bytes(CONTENT)
     assert checksums.read_json(text) == CONTENT
     assert json.loads(text)["name"] == "edges"
 
@@ -102,7 +102,7 @@ def test_json_comes_back_and_is_for_people() -> None:
 @given(st.data())
 def test_no_flipped_bit_changes_what_json_says(data: st.DataObject) -> None:
     """White space may flip to other white space, and the name of the hash to another: the content is the same."""
-    content = bytearray(checksums.json_text(CONTENT))
+    content = bytearray(checksums.json_bytes(CONTENT))
     at = data.draw(st.integers(0, 8 * len(content) - 1))
     content[at // 8] ^= 1 << at % 8
     try:

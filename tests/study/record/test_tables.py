@@ -17,19 +17,10 @@ from paths import ROOT
 from records import STEPS, TASKS, make_definition, make_losses, make_row, write_two_trials
 
 from study.config import Arm, Recipe, Rule
-from study.record import tables
-from study.record.tables import (
-    Definition,
-    RecordError,
-    open_study,
-    read_definition,
-    read_failures,
-    read_losses,
-    read_runs,
-    recorded_ids,
-    write_failure,
-    write_trial,
-)
+from study.record.definition import Definition, RecordError, open_study, read_definition
+from study.record.failures import read_failures, write_failure
+from study.record.schema import COLUMNS, PER_TASK
+from study.record.tables import read_losses, read_runs, recorded_ids, write_trial
 from study.storage.lock import LockedError, locked
 from study.storage.stores import StorageError
 
@@ -133,7 +124,7 @@ def test_a_torn_file_is_set_aside_and_said_and_its_runs_are_missing(tmp_path: Pa
     whole = path.read_bytes()
     torn = whole[: min(int(len(whole) * share), len(whole) - 1)]
     path.write_bytes(torn)
-    with pytest.warns(RuntimeWarning, match=r"b\.parquet does not read .*its runs count as missing") as said:
+    with pytest.warns(RuntimeWarning, match=r"b\.parquet cannot be read .*its runs count as missing") as said:
         assert recorded_ids(tmp_path) == {"a0"}
     assert len(said) == 1
     assert "\n" not in str(said[0].message)
@@ -152,7 +143,7 @@ def test_losses_that_do_not_read_are_said(tmp_path: Path) -> None:
     write_two_trials(tmp_path)
     path = tmp_path / "losses" / "b.parquet"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.warns(RuntimeWarning, match=r"b\.parquet does not read"):
+    with pytest.warns(RuntimeWarning, match=r"b\.parquet cannot be read"):
         assert set(read_losses(tmp_path)["run_id"]) == {"a0"}
     with pytest.warns(RuntimeWarning, match="the losses of its runs are missing"):
         assert recorded_ids(tmp_path) == {"a0"}
@@ -161,7 +152,7 @@ def test_losses_that_do_not_read_are_said(tmp_path: Path) -> None:
 def test_a_parquet_file_of_something_else_is_set_aside(tmp_path: Path) -> None:
     write_two_trials(tmp_path)
     pd.DataFrame({"run_id": ["x"], "lr": ["high"]}).to_parquet(tmp_path / "runs" / "b.parquet")
-    with pytest.warns(RuntimeWarning, match="not a record's file: columns run_id, study, data"):
+    with pytest.warns(RuntimeWarning, match="not a file of a record: columns run_id, study, data"):
         assert recorded_ids(tmp_path) == {"a0"}
 
 
@@ -342,8 +333,8 @@ def test_a_column_that_the_record_does_not_know_is_our_own_bug(tmp_path: Path) -
 
 def test_each_column_of_a_row_is_written(tmp_path: Path) -> None:
     row = make_row("a")
-    per_task = {f"{kind}{task}" for kind in tables.PER_TASK for task in TASKS}
-    assert set(row) - per_task == set(tables.COLUMNS.names)
+    per_task = {f"{kind}{task}" for kind in PER_TASK for task in TASKS}
+    assert set(row) - per_task == set(COLUMNS.names)
     open_study(tmp_path, make_definition())
     write_trial(tmp_path, "t", [row], make_losses({"a": 0}))
     back = read_runs(tmp_path).iloc[0].to_dict()

@@ -34,6 +34,8 @@ from study import plugins, redaction
 from study.cli.main import READING, _parser, main
 from study.config import Arm
 from study.record import tables
+from study.record.definition import RecordError, open_study, read_definition
+from study.record.failures import read_failures
 from study.training import trainer
 
 
@@ -212,14 +214,14 @@ def test_whatever_stands_in_a_definition_it_is_read_or_refused(
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "any"
     if not folder.exists():
-        tables.open_study(folder, simulated_definition(models=("small",), lrs=(0.1,), seeds=(0,)))
+        open_study(folder, simulated_definition(models=("small",), lrs=(0.1,), seeds=(0,)))
         (folder / "good.json").write_bytes((folder / "study.json").read_bytes())
     (folder / "study.json").write_bytes((folder / "good.json").read_bytes())
     rewrite(folder, put(*place, value=value))
     found = said = None
     try:
-        found = tables.read_definition(folder)
-    except tables.RecordError as error:
+        found = read_definition(folder)
+    except RecordError as error:
         said = str(error)
     assert found.study.models if found else said and "study.json is not a study's definition" in said
 
@@ -278,7 +280,7 @@ def test_a_file_of_runs_that_is_none_is_set_aside_and_said(folder: Path, wrong: 
     before = tables.recorded_ids(folder)
     pq.write_table(RUNS[wrong](pq.read_table(path)), path)
     content = path.read_bytes()
-    with pytest.warns(RuntimeWarning, match=r"small-01.parquet does not read .* count as missing"):
+    with pytest.warns(RuntimeWarning, match=r"small-01.parquet cannot be read .* count as missing"):
         left = tables.recorded_ids(folder)
     assert left < before
     assert len(left) == len(before) - 4
@@ -297,7 +299,7 @@ LOSSES: dict[str, Callable[[pa.Table], pa.Table]] = {
 def test_a_file_of_losses_that_is_none_is_set_aside_and_said(folder: Path, wrong: str) -> None:
     path = folder / "losses" / "small-01.parquet"
     pq.write_table(LOSSES[wrong](pq.read_table(path)), path)
-    with pytest.warns(RuntimeWarning, match=r"losses/small-01.parquet does not read"):
+    with pytest.warns(RuntimeWarning, match=r"losses/small-01.parquet cannot be read"):
         tables.read_losses(folder)
 
 
@@ -317,8 +319,8 @@ FAILURES = {
 def test_a_failure_that_is_none_is_set_aside_and_said(folder: Path, wrong: str) -> None:
     (folder / "failures").mkdir(exist_ok=True)
     (folder / "failures" / "x.json").write_bytes(FAILURES[wrong])
-    with pytest.warns(RuntimeWarning, match=r"failures/x.json does not read"):
-        assert tables.read_failures(folder) == {}
+    with pytest.warns(RuntimeWarning, match=r"failures/x.json cannot be read"):
+        assert read_failures(folder) == {}
 
 
 CONFIRMATION = {
@@ -350,7 +352,7 @@ def test_a_confirmation_that_is_none_is_refused(
 ) -> None:
     (folder / "confirm").mkdir()
     (folder / "confirm" / "x.json").write_text(json.dumps(CONFIRMATION | wrong))
-    assert "confirm/x.json does not read" in refused(capsys, "recommend", folder)
+    assert "confirm/x.json cannot be read" in refused(capsys, "recommend", folder)
     (folder / "confirm" / "x.json").write_text(json.dumps(CONFIRMATION))
     assert main(["recommend", str(folder)]) == 0
 

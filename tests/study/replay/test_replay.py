@@ -12,6 +12,8 @@ import trained_study
 
 from study.cli.main import main
 from study.record import tables
+from study.record.definition import read_definition
+from study.record.schema import LOSSES
 from study.replay import replay
 from study.replay.replay import run_of
 
@@ -107,7 +109,7 @@ def test_other_bits_than_those_recorded_are_said(trained: Path, cache: Path, tmp
         for row in rows:
             if row["run_id"] == one:
                 row["loss"][7] = float(np.nextafter(np.float32(row["loss"][7]), np.float32(9)))
-        pq.write_table(pa.Table.from_pylist(rows, schema=tables.LOSSES), path)
+        pq.write_table(pa.Table.from_pylist(rows, schema=LOSSES), path)
     said = replay.replay(clone, one, cache, sharpness_every=1000)
     assert "NOT the recorded ones, from step 7 on (recorded by study" in said
 
@@ -129,7 +131,7 @@ def test_the_first_step_that_differs_is_named(before: np.ndarray, after: np.ndar
 
 
 def test_every_recorded_run_can_be_told_from_its_row(trained: Path) -> None:
-    study = tables.read_definition(trained).study
+    study = read_definition(trained).study
     rows = tables.read_runs(trained).to_dict("records")
     assert len(rows) == 36
     assert [run_of(row, study).id for row in rows] == [row["run_id"] for row in rows]

@@ -17,8 +17,7 @@ from simulation import CURVES, LRS, Curve
 from analysis.report import report
 from study.config import Arm, EdgeSearch, study_from_json, to_json
 from study.execution.planner import Stack
-from study.record import tables
-from study.record.tables import Definition, RecordError
+from study.record.definition import Definition, RecordError, open_study
 from study.search import edge_search
 from study.search.edge_search import BATCH_SHARE, LOWEST, SMALLEST_BATCH, first_batch, next_batch, source, standing
 
@@ -320,7 +319,7 @@ def test_a_search_is_part_of_a_study_and_old_studies_have_none() -> None:
 def test_a_folder_goes_on_with_another_end_but_not_with_another_search(tmp_path: Path) -> None:
     def opened(**changes) -> Definition:
         study = make_study(**changes)
-        return tables.open_study(
+        return open_study(
             tmp_path, Definition(study=study, data={"content": "c" * 64, "tasks": list(TASKS)}, versions={})
         )
 

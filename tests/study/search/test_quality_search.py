@@ -19,6 +19,8 @@ from study import overrides
 from study.config import JUDGED_FROM, Arm, QualitySearch, Recipe, Run, Study, study_from_json, to_json
 from study.execution.planner import Stack, checked
 from study.record import tables
+from study.record.definition import Definition, RecordError, read_definition
+from study.record.failures import write_failure
 from study.search import quality_search
 
 THRESHOLDS = {"none": {}, "clippy": {"rel": 0.5, "abs": 0.01}}
@@ -83,7 +85,7 @@ def train_next(source: quality_search.QualitySource, train: Trainer) -> None:
 
 def found(folder: Path) -> dict[str, dict[str, Any]]:
     """method -> its row of `best`."""
-    definition = tables.read_definition(folder)
+    definition = read_definition(folder)
     runs = tables.read_runs(folder)
     table = best.best(runs, best.gains(runs, tables.read_losses(folder), definition), definition)
     return {row["method"]: row for row in table.to_dict("records")}
@@ -116,7 +118,7 @@ def test_it_finds_the_known_best_below_the_known_edge(whole: tuple[Path, Trainer
 def test_few_lucky_seeds_make_no_winner(whole: tuple[Path, Trainer]) -> None:
     """Most cells at twice the risk have 4 seeds of 4 that hold, and a higher gain than any cell within it."""
     folder, _ = whole
-    definition = tables.read_definition(folder)
+    definition = read_definition(folder)
     runs = tables.read_runs(folder)
     cells = best.tuned_cells(runs, best.gains(runs, tables.read_losses(folder), definition), definition)
     cells = cells.loc[cells["method"] == "none"]
@@ -150,7 +152,7 @@ def test_every_arm_has_the_same_budget_and_the_winner_fresh_seeds(whole: tuple[P
     assert tuned == {"none": 320, "clippy": 320}
     assert judged == {"none": 32, "clippy": 32}
     assert len({run.id for run in train.trained}) == len(train.trained)
-    assert len(train.trained) == quality_search.runs_at_most(tables.read_definition(folder).study)
+    assert len(train.trained) == quality_search.runs_at_most(read_definition(folder).study)
     rows = found(folder)
     for run in train.trained:
         if run.seed >= JUDGED_FROM:
@@ -173,7 +175,7 @@ def test_an_arm_that_always_diverges_has_no_best(tmp_path: Path) -> None:
     row = found(tmp_path)["none"]
     assert math.isnan(row["lr"])
     assert (row["n"], row["cells"]) == (0, 24)
-    said = best.sentence(row, tables.read_definition(tmp_path))
+    said = best.sentence(row, read_definition(tmp_path))
     assert said.startswith("none: none of 24 cells diverged in at most 0.05 of its runs")
 
 
@@ -253,7 +255,7 @@ def test_failed_runs_are_tried_again_unless_others_were_built_on_them(tmp_path: 
     def fail(source: quality_search.QualitySource) -> tuple[Run, ...]:
         stack = source.next()
         assert stack is not None
-        tables.write_failure(tmp_path, stack.name, [run.id for run in stack.runs], "lost")
+        write_failure(tmp_path, stack.name, [run.id for run in stack.runs], "lost")
         source.given_up(stack, "lost")
         return stack.runs
 
@@ -406,8 +408,8 @@ def test_an_unknown_task_is_named(tmp_path: Path) -> None:
 
 
 def test_a_study_that_searches_for_nothing_has_no_best(whole: tuple[Path, Trainer]) -> None:
-    definition = tables.Definition(study=study_of(search={}), data=DATA, versions={})
-    plain = tables.Definition(study=Study(**{**vars(definition.study), "search": None}), data=DATA, versions={})
+    definition = Definition(study=study_of(search={}), data=DATA, versions={})
+    plain = Definition(study=Study(**{**vars(definition.study), "search": None}), data=DATA, versions={})
     with pytest.raises(ValueError, match="simulated is no search for the best quality"):
         best.best(tables.read_runs(whole[0]), {}, plain)
 
@@ -429,8 +431,8 @@ def test_a_study_that_searches_for_nothing_has_no_best(whole: tuple[Path, Traine
 def test_a_search_goes_on_as_it_began(tmp_path: Path, changes: dict[str, Any], word: str) -> None:
     opened(tmp_path, study_of())
     opened(tmp_path, study_of(search={"budget": 400, "judged": 59}))
-    assert tables.read_definition(tmp_path).study.search == study_of(search={"budget": 400, "judged": 59}).search
-    with pytest.raises(tables.RecordError, match=word):
+    assert read_definition(tmp_path).study.search == study_of(search={"budget": 400, "judged": 59}).search
+    with pytest.raises(RecordError, match=word):
         opened(tmp_path, study_of(**changes))
 
 

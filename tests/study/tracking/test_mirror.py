@@ -28,6 +28,7 @@ import analysis
 from analysis.stats.contrasts import contrasts
 from study.config import Arm
 from study.record import tables as record
+from study.record.definition import RecordError, open_study, read_definition
 from study.tracking import mirror
 from study.tracking.mirror import KIND, PARENT, STATE, TrackingError
 
@@ -258,7 +259,7 @@ def study_run(folder: Path) -> Any:
 
 
 def answers_of(folder: Path) -> dict[str, float]:
-    return mirror._answers(folder, record.read_definition(folder), analysis.load(folder))
+    return mirror._answers(folder, read_definition(folder), analysis.load(folder))
 
 
 def test_the_study_run_holds_what_was_found(folder: Path) -> None:
@@ -266,7 +267,7 @@ def test_the_study_run_holds_what_was_found(folder: Path) -> None:
     mirror.mirror(folder)
     shown = study_run(folder).data.metrics
     assert shown == answers_of(folder)
-    runs, definition = analysis.load(folder), record.read_definition(folder)
+    runs, definition = analysis.load(folder), read_definition(folder)
     edge = {row["curve"]: row for row in analysis.edges(runs).to_dict("records")}
     assert shown["study LR50 small none"] == pytest.approx(edge["none"]["edge"], rel=1e-5)
     assert shown["study LR50_low small none"] == pytest.approx(edge["none"]["low"], rel=1e-5)
@@ -501,13 +502,13 @@ def test_a_moved_folder_keeps_its_files_beside_it(folder: Path) -> None:
 
 def test_a_study_without_runs_shows_nothing_yet(tmp_path: Path, empty_database: Path) -> None:
     shutil.copy(empty_database, tmp_path)
-    record.open_study(tmp_path, simulated_definition())
+    open_study(tmp_path, simulated_definition())
     result = mirror.mirror(tmp_path)
     assert (result.curves, result.cells, View(tmp_path).runs) == (0, 0, [])
 
 
 def test_no_study_is_said(tmp_path: Path) -> None:
-    with pytest.raises(record.RecordError, match="holds no study"):
+    with pytest.raises(RecordError, match="holds no study"):
         mirror.mirror(tmp_path)
 
 

@@ -20,6 +20,7 @@ from study.execution.planner import runs_of
 from study.execution.trial import Trial, execute
 from study.outcomes import judge
 from study.record import tables
+from study.record.definition import Definition, open_study
 from study.training.rng import batches
 from study.training.rollback import GoingBack, Piece, Snapshots
 from study.training.trainer import train
@@ -178,7 +179,7 @@ def test_the_record_says_how_often_a_run_went_back(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, steps=40)
     study = Study(name="back", models=("small",), arms=arms, lrs=(0.1, 8.0), seeds=(0, 1), recipe=recipe)
     described = data.describe(study.data, log)
-    tables.open_study(tmp_path, tables.Definition(study=study, data=described, versions={}))
+    open_study(tmp_path, Definition(study=study, data=described, versions={}))
     reference = judge.Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1))
     for i, arm in enumerate(arms):
         runs = tuple(run for run in runs_of(study, log.content) if run.method == arm.method)
@@ -202,7 +203,7 @@ def test_a_run_that_only_went_back_is_diverged_and_a_slow_one_beside_it_undertra
     arms = (Arm(method="rollback", options={"spike": 10.0, "back": 5, "skip": 20}),)
     study = Study(name="back", models=("small",), arms=arms, lrs=(1e-4, 8.0), seeds=(0, 1), recipe=RECIPE)
     described = data.describe(study.data, log)
-    tables.open_study(tmp_path, tables.Definition(study=study, data=described, versions={}))
+    open_study(tmp_path, Definition(study=study, data=described, versions={}))
     reference = judge.Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1), moved=1.0)
     execute(
         Trial(study=study.name, runs=runs_of(study, log.content), rule=study.rule, reference=reference),

@@ -1,0 +1,157 @@
+"""`study.json`: what a study is. Its axes may grow; its name, data, recipe and rule may not change."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study.config import Study, search_changed, study_from_json, to_json
+from study.record import checksums, validation
+from study.storage import stores
+
+FORMAT = 1
+
+
+class RecordError(ValueError):
+    """The record cannot be used. The message is one line for the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """The content of `study.json`.
+
+    Args:
+        study: axes, recipe, rule and search.
+        data: facts about the data (`study.data.describe`).
+        versions: package name -> version, of every package that training uses.
+    """
+
+    study: Study
+    data: dict[str, Any]
+    versions: dict[str, str]
+
+
+def study_exists(folder: Path) -> bool:
+    """Return whether the folder holds a study."""
+    stores.at(folder).refresh("study.json")
+    return (folder / "study.json").exists()
+
+
+def read_definition(folder: Path) -> Definition:
+    """Return the definition of the study in a folder.
+
+    Raises:
+        RecordError: there is no study, or this version cannot read it.
+    """
+    path = folder / "study.json"
+    if not study_exists(folder):
+        raise RecordError(f"{stores.address(folder)} holds no study (no study.json)")
+    try:
+        content = checksums.read_json(path.read_bytes())
+        if content["format"] != FORMAT:
+            raise RecordError(f"{path} has format {content['format']!r}; this version reads format {FORMAT}")
+        validation.validate_definition(content)
+        return Definition(
+            study=study_from_json(content["study"]), data=dict(content["data"]), versions=dict(content["versions"])
+        )
+    except RecordError:
+        raise
+    except checksums.ChecksumError as error:
+        advice = "move it away and repeat your `study run`, which keeps the recorded runs"
+        raise RecordError(f"{path} is not a study's definition ({error}); {advice}") from error
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
+        raise RecordError(f"{path} is not a study's definition ({error})") from error
+
+
+def open_study(folder: Path, definition: Definition) -> Definition:
+    """Create a study's folder, or extend the axes of the study that it holds.
+
+    Args:
+        folder: the study's folder.
+        definition: the study to create, or the same study with other axes.
+
+    Returns:
+        The definition as written: the union of the old and the new axes.
+
+    Raises:
+        RecordError: the folder holds a study with another name, data, recipe or rule, or a rescored view of one.
+            Nothing is changed.
+        StorageError: the folder cannot be written.
+    """
+    check_not_a_view(folder)
+    stores.probe(folder)
+    if study_exists(folder):
+        definition = _merge_axes(read_definition(folder), definition, folder)
+    write_definition(folder, definition)
+    return definition
+
+
+def write_definition(folder: Path, definition: Definition) -> None:
+    """Write `study.json`."""
+    content = {
+        "format": FORMAT,
+        "study": to_json(definition.study),
+        "data": definition.data,
+        "versions": definition.versions,
+    }
+    stores.at(folder).put("study.json", checksums.json_bytes(content))
+
+
+def copy_definition(folder: Path, into: Path) -> None:
+    """Copy `study.json` to another folder, without the local path of its data.
+
+    Raises:
+        RecordError: there is no study.
+    """
+    definition = read_definition(folder)
+    options = {name: value for name, value in definition.study.data_options.items() if name != "dir"}
+    study = dataclasses.replace(definition.study, data_options=options)
+    write_definition(into, dataclasses.replace(definition, study=study))
+
+
+def check_not_a_view(folder: Path) -> None:
+    """Raise RecordError if the folder is a rescored view: such a folder is neither trained nor rescored."""
+    folder = folder.resolve()
+    origin = folder.parent.parent
+    if folder.parent.name == "rescored" and study_exists(origin):
+        raise RecordError(f"{folder} is {origin} judged by another rule; use {origin} instead")
+
+
+def _merge_axes(old: Definition, new: Definition, folder: Path) -> Definition:
+    """Return the old definition with the union of the axes. Raises RecordError if anything else differs."""
+    if difference := _difference(old, new):
+        raise RecordError(f"{stores.address(folder)} holds {difference}; choose another --out")
+    study = dataclasses.replace(
+        old.study,
+        models=_union(old.study.models, new.study.models),
+        arms=_union(old.study.arms, new.study.arms),
+        lrs=tuple(sorted(_union(old.study.lrs, new.study.lrs))),
+        seeds=tuple(sorted(_union(old.study.seeds, new.study.seeds))),
+        search=new.study.search,
+    )
+    return dataclasses.replace(old, study=study)
+
+
+def _difference(old: Definition, new: Definition) -> str | None:
+    """Return how the recorded study differs from the new one in more than its axes, for a message."""
+    if old.study.name != new.study.name:
+        return f"the study {old.study.name!r}, not {new.study.name!r}"
+    if old.data["content"] != new.data["content"]:
+        return f"this study on other data ({old.study.data})"
+    if type(old.study.search) is not type(new.study.search):
+        return "this study with another kind of search"
+    if changed := search_changed(old.study, new.study):
+        return f"this search with {changed}"
+    for part in ("recipe", "rule"):
+        before, after = (dataclasses.asdict(getattr(d.study, part)) for d in (old, new))
+        for name, what in (("init_from", "weights"), ("init_accumulators", "accumulators")):
+            if before.get(name) != after.get(name):
+                return f"this study from other {what} (--{name.replace('_', '-')})"
+        changed = [f"{key} was {before[key]}, is {after[key]}" for key in before if before[key] != after[key]]
+        if changed:
+            return f"this study with another {part} ({'; '.join(changed)})"
+    return None
+
+
+def _union(old: tuple, new: tuple) -> tuple:
+    return old + tuple(value for value in new if value not in old)
