@@ -18,7 +18,8 @@ from analysis.stats.edges import Fit, fitted_curves
 from analysis.stats.quality import quality
 from analysis.stats.rates import in_bins
 from analysis.stats.trajectories import diverged_by_step, example_pairs, gain_by_step
-from study.record.tables import Definition, read_losses
+from study.record.definition import Definition
+from study.record.tables import read_losses
 
 KEPT_BOTTOM = -0.25
 """Lower end of the axis of `kept`."""
