@@ -15,10 +15,10 @@ quick: $(VENV)/installed
 test-setup: $(VENV)/installed-dev
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not slow and not long"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not long"
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 test-long: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m long

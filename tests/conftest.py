@@ -1,0 +1,21 @@
+"""What all tests share: a home folder of their own, and one worker for all tests that start Ray."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+HOME = tempfile.TemporaryDirectory(prefix="study-tests-", ignore_cleanup_errors=True)
+# Before any library reads it: nothing of a test reaches the user's home, and nothing of it reaches a test.
+os.environ |= {"HOME": HOME.name, "STUDY_CACHE": str(Path(HOME.name) / "cache")}
+
+STARTS_PROCESSES = ("integration", "robustness", "study/tune", "benchmarks")
+"""Tests in these folders start Ray or servers. They run one after another, on one worker of pytest-xdist."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(root).as_posix().startswith(STARTS_PROCESSES):
+            item.add_marker(pytest.mark.xdist_group("ray"))
