@@ -1,8 +1,9 @@
 """Networks: plain modules from embedded inputs to logits.
 
-A file here that does not begin with an underscore is a model: it defines `build(spec: Spec) -> nn.Module` whose
-`forward(inputs_BI) -> logits_BT`. Any dotted name of a module that does so (`my_pkg.my_model`) is a model too.
-No loss, no sigmoid, no optimizer: those belong to training, and are the same for every model.
+A file here without a leading underscore is a model. It defines `build(spec: Spec, *, width=64, ...) -> nn.Module` whose
+`forward(inputs_BI)` returns logits_BT. A dotted module name (`my_pkg.my_model`) is a model too. Numbers among the
+keywords of `build` are its options, which a study can set and vary. The loss, the sigmoid and the optimizer belong to
+training and are the same for every model.
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from dataclasses import dataclass
 class Spec:
     """What a network is built for.
 
-    features: id features, each embedded in `embedding_dim` numbers; they come first in the inputs, side by side.
-    numbers: plain number features, after them. head_bias: one value a task: the logit of its base rate, or 0 for a
-    regression, whose targets are standardized. A network that starts from these starts as the best constant.
+    Args:
+        features: Id features. Each is embedded in `embedding_dim` numbers; they come first in the inputs.
+        embedding_dim: Numbers of one embedding.
+        numbers: Plain number features, after the embeddings.
+        head_bias: One value a task: the logit of its base rate, or 0 for a regression, whose targets are standardized.
+            A network that starts from these biases starts as the best constant predictor.
     """
 
     features: int
@@ -24,5 +28,5 @@ class Spec:
 
     @property
     def width(self) -> int:
-        """I, the length of a row of inputs."""
+        """Return I, the length of a row of inputs."""
         return self.features * self.embedding_dim + self.numbers

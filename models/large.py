@@ -1,8 +1,8 @@
 """Shared bottom 256x4: the laptop-scale large network."""
 
-from models import Spec
+from models import Spec, ranker
 from models._ranker import Ranker
 
 
 def build(spec: Spec) -> Ranker:
-    return Ranker(spec, hidden=(256,) * 4)
+    return ranker.build(spec, width=256, depth=4)

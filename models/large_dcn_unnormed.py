@@ -1,8 +1,8 @@
 """`large_dcn` without its LayerNorm."""
 
-from models import Spec
+from models import Spec, ranker
 from models._ranker import Ranker
 
 
 def build(spec: Spec) -> Ranker:
-    return Ranker(spec, hidden=(256,) * 4, cross=True, norm=False)
+    return ranker.build(spec, width=256, depth=4, cross_layers=1, layer_norm=False)

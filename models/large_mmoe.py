@@ -1,8 +1,8 @@
 """Four experts of the large network's size, a gate a task."""
 
-from models import Spec
+from models import Spec, ranker
 from models._ranker import Ranker
 
 
 def build(spec: Spec) -> Ranker:
-    return Ranker(spec, hidden=(256,) * 4, experts=4)
+    return ranker.build(spec, width=256, depth=4, experts=4)

@@ -1,8 +1,8 @@
 """Shared bottom 4096x4: the paper's large network."""
 
-from models import Spec
+from models import Spec, ranker
 from models._ranker import Ranker
 
 
 def build(spec: Spec) -> Ranker:
-    return Ranker(spec, hidden=(4096,) * 4)
+    return ranker.build(spec, width=4096, depth=4)

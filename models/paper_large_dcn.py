@@ -1,8 +1,8 @@
 """The paper's large network behind a DCN-v2 front."""
 
-from models import Spec
+from models import Spec, ranker
 from models._ranker import Ranker
 
 
 def build(spec: Spec) -> Ranker:
-    return Ranker(spec, hidden=(4096,) * 4, cross=True)
+    return ranker.build(spec, width=4096, depth=4, cross_layers=1)

@@ -1,8 +1,8 @@
 """Shared bottom 512x2: the paper's small network."""
 
-from models import Spec
+from models import Spec, ranker
 from models._ranker import Ranker
 
 
 def build(spec: Spec) -> Ranker:
-    return Ranker(spec, hidden=(512, 512))
+    return ranker.build(spec, width=512, depth=2)

@@ -1,8 +1,8 @@
 """Shared bottom 64x2: the laptop-scale small network."""
 
-from models import Spec
+from models import Spec, ranker
 from models._ranker import Ranker
 
 
 def build(spec: Spec) -> Ranker:
-    return Ranker(spec, hidden=(64, 64))
+    return ranker.build(spec, width=64, depth=2)

@@ -1,8 +1,8 @@
 """`small_dcn` without its LayerNorm."""
 
-from models import Spec
+from models import Spec, ranker
 from models._ranker import Ranker
 
 
 def build(spec: Spec) -> Ranker:
-    return Ranker(spec, hidden=(64, 64), cross=True, norm=False)
+    return ranker.build(spec, width=64, depth=2, cross_layers=1, layer_norm=False)

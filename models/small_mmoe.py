@@ -1,8 +1,8 @@
 """Four experts of the small network's size, a gate a task."""
 
-from models import Spec
+from models import Spec, ranker
 from models._ranker import Ranker
 
 
 def build(spec: Spec) -> Ranker:
-    return Ranker(spec, hidden=(64, 64), experts=4)
+    return ranker.build(spec, width=64, depth=2, experts=4)

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from study import plugins
+from study import model_options, plugins
 from study.config import Arm, QualitySearch, Recipe, Rule, Study
 
 AXES = ("models", "methods", "lr", "seeds")
@@ -16,12 +16,14 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
 
     models=small,large  methods=none,clippy  lr=0.1,0.2  seeds=0-7
     METHOD.PARAMETER=v1,v2  one arm for each value, e.g. clippy.rel=0.1,0.5 (two parameters: every combination)
+    MODEL.OPTION=v1,v2  one model for each value, e.g. ranker.width=64,128 (two options: every combination)
     steps=300, batch=256 ...  the recipe;  rule.kept=0.5  the rule;  data.rows=50000  an option of the data source
     search.risk=0.01  of a study that searches. One for the best quality takes lr=0.1,10 and clippy.rel=0.1,1 as ranges
 
     Raises ValueError that lists the right keys.
     """
     parameters: dict[str, dict[str, list[Any]]] = {}
+    sizes: dict[str, dict[str, list[Any]]] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         key, text = key.strip(), text.strip()
@@ -44,6 +46,8 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
             study = dataclasses.replace(study, data_options=study.data_options | {tail: _value(key, text)})
         elif dot and head in {arm.method for arm in study.arms} | set(plugins.names("study.methods")):
             parameters.setdefault(head, {})[tail] = [_value(key, v) for v in _split(text)]
+        elif dot and head in _names_of_models(study) | set(plugins.names("models")):
+            sizes.setdefault(head, {})[tail] = [model_options.number(key, v) for v in _split(text)]
         else:
             raise ValueError(f"unknown key {key!r}; there are {', '.join(_known())}")
     for method, values in parameters.items():
@@ -51,6 +55,10 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
             raise ValueError(f"{method}.{next(iter(values))} is set, but {method} is not among the study's methods")
         change = _with_ranges if isinstance(study.search, QualitySearch) else _with_parameters
         study = change(study, method, values)
+    for model, values in sizes.items():
+        if model not in _names_of_models(study):
+            raise ValueError(f"{model}.{next(iter(values))} is set, but {model} is not among the study's models")
+        study = _with_model_options(study, model, values)
     return study
 
 
@@ -76,6 +84,8 @@ def key_of(setting: str) -> str:
     head, dot, _ = key.rpartition(".")
     if head == "search":
         return head
+    if head in plugins.names("models"):
+        return "models"
     return "methods" if dot and head not in ("rule", "data") else key
 
 
@@ -131,6 +141,20 @@ def _with_parameters(study: Study, method: str, values: dict[str, list[Any]]) ->
     return dataclasses.replace(study, arms=tuple(arms))
 
 
+def _names_of_models(study: Study) -> set[str]:
+    return {model_options.parse(model)[0] for model in study.models}
+
+
+def _with_model_options(study: Study, name: str, values: dict[str, list[Any]]) -> Study:
+    """Replace each entry of a model by one for each combination of values."""
+    combinations = [dict(zip(values, numbers, strict=True)) for numbers in itertools.product(*values.values())]
+    models: list[str] = []
+    for model in study.models:
+        own = model_options.parse(model)[0] == name
+        models += [model_options.with_options(model, c) for c in combinations] if own else [model]
+    return dataclasses.replace(study, models=tuple(dict.fromkeys(models)))
+
+
 def _with_ranges(study: Study, method: str, values: dict[str, list[Any]]) -> Study:
     """Each threshold's range: its ends, or the one value at which it is held."""
     search = study.search
@@ -153,7 +177,7 @@ def _with_search(study: Study, name: str, text: str) -> Study:
 
 
 def _known() -> list[str]:
-    return [*AXES, *_recipe(), "METHOD.PARAMETER", "rule.NAME", "search.NAME", "data.OPTION"]
+    return [*AXES, *_recipe(), "METHOD.PARAMETER", "MODEL.OPTION", "rule.NAME", "search.NAME", "data.OPTION"]
 
 
 def _recipe() -> list[str]:

@@ -24,7 +24,10 @@ def names(package: str) -> list[str]:
 
 
 def described(package: str) -> dict[str, str]:
-    """Each plugin of a package with the first line of its module, read and not imported: that may take seconds."""
+    """Return the first line of each plugin's module, with the options of its `build`.
+
+    The files are read and not imported, which may take seconds.
+    """
     spec = importlib.util.find_spec(package)
     assert spec is not None
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
@@ -33,11 +36,23 @@ def described(package: str) -> dict[str, str]:
         paths = [path for folder in folders for path in (folder / f"{name}.py", folder / name / "__init__.py")]
         source = next((path.read_text() for path in paths if path.is_file()), "")
         try:
-            text = ast.get_docstring(ast.parse(source)) or ""
+            module = ast.parse(source)
         except SyntaxError as error:
-            text = f"does not compile ({error.msg}, line {error.lineno})"
-        found[name] = text.partition("\n")[0]
+            found[name] = f"does not compile ({error.msg}, line {error.lineno})"
+            continue
+        first_line = (ast.get_docstring(module) or "").partition("\n")[0]
+        options = _options_of_build(module)
+        found[name] = f"{first_line} [{options}]" if options else first_line
     return found
+
+
+def _options_of_build(module: ast.Module) -> str:
+    """`width=64, depth=2`: keywords of the function `build` whose default is written there."""
+    for function in module.body:
+        if isinstance(function, ast.FunctionDef) and function.name == "build":
+            defaults = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+            return ", ".join(f"{a.arg}={ast.unparse(d)}" for a, d in defaults if isinstance(d, ast.Constant))
+    return ""
 
 
 def load(package: str, name: str, noun: str, wanted: str) -> Any:

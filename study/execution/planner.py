@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from study import plugins
+from study import model_options
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, QualitySearch, Run, Study, canonical_json, to_json
 from study.data._dataset import Log
 from study.execution.plan_cache import is_ours, recalled
@@ -105,24 +105,32 @@ class Size:
 
 
 def checked(study: Study, cache: Path | None = None) -> Study:
-    """The study with its arms in canonical form. ValueError, in the user's words, for unknown models or methods and
-    for options out of range. cache: where answers are remembered; see `study.execution.plan_cache`."""
+    """Return the study with its models and arms in canonical form.
+
+    Args:
+        study: What was asked for.
+        cache: A folder that keeps answers; see `study.execution.plan_cache`.
+
+    Raises:
+        ValueError: If a model, a method or an option is unknown or out of range.
+    """
 
     def find(arm: Arm) -> dict[str, Any]:
         from study import methods
 
         return methods.check(arm.method, arm.options)
 
+    models = []
     for model in study.models:
-        if not is_ours("models", model):
-            plugins.load("models", model, "model", "build")
+        question, find_model = ["model", model], functools.partial(model_options.canonical, model)
+        models.append(recalled(cache, question, find_model, ours=_is_our_model(model)))
     arms = []
     for arm in study.arms:
         question = ["options", arm.method, repr(sorted(arm.options.items()))]
         ours = is_ours("study.methods", arm.method)
         arms.append(Arm(method=arm.method, options=recalled(cache, question, functools.partial(find, arm), ours=ours)))
     once = {canonical_json([arm.method, arm.options]): arm for arm in arms}
-    study = dataclasses.replace(study, arms=tuple(once.values()))
+    study = dataclasses.replace(study, models=tuple(dict.fromkeys(models)), arms=tuple(once.values()))
     if isinstance(study.search, QualitySearch):
         from study.search import quality_search
 
@@ -324,7 +332,11 @@ def size_of(model: str, study: Study, log: Log, cache: Path | None = None) -> Si
         }
 
     question = ["size", model, to_json(study.recipe), log.content]
-    return Size(**recalled(cache, question, find, ours=is_ours("models", model)))
+    return Size(**recalled(cache, question, find, ours=_is_our_model(model)))
+
+
+def _is_our_model(model: str) -> bool:
+    return is_ours("models", model_options.parse(model)[0])
 
 
 def bytes_of_run(model: str, study: Study, log: Log, *, gpu: bool = False) -> int:

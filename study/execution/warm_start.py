@@ -10,6 +10,7 @@ machines from its own folder.
 import contextlib
 import functools
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,8 @@ def check(about: About, study: Study, log: Log, rows: Rows, *, accumulators: boo
     if accumulators:
         _check_accumulators(about, study)
     if others := [model for model in study.models if model != about.model]:
-        raise ValueError(f"they are of {about.model}, and it trains {', '.join(others)} (--set models={about.model})")
+        choice = shlex.quote(f"models={about.model}")
+        raise ValueError(f"they are of {about.model}, and it trains {', '.join(others)} (--set {choice})")
     for what, was, now in (
         ("embedding_dim", about.embedding_dim, study.recipe.embedding_dim),
         ("precision", about.precision, study.recipe.precision),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 import models
-from study import plugins
+from study import model_options
 from study.config import Recipe
 from study.data._dataset import Log, Task
 from study.training.activation_clamp import Clamped
@@ -34,8 +34,13 @@ def spec_of(log: Log, recipe: Recipe) -> models.Spec:
 
 
 def build_network(model: str, spec: models.Spec) -> nn.Module:
-    """A network by name. ValueError lists those there are."""
-    return plugins.load("models", model, "model", "build").build(spec)
+    """Return the network of a model, such as `small` or `ranker width=128`.
+
+    Raises:
+        ValueError: If there is no such model or option.
+    """
+    name, options = model_options.parse(model)
+    return model_options.load(name).build(spec, **model_options.checked(name, options))
 
 
 def network_of_seed(model: str, spec: models.Spec, seed: int) -> nn.Module:
