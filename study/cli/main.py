@@ -300,12 +300,12 @@ def _tracking_uri() -> str | None:
 
 
 def _asked(asked: argparse.Namespace):
-    from study.commands.run import Asked
+    from study.commands.run import RunRequest
 
     given: dict[str, Any] = {"space": ""}
-    given |= {name: value for name, value in vars(asked).items() if name in Asked.__dataclass_fields__}
+    given |= {name: value for name, value in vars(asked).items() if name in RunRequest.__dataclass_fields__}
     given["settings"] = tuple(given.get("settings", ()))
-    return Asked(**given)
+    return RunRequest(**given)
 
 
 def _spaces(_asked: argparse.Namespace) -> None:
@@ -378,9 +378,9 @@ def _recommend(asked: argparse.Namespace) -> None:
 
 def _confirm(asked: argparse.Namespace) -> None:
     from study.commands import run as driver
-    from study.search.confirmation import Wish
+    from study.search.confirmation import ConfirmRequest
 
-    wish = Wish(lr=asked.lr, seeds=asked.seeds, methods=asked.method, models=asked.model)
+    wish = ConfirmRequest(lr=asked.lr, seeds=asked.seeds, methods=asked.method, models=asked.model)
     driver.confirm(driver.study_folder(asked.dir), _asked(asked), wish, _claim(asked))
 
 

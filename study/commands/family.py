@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from study import data, overrides, plugins
 from study.commands import run as driver
-from study.commands.run import Asked
+from study.commands.run import RunRequest
 from study.config import CONTROL_LRS, Family, Member, QualitySearch, Run, Study, WeightsOf
 from study.data._dataset import Log
 from study.record.definition import RecordError, read_definition, study_exists
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from study.training.weights import About, Weights
 
 
-def asked_for(asked: Asked) -> Family | None:
+def asked_for(asked: RunRequest) -> Family | None:
     """The family that a search space is, or None where it is one study."""
     found = driver.space(asked.space)
     return found if isinstance(found, Family) else None
@@ -41,7 +41,7 @@ def holds(folder: Path) -> bool:
     return (folder / "family.json").is_file()
 
 
-def preview(asked: Asked, family: Family) -> str:
+def preview(asked: RunRequest, family: Family) -> str:
     """What `study plan` says of each member."""
     folder = _folder(asked, family)
     parts = [f"{family.name}: {len(family.members)} studies, one after another, in {stores.address(folder)}"]
@@ -58,7 +58,7 @@ def preview(asked: Asked, family: Family) -> str:
     return "\n".join(parts)
 
 
-def run(asked: Asked, family: Family) -> Path:
+def run(asked: RunRequest, family: Family) -> Path:
     """Train what every member lacks, one after another, then report on all. Returns the family's folder.
 
     Everything that is wrong with any member is said before the first is trained.
@@ -81,12 +81,12 @@ def run(asked: Asked, family: Family) -> Path:
     return folder
 
 
-def check(asked: Asked, family: Family) -> None:
+def check(asked: RunRequest, family: Family) -> None:
     """Raises ValueError where no member could be what was asked; looks at no data."""
     _members(asked, family)
 
 
-def resume(folder: Path, asked: Asked) -> Path:
+def resume(folder: Path, asked: RunRequest) -> Path:
     """Train exactly what the members that were begun lack, then report on all. What was never begun is not in any
     record: `study run` begins it."""
     name, shown = _read(folder)
@@ -128,11 +128,11 @@ def _said_of(member: Member) -> Iterator[None]:
         raise ValueError(f"{member.label}: {error}") from error
 
 
-def _folder(asked: Asked, family: Family) -> Path:
+def _folder(asked: RunRequest, family: Family) -> Path:
     return driver.out_folder(asked, dataclasses.replace(family.members[0].study, name=family.name))
 
 
-def _members(asked: Asked, family: Family) -> list[tuple[Member, Study, Asked]]:
+def _members(asked: RunRequest, family: Family) -> list[tuple[Member, Study, RunRequest]]:
     """Each member, its study with all that was asked applied, and what is asked of it alone."""
     for option in ("init_from", "init_accumulators"):
         if getattr(asked, option):
@@ -158,7 +158,7 @@ WHERE = ("lr", "seeds", "search")
 """Keys of where a study trains. Members may lose a difference in these: their words speak of what is trained."""
 
 
-def check_changes(asked: Asked, family: Family, changed: Sequence[Study]) -> None:
+def check_changes(asked: RunRequest, family: Family, changed: Sequence[Study]) -> None:
     """Raises ValueError where what was asked takes away what a member changes, so that its words would not be true: a
     difference from the member that it is held against, or from another, of which it would be a second copy.
 
@@ -192,7 +192,7 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
 
 
-def _causes(asked: Asked, keys: Collection[str]) -> str:
+def _causes(asked: RunRequest, keys: Collection[str]) -> str:
     """What was asked of these keys, as it was typed."""
     found = [f"--set {setting}" for setting in asked.settings if overrides.key_of(setting) in keys]
     set_keys = {overrides.key_of(setting) for setting in asked.settings}
@@ -206,7 +206,7 @@ def _causes(asked: Asked, keys: Collection[str]) -> str:
     return " ".join(found) or "what is asked"
 
 
-def _begun(member: Member, study: Study, own: Asked) -> Study | None:
+def _begun(member: Member, study: Study, own: RunRequest) -> Study | None:
     """A member's study from the weights that its record says its runs start from; None where it was never begun so.
     By that its runs are known again, and go on, even where weights that are made anew have other last bits."""
     folder = driver.out_folder(own, study)
@@ -240,7 +240,7 @@ def _check_asked(member: Member, folder: Path, about: "About") -> None:
 
 
 def _started(
-    folder: Path, member: Member, study: Study, own: Asked, members: Sequence[tuple[Member, Study, Asked]]
+    folder: Path, member: Member, study: Study, own: RunRequest, members: Sequence[tuple[Member, Study, RunRequest]]
 ) -> "tuple[Study, Weights]":
     """A member's study, and the weights from which its runs start: those that its own folder keeps, or else those of
     the family's folder, which may have to be made."""
@@ -270,7 +270,7 @@ def _kept(where: Path, begun: Study) -> "Weights | None":
         return None
 
 
-def _check_weights(of: WeightsOf, study: Study, members: Sequence[tuple[Member, Study, Asked]]) -> str:
+def _check_weights(of: WeightsOf, study: Study, members: Sequence[tuple[Member, Study, RunRequest]]) -> str:
     """Where a member's weights come from, in words. Raises ValueError where its runs could not start from them, before
     there are any."""
     from study.execution import warm_start
@@ -305,7 +305,7 @@ def _check_trained(of: WeightsOf, source: Study, where: Path) -> None:
         raise ValueError(f"{of.member} trains no run at lr {of.lr:g}, whose weights are asked for; it trains {lrs}")
 
 
-def _about(of: WeightsOf, model: str, members: Sequence[tuple[Member, Study, Asked]]) -> "About":
+def _about(of: WeightsOf, model: str, members: Sequence[tuple[Member, Study, RunRequest]]) -> "About":
     """What the weights will be that a run of this model leaves. What it started from is in what it has seen."""
     from study.replay import export_weights
 
@@ -333,12 +333,12 @@ def _log_and_rows(study: Study) -> tuple[Log, data.Rows]:
     return data.load(study.data, study.data_options, cache), data.rows_of(study.data, study.data_options, cache)
 
 
-def _source(of: WeightsOf, members: Sequence[tuple[Member, Study, Asked]]) -> tuple[Study, Path]:
+def _source(of: WeightsOf, members: Sequence[tuple[Member, Study, RunRequest]]) -> tuple[Study, Path]:
     """The study whose run leaves the weights, and its folder."""
     return next((study, driver.out_folder(own, study)) for member, study, own in members if member.label == of.member)
 
 
-def _weights(folder: Path, label: str, of: WeightsOf, members: Sequence[tuple[Member, Study, Asked]]) -> "Weights":
+def _weights(folder: Path, label: str, of: WeightsOf, members: Sequence[tuple[Member, Study, RunRequest]]) -> "Weights":
     """The weights that a member starts from: of the file in the family's folder, which is made now where there is none
     of this run."""
     from study.execution import warm_start

@@ -49,7 +49,7 @@ VERSIONS = ("torch", "ray", "mlflow", "numpy", "pandas")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class RunRequest:
     """What a user asked for, as the command line has it. out: None is results/<study> in the current folder."""
 
     space: str
@@ -75,12 +75,12 @@ class Asked:
 SEARCHED = ("level", "precision", "budget")
 
 
-def study_of(asked: Asked) -> Study:
+def study_of(asked: RunRequest) -> Study:
     """The search space with everything that was asked applied and checked. Raises ValueError in the user's words."""
     return _found(asked)[0]
 
 
-def _found(asked: Asked) -> "tuple[Study, weights.Weights | None]":
+def _found(asked: RunRequest) -> "tuple[Study, weights.Weights | None]":
     """As `study_of`, and the weights that its runs start from, where some were named. They are read once: what was
     checked is what is trained from, whatever becomes of the file."""
     found = space(asked.space)
@@ -97,13 +97,13 @@ def _found(asked: Asked) -> "tuple[Study, weights.Weights | None]":
     return warm_start.starting_from(where, study, cache_folder(), accumulators=handed)
 
 
-def applied(study: Study, asked: Asked) -> Study:
+def applied(study: Study, asked: RunRequest) -> Study:
     """The study with everything that was asked applied and checked, but weights to start from. Raises ValueError in the
     user's words."""
     return checked(changed(study, asked), cache_folder())
 
 
-def changed(study: Study, asked: Asked) -> Study:
+def changed(study: Study, asked: RunRequest) -> Study:
     """The study with the settings and options that were asked for, unchecked. Raises ValueError on what none can be."""
     from study import overrides as settings
 
@@ -120,7 +120,7 @@ def changed(study: Study, asked: Asked) -> Study:
     return settings.with_search(study, wanted)
 
 
-def init_from(asked: Asked) -> str | None:
+def init_from(asked: RunRequest) -> str | None:
     """The file of weights that was named, a path or a URL. ValueError for a relative path on a cluster, as in
     `out_folder`."""
     where = asked.init_from
@@ -139,7 +139,7 @@ def space(name: str) -> Study | Family:
     return found
 
 
-def out_folder(asked: Asked, study: Study) -> Path:
+def out_folder(asked: RunRequest, study: Study) -> Path:
     """Where the record goes: a folder, or the mirror of a URL. ValueError for a relative path on a cluster: its working
     folder is not the user's."""
     out = asked.out or f"results/{study.name}"
@@ -148,7 +148,7 @@ def out_folder(asked: Asked, study: Study) -> Path:
     return study_folder(out)
 
 
-def _on_cluster(asked: Asked) -> bool:
+def _on_cluster(asked: RunRequest) -> bool:
     return bool(asked.address or os.environ.get("RAY_ADDRESS"))
 
 
@@ -157,7 +157,7 @@ def study_folder(where: str) -> Path:
     return stores.folder_of(where).expanduser().resolve()
 
 
-def preview(asked: Asked, study: Study | None = None) -> str:
+def preview(asked: RunRequest, study: Study | None = None) -> str:
     """What `study plan` says. Trains nothing and writes nothing but the cache of converted data. study: as `run`."""
     study, start = (study, None) if study else _found(asked)
     cache = cache_folder()
@@ -217,7 +217,7 @@ def _sought(study: Study) -> str:
     return "the best quality" if isinstance(study.search, QualitySearch) else "P(divergence | lr)"
 
 
-def run(asked: Asked, study: Study | None = None, start: "weights.Weights | None" = None) -> Path:
+def run(asked: RunRequest, study: Study | None = None, start: "weights.Weights | None" = None) -> Path:
     """Train what the record lacks of what was asked, then report. Returns the study's folder. study: one to which all
     that was asked has been applied; None is that of the search space. start: the weights from which that study's runs
     start, where its folder may not have them yet."""
@@ -227,7 +227,7 @@ def run(asked: Asked, study: Study | None = None, start: "weights.Weights | None
     return _train(asked, study, log, folder, start=start)
 
 
-def resume(folder: Path, asked: Asked) -> Path:
+def resume(folder: Path, asked: RunRequest) -> Path:
     """Train exactly what the study in the folder lacks, its confirmations among it, then report."""
     study = checked(read_definition(folder).study, cache_folder())
     log = data.load(study.data, study.data_options, cache_folder())
@@ -243,7 +243,7 @@ class Claim:
     quality: str | None = None
 
 
-def confirm(folder: Path, asked: Asked, wish: "confirming.Wish", claim: Claim) -> Path:
+def confirm(folder: Path, asked: RunRequest, wish: "confirming.ConfirmRequest", claim: Claim) -> Path:
     """Name fresh seeds at one lr, train them, report, and say what they claim."""
     from analysis.stats import recommend as recommended
     from study.search import confirmation as confirming
@@ -336,12 +336,12 @@ def status(folder: Path, *, as_json: bool = False) -> str:
     """Runs done, training, diverged, failed and missing, by cell, and who trains them."""
     from study.commands import status as where
 
-    found = where.look(folder, cache=cache_folder())
+    found = where.read_status(folder, cache=cache_folder())
     return where.as_json(found) if as_json else where.text(found)
 
 
 def _train(
-    asked: Asked,
+    asked: RunRequest,
     study: Study,
     log: Log,
     folder: Path,
@@ -361,10 +361,10 @@ def _train(
     follower = mirror.Follower(folder, asked.tracking_uri)
     ahead = threading.Thread(target=importlib.import_module, args=("analysis.report.report",))
     resume = f"{_command()} resume {_shown(folder)}"
-    with interrupts.with_a_last_line(resume) as way_on, follower, contextlib.ExitStack() as held:
+    with interrupts.with_a_last_line(resume) as resume_hint, follower, contextlib.ExitStack() as held:
         ahead.start()
         with runner.connected(
-            asked.address, workers=asked.workers, gpu_fraction=asked.gpu_fraction, way_on=way_on
+            asked.address, workers=asked.workers, gpu_fraction=asked.gpu_fraction, resume_hint=resume_hint
         ) as cluster:
             held.enter_context(locked(folder))
             needs = held.enter_context(preflight.needs(folder, study.data, study.data_options, log))
@@ -380,7 +380,7 @@ def _train(
                 parts = [confirmation.part_of(study)]
             else:
                 parts = [study, *(named.part_of(study) for named in read_confirmations(folder))]
-            way_on.begins()
+            resume_hint.begins()
             recorded, todos = tables.recorded_ids(folder), []
             checkpoint.tidy(folder, recorded)
             heartbeat.tidy(folder)
@@ -413,8 +413,8 @@ def _train(
                     source=todo.source,
                     references=references(study, described, folder, todo.models_with_control),
                     reference=lambda model: references(study, described, folder, [model])[model],
-                    told=told,
-                    noted=noted,
+                    on_trial_end=told,
+                    on_message=noted,
                     begun=tuple(begun.values()),
                     seconds_of_run=_seconds_of_run(folder),
                     trial_seconds=None if asked.trial_minutes is None else 60 * asked.trial_minutes,

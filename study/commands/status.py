@@ -70,7 +70,7 @@ class Status:
     outline: list[str] = field(default_factory=list)
 
 
-def look(folder: Path, *, cache: Path | None = None) -> Status:
+def read_status(folder: Path, *, cache: Path | None = None) -> Status:
     """Raises RecordError where there is no study."""
     definition = read_definition(folder)
     study, content = definition.study, definition.data["content"]

@@ -22,7 +22,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass(kw_only=True)
-class WayOn:
+class ResumeHint:
     """How to go on: by the command `resume` once the study has begun, and so its folder holds all that this needs."""
 
     resume: str
@@ -37,9 +37,9 @@ class WayOn:
 
 
 @contextlib.contextmanager
-def with_a_last_line(resume: str) -> Iterator[WayOn]:
+def with_a_last_line(resume: str) -> Iterator[ResumeHint]:
     """Inside, an end without a word has a last line, and one by Ctrl-C says how to go on."""
-    on = WayOn(resume=resume)
+    on = ResumeHint(resume=resume)
     with witness.stands_by(_ended_from_outside(on)):
         try:
             yield on
@@ -49,7 +49,7 @@ def with_a_last_line(resume: str) -> Iterator[WayOn]:
             raise Interrupted(f"stopped; what was recorded stays, and {on}") from None
 
 
-def _ended_from_outside(on: WayOn) -> str:
+def _ended_from_outside(on: ResumeHint) -> str:
     return f"study: its process was ended from outside; what was recorded stays, and {on}"
 
 

@@ -48,7 +48,9 @@ class Waiting:
         if now - self.said >= SAY_SECONDS:
             self.said = now
             left = _minutes(STOP_SECONDS - waited)
-            self.queue.job.noted(f"no node can serve this study, for {_minutes(waited)} now: {why}; it stops in {left}")
+            self.queue.job.on_message(
+                f"no node can serve this study, for {_minutes(waited)} now: {why}; it stops in {left}"
+            )
 
     def _why_none_serves(self, at_work: Sequence[float], lacks: str | None) -> str | None:
         """None where a machine serves us, or where other work is in the way."""

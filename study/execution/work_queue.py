@@ -44,12 +44,12 @@ class StudyStoppedError(ValueError):
 
 @dataclass(kw_only=True)
 class Job:
-    """A study's trials to be run, and who is told of each that ends.
+    """The trials of a study, and the callbacks for each that ends.
 
     control: stacks of the control that are to be trained, ahead of all else. source: where the others come from.
     references: of the models whose control is recorded. reference: makes that of a model once it is; its ValueError
-    stops the study. told: called with a stack, and the counts of its runs or the reason of its failure. noted: called
-    with a sentence for the user.
+    stops the study. on_trial_end: called with a stack, and the counts of its runs or the reason of its failure.
+    on_message: called with a sentence for the user.
 
     begun: the runs of stacks of which there are checkpoints; they are trained first, as they were. seconds_of_run: by
     model, as recorded runs took. trial_seconds: without a step, after which a trial hangs; None goes by what its stack
@@ -63,8 +63,8 @@ class Job:
     source: Source
     references: dict[str, judge.Reference]
     reference: Callable[[str], judge.Reference]
-    told: Callable[[Stack, dict[str, float] | str], None] = field(default=lambda stack, result: None)
-    noted: Callable[[str], None] = field(default=lambda text: None)
+    on_trial_end: Callable[[Stack, dict[str, float] | str], None] = field(default=lambda stack, result: None)
+    on_message: Callable[[str], None] = field(default=lambda text: None)
     begun: Sequence[Sequence[str]] = ()
     seconds_of_run: Mapping[str, float] = field(default_factory=dict)
     trial_seconds: float | None = None
@@ -192,7 +192,7 @@ class Queue:
             self._came_back(stack, self.last_unfit)
             return
         for note in result.get("notes", ()):
-            self.job.noted(f"warning: {note}")
+            self.job.on_message(f"warning: {note}")
         if "stopped" in result:
             self.kept += result["stopped"] == "kept"
             self.dropped += result["stopped"] != "kept"
@@ -202,7 +202,7 @@ class Queue:
         self.seconds_of_run[model] = max(self.seconds_of_run.get(model, 0.0), seconds)
         if not stack.is_control:
             self.source.recorded(stack)
-        self.job.told(stack, {key: result[key] for key in ("runs", "diverged", "undertrained", "seconds")})
+        self.job.on_trial_end(stack, {key: result[key] for key in ("runs", "diverged", "undertrained", "seconds")})
         if stack.is_control:
             self._control_done(stack)
 
@@ -211,7 +211,7 @@ class Queue:
         self.waiting.appendleft(stack)
         if reason not in self.unfit:
             self.unfit.add(reason)
-            self.job.noted(reason)
+            self.job.on_message(reason)
 
     def rests(self, trial_id: str, failure: Failure) -> None:
         """The trial has failed, and keeps its place for a while, so that nothing else is trained there."""
@@ -253,7 +253,7 @@ class Queue:
         write_failure(self.job.folder, stack.name, [run.id for run in stack.runs], failure.reason)
         if not stack.is_control:
             self.source.given_up(stack, failure.reason)
-        self.job.told(stack, failure.reason)
+        self.job.on_trial_end(stack, failure.reason)
         if stack.is_control:
             self.stopped = StudyStoppedError(f"the control of {stack.runs[0].model} failed: {failure.reason}")
         elif len(same) >= SAME_FAILURE_STOPS:

@@ -14,7 +14,7 @@ from study.record.definition import Definition
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class ConfirmRequest:
     """What is to be confirmed, as the command line has it.
 
     seeds: as `study.overrides.seeds` reads them; None is as many as the risk and confidence need for every curve, above
@@ -28,7 +28,9 @@ class Wish:
     models: str | None = None
 
 
-def named(folder: Path, definition: Definition, wish: Wish, *, risk: float, confidence: float) -> Confirmation:
+def named(
+    folder: Path, definition: Definition, wish: ConfirmRequest, *, risk: float, confidence: float
+) -> Confirmation:
     """The runs that are wished for. Writes nothing.
 
     Raises ValueError where a seed was used, where a name is none of the study's, and where the study is a search for

@@ -530,7 +530,7 @@ def _hash(content: Any) -> str:
 
 PARENT, COLOUR = "mlflow.parentRunId", "mlflow.runColor"
 KIND, KEY, CONTENT, STATE = "study.kind", "study.key", "study.content", "study.state"
-ANSWERS = "study.execution.plan_cache"
+ANSWERS = "study.answers"
 """Tags by which a run of ours is known: what it is (study, curve, cell), which one, a hash of what it holds (of the
 study: and one of its metrics, set before they are written), and whether it holds all of it. Runs without them are the
 user's own and are left alone."""

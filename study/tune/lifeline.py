@@ -43,9 +43,12 @@ class Process:
 
 
 @contextlib.contextmanager
-def watched(servers: Sequence[Server], processes: Sequence[Process] = (), way_on: object = RESUME) -> Iterator[None]:
+def watched(
+    servers: Sequence[Server], processes: Sequence[Process] = (), resume_hint: object = RESUME
+) -> Iterator[None]:
     """End this process as soon as one of these is dead. Nothing is cleaned up, as after a kill: what asks Ray for
-    anything now would wait for it, and the record is whole at any moment. way_on: how to go on, once it is said."""
+    anything now would wait for it, and the record is whole at any moment.
+    resume_hint: its text says how to go on."""
     over = threading.Event()
 
     def watch() -> None:
@@ -59,7 +62,7 @@ def watched(servers: Sequence[Server], processes: Sequence[Process] = (), way_on
                     elif time.monotonic() - refused.setdefault(server.name, time.monotonic()) >= server.seconds:
                         dead = dead or server.name
                 if dead and not over.is_set():
-                    _end(f"{dead} has died", way_on)
+                    _end(f"{dead} has died", resume_hint)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
     try:
@@ -124,11 +127,11 @@ def _deaths(processes: Sequence[Process]) -> Iterator[Callable[[threading.Event]
             os.close(descriptor)
 
 
-def _end(why: str, way_on: object) -> None:
+def _end(why: str, resume_hint: object) -> None:
     """Whatever has become of our own output: closed, full, or read by nobody any more."""
     try:
         _done_in_time(lambda: sys.stdout.flush())
-        if _done_in_time(lambda: _say(f"study: {why}; what was recorded stays, and {way_on}\n")):
+        if _done_in_time(lambda: _say(f"study: {why}; what was recorded stays, and {resume_hint}\n")):
             witness.withdraw()
     finally:
         os._exit(EXIT_STATUS)

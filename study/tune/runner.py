@@ -129,12 +129,12 @@ def _fitting(have: Mapping[str, float], gpu: float) -> int:
 
 @contextlib.contextmanager
 def connected(
-    address: str | None, *, workers: int | None, gpu_fraction: float, way_on: object = lifeline.RESUME
+    address: str | None, *, workers: int | None, gpu_fraction: float, resume_hint: object = lifeline.RESUME
 ) -> Iterator[Cluster]:
     """Ray, here or at the address; inside a submitted job, the cluster of the job.
 
-    workers: trials at a time; None is one for each core, or for each share of a GPU where there are GPUs. way_on: what
-    says how to go on where Ray dies.
+    workers: trials at a time; None is one for each core, or for each share of a GPU where there are GPUs. resume_hint:
+    its text says how to go on where Ray dies.
     """
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     _wait_for_the_last_one(END_SECONDS)
@@ -159,7 +159,7 @@ def connected(
             raise ClusterError(f"no Ray at {address}, twice ({_one_line(error)})") from error
     try:
         with lifeline.watched(
-            _servers(own=address == LOCAL), local_cluster.processes() if address == LOCAL else (), way_on
+            _servers(own=address == LOCAL), local_cluster.processes() if address == LOCAL else (), resume_hint
         ):
             yield _cluster(workers, gpu_fraction)
     except BaseException:

@@ -216,14 +216,14 @@ def _child(told: Path, words: Sequence[str]) -> int:
     train = runner.run
 
     def run(job: runner.Job, log: Any, cluster: runner.Cluster, *more: Any) -> None:
-        tell = job.told
+        tell = job.on_trial_end
 
         def counts(stack: Any, result: Any) -> None:
             counted["stacks"] += 1
             counted["executed"] += result["seconds"]
             tell(stack, result)
 
-        job.told = counts
+        job.on_trial_end = counts
         counted["workers"] = cluster.workers
         train(job, log, cluster, *more)
 

@@ -45,8 +45,8 @@ class Queue:
                 source=work_source.Planned(stack for stack in stacks if not stack.is_control),
                 references=dict.fromkeys(known, REFERENCE),
                 reference=reference or (lambda model: REFERENCE),
-                told=lambda stack, result: self.told.append((stack, result)),
-                noted=self.noted.append,
+                on_trial_end=lambda stack, result: self.told.append((stack, result)),
+                on_message=self.noted.append,
             )
         )
 

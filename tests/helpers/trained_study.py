@@ -41,7 +41,7 @@ def train(
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("STUDY_CACHE", str(cache))
         start = str(init_from) if init_from else None
-        asked = run.Asked(space="quick", settings=settings, init_from=start, init_accumulators=init_accumulators)
+        asked = run.RunRequest(space="quick", settings=settings, init_from=start, init_accumulators=init_accumulators)
         study = run.study_of(asked)
         log = data.load(study.data, study.data_options, cache)
         described = data.describe(study.data, log)

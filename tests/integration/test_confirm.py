@@ -19,7 +19,7 @@ from study.execution.work_source import Planned, Together
 from study.record.confirmations import Confirmation, read_confirmations, write_confirmation
 from study.record.definition import Definition, RecordError, open_study, read_definition
 from study.search import confirmation
-from study.search.confirmation import Wish
+from study.search.confirmation import ConfirmRequest
 
 ARMS = [Arm(method="none"), Arm(method="clippy"), Arm(method="clippy", options={"rel": 0.1})]
 DEFINITION = simulated_definition(models=("small", "large_dcn"), arms=ARMS, lrs=(0.1, 0.4, 1.6), seeds=range(4))
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def named(folder: Path, definition: Definition = DEFINITION, **wish) -> Confirmation:
-    return confirmation.named(folder, definition, Wish(**{"lr": 0.4} | wish), risk=0.05, confidence=0.95)
+    return confirmation.named(folder, definition, ConfirmRequest(**{"lr": 0.4} | wish), risk=0.05, confidence=0.95)
 
 
 # --- what is named ------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_by_default_as_many_fresh_seeds_as_the_claim_needs_for_every_curve(folde
     assert (found.number, found.study_seeds) == (0, 4)
     assert len(found.runs(DEFINITION)) == 59 * 2 * 3
     assert {run.seed for run in found.runs(DEFINITION)} == set(range(4, 63))
-    assert confirmation.named(folder, DEFINITION, Wish(lr=0.4), risk=0.01, confidence=0.95).seeds[-1] == 302
+    assert confirmation.named(folder, DEFINITION, ConfirmRequest(lr=0.4), risk=0.01, confidence=0.95).seeds[-1] == 302
     assert confirmation.too_few(found, 0.05, 0.95) is None
     said = confirmation.too_few(dataclasses.replace(found, seeds=(9,)), 0.05, 0.95)
     assert said == "note: 1 seed cannot claim a risk of 5%: even if none diverges, they bound it at 95%; 59 would do"
@@ -210,7 +210,7 @@ def confirmed(studies: Studies) -> tuple[Path, str]:
     folder, cache = studies.folder / "out", studies.folder / "cache"
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("STUDY_CACHE", str(cache))
-        study = driver.study_of(driver.Asked(space="quick", settings=SETTINGS))
+        study = driver.study_of(driver.RunRequest(space="quick", settings=SETTINGS))
         log = data.load(study.data, study.data_options, cache)
     open_study(folder, Definition(study=study, data=data.describe(study.data, log), versions={}))
     words = ["--lr", "3.2", "--seeds", "100-102", "--method", "clippy", "--workers", "2", "--quality", "auc_like"]

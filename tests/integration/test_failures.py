@@ -209,7 +209,8 @@ study = Study(name="quick", data="synthetic", data_options={"rows": 5000}, model
 record.open_study(folder, record.Definition(study=study, data=data.describe("synthetic", log), versions={}))
 job = Job(study="quick", folder=folder, rule=Rule(), control=(), source=Planned(Stack(runs=(run,)) for run in runs),
           references={"own_models.faulty": Reference(lr=0.02, gain=0.1, task_gain=tuple(None for _ in log.tasks))},
-          reference=lambda model: None, told=lambda stack, result: print(json.dumps([stack.runs[0].seed, result])))
+          reference=lambda model: None,
+          on_trial_end=lambda stack, result: print(json.dumps([stack.runs[0].seed, result])))
 tune.DEVICE_RESTS_SECONDS = (2.0, 8.0)
 ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
 with nodes.needs(folder, "synthetic", {"rows": 5000}, log) as needs:

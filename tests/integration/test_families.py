@@ -17,7 +17,7 @@ from analysis.stats.contrasts import holm
 from study.cli.main import main
 from study.commands import family as families
 from study.commands import run
-from study.commands.run import Asked
+from study.commands.run import RunRequest
 from study.config import Arm, Family, Member, Study
 from study.record.definition import RecordError
 from study.tune import runner
@@ -159,8 +159,8 @@ def test_what_is_no_familys_file_is_refused_in_a_line(
         assert said.count("\n") == 1
 
 
-def asked(*settings: str, **more: str) -> Asked:
-    return Asked(space="table3", settings=settings, out="/nowhere/out", **more)
+def asked(*settings: str, **more: str) -> RunRequest:
+    return RunRequest(space="table3", settings=settings, out="/nowhere/out", **more)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def asked(*settings: str, **more: str) -> Asked:
         (asked(data="kuairand", data_dir="/d"), "--data kuairand would undo .* (data of synthetic; data.drift of sy"),
     ],
 )
-def test_what_would_make_a_members_words_untrue_is_refused(wish: Asked, message: str) -> None:
+def test_what_would_make_a_members_words_untrue_is_refused(wish: RunRequest, message: str) -> None:
     table3 = run.space("table3")
     assert isinstance(table3, Family)
     with pytest.raises(ValueError, match=re.escape(message).replace(re.escape(" .* "), " .* ")):
@@ -231,7 +231,7 @@ def test_what_the_data_do_not_have_is_said_of_the_member(tmp_path: Path, monkeyp
 
 def test_data_dir_goes_to_the_members_that_read_one(tmp_path: Path) -> None:
     mixed = Family(name="f", members=family("a", "b").members)
-    wish = Asked(space="x", data_dir=str(tmp_path), out=str(tmp_path / "out"))
+    wish = RunRequest(space="x", data_dir=str(tmp_path), out=str(tmp_path / "out"))
     (_, a, _), (_, b, _) = families._members(wish, mixed)
     assert "dir" not in a.data_options | b.data_options
 

@@ -9,7 +9,7 @@ from simulated_record import simulated_definition, write_simulated_study
 
 from study.cli.main import main
 from study.commands import run as driver
-from study.commands.run import Asked
+from study.commands.run import RunRequest
 from study.execution.planner import runs_of
 from study.record import tables
 from study.record.failures import write_failure
@@ -112,5 +112,5 @@ def test_a_shared_mlflow_server_knows_the_study_from_every_machine(url: str, tmp
 
 def test_a_cluster_takes_a_url(url: str) -> None:
     study = simulated_definition().study
-    asked = Asked(space="quick", out=url, address="10.0.0.1:6379")
+    asked = RunRequest(space="quick", out=url, address="10.0.0.1:6379")
     assert stores.address(driver.out_folder(asked, study)) == url

@@ -17,7 +17,7 @@ from paths import ROOT
 
 from study.cli.main import main
 from study.commands import run
-from study.commands.run import Asked
+from study.commands.run import RunRequest
 
 SMALL = ["--set", "data.rows=2000", "--set", "batch=64", "--set", "models=small"]
 
@@ -212,7 +212,7 @@ def _make_study(folder: Path) -> bytes:
     from study.record.definition import Definition, open_study
 
     settings = tuple(SMALL[1::2])
-    study = run.study_of(run.Asked(space="quick", settings=settings))
+    study = run.study_of(run.RunRequest(space="quick", settings=settings))
     log = data.load(study.data, study.data_options, run.cache_folder())
     facts = data.describe(study.data, log)
     open_study(folder, Definition(study=study, data=facts, versions={}))
@@ -387,12 +387,12 @@ def test_another_source_is_asked_for_the_studys_columns_and_days_but_not_for_the
         "only_numbers": "",
         "only_days": "1-7",
     }
-    study = dataclasses.replace(run.study_of(Asked(space="quick")), data_options=options)
+    study = dataclasses.replace(run.study_of(RunRequest(space="quick")), data_options=options)
     kept = {name: value for name, value in options.items() if name.startswith("only_")}
-    assert run.changed(study, Asked(space="quick", data="kuairand")).data_options == kept
-    dropped = run.changed(study, Asked(space="quick", data="kuairand", settings=("data.only_days=8-14",)))
+    assert run.changed(study, RunRequest(space="quick", data="kuairand")).data_options == kept
+    dropped = run.changed(study, RunRequest(space="quick", data="kuairand", settings=("data.only_days=8-14",)))
     assert dropped.data_options == kept | {"only_days": "8-14"}
-    assert run.changed(study, Asked(space="quick", data="synthetic")).data_options == options
+    assert run.changed(study, RunRequest(space="quick", data="synthetic")).data_options == options
 
 
 def test_a_source_that_needs_a_folder_says_so(refused: Callable[..., str], tmp_path: Path) -> None:
@@ -420,7 +420,7 @@ def test_plan_names_a_method_once_and_counts_confirmations(tmp_path: Path, no_ra
     from study.record.definition import Definition, open_study
 
     settings = (*SMALL[1::2], "methods=none,clippy", "clippy.rel=0.1,0.5", "lr=0.1,0.2")
-    asked = run.Asked(space="quick", settings=settings, seeds="0-3", out=str(tmp_path))
+    asked = run.RunRequest(space="quick", settings=settings, seeds="0-3", out=str(tmp_path))
     study = run.study_of(asked)
     log = data.load(study.data, study.data_options, run.cache_folder())
     open_study(tmp_path, Definition(study=study, data=data.describe(study.data, log), versions={}))

@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, cache = tmp_path_factory.mktemp("trained") / "out", tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("STUDY_CACHE", str(cache))
-        study = run.study_of(run.Asked(space="quick", settings=SETTINGS))
+        study = run.study_of(run.RunRequest(space="quick", settings=SETTINGS))
         log = data.load(study.data, study.data_options, cache)
         described = data.describe(study.data, log)
         open_study(folder, Definition(study=study, data=described, versions={}))

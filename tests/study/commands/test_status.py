@@ -86,7 +86,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_run_is_in_one_place(folder: Path) -> None:
-    found = status.look(folder)
+    found = status.read_status(folder)
     assert found.total == {
         "planned": 24,
         "done": 7,
@@ -138,16 +138,16 @@ def test_the_same_for_programs(folder: Path, capsys: pytest.CaptureFixture[str])
 def test_who_holds_it(folder: Path) -> None:
     with lock.locked(folder):
         held = (folder / "lock").read_text()
-        found = status.look(folder)
+        found = status.read_status(folder)
         assert found.at_work
         assert f"process {os.getpid()} on {socket.gethostname()}" in str(found.driver)
         assert f"at work: {found.driver}" in status.text(found)
-    assert status.look(folder).driver is None
+    assert status.read_status(folder).driver is None
     # Killed: the lock still says who it was.
     holder = json.loads(held)
     boot, namespace, _ = holder["process"]
     (folder / "lock").write_text(json.dumps(holder | {"pid": 2**22 + 1, "process": [boot, namespace, "1"]}))
-    gone = status.look(folder)
+    gone = status.read_status(folder)
     assert (gone.driver is None, gone.at_work) == (False, False)
     assert "held it, and is gone" in status.text(gone)
 
@@ -156,7 +156,7 @@ def test_who_holds_it(folder: Path) -> None:
 def test_files_of_anyone_do_no_harm(folder: Path, text: str) -> None:
     (folder / "training" / "alive.json").write_text(text)
     (folder / "lock").write_text(text)
-    found = status.look(folder)
+    found = status.read_status(folder)
     assert found.total["training"] == 0
     assert status.text(found)
     assert json.loads(status.as_json(found))
@@ -166,8 +166,8 @@ def test_runs_that_were_recorded_since_count_once(folder: Path) -> None:
     """A process was killed after it had recorded its runs."""
     runs = [run for run in runs_of(STUDY, CONTENT) if run.method == "none"]
     beats(folder, "alive", runs[:2])
-    found = status.look(folder)
+    found = status.read_status(folder)
     assert found.total["training"] == 0
     assert found.total["done"] == 7
     heartbeat.tidy(folder)
-    assert not status.look(folder).training
+    assert not status.read_status(folder).training

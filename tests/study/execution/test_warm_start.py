@@ -763,7 +763,7 @@ def test_a_file_that_is_replaced_meanwhile_changes_nothing(handed: Path, tmp_pat
     check = warm_start.starting_from
     monkeypatch.setattr(warm_start, "starting_from", replaced)
     monkeypatch.setattr(driver, "_train", instead)
-    driver.run(driver.Asked(space="quick", settings=TODAY, init_from=str(path), out=str(tmp_path / "out")))
+    driver.run(driver.RunRequest(space="quick", settings=TODAY, init_from=str(path), out=str(tmp_path / "out")))
     assert [found.content for found in seen] == [start.content]
 
 
@@ -779,7 +779,7 @@ def test_a_member_that_was_begun_goes_on_from_the_weights_of_its_record(
     where = Path(shutil.copytree(today, tmp_path / "warm"))
     start = warm_start.opened(handed)
     one, study = warm_member(WeightsOf(member="yesterday", lr=0.1))
-    own = driver.Asked(space="x", out=str(where))
+    own = driver.RunRequest(space="x", out=str(where))
     monkeypatch.setattr(family, "_source", lambda *_: (read_definition(yesterday).study, yesterday))
     begun = family._begun(one, study, own)
     assert begun

@@ -468,7 +468,7 @@ def test_as_many_trials_are_out_as_the_cluster_takes_now(tmp_path: Path) -> None
 def test_notes_reach_the_user(tmp_path: Path) -> None:
     queue = Queue(tmp_path, make_stack(), known=("small",)).queue
     notes: list[str] = []
-    queue.job.noted = notes.append
+    queue.job.on_message = notes.append
     queue.suggest("1")
     queue.ended("1", {"runs": 4, "notes": ["the checkpoint cannot be used"]} | COUNTS)
     assert notes == ["warning: the checkpoint cannot be used"]
