@@ -8,7 +8,7 @@
     analysis.tradeoff(runs, definition)         # one row a cell: quality against P(divergence), the Pareto front
 
 What is claimed is in `analysis.stats.recommend`, which method moves the edge in `analysis.stats.contrasts`, thresholds
-in `analysis.stats.frontier`, figures in `analysis.figures.curves`, the report in `analysis.report.report`.
+in `analysis.stats.frontier`, figures in `analysis.figures`, the report in `analysis.report`.
 """
 
 from analysis.loading import load

@@ -9,22 +9,19 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.axes import figure_style, lr_axis
+from analysis.figures.axes import lr_axis
 from analysis.figures.palette import method_styles
 from analysis.loading import load, records
-from analysis.report.page import html_table, image, note, page, write_whole
 from analysis.stats.contrasts import LEVEL, contrasts, holm, points, ratio_interval
 from analysis.stats.edges import REACHED, Fit, edge_text, edges, fits
-from analysis.text.format import p_text, span_text, two_digits
+from analysis.text.format import span_text, two_digits
 from study.record.definition import Definition, RecordError, study_exists
 
 
@@ -160,7 +157,11 @@ def draw(ax: Axes, table: pd.DataFrame) -> None:
         if row["status"] == REACHED and math.isinf(row["high"]):
             ax.plot(row["lr_max"], y, marker=">", color=style.colour, markersize=4)
         ax.annotate(
-            f"{edge_text(row)}   {_times(row)}", (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8
+            f"{edge_text(row)}   {times_text(row)}",
+            (1.01, y),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8,
         )
     if rows and rows[0]["status"] == REACHED:
         ax.axvline(rows[0]["edge"], color="0.75", linewidth=0.8, zorder=0)
@@ -192,60 +193,8 @@ def figure(table: pd.DataFrame) -> Figure:
     return drawn
 
 
-def _times(row: Mapping[str, Any]) -> str:
+def times_text(row: Mapping[str, Any]) -> str:
     if not row["against"]:
         return ""
     span = span_text(row["ratio_low"], row["ratio_high"])
     return f"× {two_digits(row['ratio'])} ({span})" if math.isfinite(row["ratio"]) else f"× {span}"
-
-
-def text(table: pd.DataFrame) -> str:
-    """What a terminal shows: a line a member and curve."""
-    body = [_cells(row) for row in records(table)]
-    widths = [max(map(len, column)) for column in zip(HEAD, *body, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in (HEAD, *body))
-
-
-HEAD = ("", "model", "curve", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)")
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    p = row["p_holm"]
-    shown = "" if math.isnan(p) else p_text(p)
-    span = f" ({span_text(row['low'], row['high'])})" if row["low"] > 0 and math.isfinite(row["high"]) else ""
-    edge = f"{edge_text(row)}{span}" if row["status"] == REACHED else edge_text(row)
-    return [
-        *(str(row[name]) for name in ("words", "model", "curve")),
-        f"{row['k']}/{row['n']}",
-        edge,
-        str(row["against"]),
-        _times(row).removeprefix("× "),
-        shown,
-    ]
-
-
-def write(folder: Path, name: str, members: Sequence[Shown], table: pd.DataFrame) -> Path:
-    """Write report.html, tables/forest.csv and figures/forest.png into the family's folder; returns the page's path.
-    Raises OSError where the folder cannot be written."""
-    finite = table.replace([math.inf, -math.inf], np.nan)
-    write_whole(folder / "tables" / "forest.csv", finite.to_csv(index=False).encode())
-    parts = [f"<h1>{escape(name)}</h1>"]
-    left = [member.words for member in members if member.label not in set(table["label"])]
-    if len(table):
-        with figure_style():
-            shown = image(figure(table), folder / "figures" / "forest.png")
-        parts.append(f'<figure><div class="scroll"><img {shown} alt="Edges, one study a line"></div></figure>')
-        said = (
-            "A line a study: the learning rate at which half of its runs diverge, with its 95% interval, and how many "
-            "times as high it is as that of the study it is held against (the first, unless the table says another). "
-            "An arrow: not seen within the learning rates tried. p is corrected for all of them by Holm's method, and "
-            "at most 0.05 is a claim."
-        )
-        parts += [note(said), html_table(HEAD, [_cells(row) for row in records(table)], 3)]
-    if left:
-        parts.append(note(f"Without runs yet: {', '.join(left)}."))
-    links = [f'<li><a href="{escape(member.label)}/report.html">{escape(member.words)}</a></li>' for member in members]
-    parts.append(f"<h2>The studies</h2><ul>{''.join(links)}</ul>")
-    path = folder / "report.html"
-    write_whole(path, page(f"{name}: what moves the edge", parts).encode())
-    return path

@@ -16,7 +16,7 @@ from pathlib import Path
 from analysis.figures.axes import figure_style
 from analysis.findings import signals, tables
 from analysis.findings.figures import FIGURES
-from analysis.report.page import DPI
+from analysis.report.html import DPI
 
 TABLES = tables.TABLES | signals.TABLES
 

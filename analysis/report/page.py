@@ -1,97 +1,89 @@
-"""What pages are made of: one HTML file that needs no script and nothing from elsewhere, its figures inside.
+"""The report of a study: report.html, with its tables and figures beside it, from the record alone.
 
-Every word that comes from a record is escaped here. Files are written beside their place and renamed into it.
+report.html     one file that states the answers first
+runs.parquet    every recorded run, including the control
+tables/*.csv    edges and other answers; an unknown end of an interval is an empty field
+figures/*.png
 """
 
-import base64
 import io
-import re
-import uuid
-from collections.abc import Sequence
-from html import escape
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from matplotlib.figure import Figure
+import numpy as np
+import pandas as pd
 
-DPI = 150
-PIXELS_PER_INCH = 104
-"""Of figures in a page: their letters are then as large as the text around them."""
-
-
-def image(figure: Figure, png_path: Path) -> str:
-    """The figure as the attributes of an `<img>`, and as PNG at the path."""
-    png, svg = _saved(figure)
-    write_whole(png_path, png)
-    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-    return f'src="{source}" style="width: {figure.get_figwidth() * PIXELS_PER_INCH:.0f}px"'
+from analysis.figures.axes import figure_style
+from analysis.loading import CELL
+from analysis.report import sections
+from analysis.report.figures import report_figures
+from analysis.report.html import Image, file_name, image, render, write_whole
+from analysis.report.tables import LEVELS, ReportTables
 
 
-def _saved(figure: Figure) -> tuple[bytes, bytes]:
-    """The figure as PNG and as SVG. Its panels are laid out once, not before each of four drawings."""
-    figure.set_dpi(DPI)
-    figure.draw_without_rendering()
-    figure.set_layout_engine(None)  # the panels stay where they are
-    png, svg = io.BytesIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=DPI)
-    figure.savefig(svg, format="svg", metadata={"Date": None})
-    return png.getvalue(), svg.getvalue()
+def write(
+    tables: ReportTables,
+    reference: Mapping[str, Mapping[str, Any]] | None = None,
+    influence: pd.DataFrame | None = None,
+    losses: pd.DataFrame | None = None,
+) -> Path:
+    """Write a report into the folder of its study and return the path of report.html.
+
+    Args:
+        tables: The tables of the report.
+        reference: Model -> the control's "lr" (the safe lr), "gain" (the reference gain) and "gain_<task>".
+        influence: `study.commands.rescore.rule_influence`: how far other rules move the edges.
+        losses: Losses of all runs, if they are in memory.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    folder = tables.folder
+    images = _write_figures(tables, losses)
+    buffer = io.BytesIO()
+    tables.every.to_parquet(buffer, index=False)
+    write_whole(folder / "runs.parquet", buffer.getvalue())
+    for name, answers in _answers(tables).items():
+        finite = answers.replace([math.inf, -math.inf], np.nan)
+        write_whole(folder / "tables" / f"{name}.csv", finite.to_csv(index=False).encode())
+    content = render("report.html.j2", **sections.report(tables, images, reference or {}, influence))
+    path = folder / "report.html"
+    write_whole(path, content.encode())
+    return path
 
 
-def html_table(head: Sequence[str], body: Sequence[Sequence[str]], words: int) -> str:
-    """The first `words` columns are words, the others numbers, aligned right."""
-    kind = ["" if i < words else ' class="number"' for i in range(len(head))]
-    top = "".join(f"<th{k}>{escape(h)}</th>" for k, h in zip(kind, head, strict=True))
-    rows = ["".join(f"<td{k}>{escape(c)}</td>" for k, c in zip(kind, row, strict=True)) for row in body]
-    lines = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>\n{lines}\n</tbody></table></div>'
-
-
-def note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'
-
-
-CSS = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1120px; padding: 24px 20px 64px; background: #fff; color: #1c1c1c;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 2.4rem 0 .5rem; padding-top: .8rem; border-top: 1px solid #ddd; }
-h3 { font-size: 1.02rem; margin: 1.3rem 0 .3rem; overflow-wrap: anywhere; }
-p { margin: .4rem 0; } .lead { color: #444; } .note, figcaption { color: #555; font-size: .9rem; max-width: 75ch; }
-ul { padding-left: 1.2rem; margin: .3rem 0; max-width: 95ch; } li { margin: .25rem 0; overflow-wrap: anywhere; }
-figure { margin: .8rem 0 1.2rem; }
-.scroll { overflow-x: auto; max-width: 100%; }
-img { display: block; max-width: max(100%, 620px); height: auto; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
-th, td { padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee; }
-th { border-bottom: 1px solid #999; font-weight: 600; vertical-align: bottom; }
-.number { text-align: right; } th.number { min-width: 4.6rem; } td { white-space: nowrap; }
-pre { overflow-x: auto; background: #f6f6f6; padding: .8rem; font-size: .8rem; line-height: 1.35; }
-summary { cursor: pointer; margin: .6rem 0; }
-@media print { .scroll { overflow: visible; } img { max-width: 100%; } }
-"""
-
-
-def page(title: str, sections: Sequence[str]) -> str:
-    body = "\n".join(section for section in sections if section)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style></head>\n<body>\n{body}\n</body></html>\n"
+def _write_figures(tables: ReportTables, losses: pd.DataFrame | None) -> dict[str, Image]:
+    """Write every figure as PNG; returns name -> figure for the page."""
+    figures = report_figures(
+        tables.folder,
+        tables.runs,
+        tables.definition,
+        tables.rates,
+        tables.fitted,
+        tables.edges[LEVELS[0]],
+        losses,
     )
+    with figure_style():
+        return {
+            name: image(figure, tables.folder / "figures" / f"{file_name(name)}.png")
+            for name, figure in figures.items()
+        }
 
 
-def file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]", "_", name)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+def _answers(tables: ReportTables) -> dict[str, pd.DataFrame]:
+    """Name -> table, of the CSV files."""
+    in_both = set(tables.scored) & set(tables.rates) - {*CELL}
+    answers = {
+        "edges": pd.concat(tables.edges.values()),
+        "cells": tables.rates.merge(tables.scored.drop(columns=[*in_both]), on=CELL),
+    }
+    if tables.best is not None:
+        return answers | {"best": tables.best}
+    answers |= {
+        "recommendation": tables.recommended,
+        "contrasts": tables.contrasts,
+        "lr_sensitivity": tables.sensitivity,
+    }
+    return answers if tables.table2 is None else answers | {"table2": tables.table2}

@@ -102,13 +102,14 @@ def resume(folder: Path, asked: RunRequest) -> Path:
 
 def report(folder: Path) -> str:
     """Write the family's page from the members' records. Returns what a terminal shows of it."""
-    from analysis.figures import forest
+    from analysis.figures.forest import forest
+    from analysis.report import family as page
 
     name, members = _read(folder)
-    table = forest.forest(members)
-    path = forest.write(folder, name, members, table)
+    table = forest(members)
+    path = page.write(folder, name, members, table)
     stores.publish(folder)
-    said = forest.text(table) if len(table) else "no runs recorded yet"
+    said = page.text(table) if len(table) else "no runs recorded yet"
     return f"{name}\n\n{said}\n\nreport: {path}"
 
 

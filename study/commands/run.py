@@ -39,7 +39,7 @@ from study.storage.stores import StorageError, cache_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.report.report import Tables
+    from analysis.report.tables import ReportTables
     from study.search import confirmation as confirming
     from study.tracking import mirror
     from study.training import weights
@@ -297,10 +297,11 @@ def rescore(folder: Path, rule: Sequence[str]) -> str:
 
 def report(folder: Path) -> str:
     """Write the report from the record alone. Returns what a terminal shows of it."""
-    from analysis.report import report as page
+    from analysis.report import page, terminal
+    from analysis.report.tables import report_tables
 
     stores.at(folder).refresh("set_aside")
-    found = page.tables(folder)
+    found = report_tables(folder)
     try:
         losses = tables.read_losses(folder)
         path = page.write(found, _recorded_references(found, losses), _influence(found, losses), losses)
@@ -308,11 +309,11 @@ def report(folder: Path) -> str:
         raise StorageError(f"cannot write the report to {folder} ({error.strerror or error})") from error
     stores.publish(folder)
     sent = "" if stores.address(folder) == str(folder) else f"\n        {stores.address(folder)}/{path.name}"
-    lines = [page.text(found, _shown(folder), _command()), *_missing(folder, found), "", f"report: {path}{sent}"]
+    lines = [terminal.text(found, _shown(folder), _command()), *_missing(folder, found), "", f"report: {path}{sent}"]
     return "\n".join(lines)
 
 
-def _missing(folder: Path, found: "Tables") -> list[str]:
+def _missing(folder: Path, found: "ReportTables") -> list[str]:
     """What failed, and is in no denominator."""
     failures = read_failures(folder, set(found.every["run_id"]))
     reasons = [f"  {n}: {reason}" for reason, n in Counter(failures.values()).most_common()]
@@ -320,7 +321,7 @@ def _missing(folder: Path, found: "Tables") -> list[str]:
     return ["", head, *reasons] if failures else []
 
 
-def _influence(found: "Tables", losses: "pd.DataFrame") -> "pd.DataFrame | None":
+def _influence(found: "ReportTables", losses: "pd.DataFrame") -> "pd.DataFrame | None":
     """How far each edge moves under other rules, as the report takes it: None where that cannot be said."""
     from study.commands import rescore as rescoring
 
@@ -359,7 +360,7 @@ def _train(
     described = data.describe(study.data, log)
     # Ray takes seconds to start. What the end of the study needs is imported meanwhile.
     follower = mirror.Follower(folder, asked.tracking_uri)
-    ahead = threading.Thread(target=importlib.import_module, args=("analysis.report.report",))
+    ahead = threading.Thread(target=importlib.import_module, args=("analysis.report.page",))
     resume = f"{_command()} resume {_shown(folder)}"
     with interrupts.with_a_last_line(resume) as resume_hint, follower, contextlib.ExitStack() as held:
         ahead.start()
@@ -520,7 +521,7 @@ def _mirrored(folder: Path, follower: "mirror.Follower", uri: str | None) -> str
         return f"MLflow was not updated: {error}. Later: study mlflow {stores.address(folder)}"
 
 
-def _recorded_references(found: "Tables", losses: "pd.DataFrame") -> dict[str, dict[str, Any]]:
+def _recorded_references(found: "ReportTables", losses: "pd.DataFrame") -> dict[str, dict[str, Any]]:
     """The references of the models whose control is recorded, as the report takes them."""
     definition, done, described = found.definition, set(found.every["run_id"]), {}
     for model in definition.study.models:

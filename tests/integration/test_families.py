@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from simulated_record import simulated_definition, write_simulated_study
 
-from analysis.figures.forest import Shown, forest, text, write
+from analysis.figures.forest import Shown, forest
 from analysis.loading import load
+from analysis.report.family import text, write
 from analysis.stats.contrasts import holm
 from study.cli.main import main
 from study.commands import family as families

@@ -19,7 +19,8 @@ from analysis.findings import tables as results_tables
 from analysis.findings.figures import FIGURES
 from analysis.findings.pages import TABLES
 from analysis.findings.tables import rates as rates_table
-from analysis.report.report import tables, write
+from analysis.report.page import write
+from analysis.report.tables import report_tables
 from analysis.stats import signals
 from analysis.stats.best import best_table
 from study.config import Arm
@@ -98,7 +99,7 @@ def simulated(folder: Path, name: str, edges: dict[str, float]) -> None:
     arms = (Arm(method="none"), *(Arm(method="agc", options={"max_ratio": value}) for value in (0.02, 0.1)))
     definition = simulated_definition(models=("small",), arms=arms, lrs=(0.1, 0.4, 1.6), name=name)
     write_simulated_study(folder, definition, edges=edges)
-    write(tables(folder))
+    write(report_tables(folder))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     published.publish(folder / "family", folder / "docs" / "f")
     searched = [*TUNED, ("none", 0.3, {}, FRESH), ("clippy", 0.5, {"rel": 0.4}, FRESH)]
     write_searched(folder / "searched", searched)
-    write(tables(folder / "searched"))
+    write(report_tables(folder / "searched"))
     published.publish(folder / "searched", folder / "docs" / "q")
     (folder / "docs" / "w").mkdir()
     published.write_signals(WATCHED, folder / "docs" / "w")
@@ -157,7 +158,7 @@ def test_every_figure_is_drawn_from_the_rows_alone(docs: Path, tmp_path: Path, w
 def test_a_published_search_finds_what_its_record_does(docs: Path) -> None:
     """Its page has no losses to go by, and says the same to the last digit."""
     folder = docs.parent / "searched"
-    head, rows = best_table(tables(folder).best, read_definition(folder))
+    head, rows = best_table(report_tables(folder).best, read_definition(folder))
     assert results_tables.best_of_search([docs / "q"]) == results_tables.markdown(head, rows)
     assert [row[2] for row in rows] == ["lr 0.3", "lr 0.5, rel 0.4"]
     assert not (docs / "s" / "gains.parquet").exists()

@@ -15,7 +15,9 @@ import analysis
 from analysis.figures import curves
 from analysis.figures.axes import lr_axis
 from analysis.figures.palette import KNOWN, OTHERS, method_styles
-from analysis.report import report
+from analysis.report import page as report_page
+from analysis.report import sections, terminal
+from analysis.report.tables import missing_runs, report_tables
 from analysis.stats.contrasts import contrasts, sentences
 from analysis.stats.edges import fits, fitted_curves
 from analysis.stats.trajectories import diverged_by_step, example_pairs, gain_by_step
@@ -32,6 +34,7 @@ class Page(HTMLParser):
         super().__init__()
         self.path, self.tags, self.text = path, [], ""
         self.feed(path.read_text())
+        self.text = " ".join(self.text.split())
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
@@ -55,9 +58,9 @@ def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full")
     gone = [("small", "lamb", 0.4, s) for s in (1, 2, 3, 6)]
     definition = write_simulated_study(folder, leave_out=gone)
-    first = report.missing_runs(definition, read_runs(folder))["run_id"].tolist()[:3]
+    first = missing_runs(definition, read_runs(folder))["run_id"].tolist()[:3]
     write_failure(folder, "lost", first, "out of memory <on a worker>")
-    return folder, definition, Page(report.write(report.tables(folder), reference()))
+    return folder, definition, Page(report_page.write(report_tables(folder), reference()))
 
 
 def test_the_report_says_every_curve_in_a_sentence_before_any_table(full):
@@ -101,7 +104,7 @@ def test_the_report_shows_how_far_other_rules_move_an_edge(tmp_path):
     gone = own | {"rule": "looser", "settings": "kept=0.1", "changed": 5, "edge": np.nan, "ratio": np.nan}
     same = {"model": "small", "curve": "none", "method": "none", "lr_min": 0.01, "lr_max": 1.6}
     table = pd.DataFrame([own | same, moved | same, gone | same | {"status": "not reached"}])
-    page = Page(report.write(report.tables(tmp_path), influence=table))
+    page = Page(report_page.write(report_tables(tmp_path), influence=table))
     assert "How much the rule matters" in page.text
     assert "stricter: kept=0.5" in page.text
     row = "<td>none</td>" + "".join(
@@ -127,20 +130,21 @@ def test_tables_lie_beside_the_report_without_an_infinity(full):
 
 def test_many_curves_are_told_in_short(full, monkeypatch):
     folder, _, _ = full
-    for name, most in (("MANY_TO_PRINT", 4), ("MOST_CELLS", 99)):
-        monkeypatch.setattr(report, name, most)
-    found = report.tables(folder)
-    said = report.text(found, "results/x", "study")
-    assert said.splitlines()[1].startswith("  5 curves: LR50 was reached by 4 (from lr 0.")
-    assert "by 1 not up to the highest lr, and lies below the lowest for 0. All of them: results/x/tables" in said
+    for module, name, most in ((terminal, "MOST_CURVES", 4), (sections, "MOST_CELLS", 99)):
+        monkeypatch.setattr(module, name, most)
+    found = report_tables(folder)
+    said = terminal.text(found, "results/x", "study")
+    for part in ("5 curves", "4 reached LR50", "1 did not", "0 lie below", "results/x/tables/edges.csv"):
+        assert part in said.splitlines()[1]
     assert "diverged runs of n" not in said
-    page = Page(report.write(found)).text
-    assert "100 cells are too many to read here: tables/cells.csv" in page
+    page = Page(report_page.write(found)).text
+    assert "100 cells are too many" in page
+    assert "tables/cells.csv" in page
 
 
 def test_a_terminal_gets_the_answers_before_the_cells(full):
     folder, _, _ = full
-    said = report.text(report.tables(folder), "results/x", "study")
+    said = terminal.text(report_tables(folder), "results/x", "study")
     lines = said.splitlines()
     assert lines[0] == "small:"
     assert lines[1].startswith("  none: half of the runs diverge within 200 steps at lr 0.")
@@ -153,12 +157,12 @@ def test_a_terminal_gets_the_answers_before_the_cells(full):
 
 def test_what_is_claimed_comes_first(tmp_path):
     study_of(tmp_path, seeds=range(60), edges={"none": 0.9, "clippy": np.inf}, with_losses=False)
-    found = report.tables(tmp_path)
+    found = report_tables(tmp_path)
     claimed = (
         "Claimed, at most 5% of the runs diverge, 95% sure: none up to lr 0.4 (0 of 60), clippy up to lr 0.8 (0 of 60)."
     )
-    assert claimed in report.text(found)
-    assert claimed in Page(report.write(found)).text
+    assert claimed in terminal.text(found)
+    assert claimed in Page(report_page.write(found)).text
 
 
 def test_an_adaptive_studys_report_stays_short(tmp_path):
@@ -169,11 +173,11 @@ def test_an_adaptive_studys_report_stays_short(tmp_path):
         ("small", m, lr, s) for m in ("none", "clippy") for lr in lrs for s in range(len(lrs)) if (lr, s) not in kept
     ]
     study_of(tmp_path, lrs=lrs, seeds=range(len(lrs)), leave_out=gone)
-    found = report.tables(tmp_path)
+    found = report_tables(tmp_path)
     assert len(found.rates) < 50
-    said = report.text(found)
+    said = terminal.text(found)
     assert "clippy against none: LR50 is more than " in said
-    page = Page(report.write(found))
+    page = Page(report_page.write(found))
     assert len(page.all("tr")) < 250
 
 
@@ -217,8 +221,8 @@ def test_missing_runs_are_found_where_an_arm_spells_out_a_default(tmp_path):
     definition = simulated_definition(arms=[Arm(method="clippy", options={"rel": 0.5})], lrs=(0.1,), seeds=(0, 1))
     write_simulated_study(tmp_path, simulated_definition(arms=[Arm(method="clippy")], lrs=(0.1,), seeds=(0, 1)))
     every = read_runs(tmp_path)
-    assert report.missing_runs(definition, every).empty
-    assert len(report.missing_runs(definition, every[every["seed"] != 1])) == 2
+    assert missing_runs(definition, every).empty
+    assert len(missing_runs(definition, every[every["seed"] != 1])) == 2
 
 
 def test_the_report_gives_rule_control_versions_and_configuration(full):
@@ -240,7 +244,7 @@ def test_every_cell_has_its_row(full):
 def test_a_method_named_like_a_script_is_harmless(tmp_path):
     method = "<script>alert('x')</script> & $x_1$"
     study_of(tmp_path, methods=("none", method), edges={"none": 0.3, method: 0.3})
-    page = Page(report.write(report.tables(tmp_path)))
+    page = Page(report_page.write(report_tables(tmp_path)))
     assert not page.all("script")
     assert f"{method}: " in page.text
 
@@ -258,19 +262,19 @@ def test_a_method_named_like_a_script_is_harmless(tmp_path):
 )
 def test_thin_records_still_get_a_report_without_a_warning(tmp_path, changes, said):
     study_of(tmp_path, **changes)
-    assert said in Page(report.write(report.tables(tmp_path))).text
+    assert said in Page(report_page.write(report_tables(tmp_path))).text
 
 
 def test_no_runs_get_a_report_that_says_so(tmp_path):
     open_study(tmp_path, simulated_definition(models=("small",), lrs=(0.1,), seeds=(0,)))
-    page = Page(report.write(report.tables(tmp_path)))
+    page = Page(report_page.write(report_tables(tmp_path)))
     assert "No runs recorded yet." in page.text
     assert f"{len(METHODS)} of {len(METHODS)} planned runs are not recorded" in page.text
 
 
 def test_no_study_is_refused_in_plain_words(tmp_path):
     with pytest.raises(RecordError, match="holds no study"):
-        report.write(report.tables(tmp_path))
+        report_page.write(report_tables(tmp_path))
 
 
 # Figures

@@ -12,7 +12,8 @@ from simulated_record import simulated_definition, write_simulated_study
 from simulated_tuning import DATA, opened
 
 import analysis
-from analysis.report import report
+from analysis.report.page import write as write_report
+from analysis.report.tables import report_tables
 from analysis.stats import best
 from analysis.stats.quality import mean_interval, median_interval
 from study.commands import run
@@ -132,7 +133,7 @@ def test_everything_else_is_said_of_the_judged_runs(tmp_path: Path) -> None:
     assert set(zip(runs["curve"], runs["lr"], strict=True)) == {("none", 0.3), ("clippy", 0.5)}
     assert (runs["seed"] >= JUDGED_FROM).all()
     assert len(runs) == 80
-    page = report.write(report.tables(tmp_path)).read_text()
+    page = write_report(report_tables(tmp_path)).read_text()
     assert "The best quality within the risk" in page
     assert "0/40" in page
     assert "not recorded" not in page
@@ -150,9 +151,9 @@ def test_a_search_without_runs_has_a_report(tmp_path: Path) -> None:
 
 def test_other_studies_have_no_such_section(tmp_path: Path) -> None:
     write_simulated_study(tmp_path, simulated_definition(models=("small",), lrs=(0.1, 0.5), seeds=range(3)))
-    tables = report.tables(tmp_path)
+    tables = report_tables(tmp_path)
     assert tables.best is None
-    assert "The best quality" not in report.write(tables).read_text()
+    assert "The best quality" not in write_report(tables).read_text()
 
 
 def test_the_interval_of_a_median_by_pencil() -> None:

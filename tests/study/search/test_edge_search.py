@@ -14,7 +14,8 @@ from simulated_record import TASKS, simulated_definition, write_simulated_study
 from simulated_search import LADDER, Found, Trainer, grid_width, make_study, run, search
 from simulation import CURVES, LRS, Curve
 
-from analysis.report import report
+from analysis.report import terminal
+from analysis.report.tables import report_tables
 from study.config import Arm, EdgeSearch, study_from_json, to_json
 from study.execution.planner import Stack
 from study.record.definition import Definition, RecordError, open_study
@@ -344,8 +345,8 @@ def test_the_report_tells_the_edge_that_was_sought(tmp_path: Path) -> None:
     definition = simulated_definition()
     study = dataclasses.replace(definition.study, search=EdgeSearch(level=0.1))
     write_simulated_study(tmp_path, dataclasses.replace(definition, study=study), with_losses=False)
-    found = report.tables(tmp_path)
-    assert "none: 10% of the runs diverge within 200 steps at lr 0." in report.text(found)
+    found = report_tables(tmp_path)
+    assert "none: 10% of the runs diverge within 200 steps at lr 0." in terminal.text(found)
     assert set(found.edges) == {0.5, 0.05, 0.1}
 
 

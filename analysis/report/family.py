@@ -1,0 +1,74 @@
+"""The page and the terminal text of a family: the edges of its studies, one below the other."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.axes import figure_style
+from analysis.figures.forest import Shown, figure, times_text
+from analysis.loading import records
+from analysis.report.html import Table, image, render, write_whole
+from analysis.stats.edges import REACHED, edge_text
+from analysis.text.format import p_text, span_text
+
+HEAD = ("", "model", "curve", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)")
+
+
+def write(folder: Path, name: str, members: Sequence[Shown], forest: pd.DataFrame) -> Path:
+    """Write report.html, tables/forest.csv and figures/forest.png of a family and return the path of report.html.
+
+    Args:
+        folder: The folder of the family.
+        name: The family's name.
+        members: Its studies.
+        forest: `analysis.stats.forest.forest`.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    finite = forest.replace([math.inf, -math.inf], np.nan)
+    write_whole(folder / "tables" / "forest.csv", finite.to_csv(index=False).encode())
+    shown = None
+    if len(forest):
+        with figure_style():
+            shown = image(figure(forest), folder / "figures" / "forest.png")
+    content = render(
+        "family.html.j2",
+        name=name,
+        members=members,
+        image=shown,
+        table=Table(head=HEAD, rows=[_cells(row) for row in records(forest)], words=3),
+        without_runs=[member.words for member in members if member.label not in set(forest["label"])],
+    )
+    path = folder / "report.html"
+    write_whole(path, content.encode())
+    return path
+
+
+def text(forest: pd.DataFrame) -> str:
+    """Return the table that a terminal prints: a line for each study and curve.
+
+    Args:
+        forest: `analysis.stats.forest.forest`.
+    """
+    body = [_cells(row) for row in records(forest)]
+    widths = [max(map(len, column)) for column in zip(HEAD, *body, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in (HEAD, *body))
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    p = row["p_holm"]
+    span = f" ({span_text(row['low'], row['high'])})" if row["low"] > 0 and math.isfinite(row["high"]) else ""
+    edge = f"{edge_text(row)}{span}" if row["status"] == REACHED else edge_text(row)
+    return [
+        *(str(row[name]) for name in ("words", "model", "curve")),
+        f"{row['k']}/{row['n']}",
+        edge,
+        str(row["against"]),
+        times_text(row).removeprefix("× "),
+        "" if math.isnan(p) else p_text(p),
+    ]

@@ -1,0 +1,97 @@
+"""HTML of pages: jinja2 templates in `templates/`, tables, and figures inside the page.
+
+A page is one file without scripts that loads nothing. Autoescape escapes every value.
+"""
+
+import base64
+import functools
+import io
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+DPI = 150
+"""Resolution of PNG files."""
+
+PIXELS_PER_INCH = 104
+"""Size of figures in a page: the text in them is then as large as the text around them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        head: The names of the columns.
+        rows: Rows of as many cells.
+        words: How many first columns hold words; the others hold numbers, aligned right.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """A figure in a page: the data URL of its SVG, and its width in pixels."""
+
+    source: str
+    width: int
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a page made from a template of `templates/`.
+
+    Raises:
+        jinja2.UndefinedError: If the template uses a value that is not given.
+    """
+    return _environment().get_template(template).render(**values)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def image(figure: Figure, path: Path) -> Image:
+    """Write a figure as PNG to a path and return it as SVG for a page."""
+    figure.set_dpi(DPI)
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)  # keeps the layout, which would be computed again for each format
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=DPI)
+    figure.savefig(svg, format="svg", metadata={"Date": None})
+    write_whole(path, png.getvalue())
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
+    return Image(source=source, width=round(figure.get_figwidth() * PIXELS_PER_INCH))
+
+
+def file_name(name: str) -> str:
+    """Return a name in which only letters, digits, `_`, `.` and `-` remain."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file completely or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

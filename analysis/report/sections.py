@@ -1,0 +1,409 @@
+"""What each section of a report shows: tables of text and numbers for `templates/report.html.j2`, which has the words.
+
+A function returns None where its section is left out.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.loading import CELL, cells_of, records, tasks_of, threshold_columns
+from analysis.report.html import Image, Table
+from analysis.report.tables import LEVELS, ReportTables, missing_runs, planned_count
+from analysis.stats import best as searched
+from analysis.stats import recommend as recommended
+from analysis.stats import table2 as at_best
+from analysis.stats.contrasts import interval_text, ratio_text, sentences
+from analysis.stats.edges import edge_span, edge_text, sentence
+from analysis.stats.rates import divergence_rates
+from analysis.text.format import p_text, score_text, span_text
+from analysis.text.report import claims_text
+from study.config import QualitySearch, to_json
+from study.record.definition import Definition
+from study.record.failures import read_failures
+
+Context = dict[str, Any]
+Answers = list[tuple[str, list[tuple[str, str]]]]
+"""(model, (curve, rest of its sentence) of each curve)."""
+
+MOST_CELLS = 2_000
+"""Rows of a table that a page shows without becoming slow."""
+
+FEW_SEEDS = 5
+
+FRONTIERS = ("frontier", "threshold_map", "tradeoff")
+OTHER_FIGURES = ("kept", "auc_", "rmse_", "micro", "horizon", "gallery")
+"""Names of figures, or their beginnings."""
+
+
+def report(
+    tables: ReportTables,
+    images: Mapping[str, Image],
+    reference: Mapping[str, Mapping[str, Any]],
+    influence: pd.DataFrame | None,
+) -> Context:
+    """Return the values of `report.html.j2`.
+
+    Args:
+        tables: The tables of the report.
+        images: Name -> figure.
+        reference: Model -> what the control gave, as `page.write` takes it.
+        influence: How far other rules move the edges; None leaves the section out.
+    """
+    definition = tables.definition
+    return {
+        "study": definition.study,
+        "rule": definition.study.rule,
+        "heading": heading(tables),
+        "best": best(tables),
+        "claims": claims(tables),
+        "divergence": divergence(tables) if len(tables.runs) else None,
+        "at_best": best_settings(tables),
+        "contrasts": contrasts(tables),
+        "influence": rule_influence(tables, influence),
+        "cells": cells(tables),
+        "missing": missing(tables),
+        "control": control(tables.every, reference),
+        "configuration": configuration(definition, tables.every),
+        "images": images,
+        "constant_rmse": {task["name"]: task.get("constant_rmse") for task in tasks_of(definition.data)},
+        "frontiers": [name for name in images if name.startswith(FRONTIERS)],
+        "other_figures": [name for name in images if name.startswith(OTHER_FIGURES)],
+    }
+
+
+# The answers
+
+
+def heading(tables: ReportTables) -> Context:
+    definition, runs = tables.definition, tables.runs
+    facts = definition.data.get("facts", {})
+    return {
+        "runs": len(runs),
+        "source": facts.get("name") or definition.data.get("source", definition.study.data),
+        "outcomes": Counter(runs["outcome"]),
+        "devices": ", ".join(sorted({str(device) for device in runs["device"].dropna()})),
+    }
+
+
+def best(tables: ReportTables) -> Context | None:
+    """The best quality of each method within the risk, of a search for it."""
+    search, definition = tables.definition.study.search, tables.definition
+    if tables.best is None or not isinstance(search, QualitySearch):
+        return None
+    return {
+        "search": search,
+        "task": searched.task_of(definition.data, search),
+        "table": Table(**_head_and_rows(searched.best_table(tables.best, definition)), words=3),
+        "answers": [(row["model"], searched.sentence(row, definition)) for row in records(tables.best)],
+    }
+
+
+def claims(tables: ReportTables) -> Context | None:
+    """The largest learning rates that can be claimed."""
+    found = tables.recommended
+    if found.empty:
+        return None
+    score = recommended.quality_words(str(found["quality"].iloc[0]))
+    head = ["model", "curve", "claimed up to lr", "diverged", "nominated lr", "diverged there", "its risk, at most"]
+    head += ["fresh seeds to claim it", "chance", f"{score} there", "95% interval"]
+    by_model = tables.by_model(found)
+    return {
+        "risk": recommended.RISK,
+        "confidence": recommended.CONFIDENCE,
+        "sentences": [(model, claims_text(found.loc[found["model"] == model])) for model, _ in by_model],
+        "table": Table(head=head, rows=[_claim(row) for _, rows in by_model for row in rows], words=2),
+        "commands": recommended.commands(found, "DIR"),
+    }
+
+
+def _claim(row: Mapping[str, Any]) -> list[str]:
+    claim, nominated = ["-", "-"], ["-"] * 5
+    if row["status"] == recommended.CLAIMED:
+        claim = [f"{row['lr']:g}", f"{row['k']:g} of {row['n']:g}"]
+    if not math.isnan(row["nominated"]):
+        tried = f"{row['nominated_k']:g} of {row['nominated_n']:g}" if row["nominated_n"] else "-"
+        seeds = "-" if math.isnan(row["more_if_clean"]) else f"{row['more_if_clean']:g}"
+        bound, chance = percent(row["nominated_bound"]), percent(row["chance"])
+        nominated = [f"{row['nominated']:.3g}", tried, bound, seeds, chance]
+    quality = [number(row["quality_median"]), interval(row, "quality_low", "quality_high", 3)]
+    return [row["model"], row["curve"], *claim, *nominated, *quality]
+
+
+def divergence(tables: ReportTables) -> Context:
+    """The edge of each curve."""
+    first = tables.first_edges
+    answers = [(model, [_split(row["curve"], sentence(row)) for row in rows]) for model, rows in tables.by_model(first)]
+    seeds = min(first["seeds"].tolist())
+    return {"answers": answers, "few_seeds": seeds if seeds < FEW_SEEDS else None, "table": _edges_table(tables)}
+
+
+def _split(curve: str, line: str) -> tuple[str, str]:
+    """A sentence as its curve, with which it begins, and the rest."""
+    return str(curve), line[len(str(curve)) :]
+
+
+def _edges_table(tables: ReportTables) -> Table:
+    found = {level: {(r["model"], r["curve"]): r for r in records(table)} for level, table in tables.edges.items()}
+    head = ["model", "curve", *(h for level in found for h in (f"LR{100 * level:02.3g}", "95% interval")), "seeds"]
+    body = []
+    for model, rows in tables.by_model(tables.edges[LEVELS[0]]):
+        for row in rows:
+            at_levels = [of_level[model, row["curve"]] for of_level in found.values()]
+            texts = [text for at in at_levels for text in (edge_text(at), edge_span(at))]
+            curve = row["curve"] + ("" if row["monotone"] else " (falls again)")
+            body.append([model, curve, *texts, str(row["seeds"])])
+    return Table(head=head, rows=body, words=2)
+
+
+def best_settings(tables: ReportTables) -> Table | None:
+    """Each method at its best lr and threshold, as Table 2 of the paper."""
+    if tables.table2 is None or tables.table2.empty:
+        return None
+    return Table(**_head_and_rows(at_best.as_text(tables.table2, divergence_rates(tables.runs))), words=2)
+
+
+def _head_and_rows(found: tuple[list[str], list[list[str]]]) -> dict[str, Any]:
+    return dict(zip(("head", "rows"), found, strict=True))
+
+
+def contrasts(tables: ReportTables) -> Context | None:
+    """Which method moves the edge, and what a wrong lr costs."""
+    found = tables.contrasts
+    if found.empty:
+        return None
+    answers: Answers = []
+    for model in tables.models(found):
+        of_model = found.loc[found["model"] == model]
+        curves = of_model.loc[of_model["planned"].astype(bool), "curve"].tolist() or [""]
+        lines = sentences(of_model)
+        answers.append((model, [_split(curve, line) for curve, line in zip(curves, lines, strict=True)]))
+    planned = found["planned"].to_numpy(dtype=bool)
+    return {
+        "answers": answers,
+        "planned": _contrasts_table(tables, found.loc[planned], "p (Holm)", "p_holm"),
+        "others": _contrasts_table(tables, found.loc[~planned], "p, uncorrected", "p"),
+        "costs": _costs_table(tables),
+        "lr_min": tables.sensitivity["sensitivity_lr_min"].iloc[0],
+        "lr_max": tables.sensitivity["sensitivity_lr_max"].iloc[0],
+    }
+
+
+def _contrasts_table(tables: ReportTables, found: pd.DataFrame, p_head: str, p: str) -> Table | None:
+    if found.empty:
+        return None
+    score = recommended.quality_words(str(found["quality"].iloc[0]))
+    head = ["model", "curve", "against", "LR50 ratio", "95% interval", p_head, "seeds", f"{score}, difference"]
+    head += ["95% interval", "at lr", "diverged only here", "only there"]
+    return Table(head=head, rows=[_contrast(row, p) for _, rows in tables.by_model(found) for row in rows], words=3)
+
+
+def _contrast(row: Mapping[str, Any], p: str) -> list[str]:
+    ratio = [ratio_text(row), interval_text(row), p_text(row[p])]
+    quality, at = ["-"] * 2, ["-"] * 3
+    if row["difference_pairs"] > 1:
+        quality = [signed(row["difference"]), f"{signed(row['difference_low'])} to {signed(row['difference_high'])}"]
+    if row["lr_named"] or row["lr_only"] + row["lr_only_against"] > 0:
+        named = f", named (p {p_text(row['lr_p_holm'])})" if row["lr_named"] else ""
+        counts = [f"{row[only]} of {row['lr_pairs']}" for only in ("lr_only", "lr_only_against")]
+        at = [f"{row['lr']:.2g}{named}", *counts]
+    return [row["model"], row["curve"], row["against"], *ratio, str(row["pairs"]), *quality, *at]
+
+
+def _costs_table(tables: ReportTables) -> Table:
+    sensitivity = {(row["model"], row["curve"]): row for row in records(tables.sensitivity)}
+    body = []
+    for model, rows in tables.by_model(tables.recommended):
+        for row in rows:
+            cost = sensitivity[model, row["curve"]]
+            known = math.isfinite(row["best_lr"])
+            best_lr = f"{row['best_lr']:.2g}" if known else "-"
+            room = [
+                recommended.headroom_text(row) or "-",
+                span_text(row["headroom_low"], row["headroom_high"]) if known else "-",
+            ]
+            loss = [number(cost["sensitivity"]), interval(cost, "sensitivity_low", "sensitivity_high", 3)]
+            body.append([model, row["curve"], best_lr, *room, *loss])
+    score = recommended.quality_words(str(tables.recommended["quality"].iloc[0]))
+    head = ["model", "curve", f"lr of best {score}", "headroom", "95% interval", "LR sensitivity", "95% interval"]
+    return Table(head=head, rows=body, words=2)
+
+
+def rule_influence(tables: ReportTables, found: pd.DataFrame | None) -> Table | None:
+    """How far other rules of divergence move each edge."""
+    if found is None or found.empty:
+        return None
+    rules = dict(zip(found["rule"], found["settings"], strict=True))
+    others = [rule for rule in rules if rule != "own"]
+    head = ["model", "curve", "LR50", *(h for r in others for h in (f"{r}: {rules[r]}", "times", "runs changed"))]
+    body = []
+    for model, of_model in tables.by_model(found):
+        for curve in dict.fromkeys(row["curve"] for row in of_model):
+            rows = {row["rule"]: row for row in of_model if row["curve"] == curve}
+            body.append([model, curve, edge_text(rows["own"]), *(text for r in others for text in _moved(rows[r]))])
+    return Table(head=head, rows=body, words=2)
+
+
+def _moved(row: Mapping[str, Any]) -> list[str]:
+    ratio = "-" if math.isnan(row["ratio"]) else f"{row['ratio']:.2f}"
+    return [edge_text(row), ratio, f"{row['changed']} of {row['n']}"]
+
+
+# The runs
+
+
+def cells(tables: ReportTables) -> Context | None:
+    """Every cell; without a table if there are too many."""
+    if tables.rates.empty:
+        return None
+    if len(tables.rates) > MOST_CELLS:
+        return {"count": len(tables.rates), "table": None}
+    scored = tables.scored
+    scores = [f"{kind}_{task['name']}" for task in tasks_of(tables.definition.data) for kind in ("auc", "rmse")]
+    bands = ["kept", *(name for name in scores if name in scored)]
+    merged = tables.rates.merge(scored[[*CELL, *(f"{b}{e}" for b in bands for e in ("", "_low", "_high"))]], on=CELL)
+    head = ["model", "curve", "lr", "n", "k", "rate", "95% interval", "undertrained", *(score_text(b) for b in bands)]
+    head += ["micro rate", "95% interval"]
+    body = [_cell(row, bands) for _, rows in tables.by_model(merged) for row in rows]
+    return {"count": len(body), "table": Table(head=head, rows=body, words=2)}
+
+
+def _cell(row: Mapping[str, Any], bands: Iterable[str]) -> list[str]:
+    counts = [f"{row['lr']:g}", str(row["n"]), str(row["k"]), f"{row['rate']:.2f}", interval(row, "low", "high")]
+    values = [f"{number(row[b])} ({interval(row, f'{b}_low', f'{b}_high', 3)})" for b in bands]
+    micro = [f"{row['micro_rate']:.2f}", interval(row, "micro_low", "micro_high")]
+    return [row["model"], row["curve"], *counts, str(row["undertrained"]), *values, *micro]
+
+
+def missing(tables: ReportTables) -> Context:
+    """Planned runs that are not recorded, by reason, and record files that were set aside."""
+    study = tables.definition.study
+    failures = read_failures(tables.folder, set(tables.every["run_id"]))
+    planned, count, runs = None, len(failures), None
+    reasons = Counter(failures.values())
+    if not study.search:
+        lacking = missing_runs(tables.definition, tables.every)
+        why = [failures.get(run, "not run yet") for run in lacking["run_id"]]
+        planned, count, reasons = planned_count(study), len(lacking), Counter(why)
+        runs = _missing_table(lacking.assign(why=why)) if count else None
+    return {
+        "planned": planned,
+        "count": count,
+        "reasons": _reasons_table(reasons) if reasons else None,
+        "runs": runs,
+        "set_aside": sorted(path.name for path in Path(tables.folder / "set_aside").glob("*")),
+    }
+
+
+def _reasons_table(reasons: Counter[str]) -> Table:
+    rows = [[reason, f"{n:,}"] for reason, n in reasons.most_common()]
+    return Table(head=["reason", "runs"], rows=rows, words=1)
+
+
+def _missing_table(lacking: pd.DataFrame) -> Table:
+    """Missing runs by model, arm and reason."""
+    rows = []
+    for key, group in lacking.groupby(["model", "method", "options", "why"], sort=False):
+        model, method, options, why = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
+        arm = f"{method} {options}" if options != "{}" else method
+        lrs = ", ".join(f"{lr:g}" for lr in sorted(set(group["lr"])))
+        rows.append([model, arm, lrs, ranges(group["seed"]), str(len(group)), why])
+    return Table(head=["model", "method", "lr", "seeds", "runs", "reason"], rows=rows, words=2)
+
+
+# How it was measured
+
+
+def control(every: pd.DataFrame, reference: Mapping[str, Mapping[str, Any]]) -> Context:
+    """The control: its safe lr and gain, and its runs."""
+    runs = every.loc[every["role"] == "control"]
+    rows = []
+    for key, group in runs.groupby(["model", "lr"], sort=True):
+        model, lr = key  # pyright: ignore[reportGeneralTypeIssues]
+        loss = pd.Series(group["final_loss"]).astype(float)
+        shown = "-" if loss.isna().all() else number(float(loss.median()), 4)
+        rows.append([str(model), f"{lr:g}", str(len(group)), shown])
+    table = Table(head=["model", "lr", "runs", "final loss, median"], rows=rows, words=1) if rows else None
+    return {"models": [_reference(model, values) for model, values in reference.items()], "table": table}
+
+
+def _reference(model: str, values: Mapping[str, Any]) -> Context:
+    prefix = "gain_"
+    gains = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix) and v is not None}
+    per_task = ", ".join(f"{task} {number(float(gain), 4)}" for task, gain in gains.items())
+    return {"model": model, "lr": f"{values['lr']:g}", "gain": f"{float(values['gain']):.4f}", "per_task": per_task}
+
+
+def configuration(definition: Definition, every: pd.DataFrame) -> Context:
+    """Versions, arms, the study and its data."""
+    made_by = ", ".join(sorted({str(version) for version in every["version"].dropna()}))
+    versions = definition.versions | {"runs made by version": made_by}
+    rows = [[name, str(version)] for name, version in versions.items() if version]
+    return {
+        "versions": Table(head=["part", "version"], rows=rows, words=2),
+        "arms": _arms_table(cells_of(every, definition.study)),
+        "study": json_by_line(to_json(definition.study)),
+        "data": json_by_line(definition.data),
+    }
+
+
+def _arms_table(runs: pd.DataFrame) -> Table | None:
+    """Each curve's thresholds and options, defaults included."""
+    thresholds = threshold_columns(runs)
+    rows = []
+    for row in records(runs.drop_duplicates("curve")):
+        values = [f"{name} = {row[name]:g}" for name in thresholds if pd.notna(row[name])]
+        options = json.loads(row["options"]) if isinstance(row["options"], str) else {}
+        rows.append([row["curve"], ", ".join(values + [f"{k} = {v}" for k, v in options.items()]) or "-"])
+    return Table(head=["curve", "thresholds and options"], rows=rows, words=2) if rows else None
+
+
+def json_by_line(values: Mapping[str, Any]) -> str:
+    """Return JSON with one line a key, and one line for each object in a list."""
+    lines = []
+    for key in sorted(values):
+        value = values[key]
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            items = ",\n".join(f"  {json.dumps(item, sort_keys=True)}" for item in value)
+            lines.append(f'"{key}": [\n{items}\n ]')
+        else:
+            lines.append(f'"{key}": {json.dumps(value, sort_keys=True)}')
+    return "{\n " + ",\n ".join(lines) + "\n}"
+
+
+# Numbers
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a number with its digits; `-` if it is missing, `inf` and `-inf` as they are."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else ("-" if math.isnan(value) else f"{value:g}")
+
+
+def interval(row: Mapping[str, Any], low: str, high: str, digits: int = 2) -> str:
+    """Return `0.12 to 0.34`; `-` if both ends are missing."""
+    if math.isnan(row[low]) and math.isnan(row[high]):
+        return "-"
+    return f"{number(row[low], digits)} to {number(row[high], digits)}"
+
+
+def percent(p: float) -> str:
+    """Return `5%` for 0.05; `-` if it is missing."""
+    return f"{100 * p:.2g}%" if math.isfinite(p) else "-"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign and four digits; `-` if it is missing."""
+    return f"{value:+.4f}" if math.isfinite(value) else "-"
+
+
+def ranges(values: Iterable[int]) -> str:
+    """Return 0, 1, 2, 5 as `0-2, 5`."""
+    ordered = np.unique(np.fromiter(values, dtype=int))
+    spans = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
+    return ", ".join(f"{span[0]}" if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in spans)

@@ -1,0 +1,155 @@
+"""The tables of a report, computed once from the record of a study."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.loading import cells_of, records
+from analysis.stats.best import best, gains
+from analysis.stats.contrasts import contrasts
+from analysis.stats.edges import Fit, edges, fits
+from analysis.stats.quality import lr_sensitivity, quality
+from analysis.stats.rates import divergence_rates, in_bins
+from analysis.stats.recommend import recommend
+from analysis.stats.table2 import is_for, table2
+from study.config import EdgeSearch, QualitySearch, Run, Study
+from study.record.confirmations import read_confirmations
+from study.record.definition import Definition, read_definition
+from study.record.tables import read_losses, read_runs
+
+LEVELS = (0.5, 0.05)
+"""P(divergence) at the edges that every report shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportTables:
+    """What a report shows.
+
+    Attributes:
+        folder: The folder of the study.
+        definition: The study.
+        every: All recorded runs, including the control.
+        runs: The runs of cells.
+        rates: `divergence_rates`.
+        scored: `quality`.
+        fitted: `fits`.
+        edges: Level -> `edges`, at `LEVELS` and at the level of a search.
+        recommended: `recommend`, risk 5% at 95%.
+        contrasts: `contrasts`; empty for a search for the best quality, which has no curves.
+        sensitivity: `lr_sensitivity`; empty for such a search.
+        best: `best` of a search for the best quality, else None.
+        table2: `table2` if a method has several arms, else None.
+    """
+
+    folder: Path
+    definition: Definition
+    every: pd.DataFrame
+    runs: pd.DataFrame
+    rates: pd.DataFrame
+    scored: pd.DataFrame
+    fitted: dict[Any, Fit]
+    edges: dict[float, pd.DataFrame]
+    recommended: pd.DataFrame
+    contrasts: pd.DataFrame
+    sensitivity: pd.DataFrame
+    best: pd.DataFrame | None
+    table2: pd.DataFrame | None
+
+    @property
+    def first_level(self) -> float:
+        """The level of the edges that the report states first."""
+        return first_level(self.definition.study)
+
+    @property
+    def first_edges(self) -> pd.DataFrame:
+        return self.edges[self.first_level]
+
+    def models(self, table: pd.DataFrame) -> list[str]:
+        """Return the models of a table in the order of the study."""
+        present = list(dict.fromkeys(table["model"]))
+        known = self.definition.study.models
+        return [m for m in known if m in present] + [m for m in present if m not in known]
+
+    def by_model(self, table: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]]]]:
+        """Return (model, rows) of a table, models in the order of the study."""
+        return [(model, records(table.loc[table["model"] == model])) for model in self.models(table)]
+
+
+def first_level(study: Study) -> float:
+    """Return the level that an edge search looked for, else 0.5."""
+    return study.search.level if isinstance(study.search, EdgeSearch) else LEVELS[0]
+
+
+def report_tables(folder: Path) -> ReportTables:
+    """Compute the tables of a study's report.
+
+    Args:
+        folder: The folder of the study; its record may be of any size, down to no run.
+
+    Raises:
+        RecordError: If the folder holds no study.
+    """
+    definition, every = read_definition(folder), read_runs(folder)
+    runs = cells_of(every, definition.study)
+    searched = isinstance(definition.study.search, QualitySearch)
+    fitted = fits(runs)
+    confirmations = read_confirmations(folder)
+    compared = runs.iloc[:0] if searched else runs
+    return ReportTables(
+        folder=folder,
+        definition=definition,
+        every=every,
+        runs=runs,
+        rates=divergence_rates(in_bins(runs)),
+        scored=quality(in_bins(runs), definition),
+        fitted=fitted,
+        edges={level: edges(runs, level, fitted) for level in dict.fromkeys([*LEVELS, first_level(definition.study)])},
+        recommended=recommend(compared, definition, confirmations=confirmations, fitted=fitted),
+        contrasts=contrasts(compared, definition, confirmations=confirmations, fitted=fitted),
+        sensitivity=lr_sensitivity(compared, definition),
+        best=best(every, gains(every, read_losses(folder), definition), definition) if searched else None,
+        table2=table2(runs, definition) if is_for(definition.study) else None,
+    )
+
+
+def planned_count(study: Study) -> int:
+    """Return how many runs the axes of a study make, without the control."""
+    return len(study.models) * len(study.arms) * len(study.lrs) * len(study.seeds)
+
+
+def missing_runs(definition: Definition, every: pd.DataFrame) -> pd.DataFrame:
+    """Return the planned runs that are not recorded.
+
+    Runs are matched by id. An arm that spells out a default of its method has another id than the recorded run. Each
+    recorded run without a planned id therefore stands for one planned run of its model, method, lr and seed.
+
+    Returns:
+        Columns run_id, model, method, options (JSON), lr, seed.
+    """
+    study = definition.study
+    recorded = set(every["run_id"])
+    rows = []
+    for model in study.models:
+        for arm in study.arms:
+            for lr in study.lrs:
+                for seed in study.seeds:
+                    same = {"model": model, "method": arm.method, "options": arm.options, "lr": lr, "seed": seed}
+                    run = Run(**same, data=definition.data["content"], recipe=study.recipe)
+                    rows.append({"run_id": run.id, **same, "options": json.dumps(arm.options, sort_keys=True)})
+    claimed = {row["run_id"] for row in rows} & recorded
+    keys = ("model", "method", "lr", "seed")
+    spare = Counter(tuple(row[k] for k in keys) for row in records(every) if row["run_id"] not in claimed)
+    missing = []
+    for row in rows:
+        key = tuple(row[k] for k in keys)
+        if row["run_id"] in claimed:
+            continue
+        if spare[key]:
+            spare[key] -= 1
+            continue
+        missing.append(row)
+    return pd.DataFrame(missing, columns=pd.Index(["run_id", "model", "method", "options", "lr", "seed"]))

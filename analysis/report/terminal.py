@@ -1,0 +1,52 @@
+"""What a terminal prints of a report."""
+
+import pandas as pd
+
+from analysis.report.tables import ReportTables
+from analysis.stats.best import text as best_text
+from analysis.stats.contrasts import sentences
+from analysis.stats.edges import sentence
+from analysis.stats.rates import rates_table
+from analysis.text.report import claims_text, many_contrasts_text, many_edges_text
+
+MOST_CURVES = 100
+"""Curves of a model that are printed one by one."""
+
+MOST_CONTRASTS = 12
+"""Planned contrasts of a model that are printed one by one."""
+
+
+def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> str:
+    """Return the answers for each model, then every cell.
+
+    Args:
+        tables: The tables of the report.
+        folder: The folder, as the user types it.
+        command: The command, as the user types it.
+    """
+    if tables.best is not None:
+        return best_text(tables.best, tables.definition)
+    answers = [_model_text(tables, model, folder, command) for model in tables.models(tables.first_edges)]
+    place = {model: i for i, model in enumerate(tables.definition.study.models)}
+    rates = tables.rates.sort_values("model", key=lambda models: models.map(place), kind="stable")
+    curves = pd.Series(rates.groupby("model")["curve"].transform("nunique"))
+    printed = curves.to_numpy(dtype=int) <= MOST_CURVES
+    return "\n\n".join([*answers, *([rates_table(rates.loc[printed])] if printed.any() or rates.empty else [])])
+
+
+def _model_text(tables: ReportTables, model: str, folder: str, command: str) -> str:
+    """The answers for one model: in short, if it has many curves."""
+    edges, contrasts, recommended = (
+        table.loc[table["model"] == model] for table in (tables.first_edges, tables.contrasts, tables.recommended)
+    )
+    rows = edges.to_dict("records")
+    if len(rows) > MOST_CURVES:
+        short = many_edges_text(rows, tables.first_level)
+        return f"{model}:\n  {short} All of them: {folder}/tables/edges.csv, cells.csv"
+    lines = [sentence(row) for row in rows]
+    if contrasts["planned"].tolist().count(True) > MOST_CONTRASTS:
+        lines.append(many_contrasts_text(contrasts))
+    elif len(contrasts):
+        lines += sentences(contrasts, quality=False)
+    lines.append(f"{claims_text(recommended)} More: {command} recommend {folder}")
+    return "\n".join([f"{model}:", *(f"  {line}" for line in lines)])
