@@ -37,7 +37,7 @@ def asked_for(asked: RunRequest) -> Family | None:
 
 def holds(folder: Path) -> bool:
     """Whether a folder is a family's."""
-    stores.at(folder).refresh("family.json")
+    stores.store_for(folder).refresh("family.json")
     return (folder / "family.json").is_file()
 
 
@@ -348,7 +348,7 @@ def _weights(folder: Path, label: str, of: WeightsOf, members: Sequence[tuple[Me
     source, where = _source(of, members)
     path = folder / f"{label}.weights.zip"
     run = _run(of, source, where)
-    stores.at(folder).refresh(path.name)
+    stores.store_for(folder).refresh(path.name)
     with contextlib.suppress(ValueError):  # one that does not read is made again
         found = warm_start.opened(path)
         lacks = of.accumulators and not found.accumulators
@@ -394,14 +394,14 @@ def _write(folder: Path, family: Family) -> None:
             raise RecordError(f"{folder} holds the family {before!r}, not {family.name!r}; choose another --out")
     if study_exists(folder):
         raise RecordError(f"{folder} holds a study, and no family; choose another --out")
-    stores.at(folder).put("family.json", content.encode())
+    stores.store_for(folder).put("family.json", content.encode())
 
 
 def _read(folder: Path) -> "tuple[str, list[Shown]]":
     """The family's name, and its members, each in the folder that it has here."""
     from analysis.figures import forest
 
-    stores.at(folder).refresh("family.json")
+    stores.store_for(folder).refresh("family.json")
     name, members = forest.members_of(folder)
     here = [stores.folder_of(f"{stores.address(folder)}/{member.label}") for member in members]
     return name, [dataclasses.replace(member, folder=own) for member, own in zip(members, here, strict=True)]

@@ -87,7 +87,7 @@ def read_status(folder: Path, *, cache: Path | None = None) -> Status:
     if study.search:
         total |= {"planned": None, "missing": None}
         total |= {"training": len(trains - control), "failed": len(failures.keys() - control)}
-    holder = lock.holder(folder)
+    holder = lock.read_holder(folder)
     return Status(
         study=study.name,
         folder=stores.address(folder),

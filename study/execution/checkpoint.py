@@ -29,7 +29,7 @@ from study.storage import archive, stores
 if TYPE_CHECKING:
     from torch import Tensor
 
-Store = stores.Folder | stores.ObjectStore
+Store = stores.Store
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -63,7 +63,7 @@ class Checkpoint:
         stopping: Callable[[], bool] = lambda: False,
         note: Callable[[str], None] = warnings.warn,
     ) -> None:
-        self.store, self.name = stores.at(where), f"{FOLDER}/{trial}.npz"
+        self.store, self.name = stores.store_for(where), f"{FOLDER}/{trial}.npz"
         self.about = {"format": FORMAT, "runs": list(runs), "made_by": made_by(device)}
         self.every_seconds = every_seconds or math.inf
         self.stopping, self.note = stopping, note
@@ -130,10 +130,7 @@ class Checkpoint:
     def _set_aside(self, error: Exception) -> None:
         aside = f"set_aside/{self.name.replace('/', '-').removesuffix('.npz')}-{uuid.uuid4().hex[:8]}.npz"
         try:
-            if isinstance(self.store, stores.Folder):
-                self.store.set_aside(self.store.folder / self.name, aside)
-            else:
-                self.store.move(self.name, aside)
+            self.store.move(self.name, aside)
             then = f"set aside as {aside}"
         except (OSError, stores.StorageError):
             then = "left where it is, and not used"
@@ -154,7 +151,7 @@ def write(store: Store, name: str, about: Mapping[str, Any], state: "Mapping[str
     if isinstance(store, stores.ObjectStore):
         content = io.BytesIO()
         _archive(content, about, state)
-        store.put(name, content.getvalue(), patient=False)
+        store.put(name, content.getvalue(), retry=False)
         return
     path = store.folder / name
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -180,8 +177,8 @@ def opened(store: Store, name: str, most_bytes: int) -> IO[bytes] | None:
     """A file, to be read; None where there is none that could be. No more of it is in memory than shows that it is
     larger than this."""
     try:
-        if isinstance(store, stores.Folder):
-            return store.opened(name)
+        if isinstance(store, stores.LocalStore):
+            return store.open(name)
         content = store.get(name, most_bytes + 1)
     except (OSError, stores.StorageError):
         return None
@@ -190,10 +187,10 @@ def opened(store: Store, name: str, most_bytes: int) -> IO[bytes] | None:
 
 def begun(where: Path | str) -> dict[str, tuple[str, ...]]:
     """The stacks of a study that were kept: trial -> ids of their runs, in order. What does not read is left out."""
-    found, store = {}, stores.at(where)
+    found, store = {}, stores.store_for(where)
     for name in store.names(FOLDER):
         try:
-            if (file := store.opened(f"{FOLDER}/{name}")) is None:
+            if (file := store.open(f"{FOLDER}/{name}")) is None:
                 continue
             with file:
                 runs = archive.describe(file)["runs"]
@@ -207,11 +204,11 @@ def begun(where: Path | str) -> dict[str, tuple[str, ...]]:
 def tidy(where: Path | str, recorded: set[str]) -> None:
     """Remove checkpoints of which runs are recorded, and what a writer that died left beside them. Whoever calls holds
     the study's lock, and nothing trains."""
-    store = stores.at(where)
+    store = stores.store_for(where)
     for trial, runs in begun(where).items():
         if not recorded.isdisjoint(runs):
             store.delete(f"{FOLDER}/{trial}.npz")
-    if isinstance(store, stores.Folder):
+    if isinstance(store, stores.LocalStore):
         for path in (store.folder / FOLDER).glob(".*.npz.*"):
             path.unlink(missing_ok=True)
 

@@ -46,7 +46,7 @@ class Heartbeat:
         limit_seconds: float = 0.0,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.store, self.name = stores.at(where), f"{FOLDER}/{trial}.json"
+        self.store, self.name = stores.store_for(where), f"{FOLDER}/{trial}.json"
         now = time.time()
         self.about = {"host": socket.gethostname(), "pid": os.getpid(), "since": now, "limit": limit_seconds, **about}
         self.limit_seconds, self._stopping = limit_seconds, stopping
@@ -107,7 +107,7 @@ class Heartbeat:
         """Training does not depend on it: where nothing can be written, nothing is."""
         content = json.dumps(self.about | {"beat": time.time(), "step": self.step} | more)
         with contextlib.suppress(stores.StorageError):
-            self.store.put(self.name, content.encode(), patient=False)
+            self.store.put(self.name, content.encode(), retry=False)
 
 
 def hung(limit_seconds: float) -> str:
@@ -118,7 +118,7 @@ def hung(limit_seconds: float) -> str:
 def last(where: Path | str, trial: str) -> dict[str, Any]:
     """The last that was heard of a trial; empty where that is nothing."""
     try:
-        found = json.loads(stores.at(where).get(f"{FOLDER}/{trial}.json") or b"")
+        found = json.loads(stores.store_for(where).get(f"{FOLDER}/{trial}.json") or b"")
     except ValueError:  # StorageError is one
         return {}
     numbers = ("since", "beat", "step", "limit", "pid")
@@ -128,22 +128,22 @@ def last(where: Path | str, trial: str) -> dict[str, Any]:
 
 def each(where: Path | str) -> dict[str, dict[str, Any]]:
     """The last that was heard of every trial that has not ended by itself."""
-    trials = [name.removesuffix(".json") for name in stores.at(where).names(FOLDER)]
+    trials = [name.removesuffix(".json") for name in stores.store_for(where).names(FOLDER)]
     return {trial: found for trial in trials if (found := last(where, trial))}
 
 
 def forget(where: Path | str, trial: str) -> None:
     """Remove what a process that ended left behind."""
     with contextlib.suppress(stores.StorageError):
-        stores.at(where).delete(f"{FOLDER}/{trial}.json")
+        stores.store_for(where).delete(f"{FOLDER}/{trial}.json")
 
 
 def tidy(where: Path | str) -> None:
     """Forget all. Whoever calls holds the study's lock, and nothing trains."""
-    store = stores.at(where)
+    store = stores.store_for(where)
     for name in store.names(FOLDER):
         store.delete(f"{FOLDER}/{name}")
-    if isinstance(store, stores.Folder):
+    if isinstance(store, stores.LocalStore):
         for path in (store.folder / FOLDER).glob(".*.json.*"):
             with contextlib.suppress(OSError):
                 path.unlink()

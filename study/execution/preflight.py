@@ -55,7 +55,7 @@ def needs(folder: Path, source: str, options: dict[str, Any], log: Log) -> Itera
     converted = data.place(log)
     assert converted, "data.load maps its arrays"
     sign = f"{SIGNS}/{uuid.uuid4().hex}"
-    stores.at(folder).put(sign, b"the driver\n")
+    stores.store_for(folder).put(sign, b"the driver\n")
     try:
         yield Needs(
             where=stores.address(folder),
@@ -70,7 +70,7 @@ def needs(folder: Path, source: str, options: dict[str, Any], log: Log) -> Itera
 
 
 def remove_signs(folder: Path) -> None:
-    store = stores.at(folder)
+    store = stores.store_for(folder)
     with contextlib.suppress(StorageError):
         for name in store.names(SIGNS):
             store.delete(f"{SIGNS}/{name}")
@@ -83,7 +83,7 @@ def answer(needs: Needs) -> str:
     see(needs)
     sign = f"{needs.sign}-{uuid.uuid4().hex}"
     try:
-        stores.at(needs.where).put(sign, b"a machine\n")
+        stores.store_for(needs.where).put(sign, b"a machine\n")
     except StorageError as error:
         raise NodeError(str(error)) from error
     return sign
@@ -101,7 +101,7 @@ def see(needs: Needs) -> None:
 
 def appears(needs: Needs, sign: str) -> bool:
     """Whether the sign is there, or comes within the time that a network file system may take."""
-    store, end = stores.at(needs.where), time.monotonic() + SIGN_SECONDS
+    store, end = stores.store_for(needs.where), time.monotonic() + SIGN_SECONDS
     while store.get(sign) is None:
         if time.monotonic() > end:
             return False

@@ -31,16 +31,16 @@ from study.training.weights import About, Weights
 FOLDER = "init"
 
 
-def place(where: str) -> tuple[stores.Folder | stores.ObjectStore, str]:
+def place(where: str) -> tuple[stores.Store, str]:
     """What a file of weights lies in, and its name there. where: a path, or a URL. Raises ValueError for a URL that
     names no file of an object store. Contacts nothing."""
     if stores.is_url(where):
         folder, _, name = where.rpartition("/")
         if not name or not stores.is_url(folder):
             raise ValueError(f"need a file, such as s3://bucket/prefix/weights.zip, got {where}")
-        return stores.at(folder), name
+        return stores.store_for(folder), name
     path = stores.folder_of(where).expanduser().absolute()
-    return stores.at(path.parent), path.name
+    return stores.store_for(path.parent), path.name
 
 
 def opened(where: Path | str) -> Weights:
@@ -56,8 +56,8 @@ def opened(where: Path | str) -> Weights:
         raise ValueError(f"{where} holds no weights that can be used: {error}") from error
 
 
-def _content(store: stores.Folder | stores.ObjectStore, name: str) -> bytes:
-    if isinstance(store, stores.Folder):
+def _content(store: stores.Store, name: str) -> bytes:
+    if isinstance(store, stores.LocalStore):
         # Not more of it than a file of weights may have: it may be a device that has no end.
         with (store.folder / name).open("rb") as file:
             size = os.fstat(file.fileno()).st_size or MAX_FILE_BYTES  # of a pipe or a device, none is said
@@ -179,7 +179,7 @@ def words(about: About) -> str:
 
 def keep(folder: Path, start: Weights) -> None:
     """Put weights where the runs of the study in this folder find them. Raises StorageError."""
-    store, name = stores.at(folder), f"{FOLDER}/{start.content}.zip"
+    store, name = stores.store_for(folder), f"{FOLDER}/{start.content}.zip"
     there = store.get(name)
     with contextlib.suppress(ValueError):
         if there is not None and _known(weights.read(there)) == _known(start):
@@ -201,7 +201,7 @@ def _known(start: Weights) -> tuple[str, str]:
 def _kept(where: str, content: str, accumulators: str) -> Weights:
     address = where if stores.is_url(where) else Path(where)
     again = "give its `study run ... --init-from FILE` again"
-    file = stores.at(address).get(f"{FOLDER}/{content}.zip")
+    file = stores.store_for(address).get(f"{FOLDER}/{content}.zip")
     if file is None:
         raise ValueError(f"the weights that its runs start from are not in {where}/{FOLDER}; {again}")
     try:

@@ -64,7 +64,7 @@ class Confirmation:
 
 def write_confirmation(folder: Path, confirmation: Confirmation) -> None:
     """Write a confirmation, unless it is already there: a confirmation never changes."""
-    name, store = f"confirm/{confirmation.name}.json", stores.at(folder)
+    name, store = f"confirm/{confirmation.name}.json", stores.store_for(folder)
     if store.get(name) is None:
         store.put(name, checksums.json_bytes(dataclasses.asdict(confirmation)))
 
@@ -75,7 +75,7 @@ def read_confirmations(folder: Path) -> list[Confirmation]:
     Raises:
         RecordError: a file cannot be read. To ignore it could hide a confirmation that failed.
     """
-    stores.at(folder).refresh("confirm")
+    stores.store_for(folder).refresh("confirm")
     found = []
     for path in sorted((folder / "confirm").glob("*.json")):
         try:

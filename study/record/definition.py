@@ -33,7 +33,7 @@ class Definition:
 
 def study_exists(folder: Path) -> bool:
     """Return whether the folder holds a study."""
-    stores.at(folder).refresh("study.json")
+    stores.store_for(folder).refresh("study.json")
     return (folder / "study.json").exists()
 
 
@@ -94,7 +94,7 @@ def write_definition(folder: Path, definition: Definition) -> None:
         "data": definition.data,
         "versions": definition.versions,
     }
-    stores.at(folder).put("study.json", checksums.json_bytes(content))
+    stores.store_for(folder).put("study.json", checksums.json_bytes(content))
 
 
 def copy_definition(folder: Path, into: Path) -> None:

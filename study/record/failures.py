@@ -12,7 +12,7 @@ from study.storage import stores
 def write_failure(folder: Path, trial: str, run_ids: Sequence[str], reason: str) -> None:
     """Record why the runs of a trial are missing. They stay missing until a later trial records them."""
     content = checksums.json_bytes({"run_ids": list(run_ids), "reason": reason})
-    stores.at(folder).put(f"failures/{trial}.json", content)
+    stores.store_for(folder).put(f"failures/{trial}.json", content)
 
 
 def read_failures(folder: Path, recorded: Collection[str] | None = None) -> dict[str, str]:

@@ -28,7 +28,7 @@ def read_each(
         read: parses a file's content; raises one of `UNREADABLE` on a bad file.
         trials: names of the trials to read; None reads all.
     """
-    store = stores.at(folder)
+    store = stores.store_for(folder)
     if trials is None:
         store.refresh(*(("runs", "losses") if suffix == "parquet" else (kind,)))
     else:
@@ -53,9 +53,9 @@ def set_aside(folder: Path, path: Path, reason: str) -> None:
     """Move an unreadable file to `set_aside/`, and warn."""
     name = f"set_aside/{path.parent.name}-{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"
     try:
-        stores.at(folder).set_aside(path, name)
+        stores.store_for(folder).move(path.relative_to(folder).as_posix(), name)
         where = f"set aside as {stores.address(folder)}/{name}"
-    except (OSError, stores.StorageError):
+    except stores.StorageError:
         where = "left in place, and ignored"
     warnings.warn(f"{path} cannot be read ({reason}); {where}; its runs count as missing", RuntimeWarning, stacklevel=3)
 

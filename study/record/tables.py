@@ -44,7 +44,7 @@ def write_trial(
     extra = sorted({key for row in rows for key in row} - set(COLUMNS.names))
     schema = pa.schema([*COLUMNS, *((name, extra_column_type(name)) for name in extra)])
     table = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
-    store = stores.at(where)
+    store = stores.store_for(where)
     store.put(f"losses/{trial}.parquet", checksums.parquet_bytes(pa.Table.from_pylist(list(losses), schema=LOSSES)))
     store.put(f"runs/{trial}.parquet", checksums.parquet_bytes(table))
 

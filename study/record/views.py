@@ -35,14 +35,14 @@ def write_view(folder: Path, rule: Rule, columns: Mapping[str, Mapping[str, Any]
     view = folder / "rescored" / name
     (view / "runs").mkdir(parents=True, exist_ok=True)
     if content := definition.study.recipe.init_from:  # a mirror fetches these only on request
-        stores.at(folder).fetch([f"init/{content}.zip"])
+        stores.store_for(folder).fetch([f"init/{content}.zip"])
     for shared in SHARED:
         _link_or_copy(folder / shared, view / shared)
     tables = dict(read_run_files(folder))
     for path, table in tables.items():
         replaced = [row | columns[row["run_id"]] for row in table.to_pylist()]
         content = checksums.parquet_bytes(pa.Table.from_pylist(replaced, schema=table.schema))
-        stores.at(view).put(f"runs/{path.name}", content)
+        stores.store_for(view).put(f"runs/{path.name}", content)
     for path in set((view / "runs").glob("*.parquet")) - {view / "runs" / path.name for path in tables}:
         path.unlink()
     write_definition(view, dataclasses.replace(definition, study=dataclasses.replace(definition.study, rule=rule)))

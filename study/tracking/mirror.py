@@ -704,7 +704,7 @@ def _experiment(client: "MlflowClient", folder: Path, definition: Definition, ow
 
 def _folder_id(folder: Path) -> str:
     """What tells this study's folder apart on a shared server; goes with the folder wherever it is moved."""
-    store = stores.at(folder)
+    store = stores.store_for(folder)
     if (found := store.get("mlflow-id")) is None:
         store.create("mlflow-id", uuid.uuid4().hex.encode())
         found = store.get("mlflow-id") or b""  # who came first has named it

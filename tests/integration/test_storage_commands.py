@@ -63,7 +63,7 @@ def test_commands_read_the_store_and_write_to_it(url: str, capsys: pytest.Captur
     assert main(["report", url]) == 0
     said = capsys.readouterr().out
     assert said.rstrip().endswith(f"{url}/report.html")
-    store = stores.at(url)
+    store = stores.store_for(url)
     assert b"<html" in (store.get("report.html") or b"")
     assert store.names("tables")
     assert store.names("figures")
@@ -95,7 +95,7 @@ def test_a_record_that_breaks_in_the_mirror_is_fetched_again(url: str) -> None:
 
 
 def test_a_record_that_breaks_in_the_store_is_set_aside_there(url: str) -> None:
-    store, folder = stores.at(url), stores.folder_of(url)
+    store, folder = stores.store_for(url), stores.folder_of(url)
     name = store.names("runs")[0]
     store.put(f"runs/{name}", b"PAR1 and no more")
     with pytest.warns(RuntimeWarning, match=rf"set aside as {url}/set_aside/runs-.*its runs count as missing"):

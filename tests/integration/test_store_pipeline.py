@@ -101,7 +101,7 @@ def test_a_study_in_an_object_store_that_was_killed(
         monkeypatch.setenv(name, value)
         monkeypatch.setitem(studies.environment, name, value)
     child = studies.start(*WORDS, "--out", url)
-    store = stores.at(url)
+    store = stores.store_for(url)
     try:
         give_up = time.monotonic() + 300
         while len(store.names("runs")) < 9:

@@ -196,7 +196,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def write(path: Path, about: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> None:
-    checkpoint.write(stores.at(path.parent), path.name, about, state)
+    checkpoint.write(stores.store_for(path.parent), path.name, about, state)
 
 
 def rewritten(path: Path, **about: Any) -> None:
@@ -390,7 +390,7 @@ def test_a_checkpoint_that_is_larger_than_its_stack_could_be_is_not_read(
     file = io.BytesIO()
     archive.write(file, about, [*arrays.items(), ("more", np.zeros(10**7))])
     own = make(Finishing, folder, RUNS, note=(notes := []).append)  # type: ignore[arg-type]
-    stores.at(folder).put(own.name, file.getvalue())
+    stores.store_for(folder).put(own.name, file.getvalue())
     fetched = []
     get = stores.ObjectStore.get
     monkeypatch.setattr(stores.ObjectStore, "get", lambda *of: fetched.append(get(*of)) or fetched[-1])
@@ -406,8 +406,8 @@ def test_a_checkpoint_that_is_larger_than_its_stack_could_be_is_not_read(
         assert aside.stat().st_size == len(file.getvalue())
     else:
         assert [len(content) for content in fetched] == [most + 1]
-        (aside,) = stores.at(folder).names("set_aside")
-        assert get(stores.at(folder), f"set_aside/{aside}") == file.getvalue()  # type: ignore[arg-type]
+        (aside,) = stores.store_for(folder).names("set_aside")
+        assert get(stores.store_for(folder), f"set_aside/{aside}") == file.getvalue()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("embeddings", ["adagrad", "method"])
@@ -427,7 +427,7 @@ def test_no_stack_is_larger_than_it_could_be(method: str, base: str, embeddings:
 
 def test_only_what_is_said_of_a_stack_is_fetched_to_list_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where = f"memory://listed/{tmp_path.name}"
-    stores.at(where).put("checkpoints/a.npz", kept(tmp_path, RUNS).read_bytes())
+    stores.store_for(where).put("checkpoints/a.npz", kept(tmp_path, RUNS).read_bytes())
     monkeypatch.setattr(stores.ObjectStore, "get", lambda *_: pytest.fail("the whole of it was fetched"))
     assert checkpoint.begun(where) == {"a": tuple(run.id for run in RUNS)}
 
@@ -518,16 +518,16 @@ def test_an_object_store_keeps_them_too() -> None:
     dying.at = 5
     with pytest.raises(Killed):
         trainer.train(runs, LOG, keeper=dying)
-    assert stores.at(where).names("checkpoints") == [f"{'a' * 32}.npz"]
+    assert stores.store_for(where).names("checkpoints") == [f"{'a' * 32}.npz"]
     assert checkpoint.begun(where) == {"a" * 32: tuple(run.id for run in runs)}
     finishing = make(Finishing, where, runs, note=pytest.fail)  # type: ignore[arg-type]
     assert bits(trainer.train(runs, LOG, keeper=finishing)) == bits(trainer.train(runs, LOG))
     assert finishing.began == 5
-    stores.at(where).put(finishing.name, b"broken")
+    stores.store_for(where).put(finishing.name, b"broken")
     notes: list[str] = []
     assert make(Checkpoint, where, runs, note=notes.append).begin(lambda _: None, MOST) == 0  # type: ignore[arg-type]
     assert len(notes) == 1
-    assert len(stores.at(where).names("set_aside")) == 1
+    assert len(stores.store_for(where).names("set_aside")) == 1
     assert checkpoint.begun(where) == {}
     checkpoint.tidy(where, set())
 

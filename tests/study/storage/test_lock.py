@@ -17,7 +17,7 @@ import pytest
 from paths import ROOT
 from stores import s3_server, settings
 
-from study.storage import lock, stores
+from study.storage import lease, object_store, stores
 from study.storage.lock import LockedError, locked
 
 
@@ -31,9 +31,9 @@ def server() -> Iterator[str]:
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Places without a lock of the system: all of them hold by a lease, here a short one."""
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.2)
-    monkeypatch.setattr(lock, "LEASE_SECONDS", 1.5)
-    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 1.5)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
     if request.param == "no flock":
 
         def refuse(*_args: object) -> None:
@@ -45,13 +45,13 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         return stores.folder_of(f"memory://tests/{tmp_path.name}")
     for name, value in settings(request.getfixturevalue("server")).items():
         monkeypatch.setenv(name, value)
-    stores._opened.cache_clear()
+    object_store.open_filesystem.cache_clear()
     return stores.folder_of(f"s3://studies/{tmp_path.name}")
 
 
 def on_another_machine(folder: Path, **changes: object) -> None:
     """The present holder, as if its process were not of this machine."""
-    store = stores.at(folder)
+    store = stores.store_for(folder)
     (name,) = store.names("lease")
     content = json.loads(store.get(f"lease/{name}") or b"")
     store.put(f"lease/{name}", json.dumps(content | {"process": ["other", 1, "2"], "host": "far"} | changes).encode())
@@ -77,13 +77,16 @@ def test_an_error_gives_it_back_at_once(folder: Path) -> None:
 
 
 def test_a_stale_lock_is_taken_over_after_a_lease(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stores.at(folder).put("lease/00000007", b"{}")
+    stores.store_for(folder).put("lease/00000007", b"{}")
     on_another_machine(folder, user="ada", pid=12, since="yesterday")
     began = time.monotonic()
     with locked(folder):
         assert time.monotonic() - began >= 1.5
-        assert stores.at(folder).names("lease") == ["00000008"]
-    assert "was in use by ada, process 12 on far since yesterday; waiting for a sign of life" in capsys.readouterr().out
+        assert stores.store_for(folder).names("lease") == ["00000008"]
+    assert (
+        "was in use by ada, process 12 on far since yesterday; waiting to see whether it still is"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("years", [-10, 10])
@@ -95,14 +98,14 @@ def test_clocks_that_jump_change_nothing(folder: Path, years: int, monkeypatch: 
         on_another_machine(folder)
         with pytest.raises(LockedError, match="is in use by"), locked(folder):
             pass
-    stores.at(folder).put("lease/00000009", b"{}")
+    stores.store_for(folder).put("lease/00000009", b"{}")
     began = time.monotonic()
     with locked(folder):
         assert 1.5 <= time.monotonic() - began < 5
 
 
 def test_of_many_that_take_over_one_succeeds(folder: Path) -> None:
-    stores.at(folder).put("lease/00000001", b"not even JSON")
+    stores.store_for(folder).put("lease/00000001", b"not even JSON")
     holding, most, refused = [0], [0], []
     counting = threading.Lock()
 
@@ -130,14 +133,14 @@ def test_of_many_that_take_over_one_succeeds(folder: Path) -> None:
 def test_who_was_held_up_too_long_stops_where_another_has_taken_over(folder: Path) -> None:
     def held_up() -> None:
         with locked(folder):
-            stores.at(folder).put("lease/00000009", b'{"beat": 0}')
+            stores.store_for(folder).put("lease/00000009", b'{"beat": 0}')
             time.sleep(30)  # a long training; interrupted
 
     began = time.monotonic()
     with pytest.raises(LockedError, match="was taken over by another driver"):
         held_up()
     assert time.monotonic() - began < 10
-    assert stores.at(folder).get("lease/00000009") == b'{"beat": 0}', "the other's is left alone"
+    assert stores.store_for(folder).get("lease/00000009") == b'{"beat": 0}', "the other's is left alone"
 
 
 HOLDER = """
@@ -155,7 +158,7 @@ def test_a_process_of_this_machine_that_was_killed_is_not_waited_for(
 ) -> None:
     for name, value in (settings(server) | {"STUDY_CACHE": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
-    stores._opened.cache_clear()
+    object_store.open_filesystem.cache_clear()
     folder = stores.folder_of(f"s3://studies/{tmp_path.name}")
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -177,13 +180,13 @@ def test_a_late_comer_to_a_number_that_is_long_gone_holds_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between its look and its PUT others came, went, and cleared away."""
-    store, look, looks = stores.at(folder), lock._highest, []
+    store, look, looks = stores.store_for(folder), lease.read_lease, []
 
-    def late(store: stores.Folder | stores.ObjectStore) -> tuple[int, dict]:
+    def late(store: stores.Store) -> tuple[int, dict]:
         looks.append(None)
         return (3, {"released": True}) if len(looks) == 1 else look(store)
 
     store.put("lease/00000009", b"{}")
-    monkeypatch.setattr(lock, "_highest", late)
+    monkeypatch.setattr(lease, "read_lease", late)
     with locked(folder):
         assert store.names("lease") == ["00000010"]

@@ -1,0 +1,62 @@
+"""The process that holds a lock or a lease: how it is named, and whether it still runs."""
+
+import getpass
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def this_process() -> dict[str, Any]:
+    """Return a JSON-able description of this process."""
+    return {
+        "user": _user(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),  # only shown: no decision depends on a clock
+        "process": _identity(os.getpid()),
+    }
+
+
+def describe(found: Mapping[str, Any] | str) -> str:
+    """Return a holder as text for a message.
+
+    Args:
+        found: what `this_process` returned, or the text of a lock file.
+    """
+    try:
+        holder = json.loads(found) if isinstance(found, str) else found
+        return f"{holder['user']}, process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (ValueError, KeyError, TypeError):
+        return found.strip() or "another process" if isinstance(found, str) else "another process"
+
+
+def is_dead(holder: Mapping[str, Any]) -> bool:
+    """Return whether a holder ran on this machine and has ended."""
+    process, own = holder.get("process"), _identity(os.getpid())
+    if not (own and isinstance(process, list) and process[:2] == own[:2] and isinstance(holder.get("pid"), int)):
+        return False
+    return _identity(holder["pid"]) != process
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user in a container may have no name
+        return f"user {os.getuid()}"
+
+
+def _identity(pid: int) -> list[Any] | None:
+    """Return what identifies a process even if its number is reused; None if the system does not tell.
+
+    Boot id of the machine, namespace of process numbers, and start time of the process.
+    """
+    try:
+        start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return [boot, os.stat("/proc/self/ns/pid").st_ino, start]
+    except (OSError, IndexError):
+        return None

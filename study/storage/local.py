@@ -1,0 +1,110 @@
+"""A store in a folder of this machine or of a network file system."""
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from study.storage.atomic import write_atomic
+from study.storage.errors import StorageError
+
+PROBE_BYTES = 2**16
+"""Large enough to notice a full disk."""
+
+NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+class LocalStore:
+    """Files in a folder. Every name is a path relative to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, name: str, content: bytes, *, retry: bool = True) -> None:
+        """Write a file, replacing any old one. Nothing is retried: `retry` is for object stores."""
+        with self._errors("write to"):
+            write_atomic(self.folder / name, content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a new file. Returns False if it exists already."""
+        with self._errors("write to"):
+            path = self.folder / name
+            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
+            write_atomic(temporary, content)
+            try:
+                os.link(temporary, path)  # fails if `path` exists, as a rename would not
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in NO_HARD_LINKS:
+                    raise
+                return self._create_exclusively(path, content)
+            finally:
+                temporary.unlink(missing_ok=True)
+            return True
+
+    def _create_exclusively(self, path: Path, content: bytes) -> bool:
+        """For file systems without hard links: a reader may see the file before it is complete."""
+        try:
+            file = path.open("xb")
+        except FileExistsError:
+            return False
+        with file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return True
+
+    def get(self, name: str, max_bytes: int | None = None) -> bytes | None:
+        """Return the content of a file, or its first `max_bytes`; None if there is no such file."""
+        with self._errors("read"):
+            try:
+                with (self.folder / name).open("rb") as file:
+                    return file.read(-1 if max_bytes is None else max_bytes)
+            except FileNotFoundError:
+                return None
+
+    def open(self, name: str) -> IO[bytes] | None:
+        """Open a file to read parts of it. Returns None if there is no such file."""
+        with self._errors("read"):
+            path = self.folder / name
+            return path.open("rb") if path.is_file() else None  # opening a pipe would block
+
+    def names(self, kind: str) -> list[str]:
+        """Return the sorted names of the files in a subfolder."""
+        with self._errors("read"):
+            return sorted(path.name for path in (self.folder / kind).glob("[!.]*"))
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if it exists."""
+        with self._errors("write to"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def move(self, name: str, new_name: str) -> None:
+        """Rename a file."""
+        with self._errors("write to"):
+            (self.folder / new_name).parent.mkdir(exist_ok=True)
+            (self.folder / name).rename(self.folder / new_name)
+
+    def refresh(self, *kinds: str) -> None:
+        """Do nothing: a folder is always up to date."""
+
+    def fetch(self, names: Iterable[str], *, anew: bool = False) -> None:
+        """Do nothing: a folder is always up to date."""
+
+    def probe(self) -> None:
+        """Raise StorageError unless a file can be written and deleted."""
+        name = f".probe-{uuid.uuid4().hex}"
+        self.put(name, os.urandom(PROBE_BYTES))
+        self.delete(name)
+
+    @contextlib.contextmanager
+    def _errors(self, action: str) -> Iterator[None]:
+        # The message does not name the file: a study stops if several trials fail with the same message.
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(f"cannot {action} {self.folder} ({error.strerror or error})") from error
