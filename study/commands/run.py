@@ -300,7 +300,7 @@ def report(folder: Path) -> str:
     from analysis.report import page, terminal
     from analysis.report.tables import report_tables
 
-    stores.at(folder).refresh("set_aside")
+    stores.store_for(folder).refresh("set_aside")
     found = report_tables(folder)
     try:
         losses = tables.read_losses(folder)

@@ -1,8 +1,8 @@
 """Returns the store for a path or URL. A store writes whole files, and lists and reads them.
 
 A store is a local folder (`LocalStore`) or lies in an object store (`ObjectStore`). Each file is written whole under
-its final name. Files are always read in a local folder: the study's own, or the mirror of a URL, which is updated first.
-So the rest of the software handles folders, and `store_for` finds out what a folder stands for.
+its final name. Files are always read in a local folder: the study's own, or the mirror of a URL. The mirror is
+updated first. So the rest of the software handles folders, and `store_for` finds out what a folder stands for.
 
     s3://bucket/prefix/runs/x.parquet  ->  CACHE/stores/prefix-<hash of the URL>/runs/x.parquet
 """

@@ -13,8 +13,8 @@ KNOWN_BY = {
     "ray": ("study.tune.runner", "study.tune.local_cluster"),
     "mlflow": ("study.tracking.mirror",),
     "optuna": ("study.search.quality_search",),
-    "fsspec": ("study.storage.stores",),
-    "s3fs": ("study.storage.stores",),
+    "fsspec": ("study.storage.object_store",),
+    "s3fs": ("study.storage.object_store",),
 }
 BARE_MACHINE = {"torch", "numpy", "pandas", "pyarrow"}
 
