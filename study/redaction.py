@@ -1,20 +1,21 @@
-"""What may be said in a message or a log, or on a command line: no secret, and nothing that steers a terminal.
+"""Removes secrets and terminal control characters from messages, logs and command lines.
 
     https://user:password@host/x?token=abc  ->  https://***@host/x?token=***
 
-Values of this process's settings that are secrets (a name with TOKEN, PASSWORD, SECRET or KEY in it) are left out
-wherever they stand.
+The value of an environment variable counts as a secret if the variable's name says so (TOKEN, PASSWORD, SECRET, ...).
 """
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-SHORTEST = 6
-"""Letters of a setting's value that counts as a secret: shorter ones stand in ordinary words."""
+MIN_SECRET_LENGTH = 6
+"""Shorter values occur in ordinary words."""
+
+MAX_LINE_LENGTH = 300
 
 _NAME = re.compile(r"TOKEN|PASSWORD|PASSWD|SECRET|ACCESS_KEY|CREDENTIAL", re.I)
-_NO_SECRET = re.compile(r"(_PATH|_FILE|_DIR|_URI|_URL)$", re.I)
+_PLACE = re.compile(r"(_PATH|_FILE|_DIR|_URI|_URL)$", re.I)
 _USER = re.compile(r"\b((?!sqlite:///|file:///)[a-z][\w+.-]*://)[^\s'\"<>]*@", re.I)
 _QUERY = re.compile(
     r"([?&;][\w.-]*(?:token|key|secret|password|passwd|pwd|sig|signature|credential)[\w.-]*=)[^&;\s'\"#]+", re.I
@@ -23,26 +24,43 @@ _BEARER = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.I)
 
 
 def redacted(text: str) -> str:
-    """The text without the secrets that it may hold."""
-    # Up to the last @, since a password that nobody has quoted may hold any of the others.
+    """Return the text with each secret replaced by `***`."""
+    # _USER matches up to the last @, since an unquoted password may contain one.
     text = _BEARER.sub(r"\1 ***", _QUERY.sub(r"\1***", _USER.sub(r"\1***@", text)))
-    for secret in _settings():
+    for secret in _secrets():
         text = text.replace(secret, "***")
     return text
 
 
 def printable(text: str) -> str:
-    """The text with control characters written out, but for line breaks and tabs: a name must not move a cursor, set
-    a colour or a title, or turn the direction of writing."""
+    """Return the text with control characters escaped, except line breaks and tabs.
+
+    A name from a record must not move a cursor, set a colour or turn the direction of writing.
+    """
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(text: str) -> str:
-    """A message as it may be shown: on one line, printable, without secrets."""
+    """Return a message as it may be shown: one line, printable, without secrets."""
     return printable(redacted(" ".join(text.split())))
 
 
-def _settings() -> Iterator[str]:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, as it may be shown."""
+    return _shown_line(error, str(error).splitlines())
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's message, as it may be shown. Ray puts a traceback before it."""
+    return _shown_line(error, reversed(str(error).splitlines()))
+
+
+def _shown_line(error: BaseException, lines: Iterable[str]) -> str:
+    filled = (line.strip() for line in lines if line.strip())
+    return one_line(next(filled, type(error).__name__))[:MAX_LINE_LENGTH]
+
+
+def _secrets() -> Iterator[str]:
     for name, value in os.environ.items():
-        if _NAME.search(name) and not _NO_SECRET.search(name) and len(value) >= SHORTEST:
+        if _NAME.search(name) and not _PLACE.search(name) and len(value) >= MIN_SECRET_LENGTH:
             yield value

@@ -19,7 +19,7 @@ from study import redaction, telemetry
 
 # Small problems are solved faster without threads, and trials need the cores. Read once, when numpy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.update(telemetry.unreported())
+os.environ.update(telemetry.disabled())
 
 USER_ERROR = 2
 OUR_ERROR = 1
@@ -30,12 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     asked = _parser().parse_args(arguments)
     if arguments is None:
-        _take_secrets_off_the_command_line(getattr(asked, "tracking_uri", None))
         gc.set_threshold(20_000, 10, 10)  # a quarter of what heavy imports take is looking through what they make
     atexit.register(gc.freeze)  # what is left is freed with the process: collecting it first takes a second
     warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"warning: {message}")
     try:
         with _let_in(asked), _ended_as_by_ctrl_c():
+            _refuse_password(getattr(asked, "tracking_uri", None))
             return asked.do(asked) or 0
     except KeyboardInterrupt as stopped:
         what = str(stopped) or "stopped; the same command goes on"
@@ -93,16 +93,13 @@ def _let_in(asked: argparse.Namespace) -> Iterator[None]:
         plugins.only_ours = False
 
 
-def _take_secrets_off_the_command_line(uri: str | None) -> None:
-    """Start this command again with a tracking URI that holds a password in its environment: a command line is there
-    for everyone to read, and Ray shows it on its pages."""
-    words = [word for word in sys.orig_argv[1:] if not (uri and word.startswith("--tr") and word.endswith(f"={uri}"))]
-    for i, word in enumerate(words):
-        if word == uri and words[i - 1].startswith("--tr"):
-            del words[i - 1 : i + 1]
-            break
-    if uri and redaction.redacted(uri) != uri and words != sys.orig_argv[1:]:
-        os.execve(sys.executable, [sys.executable, *words], os.environ | {"MLFLOW_TRACKING_URI": uri})
+def _refuse_password(uri: str | None) -> None:
+    """Raise ValueError for a tracking URI on the command line that holds a password: other users can read it there."""
+    if uri and uri != _tracking_uri() and redaction.redacted(uri) != uri:
+        raise ValueError(
+            f"--tracking-uri {redaction.redacted(uri)} holds a password, which other users can read "
+            "on the command line; set MLFLOW_TRACKING_URI instead"
+        )
 
 
 def _say(text: str) -> None:
@@ -466,7 +463,7 @@ def _ui(asked: argparse.Namespace) -> None:
 def _submit(asked: argparse.Namespace) -> int:
     from study.commands import family as families
     from study.commands import run as driver
-    from study.tune import runner
+    from study.tune import submit
 
     given = _asked(asked)
     if not asked.address:
@@ -484,7 +481,7 @@ def _submit(asked: argparse.Namespace) -> int:
         if driver.init_from(given):  # it is there, and so are the data, where the job runs
             given = dataclasses.replace(given, init_from=None, init_accumulators=None)
         driver.out_folder(given, driver.study_of(given))
-    return runner.submit(
+    return submit.submit(
         asked.address,
         words,
         working_dir=asked.working_dir,

@@ -352,7 +352,8 @@ def _train(
     """Train what is missing of the study and of all its confirmations, or of this one alone; then report. start: as
     `run`; None is what the folder keeps."""
     from study.tracking import mirror
-    from study.tune import runner
+    from study.tune import cluster as ray_cluster
+    from study.tune import node_check, runner
 
     check_not_a_view(folder)
     cache, start = cache_folder(), start or _kept(study, folder)
@@ -362,14 +363,14 @@ def _train(
     follower = mirror.Follower(folder, asked.tracking_uri)
     ahead = threading.Thread(target=importlib.import_module, args=("analysis.report.page",))
     resume = f"{_command()} resume {_shown(folder)}"
-    with interrupts.with_a_last_line(resume) as resume_hint, follower, contextlib.ExitStack() as held:
+    with interrupts.with_resume_hint(resume) as resume_hint, follower, contextlib.ExitStack() as held:
         ahead.start()
-        with runner.connected(
+        with ray_cluster.connected(
             asked.address, workers=asked.workers, gpu_fraction=asked.gpu_fraction, resume_hint=resume_hint
         ) as cluster:
             held.enter_context(locked(folder))
             needs = held.enter_context(preflight.needs(folder, study.data, study.data_options, log))
-            runner.check_nodes(needs, cluster)
+            node_check.check_nodes(needs, cluster)
             open_study(folder, Definition(study=study, data=described, versions=_versions()))
             tables.check_files(folder)
             if start:
@@ -381,7 +382,7 @@ def _train(
                 parts = [confirmation.part_of(study)]
             else:
                 parts = [study, *(named.part_of(study) for named in read_confirmations(folder))]
-            resume_hint.begins()
+            resume_hint.started = True
             recorded, todos = tables.recorded_ids(folder), []
             checkpoint.tidy(folder, recorded)
             heartbeat.tidy(folder)

@@ -1,68 +1,78 @@
-"""How long a study waits for a machine that can serve it: it says each minute that there is none, and why, and stops
-after half an hour. One whose turn has not come, since the work of others is in the way, waits without an end. Knows no
-scheduler."""
+"""Stops a study that no machine can serve: a warning each minute, an error after half an hour.
+
+A study that waits because others use the cluster waits without limit.
+"""
 
 import time
 from collections.abc import Callable, Sequence
 
 from study.execution.work_queue import Queue, StudyStoppedError
 
-SAY_SECONDS = 60.0
+WARN_SECONDS = 60.0
 STOP_SECONDS = 1800.0
 
-GIVES_BACK_SECONDS = 30.0
-"""A machine that cannot take part gives its stack back within seconds. One that has had a stack for longer takes part,
-and does so before anything is said."""
+GIVE_BACK_SECONDS = 30.0
+"""A machine that cannot take part gives its stack back within seconds. One that has trained for longer takes part."""
 
-FORGOTTEN_SECONDS = 180.0
-"""A machine that gave a stack back takes the next one as soon as it has started a process. Where none has been at work
-for so long, that machine has left, or others have it."""
+FORGET_SECONDS = 180.0
+"""A machine that gave a stack back takes the next one within this time, unless it has left or others use it."""
 
 
-class Waiting:
-    """Looks at a study's queue again and again. clock: seconds of a clock that nobody sets."""
+class StallWatch:
+    """Checks a study's queue for a stall.
+
+    Args:
+        queue: Of the study.
+        clock: Returns seconds of a monotonic clock.
+    """
 
     def __init__(self, queue: Queue, clock: Callable[[], float] = time.monotonic) -> None:
         self.queue, self.clock = queue, clock
         self.served = queue.served
-        self.since: float | None = None
-        self.said = 0.0
-        self.last_at_work = clock()
+        self.stalled_since: float | None = None
+        self.warned_at = 0.0
+        self.last_running = clock()
 
-    def look(self, at_work: Sequence[float], lacks: str | None = None) -> None:
-        """at_work: for how many seconds each process of ours has been. lacks: what the cluster has not, where no trial
-        would fit though nothing else were at work. Raises StudyStoppedError where no machine has served the study for
-        STOP_SECONDS."""
-        now, why = self.clock(), self._why_none_serves(at_work, lacks)
-        if why is None:
-            self.since = None
+    def check(self, running_seconds: Sequence[float], missing_resource: str | None = None) -> None:
+        """Warn or stop if no machine serves the study.
+
+        Args:
+            running_seconds: How long each process of the study has run.
+            missing_resource: What the cluster lacks, if no trial would fit even an idle cluster.
+
+        Raises:
+            StudyStoppedError: No machine has served the study for STOP_SECONDS.
+        """
+        now, reason = self.clock(), self._stall_reason(running_seconds, missing_resource)
+        if reason is None:
+            self.stalled_since = None
             return
-        if self.since is None:
-            self.since = self.said = now
-        waited = now - self.since
+        if self.stalled_since is None:
+            self.stalled_since = self.warned_at = now
+        waited = now - self.stalled_since
         if waited >= STOP_SECONDS:
             raise StudyStoppedError(
-                f"no node could serve this study for {_minutes(waited)}: {why}; what was recorded stays, and "
+                f"no node could serve this study for {_duration(waited)}: {reason}; what was recorded stays, and "
                 f"`{self.queue.job.resume}` trains the rest"
             )
-        if now - self.said >= SAY_SECONDS:
-            self.said = now
-            left = _minutes(STOP_SECONDS - waited)
+        if now - self.warned_at >= WARN_SECONDS:
+            self.warned_at = now
+            left = _duration(STOP_SECONDS - waited)
             self.queue.job.on_message(
-                f"no node can serve this study, for {_minutes(waited)} now: {why}; it stops in {left}"
+                f"no node can serve this study, for {_duration(waited)}: {reason}; it stops in {left}"
             )
 
-    def _why_none_serves(self, at_work: Sequence[float], lacks: str | None) -> str | None:
-        """None where a machine serves us, or where other work is in the way."""
+    def _stall_reason(self, running_seconds: Sequence[float], missing_resource: str | None) -> str | None:
+        """Return why no machine serves the study; None if one does, or if others use the cluster."""
         served, self.served = self.served != self.queue.served, self.queue.served
-        if at_work:
-            self.last_at_work = self.clock()
-        elif lacks:
-            return lacks
-        if served or any(seconds > GIVES_BACK_SECONDS for seconds in at_work):
+        if running_seconds:
+            self.last_running = self.clock()
+        elif missing_resource:
+            return missing_resource
+        if served or any(seconds > GIVE_BACK_SECONDS for seconds in running_seconds):
             return None
-        return self.queue.last_unfit if self.clock() - self.last_at_work <= FORGOTTEN_SECONDS else None
+        return self.queue.last_unfit if self.clock() - self.last_running <= FORGET_SECONDS else None
 
 
-def _minutes(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} s"

@@ -271,7 +271,7 @@ def server(folder: Path, *, port: int | None = None, uri: str | None = None) -> 
     settings = {k: v for k, v in os.environ.items() if k != "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"} | {
         "MLFLOW_BACKEND_STORE_URI": uri or default_uri(folder),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        **telemetry.unreported(),
+        **telemetry.disabled(),
     }
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--artifacts-destination", str(folder / ARTIFACTS)]
@@ -758,7 +758,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet_and_prompt() -> Iterator[None]:
     """MLflow without telemetry and chatter, and without minutes of retries, unless the user has asked for them."""
-    settings = telemetry.unreported() | {
+    settings = telemetry.disabled() | {
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",

@@ -43,7 +43,7 @@ import conversion
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK_ROWS = 1_000_000
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
-"""As `study.tune.runner` sets for its workers."""
+"""As `study.tune.environment` sets for its workers."""
 
 TASKS = (
     Task(name="click", kind="binary", base=0.3, constant_loss=0.6109),

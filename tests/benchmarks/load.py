@@ -195,7 +195,7 @@ def _child(told: Path, words: Sequence[str]) -> int:
     from study.cli import main as cli
     from study.commands import run as driver
     from study.tracking import mirror as tracking
-    from study.tune import runner
+    from study.tune import cluster, runner
 
     parts: dict[str, dict[str, Any]] = {}
     counted = {"stacks": 0, "executed": 0.0, "workers": 0}
@@ -215,7 +215,7 @@ def _child(told: Path, words: Sequence[str]) -> int:
 
     train = runner.run
 
-    def run(job: runner.Job, log: Any, cluster: runner.Cluster, *more: Any) -> None:
+    def run(job: runner.Job, log: Any, on: cluster.Cluster, *more: Any) -> None:
         tell = job.on_trial_end
 
         def counts(stack: Any, result: Any) -> None:
@@ -224,8 +224,8 @@ def _child(told: Path, words: Sequence[str]) -> int:
             tell(stack, result)
 
         job.on_trial_end = counts
-        counted["workers"] = cluster.workers
-        train(job, log, cluster, *more)
+        counted["workers"] = on.workers
+        train(job, log, on, *more)
 
     mirror = driver._mirrored
 

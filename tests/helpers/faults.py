@@ -328,8 +328,8 @@ class MlflowServer:
 
 # A follower that looks every other second, not minute: what it writes meanwhile is there to be interrupted.
 STUDY = (
-    "import sys; from study import tracking; tracking.Follower.__init__.__defaults__ = (2.0,); "
-    "from study import cli; sys.exit(cli.main())"
+    "import sys; from study.tracking import mirror; mirror.Follower.__init__.__defaults__ = (2.0,); "
+    "from study.cli import main; sys.exit(main.main())"
 )
 
 CLOCK = """

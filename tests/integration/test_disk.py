@@ -96,10 +96,11 @@ def test_a_disk_that_is_full_between_losses_and_rows_leaves_no_half_run(disk: Di
 def test_a_study_does_not_begin_on_a_full_disk(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from study.tune import runner
+    from study.tune import cluster, node_check, runner
 
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(runner, "connected", lambda *_a, **_k: contextlib.nullcontext(runner.Cluster(workers=1)))
+    monkeypatch.setattr(cluster, "connected", lambda *_a, **_k: contextlib.nullcontext(cluster.Cluster(workers=1)))
+    monkeypatch.setattr(node_check, "check_nodes", lambda *_a: None)
     monkeypatch.setattr(runner, "run", lambda *_a: pytest.fail("something was trained"))
     folder = disk.folder / "study"
     disk.full()

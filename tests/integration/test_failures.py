@@ -17,6 +17,7 @@ from study.execution import checkpoint, heartbeat
 from study.record import tables
 from study.record.failures import read_failures
 from study.tune import runner
+from study.tune.cluster import ClusterError
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,7 @@ def failed(folder: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_whatever_happens_to_a_trial_the_table_is_that_of_an_undisturbed_study(
-    studies: Studies, tmp_path: Path
-) -> None:
+def test_a_study_with_failing_trials_has_the_table_of_an_undisturbed_one(studies: Studies, tmp_path: Path) -> None:
     kinds = ["kill", "hang", "memory", "device", "error", "hang in C", "exit", "crash"]
     happens = {f"s{seed}": (kind, 1) for seed, kind in enumerate(kinds, start=2)}
     own = faults(tmp_path / "faults", studies, **happens)
@@ -70,7 +69,7 @@ def test_whatever_happens_to_a_trial_the_table_is_that_of_an_undisturbed_study(
 
 
 @pytest.mark.slow
-def test_what_fails_for_good_is_missing_and_said_and_no_divergence(studies: Studies, tmp_path: Path) -> None:
+def test_runs_that_always_fail_are_missing_and_not_diverged(studies: Studies, tmp_path: Path) -> None:
     own = faults(tmp_path / "faults", studies, s3=("error", 99), s4=("hang", 99))
     words = [*FAULTY, "--seeds", "2-5", "--stack", "2", "--trial-minutes", "0.1"]
     printed = own(*words, "--out", tmp_path / "out")
@@ -112,55 +111,28 @@ def test_three_stacks_that_fail_the_same_way_stop_the_study(studies: Studies, tm
     assert len(recorded(tmp_path / "out")) == CONTROL, "what was recorded stays"
 
 
-def test_the_memory_monitors_error_is_a_death_of_a_worker_wherever_tune_meets_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Tune asks for a result in its loop, and beside it for a worker's address, which is where it ended the study."""
-    from ray import cloudpickle, exceptions
-    from ray._private import serialization
-    from ray.tune.experiment import trial as trials
-
-    monkeypatch.setattr(serialization, "OutOfMemoryError", exceptions.OutOfMemoryError)
-    runner._memory_monitor_ends_trials()
-    error = serialization.OutOfMemoryError("2 worker(s) were killed due to the node running low on memory")
-    assert isinstance(error, exceptions.OutOfMemoryError)
-    assert isinstance(error, exceptions.RayActorError)
-    assert not error.preempted, "which Tune would try again by itself"
-    assert str(cloudpickle.loads(cloudpickle.dumps(error))) == str(error)
-    assert runner.RAN_OUT_OF_MEMORY.search(str(error))
-
-    def lost(_ref: object) -> None:
-        raise error
-
-    monkeypatch.setattr(trials.ray, "get", lost)
-    trial = trials.Trial("any", stub=True)
-    trial._default_result_or_future = trials.ray.ObjectRef.nil()
-    assert trial._get_default_result_or_future() is None
-
-
-@pytest.mark.long  # what else takes memory on the machine counts, too
-def test_an_error_of_rays_own_is_one_line_and_that_of_a_task_is_as_it_was() -> None:
-    """As Tune raises them: its own error, in the handler of theirs."""
+def test_an_error_of_ray_is_one_line_and_that_of_a_task_stays() -> None:
+    """Tune raises its own error while it handles Ray's."""
     from ray import exceptions
     from ray.tune.error import TuneError
 
     def ends_with(error: Exception) -> None:
-        with runner._ray_in_words("study resume out"):
+        with runner._as_cluster_error("study resume out"):
             try:
                 raise error
             except Exception:
                 raise TuneError("pages")  # noqa: B904 - as there
 
-    with pytest.raises(runner.ClusterError, match=r"^Ray cannot go on \(no space left\); what was"):
+    with pytest.raises(ClusterError, match=r"\(no space left\).*`study resume out`"):
         ends_with(exceptions.RuntimeEnvSetupError("cannot copy the code\nno space left"))
     for error in (exceptions.RayTaskError("f", "traceback", ValueError("ours")), ValueError("ours")):
         with pytest.raises(TuneError, match="pages"):
             ends_with(error)
 
 
-@pytest.mark.slow
-def test_a_worker_that_ray_ends_since_memory_runs_low_is_out_of_memory(studies: Studies, tmp_path: Path) -> None:
-    """Tune itself gives up on Ray's error for it."""
+@pytest.mark.long  # whatever else takes memory on the machine counts too
+def test_a_worker_that_ray_kills_for_memory_halves_its_stack(studies: Studies, tmp_path: Path) -> None:
+    """Tune itself ends with Ray's error, and is started again."""
     own = faults(tmp_path / "faults", studies, s3=("eat", 1))
     free = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     total, available = (int(free[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
@@ -189,14 +161,18 @@ DECLARED = """
 import json, os, sys
 from pathlib import Path
 import ray
-from study import data, nodes, record, tune
+from study import data
+from study.execution import preflight
+from study.record import definition
 from study.config import CONTROL_SEEDS, Recipe, Rule, Run, Study, Arm
 from study.outcomes.judge import Reference
 from study.execution.planner import Stack
 from study.execution.work_queue import Job
 from study.execution.work_source import Planned
+from study.tune import coordinator, runner
+from study.tune.cluster import Cluster
 
-class Declared(tune.Cluster):
+class Declared(Cluster):
     device = "cpu"
 
 folder = Path(sys.argv[1])
@@ -206,20 +182,20 @@ same = dict(data=log.content, model="own_models.faulty", method="none", lr=0.1, 
 runs = [Run(seed=seed, **same) for seed in range(2, 10)]
 study = Study(name="quick", data="synthetic", data_options={"rows": 5000}, models=("own_models.faulty",),
               arms=(Arm(method="none", options={}),), lrs=(0.1,), seeds=tuple(range(2, 10)), recipe=recipe)
-record.open_study(folder, record.Definition(study=study, data=data.describe("synthetic", log), versions={}))
+definition.open_study(folder, definition.Definition(study=study, data=data.describe("synthetic", log), versions={}))
 job = Job(study="quick", folder=folder, rule=Rule(), control=(), source=Planned(Stack(runs=(run,)) for run in runs),
           references={"own_models.faulty": Reference(lr=0.02, gain=0.1, task_gain=tuple(None for _ in log.tasks))},
           reference=lambda model: None,
           on_trial_end=lambda stack, result: print(json.dumps([stack.runs[0].seed, result])))
-tune.DEVICE_RESTS_SECONDS = (2.0, 8.0)
+coordinator.Coordinator.__init__.__defaults__ = ((2.0, 8.0),)
 ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
-with nodes.needs(folder, "synthetic", {"rows": 5000}, log) as needs:
-    tune.run(job, needs, Declared(workers=2, gpu=1.0, most=None))
+with preflight.needs(folder, "synthetic", {"rows": 5000}, log) as needs:
+    runner.run(job, needs, Declared(workers=2, gpu=1.0))
 """
 
 
 @pytest.mark.slow
-def test_a_gpu_that_disappears_costs_no_run_and_does_not_stop_the_study(studies: Studies, tmp_path: Path) -> None:
+def test_a_gpu_that_fails_costs_no_run(studies: Studies, tmp_path: Path) -> None:
     """Two declared devices, of which one fails whatever meets it: the process is replaced and the device left alone."""
     own = faults(tmp_path / "faults", studies)
     (tmp_path / "faults" / "gpu").write_text("0")
@@ -251,7 +227,7 @@ def undisturbed(studies: Studies, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
-def test_a_stop_saves_what_trains_and_resume_goes_on(
+def test_a_stopped_study_keeps_checkpoints_and_resumes_from_them(
     studies: Studies, undisturbed: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
     folder = tmp_path / "out"
@@ -266,17 +242,15 @@ def test_a_stop_saves_what_trains_and_resume_goes_on(
             kill_tree(child)
         else:
             started = time.monotonic()
-            # To all processes of the command, as a terminal or a scheduler does.
-            os.killpg(child.pid, how)
+            # Ctrl-C in a terminal reaches every process of the command, SIGTERM the command alone.
+            os.killpg(child.pid, how) if how == signal.SIGINT else child.send_signal(how)
             printed, _ = child.communicate(timeout=60)
             assert time.monotonic() - started < 30
             assert child.returncode == 130, printed
             last = printed.rstrip().splitlines()[-1]
-            assert last.startswith(
-                "study: stopped; what was recorded stays, 2 of the stacks that trained go on where they were"
-            )
             shown = min(os.path.relpath(folder, studies.folder), str(folder), key=len)
-            assert last.endswith(f", and `python -m study resume {shown}` trains the rest")
+            assert "2 of the stacks that trained have a checkpoint" in last
+            assert f"`python -m study resume {shown}`" in last
             give_up = time.monotonic() + 20
             while alive := [pid for pid in processes if running(pid)]:
                 assert time.monotonic() < give_up, f"still there: {alive}"
@@ -319,7 +293,7 @@ with Heartbeat(Path(sys.argv[1]), "t", {}, limit_seconds=float(sys.argv[3])) as 
 
 
 @pytest.mark.parametrize(("where", "seconds"), [("python", 0.6), ("c", 0.6)])
-def test_a_process_that_hangs_is_ended_and_leaves_its_reason(tmp_path: Path, where: str, seconds: float) -> None:
+def test_a_process_that_hangs_is_killed_and_leaves_its_reason(tmp_path: Path, where: str, seconds: float) -> None:
     started = time.monotonic()
     code = HANGS if where == "python" else f"import study.execution.heartbeat as h; h.GRACE_SECONDS = 1.0\n{HANGS}"
     words = [sys.executable, "-c", code, str(tmp_path), where, str(seconds)]
@@ -334,7 +308,7 @@ def test_a_process_that_hangs_is_ended_and_leaves_its_reason(tmp_path: Path, whe
     assert heartbeat.why_it_ended(found) == "no step within 0.6 s, and its process was ended"
 
 
-def test_a_process_that_makes_steps_lives(tmp_path: Path) -> None:
+def test_a_process_that_makes_steps_is_not_killed(tmp_path: Path) -> None:
     code = HANGS.replace("sleep(1000)", "sleep(0)").replace("range(4)", "range(10)")
     words = [sys.executable, "-c", code, str(tmp_path), "c", "0.6"]
     child = subprocess.run(words, capture_output=True, text=True, timeout=60)
@@ -342,7 +316,7 @@ def test_a_process_that_makes_steps_lives(tmp_path: Path) -> None:
     assert not heartbeat.each(tmp_path)
 
 
-def test_what_is_no_heartbeat_is_none(tmp_path: Path) -> None:
+def test_malformed_heartbeats_are_ignored(tmp_path: Path) -> None:
     folder = tmp_path / "training"
     folder.mkdir()
     for name, text in {"a": "", "b": "[]", "c": '{"pid": "x"}', "d": '{"pid"'}.items():

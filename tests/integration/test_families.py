@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from study.commands import run
 from study.commands.run import RunRequest
 from study.config import Arm, Family, Member, Study
 from study.record.definition import RecordError
-from study.tune import runner
+from study.tune import submit
 
 LRS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 ARMS = (Arm(method="none"),)
@@ -210,7 +209,7 @@ def test_it_is_said_in_a_line_before_anything_is_trained(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(run, "_train", lambda *_a, **_k: pytest.fail("trained"))
-    monkeypatch.setattr(runner, "submit", lambda *_a, **_k: pytest.fail("submitted"))
+    monkeypatch.setattr(submit, "submit", lambda *_a, **_k: pytest.fail("submitted"))
     words = ["table3", "--set", "models=small", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
     words += ["--address", "http://127.0.0.1:1"] if command != "plan" else []
     assert main([command, *words]) == 2
@@ -235,27 +234,3 @@ def test_data_dir_goes_to_the_members_that_read_one(tmp_path: Path) -> None:
     wish = RunRequest(space="x", data_dir=str(tmp_path), out=str(tmp_path / "out"))
     (_, a, _), (_, b, _) = families._members(wish, mixed)
     assert "dir" not in a.data_options | b.data_options
-
-
-def test_a_ray_waits_for_the_end_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    order, may_end = [], threading.Event()
-
-    def slowly() -> None:
-        may_end.wait(10)
-        order.append("ended")
-
-    def begins(_address: str) -> None:
-        order.append("begins")
-        raise runner.ClusterError("far enough")
-
-    monkeypatch.setattr(runner, "_answers", begins)
-    runner._shut_down_beside(slowly)
-    with pytest.raises(runner.ClusterError, match="has not ended in 0 s"):
-        runner._wait_for_the_last_one(0.05)
-    threading.Timer(0.1, may_end.set).start()
-    with (
-        pytest.raises(runner.ClusterError, match="far enough"),
-        runner.connected("10.0.0.1:1", workers=1, gpu_fraction=1.0),
-    ):
-        pass
-    assert order == ["ended", "begins"]

@@ -1,7 +1,5 @@
 """The main job from end to end: plan, Ray Tune, stacks, record, report and MLflow, as child processes that may die."""
 
-import gc
-import threading
 import time
 from pathlib import Path
 
@@ -13,7 +11,6 @@ from studies import CONTROL, SECONDS, SMALL, Studies, kill_tree, losses, recorde
 from study import data
 from study.record import tables
 from study.record.failures import read_failures
-from study.tune import runner
 
 
 @pytest.fixture(scope="module")
@@ -188,22 +185,3 @@ def test_a_search_that_was_killed_ends_where_an_undisturbed_one_does(studies: St
     for method, runs in cells.groupby("method"):
         assert sorted(runs["seed"]) == list(range(len(runs)))
         assert f"  {method}: {len(runs)} runs, {(runs['outcome'] == 'diverged').sum()} diverged; edge " in status
-
-
-def test_nothing_is_freed_while_ray_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray ends the process, with exit code 1 and in the middle of its report, where one of its objects is."""
-    went, seen = threading.Event(), []
-
-    def shutdown() -> None:
-        seen.append(gc.isenabled())
-        went.wait(30)
-
-    monkeypatch.setattr(runner.ray, "shutdown", shutdown)
-    runner._shut_down_beside(runner.ray.shutdown)
-    assert not gc.isenabled()
-    went.set()
-    for thread in threading.enumerate():
-        if thread.name != threading.current_thread().name and not thread.daemon:
-            thread.join(30)
-    assert gc.isenabled()
-    assert seen == [False]

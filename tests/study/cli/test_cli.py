@@ -44,9 +44,9 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         return {path: path.read_bytes() if path.is_file() else None for path in sorted(tmp_path.rglob("*"))}
 
     def refuse(*words: str | Path) -> str:
-        from study.tune import runner
+        from study.tune import cluster
 
-        monkeypatch.setattr(runner.ray, "init", lambda *_a, **_k: pytest.fail("Ray was started"))
+        monkeypatch.setattr(cluster, "_init", lambda *_a, **_k: pytest.fail("Ray was started"))
         before = contents()
         try:
             code = main([str(word) for word in words])
@@ -162,14 +162,14 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster that nobody must train on."""
     import contextlib
 
-    from study.tune import runner
+    from study.tune import cluster, node_check, runner
 
     @contextlib.contextmanager
-    def connected(*_arguments: object, **_options: object) -> Iterator[runner.Cluster]:
-        yield runner.Cluster(workers=1)
+    def connected(*_arguments: object, **_options: object) -> Iterator[cluster.Cluster]:
+        yield cluster.Cluster(workers=1)
 
-    monkeypatch.setattr(runner, "connected", connected)
-    monkeypatch.setattr(runner, "check_nodes", lambda *_arguments: None)
+    monkeypatch.setattr(cluster, "connected", connected)
+    monkeypatch.setattr(node_check, "check_nodes", lambda *_arguments: None)
     monkeypatch.setattr(runner, "run", lambda *_arguments: pytest.fail("something was trained"))
 
 

@@ -209,9 +209,9 @@ def test_runs_that_start_from_weights_find_them_in_the_view(
 def test_nothing_is_trained_in_a_view_and_no_view_is_judged_again(
     simulated: Path, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from study.tune import runner
+    from study.tune import cluster
 
-    monkeypatch.setattr(runner.ray, "init", lambda *_a, **_k: pytest.fail("Ray was started"))
+    monkeypatch.setattr(cluster, "_init", lambda *_a, **_k: pytest.fail("Ray was started"))
     view = rescore(simulated, Rule(kept=0.5))
     rule = ["--rule", "kept=0.3"] if words[0] == "rescore" else []
     assert main([words[0], str(view), *words[1:], *rule]) == 2

@@ -1,4 +1,4 @@
-"""A study which no machine can serve says so, and stops in the end; one that waits its turn goes on."""
+"""A study that no machine can serve warns, and stops after a while; one that waits for its turn goes on."""
 
 import contextlib
 import signal
@@ -14,7 +14,7 @@ from queues import Queue, make_stack
 
 from study.execution import stall
 from study.execution.planner import Stack
-from study.execution.stall import Waiting
+from study.execution.stall import StallWatch
 from study.execution.work_queue import FINISHED, StudyStoppedError
 
 
@@ -25,48 +25,48 @@ class Clock:
         return self.now
 
 
-def looking(folder: Path, *stacks: Stack) -> tuple[Queue, Waiting, Clock]:
+def watched(folder: Path, *stacks: Stack) -> tuple[Queue, StallWatch, Clock]:
     clock = Clock()
     queue = Queue(folder, *(stacks or (make_stack(),)), known=("small",))
-    return queue, Waiting(queue.queue, clock), clock
+    return queue, StallWatch(queue.queue, clock), clock
 
 
 UNFIT = {"runs": 0, "unfit": "node 10.0.0.9 does not see the folder"}
 
 
-def test_it_says_so_each_minute_and_stops_after_half_an_hour(tmp_path: Path) -> None:
-    queue, one, clock = looking(tmp_path)
-    one.look([], "no CPU")
+def test_a_stalled_study_warns_each_minute_and_stops_after_half_an_hour(tmp_path: Path) -> None:
+    queue, one, clock = watched(tmp_path)
+    one.check([], "no CPU")
     while clock.now < 1000 + stall.STOP_SECONDS - 2:
         clock.now += 2
-        one.look([], "no CPU")
+        one.check([], "no CPU")
     assert len(queue.noted) == 29
-    assert queue.noted[0] == "no node can serve this study, for 60 s now: no CPU; it stops in 29 minutes"
-    assert queue.noted[-1] == "no node can serve this study, for 29 minutes now: no CPU; it stops in 60 s"
+    assert queue.noted[0] == "no node can serve this study, for 60 s: no CPU; it stops in 29 minutes"
+    assert queue.noted[-1] == "no node can serve this study, for 29 minutes: no CPU; it stops in 60 s"
     clock.now += 2
     with pytest.raises(StudyStoppedError, match=r"^no node could serve this study for 30 minutes: no CPU; what"):
-        one.look([], "no CPU")
+        one.check([], "no CPU")
 
 
-def test_a_machine_that_serves_meanwhile_begins_the_wait_anew(tmp_path: Path) -> None:
-    queue, one, clock = looking(tmp_path)
+def test_a_machine_that_serves_restarts_the_wait(tmp_path: Path) -> None:
+    queue, one, clock = watched(tmp_path)
     for lacks in ("no CPU", "no CPU", None, "no GPU", "no GPU", None):
-        one.look([], lacks)
+        one.check([], lacks)
         clock.now += stall.STOP_SECONDS - 1
         assert len(queue.noted) <= 2
     assert [text.partition(": ")[2].partition(";")[0] for text in queue.noted] == ["no CPU", "no GPU"]
 
 
-def test_what_keeps_all_machines_from_serving(tmp_path: Path) -> None:
-    queue, one, _ = looking(tmp_path, make_stack(), make_stack(seed=1))
-    why = one._why_none_serves
+def test_stall_reason(tmp_path: Path) -> None:
+    queue, one, _ = watched(tmp_path, make_stack(), make_stack(seed=1))
+    why = one._stall_reason
     assert why([], "no CPU") == "no CPU"
-    assert why([1.0], "no CPU") is None, "what trains is on its way out, and says so itself"
-    assert why([], None) is None, "others are in the way"
+    assert why([1.0], "no CPU") is None, "a trial still runs"
+    assert why([], None) is None, "others use the cluster"
     trial, _ = queue.must_take()
     queue.queue.ended(trial, UNFIT)
     assert why([], None) == why([3.0], None) == UNFIT["unfit"]
-    assert why([3.0, stall.GIVES_BACK_SECONDS + 1], None) is None, "another one takes part"
+    assert why([3.0, stall.GIVE_BACK_SECONDS + 1], None) is None, "another machine takes part"
     queue.done(queue.must_take()[0])
     assert why([], None) is None
     queue.done(queue.must_take()[0])
@@ -75,10 +75,9 @@ def test_what_keeps_all_machines_from_serving(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seconds", [20.0, 29.0, 31.0, 55.0, 300.0])
 @pytest.mark.parametrize("unfit", [1, 16])
-def test_a_node_that_cannot_take_part_says_nothing_of_one_that_does(tmp_path: Path, unfit: int, seconds: float) -> None:
-    """However short the stacks of the one that serves, and however many processes of the other give theirs back."""
+def test_a_study_that_one_node_serves_is_not_stalled(tmp_path: Path, unfit: int, seconds: float) -> None:
     ends_at = 1000.0 + 2 * stall.STOP_SECONDS
-    queue, one, clock = looking(tmp_path, *(make_stack(seed=seed, runs=1) for seed in range(300)))
+    queue, one, clock = watched(tmp_path, *(make_stack(seed=seed, runs=1) for seed in range(300)))
     end = {queue.must_take()[0]: (1000.0, seconds)}
     end |= {queue.must_take()[0]: (1000.0 - 9.0 * i / unfit, 10.5) for i in range(unfit)}
     while clock.now < ends_at:
@@ -89,30 +88,30 @@ def test_a_node_that_cannot_take_part_says_nothing_of_one_that_does(tmp_path: Pa
             del end[trial]
             queue.done(trial) if takes == seconds else queue.queue.ended(trial, UNFIT)
             end[queue.must_take()[0]] = clock.now, takes
-        one.look([clock.now - began for began, _ in end.values() if began < clock.now])
+        one.check([clock.now - began for began, _ in end.values() if began < clock.now])
     assert queue.noted == [UNFIT["unfit"]]
     assert queue.queue.served > 5
 
 
-def test_a_node_that_gave_a_stack_back_and_left_does_not_stop_a_study_that_waits_its_turn(tmp_path: Path) -> None:
-    queue, one, clock = looking(tmp_path)
+def test_a_study_that_waits_for_its_turn_is_not_stalled(tmp_path: Path) -> None:
+    queue, one, clock = watched(tmp_path)
     queue.queue.ended(queue.must_take()[0], UNFIT)
     for _ in range(int(2 * stall.STOP_SECONDS)):
         clock.now += 2.0
-        one.look([])
-    queue.queue.ended(queue.must_take()[0], UNFIT)  # it is back
-    one.look([9.0])
+        one.check([])
+    queue.queue.ended(queue.must_take()[0], UNFIT)  # the node is back
+    one.check([9.0])
     clock.now += stall.STOP_SECONDS
     with pytest.raises(StudyStoppedError, match=r"10\.0\.0\.9"):
-        one.look([9.0])
+        one.check([9.0])
 
 
 @contextlib.contextmanager
 def without_a_core(folder: Path, script: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A study, by a script that runs our command, on a cluster that has nothing for it: its process and its log."""
+    """Run a study, by a script, on a cluster without CPUs; return its process and its log."""
     room = Room(folder)
     nodes = Nodes(room, count=0)
-    log = folder / "study.data._dataset"
+    log = folder / "log"
     words = ["run", "quick", "--set", "data.rows=2000", "--set", "batch=64", "--out", folder / "out", *nodes.words]
     try:
         yield room.popen([sys.executable, "-c", script, *words], log), log
@@ -121,13 +120,19 @@ def without_a_core(folder: Path, script: str) -> Iterator[tuple[subprocess.Popen
         room.end()
 
 
-PATIENT = "import sys; from study import cli, stopping; stopping.STOP_SECONDS = 3600.0; sys.exit(cli.main())"
-WAY_ON = "what was recorded stays, and `python -m study resume out` trains the rest"
+PATIENT = """
+import sys
+from study.cli import main
+from study.execution import interrupts
+interrupts.STOP_SECONDS = 3600.0
+sys.exit(main.main())
+"""
+RESUME = "`python -m study resume out`"
 
 
 @pytest.mark.slow
-def test_a_study_that_only_waits_is_stopped_at_once(tmp_path: Path) -> None:
-    """Nothing trains that would have to be kept: the time that trials have for it is not waited for."""
+def test_sigterm_stops_a_waiting_study_at_once(tmp_path: Path) -> None:
+    """No trial runs that could checkpoint, so none is waited for."""
     with without_a_core(tmp_path, PATIENT) as (child, log):
         wait_until(lambda: "quick:" in log.read_text(), "the study waits for a machine")
         time.sleep(5)  # for Tune to have a trial that waits
@@ -135,22 +140,26 @@ def test_a_study_that_only_waits_is_stopped_at_once(tmp_path: Path) -> None:
         wait_until(lambda: child.poll() is not None, "the study stops")
         text = log.read_text()
         assert child.returncode == 130, text
-        assert text.splitlines()[-1] == f"study: stopped; {WAY_ON}"
+        assert "stopped" in text.splitlines()[-1]
+        assert RESUME in text.splitlines()[-1]
 
 
-IMPATIENT = (
-    "import sys; from study import waiting; waiting.SAY_SECONDS, waiting.STOP_SECONDS = 4.0, 12.0; "
-    "from study import cli; sys.exit(cli.main())"
-)
+IMPATIENT = """
+import sys
+from study.cli import main
+from study.execution import stall
+stall.WARN_SECONDS, stall.STOP_SECONDS = 4.0, 12.0
+sys.exit(main.main())
+"""
 
 
 @pytest.mark.slow
-def test_a_study_on_a_cluster_without_a_core_stops_with_one_line(tmp_path: Path) -> None:
+def test_a_study_on_a_cluster_without_cpus_stops_with_one_line(tmp_path: Path) -> None:
     with without_a_core(tmp_path, IMPATIENT) as (child, log):
         wait_until(lambda: child.poll() is not None, "the study stops")
         text = log.read_text()
         assert child.returncode == 2, text
         lines = text.splitlines()
         assert any(line.startswith("no node can serve this study, for ") for line in lines), text
-        assert lines[-1].startswith("study: no node could serve this study for 1")
-        assert lines[-1].endswith(f"the cluster has no CPU for a trial; {WAY_ON}")
+        assert "the cluster has no CPU for a trial" in lines[-1]
+        assert RESUME in lines[-1]

@@ -1,93 +1,131 @@
-"""A Ray of our own that does not start is tried once more, leaves nothing behind, and lets us be stopped meanwhile."""
+"""A local Ray: who can reach it, what it leaves behind, and what happens if it does not start or is stopped early."""
 
-import contextlib
+import ipaddress
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from faults import _is, command, kill_tree, send, tree, wait_until
+from faults import _is, command, kill_tree, tree, wait_until
 from local_ray import TINY, environment
 
-from study.tune import local_cluster, runner
+from study.tune import local_cluster
+from study.tune.environment import TOKEN
 
-STARTS = """
-import json, os, signal, sys, time
-from study import own_ray, tune
-from ray._private import services
+CONNECT = """
+import json, os, sys
+from study.tune import cluster
+with cluster.connected(None, workers=1, gpu_fraction=1.0):
+    import ray, psutil
+    ray.get(ray.remote(lambda: 0).remote())  # a worker, whose ports count too
+    me = psutil.Process()
+    processes = [
+        {"name": p.name(), "words": p.cmdline(), "environment": p.environ(),
+         "ports": [c.laddr.ip for c in p.net_connections() if c.status == "LISTEN"]}
+        for p in [me, *me.children(recursive=True)]
+    ]
+    head = ray.get_runtime_context().gcs_address
+    found = {"processes": processes, "folder": os.environ["RAY_TMPDIR"], "token": os.environ["RAY_AUTH_TOKEN"]}
+    print(json.dumps(found | {"head": head}), flush=True)
+    sys.stdin.readline()
+"""
 
-get_node, popen, children, failed = services.get_node, services.ConsolePopen, [], []
 
-class Popen(popen):
-    def __init__(self, *words, **settings):
-        super().__init__(*words, **settings)
-        children.append(self)
+@pytest.fixture(scope="module")
+def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A Ray as `study run` starts it, for a user who has a token and has turned tokens off."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text("the-user's-own")
+    pipe = subprocess.PIPE
+    settings = environment(home, RAY_AUTH_MODE="disabled")
+    with subprocess.Popen([sys.executable, "-c", CONNECT], env=settings, stdin=pipe, stdout=pipe, text=True) as child:
+        assert child.stdin
+        assert child.stdout
+        found = json.loads(child.stdout.readline())
+        yield found
+        child.stdin.close()
+        assert child.wait(60) == 0
+    assert (home / ".ray" / "auth_token").read_text() == "the-user's-own"
+    assert not Path(found["folder"]).exists()
 
-def fails(*words):
-    if how == "always":
-        raise RuntimeWarning("it is not to be")
-    if failed:
-        return get_node(*words)
-    failed.append(True)
-    raylet = next(child for child in children if child.args[0].endswith("/raylet"))
-    os.kill(raylet.pid, signal.SIGKILL)
-    while not own_ray._has_ended(raylet):
-        time.sleep(0.01)
-    raise RuntimeError("there is no such node yet: Ray asks again")
 
-def first(n):
-    return [child.returncode is not None for child in children[:n]]
+@pytest.mark.slow
+def test_a_local_ray_listens_on_loopback_alone(local_ray: dict[str, Any]) -> None:
+    ports = {(p["name"], ip) for p in local_ray["processes"] for ip in p["ports"]}
+    assert {"gcs_server", "raylet"} <= {name for name, _ in ports}
+    assert {port for port in ports if not ipaddress.ip_address(port[1].removeprefix("::ffff:")).is_loopback} == set()
 
-services.ConsolePopen = Popen
-for how in ("always", "once"):
-    services.get_node, children[:] = fails, []
-    began = time.monotonic()
-    try:
-        with tune.connected(None, workers=1, gpu_fraction=1.0) as cluster:
-            half = len(children) // 2
-            told = {"workers": cluster.workers, "first": first(half), "now": [c.poll() for c in children[half:]]}
-    except tune.ClusterError as error:
-        told = {"error": str(error)}
-    told |= {"seconds": time.monotonic() - began}
-    tune._wait_for_the_last_one(60)
-    assert services.ConsolePopen is Popen
-    print(json.dumps(told | {"how": how, "ended": first(None)}), flush=True)
-print(json.dumps([var for var in os.environ if var == "RAY_AUTH_TOKEN"]), flush=True)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("token", [None, "b" * 64])
+def test_a_local_ray_refuses_a_client_without_its_token(
+    local_ray: dict[str, Any], tmp_path: Path, token: str | None
+) -> None:
+    join = f"import ray; ray.init(address={local_ray['head']!r}); print(ray.nodes())"
+    settings = environment(tmp_path, **({"RAY_AUTH_MODE": "token", TOKEN: token} if token else {}))
+    done = subprocess.run([sys.executable, "-c", join], env=settings, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "token is missing or incorrect" in done.stderr
+
+
+@pytest.mark.slow
+def test_no_command_line_and_no_file_shows_the_token_of_a_local_ray(local_ray: dict[str, Any]) -> None:
+    token, folder = local_ray["token"], Path(local_ray["folder"])
+    assert len(token) == 64
+    assert not [p["name"] for p in local_ray["processes"] if token in " ".join(p["words"])]
+    assert (folder.stat().st_mode & 0o777) == 0o700
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert files
+    assert [path for path in files if token.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_a_local_ray_reports_no_usage(local_ray: dict[str, Any]) -> None:
+    """A process that has written its title over its environment shows none."""
+    usage = {p["name"]: p["environment"].get("RAY_USAGE_STATS_ENABLED") for p in local_ray["processes"]}
+    assert usage["gcs_server"] == usage["raylet"] == "0"
+    assert set(usage.values()) <= {"0", None}
+
+
+FAILS_FIRST = """
+import sys
+from study.tune import cluster, environment
+environment.prepare("local")
+import ray
+init, calls = ray.init, []
+def fails(**options):
+    calls.append(options)
+    if len(calls) <= int(sys.argv[1]):
+        raise RuntimeError("its agent was too slow")
+    return init(**options)
+ray.init = fails
+with cluster.connected(None, workers=1, gpu_fraction=1.0) as found:
+    print(found.workers, len(calls))
 """
 
 
 @pytest.mark.slow
-def test_a_ray_that_does_not_start_is_tried_once_more_and_leaves_nothing(tmp_path: Path) -> None:
-    """Its raylet dies, as it does where its agent takes too long; then it does not start at all."""
-    done = subprocess.run(
-        [sys.executable, "-c", STARTS],
-        env=environment(tmp_path, TMPDIR="/tmp"),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    always, once, token = map(json.loads, done.stdout.splitlines())
-    assert always["error"] == "no Ray at local, twice (it is not to be)"
-    assert len(always["ended"]) >= 4
-    assert all(always["ended"])
-    assert once["workers"] == 1
-    assert once["first"] == [True] * len(once["first"])
-    assert once["now"] == [None] * len(once["first"])
-    assert all(once["ended"])
-    assert once["seconds"] < 30, "nobody asked a dead process for its node until Ray's half minute was over"
-    assert token == []
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_local_ray_that_does_not_start_is_started_once_more(tmp_path: Path, failures: int) -> None:
+    command = [sys.executable, "-c", FAILS_FIRST, str(failures)]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=240)
+    if failures == 1:
+        assert (done.stdout, done.returncode) == ("1 2\n", 0), done.stderr
+    else:
+        assert done.stderr.splitlines()[-1].endswith("ClusterError: Ray does not start (its agent was too slow)")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda what: what.name)
-def test_a_stop_while_ray_starts_has_a_last_line_and_leaves_nothing(tmp_path: Path, what: signal.Signals) -> None:
+def test_a_stop_while_ray_starts_leaves_nothing(tmp_path: Path, what: signal.Signals) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "study", "run", *TINY, "--out", str(tmp_path / "out")],
         cwd=tmp_path,
@@ -111,97 +149,19 @@ def test_a_stop_while_ray_starts_has_a_last_line_and_leaves_nothing(tmp_path: Pa
         if child.poll() is None:
             kill_tree(child.pid)
     assert child.returncode == (-signal.SIGKILL if what == signal.SIGKILL else 130)
-    why = "its process was ended from outside" if what == signal.SIGKILL else "stopped"
-    assert printed.strip() == f"study: {why}; what was recorded stays, and the same command goes on"
-    assert not (tmp_path / "out").exists(), "there is nothing yet that `study resume` could go on with"
-    wait_until(lambda: not any(map(command, seen)), "all that it had started has ended", seconds=10)
+    if what != signal.SIGKILL:
+        assert "the same command starts again" in printed.splitlines()[-1]
+    assert not (tmp_path / "out").exists(), "the study has not begun"
+    wait_until(lambda: not any(map(command, seen)), "all that it had started has ended", seconds=20)
 
 
-def test_what_ray_says_of_sigterm_is_not_heard() -> None:
-    from ray._private import utils
-
-    theirs, before = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
-    with runner._own_signals():
-        utils.set_sigterm_handler(signal.SIG_IGN)
-        assert signal.getsignal(signal.SIGTERM) is before
-    assert utils.set_sigterm_handler is theirs
-
-
-@pytest.mark.parametrize("with_us", [True, False])
-def test_children_have_groups_of_their_own_only_where_the_system_ends_them_with_us(
-    monkeypatch: pytest.MonkeyPatch, with_us: bool
-) -> None:
-    """Elsewhere Ray's reaper ends our group when we have died. Either way they have ended after us."""
-    from ray._private import services, utils
-
-    monkeypatch.setattr(utils, "detect_fate_sharing_support", lambda: with_us)
-    with local_cluster._children():
-        child = services.ConsolePopen(["/bin/sh", "-c", "sleep 1000 & wait"])
-        wait_until(lambda: len(tree(child.pid)) == 2, "it has a child")
-        both = tree(child.pid)
-        assert {os.getpgid(pid) for pid in both} == {child.pid if with_us else os.getpgrp()}
-    assert child.returncode == -signal.SIGKILL
-    if not with_us:
-        for pid in both:
-            send(pid, signal.SIGKILL)
-    wait_until(lambda: not any(map(command, both)), "the grandchild has ended too", seconds=10)
-
-
-@contextlib.contextmanager
-def child(*words: str) -> Iterator[int]:
-    """A process with such a command line, which does nothing."""
-    idle = "import sys; print(flush=True); sys.stdin.readline()"
-    executable, first = (sys.executable, words[0])
-    with subprocess.Popen(
-        [first, "-c", idle, *words[1:]], executable=executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as started:
-        assert started.stdout
-        started.stdout.readline()
-        try:
-            yield started.pid
-        finally:
-            started.communicate()
-
-
-def test_what_is_watched_of_a_raylets_children_is_its_agents() -> None:
-    """And neither its workers, which are told the agents' ports, nor what is about to be one of either."""
-    agents = [
-        ("python", "-u", "/ray/dashboard/agent.py", "--node-ip-address=127.0.0.1"),
-        ("python", "-u", "/ray/_private/runtime_env/agent/main.py"),
-        ("ray::DashboardAgent",),
-        ("ray::RuntimeEnvAgent",),
-    ]
-    others = [
-        ("python", "/ray/_private/workers/default_worker.py", "--metrics-agent-port=1", "--runtime-env-agent-port=2"),
-        ("/ray/core/src/ray/raylet/raylet", "--dashboard_agent_command=python /ray/dashboard/agent.py"),
-        ("ray::IDLE",),
-    ]
-    with contextlib.ExitStack() as started:
-        wanted = [started.enter_context(child(*words)) for words in agents]
-        for words in others:
-            started.enter_context(child(*words))
-        assert sorted(local_cluster._agents(os.getpid())) == sorted(wanted)
-
-
-def test_a_child_that_has_just_ended_hides_no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    read = Path.read_text
-    with child("ray::DashboardAgent") as agent:
-        monkeypatch.setattr(
-            Path,
-            "read_text",
-            lambda path, *words: f"{gone.pid} {agent}" if path.name == "children" else read(path, *words),
-        )
-        assert agent in local_cluster._agents(os.getpid())
-
-
-def test_whether_a_child_has_ended_is_seen_without_waiting_for_it() -> None:
-    ended = subprocess.Popen(["true"])
-    deadline = time.monotonic() + 30
-    while not local_cluster._has_ended(ended):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert ended.returncode is None
-    assert ended.wait() == 0
-    assert local_cluster._has_ended(ended)
+def test_the_folder_of_ray_is_private_short_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a Unix socket has 107 bytes at most."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    with local_cluster.temp_folder() as folder:
+        assert os.environ["RAY_TMPDIR"] == str(folder)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert len(str(folder)) <= local_cluster.LONGEST_TEMP_FOLDER + 19
+    assert "RAY_TMPDIR" not in os.environ
+    assert not folder.exists()

@@ -1,0 +1,69 @@
+"""The environment variables that Ray reads, set before ray is imported.
+
+Ray reads most of them once, when it is first imported. So the modules of this folder import ray inside their functions,
+and `prepare` comes before all of them.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+from study import telemetry
+
+LOCAL = "local"
+"""The address that stands for a Ray of this command alone."""
+
+TUNE = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would drop what trains; see `study.execution.interrupts`
+    "TUNE_MAX_PENDING_TRIALS_PG": "4096",  # the queue limits the trials
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""Defaults of ours: a variable that the user has set stays."""
+
+WORKERS = {
+    # By default glibc gives the freed tensors of a step back to the system. To take them again costs an eighth of a
+    # stack's time.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    # Ray gives its workers nice 15: beside a busy process they would get a tenth of a core.
+    "RAY_worker_niceness": "0",
+}
+"""Defaults of a local Ray's workers."""
+
+LOCAL_SECURITY = {
+    "RAY_AUTH_MODE": "token",
+    # Ray's switch for macOS and Windows. Its ports are then on loopback alone, on Linux too.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_enable_metrics_collection": "0",
+}
+"""A local Ray always has these, whatever the user has set for a cluster."""
+
+TOKEN = "RAY_AUTH_TOKEN"
+_token = secrets.token_hex(32)
+
+
+def prepare(address: str) -> None:
+    """Set the environment for a local Ray, or for a cluster at an address.
+
+    The token of a local Ray is made anew by each process. It stands in the environment alone: no command line shows it
+    and no file keeps it.
+    """
+    defaults = telemetry.disabled() | TUNE
+    if address == LOCAL:
+        defaults |= WORKERS
+        os.environ.update(LOCAL_SECURITY | {TOKEN: _token})
+    elif has_token():
+        # Ray's job client does not look for a token unless the mode is set.
+        defaults |= {"RAY_AUTH_MODE": "token"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def has_token() -> bool:
+    """True if the user has a token for a Ray cluster."""
+    named = {TOKEN, "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()

@@ -1,0 +1,76 @@
+"""Runs a command of ours as a job of a Ray cluster."""
+
+import asyncio
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from study import redaction
+from study.tune import environment
+from study.tune.cluster import TOKEN_HINT, ClusterError
+
+PACKAGES = ("study", "models", "search_spaces", "analysis")
+STOP_SETTINGS = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
+"""Give a stopped job time to checkpoint."""
+
+
+def submit(address: str, words: list[str], *, working_dir: Path | None, wait: bool, commit: str | None = None) -> int:
+    """Submit a command as a job, with this version of the code, and return its exit code.
+
+    Args:
+        address: Of the cluster's job server, such as http://127.0.0.1:8265.
+        words: The command, "python" first.
+        working_dir: Folder of the user's own modules.
+        wait: Print the job's log until it ends. If False, return 0 once it is submitted.
+        commit: Version of the code, for the record.
+
+    Raises:
+        ClusterError: No cluster answers, or it refuses the token.
+    """
+    environment.prepare(address)
+    from ray.exceptions import AuthenticationError, RayError
+    from ray.job_submission import JobSubmissionClient
+
+    if urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1"):
+        words = [sys.executable, *words[1:]]  # a cluster of this machine has this Python
+    try:
+        client = JobSubmissionClient(address)
+        job = client.submit_job(entrypoint=shlex.join(words), runtime_env=_runtime_env(working_dir, commit))
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"the Ray job server at {address} refuses our token, or we have none: {TOKEN_HINT}"
+        ) from error
+    except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
+        raise ClusterError(f"no Ray job server at {address} ({redaction.first_line(error)})") from error
+    print(f"job {job} submitted to {address}", flush=True)
+    return _follow(client, job) if wait else 0
+
+
+def _runtime_env(working_dir: Path | None, commit: str | None) -> dict[str, Any]:
+    root = Path(__file__).parents[2]
+    runtime_env: dict[str, Any] = {
+        "py_modules": [str(root / name) for name in PACKAGES],
+        "excludes": ["**/__pycache__"],
+        "env_vars": STOP_SETTINGS | ({"STUDY_COMMIT": commit} if commit else {}),
+    }
+    if working_dir:
+        runtime_env["working_dir"] = str(working_dir.resolve())
+    return runtime_env
+
+
+def _follow(client: Any, job: str) -> int:
+    """Print the job's log to its end; return its exit code."""
+
+    async def print_log() -> None:
+        async for lines in client.tail_job_logs(job):
+            print(lines, end="", flush=True)
+
+    asyncio.run(print_log())
+    info = client.get_job_info(job)
+    while not info.status.is_terminal():  # the log may end a moment before the job
+        time.sleep(0.5)
+        info = client.get_job_info(job)
+    return 0 if info.status == "SUCCEEDED" else info.driver_exit_code or 1

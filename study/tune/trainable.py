@@ -1,0 +1,138 @@
+"""The function that Ray Tune calls for each trial: it trains one stack and reports its counts, or rests."""
+
+import functools
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from study import redaction
+from study.config import Rule
+from study.execution import heartbeat, preflight
+from study.execution.preflight import Needs, NodeError
+from study.execution.work_queue import unpacked
+from study.tune.coordinator import Coordination
+
+BROKEN_DEVICE = re.compile(
+    r"\bCUDA\b(?!.*out of memory)|\bHIP error|cuDNN|CUBLAS|NVIDIA driver|no NVIDIA|device-side assert|Xid",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialContext:
+    """What all trials of a study share.
+
+    Attributes:
+        driver_node: Ray's id of the driver's node.
+        device: torch device of a trial.
+        checkpoint_seconds: Between two checkpoints; 0 is none.
+    """
+
+    needs: Needs
+    study: str
+    rule: Rule
+    driver_node: str
+    device: str
+    checkpoint_seconds: float
+    coordination: Coordination
+
+
+def make(context: TrialContext, gpu: float) -> Any:
+    """Return the Tune trainable of a study.
+
+    Args:
+        gpu: Share of a GPU of one trial; 0 takes a CPU.
+    """
+    from ray import tune
+
+    resources = {"cpu": 0 if gpu else 1, "gpu": gpu}
+    return tune.with_resources(tune.with_parameters(train, context=context), resources)
+
+
+def train(config: dict[str, Any], *, context: TrialContext) -> None:
+    """Train the stack of `config`, or rest, and report once to Tune.
+
+    A process in which a stack failed kills itself: what broke it may have stayed.
+    """
+    from ray import tune
+
+    import study.execution.trial  # noqa: F401 - a process that rests imports what its next stack needs
+
+    if "rest" in config:
+        _rest(config["rest"], context.coordination)
+        tune.report({"runs": 0})
+        return
+    node, place = _place()
+    result = _train(config, context, node, place)
+    tune.report(result)
+    if "failure" not in result:
+        return
+    if result["kind"] == "device":
+        _rest(context.coordination.device_failed(place), context.coordination)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _train(config: dict[str, Any], context: TrialContext, node: str, place: str) -> dict[str, Any]:
+    """Train the stack; return its counts, that it was stopped, or why it failed."""
+    import torch
+
+    from study.execution.checkpoint import StoppedError
+    from study.execution.trial import Care, Trial, execute
+
+    name, runs, reference = unpacked(config["stack"])
+    trial = Trial(study=context.study, runs=runs, rule=context.rule, reference=reference)
+    care = Care(
+        checkpoint_seconds=context.checkpoint_seconds,
+        limit_seconds=config["limit"],
+        stopping=context.coordination.is_stopping,
+        about={"node": node, "killed_for_memory": heartbeat.killed_for_memory()},
+    )
+    try:
+        log = preflight.ready(context.needs)
+    except NodeError as error:
+        return _unfit(error, node, place, context)
+    failed = functools.partial(dict, runs=0, place=place)
+    try:
+        done = execute(trial, context.needs.where, log, name, context.device, care)
+    except StoppedError as stopped:
+        return {"runs": 0, "stopped": "kept" if stopped.kept else "dropped"}
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return failed(kind="memory", failure=f"out of memory ({redaction.first_line(error)})")
+    except (Exception, SystemExit) as error:
+        broken = isinstance(error, RuntimeError) and BROKEN_DEVICE.search(str(error))
+        why = f"{type(error).__name__}: {redaction.first_line(error)}"
+        return failed(kind="device" if broken else "error", failure=why)
+    context.coordination.device_works(place)
+    return done | {"place": place}
+
+
+def _unfit(error: NodeError, node: str, place: str, context: TrialContext) -> dict[str, Any]:
+    """The result of a stack whose node cannot take part. A node that joined late gives the stack back."""
+    import ray
+
+    from study.tune.node_check import node_name
+
+    if node == context.driver_node:
+        return {"runs": 0, "failure": f"this machine {error}", "kind": "error", "place": place}
+    # A folder may still be on its way to being mounted, and others take the stack meanwhile.
+    time.sleep(preflight.SIGN_SECONDS)
+    found = next(other for other in ray.nodes() if other["NodeID"] == node)
+    return {"runs": 0, "unfit": f"{node_name(found)} {error}; it takes no part"}
+
+
+def _place() -> tuple[str, str]:
+    """Return the node of this process, and a name of its devices."""
+    import ray
+
+    context = ray.get_runtime_context()
+    node = context.get_node_id()
+    return node, f"{node}/{','.join(context.get_accelerator_ids().get('GPU', []))}"
+
+
+def _rest(seconds: float, coordination: Coordination) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and not coordination.is_stopping():
+        time.sleep(min(left, 0.5))

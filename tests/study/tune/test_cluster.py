@@ -1,0 +1,102 @@
+"""A cluster with a token: refused in one line without it, and a study that trains with it."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local_ray import TINY, environment
+from paths import ROOT
+
+from study.tune import cluster as ray_cluster
+
+SMALL = [*TINY, "--set", "data.rows=2000", "--set", "batch=64", "--workers", "1"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_an_address_where_nothing_listens_is_refused_at_once(address: str) -> None:
+    with pytest.raises(ray_cluster.ClusterError, match=r"127\.0\.0\.1:1"):
+        ray_cluster.refuse_dead_address(address)
+    ray_cluster.refuse_dead_address("auto")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A user's cluster with a token, as `ray start --head` makes it; its addresses, and where its token lies."""
+    home = tmp_path_factory.mktemp("cluster")
+    (home / "token").write_text("a" * 64)
+    with contextlib.ExitStack() as sockets:
+        free = [sockets.enter_context(socket.socket()) for _ in range(5)]
+        for one in free:
+            one.bind(("", 0))
+        gcs, dashboard, agent, agent_grpc, client = (one.getsockname()[1] for one in free)
+    folder = tempfile.mkdtemp(prefix="r-", dir="/tmp")
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
+    command += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    command += [f"--dashboard-agent-grpc-port={agent_grpc}", f"--ray-client-server-port={client}", "--num-cpus=2"]
+    command += ["--min-worker-port=20000", "--max-worker-port=20999", f"--temp-dir={folder}"]
+    settings = environment(home, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(home / "token"))
+    with (home / "log").open("w") as log:
+        head = subprocess.Popen(command, env=settings, stdout=log, stderr=log, start_new_session=True)
+    try:
+        until = time.monotonic() + 90
+        while "Ray runtime started" not in (home / "log").read_text():
+            assert head.poll() is None, (home / "log").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.5)
+        yield {"run": f"127.0.0.1:{gcs}", "submit": f"http://127.0.0.1:{dashboard}", "token": str(home / "token")}
+    finally:
+        head.terminate()
+        try:
+            head.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def study(*words: str, home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "study", *words],
+        cwd=ROOT,
+        env=environment(home, **settings),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["run", "submit"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"RAY_AUTH_TOKEN": "b" * 64}, {"RAY_AUTH_TOKEN_PATH": "/nowhere"}],
+    ids=["none", "wrong", "no file"],
+)
+def test_a_cluster_that_refuses_the_token_ends_with_one_line(
+    cluster: dict[str, str], tmp_path: Path, command: str, settings: dict[str, str]
+) -> None:
+    out = tmp_path / "out"
+    done = study(command, *SMALL, "--out", str(out), "--address", cluster[command], home=tmp_path, **settings)
+    assert done.returncode == 2, done.stderr
+    assert "token into ~/.ray/auth_token" in done.stderr.splitlines()[-1]
+    assert "b" * 64 not in done.stderr
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_submitted_study_trains_on_a_cluster_with_a_token(cluster: dict[str, str], tmp_path: Path) -> None:
+    """The job's driver calls `ray.init` itself."""
+    out = tmp_path / "out"
+    settings = {"RAY_AUTH_TOKEN_PATH": cluster["token"], "STUDY_CACHE": str(tmp_path / "cache")}
+    done = study("submit", *SMALL, "--out", str(out), "--address", cluster["submit"], home=tmp_path, **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (out / "report.html").is_file()

@@ -1,0 +1,98 @@
+"""The driver exits with one line once Ray is dead, and goes on while Ray is slow or comes back."""
+
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from paths import ROOT
+
+from study.tune import liveness
+
+DRIVER = """
+import sys
+from study.tune import liveness
+servers = [
+    liveness.Server(name=f"server {i}", host="127.0.0.1", port=int(port), seconds=float(seconds))
+    for i, (port, seconds) in enumerate(word.split(":") for word in sys.argv[1:])
+]
+with liveness.exit_if_dead(servers, "`study resume out` trains the rest"):
+    print("started", flush=True)
+    sys.stdin.readline()
+print("left", flush=True)
+sys.stdin.readline()
+"""
+
+
+def listening(port: int = 0) -> socket.socket:
+    return socket.create_server(("127.0.0.1", port))
+
+
+def start(*servers: tuple[socket.socket, float]) -> subprocess.Popen[str]:
+    words = [f"{server.getsockname()[1]}:{seconds}" for server, seconds in servers]
+    pipe = subprocess.PIPE
+    child = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *words], cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    )
+    assert child.stdout
+    assert child.stdout.readline() == "started\n"
+    return child
+
+
+def test_a_dead_server_ends_the_process_with_a_line_that_names_it() -> None:
+    with listening() as one, listening() as other:
+        child = start((one, 0), (other, 0))
+        other.close()
+        assert child.wait(timeout=30) == liveness.EXIT_STATUS
+        printed, errors = child.communicate()
+    assert printed == ""
+    assert errors.count("\n") == 1
+    assert "server 1 has died" in errors
+    assert "`study resume out`" in errors
+
+
+def test_a_server_that_comes_back_in_time_is_alive() -> None:
+    server = listening()
+    child = start((server, 30))
+    port = server.getsockname()[1]
+    server.close()
+    time.sleep(3 * liveness.CHECK_SECONDS)
+    with listening(port):
+        time.sleep(3 * liveness.CHECK_SECONDS)
+        assert child.communicate("\n\n", timeout=30) == ("left\n", "")
+    assert child.returncode == 0
+
+
+def test_a_slow_server_is_alive_and_nothing_is_checked_after_the_block() -> None:
+    with listening() as server:
+        server.listen(0)  # connections that are not accepted wait
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(server.getsockname())
+        child = start((server, 0))
+        time.sleep(3 * liveness.CHECK_SECONDS)
+        assert child.poll() is None
+        assert child.stdin
+        assert child.stdout
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "left\n"
+        for one in waiting:
+            one.close()
+    time.sleep(3 * liveness.CHECK_SECONDS)
+    assert child.communicate("\n", timeout=30) == ("", "")
+    assert child.returncode == 0
+
+
+@pytest.mark.parametrize("seconds", [0.2, 20.0])
+def test_exit_after_ends_only_a_block_that_takes_too_long(seconds: float) -> None:
+    code = "import time; from study.tune import liveness\n"
+    code += f"with liveness.exit_after({seconds}, 'Ray', 'the same command starts again'): time.sleep(1)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    if seconds < 1:
+        assert done.returncode == liveness.EXIT_STATUS
+        assert "Ray does not answer after 0.2 s" in done.stderr
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
