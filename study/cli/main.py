@@ -398,7 +398,7 @@ def _replay(asked: argparse.Namespace) -> None:
     from study.storage import stores
 
     folder, cache, every = stores.folder_of(asked.dir).resolve(), stores.cache_folder(), asked.sharpness_every
-    print(replay.replay(folder, asked.run_id, cache, beside=asked.beside, sharpness_every=every))
+    print(replay.replay(folder, asked.run_id, cache, compare=asked.beside, sharpness_every=every))
     stores.publish(folder, ("replay/*/*",))
 
 
@@ -408,11 +408,11 @@ def _weights(asked: argparse.Namespace) -> None:
     from study.storage import stores
 
     folder, cache = stores.folder_of(asked.dir).resolve(), stores.cache_folder()
-    run = export_weights.chosen(folder, run=asked.run_id, lr=asked.lr, method=asked.method, model=asked.model)
+    run = export_weights.select_run(folder, run=asked.run_id, lr=asked.lr, method=asked.method, model=asked.model)
     out = asked.out or str(folder / "weights" / f"{run[:12]}.zip")
     warm_start.place(out)  # says what is wrong with it before the run is trained
-    handed = export_weights.hand_on(folder, run, cache)
-    print(f"{handed.said}\n{export_weights.write(handed.weights, out)}")
+    exported = export_weights.export_weights(folder, run, cache)
+    print(f"{exported.text}\n{export_weights.write(exported.weights, out)}")
     if not asked.out:
         stores.publish(folder, ("weights/*.zip",))
 
@@ -420,14 +420,14 @@ def _weights(asked: argparse.Namespace) -> None:
 def _signals(asked: argparse.Namespace) -> None:
     from analysis.stats import signals
     from study import overrides
-    from study.replay import replay
+    from study.replay.signals import observe_runs
     from study.storage import stores
 
-    def told(done: int, every: int) -> None:
-        print(f"{done}/{every} runs watched", flush=True)
+    def on_progress(done: int, every: int) -> None:
+        print(f"{done}/{every} runs observed", flush=True)
 
     folder = stores.folder_of(asked.dir).resolve()
-    replay.signals(
+    observe_runs(
         folder,
         stores.cache_folder(),
         seeds=None if asked.seeds is None else overrides.seeds(asked.seeds),
@@ -435,7 +435,7 @@ def _signals(asked: argparse.Namespace) -> None:
         only_methods=asked.method.split(",") if asked.method else None,
         sharpness_every=asked.sharpness_every,
         workers=asked.workers or os.cpu_count() or 1,
-        told=told,
+        on_progress=on_progress,
     )
     print(signals.write(folder))
     stores.publish(folder, ("signals/*",))

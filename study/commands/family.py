@@ -283,7 +283,7 @@ def _check_weights(of: WeightsOf, study: Study, members: Sequence[tuple[Member, 
         try:
             about = _about(of, model, members)
             if of.accumulators and not warm_start.keeps_accumulators(about.method, about.options or {}):
-                raise ValueError(f"{about.curve} keeps no accumulators of Adagrad that could be handed on (its base)")
+                raise ValueError(f"{about.curve} keeps no accumulators of Adagrad that could be exported (its base)")
             warm_start.check(about, study, log, rows, accumulators=of.accumulators)
         except ValueError as error:
             raise ValueError(f"{study.name} cannot start from the weights of {of.member}: {error}") from error
@@ -354,11 +354,11 @@ def _weights(folder: Path, label: str, of: WeightsOf, members: Sequence[tuple[Me
         lacks = of.accumulators and not found.accumulators
         if found.about.run_id == (run if isinstance(run, str) else run.id) and not lacks:
             return found
-    handed = export_weights.hand_on(where, run, stores.cache_folder())
-    if handed.outcome == "diverged":
-        raise ValueError(f"{label} cannot start from a run of {of.member} that diverged ({handed.said})")
-    print(f"{of.member}: {handed.said}\n{export_weights.write(handed.weights, str(path))}\n", flush=True)
-    return handed.weights
+    exported = export_weights.export_weights(where, run, stores.cache_folder())
+    if exported.outcome == "diverged":
+        raise ValueError(f"{label} cannot start from a run of {of.member} that diverged ({exported.text})")
+    print(f"{of.member}: {exported.text}\n{export_weights.write(exported.weights, str(path))}\n", flush=True)
+    return exported.weights
 
 
 def _run(of: WeightsOf, source: Study, where: Path) -> str | Run:
@@ -368,7 +368,7 @@ def _run(of: WeightsOf, source: Study, where: Path) -> str | Run:
 
     arm = source.arms[0]
     if of.seed is None or of.lr is None:
-        return export_weights.chosen(where, lr=of.lr, arm=arm if of.lr else None)
+        return export_weights.select_run(where, lr=of.lr, arm=arm if of.lr else None)
     definition = read_definition(where)
     return Run(
         data=definition.data["content"],

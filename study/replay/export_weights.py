@@ -1,6 +1,6 @@
-"""`study weights`: the weights that a recorded run left, by training it once more; what the next day's runs start from.
+"""Export the final weights of a recorded run, for other runs to start from, by training it again.
 
-The run is checked against the record, bit for bit, as a replay's is. Nothing here is part of the record.
+Its losses are compared with the record, bit for bit. None of it is part of the record.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,10 +19,9 @@ from study.data import Rows
 from study.data._dataset import Log
 from study.execution import warm_start
 from study.execution.trial import outcomes_of
-from study.outcomes import judge
-from study.record import tables as record
 from study.record.definition import Definition, read_definition
-from study.replay.replay import data_of, difference, run_named, run_of, said_of_bits
+from study.record.tables import read_runs
+from study.replay.recorded_study import bits_text, find_run, first_difference, load_data, recorded_losses, run_of
 from study.training import weights
 from study.training.embeddings import Tables
 from study.training.networks import Stacked, network_of_seed, spec_of
@@ -31,23 +30,33 @@ from study.training.weights import About, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Handed:
-    """What a run left. outcome: of this training, by the study's rule. said: what it was, and whether its losses are
-    the recorded ones."""
+class ExportedWeights:
+    """The final weights of a run.
+
+    Attributes:
+        weights: The weights.
+        outcome: The outcome of this training, by the study's rule.
+        text: What was trained, and whether its losses are the recorded ones.
+    """
 
     weights: Weights
     outcome: str
-    said: str
+    text: str
 
 
-def hand_on(folder: Path, run: str | Run, cache: Path) -> Handed:
-    """Train a run of a study for the weights that it leaves: a recorded one, by its id, which is compared with the
-    record, or one that the study may not have.
+def export_weights(folder: Path, run: str | Run, cache: Path) -> ExportedWeights:
+    """Train a run of a study and return its final weights.
 
-    Raises ValueError where it leaves nothing to start from.
+    Args:
+        folder: The folder of the study.
+        run: The id of a recorded run, whose losses are compared with the record, or a run that may not be recorded.
+        cache: The folder of prepared data.
+
+    Raises:
+        ValueError: If the run leaves no weights to start from.
     """
-    definition, log = data_of(folder, cache)
-    recorded = record.read_runs(folder).set_index("run_id", drop=False)
+    definition, log = load_data(folder, cache)
+    recorded = read_runs(folder).set_index("run_id", drop=False)
     run_id = run if isinstance(run, str) else run.id
     row = recorded.loc[run_id].to_dict() if run_id in recorded.index else None
     if isinstance(run, str):
@@ -61,23 +70,22 @@ def hand_on(folder: Path, run: str | Run, cache: Path) -> Handed:
 
     trained = train([run], log, start=start, ended=lambda *stack: arrays.update(arrays_of(*stack)))
     try:
-        left = weights.checked(about, arrays)
+        final = weights.checked(about, arrays)
     except ValueError as error:
         raise ValueError(f"run {run_id[:12]} leaves no weights to start from: {error}") from error
     outcome = outcomes_of(trained, log, reference, definition.study.rule)[0].outcome
-    said = f"{about.curve} at lr {run.lr:g}, seed {run.seed}: {_compared(folder, row, log, trained, outcome)}"
-    return Handed(weights=left, outcome=outcome, said=said)
+    text = f"{about.curve} at lr {run.lr:g}, seed {run.seed}: {_compared(folder, row, log, trained, outcome)}"
+    return ExportedWeights(weights=final, outcome=outcome, text=text)
 
 
 def _compared(folder: Path, row: dict[str, Any] | None, log: Log, trained: Trained, outcome: str) -> str:
-    """What became of a run, and whether its losses are those of its row in the record, if there is one."""
+    """The outcome of a run, and whether its losses are those of its row in the record."""
     if row is None:
-        return f"{outcome}; not in the record, and trained for its weights alone"
-    tasks = [task.name for task in log.tasks]
-    _, before, _, _ = judge.stack_losses(record.read_losses(folder, [row["run_id"]]), tasks)
-    bits = said_of_bits(difference(before[0], trained.loss[0]), f"{row['version']} on {row['device']}")
+        return f"{outcome}; not in the record, trained for its weights alone"
+    before_TK, _ = recorded_losses(folder, row["run_id"], [task.name for task in log.tasks])
+    bits = bits_text(first_difference(before_TK, trained.loss[0]), f"{row['version']} on {row['device']}")
     was, expected = str(row["outcome"]), row["outcome"]
-    if row["role"] == "control":  # not judged in the record: it is what others are held against
+    if row["role"] == "control":  # the record does not judge the control
         was, expected = "of the control", "completed"
     if outcome != expected:
         was = f"{was} in the record, {outcome} now"
@@ -85,41 +93,52 @@ def _compared(folder: Path, row: dict[str, Any] | None, log: Log, trained: Train
 
 
 def about_of(run: Run, log: Log, rows: Rows, start: About | None) -> About:
-    """What the weights will be that a run leaves. start: what it starts from."""
+    """Return the description of the weights that a run leaves.
+
+    Args:
+        run: The run.
+        log: The data.
+        rows: Which rows of the source the data hold.
+        start: The description of the weights that the run starts from.
+    """
     return warm_start.about_of(run, log, rows, steps_of(run.recipe, log.train_rows), start)
 
 
 def check_form(about: About, run: Run, log: Log) -> None:
-    """Raises ValueError where a file could not hold what the run will leave: known before it is trained."""
+    """Check, before a run is trained, that a file can hold its weights.
+
+    Raises:
+        ValueError: If it cannot.
+    """
     network = network_of_seed(run.model, spec_of(log, run.recipe), 0)
     precision = np.dtype(run.recipe.precision)
 
-    def to_be(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         return np.broadcast_to(np.zeros((), dtype), shape)
 
-    arrays = {f"parameter/{name}": to_be(tuple(x.shape), precision) for name, x in network.named_parameters()}
+    arrays = {f"parameter/{name}": empty(tuple(x.shape), precision) for name, x in network.named_parameters()}
     for name, x in network.named_buffers():
         own = x.numpy().dtype
-        arrays[f"buffer/{name}"] = to_be(tuple(x.shape), precision if own.kind == "f" else own)
+        arrays[f"buffer/{name}"] = empty(tuple(x.shape), precision if own.kind == "f" else own)
     kept = warm_start.keeps_accumulators(run.method, run.options)
     if kept:
-        arrays |= {f"accumulator/{name}": to_be(tuple(x.shape), precision) for name, x in network.named_parameters()}
+        arrays |= {f"accumulator/{name}": empty(tuple(x.shape), precision) for name, x in network.named_parameters()}
     for kind in ("table", "table_accumulator") if kept else ("table",):
-        arrays |= {f"{kind}/{f}": to_be((n, about.embedding_dim), precision) for f, n in enumerate(about.vocabulary)}
+        arrays |= {f"{kind}/{f}": empty((n, about.embedding_dim), precision) for f, n in enumerate(about.vocabulary)}
     try:
         weights.check_form(about, arrays)
     except ValueError as error:
-        raise ValueError(f"the weights of {run.model} cannot be handed on: {error}") from error
+        raise ValueError(f"the weights of {run.model} cannot be exported: {error}") from error
 
 
 def arrays_of(network: Stacked, tables: Tables, accumulators: Callable[[int], dict[str, Tensor]]) -> dict[str, Any]:
-    """Copies of the weights of a stack's first run, and of its accumulators, by their names in a file."""
+    """Return copies of the weights and accumulators of a stack's first run, by their names in a file."""
     tensors = network.weights_of_run(0) | accumulators(0)
     tensors |= {f"table/{f}": rows[0, 0] for f, rows in enumerate(tables.of_feature(tables.weight))}
     return {name: np.array(x.detach().numpy()) for name, x in tensors.items()}
 
 
-def chosen(
+def select_run(
     folder: Path,
     *,
     run: str | None = None,
@@ -128,24 +147,31 @@ def chosen(
     model: str | None = None,
     arm: Arm | None = None,
 ) -> str:
-    """The id of the run that is asked for: by how its id begins, or the lowest seed at an lr, or, where neither is
-    said, the lowest seed of the control at the lr that is its reference.
+    """Return the id of a recorded run.
 
-    method, model: where the study has more than one. arm: in place of a method, where the study may have it with
-    several options. Raises ValueError where it has no such run, or several that differ in more than the seed.
+    Args:
+        folder: The folder of the study.
+        run: How its id begins.
+        lr: Take the lowest seed at this lr. Without `run` and `lr`: the lowest seed of the control at its safe lr.
+        method: The method, if the study has several.
+        model: The model, if the study has several.
+        arm: Method and options, if the study may have the method with several options.
+
+    Raises:
+        ValueError: If there is no such run, or there are several that differ in more than the seed.
     """
     if run is not None:
         if lr is not None or method or model:
-            raise ValueError("a run by its id has an lr, a method and a model: name no others beside it")
-        return run_named(folder, run)
+            raise ValueError("a run id already determines lr, method and model; leave these out")
+        return find_run(folder, run)
     definition = read_definition(folder)
     study = definition.study
     model = _one_of("model", model, study.models)
-    table = record.read_runs(folder)
+    table = read_runs(folder)
     table = table.loc[table["model"] == model]
     if lr is None:
         if method:
-            raise ValueError(f"the control is untreated; of {method}, name an lr too")
+            raise ValueError(f"the control has no method; for a run of {method}, give an lr too")
         wanted = references(study, definition.data, folder, [model])[model].lr
         found = table.loc[(table["role"] == "control") & (table["lr"] == wanted)]
         return _lowest_seed(found)
@@ -159,7 +185,7 @@ def chosen(
 
 
 def _of_one_arm(cells: pd.DataFrame, definition: Definition, arm: Arm | None) -> pd.DataFrame:
-    """The runs of an arm. ValueError where none is named and there are several."""
+    """The runs of an arm; ValueError if no arm is given and there are several."""
     of_run = [run_of(row, definition.study).options for row in cells.to_dict("records")]
     wanted = methods.check(arm.method, arm.options) if arm else next(iter(of_run), {})
     own = [options == wanted for options in of_run]
@@ -167,13 +193,13 @@ def _of_one_arm(cells: pd.DataFrame, definition: Definition, arm: Arm | None) ->
         some = sorted({_curve(options) for options in of_run})
         raise ValueError(
             f"{len(some)} arms of {cells['method'].iloc[0]} have runs at lr {cells['lr'].iloc[0]:g} "
-            f"({'; '.join(some)[:200]}); name the run by its id, which runs.parquet beside the report has"
+            f"({'; '.join(some)[:200]}); give the run's id, which runs.parquet has"
         )
     return cells.loc[np.array(own, dtype=bool)]
 
 
 def _curve(options: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in sorted(options.items())) or "as it is"
+    return " ".join(f"{name}={value}" for name, value in sorted(options.items())) or "defaults"
 
 
 def _lowest_seed(found: pd.DataFrame) -> str:
@@ -182,24 +208,32 @@ def _lowest_seed(found: pd.DataFrame) -> str:
 
 def _one_of(what: str, wanted: str | None, known: tuple[str, ...]) -> str:
     if wanted is None and len(known) > 1:
-        raise ValueError(f"the study has more than one {what}; say --{what} with one of {', '.join(known)}")
+        raise ValueError(f"the study has several: choose one by --{what}: {', '.join(known)}")
     if wanted is not None and wanted not in known:
         raise ValueError(f"the study has no {what} {wanted!r}; it has {', '.join(known)}")
     return wanted or next(iter(known))
 
 
-def write(left: Weights, where: str) -> str:
-    """Write the file, whole. where: a path, or a URL of an object store. Returns what to say of it."""
-    content = left.written()
+def write(exported: Weights, where: str) -> str:
+    """Write weights to a file, completely or not at all.
+
+    Args:
+        exported: The weights.
+        where: A path, or a URL of an object store.
+
+    Returns:
+        What a terminal prints.
+    """
+    content = exported.written()
     store, name = warm_start.place(where)
     store.put(name, content)
-    network = sum(array.size for kind in ("parameter", "buffer") for array in left.network(kind).values())
-    rows = sum(len(table) for table in left.tables)
-    held = f"{network:,} numbers of the network and {rows:,} embedding rows"
-    held += ", with Adagrad's accumulators" if left.accumulators else ""
+    network = sum(array.size for kind in ("parameter", "buffer") for array in exported.network(kind).values())
+    rows = sum(len(table) for table in exported.tables)
+    parts = f"{network:,} numbers of the network and {rows:,} embedding rows"
+    parts += ", with Adagrad's accumulators" if exported.accumulators else ""
     return "\n".join(
         [
-            f"weights of {warm_start.words(left.about)}",
-            f"  {where}: {held}, {len(content) / 2**20:.1f} MiB, content {left.content[:12]}",
+            f"weights of {warm_start.words(exported.about)}",
+            f"  {where}: {parts}, {len(content) / 2**20:.1f} MiB, content {exported.content[:12]}",
         ]
     )

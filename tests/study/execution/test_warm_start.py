@@ -326,8 +326,8 @@ def yesterday(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def handed(yesterday: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of weights of that study."""
     path = tmp_path_factory.mktemp("handed") / "yesterday.zip"
-    run = export_weights.chosen(yesterday, lr=0.1, method="none")
-    export_weights.write(export_weights.hand_on(yesterday, run, cache).weights, str(path))
+    run = export_weights.select_run(yesterday, lr=0.1, method="none")
+    export_weights.write(export_weights.export_weights(yesterday, run, cache).weights, str(path))
     return path
 
 
@@ -356,17 +356,17 @@ def _cache(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
 
 def test_the_run_that_is_meant_is_found(yesterday: Path) -> None:
     runs = tables.read_runs(yesterday).set_index("run_id")
-    by_lr = runs.loc[export_weights.chosen(yesterday, lr=1.7, method="clippy")]
+    by_lr = runs.loc[export_weights.select_run(yesterday, lr=1.7, method="clippy")]
     assert (by_lr["lr"], by_lr["method"], by_lr["seed"]) == (1.7, "clippy", 0)
-    control = runs.loc[export_weights.chosen(yesterday)]
+    control = runs.loc[export_weights.select_run(yesterday)]
     assert (control["role"], control["seed"]) == ("control", 10**9)
     one = runs.index[3]
-    assert export_weights.chosen(yesterday, run=one[:12]) == one
+    assert export_weights.select_run(yesterday, run=one[:12]) == one
 
 
 def test_the_command_writes_what_the_recorded_run_left(yesterday: Path, tmp_path: Path, capsys) -> None:
     clone = Path(shutil.copytree(yesterday, tmp_path / "clone"))
-    run = export_weights.chosen(clone, lr=0.1, method="none")
+    run = export_weights.select_run(clone, lr=0.1, method="none")
     assert main(["weights", str(clone), run[:10]]) == 0
     said = capsys.readouterr().out
     assert "none at lr 0.1, seed 0: completed; the losses equal the recorded ones bit for bit" in said
@@ -389,7 +389,7 @@ def test_a_study_starts_from_them_knows_so_and_is_replayed_from_its_own_folder(
     first, constant = losses["loss"].map(lambda loss: loss[:5].sum()), losses["constant"].map(lambda x: x[:5].sum())
     assert (first.groupby(level=0).sum() < constant.groupby(level=0).sum()).all(), "they know something from the start"
     # The day after: what they have seen adds up.
-    after = export_weights.hand_on(moved, one, cache).weights
+    after = export_weights.export_weights(moved, one, cache).weights
     assert after.about.seen == ((1, 4), (6, 9))
     # Without its weights it is not trained again from others.
     warm_start._kept.cache_clear()
@@ -418,8 +418,8 @@ def test_a_study_goes_on_with_the_accumulators_too(
     assert not set(runs["run_id"]) & set(tables.read_runs(today)["run_id"])
     one = str(runs.loc[runs["role"] == "cell", "run_id"].iloc[0])
     assert "bit for bit" in replay(folder, one, cache, sharpness_every=1000)
-    again = export_weights.hand_on(folder, one, cache)
-    assert "bit for bit" in again.said
+    again = export_weights.export_weights(folder, one, cache)
+    assert "bit for bit" in again.text
     for name, rows in again.weights.network("accumulator").items():
         assert (rows >= start.network("accumulator")[name]).all(), "a sum of squares grows"
     # Without them the folder's weights are others.
@@ -493,7 +493,7 @@ def test_a_run_that_is_not_there_leaves_no_weights(yesterday: Path, more: list[s
 def test_a_run_that_is_not_finite_leaves_no_weights(
     yesterday: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = export_weights.chosen(yesterday, lr=0.1, method="none")
+    run = export_weights.select_run(yesterday, lr=0.1, method="none")
     found = export_weights.arrays_of
 
     def broken(*stack):
@@ -503,7 +503,7 @@ def test_a_run_that_is_not_finite_leaves_no_weights(
 
     monkeypatch.setattr(export_weights, "arrays_of", broken)
     with pytest.raises(ValueError, match=f"run {run[:12]} leaves no weights to start from: table/0 holds values that"):
-        export_weights.hand_on(yesterday, run, cache)
+        export_weights.export_weights(yesterday, run, cache)
 
 
 # --- families -----------------------------------------------------------------------------------------------------
@@ -633,7 +633,7 @@ def test_a_family_trains_yesterday_first_and_goes_on(week, tmp_path: Path, cache
     said = capsys.readouterr().out
     assert "yesterday: none at lr 0.1, seed 0: completed; the losses equal the recorded ones bit for bit" in said
     start = warm_start.opened(out / "warm.weights.zip")
-    assert start.about.run_id == export_weights.chosen(out / "yesterday", lr=0.1)
+    assert start.about.run_id == export_weights.select_run(out / "yesterday", lr=0.1)
     assert read_definition(out / "warm").study.recipe.init_from == start.content
     assert not set(tables.read_runs(out / "warm")["run_id"]) & set(tables.read_runs(out / "today")["run_id"])
     assert main(["plan", space, "--out", str(out)]) == 0
@@ -708,10 +708,10 @@ def test_the_arm_that_is_meant_is_found_and_named(two_arms: Path, cache: Path, t
     assert [arm.options["max_ratio"] for arm in arms] == [0.05, 0.1]
     runs = tables.read_runs(two_arms).set_index("run_id")
     for arm in arms:
-        run = export_weights.chosen(two_arms, lr=0.1, arm=arm)
+        run = export_weights.select_run(two_arms, lr=0.1, arm=arm)
         assert runs.loc[run, "max_ratio"] == arm.options["max_ratio"]
-        handed = export_weights.hand_on(two_arms, run, cache)
-        assert handed.said.startswith(f"agc max_ratio={arm.options['max_ratio']} at lr 0.1, seed 0: completed; the")
+        handed = export_weights.export_weights(two_arms, run, cache)
+        assert handed.text.startswith(f"agc max_ratio={arm.options['max_ratio']} at lr 0.1, seed 0: completed; the")
         assert handed.weights.about.options == arm.options
         said = export_weights.write(handed.weights, str(tmp_path / "w.zip"))
         assert f"weights of small, agc max_ratio={arm.options['max_ratio']} at lr 0.1" in said
@@ -723,11 +723,11 @@ def test_the_arm_that_is_meant_is_found_and_named(two_arms: Path, cache: Path, t
 def test_weights_that_no_file_could_hold_are_refused_before_the_training(
     yesterday: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = export_weights.chosen(yesterday, lr=0.1, method="none")
+    run = export_weights.select_run(yesterday, lr=0.1, method="none")
     monkeypatch.setattr(export_weights, "train", None)
     monkeypatch.setattr(weights.validation, "MOST_BYTES", archive.MOST_DESCRIPTION + 400_000)
     with pytest.raises(ValueError, match=r"the weights of small cannot be handed on: they take \d+,\d+ bytes"):
-        export_weights.hand_on(yesterday, run, cache)
+        export_weights.export_weights(yesterday, run, cache)
 
 
 def test_weights_lie_in_an_object_store_too(yesterday: Path, tmp_path: Path, capsys, monkeypatch) -> None:

@@ -11,7 +11,8 @@ from torch.func import functional_call
 
 from study import methods
 from study.config import Run
-from study.replay.probe import Watch, layer_of
+from study.replay.activations import layer_of
+from study.replay.probe import Probe
 from study.training.embeddings import Tables
 from study.training.networks import network_of_seed, spec_of
 from study.training.rng import batches
@@ -19,10 +20,10 @@ from study.training.trainer import Look, auc, train
 from study.transforms import Leaf
 
 
-def watched(runs: list[Run], **changes):
-    watch = Watch(LOG, **changes)
-    trained = train(runs, LOG, look=watch)
-    return watch.table(), trained
+def observe(runs: list[Run], **changes):
+    probe = Probe(LOG, **changes)
+    trained = train(runs, LOG, look=probe)
+    return probe.table(), trained
 
 
 def loss_of(network, parameters, inputs_BI, labels_BT):
@@ -47,7 +48,7 @@ def start_of(run: Run, rows: np.ndarray):
 @pytest.mark.parametrize("method", ["none", "layer_clip", "agc", "lamb", "clippy"])
 def test_the_first_step_of_every_run_equals_plain_autograd(method: str) -> None:
     runs = [make_run(method=method, seed=seed, lr=lr) for seed, lr in ((5, 0.9), (2, 0.3), (5, 0.2))]
-    table, trained = watched(runs)
+    table, trained = observe(runs)
     assert np.array_equal(trained.loss, train(runs, LOG).loss)
     assert set(table["run_id"]) == {run.id for run in runs}
     for run in runs:
@@ -87,7 +88,7 @@ def test_the_first_step_of_every_run_equals_plain_autograd(method: str) -> None:
 
 def test_held_rows_are_scored_with_the_weights_before_the_update() -> None:
     run = make_run()
-    table, _ = watched([run])
+    table, _ = observe([run])
     rows = np.arange(700, 873)
     network, embedded, _, _, numbers = start_of(run, rows)
     with torch.no_grad():
@@ -106,7 +107,7 @@ def test_held_rows_are_scored_with_the_weights_before_the_update() -> None:
 def test_dead_units_are_counted_where_they_are() -> None:
     """Six of 64 units of the first layer, and all of the second, are killed at step 4."""
 
-    class Killer(Watch):
+    class Killer(Probe):
         def __call__(self, look: Look) -> None:
             if look.step == 4:
                 with torch.no_grad():
@@ -114,15 +115,15 @@ def test_dead_units_are_counted_where_they_are() -> None:
                     look.network.parameters["bottom.2.bias"][0] = -1e6
             super().__call__(look)
 
-    watch = Killer(LOG)
-    train([make_run(lr=0.01)], LOG, look=watch)
-    dead = watch.table().set_index(["step", "layer"])["dead_share"] * 64
+    probe = Killer(LOG)
+    train([make_run(lr=0.01)], LOG, look=probe)
+    dead = probe.table().set_index(["step", "layer"])["dead_share"] * 64
     before, after = (dead[step, "bottom.0"] for step in (3, 4))
     assert 4 <= after - before <= 6, "some of the six may have been dead already"
     assert dead[3, "bottom.2"] < 10
     assert dead[4, "bottom.2"] == 64
     assert 2 * dead[4, "all"] == after + 64
-    assert watch.table().set_index(["step", "layer"]).loc[(4, "all"), "activation_norm"] == 0
+    assert probe.table().set_index(["step", "layer"]).loc[(4, "all"), "activation_norm"] == 0
 
 
 @pytest.mark.parametrize(
@@ -136,13 +137,13 @@ def test_sharpness_is_that_of_the_dense_hessian_embeddings_included(method: str,
 
     def look(seen: Look) -> None:
         if seen.step == 0:
-            watch(seen)
+            probe(seen)
             found.update({name: (leaf.state, leaf.factor) for name, leaf in seen.leaves.items()})
             found.update({name: ({k: v.clone() for k, v in s.items()}, f.clone()) for name, (s, f) in found.items()})
 
-    watch = Watch(LOG, sharpness_at=lambda _step: True, tolerance=1e-6)
+    probe = Probe(LOG, sharpness_at=lambda _step: True, tolerance=1e-6)
     train([dataclasses.replace(run, seed=1), run], LOG, look=lambda seen: look(seen))
-    row = watch.table().query("run_id == @run.id").set_index("layer")
+    row = probe.table().query("run_id == @run.id").set_index("layer")
 
     rows = np.arange(700, 873)
     network, _, positions, tables, numbers = start_of(run, rows)
@@ -194,7 +195,7 @@ def test_sharpness_is_that_of_the_dense_hessian_embeddings_included(method: str,
 def test_every_kind_of_network_can_be_watched_and_trains_to_the_same_bits(model: str, embeddings: str) -> None:
     recipe = dataclasses.replace(make_run().recipe, embeddings=embeddings)
     runs = [make_run(model=model, method="clippy", seed=seed, recipe=recipe) for seed in (1, 2)]
-    table, trained = watched(runs, sharpness_at=lambda step: step % 8 == 0)
+    table, trained = observe(runs, sharpness_at=lambda step: step % 8 == 0)
     assert np.array_equal(trained.loss, train(runs, LOG).loss)
     whole = table[table["layer"] == "all"]
     assert len(whole) == 2 * trained.loss.shape[1]
@@ -213,7 +214,7 @@ def test_layers_are_modules() -> None:
 
 def test_what_is_seen_of_a_clamped_network_is_clamped() -> None:
     run = make_run(method="activation_clip", options={"limit": 0.01})
-    table, trained = watched([run], sharpness_at=lambda step: step == 5)
+    table, trained = observe([run], sharpness_at=lambda step: step == 5)
     assert np.array_equal(trained.loss, train([run], LOG).loss)
     whole = table[table["layer"] == "all"]
     assert 0 < whole["activation_norm"].max() <= 0.01 * math.sqrt(64) * (1 + 1e-6)

@@ -14,8 +14,9 @@ from study.cli.main import main
 from study.record import tables
 from study.record.definition import read_definition
 from study.record.schema import LOSSES
-from study.replay import replay
-from study.replay.replay import run_of
+from study.replay.recorded_study import find_run, first_difference, run_of
+from study.replay.replay import replay
+from study.replay.signals import observe_runs
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_a_run_that_is_not_recorded_is_trained_beside(trained: Path, cache: Path
         if "agc" in pq.read_table(path)["method"].to_pylist():
             path.unlink()
             (clone / "losses" / path.name).unlink()
-    said = replay.replay(clone, run_id(clone, method="clippy", lr=0.1), cache, beside="agc", sharpness_every=1000)
+    said = replay(clone, run_id(clone, method="clippy", lr=0.1), cache, compare="agc", sharpness_every=1000)
     lines = said.splitlines()
     assert lines[0].startswith("clippy at lr 0.1")
     assert lines[0].endswith("bit for bit")
@@ -110,7 +111,7 @@ def test_other_bits_than_those_recorded_are_said(trained: Path, cache: Path, tmp
             if row["run_id"] == one:
                 row["loss"][7] = float(np.nextafter(np.float32(row["loss"][7]), np.float32(9)))
         pq.write_table(pa.Table.from_pylist(rows, schema=LOSSES), path)
-    said = replay.replay(clone, one, cache, sharpness_every=1000)
+    said = replay(clone, one, cache, sharpness_every=1000)
     assert "NOT the recorded ones, from step 7 on (recorded by study" in said
 
 
@@ -127,7 +128,7 @@ def test_other_bits_than_those_recorded_are_said(trained: Path, cache: Path, tmp
     ],
 )
 def test_the_first_step_that_differs_is_named(before: np.ndarray, after: np.ndarray, step: int | None) -> None:
-    assert replay.difference(before, after) == replay.difference(after, before) == step
+    assert first_difference(before, after) == first_difference(after, before) == step
 
 
 def test_every_recorded_run_can_be_told_from_its_row(trained: Path) -> None:
@@ -141,9 +142,13 @@ def test_every_recorded_run_can_be_told_from_its_row(trained: Path) -> None:
 
 def test_signals_are_written_once_for_each_run(trained: Path, cache: Path) -> None:
     told = []
-    asked = {"only_methods": ["none"], "sharpness_every": 60, "told": lambda done, every: told.append((done, every))}
-    assert replay.signals(trained, cache, seeds=[1], **asked) == 2
-    assert replay.signals(trained, cache, **asked) == 4
+    asked = {
+        "only_methods": ["none"],
+        "sharpness_every": 60,
+        "on_progress": lambda done, every: told.append((done, every)),
+    }
+    assert observe_runs(trained, cache, seeds=[1], **asked) == 2
+    assert observe_runs(trained, cache, **asked) == 4
     assert told == [(0, 2), (2, 2), (2, 4), (4, 4)]
     table = pd.concat(pd.read_parquet(path) for path in (trained / "signals").glob("*.parquet"))
     assert not table.duplicated(["run_id", "step"]).any()
@@ -187,4 +192,4 @@ def test_a_prefix_of_several_runs_is_refused(trained: Path) -> None:
     ids = tables.read_runs(trained)["run_id"]
     twice = next(c for c in "0123456789abcdef" if sum(i.startswith(c) for i in ids) > 1)
     with pytest.raises(ValueError, match=rf"runs' ids begin with '{twice}', such as"):
-        replay.run_named(trained, twice)
+        find_run(trained, twice)

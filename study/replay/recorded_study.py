@@ -1,0 +1,194 @@
+"""A recorded study, loaded to train its runs once more."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from study import data, methods
+from study.commands.rescore import references
+from study.config import Run, Study
+from study.data._dataset import Log
+from study.execution import warm_start
+from study.execution.planner import control_of
+from study.outcomes import judge
+from study.outcomes.judge import Reference
+from study.outcomes.onset import Moments, control_curve, moments
+from study.record.definition import Definition, RecordError, read_definition
+from study.record.tables import read_losses, read_runs
+from study.training.weights import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedStudy:
+    """A study's folder with all that a replay needs.
+
+    Attributes:
+        folder: The folder.
+        study: The study.
+        described: What the definition says of the data.
+        runs: One row for each recorded run.
+        log: The data.
+        start: The weights that its runs start from, if any.
+        references: Model -> reference gain.
+        control: Model -> the control's gain by step (`study.outcomes.onset.control_curve`).
+    """
+
+    folder: Path
+    study: Study
+    described: dict[str, Any]
+    runs: pd.DataFrame
+    log: Log
+    start: Weights | None
+    references: dict[str, Reference]
+    control: dict[str, np.ndarray]
+
+    @property
+    def tasks(self) -> list[str]:
+        return task_names(self.described)
+
+    def gains(self, loss_RTK: np.ndarray, constant_RTK: np.ndarray, model: str) -> np.ndarray:
+        """Return the gain of the training loss, (R, T), in units of the reference gain."""
+        return training_gains(loss_RTK, constant_RTK, self.described, self.references[model])
+
+    def moments(self, loss_TK: np.ndarray, constant_TK: np.ndarray, model: str) -> Moments | None:
+        """Return the moments of a run; None if it did not diverge."""
+        gain_T = self.gains(loss_TK[None], constant_TK[None], model)[0]
+        return moments(gain_T, self.control[model], self.study.rule)
+
+
+def load_study(folder: Path, cache: Path, models: Sequence[str] | None = None) -> RecordedStudy:
+    """Load a study to train its runs once more.
+
+    Args:
+        folder: The folder of the study.
+        cache: The folder of prepared data.
+        models: The models to replay; None takes all of the study.
+
+    Raises:
+        ValueError: If there is no study, its data have changed, or its control is missing.
+    """
+    definition, log = load_data(folder, cache)
+    study, described = definition.study, definition.data
+    models = models or study.models
+    of_model = references(study, described, folder, models)
+    control = {}
+    for model in models:
+        ids = [r.id for r in control_of(study, log.content) if r.model == model and r.lr == of_model[model].lr]
+        loss_RTK, constant_RTK = _losses(folder, ids, task_names(described))
+        control[model] = control_curve(training_gains(loss_RTK, constant_RTK, described, of_model[model]))
+    return RecordedStudy(
+        folder=folder,
+        study=study,
+        described=described,
+        runs=read_runs(folder),
+        log=log,
+        start=warm_start.kept(folder, study.recipe),
+        references=of_model,
+        control=control,
+    )
+
+
+def load_data(folder: Path, cache: Path) -> tuple[Definition, Log]:
+    """Return the definition of a study and its data.
+
+    Raises:
+        ValueError: If there is no study, or its data have changed.
+    """
+    definition = read_definition(folder)
+    study = definition.study
+    log = data.load(study.data, study.data_options, cache)
+    if log.content != definition.data["content"]:
+        raise RecordError(f"the data {study.data} have changed since {folder} was trained")
+    return definition, log
+
+
+def task_names(described: Mapping[str, Any]) -> list[str]:
+    """Return the names of the tasks of a study's data."""
+    return [task["name"] for task in described["tasks"]]
+
+
+def training_gains(
+    loss_RTK: np.ndarray, constant_RTK: np.ndarray, described: Mapping[str, Any], reference: Reference
+) -> np.ndarray:
+    """Return the gain of the training loss, (R, T), in units of the reference gain."""
+    unit_K = np.array([task["constant_loss"] for task in described["tasks"]])
+    return judge.gains(loss_RTK, constant_RTK, unit_K)[:, :, 0] / reference.gain
+
+
+def recorded_losses(folder: Path, run_id: str, tasks: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the recorded losses of a run and of the best constant predictor, each (T, K)."""
+    loss_RTK, constant_RTK = _losses(folder, [run_id], tasks)
+    return loss_RTK[0], constant_RTK[0]
+
+
+def _losses(folder: Path, ids: Sequence[str], tasks: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    _, loss_RTK, constant_RTK, _ = judge.stack_losses(read_losses(folder, ids), tasks)
+    return loss_RTK, constant_RTK
+
+
+def find_run(folder: Path, prefix: str) -> str:
+    """Return the id of the recorded run whose id begins with `prefix`.
+
+    Raises:
+        ValueError: If no run's id begins so, or several do.
+    """
+    ids = read_runs(folder)["run_id"]
+    found = [run for run in ids if run.startswith(prefix)]
+    if not prefix or not found:
+        raise ValueError(f"no recorded run's id begins with {prefix!r}; {folder}/runs.parquet has all ids")
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} runs' ids begin with {prefix!r}, such as {found[0][:12]} and {found[1][:12]}")
+    return found[0]
+
+
+def run_of(row: Mapping[str, Any], study: Study) -> Run:
+    """Return the run of a row of the record.
+
+    Raises:
+        ValueError: If another version recorded the run in a way that this version cannot repeat.
+    """
+    signature = methods.signature(row["method"])
+    options = json.loads(row["options"]) if isinstance(row["options"], str) and row["options"] else {}
+    options |= {name: float(row[name]) for name in signature.thresholds if name in row and not pd.isna(row[name])}
+    run = Run(
+        data=row["data"],
+        model=row["model"],
+        method=row["method"],
+        options=methods.check(row["method"], options),
+        lr=float(row["lr"]),
+        seed=int(row["seed"]),
+        recipe=study.recipe,
+    )
+    if run.id != row["run_id"]:
+        raise ValueError(f"run {row['run_id'][:12]} was recorded by another version and cannot be trained again")
+    return run
+
+
+def first_difference(before: np.ndarray, after: np.ndarray) -> int | None:
+    """Return the first step at which losses, each (T, K), differ in their bits; None if none does.
+
+    Two NaN are equal: which one a processor produces depends on its inputs. Zeros of different sign are not.
+    """
+    both = min(len(before), len(after))
+    one, other = before[:both], after[:both]
+    same = (one == other) & (np.signbit(one) == np.signbit(other)) | np.isnan(one) & np.isnan(other)
+    if not same.all():
+        return int(np.flatnonzero(~same.all(axis=1))[0])
+    return None if len(before) == len(after) else both
+
+
+def bits_text(differs_from: int | None, recorded_by: str) -> str:
+    """Return a clause that says whether repeated losses equal the recorded ones.
+
+    Args:
+        differs_from: `first_difference`.
+        recorded_by: Version and device of the record.
+    """
+    if differs_from is None:
+        return "the losses equal the recorded ones bit for bit"
+    return f"the losses are NOT the recorded ones, from step {differs_from} on (recorded by {recorded_by})"

@@ -1,0 +1,143 @@
+"""Train many recorded runs again and observe signals that may foretell divergence.
+
+    DIR/signals/<name>.parquet    one row a run and step, with the onset (`analysis.stats.signals`)
+
+None of it is part of the record.
+"""
+
+import contextlib
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from study.config import Run
+from study.execution.planner import Stack, kinds
+from study.record.definition import read_definition
+from study.record.tables import read_runs
+from study.replay.probe import Probe, write_parquet
+from study.replay.recorded_study import load_study, run_of
+from study.training.trainer import train
+
+WARM_UP_STEPS = 40
+"""First steps, with sharpness at every other step: most divergences begin there."""
+
+HELD_ROWS = 512
+SHARPNESS_TOLERANCE = 0.03
+STACK_SIZE = 16
+
+
+def observe_runs(
+    folder: Path,
+    cache: Path,
+    *,
+    seeds: Sequence[int] | None = None,
+    models: Sequence[str] | None = None,
+    only_methods: Sequence[str] | None = None,
+    sharpness_every: int = 40,
+    workers: int = 1,
+    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> int:
+    """Observe every recorded run of the study's cells that was not observed yet.
+
+    Args:
+        folder: The folder of the study.
+        cache: The folder of prepared data.
+        seeds: Restrict to these seeds.
+        models: Restrict to these models.
+        only_methods: Restrict to these methods.
+        sharpness_every: Steps between two computations of the sharpness, after the first steps.
+        workers: Processes at a time.
+        on_progress: Called with (runs done, all runs) after each stack.
+
+    Returns:
+        The number of these runs that are now observed.
+
+    Raises:
+        ValueError: If there are no such runs.
+    """
+    study = read_definition(folder).study
+    table = read_runs(folder)
+    table = table.loc[table["role"] == "cell"]
+    for column, wanted in (("seed", seeds), ("model", models), ("method", only_methods)):
+        if wanted is not None:
+            table = table.loc[table[column].isin(list(wanted))]
+    if table.empty:
+        raise ValueError(f"{folder} holds no such runs")
+    seen = observed(folder)
+    runs = [run_of(row, study) for row in table.to_dict("records") if row["run_id"] not in seen]
+    stacks = list(_stacks(runs, cache))
+    done = len(table) - len(runs)
+    on_progress(done, len(table))
+    with _parallel_map(min(workers, len(stacks) or 1)) as each:
+        jobs = [(folder, stack, cache, sharpness_every) for stack in stacks]
+        for path in each(observe_stack, *zip(*jobs, strict=True)) if jobs else ():
+            done += len(_run_ids(path))
+            on_progress(done, len(table))
+    return done
+
+
+def observe_stack(folder: Path, runs: Sequence[Run], cache: Path, sharpness_every: int) -> Path:
+    """Train runs that can share a stack again and write their signals; returns the path of the file."""
+    recorded = load_study(folder, cache, sorted({run.model for run in runs}))
+    probe = Probe(
+        recorded.log,
+        sharpness_at=lambda step: step % 2 == 0 if step < WARM_UP_STEPS else step % sharpness_every == 0,
+        blocks=False,
+        layers=False,
+        tolerance=SHARPNESS_TOLERANCE,
+        held_rows=HELD_ROWS,
+    )
+    trained = train(runs, recorded.log, look=probe, start=recorded.start)
+    table = probe.table().drop(columns="layer").set_index(["run_id", "step"])
+    parts = []
+    for r, run in enumerate(runs):
+        moments = recorded.moments(trained.loss[r], trained.constant[r], run.model)
+        gain_T = recorded.gains(trained.loss[r][None], trained.constant[r][None], run.model)[0]
+        own = table.loc[run.id].assign(
+            loss=trained.loss[r].sum(1),
+            constant=trained.constant[r].sum(1),
+            gain=gain_T,
+            onset=None if moments is None else moments.rising,
+            gone=None if moments is None else moments.gone,
+        )
+        parts.append(own.reset_index().assign(run_id=run.id))
+    path = folder / "signals" / f"{Stack(runs=tuple(runs)).name}.parquet"
+    path.parent.mkdir(exist_ok=True)
+    whole = pd.concat(parts, ignore_index=True)
+    write_parquet(path, whole.assign(**{name: whole[name].astype("Float64") for name in ("onset", "gone")}))
+    return path
+
+
+def observed(folder: Path) -> set[str]:
+    """Return the ids of the runs whose signals are there."""
+    return {run for path in sorted((folder / "signals").glob("*.parquet")) for run in _run_ids(path)}
+
+
+def _run_ids(path: Path) -> set[str]:
+    return set(pq.read_table(path, columns=["run_id"])["run_id"].unique().to_pylist())
+
+
+def _stacks(runs: Sequence[Run], cache: Path) -> Iterator[list[Run]]:
+    """Runs that can share a stack, those of a seed beside each other, at most `STACK_SIZE` at a time."""
+    kind_of = kinds(cache)
+    by_kind: dict[tuple[str, str], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        by_kind.setdefault((run.model, kind_of(run)), []).append(run)
+    for of_kind in by_kind.values():
+        for start in range(0, len(of_kind), STACK_SIZE):
+            yield of_kind[start : start + STACK_SIZE]
+
+
+@contextlib.contextmanager
+def _parallel_map(workers: int) -> Iterator[Callable[..., Any]]:
+    """`map`, in several processes if there is more than one worker."""
+    if workers == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool.map
