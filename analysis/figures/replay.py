@@ -1,14 +1,14 @@
-"""Figures of one replay: what a run and the same seed under other methods did, step by step and layer by layer.
+"""Figures of one replay: a run, and the same seed with other methods, step by step and layer by layer.
 
-Read from `DIR/replay/<run_id>/` (`study replay`): `trace.parquet` and `moments.json`. After figures 4 and 6 of Tang et
-al., Improving Training Stability for Multitask Ranking Models in Recommender Systems, KDD 2023 (arXiv 2302.09178), and
-beyond them the sharpness against 2 / lr.
+The tables are `trace.parquet` and `moments.json` of `DIR/replay/<run_id>/`, which `study replay` writes. The figures
+follow figures 4 and 6 of Tang et al., Improving Training Stability for Multitask Ranking Models in Recommender Systems,
+KDD 2023 (arXiv 2302.09178), and add the sharpness.
 
     course      loss and held-out AUC, with the three moments of the run that diverged
-    norms       what GC, AGC and Clippy look at, by tensor, at the three moments
+    norms       the quantities that GC, AGC and Clippy use, by tensor, at the three moments
     factors     what each method multiplied the update of each tensor by
-    units       the share of dead units by layer, and the norm of the last layer's activations
-    sharpness   of the whole network as a share of what descent bears, and by layer
+    units       the share of dead units by layer, and the norm of the last activations
+    sharpness   sharpness x lr / 2, of the whole network and by layer
 """
 
 import json
@@ -29,13 +29,23 @@ from analysis.figures.palette import LineStyle, method_styles
 ALL = "all"
 
 DPI = 90
-"""Of the PNG files: 10 inches are 900 pixels, as wide as a page shows them."""
+"""Resolution of the PNG files: 10 inches are 900 pixels, the width of a page."""
 
 MOMENTS = {"healthy": "#009E73", "rising": "#E69F00", "gone": "#D55E00"}
-"""The three moments, in their order, and their colours."""
+"""The three moments in order, with their colours."""
 
 AROUND = 30
-"""Steps before the healthy moment and after the last that the near view shows."""
+"""Steps that the near view shows before the first moment and after the last."""
+
+MOST_TENSORS = 24
+"""Tensors above which figures show the matrices alone."""
+
+FACTOR_STEPS = 9
+"""Steps of the median of factors, which vary more between batches than over a training."""
+
+Moments = Mapping[str, int]
+Styles = Mapping[str, LineStyle]
+"""Run id -> style."""
 
 NORMS = {
     "gradient_norm": "gradient norm (GC)",
@@ -45,12 +55,12 @@ NORMS = {
 
 
 def read(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The trace and the moments of a replay's folder."""
+    """Return the trace and the moments of a replay's folder."""
     return pd.read_parquet(folder / "trace.parquet"), json.loads((folder / "moments.json").read_text())
 
 
 def write(folder: Path) -> list[Path]:
-    """Draw every figure of a replay into its folder; the paths, in the order of reading."""
+    """Draw every figure of a replay into its folder and return their paths in reading order."""
     trace, about = read(folder)
     paths = []
     with figure_style():
@@ -62,7 +72,12 @@ def write(folder: Path) -> list[Path]:
 
 
 def figures(trace: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Figure]:
-    """name -> Figure. The first of about["runs"] is the run that was asked for; moments are its own."""
+    """Return name -> figure, in reading order.
+
+    Args:
+        trace: `trace.parquet`.
+        about: `moments.json`; the first of its runs is the one that was replayed, the others are compared with it.
+    """
     moments = about["runs"][0]["moments"]
     trace = trace.assign(gradient_share=trace["gradient_norm"] / trace["weight_norm"])
     order = [run["run_id"] for run in about["runs"]]
@@ -80,7 +95,7 @@ def figures(trace: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def curve_labels(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """run_id -> its method, with its options where the method occurs twice."""
+    """Return run id -> its method, with its options if the method occurs twice."""
     names = [run["method"] for run in runs]
     return {
         run["run_id"]: run["method"]
@@ -103,10 +118,8 @@ def _run_styles(runs: Sequence[Mapping[str, Any]]) -> list[LineStyle]:
 # loss and AUC
 
 
-def course(
-    trace: pd.DataFrame, moments: Mapping[str, int] | None, styles: Mapping[str, LineStyle], labels: Mapping[str, str]
-) -> Figure:
-    """Loss over AUC; near the moments on the left, whole on the right."""
+def course(trace: pd.DataFrame, moments: Moments | None, styles: Styles, labels: Mapping[str, str]) -> Figure:
+    """Return the figure of loss and AUC: around the moments on the left, the whole run on the right."""
     near = near_steps(trace, moments)
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharey="row", sharex="col", width_ratios=(3, 2))
@@ -124,8 +137,8 @@ def course(
     return figure
 
 
-def draw_loss(ax: Axes, trace: pd.DataFrame, styles: Mapping[str, LineStyle], steps: tuple[int, int]) -> None:
-    """The loss of each run on a logarithmic scale, with the best constant predictor's."""
+def draw_loss(ax: Axes, trace: pd.DataFrame, styles: Styles, steps: tuple[int, int]) -> None:
+    """Draw the loss of each run and of the best constant predictor on a logarithmic scale."""
     part = trace.loc[(trace["layer"] == ALL) & trace["step"].between(*steps)]
     first = part.loc[part["run_id"] == next(iter(styles))]
     ax.plot(first["step"], first["constant"], color="#999999", lw=1, ls=(0, (1, 1)), zorder=1)
@@ -133,28 +146,26 @@ def draw_loss(ax: Axes, trace: pd.DataFrame, styles: Mapping[str, LineStyle], st
     log_axis(ax)
 
 
-def draw_values(
-    ax: Axes, trace: pd.DataFrame, value: str, styles: Mapping[str, LineStyle], steps: tuple[int, int]
-) -> None:
-    """A column of each run's whole network against the step."""
+def draw_values(ax: Axes, trace: pd.DataFrame, value: str, styles: Styles, steps: tuple[int, int]) -> None:
+    """Draw a column of each run's whole network against the step."""
     part = trace.loc[(trace["layer"] == ALL) & trace["step"].between(*steps)]
     for run, style in styles.items():
         of_run = part.loc[(part["run_id"] == run) & part[value].notna()]
-        marker = "." if len(of_run) < np.ptp(steps) / 1.5 else ""  # where it was taken, if not at each step
+        marker = "." if len(of_run) < np.ptp(steps) / 1.5 else ""  # for values that are not computed at every step
         ax.plot(of_run["step"], of_run[value], color=style.colour, ls=style.dash, lw=1.5, marker=marker, ms=5)
     ax.set_xlim(*steps)
 
 
-def near_steps(trace: pd.DataFrame, moments: Mapping[str, int] | None) -> tuple[int, int]:
-    """First and last step of the near view: the first ones, where there are no moments."""
+def near_steps(trace: pd.DataFrame, moments: Moments | None) -> tuple[int, int]:
+    """Return the first and last step of the near view; without moments, it shows the first steps."""
     last = max(trace["step"].tolist())
     if not moments:
         return 0, min(last, 3 * AROUND)
     return max(0, moments["healthy"] - AROUND), min(last, moments["gone"] + AROUND)
 
 
-def mark_moments(ax: Axes, moments: Mapping[str, int] | None, *, named: bool = False) -> None:
-    """A vertical line at each moment, with its name above where asked."""
+def mark_moments(ax: Axes, moments: Moments | None, *, named: bool = False) -> None:
+    """Draw a vertical line at each moment, with its name above if `named`."""
     for name, colour in MOMENTS.items() if moments else ():
         assert moments is not None
         ax.axvline(moments[name], color=colour, lw=1.3, zorder=1)
@@ -167,8 +178,8 @@ def mark_moments(ax: Axes, moments: Mapping[str, int] | None, *, named: bool = F
 # norms at the three moments
 
 
-def norms(trace: pd.DataFrame, moments: Mapping[str, int]) -> Figure:
-    """By tensor, the three quantities that methods look at, each at the three moments."""
+def norms(trace: pd.DataFrame, moments: Moments) -> Figure:
+    """Return the figure of the three quantities that methods use, by tensor, at the three moments."""
     tensors = tensors_of(trace)
     figure = Figure(figsize=(10, 1.1 + 0.27 * len(tensors)), layout="constrained")
     axes = figure.subplots(1, len(NORMS), sharey=True)
@@ -182,10 +193,8 @@ def norms(trace: pd.DataFrame, moments: Mapping[str, int]) -> Figure:
     return figure
 
 
-def draw_at_moments(
-    ax: Axes, trace: pd.DataFrame, value: str, tensors: Sequence[str], moments: Mapping[str, int]
-) -> None:
-    """One line a tensor, one point a moment, on a logarithmic scale."""
+def draw_at_moments(ax: Axes, trace: pd.DataFrame, value: str, tensors: Sequence[str], moments: Moments) -> None:
+    """Draw a quantity: one line a tensor, one point a moment, on a logarithmic scale."""
     table = trace.loc[trace["layer"].isin(list(tensors))].pivot(index="layer", columns="step", values=value)
     places = np.arange(len(tensors))
     columns = {name: table[moments[name]].reindex(list(tensors)).to_numpy(float) for name in MOMENTS}
@@ -200,25 +209,16 @@ def draw_at_moments(
 
 
 def tensors_of(trace: pd.DataFrame) -> list[str]:
-    """The tensors of a trace, in the network's order; of many, the matrices alone."""
+    """Return the tensors of a trace in the network's order; without biases if there are many."""
     names = list(dict.fromkeys(trace.loc[trace["weight_norm"].notna() & (trace["layer"] != ALL), "layer"]))
-    return names if len(names) <= MANY else [name for name in names if "bias" not in name]
-
-
-MANY = 24
+    return names if len(names) <= MOST_TENSORS else [name for name in names if "bias" not in name]
 
 
 # factors
 
 
-FACTOR_STEPS = 9
-"""Factors change from batch to batch by more than over a training: their median shows the latter."""
-
-
-def factors(
-    trace: pd.DataFrame, moments: Mapping[str, int] | None, runs: Sequence[str], labels: Mapping[str, str]
-) -> Figure:
-    """One panel a method, one line a tensor, darker the nearer to the output."""
+def factors(trace: pd.DataFrame, moments: Moments | None, runs: Sequence[str], labels: Mapping[str, str]) -> Figure:
+    """Return the figure of factors: one panel a run, one line a tensor, darker towards the output."""
     matrices = [name for name in tensors_of(trace) if "bias" not in name]
     columns = min(2, len(runs))
     rows = -(-len(runs) // columns)
@@ -242,7 +242,7 @@ def factors(
 
 
 def draw_by_layer(ax: Axes, trace: pd.DataFrame, value: str, shades: Mapping[str, str], median: int = 1) -> None:
-    """A column of one run against the step, a line each layer or tensor of `shades`. median: of so many steps."""
+    """Draw a column of one run against the step, as the median of `median` steps, a line each layer of `shades`."""
     for name, colour in shades.items():
         of_layer = trace.loc[(trace["layer"] == name) & trace[value].notna()]
         values = of_layer[value].rolling(median, center=True, min_periods=1).median()
@@ -253,8 +253,8 @@ def draw_by_layer(ax: Axes, trace: pd.DataFrame, value: str, shades: Mapping[str
 # dead units
 
 
-def units(trace: pd.DataFrame, moments: Mapping[str, int] | None) -> Figure:
-    """The share of dead units by layer, and the norm of what the last layer reads; near the moments."""
+def units(trace: pd.DataFrame, moments: Moments | None) -> Figure:
+    """Return the figure of dead units by layer and of the norm of the last activations, around the moments."""
     steps = near_steps(trace, moments)
     figure = Figure(figsize=(10, 3.3), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -281,12 +281,15 @@ def units(trace: pd.DataFrame, moments: Mapping[str, int] | None) -> Figure:
 
 def sharpness(
     trace: pd.DataFrame,
-    moments: Mapping[str, int] | None,
+    moments: Moments | None,
     run: str,
-    styles: Mapping[str, LineStyle],
+    styles: Styles,
     labels: Mapping[str, str],
 ) -> Figure:
-    """As a share of 2 / lr: of the whole, by method, under its factors; and by layer of the run that was asked for."""
+    """Return the figure of sharpness x lr / 2 around the moments.
+
+    Left: of the whole network with the method's factors, for each run. Right: of each layer of `run`.
+    """
     steps = near_steps(trace, moments)
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -312,7 +315,7 @@ def sharpness(
 
 
 def layers_in(trace: pd.DataFrame, value: str) -> list[str]:
-    """The layers that have a value, embeddings first, then as the network has them."""
+    """Return the layers that have a value: embeddings, then in the network's order."""
     layers = set(trace.loc[trace[value].notna() & (trace["layer"] != ALL), "layer"])
     tensors = list(dict.fromkeys(trace.loc[trace["weight_norm"].notna(), "layer"]))
     place = {
@@ -321,9 +324,7 @@ def layers_in(trace: pd.DataFrame, value: str) -> list[str]:
     return sorted(layers, key=lambda layer: (place[layer], layer))
 
 
-def _legend(
-    figure: Figure, styles: Mapping[str, LineStyle], labels: Mapping[str, str], *, constant: bool = False
-) -> None:
+def _legend(figure: Figure, styles: Styles, labels: Mapping[str, str], *, constant: bool = False) -> None:
     handles = [Line2D([], [], color=s.colour, ls=s.dash, label=labels[run]) for run, s in styles.items()]
     if constant:
         handles.append(Line2D([], [], color="#999999", ls=(0, (1, 1)), label="best constant"))

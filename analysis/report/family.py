@@ -11,9 +11,10 @@ import pandas as pd
 from analysis.figures.axes import figure_style
 from analysis.figures.forest import Shown, figure, times_text
 from analysis.loading import records
-from analysis.report.html import Table, image, render, write_whole
+from analysis.report.html import Table, image, render
 from analysis.stats.edges import REACHED, edge_text
 from analysis.text.format import p_text, span_text
+from study.storage.atomic import write_atomic
 
 HEAD = ("", "model", "curve", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)")
 
@@ -31,7 +32,7 @@ def write(folder: Path, name: str, members: Sequence[Shown], forest: pd.DataFram
         OSError: If the folder cannot be written.
     """
     finite = forest.replace([math.inf, -math.inf], np.nan)
-    write_whole(folder / "tables" / "forest.csv", finite.to_csv(index=False).encode())
+    write_atomic(folder / "tables" / "forest.csv", finite.to_csv(index=False).encode(), sync=False)
     shown = None
     if len(forest):
         with figure_style():
@@ -45,7 +46,7 @@ def write(folder: Path, name: str, members: Sequence[Shown], forest: pd.DataFram
         without_runs=[member.words for member in members if member.label not in set(forest["label"])],
     )
     path = folder / "report.html"
-    write_whole(path, content.encode())
+    write_atomic(path, content.encode(), sync=False)
     return path
 
 

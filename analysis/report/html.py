@@ -7,7 +7,6 @@ import base64
 import functools
 import io
 import re
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 import jinja2
 from matplotlib.figure import Figure
+
+from study.storage.atomic import write_atomic
 
 DPI = 150
 """Resolution of PNG files."""
@@ -75,7 +76,7 @@ def image(figure: Figure, path: Path) -> Image:
     png, svg = io.BytesIO(), io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI)
     figure.savefig(svg, format="svg", metadata={"Date": None})
-    write_whole(path, png.getvalue())
+    write_atomic(path, png.getvalue(), sync=False)
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
     return Image(source=source, width=round(figure.get_figwidth() * PIXELS_PER_INCH))
 
@@ -83,15 +84,3 @@ def image(figure: Figure, path: Path) -> Image:
 def file_name(name: str) -> str:
     """Return a name in which only letters, digits, `_`, `.` and `-` remain."""
     return re.sub(r"[^\w.-]", "_", name)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

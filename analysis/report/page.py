@@ -19,8 +19,9 @@ from analysis.figures.axes import figure_style
 from analysis.loading import CELL
 from analysis.report import sections
 from analysis.report.figures import report_figures
-from analysis.report.html import Image, file_name, image, render, write_whole
+from analysis.report.html import Image, file_name, image, render
 from analysis.report.tables import LEVELS, ReportTables
+from study.storage.atomic import write_atomic
 
 
 def write(
@@ -44,13 +45,13 @@ def write(
     images = _write_figures(tables, losses)
     buffer = io.BytesIO()
     tables.every.to_parquet(buffer, index=False)
-    write_whole(folder / "runs.parquet", buffer.getvalue())
+    write_atomic(folder / "runs.parquet", buffer.getvalue(), sync=False)
     for name, answers in _answers(tables).items():
         finite = answers.replace([math.inf, -math.inf], np.nan)
-        write_whole(folder / "tables" / f"{name}.csv", finite.to_csv(index=False).encode())
+        write_atomic(folder / "tables" / f"{name}.csv", finite.to_csv(index=False).encode(), sync=False)
     content = render("report.html.j2", **sections.report(tables, images, reference or {}, influence))
     path = folder / "report.html"
-    write_whole(path, content.encode())
+    write_atomic(path, content.encode(), sync=False)
     return path
 
 

@@ -1,4 +1,4 @@
-"""What the tests of several folders share: searched."""
+"""A simulated search for the best quality, with known gains and edges."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def study_of(**search: Any) -> Study:
 
 
 def write(folder: Path, cells: list[tuple[str, float, dict[str, float], range]], **search: Any) -> Definition:
-    """Record runs of cells: (method, lr, options, seeds). A seed diverges from lr EDGE * 10 ** (0.1 z) on."""
+    """Record the runs of cells (method, lr, options, seeds). A seed diverges from lr EDGE * 10 ** (0.1 z) on."""
     definition = opened(folder, study_of(**search))
     truth = {
         method: lambda lr, _t, method=method: (GAINS.get((method, lr), 0.05), EDGE) for method in ("none", "clippy")

@@ -1,4 +1,4 @@
-"""A small study as it is trained, without a scheduler: for tests of what is done with recorded runs. Once a session."""
+"""A small trained study, made once a session without a scheduler, for tests that use recorded runs."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from study.execution.trial import Trial, execute
 from study.record.definition import Definition, open_study
 
 DAYS = ("data.rows=40000", "batch=128", "models=small")
-"""Of ten days."""
+"""Settings of a study of ten days."""
 
 SETTINGS = (*DAYS, "data.only_days=1-5", "methods=none,clippy,agc", "lr=0.1,1.7", "seeds=0-1")
 
@@ -23,7 +23,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a study with three methods at two lrs, of whose runs some diverge. For reading only."""
+    """The folder of a study with three methods at two lrs, some of whose runs diverge. Do not change it."""
     folder = tmp_path_factory.getbasetemp() / "trained_study"
     if not folder.exists():
         train(folder, cache(tmp_path_factory), SETTINGS)
@@ -37,7 +37,7 @@ def train(
     init_from: Path | None = None,
     init_accumulators: str | None = None,
 ) -> None:
-    """The control first, then the cells, as `study run quick` would."""
+    """Train the control, then the cells, as `study run quick` does."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("STUDY_CACHE", str(cache))
         start = str(init_from) if init_from else None

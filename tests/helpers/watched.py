@@ -1,16 +1,17 @@
-"""What the tests of several folders share: watched."""
+"""A simulated table of observed signals."""
 
 import numpy as np
 import pandas as pd
 
-from analysis.stats.signals import (
-    prepared,
-)
+from analysis.stats.signals import prepared
 
 
 def simulated(seeds: int = 40, steps: int = 60, seed: int = 0) -> pd.DataFrame:
-    """Two lrs; a seed diverges at the higher from step 30 on. Sharpness rises two steps before, the update ratio knows
-    only the lr, the gradient jumps one step after the onset, all else is noise."""
+    """Return signals of runs at two lrs; at the higher one, half of the seeds diverge from step 30 on.
+
+    Sharpness rises two steps before the onset, the update ratio follows the lr alone, the gradient jumps one step after
+    the onset; everything else is noise.
+    """
     rng = np.random.default_rng(seed)
     parts = []
     for s in range(seeds):

@@ -1,4 +1,4 @@
-"""What a watch reads off a stack: against the same quantities by plain autograd, by hand, and by a dense Hessian."""
+"""What a probe observes equals the same quantities by plain autograd, by hand and by a dense Hessian."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ def loss_of(network, parameters, inputs_BI, labels_BT):
 
 
 def start_of(run: Run, rows: np.ndarray):
-    """Network, its parameters, embedded rows and numbers, as a run begins, in double precision."""
+    """The initial network of a run, its embedded rows and numbers, in double precision."""
     network = network_of_seed(run.model, spec_of(LOG, run.recipe), run.seed).double()
     tables = Tables(
         LOG.vocabulary, LOG.id_names, [run.seed], 1, dim=run.recipe.embedding_dim, std=run.recipe.embedding_std,
@@ -46,7 +46,7 @@ def start_of(run: Run, rows: np.ndarray):
 
 
 @pytest.mark.parametrize("method", ["none", "layer_clip", "agc", "lamb", "clippy"])
-def test_the_first_step_of_every_run_equals_plain_autograd(method: str) -> None:
+def test_first_step_of_each_run_equals_plain_autograd(method: str) -> None:
     runs = [make_run(method=method, seed=seed, lr=lr) for seed, lr in ((5, 0.9), (2, 0.3), (5, 0.2))]
     table, trained = observe(runs)
     assert np.array_equal(trained.loss, train(runs, LOG).loss)
@@ -86,7 +86,7 @@ def test_the_first_step_of_every_run_equals_plain_autograd(method: str) -> None:
         assert first.loc["all", "step_lr"] == pytest.approx(run.lr / recipe.warmup)
 
 
-def test_held_rows_are_scored_with_the_weights_before_the_update() -> None:
+def test_held_rows_use_the_weights_before_the_update() -> None:
     run = make_run()
     table, _ = observe([run])
     rows = np.arange(700, 873)
@@ -104,8 +104,8 @@ def test_held_rows_are_scored_with_the_weights_before_the_update() -> None:
     assert first.loc["all", "held_auc"] == pytest.approx(auc(scores, LOG.labels[rows, 0]), abs=1e-3)
 
 
-def test_dead_units_are_counted_where_they_are() -> None:
-    """Six of 64 units of the first layer, and all of the second, are killed at step 4."""
+def test_dead_units_are_counted_by_layer() -> None:
+    """At step 4, six of 64 units of the first layer die, and all of the second."""
 
     class Killer(Probe):
         def __call__(self, look: Look) -> None:
@@ -119,7 +119,7 @@ def test_dead_units_are_counted_where_they_are() -> None:
     train([make_run(lr=0.01)], LOG, look=probe)
     dead = probe.table().set_index(["step", "layer"])["dead_share"] * 64
     before, after = (dead[step, "bottom.0"] for step in (3, 4))
-    assert 4 <= after - before <= 6, "some of the six may have been dead already"
+    assert 4 <= after - before <= 6, "some of the six may have been dead before"
     assert dead[3, "bottom.2"] < 10
     assert dead[4, "bottom.2"] == 64
     assert 2 * dead[4, "all"] == after + 64
@@ -129,8 +129,8 @@ def test_dead_units_are_counted_where_they_are() -> None:
 @pytest.mark.parametrize(
     ("method", "base"), [("none", "adagrad"), ("clippy", "adagrad"), ("none", "sgd"), ("agc", "rmsprop")]
 )
-def test_sharpness_is_that_of_the_dense_hessian_embeddings_included(method: str, base: str) -> None:
-    """At the first step of a linear model, whose Hessian is small enough to be written out."""
+def test_sharpness_equals_the_dense_hessian_with_embeddings(method: str, base: str) -> None:
+    """At the first step of a linear model, whose dense Hessian is small."""
     options = {} if base == "adagrad" else {"base": base}
     run = make_run(model="own_models.linear", method=method, options=options, lr=3.0)
     found = {}
@@ -192,7 +192,7 @@ def test_sharpness_is_that_of_the_dense_hessian_embeddings_included(method: str,
         ("own_models.dropout", "adagrad"),
     ],
 )
-def test_every_kind_of_network_can_be_watched_and_trains_to_the_same_bits(model: str, embeddings: str) -> None:
+def test_probe_changes_no_bit_of_any_kind_of_network(model: str, embeddings: str) -> None:
     recipe = dataclasses.replace(make_run().recipe, embeddings=embeddings)
     runs = [make_run(model=model, method="clippy", seed=seed, recipe=recipe) for seed in (1, 2)]
     table, trained = observe(runs, sharpness_at=lambda step: step % 8 == 0)
@@ -204,7 +204,7 @@ def test_every_kind_of_network_can_be_watched_and_trains_to_the_same_bits(model:
     assert ("embeddings" in set(table["layer"])) is (embeddings == "adagrad")
 
 
-def test_layers_are_modules() -> None:
+def test_layer_of_a_parameter_is_its_module() -> None:
     network = network_of_seed("small_dcn", spec_of(LOG, make_run().recipe), 0)
     names = [name for name, _ in network.named_parameters()]
     assert list(dict.fromkeys(layer_of(network, name) for name in names)) == [
@@ -212,7 +212,7 @@ def test_layers_are_modules() -> None:
     ]  # fmt: skip
 
 
-def test_what_is_seen_of_a_clamped_network_is_clamped() -> None:
+def test_activations_of_a_clamped_network_are_clamped() -> None:
     run = make_run(method="activation_clip", options={"limit": 0.01})
     table, trained = observe([run], sharpness_at=lambda step: step == 5)
     assert np.array_equal(trained.loss, train([run], LOG).loss)

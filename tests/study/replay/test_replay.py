@@ -1,4 +1,4 @@
-"""`study replay` and `study signals`: the recorded run again, bit for bit, and what was seen of it."""
+"""`study replay` and `study signals` repeat recorded runs bit for bit and write what they observe."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def test_a_run_is_replayed_with_its_bits_its_moments_and_its_figures(trained: Path, capsys) -> None:
+def copy_of(study: Path, folder: Path) -> Path:
+    """A copy of the record of a study, without its replays and signals."""
+    for name, content in contents(study).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_replay_repeats_the_bits_and_writes_moments_and_figures(trained: Path, capsys) -> None:
     before = contents(trained)
     diverged = run_id(trained, method="none", lr=1.7, outcome="diverged")
     assert main(["replay", str(trained), diverged[:10], "--beside", "all", "--sharpness-every", "50"]) == 0
@@ -68,7 +76,7 @@ def test_a_run_is_replayed_with_its_bits_its_moments_and_its_figures(trained: Pa
     taken = own.loc[own["sharpness"].notna(), "step"]
     assert {0, 50, moments["rising"]} <= set(taken)
     beside = trace[(trace["method"] == "clippy") & trace["sharpness"].notna()]
-    assert moments["rising"] in set(beside["step"]), "looked at closely where the other run diverged"
+    assert moments["rising"] in set(beside["step"]), "observed closely where the first run diverged"
     assert set(beside["layer"]) == {"all"}
     clippy = trace[(trace["method"] == "clippy") & trace["factor"].notna()]
     assert (clippy["factor"] < 1).any()
@@ -77,14 +85,8 @@ def test_a_run_is_replayed_with_its_bits_its_moments_and_its_figures(trained: Pa
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_that_is_not_recorded_is_trained_beside(trained: Path, cache: Path, tmp_path: Path) -> None:
-    """The same seed and lr under a method of the study whose run is missing."""
-    clone = tmp_path / "clone"
-    for sub in ("runs", "losses"):
-        (clone / sub).mkdir(parents=True)
-        for path in (trained / sub).glob("*.parquet"):
-            (clone / sub / path.name).write_bytes(path.read_bytes())
-    (clone / "study.json").write_bytes((trained / "study.json").read_bytes())
+def test_compare_trains_a_run_that_is_not_recorded(trained: Path, cache: Path, tmp_path: Path) -> None:
+    clone = copy_of(trained, tmp_path / "clone")
     for path in (clone / "runs").glob("*.parquet"):
         if "agc" in pq.read_table(path)["method"].to_pylist():
             path.unlink()
@@ -97,13 +99,8 @@ def test_a_run_that_is_not_recorded_is_trained_beside(trained: Path, cache: Path
     assert lines[1].endswith("not in the record")
 
 
-def test_other_bits_than_those_recorded_are_said(trained: Path, cache: Path, tmp_path: Path) -> None:
-    clone = tmp_path / "clone"
-    for sub in ("runs", "losses"):
-        (clone / sub).mkdir(parents=True)
-        for path in (trained / sub).glob("*.parquet"):
-            (clone / sub / path.name).write_bytes(path.read_bytes())
-    (clone / "study.json").write_bytes((trained / "study.json").read_bytes())
+def test_replay_names_the_first_step_that_differs_from_the_record(trained: Path, cache: Path, tmp_path: Path) -> None:
+    clone = copy_of(trained, tmp_path / "clone")
     one = run_id(clone, method="none", lr=0.1)
     for path in (clone / "losses").glob("*.parquet"):
         rows = pq.read_table(path).to_pylist()
@@ -112,7 +109,7 @@ def test_other_bits_than_those_recorded_are_said(trained: Path, cache: Path, tmp
                 row["loss"][7] = float(np.nextafter(np.float32(row["loss"][7]), np.float32(9)))
         pq.write_table(pa.Table.from_pylist(rows, schema=LOSSES), path)
     said = replay(clone, one, cache, sharpness_every=1000)
-    assert "NOT the recorded ones, from step 7 on (recorded by study" in said
+    assert "NOT the recorded ones, from step 7 on" in said
 
 
 @pytest.mark.parametrize(
@@ -127,20 +124,22 @@ def test_other_bits_than_those_recorded_are_said(trained: Path, cache: Path, tmp
         (np.zeros((0, 1)), np.zeros((0, 1)), None),
     ],
 )
-def test_the_first_step_that_differs_is_named(before: np.ndarray, after: np.ndarray, step: int | None) -> None:
+def test_first_difference_is_the_first_step_with_other_bits(
+    before: np.ndarray, after: np.ndarray, step: int | None
+) -> None:
     assert first_difference(before, after) == first_difference(after, before) == step
 
 
-def test_every_recorded_run_can_be_told_from_its_row(trained: Path) -> None:
+def test_run_of_restores_every_recorded_run(trained: Path) -> None:
     study = read_definition(trained).study
     rows = tables.read_runs(trained).to_dict("records")
     assert len(rows) == 36
     assert [run_of(row, study).id for row in rows] == [row["run_id"] for row in rows]
-    with pytest.raises(ValueError, match="was recorded by another version"):
+    with pytest.raises(ValueError, match="another version"):
         run_of(rows[-1] | {"run_id": "f" * 64}, study)
 
 
-def test_signals_are_written_once_for_each_run(trained: Path, cache: Path) -> None:
+def test_observe_runs_observes_each_run_once(trained: Path, cache: Path) -> None:
     told = []
     asked = {
         "only_methods": ["none"],
@@ -176,7 +175,7 @@ def test_signals_are_written_once_for_each_run(trained: Path, cache: Path) -> No
         (["signals", "{}", "--method", "lamb"], "holds no such runs"),
     ],
 )
-def test_what_cannot_be_replayed_is_said_in_one_line(trained: Path, words: list[str], message: str, capsys) -> None:
+def test_errors_are_one_line(trained: Path, words: list[str], message: str, capsys) -> None:
     one = run_id(trained, method="none", lr=0.1)
     try:
         code = main([word.replace("{}", str(trained)).replace("{one}", one) for word in words])
@@ -188,8 +187,8 @@ def test_what_cannot_be_replayed_is_said_in_one_line(trained: Path, words: list[
     assert said.count("\n") == 1
 
 
-def test_a_prefix_of_several_runs_is_refused(trained: Path) -> None:
+def test_find_run_refuses_a_prefix_of_several_runs(trained: Path) -> None:
     ids = tables.read_runs(trained)["run_id"]
     twice = next(c for c in "0123456789abcdef" if sum(i.startswith(c) for i in ids) > 1)
-    with pytest.raises(ValueError, match=rf"runs' ids begin with '{twice}', such as"):
+    with pytest.raises(ValueError, match=f"'{twice}', such as"):
         find_run(trained, twice)

@@ -1,4 +1,4 @@
-"""Sharpness against dense eigenvalues: on matrices of every kind of spectrum, and on a small network."""
+"""Sharpness equals dense eigenvalues, for matrices of many spectra and for a small network."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def symmetric(kind: str, n: int, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("n", [5, 60, 300])
 @pytest.mark.parametrize("kind", SPECTRA)
-def test_a_quadratic_has_its_largest_eigenvalue(kind: str, n: int) -> None:
+def test_sharpness_of_a_quadratic_is_its_largest_eigenvalue(kind: str, n: int) -> None:
     for seed in range(3):
         matrix = symmetric(kind, n, seed)
         scale_N = np.random.default_rng(seed).uniform(0.2, 3, n)
@@ -51,7 +51,7 @@ def test_a_quadratic_has_its_largest_eigenvalue(kind: str, n: int) -> None:
         assert abs(found[ALL].value - expected) <= found[ALL].error + 1e-9 * np.abs(matrix).sum()
 
 
-def test_an_eigenvector_from_before_saves_products() -> None:
+def test_starting_from_an_earlier_eigenvector_saves_products() -> None:
     matrix = torch.from_numpy(symmetric("psd", 300, 1))
     first = largest_eigenvalue(lambda v: matrix @ v, torch.ones(300, dtype=torch.float64))
     again = largest_eigenvalue(lambda v: 1.01 * matrix @ v, first.vector)
@@ -59,7 +59,7 @@ def test_an_eigenvector_from_before_saves_products() -> None:
     assert again.products < first.products / 2
 
 
-def test_a_product_that_is_not_finite_has_no_eigenvalue() -> None:
+def test_eigenvalue_is_nan_if_a_product_is_not_finite() -> None:
     found = largest_eigenvalue(lambda v: v / 0, torch.ones(4, dtype=torch.float64))
     assert math.isnan(found.value)
 
@@ -70,7 +70,7 @@ def small_network() -> tuple[nn.Module, Tensor, Tensor]:
     return network.double(), torch.randn(40, 6, dtype=torch.float64), torch.rand(40, 1, dtype=torch.float64).round()
 
 
-def test_a_network_has_that_of_its_dense_hessian_in_all_and_by_block() -> None:
+def test_sharpness_of_a_network_equals_its_dense_hessian_by_block() -> None:
     network, inputs, labels = small_network()
     names = [name for name, _ in network.named_parameters()]
     weights = [p.detach() for p in network.parameters()]
@@ -100,8 +100,8 @@ def test_a_network_has_that_of_its_dense_hessian_in_all_and_by_block() -> None:
 @pytest.mark.parametrize(
     ("base", "options"), [("adagrad", {}), ("sgd", {}), ("sgd", {"momentum": 0.5}), ("rmsprop", {}), ("adamw", {})]
 )
-def test_divisors_are_what_the_bases_divide_by(base: str, options: dict) -> None:
-    """A steady gradient makes every momentum the gradient times a number: lr * g / u is that number's D."""
+def test_divisor_is_what_the_base_divides_by(base: str, options: dict) -> None:
+    """With a constant gradient, every momentum is a multiple of it, so lr * g / u gives D."""
     eps = 1e-3
     chain = methods.build("none", 1.0, {"base": base, **options}, eps=eps)
     weight, gradient = (
@@ -116,7 +116,7 @@ def test_divisors_are_what_the_bases_divide_by(base: str, options: dict) -> None
 
 
 @pytest.mark.parametrize(("momentum", "averaged"), [(0.0, False), (0.5, False), (0.9, False), (0.9, True)])
-def test_descent_on_a_parabola_grows_exactly_beyond_the_threshold(momentum: float, averaged: bool) -> None:
+def test_descent_on_a_parabola_grows_beyond_the_threshold(momentum: float, averaged: bool) -> None:
     lr = 0.1
     edge = threshold(lr, momentum=momentum, averaged=averaged)
     for curvature, grows in ((0.99 * edge, False), (1.01 * edge, True)):
