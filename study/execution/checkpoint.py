@@ -46,7 +46,7 @@ class StoppedError(Exception):
 
 
 class Checkpoint:
-    """Keeps one stack in the study's folder; a `training.Keeper`.
+    """Keeps one stack in the study's folder; a `training.trainer.Checkpointer`.
 
     runs: ids, in the stack's order. every_seconds: 0 is never, not even where the stack is stopped. stopping: asked
     after each step. note: told, in a sentence, of a checkpoint that cannot be used or written.
@@ -71,7 +71,7 @@ class Checkpoint:
         self.first = 0
 
     def begin(self, load: Callable[[dict[str, np.ndarray]], None], most_bytes: int) -> int:
-        """As `training.Keeper.begin`."""
+        """As `training.trainer.Checkpointer.begin`."""
         self.began = self.last = time.monotonic()
         content = opened(self.store, self.name, most_bytes)
         if content is None:
@@ -96,7 +96,7 @@ class Checkpoint:
         return steps
 
     def after(self, done: int, state: "Callable[[], dict[str, Tensor]]") -> None:
-        """As `training.Keeper.after`. Raises StoppedError once the stack is to stop."""
+        """As `training.trainer.Checkpointer.after`. Raises StoppedError once the stack is to stop."""
         if self.stopping() and not self._soon_ends(done, state):
             kept = self.every_seconds < math.inf and self._keep(done, state())
             raise StoppedError(done, kept=kept)

@@ -160,7 +160,7 @@ def plan(
         if bare and "unit_limit" in acts:
             raise ValueError(f"{method} clamps what activation functions put out, and {bare[0]} has none that is known")
     # One size for all methods of a study: where one of them keeps snapshots, room is left for them.
-    goes_back = any("going_back" in acts for acts in acts_on.values())
+    goes_back = any("rollback_options" in acts for acts in acts_on.values())
     sizes = {model: size.with_snapshots() if goes_back else size for model, size in sizes.items()}
     largest = {model: stack or _largest_stack(sizes[model], device_bytes) for model in study.models}
     cells = [] if study.search else runs_of(study, log.content)
@@ -383,7 +383,7 @@ def bytes_of_snapshots(model: str, study: Study, log: Log) -> int:
 def work(model: str, study: Study, log: Log) -> float:
     """What a run takes, in GFLOP of matrix products: its own, and those that fit into what it does beside."""
     from study.training.networks import spec_of
-    from study.training.trainer import steps_of
+    from study.training.stack import steps_of
 
     products = _counts(model, spec_of(log, study.recipe))[2]
     examples = study.recipe.batch * steps_of(study.recipe, log.train_rows)

@@ -20,7 +20,8 @@ from study.execution.checkpoint import Checkpoint
 from study.execution.heartbeat import Heartbeat
 from study.outcomes import judge
 from study.record import tables
-from study.training.trainer import Trained, steps_of, train
+from study.training.stack import steps_of
+from study.training.trainer import Trained, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def execute(
             note=notes.append,
         )
         start = warm_start.kept(where, first.recipe)
-        trained = train(trial.runs, log, device, heartbeat.watch, keeper=keeper, start=start)
+        trained = train(trial.runs, log, device, heartbeat.watch, checkpointer=keeper, start=start)
         reference = trial.reference
         outcomes = None if reference is None else outcomes_of(trained, log, reference, trial.rule)
         rows = [_row(trial, run, i, trained, outcomes, log, device) for i, run in enumerate(trial.runs)]

@@ -12,7 +12,7 @@ file here, or any dotted name (`my_pkg.my_method`). Every method also takes the 
 
 A method that acts elsewhere than on the update says so by a function beside `build`, which takes the method's own
 thresholds and options by name: `unit_limit(...)` returns to what the network's hidden units are clamped,
-`going_back(...)` when a run is put back to an earlier snapshot of itself.
+`rollback_options(...)` when a run is put back to an earlier snapshot of itself.
 """
 
 import functools
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from study import plugins
-from study.training.rollback import GoingBack
+from study.training.rollback import RollbackOptions
 from study.transforms import (
     Chain,
     Link,
@@ -44,7 +44,7 @@ from study.transforms import (
 COMMON = {"base": "adagrad", "weight_decay": 0.0, "momentum": 0.0}
 """Taken by every method. base: one of `BASES`. weight_decay: decoupled, outside the clip. momentum: of base "sgd"."""
 
-BESIDE = ("unit_limit", "going_back")
+BESIDE = ("unit_limit", "rollback_options")
 """Functions by which a method acts elsewhere than on the update."""
 
 BASES = ("adagrad", "sgd", "rmsprop", "adamw")
@@ -150,9 +150,9 @@ def unit_limit(name: str, options: Mapping[str, Any]) -> Scalar | None:
     return _beside("unit_limit", name, options)
 
 
-def going_back(name: str, options: Mapping[str, Any]) -> GoingBack | None:
+def rollback_options(name: str, options: Mapping[str, Any]) -> RollbackOptions | None:
     """When a method puts a run back to where it was; None where it never does."""
-    return _beside("going_back", name, options)
+    return _beside("rollback_options", name, options)
 
 
 def _beside(function: str, name: str, options: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ the run, not on the update: no optimizer can do it.
 from collections.abc import Callable
 
 from study.methods import need_count, need_positive
-from study.training.rollback import GoingBack, check_back
+from study.training.rollback import RollbackOptions, check_snapshot_interval
 from study.transforms import Chain, Link, Scalar, chain, scale
 
 
@@ -20,12 +20,12 @@ def build(lr: Scalar, *, base: Callable[..., Link], spike: Scalar = 4.0, back: i
     return chain(base(), scale(lr))
 
 
-def going_back(*, spike: Scalar, back: int, skip: int) -> GoingBack:
+def rollback_options(*, spike: Scalar, back: int, skip: int) -> RollbackOptions:
     """When to go back, how far, and what then."""
-    return GoingBack(spike=spike, back=back, skip=skip)
+    return RollbackOptions(spike=spike, back=back, skip=skip)
 
 
 def check(*, base: str, spike: float, back: int, skip: int) -> None:
     need_positive(spike=spike)
-    check_back(back)
+    check_snapshot_interval(back)
     need_count(skip=skip)

@@ -12,7 +12,7 @@ run, not on the update: no optimizer can do it.
 from collections.abc import Callable
 
 from study.methods import need_positive
-from study.training.rollback import GoingBack, check_back
+from study.training.rollback import RollbackOptions, check_snapshot_interval
 from study.transforms import Chain, Link, Scalar, chain, scale
 
 
@@ -20,13 +20,13 @@ def build(lr: Scalar, *, base: Callable[..., Link], spike: Scalar = 4.0, lower: 
     return chain(base(), scale(lr))
 
 
-def going_back(*, spike: Scalar, lower: Scalar, back: int) -> GoingBack:
+def rollback_options(*, spike: Scalar, lower: Scalar, back: int) -> RollbackOptions:
     """When to go back, how far, and what then."""
-    return GoingBack(spike=spike, back=back, skip=1, lower=lower)
+    return RollbackOptions(spike=spike, back=back, skip=1, lower=lower)
 
 
 def check(*, base: str, spike: float, lower: float, back: int) -> None:
     need_positive(spike=spike, lower=lower)
     if lower > 1:
         raise ValueError(f"need lower <= 1, got lower={lower:g}")
-    check_back(back)
+    check_snapshot_interval(back)

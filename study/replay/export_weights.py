@@ -23,9 +23,10 @@ from study.record.definition import Definition, read_definition
 from study.record.tables import read_runs
 from study.replay.recorded_study import bits_text, find_run, first_difference, load_data, recorded_losses, run_of
 from study.training import weights
-from study.training.embeddings import Tables
-from study.training.networks import Stacked, network_of_seed, spec_of
-from study.training.trainer import Trained, steps_of, train
+from study.training.embeddings import EmbeddingTables
+from study.training.networks import StackedNetworks, network_of_seed, spec_of
+from study.training.stack import steps_of
+from study.training.trainer import Trained, train
 from study.training.weights import About, Weights
 
 
@@ -68,7 +69,7 @@ def export_weights(folder: Path, run: str | Run, cache: Path) -> ExportedWeights
     reference = references(definition.study, definition.data, folder, [run.model])[run.model]
     arrays: dict[str, np.ndarray] = {}
 
-    trained = train([run], log, start=start, ended=lambda *stack: arrays.update(arrays_of(*stack)))
+    trained = train([run], log, start=start, on_end=lambda *stack: arrays.update(arrays_of(*stack)))
     try:
         final = weights.checked(about, arrays)
     except ValueError as error:
@@ -131,7 +132,9 @@ def check_form(about: About, run: Run, log: Log) -> None:
         raise ValueError(f"the weights of {run.model} cannot be exported: {error}") from error
 
 
-def arrays_of(network: Stacked, tables: Tables, accumulators: Callable[[int], dict[str, Tensor]]) -> dict[str, Any]:
+def arrays_of(
+    network: StackedNetworks, tables: EmbeddingTables, accumulators: Callable[[int], dict[str, Tensor]]
+) -> dict[str, Any]:
     """Return copies of the weights and accumulators of a stack's first run, by their names in a file."""
     tensors = network.weights_of_run(0) | accumulators(0)
     tensors |= {f"table/{f}": rows[0, 0] for f, rows in enumerate(tables.of_feature(tables.weight))}

@@ -16,8 +16,9 @@ from study.config import Run
 from study.data._dataset import Log
 from study.replay.activations import layer_of, record_activations
 from study.replay.sharpness import ALL, divisor, sharpness, threshold
+from study.training.evaluation import auc
 from study.training.losses import losses
-from study.training.trainer import Look, auc
+from study.training.stack import StepView
 
 EMBEDDINGS = "embeddings"
 """The layer of all embedding tables together."""
@@ -59,7 +60,7 @@ class HeldRows:
         view: The step of the stack.
     """
 
-    def __init__(self, log: Log, rows_B: np.ndarray, view: Look) -> None:
+    def __init__(self, log: Log, rows_B: np.ndarray, view: StepView) -> None:
         self.log, self.view, self.tables = log, view, view.tables
         dtype, device = view.tables.weight.dtype, view.tables.weight.device
         self.numbers_BD = torch.from_numpy(np.array(log.numbers[rows_B])).to(device, dtype)

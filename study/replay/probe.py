@@ -23,7 +23,7 @@ from study.data._dataset import Log
 from study.replay.held_rows import HeldRows, SharpnessSettings
 from study.replay.sharpness import ALL
 from study.storage.atomic import atomic_path
-from study.training.trainer import Look
+from study.training.stack import StepView
 from study.transforms import Leaf
 
 HELD_ROWS = 1024
@@ -74,7 +74,7 @@ class Probe:
         self.names: list[str] = []
         self.measured: list[Tensor] = []
 
-    def __call__(self, view: Look) -> None:
+    def __call__(self, view: StepView) -> None:
         """Observe one step."""
         self.runs, self.names = view.runs, list(view.leaves)
         self.measured.append(torch.stack([torch.stack(_measures(leaf)) for leaf in view.leaves.values()]).cpu())

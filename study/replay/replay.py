@@ -113,7 +113,7 @@ def _replay_run(
         return step % sharpness_every == 0 or any(abs(step - at) <= CLOSE for at in near)
 
     probe = Probe(recorded.log, sharpness_at=sharpness_at, blocks=first is None)
-    trained = train([run], recorded.log, look=probe, start=recorded.start)
+    trained = train([run], recorded.log, on_update=probe, start=recorded.start)
     outcome = outcomes_of(trained, recorded.log, recorded.references[run.model], recorded.study.rule)[0]
     differs = first_difference(before_TK, trained.loss[0])
     about = {

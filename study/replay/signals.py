@@ -92,7 +92,7 @@ def observe_stack(folder: Path, runs: Sequence[Run], cache: Path, sharpness_ever
         tolerance=SHARPNESS_TOLERANCE,
         held_rows=HELD_ROWS,
     )
-    trained = train(runs, recorded.log, look=probe, start=recorded.start)
+    trained = train(runs, recorded.log, on_update=probe, start=recorded.start)
     table = probe.table().drop(columns="layer").set_index(["run_id", "step"])
     parts = []
     for r, run in enumerate(runs):

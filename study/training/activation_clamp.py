@@ -23,7 +23,7 @@ ACTIVATIONS = frozenset(
 """What makes a hidden unit. Gates (softmax, sigmoid) make none."""
 
 
-class Clamped(TorchFunctionMode):
+class ActivationClamp(TorchFunctionMode):
     """Inside, every activation's output is clamped to [-limit, limit]; NaN passes. limit: a tensor of one element.
 
     seen: how many were.

@@ -26,7 +26,7 @@ IDS_AT_A_TIME = 2**13
 """Ids whose rows are looked at together at the end: what that takes must not grow with the table."""
 
 
-class Tables:
+class EmbeddingTables:
     """Embedding rows and their Adagrad accumulators for G groups of K runs.
 
     vocabulary: codes of each of the F id features. seeds: one a group. Rows start as N(0, std), by seed and feature, or
@@ -77,7 +77,7 @@ class Tables:
         torch.index_select(self.weight, 0, positions, out=out_GBFKE.view(len(positions), -1))
 
     def gradients(self, positions: Tensor, gradient_GBFKE: Tensor, *, fixed: bool = False) -> tuple[Tensor, Tensor]:
-        """Touched rows (U,), in ascending order, and their summed gradients (U, K * E).
+        """TouchedRows rows (U,), in ascending order, and their summed gradients (U, K * E).
 
         fixed: U is always that of the positions, the last rows being `no_row`, with a gradient of zero: nothing is read
         back from the device.
@@ -144,7 +144,7 @@ class Tables:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Touched:
+class TouchedRows:
     """What a batch touches of a group's rows.
 
     rows: int64 (U,), in ascending order. order: (N,), the places in the batch, sorted by row, those of one row as they
@@ -158,9 +158,9 @@ class Touched:
     places: Tensor
 
 
-def touched_by_groups(positions: Tensor, groups: int, ids: int) -> list[Touched]:
-    """What a batch touches, group by group, on CPU. positions: as `Tables.positions`. ids: of one group."""
-    found: list[Touched] = []
+def touched_by_groups(positions: Tensor, groups: int, ids: int) -> list[TouchedRows]:
+    """What a batch touches, group by group, on CPU. positions: as `EmbeddingTables.positions`. ids: of one group."""
+    found: list[TouchedRows] = []
     own, own_values = _touched(np.zeros(0, np.int64)), np.zeros(0, np.int64)
     for group, positions_N in enumerate(positions.view(groups, -1).numpy()):
         values = positions_N - group * ids
@@ -171,7 +171,7 @@ def touched_by_groups(positions: Tensor, groups: int, ids: int) -> list[Touched]
     return found
 
 
-def _touched(values: np.ndarray) -> Touched:
+def _touched(values: np.ndarray) -> TouchedRows:
     # One key of value and place: numpy sorts plain integers with vector instructions, twice as many of half the size.
     bits = max(len(values) - 1, 1).bit_length()
     small = int(values.max(initial=0)).bit_length() + bits < 32
@@ -183,7 +183,7 @@ def _touched(values: np.ndarray) -> Touched:
     offsets = np.flatnonzero(begins).astype(order.dtype)
     places = np.empty_like(order)
     places[order] = np.cumsum(begins, dtype=order.dtype) - 1
-    return Touched(
+    return TouchedRows(
         rows=torch.from_numpy(ordered[offsets].astype(np.int64)),
         order=torch.from_numpy(order),
         offsets=torch.from_numpy(offsets),

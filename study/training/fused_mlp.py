@@ -1,11 +1,11 @@
-"""The study's own shared-bottom rankers on CPU: forward and backward by hand, a few runs after the other.
+"""The study's own shared-bottom rankers on CPU, with a forward and a backward pass written by hand.
 
-`networks.Stacked` computes layer by layer for all runs; each activation of 32 runs pushes the last one out of the
-cache. Here a few runs go through all their layers, their loss and back while they lie in the cache of their core, and
-only their activations are ever kept. Equal to `Stacked` but for rounding (tests/study/training/test_fused_mlp.py); what
-it earns stands in docs/performance.md. All other networks go by `Stacked`.
+`StackedNetworks` computes layer by layer for all runs, so each activation of 32 runs pushes the last one out of the
+cache. Here a few runs at a time go through all layers, their loss and back while they fit into the cache of a core.
+Only their activations are kept. The result equals `StackedNetworks` except for rounding
+(tests/study/training/test_fused_mlp.py); the gain is in docs/performance.md.
 
-Shape letters: R runs, C of them at a time, B batch, I inputs, P inputs filled up with zeros (`study.training.inputs`),
+Shape letters: R runs, C of them at a time, B batch, I inputs, P inputs padded with zeros (`study.training.inputs`),
 O outputs of a layer, H width of the last hidden layer, T tasks.
 """
 
@@ -20,7 +20,7 @@ from study.data._dataset import Task
 from study.training.inputs import Inputs, TouchedInputs
 from study.training.losses import LossGradient, mean_losses
 from study.training.matmul import product
-from study.training.networks import Stacked
+from study.training.networks import StackedNetworks
 
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 _norm_backward = torch.ops.aten.native_layer_norm_backward.default
@@ -40,7 +40,7 @@ def takes(network: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
     )
 
 
-class FusedRankers(Stacked):
+class FusedRankers(StackedNetworks):
     """Rankers of one shape: a cross layer with its norm or nothing, linear layers with ReLU, heads."""
 
     def __init__(
@@ -64,7 +64,7 @@ class FusedRankers(Stacked):
         self.heads = _Heads(both)
 
     def learn(self, inputs: Inputs, labels_RTB: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, list[Tensor]]:
-        """As `Stacked.learn`."""
+        """As `StackedNetworks.learn`."""
         assert isinstance(inputs, TouchedInputs)
         by_logits = LossGradient(tasks, inputs.batch, inputs.dtype, inputs.device)
         logits_RTB = torch.empty_like(labels_RTB)
@@ -82,7 +82,7 @@ class FusedRankers(Stacked):
             return mean_losses(logits_RTB, labels_RTB, tasks), list(self.gradients.values())
 
     def logits(self, inputs: Inputs) -> Tensor:
-        """As `Stacked.logits`."""
+        """As `StackedNetworks.logits`."""
         assert isinstance(inputs, TouchedInputs)
         with torch.inference_mode():
             self.heads.prepare()

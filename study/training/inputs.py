@@ -1,13 +1,15 @@
-"""What the networks of a stack read, a row an example: the embeddings of its ids first, then its numbers.
+"""The inputs of a stack's networks, one row per example: the embeddings of its ids first, then its numbers.
 
-Tables work on all runs of a seed at once, an id's rows side by side; a network reads and differentiates the rows of
-one run. Here is where one layout becomes the other, in two ways. On a CPU, the rows that a batch touches are read once,
-few enough to stay in the cache, and a run's inputs are picked from them, and its gradients summed into theirs, one run
-after the other; its numbers lie there as if they were rows too, so that a whole batch of inputs is picked at once. On a
-GPU, a batch is read and differentiated as a whole, and no number is asked of the device.
+Tables hold the rows of all runs of a seed side by side, by id. A network reads and differentiates the rows of one run.
+Inputs convert one layout into the other, in two ways:
+
+- `TouchedInputs`, on CPU: the rows that a batch touches are read once and are few enough to stay in the cache. The
+  inputs of a run are picked from them, and its gradients are summed into theirs, one run after the other. Its numbers
+  lie there like rows too, so that one call picks all inputs of a batch.
+- `WholeInputs`, on a GPU: a batch is read and differentiated as a whole, and no number is read back from the device.
 
 Shape letters: R runs, G groups of K runs that share a seed (R = G * K), B batch, F id features, E embedding dimension,
-D numbers, I = F * E + D inputs, P inputs filled up with zeros to whole embeddings, N = B * F ids, U touched ids, C runs
+D numbers, I = F * E + D inputs, P inputs padded with zeros to whole embeddings, N = B * F ids, U touched ids, C runs
 at a time.
 """
 
@@ -17,12 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from study.training.embeddings import Tables, Touched, touched_by_groups
+from study.training.embeddings import EmbeddingTables, TouchedRows, touched_by_groups
 from study.training.packed_copy import copy_words, empty_rows, widest_word
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class InputSizes:
     """Of what a stack reads."""
 
     groups: int
@@ -41,7 +43,7 @@ class Inputs(ABC):
     weight_U: the touched rows of the tables, (U, K * E), as they were when the batch was read, where they are at hand.
     """
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: InputSizes) -> None:
         self.groups, self.runs_of_group, self.batch = sizes.groups, sizes.runs_of_group, sizes.batch
         self.runs = sizes.groups * sizes.runs_of_group
         self.features, self.dim, self.numbers = sizes.features, sizes.dim, sizes.numbers
@@ -51,14 +53,14 @@ class Inputs(ABC):
         self.numbers_GBD = torch.zeros(self.groups, self.batch, self.numbers, dtype=self.dtype, device=self.device)
         self.weight_U: Tensor | None = None
 
-    def read(self, tables: Tables, positions: Tensor, numbers_GBD: Tensor) -> None:
-        """Take a batch. positions: as `Tables.positions`, which see; empty without id features."""
+    def read(self, tables: EmbeddingTables, positions: Tensor, numbers_GBD: Tensor) -> None:
+        """Take a batch. positions: as `EmbeddingTables.positions`, which see; empty without id features."""
         self.numbers_GBD.copy_(numbers_GBD)
         if self.features:
             self._read(tables, positions)
 
     @abstractmethod
-    def _read(self, tables: Tables, positions: Tensor) -> None:
+    def _read(self, tables: EmbeddingTables, positions: Tensor) -> None:
         """Take the embeddings of a batch, whose numbers are there."""
 
     @abstractmethod
@@ -70,17 +72,17 @@ class Inputs(ABC):
         """Keep the gradient by the embeddings."""
 
     @abstractmethod
-    def gradients(self, tables: Tables) -> tuple[Tensor, Tensor]:
-        """Touched rows (U,), in ascending order, and their summed gradients (U, K * E)."""
+    def gradients(self, tables: EmbeddingTables) -> tuple[Tensor, Tensor]:
+        """TouchedRows rows (U,), in ascending order, and their summed gradients (U, K * E)."""
 
 
 class WholeInputs(Inputs):
-    """All embeddings of a batch at once, as `Tables` reads them, for all runs.
+    """All embeddings of a batch at once, as `EmbeddingTables` reads them, for all runs.
 
-    fixed: see `Tables.gradients`.
+    fixed: see `EmbeddingTables.gradients`.
     """
 
-    def __init__(self, sizes: Sizes, *, fixed: bool) -> None:
+    def __init__(self, sizes: InputSizes, *, fixed: bool) -> None:
         super().__init__(sizes)
         self.fixed = fixed
         shape = (self.groups, self.batch, self.features, self.runs_of_group, self.dim)
@@ -88,7 +90,7 @@ class WholeInputs(Inputs):
         self.gradient_GBFKE = torch.zeros_like(self.embedded_GBFKE)
         self.positions = torch.zeros(0, dtype=torch.int64)
 
-    def _read(self, tables: Tables, positions: Tensor) -> None:
+    def _read(self, tables: EmbeddingTables, positions: Tensor) -> None:
         self.positions = positions
         tables.read(positions, self.embedded_GBFKE)
 
@@ -106,7 +108,7 @@ class WholeInputs(Inputs):
         """As `Inputs.take_gradient`."""
         copy_words(self._embedded(gradient_RBI).permute(0, 2, 3, 1, 4), self.gradient_GBFKE)
 
-    def gradients(self, tables: Tables) -> tuple[Tensor, Tensor]:
+    def gradients(self, tables: EmbeddingTables) -> tuple[Tensor, Tensor]:
         """As `Inputs.gradients`."""
         return tables.gradients(self.positions, self.gradient_GBFKE, fixed=self.fixed)
 
@@ -122,14 +124,14 @@ class TouchedInputs(Inputs):
     padded_width: P.
     """
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: InputSizes) -> None:
         super().__init__(sizes)
         self.word = widest_word(self.dim, self.dtype)
         self.rows_of_numbers = -(-self.numbers // self.dim) if self.features else 0
         """As many rows of a table would hold an example's numbers."""
         self.padded_width = (self.features + self.rows_of_numbers) * self.dim if self.features else self.numbers
         self.numbers_GNE = torch.zeros(self.groups, self.batch * self.rows_of_numbers, self.dim, dtype=self.dtype)
-        self.touched: list[Touched] = []
+        self.touched: list[TouchedRows] = []
         self.rows_U = torch.zeros(0, dtype=torch.int64)
         self.picked_from: list[Tensor] = []
         """Of each group, (K, U + rows of the batch's numbers, words of E): a run's own rows lie together, and in the
@@ -139,7 +141,7 @@ class TouchedInputs(Inputs):
         self.gradients_of: list[Tensor] = []
         self.rows_CBP = torch.zeros(0, self.batch, self.padded_width, dtype=self.dtype)
 
-    def _read(self, tables: Tables, positions: Tensor) -> None:
+    def _read(self, tables: EmbeddingTables, positions: Tensor) -> None:
         self.touched = touched_by_groups(positions, self.groups, tables.ids)
         self.rows_U = torch.cat([found.rows for found in self.touched])
         self.weight_U = tables.weight.index_select(0, self.rows_U)
@@ -201,7 +203,7 @@ class TouchedInputs(Inputs):
             summed_UE = torch.embedding_bag(occurrences_NE, found.order, found.offsets)[0]
             self.gradients_of[group][k] = summed_UE.view(self.word)
 
-    def gradients(self, tables: Tables) -> tuple[Tensor, Tensor]:
+    def gradients(self, tables: EmbeddingTables) -> tuple[Tensor, Tensor]:
         """As `Inputs.gradients`."""
         parts = [gradient_KUE.transpose(0, 1).flatten(1) for gradient_KUE in self.gradients_of]
         return self.rows_U, torch.cat(parts).view(self.dtype)

@@ -30,7 +30,7 @@ LEAST_WORK = 2**13
 must not depend on how many there are."""
 
 
-class AllRunsAtOnce(TorchFunctionMode):
+class BatchedLinear(TorchFunctionMode):
     """Inside `torch.vmap` over runs, `functional.linear` (so `nn.Linear` too) of a layer that suits is made here.
 
     Everything else is left as it is.

@@ -16,10 +16,10 @@ import models
 from study import model_options
 from study.config import Recipe
 from study.data._dataset import Log, Task
-from study.training.activation_clamp import Clamped
+from study.training.activation_clamp import ActivationClamp
 from study.training.inputs import Inputs
 from study.training.losses import mean_losses
-from study.training.matmul import AllRunsAtOnce, onednn_is_exact
+from study.training.matmul import BatchedLinear, onednn_is_exact
 from study.training.rng import stream
 from study.training.weights import Weights
 
@@ -75,7 +75,7 @@ def stackable(model: str, spec: models.Spec) -> bool:
     inputs = torch.randn(2, 32, spec.width, generator=torch.Generator().manual_seed(0))
     try:
         with torch.random.fork_rng(devices=[]):
-            stacked = Stacked(networks, torch.float32, inputs.device)
+            stacked = StackedNetworks(networks, torch.float32, inputs.device)
             logits = stacked(inputs)
             torch.autograd.grad(logits.sum(), list(stacked.parameters.values()))
     except RuntimeError:
@@ -90,12 +90,12 @@ def stackable(model: str, spec: models.Spec) -> bool:
 def has_hidden_units(model: str, spec: models.Spec) -> bool:
     """Whether a model has units that can be clamped."""
     network = network_of_seed(model, spec, 0)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), Clamped(torch.tensor(1.0)) as clamped:
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), ActivationClamp(torch.tensor(1.0)) as clamped:
         network(torch.zeros(32, spec.width))
     return clamped.seen > 0
 
 
-class Stacked:
+class StackedNetworks:
     """Networks of one architecture, by `vmap` over the run axis: inputs_RBI -> logits_RBT.
 
     parameters: by name, (R, *shape), leaves that require a gradient. buffers: likewise, without.
@@ -168,7 +168,7 @@ class Stacked:
     def _of_one_run(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs_BI: Tensor, unit_limit: Tensor | None
     ) -> Tensor:
-        with AllRunsAtOnce(), _clamped(unit_limit):
+        with BatchedLinear(), _clamped(unit_limit):
             return functional_call(self.module, (parameters, buffers), (inputs_BI,))
 
     @contextlib.contextmanager
@@ -179,7 +179,7 @@ class Stacked:
         self.module.train()
 
 
-class OneByOne(Stacked):
+class SeparateNetworks(StackedNetworks):
     """The same for a network that `vmap` cannot take: each run is computed alone, inside the same stack.
 
     Whatever the network draws (dropout) comes from the run's own stream, by seed and call.
@@ -213,10 +213,10 @@ class OneByOne(Stacked):
         return torch.stack(logits)
 
     def state(self) -> dict[str, Tensor]:
-        """As `Stacked.state`."""
+        """As `StackedNetworks.state`."""
         own = {f"buffer/{r}/{name}": x for r, buffers in enumerate(self.own_buffers) for name, x in buffers.items()}
         return super().state() | own | {"calls": self.calls}
 
 
 def _clamped(unit_limit: Tensor | None) -> contextlib.AbstractContextManager:
-    return contextlib.nullcontext() if unit_limit is None else Clamped(unit_limit)
+    return contextlib.nullcontext() if unit_limit is None else ActivationClamp(unit_limit)

@@ -38,7 +38,7 @@ BLOWN_UP = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoingBack:
+class RollbackOptions:
     """What a method asks for. spike: in standard deviations; infinity never goes back. back, skip: steps.
     lower: what the lr is multiplied by each time."""
 
@@ -49,20 +49,20 @@ class GoingBack:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class StatePart:
     """A part of what a step changes. get: where it is now, runs first. runs: whose; axes: their leading dimensions."""
 
     get: Callable[[], Tensor]
     axes: tuple[int, ...]
     runs: slice = field(default_factory=lambda: slice(None))
 
-    def of(self, flag_R: Tensor) -> Tensor:
+    def flags(self, flag_R: Tensor) -> Tensor:
         """The flags of its runs, ready to be combined with it."""
         piece = self.get()
         return flag_R[self.runs].view(self.axes + (1,) * (piece.dim() - len(self.axes)))
 
 
-class Snapshots:
+class Rollbacks:
     """Watches the runs of a stack, and puts back those that spiked.
 
     pieces: all that a step changes. state: by name, one value a run. warmup: of the recipe's lr.
@@ -70,8 +70,8 @@ class Snapshots:
 
     def __init__(
         self,
-        asked: GoingBack,
-        pieces: Sequence[Piece],
+        asked: RollbackOptions,
+        pieces: Sequence[StatePart],
         *,
         runs: int,
         warmup: int,
@@ -98,14 +98,14 @@ class Snapshots:
             "skipped": per_run(0, torch.int64),
         }
         kept = ("steps_learned", "losses_seen", "usual_loss", "usual_variance")
-        own = [Piece(get=lambda name=name: self.state[name], axes=(runs,)) for name in kept]
+        own = [StatePart(get=lambda name=name: self.state[name], axes=(runs,)) for name in kept]
         self.pieces = [*pieces, *own]
         self.older = [piece.get().clone() for piece in self.pieces]
         self.newer = [piece.get().clone() for piece in self.pieces]
-        self.resting = self.state["spiked"]
-        self.share = self._share()
+        self.resting_R = self.state["spiked"]
+        self.lr_share_R = self._share()
 
-    def watch(self, step: int, loss_RT: Tensor) -> None:
+    def step(self, step: int, loss_RT: Tensor) -> None:
         """Before the update of each step: look at its loss, put back who spiked, and say who rests and at what lr.
 
         Afterwards, resting: bool (R,), who learns nothing from this step. share: (R,), of the peak lr.
@@ -124,11 +124,11 @@ class Snapshots:
             self.older, self.newer = self.newer, self.older
             for piece, kept in zip(self.pieces, self.newer, strict=True):
                 kept.copy_(piece.get())
-        self.resting = state["waits"] > 0
-        self.share = self._share()
-        state["skipped"] = state["skipped"] + self.resting
+        self.resting_R = state["waits"] > 0
+        self.lr_share_R = self._share()
+        state["skipped"] = state["skipped"] + self.resting_R
         state["waits"] = (state["waits"] - 1).clamp(min=0)
-        state["steps_learned"] = state["steps_learned"] + ~self.resting
+        state["steps_learned"] = state["steps_learned"] + ~self.resting_R
 
     def counts(self) -> dict[str, Tensor]:
         """Of each run, (R,): how often it went back, and how many batches it passed over."""
@@ -158,7 +158,7 @@ class Snapshots:
         state = self.state
         back = state["spiked"]
         for piece, older, newer in zip(self.pieces, self.older, self.newer, strict=True):
-            here, now = piece.of(back), piece.get()
+            here, now = piece.flags(back), piece.get()
             torch.where(here, older, now, out=now)
             torch.where(here, older, newer, out=newer)
         lower = self.asked.lower
@@ -175,12 +175,12 @@ class Snapshots:
         return share.to(self.dtype) * self.state["lr_share"]
 
 
-def check_back(back: int) -> None:
+def check_snapshot_interval(back: int) -> None:
     """ValueError where the older snapshot could be one that was taken after the spike."""
     if back < CHECK_EVERY:
         raise ValueError(f"need back >= {CHECK_EVERY}, for so often spikes are acted on; got back={back}")
 
 
-def rest(resting: Tensor, before: Tensor, after: Tensor) -> Tensor:
+def where_resting(resting: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """`before` of the runs that rest, (R, ...), and `after` of the others."""
     return torch.where(resting.view(-1, *(1,) * (after.dim() - 1)), before, after)

@@ -36,7 +36,7 @@ from study.config import Recipe
 from study.data._dataset import Log
 from study.training import matmul
 from study.training.networks import build_network, spec_of
-from study.training.trainer import steps_of
+from study.training.stack import steps_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STACK = 32

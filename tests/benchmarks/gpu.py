@@ -35,7 +35,8 @@ from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Recipe, Rule, Run, Stu
 from study.data._dataset import Log
 from study.execution.planner import SHARE_OF_GPU, STACK_RUNS_GPU, bytes_of_run
 from study.outcomes import judge
-from study.training.trainer import Trained, steps_of, train
+from study.training.stack import steps_of
+from study.training.trainer import Trained, train
 
 sys.path.insert(0, str(Path(__file__).parent))
 

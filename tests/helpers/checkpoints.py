@@ -61,7 +61,7 @@ def kept(folder: Path, runs: Sequence[Run], at: int = 7) -> Path:
     dying = make(Dying, folder, runs)
     dying.at = at
     with pytest.raises(Killed):
-        trainer.train(runs, LOG, keeper=dying)
+        trainer.train(runs, LOG, checkpointer=dying)
     return folder / dying.name
 
 

@@ -15,7 +15,8 @@ from study.data._dataset import Log, Task
 from study.outcomes import judge
 from study.training.networks import build_network, spec_of
 from study.training.rng import batches, stream
-from study.training.trainer import Trained, steps_of
+from study.training.stack import steps_of
+from study.training.trainer import Trained
 
 RECIPE = Recipe(batch=64, steps=17, warmup=3, window=150)
 

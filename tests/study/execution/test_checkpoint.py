@@ -32,6 +32,7 @@ from study.execution import checkpoint, planner
 from study.execution.checkpoint import Checkpoint, StoppedError
 from study.storage import archive, stores
 from study.training import trainer, weights
+from study.training.stack import MAX_HEADER_BYTES, StackTraining
 
 MOST = 10**9
 STEPS = RECIPE.steps
@@ -44,9 +45,9 @@ def killed_and_resumed(folder: Path, runs: Sequence[Run], log: Log, at: Sequence
         dying = make(Dying, folder, runs)
         dying.at = step
         with pytest.raises(Killed):
-            trainer.train(runs, log, keeper=dying)
+            trainer.train(runs, log, checkpointer=dying)
     finishing = make(Finishing, folder, runs, note=pytest.fail)
-    trained = trainer.train(runs, log, keeper=finishing)
+    trained = trainer.train(runs, log, checkpointer=finishing)
     assert finishing.began == at[-1]
     return trained
 
@@ -102,7 +103,7 @@ def test_every_tensor_that_a_step_changes_is_kept(tmp_path: Path) -> None:
     """Were one left out, it would be as at the start: whatever differs between two steps must be in the state."""
     recipe = dataclasses.replace(RECIPE, embeddings="method")
     runs = stack_of(method="lamb", options={"base": "adamw"}, model="own_models.dropout", recipe=recipe)
-    stack = trainer._Stack(runs, LOG, torch.device("cpu"))
+    stack = StackTraining(runs, LOG, torch.device("cpu"))
     rows = list(stack.batches())
     for step in range(3):
         stack.loss_RST[:, step], stack.constant_GST[:, step] = stack.step(step, rows[step])
@@ -144,7 +145,7 @@ def starts_anew(folder: Path, runs: Sequence[Run] = RUNS) -> str:
     """The one note, after a training from the start that ends with the bits of an undisturbed one."""
     notes: list[str] = []
     finishing = make(Finishing, folder, runs, note=notes.append)
-    trained = trainer.train(runs, LOG, keeper=finishing)
+    trained = trainer.train(runs, LOG, checkpointer=finishing)
     assert finishing.began == 0
     assert bits(trained) == bits(trainer.train(runs, LOG))
     assert len(notes) == 1
@@ -394,8 +395,8 @@ def test_a_checkpoint_that_is_larger_than_its_stack_could_be_is_not_read(
     fetched = []
     get = stores.ObjectStore.get
     monkeypatch.setattr(stores.ObjectStore, "get", lambda *of: fetched.append(get(*of)) or fetched[-1])
-    stack = trainer._Stack(RUNS, LOG, torch.device("cpu"))
-    most = stack.most_bytes()
+    stack = StackTraining(RUNS, LOG, torch.device("cpu"))
+    most = stack.max_bytes()
     assert most < 3 * 10**7
     peak = peak_bytes(lambda: own.begin(stack.load_state, most))
     assert own.began == 0
@@ -417,11 +418,11 @@ def test_no_stack_is_larger_than_it_could_be(method: str, base: str, embeddings:
     options |= {"momentum": 0.9} if base == "sgd" else {}
     recipe = dataclasses.replace(RECIPE, embeddings=embeddings)
     runs = stack_of(method=method, options=methods.check(method, options), recipe=recipe)
-    stack = trainer._Stack(runs, LOG, torch.device("cpu"))
-    most = stack.most_bytes() - trainer.MOST_HEADERS
-    if embeddings == "method":
-        for group, feature in itertools.product(range(stack.groups), range(stack.tables.features)):
-            stack._state_of_table(group, feature)
+    stack = StackTraining(runs, LOG, torch.device("cpu"))
+    most = stack.max_bytes() - MAX_HEADER_BYTES
+    if stack.table_method:
+        for group, feature in itertools.product(range(stack.groups.count), range(stack.tables.features)):
+            stack.table_method.state(group, feature)
     assert sum(tensor.numel() * tensor.element_size() for tensor in stack.state().values()) <= most
 
 
@@ -469,14 +470,16 @@ def test_a_stop_keeps_the_stack_and_ends_it(tmp_path: Path, monkeypatch: pytest.
         return asked > 5
 
     with pytest.raises(StoppedError) as stopped:
-        trainer.train(RUNS, LOG, keeper=make(Checkpoint, tmp_path, RUNS, stopping=stopping))
+        trainer.train(RUNS, LOG, checkpointer=make(Checkpoint, tmp_path, RUNS, stopping=stopping))
     assert (stopped.value.steps, stopped.value.kept) == (6, True)
     finishing = make(Finishing, tmp_path, RUNS, note=pytest.fail)
-    assert bits(trainer.train(RUNS, LOG, keeper=finishing)) == EXPECTED
+    assert bits(trainer.train(RUNS, LOG, checkpointer=finishing)) == EXPECTED
     assert finishing.began == 6
     finishing.remove()
     with pytest.raises(StoppedError) as stopped:
-        trainer.train(RUNS, LOG, keeper=make(Checkpoint, tmp_path, RUNS, every_seconds=0.0, stopping=lambda: True))
+        trainer.train(
+            RUNS, LOG, checkpointer=make(Checkpoint, tmp_path, RUNS, every_seconds=0.0, stopping=lambda: True)
+        )
     assert not stopped.value.kept
     assert not (tmp_path / finishing.name).exists(), "0 is never"
 
@@ -484,7 +487,7 @@ def test_a_stop_keeps_the_stack_and_ends_it(tmp_path: Path, monkeypatch: pytest.
 def test_a_stack_that_is_all_but_done_goes_on_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "SOON_SECONDS", 1e6)
     own = make(Checkpoint, tmp_path, RUNS, stopping=lambda: True)
-    assert bits(trainer.train(RUNS, LOG, keeper=own)) == EXPECTED
+    assert bits(trainer.train(RUNS, LOG, checkpointer=own)) == EXPECTED
     assert not (tmp_path / own.name).exists()
 
 
@@ -492,7 +495,7 @@ def test_where_nothing_can_be_written_training_goes_on(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
     notes: list[str] = []
     own = make(Checkpoint, tmp_path, RUNS, every_seconds=1e-9, note=notes.append)
-    assert bits(trainer.train(RUNS, LOG, keeper=own)) == EXPECTED
+    assert bits(trainer.train(RUNS, LOG, checkpointer=own)) == EXPECTED
     assert "no checkpoint could be written" in notes[0]
 
 
@@ -517,11 +520,11 @@ def test_an_object_store_keeps_them_too() -> None:
     dying = make(Dying, where, runs)  # type: ignore[arg-type]
     dying.at = 5
     with pytest.raises(Killed):
-        trainer.train(runs, LOG, keeper=dying)
+        trainer.train(runs, LOG, checkpointer=dying)
     assert stores.store_for(where).names("checkpoints") == [f"{'a' * 32}.npz"]
     assert checkpoint.begun(where) == {"a" * 32: tuple(run.id for run in runs)}
     finishing = make(Finishing, where, runs, note=pytest.fail)  # type: ignore[arg-type]
-    assert bits(trainer.train(runs, LOG, keeper=finishing)) == bits(trainer.train(runs, LOG))
+    assert bits(trainer.train(runs, LOG, checkpointer=finishing)) == bits(trainer.train(runs, LOG))
     assert finishing.began == 5
     stores.store_for(where).put(finishing.name, b"broken")
     notes: list[str] = []

@@ -38,7 +38,7 @@ WEEK = Rows(whole="w" * 64, first=1, last=7)
 def left_by(run: Run, log=LOG, start: Weights | None = None) -> tuple[Trained, Weights]:
     """A run trained by itself, and its weights."""
     arrays: dict[str, np.ndarray] = {}
-    trained = train([run], log, start=start, ended=lambda *stack: arrays.update(export_weights.arrays_of(*stack)))
+    trained = train([run], log, start=start, on_end=lambda *stack: arrays.update(export_weights.arrays_of(*stack)))
     about = warm_start.about_of(run, log, WEEK, steps=trained.loss.shape[1])
     return trained, weights.checked(about, arrays)
 
@@ -144,8 +144,8 @@ def test_a_run_with_accumulators_has_the_same_bits_alone_in_a_stack_and_resumed(
     fresh = train([next_run(start, **given)], NEXT, start=start)
     assert fresh.loss[0].tobytes() != together.loss[0].tobytes()
     keeper = KeptOnce(at=6)
-    train(stack, NEXT, start=start, keeper=keeper)
-    again = train(stack, NEXT, start=start, keeper=keeper)
+    train(stack, NEXT, start=start, checkpointer=keeper)
+    again = train(stack, NEXT, start=start, checkpointer=keeper)
     assert keeper.began == [0, 6]
     for i in range(len(stack)):
         assert bits_of(again, i) == bits_of(together, i)

@@ -682,7 +682,7 @@ def resumed(tmp_path: Path, content: bytes) -> tuple[int, list[str]]:
     notes: list[str] = []
     keeper = stacks.make(stacks.Finishing, tmp_path, stacks.RUNS, note=notes.append)
     (tmp_path / keeper.name).write_bytes(content)
-    trained = trainer.train(stacks.RUNS, stacks.LOG, keeper=keeper)
+    trained = trainer.train(stacks.RUNS, stacks.LOG, checkpointer=keeper)
     assert stacks.bits(trained) == stacks.EXPECTED
     return keeper.began, notes
 

@@ -13,16 +13,18 @@ from study import methods
 from study.config import Run
 from study.replay.activations import layer_of
 from study.replay.probe import Probe
-from study.training.embeddings import Tables
+from study.training.embeddings import EmbeddingTables
+from study.training.evaluation import auc
 from study.training.networks import network_of_seed, spec_of
 from study.training.rng import batches
-from study.training.trainer import Look, auc, train
+from study.training.stack import StepView
+from study.training.trainer import train
 from study.transforms import Leaf
 
 
 def observe(runs: list[Run], **changes):
     probe = Probe(LOG, **changes)
-    trained = train(runs, LOG, look=probe)
+    trained = train(runs, LOG, on_update=probe)
     return probe.table(), trained
 
 
@@ -36,7 +38,7 @@ def loss_of(network, parameters, inputs_BI, labels_BT):
 def start_of(run: Run, rows: np.ndarray):
     """The initial network of a run, its embedded rows and numbers, in double precision."""
     network = network_of_seed(run.model, spec_of(LOG, run.recipe), run.seed).double()
-    tables = Tables(
+    tables = EmbeddingTables(
         LOG.vocabulary, LOG.id_names, [run.seed], 1, dim=run.recipe.embedding_dim, std=run.recipe.embedding_std,
         initial_accumulator=0.1, dtype=torch.float64, device=torch.device("cpu"),
     )  # fmt: skip
@@ -108,7 +110,7 @@ def test_dead_units_are_counted_by_layer() -> None:
     """At step 4, six of 64 units of the first layer die, and all of the second."""
 
     class Killer(Probe):
-        def __call__(self, look: Look) -> None:
+        def __call__(self, look: StepView) -> None:
             if look.step == 4:
                 with torch.no_grad():
                     look.network.parameters["bottom.0.bias"][0, :6] = -1e6
@@ -116,7 +118,7 @@ def test_dead_units_are_counted_by_layer() -> None:
             super().__call__(look)
 
     probe = Killer(LOG)
-    train([make_run(lr=0.01)], LOG, look=probe)
+    train([make_run(lr=0.01)], LOG, on_update=probe)
     dead = probe.table().set_index(["step", "layer"])["dead_share"] * 64
     before, after = (dead[step, "bottom.0"] for step in (3, 4))
     assert 4 <= after - before <= 6, "some of the six may have been dead before"
@@ -135,14 +137,14 @@ def test_sharpness_equals_the_dense_hessian_with_embeddings(method: str, base: s
     run = make_run(model="own_models.linear", method=method, options=options, lr=3.0)
     found = {}
 
-    def look(seen: Look) -> None:
+    def look(seen: StepView) -> None:
         if seen.step == 0:
             probe(seen)
             found.update({name: (leaf.state, leaf.factor) for name, leaf in seen.leaves.items()})
             found.update({name: ({k: v.clone() for k, v in s.items()}, f.clone()) for name, (s, f) in found.items()})
 
     probe = Probe(LOG, sharpness_at=lambda _step: True, tolerance=1e-6)
-    train([dataclasses.replace(run, seed=1), run], LOG, look=lambda seen: look(seen))
+    train([dataclasses.replace(run, seed=1), run], LOG, on_update=lambda seen: look(seen))
     row = probe.table().query("run_id == @run.id").set_index("layer")
 
     rows = np.arange(700, 873)

@@ -11,11 +11,11 @@ from models import Spec
 from study import plugins
 from study.data._dataset import Task
 from study.training import fused_mlp, matmul
-from study.training.embeddings import Tables
+from study.training.embeddings import EmbeddingTables
 from study.training.fused_mlp import FusedRankers
-from study.training.inputs import Sizes, TouchedInputs
-from study.training.networks import Stacked, build_network, network_of_seed
-from study.training.trainer import _kind_of_stack
+from study.training.inputs import InputSizes, TouchedInputs
+from study.training.networks import StackedNetworks, build_network, network_of_seed
+from study.training.stack import kind_of_networks
 
 
 @pytest.fixture(autouse=True, params=["oneDNN", "MKL"])
@@ -43,9 +43,9 @@ def spec(features: int = 5, dim: int = 4, numbers: int = 3) -> Spec:
 
 def batch_of(
     spec: Spec, groups: int, runs: int, dtype: torch.dtype = torch.float32, seed: int = 7
-) -> tuple[TouchedInputs, Tables]:
+) -> tuple[TouchedInputs, EmbeddingTables]:
     """A batch that has been read, and the tables that it came from."""
-    sizes = Sizes(
+    sizes = InputSizes(
         groups=groups,
         runs_of_group=runs,
         batch=32,
@@ -55,7 +55,7 @@ def batch_of(
         dtype=dtype,
         device=CPU,
     )
-    tables = Tables(
+    tables = EmbeddingTables(
         (12,) * spec.features,
         [f"id{f}" for f in range(spec.features)],
         range(groups),
@@ -76,14 +76,14 @@ def batch_of(
 
 
 def learned(
-    kind: type[Stacked],
+    kind: type[StackedNetworks],
     model: str,
     spec: Spec,
     groups: int,
     runs: int,
     dtype: torch.dtype = torch.float32,
     unit_limit: Tensor | None = None,
-) -> tuple[Stacked, dict[str, Tensor]]:
+) -> tuple[StackedNetworks, dict[str, Tensor]]:
     """The networks, and all that comes of one batch, by name."""
     networks = [network_of_seed(model, spec, seed) for seed in range(groups * runs)]
     stack = kind(networks, dtype, CPU, (), unit_limit)
@@ -105,8 +105,8 @@ def test_it_is_as_near_to_double_precision_as_the_plain_path(
     model: str, groups: int, runs: int, shape: dict[str, Any]
 ) -> None:
     _, by_hand = learned(FusedRankers, model, spec(**shape), groups, runs)
-    _, plain = learned(Stacked, model, spec(**shape), groups, runs)
-    _, exact = learned(Stacked, model, spec(**shape), groups, runs, torch.float64)
+    _, plain = learned(StackedNetworks, model, spec(**shape), groups, runs)
+    _, exact = learned(StackedNetworks, model, spec(**shape), groups, runs, torch.float64)
     assert by_hand.keys() == plain.keys() == exact.keys()
     for name, truth in exact.items():
         assert by_hand[name].shape == plain[name].shape == truth.shape
@@ -121,7 +121,7 @@ def test_it_is_as_near_to_double_precision_as_the_plain_path(
 def test_clamped_units_are_those_of_the_plain_path(model: str) -> None:
     limits = torch.tensor([0.3, 1.0, 5.0, float("inf")])
     _, by_hand = learned(FusedRankers, model, spec(), 2, 2, unit_limit=limits)
-    _, plain = learned(Stacked, model, spec(), 2, 2, unit_limit=limits)
+    _, plain = learned(StackedNetworks, model, spec(), 2, 2, unit_limit=limits)
     _, free = learned(FusedRankers, model, spec(), 2, 2)
     for name, expected in plain.items():
         torch.testing.assert_close(by_hand[name], expected, rtol=1e-4, atol=1e-6)
@@ -132,7 +132,7 @@ def test_clamped_units_are_those_of_the_plain_path(model: str) -> None:
 
 def test_a_log_without_ids() -> None:
     _, by_hand = learned(FusedRankers, "small", spec(features=0, numbers=20), 2, 2)
-    _, plain = learned(Stacked, "small", spec(features=0, numbers=20), 2, 2)
+    _, plain = learned(StackedNetworks, "small", spec(features=0, numbers=20), 2, 2)
     for name, expected in plain.items():
         torch.testing.assert_close(by_hand[name], expected, rtol=1e-4, atol=1e-6)
 
@@ -140,7 +140,8 @@ def test_a_log_without_ids() -> None:
 def test_gradients_follow_weights_that_have_changed() -> None:
     """What is kept between batches, such as weights filled up to whole words, must not go stale."""
     stacks = [
-        kind([network_of_seed("small_dcn", spec(), 0)] * 2, torch.float32, CPU) for kind in (FusedRankers, Stacked)
+        kind([network_of_seed("small_dcn", spec(), 0)] * 2, torch.float32, CPU)
+        for kind in (FusedRankers, StackedNetworks)
     ]
     inputs, _ = batch_of(spec(), 2, 1)
     labels_RTB = torch.ones(2, 4, 32)
@@ -157,7 +158,7 @@ def test_gradients_follow_weights_that_have_changed() -> None:
 
 @pytest.mark.parametrize("name", ["bottom.0.weight", "bottom.2.bias", "heads.weights.1", "front.cross.weight"])
 def test_a_nan_spreads_as_in_the_plain_path_and_no_further(name: str) -> None:
-    def poisoned(kind: type[Stacked]) -> Sequence[Tensor]:
+    def poisoned(kind: type[StackedNetworks]) -> Sequence[Tensor]:
         stack = kind([network_of_seed("small_dcn", spec(), seed) for seed in range(3)], torch.float32, CPU)
         with torch.no_grad():
             stack.parameters[name][1].view(-1)[0] = float("nan")
@@ -168,7 +169,7 @@ def test_a_nan_spreads_as_in_the_plain_path_and_no_further(name: str) -> None:
         of_runs = torch.stack([summed[rows_U // tables.ids == run].sum(0) for run in range(3)])
         return [loss, stack.logits(inputs), of_runs, *(g.clone() for g in gradients)]
 
-    by_hand, plain = poisoned(FusedRankers), poisoned(Stacked)
+    by_hand, plain = poisoned(FusedRankers), poisoned(StackedNetworks)
     for ours, expected in zip(by_hand, plain, strict=True):
         assert torch.equal(ours.isnan(), expected.isnan())
         assert not ours[0].isnan().any()
@@ -193,7 +194,7 @@ def test_a_run_has_the_same_bits_however_many_go_together(model: str, monkeypatc
 @pytest.mark.parametrize("model", [model for model in plugins.names("models") if not model.startswith("paper")])
 def test_whatever_way_a_network_goes_its_logits_are_its_own(model: str) -> None:
     """Every layer takes part: against the network itself, on the rows that it is given."""
-    kind = _kind_of_stack(model, spec(), build_network(model, spec()), torch.float32, CPU)
+    kind = kind_of_networks(model, spec(), build_network(model, spec()), torch.float32, CPU)
     stack, found = learned(kind, model, spec(), 1, 2)
     inputs, _ = batch_of(spec(), 1, 2)
     for run, rows_BI in enumerate(inputs.rows()):

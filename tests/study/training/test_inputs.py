@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from study.training.embeddings import Tables
-from study.training.inputs import Inputs, Sizes, TouchedInputs, WholeInputs
+from study.training.embeddings import EmbeddingTables
+from study.training.inputs import Inputs, InputSizes, TouchedInputs, WholeInputs
 
 CPU = torch.device("cpu")
 VOCABULARY = (3, 5, 40)
@@ -13,10 +13,10 @@ SHAPES = [(2, 3, 4, 5), (1, 1, 4, 0), (3, 2, 1, 1), (2, 2, 2, 3), (1, 4, 3, 2), 
 """Groups, runs of a group, embedding dimension and numbers."""
 
 
-def made(kind: type[Inputs], sizes: Sizes) -> tuple[Inputs, Tables, Tensor]:
+def made(kind: type[Inputs], sizes: InputSizes) -> tuple[Inputs, EmbeddingTables, Tensor]:
     """A batch that has been read, the tables that it came from, and its ids (G, B, F)."""
     generator = torch.Generator().manual_seed(1)
-    tables = Tables(
+    tables = EmbeddingTables(
         VOCABULARY[: sizes.features],
         ("a", "b", "c")[: sizes.features],
         range(sizes.groups),
@@ -37,9 +37,9 @@ def made(kind: type[Inputs], sizes: Sizes) -> tuple[Inputs, Tables, Tensor]:
     return inputs, tables, ids_GBF
 
 
-def sizes_of(shape: tuple[int, int, int, int], dtype: str = "float32", features: int = 3) -> Sizes:
+def sizes_of(shape: tuple[int, int, int, int], dtype: str = "float32", features: int = 3) -> InputSizes:
     groups, runs, dim, numbers = shape
-    return Sizes(
+    return InputSizes(
         groups=groups,
         runs_of_group=runs,
         batch=7,
@@ -51,7 +51,7 @@ def sizes_of(shape: tuple[int, int, int, int], dtype: str = "float32", features:
     )
 
 
-def expected_rows(inputs: Inputs, tables: Tables, ids_GBF: Tensor) -> Tensor:
+def expected_rows(inputs: Inputs, tables: EmbeddingTables, ids_GBF: Tensor) -> Tensor:
     """By the definition: torch's own look-up of each feature, feature by feature, then numbers."""
     rows = []
     for run in range(inputs.runs):

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from study.training import matmul
-from study.training.matmul import AllRunsAtOnce
+from study.training.matmul import BatchedLinear
 
 pytestmark = pytest.mark.skipif(not matmul.onednn_is_exact(), reason="this machine has no exact oneDNN")
 
@@ -18,7 +18,7 @@ SHAPES = [(64, 125, 64), (512, 125, 64), (32, 16, 16), (64, 64, 300)]
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, in_dims: tuple = (0, 0, 0)) -> Tensor:
     def one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        with AllRunsAtOnce():
+        with BatchedLinear():
             return functional.linear(x, weight, bias)
 
     return torch.vmap(one, in_dims=in_dims)(x, weight, bias)

@@ -22,7 +22,7 @@ from study.outcomes import judge
 from study.record import tables
 from study.record.definition import Definition, open_study
 from study.training.rng import batches
-from study.training.rollback import GoingBack, Piece, Snapshots
+from study.training.rollback import RollbackOptions, Rollbacks, StatePart
 from study.training.trainer import train
 
 # Healthy toy runs hardly spike: a negative `spike` (which no user can ask for) makes one of any common loss.
@@ -228,12 +228,12 @@ def test_a_run_that_only_went_back_is_diverged_and_a_slow_one_beside_it_undertra
     assert [again[run].outcome for run in table["run_id"]] == table["outcome"].tolist()
 
 
-def watched(losses: list[list[float]], **asked: Any) -> tuple[Snapshots, Tensor]:
+def watched(losses: list[list[float]], **asked: Any) -> tuple[Rollbacks, Tensor]:
     """The weight of each run of one number, which counts the steps that it learned from, after each step: (S, R)."""
     weight = torch.zeros(len(losses[0]), dtype=F64)
-    snapshots = Snapshots(
-        GoingBack(**asked),
-        [Piece(get=lambda: weight, axes=(len(weight),))],
+    rollbacks = Rollbacks(
+        RollbackOptions(**asked),
+        [StatePart(get=lambda: weight, axes=(len(weight),))],
         runs=len(weight),
         warmup=0,
         dtype=F64,
@@ -241,36 +241,36 @@ def watched(losses: list[list[float]], **asked: Any) -> tuple[Snapshots, Tensor]
     )
     seen = []
     for step, row in enumerate(losses):
-        snapshots.watch(step, torch.tensor(row, dtype=F64).unsqueeze(1))
-        weight += ~snapshots.resting
+        rollbacks.step(step, torch.tensor(row, dtype=F64).unsqueeze(1))
+        weight += ~rollbacks.resting_R
         seen.append(weight.clone())
-    return snapshots, torch.stack(seen)
+    return rollbacks, torch.stack(seen)
 
 
 def test_going_back_by_pencil() -> None:
-    """Snapshots at 8 and 16. The spike of step 17 is acted on at 20: back to the 8 steps learned by step 8, then 3
+    """Rollbacks at 8 and 16. The spike of step 17 is acted on at 20: back to the 8 steps learned by step 8, then 3
     steps of rest, 20 to 22. A loss that is no number does it too, in its own run alone; a level below the usual does
     not."""
     losses = [[1.0 + 0.01 * (step % 2), 1.0 + 0.01 * (step % 3), 1.0] for step in range(26)]
     losses[17][0] = 1.5
     losses[18][1] = math.nan
     losses[19][2] = 0.2
-    snapshots, seen = watched(losses, spike=4.0, back=8, skip=3)
+    rollbacks, seen = watched(losses, spike=4.0, back=8, skip=3)
     assert seen[19].tolist() == [20.0, 20.0, 20.0]
     assert seen[22].tolist() == [8.0, 8.0, 23.0]
     assert seen[25].tolist() == [11.0, 11.0, 26.0]
-    assert snapshots.counts()["rollbacks"].tolist() == [1, 1, 0]
-    assert snapshots.counts()["skipped_steps"].tolist() == [3, 3, 0]
-    assert snapshots.share.tolist() == [1.0, 1.0, 1.0]
+    assert rollbacks.counts()["rollbacks"].tolist() == [1, 1, 0]
+    assert rollbacks.counts()["skipped_steps"].tolist() == [3, 3, 0]
+    assert rollbacks.lr_share_R.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_a_loss_of_ten_times_the_first_is_a_spike_from_the_start() -> None:
     losses = [[2.0, 2.0] for _ in range(8)]
     losses[2] = [20.1, 19.9]
-    snapshots, seen = watched(losses, spike=4.0, back=8, skip=1, lower=0.5)
+    rollbacks, seen = watched(losses, spike=4.0, back=8, skip=1, lower=0.5)
     assert seen[5].tolist() == [0.0, 6.0]
     assert seen[7].tolist() == [2.0, 8.0]
-    assert snapshots.share.tolist() == [0.5, 1.0]
+    assert rollbacks.lr_share_R.tolist() == [0.5, 1.0]
 
 
 def test_a_second_spike_goes_back_no_further_than_the_first() -> None:
@@ -278,9 +278,9 @@ def test_a_second_spike_goes_back_no_further_than_the_first() -> None:
     losses = [[1.0 + 0.01 * (step % 2)] for step in range(50)]
     for step in (33, 42):
         losses[step] = [3.0]
-    snapshots, seen = watched(losses, spike=4.0, back=8, skip=1)
+    rollbacks, seen = watched(losses, spike=4.0, back=8, skip=1)
     # snapshots at 24 and 32; at 35 back to 24; one more at 40, beside which lies 24 and not 32; at 45 back to 24
     assert seen[35].item() == 24.0
     assert seen[44].item() == 33.0
     assert seen[45].item() == 24.0
-    assert snapshots.counts()["rollbacks"].item() == 2
+    assert rollbacks.counts()["rollbacks"].item() == 2

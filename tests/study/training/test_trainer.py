@@ -18,12 +18,15 @@ from study import methods
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule
 from study.data._dataset import Task
 from study.outcomes import judge
-from study.training import trainer
-from study.training.embeddings import Tables, touched, touched_by_groups
+from study.training import fused_mlp, stack
+from study.training.embeddings import EmbeddingTables, touched, touched_by_groups
+from study.training.evaluation import auc
 from study.training.inputs import WholeInputs
 from study.training.networks import spec_of, stackable
 from study.training.rng import batches, stream
-from study.training.trainer import Look, auc, steps_of, train
+from study.training.stack import StackTraining, StepView, steps_of
+from study.training.stack_method import StackMethod
+from study.training.trainer import train
 
 EARLY = {
     "zclip": {"warmup_steps": 4, "z_max": 0.5},
@@ -183,8 +186,8 @@ def test_a_log_without_ids_and_one_without_numbers_train() -> None:
 # --- embeddings ---------------------------------------------------------------------------------------------------
 
 
-def make_tables(runs_of_group: int = 3) -> Tables:
-    return Tables(
+def make_tables(runs_of_group: int = 3) -> EmbeddingTables:
+    return EmbeddingTables(
         VOCABULARY,
         ("user", "tab", "item"),
         (4, 8),
@@ -361,7 +364,7 @@ def test_warm_up_rises_in_equal_parts_to_the_lr() -> None:
     def lrs(warmup: int) -> list[list[float]]:
         recipe = dataclasses.replace(RECIPE, warmup=warmup, precision="float64")
         runs = [make_run(lr=0.5, recipe=recipe), make_run(lr=1.0, recipe=recipe)]
-        method = trainer._Method(runs, recipe, torch.float64, torch.device("cpu"))
+        method = StackMethod(runs, recipe, torch.float64, torch.device("cpu"))
         return [method.lr(step).tolist() for step in (0, 1, 3, 4, 100)]
 
     assert lrs(4) == [[0.125, 0.25], [0.25, 0.5], [0.5, 1.0], [0.5, 1.0], [0.5, 1.0]]
@@ -503,13 +506,13 @@ def test_a_step_on_a_device_needs_none_of_its_numbers_and_brings_it_none(
     recipe = dataclasses.replace(RECIPE, steps=3, warmup=2)
     run = make_run(method=method, model=model, recipe=recipe, options=EARLY.get(method, {}))
     runs = [dataclasses.replace(run, seed=seed, lr=lr) for seed in (3, 5) for lr in (0.1, 3.0)]
-    stack = trainer._Stack(runs, LOG, torch.device("meta"))
-    assert isinstance(stack.inputs, WholeInputs)
+    training = StackTraining(runs, LOG, torch.device("meta"))
+    assert isinstance(training.inputs, WholeInputs)
     for name in ("tensor", "as_tensor"):  # a copy of which no mode hears
         monkeypatch.setattr(torch, name, lambda *_a, **_k: pytest.fail("a tensor is made of the host's numbers"))
-    for step, rows_GB in enumerate(stack.batches()):
+    for step, rows_GB in enumerate(training.batches()):
         with NoCopies():
-            loss_RT, constant_GT = stack.step(step, rows_GB)
+            loss_RT, constant_GT = training.step(step, rows_GB)
         assert loss_RT.is_meta
         assert constant_GT.is_meta
 
@@ -528,28 +531,28 @@ def test_what_a_gpu_does_gives_the_same_bits_and_reads_nothing_back(
     model: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On CPU: all layers of all runs at once, batches as a whole, and touched rows of a fixed number."""
-    monkeypatch.setattr(trainer.fused, "takes", lambda *_given: False)
+    monkeypatch.setattr(fused_mlp, "takes", lambda *_given: False)
     options = EARLY.get(method, {})
     runs = [
         make_run(method=method, model=model, seed=seed, lr=lr, options=options) for seed in (3, 5) for lr in (0.1, 3.0)
     ]
     expected = train(runs, LOG)
-    step = trainer._Stack.step
+    step = StackTraining.step
     monkeypatch.setattr(NoWait, "reads", (*NoWait.reads, "unique_consecutive"))
 
     def watched(*arguments: Any) -> Any:
         with NoWait():
             return step(*arguments)
 
-    monkeypatch.setattr(trainer, "TouchedInputs", functools.partial(WholeInputs, fixed=True))
-    monkeypatch.setattr(trainer._Stack, "step", watched)
+    monkeypatch.setattr(stack, "TouchedInputs", functools.partial(WholeInputs, fixed=True))
+    monkeypatch.setattr(StackTraining, "step", watched)
     found = train(runs, LOG)
     assert [bits_of(found, i) for i in range(4)] == [bits_of(expected, i) for i in range(4)]
 
 
 def test_watch_is_called_after_each_step() -> None:
     seen: list[int] = []
-    train([make_run()], LOG, watch=seen.append)
+    train([make_run()], LOG, on_step=seen.append)
     assert seen == list(range(17))
 
 
@@ -562,7 +565,7 @@ def test_who_looks_on_changes_no_bit_and_sees_every_factor(method: str, model: s
     runs = [dataclasses.replace(run, seed=9), run, dataclasses.replace(run, seed=9, lr=0.05)]
     before, factors = [], []
 
-    def look(seen: Look) -> None:
+    def look(seen: StepView) -> None:
         assert [(r.seed, r.lr) for r in seen.runs] == [(5, 0.8), (9, 0.8), (9, 0.05)]
         assert seen.lr.tolist() == pytest.approx(
             [r.lr * min(1, (seen.step + 1) / RECIPE.warmup) for r in runs[1::-1] + runs[2:]]
@@ -572,7 +575,7 @@ def test_who_looks_on_changes_no_bit_and_sees_every_factor(method: str, model: s
         if seen.step:
             assert all((before[-1][name] != before[-2][name]).any() for name in before[-1])
 
-    found = train(runs, LOG, look=look)
+    found = train(runs, LOG, on_update=look)
     expected = train(runs, LOG)
     assert [bits_of(found, i) for i in range(3)] == [bits_of(expected, i) for i in range(3)]
     assert len(before) == found.loss.shape[1]
@@ -591,7 +594,7 @@ def test_training_takes_one_thread_and_gives_the_others_back(interrupted: bool) 
             raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
-        train([make_run()], LOG, watch=watch)
+        train([make_run()], LOG, on_step=watch)
     assert torch.get_num_threads() == 2
 
 
