@@ -23,6 +23,10 @@ test-slow: $(VENV)/installed-dev
 test-long: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m long
 
+# A short quick with the oldest and the newest ray, mlflow, torch, pandas and optuna that pyproject.toml allows.
+compat:
+	$(PYTHON) tests/benchmarks/compat.py $(COMPAT)
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A study on Slurm: a Ray cluster of this job's own over its nodes, in token mode, gone when the job ends. Submitted from
-# an environment in which `study` runs; everything after the script's name is `study run`'s:
+# Runs a study on Slurm, on a Ray cluster over the job's nodes, in token mode, which ends with the job. Submit it from an
+# environment in which `study` runs. The words after the script's name go to `study run`:
 #
 #   sbatch docs/cluster/slurm.sh lr_curve --data-dir /shared/data/KuaiRand-Pure --out /shared/studies/lr_curve
 #
@@ -9,39 +9,37 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=04:00:00
-# Two minutes before the end of its time the study is stopped, as by Ctrl-C: what is recorded stays, and the same sbatch
-# trains exactly what is missing.
+# Two minutes before the job's time is over, the study is stopped as by Ctrl-C. The same sbatch trains what is missing.
 #SBATCH --signal=B:INT@120
 # With GPUs, and --gpu-fraction for the study: #SBATCH --gpus-per-node=1
 set -euo pipefail
 
-[ $# -gt 0 ] || { echo "usage: sbatch slurm.sh SPACE --out /shared/folder [what else study run takes]" >&2; exit 2; }
+[ $# -gt 0 ] || { echo "usage: sbatch slurm.sh SPACE --out /shared/folder [options of study run]" >&2; exit 2; }
 
-# A token of this job's own: srun passes it on in the environment, which other users cannot read.
+# The job's own token. srun passes it on in the environment, which other users cannot read.
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN
 
-# Seconds, none of which is outstayed: for an answer of Slurm or Ray, for nodes to join, for the study to keep what it
-# trains, and for Ray to end.
+# Time limits in seconds: for an answer of Slurm or Ray, for nodes to join, for the study to checkpoint, for Ray to end.
 answer_seconds=${ANSWER_SECONDS:-60} node_seconds=${NODE_SECONDS:-120} stop_seconds=${STOP_SECONDS:-90} end_seconds=${END_SECONDS:-15}
 
 cpus=${SLURM_CPUS_PER_TASK:-1}
 port=$((20000 + SLURM_JOB_ID % 10000))
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
-on() { # NODE COMMAND...: a step of one task there
+on() { # NODE COMMAND...: run a step of one task there
   timeout --kill-after=5 "$answer_seconds" \
     srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$1" "${@:2}"
 }
 
 started=()
-begin() { # the same, which goes on: srun itself is what is ended later, and it passes that on to the step
+begin() { # NODE COMMAND...: the same in the background; srun passes signals on to the step
   (exec srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$1" "${@:2}") &
   started+=($!)
 }
 
-gone() { # SECONDS PID...: whether all of them have ended within this time
+gone() { # SECONDS PID...: succeed if all of them end within this time
   local end=$((SECONDS + $1))
   while kill -0 "${@:2}" 2>/dev/null; do
     [ "$SECONDS" -lt "$end" ] || return 1
@@ -52,7 +50,7 @@ gone() { # SECONDS PID...: whether all of them have ended within this time
 # shellcheck disable=SC2317 # the trap calls it
 clean_up() {
   trap - EXIT
-  trap '' INT TERM # it is on its way out, and not for long
+  trap '' INT TERM # it ends soon
   [ ${#started[@]} -eq 0 ] || kill "${started[@]}" 2>/dev/null || true
   [ ${#started[@]} -eq 0 ] || gone "$end_seconds" "${started[@]}" || kill -KILL "${started[@]}" 2>/dev/null || true
 }
@@ -79,8 +77,8 @@ for node in "${nodes[@]:1}"; do
   begin "$node" ray start --address="$address" "${common[@]}"
 done
 
-# The study may begin with some of them: it uses those that join later. But this way it asks each for its folder and data.
-# In the background, so that a signal is heard meanwhile.
+# The study would also use nodes that join later, but it checks the folder and the data of those that are there.
+# In the background, so that the traps for signals run.
 timeout --kill-after=5 $((node_seconds + answer_seconds)) python - "$address" ${#nodes[@]} "$node_seconds" <<'PYTHON' &
 import sys, time, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
@@ -94,7 +92,7 @@ counting=$!
 started+=("$counting")
 wait "$counting" || echo "slurm.sh: the nodes could not be counted" >&2
 
-set -m # a process group of its own, which can be interrupted
+set -m # a process group of its own, which gets the signal
 study run "$@" --address "$address" &
 study=$!
 set +m
@@ -107,7 +105,7 @@ stop() {
 trap stop INT TERM
 code=0
 wait "$study" || code=$?
-if [ -n "$stopping" ] && [ "$code" -gt 128 ]; then # the signal has ended the wait, and the study keeps what it trains
+if [ -n "$stopping" ] && [ "$code" -gt 128 ]; then # the signal has ended the wait; the study checkpoints
   gone $((stopping - SECONDS)) "$study" || kill -KILL -- "-$study" 2>/dev/null || true
   code=0
   wait "$study" || code=$?

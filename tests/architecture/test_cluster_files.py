@@ -1,5 +1,5 @@
-"""What docs/cluster holds: the manifest for KubeRay, read and not applied, and the Slurm script, checked, and run with
-stand-ins for Slurm, Ray and the study."""
+"""The files of docs/cluster: the manifest for KubeRay, which is only read, and the Slurm script, which runs with stand-ins
+for Slurm, Ray and the study."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ def containers() -> list[dict[str, Any]]:
     return [container for pod in pod_templates().values() for container in pod["spec"]["containers"]]
 
 
-# Of KubeRay's ray.io/v1, v1.5.1: what stands at these places and is used here.
+# Fields of KubeRay's ray.io/v1 (v1.5.1) that the manifest uses, by their place in it.
 FIELDS = {
     (): {"apiVersion", "kind", "metadata", "spec"},
     ("spec",): {
@@ -56,21 +56,21 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("place", FIELDS, ids=lambda place: ".".join(map(str, place)) or "job")
-def test_the_manifest_has_the_fields_that_kuberay_knows(place: tuple[str | int, ...]) -> None:
+def test_the_manifest_uses_fields_of_kuberay(place: tuple[str | int, ...]) -> None:
     found = JOB
     for key in place:
         found = found[key]
     assert set(found) == FIELDS[place]
 
 
-def test_what_the_manifest_makes() -> None:
+def test_the_manifest_has_no_role_and_no_secret() -> None:
     kinds = [(document["apiVersion"], document["kind"]) for document in MANIFEST]
     assert kinds == [
         ("ray.io/v1", "RayJob"),
         ("v1", "ServiceAccount"),
         ("v1", "PersistentVolumeClaim"),
         ("networking.k8s.io/v1", "NetworkPolicy"),
-    ], "and neither a role nor a binding, nor a secret with something in it"
+    ]
     assert {document["metadata"]["name"] for document in MANIFEST} == {NAME}
     assert MANIFEST[1]["automountServiceAccountToken"] is False
     assert MANIFEST[2]["spec"]["accessModes"] == ["ReadWriteMany"]
@@ -97,10 +97,12 @@ def test_a_pod_has_no_rights(pod: dict[str, Any]) -> None:
     assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
     assert not any("hostPath" in volume for volume in volumes.values())
     home = next(variable["value"] for variable in container["env"] if variable["name"] == "HOME")
-    assert any(home.startswith(mount["mountPath"]) for mount in container["volumeMounts"]), "the root cannot be written"
+    assert any(home.startswith(mount["mountPath"]) for mount in container["volumeMounts"]), (
+        "the root file system is read-only"
+    )
 
 
-def test_secrets_are_referred_to_and_not_written_down() -> None:
+def test_secrets_are_references() -> None:
     for container in containers():
         for variable in container["env"]:
             secret = re.search("KEY|PASSWORD|TOKEN|USERNAME|URI", variable["name"])
@@ -110,17 +112,17 @@ def test_secrets_are_referred_to_and_not_written_down() -> None:
     assert JOB["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
 
-def test_versions_are_those_that_are_tested() -> None:
+def test_ray_has_the_tested_version() -> None:
     (version,) = re.findall(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert JOB["spec"]["rayClusterSpec"]["rayVersion"] == version
     assert f"rayproject/ray:{version}-py3" in (CLUSTER / "Dockerfile").read_text()
 
 
-def test_the_entrypoint_is_a_command_of_ours_on_the_claim() -> None:
+def test_the_entrypoint_is_a_valid_command_on_the_claim() -> None:
     words = shlex.split(JOB["spec"]["entrypoint"])
     asked = main._parser().parse_args(words[1:])
     assert words[:2] == ["study", "run"]
-    assert asked.gpu_fraction * 4 == 1, "as the manifest's head says"
+    assert asked.gpu_fraction * 4 == 1, "four trials share a GPU"
     mounted = {mount["mountPath"] for mount in containers()[-1]["volumeMounts"]}
     assert {f"/{asked.out.split('/')[1]}", f"/{asked.data_dir.split('/')[1]}"} <= mounted
     assert yaml.safe_load(JOB["spec"]["runtimeEnvYAML"])["env_vars"] == {
@@ -134,7 +136,7 @@ def test_the_entrypoint_is_a_command_of_ours_on_the_claim() -> None:
 SCRIPT = CLUSTER / "slurm.sh"
 
 
-def test_the_script_is_sound() -> None:
+def test_the_script_passes_shellcheck() -> None:
     subprocess.run(["bash", "-n", SCRIPT], check=True)
     shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
     if shellcheck is None:
@@ -143,7 +145,7 @@ def test_the_script_is_sound() -> None:
     assert json.loads(done.stdout) == []
 
 
-def test_the_script_wants_a_study() -> None:
+def test_the_script_needs_a_search_space() -> None:
     done = subprocess.run(["bash", SCRIPT], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: sbatch slurm.sh SPACE")
@@ -174,7 +176,7 @@ STAND_INS = {
       case $STUDY in ends) exit 0;; fails) exit 2;; esac
       while :; do sleep 0.1; done""",
 }
-"""What the script calls. Each writes its process id down, so that what stays behind is found."""
+"""The commands that the script calls. Each writes its process id, so that the test finds what stays behind."""
 
 
 class Job:
@@ -225,11 +227,11 @@ class Job:
             time.sleep(0.05)
 
     def ended(self) -> tuple[int, str, str]:
-        """Its exit code, what was done, in order, and what it said; nothing stays behind."""
+        """Wait for the end; return the exit code, the log and the output. Fails if a process stays behind."""
         try:
             said, complained = self.child.communicate(timeout=90)
         finally:
-            end = time.monotonic() + 10  # what was killed may be a while on its way out
+            end = time.monotonic() + 10
             while (left := self.running()) and time.monotonic() < end:
                 time.sleep(0.1)
             for pid in left:
@@ -242,7 +244,7 @@ STARTED = "study run quick --out /shared/x --address 10.0.0.1:20007\n"
 
 
 @pytest.mark.parametrize(("study", "code"), [("ends", 0), ("fails", 2)])
-def test_the_job_ends_as_the_study_does_and_ray_with_it(tmp_path: Path, study: str, code: int) -> None:
+def test_the_job_ends_with_the_study_and_ends_ray(tmp_path: Path, study: str, code: int) -> None:
     ended, done, said = Job(tmp_path, STUDY=study).ended()
     assert ended == code
     assert STARTED in done
@@ -251,7 +253,7 @@ def test_the_job_ends_as_the_study_does_and_ray_with_it(tmp_path: Path, study: s
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
-def test_a_signal_to_the_job_lets_the_study_keep_what_trains(tmp_path: Path, how: signal.Signals) -> None:
+def test_a_signal_to_the_job_lets_the_study_checkpoint(tmp_path: Path, how: signal.Signals) -> None:
     job = Job(tmp_path)
     job.until(STARTED)
     time.sleep(0.5)  # for the trap of the stand-in
@@ -261,7 +263,7 @@ def test_a_signal_to_the_job_lets_the_study_keep_what_trains(tmp_path: Path, how
     assert done.index(STARTED) < done.index("kept") < done.index(" ended")
 
 
-def test_a_study_that_does_not_hear_and_a_step_that_does_not_end_are_not_waited_for(tmp_path: Path) -> None:
+def test_the_job_kills_a_study_that_ignores_signals_and_a_step_that_does_not_end(tmp_path: Path) -> None:
     job = Job(tmp_path, STUDY="deaf", STUCK="beta", STOP_SECONDS="2", END_SECONDS="2")
     job.until(STARTED)
     time.sleep(0.5)

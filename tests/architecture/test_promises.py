@@ -8,7 +8,7 @@ import pytest
 from paths import ROOT
 
 DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
-HEADING = "## Promises, and what holds them\n"
+HEADING = "## Promises and their tests\n"
 
 
 def rows(document: str) -> list[list[str]]:
@@ -55,7 +55,7 @@ def test_each_promise_names_tests_that_are_there(row: list[str]) -> None:
 
 
 def test_every_promise_of_the_page_is_in_the_table() -> None:
-    head = DOCUMENT.partition("What is promised:\n")[2].partition("\n\nEach statement")[0]
+    head = DOCUMENT.partition("These are the promises:\n")[2].partition("\n\nEach promise is held")[0]
     promised = {line.strip("|").split("|")[0].strip() for line in head.splitlines() if line.startswith("|")}
     promised -= {"promise", "---"}
     assert len(promised) >= 6

@@ -1,4 +1,4 @@
-"""A study sends nothing anywhere: run in a network of its own, whose only way out counts packets and leads nowhere."""
+"""A study sends no packets: it runs in a network namespace whose only way out counts them and leads nowhere."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.long, pytest.mark.skipif(WHY_NOT is not None, reason=s
 NETWORK = """
 ip link set lo up
 ip link add out type veth peer name beyond
-for end in out beyond; do # whose greetings would count
+for end in out beyond; do # IPv6 announces itself
   [ ! -e /proc/sys/net/ipv6/conf/$end ] || echo 1 >/proc/sys/net/ipv6/conf/$end/disable_ipv6
 done
 ip link set beyond up
@@ -23,7 +23,11 @@ ip address add 10.77.1.1/24 dev out
 ip link set out up
 ip route add default dev out
 ip neighbour add 10.77.1.2 lladdr 02:00:00:00:00:02 dev out
+# Ray asks these two whether the machine is in a cloud, also with its reports off.
+ip route add blackhole 169.254.169.254
 mount --make-rprivate /
+printf '127.0.0.1 localhost metadata.google.internal\n' >"$HOME/hosts"
+mount --bind "$HOME/hosts" "$(readlink -f /etc/hosts)"
 echo 'nameserver 10.77.1.2' >"$HOME/resolv.conf"
 mount --bind "$HOME/resolv.conf" "$(readlink -f /etc/resolv.conf)"
 code=0
@@ -31,14 +35,14 @@ code=0
 awk '$1 == "out:" { print $11 }' /proc/net/dev >"$HOME/packets"
 exit $code
 """
-"""Names are asked of a server beyond it, so that a question counts as well."""
+"""The name server lies beyond the way out, so a look-up counts too."""
 
 TINY = ["quick", "--set", "models=small", "--set", "methods=none", "--set", "lr=0.1", "--seeds", "0"]
 TINY += ["--set", "data.rows=2000", "--set", "batch=64", "--workers", "2"]
 
 
 def packets_of(home: Path, *command: str) -> int:
-    """How many packets left, while the command ran to its end."""
+    """Run the command to its end; return how many packets left."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "STUDY_", "MLFLOW_", "AWS_"))}
     done = subprocess.run(
         ["unshare", "--net", "--mount", "sh", "-e", "-c", NETWORK, "sh", *command],
@@ -53,7 +57,7 @@ def packets_of(home: Path, *command: str) -> int:
     return int((home / "packets").read_text())
 
 
-def test_a_packet_would_be_seen(tmp_path: Path) -> None:
+def test_packets_and_look_ups_are_counted(tmp_path: Path) -> None:
     ask = "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('{}', 80))"
     assert packets_of(tmp_path, sys.executable, "-c", ask.format("10.77.1.2")) == 1
     name = "import contextlib, socket\nwith contextlib.suppress(OSError): socket.getaddrinfo('a.name.internal', 80)"
@@ -61,6 +65,6 @@ def test_a_packet_would_be_seen(tmp_path: Path) -> None:
     assert packets_of(tmp_path, "true") == 0
 
 
-def test_a_study_on_a_ray_of_its_own_sends_none(tmp_path: Path) -> None:
+def test_a_study_with_a_local_ray_sends_no_packet(tmp_path: Path) -> None:
     assert packets_of(tmp_path, sys.executable, "-m", "study", "run", *TINY, "--out", str(tmp_path / "out")) == 0
     assert (tmp_path / "out" / "report.html").is_file()

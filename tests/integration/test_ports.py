@@ -1,4 +1,4 @@
-"""Every port of a Ray cluster in token mode, asked without the token: what refuses, and what stays open."""
+"""Which ports of a Ray cluster in token mode answer a client without the token."""
 
 import contextlib
 import http.client
@@ -31,7 +31,7 @@ METHODS = (
     "ray.rpc.LogService/ListLogs",
     "ray.rpc.RuntimeEnvService/GetRuntimeEnvsInfo",
 )
-"""One at least of each service; asked with an empty request."""
+"""At least one of each service, called with an empty request."""
 
 PAGES = ("/", "/metrics", "/api/healthz", "/api/jobs/", "/get_runtime_envs_info", "/api/local_raylet_healthz")
 
@@ -70,11 +70,11 @@ def listening(root: int) -> Iterator[tuple[str, str]]:
 
 
 OPEN_PAGES = {"/api/healthz", "/api/local_raylet_healthz"}
-"""They say that a process lives, and nothing more."""
+"""Health checks: they say only that a process lives."""
 
 
-def test_no_service_answers_without_the_token(tmp_path: Path) -> None:
-    """What has no such method says so, what speaks no gRPC is unavailable, and what has it refuses."""
+def test_no_service_of_a_cluster_answers_without_the_token(tmp_path: Path) -> None:
+    """A port without the method answers UNIMPLEMENTED, one without gRPC UNAVAILABLE."""
     room = Room(tmp_path)
     nodes = Nodes(room, count=1)
     grpcs: dict[tuple[str, str], dict[str, str]] = {}
@@ -97,7 +97,7 @@ def test_no_service_answers_without_the_token(tmp_path: Path) -> None:
     assert refused >= set(METHODS[:6]) | {f"ray.rpc.{method}" for method in elsewhere}
     for where, of_port in pages.items():
         given = {page for page, status in of_port.items() if status == 200}
-        # A server of metrics gives the same page, whatever it is asked for, and has nothing else.
+        # A metrics server gives the same page for every path.
         assert given <= OPEN_PAGES or given == set(PAGES), where
         assert given == set(PAGES) or set(of_port.values()) <= {200, 401, 403, 404, None}, where
-    assert sum(set(of_port.values()) == {200} for of_port in pages.values()) >= 1, "metrics, to be fenced"
+    assert sum(set(of_port.values()) == {200} for of_port in pages.values()) >= 1, "metrics are open"
