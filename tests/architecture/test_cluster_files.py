@@ -1,5 +1,5 @@
-"""The files of docs/cluster: the manifest for KubeRay, which is only read, and the Slurm script, which runs with stand-ins
-for Slurm, Ray and the study."""
+"""The files of docs/cluster: the manifest for KubeRay, which is only read, and the Slurm script, which runs with
+stand-ins for Slurm, Ray and the study."""
 
 import contextlib
 import json
