@@ -12,9 +12,11 @@ in `analysis.stats.frontier`, figures in `analysis.figures`, the report in `anal
 """
 
 from analysis.loading import load
-from analysis.stats.edges import edges, sentence
+from analysis.stats.edges import edges
 from analysis.stats.frontier import frontier, tradeoff
 from analysis.stats.quality import quality
-from analysis.stats.rates import divergence_rates, in_bins, rates_table
+from analysis.stats.rates import divergence_rates, in_bins
+from analysis.text.edges import sentence
+from analysis.text.rates import rates_table
 
 __all__ = ["divergence_rates", "edges", "frontier", "in_bins", "load", "quality", "rates_table", "sentence", "tradeoff"]

@@ -1,14 +1,15 @@
 """The table that all of `analysis` starts from: one row a run, the control left out, each run's curve named."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.figures.palette import method_order
 from study.config import JUDGED_FROM, QualitySearch, Study
-from study.record.definition import read_definition
+from study.record.definition import RecordError, read_definition
 from study.record.schema import COLUMNS, COUNTS, PER_TASK
 from study.record.tables import read_runs
 
@@ -80,6 +81,19 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(["model", "_rank", *by[1:]], ignore_index=True).drop(columns="_rank")
 
 
+METHOD_ORDER = (
+    *("none", "layer_clip", "global_clip", "agc", "lamb", "clippy", "update_rms_clip", "zclip", "adagc", "autoclip"),
+    *("activation_clip", "rollback", "rollback_lower_lr"),
+)
+"""The known methods in the order of tables and legends; others follow by name."""
+
+
+def method_order(methods: Iterable[str]) -> list[str]:
+    """Return the distinct methods in the order of tables and legends: the known ones, then the others by name."""
+    distinct = set(methods)
+    return [m for m in METHOD_ORDER if m in distinct] + sorted(distinct - set(METHOD_ORDER))
+
+
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A table's rows, each a mapping of column names to values."""
     return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False, name=None)]
@@ -95,3 +109,35 @@ def _arm(row: dict[str, Any]) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 def _short(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+FAMILY_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyMember:
+    """A study of a family: where it is recorded, and what it changes. against: the label of what it is held against."""
+
+    label: str
+    words: str
+    against: str
+    folder: Path
+
+
+def read_family(folder: Path) -> tuple[str, list[FamilyMember]]:
+    """(name, members in order) of a family, from its `family.json`. Raises RecordError where it is
+    not a family's: labels name folders inside this one."""
+    path = folder / "family.json"
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FAMILY_FORMAT:
+            raise RecordError(f"{path} has format {content['format']!r}; this version reads format {FAMILY_FORMAT}")
+        for member in content["members"]:
+            if not {"label", "words", "against"} <= set(member) or not str(member["label"]).replace("_", "").isalnum():
+                raise ValueError(f"a member is {member!r}")
+        members = [{key: str(member[key]) for key in ("label", "words", "against")} for member in content["members"]]
+        return str(content["name"]), [FamilyMember(**member, folder=folder / member["label"]) for member in members]
+    except RecordError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{path} is not a family's ({error})") from error

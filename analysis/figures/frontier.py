@@ -18,7 +18,8 @@ from analysis.figures.axes import BAND_ALPHA, HALO, PANEL, figure_style, grid_sh
 from analysis.figures.palette import heat, method_styles
 from analysis.figures.panels import MOST_LINES, evenly_spaced, fewer_values, line_title, threshold_lines
 from analysis.loading import records
-from analysis.stats.edges import BELOW, NOT_REACHED, REACHED, edge_text
+from analysis.stats.edges import BELOW, NOT_REACHED, REACHED
+from analysis.text.edges import edge_text
 
 DASHES = ((0, (1, 1.2)), (0, ()), (0, (5, 1.5)))
 """Dashes of the contours of a map, lowest level first."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.loading import method_order
+
 if TYPE_CHECKING:  # matplotlib and seaborn are slow to import, and the order of methods needs neither
     import pandas as pd
     from matplotlib.colors import LinearSegmentedColormap
@@ -56,12 +58,6 @@ OTHERS = (
 )
 
 HEAT = ("#ffffff", "#9ecae6", "#3d94c4", "#00558a")
-
-
-def method_order(methods: Iterable[str]) -> list[str]:
-    """Return the distinct methods in the order of tables and legends: the known ones, then the others by name."""
-    distinct = set(methods)
-    return [m for m in KNOWN if m in distinct] + sorted(distinct - set(KNOWN))
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, LineStyle]:

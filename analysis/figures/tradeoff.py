@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.axes import HALO, figure_style, grid_shape, legend, panel_figure
-from analysis.figures.palette import LineStyle, method_order, method_styles
-from analysis.loading import records
+from analysis.figures.palette import LineStyle, method_styles
+from analysis.loading import method_order, records
 from analysis.stats.quality import lower_is_better
 
 MANY_POINTS = 2_000

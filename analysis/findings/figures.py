@@ -7,8 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import forest
+from analysis.figures import signals as signal_figures
 from analysis.figures.curves import draw_band, draw_rates
+from analysis.figures.forest import figure as forest_figure
 from analysis.figures.frontier import frontier as draw_frontier
 from analysis.figures.palette import curve_styles
 from analysis.figures.panels import Panel, draw_panels
@@ -16,6 +17,8 @@ from analysis.figures.tradeoff import tradeoff as draw_tradeoff
 from analysis.findings import published
 from analysis.stats import signals
 from analysis.stats.edges import edges, fits, fitted_curves
+from analysis.stats.forest import curves as forest_of_curves
+from analysis.stats.forest import forest
 from analysis.stats.frontier import frontier as edge_by_threshold
 from analysis.stats.frontier import tradeoff as quality_by_rate
 from analysis.stats.quality import quality
@@ -87,30 +90,30 @@ def frontier(folders: Sequence[Path]) -> Figure:
 def edges_of_family(folders: Sequence[Path]) -> Figure:
     """Every member's edge, one below the other."""
     (folder,) = folders
-    return forest.figure(forest.forest(published.read_family(folder), lambda path: published.read(path).runs))
+    return forest_figure(forest(published.family_members(folder), lambda path: published.read(path).runs))
 
 
 def curves_as_forest(folders: Sequence[Path]) -> Figure:
     """The edge of every curve of one study, one below the other."""
     (folder,) = folders
     one = published.read(folder)
-    return forest.figure(forest.curves(one.runs, one.definition))
+    return forest_figure(forest_of_curves(one.runs, one.definition))
 
 
 def signals_before(folders: Sequence[Path]) -> Figure:
     """Sharpness by step from the onset, of one study that was watched."""
-    return _drawn(signals.figure_before(_judged(folders)))
+    return _drawn(signal_figures.figure_before(_judged(folders)))
 
 
 def signals_auc(folders: Sequence[Path]) -> Figure:
     """ROC AUC of each signal by steps before the onset."""
     table = _judged(folders)
-    return _drawn(signals.figure_auc(table, signals.discrimination(table)))
+    return _drawn(signal_figures.figure_auc(table, signals.discrimination(table)))
 
 
 def signals_alarms(folders: Sequence[Path]) -> Figure:
     """What alarms ring for, against their false ones."""
-    return _drawn(signals.figure_alarms(_judged(folders)))
+    return _drawn(signal_figures.figure_alarms(_judged(folders)))
 
 
 def _judged(folders: Sequence[Path]) -> pd.DataFrame:

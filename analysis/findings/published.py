@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.figures.forest import Shown, members_of
-from analysis.loading import cells_of
+from analysis.loading import FamilyMember, cells_of, read_family
 from analysis.stats import signals
 from analysis.stats.best import gains
 from study.config import QualitySearch
@@ -82,16 +81,16 @@ def is_family(folder: Path) -> bool:
     return (folder / "family.json").is_file()
 
 
-def read_family(folder: Path) -> list[Shown]:
+def family_members(folder: Path) -> list[FamilyMember]:
     """The members of a published family. Raises RecordError where there is none."""
-    return members_of(folder)[1]
+    return read_family(folder)[1]
 
 
 def publish(study: Path, into: Path, *, with_signals: bool = False) -> None:
     """Copy what a page needs of a study, or of a family of them, that has been reported on. Raises RecordError where
     there is no report, and writes nothing then."""
     if is_family(study):
-        members = [m for m in members_of(study)[1] if study_exists(m.folder)]
+        members = [m for m in read_family(study)[1] if study_exists(m.folder)]
         for member in members:
             _rows_of(member.folder)
         for member in members:

@@ -11,6 +11,7 @@ from analysis.findings import published
 from analysis.findings.tables import markdown
 from analysis.loading import records
 from analysis.stats import signals
+from analysis.text.signals import LABELS
 from study.monitor.gradient_alarm import GradientAlarm
 
 LAGS = (1, 2, 5)
@@ -77,7 +78,7 @@ def auc(folders: Sequence[Path]) -> str:
         names = sorted(signals.SIGNALS, key=lambda name: -at[name, LAGS[0]]["auc"])
         for name in names:
             cells = [_of_pairs(at[name, lag], plain=name == "lr") for lag in LAGS]
-            rows.append([model, method, _in_table(signals.SIGNALS[name]), *cells])
+            rows.append([model, method, _in_table(LABELS[name]), *cells])
     steps = [f"{lag} step{'s' * (lag > 1)} before" for lag in LAGS]
     return markdown(["model", "method", "signal", *steps], rows)
 
@@ -104,7 +105,7 @@ def _of_rules(found: pd.DataFrame) -> str:
         n, m = int(row["diverged"]), int(row["completed"])
         rung = [_of(row, "warned", n), _of(row, "early", n)]
         gain = f"{row['gain']:.3g}" if math.isfinite(row["gain"]) else ""
-        rule = f"{_in_table(signals.SIGNALS[row['signal']])} > {row['threshold']:.3g}"
+        rule = f"{_in_table(LABELS[row['signal']])} > {row['threshold']:.3g}"
         rows.append([row["model"], row["method"], rule, *rung, gain, _of(row, "false", m)])
     head = ["model", "method", "rings where", "before the onset", "before `gone`", "steps to `gone`, median"]
     return markdown([*head, "false alarms"], rows)

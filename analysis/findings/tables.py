@@ -7,18 +7,21 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures import forest
 from analysis.findings import published
 from analysis.findings.published import Published
 from analysis.loading import records
-from analysis.stats.best import best, best_table
+from analysis.stats.best import best
 from analysis.stats.contrasts import contrasts
-from analysis.stats.edges import edge_span, edge_text, edges, fits
+from analysis.stats.edges import edges, fits
+from analysis.stats.forest import forest
 from analysis.stats.frontier import frontier as edge_by_threshold
 from analysis.stats.quality import quality
 from analysis.stats.rates import divergence_rates, in_bins
-from analysis.stats.table2 import as_text, table2
+from analysis.stats.table2 import table2
+from analysis.text.best import best_table
+from analysis.text.edges import edge_span, edge_text
 from analysis.text.format import difference_text, p_text, score_text, span_text, two_digits, value_text
+from analysis.text.table2 import as_text
 from study.config import EdgeSearch
 from study.record.definition import study_exists
 
@@ -41,7 +44,7 @@ def _about(one: Published) -> str:
 
 
 def _about_family(folder: Path) -> str:
-    found = [published.read(m.folder) for m in published.read_family(folder) if study_exists(m.folder)]
+    found = [published.read(m.folder) for m in published.family_members(folder) if study_exists(m.folder)]
     runs, control = sum(len(one.runs) for one in found), sum(one.control for one in found)
     commits = sorted({str(one.definition.versions.get("commit", "unknown")) for one in found})
     return (
@@ -154,7 +157,7 @@ def paper_table(folders: Sequence[Path]) -> str:
 def family(folders: Sequence[Path]) -> str:
     """Every member's edge, beside that of the member that it is held against."""
     (folder,) = folders
-    table = forest.forest(published.read_family(folder), lambda path: published.read(path).runs)
+    table = forest(published.family_members(folder), lambda path: published.read(path).runs)
     words = {row["label"]: row["words"] for row in records(table)}
     rows = []
     for row in records(table):

@@ -9,17 +9,19 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.axes import figure_style
-from analysis.figures.forest import Shown, figure, times_text
-from analysis.loading import records
+from analysis.figures.forest import figure
+from analysis.loading import FamilyMember, records
 from analysis.report.html import Table, image, render
-from analysis.stats.edges import REACHED, edge_text
+from analysis.stats.edges import REACHED
+from analysis.text.edges import edge_text
+from analysis.text.forest import times_text
 from analysis.text.format import p_text, span_text
 from study.storage.atomic import write_atomic
 
 HEAD = ("", "model", "curve", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)")
 
 
-def write(folder: Path, name: str, members: Sequence[Shown], forest: pd.DataFrame) -> Path:
+def write(folder: Path, name: str, members: Sequence[FamilyMember], forest: pd.DataFrame) -> Path:
     """Write report.html, tables/forest.csv and figures/forest.png of a family and return the path of report.html.
 
     Args:

@@ -14,7 +14,8 @@ from analysis.figures.gallery import gallery
 from analysis.figures.panels import Panel, draw_panels, panels
 from analysis.loading import tasks_of
 from analysis.stats import frontier as thresholds
-from analysis.stats.edges import Fit, fitted_curves
+from analysis.stats.edges import fitted_curves
+from analysis.stats.psychometric import Fit
 from analysis.stats.quality import quality
 from analysis.stats.rates import in_bins
 from analysis.stats.trajectories import diverged_by_step, example_pairs, gain_by_step

@@ -16,14 +16,18 @@ import pandas as pd
 from analysis.loading import CELL, cells_of, records, tasks_of, threshold_columns
 from analysis.report.html import Image, Table
 from analysis.report.tables import LEVELS, ReportTables, missing_runs, planned_count
-from analysis.stats import best as searched
-from analysis.stats import recommend as recommended
-from analysis.stats import table2 as at_best
-from analysis.stats.contrasts import interval_text, ratio_text, sentences
-from analysis.stats.edges import edge_span, edge_text, sentence
+from analysis.stats.best import task_of
+from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.rates import divergence_rates
-from analysis.text.format import p_text, score_text, span_text
+from analysis.stats.recommend import CLAIMED, RISK
+from analysis.text.best import best_table
+from analysis.text.best import sentence as best_sentence
+from analysis.text.contrasts import interval_text, ratio_text, sentences
+from analysis.text.edges import edge_span, edge_text, sentence
+from analysis.text.format import p_text, quality_words, score_text, span_text
+from analysis.text.recommend import commands, headroom_text
 from analysis.text.report import claims_text
+from analysis.text.table2 import as_text
 from study.config import QualitySearch, to_json
 from study.record.definition import Definition
 from study.record.failures import read_failures
@@ -99,9 +103,9 @@ def best(tables: ReportTables) -> Context | None:
         return None
     return {
         "search": search,
-        "task": searched.task_of(definition.data, search),
-        "table": Table(**_head_and_rows(searched.best_table(tables.best, definition)), words=3),
-        "answers": [(row["model"], searched.sentence(row, definition)) for row in records(tables.best)],
+        "task": task_of(definition.data, search),
+        "table": Table(**_head_and_rows(best_table(tables.best, definition)), words=3),
+        "answers": [(row["model"], best_sentence(row, definition)) for row in records(tables.best)],
     }
 
 
@@ -110,22 +114,22 @@ def claims(tables: ReportTables) -> Context | None:
     found = tables.recommended
     if found.empty:
         return None
-    score = recommended.quality_words(str(found["quality"].iloc[0]))
+    score = quality_words(str(found["quality"].iloc[0]))
     head = ["model", "curve", "claimed up to lr", "diverged", "nominated lr", "diverged there", "its risk, at most"]
     head += ["fresh seeds to claim it", "chance", f"{score} there", "95% interval"]
     by_model = tables.by_model(found)
     return {
-        "risk": recommended.RISK,
-        "confidence": recommended.CONFIDENCE,
+        "risk": RISK,
+        "confidence": CONFIDENCE,
         "sentences": [(model, claims_text(found.loc[found["model"] == model])) for model, _ in by_model],
         "table": Table(head=head, rows=[_claim(row) for _, rows in by_model for row in rows], words=2),
-        "commands": recommended.commands(found, "DIR"),
+        "commands": commands(found, "DIR"),
     }
 
 
 def _claim(row: Mapping[str, Any]) -> list[str]:
     claim, nominated = ["-", "-"], ["-"] * 5
-    if row["status"] == recommended.CLAIMED:
+    if row["status"] == CLAIMED:
         claim = [f"{row['lr']:g}", f"{row['k']:g} of {row['n']:g}"]
     if not math.isnan(row["nominated"]):
         tried = f"{row['nominated_k']:g} of {row['nominated_n']:g}" if row["nominated_n"] else "-"
@@ -166,7 +170,7 @@ def best_settings(tables: ReportTables) -> Table | None:
     """Each method at its best lr and threshold, as Table 2 of the paper."""
     if tables.table2 is None or tables.table2.empty:
         return None
-    return Table(**_head_and_rows(at_best.as_text(tables.table2, divergence_rates(tables.runs))), words=2)
+    return Table(**_head_and_rows(as_text(tables.table2, divergence_rates(tables.runs))), words=2)
 
 
 def _head_and_rows(found: tuple[list[str], list[list[str]]]) -> dict[str, Any]:
@@ -198,7 +202,7 @@ def contrasts(tables: ReportTables) -> Context | None:
 def _contrasts_table(tables: ReportTables, found: pd.DataFrame, p_head: str, p: str) -> Table | None:
     if found.empty:
         return None
-    score = recommended.quality_words(str(found["quality"].iloc[0]))
+    score = quality_words(str(found["quality"].iloc[0]))
     head = ["model", "curve", "against", "LR50 ratio", "95% interval", p_head, "seeds", f"{score}, difference"]
     head += ["95% interval", "at lr", "diverged only here", "only there"]
     return Table(head=head, rows=[_contrast(row, p) for _, rows in tables.by_model(found) for row in rows], words=3)
@@ -225,12 +229,12 @@ def _costs_table(tables: ReportTables) -> Table:
             known = math.isfinite(row["best_lr"])
             best_lr = f"{row['best_lr']:.2g}" if known else "-"
             room = [
-                recommended.headroom_text(row) or "-",
+                headroom_text(row) or "-",
                 span_text(row["headroom_low"], row["headroom_high"]) if known else "-",
             ]
             loss = [number(cost["sensitivity"]), interval(cost, "sensitivity_low", "sensitivity_high", 3)]
             body.append([model, row["curve"], best_lr, *room, *loss])
-    score = recommended.quality_words(str(tables.recommended["quality"].iloc[0]))
+    score = quality_words(str(tables.recommended["quality"].iloc[0]))
     head = ["model", "curve", f"lr of best {score}", "headroom", "95% interval", "LR sensitivity", "95% interval"]
     return Table(head=head, rows=body, words=2)
 

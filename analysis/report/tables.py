@@ -11,7 +11,8 @@ import pandas as pd
 from analysis.loading import cells_of, records
 from analysis.stats.best import best, gains
 from analysis.stats.contrasts import contrasts
-from analysis.stats.edges import Fit, edges, fits
+from analysis.stats.edges import edges, fits
+from analysis.stats.psychometric import Fit
 from analysis.stats.quality import lr_sensitivity, quality
 from analysis.stats.rates import divergence_rates, in_bins
 from analysis.stats.recommend import recommend

@@ -3,10 +3,10 @@
 import pandas as pd
 
 from analysis.report.tables import ReportTables
-from analysis.stats.best import text as best_text
-from analysis.stats.contrasts import sentences
-from analysis.stats.edges import sentence
-from analysis.stats.rates import rates_table
+from analysis.text.best import text as best_text
+from analysis.text.contrasts import sentences
+from analysis.text.edges import sentence
+from analysis.text.rates import rates_table
 from analysis.text.report import claims_text, many_contrasts_text, many_edges_text
 
 MOST_CURVES = 100

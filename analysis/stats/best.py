@@ -24,9 +24,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.loading import CURVE, in_order, records, tasks_of, threshold_columns, with_curves
-from analysis.stats.quality import mean_interval, median_interval, worst_filled
-from analysis.stats.rates import upper_bound, wilson
-from analysis.text.format import score_text, value_text
+from analysis.stats.intervals import mean_interval, median_interval, upper_bound, wilson
+from analysis.stats.quality import worst_filled
 from study.config import JUDGED_FROM, QualitySearch, Study
 from study.record.definition import Definition
 
@@ -56,7 +55,7 @@ def gains(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition) -> d
 
     runs, losses: of `study.record.tables`, as `read_runs` and `read_losses` give them.
     """
-    task = task_of(definition.data, _search(definition))
+    task = task_of(definition.data, quality_search(definition))
     unit = next(t["constant_loss"] for t in tasks_of(definition.data) if t["name"] == task)
     diverged = dict(zip(runs["run_id"], runs["outcome"] == "diverged", strict=True))
     found = {}
@@ -94,7 +93,7 @@ def tuned_cells(runs: pd.DataFrame, gain: Mapping[str, float], definition: Defin
     Columns: model, curve (the arm), method, <thresholds>, options, lr; n, k (runs and diverged runs, of the seeds it
     was tuned on), gain (their mean), within_risk, best (bool; one cell a model and curve, or none).
     """
-    search = _search(definition)
+    search = quality_search(definition)
     runs = by_arm(runs, definition.study)
     runs = runs.loc[runs["seed"] < JUDGED_FROM]
     runs = runs.loc[runs["run_id"].isin(list(gain))]
@@ -186,7 +185,7 @@ def best(runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition) 
     return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
 
 
-def _search(definition: Definition) -> QualitySearch:
+def quality_search(definition: Definition) -> QualitySearch:
     search = definition.study.search
     if not isinstance(search, QualitySearch):
         raise ValueError(f"{definition.study.name} is no search for the best quality")
@@ -230,66 +229,3 @@ def _judged(runs: pd.DataFrame, scores: Sequence[str], definition: Definition) -
         row |= {f"{name}_mean": float(np.mean(values)) if len(values) else math.nan}
         row |= dict(zip((f"{name}_mean_low", f"{name}_mean_high"), mean_interval(values), strict=True))
     return row
-
-
-def sentence(row: Mapping[str, Any], definition: Definition) -> str:
-    """What a row of `best` says, in words."""
-    search, curve = _search(definition), row["curve"]
-    if pd.isna(row["lr"]):
-        return (
-            f"{curve}: none of {row['cells']} cells diverged in at most {search.risk:.2g} of its runs;"
-            " a lower lr may hold"
-        )
-    found = f"{curve}: best at {setting(row, definition)}"
-    if row["n"] == 0:
-        return f"{found}, by {row['n_tuned']:.0f} seeds; not judged on fresh seeds yet"
-    held = f"{row['k']} of {row['n']} fresh seeds diverged"
-    if row["k"] > search.risk * row["n"]:
-        held += f" (in tuning {row['k_tuned']:.0f} of {row['n_tuned']:.0f}), more than the risk of {search.risk:.2g}"
-    elif row["bound"] > search.risk:
-        held += f", which bounds the risk at {100 * row['bound']:.0f}%"
-    scores = [said] if (said := _score(row, task_of(definition.data, search))) else []
-    end = f"; {row['at_end']} lies at the end of its range, and beyond may be better" if row["at_end"] else ""
-    return f"{found}: {'; '.join([held, *scores])}{end}"
-
-
-def setting(row: Mapping[str, Any], definition: Definition) -> str:
-    """`lr 3.1, rel 0.42, abs 0.018`: what was tuned, of a row of `best`."""
-    names = ["lr", *tuned_of(definition.study).get(str(row["method"]), ())]
-    return ", ".join(f"{name} {row[name]:.12g}" for name in names)
-
-
-def _score(row: Mapping[str, Any], task: str) -> str | None:
-    for name in (f"auc_{task}", f"rmse_{task}"):
-        if name in row and math.isfinite(row[name]):
-            return f"held-out {score_text(name)} {value_text(row, name)}"
-    return None
-
-
-def best_table(found: pd.DataFrame, definition: Definition) -> tuple[list[str], list[list[str]]]:
-    """The paper's Table 2 as (head, rows) of text: one row a model and arm, the first task's and RMSE columns by their
-    medians with 95% intervals."""
-    scores = [f"{kind}_{task['name']}" for task in tasks_of(definition.data) for kind in ("auc", "rmse")]
-    scores = [name for name in scores if name in found]
-    head = ["model", "method", "best at", "diverged", *(score_text(name) for name in scores)]
-    rows = []
-    for row in records(found):
-        none = pd.isna(row["lr"])
-        said = "nothing within risk" if none else setting(row, definition)
-        held = f"{row['k']}/{row['n']}" if row["n"] else "-"
-        rows.append([str(row["model"]), str(row["curve"]), said, held, *(value_text(row, name) for name in scores)])
-    return head, rows
-
-
-def text(found: pd.DataFrame, definition: Definition) -> str:
-    """What a terminal shows: the table, and what it says."""
-    head, rows = best_table(found, definition)
-    if not rows:
-        return "no runs recorded yet"
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (head, *rows)]
-    said = []
-    for model in dict.fromkeys(found["model"]):
-        of_model = records(found.loc[found["model"] == model])
-        said += ["", f"{model}:", *(f"  {sentence(row, definition)}" for row in of_model)]
-    return "\n".join([*lines, *said])

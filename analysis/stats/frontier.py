@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.palette import method_order
-from analysis.loading import CELL, CURVE, records, tasks_of, threshold_columns, with_curves
+from analysis.loading import CELL, CURVE, method_order, records, tasks_of, threshold_columns, with_curves
 from analysis.stats.edges import EDGE_COLUMNS, edges, fits
 from analysis.stats.quality import lower_is_better
 from analysis.stats.quality import quality as quality_of_cells

@@ -11,14 +11,11 @@ LR sensitivity: M. Wortsman et al., "Small-scale proxies for large-scale Transfo
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from analysis.loading import CELL, CURVE, in_order, tasks_of, threshold_columns, with_curves
-from analysis.stats.rates import CONFIDENCE
 from study.config import EdgeSearch
 from study.record.definition import Definition
 
@@ -227,25 +224,3 @@ def _quantiles(values_N: np.ndarray, cell_N: np.ndarray, share: float) -> np.nda
     exact = (part < 1e-9) | (low == -math.inf)
     between = low + part * (np.where(exact, 0, above) - np.where(exact, 0, low))
     return np.where(np.isnan(ordered[ends - 1]), math.nan, np.where(exact, low, between))
-
-
-def median_interval(values: Any, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-    """(low, median, high): the median with its exact interval, between order statistics. The interval is NaN where
-    there are too few values (below 6 at 95%); all is NaN where there are none, or one is NaN."""
-    ordered = np.sort(np.asarray(values, dtype=float))
-    if not len(ordered) or np.isnan(ordered).any():
-        return math.nan, math.nan, math.nan
-    # The r-th from either end: P(Binomial(n, 1/2) < r) <= (1 - confidence) / 2.
-    outside = special.bdtr(np.arange(len(ordered)), len(ordered), 0.5) <= (1 - confidence) / 2
-    r = int(outside.sum())
-    middle = float(np.median(ordered))
-    return (float(ordered[r - 1]), middle, float(ordered[-r])) if r else (math.nan, middle, math.nan)
-
-
-def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Student's interval of the mean; NaN under 2 values."""
-    n = len(values)
-    if n < 2:
-        return math.nan, math.nan
-    half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return float(np.mean(values)) - half, float(np.mean(values)) + half

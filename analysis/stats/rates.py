@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
-from analysis.loading import CELL, in_order, records, threshold_columns, with_curves
-
-CONFIDENCE = 0.95
+from analysis.loading import CELL, in_order, threshold_columns, with_curves
+from analysis.stats.intervals import wilson
 
 
 def divergence_rates(runs: pd.DataFrame) -> pd.DataFrame:
@@ -75,57 +73,3 @@ FEW_RUNS = 3
 """Runs a cell, on average, from which a cell can stand for itself."""
 
 BINS_AN_OCTAVE = 4
-
-
-def wilson(k: Any, n: Any, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
-    """The two-sided Wilson score interval of k successes in n >= 1 trials: (low, high), arrays of k's shape."""
-    k, n = np.asarray(k, dtype=float), np.asarray(n, dtype=float)
-    z2 = float(special.ndtri((1 + confidence) / 2)) ** 2
-    centre = (k + z2 / 2) / (n + z2)
-    half = np.sqrt(z2 * (k * (n - k) / n + z2 / 4)) / (n + z2)
-    return np.where(k == 0, 0.0, centre - half), np.where(k == n, 1.0, centre + half)
-
-
-def upper_bound(k: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """Clopper and Pearson's one-sided upper bound of a probability, after k events in n >= 1 trials. 0 of 8: 0.312."""
-    return 1.0 if k >= n else float(special.betaincinv(k + 1, n - k, confidence))
-
-
-def lower_bound(k: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """Clopper and Pearson's one-sided lower bound of a probability, after k events in n >= 1 trials."""
-    return 0.0 if k <= 0 else float(special.betaincinv(k, n - k + 1, 1 - confidence))
-
-
-def rates_table(rates: pd.DataFrame, width: int = 120) -> str:
-    """Divergence rates for a terminal: a block per model, a row per lr, a column per curve; `3/8 .14-.69` is k of n
-    with the 95% interval, `2u` that two of the n were undertrained. Curves that do not fit into `width` characters go
-    into a further block of the model."""
-    if rates.empty:
-        return "no runs recorded yet"
-    blocks = []
-    for model, of_model in rates.groupby("model", sort=False):
-        curves = list(dict.fromkeys(of_model["curve"]))
-        cell = {(row["curve"], row["lr"]): _cell(row) for row in records(of_model)}
-        lrs = sorted(set(of_model["lr"]))
-        names = [f"{lr:g}" for lr in lrs]
-        left = max(len("lr"), *map(len, names))
-        columns = [[c, *(cell.get((c, lr), "-") for lr in lrs)] for c in curves]
-        widths = [max(map(len, column)) for column in columns]
-        while columns:
-            fit = 1
-            while fit < len(columns) and left + sum(w + 2 for w in widths[: fit + 1]) <= width:
-                fit += 1
-            rows = zip(["lr", *names], *columns[:fit], strict=True)
-            lines = ["  ".join([r[0].rjust(left), *map(str.ljust, r[1:], widths)]).rstrip() for r in rows]
-            blocks.append("\n".join([f"{model}: diverged runs of n, 95% interval", *lines]))
-            columns, widths = columns[fit:], widths[fit:]
-    return "\n\n".join(blocks)
-
-
-def _cell(row: dict[str, Any]) -> str:
-    slow = f" {row['undertrained']}u" if row["undertrained"] else ""
-    return f"{row['k']}/{row['n']} {_share(row['low'])}-{_share(row['high'])}{slow}"
-
-
-def _share(p: float) -> str:
-    return {"0.00": "0", "1.00": "1"}.get(f"{p:.2f}", f"{p:.2f}"[1:])

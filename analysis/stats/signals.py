@@ -16,40 +16,21 @@ other step at first and rarely later: between, its last value stands. Each model
 what foretells divergence under one need not do so under another; thresholds of a method are one group.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from analysis.figures.axes import PANEL, figure_style, log_axis
-from analysis.figures.replay import DPI
-from analysis.loading import load, records
-from analysis.stats.rates import wilson
+from analysis.loading import load
+from analysis.stats.intervals import wilson
 
-SIGNALS = {
-    "sharpness_share": "sharpness × lr / 2",
-    "largest_over_bound": "largest |update| / (0.5 |w| + 0.01)",
-    "largest_share": "largest |update| / |w|",
-    "gradient_jump": "gradient norm over its last 10 steps' median",
-    "activation_norm": "norm of the last activations",
-    "dead_share": "share of dead units",
-    "loss_share": "loss over the best constant's",
-    "lr": "lr alone",
-}
-"""Column -> what it is called. The last two are what a signal has to beat: the loss itself, and knowing the lr."""
-
-COLOURS = dict(
-    zip(
-        SIGNALS,
-        ("#000000", "#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#0072B2", "#D55E00", "#999999"),
-        strict=True,
-    )
+SIGNALS = (
+    *("sharpness_share", "largest_over_bound", "largest_share", "gradient_jump", "activation_norm", "dead_share"),
+    *("loss_share", "lr"),
 )
+"""Columns. The last two are what a signal has to beat: the loss itself, and knowing the lr."""
 
 START = 6
 """The first step that counts: before it, the loss of every network overshoots while its first scores shrink."""
@@ -103,18 +84,16 @@ def prepared(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def judged(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of the models and methods that have `ENOUGH` runs of either kind, and a sentence for each other."""
+def judged(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """The rows of the models and methods that have `ENOUGH` runs of either kind; of each other its model and method,
+    and how many runs diverged, from `START` on, or stayed healthy."""
     runs = table.drop_duplicates("run_id")
     skipped, keep = [], pd.Series(False, index=table.index)
     for (model, method), own in groups(runs, GROUP):
         onset = own["onset"].to_numpy(dtype=float, na_value=np.nan)
         diverged, healthy = int((onset >= START).sum()), int(np.isnan(onset).sum())
         if min(diverged, healthy) < ENOUGH:
-            skipped.append(
-                f"{model}, {method}: {diverged} runs diverged from step {START} on and {healthy} did not; not judged, "
-                f"for that takes {ENOUGH} of each"
-            )
+            skipped.append({"model": model, "method": method, "diverged": diverged, "healthy": healthy})
         else:
             keep |= (table["model"] == model) & (table["method"] == method)
     return table.loc[keep], skipped
@@ -172,7 +151,7 @@ def levels(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def discrimination(
-    table: pd.DataFrame, lags: Sequence[int] = LAGS, signals: Sequence[str] = tuple(SIGNALS), draws: int = DRAWS
+    table: pd.DataFrame, lags: Sequence[int] = LAGS, signals: Sequence[str] = SIGNALS, draws: int = DRAWS
 ) -> pd.DataFrame:
     """ROC AUC of each signal k steps before the onset: columns model, method, signal, lag, auc, low, high (95%),
     same_lr, same_lr_low, same_lr_high, diverged (runs with a value there), healthy (runs without an onset), seeds."""
@@ -285,7 +264,7 @@ def _quartiles(values: np.ndarray) -> list[float]:
     return np.quantile(values, [0.25, 0.5, 0.75]).tolist() if len(values) else [np.nan] * 3
 
 
-def _largest(table: pd.DataFrame, signal: str) -> np.ndarray:
+def largest_values(table: pd.DataFrame, signal: str) -> np.ndarray:
     """Of each run, from `START` on; in ascending order."""
     late = table.loc[(table["step"] >= START) & table[signal].notna()]
     return np.sort(late.groupby("run_id").agg(largest=(signal, "max"))["largest"].to_numpy(dtype=float))
@@ -327,7 +306,7 @@ def alarm_rule(table: pd.DataFrame, times: float, draws: int = DRAWS) -> pd.Data
 
 def chosen_threshold(table: pd.DataFrame, signal: str, false_alarms: float) -> float:
     """The lowest that rings in at most a share of the completed runs: of their largest values, that quantile."""
-    largest = _largest(table.loc[table["outcome"] == "completed"], signal)
+    largest = largest_values(table.loc[table["outcome"] == "completed"], signal)
     if not len(largest):
         return np.inf
     allowed = int(np.floor(false_alarms * len(largest) + 1e-9))
@@ -351,130 +330,6 @@ def _again(rung: pd.DataFrame, draws: int) -> dict[str, float]:
         of_runs = [float(end) for end in wilson(round(total[place]), total[of])] if total[of] else [np.nan, np.nan]
         ends |= {f"{name}_low": min(low, of_runs[0]), f"{name}_high": max(high, of_runs[1])}
     return ends
-
-
-# figures
-
-
-def draw_before(
-    ax: Axes, table: pd.DataFrame, value: str = "sharpness_share", steps: tuple[int, int] = AROUND_ONSET
-) -> None:
-    """A signal's median and quartiles by step from the onset, of one model; in grey, completed runs at those steps."""
-    relative = (table["step"] - table["onset"]).astype(float)
-    part = table.loc[relative.between(*steps)].assign(relative=relative)
-    healthy = table.loc[table["outcome"] == "completed"].groupby("step")[value]
-    bands = {}
-    for at, group in groups(part, "relative"):
-        same = pd.concat([healthy.get_group(s) for s in group["step"] if s in healthy.groups])
-        bands[at] = (*group[value].quantile([0.25, 0.5, 0.75]), *same.quantile([0.25, 0.5, 0.75]))
-    x, y = np.array(list(bands)), np.array(list(bands.values())).T
-    for low, mid, high, colour, label in (
-        (*y[3:], "#888888", "runs that complete, at the same steps"),
-        (*y[:3], "#D55E00", "runs that diverge"),
-    ):
-        ax.fill_between(x, low, high, color=colour, alpha=0.25, lw=0)
-        ax.plot(x, mid, color=colour, lw=1.8, label=label)
-    ax.axhline(1, color="#666666", lw=1, ls=(0, (2, 2)))
-    ax.axvline(0, color="#E69F00", lw=1.2, zorder=0)
-    log_axis(ax)
-    ax.set_xlim(*steps)
-    ax.set_xlabel("steps from the onset")
-    ax.set_ylabel(SIGNALS[value])
-
-
-def draw_discrimination(ax: Axes, found: pd.DataFrame, value: str = "auc") -> None:
-    """AUC against the steps before the onset, one line a signal, with intervals. value: "auc" or "same_lr"."""
-    ends = ("low", "high") if value == "auc" else ("same_lr_low", "same_lr_high")
-    signals = [s for s in SIGNALS if s in set(found["signal"]) and not (value == "same_lr" and s == "lr")]
-    for i, signal in enumerate(signals):
-        own = found.loc[found["signal"] == signal].sort_values(by="lag")
-        x = own["lag"].to_numpy(float) + 0.07 * (i - len(signals) / 2)
-        bars = np.maximum([own[value] - own[ends[0]], own[ends[1]] - own[value]], 0)
-        ax.errorbar(x, own[value], bars, fmt="none", ecolor=COLOURS[signal], elinewidth=0.9, alpha=0.6)
-        ax.plot(x, own[value], "o-", color=COLOURS[signal], ms=4, lw=1.4, label=SIGNALS[signal])
-    ax.axhline(0.5, color="#666666", lw=1, ls=(0, (2, 2)))
-    ax.set_xlim(max(found["lag"]) + 0.6, 0.4)
-    ax.set_ylim(0, 1.02)
-    ax.set_xticks(sorted(set(found["lag"])))
-    ax.set_xlabel("steps before the onset")
-    ax.set_ylabel("ROC AUC")
-
-
-def draw_rules(ax: Axes, table: pd.DataFrame, value: str) -> None:
-    """Share of diverged runs that a rule rings for in time against its false alarms, as its threshold moves; of one
-    model, all seeds. value: "warned" (before the onset) or "early" (before `gone`)."""
-    for signal in (s for s in SIGNALS if s != "lr"):
-        largest = _largest(table, signal)
-        points = [summary(alarms(table, signal, t)) for t in np.quantile(largest, np.linspace(0, 1, 30))]
-        shares = [(1.0, points[0][value]), *((p["false"], p[value]) for p in points)]
-        ax.plot(*zip(*shares, strict=True), color=COLOURS[signal], lw=1.4, label=SIGNALS[signal])
-    ax.plot([0, 1], [0, 1], color="#666666", lw=1, ls=(0, (2, 2)))
-    ax.set_xlabel("false alarms: share of completed runs")
-    when = {"warned": "before the loss moved", "early": "before they were gone"}[value]
-    ax.set_ylabel(f"diverged runs rung for\n{when}")
-    ax.set_xlim(-0.02, 1.02)
-    ax.set_ylim(-0.02, 1.02)
-
-
-def figure_before(table: pd.DataFrame) -> Figure | None:
-    """Sharpness by step from the onset: a panel a model and method that diverged. None where no run did."""
-    if not (shown := _diverged(table)):
-        return None
-    drawn = Figure(figsize=(PANEL[0] * len(shown), PANEL[1]), layout="constrained")
-    for i, ((model, method), own) in enumerate(shown.items()):
-        ax = drawn.add_subplot(1, len(shown), i + 1)
-        draw_before(ax, own)
-        ax.set_title(f"{model}, {method}")
-        if not i:
-            ax.legend(loc="upper left", fontsize=9)
-    return drawn
-
-
-def figure_alarms(table: pd.DataFrame) -> Figure | None:
-    """Diverged runs rung for against false alarms, before the onset and before `gone`: a row a model and method that
-    diverged. None where no run did."""
-    if not (shown := _diverged(table)):
-        return None
-    drawn = Figure(figsize=(2 * PANEL[0], 0.9 + 2.9 * len(shown)), layout="constrained")
-    panels = drawn.subplots(len(shown), 2, squeeze=False, sharex=True)
-    for row, ((model, method), own) in zip(panels, shown.items(), strict=True):
-        for ax, value in zip(row, ("warned", "early"), strict=True):
-            draw_rules(ax, own, value)
-            ax.set_title(f"{model}, {method}")
-    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-    return drawn
-
-
-def figure_auc(table: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
-    """ROC AUC by steps before the onset, of all healthy runs and of those with the same lr: a row a model and method
-    that diverged. found: `discrimination(table)`. None where no run did."""
-    if not (shown := _diverged(table)):
-        return None
-    drawn = Figure(figsize=(2 * PANEL[0], 0.9 + 3.9 * len(shown)), layout="constrained")
-    panels = drawn.subplots(len(shown), 2, squeeze=False, sharey=True)
-    against = (("auc", "against all healthy runs"), ("same_lr", "against those with the same lr"))
-    for row, (model, method) in zip(panels, shown, strict=True):
-        of_group = found.loc[(found["model"] == model) & (found["method"] == method)]
-        for ax, (value, words) in zip(row, against, strict=True):
-            draw_discrimination(ax, of_group, value)
-            ax.set_title(f"{model}, {method}: {words}")
-    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-    return drawn
-
-
-def _diverged(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """(model, method) -> its rows, of those with a run that diverged from `START` on."""
-    return {
-        key: part
-        for key, part in groups(table, GROUP)
-        if (part["onset"].to_numpy(dtype=float, na_value=np.nan) >= START).any()
-    }
-
-
-def figures(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, Figure]:
-    """name -> Figure, of those that there is something to draw of."""
-    drawn = {"before": figure_before(table), "auc": figure_auc(table, found), "alarms": figure_alarms(table)}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -505,60 +360,3 @@ def condensed(table: pd.DataFrame) -> pd.DataFrame:
     kept = table[run].assign(**values)
     first = ~table.duplicated("run_id")
     return kept.loc[near | kept[list(values)].notna().any(axis=1) | first].reset_index(drop=True)
-
-
-def write(folder: Path) -> str:
-    """Draw the figures into `DIR/signals/`, and say in words what foretells divergence."""
-    table, skipped = judged(every := watched(folder))
-    made = tables(table)
-    where = folder / "signals"
-    for name, frame in made.items():
-        frame.to_csv(where / f"{name}.csv", index=False, float_format="%.6g")
-    with figure_style():
-        drawn = figures(table, made["auc"])
-        for name, figure in drawn.items():
-            figure.savefig(where / f"{name}.png", format="png", dpi=DPI)
-    return "\n".join([*sentences(every, *made.values()), *(f"  {line}" for line in skipped), f"signals: {where}"])
-
-
-def sentences(table: pd.DataFrame, found: pd.DataFrame, ruled: pd.DataFrame, crossed: pd.DataFrame) -> list[str]:
-    """What a terminal shows."""
-    runs = table.drop_duplicates("run_id")
-    diverged = sum(outcome == "diverged" for outcome in runs["outcome"])
-    lines = [f"{len(runs)} runs watched, {len(set(runs['seed']))} seeds, {diverged} diverged"]
-    if not diverged:
-        return [*lines, "none diverged: there is nothing to foretell"]
-    for row in records(crossed):
-        if row["level"] in (1, 4):
-            lead = (
-                f", first {row['lead']:.0f} steps ahead (median)" if row["outcome"] == "diverged" and row["k"] else ""
-            )
-            when = "before the onset" if row["outcome"] == "diverged" else "at some time"
-            lines.append(
-                f"  {row['model']}, {row['method']}: sharpness × lr / 2 above {row['level']:g} {when} in {row['k']} of "
-                f"{row['n']} {row['outcome']} runs{lead}"
-            )
-    for (model, method), own in groups(found.loc[found["lag"] == 1], GROUP) if len(found) else ():
-        lines.append(f"  {model}, {method}: ROC AUC one step before the onset (same lr):")
-        for row in sorted(records(own), key=lambda row: -row["auc"]):
-            same = f" ({row['same_lr']:.2f}, {row['same_lr_low']:.2f} to {row['same_lr_high']:.2f})"
-            lines.append(
-                f"    {SIGNALS[row['signal']]}: {row['auc']:.2f}, {row['low']:.2f} to {row['high']:.2f}"
-                f"{'' if row['signal'] == 'lr' else same}"
-            )
-    for (model, method), part in groups(ruled, GROUP) if len(ruled) else ():
-        best = max(records(part), key=lambda row: (row["chosen_early"], row["chosen_gain"]))
-        ahead = f", {best['gain']:.0f} steps ahead (median)" if math.isfinite(best["gain"]) else ""
-        lines += [
-            f"  {model}, {method}: an alarm where {SIGNALS[best['signal']]} > {best['threshold']:.3g} (of other seeds)",
-            f"    rings before the loss moves in {_share(best, 'warned', 'diverged')} diverged runs;",
-            f"    before they are gone in {_share(best, 'early', 'diverged')} of them{ahead};",
-            f"    in {_share(best, 'false', 'completed')} completed runs, falsely",
-        ]
-    return lines
-
-
-def _share(row: Mapping[str, Any], name: str, of: str) -> str:
-    if not row[of]:
-        return "0 of 0"  # no run of the seeds that judge
-    return f"{row[name]:.0%} ({row[f'{name}_low']:.0%} to {row[f'{name}_high']:.0%}) of {row[of]}"

@@ -10,24 +10,18 @@ it. A diverged run is the worst result, never a missing one.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis.figures.palette import method_order
-from analysis.loading import records, tasks_of, with_curves
+from analysis.loading import method_order, tasks_of, with_curves
 from analysis.stats.contrasts import holm
-from analysis.stats.quality import chosen_by_others, mean_interval, median_interval, worst_filled
-from analysis.stats.rates import wilson
-from analysis.text.format import difference_text, p_text, score_text, value_text
+from analysis.stats.intervals import mean_interval, median_interval, wilson
+from analysis.stats.quality import chosen_by_others, worst_filled
 from study.config import EdgeSearch, QualitySearch, Study
 from study.record.definition import Definition
-
-MOST_LRS = 4
-"""Learning rates of a study up to which each has a column of its own."""
 
 
 def is_for(study: Study) -> bool:
@@ -98,34 +92,3 @@ def _more(chosen: pd.DataFrame, against: pd.DataFrame | None, quality: np.ndarra
     t = more.mean() / (more.std(ddof=1) / math.sqrt(len(more)))
     p = 2 * float(special.stdtr(len(more) - 1, -abs(t)))
     return {"more": float(more.mean()), "more_low": low, "more_high": high, "more_p_holm": p}
-
-
-def as_text(found: pd.DataFrame, rates: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """(head, rows) as the paper prints it: a row a model and method, its quality, where it is best, and how often it
-    diverges at each learning rate of the study, where these are few. rates: `analysis.stats.rates.divergence_rates`."""
-    scores = [name for name in found.columns if name.startswith(("auc_", "rmse_")) and not name.endswith(ENDS)]
-    lrs = sorted(set(rates["lr"]))
-    lrs = lrs if len(lrs) <= MOST_LRS else []
-    at = {(row["model"], row["curve"], row["lr"]): row for row in records(rates)}
-    head = ["model", "method", *(f"{score_text(name)} (95%)" for name in scores), "best at", "seeds that agree"]
-    head += [f"diverged at {lr:g}" for lr in lrs] or ["diverged there"]
-    paired = bool(found["more"].notna().any())
-    head += [f"{score_text(scores[0])} more than {AGAINST} (95%)", "p (Holm)"] if paired else []
-    body = []
-    for row in records(found):
-        thresholds = str(row["curve"]).removeprefix(str(row["method"])).strip()
-        best = ", ".join(filter(None, [f"lr {row['lr']:g}", thresholds]))
-        cells = [at.get((row["model"], row["curve"], lr)) for lr in lrs] or [row]
-        values = [value_text(row, name) for name in scores]
-        agreed = f"{round(row['agreed'] * row['seeds'])} of {row['seeds']}"
-        more = [difference_text(row, "more"), "" if math.isnan(row["more"]) else p_text(row["more_p_holm"])]
-        more = more if paired else []
-        body.append([str(row["model"]), str(row["method"]), *values, best, agreed, *map(_of_n, cells), *more])
-    return head, body
-
-
-ENDS = ("_low", "_high")
-
-
-def _of_n(row: Mapping[str, Any] | None) -> str:
-    return "-" if row is None else f"{row['k']:g}/{row['n']:g} ({row['low']:.2f} to {row['high']:.2f})"

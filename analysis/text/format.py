@@ -48,3 +48,9 @@ def difference_text(row: Mapping[str, Any], column: str = "difference") -> str:
     if not math.isfinite(middle):
         return ""
     return f"{middle:+.4f}" + (f" ({low:+.4f} to {high:+.4f})" if math.isfinite(low) else "")
+
+
+def quality_words(column: str) -> str:
+    """`auc_click` as `AUC of click`."""
+    kind, _, task = column.partition("_")
+    return f"{kind.upper()} of {task}"

@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis.loading import records
 from analysis.stats.edges import BELOW, NOT_REACHED, REACHED
-from analysis.stats.rates import upper_bound
-from analysis.stats.recommend import CLAIMED, CONFIDENCE, RISK
+from analysis.stats.intervals import CONFIDENCE, upper_bound
+from analysis.stats.recommend import CLAIMED, RISK
 
 
 def claims_text(recommended: pd.DataFrame) -> str:

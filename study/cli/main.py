@@ -418,7 +418,7 @@ def _weights(asked: argparse.Namespace) -> None:
 
 
 def _signals(asked: argparse.Namespace) -> None:
-    from analysis.stats import signals
+    from analysis.report import signals
     from study import overrides
     from study.replay.signals import observe_runs
     from study.storage import stores

@@ -25,7 +25,7 @@ from study.record.tables import read_runs
 from study.storage import stores
 
 if TYPE_CHECKING:
-    from analysis.figures.forest import Shown
+    from analysis.loading import FamilyMember
     from study.training.weights import About, Weights
 
 
@@ -102,8 +102,8 @@ def resume(folder: Path, asked: RunRequest) -> Path:
 
 def report(folder: Path) -> str:
     """Write the family's page from the members' records. Returns what a terminal shows of it."""
-    from analysis.figures.forest import forest
     from analysis.report import family as page
+    from analysis.stats.forest import forest
 
     name, members = _read(folder)
     table = forest(members)
@@ -382,12 +382,12 @@ def _run(of: WeightsOf, source: Study, where: Path) -> str | Run:
 
 
 def _write(folder: Path, family: Family) -> None:
-    from analysis.figures.forest import FORMAT
+    from analysis.loading import FAMILY_FORMAT
 
     members = [
         {"label": m.label, "words": m.words, "against": m.against or family.members[0].label} for m in family.members
     ]
-    content = json.dumps({"format": FORMAT, "name": family.name, "members": members}, indent=1) + "\n"
+    content = json.dumps({"format": FAMILY_FORMAT, "name": family.name, "members": members}, indent=1) + "\n"
     if holds(folder):
         before, _ = _read(folder)
         if before != family.name:
@@ -397,11 +397,11 @@ def _write(folder: Path, family: Family) -> None:
     stores.store_for(folder).put("family.json", content.encode())
 
 
-def _read(folder: Path) -> "tuple[str, list[Shown]]":
+def _read(folder: Path) -> "tuple[str, list[FamilyMember]]":
     """The family's name, and its members, each in the folder that it has here."""
-    from analysis.figures import forest
+    from analysis.loading import read_family
 
     stores.store_for(folder).refresh("family.json")
-    name, members = forest.members_of(folder)
+    name, members = read_family(folder)
     here = [stores.folder_of(f"{stores.address(folder)}/{member.label}") for member in members]
     return name, [dataclasses.replace(member, folder=own) for member, own in zip(members, here, strict=True)]

@@ -158,7 +158,7 @@ def _words(changed: Mapping[str, float]) -> str:
 
 def changes(folder: Path, view: Path) -> list[str]:
     """What another rule changed, a line a curve: diverged runs and LR50 before and after."""
-    from analysis.stats.edges import edge_text
+    from analysis.text.edges import edge_text
 
     rules = [dataclasses.asdict(read_definition(where).study.rule) for where in (folder, view)]
     changed = {key: value for key, value in rules[1].items() if value != rules[0][key]}

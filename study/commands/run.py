@@ -264,6 +264,7 @@ def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
     """The largest lr that can be claimed, by curve, from the record alone: sentences, or JSON."""
     import analysis
     from analysis.stats import recommend as recommended
+    from analysis.text import recommend as text
 
     table = recommended.recommend(
         analysis.load(folder),
@@ -274,14 +275,14 @@ def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
         quality=claim.quality,
     )
     if as_json:
-        return json.dumps(recommended.json_records(table), indent=1, allow_nan=False)
+        return json.dumps(text.json_records(table), indent=1, allow_nan=False)
     if table.empty:
         return "no runs recorded yet"
     lines = []
     for model in dict.fromkeys(table["model"]):
         of_model = table.loc[table["model"] == model]
-        lines += [f"{model}:", *(f"  {sentence}" for sentence in recommended.sentences(of_model)), ""]
-    if commands := recommended.commands(table, _shown(folder), _command()):
+        lines += [f"{model}:", *(f"  {sentence}" for sentence in text.sentences(of_model)), ""]
+    if commands := text.commands(table, _shown(folder), _command()):
         lines += ["To claim what is nominated:", *(f"  {command}" for command in commands)]
     return "\n".join(lines).rstrip()
 

@@ -32,7 +32,8 @@ from pathlib import Path
 import numpy as np
 from scipy import special
 
-from analysis.stats.edges import TAIL, Fit, fit
+from analysis.stats.intervals import TAIL
+from analysis.stats.psychometric import Fit, fit
 from study.config import CONTROL_SEEDS, Arm, EdgeSearch, Run, Study
 from study.execution.planner import Stack, kinds
 from study.record import tables

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from simulation import LRS, Curve
 
-from analysis.stats.edges import TAIL, fit_many
+from analysis.stats.intervals import TAIL
+from analysis.stats.psychometric import fit_many
 from study.config import Arm, EdgeSearch, Run, Study
 from study.execution.planner import Stack
 from study.search.edge_search import EdgeSource, Recorded

@@ -22,7 +22,9 @@ from simulated_search import Found, recorded_search, search
 from simulation import CURVES, LRS, Curve, draw
 
 from analysis.stats.contrasts import holm, points, ratio_interval
-from analysis.stats.edges import REACHED, TAIL, Fit, edge_of, fit, fit_many
+from analysis.stats.edges import REACHED, edge_of
+from analysis.stats.intervals import TAIL
+from analysis.stats.psychometric import Fit, fit, fit_many
 from analysis.stats.rates import octave_bins
 from analysis.stats.recommend import fixed_sequence
 

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from simulated_record import simulated_definition, write_simulated_study
 
-from analysis.figures.forest import Shown, forest
-from analysis.loading import load
+from analysis.loading import FamilyMember, load
 from analysis.report.family import text, write
 from analysis.stats.contrasts import holm
+from analysis.stats.forest import forest
 from study.cli.main import main
 from study.commands import family as families
 from study.commands import run
@@ -35,16 +35,16 @@ def family(*labels: str) -> Family:
 
 
 @pytest.fixture
-def shown(tmp_path: Path) -> list[Shown]:
+def shown(tmp_path: Path) -> list[FamilyMember]:
     """as_is has its edge at 0.2, far at 4 times that, never diverges not at all, empty was never begun."""
     edges = {"as_is": 0.2, "far": 0.8, "never": math.inf}
     for label, edge in edges.items():
         definition = simulated_definition(models=("small",), arms=ARMS, lrs=LRS, seeds=range(16), name=label)
         write_simulated_study(tmp_path / label, definition, edges={"none": edge})
-    return [Shown(label=x, words=f"about {x}", against="as_is", folder=tmp_path / x) for x in (*edges, "empty")]
+    return [FamilyMember(label=x, words=f"about {x}", against="as_is", folder=tmp_path / x) for x in (*edges, "empty")]
 
 
-def test_each_member_is_held_against_its_own_and_p_is_corrected_over_the_family(shown: list[Shown]) -> None:
+def test_each_member_is_held_against_its_own_and_p_is_corrected_over_the_family(shown: list[FamilyMember]) -> None:
     table = forest(shown)
     rows = {row["label"]: row for row in table.to_dict("records")}
     assert list(rows) == ["as_is", "far", "never"]
@@ -73,14 +73,14 @@ def test_models_of_a_member_are_held_against_the_same_models_of_the_other(tmp_pa
 
     for label in ("a", "b"):
         (tmp_path / label / "study.json").write_text((tmp_path / label / "small" / "study.json").read_text())
-    members = [Shown(label=x, words=x, against="a", folder=tmp_path / x) for x in ("a", "b")]
+    members = [FamilyMember(label=x, words=x, against="a", folder=tmp_path / x) for x in ("a", "b")]
     rows = {(row["label"], row["model"]): row for row in forest(members, both).to_dict("records")}
     assert rows["b", "small"]["ratio"] == pytest.approx(4, rel=0.3)
     assert rows["b", "large"]["ratio"] == pytest.approx(1, rel=0.1)
     assert rows["b", "small"]["n"] == 16 * len(LRS)
 
 
-def test_the_page_tells_all_of_it_and_names_what_has_no_runs(shown: list[Shown], tmp_path: Path) -> None:
+def test_the_page_tells_all_of_it_and_names_what_has_no_runs(shown: list[FamilyMember], tmp_path: Path) -> None:
     table = forest(shown)
     path = write(tmp_path, "a <family>", shown, table)
     html = path.read_text()

@@ -22,7 +22,7 @@ from analysis.findings.tables import rates as rates_table
 from analysis.report.page import write
 from analysis.report.tables import report_tables
 from analysis.stats import signals
-from analysis.stats.best import best_table
+from analysis.text.best import best_table
 from study.config import Arm
 from study.record.definition import RecordError, read_definition
 
@@ -167,7 +167,7 @@ def test_a_published_search_finds_what_its_record_does(docs: Path) -> None:
 
 
 def test_a_family_is_published_whole_and_read_as_one(docs: Path) -> None:
-    assert [member.label for member in published.read_family(docs / "f")] == ["a", "b", "empty"]
+    assert [member.label for member in published.family_members(docs / "f")] == ["a", "b", "empty"]
     made = pages.remade(PAGE.format(what="family", studies="f"), docs)
     assert "| about a · none |" in made or "| about a |" in made
     assert "about empty" not in made

@@ -18,9 +18,10 @@ from analysis.figures.palette import KNOWN, OTHERS, method_styles
 from analysis.report import page as report_page
 from analysis.report import sections, terminal
 from analysis.report.tables import missing_runs, report_tables
-from analysis.stats.contrasts import contrasts, sentences
+from analysis.stats.contrasts import contrasts
 from analysis.stats.edges import fits, fitted_curves
 from analysis.stats.trajectories import diverged_by_step, example_pairs, gain_by_step
+from analysis.text.contrasts import sentences
 from study.config import Arm
 from study.record.definition import RecordError, open_study
 from study.record.failures import write_failure

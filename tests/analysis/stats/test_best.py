@@ -15,7 +15,8 @@ import analysis
 from analysis.report.page import write as write_report
 from analysis.report.tables import report_tables
 from analysis.stats import best
-from analysis.stats.quality import mean_interval, median_interval
+from analysis.stats.intervals import mean_interval, median_interval
+from analysis.text import best as best_text
 from study.commands import run
 from study.config import JUDGED_FROM
 from study.record import tables as record
@@ -99,23 +100,27 @@ def test_gains_are_of_the_last_day_and_of_the_task_asked_for(tmp_path: Path) -> 
 def test_words(tmp_path: Path) -> None:
     definition = write(tmp_path, [*TUNED, ("none", 0.3, {}, FRESH)])
     none, clippy = found(tmp_path, definition).to_dict("records")
-    said = best.sentence(none, definition)
+    said = best_text.sentence(none, definition)
     assert said.startswith("none: best at lr 0.3: 0 of 40 fresh seeds diverged, which bounds the risk at 7%; held-out")
     assert f"AUC click {none['auc_click']:.4f} ({none['auc_click_low']:.4f} to {none['auc_click_high']:.4f})" in said
     assert "end of its range" not in said
-    said = best.sentence(clippy, definition)
+    said = best_text.sentence(clippy, definition)
     assert said == "clippy: best at lr 0.5, rel 0.4, by 8 seeds; not judged on fresh seeds yet"
-    proven = best.sentence(none | {"n": 80, "bound": 0.037}, definition)
+    proven = best_text.sentence(none | {"n": 80, "bound": 0.037}, definition)
     assert "bounds" not in proven
-    broken = best.sentence(none | {"k": 9}, definition)
+    broken = best_text.sentence(none | {"k": 9}, definition)
     assert "9 of 40 fresh seeds diverged (in tuning 0 of 20), more than the risk of 0.05" in broken
-    ended = best.sentence(none | {"at_end": "lr"}, definition)
+    ended = best_text.sentence(none | {"at_end": "lr"}, definition)
     assert ended.endswith("; lr lies at the end of its range, and beyond may be better")
-    head, rows = best.best_table(found(tmp_path, definition), definition)
+    head, rows = best_text.best_table(found(tmp_path, definition), definition)
     assert head == ["model", "method", "best at", "diverged", "AUC click", "RMSE play"]
     assert rows[1] == ["small", "clippy", "lr 0.5, rel 0.4", "-", "-", "-"]
     assert rows[0][:4] == ["small", "none", "lr 0.3", "0/40"]
-    assert best.text(found(tmp_path, definition), definition).splitlines()[0].split()[:3] == ["model", "method", "best"]
+    assert best_text.text(found(tmp_path, definition), definition).splitlines()[0].split()[:3] == [
+        "model",
+        "method",
+        "best",
+    ]
 
 
 @pytest.mark.parametrize(("lr", "rel", "at_end"), [(0.06, 0.3, "lr"), (0.5, 0.95, "rel"), (4.5, 0.1, "lr, rel")])

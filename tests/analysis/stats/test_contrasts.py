@@ -13,18 +13,10 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 import analysis
-from analysis.stats.contrasts import (
-    NORMAL,
-    Points,
-    contrasts,
-    holm,
-    mcnemar_mid_p,
-    points,
-    ratio_interval,
-    sentences,
-)
-from analysis.stats.edges import fit, fit_many
+from analysis.stats.contrasts import NORMAL, Points, contrasts, holm, mcnemar_mid_p, points, ratio_interval
+from analysis.stats.psychometric import fit, fit_many
 from analysis.stats.quality import judged_at_own_best, lr_sensitivity
+from analysis.text.contrasts import sentences
 from study.config import Arm, EdgeSearch
 from study.record.confirmations import Confirmation
 

@@ -14,7 +14,9 @@ from simulation import CURVES, LRS, Curve, draw, runs_table
 from simulation_long import simulated_edges, tallies
 
 import analysis
-from analysis.stats.edges import BELOW, FLOOR, FLOOR_PRIOR, LAPSE, LAPSE_PRIOR, NOT_REACHED, PAD, SIGMA, fit, fit_many
+from analysis.stats.edges import BELOW, NOT_REACHED
+from analysis.stats.posterior_grid import FLOOR, FLOOR_PRIOR, LAPSE, LAPSE_PRIOR, PAD, SIGMA
+from analysis.stats.psychometric import fit, fit_many
 
 TARGET = 0.93
 SEEDS = (3, 12, 64)

@@ -10,8 +10,10 @@ from simulated_record import EDGES, LRS, write_simulated_study
 from simulation import CURVES, Curve
 
 import analysis
-from analysis.stats.edges import BELOW, NOT_REACHED, REACHED, edge_span, edge_text, fit, fits, fitted_curves, outcomes
+from analysis.stats.edges import BELOW, NOT_REACHED, REACHED, fits, fitted_curves, outcomes
 from analysis.stats.edges import edge_of as edge_of_matrix
+from analysis.stats.psychometric import fit
+from analysis.text.edges import edge_span, edge_text
 
 LR05 = 0.05
 

@@ -17,7 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 import analysis
 from analysis.stats import recommend as module
 from analysis.stats.edges import fits
-from analysis.stats.quality import median_interval
+from analysis.stats.intervals import median_interval
 from analysis.stats.recommend import (
     CANNOT_SAY,
     CLAIMED,
@@ -25,16 +25,14 @@ from analysis.stats.recommend import (
     Confirmed,
     Evidence,
     claim,
-    commands,
     fixed_sequence,
-    json_records,
     most_allowed,
     passes,
     recommend,
     seeds_needed,
-    sentences,
     size,
 )
+from analysis.text.recommend import commands, headroom_text, json_records, sentences
 from study.config import JUDGED_FROM, Arm, EdgeSearch, QualitySearch, Run
 from study.record.confirmations import Confirmation
 
@@ -411,7 +409,7 @@ def test_lower_rmse_is_better_and_headroom_is_one_sided_where_the_edge_is_censor
     assert row_of(runs)["best_lr"] == 0.2, "the lowest of equals"
     assert math.isnan(row["headroom"])
     assert row["headroom_high"] == math.inf
-    assert module.headroom_text(row) == "> 2"
+    assert headroom_text(row) == "> 2"
     assert json_records(recommend(runs, DEFINITION))[0]["headroom_high"] is None
     reached = row_of(runs_of({0.1: (0, 40), 0.2: (2, 40), 0.4: (30, 40)}))
     assert reached["headroom_low"] < reached["headroom"] < reached["headroom_high"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from watched import TABLE, simulated
 
+from analysis.figures.signals import figures
 from analysis.stats import signals
 from analysis.stats.signals import (
     START,
@@ -15,15 +16,14 @@ from analysis.stats.signals import (
     condensed,
     crossings,
     discrimination,
-    figures,
     judged,
     levels,
     onsets,
     rules,
-    sentences,
     summary,
     tables,
 )
+from analysis.text.signals import sentences
 from study.monitor.gradient_alarm import GradientAlarm
 
 

@@ -10,7 +10,8 @@ from scipy import stats
 from simulated_record import simulated_definition
 
 from analysis.stats.rates import divergence_rates
-from analysis.stats.table2 import as_text, is_for, table2
+from analysis.stats.table2 import is_for, table2
+from analysis.text.table2 import as_text
 from study.config import Arm, EdgeSearch, Study
 
 DEFINITION = simulated_definition(models=("small",), lrs=(1.0, 2.0))

@@ -13,8 +13,8 @@ from simulated_record import EDGES, LRS, simulated_definition, write_simulated_s
 
 import analysis
 from analysis.loading import with_curves
+from analysis.stats.intervals import lower_bound, upper_bound, wilson
 from analysis.stats.quality import quantile
-from analysis.stats.rates import lower_bound, upper_bound, wilson
 from study.config import Arm
 from study.record.tables import read_runs
 

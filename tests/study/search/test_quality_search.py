@@ -15,6 +15,7 @@ from scipy import special
 from simulated_tuning import DATA, STEPS, Trainer, Truth, opened
 
 from analysis.stats import best
+from analysis.text import best as best_text
 from study import overrides
 from study.config import JUDGED_FROM, Arm, QualitySearch, Recipe, Run, Study, study_from_json, to_json
 from study.execution.planner import Stack, checked
@@ -175,7 +176,7 @@ def test_an_arm_that_always_diverges_has_no_best(tmp_path: Path) -> None:
     row = found(tmp_path)["none"]
     assert math.isnan(row["lr"])
     assert (row["n"], row["cells"]) == (0, 24)
-    said = best.sentence(row, read_definition(tmp_path))
+    said = best_text.sentence(row, read_definition(tmp_path))
     assert said.startswith("none: none of 24 cells diverged in at most 0.05 of its runs")
 
 

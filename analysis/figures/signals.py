@@ -1,0 +1,139 @@
+"""Figures of the signals that foretell divergence: around the onset, ROC AUC, and alarms against false alarms."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.axes import PANEL, log_axis
+from analysis.stats.signals import AROUND_ONSET, GROUP, SIGNALS, START, alarms, groups, largest_values, summary
+from analysis.text.signals import LABELS
+
+COLOURS = dict(
+    zip(
+        SIGNALS,
+        ("#000000", "#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#0072B2", "#D55E00", "#999999"),
+        strict=True,
+    )
+)
+
+
+def draw_before(
+    ax: Axes, table: pd.DataFrame, value: str = "sharpness_share", steps: tuple[int, int] = AROUND_ONSET
+) -> None:
+    """A signal's median and quartiles by step from the onset, of one model; in grey, completed runs at those steps."""
+    relative = (table["step"] - table["onset"]).astype(float)
+    part = table.loc[relative.between(*steps)].assign(relative=relative)
+    healthy = table.loc[table["outcome"] == "completed"].groupby("step")[value]
+    bands = {}
+    for at, group in groups(part, "relative"):
+        same = pd.concat([healthy.get_group(s) for s in group["step"] if s in healthy.groups])
+        bands[at] = (*group[value].quantile([0.25, 0.5, 0.75]), *same.quantile([0.25, 0.5, 0.75]))
+    x, y = np.array(list(bands)), np.array(list(bands.values())).T
+    for low, mid, high, colour, label in (
+        (*y[3:], "#888888", "runs that complete, at the same steps"),
+        (*y[:3], "#D55E00", "runs that diverge"),
+    ):
+        ax.fill_between(x, low, high, color=colour, alpha=0.25, lw=0)
+        ax.plot(x, mid, color=colour, lw=1.8, label=label)
+    ax.axhline(1, color="#666666", lw=1, ls=(0, (2, 2)))
+    ax.axvline(0, color="#E69F00", lw=1.2, zorder=0)
+    log_axis(ax)
+    ax.set_xlim(*steps)
+    ax.set_xlabel("steps from the onset")
+    ax.set_ylabel(LABELS[value])
+
+
+def draw_discrimination(ax: Axes, found: pd.DataFrame, value: str = "auc") -> None:
+    """AUC against the steps before the onset, one line a signal, with intervals. value: "auc" or "same_lr"."""
+    ends = ("low", "high") if value == "auc" else ("same_lr_low", "same_lr_high")
+    signals = [s for s in SIGNALS if s in set(found["signal"]) and not (value == "same_lr" and s == "lr")]
+    for i, signal in enumerate(signals):
+        own = found.loc[found["signal"] == signal].sort_values(by="lag")
+        x = own["lag"].to_numpy(float) + 0.07 * (i - len(signals) / 2)
+        bars = np.maximum([own[value] - own[ends[0]], own[ends[1]] - own[value]], 0)
+        ax.errorbar(x, own[value], bars, fmt="none", ecolor=COLOURS[signal], elinewidth=0.9, alpha=0.6)
+        ax.plot(x, own[value], "o-", color=COLOURS[signal], ms=4, lw=1.4, label=LABELS[signal])
+    ax.axhline(0.5, color="#666666", lw=1, ls=(0, (2, 2)))
+    ax.set_xlim(max(found["lag"]) + 0.6, 0.4)
+    ax.set_ylim(0, 1.02)
+    ax.set_xticks(sorted(set(found["lag"])))
+    ax.set_xlabel("steps before the onset")
+    ax.set_ylabel("ROC AUC")
+
+
+def draw_rules(ax: Axes, table: pd.DataFrame, value: str) -> None:
+    """Share of diverged runs that a rule rings for in time against its false alarms, as its threshold moves; of one
+    model, all seeds. value: "warned" (before the onset) or "early" (before `gone`)."""
+    for signal in (s for s in SIGNALS if s != "lr"):
+        largest = largest_values(table, signal)
+        points = [summary(alarms(table, signal, t)) for t in np.quantile(largest, np.linspace(0, 1, 30))]
+        shares = [(1.0, points[0][value]), *((p["false"], p[value]) for p in points)]
+        ax.plot(*zip(*shares, strict=True), color=COLOURS[signal], lw=1.4, label=LABELS[signal])
+    ax.plot([0, 1], [0, 1], color="#666666", lw=1, ls=(0, (2, 2)))
+    ax.set_xlabel("false alarms: share of completed runs")
+    when = {"warned": "before the loss moved", "early": "before they were gone"}[value]
+    ax.set_ylabel(f"diverged runs rung for\n{when}")
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_ylim(-0.02, 1.02)
+
+
+def figure_before(table: pd.DataFrame) -> Figure | None:
+    """Sharpness by step from the onset: a panel a model and method that diverged. None where no run did."""
+    if not (shown := _diverged(table)):
+        return None
+    drawn = Figure(figsize=(PANEL[0] * len(shown), PANEL[1]), layout="constrained")
+    for i, ((model, method), own) in enumerate(shown.items()):
+        ax = drawn.add_subplot(1, len(shown), i + 1)
+        draw_before(ax, own)
+        ax.set_title(f"{model}, {method}")
+        if not i:
+            ax.legend(loc="upper left", fontsize=9)
+    return drawn
+
+
+def figure_alarms(table: pd.DataFrame) -> Figure | None:
+    """Diverged runs rung for against false alarms, before the onset and before `gone`: a row a model and method that
+    diverged. None where no run did."""
+    if not (shown := _diverged(table)):
+        return None
+    drawn = Figure(figsize=(2 * PANEL[0], 0.9 + 2.9 * len(shown)), layout="constrained")
+    panels = drawn.subplots(len(shown), 2, squeeze=False, sharex=True)
+    for row, ((model, method), own) in zip(panels, shown.items(), strict=True):
+        for ax, value in zip(row, ("warned", "early"), strict=True):
+            draw_rules(ax, own, value)
+            ax.set_title(f"{model}, {method}")
+    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return drawn
+
+
+def figure_auc(table: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
+    """ROC AUC by steps before the onset, of all healthy runs and of those with the same lr: a row a model and method
+    that diverged. found: `discrimination(table)`. None where no run did."""
+    if not (shown := _diverged(table)):
+        return None
+    drawn = Figure(figsize=(2 * PANEL[0], 0.9 + 3.9 * len(shown)), layout="constrained")
+    panels = drawn.subplots(len(shown), 2, squeeze=False, sharey=True)
+    against = (("auc", "against all healthy runs"), ("same_lr", "against those with the same lr"))
+    for row, (model, method) in zip(panels, shown, strict=True):
+        of_group = found.loc[(found["model"] == model) & (found["method"] == method)]
+        for ax, (value, words) in zip(row, against, strict=True):
+            draw_discrimination(ax, of_group, value)
+            ax.set_title(f"{model}, {method}: {words}")
+    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return drawn
+
+
+def _diverged(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """(model, method) -> its rows, of those with a run that diverged from `START` on."""
+    return {
+        key: part
+        for key, part in groups(table, GROUP)
+        if (part["onset"].to_numpy(dtype=float, na_value=np.nan) >= START).any()
+    }
+
+
+def figures(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, Figure]:
+    """name -> Figure, of those that there is something to draw of."""
+    drawn = {"before": figure_before(table), "auc": figure_auc(table, found), "alarms": figure_alarms(table)}
+    return {name: figure for name, figure in drawn.items() if figure is not None}

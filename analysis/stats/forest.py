@@ -1,0 +1,99 @@
+"""The edges of studies that differ in one thing each, held against each other: the rows of a forest plot.
+
+Each study is held against another of its family by the ratio of their LR50 (`analysis.stats.contrasts.ratio_interval`),
+curve by curve; p is corrected over the whole family by Holm's method. A ratio with an edge that was not reached is
+one-sided. Seeds are not taken as paired: another model or recipe is another draw of thresholds.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.loading import FamilyMember, load, records
+from analysis.stats.contrasts import LEVEL, contrasts, holm, points, ratio_interval
+from analysis.stats.edges import edges, fits
+from analysis.stats.psychometric import Fit
+from study.record.definition import Definition, study_exists
+
+
+def forest(members: Sequence[FamilyMember], read: Callable[[Path], pd.DataFrame] = load) -> pd.DataFrame:
+    """One row a member and curve, in the order of the members; of members that have runs. read: the table of runs of a
+    member's folder.
+
+    Columns: label, words, model, curve, method, n, k (runs, and diverged ones), seeds, edge, low, high, status, lr_min,
+    lr_max (`analysis.stats.edges.edges`); against (a label; empty where there is nothing to compare with), ratio (of
+    LR50 over that of against; NaN unless both were reached), ratio_low, ratio_high (95%; 0 and inf where it has no such
+    end), p, p_holm. Raises RecordError (a ValueError) where a record cannot be read.
+    """
+    tables = {m.label: read(m.folder) for m in members if study_exists(m.folder)}
+    fitted = {label: fits(runs) for label, runs in tables.items() if len(runs)}
+    rows = []
+    for member in members:
+        if member.label not in fitted:
+            continue
+        runs = tables[member.label]
+        other = {} if member.against == member.label else fitted.get(member.against, {})
+        for row in records(edges(runs, LEVEL, fitted[member.label])):
+            own = runs.loc[(runs["model"] == row["model"]) & (runs["curve"] == row["curve"]), "outcome"]
+            against = _counterpart(row["model"], row["curve"], other)
+            fit = fitted[member.label][row["model"], row["curve"]]
+            head = {"label": member.label, "words": member.words} | {c: row[c] for c in ("model", "curve", "method")}
+            edge = {c: row[c] for c in ("seeds", "edge", "low", "high", "status", "lr_min", "lr_max", "level")}
+            rows.append(
+                head
+                | {"n": len(own), "k": (own == "diverged").tolist().count(True)}
+                | edge
+                | {"against": member.against if against else ""}
+                | _ratio(fit, against)
+            )
+    found = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+    tested = found["p"].notna().to_numpy()
+    found.loc[tested, "p_holm"] = holm(found.loc[tested, "p"].to_numpy(dtype=float))
+    return found
+
+
+def _counterpart(model: str, curve: str, fitted: Mapping[tuple[str, str], Fit]) -> Fit | None:
+    """The same curve of another member: of the same model, or of its only one, where the model is what was changed."""
+    alike = [fit for (_, other), fit in fitted.items() if other == curve]
+    return fitted.get((model, curve), alike[0] if len(alike) == 1 else None)
+
+
+COLUMNS = (
+    *("label", "words", "model", "curve", "method", "n", "k", "seeds", "level", "edge", "low", "high", "status"),
+    *("lr_min", "lr_max", "against", "ratio", "ratio_low", "ratio_high", "p", "p_holm"),
+)
+
+
+def curves(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
+    """The same table of the curves of one study, each held against the `none` of its own options and model; p is
+    Holm's over those of a model (`analysis.stats.contrasts`)."""
+    fitted = fits(runs)
+    ratios = contrasts(runs, definition, fitted=fitted)
+    held = {(r["model"], r["curve"]): r for r in records(ratios.loc[ratios["planned"].astype(bool)])}
+    models, rows = definition.study.models, []
+    for row in sorted(records(edges(runs, LEVEL, fitted)), key=lambda row: models.index(row["model"])):
+        ratio = held.get((row["model"], row["curve"]), {})
+        of = runs.loc[(runs["model"] == row["model"]) & (runs["curve"] == row["curve"]), "outcome"]
+        rows.append(
+            {name: row[name] for name in COLUMNS if name in row}
+            | {"label": row["curve"], "words": row["model"] if len(models) > 1 else ""}
+            | {"n": len(of), "k": (of == "diverged").tolist().count(True), "against": ratio.get("against", "")}
+            | {
+                f"ratio{end}": ratio.get(name, math.nan)
+                for end, name in (("", "ratio"), ("_low", "low"), ("_high", "high"))
+            }
+            | {name: ratio.get(name, math.nan) for name in ("p", "p_holm")}
+        )
+    return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+
+
+def _ratio(fit: Fit, against: Fit | None) -> dict[str, float]:
+    if against is None:
+        return dict.fromkeys(("ratio", "ratio_low", "ratio_high", "p"), math.nan)
+    a, b = points(fit), points(against)
+    low, high, p = ratio_interval(a, b)
+    middle_a, middle_b = a.edge_N[len(a.edge_N) // 2], b.edge_N[len(b.edge_N) // 2]
+    known = a.x_min <= middle_a <= a.x_max and b.x_min <= middle_b <= b.x_max
+    return {"ratio": 10 ** (middle_a - middle_b) if known else math.nan, "ratio_low": low, "ratio_high": high, "p": p}

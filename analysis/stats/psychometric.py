@@ -1,0 +1,247 @@
+"""P(divergence | lr) of one curve as a psychometric function, with a threshold of its own for each seed.
+
+With x = log10(lr), seed s has its own threshold t_s ~ Logistic(mu, omega), and a run of that seed diverges with
+
+    p(x | t) = floor + (1 - floor) (1 - lapse) S((x - t) / tau)        S(z) = 1 / (1 + exp(-z))
+
+A share `immune` of the seeds never diverges but by the floor. Averaged over seeds,
+
+    P(x) = floor + (1 - floor) plateau S((x - mu) / sigma)             plateau = (1 - lapse) (1 - immune)
+
+with sigma^2 = omega^2 + tau^2: a logistic with floor and free lapse, fitted with a seed effect. (The sum of two
+logistic variables is taken as logistic with the same variance: exact where tau or omega is 0, and at the median.) The
+edge at a level is where P crosses it. The posterior is summed on a grid: no optimizer, no draw, nothing that blows up
+when the data are perfectly separated, which steep cliffs are most of the time. A run that is missing says nothing.
+
+Source: F. A. Wichmann and N. J. Hill, "The psychometric function", Perception & Psychophysics 63 (2001), whose lapse is
+free here too; the latent thresholds are those of interval-censored survival data.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import sparse, special
+
+from analysis.stats.posterior_grid import STEADY, Grid, first_grid
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit:
+    """The posterior of one curve: G grid points with weights that sum to 1. lrs: the tried ones, ascending.
+
+    Kept as where its points lie on the grid and how much they weigh: a study has a fit for each of its curves, and a
+    point unfolded takes five times the memory. What was asked once is remembered, since curves that did alike share
+    their fit.
+    """
+
+    grid: "Grid"
+    at: np.ndarray
+    log_weight: np.ndarray
+    lrs: tuple[float, ...]
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def mu(self) -> np.ndarray:
+        """(G,), in decades."""
+        return _unfolded(self)[0]
+
+    @property
+    def sigma(self) -> np.ndarray:
+        """(G,), in decades."""
+        return _unfolded(self)[1]
+
+    @property
+    def floor(self) -> np.ndarray:
+        """(G,), probabilities."""
+        return _unfolded(self)[2]
+
+    @property
+    def plateau(self) -> np.ndarray:
+        """(G,), probabilities."""
+        return _unfolded(self)[3]
+
+    @property
+    def weight(self) -> np.ndarray:
+        """(G,)"""
+        return _unfolded(self)[4]
+
+    def edge(self, level: float, shares: Sequence[float]) -> list[float]:
+        """Quantiles of log10 of the edge; -inf: P is above the level everywhere, inf: it never gets there."""
+        return self.once(("edge", level, tuple(shares)), lambda: self._edge(level, shares))
+
+    def curve(self, lrs: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+        """Quantiles of P(divergence | lr): (len(shares), len(lrs))."""
+        return self.once(("curve", lrs.tobytes(), tuple(shares)), lambda: self._curve(lrs, shares))
+
+    def once(self, asked: Any, find: Callable[[], Any]) -> Any:
+        """What `find` finds, found once."""
+        if asked not in self._known:
+            self._known[asked] = find()
+        return self._known[asked]
+
+    def _edge(self, level: float, shares: Sequence[float]) -> list[float]:
+        need = (level - self.floor) / ((1 - self.floor) * self.plateau)
+        edge = np.where(need <= 0, -np.inf, np.inf)
+        inside = (need > 0) & (need < 1)
+        edge[inside] = self.mu[inside] + self.sigma[inside] * special.logit(need[inside])
+        return _weighted_quantiles(edge, self.weight, shares)
+
+    def _curve(self, lrs: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+        ends = np.cumsum(self.weight)
+        drawn = np.searchsorted(ends, (np.arange(CURVE_POINTS) + 0.5) / CURVE_POINTS * ends[-1])
+        mu, sigma, floor, plateau = (v[drawn] for v in (self.mu, self.sigma, self.floor, self.plateau))
+        p = floor + (1 - floor) * plateau * special.expit((np.log10(lrs)[:, None] - mu) / sigma)
+        return np.quantile(p, shares, axis=1)
+
+
+CURVE_POINTS = 2000
+"""Points of the posterior, evenly spaced in its weight, from which the band of a fitted curve is taken."""
+
+
+@functools.lru_cache(maxsize=2)
+def _unfolded(fit: Fit) -> tuple[np.ndarray, ...]:
+    """mu, sigma, floor, plateau, weight of a fit's points; of the latest fits only."""
+    weight = np.exp(fit.log_weight.astype(float))
+    return *fit.grid.points(fit.at), weight / weight.sum()
+
+
+def fit(lrs: Sequence[float], diverged_SK: np.ndarray) -> Fit:
+    """Fit one curve. lrs: K ascending learning rates. diverged_SK: S seeds by K lrs, 1, 0, or NaN where missing."""
+    return fit_many(lrs, diverged_SK[None])[0]
+
+
+def fit_many(lrs: Sequence[float], diverged_NSK: np.ndarray) -> list[Fit]:
+    """Fit N curves at the same lrs, (N, S, K): as `fit` of each, faster, since seeds that did alike count once."""
+    N, S, K = diverged_NSK.shape
+    x_K = np.log10(lrs)
+    seen = np.isfinite(diverged_NSK)
+    coded = np.where(seen, diverged_NSK, -1).astype(np.int8)
+    patterns_PK, of_seed = np.unique(coded.reshape(-1, K), axis=0, return_inverse=True)
+    counts_NP = sparse.csr_array((np.ones(N * S), of_seed.ravel(), np.arange(0, N * S + 1, S)), (N, len(patterns_PK)))
+    counts_NP.sum_duplicates()
+    grid = first_grid(x_K, clustered=bool((seen.sum(2) > 1).any()))
+    return [
+        _zoomed(grid, log_weight_G, tuple(float(lr) for lr in lrs), patterns_PK, counts_NP[[n]])
+        for n, log_weight_G in enumerate(_log_posterior(grid, x_K, patterns_PK, counts_NP))
+    ]
+
+
+NEGLIGIBLE = 1e-7
+"""Points of the grid whose weight is less than this share of the largest are left out of a posterior."""
+
+ZOOMS = 4
+"""Times that a grid is made finer, at most; each makes three points of one."""
+
+
+def _zoomed(
+    grid: "Grid",
+    log_weight_G: np.ndarray,
+    lrs: tuple[float, ...],
+    patterns_PK: np.ndarray,
+    counts_1P: sparse.csr_array,
+) -> Fit:
+    """The posterior on a grid fine enough for it: what many seeds say lies between the points of the first grid."""
+    done = counts_1P.indices
+    patterns_PK, counts_1P = patterns_PK[done], counts_1P[:, done]
+    for _ in range(ZOOMS):
+        finer = grid.zoom(log_weight_G)
+        if finer is None:
+            break
+        grid = finer
+        (log_weight_G,) = _log_posterior(grid, np.log10(lrs), patterns_PK, counts_1P)
+    keep = np.flatnonzero(log_weight_G > log_weight_G.max() + math.log(NEGLIGIBLE))
+    return Fit(grid=grid, at=keep.astype(np.int32), log_weight=log_weight_G[keep], lrs=lrs)
+
+
+def _weighted_quantiles(values: np.ndarray, weight: np.ndarray, shares: Sequence[float]) -> list[float]:
+    order = np.argsort(values)
+    ends = np.cumsum(weight[order])
+    index = np.searchsorted(ends, np.asarray(shares) * ends[-1])
+    return [float(v) for v in values[order][np.minimum(index, len(values) - 1)]]
+
+
+def _log_posterior(grid: Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_NP: sparse.csr_array) -> np.ndarray:
+    """log of the posterior's weights, the largest 0, of N data sets that count patterns: (N, G) in single precision."""
+    floor_F, lapse_L = special.expit(grid.floor.u), special.expit(grid.lapse.u)
+    N, P, F, M = len(counts_NP.indptr) - 1, len(patterns_PK), len(floor_F), len(grid.mu.u)
+    # C: floor x lapse, and where there is immunity floor alone, at its lapse.
+    floor_C, lapse_C = np.repeat(floor_F, len(lapse_L)), np.tile(lapse_L, F)
+    if grid.immune:
+        floor_C, lapse_C = np.append(floor_C, floor_F), np.append(lapse_C, np.full(F, STEADY))
+    gain_C = (1 - floor_C) * (1 - lapse_C)
+    yes_PK, no_PK = (patterns_PK == 1).astype(float), (patterns_PK == 0).astype(float)
+    yes_P, no_P = yes_PK.sum(1)[:, None], no_PK.sum(1)[:, None]
+    by_floor_PF = np.exp(yes_P * np.log(floor_F) + no_P * np.log1p(-floor_F))
+    log_NSHQM = np.empty((N, len(grid.sigma.u), *grid.log_prior.shape[1:]), dtype=np.float32)
+    some = max(1, ROOM // (P * len(floor_C) * max(CELLS, M, len(x_K))))
+    for first, share in itertools.product(range(0, len(grid.sigma.u), some), range(len(grid.shares))):
+        sigma_S = 10 ** grid.sigma.u[first : first + some]
+        p_SKT, weight_STM = _seeds(x_K, grid.mu.u, sigma_S, grid.shares[share])
+        p_SKCT = floor_C[:, None] + gain_C[:, None] * p_SKT[:, :, None]
+        log_yes_SKX, log_no_SKX = (v.reshape(*p_SKT.shape[:2], -1) for v in (np.log(p_SKCT), np.log1p(-p_SKCT)))
+        here = log_NSHQM[:, first : first + some, share]
+        if weight_STM is None and not grid.immune:  # only how many diverged at each lr counts
+            log_SNX = (counts_NP @ yes_PK) @ log_yes_SKX + (counts_NP @ no_PK) @ log_no_SKX
+            here[:] = np.moveaxis(log_SNX.reshape(len(sigma_S), N, -1, M), 0, 1)
+            continue
+        mean_SPX = yes_PK @ log_yes_SKX
+        mean_SPX += no_PK @ log_no_SKX
+        np.exp(mean_SPX, out=mean_SPX)
+        if weight_STM is not None:
+            mean_SPX = mean_SPX.reshape(len(sigma_S), -1, p_SKT.shape[-1]) @ weight_STM
+        mean_SPCM = mean_SPX.reshape(len(sigma_S), P, -1, M)
+        if grid.immune:
+            share_I = special.expit(grid.immune.u)[:, None]
+            steady_SPFM, mean_SPCM = mean_SPCM[:, :, -F:], mean_SPCM[:, :, :-F]
+            mixed = (1 - share_I) * steady_SPFM[:, :, :, None] + share_I * by_floor_PF[:, :, None, None]
+            mean_SPCM = np.concatenate([mean_SPCM, mixed.reshape(len(sigma_S), P, -1, M)], axis=2)
+        for i, mean_PQM in enumerate(mean_SPCM):
+            here[:, i] = (counts_NP @ np.log(np.maximum(mean_PQM, TINY)).reshape(P, -1)).reshape(N, -1, M)
+    log_NG = log_NSHQM.reshape(N, -1)
+    log_NG += grid.log_prior.ravel().astype(np.float32)
+    return log_NG - log_NG.max(1, keepdims=True)
+
+
+TINY = 1e-280
+
+CELLS = 64
+"""Into which the thresholds of seeds are cut, where neither tau nor omega is 0."""
+
+ROOM = 500_000
+"""Numbers in one array, at most: more values of sigma are looked at one after another."""
+
+
+def _seeds(
+    x_K: np.ndarray, mu_M: np.ndarray, sigma_S: np.ndarray, share: float
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What seeds do: P(a run diverges | its seed's threshold lies in cell t), (S, K, T), and P(cell | mu), (S, T, M);
+    None for the latter where the threshold is mu itself, T = M. S: values of sigma."""
+    tau, omega = (v[:, None, None] for v in (share * sigma_S, math.sqrt(1 - share**2) * sigma_S))
+    if share == 0:  # a step: all thresholds between two lrs do the same
+        step_KT = (np.arange(len(x_K))[:, None] >= np.arange(len(x_K) + 1)).astype(float)
+        return np.broadcast_to(step_KT, (len(sigma_S), *step_KT.shape)), _between(x_K[:, None], mu_M, omega)
+    if share == 1:
+        return special.expit((x_K[:, None] - mu_M) / tau), None
+    # Beyond these ends the runs of all seeds do alike; the outermost cells hold the tails.
+    low, high = np.maximum(mu_M[0] - 8 * omega, x_K[0] - 8 * tau), np.minimum(mu_M[-1] + 8 * omega, x_K[-1] + 8 * tau)
+    h = np.maximum(high - low, tau) / CELLS
+    t_ST = low + h * (np.arange(CELLS) + 0.5)
+    borders = np.swapaxes(t_ST[:, :, :-1] + h / 2, 1, 2)
+    return _mean_expit(x_K[:, None] - t_ST, h, tau), _between(borders, mu_M, omega)
+
+
+def _mean_expit(z: np.ndarray, h: np.ndarray, tau: np.ndarray) -> np.ndarray:
+    """S((z - u) / tau), averaged over u in [-h/2, h/2]."""
+    upper, lower = (np.logaddexp(0, (z + side * h / 2) / tau) for side in (1, -1))
+    return np.clip((upper - lower) * tau / h, 0, 1)
+
+
+def _between(borders: np.ndarray, mu_M: np.ndarray, omega: np.ndarray) -> np.ndarray:
+    """P(a seed's threshold lies below, between and above the borders, (..., B, 1) | mu): (S, B + 1, M)."""
+    below = special.expit((borders - mu_M) / omega)
+    return np.diff(below, axis=1, prepend=0.0, append=1.0)

@@ -1,0 +1,84 @@
+"""Contrasts in words: ratios and intervals for a table, and one sentence for each planned contrast."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis.loading import records
+from analysis.stats.contrasts import AGAINST, AT_LEAST, AT_MOST, KNOWN, UNDECIDED
+from analysis.stats.intervals import CONFIDENCE
+from analysis.stats.quality import lower_is_better
+from analysis.text.format import p_text, quality_words, two_digits
+
+
+def ratio_text(row: Mapping[str, Any]) -> str:
+    """A ratio in a table: `2.7`, `> 4.4`, `< 0.5`, `?`."""
+    if not math.isnan(row["ratio"]):
+        return two_digits(row["ratio"])
+    if row["status"] == AT_LEAST:
+        return f"> {two_digits(row['low'])}"
+    return f"< {two_digits(row['high'])}" if row["status"] == AT_MOST else "?"
+
+
+def interval_text(row: Mapping[str, Any]) -> str:
+    """The 95% interval of a ratio: `1.9 to 3.8`, `above 4.4`, `undecided`."""
+    if row["status"] == KNOWN:
+        return f"{two_digits(row['low'])} to {two_digits(row['high'])}"
+    if row["status"] == AT_LEAST:
+        return f"above {two_digits(row['low'])}"
+    return f"below {two_digits(row['high'])}" if row["status"] == AT_MOST else "undecided"
+
+
+def sentences(table: pd.DataFrame, *, quality: bool = True) -> list[str]:
+    """The planned contrasts of one model in words, one line each; where there is none, why. quality: with what it
+    costs or gains."""
+    planned = records(table.loc[table["planned"].astype(bool)])
+    if planned:
+        return [_sentence(row) + (_quality_words(row) if quality else "") for row in planned]
+    if AGAINST in set(table["method"]) | set(table["against"]):
+        return ["no method but none was run: there is nothing to compare it with."]
+    return [f"the study has no runs of {AGAINST}: methods are compared with each other below, and nothing is claimed."]
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    head, tail = f"{row['curve']} against {row['against']}", f"{row['pairs']} paired seeds, p {p_text(row['p_holm'])}"
+    if row["pairs"] != max(row["seeds"], row["seeds_against"]):
+        tail = f"{row['seeds']} and {row['seeds_against']} seeds, {row['pairs']} in common, p {p_text(row['p_holm'])}"
+    claimed = row["p_holm"] <= 1 - CONFIDENCE
+    if not math.isnan(row["ratio"]):
+        interval = interval_text(row) if row["status"] != UNDECIDED else "wider than the lrs tried"
+        said = f"LR50 is {two_digits(row['ratio'])} times as high (95% interval {interval}; {tail})"
+    elif row["status"] == UNDECIDED:
+        said = f"the ratio of their LR50 cannot be told from the lrs tried ({tail})"
+    else:
+        end, side = (row["low"], "more") if row["status"] == AT_LEAST else (row["high"], "less")
+        said = f"LR50 is {side} than {two_digits(end)} times as high (95% sure; {tail})"
+    doubt = "" if claimed else ": no difference is shown"
+    return f"{head}: {said}{doubt}.{_rest(row)}"
+
+
+def _rest(row: Mapping[str, Any]) -> str:
+    said = ""
+    if not row["monotone"]:
+        said += " A rate falls again at a higher lr: the interval is that of the model-free bounds, without p."
+    if row["lr_named"]:
+        said += (
+            f" At lr {row['lr']:g}, named before these {row['lr_pairs']} seeds were trained, {row['lr_only']} of them "
+            f"diverged with {row['curve']} only, {row['lr_only_against']} with {row['against']} only "
+            f"(p {p_text(row['lr_p_holm'])})."
+        )
+    return said
+
+
+def _quality_words(row: Mapping[str, Any]) -> str:
+    if row["difference_pairs"] < 2:
+        return ""
+    low, high = row["difference_low"], row["difference_high"]
+    better = (low > 0) != lower_is_better(str(row["quality"]))
+    verdict = ("better" if better else "worse") if low > 0 or high < 0 else "no difference is shown"
+    return (
+        f" {quality_words(str(row['quality']))}, each at its own best lr: {row['difference']:+.3g} "
+        f"(95% interval {low:+.3g} to {high:+.3g}), {verdict}."
+    )

@@ -1,0 +1,79 @@
+"""Edges in words: in a table, and one sentence a curve."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.stats.edges import BELOW, NOT_REACHED, REACHED
+from analysis.text.format import span_text, two_digits
+
+
+def edge_text(row: Mapping[str, Any]) -> str:
+    """An edge in a table: `0.48`, `> 1.6`, `< 0.01`."""
+    if row["status"] == NOT_REACHED:
+        return f"> {row['lr_max']:g}"
+    return two_digits(row["edge"]) if row["status"] == REACHED else f"< {row['lr_min']:g}"
+
+
+def edge_span(row: Mapping[str, Any]) -> str:
+    """Its interval in a table: `0.44 to 0.53`, `above 12.8`. An end of what was tried is that lr, to the last digit."""
+    if row["low"] == row["lr_max"] and math.isinf(row["high"]):
+        return f"above {row['lr_max']:g}"
+    if row["low"] == 0 and row["high"] == row["lr_min"]:
+        return f"below {row['lr_min']:g}"
+    return span_text(row["low"], row["high"])
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """One row of `edges` in one sentence, for an engineer: the edge, how sure, and what is safe to say below it."""
+    n = f"{row['n_min']}" if row["n_min"] == row["n_max"] else f"{row['n_min']} to {row['n_max']}"
+    share = "half" if row["level"] == 0.5 else f"{100 * row['level']:g}%"
+    within = f"within {row['steps']} steps"
+    seeds = f"{row['seeds']} seed" + ("s" if row["seeds"] != 1 else "")
+    if row["status"] == NOT_REACHED and row["most_k"] == 0:
+        return (
+            f"{row['curve']}: no divergence {within} up to lr {row['lr_max']:g} (0 of {n} at each lr; "
+            f"edge {edge_text(row)}), which bounds the risk at lr {row['safe_lr']:g} at {_percent(row['safe_bound'])}."
+        )
+    if row["status"] == NOT_REACHED:
+        said = (
+            f"fewer than {share} of the runs diverge {within} up to lr {row['lr_max']:g} "
+            f"(at most {row['most_k']} of {row['most_n']}, at lr {row['most_lr']:g}; edge {edge_text(row)}; {seeds})"
+        )
+    elif row["status"] == BELOW:
+        said = (
+            f"{share} of the runs or more diverge {within} already at lr {row['lr_min']:g}, the lowest tried "
+            f"({row['safe_k']} of {row['safe_n']}; edge {edge_text(row)}; {seeds})"
+        )
+    else:
+        said = f"{share} of the runs diverge {within} at lr {two_digits(row['edge'])} ({_interval(row)}, {seeds})"
+    if row["status"] == REACHED and row["safe_bound"] >= row["level"]:
+        safe = ""  # one run of an adaptive search that did not diverge bounds nothing
+    elif row["status"] == BELOW:
+        safe = "no safe lr was tried"
+    elif row["safe_k"] == 0:
+        safe = (
+            f"none of {row['safe_n']} diverged at {row['safe_lr']:g}, "
+            f"which bounds the risk there at {_percent(row['safe_bound'])}"
+        )
+    else:
+        safe = (
+            f"{row['safe_k']} of {row['safe_n']} diverged even at {row['safe_lr']:g}, the lowest tried: "
+            f"the risk there is at most {_percent(row['safe_bound'])}"
+        )
+    odd = "" if row["monotone"] else " The rate falls again at a higher lr: read the rates, not only the edge."
+    return f"{row['curve']}: {'; '.join(filter(None, [said, safe]))}.{odd}"
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    if row["low"] == 0 and math.isinf(row["high"]):
+        return "the 95% interval is wider than the range tried"
+    if row["low"] == 0:
+        return f"95% sure below {two_digits(row['high'])}"
+    if math.isinf(row["high"]):
+        return f"95% sure above {two_digits(row['low'])}"
+    return f"95% interval {two_digits(row['low'])} to {two_digits(row['high'])}"
+
+
+def _percent(p: float) -> str:
+    return f"{100 * p:.2g}%" if p < 0.995 else "100%"

@@ -1,0 +1,151 @@
+"""Recommendations in words: a sentence a curve, the commands that would confirm what is nominated, and JSON."""
+
+import math
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.loading import records
+from analysis.stats.edges import NOT_REACHED, REACHED
+from analysis.stats.intervals import CONFIDENCE
+from analysis.stats.recommend import CLAIMED, RISK, TOO_RISKY
+from analysis.text.format import quality_words
+from study.config import EdgeSearch, QualitySearch
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """Each row of `recommend` in words, for an engineer: what is claimed, or why nothing can be; what it gives in
+    quality; and which lr to confirm next."""
+    return [sentence(row) for row in records(table)]
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """One row of `recommend` in words."""
+    said = [_answer(row)]
+    if row["failed"]:
+        said.append(f"{_count(row['failed'], 'confirmation')} failed.")
+    if row["pending"]:
+        said.append(f"{_count(row['pending'], 'run')} of a confirmation {_is(row['pending'])} missing: study resume.")
+    if row["status"] == CLAIMED:
+        said += _what_it_gives(row)
+    said += _next(row)
+    return f"{row['curve']}: {' '.join(said)}"
+
+
+def _answer(row: Mapping[str, Any]) -> str:
+    risk, sure = _percent(row["risk"]), f"{100 * row['confidence']:.4g}%"
+    if row["status"] == CLAIMED:
+        fresh = row["basis"] == "confirmation"
+        stricter = row["tested_at"] > row["confidence"] + 1e-9
+        after = f", tested at {100 * row['tested_at']:.4g}% since an earlier test failed" if stricter else ""
+        return (
+            f"{'at' if fresh else 'up to'} lr {row['lr']:g} at most {risk} of the runs diverge within {row['steps']} "
+            f"steps, {sure} sure ({_of(row['k'], row['n'])}{' fresh seeds' if fresh else ''} diverged{after})."
+        )
+    lowest = f"{_of(row['lowest_k'], row['lowest_n'])} diverged already at lr {row['lr_min']:g}, the lowest tried"
+    if row["status"] == TOO_RISKY:
+        return f"no lr tried holds a risk of {risk}: {lowest} ({sure} sure)."
+    seeds = f"cannot say with {_count(row['seeds'], 'seed')}"
+    if row["searched"] == EdgeSearch.kind:
+        return f"{seeds}: runs that were placed by looking at outcomes only nominate an lr."
+    if row["nominated_n"]:
+        tried = f"{_of(row['nominated_k'], row['nominated_n'])} diverged at lr {row['nominated']:g}"
+        return f"{seeds}: {tried}, which only bounds the risk there at {_percent(row['nominated_bound'])}."
+    if row["lowest_n"]:
+        return f"{seeds}: {lowest}, which only bounds the risk there at {_percent(row['lowest_bound'])}."
+    return f"{seeds}."
+
+
+def _what_it_gives(row: Mapping[str, Any]) -> list[str]:
+    said = []
+    if math.isfinite(row["quality_median"]):
+        words = quality_words(row["quality"])
+        inside = (
+            f"95% interval {row['quality_low']:.3f} to {row['quality_high']:.3f}"
+            if math.isfinite(row["quality_low"])
+            else f"{_count(row['quality_n'], 'seed')}: too few for a 95% interval"
+        )
+        said.append(f"Held-out {words} there: {row['quality_median']:.3f} ({inside}).")
+    if headroom := headroom_text(row):
+        said.append(f"Headroom {headroom} (LR05 over the lr of best quality, {row['best_lr']:.3g}).")
+    return said
+
+
+def _next(row: Mapping[str, Any]) -> list[str]:
+    if math.isnan(row["nominated"]):
+        return [] if row["status"] == CLAIMED else ["No lr is nominated: try lower ones."]
+    seeds = f"{row['more_if_clean']:.0f} fresh seeds"
+    if row["nominated_k"] and math.isnan(row["more_at_rate"]):
+        seeds += ", none diverged,"
+    elif row["nominated_k"]:
+        seeds += f", none diverged, or {row['more_at_rate']:.0f} that diverge at this rate,"
+    else:
+        seeds += ", none diverged,"
+    return [
+        f"Nominated: lr {row['nominated']:g}; {seeds} would claim it (a chance of {_percent(row['chance'])} by the "
+        f"fitted curve)."
+    ]
+
+
+def headroom_text(row: Mapping[str, Any]) -> str:
+    """A headroom in words: `2.1 (95% interval 1.4 to 3)`, `> 1.5` where LR05 was not reached; empty where unknown."""
+    if math.isnan(row["best_lr"]):
+        return ""
+    if row["edge_status"] == NOT_REACHED:
+        return f"> {row['lr_max'] / row['best_lr']:.2g}"
+    return f"{row['headroom']:.2g}" if row["edge_status"] == REACHED else f"< {row['lr_min'] / row['best_lr']:.2g}"
+
+
+def commands(table: pd.DataFrame, folder: str, study: str = "study") -> list[str]:
+    """The commands that would confirm what is nominated, where a curve has no claim yet: one for each lr and number of
+    seeds. A search for the best quality has none: it judges its own winners.
+
+    folder: of the study, as it is to be typed; study: the command, likewise.
+    """
+    asked: dict[tuple[float, float], list[dict[str, Any]]] = {}
+    for row in records(table):
+        if row["status"] != CLAIMED and row["searched"] != QualitySearch.kind and not math.isnan(row["nominated"]):
+            asked.setdefault((row["nominated"], row["more_if_clean"]), []).append(row)
+    several = len(set(table["model"])) > 1
+    lines = []
+    for (lr, _), rows in sorted(asked.items()):
+        words = [study, "confirm", folder, "--lr", f"{lr:g}"]
+        words += ["--method", ",".join(dict.fromkeys(str(row["curve"]) for row in rows))]
+        if several:
+            words += ["--model", ",".join(dict.fromkeys(str(row["model"]) for row in rows))]
+        for option in ("risk", "confidence"):
+            if rows[0][option] != {"risk": RISK, "confidence": CONFIDENCE}[option]:
+                words += [f"--{option}", f"{rows[0][option]:g}"]
+        lines.append(shlex.join(words))
+    return lines
+
+
+def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of `recommend` as JSON takes them: finite numbers, or null."""
+    return [{name: _json_value(value) for name, value in row.items()} for row in records(table)]
+
+
+def _json_value(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
+        return (int(value) if value.is_integer() else value) if math.isfinite(value) else None
+    return None if value is pd.NA else value
+
+
+def _of(k: float, n: float) -> str:
+    return f"{'none' if k == 0 else f'{k:.0f}'} of {n:.0f}"
+
+
+def _count(n: float, word: str) -> str:
+    return f"{n:.0f} {word}" + ("" if n == 1 else "s")
+
+
+def _is(n: float) -> str:
+    return "is" if n == 1 else "are"
+
+
+def _percent(p: float) -> str:
+    return f"{100 * p:.2g}%" if p < 0.995 else "100%"
