@@ -207,7 +207,6 @@ def _parser() -> argparse.ArgumentParser:
     mirrored = command("mlflow", _mlflow, "rebuild the MLflow view from the record")
     mirrored.add_argument("dir", metavar="DIR")
     mirrored.add_argument("--tracking-uri", metavar="U", default=_tracking_uri())
-    mirrored.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)  # see study.tracking.mirror.Follower
     opened = command("ui", _ui, "open the MLflow view on loopback")
     opened.add_argument("dir", metavar="DIR")
     opened.add_argument("--port", type=int)
@@ -446,18 +445,14 @@ def _mlflow(asked: argparse.Namespace) -> None:
     from study.tracking import mirror
 
     folder = stores.folder_of(asked.dir).resolve()
-    if asked.follow:
-        os.nice(19)  # beside a training that needs the cores
-        mirror.follow(folder, asked.tracking_uri, sys.stdin, sys.stdout)
-        return
     print(mirror.mirror(folder, asked.tracking_uri))
 
 
 def _ui(asked: argparse.Namespace) -> None:
     from study.storage import stores
-    from study.tracking import mirror
+    from study.tracking import server
 
-    mirror.serve(stores.folder_of(asked.dir).resolve(), port=asked.port, uri=asked.tracking_uri)
+    server.serve(stores.folder_of(asked.dir).resolve(), port=asked.port, uri=asked.tracking_uri)
 
 
 def _submit(asked: argparse.Namespace) -> int:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from analysis.report.tables import ReportTables
     from study.search import confirmation as confirming
-    from study.tracking import mirror
+    from study.tracking.follower import Follower
     from study.training import weights
 
 CHECKPOINT_MINUTES = 10.0
@@ -352,7 +352,7 @@ def _train(
 ) -> Path:
     """Train what is missing of the study and of all its confirmations, or of this one alone; then report. start: as
     `run`; None is what the folder keeps."""
-    from study.tracking import mirror
+    from study.tracking.follower import Follower
     from study.tune import cluster as ray_cluster
     from study.tune import node_check, runner
 
@@ -361,7 +361,7 @@ def _train(
     plan(study, log, workers=1, cache=cache)  # says what is wrong with the study before anything is written
     described = data.describe(study.data, log)
     # Ray takes seconds to start. What the end of the study needs is imported meanwhile.
-    follower = mirror.Follower(folder, asked.tracking_uri)
+    follower = Follower(folder, asked.tracking_uri)
     ahead = threading.Thread(target=importlib.import_module, args=("analysis.report.page",))
     resume = f"{_command()} resume {_shown(folder)}"
     with interrupts.with_resume_hint(resume) as resume_hint, follower, contextlib.ExitStack() as held:
@@ -406,7 +406,7 @@ def _train(
                     f"{len(begun)} {'stacks go' if len(begun) > 1 else 'stack goes'} on from where training was kept",
                     flush=True,
                 )
-            follower.look()
+            follower.update()
             with _told(todo, follower) as (told, noted):
                 job = Job(
                     study=study.name,
@@ -426,7 +426,7 @@ def _train(
                     resume=resume,
                 )
                 runner.run(job, needs, cluster)
-        follower.look()
+        follower.update()
         ahead.join()
         print(report(folder), flush=True)
         print(_mirrored(folder, follower, asked.tracking_uri), flush=True)
@@ -497,15 +497,13 @@ def _search(study: Study, planned: Plan, folder: Path, log: Log, workers: int) -
 
 
 @contextlib.contextmanager
-def _told(
-    todo: _Todo, follower: "mirror.Follower"
-) -> Iterator[tuple[Callable[[Stack, Any], None], Callable[[str], None]]]:
+def _told(todo: _Todo, follower: "Follower") -> Iterator[tuple[Callable[[Stack, Any], None], Callable[[str], None]]]:
     """Who is told of every trial that ends: the user, and MLflow; and who of what else is to be noted."""
     progress = Progress(todo.control, todo.source, todo.planned.work_of_run)
 
     def told(stack: Stack, result: dict[str, float] | str) -> None:
         progress(stack, result)
-        follower.nudge()
+        follower.update_if_due()
 
     try:
         yield told, progress.note
@@ -513,12 +511,12 @@ def _told(
         progress.close()
 
 
-def _mirrored(folder: Path, follower: "mirror.Follower", uri: str | None) -> str:
+def _mirrored(folder: Path, follower: "Follower", uri: str | None) -> str:
     """The record is complete without MLflow: a tracking server that is away costs a sentence, not the study."""
     from study.tracking import mirror
 
     try:
-        return str(follower.end() or mirror.mirror(folder, uri))
+        return str(follower.finish() or mirror.mirror(folder, uri))
     except ValueError as error:
         return f"MLflow was not updated: {error}. Later: study mlflow {stores.address(folder)}"
 

@@ -12,7 +12,7 @@ OURS = ("study", "models", "search_spaces", "analysis")
 
 KNOWN_BY = {
     "ray": ("study.tune",),
-    "mlflow": ("study.tracking.mirror",),
+    "mlflow": ("study.tracking",),
     "optuna": ("study.search.quality_search",),
     "fsspec": ("study.storage.object_store",),
     "s3fs": ("study.storage.object_store",),
@@ -139,7 +139,7 @@ def test_the_definition_of_divergence_needs_numpy_only() -> None:
             "def main():\n    from ray import tune",
             "only study.tune know ray",
         ),
-        ("study.tune.runner", "import mlflow", "only study.tracking.mirror know mlflow"),
+        ("study.tune.runner", "import mlflow", "only study.tracking know mlflow"),
         ("study.tracking.mirror", "import mlflow.entities", None),
         (
             "study.execution.planner",

@@ -194,7 +194,7 @@ def _child(told: Path, words: Sequence[str]) -> int:
     """`study WORDS`, with its parts timed."""
     from study.cli import main as cli
     from study.commands import run as driver
-    from study.tracking import mirror as tracking
+    from study.tracking.follower import Follower
     from study.tune import cluster, runner
 
     parts: dict[str, dict[str, Any]] = {}
@@ -229,14 +229,14 @@ def _child(told: Path, words: Sequence[str]) -> int:
 
     mirror = driver._mirrored
 
-    def mirrored(folder: Path, follower: tracking.Follower, uri: str | None) -> str:
+    def mirrored(folder: Path, follower: Follower, uri: str | None) -> str:
         said = mirror(folder, follower, uri)
-        if follower.child is not None:
-            status = Path(f"/proc/{follower.child.pid}/status").read_text()
-            fields = Path(f"/proc/{follower.child.pid}/stat").read_text().rpartition(")")[2].split()
-            cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-            peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
-            parts["the follower, in all"] = {"seconds": time.perf_counter() - began, "cpu": cpu, "peak": peak}
+        process = Path(f"/proc/{follower.process.pid}")
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        lines = (process / "status").read_text().splitlines()
+        peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+        parts["the follower, in all"] = {"seconds": time.perf_counter() - began, "cpu": cpu, "peak": peak}
         return said
 
     began = time.perf_counter()

@@ -24,7 +24,8 @@ from typing import Any
 import aiohttp
 
 from study.record.definition import read_definition
-from study.tracking import mirror
+from study.tracking.mirror import mirror
+from study.tracking.server import server
 
 SIZE = (1600, 1000)
 SORTED_CELLS = {
@@ -43,13 +44,13 @@ def chromium() -> str | None:
 def take(folder: Path, out: Path) -> list[Path]:
     """Both pictures. Raises RuntimeError where a page does not show what it should within half a minute."""
     out.mkdir(parents=True, exist_ok=True)
-    shown = mirror.mirror(folder)
+    shown = mirror(folder)
     runs = f"/#/experiments/{shown.experiment_id}/runs?"
     columns = [f"metrics.`{name}`" for name in (*COLUMNS, _first_score(folder))] + [
         f"params.`{name}`" for name in PARAMS
     ]
     settings = SETTINGS % (shown.experiment_id, json.dumps(columns))
-    with mirror.server(folder, port=0) as address:  # another study may be on its way to the usual port
+    with server(folder, port=0) as address:  # another study may be on its way to the usual port
         pages = {
             "mlflow_charts.png": (address + shown.url_path, CHARTS_ARE_DRAWN),
             "mlflow_cells.png": (

@@ -26,6 +26,7 @@ from study.record.failures import read_failures, write_failure
 from study.storage.lock import locked
 from study.storage.stores import StorageError
 from study.tracking import mirror
+from study.tracking.client import TrackingError
 
 RUNS = {"a0", "b0", "b1"}
 
@@ -133,7 +134,7 @@ def test_mlflow_on_a_full_disk_is_one_line_and_catches_up(disk: Disk) -> None:
     folder = disk.folder / "study"
     write_simulated_study(folder, simulated_definition(models=("small",), lrs=(0.1, 0.4), seeds=(0, 1), steps=20))
     disk.full(20)
-    with pytest.raises(mirror.TrackingError, match=rf"^cannot write {folder / 'mlflow.db'} \(") as error:
+    with pytest.raises(TrackingError, match=rf"^cannot write {folder / 'mlflow.db'} \(") as error:
         mirror.mirror(folder)
     assert "\n" not in str(error.value)
     disk.free()

@@ -14,7 +14,7 @@ from study.execution.planner import runs_of
 from study.record import tables
 from study.record.failures import write_failure
 from study.storage import stores
-from study.tracking import mirror
+from study.tracking import client
 
 
 @pytest.fixture
@@ -105,9 +105,9 @@ def test_a_record_that_breaks_in_the_store_is_set_aside_there(url: str) -> None:
 
 
 def test_a_shared_mlflow_server_knows_the_study_from_every_machine(url: str, tmp_path: Path, monkeypatch) -> None:
-    first = mirror._folder_id(stores.folder_of(url))
+    first = client.folder_id(stores.folder_of(url))
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "a third machine"))
-    assert mirror._folder_id(stores.folder_of(url)) == first
+    assert client.folder_id(stores.folder_of(url)) == first
 
 
 def test_a_cluster_takes_a_url(url: str) -> None:

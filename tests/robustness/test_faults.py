@@ -23,6 +23,7 @@ from simulated_record import simulated_definition, write_simulated_study
 from study.config import Arm
 from study.record import tables
 from study.tracking import mirror
+from study.tracking.client import DATABASE
 
 SEED = 1
 AT_LEAST = {"grid": 7, "edges": 7, "quality": 6}
@@ -172,13 +173,13 @@ def test_times_of_files_decide_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     write_simulated_study(tmp_path, simulated_definition(models=["small"], arms=arms, lrs=(0.1, 1.6), seeds=range(4)))
     before, losses = tables.read_runs(tmp_path), faults.losses(tmp_path)
     mirror.mirror(tmp_path)
-    view = shown(tmp_path / mirror.DATABASE)
+    view = shown(tmp_path / DATABASE)
     rng = random.Random(SEED)
     for path in (tmp_path / "runs").iterdir():
         os.utime(path, (at := time.time() + rng.uniform(-3e8, 3e8), at))
     pd.testing.assert_frame_equal(tables.read_runs(tmp_path), before)
     assert faults.losses(tmp_path) == losses
     mirror.mirror(tmp_path)
-    assert shown(tmp_path / mirror.DATABASE) == view
+    assert shown(tmp_path / DATABASE) == view
     mirror.mirror(tmp_path, f"sqlite:///{tmp_path / 'anew.db'}")
     assert shown(tmp_path / "anew.db") == view

@@ -13,7 +13,7 @@ from study import redaction, telemetry
 from study.cli.main import main
 from study.config import Arm
 from study.record.failures import read_failures, write_failure
-from study.tracking import mirror
+from study.tracking.client import default_uri
 from study.tune import environment, submit
 
 SECRET = "hunter22-and-more"
@@ -78,20 +78,11 @@ def test_a_record_its_report_and_its_view_hold_no_secret(folder: Path, monkeypat
         monkeypatch.setenv(name, SECRET)
     write_failure(folder, "x", ["a"], redaction.first_line(OSError(f"https://me:{SECRET}@host said no to {SECRET}")))
     assert main(["report", str(folder)]) == 0
-    assert main(["mlflow", str(folder), "--tracking-uri", mirror.default_uri(folder)]) == 0
+    assert main(["mlflow", str(folder), "--tracking-uri", default_uri(folder)]) == 0
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {"mlflow.db", "report.html"} <= {path.name for path in files}
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
     assert "https://***@host said no to ***" in read_failures(folder).values()
-
-
-def test_the_follower_gets_the_password_by_its_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = []
-    monkeypatch.setattr(mirror.subprocess, "Popen", lambda words, **more: started.append((words, more)))
-    mirror.Follower(folder, f"https://me:{SECRET}@host")
-    ((words, more),) = started
-    assert SECRET not in " ".join(words)
-    assert SECRET in more["env"]["MLFLOW_TRACKING_URI"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,200 @@
+"""A connection to MLflow: its database and experiment, quiet logs, and errors in one line without passwords."""
+
+import contextlib
+import logging
+import os
+import urllib.parse
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import filelock
+
+from study import telemetry
+from study.record.definition import Definition
+from study.storage import stores
+
+if TYPE_CHECKING:  # MLflow takes a second to import
+    from mlflow import MlflowClient
+
+DATABASE = "mlflow.db"
+ARTIFACTS = "mlflow-artifacts"
+WAIT_SECONDS = 60.0
+"""How long to wait for another process that writes the same view, and for a server to start."""
+
+HTTP_SETTINGS = {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+"""By default MLflow retries for minutes. Settings that the user has made stay."""
+
+EXPERIMENT_NOTE = (
+    "P(divergence | learning rate): the charts show one line per curve; the steps of their axis are the learning "
+    "rate in millionths. Each curve's cells are nested under it. A view of the study's record, rebuilt by "
+    "`study mlflow`."
+)
+
+
+class TrackingError(ValueError):
+    """The MLflow view could not be written or shown. The message is for the user; the record is unchanged."""
+
+
+def default_uri(folder: Path) -> str:
+    """Return the tracking URI of the SQLite database inside the study's folder."""
+    return f"sqlite:///{folder.resolve() / DATABASE}"
+
+
+def without_credentials(uri: str) -> str:
+    """Return a tracking URI without user, password and query."""
+    scheme, found, rest = uri.partition("://")
+    if not found or scheme == "sqlite":
+        return uri
+    # From the last @, because an unquoted password may hold any of the other separators.
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def open_client(uri: str) -> "MlflowClient":
+    """Return a client for a tracking URI."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=uri)
+
+
+def create_database(folder: Path) -> None:
+    """Create the study's database, unless there is one.
+
+    It is created under another name and renamed: MLflow cannot open a database whose creation was interrupted.
+    """
+    if (folder / DATABASE).exists():
+        return
+    for left in folder.glob(f".{DATABASE}.*"):
+        left.unlink(missing_ok=True)
+    unfinished = folder / f".{DATABASE}.{uuid.uuid4().hex}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow uses deprecated parts of SQLAlchemy
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        store = SqlAlchemyStore(f"sqlite:///{unfinished}", (folder / ARTIFACTS).as_uri())
+    store.engine.dispose()
+    unfinished.replace(folder / DATABASE)
+
+
+def open_experiment(client: "MlflowClient", folder: Path, definition: Definition, *, own: bool) -> str:
+    """Return the id of the study's experiment; it is created or restored if necessary.
+
+    Args:
+        client: of the tracking server.
+        folder: the study's folder.
+        definition: the study's definition.
+        own: whether the database is the one in the study's folder. A shared server may hold studies of the same name.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name = definition.study.name
+    artifacts = (folder / ARTIFACTS).as_uri() if own else None
+    if not own:
+        name = f"{name} {folder_id(folder)[:8]}"
+    found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    if found is not None and artifacts not in (None, found.artifact_location):
+        # The folder was moved, and MLflow would write files to its old place.
+        client.rename_experiment(found.experiment_id, f"{name} (moved {uuid.uuid4().hex[:8]})")
+        client.delete_experiment(found.experiment_id)
+        found = None
+    if found is not None:
+        return found.experiment_id
+    # The kind makes MLflow open the page of runs, not its page for language models.
+    tags = {"study": definition.study.name, "mlflow.note.content": EXPERIMENT_NOTE}
+    tags |= {"mlflow.experimentKind": "custom_model_development"}
+    try:
+        return client.create_experiment(name, artifact_location=artifacts, tags=tags)
+    except MlflowException:
+        # If a server dies before it answers, MLflow asks again, and the experiment exists by then.
+        if (found := client.get_experiment_by_name(name)) is None:
+            raise
+        return found.experiment_id
+
+
+def folder_id(folder: Path) -> str:
+    """Return the id that distinguishes this study's folder on a shared server. It stays when the folder is moved."""
+    store = stores.store_for(folder)
+    if (found := store.get("mlflow-id")) is None:
+        store.create("mlflow-id", uuid.uuid4().hex.encode())
+        found = store.get("mlflow-id") or b""  # another process may have created it first
+    return found.decode().strip()
+
+
+@contextlib.contextmanager
+def view_lock(folder: Path) -> Iterator[None]:
+    """Hold the right to write the view of a study. Raises TrackingError after WAIT_SECONDS.
+
+    Of two processes that write at once, each would delete the other's unfinished runs.
+    """
+    lock = filelock.FileLock(folder / ".mlflow.lock", timeout=WAIT_SECONDS)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise TrackingError(f"another process is writing the MLflow view of {folder}") from None
+    except OSError as error:
+        raise TrackingError(f"cannot write to {folder} ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def quiet_mlflow() -> Iterator[None]:
+    """Turn off MLflow's telemetry and logs, and shorten its retries, while the block runs."""
+    settings = telemetry.disabled() | HTTP_SETTINGS
+    added = [name for name in settings if name not in os.environ]
+    os.environ.update({name: settings[name] for name in added})
+    loggers = [logging.getLogger(name) for name in ("mlflow", "mlflow.store.db.utils", "alembic", "urllib3")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def tracking_errors(folder: Path, uri: str, *, own: bool) -> Iterator[None]:
+    """Turn errors of MLflow into a TrackingError of one line. It has no cause, which may hold a password."""
+    from mlflow.exceptions import MlflowException, RestException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    shown, remote = without_credentials(uri), uri.startswith(("http://", "https://"))
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
+        why = _first_line(error, uri)
+        if own:
+            message = f"cannot write {folder / DATABASE} ({why}); move it away, and it is rebuilt from the record"
+        elif remote and not isinstance(error, RestException):
+            again = f"study mlflow {stores.address(folder)}"
+            message = f"the tracking server at {shown} does not answer; run `{again}` when it does"
+        else:
+            message = f"{shown} cannot be used as a tracking URI ({why})"
+        raise TrackingError(message) from None
+
+
+def _first_line(error: BaseException, uri: str) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0].replace(uri, without_credentials(uri))
+    user, _, password = uri.partition("://")[2].rpartition("@")[0].partition(":")
+    for secret in (password, urllib.parse.unquote(password), f"{user}@"):
+        text = text.replace(secret, "***") if len(secret) > 1 else text
+    return text[:300]

@@ -1,0 +1,268 @@
+"""What MLflow shows of a study: the record as curves, cells and one run for the study itself.
+
+Everything here is computed from the study's folder, times included, so that a rebuild gives the same view.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.config import canonical_json, to_json
+from study.record.confirmations import read_confirmations
+from study.record.definition import Definition
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VIEW = 1
+"""Increase it when the same record is to be shown in another way: every run is then written again."""
+
+SHOWN_FILES = ("study.json", "report.html", "runs.parquet")
+LR_UNITS = 1e6
+MOST_CELLS = 2_000
+MOST_CURVES = 100
+
+RATIOS = {"ratio": "LR50_ratio", "low": "LR50_ratio_low", "high": "LR50_ratio_high", "p_holm": "LR50_ratio_p"} | {
+    f"difference{end}": f"quality_difference{end}" for end in ("", "_low", "_high")
+}
+CLAIMS = {"lr": "claimed_lr", "bound": "claimed_risk", "nominated": "nominated_lr", "quality_median": "quality"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A cell as a run of MLflow. step: of the curve's charts; start: milliseconds since 1970."""
+
+    key: str
+    name: str
+    step: int
+    metrics: dict[str, float]
+    params: dict[str, str]
+    seconds: float
+    start: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A curve as a run of MLflow. missing: planned runs that are not recorded. nested: whether its cells are runs."""
+
+    key: str
+    name: str
+    params: dict[str, str]
+    colour: str
+    missing: int
+    cells: tuple[Cell, ...]
+    nested: bool
+    start: int
+
+    @functools.cached_property
+    def content(self) -> str:
+        """Hash of all that the run shows."""
+        cells = [[c.key, c.name, c.step, c.metrics, c.params, c.seconds] for c in self.cells]
+        alone = [] if self.nested else ["cells are no runs"]
+        return content_hash([VIEW, self.key, self.name, self.params, self.colour, self.missing, cells, *alone])
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRun:
+    """The study itself as a run of MLflow.
+
+    files: path inside the folder -> hash of its content. answers: metrics; None leaves those that MLflow has, while
+    runs are still missing.
+    """
+
+    key: str
+    folder: Path
+    name: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    files: dict[str, str]
+    answers: dict[str, float] | None
+    start: int
+
+    @property
+    def content(self) -> str:
+        """Hash of all that the run shows but its metrics."""
+        return content_hash([VIEW, self.params, self.tags, self.files])
+
+
+def build_view(folder: Path, definition: Definition, *, finished: bool) -> tuple[list[Curve], StudyRun | None]:
+    """Return what MLflow should show: the curves, most important first, and the study (None before its first run).
+
+    MLflow lists and draws the newest runs first. So the first curve starts last, the study before all curves, and the
+    cells before the study.
+    """
+    import analysis
+
+    runs = analysis.load(folder)
+    if runs.empty:
+        return [], None
+    began = min(int(path.stat().st_mtime * 1000) for path in (folder / "runs").glob("*.parquet"))
+    answers = _answers(folder, definition, runs) if finished else None
+    return _curves(definition, runs, began), _study_run(folder, definition, runs, began, answers)
+
+
+def mlflow_name(text: str) -> str:
+    """Return a name that MLflow accepts: letters, digits, and _ - . / space."""
+    return re.sub(r"[^\w\-. /]", "_", text, flags=re.ASCII)
+
+
+def content_hash(content: Any) -> str:
+    """Return a hash of a JSON value."""
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:32]
+
+
+def _curves(definition: Definition, runs: "pd.DataFrame", began: int) -> list[Curve]:
+    import analysis
+    from analysis.loading import CELL, CURVE, threshold_columns
+
+    study = definition.study
+    tasks = [task["name"] for task in definition.data["tasks"]]
+    thresholds = threshold_columns(runs)
+    plan = {(lr, seed) for lr in study.lrs for seed in study.seeds}
+    planned_cells = 0 if study.search else len(study.models) * len(study.arms) * len(study.lrs)
+    scores = analysis.quality(runs, definition).set_index(CELL).to_dict("index")
+    rates: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    for rate in analysis.divergence_rates(runs).to_dict("records"):
+        rates[rate["model"], rate["curve"]].append(rate)
+    order = sorted(rates, key=lambda pair: study.models.index(pair[0]))
+    groups: dict[Any, pd.DataFrame] = dict(iter(runs.groupby(CURVE)))
+    colours = _colours([groups[pair]["method"].iloc[0] for pair in order])
+
+    curves = []
+    for rank, ((model, label), colour) in enumerate(zip(order, colours, strict=True)):
+        group = groups[model, label]
+        params = {"study": study.name, "model": model} | _arm(group.iloc[0].to_dict(), thresholds)
+        key = content_hash([model, params])
+        seconds = group["seconds"].fillna(0).groupby(group["lr"]).sum().to_dict()
+        cells = tuple(
+            Cell(
+                key=content_hash([key, rate["lr"]]),
+                name=f"{model} · {label} · lr {rate['lr']:.6g}",
+                step=round(rate["lr"] * LR_UNITS),
+                metrics=_metrics(rate, scores[model, label, rate["lr"]], tasks),
+                params=params | {"lr": f"{rate['lr']:.12g}"},
+                seconds=round(seconds[rate["lr"]], 3),
+                start=began - (rank + 1) * 10_000 - place,
+            )
+            for place, rate in enumerate(rates[model, label])
+        )
+        curves.append(
+            Curve(
+                key=key,
+                name=f"{model} · {label}",
+                params=params,
+                colour=colour,
+                missing=len(plan - set(zip(group["lr"], group["seed"], strict=True))),
+                cells=cells,
+                nested=max(planned_cells, len(scores)) <= MOST_CELLS,
+                start=began + 100_000 - rank,
+            )
+        )
+    return curves
+
+
+def _study_run(
+    folder: Path, definition: Definition, runs: "pd.DataFrame", began: int, answers: dict[str, float] | None
+) -> StudyRun:
+    study = definition.study
+    in_plan = runs["lr"].isin(study.lrs) & runs["seed"].isin(study.seeds)
+    planned = len(study.models) * len(study.arms) * len(study.lrs) * len(study.seeds)
+    counts = {"runs": len(runs), "diverged": (runs["outcome"] == "diverged").sum(), "missing": planned - in_plan.sum()}
+    axes = {"models": study.models, "methods": dict.fromkeys(arm.method for arm in study.arms)}
+    axes |= {"lrs": study.lrs, "seeds": study.seeds}
+    files = [name for name in SHOWN_FILES if (folder / name).is_file()]
+    for kind, ending in (("tables", "csv"), ("figures", "png")):
+        files += [f"{kind}/{path.name}" for path in sorted((folder / kind).glob(f"*.{ending}"))]
+    return StudyRun(
+        key="study",
+        folder=folder,
+        name=f"study · {study.name}",
+        params={"study": study.name, "data": study.data, "data_content": definition.data["content"]}
+        | {f"recipe.{k}": str(v) for k, v in to_json(study.recipe).items()}
+        | {f"rule.{k}": str(v) for k, v in to_json(study.rule).items()},
+        # What grows with the study is a tag, since a parameter of MLflow cannot change.
+        tags={name: str(int(count)) for name, count in counts.items()}
+        | {name: ", ".join(map(str, values)) for name, values in axes.items()},
+        files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files},
+        answers=answers,
+        start=began,
+    )
+
+
+def _answers(folder: Path, definition: Definition, runs: "pd.DataFrame") -> dict[str, float]:
+    """What the study found, `study LR50 small clippy` -> value. Values that are not finite are left out.
+
+    MLflow sorts its charts by name: "study" comes after the curves' metrics. A name with a slash would be a section of
+    its own, before them.
+    """
+    from analysis.loading import CURVE
+    from analysis.stats.contrasts import contrasts
+    from analysis.stats.edges import edges, fits
+    from analysis.stats.recommend import recommend
+
+    if runs.groupby(CURVE).ngroups > MOST_CURVES:
+        return {}
+    fitted, confirmations = fits(runs), read_confirmations(folder)
+    ratios = contrasts(runs, definition, confirmations=confirmations, fitted=fitted)
+    claims = recommend(runs, definition, confirmations=confirmations, fitted=fitted)
+    return (
+        _named(edges(runs, 0.5, fitted), {"edge": "LR50", "low": "LR50_low", "high": "LR50_high"})
+        | _named(edges(runs, 0.05, fitted), {"edge": "LR05", "low": "LR05_low", "high": "LR05_high"})
+        | _named(ratios.loc[ratios["planned"].astype(bool)], RATIOS)
+        | _named(claims, CLAIMS)
+    )
+
+
+def _named(table: Any, columns: Mapping[str, str]) -> dict[str, float]:
+    found = {}
+    for row in table.to_dict("records"):
+        for column, name in columns.items():
+            value = float(row[column])
+            # A low end of 0 means that there is none.
+            if math.isfinite(value) and not (column == "low" and value == 0):
+                found[mlflow_name(f"study {name} {row['model']} {row['curve']}")] = float(f"{value:.6g}")
+    return found
+
+
+def _arm(run: Mapping[Any, Any], thresholds: Sequence[str]) -> dict[str, str]:
+    """Method, thresholds and options of a run, as text."""
+    options = json.loads(run["options"]) if run["options"] else {}
+    written = {name: f"{run[name]:.12g}" for name in thresholds if not math.isnan(run[name])}
+    written |= {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
+    return {"method": run["method"]} | written
+
+
+def _colours(methods: Sequence[str]) -> list[str]:
+    """`#rrggbb` for each curve: its method's colour, paler for each further curve of the same method."""
+    from analysis.figures.palette import method_styles
+
+    styles, number, seen = method_styles(methods), Counter(methods), Counter()
+    colours = []
+    for method in methods:
+        colour, share = styles[method].colour, seen[method] / number[method]
+        levels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        colours.append("#" + "".join(f"{round(level + 0.8 * share * (255 - level)):02x}" for level in levels))
+        seen[method] += 1
+    return colours
+
+
+def _metrics(rate: Mapping[Any, Any], scores: Mapping[Any, Any], tasks: list[str]) -> dict[str, float]:
+    """The finite metrics of a cell: MLflow stores infinity as a number, and its pages fail on NaN."""
+    values = {
+        "divergence_rate": rate["rate"],
+        "divergence_rate_low": rate["low"],
+        "divergence_rate_high": rate["high"],
+        "micro_rate": rate["micro_rate"],
+        "undertrained_rate": rate["undertrained"] / rate["n"],
+        "n": rate["n"],
+    }
+    for name in ("kept", *(f"{score}_{task}" for task in tasks for score in ("auc", "rmse"))):
+        values |= {name: scores[name]} if name in scores else {}
+    return {mlflow_name(k): float(f"{v:.6g}") for k, v in values.items() if math.isfinite(v)}

@@ -1,0 +1,82 @@
+"""The connection to MLflow: database, experiment, lock, and errors without passwords."""
+
+import fcntl
+import os
+import socket
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+from mlflow_view import View, assert_exactly_once, write
+
+from study.tracking.client import DATABASE, TrackingError, without_credentials
+from study.tracking.mirror import mirror
+
+
+def test_first_mirror_creates_the_database(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / f".{DATABASE}.of-a-killed-one").write_bytes(b"half a database")
+    mirror(tmp_path)
+    assert_exactly_once(tmp_path, View(tmp_path))
+    assert sorted(path.name for path in tmp_path.glob("*mlflow*")) == [".mlflow.lock", "mlflow-artifacts", "mlflow.db"]
+
+
+def test_moved_folder_gets_a_new_experiment_with_its_own_files(folder: Path) -> None:
+    mirror(folder)
+    moved = folder.with_name("moved")
+    folder.rename(moved)
+    result = mirror(moved)
+    view = View(moved, experiment=result.experiment_id)
+    assert_exactly_once(moved, view)
+    assert not folder.exists()
+    assert str(moved) in str(view.curves[0].info.artifact_uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://me:s3cret@host:5000/path", "http://host:5000/path"),
+        ("https://me:s3/cr?et@host", "https://host"),
+        ("https://host/x?token=s3cret", "https://host/x"),
+        ("postgresql+psycopg://me:s3cret@db/mlflow", "postgresql+psycopg://db/mlflow"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_without_credentials(uri: str, shown: str) -> None:
+    assert without_credentials(uri) == shown
+
+
+@pytest.mark.parametrize("uri", ["http://me:s3cret@127.0.0.1:{port}", "nonsense://me:s3cret@127.0.0.1:{port}/x"])
+def test_unreachable_server_raises_one_line_without_the_password(
+    folder: Path, uri: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        began = time.monotonic()
+        with pytest.raises(TrackingError) as caught:
+            mirror(folder, uri.format(port=unused.getsockname()[1]))
+    assert time.monotonic() - began < 10
+    assert "\n" not in str(caught.value)
+    assert "127.0.0.1" in str(caught.value)
+    said = "".join(traceback.format_exception(caught.value)) + caplog.text + "".join(capfd.readouterr())
+    assert "s3cret" not in said.replace(uri, "")
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+    mirror(folder)  # and the record is as it was
+    assert_exactly_once(folder, View(folder))
+
+
+def test_second_writer_gives_up_after_a_while(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.tracking.client.WAIT_SECONDS", 0.1)
+    with (folder / ".mlflow.lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(TrackingError, match="another process is writing the MLflow view"):
+            mirror(folder)
+    mirror(folder)
+
+
+def test_broken_database_is_named(folder: Path) -> None:
+    (folder / DATABASE).write_bytes(b"no database at all, but long enough to look at" * 30)
+    with pytest.raises(TrackingError, match="move it away, and it is rebuilt from the record"):
+        mirror(folder)

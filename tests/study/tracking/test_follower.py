@@ -1,0 +1,102 @@
+"""The process that updates the MLflow view while a study trains."""
+
+import multiprocessing
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow_view import View, write
+
+from study.tracking import follower as follower_module
+from study.tracking.client import DATABASE, TrackingError
+from study.tracking.follower import Follower
+from study.tracking.mirror import STATE, mirror
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def test_update_shows_complete_curves_and_finish_shows_all(folder: Path) -> None:
+    shutil.rmtree(folder / "runs")
+    write(folder, leave_out=[("small", "clippy", 0.4, 2)])
+    with Follower(folder, None) as follower:
+        follower.update()
+        wait_for(lambda: any(run.data.tags.get(STATE) == "complete" for run in View(folder).curves))
+        assert [run.info.run_name for run in View(folder).curves] == ["small · none"]
+        shown = follower.finish()
+    assert shown is not None
+    assert (shown.curves, shown.cells) == (2, 6)
+    assert mirror(folder) == shown
+    assert follower.process not in multiprocessing.active_children()
+
+
+def test_updates_are_at_least_so_many_seconds_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = []
+    with Follower(folder, None, seconds=10) as follower:
+        monkeypatch.setattr(follower, "_request", lambda *, finished: requests.append(finished))
+        for now in (100.0, 105.0, 109.9, 110.0, 115.0, 121.0):
+            monkeypatch.setattr(follower_module.time, "monotonic", lambda now=now: now)
+            follower.update_if_due()
+    assert requests == [False] * 3
+
+
+def test_finish_returns_none_if_the_process_has_died(folder: Path) -> None:
+    with Follower(folder, None) as follower:
+        follower.process.kill()
+        follower.process.join()
+        follower.update()
+        assert follower.finish() is None
+    assert not View(folder).runs
+
+
+def test_password_is_not_on_the_command_line(folder: Path) -> None:
+    with Follower(folder, "http://me:s3cret-word@127.0.0.1:1") as follower:
+        assert "s3cret-word" not in Path(f"/proc/{follower.process.pid}/cmdline").read_text()
+
+
+def test_an_unused_follower_writes_nothing(tmp_path: Path) -> None:
+    with Follower(tmp_path, None):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_finish_raises_the_error_of_the_mirror(folder: Path) -> None:
+    (folder / DATABASE).write_bytes(b"no database")
+    with Follower(folder, None) as follower, pytest.raises(TrackingError, match=r"mlflow\.db"):
+        follower.finish()
+
+
+def test_finish_gives_up_on_a_server_that_does_not_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower_module, "FINISH_SECONDS", 0.2)
+    began = time.monotonic()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        Follower(folder, f"http://127.0.0.1:{silent.getsockname()[1]}") as follower,
+        pytest.raises(TrackingError, match="longer than"),
+    ):
+        follower.finish()
+    assert time.monotonic() - began < 10
+
+
+def test_the_process_ends_when_its_parent_is_killed(folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys, time\nfrom pathlib import Path\nfrom study.tracking.follower import Follower\n"
+        "if __name__ == '__main__':\n    follower = Follower(Path(sys.argv[1]), None)\n    follower.update()\n"
+        "    print(follower.process.pid, flush=True)\n    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        child = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2])
