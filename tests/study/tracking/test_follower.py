@@ -1,6 +1,7 @@
 """The process that updates the MLflow view while a study trains."""
 
 import multiprocessing
+import os
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from mlflow_view import View, write
+from paths import ROOT
 
 from study.tracking import follower as follower_module
 from study.tracking.client import DATABASE, TrackingError
@@ -94,7 +96,8 @@ def test_the_process_ends_when_its_parent_is_killed(folder: Path, tmp_path: Path
         "if __name__ == '__main__':\n    follower = Follower(Path(sys.argv[1]), None)\n    follower.update()\n"
         "    print(follower.process.pid, flush=True)\n    time.sleep(600)\n"
     )
-    with subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True) as parent:
+    command, env = [sys.executable, str(script), str(folder)], os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         child = int(parent.stdout.readline())
         parent.kill()
