@@ -137,7 +137,7 @@ def _curves(definition: Definition, runs: "pd.DataFrame", began: int) -> list[Cu
 
     curves = []
     for rank, ((model, label), colour) in enumerate(zip(order, colours, strict=True)):
-        group = groups[model, label]
+        group: Any = groups[model, label]
         params = {"study": study.name, "model": model} | _arm(group.iloc[0].to_dict(), thresholds)
         key = content_hash([model, params])
         seconds = group["seconds"].fillna(0).groupby(group["lr"]).sum().to_dict()
