@@ -187,7 +187,9 @@ def _parser() -> argparse.ArgumentParser:
     handed.add_argument("--method", metavar="M", help="where the study has more than one")
     handed.add_argument("--model", metavar="M", help="where the study has more than one")
     handed.add_argument(
-        "--out", metavar="FILE", help="or a URL such as s3://bucket/weights.zip (default: DIR/weights/RUN_ID.zip)"
+        "--out",
+        metavar="FILE",
+        help="path or URL of the file (default: DIR/weights/RUN_ID.safetensors)",
     )
     signalled = command("signals", _signals, "which signals foretell divergence, over many recorded runs")
     signalled.add_argument("dir", metavar="DIR")
@@ -408,12 +410,12 @@ def _weights(asked: argparse.Namespace) -> None:
 
     folder, cache = stores.folder_of(asked.dir).resolve(), stores.cache_folder()
     run = export_weights.select_run(folder, run=asked.run_id, lr=asked.lr, method=asked.method, model=asked.model)
-    out = asked.out or str(folder / "weights" / f"{run[:12]}.zip")
+    out = asked.out or str(folder / "weights" / f"{run[:12]}.safetensors")
     warm_start.place(out)  # says what is wrong with it before the run is trained
     exported = export_weights.export_weights(folder, run, cache)
     print(f"{exported.text}\n{export_weights.write(exported.weights, out)}")
     if not asked.out:
-        stores.publish(folder, ("weights/*.zip",))
+        stores.publish(folder, ("weights/*.safetensors",))
 
 
 def _signals(asked: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 DIR/family.json            name and members, in order
 DIR/<label>/               the record of a member
-DIR/<label>.weights.zip    what the runs of a member start from, where it is the weights of another's run
+DIR/<label>.weights.safetensors    what the runs of a member start from, where it is the weights of another's run
 DIR/report.html            every member's edge, one below the other (`analysis.figures.forest`)
 """
 
@@ -346,7 +346,7 @@ def _weights(folder: Path, label: str, of: WeightsOf, members: Sequence[tuple[Me
     from study.replay import export_weights
 
     source, where = _source(of, members)
-    path = folder / f"{label}.weights.zip"
+    path = folder / f"{label}.weights.safetensors"
     run = _run(of, source, where)
     stores.store_for(folder).refresh(path.name)
     with contextlib.suppress(ValueError):  # one that does not read is made again

@@ -1,7 +1,7 @@
 """Checkpoints of stacks that train for long: all that a stack is between two steps, from which it goes on with the same
 bits on CPU.
 
-    DIR/checkpoints/<trial>.npz    tensors as plain arrays, and a description of them (`study.storage.archive`)
+    DIR/checkpoints/<trial>.safetensors    tensors, and a description of them (`study.storage.arrays`)
 
 One file a stack, named as its trial, written whole (`study.storage.stores`), and removed once its runs are recorded.
 What a seed draws is not in it: streams are made anew from their names, and batches are counted to where they were.
@@ -10,21 +10,20 @@ aside, and its stack starts anew.
 """
 
 import contextlib
-import io
 import math
-import os
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import study
 from study import redaction
-from study.storage import archive, stores
+from study.storage import arrays as array_files
+from study.storage import stores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +32,7 @@ Store = stores.Store
 
 FORMAT = 1
 FOLDER = "checkpoints"
+SUFFIX = ".safetensors"
 SOON_SECONDS = 0.5
 """A stack that is asked to stop goes on where it has no more than this to train."""
 
@@ -63,7 +63,7 @@ class Checkpoint:
         stopping: Callable[[], bool] = lambda: False,
         note: Callable[[str], None] = warnings.warn,
     ) -> None:
-        self.store, self.name = stores.store_for(where), f"{FOLDER}/{trial}.npz"
+        self.store, self.name = stores.store_for(where), f"{FOLDER}/{trial}{SUFFIX}"
         self.about = {"format": FORMAT, "runs": list(runs), "made_by": made_by(device)}
         self.every_seconds = every_seconds or math.inf
         self.stopping, self.note = stopping, note
@@ -73,14 +73,14 @@ class Checkpoint:
     def begin(self, load: Callable[[dict[str, np.ndarray]], None], most_bytes: int) -> int:
         """As `training.trainer.Checkpointer.begin`."""
         self.began = self.last = time.monotonic()
-        content = opened(self.store, self.name, most_bytes)
+        content = find(self.store, self.name, most_bytes)
         if content is None:
             return 0
         try:
-            with content:
-                if content.seek(0, 2) > most_bytes:
-                    raise ValueError(f"it is larger than {most_bytes:,} bytes, the most that its stack could be")
-                about, arrays = archive.read(content)
+            size = len(content) if isinstance(content, bytes) else content.stat().st_size
+            if size > most_bytes:
+                raise ValueError(f"it is larger than {most_bytes:,} bytes, the most that its stack could be")
+            about, arrays = array_files.read(content)
             for key, value in self.about.items():
                 if about.get(key) != value:
                     raise ValueError(_difference(key, about.get(key), value))
@@ -128,7 +128,7 @@ class Checkpoint:
         return True
 
     def _set_aside(self, error: Exception) -> None:
-        aside = f"set_aside/{self.name.replace('/', '-').removesuffix('.npz')}-{uuid.uuid4().hex[:8]}.npz"
+        aside = f"set_aside/{self.name.replace('/', '-').removesuffix(SUFFIX)}-{uuid.uuid4().hex[:8]}{SUFFIX}"
         try:
             self.store.move(self.name, aside)
             then = f"set aside as {aside}"
@@ -148,41 +148,30 @@ def made_by(device: str) -> dict[str, str]:
 
 def write(store: Store, name: str, about: Mapping[str, Any], state: "Mapping[str, Tensor]") -> None:
     """Write a checkpoint, whole or not at all. For a folder, no tensor on CPU is copied. Raises StorageError."""
+    arrays = {key: tensor.detach().cpu().numpy() for key, tensor in state.items()}
     if isinstance(store, stores.ObjectStore):
-        content = io.BytesIO()
-        _archive(content, about, state)
-        store.put(name, content.getvalue(), retry=False)
+        store.put(name, array_files.to_bytes(about, arrays), retry=False)
         return
     path = store.folder / name
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            _archive(file, about, state)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        array_files.write(path, about, arrays)
     except OSError as error:
         raise stores.StorageError(f"cannot write to {path.parent} ({error.strerror or error})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
-def _archive(file: IO[bytes], about: Mapping[str, Any], state: "Mapping[str, Tensor]") -> None:
-    archive.write(file, about, ((name, tensor.detach().cpu().numpy()) for name, tensor in state.items()))
+def find(store: Store, name: str, most_bytes: int) -> bytes | Path | None:
+    """Return the content of a checkpoint, or its path in a folder; None if it is not there or cannot be read.
 
-
-def opened(store: Store, name: str, most_bytes: int) -> IO[bytes] | None:
-    """A file, to be read; None where there is none that could be. No more of it is in memory than shows that it is
-    larger than this."""
+    At most one byte more than `most_bytes` is read, which shows that it is too large.
+    """
+    if isinstance(store, stores.LocalStore):
+        path = store.folder / name
+        return path if path.is_file() else None
     try:
-        if isinstance(store, stores.LocalStore):
-            return store.open(name)
-        content = store.get(name, most_bytes + 1)
-    except (OSError, stores.StorageError):
+        return store.get(name, most_bytes + 1)
+    except stores.StorageError:
         return None
-    return None if content is None else io.BytesIO(content)
 
 
 def begun(where: Path | str) -> dict[str, tuple[str, ...]]:
@@ -193,9 +182,9 @@ def begun(where: Path | str) -> dict[str, tuple[str, ...]]:
             if (file := store.open(f"{FOLDER}/{name}")) is None:
                 continue
             with file:
-                runs = archive.describe(file)["runs"]
+                runs = array_files.describe(file)["runs"]
             if isinstance(runs, list) and all(isinstance(run, str) for run in runs):
-                found[name.removesuffix(".npz")] = tuple(runs)
+                found[name.removesuffix(SUFFIX)] = tuple(runs)
         except Exception:  # said when its stack is trained
             continue
     return found
@@ -207,9 +196,10 @@ def tidy(where: Path | str, recorded: set[str]) -> None:
     store = stores.store_for(where)
     for trial, runs in begun(where).items():
         if not recorded.isdisjoint(runs):
-            store.delete(f"{FOLDER}/{trial}.npz")
+            store.delete(f"{FOLDER}/{trial}{SUFFIX}")
     if isinstance(store, stores.LocalStore):
-        for path in (store.folder / FOLDER).glob(".*.npz.*"):
+        # Temporary files of killed writers, and checkpoints in the format of earlier versions.
+        for path in [*(store.folder / FOLDER).glob(".*"), *(store.folder / FOLDER).glob("*.npz")]:
             path.unlink(missing_ok=True)
 
 

@@ -1,7 +1,6 @@
 """Studies whose runs start from weights: what they ask of them, and where the weights lie for whoever trains.
 
-    DIR/init/<content>.zip    in the study's folder: the weights that every run of it starts from
-    (`study.training.weights`)
+    DIR/init/<content>.safetensors    the weights that every run of a study starts from (`study.execution.weights_file`)
 
 So a study needs the file that a user named only when it begins: it is resumed, extended, replayed and trained on other
 machines from its own folder.
@@ -22,9 +21,9 @@ from study import data, methods
 from study.config import Recipe, Run, Study
 from study.data import Rows
 from study.data._dataset import Log
+from study.execution import weights_file
 from study.storage import stores
 from study.storage.untrusted_input import MAX_FILE_BYTES
-from study.training import weights
 from study.training.networks import network_of_weights, spec_of
 from study.training.weights import About, Weights
 
@@ -37,7 +36,7 @@ def place(where: str) -> tuple[stores.Store, str]:
     if stores.is_url(where):
         folder, _, name = where.rpartition("/")
         if not name or not stores.is_url(folder):
-            raise ValueError(f"need a file, such as s3://bucket/prefix/weights.zip, got {where}")
+            raise ValueError(f"need a file, such as s3://bucket/prefix/weights.safetensors, got {where}")
         return stores.store_for(folder), name
     path = stores.folder_of(where).expanduser().absolute()
     return stores.store_for(path.parent), path.name
@@ -47,7 +46,7 @@ def opened(where: Path | str) -> Weights:
     """The weights in a file, by its path or URL. Raises ValueError, in a line, where there are none."""
     store, name = place(str(where))
     try:
-        return weights.read(_content(store, name))
+        return weights_file.read(_content(store, name))
     except OSError as error:
         raise ValueError(f"{where} cannot be read ({error.strerror or error})") from error
     except stores.StorageError:
@@ -179,12 +178,12 @@ def words(about: About) -> str:
 
 def keep(folder: Path, start: Weights) -> None:
     """Put weights where the runs of the study in this folder find them. Raises StorageError."""
-    store, name = stores.store_for(folder), f"{FOLDER}/{start.content}.zip"
+    store, name = stores.store_for(folder), f"{FOLDER}/{start.content}{weights_file.SUFFIX}"
     there = store.get(name)
     with contextlib.suppress(ValueError):
-        if there is not None and _known(weights.read(there)) == _known(start):
+        if there is not None and _known(weights_file.read(there)) == _known(start):
             return
-    store.put(name, start.written())
+    store.put(name, weights_file.to_bytes(start))
 
 
 def kept(where: Path | str, recipe: Recipe) -> Weights | None:
@@ -201,11 +200,13 @@ def _known(start: Weights) -> tuple[str, str]:
 def _kept(where: str, content: str, accumulators: str) -> Weights:
     address = where if stores.is_url(where) else Path(where)
     again = "give its `study run ... --init-from FILE` again"
-    file = stores.store_for(address).get(f"{FOLDER}/{content}.zip")
+    store = stores.store_for(address)
+    names = (f"{FOLDER}/{content}{suffix}" for suffix in (weights_file.SUFFIX, weights_file.OLD_SUFFIX))
+    file = next((found for name in names if (found := store.get(name)) is not None), None)
     if file is None:
         raise ValueError(f"the weights that its runs start from are not in {where}/{FOLDER}; {again}")
     try:
-        found = weights.read(file)
+        found = weights_file.read(file)
         if found.content != content or accumulators not in ("", found.accumulators):
             raise ValueError("they are others than its runs start from")
     except ValueError as error:

@@ -35,7 +35,7 @@ def write_view(folder: Path, rule: Rule, columns: Mapping[str, Mapping[str, Any]
     view = folder / "rescored" / name
     (view / "runs").mkdir(parents=True, exist_ok=True)
     if content := definition.study.recipe.init_from:  # a mirror fetches these only on request
-        stores.store_for(folder).fetch([f"init/{content}.zip"])
+        stores.store_for(folder).fetch([f"init/{content}.safetensors", f"init/{content}.zip"])
     for shared in SHARED:
         _link_or_copy(folder / shared, view / shared)
     tables = dict(read_run_files(folder))

@@ -17,7 +17,7 @@ from study.commands.rescore import references
 from study.config import Arm, Run
 from study.data import Rows
 from study.data._dataset import Log
-from study.execution import warm_start
+from study.execution import warm_start, weights_file
 from study.execution.trial import outcomes_of
 from study.record.definition import Definition, read_definition
 from study.record.tables import read_runs
@@ -227,7 +227,7 @@ def write(exported: Weights, where: str) -> str:
     Returns:
         What a terminal prints.
     """
-    content = exported.written()
+    content = weights_file.to_bytes(exported)
     store, name = warm_start.place(where)
     store.put(name, content)
     network = sum(array.size for kind in ("parameter", "buffer") for array in exported.network(kind).values())

@@ -11,6 +11,9 @@ from typing import Any
 MAX_FILE_BYTES = 1 << 30
 """Largest file, unpacked."""
 
+MAX_DESCRIPTION_BYTES = 1 << 20
+"""Longest description in a file of arrays: 15,000 runs of a stack, or 10,000 features of weights."""
+
 MAX_NAME_LENGTH = 500
 
 LINKED_FOLDERS = ("runs", "losses", "failures", "confirm", "init")

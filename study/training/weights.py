@@ -1,22 +1,19 @@
-"""The weights of one trained ranker, from which other runs can start: a value and its file.
+"""The weights of one trained ranker, from which other runs can start.
 
-    about.json             what they are: model, features, vocabularies, tasks, the run that left them, the days it saw
-    parameter/<name>.npy   the network's parameters, by name
-    buffer/<name>.npy      its running statistics, by name
-    table/<number>.npy     embedding rows (codes, dim) of each id feature, in the order of the features
-    accumulator/<name>.npy, table_accumulator/<number>.npy
+    about                  what they are: model, features, vocabularies, tasks, the run that left them, the days it saw
+    parameter/<name>       the network's parameters, by name
+    buffer/<name>          its running statistics, by name
+    table/<number>         embedding rows (codes, dim) of each id feature, in the order of the features
+    accumulator/<name>, table_accumulator/<number>
                            Adagrad's G of each parameter and table; all of them, or none where the run kept none
 
-The file is a `study.storage.archive`: the same weights give the same bytes. Their identity, `Weights.content`, is a
-hash of the arrays alone: what changes a run that starts from them, and nothing else; accumulators have one of their
-own. A file may be somebody else's: what it says is checked as it is read, and nothing in it is executed.
+The identity of weights, `Weights.content`, is a hash of the arrays alone: of what changes a run that starts from them.
+Accumulators have a hash of their own. `study.execution.weights_file` reads and writes files of weights.
 """
 
 import dataclasses
 import hashlib
-import io
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,20 +22,19 @@ from typing import Any
 import numpy as np
 
 from study.config import canonical_json
-from study.storage import archive
-from study.storage.untrusted_input import MAX_FILE_BYTES, check_integer, check_name, check_number
-
-FORMAT = 2
-SINCE_2 = {"options", "embeddings"}
-"""What format 1 does not say of the run."""
+from study.storage.untrusted_input import (
+    MAX_DESCRIPTION_BYTES,
+    MAX_FILE_BYTES,
+    check_integer,
+    check_name,
+    check_number,
+)
 
 MOST_FEATURES = 10_000
 MOST_BESIDE = 1024
 """Bytes of a file for each of its arrays, its name apart: headers of the array and of the zip."""
 
 SHOWN_DAYS = 3
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError, EOFError, MemoryError)
-UNREADABLE += (NotImplementedError, RuntimeError, zipfile.BadZipFile)  # zipfile's, on what it does not know
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +121,12 @@ class Weights:
     @cached_property
     def content(self) -> str:
         """SHA-256 of names, types, shapes and values of all but the accumulators."""
-        return _hash({name: array for name, array in self.arrays.items() if not _is_accumulator(name)})
+        return _hash({name: array for name, array in self.arrays.items() if not is_accumulator(name)})
 
     @cached_property
     def accumulators(self) -> str:
         """The same of the accumulators; empty where there are none."""
-        own = {name: array for name, array in self.arrays.items() if _is_accumulator(name)}
+        own = {name: array for name, array in self.arrays.items() if is_accumulator(name)}
         return _hash(own) if own else ""
 
     @property
@@ -147,13 +143,6 @@ class Weights:
         """By name. kind: "parameter", "buffer" or "accumulator"."""
         return {name.partition("/")[2]: array for name, array in self.arrays.items() if name.startswith(f"{kind}/")}
 
-    def written(self) -> bytes:
-        """The file."""
-        file = io.BytesIO()
-        about = {"format": FORMAT} | dataclasses.asdict(self.about)
-        archive.write(file, about, sorted(self.arrays.items()))
-        return file.getvalue()
-
 
 def check_form(about: About, arrays: Mapping[str, np.ndarray]) -> None:
     """Raises ValueError, in a line, unless every array is there, of its name, shape and type, and a file can hold
@@ -161,10 +150,10 @@ def check_form(about: About, arrays: Mapping[str, np.ndarray]) -> None:
     shapes = {f"table/{f}": (codes, about.embedding_dim) for f, codes in enumerate(about.vocabulary)}
     for name in shapes.keys() - arrays.keys():
         raise ValueError(f"{name} is missing")
-    if any(map(_is_accumulator, arrays)):
+    if any(map(is_accumulator, arrays)):
         trained = {name: array.shape for name, array in arrays.items() if name.startswith("parameter/")} | shapes
         shapes |= (own := {_accumulator_of(name): shape for name, shape in trained.items()})
-        if other := sorted({name for name in arrays if _is_accumulator(name)} ^ own.keys()):
+        if other := sorted({name for name in arrays if is_accumulator(name)} ^ own.keys()):
             raise ValueError(f"it lacks or adds the accumulator {other[0]!r:.200}: all are there, or none")
     for name, array in arrays.items():
         if name not in shapes and not _of_network(name):
@@ -174,10 +163,10 @@ def check_form(about: About, arrays: Mapping[str, np.ndarray]) -> None:
         is_float = array.dtype.kind == "f" or not name.startswith("buffer/")
         if is_float and array.dtype != np.dtype(about.precision).newbyteorder("="):
             raise ValueError(f"{name} is {array.dtype}, not {about.precision}")
-    if len(json.dumps(dataclasses.asdict(about))) > archive.MOST_DESCRIPTION - MOST_BESIDE:
-        raise ValueError(f"the names of their features take more than {archive.MOST_DESCRIPTION:,} bytes")
+    if len(json.dumps(dataclasses.asdict(about))) > MAX_DESCRIPTION_BYTES - MOST_BESIDE:
+        raise ValueError(f"the names of their features take more than {MAX_DESCRIPTION_BYTES:,} bytes")
     size = sum(array.nbytes + MOST_BESIDE + 2 * len(name.encode()) for name, array in arrays.items())
-    if size > MAX_FILE_BYTES - archive.MOST_DESCRIPTION:
+    if size > MAX_FILE_BYTES - MAX_DESCRIPTION_BYTES:
         raise ValueError(f"they take {size:,} bytes, and a file of weights has {MAX_FILE_BYTES:,} at most")
 
 
@@ -188,30 +177,9 @@ def checked(about: About, arrays: dict[str, np.ndarray]) -> Weights:
     for name, array in arrays.items():
         if not name.startswith("buffer/") and not np.isfinite(array).all():
             raise ValueError(f"{name} holds values that are not finite")
-        if _is_accumulator(name) and (array < 0).any():
+        if is_accumulator(name) and (array < 0).any():
             raise ValueError(f"{name} holds values below 0, which no sum of squares is")
     return Weights(about=about, arrays={name: np.require(array, requirements="C") for name, array in arrays.items()})
-
-
-def read(content: bytes) -> Weights:
-    """The weights of a file. Raises ValueError, in a line, on whatever it is instead."""
-    if len(content) > MAX_FILE_BYTES:
-        raise ValueError(f"it has more than {MAX_FILE_BYTES:,} bytes")
-    try:
-        said, arrays = archive.read(io.BytesIO(content))
-        number = said.pop("format", None)
-        if number not in (1, FORMAT):
-            raise ValueError(f"it has format {number!r:.40}; this version reads formats 1 and {FORMAT}")
-        if number == 1 and any(map(_is_accumulator, arrays)):
-            raise ValueError("it has format 1, which knows no accumulators")
-        known = {field.name for field in dataclasses.fields(About)} - (SINCE_2 if number == 1 else set())
-        if said.keys() != known:
-            raise ValueError(f"it lacks or adds {', '.join(sorted(said.keys() ^ known)[:3])}"[:200])
-        return checked(About(**said), arrays)
-    except json.JSONDecodeError as error:
-        raise ValueError("its description is no JSON") from error
-    except UNREADABLE as error:
-        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _hash(arrays: Mapping[str, np.ndarray]) -> str:
@@ -222,7 +190,7 @@ def _hash(arrays: Mapping[str, np.ndarray]) -> str:
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
-def _is_accumulator(name: str) -> bool:
+def is_accumulator(name: str) -> bool:
     return name.startswith(("accumulator/", "table_accumulator/"))
 
 

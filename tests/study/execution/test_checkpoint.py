@@ -3,13 +3,11 @@
 import contextlib
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import os
 import pickle
 import random
-import struct
 import subprocess
 import sys
 import tracemalloc
@@ -28,10 +26,11 @@ from stacks import LOG, RECIPE, make_log
 from study import methods
 from study.config import Run
 from study.data._dataset import Log
-from study.execution import checkpoint, planner
+from study.execution import checkpoint, planner, weights_file
 from study.execution.checkpoint import Checkpoint, StoppedError
-from study.storage import archive, stores
-from study.training import trainer, weights
+from study.storage import arrays as array_files
+from study.storage import stores
+from study.training import trainer
 from study.training.stack import MAX_HEADER_BYTES, StackTraining
 
 MOST = 10**9
@@ -160,7 +159,7 @@ def test_a_checkpoint_that_was_cut_is_set_aside(tmp_path: Path) -> None:
     for i, length in enumerate(lengths):
         folder = tmp_path / str(i)
         (folder / "checkpoints").mkdir(parents=True)
-        (folder / "checkpoints" / f"{'a' * 32}.npz").write_bytes(whole[:length])
+        (folder / "checkpoints" / f"{'a' * 32}.safetensors").write_bytes(whole[:length])
         if i < 3:
             assert "cannot be used" in starts_anew(folder)
         else:
@@ -192,8 +191,7 @@ def test_flipped_bits_are_found_or_change_nothing(tmp_path: Path) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    with path.open("rb") as file:
-        return archive.read(file)
+    return array_files.read(path)
 
 
 def write(path: Path, about: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> None:
@@ -312,74 +310,26 @@ def peak_bytes(read: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def with_entries(count: int, about: bytes, name: Callable[[int], bytes]) -> bytes:
-    """A zip of a description, and of so many names of parts in its directory."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as parts:
-        parts.writestr("about.json", about)
-    whole = file.getvalue()
-    start, end = whole.find(b"PK\x01\x02"), whole.rfind(b"PK\x05\x06")
-    entry = struct.Struct("<4s4B4HL2L5H2L")
-    numbers = (20, 3, 20, 0, 0, 0, 0, 33, 0, 0, 0)
-    entries = [
-        entry.pack(b"PK\x01\x02", *numbers, len(called), 0, 0, 0, 0, 0, 0) + called
-        for called in map(name, range(count))
-    ]
-    directory = whole[start:end] + b"".join(entries)
-    said = min(count + 1, 2**16 - 1)
-    return (
-        whole[:start] + directory + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, said, said, len(directory), start, 0)
-    )
-
-
-DESCRIPTIONS = {
-    "none": b"{}",
-    "lists": b'{"runs": [' + b"[[]]," * ((archive.MOST_DESCRIPTION - 20) // 5) + b"0]}",
-    "mappings": b'{"runs": [' + b'{"":0},' * ((archive.MOST_DESCRIPTION - 20) // 7) + b"0]}",
-    "too long": b'{"runs": [' + b"[[]]," * 2**22 + b"0]}",
-}
-
-
-@pytest.mark.parametrize("described", DESCRIPTIONS)
-@pytest.mark.parametrize("count", [0, (archive.MOST_DIRECTORY - 200) // 50, 600_000], ids=["few", "many", "too many"])
-def test_what_a_file_says_of_itself_takes_no_more_memory_than_is_stated(described: str, count: int) -> None:
-    content = with_entries(count, DESCRIPTIONS[described], lambda i: struct.pack("<I", i).replace(b"\0", b"\xe9"))
-    for read in (archive.read, archive.describe):
-        peak = peak_bytes(lambda read=read: read(io.BytesIO(content)))
-        assert peak < archive.MOST_BESIDE, f"{peak / 2**20:.0f} MiB"
-    if count > 10**5:
-        with pytest.raises(ValueError, match="its list of parts, or one of them, is longer than 4,194,304 bytes"):
-            archive.describe(io.BytesIO(content))
-
-
-def test_what_a_file_holds_takes_no_more_memory_than_it_is_long() -> None:
-    file = io.BytesIO()
-    archive.write(file, {"runs": []}, [(f"a{i}", np.zeros(10**6)) for i in range(5)])
-    peak = peak_bytes(lambda: archive.read(file))
-    assert 40 * 10**6 < peak < len(file.getvalue()) + 10 * 2**20
-
-
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_file_of_weights_takes_no_more_memory_than_is_stated(order: Literal["C", "F"]) -> None:
     rows = 10**6
     large = np.zeros((rows, 4), np.float32, order=order)
     about = weight_files.ABOUT | {"vocabulary": [rows, *weight_files.ABOUT["vocabulary"][1:]]}
     content = weight_files.file_of(about, weight_files.GOOD.arrays | {"table/0": large})
-    assert weights.read(content).tables[0].shape == (rows, 4)
+    assert weights_file.read(content).tables[0].shape == (rows, 4)
     # It and its hash; beside what holds the content.
-    assert peak_bytes(lambda: weights.read(content).content) < 2 * len(content) + 2**20
+    assert peak_bytes(lambda: weights_file.read(content).content) < 2 * len(content) + 2**20
 
 
 def test_the_largest_stack_keeps_within_what_is_read() -> None:
     """A thousand runs of a network of which each has its own statistics: as many parts as there are runs and layers."""
-    file = io.BytesIO()
     runs = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(planner.STACK_RUNS_GPU)]
     names = [
         f"buffer/{r}/layers.{i}.{n}" for r in range(len(runs)) for i in range(8) for n in ("mean", "variance", "n")
     ]
-    archive.write(file, {"format": 1, "runs": runs, "steps": 1}, ((name, np.zeros(1)) for name in names))
-    about, arrays = archive.read(file)
-    assert (about["runs"], list(arrays)) == (runs, names)
+    content = array_files.to_bytes({"format": 1, "runs": runs, "steps": 1}, {name: np.zeros(1) for name in names})
+    about, arrays = array_files.read(content)
+    assert (about["runs"], sorted(arrays)) == (runs, sorted(names))
 
 
 @pytest.mark.parametrize("where", ["folder", "store"])
@@ -388,10 +338,9 @@ def test_a_checkpoint_that_is_larger_than_its_stack_could_be_is_not_read(
 ) -> None:
     folder = tmp_path if where == "folder" else f"memory://large/{tmp_path.name}"
     about, arrays = read(kept(tmp_path, RUNS))
-    file = io.BytesIO()
-    archive.write(file, about, [*arrays.items(), ("more", np.zeros(10**7))])
+    content = array_files.to_bytes(about, arrays | {"more": np.zeros(10**7)})
     own = make(Finishing, folder, RUNS, note=(notes := []).append)  # type: ignore[arg-type]
-    stores.store_for(folder).put(own.name, file.getvalue())
+    stores.store_for(folder).put(own.name, content)
     fetched = []
     get = stores.ObjectStore.get
     monkeypatch.setattr(stores.ObjectStore, "get", lambda *of: fetched.append(get(*of)) or fetched[-1])
@@ -404,11 +353,11 @@ def test_a_checkpoint_that_is_larger_than_its_stack_could_be_is_not_read(
     if where == "folder":
         assert peak < 10**6
         (aside,) = (tmp_path / "set_aside").iterdir()
-        assert aside.stat().st_size == len(file.getvalue())
+        assert aside.stat().st_size == len(content)
     else:
         assert [len(content) for content in fetched] == [most + 1]
         (aside,) = stores.store_for(folder).names("set_aside")
-        assert get(stores.store_for(folder), f"set_aside/{aside}") == file.getvalue()  # type: ignore[arg-type]
+        assert get(stores.store_for(folder), f"set_aside/{aside}") == content  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("embeddings", ["adagrad", "method"])
@@ -428,14 +377,14 @@ def test_no_stack_is_larger_than_it_could_be(method: str, base: str, embeddings:
 
 def test_only_what_is_said_of_a_stack_is_fetched_to_list_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where = f"memory://listed/{tmp_path.name}"
-    stores.store_for(where).put("checkpoints/a.npz", kept(tmp_path, RUNS).read_bytes())
+    stores.store_for(where).put("checkpoints/a.safetensors", kept(tmp_path, RUNS).read_bytes())
     monkeypatch.setattr(stores.ObjectStore, "get", lambda *_: pytest.fail("the whole of it was fetched"))
     assert checkpoint.begun(where) == {"a": tuple(run.id for run in RUNS)}
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    os.mkfifo(tmp_path / "checkpoints" / f"{'a' * 32}.npz")
+    os.mkfifo(tmp_path / "checkpoints" / f"{'a' * 32}.safetensors")
     assert checkpoint.begun(tmp_path) == {}
     assert make(Checkpoint, tmp_path, RUNS).begin(lambda _: pytest.fail("loaded"), MOST) == 0
 
@@ -504,11 +453,11 @@ def test_what_was_begun_is_listed_and_what_is_recorded_is_removed(tmp_path: Path
     path = kept(tmp_path, RUNS)
     ids = tuple(run.id for run in RUNS)
     assert checkpoint.begun(tmp_path) == {"a" * 32: ids}
-    (path.parent / "broken.npz").write_bytes(b"PK")
+    (path.parent / "broken.safetensors").write_bytes(b"x" * 8)
     (path.parent / f".{path.name}.0123").write_bytes(b"half")
     assert checkpoint.begun(tmp_path) == {"a" * 32: ids}
     checkpoint.tidy(tmp_path, {"c" * 64})
-    assert sorted(p.name for p in path.parent.iterdir()) == sorted([path.name, "broken.npz"])
+    assert sorted(p.name for p in path.parent.iterdir()) == sorted([path.name, "broken.safetensors"])
     checkpoint.tidy(tmp_path, {ids[2]})
     assert checkpoint.begun(tmp_path) == {}
 
@@ -521,7 +470,7 @@ def test_an_object_store_keeps_them_too() -> None:
     dying.at = 5
     with pytest.raises(Killed):
         trainer.train(runs, LOG, checkpointer=dying)
-    assert stores.store_for(where).names("checkpoints") == [f"{'a' * 32}.npz"]
+    assert stores.store_for(where).names("checkpoints") == [f"{'a' * 32}.safetensors"]
     assert checkpoint.begun(where) == {"a" * 32: tuple(run.id for run in runs)}
     finishing = make(Finishing, where, runs, note=pytest.fail)  # type: ignore[arg-type]
     assert bits(trainer.train(runs, LOG, checkpointer=finishing)) == bits(trainer.train(runs, LOG))

@@ -19,12 +19,12 @@ from study.commands import family
 from study.commands import run as driver
 from study.config import Arm, Family, Member, Recipe, Run, Study, WeightsOf
 from study.data import Rows
-from study.execution import warm_start
+from study.execution import warm_start, weights_file
 from study.record import tables
 from study.record.definition import RecordError, open_study, read_definition
 from study.replay import export_weights
 from study.replay.replay import replay
-from study.storage import archive
+from study.storage.untrusted_input import MAX_DESCRIPTION_BYTES
 from study.training import weights
 from study.training.trainer import Trained, train
 from study.training.weights import Weights
@@ -223,8 +223,8 @@ def test_the_same_weights_give_the_same_bytes_and_come_back(monkeypatch: pytest.
     _, one = left_by(make_run(model="own_models.batch_norm"))
     monkeypatch.setattr("time.time", lambda: 2e9)
     _, two = left_by(make_run(model="own_models.batch_norm"))
-    assert one.written() == two.written()
-    back = weights.read(one.written())
+    assert weights_file.to_bytes(one) == weights_file.to_bytes(two)
+    back = weights_file.read(weights_file.to_bytes(one))
     assert back.about == one.about
     assert back.content == one.content
     assert {name: array.tobytes() for name, array in back.arrays.items()} == {
@@ -241,7 +241,7 @@ def test_the_same_weights_give_the_same_bytes_and_come_back(monkeypatch: pytest.
 
 def test_numpy_reads_it_too(tmp_path: Path) -> None:
     _, left = left_by(make_run())
-    with np.load(io.BytesIO(left.written()), allow_pickle=False) as arrays:
+    with np.load(io.BytesIO(weights_file.to_bytes(left)), allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["table/1"], left.arrays["table/1"])
 
 
@@ -370,7 +370,7 @@ def test_the_command_writes_what_the_recorded_run_left(yesterday: Path, tmp_path
     assert main(["weights", str(clone), run[:10]]) == 0
     said = capsys.readouterr().out
     assert "none at lr 0.1, seed 0: completed; the losses equal the recorded ones bit for bit" in said
-    left = warm_start.opened(clone / "weights" / f"{run[:12]}.zip")
+    left = warm_start.opened(clone / "weights" / f"{run[:12]}.safetensors")
     assert (left.about.run_id, left.about.seen, left.about.model) == (run, ((1, 4),), "small")
     assert left.content[:12] in said
 
@@ -395,7 +395,7 @@ def test_a_study_starts_from_them_knows_so_and_is_replayed_from_its_own_folder(
     warm_start._kept.cache_clear()
     (weights_file,) = (moved / "init").iterdir()
     whole = weights_file.read_bytes()
-    weights_file.write_bytes(after.written())
+    weights_file.write_bytes(weights_file.to_bytes(after))
     with pytest.raises(ValueError, match="they are others than its runs start from; give its `study run"):
         replay(moved, one, cache)
     weights_file.write_bytes(whole[:-100])
@@ -425,11 +425,11 @@ def test_a_study_goes_on_with_the_accumulators_too(
     # Without them the folder's weights are others.
     bare = {name: array for name, array in start.arrays.items() if "accumulator" not in name}
     (kept,) = (folder / "init").iterdir()
-    kept.write_bytes(weights.checked(start.about, bare).written())
+    kept.write_bytes(weights_file.to_bytes(weights.checked(start.about, bare)))
     warm_start._kept.cache_clear()
     with pytest.raises(ValueError, match="they are others than its runs start from"):
         warm_start.kept(folder, recipe)
-    (tmp_path / "bare.zip").write_bytes(weights.checked(start.about, bare).written())
+    (tmp_path / "bare.zip").write_bytes(weights_file.to_bytes(weights.checked(start.about, bare)))
     asked = ["plan", "quick", *words(*TODAY), "--init-accumulators", "handed"]
     assert "handed needs the weights that they belong to" in refused(capsys, *asked)
     assert "bare.zip: it holds no accumulators" in refused(capsys, *asked, "--init-from", tmp_path / "bare.zip")
@@ -554,7 +554,7 @@ def test_a_seed_that_is_not_recorded_is_trained_for_its_weights(
     assert capsys.readouterr().out == ""
     # A file from before accumulators were kept is made anew for whoever asks for them.
     bare = {name: array for name, array in made.arrays.items() if "accumulator" not in name}
-    (tmp_path / "warm.weights.zip").write_bytes(weights.checked(made.about, bare).written())
+    (tmp_path / "warm.weights.safetensors").write_bytes(weights_file.to_bytes(weights.checked(made.about, bare)))
     family._weights(tmp_path, "warm", dataclasses.replace(of, accumulators=False), [])
     assert capsys.readouterr().out == ""
     assert family._weights(tmp_path, "warm", of, []).accumulators == made.accumulators
@@ -632,7 +632,7 @@ def test_a_family_trains_yesterday_first_and_goes_on(week, tmp_path: Path, cache
     assert main(["run", space, "--out", str(out), "--workers", "1"]) == 0
     said = capsys.readouterr().out
     assert "yesterday: none at lr 0.1, seed 0: completed; the losses equal the recorded ones bit for bit" in said
-    start = warm_start.opened(out / "warm.weights.zip")
+    start = warm_start.opened(out / "warm.weights.safetensors")
     assert start.about.run_id == export_weights.select_run(out / "yesterday", lr=0.1)
     assert read_definition(out / "warm").study.recipe.init_from == start.content
     assert not set(tables.read_runs(out / "warm")["run_id"]) & set(tables.read_runs(out / "today")["run_id"])
@@ -641,7 +641,7 @@ def test_a_family_trains_yesterday_first_and_goes_on(week, tmp_path: Path, cache
     assert said.count("control   24 runs, of which 0 are to be trained first") == 3
     assert said.count("0 runs to train") == 3
     assert f"weights   lie in {out / 'warm'}/init" in said
-    at = (out / "warm.weights.zip").stat().st_mtime_ns
+    at = (out / "warm.weights.safetensors").stat().st_mtime_ns
     # Again, with more seeds: the same weights, and no run twice; then from the folder alone.
     before = len(tables.read_runs(out / "warm"))
     # The file of its cell: a control that has nothing to judge is not trained again.
@@ -650,7 +650,7 @@ def test_a_family_trains_yesterday_first_and_goes_on(week, tmp_path: Path, cache
     assert main(["resume", str(out), "--workers", "1"]) == 0
     assert len(tables.read_runs(out / "warm")) == before
     assert main(["run", space, "--out", str(out), "--workers", "1", "--seeds", "0-1"]) == 0
-    assert (out / "warm.weights.zip").stat().st_mtime_ns == at
+    assert (out / "warm.weights.safetensors").stat().st_mtime_ns == at
     assert len(tables.read_runs(out / "warm")) == before + 1
 
 
@@ -661,7 +661,7 @@ def test_weights_of_a_family_are_made_again_where_they_do_not_read(
     monkeypatch.setattr(family, "_source", lambda *_: (members[0][1], yesterday))
     of = WeightsOf(member="yesterday", lr=0.1)
     made = family._weights(tmp_path, "warm", of, [])
-    path = tmp_path / "warm.weights.zip"
+    path = tmp_path / "warm.weights.safetensors"
     whole = path.read_bytes()
     assert made.content == warm_start.opened(path).content
     assert "bit for bit" in capsys.readouterr().out
@@ -725,7 +725,7 @@ def test_weights_that_no_file_could_hold_are_refused_before_the_training(
 ) -> None:
     run = export_weights.select_run(yesterday, lr=0.1, method="none")
     monkeypatch.setattr(export_weights, "train", None)
-    monkeypatch.setattr(weights.validation, "MOST_BYTES", archive.MOST_DESCRIPTION + 400_000)
+    monkeypatch.setattr(weights, "MAX_FILE_BYTES", MAX_DESCRIPTION_BYTES + 400_000)
     with pytest.raises(ValueError, match=r"the weights of small cannot be handed on: they take \d+,\d+ bytes"):
         export_weights.export_weights(yesterday, run, cache)
 
@@ -789,14 +789,14 @@ def test_a_member_that_was_begun_goes_on_from_the_weights_of_its_record(
     monkeypatch.setattr(export_weights, "hand_on", lambda *_: other)
     found, kept = family._started(tmp_path, one, study, own, [])
     assert (found, kept.content) == (begun, start.content)
-    assert not (tmp_path / "warm.weights.zip").exists()
+    assert not (tmp_path / "warm.weights.safetensors").exists()
     with pytest.raises(RecordError, match=r"start from small, none at lr 0.1, .* and warm asks for those of lr 0.2"):
         family._started(tmp_path, warm_member(WeightsOf(member="yesterday", lr=0.2))[0], study, own, [])
     shutil.rmtree(where / "init")
     warm_start._kept.cache_clear()
     with pytest.raises(RecordError, match="are lost, and those that yesterday leaves now have other bits"):
         family._started(tmp_path, one, study, own, [])
-    shutil.copy(handed, tmp_path / "warm.weights.zip")
+    shutil.copy(handed, tmp_path / "warm.weights.safetensors")
     assert family._started(tmp_path, one, study, own, [])[0] == begun
 
 

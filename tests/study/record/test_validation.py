@@ -5,22 +5,17 @@ Each is one line on stderr and exit code 2, or a file set aside and said; nothin
 
 import ast
 import html.parser
-import io
 import json
 import os
-import pickle
 import re
 import shutil
 import subprocess
 import sys
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import checkpoints as stacks
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -36,7 +31,6 @@ from study.config import Arm
 from study.record import tables
 from study.record.definition import RecordError, open_study, read_definition
 from study.record.failures import read_failures
-from study.training import trainer
 
 
 @pytest.fixture(autouse=True)
@@ -570,145 +564,3 @@ def test_broken_settings_break_no_reading(folder: Path, tmp_path: Path, settings
         assert len(done.stderr.splitlines()) == (1 if done.returncode else 0), done.stderr
         assert "hunter22" not in done.stderr + done.stdout
         assert (done.stderr + done.stdout).replace("\n", "").isprintable()
-
-
-# --- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-Parts = dict[str, bytes]
-"""Of a checkpoint's archive: name -> content."""
-
-
-def archive(parts: Parts, *, compressed: bool = False, twice: str | None = None) -> bytes:
-    content = io.BytesIO()
-    with (
-        warnings.catch_warnings(),
-        zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as file,
-    ):
-        warnings.simplefilter("ignore")  # of a name that is there twice
-        for name, part in parts.items():
-            file.writestr(name, part)
-        if twice:
-            file.writestr(twice, parts[twice])
-    return content.getvalue()
-
-
-def described(**changes: Any) -> Callable[[Parts], bytes]:
-    return lambda parts: archive(parts | {"about.json": json.dumps(json.loads(parts["about.json"]) | changes).encode()})
-
-
-def npy(array: Any, *, objects: bool = False) -> bytes:
-    content = io.BytesIO()
-    np.lib.format.write_array(content, array, allow_pickle=objects)
-    return content.getvalue()
-
-
-def loss(change: Callable[[np.ndarray], Any]) -> Callable[[Parts], bytes]:
-    return lambda parts: archive(
-        parts | {"loss.npy": npy(change(np.lib.format.read_array(io.BytesIO(parts["loss.npy"]))))}
-    )
-
-
-def with_part(name: str, content: bytes) -> Callable[[Parts], bytes]:
-    return lambda parts: archive(parts | {name: content})
-
-
-class Runs:
-    """Unpickled, it would leave a file."""
-
-    def __reduce__(self) -> Any:
-        return os.system, ("touch pwned",)
-
-
-HEADER = b"{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }"
-ENDLESS = b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little") + b"{"
-
-
-def headed(header: bytes) -> bytes:
-    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
-
-
-CHECKPOINTS: dict[str, Callable[[Parts], bytes]] = {
-    "empty": lambda parts: b"",
-    "half": lambda parts: archive(parts)[: len(archive(parts)) // 2],
-    "without its end": lambda parts: archive(parts)[:-30],
-    "another magic": lambda parts: b"GZ" + archive(parts)[2:].replace(b"PK\x05\x06", b"PK\x05\x07"),
-    "text": lambda parts: b"study: all is well\n" * 100,
-    "a pickle": lambda parts: pickle.dumps(Runs()),
-    "an array alone": lambda parts: parts["loss.npy"],
-    "no description": lambda parts: archive({k: v for k, v in parts.items() if k != "about.json"}),
-    "a description that is a list": with_part("about.json", b"[]"),
-    "a description of NaN": described(steps=float("nan")),
-    "a deep description": with_part("about.json", b"[" * 200_000),
-    "a description of 20 MB": with_part("about.json", b" " * 20_000_000 + b"{}"),
-    "runs of others": described(runs=["a" * 64] * 5),
-    "runs in another order": lambda parts: described(runs=json.loads(parts["about.json"])["runs"][::-1])(parts),
-    "an id that is a path": described(runs=["../../etc/passwd"] * 5),
-    "runs that are a word": described(runs="all"),
-    "steps below 0": described(steps=-3),
-    "steps beyond its end": described(steps=10**9),
-    "steps of 400 digits": described(steps=10**400),
-    "another shape": loss(lambda array: array[:, :-1]),
-    "a flat array": loss(lambda array: array.ravel()),
-    "another type": loss(lambda array: array.astype(np.float64 if array.dtype == np.float32 else np.float32)),
-    "complex numbers": loss(lambda array: array.astype(np.complex64)),
-    "words": loss(lambda array: np.array(["low"])),
-    "a pickle inside": lambda parts: archive(parts | {"loss.npy": npy(np.array([Runs()], object), objects=True)}),
-    "a shape of 4 PB": with_part("loss.npy", headed(HEADER % b"1000000000, 1000000")),
-    "a shape below 0": with_part("loss.npy", headed(HEADER % b"-1,")),
-    "a header that calls": with_part("loss.npy", headed(b"__import__('os').system('touch pwned')")),
-    "a header without an end": with_part("loss.npy", ENDLESS),
-    "compressed": lambda parts: archive(parts, compressed=True),
-    "a bomb": lambda parts: archive(parts | {"loss.npy": bytes(50_000_000)}, compressed=True),
-    "an array is missing": lambda parts: archive({k: v for k, v in parts.items() if k != "loss.npy"}),
-    "an array twice": lambda parts: archive(parts, twice="loss.npy"),
-    "a name that leads out": with_part("../../pwned.npy", npy(np.zeros(3))),
-    "a name from the root": with_part("/tmp/pwned.npy", npy(np.zeros(3))),
-    "a name that colours": with_part("\x1b[31mred.npy", npy(np.zeros(3))),
-    "a program": with_part("setup.py", b"open('pwned', 'w')"),
-}
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    """Of a checkpoint as a stack leaves it."""
-    with zipfile.ZipFile(stacks.kept(tmp_path_factory.mktemp("kept"), stacks.RUNS)) as file:
-        return {name: file.read(name) for name in file.namelist()}
-
-
-def resumed(tmp_path: Path, content: bytes) -> tuple[int, list[str]]:
-    """Where the stack went on that has this checkpoint, and what was noted. It ends with the bits it always has."""
-    (tmp_path / "checkpoints").mkdir()
-    notes: list[str] = []
-    keeper = stacks.make(stacks.Finishing, tmp_path, stacks.RUNS, note=notes.append)
-    (tmp_path / keeper.name).write_bytes(content)
-    trained = trainer.train(stacks.RUNS, stacks.LOG, checkpointer=keeper)
-    assert stacks.bits(trained) == stacks.EXPECTED
-    return keeper.began, notes
-
-
-@pytest.mark.parametrize("wrong", CHECKPOINTS)
-def test_a_checkpoint_that_is_none_is_set_aside_and_its_stack_starts_anew(
-    tmp_path: Path, parts: Parts, wrong: str
-) -> None:
-    content = CHECKPOINTS[wrong](parts)
-    began, notes = resumed(tmp_path, content)
-    assert began == 0
-    (note,) = notes
-    assert note.startswith("the checkpoint checkpoints/")
-    assert note.endswith("its stack starts anew")
-    assert note.isprintable()
-    assert len(note) < 500
-    (aside,) = (tmp_path / "set_aside").iterdir()
-    assert aside.read_bytes() == content
-    assert not list(tmp_path.rglob("pwned*"))
-    assert not Path("/tmp/pwned.npy").exists()
-
-
-def test_the_same_checkpoint_unharmed_is_used(tmp_path: Path, parts: Parts) -> None:
-    assert resumed(tmp_path, archive(parts)) == (7, [])
-
-
-def test_the_malformed_inputs_are_many() -> None:
-    """Those of archives and data stand in test_data_fetch and test_cli."""
-    assert sum(map(len, (DEFINITIONS, TEXTS, RUNS, LOSSES, FAILURES, CHECKPOINTS))) >= 120
