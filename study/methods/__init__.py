@@ -4,254 +4,47 @@ A method is a module with a function
 
     def build(lr, *, base, <thresholds>, <options>) -> Chain
 
-lr: the learning rate. base: makes the link that every method works on: `base()` is Adagrad, or what the option `base`
-asks for. Parameters whose default is a float are thresholds and may differ between the runs of a stack; all others
-(str, bool, int) are options, and agree within a stack. A function `check(*, base, <thresholds>, <options>)`, if there
-is one, raises ValueError for values that make no sense. The file's name is the method's; a method of your own is a
-file here, or any dotted name (`my_pkg.my_method`). Every method also takes the options in `COMMON`.
+- `lr` is the learning rate. `base()` makes the link that the method works on: Adagrad, or what the option `base` names.
+- Parameters whose default is a float are thresholds, and may differ between the runs of a stack. Those whose default
+  is a str, bool or int are options, and agree within a stack.
+- `check(*, base, <thresholds>, <options>)`, if present, raises ValueError for values out of range.
 
-A method that acts elsewhere than on the update says so by a function beside `build`, which takes the method's own
-thresholds and options by name: `unit_limit(...)` returns to what the network's hidden units are clamped,
-`rollback_options(...)` when a run is put back to an earlier snapshot of itself.
+The file's name is the method's name. Your own method is a file here, or any dotted name (`my_pkg.my_method`). Every
+method also takes the options in `COMMON`.
+
+A method that acts elsewhere than on the update has a function beside `build` that takes its thresholds and options by
+name: `unit_limit(...)` returns the limit of hidden units, `rollback_options(...)` when a run returns to an
+earlier snapshot of itself.
 """
 
-import functools
-import inspect
-import math
-import numbers
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from study import plugins
-from study.training.rollback import RollbackOptions
-from study.transforms import (
-    Chain,
-    Link,
-    Scalar,
-    chain,
-    decay_weights,
-    scale_by_adagrad,
-    scale_by_adam,
-    scale_by_rmsprop,
-    scale_by_sgd,
+from study.methods._registry import (
+    BASES,
+    BESIDE,
+    COMMON,
+    MethodSignature,
+    acts_on,
+    build,
+    check,
+    load,
+    names,
+    rollback_options,
+    signature,
+    stack_options,
+    unit_limit,
 )
 
-COMMON = {"base": "adagrad", "weight_decay": 0.0, "momentum": 0.0}
-"""Taken by every method. base: one of `BASES`. weight_decay: decoupled, outside the clip. momentum: of base "sgd"."""
-
-BESIDE = ("unit_limit", "rollback_options")
-"""Functions by which a method acts elsewhere than on the update."""
-
-BASES = ("adagrad", "sgd", "rmsprop", "adamw")
-
-
-@dataclass(frozen=True)
-class MethodSignature:
-    """What a method can be told, with defaults. thresholds may differ between the runs of a stack, options not."""
-
-    thresholds: dict[str, float]
-    options: dict[str, str | bool | int]
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        return self.thresholds | self.options
-
-
-def names() -> list[str]:
-    """The methods in this folder, in alphabetical order."""
-    return plugins.names(__name__)
-
-
-def load(name: str) -> ModuleType:
-    """The module of a method. Raises ValueError where there is none, or where it is not one."""
-    return plugins.load(__name__, name, "method", "build")
-
-
-@functools.cache
-def signature(name: str) -> MethodSignature:
-    """What the method can be told. Raises ValueError for unknown names and for functions `build` of another form."""
-    parameters = dict(inspect.signature(load(name).build).parameters)
-    if list(parameters)[:1] != ["lr"] or "base" not in parameters:
-        raise ValueError(f"{name!r} is not a method: build takes (lr, *, base, ...)")
-    own = {key: p.default for key, p in parameters.items() if key not in ("lr", "base")}
-    for key, default in own.items():
-        if parameters[key].kind is not inspect.Parameter.KEYWORD_ONLY or not isinstance(default, float | str | int):
-            raise ValueError(
-                f"{name!r} is not a method: {key} needs to be keyword-only, with a number or word as default"
-            )
-        if key in COMMON:
-            raise ValueError(f"{name!r} is not a method: {key} is an option of every method already")
-    everything = own | COMMON
-    return MethodSignature(
-        thresholds={key: default for key, default in everything.items() if isinstance(default, float)},
-        options={key: default for key, default in everything.items() if not isinstance(default, float)},
-    )
-
-
-def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that differ from the method's defaults, thresholds as floats, in the order of its signature.
-
-    Raises ValueError for an unknown method or option, a value of another type, and a value out of range.
-    """
-    known = signature(name)
-    _known_only(name, known, options)
-    values = known.defaults | {key: _typed(key, value, known.defaults[key]) for key, value in options.items()}
-    _check_common(values)
-    if hasattr(load(name), "check"):
-        load(name).check(**{key: value for key, value in values.items() if key not in COMMON or key == "base"})
-    return {key: value for key, value in values.items() if value != known.defaults[key]}
-
-
-def build(
-    name: str,
-    lr: Scalar,
-    options: Mapping[str, Any],
-    *,
-    initial_accumulator: float = 0.1,
-    eps: float = 1e-7,
-) -> Chain:
-    """The method's chain.
-
-    lr: a float or (R,); a tensor may be changed in place between steps. options: as `check` returned them; thresholds
-    may be tensors (R,). initial_accumulator: Adagrad's G0. eps: inside Adagrad's root; added to the root of the others.
-    Raises ValueError for an unknown method or option.
-    """
-    known = signature(name)
-    _known_only(name, known, options)
-    values = known.defaults | dict(options)
-    common = {key: values.pop(key) for key in COMMON}
-    base = functools.partial(_base, common["base"], common["momentum"], initial_accumulator, eps)
-    links = load(name).build(lr, base=base, **values)
-    decay = common["weight_decay"]
-    return chain(links, decay_weights(decay, lr)) if isinstance(decay, Tensor) or decay != 0 else links
-
-
-def _base(base: str, momentum: Scalar, initial_accumulator: float, eps: float, **adagrad_only: bool) -> Link:
-    if base == "adagrad":
-        return scale_by_adagrad(initial_accumulator, eps, **adagrad_only)
-    assert not any(adagrad_only.values()), f"{adagrad_only} with base={base}"
-    if base == "sgd":
-        return scale_by_sgd(momentum)
-    return scale_by_rmsprop(eps=eps) if base == "rmsprop" else scale_by_adam(eps=eps)
-
-
-def acts_on(name: str) -> list[str]:
-    """Which of `BESIDE` the method does: what acts on more than the update is nothing that an optimizer can offer."""
-    return [function for function in BESIDE if hasattr(load(name), function)]
-
-
-def unit_limit(name: str, options: Mapping[str, Any]) -> Scalar | None:
-    """To what a method clamps the hidden units of the network; None where it does not act there."""
-    return _beside("unit_limit", name, options)
-
-
-def rollback_options(name: str, options: Mapping[str, Any]) -> RollbackOptions | None:
-    """When a method puts a run back to where it was; None where it never does."""
-    return _beside("rollback_options", name, options)
-
-
-def _beside(function: str, name: str, options: Mapping[str, Any]) -> Any:
-    if function not in acts_on(name):
-        return None
-    values = signature(name).defaults | dict(options)
-    return getattr(load(name), function)(**{key: value for key, value in values.items() if key not in COMMON})
-
-
-def stack_options(
-    name: str,
-    options: Sequence[Mapping[str, Any]],
-    *,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-) -> dict[str, Any]:
-    """The options of R runs as one, for `build`: a threshold that differs between them becomes a tensor (R,).
-
-    options: one mapping a run, as `check` returned them. Raises ValueError where the runs differ in another option.
-    """
-    known = signature(name)
-    stacked: dict[str, Any] = {}
-    for key, default in known.defaults.items():
-        values = [one.get(key, default) for one in options]
-        if all(value == values[0] for value in values):
-            if values and values[0] != default:
-                stacked[key] = values[0]
-        elif key in known.thresholds:
-            stacked[key] = torch.tensor(values, dtype=dtype, device=device)
-        else:
-            raise ValueError(f"runs of one stack agree in {key}, got {', '.join(sorted({str(v) for v in values}))}")
-    return stacked
-
-
-def need_positive(**thresholds: float) -> None:
-    """Raise ValueError unless all are above 0; infinity passes, and turns a threshold off."""
-    for key, value in thresholds.items():
-        if not value > 0:
-            raise ValueError(f"need {key} > 0, got {key}={value:g}")
-
-
-def need_not_negative(**thresholds: float) -> None:
-    """Raise ValueError unless all are 0 or above; infinity passes."""
-    for key, value in thresholds.items():
-        if not value >= 0:
-            raise ValueError(f"need {key} >= 0, got {key}={value:g}")
-
-
-def need_finite(**thresholds: float) -> None:
-    """Raise ValueError for NaN and infinity."""
-    for key, value in thresholds.items():
-        if not math.isfinite(value):
-            raise ValueError(f"need a finite {key}, got {key}={value:g}")
-
-
-def need_below_one(**thresholds: float) -> None:
-    """Raise ValueError unless all are 0 or above and below 1."""
-    for key, value in thresholds.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"need 0 <= {key} < 1, got {key}={value:g}")
-
-
-def need_count(**options: int) -> None:
-    """Raise ValueError unless all are 1 or above."""
-    for key, value in options.items():
-        if value < 1:
-            raise ValueError(f"need {key} >= 1, got {key}={value}")
-
-
-def need_one_of(known: tuple[str, ...], **options: str) -> None:
-    """Raise ValueError unless all are among the known words."""
-    for key, value in options.items():
-        if value not in known:
-            raise ValueError(f"{key} is one of {', '.join(known)}; got {value!r}")
-
-
-def _check_common(values: Mapping[str, Any]) -> None:
-    need_one_of(BASES, base=values["base"])
-    need_finite(weight_decay=values["weight_decay"], momentum=values["momentum"])
-    need_not_negative(weight_decay=values["weight_decay"])
-    need_below_one(momentum=values["momentum"])
-    if values["momentum"] and values["base"] != "sgd":
-        raise ValueError(f"momentum needs base=sgd, got base={values['base']}")
-
-
-def _known_only(name: str, known: MethodSignature, options: Mapping[str, Any]) -> None:
-    unknown = sorted(str(key) for key in options if key not in known.defaults)
-    if unknown:
-        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known.defaults)}")
-
-
-def _typed(key: str, value: Any, default: Any) -> Any:
-    kind, accepted = {
-        bool: ("true or false", bool),
-        float: ("a number", numbers.Real),
-        int: ("a whole number", numbers.Integral),
-        str: ("a word", str),
-    }[type(default)]
-    misplaced_bool = isinstance(value, bool) and not isinstance(default, bool)
-    if not isinstance(value, accepted) or misplaced_bool or value != value:
-        raise ValueError(f"{key} is {kind}, got {key}={value!r}")
-    return type(default)(value)
+__all__ = [
+    "BASES",
+    "BESIDE",
+    "COMMON",
+    "MethodSignature",
+    "acts_on",
+    "build",
+    "check",
+    "load",
+    "names",
+    "rollback_options",
+    "signature",
+    "stack_options",
+    "unit_limit",
+]

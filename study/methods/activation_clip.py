@@ -7,7 +7,7 @@ a model with activation functions (`study.training.activation_clamp`); no optimi
 
 from collections.abc import Callable
 
-from study.methods import need_positive
+from study.methods._checks import need_positive
 from study.transforms import Chain, Link, Scalar, chain, scale
 
 

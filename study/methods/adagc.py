@@ -9,9 +9,8 @@ gradient. Here a gradient of exactly zero is no usual norm: the tensor of a dead
 
 from collections.abc import Callable
 
-from study.methods import need_below_one, need_count, need_positive
-from study.transforms import Chain, Link, Scalar, chain, scale
-from study.transforms._adaptive_clipping import clip_to_average_norm
+from study.methods._checks import need_below_one, need_count, need_positive
+from study.transforms import Chain, Link, Scalar, chain, clip_to_average_norm, scale
 
 
 def build(

@@ -8,7 +8,7 @@ factor scales the update instead.
 
 from collections.abc import Callable
 
-from study.methods import need_one_of, need_positive
+from study.methods._checks import need_one_of, need_positive
 from study.transforms import Chain, Link, Scalar, chain, clip_to_weights, scale
 
 

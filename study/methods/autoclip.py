@@ -7,9 +7,8 @@ remembered, where the paper keeps them all. At percentile 100 nothing is ever cl
 
 from collections.abc import Callable
 
-from study.methods import need_count
-from study.transforms import Chain, Link, Scalar, chain, scale
-from study.transforms._adaptive_clipping import clip_by_percentile
+from study.methods._checks import need_count
+from study.transforms import Chain, Link, Scalar, chain, clip_by_percentile, scale
 
 
 def build(lr: Scalar, *, base: Callable[..., Link], percentile: Scalar = 10.0, history: int = 1000) -> Chain:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from study.methods import need_not_negative, need_one_of
+from study.methods._checks import need_not_negative, need_one_of
 from study.transforms import Chain, Link, Scalar, chain, scale, shrink_to_weights
 
 

@@ -5,7 +5,7 @@ after: the raw gradient feeds the base (Adagrad's accumulator), and the factor s
 
 from collections.abc import Callable
 
-from study.methods import need_positive
+from study.methods._checks import need_positive
 from study.transforms import Chain, Link, Scalar, chain, clip_by_global_norm, scale
 
 

@@ -7,7 +7,7 @@ and mu stays. No global clip comes before, and weight decay is not part of the r
 
 from collections.abc import Callable
 
-from study.methods import need_finite, need_positive
+from study.methods._checks import need_finite, need_positive
 from study.transforms import Chain, Link, Scalar, chain, scale, scale_by_trust_ratio
 
 

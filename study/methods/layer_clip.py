@@ -6,7 +6,7 @@ Adagrad sees the clipped gradient, and its scale invariance undoes part of the c
 
 from collections.abc import Callable
 
-from study.methods import need_positive
+from study.methods._checks import need_positive
 from study.transforms import Chain, Link, Scalar, chain, clip_by_norm, scale
 
 

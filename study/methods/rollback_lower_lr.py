@@ -11,8 +11,8 @@ run, not on the update: no optimizer can do it.
 
 from collections.abc import Callable
 
-from study.methods import need_positive
-from study.training.rollback import RollbackOptions, check_snapshot_interval
+from study.methods._checks import need_positive
+from study.methods._rollback import RollbackOptions, check_snapshot_interval
 from study.transforms import Chain, Link, Scalar, chain, scale
 
 

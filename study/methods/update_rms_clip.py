@@ -9,7 +9,7 @@ the mean of a tensor's update, not the one weight that jumps.
 
 from collections.abc import Callable
 
-from study.methods import need_positive
+from study.methods._checks import need_positive
 from study.transforms import Chain, Link, Scalar, chain, clip_by_rms, scale
 
 

@@ -9,9 +9,8 @@ clipped norms. The authors' released code also clips to a norm of 1, always; her
 
 from collections.abc import Callable
 
-from study.methods import need_below_one, need_count, need_positive
-from study.transforms import Chain, Link, Scalar, chain, scale
-from study.transforms._adaptive_clipping import clip_by_z_score
+from study.methods._checks import need_below_one, need_count, need_positive
+from study.transforms import Chain, Link, Scalar, chain, clip_by_z_score, scale
 
 
 def build(

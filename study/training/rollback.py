@@ -22,10 +22,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from study.transforms import Scalar
-
-CHECK_EVERY = 5
-"""Steps between two looks at which runs have spiked."""
+from study.methods._rollback import CHECK_EVERY, RollbackOptions
 
 USUAL_LOSSES = 20
 """Over how many steps the usual loss is averaged."""
@@ -35,17 +32,6 @@ FIRST_LOSSES = 10
 
 BLOWN_UP = 10.0
 """A loss of so many times the first is a spike, however few losses are known."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RollbackOptions:
-    """What a method asks for. spike: in standard deviations; infinity never goes back. back, skip: steps.
-    lower: what the lr is multiplied by each time."""
-
-    spike: Scalar
-    back: int
-    skip: int
-    lower: Scalar = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,12 +159,6 @@ class Rollbacks:
         if self.warmup:
             share = ((self.state["steps_learned"] + 1) / self.warmup).clamp(max=1.0)
         return share.to(self.dtype) * self.state["lr_share"]
-
-
-def check_snapshot_interval(back: int) -> None:
-    """ValueError where the older snapshot could be one that was taken after the spike."""
-    if back < CHECK_EVERY:
-        raise ValueError(f"need back >= {CHECK_EVERY}, for so often spikes are acted on; got back={back}")
 
 
 def where_resting(resting: Tensor, before: Tensor, after: Tensor) -> Tensor:

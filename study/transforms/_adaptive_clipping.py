@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from study.transforms import Leaf, Link, Scalar, apply_factor, clip_factor, global_norm, l2_norm, per_run
+from study.transforms._base import Leaf, Link, apply_factor
+from study.transforms._math import Scalar, clip_factor, global_norm, l2_norm, per_run
 
 
 def z_score_limit(norm: Tensor, mean: Tensor, variance: Tensor, z_max: Scalar) -> Tensor:

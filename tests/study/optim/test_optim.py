@@ -645,7 +645,7 @@ WRONG = [
     (lambda p: AGC(p, 0.1, per="row"), "per is one of tensor, unit"),
     (lambda p: LayerClip(p, 0.1, 0.0), "need max_norm > 0"),
     (lambda p: MethodOptimizer(p, 0.1, "clipy"), "unknown method 'clipy'; there are activation_clip"),
-    (lambda p: MethodOptimizer(p, 0.1, "activation_clip"), "acts on more than the update, which no optimizer can do"),
+    (lambda p: MethodOptimizer(p, 0.1, "activation_clip"), "is not available as an optimizer"),
     (lambda p: Clippy([{"params": p, "absolute_threshold": -1.0}], 0.1), "need absolute_threshold >= 0"),
     (lambda p: Clippy([{"params": p, "lr": -1.0}], 0.1), "need a finite lr >= 0"),
     (lambda p: Clippy([nn.Parameter(torch.ones(2, dtype=torch.complex64))], 0.1), "need real parameters"),

@@ -10,29 +10,23 @@ from hypothesis import strategies as st
 
 from study.transforms import (
     Leaf,
-    adagrad_root,
     chain,
     clip_by_global_norm,
     clip_by_norm,
     clip_by_rms,
-    clip_factor,
     clip_to_weights,
     decay_weights,
     global_norm,
-    l2_norm,
-    per_run,
     scale,
     scale_by_adagrad,
     scale_by_adam,
     scale_by_rmsprop,
     scale_by_sgd,
     scale_by_trust_ratio,
-    shrink_factor,
     shrink_to_weights,
-    trust_ratio,
-    unit_norm,
 )
 from study.transforms._adaptive_clipping import clip_by_percentile, clip_by_z_score, clip_to_average_norm
+from study.transforms._math import adagrad_root, clip_factor, l2_norm, per_run, shrink_factor, trust_ratio, unit_norm
 
 F64 = torch.float64
 

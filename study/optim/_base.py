@@ -1,0 +1,242 @@
+"""The one `torch.optim.Optimizer`: any method of `study.methods` by name.
+
+The chains are those that a study trains with, here with one run. Plain Clippy on dense tensors of a CPU takes a faster
+path to the same numbers but for their last bits (`study.optim._foreach_clippy`). A step never waits for the device.
+"""
+
+import itertools
+import math
+import numbers
+import operator
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar, TypedDict, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from study import methods
+from study.optim import _foreach_clippy
+from study.optim._touched import TouchedPart, gradient_of
+from study.transforms import Chain, global_norm
+
+
+class Common(TypedDict, total=False):
+    """What every optimizer here takes by name; see `MethodOptimizer`, which has the defaults."""
+
+    initial_accumulator_value: float
+    eps: float
+    base: str
+    weight_decay: float
+    momentum: float
+    maximize: bool
+    record_clip_factors: bool
+
+
+class MethodOptimizer(torch.optim.Optimizer):
+    """Any method by name: a file of `study.methods`, or a dotted name of your own.
+
+    Parameter groups may have an lr, thresholds and options of their own, under the same names.
+
+    Args:
+        params: Parameters or parameter groups.
+        lr: Learning rate, a float or a tensor of one element.
+        method: Name of the method.
+        options: The method's thresholds and options, as in `study.methods.signature`.
+        initial_accumulator_value: Adagrad's G0.
+        eps: Inside Adagrad's root; added to the root of RMSProp and AdamW.
+        base: What the method works on: "adagrad", "sgd", "rmsprop" or "adamw".
+        weight_decay: Decoupled, outside the clip.
+        momentum: Of the base "sgd".
+        maximize: Ascend instead of descend.
+        record_clip_factors: Keep the factors of each step for `clip_factors`, from the first step on.
+
+    Raises:
+        ValueError: For a value out of range, here, in `add_param_group` and in `load_state_dict`.
+    """
+
+    words: ClassVar[dict[str, str]] = {}
+    """The method's option -> what it is called here."""
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        method: str,
+        options: dict[str, Any] | None = None,
+        *,
+        initial_accumulator_value: float = 0.1,
+        eps: float = 1e-7,
+        base: str = "adagrad",
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        maximize: bool = False,
+        record_clip_factors: bool = False,
+    ) -> None:
+        if methods.acts_on(method):
+            raise ValueError(f"{method} is not available as an optimizer: it acts on more than the update")
+        asked = {"base": base, "weight_decay": weight_decay, "momentum": momentum} | (options or {})
+        values = methods.signature(method).defaults | self._in_words(lambda: methods.check(method, asked))
+        if values["base"] != "sgd":
+            del values["momentum"]  # schedulers that cycle a momentum look for one
+        defaults = {
+            "lr": lr,
+            "method": method,
+            **{self.words.get(key, key): value for key, value in values.items()},
+            "initial_accumulator_value": initial_accumulator_value,
+            "eps": eps,
+            "maximize": maximize,
+        }
+        self._check(defaults)
+        self.record_clip_factors = record_clip_factors
+        self._factors: dict[Tensor, Tensor] = {}
+        self._fast: dict[int, _foreach_clippy.FastClippy] = {}
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group, as in `torch.optim.Optimizer`. Raises ValueError for a value out of range."""
+        self._check(self.defaults | param_group)
+        super().add_param_group(param_group)
+        if any(p.is_complex() for p in self.param_groups[-1]["params"]):
+            self.param_groups.pop()
+            raise ValueError("need real parameters, got a complex one")
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient, and return the closure's loss.
+
+        Raises:
+            ValueError: If a gradient is neither dense nor sparse COO.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._factors = {}
+        left = [(group, params) for i, group in enumerate(self.param_groups) if (params := self._fast_step(i, group))]
+        chains = [self._chain(group) for group, _ in left]
+        norm = None if all(chain.per_leaf for chain in chains) else self._global_norm()
+        for (group, params), chain in zip(left, chains, strict=True):
+            # one by one where the method allows it, so that only one parameter's temporaries are held
+            for part in [[p] for p in params] if chain.per_leaf else [params]:
+                self._update(part, chain, group["maximize"], norm)
+        return loss
+
+    def clip_factors(self) -> dict[Tensor, Tensor]:
+        """Return the factor of each parameter's update in the last step.
+
+        The first call starts the recording, unless `record_clip_factors` was set. A step pays nothing before.
+
+        Returns:
+            Parameter -> 0-dim tensor on its device; the smallest factor, if a tensor has one for each unit.
+        """
+        self.record_clip_factors = True
+        return dict(self._factors)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, as in `torch.optim.Optimizer`. The state is copied and keeps its own dtype."""
+        for group, loaded in zip(self.param_groups, state_dict["param_groups"], strict=False):
+            if loaded.get("method") != group["method"]:
+                raise ValueError(f"need a state of method {group['method']}, got one of {loaded.get('method')}")
+            self._check(group | loaded)
+        super().load_state_dict(state_dict)
+        ours = (p for group in self.param_groups for p in group["params"])
+        theirs = (number for group in state_dict["param_groups"] for number in group["params"])
+        for p, number in zip(ours, theirs, strict=True):
+            # torch would round the state to the parameter's type, and share it with whoever saved it
+            for key, value in state_dict["state"].get(number, {}).items():
+                self.state[p][key] = value.detach().to(device=p.device, copy=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"record_clip_factors": self.record_clip_factors}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._factors = {}
+        self._fast = {}
+
+    def _chain(self, group: dict[str, Any]) -> Chain:
+        return methods.build(
+            group["method"],
+            group["lr"],
+            self._options(group),
+            initial_accumulator=group["initial_accumulator_value"],
+            eps=group["eps"],
+        )
+
+    def _options(self, group: dict[str, Any]) -> dict[str, Any]:
+        words = {key: self.words.get(key, key) for key in methods.signature(group["method"]).defaults}
+        return {key: group[word] for key, word in words.items() if word in group}
+
+    def _check(self, group: dict[str, Any]) -> None:
+        lr = group["lr"]
+        if isinstance(lr, Tensor):
+            if lr.numel() != 1:
+                raise ValueError(f"need one lr, got a tensor of shape {tuple(lr.shape)}")
+        elif not _is_finite(lr) or lr < 0:
+            raise ValueError(f"need a finite lr >= 0, got lr={lr}")
+        for key in ("initial_accumulator_value", "eps"):
+            if not _is_finite(group[key]) or group[key] < 0:
+                raise ValueError(f"need a finite {key} >= 0, got {key}={group[key]}")
+        self._in_words(lambda: methods.check(group["method"], self._options(group)))
+
+    def _in_words(self, check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return `check()`; errors name the keywords of this class."""
+        try:
+            return check()
+        except ValueError as error:
+            if not self.words:
+                raise
+            known = rf"\b({'|'.join(self.words)})\b"
+            raise ValueError(re.sub(known, lambda found: self.words[found[0]], str(error))) from None
+
+    def _fast_step(self, number: int, group: dict[str, Any]) -> list[Tensor]:
+        """Update what `study.optim._foreach_clippy` takes of this group, and return its other parameters that have a
+        gradient."""
+        params = [p for p in group["params"] if p.grad is not None]
+        options = self._options(group)
+        if not _foreach_clippy.is_plain(group["method"], options):
+            return params
+        fast = self._fast.setdefault(number, _foreach_clippy.FastClippy())
+        gradients = [p.grad for p in params if p.grad is not None]
+        fit = fast.select(params, gradients)
+        others = list(itertools.compress(params, map(operator.not_, fit)))
+        params, gradients = (list(itertools.compress(x, fit)) for x in (params, gradients))
+        states = [self.state[p] for p in params]
+        for p, state in zip(params, states, strict=True):
+            if not state:
+                state["accumulator"] = torch.full_like(p, group["initial_accumulator_value"])
+        lr = -group["lr"] if group["maximize"] else group["lr"]
+        plain = _foreach_clippy.Plain(lr, options["rel"], options["abs"], group["eps"])
+        for own, factors in fast.step(params, gradients, states, plain):
+            if self.record_clip_factors:
+                self._factors |= zip(own, factors.unbind(), strict=True)
+        return others
+
+    def _update(self, params: list[Tensor], chain: Chain, maximize: bool, norm: Tensor | None) -> None:
+        parts = [TouchedPart(p, self.state[p], chain, maximize) for p in params]
+        for part in parts:
+            if norm is not None:
+                part.leaf.scratch["global_norm"] = norm
+            if self.record_clip_factors:
+                part.leaf.factor = part.leaf.weight.new_ones(1)
+        chain.updates([part.leaf for part in parts])
+        for p, part in zip(params, parts, strict=True):
+            part.write_back()
+            if part.leaf.factor is not None:
+                self._factors[p] = part.leaf.factor.squeeze(0)
+
+    def _global_norm(self) -> Tensor:
+        every = [(p, g["maximize"]) for g in self.param_groups for p in g["params"] if p.grad is not None]
+        return global_norm([gradient_of(p, maximize)[1].unsqueeze(0) for p, maximize in every] or [torch.zeros(1)])
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(value)

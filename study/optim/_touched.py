@@ -1,0 +1,70 @@
+"""The part of a parameter that one step changes: all of it, or the rows of a sparse gradient."""
+
+import torch
+from torch import Tensor
+
+from study.transforms import Chain, Leaf
+
+
+class TouchedPart:
+    """A parameter, or the rows of it that a sparse gradient touches, as a leaf with one run."""
+
+    def __init__(self, parameter: Tensor, state: dict[str, Tensor], chain: Chain, maximize: bool) -> None:
+        self.rows, gradient = gradient_of(parameter, maximize)
+        self.parameter = parameter.detach()
+        self.state = state
+        wide = _wide(parameter.dtype)
+        if not state:
+            blank = self.parameter.to(wide).unsqueeze(0)
+            state |= {key: value.squeeze(0) for key, value in chain.init(blank).items()}
+        gradient = gradient.unsqueeze(0)
+        weight = self._rows_of(self.parameter).to(wide).unsqueeze(0)
+        self.taken = {key: self._rows_of(value).unsqueeze(0) for key, value in state.items()}
+        self.leaf = Leaf(weight=weight, gradient=gradient, update=gradient, state=dict(self.taken))
+
+    def write_back(self) -> None:
+        """Apply the update and store the new state."""
+        if self.rows is None and self.leaf.weight.dtype == self.parameter.dtype:
+            self.parameter.sub_(self.leaf.update.squeeze(0))
+        else:
+            # of rows, or of another type, the weight is a copy
+            self._put(self.parameter, self.leaf.weight.sub_(self.leaf.update).squeeze(0))
+        for key, taken in self.taken.items():
+            value = self.leaf.state[key]
+            if value is not taken or self._is_by_row(self.state[key]):
+                self._put(self.state[key], value.squeeze(0))
+
+    def _is_by_row(self, tensor: Tensor) -> bool:
+        return self.rows is not None and tensor.shape == self.parameter.shape
+
+    def _rows_of(self, tensor: Tensor) -> Tensor:
+        if self.rows is None or not self._is_by_row(tensor):
+            return tensor
+        return tensor.index_select(0, self.rows[0]) if len(self.rows) == 1 else tensor[self.rows]
+
+    def _put(self, target: Tensor, value: Tensor) -> None:
+        if self.rows is None or not self._is_by_row(target):
+            target.copy_(value)
+        elif len(self.rows) == 1:
+            target.index_copy_(0, self.rows[0], value.to(target.dtype))
+        else:
+            target[self.rows] = value.to(target.dtype)
+
+
+def gradient_of(parameter: Tensor, maximize: bool) -> tuple[tuple[Tensor, ...] | None, Tensor]:
+    """Return the touched rows (None: all) and the gradient there, in at least float32."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if gradient.layout not in (torch.strided, torch.sparse_coo):
+        raise ValueError(f"need dense or sparse COO gradients, got {gradient.layout}")
+    gradient = gradient.detach().to(_wide(parameter.dtype))
+    rows = None
+    if gradient.is_sparse:
+        gradient = gradient.coalesce()
+        rows = tuple(gradient.indices())
+        gradient = gradient.values()
+    return rows, gradient.neg() if maximize else gradient
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.itemsize < 4 else dtype

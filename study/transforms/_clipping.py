@@ -1,0 +1,123 @@
+"""Links that shrink a gradient or an update against a fixed limit, or against the weights."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from study.transforms._base import Leaf, LeafLink, Link, apply_factor, measured
+from study.transforms._math import Scalar, clip_factor, global_norm, l2_norm, per_run, shrink_factor, unit_norm
+
+
+@dataclass(frozen=True)
+class ClipByNorm(LeafLink):
+    max_norm: Scalar
+    measured_on: str
+
+    def apply_one(self, leaf: Leaf) -> None:
+        norm = l2_norm(measured(leaf, self.measured_on))
+        apply_factor(leaf, clip_factor(norm, per_run(self.max_norm, norm)))
+
+
+def clip_by_norm(max_norm: Scalar, *, measured_on: str = "update") -> Link:
+    """`u *= min(1, max_norm / norm)`, per tensor. measured_on: whose norm, "update" or "gradient" (the raw one)."""
+    return ClipByNorm(max_norm, measured_on)
+
+
+@dataclass(frozen=True)
+class ClipByRms(LeafLink):
+    max_rms: Scalar
+
+    def apply_one(self, leaf: Leaf) -> None:
+        norm = l2_norm(leaf.update)
+        rms = norm / math.sqrt(max(1, leaf.update[:1].numel()))
+        apply_factor(leaf, clip_factor(rms, per_run(self.max_rms, rms)))
+
+
+def clip_by_rms(max_rms: Scalar) -> Link:
+    """`u *= min(1, max_rms / RMS(u))`, per tensor (Shazeer & Stern, 2018)."""
+    return ClipByRms(max_rms)
+
+
+@dataclass(frozen=True)
+class ClipByGlobalNorm(Link):
+    max_norm: Scalar
+    measured_on: str
+
+    def apply(self, leaves: Sequence[Leaf]) -> None:
+        if not leaves:
+            return
+        norm = leaves[0].scratch.get("global_norm")
+        if norm is None:
+            norm = global_norm([measured(leaf, self.measured_on) for leaf in leaves])
+        factor = clip_factor(norm, per_run(self.max_norm, norm))
+        for leaf in leaves:
+            apply_factor(leaf, factor.to(leaf.update))
+
+
+def clip_by_global_norm(max_norm: Scalar, *, measured_on: str = "update") -> Link:
+    """`u *= min(1, max_norm / norm)`, the norm over all tensors. measured_on: "update" or "gradient" (the raw one).
+
+    Where these are not all tensors of the model, the caller leaves the norm, (R,), in `scratch["global_norm"]`.
+    """
+    return ClipByGlobalNorm(max_norm, measured_on)
+
+
+@dataclass(frozen=True)
+class ClipToWeights(LeafLink):
+    max_ratio: Scalar
+    floor: Scalar
+    per: str
+    measured_on: str
+
+    def apply_one(self, leaf: Leaf) -> None:
+        norm_of = l2_norm if self.per == "tensor" else unit_norm
+        norm = norm_of(measured(leaf, self.measured_on))
+        limit = norm_of(leaf.weight)
+        floor = per_run(self.floor, limit)
+        limit = torch.maximum(limit, floor.expand_as(limit)) if isinstance(floor, Tensor) else limit.clamp_(min=floor)
+        apply_factor(leaf, clip_factor(norm, limit.mul_(per_run(self.max_ratio, limit))))
+
+
+def clip_to_weights(
+    max_ratio: Scalar, floor: Scalar = 1e-3, *, per: str = "tensor", measured_on: str = "update"
+) -> Link:
+    """`u *= min(1, max_ratio * max(norm(w), floor) / norm)`: adaptive gradient clipping (Brock et al., 2021).
+
+    per: "tensor", or "unit" (each row of (out, in), tensors of fewer dims whole). measured_on: whose norm, "update" or
+    "gradient" (the raw one).
+    """
+    return ClipToWeights(max_ratio, floor, per, measured_on)
+
+
+@dataclass(frozen=True)
+class ShrinkToWeights(LeafLink):
+    rel: Scalar
+    abs_: Scalar
+    acc_rel: Scalar
+    clip_accumulator: bool
+    norm: str
+
+    def apply_one(self, leaf: Leaf) -> None:
+        root = leaf.scratch["root"] if isinstance(self.acc_rel, Tensor) or self.acc_rel != 0 else None
+        factor = shrink_factor(
+            leaf.update, leaf.weight, self.rel, self.abs_, acc_rel=self.acc_rel, root=root, norm=self.norm
+        )
+        apply_factor(leaf, factor)
+        if self.clip_accumulator:
+            clipped = leaf.gradient * per_run(factor, leaf.gradient)
+            leaf.state["accumulator"].copy_(clipped.mul_(clipped).add_(leaf.scratch["accumulator"]))
+
+
+def shrink_to_weights(
+    rel: Scalar, abs_: Scalar, *, acc_rel: Scalar = 0.0, clip_accumulator: bool = False, norm: str = "max"
+) -> Link:
+    """`u *= shrink_factor(u, w, rel, abs)`, per tensor: Clippy (Tang et al., KDD 2023).
+
+    acc_rel: adds `acc_rel / sqrt(G + eps)` to the bound; needs `scale_by_adagrad(keep_root=True)` before.
+    clip_accumulator: let Adagrad remember `(factor * g)^2`; needs `scale_by_adagrad(delayed=True,
+    keep_accumulator=True)` before.
+    """
+    return ShrinkToWeights(rel, abs_, acc_rel, clip_accumulator, norm)

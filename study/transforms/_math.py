@@ -1,0 +1,131 @@
+"""The mathematics of the links: functions of tensors that can be checked with a pencil.
+
+Every tensor has a leading run axis R, and every norm, minimum and factor belongs to one run. So a run gives the same
+bits alone and in a stack, and a NaN stays in its run. A factor of exactly 1 changes no bit. An infinite threshold gives
+exactly 1. Only elementwise +, *, /, sqrt and reductions within a run are used: fused operations and powers round
+differently at the end of a vector register, which would make a run depend on its place in the stack.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Scalar = float | Tensor
+"""A float for all runs, or a tensor of shape (R,)."""
+
+
+def per_run(value: Scalar, like: Tensor) -> Scalar:
+    """`value` ready to be combined with `like` (R, ...): shape (R,) becomes (R, 1, ...), in `like`'s type and place."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.to(device=like.device, dtype=like.dtype)
+    return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value
+
+
+def l2_norm(x: Tensor) -> Tensor:
+    """Euclidean norm of each run: (R, *shape) -> (R,). Infinite where the squares overflow."""
+    return torch.linalg.vector_norm(_rows(x), dim=1)
+
+
+def unit_norm(x: Tensor) -> Tensor:
+    """Euclidean norm of each output unit: (R, out, ...) -> (R, out); of tensors with fewer dims, of each run: (R,)."""
+    if x.ndim < 3:
+        return l2_norm(x)
+    return torch.linalg.vector_norm(x.reshape(*x.shape[:2], math.prod(x.shape[2:])), dim=2)
+
+
+def global_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of each run over all tensors together: several (R, *shape) -> (R,)."""
+    squares = []
+    for x in tensors:
+        norm = l2_norm(x)
+        squares.append(norm * norm)
+    total = squares[0]
+    for square in squares[1:]:
+        total = total + square.to(total)
+    return total.sqrt_()
+
+
+def clip_factor(norm: Tensor, max_norm: Scalar) -> Tensor:
+    """`min(1, max_norm / norm)`, elementwise; NaN where the norm is. max_norm: a scalar, or of the norm's shape."""
+    limit = max_norm if isinstance(max_norm, Tensor) else torch.full_like(norm, max_norm)
+    return (limit / norm).masked_fill_(norm <= limit, 1.0)
+
+
+def trust_ratio(weight_norm: Tensor, update_norm: Tensor) -> Tensor:
+    """`norm(w) / norm(r)`, and 1 where either is 0 (You et al., Large Batch Optimization for Deep Learning, 2020)."""
+    none = (weight_norm == 0) | (update_norm == 0)
+    return (weight_norm / update_norm).masked_fill_(none, 1.0)
+
+
+def shrink_factor(
+    update: Tensor,
+    weight: Tensor,
+    rel: Scalar,
+    abs_: Scalar,
+    *,
+    acc_rel: Scalar = 0.0,
+    root: Tensor | None = None,
+    norm: str = "max",
+) -> Tensor:
+    """How far the update may go, so that the weights change by no more than a share of themselves: (R, *shape) -> (R,).
+
+        bound_i = rel * |w_i| + abs + acc_rel / root_i
+        norm="max":  min(1, min_i bound_i / |u_i|)              Clippy (Tang et al., KDD 2023, Algorithm 1)
+        norm="rms":  min(1, 1 / RMS_i(|u_i| / bound_i))         as Adafactor clips (Shazeer & Stern, 2018)
+
+    root: Adagrad's `sqrt(G + eps)`, (R, *shape); without it there is no third term. A zero update asks for nothing,
+    a zero bound freezes the run's tensor, an infinite threshold gives 1.
+    """
+    if update.numel() == 0:
+        return update.new_ones(update.shape[0])
+    bound = _bound(weight, rel, abs_, acc_rel, root)
+    # 0 / 0 and infinity / infinity are a NaN that asks for nothing. They are replaced where a bound can be 0 or
+    # infinite, and a NaN of the update's or the weight's own is put back; a mask would cost more than all else here
+    as_tensor = isinstance(rel, Tensor) or isinstance(abs_, Tensor) or root is not None
+    tame = not as_tensor and rel < math.inf and 0 < abs_ < math.inf
+    if norm == "max":
+        room = bound.div_(update).abs_()
+        factor = _rows(room if tame else room.nan_to_num_(nan=1.0)).amin(1).clamp_(max=1.0)
+    else:
+        ratio = torch.div(update, bound, out=bound)
+        ratio = _rows(ratio if tame else ratio.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf))
+        rms = ratio.mul_(ratio).mean(1).sqrt_()
+        factor = rms.reciprocal().masked_fill_(rms <= 1, 1.0)
+    if not tame:
+        for x in (update, weight):
+            factor.masked_fill_(_rows(x).amax(1).isnan(), math.nan)
+    return factor
+
+
+def _bound(weight: Tensor, rel: Scalar, abs_: Scalar, acc_rel: Scalar, root: Tensor | None) -> Tensor:
+    # infinity * 0 is NaN: an infinite share of a zero weight is taken as an infinite constant instead
+    rel, abs_ = _move_infinity(rel, abs_)
+    if root is not None:
+        acc_rel, abs_ = _move_infinity(acc_rel, abs_)
+    bound = weight.abs().mul_(per_run(rel, weight)).add_(per_run(abs_, weight))
+    if root is not None:
+        share = per_run(acc_rel, root)
+        share = share if isinstance(share, Tensor) else torch.full_like(root[:1], share)
+        bound.add_((share / root).masked_fill_(share == 0, 0.0))
+    return bound
+
+
+def _move_infinity(share: Scalar, constant: Scalar) -> tuple[Scalar, Scalar]:
+    if isinstance(share, Tensor):
+        off = share == math.inf
+        if not isinstance(constant, Tensor):
+            constant = torch.full_like(share, constant)
+        return share.masked_fill(off, 0.0), constant.to(share).masked_fill(off, math.inf)
+    return (0.0, math.inf) if share == math.inf else (share, constant)
+
+
+def adagrad_root(accumulator: Tensor, eps: float, out: Tensor | None = None) -> Tensor:
+    """`sqrt(G + eps)`, eps inside the root, as in Keras and the paper; elementwise. out: overwritten with it."""
+    return torch.add(accumulator, eps, out=out).sqrt_()
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))

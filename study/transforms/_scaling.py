@@ -1,0 +1,172 @@
+"""Links that set the direction and length of the update: bases, the learning rate, weight decay."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from study.transforms._base import Leaf, LeafLink, Link, apply_factor, multiply
+from study.transforms._math import Scalar, adagrad_root, l2_norm, per_run, trust_ratio
+
+
+@dataclass(frozen=True)
+class ScaleByAdagrad(LeafLink):
+    initial_accumulator: float
+    eps: float
+    delayed: bool
+    keep_accumulator: bool
+    keep_root: bool
+
+    def init(self, weight: Tensor) -> dict[str, Tensor]:
+        return {"accumulator": torch.full_like(weight, self.initial_accumulator)}
+
+    def apply_one(self, leaf: Leaf) -> None:
+        before = leaf.state["accumulator"]
+        square = leaf.update * leaf.update
+        if self.keep_accumulator:
+            leaf.scratch["accumulator"] = before.clone()
+        if self.delayed:
+            root = adagrad_root(before, self.eps)
+            before.add_(square)
+        else:
+            before.add_(square)
+            root = adagrad_root(before, self.eps, out=square)
+        if self.keep_root:
+            leaf.scratch["root"] = root
+            leaf.update = leaf.update / root
+        else:
+            leaf.update = torch.div(leaf.update, root, out=root)
+
+
+def scale_by_adagrad(
+    initial_accumulator: float = 0.1,
+    eps: float = 1e-7,
+    *,
+    delayed: bool = False,
+    keep_accumulator: bool = False,
+    keep_root: bool = False,
+) -> Link:
+    """`G <- G + g*g ; u = g / sqrt(G + eps)` (Duchi et al., 2011). With G0 = 0 and eps = 0, a zero gradient is NaN.
+
+    delayed: divide by the accumulator as it was before this gradient. keep_accumulator, keep_root: leave that older
+    accumulator, or the root that was divided by, to later links (`shrink_to_weights`).
+    """
+    return ScaleByAdagrad(initial_accumulator, eps, delayed, keep_accumulator, keep_root)
+
+
+@dataclass(frozen=True)
+class ScaleBySgd(LeafLink):
+    momentum: Scalar
+
+    def init(self, weight: Tensor) -> dict[str, Tensor]:
+        return {} if self._plain else {"momentum": torch.zeros_like(weight)}
+
+    def apply_one(self, leaf: Leaf) -> None:
+        if self._plain:
+            return
+        buffer = leaf.state["momentum"]
+        buffer.mul_(per_run(self.momentum, buffer)).add_(leaf.update)
+        leaf.update = buffer.clone()
+
+    @property
+    def _plain(self) -> bool:
+        return not isinstance(self.momentum, Tensor) and self.momentum == 0
+
+
+def scale_by_sgd(momentum: Scalar = 0.0) -> Link:
+    """The gradient as it is, or `m <- momentum * m + g ; u = m`."""
+    return ScaleBySgd(momentum)
+
+
+@dataclass(frozen=True)
+class ScaleByRmsprop(LeafLink):
+    decay: float
+    eps: float
+
+    def init(self, weight: Tensor) -> dict[str, Tensor]:
+        return {"second_moment": torch.zeros_like(weight)}
+
+    def apply_one(self, leaf: Leaf) -> None:
+        moment = leaf.state["second_moment"]
+        square = leaf.update * leaf.update
+        moment.mul_(self.decay).add_(square.mul_(1 - self.decay))
+        root = torch.sqrt(moment, out=square).add_(self.eps)
+        leaf.update = torch.div(leaf.update, root, out=root)
+
+
+def scale_by_rmsprop(decay: float = 0.99, eps: float = 1e-8) -> Link:
+    """`v <- decay * v + (1 - decay) * g*g ; u = g / (sqrt(v) + eps)`, v0 = 0 (Tieleman & Hinton, 2012)."""
+    return ScaleByRmsprop(decay, eps)
+
+
+@dataclass(frozen=True)
+class ScaleByAdam(LeafLink):
+    b1: float
+    b2: float
+    eps: float
+
+    def init(self, weight: Tensor) -> dict[str, Tensor]:
+        zeros = torch.zeros_like
+        shares = {key: weight.new_zeros(weight.shape[0]) for key in ("first_share", "second_share")}
+        return {"first_moment": zeros(weight), "second_moment": zeros(weight)} | shares
+
+    def apply_one(self, leaf: Leaf) -> None:
+        first, second = leaf.state["first_moment"], leaf.state["second_moment"]
+        # share_t = 1 - b^t, the share of a moment that comes from gradients, by its recursion: a power would round
+        # differently at the end of a vector register
+        first_share = leaf.state["first_share"].mul_(self.b1).add_(1 - self.b1)
+        second_share = leaf.state["second_share"].mul_(self.b2).add_(1 - self.b2)
+        work = leaf.update * (1 - self.b1)
+        first.mul_(self.b1).add_(work)
+        torch.mul(leaf.update, leaf.update, out=work)
+        second.mul_(self.b2).add_(work.mul_(1 - self.b2))
+        root = torch.div(second, per_run(second_share, second), out=work).sqrt_().add_(self.eps)
+        leaf.update = (first / per_run(first_share, first)).div_(root)
+
+
+def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Link:
+    """Adam's direction with bias correction, `m^ / (sqrt(v^) + eps)` (Kingma & Ba, 2015)."""
+    return ScaleByAdam(b1, b2, eps)
+
+
+@dataclass(frozen=True)
+class Scale(LeafLink):
+    lr: Scalar
+
+    def apply_one(self, leaf: Leaf) -> None:
+        multiply(leaf, self.lr)
+
+
+def scale(lr: Scalar) -> Link:
+    """`u *= lr`."""
+    return Scale(lr)
+
+
+@dataclass(frozen=True)
+class ScaleByTrustRatio(LeafLink):
+    mu: Scalar
+
+    def apply_one(self, leaf: Leaf) -> None:
+        ratio = trust_ratio(l2_norm(leaf.weight), l2_norm(leaf.update))
+        apply_factor(leaf, ratio.mul_(per_run(self.mu, ratio)))
+
+
+def scale_by_trust_ratio(mu: Scalar = 1.0) -> Link:
+    """`u *= mu * norm(w) / norm(u)`, per tensor; `u *= mu` where either norm is 0 (LAMB; You et al., 2020)."""
+    return ScaleByTrustRatio(mu)
+
+
+@dataclass(frozen=True)
+class DecayWeights(LeafLink):
+    weight_decay: Scalar
+    lr: Scalar
+
+    def apply_one(self, leaf: Leaf) -> None:
+        # one product after the other: the product of two floats would round differently from that of two tensors
+        decay = (leaf.weight * per_run(self.weight_decay, leaf.weight)).mul_(per_run(self.lr, leaf.weight))
+        leaf.update = decay.add_(leaf.update)
+
+
+def decay_weights(weight_decay: Scalar, lr: Scalar) -> Link:
+    """`u += lr * weight_decay * w` (Loshchilov & Hutter, 2019). Last in a chain, it stays outside the clip."""
+    return DecayWeights(weight_decay, lr)
