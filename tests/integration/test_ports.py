@@ -7,43 +7,16 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 import ray  # noqa: F401 - brings psutil
 
 import psutil  # isort: skip
 from faults import Nodes, Room, tree, wait_until
+from ray_ports import METHODS, REFUSALS, grpc_answer
 
 pytestmark = pytest.mark.long
 
-METHODS = (
-    "ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
-    "ray.rpc.InternalKVGcsService/InternalKVKeys",
-    "ray.rpc.JobInfoGcsService/GetAllJobInfo",
-    "ray.rpc.ActorInfoGcsService/GetAllActorInfo",
-    "ray.rpc.NodeManagerService/GetNodeStats",
-    "ray.rpc.NodeManagerService/GetSystemConfig",
-    "ray.rpc.CoreWorkerService/GetCoreWorkerStats",
-    "ray.rpc.ObjectManagerService/FreeObjects",
-    "ray.rpc.ObjectManagerService/Pull",
-    "ray.rpc.RayletDriver/ClusterInfo",
-    "ray.rpc.ReporterService/GetTraceback",
-    "ray.rpc.LogService/ListLogs",
-    "ray.rpc.RuntimeEnvService/GetRuntimeEnvsInfo",
-)
-"""At least one of each service, called with an empty request."""
-
 PAGES = ("/", "/metrics", "/api/healthz", "/api/jobs/", "/get_runtime_envs_info", "/api/local_raylet_healthz")
-
-
-def grpc_answer(address: str, method: str) -> str:
-    with grpc.insecure_channel(address) as channel:
-        ask = channel.unary_unary(f"/{method}", request_serializer=bytes, response_deserializer=bytes)
-        try:
-            ask(b"", timeout=5)
-        except grpc.RpcError as error:
-            return error.code().name  # type: ignore[attr-defined]
-        return "OK"
 
 
 def http_answer(address: str, page: str) -> int | None:
@@ -74,7 +47,6 @@ OPEN_PAGES = {"/api/healthz", "/api/local_raylet_healthz"}
 
 
 def test_no_service_of_a_cluster_answers_without_the_token(tmp_path: Path) -> None:
-    """A port without the method answers UNIMPLEMENTED, one without gRPC UNAVAILABLE."""
     room = Room(tmp_path)
     nodes = Nodes(room, count=1)
     grpcs: dict[tuple[str, str], dict[str, str]] = {}
@@ -90,7 +62,7 @@ def test_no_service_of_a_cluster_answers_without_the_token(tmp_path: Path) -> No
         nodes.close()
         room.end()
     answers = {(*where, method): said for where, of_port in grpcs.items() for method, said in of_port.items()}
-    answered = {k: v for k, v in answers.items() if v not in ("UNAUTHENTICATED", "UNIMPLEMENTED", "UNAVAILABLE")}
+    answered = {k: v for k, v in answers.items() if v not in REFUSALS}
     assert answered == {}
     refused = {method for (*_, method), said in answers.items() if said == "UNAUTHENTICATED"}
     elsewhere = {"RayletDriver/ClusterInfo", "ReporterService/GetTraceback", "LogService/ListLogs"}
