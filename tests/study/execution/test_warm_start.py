@@ -478,11 +478,11 @@ def test_plan_and_run_say_in_one_line_what_cannot_be(handed: Path, today: Path, 
     [
         (["zz"], "no recorded run's id begins with 'zz'"),
         (["--lr", "0.3", "--method", "none"], "no recorded run of small with none at lr 0.3; it has 0.1, 1.7"),
-        (["--lr", "0.1"], "more than one method; say --method with one of none, clippy, agc"),
+        (["--lr", "0.1"], "--method: none, clippy, agc"),
         (["--lr", "0.1", "--method", "lamb"], "the study has no method 'lamb'"),
         (["--model", "large"], "the study has no model 'large'"),
-        (["--method", "clippy"], "the control is untreated"),
-        (["ab", "--lr", "0.1"], "name no others beside it"),
+        (["--method", "clippy"], "the control has no method"),
+        (["ab", "--lr", "0.1"], "already determines lr"),
     ],
 )
 def test_a_run_that_is_not_there_leaves_no_weights(yesterday: Path, more: list[str], message: str, capsys) -> None:
@@ -541,7 +541,7 @@ def test_a_seed_that_is_not_recorded_is_trained_for_its_weights(
     definition, before = read_definition(yesterday), tables.recorded_ids(yesterday)
     monkeypatch.setattr(family, "_source", lambda *_: (definition.study, yesterday))
     found = {}
-    for seed, said in ((1, "bit for bit"), (7, "seed 7: completed; not in the record, and trained for its weights")):
+    for seed, said in ((1, "bit for bit"), (7, "seed 7: completed; not in the record")):
         made = family._weights(tmp_path, "warm", WeightsOf(member="yesterday", lr=0.1, seed=seed), [])
         assert said in capsys.readouterr().out
         found[made.content] = made
@@ -716,7 +716,7 @@ def test_the_arm_that_is_meant_is_found_and_named(two_arms: Path, cache: Path, t
         said = export_weights.write(handed.weights, str(tmp_path / "w.zip"))
         assert f"weights of small, agc max_ratio={arm.options['max_ratio']} at lr 0.1" in said
     said = refused(capsys, "weights", two_arms, "--lr", "0.1", "--out", tmp_path / "x.zip")
-    assert "2 arms of agc have runs at lr 0.1 (max_ratio=0.05; max_ratio=0.1); name the run by its id" in said
+    assert "2 arms of agc have runs at lr 0.1 (max_ratio=0.05; max_ratio=0.1)" in said
     assert not (tmp_path / "x.zip").exists()
 
 
@@ -726,7 +726,7 @@ def test_weights_that_no_file_could_hold_are_refused_before_the_training(
     run = export_weights.select_run(yesterday, lr=0.1, method="none")
     monkeypatch.setattr(export_weights, "train", None)
     monkeypatch.setattr(weights, "MAX_FILE_BYTES", MAX_DESCRIPTION_BYTES + 400_000)
-    with pytest.raises(ValueError, match=r"the weights of small cannot be handed on: they take \d+,\d+ bytes"):
+    with pytest.raises(ValueError, match=r"the weights of small cannot be exported: they take \d+,\d+ bytes"):
         export_weights.export_weights(yesterday, run, cache)
 
 
@@ -785,8 +785,10 @@ def test_a_member_that_was_begun_goes_on_from_the_weights_of_its_record(
     assert begun
     assert begun.recipe.init_from == start.content
     changed = {name: array + np.float32(1e-7) * (name == "table/0") for name, array in start.arrays.items()}
-    other = export_weights.Handed(weights=weights.checked(start.about, changed), outcome="completed", said="made anew")
-    monkeypatch.setattr(export_weights, "hand_on", lambda *_: other)
+    other = export_weights.ExportedWeights(
+        weights=weights.checked(start.about, changed), outcome="completed", text="made anew"
+    )
+    monkeypatch.setattr(export_weights, "export_weights", lambda *_: other)
     found, kept = family._started(tmp_path, one, study, own, [])
     assert (found, kept.content) == (begun, start.content)
     assert not (tmp_path / "warm.weights.safetensors").exists()
