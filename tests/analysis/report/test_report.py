@@ -4,28 +4,21 @@ import base64
 import re
 from html.parser import HTMLParser
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
-from simulated_record import LRS, METHODS, TASKS, reference, simulated_definition, write_simulated_study
+from simulated_record import METHODS, reference, simulated_definition, write_simulated_study
 
 import analysis
-from analysis.figures import curves
-from analysis.figures.axes import lr_axis
-from analysis.figures.palette import KNOWN, OTHERS, method_styles
 from analysis.report import page as report_page
 from analysis.report import sections, terminal
 from analysis.report.tables import missing_runs, report_tables
 from analysis.stats.contrasts import contrasts
-from analysis.stats.edges import fits, fitted_curves
-from analysis.stats.trajectories import diverged_by_step, example_pairs, gain_by_step
 from analysis.text.contrasts import sentences
 from study.config import Arm
 from study.record.definition import RecordError, open_study
 from study.record.failures import write_failure
-from study.record.tables import read_losses, read_runs
+from study.record.tables import read_runs
 
 
 class Page(HTMLParser):
@@ -276,88 +269,3 @@ def test_no_runs_get_a_report_that_says_so(tmp_path):
 def test_no_study_is_refused_in_plain_words(tmp_path):
     with pytest.raises(RecordError, match="holds no study"):
         report_page.write(report_tables(tmp_path))
-
-
-# Figures
-
-
-def test_each_method_looks_different_in_colour_and_in_grey():
-    every = [*KNOWN.values(), *OTHERS]
-    assert len({look.colour for look in every}) == len({look.marker for look in every}) == len(every)
-    assert len({look.dash for look in every}) == len(every)
-    assert method_styles(["zzz", "none"])["none"] == method_styles(["none"])["none"]
-
-
-def test_draw_rates_shows_the_points_and_an_arrow_where_the_edge_was_not_reached(full):
-    folder, _, _ = full
-    runs = analysis.load(folder)
-    runs = runs[(runs["model"] == "small") & runs["method"].isin(["none", "clippy"])]
-    rates, found, fitted = analysis.divergence_rates(runs), analysis.edges(runs), fits(runs)
-    ax = Figure().add_subplot()
-    curves.draw_rates(ax, rates, fitted_curves(runs, fitted=fitted), found)
-    points = [line for line in ax.lines if line.get_marker() == KNOWN["none"].marker]
-    assert points[0].get_ydata().tolist() == rates.loc[rates["curve"] == "none", "rate"].tolist()
-    (arrow,) = ax.texts
-    assert arrow.arrow_patch.get_edgecolor() == matplotlib.colors.to_rgba(KNOWN["clippy"].colour)
-    assert arrow.xyann[0] == max(LRS)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.01, 1.6), (0.3, 0.4), (0.1, 0.1), (1e-4, 100), (0.02, 3)])
-def test_learning_rates_get_a_few_plain_ticks(low, high):
-    ax = Figure().add_subplot()
-    lr_axis(ax, [low, high])
-    ticks = [float(t) for t in ax.get_xticks()]
-    labels = [ax.xaxis.get_major_formatter()(t) for t in ticks]
-    assert 1 <= len(ticks) <= 9
-    assert len(set(labels)) == len(labels)
-    assert all("e" not in label or float(label) < 1e-3 for label in labels)
-
-
-def test_share_diverged_by_step_ends_at_the_share_that_diverged(full):
-    folder, _, _ = full
-    runs = analysis.load(folder)
-    table = diverged_by_step(runs)
-    for (model, curve), of_curve in table.groupby(["model", "curve"]):
-        rows = runs[(runs["model"] == model) & (runs["curve"] == curve)]
-        assert of_curve["share"].is_monotonic_increasing
-        assert of_curve["step"].is_monotonic_increasing
-        assert of_curve["share"].iloc[-1] == pytest.approx((rows["outcome"] == "diverged").mean())
-        assert (of_curve["share"].iloc[0], of_curve["step"].iloc[-1]) == (0, 200)
-
-
-def test_gains_by_pencil():
-    tasks = [{"constant_loss": 0.5}, {"constant_loss": 1.5}]
-    losses = pd.DataFrame(
-        {
-            "run_id": ["a", "a"],
-            "task": ["x", "y"],
-            "loss": [np.array([0.5, 0.3, np.inf]), np.array([1.5, 1.3, 1.0])],
-            "constant": [np.array([0.5, 0.5, 0.5]), np.array([1.5, 1.5, 1.5])],
-        }
-    )
-    table = gain_by_step(losses, tasks, 3)
-    assert table["gain"].tolist()[:2] == pytest.approx([0, 0.2])  # (2.0 - 1.6) / 2
-    assert table["smooth"].tolist()[:2] == pytest.approx([0, 0.1])
-    assert table.loc[2, ["gain", "smooth"]].isna().all()
-
-
-def test_the_gallery_pairs_a_diverged_run_with_a_healthy_one_of_its_curve(full):
-    folder, _, _ = full
-    pairs = example_pairs(analysis.load(folder))
-    assert 1 <= len(pairs) <= 8
-    for broken, healthy in pairs:
-        assert (broken["outcome"], healthy["outcome"]) == ("diverged", "completed")
-        assert (broken["model"], broken["curve"]) == (healthy["model"], healthy["curve"])
-    table = gain_by_step(read_losses(folder, [pairs[0][0]["run_id"]]), TASKS)
-    assert len(table) == 200
-
-
-def test_a_band_below_the_figure_is_a_cross_on_its_floor(full):
-    ax = Figure().add_subplot()
-    table = pd.DataFrame(
-        {"curve": ["none"] * 2, "method": ["none"] * 2, "lr": [0.1, 1.0]}
-        | {"kept": [1.0, -np.inf], "kept_low": [0.9, -np.inf], "kept_high": [1.1, 0.2]}
-    )
-    curves.draw_band(ax, table, "kept", "kept", bottom=-0.25)
-    (cross,) = [line for line in ax.lines if line.get_marker() == "x"]
-    assert (cross.get_xdata().tolist(), cross.get_ydata().tolist()) == ([1.0], [-0.25])

@@ -1,0 +1,32 @@
+"""Line styles and axes: methods stay distinguishable, ticks readable."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from analysis.figures.axes import lr_axis
+from analysis.figures.palette import KNOWN, OTHERS, heat, method_styles
+
+
+def test_each_method_styles_different_in_colour_and_in_grey():
+    every = [*KNOWN.values(), *OTHERS]
+    assert len({style.colour for style in every}) == len({style.marker for style in every}) == len(every)
+    assert len({style.dash for style in every}) == len(every)
+    assert method_styles(["zzz", "none"])["none"] == method_styles(["none"])["none"]
+
+
+def test_heat_only_gets_darker():
+    light = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b, _ in heat()(np.linspace(0, 1, 50))]
+    assert (np.diff(light) < 0).all()
+    assert light[0] - light[-1] > 0.6
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.01, 1.6), (0.3, 0.4), (0.1, 0.1), (1e-4, 100), (0.02, 3)])
+def test_lr_axis_has_few_round_ticks(low, high):
+    ax = Figure().add_subplot()
+    lr_axis(ax, [low, high])
+    ticks = [float(t) for t in ax.get_xticks()]
+    labels = [ax.xaxis.get_major_formatter()(t) for t in ticks]
+    assert 1 <= len(ticks) <= 9
+    assert len(set(labels)) == len(labels)
+    assert all("e" not in label or float(label) < 1e-3 for label in labels)

@@ -1,0 +1,47 @@
+"""The figures of a report on the space `threshold_frontier`."""
+
+from simulated_record import simulated_definition, write_simulated_study
+
+import analysis
+from analysis.report.figures import report_figures
+from analysis.stats.edges import fits
+from analysis.stats.frontier import frontier
+from search_spaces.threshold_frontier import study as space
+from study.config import Arm
+
+
+def test_space_varies_each_threshold_over_two_decades():
+    values: dict[tuple[str, str], list[float]] = {}
+    for arm in space.arms:
+        assert len(arm.options) <= 1
+        for name, value in arm.options.items():
+            values.setdefault((arm.method, name), []).append(value)
+    clips = {("layer_clip", "max_norm"), ("agc", "max_ratio"), ("clippy", "rel"), ("clippy", "abs")}
+    assert set(values) == clips | {("update_rms_clip", "d"), ("activation_clip", "limit")}
+    assert all(max(own) / min(own) >= 100 for own in values.values())
+    # The other arm of clippy is at its default, where its two lines cross; none is the reference.
+    assert {arm.method for arm in space.arms if not arm.options} == {"none", "clippy"}
+
+
+def test_report_of_the_space_has_its_lines_and_figures(tmp_path):
+    thresholds = {"clippy": {"rel": 0.5, "abs": 0.01}}
+    arms = [Arm(method=a.method, options=thresholds.get(a.method, {}) | a.options) for a in space.arms]
+    definition = simulated_definition(models=("small",), arms=arms, lrs=(0.4, 0.8), seeds=(0, 1))
+    write_simulated_study(tmp_path, definition, with_losses=False)
+    runs = analysis.load(tmp_path)
+    fitted = fits(runs)
+    table = frontier(runs, fitted=fitted)
+    assert table.groupby(["method", "threshold"]).size().to_dict() == {
+        ("activation_clip", "limit"): 5,
+        ("agc", "max_ratio"): 7,
+        ("clippy", "abs"): 7,
+        ("clippy", "rel"): 7,
+        ("layer_clip", "max_norm"): 7,
+        ("none", ""): 1,
+        ("update_rms_clip", "d"): 5,
+    }
+    shown = report_figures(
+        tmp_path, runs, definition, analysis.divergence_rates(runs), fitted, analysis.edges(runs, 0.5, fitted)
+    )
+    assert list(shown)[:5] == ["divergence", "frontier", "threshold_map", "tradeoff", "kept"]
+    assert [len(shown[name].axes) for name in ("divergence", "frontier", "tradeoff", "kept")] == [6, 6, 1, 6]
