@@ -7,6 +7,7 @@ import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from simulated_record import LRS, write_simulated_study
+from threshold_runs import adaptive
 
 import analysis
 from analysis.figures import curves

@@ -8,7 +8,7 @@ from analysis.figures.axes import lr_axis
 from analysis.figures.palette import KNOWN, OTHERS, heat, method_styles
 
 
-def test_each_method_styles_different_in_colour_and_in_grey():
+def test_each_method_has_its_own_colour_marker_and_dash():
     every = [*KNOWN.values(), *OTHERS]
     assert len({style.colour for style in every}) == len({style.marker for style in every}) == len(every)
     assert len({style.dash for style in every}) == len(every)
