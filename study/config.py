@@ -19,6 +19,10 @@ CONTROL_SEEDS = tuple(range(10**9, 10**9 + 4))
 """Seeds reserved for the control; a study's own seeds lie below them."""
 
 CONTROL_LRS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+"""Learning rates of a ranker's control."""
+
+RANKER = "ranker"
+"""The built-in trainer."""
 
 MAX_LR = 1e4
 MAX_COUNT = 10**9
@@ -140,6 +144,7 @@ class Run:
     seed: int
     options: dict[str, Any] = field(default_factory=dict)
     recipe: Recipe = Recipe()
+    trainer: str = RANKER
 
     def __post_init__(self) -> None:
         check_lr(self.lr)
@@ -232,29 +237,79 @@ class Study:
     what a search draws from it.
 
     data: name of a source in `study.data`. data_options: what that source is asked for (a folder, a size).
+    trainer: what trains the runs: a module of `study.trainers`, or a dotted name. trainer_options: its own options.
+    models: names of the models; a trainer that has no models of its own is one.
+    control_lrs: learning rates of the control; empty is the trainer's choice: `CONTROL_LRS` for rankers, and six rates
+    from the lowest of `lrs` downward, each half of the one above, for any other trainer.
     """
 
     name: str
     data: str = "synthetic"
     data_options: dict[str, Any] = field(default_factory=dict)
-    models: tuple[str, ...]
+    models: tuple[str, ...] = ()
     arms: tuple[Arm, ...]
     lrs: tuple[float, ...]
     seeds: tuple[int, ...] = tuple(range(8))
     recipe: Recipe = Recipe()
     rule: Rule = Rule()
     search: Search | None = None
+    trainer: str = RANKER
+    trainer_options: dict[str, Any] = field(default_factory=dict)
+    control_lrs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.trainer != RANKER and not self.models:
+            object.__setattr__(self, "models", (self.trainer.rpartition(".")[2],))
+        if self.trainer != RANKER and not self.control_lrs and self.lrs:
+            ladder = tuple(float(f"{min(self.lrs) / 2**k:.6g}") for k in reversed(range(6)))
+            object.__setattr__(self, "control_lrs", ladder)  # written down: a study's lrs may grow
         for axis in ("models", "arms", "lrs", "seeds"):
             values = [canonical_json(_as_one_number(_plain(v))) for v in getattr(self, axis)]
             _need(len(values) > 0, f"need at least one of {axis}")
             twice = sorted({v for v in values if values.count(v) > 1})
             _need(not twice, f"{axis} names {', '.join(twice)} twice")
-        for lr in self.lrs:
+        for lr in (*self.lrs, *self.control_lrs):
             check_lr(lr)
         for seed in self.seeds:
             _need(0 <= seed < CONTROL_SEEDS[0], f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={seed}")
+
+    def run(self, data: str, model: str, arm: Arm, lr: float, seed: int) -> Run:
+        """Return one run of this study. data: the content hash of the data."""
+        return Run(
+            data=data,
+            model=model,
+            method=arm.method,
+            options=arm.options,
+            lr=lr,
+            seed=seed,
+            recipe=self.recipe,
+            trainer=self.trainer,
+        )
+
+
+def runs_of(study: Study, data: str) -> list[Run]:
+    """Return every run of the study's cells, curve by curve. data: the content hash of the data."""
+    return [
+        study.run(data, model, arm, lr, seed)
+        for model in study.models
+        for arm in study.arms
+        for seed in study.seeds
+        for lr in study.lrs
+    ]
+
+
+def control_of(study: Study, data: str) -> list[Run]:
+    """Return the control's runs, for each model: low learning rates, reserved seeds, and no treatment.
+
+    No treatment is the method `none` for rankers, and the first arm for any other trainer.
+    """
+    arm = Arm(method="none") if study.trainer == RANKER else study.arms[0]
+    return [
+        study.run(data, model, arm, lr, seed)
+        for model in study.models
+        for seed in CONTROL_SEEDS
+        for lr in study.control_lrs or CONTROL_LRS
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,13 +415,21 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+NEWER: dict[str, Any] = {"search": None, "trainer": RANKER, "trainer_options": {}, "control_lrs": ()}
+"""Fields that are left out of JSON at their default, so that older versions read it."""
+
+
 def to_json(value: Any) -> dict[str, Any]:
-    """A dataclass of this module as plain JSON values, defaults included; but a study without a search has none."""
+    """Return a dataclass of this module as JSON values.
+
+    Defaults are included, except those of fields that older versions do not know.
+    """
     content = dataclasses.asdict(value)
-    if isinstance(value, Study):
-        content.pop("search")
-        if value.search:
-            content["search"] = {"kind": value.search.kind} | dataclasses.asdict(value.search)
+    for name, default in NEWER.items():
+        if name in content and content[name] == default:
+            del content[name]
+    if isinstance(value, Study) and value.search:
+        content["search"] = {"kind": value.search.kind} | dataclasses.asdict(value.search)
     return json.loads(canonical_json(content))
 
 
@@ -384,6 +447,7 @@ def study_from_json(values: dict[str, Any]) -> Study:
             "recipe": Recipe(**values["recipe"]),
             "rule": Rule(**values["rule"]),
             "search": _search_from_json(values.get("search")),
+            "control_lrs": tuple(values.get("control_lrs", ())),
         }
     )
 

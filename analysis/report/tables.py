@@ -17,7 +17,7 @@ from analysis.stats.quality import lr_sensitivity, quality
 from analysis.stats.rates import divergence_rates, in_bins
 from analysis.stats.recommend import recommend
 from analysis.stats.table2 import is_for, table2
-from study.config import EdgeSearch, QualitySearch, Run, Study
+from study.config import EdgeSearch, QualitySearch, Study
 from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, read_definition
 from study.record.tables import read_losses, read_runs
@@ -138,9 +138,9 @@ def missing_runs(definition: Definition, every: pd.DataFrame) -> pd.DataFrame:
         for arm in study.arms:
             for lr in study.lrs:
                 for seed in study.seeds:
-                    same = {"model": model, "method": arm.method, "options": arm.options, "lr": lr, "seed": seed}
-                    run = Run(**same, data=definition.data["content"], recipe=study.recipe)
-                    rows.append({"run_id": run.id, **same, "options": json.dumps(arm.options, sort_keys=True)})
+                    run = study.run(definition.data["content"], model, arm, lr, seed)
+                    same = {"model": model, "method": arm.method, "options": json.dumps(arm.options, sort_keys=True)}
+                    rows.append({"run_id": run.id, **same, "lr": lr, "seed": seed})
     claimed = {row["run_id"] for row in rows} & recorded
     keys = ("model", "method", "lr", "seed")
     spare = Counter(tuple(row[k] for k in keys) for row in records(every) if row["run_id"] not in claimed)

@@ -404,9 +404,9 @@ def _replay(asked: argparse.Namespace) -> None:
 
 
 def _weights(asked: argparse.Namespace) -> None:
-    from study.execution import warm_start
     from study.replay import export_weights
     from study.storage import stores
+    from study.trainers import warm_start
 
     folder, cache = stores.folder_of(asked.dir).resolve(), stores.cache_folder()
     run = export_weights.select_run(folder, run=asked.run_id, lr=asked.lr, method=asked.method, model=asked.model)

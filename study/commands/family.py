@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from study import data, overrides, plugins
 from study.commands import run as driver
 from study.commands.run import RunRequest
-from study.config import CONTROL_LRS, Family, Member, QualitySearch, Run, Study, WeightsOf
+from study.config import CONTROL_LRS, Arm, Family, Member, QualitySearch, Run, Study, WeightsOf
 from study.data._dataset import Log
 from study.record.definition import RecordError, read_definition, study_exists
 from study.record.tables import read_runs
@@ -73,10 +73,13 @@ def run(asked: RunRequest, family: Family) -> Path:
     _write(folder, family)
     for i, (member, study, own) in enumerate(members, 1):
         print(f"\n== {i} of {len(members)}: {member.words} ==\n", flush=True)
-        start = None
+        trainer = None
         if member.init_from:
+            from study.trainers import ranker
+
             study, start = _started(folder, member, study, own, members)
-        driver.run(own, study, start)
+            trainer = ranker.Trainer(study, stores.cache_folder(), start=start)
+        driver.run(own, study, trainer)
     print(f"\n{report(folder)}", flush=True)
     return folder
 
@@ -229,7 +232,7 @@ def _begun(member: Member, study: Study, own: RunRequest) -> Study | None:
 
 def _check_asked(member: Member, folder: Path, about: "About") -> None:
     """Raises RecordError where a member's runs start from the weights of another run than is asked for."""
-    from study.execution import warm_start
+    from study.trainers import warm_start
 
     for name in ("lr", "seed"):
         value = getattr(member.init_from, name)
@@ -245,7 +248,7 @@ def _started(
 ) -> "tuple[Study, Weights]":
     """A member's study, and the weights from which its runs start: those that its own folder keeps, or else those of
     the family's folder, which may have to be made."""
-    from study.execution import warm_start
+    from study.trainers import warm_start
 
     of, begun, where = member.init_from, _begun(member, study, own), driver.out_folder(own, study)
     assert of
@@ -263,7 +266,7 @@ def _started(
 
 def _kept(where: Path, begun: Study) -> "Weights | None":
     """The weights that a member's own folder keeps; None where they are lost there."""
-    from study.execution import warm_start
+    from study.trainers import warm_start
 
     try:
         return warm_start.kept(where, begun.recipe)
@@ -274,7 +277,7 @@ def _kept(where: Path, begun: Study) -> "Weights | None":
 def _check_weights(of: WeightsOf, study: Study, members: Sequence[tuple[Member, Study, RunRequest]]) -> str:
     """Where a member's weights come from, in words. Raises ValueError where its runs could not start from them, before
     there are any."""
-    from study.execution import warm_start
+    from study.trainers import warm_start
 
     source, where = _source(of, members)
     _check_trained(of, source, where)
@@ -315,15 +318,8 @@ def _about(of: WeightsOf, model: str, members: Sequence[tuple[Member, Study, Run
     before = next(member for member, _, _ in members if member.label == of.member).init_from
     start = _about(before, model, members) if before else None
     arm = source.arms[0]
-    run = Run(
-        data=log.content,
-        model=model,
-        method=arm.method if of.lr else "none",
-        options=arm.options if of.lr else {},
-        lr=of.lr or CONTROL_LRS[0],
-        seed=source.seeds[0] if of.seed is None else of.seed,
-        recipe=source.recipe,
-    )
+    seed = source.seeds[0] if of.seed is None else of.seed
+    run = source.run(log.content, model, arm if of.lr else Arm(method="none"), of.lr or CONTROL_LRS[0], seed)
     about = export_weights.about_of(run, log, rows, start)
     export_weights.check_form(about, run, log)
     return about
@@ -342,8 +338,8 @@ def _source(of: WeightsOf, members: Sequence[tuple[Member, Study, RunRequest]]) 
 def _weights(folder: Path, label: str, of: WeightsOf, members: Sequence[tuple[Member, Study, RunRequest]]) -> "Weights":
     """The weights that a member starts from: of the file in the family's folder, which is made now where there is none
     of this run."""
-    from study.execution import warm_start
     from study.replay import export_weights
+    from study.trainers import warm_start
 
     source, where = _source(of, members)
     path = folder / f"{label}.weights.safetensors"
@@ -370,15 +366,8 @@ def _run(of: WeightsOf, source: Study, where: Path) -> str | Run:
     if of.seed is None or of.lr is None:
         return export_weights.select_run(where, lr=of.lr, arm=arm if of.lr else None)
     definition = read_definition(where)
-    return Run(
-        data=definition.data["content"],
-        model=source.models[0],
-        method=arm.method,
-        options=methods.check(arm.method, arm.options),
-        lr=of.lr,
-        seed=of.seed,
-        recipe=definition.study.recipe,
-    )
+    arm = Arm(method=arm.method, options=methods.check(arm.method, arm.options))
+    return definition.study.run(definition.data["content"], source.models[0], arm, of.lr, of.seed)
 
 
 def _write(folder: Path, family: Family) -> None:

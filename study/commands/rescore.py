@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from study import overrides
-from study.config import Rule, Study
-from study.execution.planner import control_of
+from study.config import Rule, Study, control_of
 from study.outcomes import judge
 from study.outcomes.judge import Reference
 from study.record import tables

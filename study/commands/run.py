@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,9 @@ import study as package
 from study import data, plugins
 from study.commands.progress import Progress, duration
 from study.commands.rescore import references
-from study.config import Family, QualitySearch, Study
-from study.data._dataset import Log
+from study.config import Family, QualitySearch, Study, control_of
 from study.execution import checkpoint, heartbeat, interrupts, preflight
-from study.execution.planner import Plan, Stack, checked, control_of, plan
+from study.execution.planner import Plan, Stack, plan
 from study.execution.work_queue import Job
 from study.execution.work_source import Planned, Source, Together
 from study.record import tables
@@ -35,6 +34,7 @@ from study.record.failures import read_failures
 from study.storage import stores
 from study.storage.lock import locked
 from study.storage.stores import StorageError, cache_folder
+from study.trainers.protocol import Limits, Trainer, open_trainer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from analysis.report.tables import ReportTables
     from study.search import confirmation as confirming
     from study.tracking.follower import Follower
-    from study.training import weights
 
 CHECKPOINT_MINUTES = 10.0
 VERSIONS = ("torch", "ray", "mlflow", "numpy", "pandas")
@@ -80,27 +79,36 @@ def study_of(asked: RunRequest) -> Study:
     return _found(asked)[0]
 
 
-def _found(asked: RunRequest) -> "tuple[Study, weights.Weights | None]":
-    """As `study_of`, and the weights that its runs start from, where some were named. They are read once: what was
-    checked is what is trained from, whatever becomes of the file."""
+def _found(asked: RunRequest) -> tuple[Study, Trainer]:
+    """As `study_of`, and its trainer. A file of weights (`--init-from`) is read once, so that what was checked is what
+    is trained from."""
     found = space(asked.space)
     if isinstance(found, Family):
         raise ValueError(f"{asked.space} is a family of studies, and this takes one study")
     study, where = applied(found, asked), init_from(asked)
-    if where is None:
-        if asked.init_accumulators == "handed":
-            raise ValueError("--init-accumulators handed needs the weights that they belong to: --init-from FILE")
-        return study, None
-    from study.execution import warm_start
-
-    handed = asked.init_accumulators == "handed"
-    return warm_start.starting_from(where, study, cache_folder(), accumulators=handed)
+    trainer, handed = open_trainer(study, cache_folder()), asked.init_accumulators == "handed"
+    if where is not None:
+        study = trainer.start_from(where, accumulators=handed)
+    elif handed:
+        raise ValueError("--init-accumulators handed needs the weights that they belong to: --init-from FILE")
+    return study, trainer
 
 
 def applied(study: Study, asked: RunRequest) -> Study:
     """The study with everything that was asked applied and checked, but weights to start from. Raises ValueError in the
     user's words."""
-    return checked(changed(study, asked), cache_folder())
+    return validated(changed(study, asked))
+
+
+def validated(study: Study) -> Study:
+    """The study in canonical form. Raises ValueError, in the user's words, on what its trainer or search cannot do."""
+    trainer = open_trainer(study, cache_folder())
+    study = trainer.validate(study)
+    if isinstance(study.search, QualitySearch):
+        from study.search import quality_search
+
+        quality_search.check(study, trainer)
+    return study
 
 
 def changed(study: Study, asked: RunRequest) -> Study:
@@ -159,33 +167,29 @@ def study_folder(where: str) -> Path:
 
 def preview(asked: RunRequest, study: Study | None = None) -> str:
     """What `study plan` says. Trains nothing and writes nothing but the cache of converted data. study: as `run`."""
-    study, start = (study, None) if study else _found(asked)
-    cache = cache_folder()
-    log = data.load(study.data, study.data_options, cache)
+    study, trainer = (study, open_trainer(study, cache_folder())) if study else _found(asked)
     folder = out_folder(asked, study)
     done = tables.recorded_ids(folder) if study_exists(folder) else set()
     workers = asked.workers or os.cpu_count() or 1
     named = read_confirmations(folder) if study_exists(folder) else []
     todos = []
     for part in (study, *(confirmation.part_of(study) for confirmation in named)):
-        planned = plan(part, log, done, workers=workers, stack=asked.stack, cache=cache)
-        todos.append(_todo(part, planned, folder, log, workers))
+        planned = plan(part, trainer, done, workers=workers, stack=asked.stack)
+        todos.append(_todo(part, planned, folder, trainer, workers))
     todo = _together(todos)
     planned = todo.planned
-    seconds, how = _expected(todo, workers, folder)
+    seconds, how = _expected(todo, workers, folder, trainer)
     first = sum(len(stack.runs) for stack in todo.control)
     head = [
         f"{study.name}: {_sought(study)} of {_methods(study)}",
-        f"  data      {study.data}: {log.train_rows:,} training rows, {len(log.labels) - log.train_rows:,} held out",
-        f"  models    {', '.join(study.models)}",
-        *([f"  weights   of {_words_of(start, study)}"] if start else []),
+        *(f"  {word:9} {line}" for word, line in trainer.summary()),
     ]
     control = f"  control   {planned.control_runs} runs, of which {first} are to be trained first"
     tail = [
         *([f"  beside    {todo.confirming} runs of confirmations, named before"] if todo.confirming else []),
-        f"  expected  {duration(seconds)} with {workers} trials at a time ({how})",
+        f"  expected  {'unknown' if seconds is None else duration(seconds)} with {workers} trials at a time ({how})",
         f"  out       {stores.address(folder)}",
-        *_one_by_one(planned),
+        *planned.limits.notes,
     ]
     if study.search:
         return "\n".join([*head, control, *(f"  {line}" for line in todo.source.outline()), *tail])
@@ -200,13 +204,6 @@ def preview(asked: RunRequest, study: Study | None = None) -> str:
     return "\n".join([*head, *cells, *tail])
 
 
-def _words_of(start: "weights.Weights", study: Study) -> str:
-    from study.execution import warm_start
-
-    how = "as they were left" if study.recipe.init_accumulators else "fresh"
-    return f"{warm_start.words(start.about)}, accumulators {how}"
-
-
 def _methods(study: Study) -> str:
     """`none, clippy (12 arms)`."""
     arms = Counter(arm.method for arm in study.arms)
@@ -217,21 +214,18 @@ def _sought(study: Study) -> str:
     return "the best quality" if isinstance(study.search, QualitySearch) else "P(divergence | lr)"
 
 
-def run(asked: RunRequest, study: Study | None = None, start: "weights.Weights | None" = None) -> Path:
+def run(asked: RunRequest, study: Study | None = None, trainer: Trainer | None = None) -> Path:
     """Train what the record lacks of what was asked, then report. Returns the study's folder. study: one to which all
-    that was asked has been applied; None is that of the search space. start: the weights from which that study's runs
-    start, where its folder may not have them yet."""
-    study, start = (study, start) if study else _found(asked)
-    folder = out_folder(asked, study)
-    log = data.load(study.data, study.data_options, cache_folder())
-    return _train(asked, study, log, folder, start=start)
+    that was asked has been applied; None is that of the search space. trainer: of that study; None opens it."""
+    if study is None:
+        study, trainer = _found(asked)
+    return _train(asked, study, trainer or open_trainer(study, cache_folder()), out_folder(asked, study))
 
 
 def resume(folder: Path, asked: RunRequest) -> Path:
     """Train exactly what the study in the folder lacks, its confirmations among it, then report."""
-    study = checked(read_definition(folder).study, cache_folder())
-    log = data.load(study.data, study.data_options, cache_folder())
-    return _train(asked, study, log, folder)
+    study = validated(read_definition(folder).study)
+    return _train(asked, study, open_trainer(study, cache_folder()), folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,12 +244,11 @@ def confirm(folder: Path, asked: RunRequest, wish: "confirming.ConfirmRequest", 
 
     definition = read_definition(folder)
     recommended.checked(definition, claim.risk, claim.confidence, claim.quality)
-    study = checked(definition.study, cache_folder())
+    study = validated(definition.study)
     confirmation = confirming.named(folder, definition, wish, risk=claim.risk, confidence=claim.confidence)
-    log = data.load(study.data, study.data_options, cache_folder())
     if note := confirming.too_few(confirmation, claim.risk, claim.confidence):
         print(note, flush=True)
-    _train(asked, study, log, folder, confirmation)
+    _train(asked, study, open_trainer(study, cache_folder()), folder, confirmation)
     print(f"\n{recommend(folder, claim)}")
     return folder
 
@@ -338,28 +331,26 @@ def status(folder: Path, *, as_json: bool = False) -> str:
     """Runs done, training, diverged, failed and missing, by cell, and who trains them."""
     from study.commands import status as where
 
-    found = where.read_status(folder, cache=cache_folder())
+    found = where.read_status(folder)
     return where.as_json(found) if as_json else where.text(found)
 
 
 def _train(
     asked: RunRequest,
     study: Study,
-    log: Log,
+    trainer: Trainer,
     folder: Path,
     confirmation: Confirmation | None = None,
-    start: "weights.Weights | None" = None,
 ) -> Path:
-    """Train what is missing of the study and of all its confirmations, or of this one alone; then report. start: as
-    `run`; None is what the folder keeps."""
+    """Train what is missing of the study and of all its confirmations, or of this one alone; then report."""
     from study.tracking.follower import Follower
     from study.tune import cluster as ray_cluster
     from study.tune import node_check, runner
 
     check_not_a_view(folder)
-    cache, start = cache_folder(), start or _kept(study, folder)
-    plan(study, log, workers=1, cache=cache)  # says what is wrong with the study before anything is written
-    described = data.describe(study.data, log)
+    trainer.check_folder(folder)
+    plan(study, trainer, workers=1)  # says what is wrong with the study before anything is written
+    described = trainer.description()
     # Ray takes seconds to start. What the end of the study needs is imported meanwhile.
     follower = Follower(folder, asked.tracking_uri)
     ahead = threading.Thread(target=importlib.import_module, args=("analysis.report.page",))
@@ -370,14 +361,11 @@ def _train(
             asked.address, workers=asked.workers, gpu_fraction=asked.gpu_fraction, resume_hint=resume_hint
         ) as cluster:
             held.enter_context(locked(folder))
-            needs = held.enter_context(preflight.needs(folder, study.data, study.data_options, log))
+            needs = held.enter_context(preflight.needs(folder, study, trainer))
             node_check.check_nodes(needs, cluster)
             open_study(folder, Definition(study=study, data=described, versions=_versions()))
             tables.check_files(folder)
-            if start:
-                from study.execution import warm_start
-
-                warm_start.keep(folder, start)
+            trainer.write_folder(folder)
             if confirmation:
                 write_confirmation(folder, confirmation)
                 parts = [confirmation.part_of(study)]
@@ -390,14 +378,13 @@ def _train(
             for part in parts:
                 planned = plan(
                     part,
-                    log,
+                    trainer,
                     recorded,
                     workers=cluster.workers,
                     stack=asked.stack,
                     device_bytes=cluster.gpu_bytes,
-                    cache=cache,
                 )
-                todos.append(_todo(part, planned, folder, log, cluster.workers))
+                todos.append(_todo(part, planned, folder, trainer, cluster.workers))
             todo = _together(todos)
             print(_opening(study, todo, cluster.workers, folder), flush=True)
             begun = checkpoint.begun(folder)
@@ -434,15 +421,6 @@ def _train(
     return folder
 
 
-def _kept(study: Study, folder: Path) -> "weights.Weights | None":
-    """The weights that every run starts from, as the study's folder keeps them."""
-    if not study.recipe.init_from:
-        return None
-    from study.execution import warm_start
-
-    return warm_start.kept(folder, study.recipe)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Todo:
     """What is to be trained: stacks of the control, and all that the source hands out.
@@ -461,10 +439,10 @@ class _Todo:
         return {m for m, runs in self.source.left.items() if runs} - {stack.runs[0].model for stack in self.control}
 
 
-def _todo(study: Study, planned: Plan, folder: Path, log: Log, workers: int) -> _Todo:
+def _todo(study: Study, planned: Plan, folder: Path, trainer: Trainer, workers: int) -> _Todo:
     if study.search is None:
         return _Todo(planned=planned, control=planned.control, source=Planned(planned.stacks))
-    source = _search(study, planned, folder, log, workers)
+    source = _search(study, planned.limits, folder, trainer, workers)
     wanted = {model for model, runs in source.left.items() if runs}
     control = tuple(stack for stack in planned.control if stack.runs[0].model in wanted)
     return _Todo(planned=planned, control=control, source=source)
@@ -480,26 +458,35 @@ def _together(todos: Sequence[_Todo]) -> _Todo:
     return _Todo(planned=todos[0].planned, control=tuple(control.values()), source=source, confirming=beside)
 
 
-def _search(study: Study, planned: Plan, folder: Path, log: Log, workers: int) -> Source:
+def _search(study: Study, limits: Limits, folder: Path, trainer: Trainer, workers: int) -> Source:
     """The source of a study's search, as far as it has come by the record."""
     if isinstance(study.search, QualitySearch):
         from study.search import quality_search
 
-        described, most = data.describe(study.data, log), planned.largest_stack
         return quality_search.QualitySource(
-            study, described, folder, workers=workers, largest_stack=most, cache=cache_folder()
+            study,
+            trainer.description(),
+            folder,
+            workers=workers,
+            largest_stack=limits.largest_stack,
+            trainer=trainer,
         )
     from study.search import edge_search
 
     return edge_search.source(
-        study, log.content, folder, workers=workers, largest_stack=planned.largest_stack, cache=cache_folder()
+        study,
+        trainer.content,
+        folder,
+        workers=workers,
+        largest_stack=limits.largest_stack,
+        kind_of=trainer.kind_of,
     )
 
 
 @contextlib.contextmanager
 def _told(todo: _Todo, follower: "Follower") -> Iterator[tuple[Callable[[Stack, Any], None], Callable[[str], None]]]:
     """Who is told of every trial that ends: the user, and MLflow; and who of what else is to be noted."""
-    progress = Progress(todo.control, todo.source, todo.planned.work_of_run)
+    progress = Progress(todo.control, todo.source, todo.planned.limits.work_of_run)
 
     def told(stack: Stack, result: dict[str, float] | str) -> None:
         progress(stack, result)
@@ -555,16 +542,9 @@ def _opening(study: Study, todo: _Todo, workers: int, folder: Path) -> str:
         *([f"beside them: {todo.confirming} runs of confirmations"] if todo.confirming else []),
         *todo.source.outline(),
         f"record: {stores.address(folder)}",
-        *_one_by_one(planned),
+        *planned.limits.notes,
     ]
     return "\n".join(lines)
-
-
-def _one_by_one(planned: Plan) -> Iterable[str]:
-    return (
-        f"note: {model} cannot be computed as a stack (vmap); its runs train one by one inside their trials"
-        for model in planned.one_by_one
-    )
 
 
 def _closing(folder: Path) -> str:
@@ -605,16 +585,11 @@ def _seconds_of_run(folder: Path) -> dict[str, float]:
 
 
 START_UP_SECONDS = 12
-SHARE_OF_PRODUCTS = 1.6
-"""The rate of a stack of large networks over that of numpy's products, both of one core: measured on a processor on
-which numpy reaches 125 GFLOP/s and oneDNN 215."""
 
 
-def _expected(todo: _Todo, workers: int, folder: Path) -> tuple[float, str]:
-    """Seconds that what is to be trained will take, and on what ground we say so: what recorded runs of the same
-    models took, or else the size of their matrix products."""
-    from study.execution.planner import measured_gigaflops_per_second
-
+def _expected(todo: _Todo, workers: int, folder: Path, trainer: Trainer) -> tuple[float | None, str]:
+    """Seconds that training will take, None where nothing is known, and how they were estimated: by what recorded runs
+    of the same models took, or else by the trainer."""
     stacks = len(todo.control) + len(todo.planned.stacks)
     at_a_time = max(1, min(workers, stacks)) if todo.planned.stacks else workers
     to_train = Counter(todo.source.left) + Counter(run.model for stack in todo.control for run in stack.runs)
@@ -622,11 +597,10 @@ def _expected(todo: _Todo, workers: int, folder: Path) -> tuple[float, str]:
     if runs is not None and set(to_train) <= set(runs["model"]):
         seconds = sum(n * runs.loc[runs["model"] == model, "seconds"].median() for model, n in to_train.items())
         return START_UP_SECONDS + seconds / at_a_time, "as the recorded runs took"
-    speed = measured_gigaflops_per_second()
-    work = sum(n * todo.planned.work_of_run[model] for model, n in to_train.items())
-    seconds = work / (SHARE_OF_PRODUCTS * speed)
-    ground = f"by the size of the networks, and {speed:.0f} GFLOP/s of matrix products a core"
-    return START_UP_SECONDS + seconds / at_a_time, ground
+    of_run, how = trainer.expected_seconds(todo.planned.limits)
+    if not set(to_train) <= set(of_run):
+        return None, "nothing is recorded yet"
+    return START_UP_SECONDS + sum(n * of_run[model] for model, n in to_train.items()) / at_a_time, how
 
 
 def _versions() -> dict[str, str]:

@@ -17,9 +17,8 @@ from typing import Any
 import pandas as pd
 
 from study.commands.progress import duration
-from study.config import Arm, EdgeSearch, Study
+from study.config import Arm, EdgeSearch, Study, control_of, runs_of
 from study.execution import checkpoint, heartbeat
-from study.execution.planner import control_of, runs_of
 from study.record import tables
 from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, read_definition
@@ -70,7 +69,7 @@ class Status:
     outline: list[str] = field(default_factory=list)
 
 
-def read_status(folder: Path, *, cache: Path | None = None) -> Status:
+def read_status(folder: Path) -> Status:
     """Raises RecordError where there is no study."""
     definition = read_definition(folder)
     study, content = definition.study, definition.data["content"]
@@ -106,7 +105,7 @@ def read_status(folder: Path, *, cache: Path | None = None) -> Status:
         kept=len(checkpoint.begun(folder)),
         failures=dict(Counter(failures.values()).most_common()),
         confirmations=confirmations,
-        outline=_outline(study, content, folder, cache),
+        outline=_outline(study, content, folder),
     )
 
 
@@ -285,13 +284,13 @@ def _who(status: Status) -> str:
     return f"no one trains it: {status.driver} held it, and is gone{kept}: {again}"
 
 
-def _outline(study: Study, content: str, folder: Path, cache: Path | None) -> list[str]:
+def _outline(study: Study, content: str, folder: Path) -> list[str]:
     """Where a search of edges stands."""
     if not isinstance(study.search, EdgeSearch):
         return []
     from study.search import edge_search
 
-    return edge_search.source(study, content, folder, cache=cache).outline()
+    return edge_search.source(study, content, folder).outline()
 
 
 def _confirmations(folder: Path, definition: Definition, runs: pd.DataFrame) -> tuple[list[str], list[str]]:

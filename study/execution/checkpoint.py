@@ -16,19 +16,16 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-import study
 from study import redaction
 from study.storage import arrays as array_files
 from study.storage import stores
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 Store = stores.Store
+State = Iterable[tuple[str, np.ndarray]]
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -46,10 +43,17 @@ class StoppedError(Exception):
 
 
 class Checkpoint:
-    """Keeps one stack in the study's folder; a `training.trainer.Checkpointer`.
+    """Keeps one trial in the study's folder: a `study.trainers.protocol.Checkpointer`.
 
-    runs: ids, in the stack's order. every_seconds: 0 is never, not even where the stack is stopped. stopping: asked
-    after each step. note: told, in a sentence, of a checkpoint that cannot be used or written.
+    Args:
+        where: the study's folder, or its URL.
+        trial: name of the trial.
+        runs: ids, in the trial's order.
+        steps: of its runs; None where the trainer does not know.
+        made_by: what the bits depend on (`Trainer.made_by`); a checkpoint with other values is not used.
+        every_seconds: time between two checkpoints; 0 is never, not even when the trial is stopped.
+        stopping: asked after each step; True stops the trial.
+        note: called with a sentence about a checkpoint that cannot be used or written.
     """
 
     def __init__(
@@ -58,20 +62,22 @@ class Checkpoint:
         trial: str,
         runs: Iterable[str],
         *,
-        device: str,
+        steps: int | None,
+        made_by: Mapping[str, str],
         every_seconds: float,
         stopping: Callable[[], bool] = lambda: False,
         note: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.store, self.name = stores.store_for(where), f"{FOLDER}/{trial}{SUFFIX}"
-        self.about = {"format": FORMAT, "runs": list(runs), "made_by": made_by(device)}
+        self.about = {"format": FORMAT, "runs": list(runs), "made_by": dict(made_by)}
+        self.steps = steps
         self.every_seconds = every_seconds or math.inf
         self.stopping, self.note = stopping, note
         self.began = self.last = time.monotonic()
         self.first = 0
 
     def begin(self, load: Callable[[dict[str, np.ndarray]], None], most_bytes: int) -> int:
-        """As `training.trainer.Checkpointer.begin`."""
+        """Load the checkpoint; see `Checkpointer.begin`."""
         self.began = self.last = time.monotonic()
         content = find(self.store, self.name, most_bytes)
         if content is None:
@@ -85,7 +91,7 @@ class Checkpoint:
                 if about.get(key) != value:
                     raise ValueError(_difference(key, about.get(key), value))
             steps = about["steps"]
-            if not isinstance(steps, int) or isinstance(steps, bool) or not 0 < steps < len(arrays["loss"][0]):
+            if not isinstance(steps, int) or isinstance(steps, bool) or not 0 < steps < (self.steps or math.inf):
                 raise ValueError(f"{steps!r} steps were done")
             load(arrays)
             self.first = steps
@@ -95,9 +101,9 @@ class Checkpoint:
             return 0
         return steps
 
-    def after(self, done: int, state: "Callable[[], dict[str, Tensor]]") -> None:
-        """As `training.trainer.Checkpointer.after`. Raises StoppedError once the stack is to stop."""
-        if self.stopping() and not self._soon_ends(done, state):
+    def after(self, done: int, state: Callable[[], State]) -> None:
+        """Write a checkpoint if it is time to; see `Checkpointer.after`."""
+        if self.stopping() and not self._soon_ends(done):
             kept = self.every_seconds < math.inf and self._keep(done, state())
             raise StoppedError(done, kept=kept)
         if time.monotonic() - self.last >= self.every_seconds:
@@ -108,12 +114,14 @@ class Checkpoint:
         with contextlib.suppress(stores.StorageError):  # `tidy` comes by before the next training
             self.store.delete(self.name)
 
-    def _soon_ends(self, done: int, state: "Callable[[], dict[str, Tensor]]") -> bool:
-        seconds_a_step = (time.monotonic() - self.began) / (done - self.first)
-        return seconds_a_step * (state()["loss"].shape[1] - done) < SOON_SECONDS
+    def _soon_ends(self, done: int) -> bool:
+        if self.steps is None:
+            return False
+        seconds_per_step = (time.monotonic() - self.began) / (done - self.first)
+        return seconds_per_step * (self.steps - done) < SOON_SECONDS
 
-    def _keep(self, done: int, state: "Mapping[str, Tensor]") -> bool:
-        if done >= state["loss"].shape[1]:
+    def _keep(self, done: int, state: State) -> bool:
+        if self.steps is not None and done >= self.steps:
             return False  # what is left takes less than starting again
         started = time.monotonic()
         try:
@@ -138,17 +146,9 @@ class Checkpoint:
         self.note(f"the checkpoint {self.name} cannot be used ({why}); {then}; its stack starts anew")
 
 
-def made_by(device: str) -> dict[str, str]:
-    """What a stack's bits depend on beside its runs: a checkpoint is used where this is the same."""
-    import torch
-
-    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
-    return {"study": study.__version__, "torch": torch.__version__, "numpy": np.__version__, "device": kind}
-
-
-def write(store: Store, name: str, about: Mapping[str, Any], state: "Mapping[str, Tensor]") -> None:
+def write(store: Store, name: str, about: Mapping[str, Any], state: State) -> None:
     """Write a checkpoint, whole or not at all. For a folder, no tensor on CPU is copied. Raises StorageError."""
-    arrays = {key: tensor.detach().cpu().numpy() for key, tensor in state.items()}
+    arrays = dict(state)
     if isinstance(store, stores.ObjectStore):
         store.put(name, array_files.to_bytes(about, arrays), retry=False)
         return

@@ -1,9 +1,8 @@
-"""What a machine of a cluster needs for a study: to see the study's folder, and to have its data. Knows no scheduler.
+"""What a machine of a cluster needs for a study: the study's folder, and what the trainer reads. Knows no scheduler.
 
-The driver leaves a sign in the study's folder for as long as it trains: a machine that finds it shares the folder,
-whatever lies at that path elsewhere. Data come to a machine once, however many workers it has: as the memory maps of
-the converted log, which its workers share. They are opened where the driver has them (a shared cache), or in the
-machine's own cache; where they are in neither, one worker converts the machine's own data path, and the others wait.
+The driver keeps a file in the study's folder while it trains: a machine that finds it shares the folder. Each machine
+then opens the trainer by itself, with hints from the driver. A ranker's data come to a machine once, however many
+workers it has: they are memory maps, which its workers share.
 
     DIR/nodes/<sign>           of the driver
     DIR/nodes/<sign>-<hash>    of a machine that has found it
@@ -17,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study import data
-from study.data._dataset import Log
+from study.config import Study
 from study.storage import stores
 from study.storage.stores import StorageError, cache_folder
+from study.trainers.protocol import Trainer, open_trainer
 
 SIGNS = "nodes"
 
@@ -29,47 +28,46 @@ SIGN_SECONDS = 5
 
 
 class NodeError(ValueError):
-    """A machine that cannot take part, in words that follow its name."""
+    """A machine that cannot take part. The message is what follows its name in a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a study's trials need on every machine. where: the study's folder, or its URL. sign: of the driver, there.
-    converted: where it has the log."""
+    """What a study's trials need on every machine.
+
+    Args:
+        where: the study's folder, or its URL.
+        sign: name of the driver's file there.
+        study: the study, whose trainer each machine opens.
+        content: the content hash that the trainer must have.
+        hints: `Trainer.hints` of the driver.
+    """
 
     where: str
     sign: str
-    source: str
-    options: dict[str, Any]
+    study: Study
     content: str
-    converted: str
+    hints: dict[str, Any]
 
 
 @contextlib.contextmanager
-def needs(folder: Path, source: str, options: dict[str, Any], log: Log) -> Iterator[Needs]:
-    """What the machines need, with the driver's sign in the folder meanwhile. The caller holds the folder's lock.
+def needs(folder: Path, study: Study, trainer: Trainer) -> Iterator[Needs]:
+    """Yield what the machines need; meanwhile the driver's sign is in the folder.
 
-    Raises StorageError where the folder cannot be written.
+    The caller holds the folder's lock. Raises StorageError where the folder cannot be written.
     """
     remove_signs(folder)  # of a driver that was killed
-    converted = data.place(log)
-    assert converted, "data.load maps its arrays"
+    hints = trainer.hints()
     sign = f"{SIGNS}/{uuid.uuid4().hex}"
     stores.store_for(folder).put(sign, b"the driver\n")
     try:
-        yield Needs(
-            where=stores.address(folder),
-            sign=sign,
-            source=source,
-            options=options,
-            content=log.content,
-            converted=str(converted),
-        )
+        yield Needs(where=stores.address(folder), sign=sign, study=study, content=trainer.content, hints=hints)
     finally:
         remove_signs(folder)
 
 
 def remove_signs(folder: Path) -> None:
+    """Remove the files of the driver and of all machines."""
     store = stores.store_for(folder)
     with contextlib.suppress(StorageError):
         for name in store.names(SIGNS):
@@ -79,8 +77,8 @@ def remove_signs(folder: Path) -> None:
 
 
 def answer(needs: Needs) -> str:
-    """On a machine: find the driver's sign, and leave one of its own, whose name is returned. Raises NodeError."""
-    see(needs)
+    """Find the driver's sign on this machine, and return the name of a sign of its own. Raises NodeError."""
+    see_folder(needs)
     sign = f"{needs.sign}-{uuid.uuid4().hex}"
     try:
         stores.store_for(needs.where).put(sign, b"a machine\n")
@@ -89,8 +87,8 @@ def answer(needs: Needs) -> str:
     return sign
 
 
-def see(needs: Needs) -> None:
-    """Raises NodeError where this machine does not share the study's folder with the driver."""
+def see_folder(needs: Needs) -> None:
+    """Raise NodeError where this machine does not share the study's folder with the driver."""
     try:
         seen = appears(needs, needs.sign)
     except StorageError as error:
@@ -100,7 +98,7 @@ def see(needs: Needs) -> None:
 
 
 def appears(needs: Needs, sign: str) -> bool:
-    """Whether the sign is there, or comes within the time that a network file system may take."""
+    """Return whether the sign is there, or comes within the time that a network file system may take."""
     store, end = stores.store_for(needs.where), time.monotonic() + SIGN_SECONDS
     while store.get(sign) is None:
         if time.monotonic() > end:
@@ -109,29 +107,26 @@ def appears(needs: Needs, sign: str) -> bool:
     return True
 
 
-def log_here(needs: Needs) -> Log:
-    """The study's data on this machine, memory-mapped. Raises NodeError where it has none, or others."""
-    cache, converted = cache_folder(), Path(needs.converted)
-    for folder in (converted, cache / converted.name):
-        if (log := data.opened(folder, needs.content)) is not None:
-            return log
+def trainer_here(needs: Needs) -> Trainer:
+    """Return the study's trainer on this machine. Raises NodeError where it cannot be opened, or has other data."""
     try:
-        log = data.load(needs.source, needs.options, cache)
+        trainer = open_trainer(needs.study, cache_folder(), needs.hints)
+        content = trainer.content
     except ValueError as error:
         raise NodeError(f"cannot read the study's data: {error}") from error
-    if log.content != needs.content:
-        where = f" in {needs.options['dir']}" if "dir" in needs.options else ""
-        raise NodeError(f"has other data{where} than the machine that runs the study")
-    return log
+    if content != needs.content:
+        folder = needs.study.data_options.get("dir")
+        raise NodeError(f"has other data{f' in {folder}' if folder else ''} than the machine that runs the study")
+    return trainer
 
 
-_ready: tuple[Needs, Log] | None = None
+_ready: tuple[Needs, Trainer] | None = None
 
 
-def ready(needs: Needs) -> Log:
-    """The study's data, in a worker that sees the study's folder; looked for once a process. Raises NodeError."""
+def ready(needs: Needs) -> Trainer:
+    """Return the study's trainer, opened once per process. Raises NodeError where this machine cannot take part."""
     global _ready
     if _ready is None or _ready[0] != needs:
-        see(needs)
-        _ready = needs, log_here(needs)
+        see_folder(needs)
+        _ready = needs, trainer_here(needs)
     return _ready[1]

@@ -1,7 +1,6 @@
-"""One trial: train a stack, judge its runs, and write them to the record. Knows no scheduler."""
+"""One trial: train a stack, judge its runs, and write them to the record. Knows no scheduler and no kind of trainer."""
 
 import math
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,26 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import study
-from study import methods
-from study.config import CONTROL_SEEDS, Rule, Run, canonical_json
-from study.data._dataset import Log
-from study.execution import warm_start
+from study.config import Rule, Run, canonical_json
 from study.execution.checkpoint import Checkpoint
 from study.execution.heartbeat import Heartbeat
 from study.outcomes import judge
 from study.record import tables
-from study.training.stack import steps_of
-from study.training.trainer import Trained, train
+from study.trainers.protocol import TrainedRuns, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What Ray Tune schedules: a stack of runs of a study, all of the same model and method.
+    """A stack of runs of a study: one job of the scheduler.
 
-    reference: what the control of their model could learn; None for the control itself.
+    Args:
+        study: name of the study.
+        runs: of one model and kind (`Trainer.kind_of`).
+        rule: when a run counts as diverged.
+        reference: what the control of their model could learn; None for the control itself.
     """
 
     study: str
@@ -38,10 +35,14 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Care:
-    """How a trial is looked after. checkpoint_seconds: between two checkpoints; 0 is none. limit_seconds: without a
-    step, after which its process is ended; 0 is never. stopping: whether it is to be kept and ended. about: what else
-    its heartbeat says.
+class TrialOptions:
+    """How a trial is supervised.
+
+    Args:
+        checkpoint_seconds: time between two checkpoints; 0 writes none.
+        limit_seconds: without a step for so long, the process is ended; 0 is never.
+        stopping: asked after each step; True ends the trial after a checkpoint.
+        about: more values for the heartbeat file.
     """
 
     checkpoint_seconds: float = 0.0
@@ -51,37 +52,51 @@ class Care:
 
 
 def execute(
-    trial: Trial, where: Path | str, log: Log, name: str, device: str = "cpu", care: Care | None = None
+    trial: Trial,
+    where: Path | str,
+    trainer: Trainer,
+    name: str,
+    device: str = "cpu",
+    options: TrialOptions | None = None,
 ) -> dict[str, Any]:
-    """Train the trial's runs, from its checkpoint where there is one, and record them as `name`. where: the study's
-    folder, or its address (`study.storage.stores`).
+    """Train the trial's runs and record them.
 
-    Returns counts: runs, diverged, undertrained, seconds; and notes, sentences for the user. Raises
-    `checkpoint.StoppedError` where it was to be stopped.
+    Args:
+        trial: the runs, and how to judge them.
+        where: the study's folder, or its URL.
+        trainer: trains them.
+        name: of the trial's files. A checkpoint of that name is continued.
+        device: "cpu" or "cuda".
+        options: how the trial is supervised.
+
+    Returns:
+        Counts `runs`, `diverged` and `undertrained`; `seconds`; and `notes`, sentences for the user.
+
+    Raises:
+        StoppedError: the trial was asked to stop.
     """
     started = time.perf_counter()
-    care = care or Care()
+    options = options or TrialOptions()
     ids, notes = [run.id for run in trial.runs], []
-    first = trial.runs[0]
-    about = {"model": first.model, "method": first.method, "runs": ids, "steps": steps_of(first.recipe, log.train_rows)}
-    about |= care.about
-    with Heartbeat(where, name, about, limit_seconds=care.limit_seconds, stopping=care.stopping) as heartbeat:
-        keeper = Checkpoint(
+    first, steps = trial.runs[0], trainer.steps_of(trial.runs[0])
+    about = {"model": first.model, "method": first.method, "runs": ids, "steps": steps, **options.about}
+    with Heartbeat(where, name, about, limit_seconds=options.limit_seconds, stopping=options.stopping) as heartbeat:
+        checkpoint = Checkpoint(
             where,
             name,
             ids,
-            device=device,
-            every_seconds=care.checkpoint_seconds,
+            steps=steps,
+            made_by=trainer.made_by(device),
+            every_seconds=options.checkpoint_seconds,
             stopping=lambda: heartbeat.stopping,
             note=notes.append,
         )
-        start = warm_start.kept(where, first.recipe)
-        trained = train(trial.runs, log, device, heartbeat.watch, checkpointer=keeper, start=start)
-        reference = trial.reference
-        outcomes = None if reference is None else outcomes_of(trained, log, reference, trial.rule)
-        rows = [_row(trial, run, i, trained, outcomes, log, device) for i, run in enumerate(trial.runs)]
-        tables.write_trial(where, name, rows, _losses(trial.runs, trained, log))
-        keeper.remove()
+        trained = trainer.train(
+            trial.runs, device=device, folder=where, on_step=heartbeat.watch, checkpointer=checkpoint
+        )
+        rows = _rows(trial, trained, trainer, device)
+        tables.write_trial(where, name, rows, _losses(trial.runs, trained, trainer))
+        checkpoint.remove()
     return {
         "runs": len(rows),
         "diverged": sum(row.get("outcome") == "diverged" for row in rows),
@@ -91,74 +106,59 @@ def execute(
     }
 
 
-def outcomes_of(trained: Trained, log: Log, reference: judge.Reference, rule: Rule) -> list[judge.Outcome]:
-    """What became of each run of a trained stack, in its order."""
-    return judge.judge(
-        trained.loss,
-        trained.constant,
-        np.array([task.constant_loss for task in log.tasks]),
-        trained.finite,
-        reference,
-        rule,
-        trained.moved,
-    )
-
-
-def _row(
-    trial: Trial,
-    run: Run,
-    i: int,
-    trained: Trained,
-    outcomes: list[judge.Outcome] | None,
-    log: Log,
-    device: str,
-) -> dict[str, Any]:
-    signature = methods.signature(run.method)
-    row: dict[str, Any] = {
-        "run_id": run.id,
-        "study": trial.study,
-        "data": run.data,
-        "model": run.model,
-        "method": run.method,
-        "options": canonical_json({k: v for k, v in run.options.items() if k in signature.options}),
-        "thresholds": canonical_json(
-            {
-                name: run.options.get(name, default)
-                for name, default in signature.thresholds.items()
-                if name in run.options or name not in methods.COMMON
-            }
-        ),
-        "lr": run.lr,
-        "seed": run.seed,
-        "role": "control" if run.seed in CONTROL_SEEDS else "cell",
-        "moved": _finite(trained.moved[i]),
-        "steps": trained.loss.shape[1],
-        "seconds": trained.seconds,
-        "device": device_name(device),
-        "version": f"study {study.__version__}, torch {torch.__version__}",
-    }
-    row |= {name: _finite(values[i]) for name, values in trained.judged.items()}
-    row |= {name: int(values[i]) for name, values in trained.counts.items()}
-    if outcomes is None:
-        return row | {"final_loss": judge.final_loss(trained.loss[i], trial.rule)}
-    return row | outcomes[i].columns([task.name for task in log.tasks])
-
-
-def _losses(runs: Sequence[Run], trained: Trained, log: Log) -> list[dict[str, Any]]:
-    rows, seeds = [], set()
-    for i, run in enumerate(runs):
-        for t, task in enumerate(log.tasks):
-            if run.seed not in seeds:
-                rows.append({"run_id": None, "seed": run.seed, "task": task.name, "loss": trained.constant[i, :, t]})
-            rows.append({"run_id": run.id, "seed": run.seed, "task": task.name, "loss": trained.loss[i, :, t]})
-        seeds.add(run.seed)
+def _rows(trial: Trial, trained: TrainedRuns, trainer: Trainer, device: str) -> list[dict[str, Any]]:
+    """The runs as rows of the record."""
+    tasks, outcomes = trainer.tasks, None
+    if trial.reference:
+        constant_losses = np.array([task["constant_loss"] for task in tasks])
+        outcomes = judge.judge(
+            trained.loss,
+            trained.baseline,
+            constant_losses,
+            trained.finite,
+            trial.reference,
+            trial.rule,
+            trained.moved,
+        )
+    same = {"device": trainer.device_name(device), "version": trainer.version, "seconds": trained.seconds}
+    rows = []
+    for i, run in enumerate(trial.runs):
+        thresholds, options = trainer.columns(run)
+        row: dict[str, Any] = {
+            "run_id": run.id,
+            "study": trial.study,
+            "data": run.data,
+            "model": run.model,
+            "method": run.method,
+            "options": canonical_json(options),
+            "thresholds": canonical_json(thresholds),
+            "lr": run.lr,
+            "seed": run.seed,
+            "role": run.role,
+            "moved": None if trained.moved is None else _finite(trained.moved[i]),
+            "steps": trained.loss.shape[1],
+            **same,
+        }
+        row |= {name: _finite(values[i]) for name, values in trained.judged.items()}
+        row |= {name: int(values[i]) for name, values in trained.counts.items()}
+        if outcomes is None:
+            row["final_loss"] = judge.final_loss(trained.loss[i], trial.rule)
+        else:
+            row |= outcomes[i].columns([task["name"] for task in tasks])
+        rows.append(row)
     return rows
 
 
-def device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
+def _losses(runs: Sequence[Run], trained: TrainedRuns, trainer: Trainer) -> list[dict[str, Any]]:
+    rows, seeds = [], set()
+    for i, run in enumerate(runs):
+        for t, task in enumerate(trainer.tasks):
+            one = {"seed": run.seed, "task": task["name"]}
+            if run.seed not in seeds:
+                rows.append({"run_id": None, **one, "loss": trained.baseline[i, :, t]})
+            rows.append({"run_id": run.id, **one, "loss": trained.loss[i, :, t]})
+        seeds.add(run.seed)
+    return rows
 
 
 def _finite(value: float) -> float | None:

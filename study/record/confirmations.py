@@ -47,15 +47,7 @@ class Confirmation:
     def runs(self, definition: Definition) -> list[Run]:
         """Return its runs, ordered by model, arm and seed."""
         return [
-            Run(
-                data=definition.data["content"],
-                model=model,
-                method=arm.method,
-                options=arm.options,
-                lr=self.lr,
-                seed=seed,
-                recipe=definition.study.recipe,
-            )
+            definition.study.run(definition.data["content"], model, arm, self.lr, seed)
             for model in self.models
             for arm in self.arms
             for seed in self.seeds

@@ -138,6 +138,10 @@ def _difference(old: Definition, new: Definition) -> str | None:
         return f"the study {old.study.name!r}, not {new.study.name!r}"
     if old.data["content"] != new.data["content"]:
         return f"this study on other data ({old.study.data})"
+    for part in ("trainer", "trainer_options", "control_lrs"):
+        before, after = getattr(old.study, part), getattr(new.study, part)
+        if before != after:
+            return f"this study with another {part} (was {before}, is {after})"
     if type(old.study.search) is not type(new.study.search):
         return "this study with another kind of search"
     if changed := search_changed(old.study, new.study):

@@ -17,11 +17,11 @@ from study.commands.rescore import references
 from study.config import Arm, Run
 from study.data import Rows
 from study.data._dataset import Log
-from study.execution import warm_start, weights_file
-from study.execution.trial import outcomes_of
 from study.record.definition import Definition, read_definition
 from study.record.tables import read_runs
 from study.replay.recorded_study import bits_text, find_run, first_difference, load_data, recorded_losses, run_of
+from study.trainers import warm_start, weights_file
+from study.trainers.ranker import outcomes_of
 from study.training import weights
 from study.training.embeddings import EmbeddingTables
 from study.training.networks import StackedNetworks, network_of_seed, spec_of

@@ -11,15 +11,14 @@ import pandas as pd
 
 from study import data, methods
 from study.commands.rescore import references
-from study.config import Run, Study
+from study.config import RANKER, Arm, Run, Study, control_of
 from study.data._dataset import Log
-from study.execution import warm_start
-from study.execution.planner import control_of
 from study.outcomes import judge
 from study.outcomes.judge import Reference
 from study.outcomes.onset import Moments, control_curve, moments
 from study.record.definition import Definition, RecordError, read_definition
 from study.record.tables import read_losses, read_runs
+from study.trainers import warm_start
 from study.training.weights import Weights
 
 
@@ -101,6 +100,8 @@ def load_data(folder: Path, cache: Path) -> tuple[Definition, Log]:
     """
     definition = read_definition(folder)
     study = definition.study
+    if study.trainer != RANKER:
+        raise RecordError(f"runs of the trainer {study.trainer} cannot be replayed; only those of rankers can")
     log = data.load(study.data, study.data_options, cache)
     if log.content != definition.data["content"]:
         raise RecordError(f"the data {study.data} have changed since {folder} was trained")
@@ -155,15 +156,8 @@ def run_of(row: Mapping[str, Any], study: Study) -> Run:
     signature = methods.signature(row["method"])
     options = json.loads(row["options"]) if isinstance(row["options"], str) and row["options"] else {}
     options |= {name: float(row[name]) for name in signature.thresholds if name in row and not pd.isna(row[name])}
-    run = Run(
-        data=row["data"],
-        model=row["model"],
-        method=row["method"],
-        options=methods.check(row["method"], options),
-        lr=float(row["lr"]),
-        seed=int(row["seed"]),
-        recipe=study.recipe,
-    )
+    arm = Arm(method=row["method"], options=methods.check(row["method"], options))
+    run = study.run(row["data"], row["model"], arm, float(row["lr"]), int(row["seed"]))
     if run.id != row["run_id"]:
         raise ValueError(f"run {row['run_id'][:12]} was recorded by another version and cannot be trained again")
     return run

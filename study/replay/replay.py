@@ -18,7 +18,6 @@ import pandas as pd
 
 from study import methods
 from study.config import Run, Study, to_json
-from study.execution.trial import outcomes_of
 from study.record.definition import read_definition
 from study.record.tables import read_runs
 from study.replay.probe import Probe, write_parquet
@@ -32,6 +31,7 @@ from study.replay.recorded_study import (
     run_of,
 )
 from study.replay.sharpness import ALL
+from study.trainers.ranker import outcomes_of
 from study.training.trainer import Trained, train
 
 CLOSE = 6

@@ -16,11 +16,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from study.config import Run
-from study.execution.planner import Stack, kinds
+from study.execution.planner import Stack
 from study.record.definition import read_definition
 from study.record.tables import read_runs
 from study.replay.probe import Probe, write_parquet
 from study.replay.recorded_study import load_study, run_of
+from study.trainers.ranker import Trainer
 from study.training.trainer import train
 
 WARM_UP_STEPS = 40
@@ -70,7 +71,7 @@ def observe_runs(
         raise ValueError(f"{folder} holds no such runs")
     seen = observed(folder)
     runs = [run_of(row, study) for row in table.to_dict("records") if row["run_id"] not in seen]
-    stacks = list(_stacks(runs, cache))
+    stacks = list(_stacks(runs, Trainer(study, cache)))
     done = len(table) - len(runs)
     on_progress(done, len(table))
     with _parallel_map(min(workers, len(stacks) or 1)) as each:
@@ -122,12 +123,11 @@ def _run_ids(path: Path) -> set[str]:
     return set(pq.read_table(path, columns=["run_id"])["run_id"].unique().to_pylist())
 
 
-def _stacks(runs: Sequence[Run], cache: Path) -> Iterator[list[Run]]:
+def _stacks(runs: Sequence[Run], trainer: Trainer) -> Iterator[list[Run]]:
     """Runs that can share a stack, those of a seed beside each other, at most `STACK_SIZE` at a time."""
-    kind_of = kinds(cache)
     by_kind: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
-        by_kind.setdefault((run.model, kind_of(run)), []).append(run)
+        by_kind.setdefault((run.model, trainer.kind_of(run)), []).append(run)
     for of_kind in by_kind.values():
         for start in range(0, len(of_kind), STACK_SIZE):
             yield of_kind[start : start + STACK_SIZE]

@@ -7,7 +7,7 @@ from pathlib import Path
 from analysis.loading import with_curves
 from analysis.stats import recommend
 from study import overrides
-from study.config import Arm, EdgeSearch, QualitySearch, Run, check_lr
+from study.config import Arm, EdgeSearch, QualitySearch, check_lr
 from study.record import tables
 from study.record.confirmations import Confirmation, read_confirmations
 from study.record.definition import Definition
@@ -98,9 +98,8 @@ def _arms(definition: Definition, runs, methods: str | None) -> tuple[Arm, ...]:
         of_name.setdefault(arm.method, []).append(arm)
     for curve, of_curve in runs.groupby("curve", sort=True):
         first = of_curve.iloc[0]
-        same = {"data": first["data"], "model": first["model"], "lr": float(first["lr"]), "seed": int(first["seed"])}
         for arm in study.arms:
-            run = Run(**same, method=arm.method, options=arm.options, recipe=study.recipe)
+            run = study.run(first["data"], first["model"], arm, float(first["lr"]), int(first["seed"]))
             if run.id == first["run_id"]:
                 of_name.setdefault(str(curve), [arm])
     names = _chosen("method", methods, list(of_name))

@@ -35,7 +35,7 @@ from scipy import special
 from analysis.stats.intervals import TAIL
 from analysis.stats.psychometric import Fit, fit
 from study.config import CONTROL_SEEDS, Arm, EdgeSearch, Run, Study
-from study.execution.planner import Stack, kinds
+from study.execution.planner import Stack
 from study.record import tables
 from study.record.confirmations import read_confirmations
 from study.record.definition import read_definition, study_exists
@@ -280,15 +280,7 @@ class CurveSearch:
         return [self._run(recorded.get(first + i, lr), first + i) for i, lr in enumerate(lrs)]
 
     def _run(self, lr: float, seed: int) -> Run:
-        return Run(
-            data=self.content,
-            model=self.model,
-            method=self.arm.method,
-            options=self.arm.options,
-            lr=lr,
-            seed=seed,
-            recipe=self.study.recipe,
-        )
+        return self.study.run(self.content, self.model, self.arm, lr, seed)
 
     def __str__(self) -> str:
         """`0.51 (0.46 to 0.57)`, `> 3.2`, `< 0.01`, or nothing where nothing is known."""
@@ -448,11 +440,10 @@ def source(
     *,
     workers: int = 1,
     largest_stack: Mapping[str, int] | None = None,
-    cache: Path | None = None,
+    kind_of: Callable[[Run], str] = lambda run: run.id,
 ) -> EdgeSource:
     """The search of a study as far as it has come by the record in `folder`, if there is one. content: of the data.
-    largest_stack: None: it is asked for no stack. cache: where answers are remembered; see
-    `study.execution.plan_cache`."""
+    largest_stack, kind_of: of the trainer; not needed where no stack is taken."""
     begun = study_exists(folder)
     return EdgeSource(
         study,
@@ -460,7 +451,7 @@ def source(
         recorded=_recorded(folder) if begun else (),
         failed=read_failures(folder) if begun else (),
         read=lambda trial: tables.diverged_in(folder, trial),
-        kind_of=kinds(cache),
+        kind_of=kind_of,
         largest_stack=largest_stack or {},
         workers=workers,
     )

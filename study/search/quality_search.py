@@ -34,13 +34,12 @@ from typing import Any
 import numpy as np
 
 from analysis.stats.best import best_like, gains, task_of, within_risk
-from study import plugins
 from study.config import JUDGED_FROM, Arm, QualitySearch, Run, Study, canonical_json
-from study.execution.plan_cache import is_ours, recalled
 from study.execution.planner import Stack
 from study.record import tables
 from study.record.definition import Definition, study_exists
 from study.record.failures import read_failures
+from study.trainers.protocol import Trainer
 from study.training.rng import stream
 
 SPREAD_ROUNDS = 2
@@ -67,14 +66,13 @@ class Scored:
     gain: float
 
 
-def check(study: Study, cache: Path | None = None) -> None:
-    """Raises ValueError, in the user's words, for a search that cannot be. cache: see `study.execution.plan_cache`."""
+def check(study: Study, trainer: Trainer) -> None:
+    """Raises ValueError, in the user's words, for a search that cannot be."""
     search = study.search
     assert isinstance(search, QualitySearch)
     # A narrowed study may leave out methods that have ranges; but a name that is none is a slip.
     for method in set(search.ranges) - {arm.method for arm in study.arms}:
-        if not is_ours("study.methods", method):
-            plugins.load("study.methods", method, "method", "build")
+        trainer.thresholds_of(method)
     if rounds_of(study) < 1:
         raise ValueError(
             f"a budget of {search.budget} runs fills no round of {search.batch} cells of {len(study.seeds)} seeds"
@@ -83,7 +81,7 @@ def check(study: Study, cache: Path | None = None) -> None:
     if last >= JUDGED_FROM:
         raise ValueError(f"seeds from {JUDGED_FROM} on are for judging; tuning would take seed {last}")
     for arm in study.arms:
-        thresholds = thresholds_of(arm.method, cache)
+        thresholds = trainer.thresholds_of(arm.method)
         for name, ends in search.ranges.get(arm.method, {}).items():
             if name not in thresholds:
                 known = ", ".join(thresholds) or "none"
@@ -91,31 +89,7 @@ def check(study: Study, cache: Path | None = None) -> None:
             if name in arm.options:
                 raise ValueError(f"{arm.method}.{name} is tuned, and cannot be {arm.options[name]:g} as well")
             for end in ends:
-                _options(arm, {name: end}, cache)
-
-
-def thresholds_of(method: str, cache: Path | None = None) -> dict[str, float]:
-    """The thresholds of a method, with their defaults."""
-
-    def find() -> dict[str, float]:
-        from study import methods
-
-        return methods.signature(method).thresholds
-
-    return recalled(cache, ["thresholds of", method], find, ours=is_ours("study.methods", method))
-
-
-def _options(arm: Arm, values: Mapping[str, float], cache: Path | None) -> dict[str, Any]:
-    """The options of a run of the arm, in canonical form. ValueError for a value out of range."""
-    options = {**arm.options, **values}
-
-    def find() -> dict[str, Any]:
-        from study import methods
-
-        return methods.check(arm.method, options)
-
-    question = ["options", arm.method, repr(sorted(options.items()))]
-    return recalled(cache, question, find, ours=is_ours("study.methods", arm.method))
+                trainer.canonical_options(arm.method, {**arm.options, name: end})
 
 
 def rounds_of(study: Study) -> int:
@@ -221,7 +195,7 @@ class QualitySource:
 
     data: what the record keeps of the data (`study.data.describe`). folder: of the study; what its record holds already
     is not trained again, and nothing is written before the first stack is asked for. workers: trials at a time.
-    largest_stack: runs of a stack at most, by model. cache: see `study.execution.plan_cache`. Raises ValueError as
+    largest_stack: runs of a stack at most, by model. trainer: of the study. Raises ValueError as
     `check` does, and where the data have no such task.
     """
 
@@ -233,13 +207,13 @@ class QualitySource:
         *,
         workers: int,
         largest_stack: Mapping[str, int],
-        cache: Path | None = None,
+        trainer: Trainer,
     ) -> None:
         assert isinstance(study.search, QualitySearch)
-        check(study, cache)
+        check(study, trainer)
         task_of(data, study.search)
         self._definition = Definition(study=study, data=dict(data), versions={})
-        self._study, self._search, self._folder, self._cache = study, study.search, folder, cache
+        self._study, self._search, self._folder, self._trainer = study, study.search, folder, trainer
         self._parts = max(1, workers // (len(study.models) * len(study.arms)))
         self._largest_stack = largest_stack
         self._known: dict[str, tuple[bool, float]] = {}
@@ -407,21 +381,11 @@ class QualitySource:
     def _runs(self, tuning: _Tuning, cell: Cell, seeds: Iterable[int]) -> list[Run]:
         values = dict(cell)
         lr = values.pop("lr")
-        return [
-            Run(
-                data=self._definition.data["content"],
-                model=tuning.model,
-                method=tuning.arm.method,
-                options=self._canonical(tuning.arm, values),
-                lr=lr,
-                seed=seed,
-                recipe=self._study.recipe,
-            )
-            for seed in seeds
-        ]
+        arm = Arm(method=tuning.arm.method, options=self._canonical(tuning.arm, values))
+        return [self._study.run(self._definition.data["content"], tuning.model, arm, lr, seed) for seed in seeds]
 
     def _canonical(self, arm: Arm, values: Mapping[str, float]) -> dict[str, Any]:
-        defaults = thresholds_of(arm.method, self._cache)
+        defaults = self._trainer.thresholds_of(arm.method)
         return arm.options | {name: value for name, value in values.items() if value != defaults[name]}
 
     def _to_judge(self, tuning: _Tuning) -> list[Run]:

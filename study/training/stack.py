@@ -234,6 +234,10 @@ class StackTraining:
 
     # Checkpoints and weights.
 
+    def state_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Return the state as arrays: those on CPU are not copied, others one at a time."""
+        return ((name, tensor.detach().cpu().numpy()) for name, tensor in self.state().items())
+
     def state(self) -> dict[str, Tensor]:
         """Return all tensors that a step changes, by name. Random streams are not among them: seeds make them anew."""
         tables = {"tables/weight": self.tables.weight, "tables/accumulator": self.tables.accumulator}

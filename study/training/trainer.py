@@ -63,12 +63,12 @@ class Checkpointer(Protocol):
         """
         ...
 
-    def after(self, done: int, state: Callable[[], dict[str, Tensor]]) -> None:
+    def after(self, done: int, state: Callable[[], Iterator[tuple[str, np.ndarray]]]) -> None:
         """Called after each step.
 
         Args:
             done: Steps done so far.
-            state: Returns the tensors of the state; to be read at once, since the next step changes them.
+            state: Returns the arrays of the state by name; to be read at once, since the next step changes them.
         """
         ...
 
@@ -108,7 +108,7 @@ def train(
             if on_step:
                 on_step(step)
             if checkpointer:
-                checkpointer.after(step + 1, stack.state)
+                checkpointer.after(step + 1, stack.state_arrays)
         if on_end:
             on_end(stack.network, stack.tables, stack.accumulators)
         judged = evaluation.evaluate(stack)

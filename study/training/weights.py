@@ -8,7 +8,7 @@
                            Adagrad's G of each parameter and table; all of them, or none where the run kept none
 
 The identity of weights, `Weights.content`, is a hash of the arrays alone: of what changes a run that starts from them.
-Accumulators have a hash of their own. `study.execution.weights_file` reads and writes files of weights.
+Accumulators have a hash of their own. `study.trainers.weights_file` reads and writes files of weights.
 """
 
 import dataclasses

@@ -41,7 +41,7 @@ def node_name(node: dict[str, Any]) -> str:
 
 
 def _convert_data(needs: Needs) -> None:
-    preflight.log_here(needs)
+    preflight.trainer_here(needs)
 
 
 def _on_each(

@@ -80,23 +80,23 @@ def _train(config: dict[str, Any], context: TrialContext, node: str, place: str)
     import torch
 
     from study.execution.checkpoint import StoppedError
-    from study.execution.trial import Care, Trial, execute
+    from study.execution.trial import Trial, TrialOptions, execute
 
     name, runs, reference = unpacked(config["stack"])
     trial = Trial(study=context.study, runs=runs, rule=context.rule, reference=reference)
-    care = Care(
+    options = TrialOptions(
         checkpoint_seconds=context.checkpoint_seconds,
         limit_seconds=config["limit"],
         stopping=context.coordination.is_stopping,
         about={"node": node, "killed_for_memory": heartbeat.killed_for_memory()},
     )
     try:
-        log = preflight.ready(context.needs)
+        trainer = preflight.ready(context.needs)
     except NodeError as error:
         return _unfit(error, node, place, context)
     failed = functools.partial(dict, runs=0, place=place)
     try:
-        done = execute(trial, context.needs.where, log, name, context.device, care)
+        done = execute(trial, context.needs.where, trainer, name, context.device, options)
     except StoppedError as stopped:
         return {"runs": 0, "stopped": "kept" if stopped.kept else "dropped"}
     except (torch.OutOfMemoryError, MemoryError) as error:

@@ -31,10 +31,11 @@ import numpy as np
 import torch
 
 from study import data
-from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Recipe, Rule, Run, Study
+from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule, Run
 from study.data._dataset import Log
-from study.execution.planner import SHARE_OF_GPU, STACK_RUNS_GPU, bytes_of_run
 from study.outcomes import judge
+from study.trainers.ranker import SHARE_OF_GPU, STACK_RUNS_GPU
+from study.training.sizing import bytes_of_run
 from study.training.stack import steps_of
 from study.training.trainer import Trained, train
 
@@ -228,9 +229,8 @@ def stack_of(model: str, log: Log, recipe: Recipe, device: str) -> int:
     """Runs of a stack, as a study would choose on a device of its own."""
     if not device.startswith("cuda"):
         return 32
-    study = Study(name="gpu", models=(model,), arms=(Arm(method="none"),), lrs=(0.1,), recipe=recipe)
     room = SHARE_OF_GPU * torch.cuda.mem_get_info(device)[1]
-    return max(1, min(STACK_RUNS_GPU, int(room) // bytes_of_run(model, study, log, gpu=True)))
+    return max(1, min(STACK_RUNS_GPU, int(room) // bytes_of_run(model, recipe, log, gpu=True)))
 
 
 def timed(runs: Sequence[Run], log: Log, device: str) -> Timed:

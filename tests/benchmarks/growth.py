@@ -32,8 +32,8 @@ import torch
 
 from study.config import Arm, Recipe, Run, Study
 from study.data._dataset import Log, Task
-from study.execution.planner import bytes_of_run
 from study.training.rng import batches
+from study.training.sizing import bytes_of_run
 from study.training.trainer import train
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -214,7 +214,7 @@ def memory_line(name: str, work: Work, runs: Sequence[int], folder: Path) -> str
     peaks = [cost_of(replace(work, runs=count), folder).bytes for count in runs]
     of_run = float(np.polyfit(runs, peaks, 1)[0])
     study = Study(name="memory", models=(work.model,), arms=(Arm(method="none"),), lrs=(0.1,), recipe=recipe_of(work))
-    estimate = bytes_of_run(work.model, study, log_of(work, folder))
+    estimate = bytes_of_run(work.model, study.recipe, log_of(work, folder))
     points = "; ".join(f"{count}: {peak / 1e6:.0f}" for count, peak in zip(runs, peaks, strict=True))
     return f"{name:<24}{of_run / 1e6:>9.2f}{estimate / 1e6:>9.2f}{estimate / of_run:>8.2f}  {points}"
 

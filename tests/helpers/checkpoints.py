@@ -1,18 +1,21 @@
 """What the tests of several folders share: checkpoints."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from stacks import LOG, make_run
 
 from study.config import Run
 from study.execution.checkpoint import Checkpoint
+from study.trainers.ranker import Trainer
 from study.training import trainer
+from study.training.stack import steps_of
+
+MADE_BY = Trainer.made_by(None, "cpu")  # type: ignore[arg-type]
 
 
 class Killed(BaseException):
@@ -24,7 +27,7 @@ class Dying(Checkpoint):
 
     at = 0
 
-    def after(self, done: int, state: Callable[[], dict[str, torch.Tensor]]) -> None:
+    def after(self, done: int, state: Callable[[], Iterator[tuple[str, np.ndarray]]]) -> None:
         if done == self.at:
             self._keep(done, state())
             raise Killed
@@ -41,7 +44,8 @@ class Finishing(Checkpoint):
 
 
 def make(kind: type, folder: Path, runs: Sequence[Run], **options: Any) -> Any:
-    options = {"device": "cpu", "every_seconds": 600.0} | options
+    steps = steps_of(runs[0].recipe, LOG.train_rows)
+    options = {"steps": steps, "made_by": MADE_BY, "every_seconds": 600.0} | options
     return kind(folder, "a" * 32, [run.id for run in runs], **options)
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from study import data
 from study.commands import run
 from study.commands.rescore import references
-from study.execution import warm_start
 from study.execution.planner import plan
 from study.execution.trial import Trial, execute
 from study.record.definition import Definition, open_study
+from study.trainers import warm_start
+from study.trainers.protocol import open_trainer
 
 DAYS = ("data.rows=40000", "batch=128", "models=small")
 """Settings of a study of ten days."""
@@ -43,15 +43,17 @@ def train(
         start = str(init_from) if init_from else None
         asked = run.RunRequest(space="quick", settings=settings, init_from=start, init_accumulators=init_accumulators)
         study = run.study_of(asked)
-        log = data.load(study.data, study.data_options, cache)
-        described = data.describe(study.data, log)
+        trainer = open_trainer(study, cache)
+        described = trainer.description()
         open_study(folder, Definition(study=study, data=described, versions={}))
         if init_from:
             warm_start.keep(folder, warm_start.opened(init_from))
-        planned = plan(study, log, workers=1, cache=cache)
+        planned = plan(study, trainer, workers=1)
     for stack in planned.control:
-        execute(Trial(study=study.name, runs=stack.runs, rule=study.rule, reference=None), folder, log, stack.name)
+        trial = Trial(study=study.name, runs=stack.runs, rule=study.rule, reference=None)
+        execute(trial, folder, trainer, stack.name)
     for stack in planned.stacks:
         model = stack.runs[0].model
         reference = references(study, described, folder, [model])[model]
-        execute(Trial(study=study.name, runs=stack.runs, rule=study.rule, reference=reference), folder, log, stack.name)
+        trial = Trial(study=study.name, runs=stack.runs, rule=study.rule, reference=reference)
+        execute(trial, folder, trainer, stack.name)

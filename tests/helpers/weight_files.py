@@ -10,7 +10,7 @@ import numpy as np
 from stacks import LOG, make_run
 
 from study.data import Rows
-from study.execution import warm_start
+from study.trainers import warm_start
 from study.training import weights
 from study.training.networks import network_of_seed, spec_of
 from study.training.weights import Weights

@@ -20,6 +20,7 @@ from study.record.confirmations import Confirmation, read_confirmations, write_c
 from study.record.definition import Definition, RecordError, open_study, read_definition
 from study.search import confirmation
 from study.search.confirmation import ConfirmRequest
+from study.trainers.ranker import Trainer
 
 ARMS = [Arm(method="none"), Arm(method="clippy"), Arm(method="clippy", options={"rel": 0.1})]
 DEFINITION = simulated_definition(models=("small", "large_dcn"), arms=ARMS, lrs=(0.1, 0.4, 1.6), seeds=range(4))
@@ -259,7 +260,9 @@ def test_sources_together_are_one_source(tmp_path: Path) -> None:
     study = dataclasses.replace(DEFINITION.study, models=("small",), arms=tuple(ARMS[:1]), lrs=(0.1,), seeds=(0, 1))
     log = data.load("synthetic", {"rows": 2000}, tmp_path)
     small = dataclasses.replace(study, recipe=dataclasses.replace(study.recipe, batch=64))
-    plans = [plan(s, log, workers=1, stack=1) for s in (small, dataclasses.replace(small, seeds=(7,)))]
+    trainer = Trainer(small, tmp_path, log=log)
+    parts = (small, dataclasses.replace(small, seeds=(7,)))
+    plans = [plan(part, trainer, workers=1, stack=1) for part in parts]
     first, second = (Planned(p.stacks) for p in plans)
     both = Together([first, second])
     assert (both.left, both.ended, both.state, both.outline()) == ({"small": 3}, False, "", [])

@@ -10,7 +10,7 @@ from simulated_record import simulated_definition, write_simulated_study
 from study.cli.main import main
 from study.commands import run as driver
 from study.commands.run import RunRequest
-from study.execution.planner import runs_of
+from study.config import runs_of
 from study.record import tables
 from study.record.failures import write_failure
 from study.storage import stores

@@ -111,6 +111,7 @@ OTHER_RUN: dict[str, Any] = {
     "seed": 4,
     "options": {"rel": 0.25},
     "recipe": Recipe(steps=10),
+    "trainer": "mine.trainer",
 }
 
 

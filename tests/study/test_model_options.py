@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from plans import planned_of, trainer_of, validated
 from simulated_record import simulated_definition, write_simulated_study
 from stacks import LOG, RECIPE, make_run
 
 import analysis
 from study import model_options, overrides, plugins
-from study.config import Arm, Study
-from study.execution.planner import checked, plan, runs_of
+from study.config import Arm, Study, runs_of
 from study.training.networks import network_of_seed, spec_of
 from study.training.trainer import train
 
@@ -73,14 +73,14 @@ def test_bad_models_get_one_line_that_says_what_is_right(written: str, message: 
     ],
 )
 def test_plan_refuses_sizes_out_of_range(options: str, message: str) -> None:
-    study = checked(replace(STUDY, models=(f"ranker {options}",)))
+    study = validated(replace(STUDY, models=(f"ranker {options}",)))
     with pytest.raises(ValueError, match=message):
-        plan(study, LOG, workers=1)
+        trainer_of(study, log=LOG).limits(study)
 
 
 def test_set_makes_one_model_for_each_combination_of_options() -> None:
     study = overrides.apply(STUDY, ["ranker.width=32,64.0,64", "models=small,ranker", "ranker.depth=2,3"])
-    assert checked(study).models == (
+    assert validated(study).models == (
         "small",
         *("ranker width=32", "ranker width=32 depth=3"),
         *("ranker", "ranker depth=3"),
@@ -105,10 +105,10 @@ def test_set_refuses_models_that_are_not_there_and_words(setting: str, message: 
 
 def test_run_ids_of_presets_and_defaults_do_not_change() -> None:
     presets = tuple(name for name in plugins.names("models") if name != "ranker")
-    assert checked(replace(STUDY, models=presets)).models == presets
+    assert validated(replace(STUDY, models=presets)).models == presets
     ids = {name: make_run(model=name, data="c" * 64).id[:12] for name in ("small", "large_dcn", "small_mmoe")}
     assert ids == IDS
-    runs = [runs_of(checked(replace(STUDY, models=(m,))), "c" * 64) for m in ("ranker", "ranker width=64")]
+    runs = [runs_of(validated(replace(STUDY, models=(m,))), "c" * 64) for m in ("ranker", "ranker width=64")]
     assert [run.id for run in runs[0]] == [run.id for run in runs[1]]
 
 
@@ -129,12 +129,12 @@ def test_ranker_with_options_is_the_preset_bit_for_bit(preset: str, same: str) -
 
 def test_models_with_options_are_planned_and_trained_apart() -> None:
     models = ("own_models.sized width=4", "own_models.sized", "ranker cross_layers=2")
-    planned = plan(checked(replace(STUDY, models=models)), LOG, workers=1)
+    planned = planned_of(validated(replace(STUDY, models=models)), log=LOG, workers=1)
     assert planned.cells == 6
     assert {stack.runs[0].model for stack in planned.stacks} == set(models)
     losses = [train(stack.runs, LOG).loss for stack in planned.stacks]
     assert all((loss > 0).all() for loss in losses)
-    assert planned.work_of_run[models[0]] < planned.work_of_run[models[1]]
+    assert planned.limits.work_of_run[models[0]] < planned.limits.work_of_run[models[1]]
 
 
 def test_rates_name_the_model_with_its_options(tmp_path: Path) -> None:

@@ -12,19 +12,19 @@ from simulated_record import simulated_definition, write_simulated_study
 from weight_files import of_random
 
 import analysis
-from study import data
 from study.cli.main import main
 from study.commands import rescore as rescoring
 from study.commands import run
 from study.commands.rescore import references, rescore, rule_influence, rule_of
 from study.config import Arm, Rule
-from study.execution import warm_start
 from study.execution.planner import plan
 from study.execution.trial import Trial, execute
 from study.outcomes import judge
 from study.record import tables
 from study.record.definition import Definition, RecordError, open_study, read_definition
 from study.storage import stores, untrusted_input
+from study.trainers import warm_start
+from study.trainers.protocol import open_trainer
 
 SETTINGS = ("data.rows=20000", "batch=128", "models=small", "methods=none", "lr=0.0005,0.1,0.6,1.2", "seeds=0-3")
 
@@ -36,16 +36,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("STUDY_CACHE", str(cache))
         study = run.study_of(run.RunRequest(space="quick", settings=SETTINGS))
-        log = data.load(study.data, study.data_options, cache)
-        described = data.describe(study.data, log)
+        trainer = open_trainer(study, cache)
+        described = trainer.description()
         open_study(folder, Definition(study=study, data=described, versions={}))
-        planned = plan(study, log, workers=1, cache=cache)
+        planned = plan(study, trainer, workers=1)
     of_model = None
     for stack in (*planned.control, *planned.stacks):
         if not stack.is_control and of_model is None:
             of_model = references(study, described, folder, ["small"])["small"]
         reference = None if stack.is_control else of_model
-        execute(Trial(study=study.name, runs=stack.runs, rule=study.rule, reference=reference), folder, log, stack.name)
+        trial = Trial(study=study.name, runs=stack.runs, rule=study.rule, reference=reference)
+        execute(trial, folder, trainer, stack.name)
     return folder
 
 

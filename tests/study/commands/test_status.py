@@ -12,9 +12,8 @@ import pytest
 
 from study.cli.main import main
 from study.commands import status
-from study.config import Arm, Recipe, Run, Study
+from study.config import Arm, Recipe, Run, Study, control_of, runs_of
 from study.execution import heartbeat
-from study.execution.planner import control_of, runs_of
 from study.record import tables
 from study.record.definition import Definition, open_study
 from study.record.failures import write_failure

@@ -26,10 +26,12 @@ from stacks import LOG, RECIPE, make_log
 from study import methods
 from study.config import Run
 from study.data._dataset import Log
-from study.execution import checkpoint, planner, weights_file
+from study.execution import checkpoint
 from study.execution.checkpoint import Checkpoint, StoppedError
 from study.storage import arrays as array_files
 from study.storage import stores
+from study.trainers import weights_file
+from study.trainers.ranker import STACK_RUNS_GPU
 from study.training import trainer
 from study.training.stack import MAX_HEADER_BYTES, StackTraining
 
@@ -194,14 +196,13 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return array_files.read(path)
 
 
-def write(path: Path, about: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> None:
-    checkpoint.write(stores.store_for(path.parent), path.name, about, state)
+def write(path: Path, about: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> None:
+    checkpoint.write(stores.store_for(path.parent), path.name, about, state.items())
 
 
 def rewritten(path: Path, **about: Any) -> None:
     was, arrays = read(path)
-    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    write(path, was | about, state)
+    write(path, was | about, arrays)
 
 
 @pytest.mark.parametrize(
@@ -236,8 +237,7 @@ def test_what_is_not_this_stacks_is_set_aside_with_its_reason(tmp_path: Path, ab
 def test_other_tensors_than_the_stacks_change_nothing(tmp_path: Path, name: str, array: np.ndarray, why: str) -> None:
     path = kept(tmp_path, RUNS)
     about, arrays = read(path)
-    state = {key: torch.from_numpy(value) for key, value in (arrays | {name: array}).items()}
-    write(path, about, state)
+    write(path, about, arrays | {name: array})
     assert why in starts_anew(tmp_path)
 
 
@@ -323,7 +323,7 @@ def test_a_file_of_weights_takes_no_more_memory_than_is_stated(order: Literal["C
 
 def test_the_largest_stack_keeps_within_what_is_read() -> None:
     """A thousand runs of a network of which each has its own statistics: as many parts as there are runs and layers."""
-    runs = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(planner.STACK_RUNS_GPU)]
+    runs = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(STACK_RUNS_GPU)]
     names = [
         f"buffer/{r}/layers.{i}.{n}" for r in range(len(runs)) for i in range(8) for n in ("mean", "variance", "n")
     ]
@@ -397,7 +397,7 @@ def test_kept_at_most_every_so_often_and_removed_in_the_end(tmp_path: Path, monk
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
     own = make(Checkpoint, tmp_path, RUNS, every_seconds=60.0)
     assert own.begin(lambda _: None, MOST) == 0
-    state = {"loss": torch.zeros(5, STEPS, 3)}
+    state = [("loss", np.zeros((5, STEPS, 3), np.float32))]
     written = []
     for done in range(1, STEPS + 1):
         now += 25

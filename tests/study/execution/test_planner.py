@@ -2,54 +2,16 @@
 
 import dataclasses
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from plans import LOG, make_study, planned_of
 
-from study import methods
-from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Recipe, Run, Study
-from study.data._dataset import Log, Task
-from study.execution import planner
-from study.execution.planner import Plan, Stack, checked, control_of, plan, runs_of
-from study.training.networks import build_network, spec_of
-
-ROWS = 64 * 10
-
-
-def make_log(content: str = "c" * 64) -> Log:
-    rows = ROWS + 64
-    return Log(
-        ids=np.zeros((rows, 2), np.int32),
-        numbers=np.zeros((rows, 3), np.float32),
-        labels=np.zeros((rows, 1), np.float32),
-        train_rows=ROWS,
-        vocabulary=(5, 7),
-        id_names=("user", "item"),
-        number_names=("a", "b", "c"),
-        tasks=(Task(name="click", kind="binary", base=0.5, constant_loss=0.693),),
-        content=content,
-        facts={},
-    )
-
-
-LOG = make_log()
-
-
-def make_study(**changes: Any) -> Study:
-    values: dict[str, Any] = {
-        "name": "edges",
-        "models": ("small",),
-        "arms": (Arm(method="none"), Arm(method="clippy")),
-        "lrs": (0.1, 0.2, 0.4),
-        "seeds": (0, 1, 2, 3),
-        "recipe": Recipe(batch=64),
-    }
-    return Study(**values | changes)
+from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Run, control_of, runs_of
+from study.execution.planner import Plan, Stack
+from study.trainers.ranker import STACK_RUNS_CPU
 
 
 def ids(runs: Any) -> list[str]:
@@ -119,7 +81,7 @@ def test_stacks_cover_exactly_what_is_missing(done: set[int], control_done: set[
     study = make_study(lrs=(0.1, 0.2, 0.4, 0.8, 1.6, 3.2))
     runs, control = runs_of(study, LOG.content), control_of(study, LOG.content)
     recorded = {runs[i].id for i in done} | {control[i].id for i in control_done}
-    planned = plan(study, LOG, recorded, workers=workers, stack=size)
+    planned = planned_of(study, recorded, workers=workers, stack=size)
 
     wanted = [run for run in runs if run.id not in recorded]
     wanted += [run for run in control if run.id not in recorded] if wanted else []
@@ -130,7 +92,7 @@ def test_stacks_cover_exactly_what_is_missing(done: set[int], control_done: set[
     assert all(stack.is_control for stack in planned.control)
     assert not any(stack.is_control for stack in planned.stacks)
     for stack in (*planned.control, *planned.stacks):
-        assert len(stack.runs) <= (size or planner.STACK_RUNS_CPU)
+        assert len(stack.runs) <= (size or STACK_RUNS_CPU)
         assert len({(run.model, run.method, run.role) for run in stack.runs}) == 1
         assert len(set(Counter(run.seed for run in stack.runs).values())) == 1, (
             "seeds of a stack have equal numbers of runs"
@@ -140,14 +102,14 @@ def test_stacks_cover_exactly_what_is_missing(done: set[int], control_done: set[
 
 def test_nothing_is_planned_for_a_complete_study() -> None:
     study = make_study()
-    planned = plan(study, LOG, set(ids(runs_of(study, LOG.content))), workers=2)
+    planned = planned_of(study, set(ids(runs_of(study, LOG.content))), workers=2)
     assert (planned.control, planned.stacks, planned.missing, planned.recorded) == ((), (), 0, 24)
 
 
 def test_more_seeds_plan_only_the_new_ones_and_no_control_again() -> None:
     before = make_study()
     recorded = set(ids(runs_of(before, LOG.content))) | set(ids(control_of(before, LOG.content)))
-    planned = plan(make_study(seeds=tuple(range(6))), LOG, recorded, workers=2)
+    planned = planned_of(make_study(seeds=tuple(range(6))), recorded, workers=2)
     assert {run.seed for run in stacked(planned)} == {4, 5}
     assert planned.missing == 2 * 2 * 3
     assert not planned.control
@@ -156,7 +118,7 @@ def test_more_seeds_plan_only_the_new_ones_and_no_control_again() -> None:
 def test_only_models_that_need_a_control_train_one() -> None:
     study = make_study(models=("small", "small_dcn"))
     done = {run.id for run in runs_of(study, LOG.content) if run.model == "small"}
-    control = plan(study, LOG, done, workers=2).control
+    control = planned_of(study, done, workers=2).control
     assert {run.model for stack in control for run in stack.runs} == {"small_dcn"}
     assert sum(len(stack.runs) for stack in control) == 24
 
@@ -167,168 +129,59 @@ def test_only_models_that_need_a_control_train_one() -> None:
 def test_whole_seeds_stay_together_and_all_workers_have_work() -> None:
     study = make_study(seeds=tuple(range(8)))  # 24 runs an arm
     for workers, sizes in ((2, [24, 24]), (4, [12, 12, 12, 12])):
-        planned = plan(study, LOG, workers=workers)
+        planned = planned_of(study, workers=workers)
         assert [len(stack.runs) for stack in planned.stacks] == sizes
         assert all(set(Counter(run.seed for run in stack.runs).values()) == {3} for stack in planned.stacks)
-    assert [len(stack.runs) for stack in plan(study, LOG, workers=2).control] == [12, 12]
+    assert [len(stack.runs) for stack in planned_of(study, workers=2).control] == [12, 12]
 
 
 def test_the_last_round_leaves_no_worker_without_work() -> None:
     one = make_study(arms=(Arm(method="none"),), lrs=(0.1, 0.2, 0.4, 0.8), seeds=tuple(range(24)))
-    assert [len(stack.runs) for stack in plan(one, LOG, workers=2).stacks] == [24] * 4, "not three of 32"
+    assert [len(stack.runs) for stack in planned_of(one, workers=2).stacks] == [24] * 4, "not three of 32"
     five = make_study(
         arms=tuple(Arm(method=m) for m in ("none", "layer_clip", "agc", "lamb", "clippy")), lrs=(0.1, 0.2), seeds=(0, 1)
     )
-    assert [len(stack.runs) for stack in plan(five, LOG, workers=2).stacks] == [4, 4, 4, 4, 2, 2]
-    assert [len(stack.runs) for stack in plan(five, LOG, workers=1).stacks] == [4] * 5
+    assert [len(stack.runs) for stack in planned_of(five, workers=2).stacks] == [4, 4, 4, 4, 2, 2]
+    assert [len(stack.runs) for stack in planned_of(five, workers=1).stacks] == [4] * 5
 
 
 def test_many_workers_do_not_cut_stacks_finer_than_their_work() -> None:
     study = make_study(lrs=(0.1, 0.2, 0.4, 0.8), seeds=tuple(range(32)))  # 256 runs of two methods
-    assert [len(stack.runs) for stack in plan(study, LOG, workers=16).stacks] == [16] * 16
+    assert [len(stack.runs) for stack in planned_of(study, workers=16).stacks] == [16] * 16
 
 
 def test_large_stacks_come_first() -> None:
     study = make_study(models=("small", "large"), arms=(Arm(method="none"),))
-    planned = plan(study, LOG, workers=2).stacks
+    planned = planned_of(study, workers=2).stacks
     assert [stack.runs[0].model for stack in planned] == ["large", "large", "small", "small"]
 
 
 def test_a_seed_that_does_not_fit_is_cut_evenly() -> None:
     lrs = tuple(0.01 * (1 + i) for i in range(10))
-    planned = plan(make_study(arms=(Arm(method="none"),), lrs=lrs, seeds=(0,)), LOG, workers=1, stack=4)
+    planned = planned_of(make_study(arms=(Arm(method="none"),), lrs=lrs, seeds=(0,)), workers=1, stack=4)
     assert sorted(len(stack.runs) for stack in planned.stacks) == [3, 3, 4]
 
 
 def test_thresholds_share_a_stack_and_options_do_not() -> None:
     arms = tuple(Arm(method="clippy", options={"rel": rel}) for rel in (0.1, 0.3))
     arms += (Arm(method="clippy", options={"delayed": True}),)
-    stacks = plan(make_study(arms=arms), LOG, workers=1).stacks
+    stacks = planned_of(make_study(arms=arms), workers=1).stacks
     assert sorted(len(stack.runs) for stack in stacks) == [12, 24]
     assert {run.options.get("delayed", False) for run in stacks[0].runs} == {False}
     assert {run.options["rel"] for run in stacks[0].runs} == {0.1, 0.3}
 
 
 def test_control_and_cells_of_none_are_not_mixed() -> None:
-    planned = plan(make_study(arms=(Arm(method="none"),)), LOG, workers=1)
+    planned = planned_of(make_study(arms=(Arm(method="none"),)), workers=1)
     assert {len({run.role for run in stack.runs}) for stack in (*planned.control, *planned.stacks)} == {1}
 
 
-def test_stacks_fit_the_memory() -> None:
-    study = make_study(models=("large",), seeds=tuple(range(64)))
-    run_bytes = planner.bytes_of_run("large", study, LOG, gpu=True)
-    assert planner.bytes_of_run("large", study, LOG) < run_bytes, "on CPU no activation is kept for all runs"
-    network = 4 * (18 * 256 + 3 * 256**2)  # about: 11 inputs, 256x4
-    assert run_bytes > network
-    one_gpu = plan(study, LOG, workers=1, device_bytes=int(run_bytes * 30 / planner.SHARE_OF_GPU) + 1)
-    assert max(len(stack.runs) for stack in one_gpu.stacks) == 30
-    tight = plan(study, LOG, workers=1, device_bytes=run_bytes // 2)
-    assert {len(stack.runs) for stack in tight.stacks} == {1}
-    roomy = plan(study, LOG, workers=1, device_bytes=10**15)
-    assert max(len(stack.runs) for stack in roomy.stacks) == 64 * 3
-    assert max(len(stack.runs) for stack in plan(study, LOG, workers=1).stacks) <= planner.STACK_RUNS_CPU
-
-
 def test_the_name_of_a_stack_is_its_content() -> None:
-    stacks = plan(make_study(), LOG, workers=2).stacks
-    assert [stack.name for stack in plan(make_study(name="again"), LOG, workers=2).stacks] == [s.name for s in stacks]
+    stacks = planned_of(make_study(), workers=2).stacks
+    assert [stack.name for stack in planned_of(make_study(name="again"), workers=2).stacks] == [s.name for s in stacks]
     assert Stack(runs=stacks[0].runs[:-1]).name != stacks[0].name
-
-
-# --- what is said of it -------------------------------------------------------------------------------------------
-
-
-def test_matrix_products_are_counted_by_pencil() -> None:
-    study = make_study(models=("small",), arms=(Arm(method="none"),), lrs=(0.1,), seeds=(0,))
-    recorded = set(ids(control_of(study, LOG.content)))
-    products = 11 * 64 + 64 * 64 + 64  # 2 features of 4 and 3 numbers; one head
-    examples = 64 * 10
-    one = 6e-9 * products * examples + planner.WORK_BESIDE * examples
-    assert plan(study, LOG, recorded, workers=1).work_of_run == {"small": pytest.approx(one)}
-
-
-def test_models_that_vmap_cannot_take_are_named() -> None:
-    study = make_study(models=("small", "own_models.branching"))
-    assert plan(study, LOG, workers=1).one_by_one == ("own_models.branching",)
-
-
-def test_room_is_left_for_snapshots() -> None:
-    without, with_them = (make_study(arms=(Arm(method="none"), *more)) for more in ((), (Arm(method="rollback"),)))
-    run_bytes = planner.bytes_of_run("large", without, LOG, gpu=True)
-    snapshots = planner.bytes_of_snapshots("large", without, LOG)
-    # two copies of weights, embeddings and their accumulators, and three of what a step changes of the network
-    network = build_network("large", spec_of(LOG, without.recipe))
-    weights, rows = 4 * sum(p.numel() for p in network.parameters()), 4 * 4 * sum(LOG.vocabulary)
-    assert snapshots == 2 * 2 * (weights + rows) + 3 * weights
-    memory = int(run_bytes * 30 / planner.SHARE_OF_GPU) + 1
-    largest = [
-        plan(dataclasses.replace(study, models=("large",)), LOG, workers=1, device_bytes=memory).largest_stack["large"]
-        for study in (without, with_them)
-    ]
-    assert largest == [30, 30 * run_bytes // (run_bytes + snapshots)]
-
-
-def test_what_has_no_hidden_units_cannot_be_clamped() -> None:
-    arms = (Arm(method="none"), Arm(method="activation_clip"))
-    message = "activation_clip clamps what activation functions put out, and own_models.linear has none that is known"
-    with pytest.raises(ValueError, match=message):
-        plan(make_study(arms=arms, models=("small", "own_models.linear")), LOG, workers=1)
-    assert plan(make_study(arms=arms, models=("small", "own_models.branching")), LOG, workers=1).missing
-    assert plan(make_study(arms=arms[:1], models=("own_models.linear",)), LOG, workers=1).missing
-
-
-def test_data_that_fill_no_batch_are_refused() -> None:
-    with pytest.raises(ValueError, match="640 training rows do not fill one batch of 1024"):
-        plan(make_study(recipe=Recipe(batch=1024)), LOG, workers=1)
-
-
-def test_sizes_and_options_are_found_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = make_study(arms=(Arm(method="clippy", options={"rel": 0.5, "abs": 1}),))
-    first = plan(checked(study, tmp_path), LOG, workers=2, cache=tmp_path)
-    assert first == plan(checked(study), LOG, workers=2)
-    for module, name in ((planner, "bytes_of_run"), (planner, "work"), (methods, "check"), (methods, "signature")):
-        monkeypatch.setattr(module, name, lambda *_a, **_k: pytest.fail("found again"))
-    assert plan(checked(study, tmp_path), LOG, workers=2, cache=tmp_path) == first
-    other = make_study(recipe=Recipe(batch=32))
-    with pytest.raises(pytest.fail.Exception, match="found again"):
-        plan(other, LOG, workers=2, cache=tmp_path)
-
-
-def test_what_was_refused_is_refused_again(tmp_path: Path) -> None:
-    for _ in range(2):
-        with pytest.raises(ValueError, match="need rel >= 0, got rel=-1"):
-            checked(make_study(arms=(Arm(method="clippy", options={"rel": -1.0}),)), tmp_path)
-        with pytest.raises(ValueError, match="640 training rows do not fill one batch of 1024"):
-            plan(make_study(recipe=Recipe(batch=1024)), LOG, workers=1, cache=tmp_path)
-
-
-def test_checked_puts_arms_in_one_form() -> None:
-    written = (
-        Arm(method="clippy", options={"rel": 0.5, "abs": 1}),
-        Arm(method="clippy", options={"abs": 1.0}),
-        Arm(method="none"),
-    )
-    assert checked(make_study(arms=written)).arms == (Arm(method="clippy", options={"abs": 1.0}), Arm(method="none"))
-    study = checked(make_study())
-    assert study == make_study()
-    assert checked(study) == study
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"models": ("smal",)}, "unknown model 'smal'"),
-        ({"arms": (Arm(method="clip"),)}, "unknown method 'clip'"),
-        ({"arms": (Arm(method="clippy", options={"relative": 1.0}),)}, "clippy has no option relative"),
-        ({"arms": (Arm(method="clippy", options={"rel": -1.0}),)}, "need rel >= 0, got rel=-1"),
-        ({"arms": (Arm(method="none", options={"base": "adam"}),)}, "base is one of adagrad, sgd"),
-    ],
-)
-def test_checked_says_what_is_wrong(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        checked(make_study(**changes))
 
 
 def test_a_plan_is_the_same_each_time() -> None:
     study = dataclasses.replace(make_study(), seeds=(3, 0, 2, 1))
-    assert plan(study, LOG, workers=3) == plan(study, LOG, workers=3)
+    assert planned_of(study, workers=3) == planned_of(study, workers=3)

@@ -3,14 +3,19 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from study import data
+from study.config import Arm, Study
+from study.data._dataset import Log
 from study.execution import preflight
+from study.trainers.ranker import Trainer
 
 OPTIONS = {"rows": 2000, "users": 200, "items": 100, "days": 4}
+STUDY = Study(name="any", data_options=OPTIONS, models=("small",), arms=(Arm(method="none"),), lrs=(0.1,))
 
 
 @pytest.fixture
@@ -19,10 +24,19 @@ def needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(preflight, "SIGN_SECONDS", 0.3)
     folder = tmp_path / "study"
     folder.mkdir()
-    log = data.load("synthetic", OPTIONS, tmp_path / "drivers")
-    with preflight.needs(folder, "synthetic", OPTIONS, log) as needs:
+    with preflight.needs(folder, STUDY, Trainer(STUDY, tmp_path / "drivers")) as needs:
         monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "own"))
         yield needs
+
+
+def log_here(needs: preflight.Needs) -> Log:
+    trainer = preflight.trainer_here(needs)
+    assert isinstance(trainer, Trainer)
+    return trainer.log
+
+
+def with_study(needs: preflight.Needs, **changes: Any) -> preflight.Needs:
+    return replace(needs, study=replace(needs.study, **changes))
 
 
 def converted(cache: Path) -> list[str]:
@@ -44,11 +58,10 @@ def test_a_folder_of_the_same_name_is_not_the_studys(needed: preflight.Needs, tm
 
 
 def test_signs_are_gone_with_the_driver_and_those_of_a_killed_one_with_the_next(tmp_path: Path) -> None:
-    log = data.load("synthetic", OPTIONS, tmp_path / "cache")
     signs = tmp_path / "nodes"
     signs.mkdir()
     (signs / "killed").touch()
-    with preflight.needs(tmp_path, "synthetic", OPTIONS, log) as needs:
+    with preflight.needs(tmp_path, STUDY, Trainer(STUDY, tmp_path / "cache")) as needs:
         preflight.answer(needs)
         assert len(list(signs.iterdir())) == 2
         assert not (signs / "killed").exists()
@@ -56,37 +69,37 @@ def test_signs_are_gone_with_the_driver_and_those_of_a_killed_one_with_the_next(
 
 
 def test_maps_are_opened_where_the_driver_has_them(needed: preflight.Needs, tmp_path: Path) -> None:
-    assert data.place(preflight.log_here(needed)) == Path(needed.converted)
+    assert data.place(log_here(needed)) == Path(needed.hints["converted"])
     assert not (tmp_path / "own").exists()
 
 
 def test_a_machine_without_them_converts_its_own_data_once(needed: preflight.Needs, tmp_path: Path) -> None:
-    drivers = data.opened(Path(needed.converted), needed.content)
+    drivers = data.opened(Path(needed.hints["converted"]), needed.content)
     assert drivers is not None
     ids = np.array(drivers.ids)
-    shutil.rmtree(needed.converted)
-    log = preflight.log_here(needed)
+    shutil.rmtree(needed.hints["converted"])
+    log = log_here(needed)
     np.testing.assert_array_equal(log.ids, ids)
     place = data.place(log)
     assert place
     assert place == tmp_path / "own" / converted(tmp_path / "own")[0]
     stamp = place.stat().st_mtime_ns
-    assert data.place(preflight.log_here(replace(needed, source="none.such"))) == place, "its own cache comes first"
+    assert data.place(log_here(with_study(needed, data="none.such"))) == place, "its own cache comes first"
     assert place.stat().st_mtime_ns == stamp
 
 
 def test_a_machine_without_the_data_path_or_with_other_data_says_so(needed: preflight.Needs, tmp_path: Path) -> None:
-    elsewhere = replace(needed, converted=str(tmp_path / "nowhere" / "synthetic-x"))
+    elsewhere = replace(needed, hints=needed.hints | {"converted": str(tmp_path / "nowhere" / "synthetic-x")})
     missing = str(tmp_path / "missing")
     with pytest.raises(preflight.NodeError, match=f"cannot read the study's data: .*{missing}"):
-        preflight.log_here(replace(elsewhere, source="kuairand", options={"dir": missing}))
+        log_here(with_study(elsewhere, data="kuairand", data_options={"dir": missing}))
     with pytest.raises(preflight.NodeError, match="has other data than the machine that runs the study"):
-        preflight.log_here(replace(elsewhere, options=OPTIONS | {"seed": 5}))
+        log_here(with_study(elsewhere, data_options=OPTIONS | {"seed": 5}))
 
 
 def test_a_worker_looks_once(needed: preflight.Needs, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = preflight.ready(needed)
+    trainer = preflight.ready(needed)
     preflight.remove_signs(Path(needed.where))
-    assert preflight.ready(needed) is log
+    assert preflight.ready(needed) is trainer
     with pytest.raises(preflight.NodeError, match="does not see"):
         preflight.ready(replace(needed, sign="nodes/of-another-driver"))

@@ -17,12 +17,14 @@ from simulated_tuning import DATA, STEPS, Trainer, Truth, opened
 from analysis.stats import best
 from analysis.text import best as best_text
 from study import overrides
+from study.commands.run import validated
 from study.config import JUDGED_FROM, Arm, QualitySearch, Recipe, Run, Study, study_from_json, to_json
-from study.execution.planner import Stack, checked
+from study.execution.planner import Stack
 from study.record import tables
 from study.record.definition import Definition, RecordError, read_definition
 from study.record.failures import write_failure
 from study.search import quality_search
+from study.trainers.protocol import open_trainer
 
 THRESHOLDS = {"none": {}, "clippy": {"rel": 0.5, "abs": 0.01}}
 RANGES = {"clippy": {"rel": (0.03, 1.0), "abs": (0.001, 0.1)}}
@@ -60,7 +62,12 @@ def study_of(**changes: Any) -> Study:
 
 def source_of(study: Study, folder: Path, *, workers: int = 1, largest: int = 32) -> quality_search.QualitySource:
     return quality_search.QualitySource(
-        study, DATA, folder, workers=workers, largest_stack=dict.fromkeys(study.models, largest)
+        study,
+        DATA,
+        folder,
+        workers=workers,
+        largest_stack=dict.fromkeys(study.models, largest),
+        trainer=open_trainer(study, folder / "cache"),
     )
 
 
@@ -387,15 +394,15 @@ def test_the_spread_is_even() -> None:
         (lambda: QualitySearch(judged=0), "need judged >= 2"),
         (lambda: QualitySearch(ranges={"clippy": {"rel": (0.0, 1.0)}}), "need 0 < low <= high, got clippy.rel=0,1"),
         (lambda: QualitySearch(ranges={"clippy": {"rel": (2.0, 1.0)}}), "need 0 < low <= high, got clippy.rel=2,1"),
-        (lambda: checked(study_of(search={"budget": 7})), "a budget of 7 runs fills no round of 4 cells of 2 seeds"),
-        (lambda: checked(study_of(search={"ranges": {"clipy": {"rel": (1, 2)}}})), "clipy"),
-        (lambda: checked(study_of(search={"ranges": {"clippy": {"rol": (1, 2)}}})), "no threshold 'rol'"),
-        (lambda: checked(study_of(search={"ranges": {"clippy": {"momentum": (0.1, 1)}}})), "momentum"),
+        (lambda: validated(study_of(search={"budget": 7})), "a budget of 7 runs fills no round of 4 cells of 2 seeds"),
+        (lambda: validated(study_of(search={"ranges": {"clipy": {"rel": (1, 2)}}})), "clipy"),
+        (lambda: validated(study_of(search={"ranges": {"clippy": {"rol": (1, 2)}}})), "no threshold 'rol'"),
+        (lambda: validated(study_of(search={"ranges": {"clippy": {"momentum": (0.1, 1)}}})), "momentum"),
         (
-            lambda: checked(study_of(arms=(Arm(method="clippy", options={"rel": 0.2}),))),
+            lambda: validated(study_of(arms=(Arm(method="clippy", options={"rel": 0.2}),))),
             "clippy.rel is tuned, and cannot be 0.2 as well",
         ),
-        (lambda: checked(study_of(first_seed=JUDGED_FROM - 4)), f"seeds from {JUDGED_FROM} on are for judging"),
+        (lambda: validated(study_of(first_seed=JUDGED_FROM - 4)), f"seeds from {JUDGED_FROM} on are for judging"),
     ],
 )
 def test_what_cannot_be_searched_is_said_before_anything_is_trained(make: Callable[[], Any], word: str) -> None:

@@ -15,12 +15,12 @@ from torch.nn import functional
 
 import analysis
 from study import data, methods
-from study.config import Arm, Recipe, Run, Study
-from study.execution.planner import runs_of
+from study.config import Arm, Recipe, Run, Study, runs_of
 from study.execution.trial import Trial, execute
 from study.outcomes import judge
 from study.record import tables
 from study.record.definition import Definition, open_study
+from study.trainers.ranker import Trainer
 from study.training.rng import batches
 from study.training.rollback import RollbackOptions, Rollbacks, StatePart
 from study.training.trainer import train
@@ -181,9 +181,11 @@ def test_the_record_says_how_often_a_run_went_back(tmp_path: Path) -> None:
     described = data.describe(study.data, log)
     open_study(tmp_path, Definition(study=study, data=described, versions={}))
     reference = judge.Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1))
+    trainer = Trainer(study, tmp_path, log=log)
     for i, arm in enumerate(arms):
         runs = tuple(run for run in runs_of(study, log.content) if run.method == arm.method)
-        execute(Trial(study=study.name, runs=runs, rule=study.rule, reference=reference), tmp_path, log, f"{i:032x}")
+        trial = Trial(study=study.name, runs=runs, rule=study.rule, reference=reference)
+        execute(trial, tmp_path, trainer, f"{i:032x}")
     table = analysis.load(tmp_path)
     assert sorted(set(table["curve"])) == ["none", "rollback", "rollback_lower_lr"]
     counted = table.set_index(["method", "lr", "seed"])[["rollbacks", "skipped_steps"]]
@@ -208,7 +210,7 @@ def test_a_run_that_only_went_back_is_diverged_and_a_slow_one_beside_it_undertra
     execute(
         Trial(study=study.name, runs=runs_of(study, log.content), rule=study.rule, reference=reference),
         tmp_path,
-        log,
+        Trainer(study, tmp_path, log=log),
         "0" * 32,
     )
     table = analysis.load(tmp_path)

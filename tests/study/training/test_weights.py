@@ -17,7 +17,7 @@ from stacks import LOG, make_run
 from weight_files import ABOUT, GOOD, file_of, of_random
 
 from study.cli.main import main
-from study.execution import warm_start, weights_file
+from study.trainers import warm_start, weights_file
 from study.training import weights
 from study.training.networks import network_of_weights, spec_of
 

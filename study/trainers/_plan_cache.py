@@ -1,9 +1,9 @@
-"""Answers that take torch to find, kept on disk beside the converted data: a plan that was made before needs no torch.
+"""Caches answers that need torch, such as a model's size, so that a second plan starts without torch.
 
-    CACHE/answers.json    key -> answer; a key is the hash of the question and of all that its answer rests on:
-                          our sources of `study` and `models`, and the versions of Python, torch and numpy
+    CACHE/answers.json    key -> answer; a key is the hash of the question, of the sources of `study` and `models`,
+                          and of the versions of Python, torch and numpy
 
-What rests on a module of the user's own is found anew each time, since such a module may rest on anything.
+Answers about a user's own module are never cached, since such a module may depend on anything.
 """
 
 import contextlib
@@ -23,20 +23,23 @@ from study.config import canonical_json
 
 FILE = "answers.json"
 MOST = 1_000
-"""Answers kept; the oldest are forgotten first."""
+"""Most answers that are kept; the oldest are dropped first."""
 
 PACKAGES = ("study", "models")
 
 
-def recalled(cache: Path | None, question: Sequence[Any], find: Callable[[], Any], *, ours: bool = True) -> Any:
-    """The answer to a question: as it was found before, or else what `find` returns.
+def cached_call(cache: Path | None, question: Sequence[Any], find: Callable[[], Any], *, built_in: bool = True) -> Any:
+    """Return the cached answer to a question, or else what `find` returns.
 
-    question, answer: JSON-able. cache: a folder; None remembers nothing, and one that cannot be read or written is as
-    good as none. ours: the answer rests on nothing but our own sources. Raises what `find` raises, which is not kept.
+    Args:
+        cache: a folder; None caches nothing, and so does a folder that cannot be read or written.
+        question: JSON values that tell this answer from others.
+        find: returns the answer as JSON values. Its exceptions are raised, and not cached.
+        built_in: whether the answer depends on our own sources alone; if not, it is found each time.
     """
-    if cache is None or not ours:
+    if cache is None or not built_in:
         return find()
-    key = hashlib.sha256(canonical_json([list(question), _rests_on()]).encode()).hexdigest()
+    key = hashlib.sha256(canonical_json([list(question), _depends_on()]).encode()).hexdigest()
     known = _read(cache / FILE)
     if key in known:
         return known[key]
@@ -50,13 +53,13 @@ def recalled(cache: Path | None, question: Sequence[Any], find: Callable[[], Any
     return answer
 
 
-def is_ours(package: str, name: str) -> bool:
-    """Whether a plugin is a file of our package, and no dotted name of the user's."""
+def is_built_in(package: str, name: str) -> bool:
+    """Return whether a plugin is a file of our package, and no dotted name."""
     return name in plugins.names(package)
 
 
 @functools.cache
-def _rests_on() -> dict[str, str]:
+def _depends_on() -> dict[str, str]:
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy")}
     return versions | {"python": platform.python_version(), "machine": platform.machine(), "sources": _sources()}
 

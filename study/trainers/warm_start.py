@@ -1,6 +1,6 @@
 """Studies whose runs start from weights: what they ask of them, and where the weights lie for whoever trains.
 
-    DIR/init/<content>.safetensors    the weights that every run of a study starts from (`study.execution.weights_file`)
+    DIR/init/<content>.safetensors    the weights that every run of a study starts from (`study.trainers.weights_file`)
 
 So a study needs the file that a user named only when it begins: it is resumed, extended, replayed and trained on other
 machines from its own folder.
@@ -21,9 +21,9 @@ from study import data, methods
 from study.config import Recipe, Run, Study
 from study.data import Rows
 from study.data._dataset import Log
-from study.execution import weights_file
 from study.storage import stores
 from study.storage.untrusted_input import MAX_FILE_BYTES
+from study.trainers import weights_file
 from study.training.networks import network_of_weights, spec_of
 from study.training.weights import About, Weights
 

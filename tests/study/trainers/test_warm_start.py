@@ -19,12 +19,12 @@ from study.commands import family
 from study.commands import run as driver
 from study.config import Arm, Family, Member, Recipe, Run, Study, WeightsOf
 from study.data import Rows
-from study.execution import warm_start, weights_file
 from study.record import tables
 from study.record.definition import RecordError, open_study, read_definition
 from study.replay import export_weights
 from study.replay.replay import replay
 from study.storage.untrusted_input import MAX_DESCRIPTION_BYTES
+from study.trainers import warm_start, weights_file
 from study.training import weights
 from study.training.trainer import Trained, train
 from study.training.weights import Weights
@@ -165,7 +165,7 @@ class KeptOnce:
 
     def after(self, done: int, state) -> None:
         if done == self.at and not self.kept:
-            self.kept = {name: tensor.detach().clone().numpy() for name, tensor in state().items()}
+            self.kept = {name: array.copy() for name, array in state()}
 
 
 def test_accumulators_are_another_run_and_the_weights_the_same() -> None:

@@ -1,0 +1,229 @@
+"""What a study asks of a trainer, and what it gets back: the only thing that the rest of `study` knows of training.
+
+A trainer is one file: `study/trainers/mine.py`, or any dotted module, that defines a class `Trainer`, a subclass of the
+class below. Only `description` and `train` must be written. A study names it: `Study(trainer="my_pkg.mine", ...)`.
+"""
+
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+import study as package
+from study import plugins
+from study.config import Run, Study, canonical_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRuns:
+    """What training returns, in the order of its runs (R runs, S steps, T tasks).
+
+    Args:
+        loss: float32 (R, S, T), the loss of each task on each step's batch, before its update.
+        baseline: float32 (R, S, T), the loss that `loss` is paired with, such as that of the best constant predictor
+            on the same batch. Runs of one seed share it.
+        finite: bool (R,), whether all weights are finite at the end.
+        judged: column of the record -> float64 (R,), such as `auc_click`; NaN is missing.
+        moved: float64 (R,), L2 distance of the weights from their start; NaN or None where it is unknown.
+        counts: column of the record -> int64 (R,), such as `rollbacks`.
+        seconds: wall time per run.
+    """
+
+    loss: np.ndarray
+    baseline: np.ndarray
+    finite: np.ndarray
+    judged: Mapping[str, np.ndarray] = field(default_factory=dict)
+    moved: np.ndarray | None = None
+    counts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a plan needs to know of training, by model.
+
+    Args:
+        largest_stack: most runs in one trial.
+        work_of_run: relative cost of a run, in any unit that is the same for all models.
+        notes: sentences for the user, such as "runs of X train one by one".
+    """
+
+    largest_stack: Mapping[str, int]
+    work_of_run: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
+class Checkpointer(Protocol):
+    """Stores what a trial is between two steps, so that it can go on from there."""
+
+    def begin(self, load: Callable[[dict[str, np.ndarray]], None], most_bytes: int) -> int:
+        """Load the checkpoint, if there is one.
+
+        Args:
+            load: restores the state; its ValueError means that this is no state of the trial.
+            most_bytes: a larger file is not read.
+
+        Returns:
+            The steps that were done, 0 without a checkpoint.
+        """
+        ...
+
+    def after(self, done: int, state: Callable[[], Iterable[tuple[str, np.ndarray]]]) -> None:
+        """Take note of a finished step. Raises `StoppedError` where the trial has to stop.
+
+        Args:
+            done: steps done so far.
+            state: returns the arrays of the state by name; read before this returns.
+        """
+        ...
+
+
+class Trainer:
+    """Trains the runs of a study. A subclass replaces what differs.
+
+    Args:
+        study: the study; `study.trainer_options` are the trainer's own.
+        cache: a folder for files that can be made again.
+        hints: what `hints()` of the driver's trainer returned, on another process; None in the driver.
+    """
+
+    def __init__(self, study: Study, cache: Path, hints: Mapping[str, Any] | None = None) -> None:
+        self.study, self.cache = study, cache
+
+    # The definition: called before any data is read.
+
+    def validate(self, study: Study) -> Study:
+        """Return the study in canonical form. Raises ValueError on unknown models, methods or options."""
+        return study
+
+    def canonical_options(self, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of an arm that differ from their defaults. Raises ValueError on values out of range."""
+        return dict(options)
+
+    def thresholds_of(self, method: str) -> dict[str, float]:
+        """Return the numeric options of a method that a search may vary, with their defaults."""
+        arms = [arm for arm in self.study.arms if arm.method == method]
+        return {name: value for arm in arms for name, value in arm.options.items() if _is_number(value)}
+
+    def start_from(self, weights: str, *, accumulators: bool = False) -> Study:
+        """Return the study whose runs start from a file of weights. Raises ValueError where they cannot."""
+        raise ValueError(f"runs of the trainer {self.study.trainer} cannot start from weights (--init-from)")
+
+    # What is trained on.
+
+    def description(self) -> dict[str, Any]:
+        """Return what `study.json` keeps of the data, as JSON values.
+
+        Returns:
+            `content`: the hash of all that changes a run beside its own fields; it enters every run's id.
+            `tasks`: one mapping per task with `name`, `kind` ("binary", "regression" or "loss") and `constant_loss`,
+            the loss that a model without skill has. `source`: a name for reports. Other keys are shown in reports.
+        """
+        raise NotImplementedError
+
+    @property
+    def content(self) -> str:
+        return self.description()["content"]
+
+    @property
+    def tasks(self) -> list[dict[str, Any]]:
+        return self.description()["tasks"]
+
+    def summary(self) -> list[tuple[str, str]]:
+        """Return what `study plan` says of the trainer: pairs of a word and a line."""
+        return [("trainer", self.study.trainer)]
+
+    # The plan.
+
+    def kind_of(self, run: Run) -> str:
+        """Return a key that is equal for runs of one model that can share a trial."""
+        return canonical_json([run.method, run.options])
+
+    def limits(self, study: Study, device_bytes: int | None = None) -> Limits:
+        """Return the limits of the study's trials.
+
+        Args:
+            study: the study, or a part of it with fewer arms.
+            device_bytes: GPU memory of one trial; None is a CPU.
+
+        Raises:
+            ValueError: the study cannot be trained on its data.
+        """
+        one = dict.fromkeys(study.models, 1)
+        return Limits(largest_stack=one, work_of_run=dict.fromkeys(study.models, 1.0))
+
+    def expected_seconds(self, limits: Limits) -> tuple[dict[str, float], str]:
+        """Return the seconds of a run by model, and how they were estimated; nothing where nothing is known."""
+        return {}, ""
+
+    # Processes and machines.
+
+    def hints(self) -> dict[str, Any]:
+        """Return JSON values that help other processes to open the same trainer."""
+        return {}
+
+    def check_folder(self, folder: Path) -> None:
+        """Raise ValueError where the study's folder lacks something that its runs need."""
+
+    def write_folder(self, folder: Path) -> None:
+        """Write into the study's folder what its runs need from there."""
+
+    def device_name(self, device: str) -> str:
+        """Return the name of the device "cpu" or "cuda" for the record."""
+        return platform.processor() or platform.machine()
+
+    def made_by(self, device: str) -> dict[str, str]:
+        """Return what a run's bits depend on beside its id: versions, and the kind of device.
+
+        A checkpoint is used only where this is equal.
+        """
+        return {"study": package.__version__, "device": self.device_name(device)}
+
+    # Training.
+
+    def steps_of(self, run: Run) -> int | None:
+        """Return the steps of a run, if they are known beforehand."""
+        return None
+
+    def train(
+        self,
+        runs: Sequence[Run],
+        *,
+        device: str,
+        folder: Path | str,
+        on_step: Callable[[int], None],
+        checkpointer: Checkpointer,
+    ) -> TrainedRuns:
+        """Train runs of one model and kind.
+
+        Args:
+            runs: at most `Limits.largest_stack` of them.
+            device: "cpu" or "cuda".
+            folder: the study's folder, or its URL.
+            on_step: to be called after each step with its number, from 0; a trial without a call for long is ended.
+            checkpointer: may be ignored by a trainer that keeps no checkpoints.
+        """
+        raise NotImplementedError
+
+    def columns(self, run: Run) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return the thresholds of a run, defaults included, and its other options, as the record keeps them."""
+        thresholds = {name: value for name, value in run.options.items() if _is_number(value)}
+        return thresholds, {name: value for name, value in run.options.items() if name not in thresholds}
+
+    @property
+    def version(self) -> str:
+        """What trained a run, for the record."""
+        return f"study {package.__version__}"
+
+
+def open_trainer(study: Study, cache: Path, hints: Mapping[str, Any] | None = None) -> Trainer:
+    """Return the trainer of a study. Raises ValueError, which lists the right names, where there is none."""
+    module = plugins.load("study.trainers", study.trainer, "trainer", "Trainer")
+    return module.Trainer(study, cache, hints)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

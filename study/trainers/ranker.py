@@ -1,0 +1,347 @@
+"""The built-in trainer: stacks of rankers on a time-ordered log (`study.training`, `study.data`).
+
+Planning needs no torch once its answers are cached (`study.trainers._plan_cache`), so torch is imported where it is
+needed and not before.
+"""
+
+import functools
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import study as package
+from study import data, model_options
+from study.config import Arm, Run, Study, canonical_json, to_json
+from study.data._dataset import Log
+from study.outcomes import judge
+from study.trainers import protocol
+from study.trainers._plan_cache import cached_call, is_built_in
+from study.trainers.protocol import Checkpointer, Limits, TrainedRuns
+
+if TYPE_CHECKING:
+    from study.config import Rule
+    from study.training.trainer import Trained
+    from study.training.weights import Weights
+
+STACK_RUNS_CPU = 40
+"""Most runs of a CPU stack: more do not train faster, and fewer, longer trials balance worse over the cores."""
+
+STACK_RUNS_GPU = 1024
+
+BYTES_OF_STACKS_CPU = 3 * 2**30
+"""Most memory of one CPU trial, by our estimate."""
+
+SHARE_OF_GPU = 0.7
+
+SHARE_OF_PRODUCTS = 1.6
+"""Speed of a stack of large networks over that of numpy's matrix products, both on one core.
+
+Measured on a processor on which numpy reaches 125 GFLOP/s and oneDNN 215.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """What a plan needs to know of a model, and only building it can tell (`study.training.sizing`).
+
+    Args:
+        run_bytes, run_bytes_gpu: memory of a run in a stack.
+        snapshot_bytes: memory that a method with rollback adds.
+        work: GFLOP of a run.
+        stackable: whether its runs can be computed as a stack.
+        clampable: whether it has hidden units to clamp.
+    """
+
+    run_bytes: int
+    run_bytes_gpu: int
+    snapshot_bytes: int
+    work: float
+    stackable: bool
+    clampable: bool
+
+    def with_snapshots(self) -> "ModelSize":
+        more = self.snapshot_bytes
+        return replace(self, run_bytes=self.run_bytes + more, run_bytes_gpu=self.run_bytes_gpu + more, snapshot_bytes=0)
+
+    def largest_stack(self, device_bytes: int | None) -> int:
+        if device_bytes is None:
+            return max(1, min(STACK_RUNS_CPU, BYTES_OF_STACKS_CPU // self.run_bytes))
+        return max(1, min(STACK_RUNS_GPU, int(device_bytes * SHARE_OF_GPU) // self.run_bytes_gpu))
+
+
+class Trainer(protocol.Trainer):
+    """Trains stacks of rankers.
+
+    Args:
+        study: the study; its models, recipe, data and data options are the ranker's.
+        cache: where converted data and sizes of models are kept.
+        hints: content of the data, and the folder of their arrays on the driver.
+        log: the data, where they are loaded already.
+        start: the weights that the recipe's runs start from, where the study's folder may lack them.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        cache: Path,
+        hints: Mapping[str, Any] | None = None,
+        *,
+        log: Log | None = None,
+        start: "Weights | None" = None,
+    ) -> None:
+        super().__init__(study, cache, hints)
+        self._hints, self._start = hints, start
+        if log is not None:
+            self.log = log
+
+    # The definition -------------------------------------------------------------------------------------------------
+
+    def validate(self, study: Study) -> Study:
+        if study.trainer_options:
+            raise ValueError(f"the ranker has no option {next(iter(study.trainer_options))!r}")
+        if not study.models:
+            raise ValueError("need at least one of models")
+        models = [self._canonical_model(model) for model in study.models]
+        arms = [Arm(method=arm.method, options=self.canonical_options(arm.method, arm.options)) for arm in study.arms]
+        once = {canonical_json([arm.method, arm.options]): arm for arm in arms}
+        return replace(study, models=tuple(dict.fromkeys(models)), arms=tuple(once.values()))
+
+    def _canonical_model(self, model: str) -> str:
+        find = functools.partial(model_options.canonical, model)
+        return cached_call(self.cache, ["model", model], find, built_in=_is_built_in_model(model))
+
+    def canonical_options(self, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        def find() -> dict[str, Any]:
+            from study import methods
+
+            return methods.check(method, options)
+
+        return self._cached(method, ["options", method, repr(sorted(options.items()))], find)
+
+    def thresholds_of(self, method: str) -> dict[str, float]:
+        def find() -> dict[str, float]:
+            from study import methods
+
+            return methods.signature(method).thresholds
+
+        return self._cached(method, ["thresholds of", method], find)
+
+    def start_from(self, weights: str, *, accumulators: bool = False) -> Study:
+        from study.trainers import warm_start
+
+        self.study, self._start = warm_start.starting_from(weights, self.study, self.cache, accumulators=accumulators)
+        return self.study
+
+    # The data -------------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def log(self) -> Log:
+        """The study's data, memory-mapped: the driver's arrays where this machine sees them, or its own."""
+        if self._hints:
+            converted = Path(self._hints["converted"])
+            for folder in (converted, self.cache / converted.name):
+                if (log := data.opened(folder, self._hints["content"])) is not None:
+                    return log
+        return data.load(self.study.data, self.study.data_options, self.cache)
+
+    @functools.cached_property
+    def _description(self) -> dict[str, Any]:
+        return data.describe(self.study.data, self.log)
+
+    def description(self) -> dict[str, Any]:
+        return self._description
+
+    def summary(self) -> list[tuple[str, str]]:
+        log = self.log
+        rows = f"{log.train_rows:,} training rows, {len(log.labels) - log.train_rows:,} held out"
+        lines = [("data", f"{self.study.data}: {rows}"), ("models", ", ".join(self.study.models))]
+        if self._start:
+            from study.trainers import warm_start
+
+            how = "as they were left" if self.study.recipe.init_accumulators else "fresh"
+            lines.append(("weights", f"of {warm_start.words(self._start.about)}, accumulators {how}"))
+        return lines
+
+    # The plan -------------------------------------------------------------------------------------------------------
+
+    def kind_of(self, run: Run) -> str:
+        options = self._options_of(run.method)
+        return canonical_json([run.method, {k: v for k, v in run.options.items() if k in options}])
+
+    def limits(self, study: Study, device_bytes: int | None = None) -> Limits:
+        sizes = {model: self.size_of(model) for model in study.models}
+        acts_on = {method: self._acts_on(method) for method in dict.fromkeys(arm.method for arm in study.arms)}
+        bare = [model for model, size in sizes.items() if not size.clampable]
+        for method, acts in acts_on.items():
+            if bare and "unit_limit" in acts:
+                raise ValueError(f"{method} limits the outputs of activation functions, and {bare[0]} has none")
+        # One size for all methods of a study: where one of them keeps snapshots, room is left for them.
+        if any("rollback_options" in acts for acts in acts_on.values()):
+            sizes = {model: size.with_snapshots() for model, size in sizes.items()}
+        return Limits(
+            largest_stack={model: size.largest_stack(device_bytes) for model, size in sizes.items()},
+            work_of_run={model: size.work for model, size in sizes.items()},
+            notes=tuple(
+                f"note: {model} cannot be computed as a stack (vmap); its runs train one by one inside their trials"
+                for model, size in sizes.items()
+                if not size.stackable
+            ),
+        )
+
+    def size_of(self, model: str) -> ModelSize:
+        """Return the size of a model. Raises ValueError where the data fill no batch."""
+        recipe, log = self.study.recipe, self.log
+
+        def find() -> dict[str, Any]:
+            from study.training import sizing
+            from study.training.networks import has_hidden_units, spec_of, stackable
+
+            spec = spec_of(log, recipe)
+            return {
+                "run_bytes": sizing.bytes_of_run(model, recipe, log),
+                "run_bytes_gpu": sizing.bytes_of_run(model, recipe, log, gpu=True),
+                "snapshot_bytes": sizing.bytes_of_snapshots(model, recipe, log),
+                "work": sizing.work_of_run(model, recipe, log),
+                "stackable": stackable(model, spec),
+                "clampable": has_hidden_units(model, spec),
+            }
+
+        question = ["size", model, to_json(recipe), log.content]
+        return ModelSize(**cached_call(self.cache, question, find, built_in=_is_built_in_model(model)))
+
+    def expected_seconds(self, limits: Limits) -> tuple[dict[str, float], str]:
+        speed = _gigaflops_per_second()
+        seconds = {model: work / (SHARE_OF_PRODUCTS * speed) for model, work in limits.work_of_run.items()}
+        return seconds, f"by the size of the networks, and {speed:.0f} GFLOP/s of matrix products per core"
+
+    @functools.cache  # noqa: B019 - a trainer lives as long as its process
+    def _options_of(self, method: str) -> list[str]:
+        def find() -> list[str]:
+            from study import methods
+
+            return list(methods.signature(method).options)
+
+        return self._cached(method, ["options of", method], find)
+
+    def _acts_on(self, method: str) -> list[str]:
+        """What the method changes beside the update."""
+
+        def find() -> list[str]:
+            from study import methods
+
+            return methods.acts_on(method)
+
+        return self._cached(method, ["acts on", method], find)
+
+    def _cached(self, method: str, question: Sequence[Any], find: Callable[[], Any]) -> Any:
+        return cached_call(self.cache, question, find, built_in=is_built_in("study.methods", method))
+
+    # Processes and machines -----------------------------------------------------------------------------------------
+
+    def hints(self) -> dict[str, Any]:
+        converted = data.place(self.log)
+        assert converted, "data.load maps its arrays"
+        return {"content": self.log.content, "converted": str(converted)}
+
+    def check_folder(self, folder: Path) -> None:
+        if self.study.recipe.init_from and not self._start:
+            from study.trainers import warm_start
+
+            self._start = warm_start.kept(folder, self.study.recipe)
+
+    def write_folder(self, folder: Path) -> None:
+        if self._start:
+            from study.trainers import warm_start
+
+            warm_start.keep(folder, self._start)
+
+    def device_name(self, device: str) -> str:
+        if not device.startswith("cuda"):
+            return super().device_name(device)
+        import torch
+
+        return torch.cuda.get_device_name(device)
+
+    def made_by(self, device: str) -> dict[str, str]:
+        import torch
+
+        cuda = device.startswith("cuda")
+        kind = torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability()
+        return {"study": package.__version__, "torch": torch.__version__, "numpy": np.__version__, "device": kind}
+
+    # Training -------------------------------------------------------------------------------------------------------
+
+    def steps_of(self, run: Run) -> int:
+        from study.training.stack import steps_of
+
+        return steps_of(run.recipe, self.log.train_rows)
+
+    def train(
+        self,
+        runs: Sequence[Run],
+        *,
+        device: str,
+        folder: Path | str,
+        on_step: Callable[[int], None],
+        checkpointer: Checkpointer,
+    ) -> TrainedRuns:
+        from study.trainers import warm_start
+        from study.training.trainer import train
+
+        start = warm_start.kept(folder, runs[0].recipe)
+        trained = train(runs, self.log, device, on_step, checkpointer=checkpointer, start=start)
+        return TrainedRuns(
+            loss=trained.loss,
+            baseline=trained.constant,
+            finite=trained.finite,
+            judged=trained.judged,
+            moved=trained.moved,
+            counts=trained.counts,
+            seconds=trained.seconds,
+        )
+
+    def columns(self, run: Run) -> tuple[dict[str, float], dict[str, Any]]:
+        from study import methods
+
+        signature = methods.signature(run.method)
+        thresholds = {
+            name: run.options.get(name, default)
+            for name, default in signature.thresholds.items()
+            if name in run.options or name not in methods.COMMON
+        }
+        return thresholds, {name: value for name, value in run.options.items() if name in signature.options}
+
+    @property
+    def version(self) -> str:
+        import torch
+
+        return f"study {package.__version__}, torch {torch.__version__}"
+
+
+def outcomes_of(trained: "Trained", log: Log, reference: judge.Reference, rule: "Rule") -> list[judge.Outcome]:
+    """Return the outcome of each run of a trained stack, in its order."""
+    constant_losses = np.array([task.constant_loss for task in log.tasks])
+    return judge.judge(trained.loss, trained.constant, constant_losses, trained.finite, reference, rule, trained.moved)
+
+
+def _is_built_in_model(model: str) -> bool:
+    return is_built_in("models", model_options.parse(model)[0])
+
+
+def _gigaflops_per_second() -> float:
+    """Matrix products of one core, measured for a moment by numpy, which uses all cores."""
+    draws = np.random.default_rng(0)
+    a, b = (draws.standard_normal(shape, dtype=np.float32) for shape in ((8, 512, 128), (8, 128, 128)))
+    products = np.empty((8, 512, 128), dtype=np.float32)
+    best = math.inf
+    for _ in range(25):
+        started = time.perf_counter()
+        np.matmul(a, b, out=products)
+        best = min(best, time.perf_counter() - started)
+    return 8 * 2e-9 * 512 * 128 * 128 / best / (os.cpu_count() or 1)
