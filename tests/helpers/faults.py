@@ -1,13 +1,11 @@
-"""Studies that are killed at random moments, and resumed until they are done: the tool of test_faults.py, and
+"""Kills studies at random moments, resumes them until they are done, and compares them with undisturbed ones.
 
-    python tests/faults.py [--kills 100] [--seed 2]      (make faults)
+    python tests/helpers/faults.py [--kills 100] [--seed 2]      (make faults)
 
-for people, which goes on killing for as long as it is asked to, and says what it found. What is killed: the driver
-alone (at once, or stopped first, so that a trial is recorded that it never hears of), one of Ray's workers, the raylet,
-its agent, the GCS, the process that follows in MLflow, the MLflow server, and a whole node of a cluster; and the clock
-jumps by up to three days. Everything
-that is random comes from one seed, which is printed: when (so many trials after the kill before, and a moment later),
-what, and with how many workers and runs a stack the study goes on.
+It kills the driver (at once, or stopped first, so that a trial is recorded that it never hears of), one of Ray's
+workers, the raylet, its agent, the GCS, the process that follows in MLflow, the MLflow server, and a whole node of a
+cluster. The clock jumps by up to three days. One seed, which is printed, draws all that is random: the moments, the
+victims, and the workers and runs a stack of each life of the driver.
 """
 
 import argparse
@@ -35,8 +33,8 @@ import pandas as pd
 from paths import ROOT
 
 SECONDS = 300.0  # far beyond what anything here takes
-GIVES_UP = 75.0
-"""Ray waits a minute for a head that is away. A driver that is still there after this has been forgotten by it."""
+DRIVER_SECONDS = 75.0
+"""A driver whose Ray is dead must end within this time: Ray waits a minute for a cluster's head."""
 
 TINY = [
     *("--data", "synthetic", "--set", "data.rows=12000", "--set", "batch=64", "--set", "window=500"),
@@ -83,7 +81,7 @@ def send(pid: int, what: signal.Signals) -> None:
 
 
 def kill_tree(root: int) -> None:
-    """kill -9 of the process and its descendants; none can start another one before it is its turn."""
+    """Kill the process and its descendants. All are stopped first, so that none starts another one."""
     stopped: set[int] = set()
     while more := tree(root) - stopped:
         for pid in more:
@@ -110,7 +108,7 @@ def free_port() -> int:
 
 
 class Room:
-    """A home, a cache and a Ray folder of their own, and every process that was started in them, to be ended."""
+    """A home, a cache and a folder for Ray, with the processes that were started in them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -133,7 +131,7 @@ class Room:
         (folder / "clock" / "sitecustomize.py").write_text(CLOCK)
 
     def set_clock(self, seconds: float) -> None:
-        """Off by so much, from now on, for all who look."""
+        """Set every Python clock of the room off by so many seconds."""
         beside = self.folder / "clock" / "beside"
         beside.write_text(str(seconds))
         beside.replace(self.folder / "clock" / "seconds")
@@ -155,7 +153,7 @@ class Room:
         return child
 
     def note(self, pids: set[int]) -> None:
-        """These are ours: where one outlives its parent, it is still ended at last."""
+        """Remember processes to be ended, even if they outlive their parents."""
         self.seen |= pids
 
     def end(self) -> None:
@@ -172,11 +170,11 @@ class Room:
 
 
 class Local:
-    """A Ray that each driver starts for itself."""
+    """A local Ray, which each driver starts for itself."""
 
     words: tuple[str, ...] = ()
     heads: frozenset[int] = frozenset()
-    """Those that were there at the last strike."""
+    """GCS processes at the last kill."""
 
     def victims(self, driver: int, kind: str) -> list[int]:
         return [pid for pid in tree(driver) if _is(kind, command(pid))]
@@ -189,7 +187,7 @@ class Local:
         return bool(pids)
 
     def is_another(self, driver: int) -> bool:
-        """Whether the driver has started a Ray since the last strike."""
+        """Return whether the driver has started another Ray since the last kill."""
         return bool(frozenset(self.victims(driver, "gcs")) - self.heads)
 
     def mend(self) -> None:
@@ -199,11 +197,11 @@ class Local:
 def _is(kind: str, line: str) -> bool:
     first = line.split(" ")[0]
     return {
-        "worker": line.startswith(("ray::ImplicitFunc", "ray::IDLE", "ray::_")),
+        "worker": line.startswith(("ray::ImplicitFunc", "ray::IDLE", "ray::_", "ray::Coordinator")),
         "agent": line.startswith(("ray::DashboardAgent", "ray::RuntimeEnvAgent")),
         "raylet": first.endswith("/raylet"),
         "gcs": first.endswith("/gcs_server"),
-        "follower": line.endswith("--follow"),
+        "follower": "spawn_main" in line,
     }[kind]
 
 
@@ -214,11 +212,11 @@ NODE = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
 }
-"""And how fast a cluster is to see that a node is gone: in three seconds, not fifteen."""
+"""The cluster sees within three seconds that a node is gone, not fifteen."""
 
 
 class Nodes:
-    """A Ray cluster on loopback: a head without a core, and nodes of a core each, every one at its own address."""
+    """A Ray cluster on loopback: a head without CPUs, and nodes of one CPU each, at an address of their own."""
 
     def __init__(self, room: Room, count: int = 2) -> None:
         self.room, self.port = room, free_port()
@@ -233,7 +231,7 @@ class Nodes:
         self.mend()
 
     def mend(self) -> None:
-        """What is gone is started again, at new addresses."""
+        """Start again what has died, at new addresses."""
         if self.head and self.head.poll() is not None:
             self.close()
         if not self.head:
@@ -326,9 +324,9 @@ class MlflowServer:
 
 # Kills ---------------------------------------------------------------------------------------------------------------
 
-# A follower that looks every other second, not minute: what it writes meanwhile is there to be interrupted.
+# The follower writes every other second, not minute, so that kills interrupt its writing.
 STUDY = (
-    "import sys; from study.tracking import mirror; mirror.Follower.__init__.__defaults__ = (2.0,); "
+    "import sys; from study.tracking import follower; follower.Follower.__init__.__defaults__ = (2.0,); "
     "from study.cli import main; sys.exit(main.main())"
 )
 
@@ -346,17 +344,17 @@ def _time():
 if _path:
     time.time = _time
 """
-"""A `sitecustomize`: the clock of every Python process of a study, workers included, is off by what a file says."""
+"""A `sitecustomize`: a file says by how much the clock of each Python process is off, workers included."""
 
 ENDS_THE_DRIVER = {"driver", "raylet", "agent", "gcs"}
 MOST_RUNS_A_TRIAL = 3
 WORKERS_OF_A_LIFE = 2
-"""Kills of workers and nodes in the life of one driver: what dies three times with the same stack is given up."""
+"""Limit of kills of workers and nodes per driver, since a stack that dies three times is given up."""
 
 
 @dataclass(kw_only=True)
 class Torment:
-    """A study that is killed again and again. kinds: what is to be killed, in this order."""
+    """A study that is killed again and again; `kinds` says what is killed, in order."""
 
     room: Room
     words: Sequence[str]
@@ -370,7 +368,7 @@ class Torment:
     lives: int = 0
 
     def until_done(self) -> None:
-        """Go through all kills, then let the study end."""
+        """Do all kills, then let the study end."""
         waiting = list(self.kinds)
         while True:
             child, log = self._live()
@@ -400,7 +398,7 @@ class Torment:
         return self.room.popen([sys.executable, "-c", STUDY, *command_line], log), log
 
     def _strike(self, child: subprocess.Popen[bytes], log: Path, kind: str, left: int) -> str | None:
-        """Kill one of a kind, at a moment of its own. None where the study has ended before. left: kills to come."""
+        """Kill one of a kind at a random moment. Returns None if the study ends first. left: kills to come."""
         before = trials(self.folder)
         # On a machine with nothing else to do, all would be trained in a few such pauses.
         share = max(0, self.runs - len(recorded(self.folder))) // (2 * MOST_RUNS_A_TRIAL * left)
@@ -410,7 +408,7 @@ class Torment:
         while trials(self.folder) < before + files:
             if child.poll() is not None:
                 return None
-            assert time.monotonic() < give_up, f"nothing is trained any more, after {dict(self.killed)}"
+            assert time.monotonic() < give_up, f"training has stopped after {dict(self.killed)}"
             self.ray.mend()  # on a machine that is busy, a node may fail to start
             time.sleep(0.01)
         until = time.monotonic() + pause
@@ -431,7 +429,7 @@ class Torment:
             self.server.kill()
             self.server.start(wait=False)
         else:
-            # While it starts, Ray waits for its first workers, for ever where one dies; the driver gives up in minutes.
+            # While Ray starts, it waits for its first workers, for ever if one dies; the driver ends after minutes.
             while (kind == "worker" and not log.read_text()) or not self.ray.strike(kind, self.rng, child.pid):
                 if child.poll() is not None:
                     return None
@@ -446,8 +444,8 @@ class Torment:
         return kind
 
     def _goes_on(self, child: subprocess.Popen[bytes]) -> bool:
-        """Whether the driver goes on with another Ray: one that ends as it begins is started once more."""
-        give_up = time.monotonic() + GIVES_UP
+        """Return whether the driver has started Ray once more, since the first one died as it started."""
+        give_up = time.monotonic() + DRIVER_SECONDS
         while isinstance(self.ray, Local) and child.poll() is None and time.monotonic() < give_up:
             if self.ray.is_another(child.pid):
                 return True
@@ -455,15 +453,15 @@ class Torment:
         return False
 
     def _stop_until_recorded(self, driver: int) -> None:
-        """The driver stands still until a worker has recorded a trial of which it will never hear."""
+        """Stop the driver until a worker has recorded a trial of which the driver will never hear."""
         before, until = trials(self.folder), time.monotonic() + 3
         send(driver, signal.SIGSTOP)
         while trials(self.folder) == before and time.monotonic() < until:
             time.sleep(0.01)
 
     def _ended(self, child: subprocess.Popen[bytes], log: Path, kind: str | None, *, alone: bool) -> bool:
-        """The driver's end, and whether it was that of the study."""
-        give_up = time.monotonic() + (SECONDS if alone else GIVES_UP)
+        """Wait for the driver's end; return whether the study is done."""
+        give_up = time.monotonic() + (SECONDS if alone else DRIVER_SECONDS)
         while (status := child.poll()) is None:
             if alone:
                 self.ray.mend()
@@ -476,7 +474,7 @@ class Torment:
             return False
         if status == 0:
             return True
-        give_up = time.monotonic() + 10  # where Ray ended the driver, the process beside it has the last word
+        give_up = time.monotonic() + 10
         while not (last := log.read_text().rstrip().rpartition("\n")[2]).startswith("study: "):
             assert time.monotonic() < give_up, f"exit {status}:\n{log.read_text()[-5000:]}"
             time.sleep(0.05)
@@ -484,7 +482,7 @@ class Torment:
         return False
 
 
-# What is to be the same ----------------------------------------------------------------------------------------------
+# What must be equal --------------------------------------------------------------------------------------------------
 
 
 def trials(folder: Path) -> int:
@@ -492,20 +490,20 @@ def trials(folder: Path) -> int:
 
 
 def recorded(folder: Path) -> list[str]:
-    """Ids as they stand in the files, twice where they were written twice."""
+    """Return the ids in the files, twice if they were written twice."""
     parts = [pd.read_parquet(path, columns=["run_id"]) for path in (folder / "runs").glob("*.parquet")]
     return [run for part in parts for run in part["run_id"]]
 
 
 def table(folder: Path) -> pd.DataFrame:
-    """The record without what is promised to no one."""
+    """Return the record without the columns that may differ."""
     from study.record import tables
 
     return tables.read_runs(folder).drop(columns=NOT_PROMISED)
 
 
 def losses(folder: Path) -> dict[tuple[str, str], tuple[bytes, bytes]]:
-    """The loss of every step of every run and task, and the constant predictor's, bit for bit."""
+    """Return the bits of all losses of every run and task, and of the constant predictor's."""
     from study.record import tables
 
     frame = tables.read_losses(folder)
@@ -516,8 +514,10 @@ def losses(folder: Path) -> dict[tuple[str, str], tuple[bytes, bytes]]:
 
 
 def shown(database: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """What MLflow shows: experiments, runs with their parents, metrics, params and tags; deleted generations left out,
-    and what tells two studies with the same numbers apart: ids, times and seconds."""
+    """Return what MLflow shows: runs with their parents, metrics, params and tags.
+
+    Deleted generations are left out, and so are ids, times and seconds, which differ between equal studies.
+    """
     live = "runs.lifecycle_stage = 'active'"
     ids = "('study.content', 'mlflow.parentRunId', 'mlflow.user', 'mlflow.source.name', 'mlflow.source.git.commit')"
     queries = {
@@ -538,7 +538,7 @@ def shown(database: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def assert_same(folder: Path, whole: Path) -> None:
-    """Raises where the record of a tormented study is not that of an undisturbed one."""
+    """Fail if the record of a tormented study is not that of an undisturbed one."""
     from study.record.failures import read_failures
 
     ids = Counter(recorded(folder))
@@ -547,7 +547,7 @@ def assert_same(folder: Path, whole: Path) -> None:
     assert not lost, f"{len(lost)} runs are lost"
     assert not more, f"{len(more)} runs are not the undisturbed study's"
     if twice := sum(times > 1 for times in ids.values()):
-        # A worker of a cluster outlives its driver by seconds; the next one has begun by then. Read, they are one.
+        # A worker of a cluster outlives its driver by seconds. The next driver may train the same.
         print(f"  {twice} runs stand in two files", flush=True)
     pd.testing.assert_frame_equal(table(folder), table(whole), check_exact=True)
     assert losses(folder) == losses(whole)
@@ -556,7 +556,7 @@ def assert_same(folder: Path, whole: Path) -> None:
 
 
 def undisturbed(room: Room, words: Sequence[str], folder: Path) -> int:
-    """A study that nothing happens to. Returns how many runs it took."""
+    """Run a study without faults; return its number of runs."""
     log = folder.with_name(f"{folder.name}.log")
     child = room.popen([sys.executable, "-m", "study", "run", *words, "--out", folder, "--workers", "2"], log)
     try:
@@ -573,8 +573,7 @@ STUDIES: dict[str, tuple[list[str], list[str]]] = {
     "edges": (EDGES, ["driver", "driver", "driver", "worker", "worker", "follower", "mlflow", "mlflow", "raylet"]),
     "quality": (QUALITY, ["driver", "driver", "worker", "worker", "node", "node", "node", "gcs"]),
 }
-"""What is run, and what is killed meanwhile. The grid and the edges have a Ray of their own, and the edges an MLflow
-server; the search for quality runs on a cluster of two nodes."""
+"""The studies and their kills. Grid and edges run on a local Ray, edges with an MLflow server, quality on two nodes."""
 
 
 @contextlib.contextmanager
@@ -593,8 +592,10 @@ def _place(name: str, room: Room) -> Iterator[tuple[Local | Nodes, MlflowServer 
 
 
 def torment(name: str, folder: Path, seed: int, whole: Path | None = None) -> Counter[str]:
-    """One study through all of its kills, and compared with an undisturbed one, at `whole` where there is one already.
-    Returns how often what was killed."""
+    """Kill one study again and again, and compare it with the undisturbed one, at `whole` if it is there already.
+
+    Returns how often each kind was killed.
+    """
     words, kinds = STUDIES[name]
     rng = random.Random(f"{seed} {name}")
     folder.mkdir(parents=True)

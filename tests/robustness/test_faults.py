@@ -1,6 +1,6 @@
-"""Whatever is killed, and whenever: the study that is resumed ends with the bits of one that nothing happened to.
+"""A study that is killed at random moments and resumed ends with the bits of an undisturbed one.
 
-The tool is faults.py; `make faults` goes on for longer.
+`make faults` goes on for longer; tests/helpers/faults.py is its tool.
 """
 
 import contextlib
@@ -27,14 +27,12 @@ from study.tracking.client import DATABASE
 
 SEED = 1
 AT_LEAST = {"grid": 7, "edges": 7, "quality": 6}
-"""Kills; twenty in all, of 25. A study may end before the last one that was meant for it."""
+"""Kills that must have happened. A study may end before its last one."""
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", faults.STUDIES)
-def test_a_study_that_is_killed_again_and_again_ends_with_the_bits_of_an_undisturbed_one(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_killed_and_resumed_study_has_the_bits_of_an_undisturbed_one(name: str, tmp_path: Path) -> None:
     killed = faults.torment(name, tmp_path / name, SEED)
     killed.pop("clock", None)
     assert sum(killed.values()) >= AT_LEAST[name], f"the study ended after {dict(killed)}"
@@ -48,14 +46,14 @@ RUNS = 24 + 2 * 3 * 2
 
 @pytest.fixture
 def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
-    monkeypatch.chdir(tmp_path)  # where MLflow keeps the files of a database that is none of ours
+    monkeypatch.chdir(tmp_path)  # MLflow writes files there
     room = Room(tmp_path)
     yield room
     room.end()
 
 
 class Silence:
-    """A server that takes every connection and never says a word."""
+    """A server that accepts every connection and never answers."""
 
     def __init__(self) -> None:
         self.socket = socket.socket()
@@ -71,7 +69,7 @@ class Silence:
                 self.taken.append(self.socket.accept()[0])
 
     def asked(self) -> bool:
-        """Whether somebody waits for an answer."""
+        """Return whether a client waits for an answer."""
         return any(self._has_said(one) for one in list(self.taken))
 
     @staticmethod
@@ -89,16 +87,16 @@ class Silence:
 
 
 def rebuilt(room: Room, folder: Path) -> Path:
-    """The view as `study mlflow` writes it into an empty database."""
+    """Write the view into an empty database, as `study mlflow` does; return its path."""
     database = room.folder / "rebuilt.db"
     mirror.mirror(folder, f"sqlite:///{database}")
     return database
 
 
 @pytest.mark.slow
-def test_training_waits_for_no_tracking_server_and_the_view_is_written_later(room: Room) -> None:
-    """One that takes connections and does not answer is the worst: to be refused costs nothing."""
-    folder, log = room.folder / "out", room.folder / "study.data._dataset"
+def test_training_does_not_wait_for_a_tracking_server(room: Room) -> None:
+    """A server that never answers is the worst case: a refused connection costs nothing."""
+    folder, log = room.folder / "out", room.folder / "log"
     silence = Silence()
     settings = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{silence.port}", "MLFLOW_HTTP_REQUEST_TIMEOUT": "300"}
     words = ["run", *SHORT, "--out", folder, "--stack", "1", "--workers", "2"]
@@ -140,8 +138,8 @@ def test_training_waits_for_no_tracking_server_and_the_view_is_written_later(roo
 
 
 @pytest.mark.slow
-def test_a_tracking_server_that_is_away_for_the_middle_third_is_caught_up_with(room: Room) -> None:
-    folder, log = room.folder / "out", room.folder / "study.data._dataset"
+def test_the_view_catches_up_after_a_tracking_server_was_away(room: Room) -> None:
+    folder, log = room.folder / "out", room.folder / "log"
     server = MlflowServer(room, "away")
     server.start()
     words = ["run", *SHORT, "--out", folder, "--stack", "1", "--workers", "2", "--tracking-uri", server.uri]
@@ -166,7 +164,7 @@ def test_a_tracking_server_that_is_away_for_the_middle_third_is_caught_up_with(r
 # Clocks --------------------------------------------------------------------------------------------------------------
 
 
-def test_times_of_files_decide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_times_decide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a clock that jumped, files are older than those before them, or come from the future."""
     monkeypatch.chdir(tmp_path)
     arms = (Arm(method="none"), Arm(method="clippy"))
