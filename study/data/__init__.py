@@ -1,8 +1,9 @@
-"""Data sources. A source is a file of this folder (or any dotted module) with `load(cache, **options) -> Log`.
+"""Data sources. A source is a file of this folder, or a dotted module, with `load(cache, **options) -> Log`.
 
-The file's name is the source's name: `load("kuairand", {"dir": "data"}, cache)` calls `study/data/kuairand.py`. A part
-of any source's columns can be asked for (`study.data._selection`), and of its days (`study.data._days`) where it also
-has `days(cache, **options) -> Days` and says in `facts["days"]` of its log how many there are.
+The name of the file is the name of the source: `load("kuairand", {"dir": "data"}, cache)` calls
+`study/data/kuairand.py`. Options of every source select columns (`study.data._selection`). A source that also has
+`days(cache, **options) -> Days`, and states their number in `facts["days"]` of its log, lets users select days
+(`study.data._days`).
 """
 
 import inspect
@@ -14,39 +15,47 @@ from typing import Any
 import numpy as np
 
 from study import plugins
-from study.data._cache import kept, opened, place
+from study.data._cache import folder_of_log, open_cached, store_log
 from study.data._dataset import Log, Task
-from study.data._days import ONLY_DAYS, Days, days_in, holds_out_a_day, kept_days, only_days
+from study.data._days import ONLY_DAYS, Days, days_in, holds_out_a_day, parse_days, select_days
 from study.data._download import ARCHIVES, Archive, fetch
-from study.data._selection import SELECTED, selected
+from study.data._selection import SELECTED, select_columns
 
 __all__ = ["ARCHIVES", "Archive", "Days", "Log", "Rows", "Task", "check", "describe", "fetch", "load", "names"]
-__all__ += ["common_options", "opened", "place", "rows_of"]
+__all__ += ["common_options", "folder_of_log", "open_cached", "rows_of"]
 
 
 def names() -> list[str]:
-    """The sources of this folder."""
+    """Return the names of the built-in sources."""
     return plugins.names(__name__)
 
 
 def load(source: str, options: dict[str, Any], cache: Path) -> Log:
-    """The log of a source, its arrays memory-mapped (read-only) from the folder `cache`.
+    """Return the log of a source, with read-only arrays that are memory-mapped from the cache.
 
-    source: one of `names()`, or a dotted module such as `my_pkg.my_source`. options: what its `load` is asked for, and
-    only_ids, only_numbers, only_tasks: names of the columns that are kept; only_days: the days that are kept, such as
-    "8-14". These make another log. Raises ValueError, in one line, on an unknown source or option and on data that
-    cannot be used.
+    Args:
+        source: one of `names()`, or a dotted module such as `my_pkg.my_source`.
+        options: arguments of the source's `load`, and optionally only_ids, only_numbers and only_tasks (names of
+            columns to keep) and only_days (days to keep, such as "8-14"). A selection is another log.
+        cache: the folder for converted logs.
+
+    Raises:
+        ValueError: the source or an option is unknown, or the data cannot be used. The message is one line.
     """
     whole = _whole(source, options, cache)
     log = whole if ONLY_DAYS not in options else _some_days(whole, source, options, Path(cache))
-    return selected(log, {name: value for name, value in options.items() if name in SELECTED}, Path(cache))
+    return select_columns(log, {name: value for name, value in options.items() if name in SELECTED}, Path(cache))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Which rows of which whole log a log holds. whole: the whole log's content, from which codes and scales come.
-    first, last: its days, of which the last is held out; None where a log is whole, and its source tells no days or
-    holds out something else than the last."""
+    """Which rows of a whole log a log holds.
+
+    Args:
+        whole: content hash of the whole log, whose codes and scales the log has.
+        first, last: first and last day of the log; the last is held out. None for a whole log whose source has no
+            days, or does not hold out its last day.
+    """
 
     whole: str
     first: int | None = None
@@ -54,10 +63,10 @@ class Rows:
 
 
 def rows_of(source: str, options: dict[str, Any], cache: Path) -> Rows:
-    """Which rows `load` gives. Raises as it does."""
+    """Return which rows `load` returns. Raises as `load` does."""
     whole = _whole(source, options, cache)
     if ONLY_DAYS in options:
-        first, last = kept_days(options[ONLY_DAYS], whole)
+        first, last = parse_days(options[ONLY_DAYS], whole)
         return Rows(whole=whole.content, first=first, last=last)
     if hasattr(_module(source), "days") and holds_out_a_day(whole):
         return Rows(whole=whole.content, first=1, last=days_in(whole))
@@ -65,18 +74,18 @@ def rows_of(source: str, options: dict[str, Any], cache: Path) -> Rows:
 
 
 def _whole(source: str, options: dict[str, Any], cache: Path) -> Log:
-    """All rows and columns."""
+    """Return the log with all rows and columns."""
     load_source = _module(source).load
     own = _own(options)
     _check_options(source, load_source, own)
-    return kept(Path(cache), source, load_source(Path(cache), **own))
+    return store_log(Path(cache), source, load_source(Path(cache), **own))
 
 
 def _some_days(whole: Log, source: str, options: dict[str, Any], cache: Path) -> Log:
     module = _module(source)
     if not hasattr(module, "days"):
-        raise ValueError(f"the data source {source!r} has no option {ONLY_DAYS}: it does not tell the days of its rows")
-    return only_days(whole, options[ONLY_DAYS], lambda: module.days(cache, **_own(options)), cache)
+        raise ValueError(f"the data source {source!r} has no option {ONLY_DAYS}: it has no function `days`")
+    return select_days(whole, options[ONLY_DAYS], lambda: module.days(cache, **_own(options)), cache)
 
 
 def _module(source: str) -> Any:
@@ -84,17 +93,17 @@ def _module(source: str) -> Any:
 
 
 def common_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Those of the options that are not a source's own: which columns and days are kept of whatever it is."""
+    """Return the options that every source has: which columns and days to keep."""
     return {name: value for name, value in options.items() if name in {*SELECTED, ONLY_DAYS}}
 
 
 def _own(options: dict[str, Any]) -> dict[str, Any]:
-    """What a source itself is asked for."""
+    """Return the options that only this source has."""
     return {name: value for name, value in options.items() if name not in common_options(options)}
 
 
 def describe(source: str, log: Log) -> dict[str, Any]:
-    """What a study's record keeps of its data: plain JSON values."""
+    """Return what a study's record holds about its data: plain JSON values."""
     return {
         "source": source,
         "content": log.content,
@@ -110,7 +119,7 @@ def describe(source: str, log: Log) -> dict[str, Any]:
 
 
 def check(source: str, options: dict[str, Any], cache: Path) -> str:
-    """A few lines for people: rows, days, rates, features, vocabularies and what is held out. Raises as `load` does."""
+    """Return a summary of a log: rows, days, rates, features, vocabularies, held-out rows. Raises as `load` does."""
     log = load(source, options, cache)
     rows, facts = len(log.labels), log.facts
     heldout_rows = rows - log.train_rows

@@ -1,17 +1,15 @@
-"""Converted logs on disk: `.npy` arrays and one JSON in a folder named by the content that they were made from.
+"""Converted logs on disk: `.npy` arrays and a JSON file, in a folder named by the hash of what they were made from.
 
     CACHE/<source>-<content>/ids.npy, numbers.npy, labels.npy, log.json
-    CACHE/file_hashes.json     SHA-256 of input files by path, size and time of change, to hash big files once
-    CACHE/<source>-<content>.lock   held by the process that converts, while others of the machine wait for it
+    CACHE/file_hashes.json     SHA-256 of input files by path, size and time of change, to hash large files once
+    CACHE/<source>-<content>.lock   locked by the process that converts, while others of the machine wait
 
-A folder is written whole beside its place and renamed into it, so what is there is whole; one that was damaged since
-is made again. Arrays are made column by column and written row by row (`ArrayFile`), so that a log may be larger than
-memory.
+A folder is written under a temporary name and then renamed, so it is always complete; a damaged one is made again.
+Arrays are made column by column and written row by row (`ArrayFile`), so a log may be larger than memory.
 """
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -23,29 +21,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from study.config import canonical_json
 from study.data._dataset import Log, Task
+from study.storage.atomic import write_atomic
 
 ARRAYS = {"ids": np.int32, "numbers": np.float32, "labels": np.float32}
 
 BLOCK_ROWS = 1 << 17
-"""Rows that are turned from columns into rows at a time."""
+"""Rows that are transposed at a time."""
 
 BUILDING = ".building-"
-"""How the name of what is being written begins."""
+"""Prefix of the names of unfinished folders."""
 
 ABANDONED_SECONDS = 24 * 3600
-"""A half-written folder older than this, which nobody holds, belongs to a process that was killed."""
+"""An unfinished folder older than this, and not locked, is deleted: its process was killed."""
 
 
 def content_hash(made_from: dict[str, Any]) -> str:
-    """SHA-256 of JSON-able values: the source, its version, its options and the hashes of its files."""
+    """Return the SHA-256 of JSON-able values: the source, its version, its options and the hashes of its files."""
     return hashlib.sha256(canonical_json(made_from).encode()).hexdigest()
 
 
 def file_hash(path: Path, cache: Path) -> str:
-    """SHA-256 of a file, read once as long as its size and time of change stay. Raises ValueError where unreadable."""
+    """Return the SHA-256 of a file; it is read again only if its size or time of change differ. Raises ValueError."""
     index = cache / "file_hashes.json"
     try:
         stat = path.stat()
@@ -57,32 +57,36 @@ def file_hash(path: Path, cache: Path) -> str:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error.strerror})") from error
-    with _writing(cache):
-        beside = cache / f".file_hashes.{uuid.uuid4().hex}"
-        beside.write_text(json.dumps(_read_index(index) | {key: [*stamp, digest]}))
-        beside.replace(index)
+    with _write_errors(cache):
+        write_atomic(index, json.dumps(_read_index(index) | {key: [*stamp, digest]}).encode(), sync=False)
     return digest
 
 
 def cached(cache: Path, source: str, content: str, build: Callable[[Path], Log]) -> Log:
-    """The log that `build` makes, from the cache where it is there and whole. Arrays are read-only memory maps.
+    """Return a log from the cache, or build it. Its arrays are read-only memory maps.
 
-    build: is given an empty folder on the cache's disk, for an `ArrayFile` of each of `ARRAYS` and for what it needs in
-    between, and returns the log of these arrays. Raises ValueError where the cache cannot be written, and whatever
-    `build` raises.
+    Args:
+        cache: the folder for converted logs.
+        source: the name of the source, for the name of the folder.
+        content: the hash of what the log is made from.
+        build: writes an `ArrayFile` of each of `ARRAYS` into an empty folder on the cache's disk, which it may also use
+            for temporary files, and returns the log of these arrays.
+
+    Raises:
+        ValueError: the cache cannot be written; and whatever `build` raises.
     """
     folder = cache / f"{source}-{content}"
-    log = opened(folder, content)
+    log = open_cached(folder, content)
     if log is not None:
         return log
-    with _writing(cache), _alone(folder):
-        log = opened(folder, content)  # converted by another process while this one waited
+    with _write_errors(cache), _exclusive(folder.with_name(f"{folder.name}.lock")):
+        log = open_cached(folder, content)  # converted by another process while this one waited
         if log is None:
             _remove_abandoned(cache)
             _convert(cache, folder, content, build)
-            log = opened(folder, content)
+            log = open_cached(folder, content)
     if log is None:
-        raise ValueError(f"{folder} does not read back as it was written; is the disk full?")
+        raise ValueError(f"{folder} does not read back as it was written; the disk may be full")
     return log
 
 
@@ -90,7 +94,7 @@ def _convert(cache: Path, folder: Path, content: str, build: Callable[[Path], Lo
     beside = cache / f"{BUILDING}{uuid.uuid4().hex}"
     beside.mkdir()
     try:
-        with _held(beside):
+        with _exclusive(beside / "lock"):
             built = build(beside)
         assert built.content == content
         _write_facts(beside, built)
@@ -100,25 +104,23 @@ def _convert(cache: Path, folder: Path, content: str, build: Callable[[Path], Lo
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time converts into the folder: memory and time of a conversion are taken once a machine. Where
-    the file system has no locks, several may; what they write is the same."""
-    path = folder.with_name(f"{folder.name}.lock")
-    with path.open("w") as file:
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold a file lock, then delete its file. Does not lock if the file system has no locks."""
+    with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+            stack.enter_context(FileLock(path, thread_local=False, fallback_to_soft=False))
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
-def kept(cache: Path, source: str, log: Log) -> Log:
-    """The log with its arrays in the cache, memory-mapped, whatever its source made them as."""
-    if place(log):
+def store_log(cache: Path, source: str, log: Log) -> Log:
+    """Return a log with its arrays in the cache, memory-mapped."""
+    if folder_of_log(log):
         return log
     folder = cache / f"{source}-{log.content}"
-    there = opened(folder, log.content)
+    there = open_cached(folder, log.content)
     if there is not None and _equal(there, log):
         return there
 
@@ -127,7 +129,7 @@ def kept(cache: Path, source: str, log: Log) -> Log:
             np.save(into / f"{name}.npy", np.ascontiguousarray(getattr(log, name), dtype), allow_pickle=False)
         return log
 
-    if there is not None:  # of a source that gives other data the same name: what it says now counts
+    if there is not None:  # the source returned other data under the same hash: use the new data
         shutil.rmtree(folder, ignore_errors=True)
     return cached(cache, source, log.content, build)
 
@@ -137,18 +139,18 @@ def _equal(one: Log, other: Log) -> bool:
     return same_arrays and _facts(one) == _facts(other)
 
 
-def place(log: Log) -> Path | None:
-    """The folder whose memory maps a log's arrays are; None where they are in memory."""
+def folder_of_log(log: Log) -> Path | None:
+    """Return the folder from which a log's arrays are memory-mapped; None if they are in memory."""
     bases = [getattr(log, name).base for name in ARRAYS]
     folders = {Path(base.filename).parent if isinstance(base, np.memmap) and base.filename else None for base in bases}
     return folders.pop() if len(folders) == 1 else None
 
 
 class ArrayFile:
-    """The file `FOLDER/<name>.npy` of one of `ARRAYS`, (rows, columns), row after row as training reads it.
+    """Writes `FOLDER/<name>.npy` of one of `ARRAYS`: (rows, columns), in row order, as training reads it.
 
-    It is made column by column, as sources learn from columns: these wait in a file beside it, and are turned into rows
-    by blocks at the end of the `with`. Memory holds a block of rows, however many rows and columns there are.
+    Columns are appended one by one to a temporary file, and transposed in blocks at the end of the `with` block. Memory
+    holds one block of rows.
     """
 
     def __init__(self, folder: Path, name: str, rows: int) -> None:
@@ -167,10 +169,10 @@ class ArrayFile:
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         with self.waiting:
             if not failed:
-                self._turn()
+                self._transpose()
         self.path.with_suffix(".columns").unlink()
 
-    def _turn(self) -> None:
+    def _transpose(self) -> None:
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.rows, self.columns)}
         block = np.empty((min(BLOCK_ROWS, self.rows), self.columns), self.dtype)
         with self.path.open("wb") as file:
@@ -185,12 +187,12 @@ class ArrayFile:
             os.fsync(file.fileno())
 
     def read(self) -> np.ndarray:
-        """The whole array, memory-mapped, once the `with` has ended."""
+        """Return the memory-mapped array, after the end of the `with` block."""
         return np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
 
-def opened(folder: Path, content: str) -> Log | None:
-    """The log in a folder of a cache, its arrays memory-mapped; None where it is not there, or not whole."""
+def open_cached(folder: Path, content: str) -> Log | None:
+    """Return the log in a folder of a cache, memory-mapped; None if it is not there or not complete."""
     try:
         values = json.loads((folder / "log.json").read_text())
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
@@ -230,10 +232,10 @@ def _write_facts(folder: Path, log: Log) -> None:
 
 
 def _move_into_place(beside: Path, folder: Path, content: str) -> None:
-    with contextlib.suppress(OSError):  # the usual case: nobody is there
+    with contextlib.suppress(OSError):  # fails only if the folder exists
         beside.rename(folder)
         return
-    if opened(folder, content) is not None:  # another process was faster, with the same content
+    if open_cached(folder, content) is not None:  # another process has written the same content
         return
     broken = folder.with_name(f"{BUILDING}{uuid.uuid4().hex}")
     with contextlib.suppress(FileNotFoundError):
@@ -245,7 +247,7 @@ def _move_into_place(beside: Path, folder: Path, content: str) -> None:
     try:
         beside.rename(folder)
     except OSError:
-        if opened(folder, content) is None:
+        if open_cached(folder, content) is None:
             raise
 
 
@@ -253,37 +255,23 @@ def _remove_abandoned(cache: Path) -> None:
     for path in cache.glob(f"{BUILDING}*"):
         with contextlib.suppress(OSError):
             old = time.time() - path.stat().st_mtime > ABANDONED_SECONDS
-            if old and _free(path):  # a clock that jumped makes everything old
+            if old and _is_free(path / "lock"):  # after a jump of the clock, a locked one looks old too
                 shutil.rmtree(path, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _held(folder: Path):
-    """The system lets go of it when the process ends, however it ends. Where its disk knows no locks, age decides."""
-    handle = os.open(folder, os.O_RDONLY)
+def _is_free(path: Path) -> bool:
+    """Return whether no process holds a file lock."""
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _free(folder: Path) -> bool:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        with FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False):
+            return True
+    except Timeout:
         return False
     except OSError:
-        pass
-    finally:
-        os.close(handle)
-    return True
+        return True
 
 
 @contextlib.contextmanager
-def _writing(cache: Path):
+def _write_errors(cache: Path) -> Iterator[None]:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         yield

@@ -1,4 +1,4 @@
-"""The one shape in which every data source hands its log to training: encoded, sorted by time, split by day."""
+"""The form in which every data source returns its log: encoded, sorted by time, split by day."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,16 +8,17 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One thing to predict. Labels are stored as training wants them: 0/1, or standardized for a regression.
+    """A prediction target. Labels are stored as 0 and 1, or standardized for a regression.
 
-    kind: "binary" (logistic loss, judged by AUC) or "regression" (squared error, judged by RMSE).
-    base: the base rate of a binary task over the training part; for a regression the mean, in the target's unit.
-    scale: the standard deviation of a regression's target over the training part (1 for a binary task).
-        Where only some days of a log are kept, a regression's base and scale are those of all of it.
-    constant_loss: mean loss of the constant predictor `base` over the training part (nats; for a regression, squared
-        deviations).
-    constant_rmse: RMSE of that constant on the held-out part, in the target's unit (None for a binary task).
-    unit: what a regression's RMSE is measured in, for labels of figures ("log(1 + s)").
+    Args:
+        name: the task's name.
+        kind: "binary" (logistic loss, judged by AUC) or "regression" (squared error, judged by RMSE).
+        base: base rate of a binary task in the training rows; for a regression the mean, in the target's unit.
+        scale: standard deviation of a regression's target in the training rows; 1 for a binary task. If only some
+            days are kept, base and scale of a regression are those of the whole log.
+        constant_loss: mean loss of the constant predictor `base` in the training rows (nats, or squared deviations).
+        constant_rmse: RMSE of that constant on the held-out rows, in the target's unit; None for a binary task.
+        unit: unit of a regression's RMSE, for labels of figures, such as "log(1 + s)".
     """
 
     name: str
@@ -33,12 +34,16 @@ class Task:
 class Log:
     """A time-ordered log, ready for training: N rows, F id features, D number features, T tasks.
 
-    ids: int32 (N, F), codes from 0; code 0 of every feature is "not seen in training".
-    numbers: float32 (N, D), standardized over the training part, finite.
-    labels: float32 (N, T). train_rows: rows [0, train_rows) are for training, the rest (the last day) is held out.
-    vocabulary: number of codes of each id feature, code 0 included.
-    content: SHA-256 of what the arrays were made from (files' content, options, version of the conversion).
-    facts: what a report wants to say about the data (name, licence, first and last day ...), JSON-able.
+    Args:
+        ids: int32 (N, F), codes from 0; code 0 of each feature means "not seen in training".
+        numbers: float32 (N, D), standardized over the training rows, finite.
+        labels: float32 (N, T).
+        train_rows: the first rows, for training; the others (the last day) are held out.
+        vocabulary: number of codes of each id feature, code 0 included.
+        id_names, number_names: names of the features.
+        tasks: the tasks, in the order of the labels' columns.
+        content: SHA-256 of what the arrays were made from (content of files, options, version of the conversion).
+        facts: facts for reports (name, licence, first and last day, ...), JSON-able.
     """
 
     ids: np.ndarray

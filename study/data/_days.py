@@ -1,10 +1,9 @@
-"""Some days of a log as a log of its own, whose codes and scales stay those of the whole: what was trained on one week
-can go on with the next.
+"""Selects days of a log. Codes and scales stay those of the whole log, so training can continue on later days.
 
-Vocabularies, codes, standardized numbers and scaled regression targets are the whole log's, learned from its training
-part; so a day that is kept may have codes of which only a later day tells. The last of the kept days is held out. A
-binary task's base rate, and with it the best constant predictor, is that of the kept training rows; a regression's
-constant stays the whole log's mean.
+Vocabularies, codes, standardized numbers and scaled regression targets are learned from the training rows of the whole
+log; so a selected day may have a code that was first seen on a later day. The last selected day is held out. The base
+rate of a binary task, and so its best constant predictor, is that of the selected training rows. The constant of a
+regression stays the mean of the whole log.
 """
 
 import math
@@ -20,29 +19,39 @@ from study.data._cache import BLOCK_ROWS, ArrayFile, cached, content_hash
 from study.data._dataset import Log, Task
 
 ONLY_DAYS = "only_days"
-"""The option: the first and the last day that are kept, counted from 1, such as 8-14."""
+"""The option: first and last day to keep, counted from 1, such as 8-14."""
 
 OF_THE_WHOLE = ("bayes_loss", "duplicates_dropped", "heldout")
-"""Facts that say nothing of a part."""
+"""Facts of the whole log that are not true of some of its days."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Days:
-    """The days of a source's log, of which `facts["days"]` says how many there are. of_row: int (N,), of each of its
-    rows, counted from 1. dates: of each day."""
+    """The days of a source's log. Its `facts["days"]` must state their number.
+
+    Args:
+        of_row: int (N,), the day of each row, counted from 1.
+        dates: the date of each day.
+    """
 
     of_row: np.ndarray
     dates: tuple[str, ...]
 
 
-def only_days(log: Log, wanted: Any, days_of: Callable[[], Days], cache: Path) -> Log:
-    """The log of the wanted days, converted once, like the log itself; the whole log where these are all.
+def select_days(log: Log, wanted: Any, days_of: Callable[[], Days], cache: Path) -> Log:
+    """Return a log of some days; the whole log if these are all. It is cached, like the log itself.
 
-    wanted: such as "8-14". days_of: asked where the part is not there yet. Raises ValueError on words that are no days,
-    on days that the log does not have, where a kept day or a task has nothing to train on or to hold out, and where the
-    source does not keep its word: its days are not those of its log.
+    Args:
+        log: the whole log.
+        wanted: first and last day, such as "8-14".
+        days_of: returns the days of the log; called only if the result is not cached.
+        cache: the folder for converted logs.
+
+    Raises:
+        ValueError: these are no days of the log, they or a task leave nothing to train on or to hold out, or the days
+            that the source returns do not match its log.
     """
-    first, last = kept_days(wanted, log)
+    first, last = parse_days(wanted, log)
     if (first, last) == (1, days_in(log)) and holds_out_a_day(log):
         return log
     content = content_hash({"days_of": log.content, "first": first, "last": last})
@@ -73,7 +82,7 @@ def only_days(log: Log, wanted: Any, days_of: Callable[[], Days], cache: Path) -
 
 
 def days_in(log: Log) -> int:
-    """How many days a log has. Raises ValueError where its source, which tells its days, has not said so."""
+    """Return the number of days of a log. Raises ValueError if its source has `days` but does not state the number."""
     days = log.facts.get("days")
     if not isinstance(days, int) or isinstance(days, bool) or days < 1:
         said = f"is {days!r:.40}" if "days" in log.facts else "is not there"
@@ -85,12 +94,12 @@ def days_in(log: Log) -> int:
 
 
 def holds_out_a_day(log: Log) -> bool:
-    """Whether what a whole log holds out is its last day: where it is something else, its facts say so."""
+    """Return whether a whole log holds out its last day; otherwise its facts say what it holds out."""
     return "heldout" not in log.facts
 
 
 def _check_days(days: Days, log: Log) -> None:
-    """Raises ValueError where they are not a source's days of this log."""
+    """Raise ValueError unless these can be the days of this log."""
     if not isinstance(days, Days):
         raise ValueError(f"`days` of its data source is to return study.data.Days; it returned {days!r:.40}")
     if (rows := np.shape(days.of_row)) != (len(log.labels),):
@@ -99,8 +108,8 @@ def _check_days(days: Days, log: Log) -> None:
         raise ValueError(f"its data source tells the dates of {len(days.dates)} days; its log has {days_in(log)}")
 
 
-def kept_days(wanted: Any, log: Log) -> tuple[int, int]:
-    """The first and the last day, of a log that says how many it has. Raises as `only_days` does."""
+def parse_days(wanted: Any, log: Log) -> tuple[int, int]:
+    """Return the first and the last day. Raises as `select_days` does."""
     found = re.fullmatch(r"([0-9]{1,6})-([0-9]{1,6})", wanted) if isinstance(wanted, str) else None
     if not found:
         raise ValueError(f"{ONLY_DAYS} takes the first and the last day, such as 1-7; got {wanted!r}")
@@ -113,7 +122,7 @@ def kept_days(wanted: Any, log: Log) -> tuple[int, int]:
 
 
 def _rows(into: Path, name: str, whole: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """These rows of an array, in its file; one column in memory at a time."""
+    """Write some rows of an array to its file, with one column in memory at a time."""
     with ArrayFile(into, name, len(rows)) as file:
         for column in range(whole.shape[1]):
             parts = range(0, len(rows), BLOCK_ROWS)

@@ -1,7 +1,8 @@
-"""Downloads a data set's official archive, checks it, and only then unpacks it.
+"""Downloads the official archive of a data set, verifies it, and unpacks it.
 
-What arrives is kept as `.<file>.part` and goes on from there the next time. Nothing is unpacked before size and MD5
-are right; nothing outside the target folder is written; the folder appears whole or not at all.
+A partial download is kept as `.<folder>.tar.gz.part`, and the next call continues it. Nothing is unpacked before size
+and MD5 are verified. Nothing is written outside the target folder (`tarfile`'s data filter). The folder appears
+complete or not at all.
 """
 
 import gzip
@@ -17,21 +18,29 @@ import uuid
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, cast
 
 BLOCK = 1 << 18
 TIMEOUT_SECONDS = 30
-MOST_MEMBERS = 10_000
-"""Files and folders of an archive."""
+MAX_MEMBERS = 10_000
+"""Most files and folders in an archive."""
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that are here and the bytes that there are."""
+"""Called with the bytes received and the total."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A `.tar.gz` on the web. size: bytes. folder: what it unpacks to. unpacked_limit: bytes; more is refused."""
+    """A `.tar.gz` on the web.
+
+    Args:
+        url: its address.
+        size: its bytes.
+        md5: its MD5.
+        folder: the folder that it unpacks to.
+        unpacked_limit: bytes; a larger content is refused.
+    """
 
     url: str
     size: int
@@ -58,11 +67,20 @@ def fetch(
     archive: Archive | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """The folder of a data set below `target`, downloaded and unpacked where it is not there yet.
+    """Download and unpack a data set, unless it is there already. Can be repeated and interrupted.
 
-    name: one of `ARCHIVES`. url: another place that has the same file. archive: another file altogether.
-    Safe to repeat and to interrupt. Raises ValueError where the download fails, is not the expected file, or holds
-    what an archive of data should not.
+    Args:
+        name: one of `ARCHIVES`.
+        target: the folder for the data set's folder.
+        url: another address of the same file.
+        archive: another archive.
+        progress: called during the download.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        ValueError: the download fails, is not the expected file, or holds members that could be harmful.
     """
     if archive is None:
         if name not in ARCHIVES:
@@ -87,7 +105,7 @@ def fetch(
 
 
 def _download(archive: Archive, part: Path, progress: Progress | None) -> None:
-    """Append to what is there until it is whole; after a broken connection again, as long as something arrives."""
+    """Continue the partial download until it is complete. Reconnects as long as data arrive."""
     while True:
         here = part.stat().st_size if part.exists() else 0
         if here > archive.size:
@@ -144,12 +162,12 @@ def _unpack(archive: Archive, part: Path, folder: Path) -> None:
     beside.mkdir()
     try:
         with gzip.open(part) as packed:
-            _unpack_members(_Limited(packed, archive.unpacked_limit), beside)
+            _unpack_members(_Limited(packed, archive.unpacked_limit), beside, archive.unpacked_limit)
         top = beside / archive.folder
         try:
             (top if [p.name for p in beside.iterdir()] == [archive.folder] else beside).rename(folder)
         except OSError:
-            if not folder.is_dir():  # else somebody else was faster, with the same files
+            if not folder.is_dir():  # else another process has unpacked the same files
                 raise
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{archive.url} does not unpack ({error})") from error
@@ -157,45 +175,23 @@ def _unpack(archive: Archive, part: Path, folder: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _unpack_members(packed: io.RawIOBase, folder: Path) -> None:
-    files = 0
+def _unpack_members(packed: io.RawIOBase, folder: Path, limit: int) -> None:
+    files = size = 0
     with tarfile.open(fileobj=cast(IO[bytes], packed), mode="r|") as tar:
         for count, member in enumerate(tar, 1):
-            if count > MOST_MEMBERS:
-                raise ValueError(f"the archive holds more than {MOST_MEMBERS:,} files; refused")
-            at = folder.joinpath(*_safe_parts(member.name))
-            if member.type == tarfile.DIRTYPE:
-                at.mkdir(parents=True, exist_ok=True)
-            elif member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse():
-                _write_member(tar, member, at)
-                files += 1
-            else:
-                raise ValueError(f"the archive holds {member.name!r}, which is neither a file nor a folder; refused")
+            size += member.size
+            if count > MAX_MEMBERS:
+                raise ValueError(f"the archive holds more than {MAX_MEMBERS:,} files; refused")
+            if size > limit:
+                raise ValueError(f"the archive unpacks to more than {limit:,} bytes; refused")
+            tar.extract(member, folder, filter="data")
+            files += member.isfile()
     if files == 0:
         raise ValueError("the archive holds no file")
 
 
-def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, at: Path) -> None:
-    content = tar.extractfile(member)
-    assert content is not None
-    at.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        file = at.open("xb")
-    except FileExistsError as error:
-        raise ValueError(f"the archive holds {member.name!r} twice; refused") from error
-    with content, file:
-        shutil.copyfileobj(content, file, BLOCK)
-
-
-def _safe_parts(name: str) -> tuple[str, ...]:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name:
-        raise ValueError(f"the archive holds {name!r}, which would leave its folder; refused")
-    return path.parts
-
-
 class _Limited(io.RawIOBase):
-    """Reads on until too much was read: the header of an archive may say anything, the bytes that come out do not."""
+    """Raises ValueError once more than `limit` bytes were unpacked: an archive's headers may be wrong."""
 
     def __init__(self, packed: gzip.GzipFile, limit: int) -> None:
         self.packed, self.limit, self.seen = packed, limit, 0

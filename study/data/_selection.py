@@ -1,4 +1,4 @@
-"""A part of a log's columns as a log of its own: fewer features, or fewer tasks, of the same rows."""
+"""Selects columns of a log: fewer features or fewer tasks, of the same rows."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,15 +9,20 @@ from study.data._cache import ArrayFile, cached, content_hash
 from study.data._dataset import Log
 
 SELECTED = {"only_ids": "ids", "only_numbers": "numbers", "only_tasks": "labels"}
-"""Options of every source, and the array whose columns they name: what is kept of the id features, number features and
-tasks. A list of names, or words with commas between; without the option, all."""
+"""Option -> the array whose columns it selects. An option is a list of names, or names separated by commas; by default
+all columns are kept."""
 
 
-def selected(log: Log, options: Mapping[str, Any], cache: Path) -> Log:
-    """The log with the wanted columns alone, in the log's own order; converted once, like the log itself.
+def select_columns(log: Log, options: Mapping[str, Any], cache: Path) -> Log:
+    """Return a log of some columns, in the order of the log. It is cached, like the log itself.
 
-    options: some of `SELECTED`. Raises ValueError on a name that the log does not have, and where no feature or no task
-    would be left.
+    Args:
+        log: the whole log.
+        options: some of `SELECTED`.
+        cache: the folder for converted logs.
+
+    Raises:
+        ValueError: a name is unknown, or no feature or no task is left.
     """
     have = {
         "only_ids": log.id_names,
@@ -56,7 +61,7 @@ def selected(log: Log, options: Mapping[str, Any], cache: Path) -> Log:
 
 
 def _kept(option: str, wanted: Any, have: tuple[str, ...]) -> list[int]:
-    """Numbers of the columns that are kept."""
+    """Return the indices of the columns to keep."""
     if wanted is None:
         return list(range(len(have)))
     names = [word.strip() for word in wanted.split(",")] if isinstance(wanted, str) else wanted

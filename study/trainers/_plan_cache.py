@@ -13,13 +13,13 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from study import plugins
 from study.config import canonical_json
+from study.storage.atomic import write_atomic
 
 FILE = "answers.json"
 MOST = 1_000
@@ -47,9 +47,7 @@ def cached_call(cache: Path | None, question: Sequence[Any], find: Callable[[], 
     newest = dict(list((_read(cache / FILE) | {key: answer}).items())[-MOST:])
     with contextlib.suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
-        beside = cache / f".answers.{uuid.uuid4().hex}"
-        beside.write_text(json.dumps(newest))
-        beside.replace(cache / FILE)
+        write_atomic(cache / FILE, json.dumps(newest).encode(), sync=False)
     return answer
 
 

@@ -144,12 +144,12 @@ def test_what_another_process_writes_stays_when_the_clock_jumps(tmp_path, monkey
 def test_one_process_converts_while_the_others_wait(tmp_path):
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from study.data._cache import cached, place; import small_log\n"
+        "from study.data._cache import cached, folder_of_log; import small_log\n"
         "def build(into):\n"
         "    print('converts'); time.sleep(1)\n"
         "    return small_log.build_small(into)\n"
         "log = cached(Path(sys.argv[1]), 'mine', 'c', build)\n"
-        "print(place(log).name)"
+        "print(folder_of_log(log).name)"
     )
     words = [sys.executable, "-c", script, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(HELPERS)])}
@@ -163,16 +163,16 @@ def test_one_process_converts_while_the_others_wait(tmp_path):
 def test_arrays_in_memory_are_kept_and_mapped(tmp_path):
     log = build_small(tmp_path)
     in_memory = replace(log, ids=IDS.copy(), numbers=np.zeros((6, 0), np.float32), labels=LABELS[:, None].copy())
-    kept = _cache.kept(tmp_path / "cache", "my_pkg.mine", in_memory)
-    assert _cache.place(in_memory) is None
-    assert _cache.place(kept) == tmp_path / "cache" / "my_pkg.mine-c"
+    kept = _cache.store_log(tmp_path / "cache", "my_pkg.mine", in_memory)
+    assert _cache.folder_of_log(in_memory) is None
+    assert _cache.folder_of_log(kept) == tmp_path / "cache" / "my_pkg.mine-c"
     np.testing.assert_array_equal(kept.ids, IDS)
     stamp = (tmp_path / "cache" / "my_pkg.mine-c").stat().st_mtime_ns
-    assert _cache.kept(tmp_path / "cache", "my_pkg.mine", in_memory).facts == log.facts
+    assert _cache.store_log(tmp_path / "cache", "my_pkg.mine", in_memory).facts == log.facts
     assert (tmp_path / "cache" / "my_pkg.mine-c").stat().st_mtime_ns == stamp, "written once"
-    assert _cache.kept(tmp_path / "cache", "my_pkg.mine", kept) is kept
+    assert _cache.store_log(tmp_path / "cache", "my_pkg.mine", kept) is kept
     other = replace(in_memory, labels=1 - in_memory.labels)
-    np.testing.assert_array_equal(_cache.kept(tmp_path / "cache", "my_pkg.mine", other).labels, other.labels)
+    np.testing.assert_array_equal(_cache.store_log(tmp_path / "cache", "my_pkg.mine", other).labels, other.labels)
     np.testing.assert_array_equal(kept.labels, log.labels)  # who has the old one keeps it
 
 

@@ -167,7 +167,7 @@ def test_a_source_that_breaks_its_word_on_days_is_told_so(
 
 def test_a_source_that_tells_no_days_has_no_such_option(tmp_path: Path, own: Callable[[str], str]) -> None:
     source = own(SPARSE.partition("def days")[0])
-    with pytest.raises(ValueError, match="sparse' has no option only_days: it does not tell"):
+    with pytest.raises(ValueError, match="sparse' has no option only_days"):
         data.load(source, {"of_row": "1", "only_days": "1-2"}, tmp_path / "cache")
     whole = data.load(source, {"of_row": "1"}, tmp_path / "cache")
     assert data.rows_of(source, {"of_row": "1"}, tmp_path / "cache") == data.Rows(whole=whole.content)
