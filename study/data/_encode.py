@@ -1,4 +1,4 @@
-"""From raw columns in time order to a `Log`: codes, standardized numbers and tasks, all learned from training rows."""
+"""Encodes raw columns as a `Log`: codes, standardized numbers and tasks, all learned from training rows."""
 
 import contextlib
 import csv
@@ -18,14 +18,14 @@ from study.data._cache import ArrayFile
 from study.data._dataset import Log, Task
 
 NUMBER_CLIP = 5.0
-"""Standardized numbers are cut at this many standard deviations: one freak value must not decide a whole study."""
+"""Standardized numbers are clipped at this many standard deviations, so that an outlier cannot dominate a study."""
 
 CSV_BLOCK_BYTES = 1 << 23
 """Of a CSV file that is read block by block. A row must fit in."""
 
 
 def ranked(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, int]:
-    """int32 codes of a column's sorted distinct values, from 0, and how many these are; -1 where missing or NaN."""
+    """Return int32 codes of a column's sorted distinct values, from 0, and their number; -1 if missing or NaN."""
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)  # pyright: ignore[reportAttributeAccessIssue]
     if pa.types.is_dictionary(column.type):
@@ -35,7 +35,7 @@ def ranked(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, int]:
     encoded = column.dictionary_encode().unify_dictionaries()
     values = encoded.chunk(0).dictionary if encoded.num_chunks else pa.array([], column.type)
     order = pc.sort_indices(values).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
-    rank = np.full(len(order) + 1, -1, dtype=np.int32)  # the last one serves the missing
+    rank = np.full(len(order) + 1, -1, dtype=np.int32)  # the last entry is for missing values
     rank[order] = np.arange(len(order), dtype=np.int32)
     codes, start = np.empty(len(column), dtype=np.int32), 0
     for chunk in encoded.chunks:
@@ -56,11 +56,19 @@ def make_log(
     content: str,
     facts: dict[str, Any],
 ) -> Log:
-    """A `Log` of N rows that are already in time order, its arrays in the folder. Features and tasks are asked for one
-    at a time, ids first, so that a source need not hold them all.
+    """Return a `Log` of N rows in time order, with its arrays in a folder. Reads one feature or task at a time.
 
-    ids: name, codes (N,) from 0, -1 where missing, and the number of distinct values. numbers: name, (N,), NaN where
-    missing. tasks: name, kind, target (N,), finite, and unit. Raises ValueError on a task that cannot be learned.
+    Args:
+        folder: for the arrays.
+        rows: N.
+        train_rows: number of training rows, which come first.
+        ids: name, codes (N,) from 0 (-1 if missing), and the number of distinct values.
+        numbers: name and values (N,), NaN if missing.
+        tasks: name, kind, finite target (N,), and unit.
+        content, facts: as in `Log`.
+
+    Raises:
+        ValueError: a task cannot be learned.
     """
     assert 0 < train_rows < rows
     vocabulary: dict[str, int] = {}
@@ -97,7 +105,7 @@ def make_log(
 
 def _seen_in_training(codes: np.ndarray, distinct: int, train_rows: int) -> tuple[np.ndarray, int]:
     seen = np.bincount(codes[:train_rows] + 1, minlength=distinct + 1) > 0
-    seen[0] = False  # the missing share code 0 with the unseen
+    seen[0] = False  # missing values share code 0 with unseen ones
     return np.where(seen, np.cumsum(seen), 0).astype(np.int32)[codes + 1], 1 + int(seen.sum())
 
 
@@ -131,7 +139,7 @@ def _regression(name: str, target: np.ndarray, train_rows: int, unit: str) -> tu
 
 
 def csv_header(path: Path) -> list[str]:
-    """The column names of a CSV file. Raises ValueError where it is empty or not text."""
+    """Return the column names of a CSV file. Raises ValueError if it is empty or not text."""
     try:
         opened = gzip.open if path.name.lower().endswith(".gz") else open
         with opened(path, "rt", encoding="utf-8-sig", newline="") as file:

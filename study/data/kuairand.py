@@ -3,16 +3,15 @@
 Source: Gao et al., *KuaiRand: An Unbiased Sequential Recommendation Dataset with Randomly Exposed Videos*, CIKM 2022,
 https://kuairand.com, licence CC BY-SA 4.0.
 
-Every standard log is read (`log_standard*.csv`); the log of randomly exposed videos is another experiment and left
-out, and so are the video statistics: they are sums over the whole month and so know the future. Exact duplicate rows
-are dropped, the rest is ordered by time, and the last day is held out, by the log's own `date`. That and `hourmin` are
-rounded to the hour some time after the video was shown, mostly in an hour's last ten minutes: the last day so begins a
-little before midnight (636 training rows of the last two weeks are later than its first row), and the hour of the day
-is taken from `time_ms` instead.
+All standard logs are read (`log_standard*.csv`). The log of randomly exposed videos is another experiment and is not
+used. Video statistics are not used either: they are sums over the whole month, so they contain the future. Exact
+duplicate rows are dropped, rows are sorted by time, and the last day by the log's `date` is held out. `date` and
+`hourmin` were rounded to the hour some time after the video was shown. So the last day begins a little before midnight
+(636 training rows of the last two weeks are later than its first row), and the hour of the day comes from `time_ms`.
 
-Inputs: 30 id features and 5 numbers. What the user did with the video (play, profile and comment times, every `is_*`
-feedback) is no input. Constant columns (`is_lowactive_period`, `visible_status`) are left out, and so are the ranges
-of counts (`fans_user_num_range` ...), which are numbers here. The archive gives one snapshot of each user.
+Inputs: 30 id features and 5 numbers. The user's reactions (play, profile and comment times, every `is_*` column) are no
+inputs. Constant columns (`is_lowactive_period`, `visible_status`) and ranges of counts (`fans_user_num_range`, ...) are
+left out. The archive has one snapshot of each user.
 """
 
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from study.data._days import Days
 from study.data._encode import csv_header, make_log, ranked, read_csv, require_columns
 
 VERSION = 1
-"""Raised when the same files would be converted to other arrays."""
+"""Must be increased if the same files are converted to other arrays."""
 
 USERS, VIDEOS, LOGS = "user_features_pure.csv", "video_features_basic_pure.csv", "log_standard*.csv"
 
@@ -45,11 +44,17 @@ NEEDED |= {"play_time_ms": pa.float64(), "duration_ms": pa.float64()}
 
 
 def load(cache: Path, *, dir: str | Path) -> Log:
-    """The standard log with the tasks click, long_view, like (binary) and play_time (regression on log(1 + seconds)).
+    """Return the standard log. Tasks: click, long_view, like (binary), play_time (regression on log(1 + seconds)).
 
-    dir: the archive's folder, its `data` folder, or a folder that holds `KuaiRand-Pure`.
-    Raises ValueError on missing files or columns, unreadable files, labels that are not 0 or 1, a negative or infinite
-    number, and where fewer than two days are there. A user or a video without features is no error: it is unseen.
+    A user or a video without features counts as unseen.
+
+    Args:
+        cache: the folder for converted logs.
+        dir: the archive's folder, its `data` folder, or a folder that holds `KuaiRand-Pure`.
+
+    Raises:
+        ValueError: a file or column is missing or cannot be read, a label is not 0 or 1, a number is negative or
+            infinite, or there are fewer than two days.
     """
     folder = _folder(Path(dir))
     logs = sorted(folder.glob(LOGS))
@@ -67,7 +72,7 @@ def load(cache: Path, *, dir: str | Path) -> Log:
 
 
 def days(cache: Path, *, dir: str | Path) -> Days:
-    """The day of each row, by the log's own `date`. Raises as `load` does."""
+    """Return the day of each row by the log's `date`. Raises as `load` does."""
     dates = _in_time_order(_read_logs(sorted(_folder(Path(dir)).glob(LOGS))))["date"].to_numpy()
     distinct, at = np.unique(dates, return_inverse=True)
     return Days(of_row=at + 1, dates=tuple(_iso(date) for date in distinct))
@@ -153,7 +158,7 @@ def _read_log(path: Path) -> pa.Table:
     header = csv_header(path)
     require_columns(path, header, list(NEEDED))
     _require_last_line_end(path)
-    # The columns that are not needed count only where rows are compared, and text compares exactly.
+    # Other columns serve only to find duplicate rows; text compares exactly.
     table = read_csv(path, {name: NEEDED.get(name, pa.string()) for name in header})
     for name in NEEDED:
         missing = table[name].null_count
@@ -170,10 +175,10 @@ def _require_last_line_end(path: Path) -> None:
 
 
 def _in_time_order(log: pa.Table) -> pa.Table:
-    """The columns that are needed, by time with the last day at the end, without exact duplicates of a whole row."""
+    """Return the needed columns, sorted by time with the last day at the end, without duplicates of a whole row."""
     time_ms, date = log["time_ms"].to_numpy(), log["date"].to_numpy()
     order = np.lexsort((time_ms, date == date.max()))
-    # Equal rows have equal times: only rows that share theirs with a neighbour need to be compared whole.
+    # Equal rows have equal times: only rows with the same time as a neighbour are compared completely.
     equal = np.diff(time_ms[order]) == 0
     shared = order[np.append(False, equal) | np.append(equal, False)]
     repeated = np.zeros(log.num_rows, dtype=bool)
@@ -182,7 +187,7 @@ def _in_time_order(log: pa.Table) -> pa.Table:
 
 
 class _Features:
-    """A table of features by key (user or video), looked up for every row of the log."""
+    """Features by key (user or video), for each row of the log."""
 
     def __init__(self, path: Path, key: str, log: pa.Table) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""A feed that never was: a time-ordered multitask stream with a known best loss. Nothing to download.
+"""A synthetic feed: a time-ordered multitask stream with a known best loss. Nothing to download.
 
 Users and items have latent traits, `a_u` and `b_i`; most id features are coarse, overlapping views of these, so that
 features are as redundant as in real logs. What a task t depends on, in row r with user u, item i and context c:
@@ -11,10 +11,11 @@ scaled to variance 1 over the rows. Binary: P(1) = (1 - label_noise) * sigmoid(b
 with base_t such that the mean is the task's rate. Regression: log(1 + seconds) is 0 with a probability that falls
 with z, else `m(z) * noise` with Gamma noise of mean 1 and variance `heavy_tail`: seconds have a power-law tail.
 
-Given features and time the truth is known, and so is the expected loss of whoever knows it: `facts["bayes_loss"]`.
+The true probabilities given features and time are known, and so is the lowest possible expected loss:
+`facts["bayes_loss"]`.
 
-A score is scaled, and a base rate is met, over all rows, so memory grows with the rows, by about 140 bytes each; it
-does not grow with the features.
+Scores and base rates are scaled over all rows, so memory grows by about 140 bytes a row; it does not grow with the
+number of features.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ from study.data._days import Days
 from study.data._encode import make_log
 
 VERSION = 1
-"""Raised when the same options would give other arrays."""
+"""Must be increased if the same options give other arrays."""
 
 SECONDS_PER_DAY = 86_400
 FIRST_DAY = np.datetime64("2024-01-01", "D")
@@ -67,7 +68,7 @@ BLOCK_ROWS = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the stream is like.
+    """The properties of a stream.
 
     rows, days: size, the last day held out. seed: of everything drawn. ids, numbers: how many features of each kind
         the model is shown (the first of a fixed order; beyond 14 ids, further views of the same traits). users, items.
@@ -170,14 +171,13 @@ def load(
 
 
 def days(cache: Path, **options: int | float) -> Days:
-    """The day of each row. options: as in `load`."""
+    """Return the day of each row. options: as in `load`."""
     stream = Stream(Options(**options))  # pyright: ignore[reportArgumentType] - checked where it is made
     return Days(of_row=stream.day + 1, dates=tuple(str(FIRST_DAY + day) for day in range(stream.options.days)))
 
 
 class Stream:
-    """The drawing of one stream. Every part has a random stream of its own name, so that one part's options leave the
-    others as they are."""
+    """Draws one stream. Each part has its own named random stream, so options of one part do not change the others."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -265,19 +265,19 @@ class Stream:
         targets = {name: self._noise(name, shared) < p for name, p in self.probabilities.items()}
         some, size = self._play_time_parts
         gamma = self._random("play time").gamma(1 / self.options.heavy_tail, self.options.heavy_tail, self.options.rows)
-        # Sorting the draws and dealing them out by another variable's rank keeps their distribution, and ties them.
+        # Assigning sorted draws by the rank of another variable keeps their distribution and correlates the two.
         gamma.sort()
         target = size * gamma[_ranks(-self._noise("play_time", shared))]
         target[self._random("no play time").random(self.options.rows) >= some] = 0.0
         return targets | {"play_time": target}
 
     def _noise(self, task: str, shared: np.ndarray) -> np.ndarray:
-        """Uniform noise (N,) of a task's labels, independent of the features, tied to that of the other tasks."""
+        """Return uniform noise (N,) of a task's labels: independent of the features, correlated between the tasks."""
         own, k = self._random(f"noise of {task}").standard_normal(len(shared)), self.options.noise_correlation
         return (_ranks(math.sqrt(k) * shared + math.sqrt(1 - k) * own) + 0.5) / len(shared)
 
     def _scaled_score(self, task: str) -> np.ndarray:
-        """The task's z (N,)."""
+        """Return the task's z (N,)."""
         k = self.options.task_correlation
         return _unit_variance(math.sqrt(k) * self._common_score + math.sqrt(1 - k) * self._score(task))
 
@@ -402,7 +402,7 @@ def _zipf(size: int, exponent: float) -> np.ndarray:
 
 
 def _unit_variance(values: np.ndarray) -> np.ndarray:
-    """Of values that nobody else needs: they are scaled in place."""
+    """Scale values in place to mean 0 and variance 1."""
     mean, deviation = values.mean(), values.std()
     values -= mean
     values /= deviation
@@ -410,7 +410,7 @@ def _unit_variance(values: np.ndarray) -> np.ndarray:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """int64 (N,): how many values are smaller."""
+    """Return int64 (N,): how many values are smaller."""
     order = np.argsort(values)
     ranks = np.empty(len(values), dtype=np.int64)
     ranks[order] = np.arange(len(values))
@@ -426,7 +426,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _intercept(log_odds: np.ndarray, rate: float) -> float:
-    """What to add to the log-odds so that the mean probability is the rate, by bisection."""
+    """Return the intercept that gives log-odds this mean probability, by bisection."""
     low, high = -700.0, 700.0
     for _ in range(60):
         middle = (low + high) / 2

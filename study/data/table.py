@@ -1,4 +1,4 @@
-"""Anyone's log: Parquet or CSV files, and a few lines of TOML that say which column is what.
+"""A user's own log: Parquet or CSV files, and a TOML file that describes their columns.
 
     files = ["log-*.parquet"]        # beside the TOML file, or absolute; patterns allowed; .csv, .csv.gz or .parquet
     time = "ts"                      # a timestamp (no zone means UTC), or a number
@@ -12,13 +12,12 @@
     click = "binary"                 # a column of 0 and 1
     watch_seconds = "regression"     # a column of numbers
 
-A missing id counts as unseen; a missing number, label or time is an error. Rows are ordered by time, equal times as
-they stand in the files, and none is dropped. Days are those of UTC that have rows, counted from 1; where only some of
-them are asked for (`study.data._days`), the last of these is held out, whatever `heldout` says of the whole.
+A missing id counts as unseen; a missing number, label or time is an error. Rows are sorted by time, and rows of equal
+time keep their order. No row is dropped. Days are UTC days that have rows, counted from 1. If only some days are
+selected (`study.data._days`), the last of them is held out, whatever `heldout` says.
 
-Columns are read one at a time, so memory holds a column, the order of the rows and what an encoding needs in between:
-about 100 bytes a row, and the distinct values of one id, however many columns there are. A CSV, which has no columns to
-read, is first rewritten as such on the cache's disk, block by block.
+Columns are read one at a time: memory holds about 100 bytes a row and the distinct values of one id. A CSV file is
+first rewritten by columns on the cache's disk, block by block.
 """
 
 import glob
@@ -43,14 +42,14 @@ from study.data._encode import csv_header, csv_type, make_log, ranked, require_c
 T = TypeVar("T")
 
 VERSION = 1
-"""Raised when the same files would be converted to other arrays."""
+"""Must be increased if the same files are converted to other arrays."""
 
 PER_DAY = {unit: 86_400 * per_second for unit, per_second in {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """The lines of `table.toml`, checked; see this module's head for their meaning."""
+    """The validated content of `table.toml`; the module's docstring explains the keys."""
 
     files: list[str]
     time: str
@@ -98,7 +97,7 @@ class Declaration:
 
     @property
     def values(self) -> list[str]:
-        """The columns that are read as numbers."""
+        """Return the columns that are read as numbers."""
         return list(dict.fromkeys([*self.numbers, *self.tasks]))
 
     @property
@@ -107,10 +106,15 @@ class Declaration:
 
 
 def load(cache: Path, *, dir: str | Path) -> Log:
-    """The log that a declaration names. dir: the TOML file, or a folder with `table.toml` in it.
+    """Return the log that a declaration describes.
 
-    Raises ValueError on a declaration or file that does not read, missing columns, labels that are not 0 or 1,
-    numbers or times that are missing, NaN or infinite, and where nothing can be held out.
+    Args:
+        cache: the folder for converted logs.
+        dir: the TOML file, or a folder that holds `table.toml`.
+
+    Raises:
+        ValueError: a file cannot be read, a column is missing, a label is not 0 or 1, a number or time is missing or
+            not finite, or no rows can be held out.
     """
     files, declared = _declared(dir)
     made_from = {
@@ -125,7 +129,7 @@ def load(cache: Path, *, dir: str | Path) -> Log:
 
 
 def days(cache: Path, *, dir: str | Path) -> Days:
-    """The day (UTC) of each row. Raises as `load` does."""
+    """Return the day (UTC) of each row. Raises as `load` does."""
     files, declared = _declared(dir)
     with tempfile.TemporaryDirectory(prefix=BUILDING, dir=cache) as rewritten:
         _, days = _in_time_order(_sources(files, Path(rewritten), declared, [declared.time]), declared)
@@ -134,14 +138,14 @@ def days(cache: Path, *, dir: str | Path) -> Days:
 
 
 def _declared(dir: str | Path) -> tuple[list[Path], Declaration]:
-    """The files, and what is said of them."""
+    """Return the files and their declaration."""
     path = Path(dir) if Path(dir).suffix == ".toml" else Path(dir) / "table.toml"
     declared = read_declaration(path)
     return _files(path, declared), declared
 
 
 def read_declaration(path: Path) -> Declaration:
-    """Raises ValueError, naming the file, where it is not there or says something that cannot be."""
+    """Return the declaration in a TOML file. Raises ValueError, with the file's name, if it is missing or wrong."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -216,7 +220,7 @@ def _log(into: Path, files: list[Path], sources: Sequence["_Source"], declared: 
 
 
 def _in_time_order(sources: Sequence["_Source"], declared: Declaration) -> tuple[np.ndarray | None, np.ndarray]:
-    """The order of the rows by time, None where it is theirs, and the day of each row in that order, since 1970."""
+    """Return the order of the rows by time (None if they are sorted), and in that order each row's day since 1970."""
     time, per_day = _times(sources, declared)
     if len(time) == 0:
         raise ValueError(f"no rows in {', '.join(str(source.file) for source in sources)}")
@@ -234,7 +238,7 @@ def _ordered(values: np.ndarray, order: np.ndarray | None) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Source:
-    """A file whose columns are read one by one."""
+    """A file and the function that reads one of its columns."""
 
     file: Path
     read: Callable[[str], pa.ChunkedArray]
@@ -248,12 +252,12 @@ class _Source:
 
 
 def _sources(files: list[Path], rewritten: Path, declared: Declaration, columns: list[str]) -> list[_Source]:
-    """The files, for these columns. rewritten: a folder for those of a CSV."""
+    """Open the files. `rewritten` is a folder for the columns of CSV files."""
     return [_source(file, rewritten / f"{i}.arrow", declared, columns) for i, file in enumerate(files)]
 
 
 def _source(file: Path, rewritten: Path, declared: Declaration, columns: list[str]) -> _Source:
-    """Raises ValueError where the file does not read or lacks a column. rewritten: a place for a CSV's columns."""
+    """Open one file. Raises ValueError if it cannot be read or lacks a column."""
     if _kind(file) == "parquet":
         require_columns(file, _parquet(file, lambda parquet: parquet.schema_arrow.names), declared.columns)
         return _Source(file, lambda name: _parquet(file, lambda parquet: parquet.read(columns=[name]))[name])
@@ -278,7 +282,7 @@ def _parquet(file: Path, read: Callable[[pq.ParquetFile], T]) -> T:
 
 
 def _times(sources: Sequence[_Source], declared: Declaration) -> tuple[np.ndarray, int]:
-    """Times of all rows as numbers, and how many of these make a day."""
+    """Return the times of all rows as numbers, and how many of these units make a day."""
     name = declared.time
     columns = [chunk for source in sources for chunk in source.read(name).chunks if len(chunk)]
     if not columns:

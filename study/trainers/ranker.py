@@ -146,7 +146,7 @@ class Trainer(protocol.Trainer):
         if self._hints:
             converted = Path(self._hints["converted"])
             for folder in (converted, self.cache / converted.name):
-                if (log := data.opened(folder, self._hints["content"])) is not None:
+                if (log := data.open_cached(folder, self._hints["content"])) is not None:
                     return log
         return data.load(self.study.data, self.study.data_options, self.cache)
 
@@ -245,7 +245,7 @@ class Trainer(protocol.Trainer):
     # Processes and machines -----------------------------------------------------------------------------------------
 
     def hints(self) -> dict[str, Any]:
-        converted = data.place(self.log)
+        converted = data.folder_of_log(self.log)
         assert converted, "data.load maps its arrays"
         return {"content": self.log.content, "converted": str(converted)}
 

@@ -45,7 +45,7 @@ def test_what_comes_back_is_what_was_built_memory_mapped_and_read_only(tmp_path)
 
 @pytest.mark.parametrize("columns", [0, 1, 3])
 @pytest.mark.parametrize("rows", [1, 4, 5, 13])
-def test_columns_become_rows_whatever_the_block(tmp_path, monkeypatch, rows, columns):
+def test_columns_are_transposed_for_any_block_size(tmp_path, monkeypatch, rows, columns):
     monkeypatch.setattr(_cache, "BLOCK_ROWS", 4)
     whole = np.random.default_rng(0).standard_normal((rows, columns)).astype(np.float32)
     with ArrayFile(tmp_path, "numbers", rows) as file:
@@ -128,7 +128,7 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path):
     assert not half.exists()  # what a killed process left is swept away a day later
 
 
-def test_what_another_process_writes_stays_when_the_clock_jumps(tmp_path, monkeypatch):
+def test_a_clock_jump_does_not_delete_a_folder_in_use(tmp_path, monkeypatch):
     jumped = time.time() + 2 * 24 * 3600
 
     def build(into: Path) -> Log:  # meanwhile another one begins, after the jump

@@ -165,7 +165,7 @@ def test_a_source_that_breaks_its_word_on_days_is_told_so(
             data.rows_of(source, options, tmp_path / "cache")
 
 
-def test_a_source_that_tells_no_days_has_no_such_option(tmp_path: Path, own: Callable[[str], str]) -> None:
+def test_a_source_without_days_has_no_day_option(tmp_path: Path, own: Callable[[str], str]) -> None:
     source = own(SPARSE.partition("def days")[0])
     with pytest.raises(ValueError, match="sparse' has no option only_days"):
         data.load(source, {"of_row": "1", "only_days": "1-2"}, tmp_path / "cache")

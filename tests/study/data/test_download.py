@@ -89,7 +89,7 @@ def archive(server: Server, content: bytes = GOOD, **changes) -> Archive:
     return Archive(**values | changes)
 
 
-def test_the_archive_arrives_whole_with_progress(tmp_path, server):
+def test_an_archive_is_downloaded_with_progress(tmp_path, server):
     seen = []
     folder = fetch("set", tmp_path / "new", archive=archive(server), progress=lambda *at: seen.append(at))
     assert folder == tmp_path / "new" / "Set"
@@ -102,14 +102,14 @@ def test_the_archive_arrives_whole_with_progress(tmp_path, server):
     assert len(server.asked) == 1  # what is there is not fetched again
 
 
-def test_a_broken_connection_goes_on_where_it_broke(tmp_path, server):
+def test_a_broken_download_continues(tmp_path, server):
     server.cuts = [300_000, 200_000]
     folder = fetch("set", tmp_path, archive=archive(server))
     assert (folder / "noise.bin").read_bytes() == NOISE
     assert server.asked == [None, "bytes=300000-", "bytes=500000-"]
 
 
-def test_a_download_that_gave_up_goes_on_the_next_time(tmp_path, server):
+def test_the_next_call_continues_a_failed_download(tmp_path, server):
     server.cuts = [300_000, 0]
     with pytest.raises(ValueError, match=r"broke off at 300,000 of [\d,]+ bytes .*; run it again"):
         fetch("set", tmp_path, archive=archive(server))
@@ -188,7 +188,7 @@ def test_an_archive_of_countless_files_is_refused(tmp_path, server, monkeypatch)
 
 
 @pytest.mark.parametrize("content", [b"no archive at all", GOOD[: len(GOOD) // 2]])
-def test_what_does_not_unpack_is_said(tmp_path, server, content):
+def test_damaged_archives_are_refused(tmp_path, server, content):
     with pytest.raises(ValueError, match="does not unpack"):
         fetch("set", tmp_path, archive=archive(server, content))
     assert not (tmp_path / "Set").exists()
@@ -199,7 +199,7 @@ def test_an_archive_without_a_top_folder_gets_one(tmp_path, server):
     assert (folder / "data" / "log.csv").read_bytes() == b"a"
 
 
-def test_wrong_names_and_addresses_are_said(tmp_path, server):
+def test_wrong_names_and_addresses_are_refused(tmp_path, server):
     with pytest.raises(ValueError, match="nothing to fetch for 'movies'; there is kuairand"):
         fetch("movies", tmp_path)
     with pytest.raises(ValueError, match="need an http or https address"):

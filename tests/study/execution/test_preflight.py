@@ -69,22 +69,22 @@ def test_signs_are_gone_with_the_driver_and_those_of_a_killed_one_with_the_next(
 
 
 def test_maps_are_opened_where_the_driver_has_them(needed: preflight.Needs, tmp_path: Path) -> None:
-    assert data.place(log_here(needed)) == Path(needed.hints["converted"])
+    assert data.folder_of_log(log_here(needed)) == Path(needed.hints["converted"])
     assert not (tmp_path / "own").exists()
 
 
 def test_a_machine_without_them_converts_its_own_data_once(needed: preflight.Needs, tmp_path: Path) -> None:
-    drivers = data.opened(Path(needed.hints["converted"]), needed.content)
+    drivers = data.open_cached(Path(needed.hints["converted"]), needed.content)
     assert drivers is not None
     ids = np.array(drivers.ids)
     shutil.rmtree(needed.hints["converted"])
     log = log_here(needed)
     np.testing.assert_array_equal(log.ids, ids)
-    place = data.place(log)
+    place = data.folder_of_log(log)
     assert place
     assert place == tmp_path / "own" / converted(tmp_path / "own")[0]
     stamp = place.stat().st_mtime_ns
-    assert data.place(log_here(with_study(needed, data="none.such"))) == place, "its own cache comes first"
+    assert data.folder_of_log(log_here(with_study(needed, data="none.such"))) == place, "its own cache comes first"
     assert place.stat().st_mtime_ns == stamp
 
 

@@ -1,4 +1,4 @@
-"""Files that know their own content: whatever is cut or flips is found, and what reads is what was written."""
+"""Files that hold their own hash: truncated files and flipped bits are found."""
 
 import functools
 import json
@@ -32,14 +32,14 @@ def read_by_others(content: bytes) -> pa.Table:
     return pq.read_table(pa.BufferReader(content))
 
 
-def test_it_is_a_parquet_file_like_any_other() -> None:
+def test_a_file_with_a_hash_is_a_normal_parquet_file() -> None:
     content = checksums.parquet_bytes(table())
     assert read_by_others(content).equals(table())
     assert checksums.read_parquet(content).equals(table())
     assert checksums.parquet_bytes(table()) == content
 
 
-def test_a_file_from_before_reads() -> None:
+def test_files_without_a_hash_are_read() -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table(), sink, compression="zstd")
     assert checksums.read_parquet(sink.getvalue().to_pybytes()).equals(table())
@@ -48,7 +48,7 @@ def test_a_file_from_before_reads() -> None:
 
 @settings(deadline=None, max_examples=400)
 @given(st.data())
-def test_no_flipped_bit_changes_what_is_read(data: st.DataObject) -> None:
+def test_flipped_bits_of_parquet_are_found(data: st.DataObject) -> None:
     content = bytearray(checksums.parquet_bytes(table()))
     for at in data.draw(st.lists(st.integers(0, 8 * len(content) - 1), min_size=1, max_size=3, unique=True)):
         content[at // 8] ^= 1 << at % 8
@@ -56,7 +56,7 @@ def test_no_flipped_bit_changes_what_is_read(data: st.DataObject) -> None:
         checksums.read_parquet(bytes(content))
 
 
-def test_no_flipped_bit_of_the_key_makes_it_a_file_from_before() -> None:
+def test_flipped_bits_of_the_hash_key_are_found() -> None:
     content = checksums.parquet_bytes(table())
     at = content.rindex(checksums.KEY.encode(), 0, content.rindex(b"sha256:"))
     for bit in range(8 * (at - 2), 8 * (at + len(checksums.KEY) + 2)):
@@ -66,7 +66,7 @@ def test_no_flipped_bit_of_the_key_makes_it_a_file_from_before() -> None:
             checksums.read_parquet(bytes(flipped))
 
 
-def test_parquet_alone_would_not_notice_every_bit() -> None:
+def test_parquet_without_a_hash_misses_flipped_bits() -> None:
     """Why there is a hash: without it, pyarrow reads other values, or a column of another name, and says nothing."""
     sink = pa.BufferOutputStream()
     pq.write_table(table(), sink, compression="zstd")
@@ -83,7 +83,7 @@ def test_parquet_alone_would_not_notice_every_bit() -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(st.floats(0, 1, exclude_max=True))
-def test_no_torn_file_reads(share: float) -> None:
+def test_truncated_files_are_refused(share: float) -> None:
     content = checksums.parquet_bytes(table())
     with pytest.raises(UNREADABLE):
         checksums.read_parquet(content[: int(share * len(content))])
@@ -92,7 +92,7 @@ def test_no_torn_file_reads(share: float) -> None:
 CONTENT = {"lrs": [0.1, 0.30000000000000004], "name": "edges", "options": {}, "none": None, "n": 3}
 
 
-def test_json_comes_back_and_is_for_people() -> None:
+def test_json_with_a_hash_reads_back() -> None:
     text = checksums.json_bytes(CONTENT)
     assert checksums.read_json(text) == CONTENT
     assert json.loads(text)["name"] == "edges"
@@ -100,7 +100,7 @@ def test_json_comes_back_and_is_for_people() -> None:
 
 @settings(deadline=None, max_examples=400)
 @given(st.data())
-def test_no_flipped_bit_changes_what_json_says(data: st.DataObject) -> None:
+def test_flipped_bits_of_json_are_found_or_change_nothing(data: st.DataObject) -> None:
     """White space may flip to other white space, and the name of the hash to another: the content is the same."""
     content = bytearray(checksums.json_bytes(CONTENT))
     at = data.draw(st.integers(0, 8 * len(content) - 1))

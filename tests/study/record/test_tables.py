@@ -1,19 +1,13 @@
-"""The record: what is written comes back, and what a kill or a disk leaves half is never taken for a run."""
+"""The record: what is written reads back, and half-written files never count as runs."""
 
-import contextlib
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from paths import ROOT
 from records import STEPS, TASKS, make_definition, make_losses, make_row, write_two_trials
 
 from study.config import Arm, Recipe, Rule
@@ -21,11 +15,10 @@ from study.record.definition import Definition, RecordError, open_study, read_de
 from study.record.failures import read_failures, write_failure
 from study.record.schema import COLUMNS, PER_TASK
 from study.record.tables import read_losses, read_runs, recorded_ids, write_trial
-from study.storage.lock import LockedError, locked
 from study.storage.stores import StorageError
 
 
-def test_an_older_records_distance_of_a_run_that_went_back_is_not_read(tmp_path: Path) -> None:
+def test_an_older_records_distance_of_a_rolled_back_run_is_ignored(tmp_path: Path) -> None:
     open_study(tmp_path, make_definition())
     rows = [make_row(f"r{i}", 0.1, i) | {"rollbacks": i} for i in range(2)]
     write_trial(tmp_path, "a", rows, make_losses({"r0": 0, "r1": 1}))
@@ -34,7 +27,7 @@ def test_an_older_records_distance_of_a_run_that_went_back_is_not_read(tmp_path:
     assert moved.dropna().to_dict() == {"r0": 3.4, "other": 3.4}
 
 
-def test_rows_come_back_sorted_with_a_column_for_each_threshold(tmp_path: Path) -> None:
+def test_rows_are_sorted_with_a_column_for_each_threshold(tmp_path: Path) -> None:
     write_two_trials(tmp_path)
     runs = read_runs(tmp_path)
     assert runs["run_id"].tolist() == ["b0", "b1", "a0"]
@@ -52,7 +45,7 @@ def test_rows_come_back_sorted_with_a_column_for_each_threshold(tmp_path: Path) 
     assert recorded_ids(tmp_path) == {"a0", "b0", "b1"}
 
 
-def test_equal_records_give_equal_tables_however_they_were_cut_into_trials(tmp_path: Path) -> None:
+def test_the_table_does_not_depend_on_how_runs_were_split_into_trials(tmp_path: Path) -> None:
     write_two_trials(tmp_path / "one")
     other = tmp_path / "other"
     open_study(other, make_definition())
@@ -67,7 +60,7 @@ def test_equal_records_give_equal_tables_however_they_were_cut_into_trials(tmp_p
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
-def test_columns_stand_in_one_order_whichever_file_is_read_first(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_the_order_of_columns_does_not_depend_on_the_order_of_files(tmp_path: Path, names: tuple[str, str]) -> None:
     """The control is not judged: its files lack `kept_` and `diverged_`."""
     open_study(tmp_path, make_definition())
     control = {k: v for k, v in make_row("r0", role="control").items() if not k.startswith(("kept_", "diverged_"))}
@@ -78,7 +71,7 @@ def test_columns_stand_in_one_order_whichever_file_is_read_first(tmp_path: Path,
     ]
 
 
-def test_columns_have_one_type_whatever_they_hold(tmp_path: Path) -> None:
+def test_column_types_do_not_depend_on_the_values(tmp_path: Path) -> None:
     open_study(tmp_path, make_definition())
     empty = read_runs(tmp_path)
     assert len(empty) == 0
@@ -94,7 +87,7 @@ def test_columns_have_one_type_whatever_they_hold(tmp_path: Path) -> None:
     assert str(full["diverged_click"].dtype) == "boolean"
 
 
-def test_losses_come_back_beside_the_constant_on_the_same_batches(tmp_path: Path) -> None:
+def test_losses_are_read_with_the_constants_losses(tmp_path: Path) -> None:
     write_two_trials(tmp_path)
     losses = read_losses(tmp_path).set_index(["run_id", "task"])
     assert len(losses) == 6
@@ -107,7 +100,7 @@ def test_losses_come_back_beside_the_constant_on_the_same_batches(tmp_path: Path
     assert len(read_losses(tmp_path, [])) == 0
 
 
-def test_a_run_that_was_trained_twice_is_one_row(tmp_path: Path) -> None:
+def test_a_run_that_was_recorded_twice_is_one_row(tmp_path: Path) -> None:
     write_two_trials(tmp_path)
     before = read_runs(tmp_path)
     write_trial(tmp_path, "b", [make_row("b0", 0.1, 0), make_row("b1", 0.1, 1)], make_losses({"b0": 0, "b1": 1}))
@@ -118,7 +111,7 @@ def test_a_run_that_was_trained_twice_is_one_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["runs", "losses"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.99, 1.0])
-def test_a_torn_file_is_set_aside_and_said_and_its_runs_are_missing(tmp_path: Path, kind: str, share: float) -> None:
+def test_a_truncated_file_is_set_aside_and_its_runs_are_missing(tmp_path: Path, kind: str, share: float) -> None:
     write_two_trials(tmp_path)
     path = tmp_path / kind / "b.parquet"
     whole = path.read_bytes()
@@ -139,7 +132,7 @@ def test_a_torn_file_is_set_aside_and_said_and_its_runs_are_missing(tmp_path: Pa
     assert set(read_losses(tmp_path)["run_id"]) == {"a0", "b0", "b1"}
 
 
-def test_losses_that_do_not_read_are_said(tmp_path: Path) -> None:
+def test_damaged_losses_are_reported(tmp_path: Path) -> None:
     write_two_trials(tmp_path)
     path = tmp_path / "losses" / "b.parquet"
     path.write_bytes(path.read_bytes()[:100])
@@ -149,7 +142,7 @@ def test_losses_that_do_not_read_are_said(tmp_path: Path) -> None:
         assert recorded_ids(tmp_path) == {"a0"}
 
 
-def test_a_parquet_file_of_something_else_is_set_aside(tmp_path: Path) -> None:
+def test_a_parquet_file_of_another_kind_is_set_aside(tmp_path: Path) -> None:
     write_two_trials(tmp_path)
     pd.DataFrame({"run_id": ["x"], "lr": ["high"]}).to_parquet(tmp_path / "runs" / "b.parquet")
     with pytest.warns(RuntimeWarning, match="not a file of a record: columns run_id, study, data"):
@@ -188,19 +181,19 @@ def test_a_kill_leaves_no_half_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(read_losses(tmp_path)) == len(TASKS)
 
 
-def test_what_a_kill_leaves_beside_a_file_is_no_file(tmp_path: Path) -> None:
+def test_temporary_files_of_killed_writers_are_ignored(tmp_path: Path) -> None:
     write_two_trials(tmp_path)
     (tmp_path / "runs" / ".t.parquet.0123abcd").write_bytes(b"PAR1 half")
     assert recorded_ids(tmp_path) == {"a0", "b0", "b1"}
 
 
-def test_the_definition_comes_back(tmp_path: Path) -> None:
+def test_a_definition_reads_back(tmp_path: Path) -> None:
     definition = make_definition(recipe=Recipe(steps=STEPS), rule=Rule(kept=0.5), data_options={"rows": 10})
     assert open_study(tmp_path, definition) == definition
     assert read_definition(tmp_path) == definition
 
 
-def test_axes_grow_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_axes_grow(tmp_path: Path) -> None:
     open_study(tmp_path, make_definition())
     new = make_definition(
         models=("large", "small"), arms=(Arm(method="clippy", options={"rel": 0.5}),), lrs=(0.4, 0.1), seeds=(7,)
@@ -228,9 +221,7 @@ def test_axes_grow_and_nothing_is_lost(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_another_study_is_refused_in_one_line_and_changes_nothing(
-    tmp_path: Path, other: Definition, message: str
-) -> None:
+def test_another_study_is_refused_and_changes_nothing(tmp_path: Path, other: Definition, message: str) -> None:
     open_study(tmp_path, make_definition())
     before = (tmp_path / "study.json").read_bytes()
     with pytest.raises(RecordError, match=f"^{re.escape(f'{tmp_path} {message}')}$"):
@@ -248,7 +239,7 @@ def test_another_study_is_refused_in_one_line_and_changes_nothing(
         ('{"format": 2}', "has format 2; this version reads format 1"),
     ],
 )
-def test_a_definition_that_does_not_read_is_said_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+def test_a_damaged_definition_is_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "study.json").write_text(content)
     for ask in (lambda: read_runs(tmp_path), lambda: open_study(tmp_path, make_definition())):
         with pytest.raises(RecordError, match=f"^{re.escape(str(tmp_path / 'study.json'))} {message}") as error:
@@ -257,18 +248,18 @@ def test_a_definition_that_does_not_read_is_said_in_one_line(tmp_path: Path, con
     assert (tmp_path / "study.json").read_text() == content
 
 
-def test_a_folder_without_a_study_is_said(tmp_path: Path) -> None:
+def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"holds no study \(no study\.json\)$"):
         read_runs(tmp_path / "nowhere")
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"^cannot write to .*file/study \(Not a directory\)$"):
         open_study(tmp_path / "file" / "study", make_definition())
 
 
-def test_a_failure_stands_until_its_run_is_recorded(tmp_path: Path) -> None:
+def test_a_failure_is_read_until_its_run_is_recorded(tmp_path: Path) -> None:
     open_study(tmp_path, make_definition())
     write_failure(tmp_path, "t", ["a", "b"], "out of memory")
     assert read_failures(tmp_path) == {"a": "out of memory", "b": "out of memory"}
@@ -276,7 +267,7 @@ def test_a_failure_stands_until_its_run_is_recorded(tmp_path: Path) -> None:
     assert read_failures(tmp_path) == {"b": "out of memory"}
 
 
-def test_a_torn_failure_is_set_aside(tmp_path: Path) -> None:
+def test_a_damaged_failure_is_set_aside(tmp_path: Path) -> None:
     open_study(tmp_path, make_definition())
     (tmp_path / "failures").mkdir()
     (tmp_path / "failures" / "t.json").write_text('{"run_ids": ["a"')
@@ -287,45 +278,7 @@ def test_a_torn_failure_is_set_aside(tmp_path: Path) -> None:
         assert read_failures(tmp_path) == {}
 
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from study.storage.lock import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_the_lock_names_its_holder_and_is_free_after_a_kill(tmp_path: Path) -> None:
-    open_study(tmp_path, make_definition())
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        try:
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == "held\n"
-            with (
-                pytest.raises(LockedError, match=rf"is in use by \S+, process {holder.pid} on \S+ since \S+ \S+ \S+$"),
-                locked(tmp_path),
-            ):
-                pass
-        finally:
-            os.kill(holder.pid, signal.SIGKILL)
-            holder.wait()
-    with locked(tmp_path):
-        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
-    assert (tmp_path / "lock").read_text() == ""
-
-
-def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
-    with contextlib.suppress(KeyError), locked(tmp_path):
-        raise KeyError
-    with locked(tmp_path), pytest.raises(LockedError, match=r"is in use by .*, process"), locked(tmp_path):
-        pass
-
-
-def test_a_column_that_the_record_does_not_know_is_our_own_bug(tmp_path: Path) -> None:
+def test_an_unknown_column_is_an_assertion_error(tmp_path: Path) -> None:
     open_study(tmp_path, make_definition())
     with pytest.raises(AssertionError, match="colour is not a column"):
         write_trial(tmp_path, "t", [make_row("a") | {"colour": "red"}], make_losses({"a": 0}))

@@ -1,6 +1,6 @@
-"""What comes from elsewhere is not believed: a record, data, an archive, a command line, an environment.
+"""Untrusted input: records, command lines and settings.
 
-Each is one line on stderr and exit code 2, or a file set aside and said; nothing is executed, and nothing is lost.
+A bad one gives one line on stderr and exit code 2, or its file is set aside with a warning. Nothing is executed.
 """
 
 import ast
@@ -60,7 +60,7 @@ def folder(tmp_path: Path, template: Path) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
-    """The one line with which a command is refused."""
+    """Run a command that must be refused. Returns its one line on stderr."""
     try:
         code = main([str(word) for word in words])
     except SystemExit as stop:
@@ -160,7 +160,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> bytes:
 
 
 @pytest.mark.parametrize("wrong", DEFINITIONS)
-def test_a_definition_that_is_none_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], wrong: str) -> None:
+def test_a_bad_definition_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], wrong: str) -> None:
     text = rewrite(folder, DEFINITIONS[wrong])
     for command in ("status", "recommend"):
         assert "study.json" in refused(capsys, command, folder)
@@ -169,7 +169,7 @@ def test_a_definition_that_is_none_is_refused(folder: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("wrong", TEXTS)
-def test_a_definition_that_is_no_json_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], wrong: str) -> None:
+def test_a_definition_that_is_not_json_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], wrong: str) -> None:
     (folder / "study.json").write_bytes(TEXTS[wrong])
     for command in ("status", "report", "resume", "mlflow"):
         assert "study.json" in refused(capsys, command, folder)
@@ -177,7 +177,7 @@ def test_a_definition_that_is_no_json_is_refused(folder: Path, capsys: pytest.Ca
     assert not (folder / "pwned").exists()
 
 
-def test_the_same_definition_unharmed_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rewritten_definition_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(folder, lambda content: None)
     assert main(["status", str(folder)]) == 0
     assert "8 of 8 runs recorded" in capsys.readouterr().out
@@ -203,7 +203,7 @@ PLACES: list[tuple[str | int, ...]] = [
 
 @hypothesis_settings(max_examples=150, deadline=None)
 @given(place=st.sampled_from(PLACES), value=JSON)
-def test_whatever_stands_in_a_definition_it_is_read_or_refused(
+def test_any_json_in_a_definition_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, place: tuple[str | int, ...], value: Any
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "any"
@@ -269,7 +269,7 @@ RUNS: dict[str, Callable[[pa.Table], pa.Table]] = {
 
 
 @pytest.mark.parametrize("wrong", RUNS)
-def test_a_file_of_runs_that_is_none_is_set_aside_and_said(folder: Path, wrong: str) -> None:
+def test_a_bad_file_of_runs_is_set_aside(folder: Path, wrong: str) -> None:
     path = folder / "runs" / "small-01.parquet"
     before = tables.recorded_ids(folder)
     pq.write_table(RUNS[wrong](pq.read_table(path)), path)
@@ -290,7 +290,7 @@ LOSSES: dict[str, Callable[[pa.Table], pa.Table]] = {
 
 
 @pytest.mark.parametrize("wrong", LOSSES)
-def test_a_file_of_losses_that_is_none_is_set_aside_and_said(folder: Path, wrong: str) -> None:
+def test_a_bad_file_of_losses_is_set_aside(folder: Path, wrong: str) -> None:
     path = folder / "losses" / "small-01.parquet"
     pq.write_table(LOSSES[wrong](pq.read_table(path)), path)
     with pytest.warns(RuntimeWarning, match=r"losses/small-01.parquet cannot be read"):
@@ -310,7 +310,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("wrong", FAILURES)
-def test_a_failure_that_is_none_is_set_aside_and_said(folder: Path, wrong: str) -> None:
+def test_a_bad_failure_is_set_aside(folder: Path, wrong: str) -> None:
     (folder / "failures").mkdir(exist_ok=True)
     (folder / "failures" / "x.json").write_bytes(FAILURES[wrong])
     with pytest.warns(RuntimeWarning, match=r"failures/x.json cannot be read"):
@@ -341,9 +341,7 @@ CONFIRMATION = {
         {"more": 1},
     ],
 )
-def test_a_confirmation_that_is_none_is_refused(
-    folder: Path, capsys: pytest.CaptureFixture[str], wrong: dict[str, Any]
-) -> None:
+def test_a_bad_confirmation_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], wrong: dict[str, Any]) -> None:
     (folder / "confirm").mkdir()
     (folder / "confirm" / "x.json").write_text(json.dumps(CONFIRMATION | wrong))
     assert "confirm/x.json cannot be read" in refused(capsys, "recommend", folder)
@@ -358,7 +356,7 @@ def test_a_confirmation_that_is_none_is_refused(
     "name", ["report.html", "runs.parquet", "lock", "mlflow.db", "mlflow-id", "tables", "study.json"]
 )
 @pytest.mark.parametrize("command", ["report", "status", "mlflow", "resume"])
-def test_no_link_of_a_record_leads_a_command_astray(
+def test_links_in_a_record_are_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, name: str
 ) -> None:
     mine = tmp_path / "mine"
@@ -409,7 +407,7 @@ def run_study(words: list[str], cwd: Path, **settings: str) -> subprocess.Comple
     )
 
 
-def test_every_command_says_whether_it_may_import_what_a_user_names() -> None:
+def test_every_command_states_whether_it_may_import_user_modules() -> None:
     commands = next(a for a in _parser()._actions if a.dest == "command" or a.choices).choices
     assert commands is not None
     trains = {"plan", "run", "resume", "confirm", "submit", "data", "replay", "weights", "signals"}
@@ -500,7 +498,7 @@ def test_a_name_that_is_a_script_is_text_on_the_page(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("name", ["\x1b[2J", "a\x07b", "a\rb", "\u202etxt", "\x9b31m", "x\u200by"])
-def test_what_steers_a_terminal_is_written_out(name: str) -> None:
+def test_control_characters_are_escaped(name: str) -> None:
     shown = redaction.printable(f"a {name} b")
     assert shown.isprintable()
     assert redaction.printable(shown) == shown
@@ -538,9 +536,7 @@ def test_what_steers_a_terminal_is_written_out(name: str) -> None:
         ["rescore", ".", "--rule", "__class__=1"],
     ],
 )
-def test_a_command_line_that_makes_no_sense_is_refused(
-    capsys: pytest.CaptureFixture[str], words: list[str], tmp_path: Path
-) -> None:
+def test_bad_command_lines_are_refused(capsys: pytest.CaptureFixture[str], words: list[str], tmp_path: Path) -> None:
     refused(capsys, *words)
     assert not list(tmp_path.iterdir()) or {path.name for path in tmp_path.iterdir()} == {"cache"}
 
@@ -556,7 +552,7 @@ def test_a_command_line_that_makes_no_sense_is_refused(
         {"COLUMNS": "many"},
     ],
 )
-def test_broken_settings_break_no_reading(folder: Path, tmp_path: Path, settings: dict[str, str]) -> None:
+def test_broken_settings_do_not_prevent_reading(folder: Path, tmp_path: Path, settings: dict[str, str]) -> None:
     """What does not need them goes on; what does is refused in one line, without a secret that they hold."""
     for command in ("status", "mlflow") if "MLFLOW_TRACKING_URI" in settings else ("status",):
         done = run_study([command, str(folder)], cwd=tmp_path, **settings)

@@ -1,4 +1,4 @@
-"""One driver at a time: refused while the holder lives, taken over once it is dead, whatever the clocks say."""
+"""One driver at a time: a second one is refused while the holder lives, and takes over after its death."""
 
 import contextlib
 import errno
@@ -29,7 +29,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(params=["s3", "memory", "no flock"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Places without a lock of the system: all of them hold by a lease, here a short one."""
+    """Stores without file locks, with a short lease."""
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.2)
     monkeypatch.setattr(lease, "LEASE_SECONDS", 1.5)
@@ -50,14 +50,14 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 def on_another_machine(folder: Path, **changes: object) -> None:
-    """The present holder, as if its process were not of this machine."""
+    """Make the holder look like a process of another machine."""
     store = stores.store_for(folder)
     (name,) = store.names("lease")
     content = json.loads(store.get(f"lease/{name}") or b"")
     store.put(f"lease/{name}", json.dumps(content | {"process": ["other", 1, "2"], "host": "far"} | changes).encode())
 
 
-def test_a_second_driver_is_refused_with_who_holds_it_and_since_when(folder: Path) -> None:
+def test_a_second_driver_is_refused_and_told_who_holds_the_study(folder: Path) -> None:
     with locked(folder):
         began = time.monotonic()
         who = rf"is in use by \S+, process {os.getpid()} on \S+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d \S+$"
@@ -68,7 +68,7 @@ def test_a_second_driver_is_refused_with_who_holds_it_and_since_when(folder: Pat
         pass
 
 
-def test_an_error_gives_it_back_at_once(folder: Path) -> None:
+def test_an_error_releases_the_lease_at_once(folder: Path) -> None:
     with contextlib.suppress(KeyError), locked(folder):
         raise KeyError
     began = time.monotonic()
@@ -76,7 +76,7 @@ def test_an_error_gives_it_back_at_once(folder: Path) -> None:
         assert time.monotonic() - began < 1
 
 
-def test_a_stale_lock_is_taken_over_after_a_lease(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_expired_lease_is_taken_over(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stores.store_for(folder).put("lease/00000007", b"{}")
     on_another_machine(folder, user="ada", pid=12, since="yesterday")
     began = time.monotonic()
@@ -90,8 +90,8 @@ def test_a_stale_lock_is_taken_over_after_a_lease(folder: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("years", [-10, 10])
-def test_clocks_that_jump_change_nothing(folder: Path, years: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A holder ten years ahead or behind lives as long as it gives signs of life, and no longer."""
+def test_clock_jumps_do_not_affect_the_lease(folder: Path, years: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder ten years ahead or behind holds as long as it renews its lease, and no longer."""
     now = time.time
     with locked(folder):
         monkeypatch.setattr(time, "time", lambda: now() + years * 365 * 86400)
@@ -104,7 +104,7 @@ def test_clocks_that_jump_change_nothing(folder: Path, years: int, monkeypatch: 
         assert 1.5 <= time.monotonic() - began < 5
 
 
-def test_of_many_that_take_over_one_succeeds(folder: Path) -> None:
+def test_only_one_of_several_drivers_takes_over(folder: Path) -> None:
     stores.store_for(folder).put("lease/00000001", b"not even JSON")
     holding, most, refused = [0], [0], []
     counting = threading.Lock()
@@ -130,7 +130,7 @@ def test_of_many_that_take_over_one_succeeds(folder: Path) -> None:
     assert len(refused) == 3
 
 
-def test_who_was_held_up_too_long_stops_where_another_has_taken_over(folder: Path) -> None:
+def test_a_driver_stops_when_another_has_taken_over(folder: Path) -> None:
     def held_up() -> None:
         with locked(folder):
             stores.store_for(folder).put("lease/00000009", b'{"beat": 0}')
@@ -153,7 +153,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_process_of_this_machine_that_was_killed_is_not_waited_for(
+def test_a_killed_process_of_this_machine_is_replaced_at_once(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (settings(server) | {"STUDY_CACHE": str(tmp_path)}).items():
@@ -176,10 +176,8 @@ def test_a_process_of_this_machine_that_was_killed_is_not_waited_for(
         assert time.monotonic() - began < 5
 
 
-def test_a_late_comer_to_a_number_that_is_long_gone_holds_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between its look and its PUT others came, went, and cleared away."""
+def test_a_number_that_was_released_meanwhile_does_not_hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others took, released and deleted higher numbers between its read and its PUT."""
     store, look, looks = stores.store_for(folder), lease.read_lease, []
 
     def late(store: stores.Store) -> tuple[int, dict]:
@@ -190,3 +188,30 @@ def test_a_late_comer_to_a_number_that_is_long_gone_holds_nothing(
     monkeypatch.setattr(lease, "read_lease", late)
     with locked(folder):
         assert store.names("lease") == ["00000010"]
+
+
+def test_the_lock_names_its_holder_and_ends_with_its_process(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            with (
+                pytest.raises(LockedError, match=rf"is in use by \S+, process {holder.pid} on \S+ since \S+ \S+ \S+$"),
+                locked(tmp_path),
+            ):
+                pass
+        finally:
+            os.kill(holder.pid, signal.SIGKILL)
+            holder.wait()
+    with locked(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_an_error_releases_the_lock(tmp_path: Path) -> None:
+    with contextlib.suppress(KeyError), locked(tmp_path):
+        raise KeyError
+    with locked(tmp_path), pytest.raises(LockedError, match=r"is in use by .*, process"), locked(tmp_path):
+        pass

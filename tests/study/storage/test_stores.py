@@ -1,4 +1,4 @@
-"""Where files lie: a folder and an object store keep the same promises. The store is moto's S3 server, on loopback."""
+"""Local and object stores behave alike. The object store is moto's S3 server, on loopback."""
 
 import os
 import threading
@@ -48,7 +48,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return stores.store_for(stores.folder_of(url))
 
 
-def test_what_is_put_is_there_whole(store: Store) -> None:
+def test_written_files_are_read_and_listed(store: Store) -> None:
     assert store.get("runs/a") is None
     store.put("runs/a", b"one")
     store.put("runs/a", b"two")
@@ -63,7 +63,7 @@ def test_what_is_put_is_there_whole(store: Store) -> None:
     store.probe()
 
 
-def test_a_file_is_read_in_part_and_moved_whatever_its_size(store: Store) -> None:
+def test_a_file_is_read_in_parts_and_moved(store: Store) -> None:
     content = bytes(range(256)) * 4000
     store.put("runs/a", content)
     assert store.get("runs/a", 300) == content[:300]
@@ -82,7 +82,7 @@ def test_a_file_is_read_in_part_and_moved_whatever_its_size(store: Store) -> Non
         assert store.get("set_aside/a") == content
 
 
-def test_of_many_that_create_a_file_one_succeeds(store: Store) -> None:
+def test_only_one_of_several_writers_creates_a_file(store: Store) -> None:
     created = []
 
     def create(i: int) -> None:
@@ -101,8 +101,8 @@ def test_of_many_that_create_a_file_one_succeeds(store: Store) -> None:
     assert not store.create("lease/1", b"other")
 
 
-def test_an_object_store_gets_each_file_in_one_put_to_its_final_key(s3: str, server: str) -> None:
-    """No rename, no file with another name, at no time: versions of the bucket show all that ever was."""
+def test_an_object_store_gets_each_file_in_one_put(s3: str, server: str) -> None:
+    """No rename and no other name: the bucket's versions show all files that ever existed."""
     client(server).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
     try:
         store = stores.store_for(s3)
@@ -116,7 +116,7 @@ def test_an_object_store_gets_each_file_in_one_put_to_its_final_key(s3: str, ser
     assert sorted(keys) == ["losses/a.parquet", "runs/a.parquet"]
 
 
-def test_a_mirror_follows_its_store_and_fetches_only_what_changed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_fetches_only_what_changed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = stores.store_for(s3)  # a worker, which has no mirror
     mirror = stores.folder_of(s3)
     store = stores.store_for(mirror)
@@ -151,14 +151,14 @@ def test_a_mirror_follows_its_store_and_fetches_only_what_changed(s3: str, monke
     assert [path.name for path in (mirror / "runs").iterdir()] == ["b.parquet"]
 
 
-def test_a_changed_etag_is_seen_within_the_same_second() -> None:
+def test_a_changed_etag_is_another_version_within_the_same_second() -> None:
     """AWS lists times by the second; a file of the same size may be written twice in one."""
     one = {"size": 3, "LastModified": "2026-01-01T00:00:00+00:00", "ETag": "a"}
     assert object_store.mark_of(one) == object_store.mark_of(dict(one))
     assert object_store.mark_of(one) != object_store.mark_of(one | {"ETag": "b"})
 
 
-def test_a_mirror_is_known_by_its_place_and_by_nothing_else(s3: str, tmp_path: Path) -> None:
+def test_only_a_folder_at_a_mirrors_place_is_a_mirror(s3: str, tmp_path: Path) -> None:
     mirror = stores.folder_of(s3)
     assert stores.address(mirror) == s3
     assert stores.folder_of(f"{s3}/") == mirror
@@ -170,7 +170,7 @@ def test_a_mirror_is_known_by_its_place_and_by_nothing_else(s3: str, tmp_path: P
     assert isinstance(stores.store_for(other), LocalStore)
 
 
-def test_names_that_lead_out_of_the_mirror_are_left_alone(s3: str, server: str) -> None:
+def test_names_that_lead_out_of_the_mirror_are_ignored(s3: str, server: str) -> None:
     root = s3.rpartition("/")[2]
     for name in ("../../evil", "..", ".hidden", "sub/x", "a b", "good.parquet"):
         client(server).put_object(Bucket=BUCKET, Key=f"{root}/runs/{name}", Body=b"x")
@@ -179,7 +179,7 @@ def test_names_that_lead_out_of_the_mirror_are_left_alone(s3: str, server: str) 
     assert [path.name for path in mirror.rglob("*") if path.is_file() and path.name[0] != "."] == ["good.parquet"]
 
 
-def test_a_path_may_be_written_as_a_url(tmp_path: Path) -> None:
+def test_file_urls_are_paths(tmp_path: Path) -> None:
     assert stores.folder_of(f"file://{tmp_path}/x") == tmp_path / "x"
     assert stores.folder_of("results/x") == Path("results/x")
 
@@ -196,14 +196,14 @@ def test_a_path_may_be_written_as_a_url(tmp_path: Path) -> None:
         ("gs://bucket/x", "gs:// needs the package gcsfs, on every machine of the cluster"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_in_one_line(url: str, message: str, s3: str) -> None:
+def test_bad_urls_are_refused_in_one_line(url: str, message: str, s3: str) -> None:
     with pytest.raises(StorageError, match=f"^{message.replace('?', '[?]')}") as error:
         stores.probe(stores.folder_of(url))
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_without_s3fs_it_is_said_what_to_install(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_s3fs_names_the_package_to_install(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import fsspec
 
     def missing(*_args: object, **_kwargs: object) -> None:
@@ -214,7 +214,7 @@ def test_without_s3fs_it_is_said_what_to_install(s3: str, monkeypatch: pytest.Mo
         stores.probe(s3)
 
 
-def test_a_store_that_refuses_is_said_in_one_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_store_is_one_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StorageError, match=r"^cannot write to s3://no-such-bucket/x \(.*bucket does not exist"):
         stores.probe("s3://no-such-bucket/x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -237,7 +237,7 @@ def test_a_store_without_conditional_puts_is_refused(s3: str, monkeypatch: pytes
         stores.probe(s3)
 
 
-def test_a_put_outlasts_a_store_that_is_away(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_put_is_retried_while_the_store_is_unavailable(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = stores.store_for(s3)
     assert isinstance(store, ObjectStore)
     files, _ = object_store.open_filesystem(store.url, os.getpid())
