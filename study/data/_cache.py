@@ -108,7 +108,7 @@ def _exclusive(path: Path) -> Iterator[None]:
     """Hold a file lock, then delete its file. Does not lock if the file system has no locks."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            stack.enter_context(FileLock(path, thread_local=False, fallback_to_soft=False))
+            stack.enter_context(FileLock(path, thread_local=False))
         try:
             yield
         finally:
@@ -261,9 +261,11 @@ def _remove_abandoned(cache: Path) -> None:
 
 def _is_free(path: Path) -> bool:
     """Return whether no process holds a file lock."""
+    lock = FileLock(path, thread_local=False)
     try:
-        with FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False):
-            return True
+        lock.acquire(blocking=False)
+        lock.release()
+        return True
     except Timeout:
         return False
     except OSError:

@@ -17,7 +17,8 @@ KNOWN_BY = {
     "fsspec": ("study.storage.object_store",),
     "s3fs": ("study.storage.object_store",),
 }
-BARE_MACHINE = {"torch", "numpy", "pandas", "pyarrow"}
+BARE_MACHINE = {"torch", "numpy", "pandas", "pyarrow", "filelock"}
+"""torch itself depends on filelock."""
 
 
 def sources(root: Path) -> dict[str, str]:
