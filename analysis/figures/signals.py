@@ -21,7 +21,14 @@ COLOURS = dict(
 def draw_before(
     ax: Axes, table: pd.DataFrame, value: str = "sharpness_share", steps: tuple[int, int] = AROUND_ONSET
 ) -> None:
-    """A signal's median and quartiles by step from the onset, of one model; in grey, completed runs at those steps."""
+    """Draw the median and quartiles of a signal by step from the onset; in grey, completed runs at the same steps.
+
+    Args:
+        ax: The axes to draw on.
+        table: Signals of one model (`analysis.stats.signals.judged`).
+        value: The signal.
+        steps: First and last step from the onset.
+    """
     relative = (table["step"] - table["onset"]).astype(float)
     part = table.loc[relative.between(*steps)].assign(relative=relative)
     healthy = table.loc[table["outcome"] == "completed"].groupby("step")[value]
@@ -45,7 +52,13 @@ def draw_before(
 
 
 def draw_discrimination(ax: Axes, found: pd.DataFrame, value: str = "auc") -> None:
-    """AUC against the steps before the onset, one line a signal, with intervals. value: "auc" or "same_lr"."""
+    """Draw ROC AUC against the steps before the onset, one line a signal, with intervals.
+
+    Args:
+        ax: The axes to draw on.
+        found: `analysis.stats.signals.discrimination` of one model and method.
+        value: "auc", or "same_lr" for pairs of runs with the same lr.
+    """
     ends = ("low", "high") if value == "auc" else ("same_lr_low", "same_lr_high")
     signals = [s for s in SIGNALS if s in set(found["signal"]) and not (value == "same_lr" and s == "lr")]
     for i, signal in enumerate(signals):
@@ -63,8 +76,13 @@ def draw_discrimination(ax: Axes, found: pd.DataFrame, value: str = "auc") -> No
 
 
 def draw_rules(ax: Axes, table: pd.DataFrame, value: str) -> None:
-    """Share of diverged runs that a rule rings for in time against its false alarms, as its threshold moves; of one
-    model, all seeds. value: "warned" (before the onset) or "early" (before `gone`)."""
+    """Draw the share of diverged runs that raise an alarm in time against false alarms, as the threshold moves.
+
+    Args:
+        ax: The axes to draw on.
+        table: Signals of one model and method.
+        value: "warned" (before the onset) or "early" (before the gain is gone).
+    """
     for signal in (s for s in SIGNALS if s != "lr"):
         largest = largest_values(table, signal)
         points = [summary(alarms(table, signal, t)) for t in np.quantile(largest, np.linspace(0, 1, 30))]
@@ -79,7 +97,7 @@ def draw_rules(ax: Axes, table: pd.DataFrame, value: str) -> None:
 
 
 def figure_before(table: pd.DataFrame) -> Figure | None:
-    """Sharpness by step from the onset: a panel a model and method that diverged. None where no run did."""
+    """Return the figure of sharpness by step from the onset, a panel a model and method; None if no run diverged."""
     if not (shown := _diverged(table)):
         return None
     drawn = Figure(figsize=(PANEL[0] * len(shown), PANEL[1]), layout="constrained")
@@ -93,8 +111,7 @@ def figure_before(table: pd.DataFrame) -> Figure | None:
 
 
 def figure_alarms(table: pd.DataFrame) -> Figure | None:
-    """Diverged runs rung for against false alarms, before the onset and before `gone`: a row a model and method that
-    diverged. None where no run did."""
+    """Return the figure of alarms against false alarms, a row a model and method; None if no run diverged."""
     if not (shown := _diverged(table)):
         return None
     drawn = Figure(figsize=(2 * PANEL[0], 0.9 + 2.9 * len(shown)), layout="constrained")
@@ -108,8 +125,12 @@ def figure_alarms(table: pd.DataFrame) -> Figure | None:
 
 
 def figure_auc(table: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
-    """ROC AUC by steps before the onset, of all healthy runs and of those with the same lr: a row a model and method
-    that diverged. found: `discrimination(table)`. None where no run did."""
+    """Return the figure of ROC AUC before the onset, a row a model and method; None if no run diverged.
+
+    Args:
+        table: Signals (`analysis.stats.signals.judged`).
+        found: `analysis.stats.signals.discrimination(table)`.
+    """
     if not (shown := _diverged(table)):
         return None
     drawn = Figure(figsize=(2 * PANEL[0], 0.9 + 3.9 * len(shown)), layout="constrained")
@@ -125,7 +146,7 @@ def figure_auc(table: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
 
 
 def _diverged(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """(model, method) -> its rows, of those with a run that diverged from `START` on."""
+    """Model and method -> its rows, if a run of it diverged from `START` on."""
     return {
         key: part
         for key, part in groups(table, GROUP)
@@ -134,6 +155,6 @@ def _diverged(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
 
 
 def figures(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, Figure]:
-    """name -> Figure, of those that there is something to draw of."""
+    """Return name -> figure, without those that have nothing to draw."""
     drawn = {"before": figure_before(table), "auc": figure_auc(table, found), "alarms": figure_alarms(table)}
     return {name: figure for name, figure in drawn.items() if figure is not None}

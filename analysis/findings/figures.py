@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures import signals as signal_figures
 from analysis.figures.curves import draw_band, draw_rates
-from analysis.figures.forest import figure as forest_figure
+from analysis.figures.forest import forest_plot
 from analysis.figures.frontier import frontier as draw_frontier
 from analysis.figures.palette import curve_styles
 from analysis.figures.panels import Panel, draw_panels
@@ -26,7 +26,7 @@ from analysis.stats.rates import divergence_rates, in_bins
 
 
 def divergence(folders: Sequence[Path]) -> Figure:
-    """P(divergence | lr): a panel a study and model."""
+    """Return the figure of P(divergence) by lr, a panel a study and model."""
     parts, drawn = [], []
     for i, folder in enumerate(folders):
         one = published.read(folder)
@@ -36,7 +36,7 @@ def divergence(folders: Sequence[Path]) -> Figure:
         styles = curve_styles(rates)
         for model in one.definition.study.models:
             title = _title(model, one.definition.study.data, folders)
-            # draw_panels tells panels of several studies apart by their place, not by a model they share
+            # Studies may share a model, so the number of the study is part of the panel's key.
             parts.append(Panel(title=title, model=f"{i}/{model}", styles=styles))
             drawn.append(tuple(table.loc[table["model"] == model] for table in (rates, curves, edge)))
     of = {part.model: tables for part, tables in zip(parts, drawn, strict=True)}
@@ -54,7 +54,7 @@ def _title(model: str, data: str, folders: Sequence[Path]) -> str:
 
 
 def auc(folders: Sequence[Path]) -> Figure:
-    """Held-out AUC of the first task by lr, median and band over seeds: a panel a study and model."""
+    """Return the figure of held-out AUC of the first task by lr, a panel a study and model."""
     parts, drawn = [], []
     for i, folder in enumerate(folders):
         one = published.read(folder)
@@ -73,7 +73,7 @@ def auc(folders: Sequence[Path]) -> Figure:
 
 
 def tradeoff(folders: Sequence[Path]) -> Figure:
-    """Held-out quality against P(divergence): a panel a model."""
+    """Return the figure of held-out quality against P(divergence), a panel a model."""
     found = []
     for folder in folders:
         one = published.read(folder)
@@ -82,37 +82,37 @@ def tradeoff(folders: Sequence[Path]) -> Figure:
 
 
 def frontier(folders: Sequence[Path]) -> Figure:
-    """The edge of each method as its threshold moves: a panel a line of one study."""
+    """Return the figure of each edge as its threshold moves, of one study."""
     (folder,) = folders
     return draw_frontier(edge_by_threshold(published.read(folder).runs))
 
 
 def edges_of_family(folders: Sequence[Path]) -> Figure:
-    """Every member's edge, one below the other."""
+    """Return the forest plot of a family."""
     (folder,) = folders
-    return forest_figure(forest(published.family_members(folder), lambda path: published.read(path).runs))
+    return forest_plot(forest(published.family_members(folder), lambda path: published.read(path).runs))
 
 
 def curves_as_forest(folders: Sequence[Path]) -> Figure:
-    """The edge of every curve of one study, one below the other."""
+    """Return the forest plot of the curves of one study."""
     (folder,) = folders
     one = published.read(folder)
-    return forest_figure(forest_of_curves(one.runs, one.definition))
+    return forest_plot(forest_of_curves(one.runs, one.definition))
 
 
 def signals_before(folders: Sequence[Path]) -> Figure:
-    """Sharpness by step from the onset, of one study that was watched."""
+    """Return the figure of sharpness by step from the onset."""
     return _drawn(signal_figures.figure_before(_judged(folders)))
 
 
 def signals_auc(folders: Sequence[Path]) -> Figure:
-    """ROC AUC of each signal by steps before the onset."""
+    """Return the figure of ROC AUC of each signal by steps before the onset."""
     table = _judged(folders)
     return _drawn(signal_figures.figure_auc(table, signals.discrimination(table)))
 
 
 def signals_alarms(folders: Sequence[Path]) -> Figure:
-    """What alarms ring for, against their false ones."""
+    """Return the figure of alarms against false alarms."""
     return _drawn(signal_figures.figure_alarms(_judged(folders)))
 
 
@@ -123,7 +123,7 @@ def _judged(folders: Sequence[Path]) -> pd.DataFrame:
 
 def _drawn(figure: Figure | None) -> Figure:
     if figure is None:
-        raise ValueError("no run of it diverged: there is nothing to draw")
+        raise ValueError("no run diverged, so there is nothing to draw")
     return figure
 
 

@@ -1,10 +1,10 @@
-"""Pages of findings, whose tables and figures are made again from the published rows of their studies.
+"""Make the tables and figures of the pages of findings again, from published studies.
 
     python -m analysis.findings.pages docs/results.md docs/causes.md --rows docs/results      `make results`
 
 A table stands between `<!-- table WHAT STUDY... -->` and `<!-- end -->`, a figure's `![...](file.png)` between
-`<!-- figure WHAT STUDY... -->` and `<!-- end -->`: WHAT one of `TABLES` or `results_figures.FIGURES`,
-STUDY a folder of the rows (`analysis.findings.published`). All else on a page is written by hand.
+`<!-- figure WHAT STUDY... -->` and `<!-- end -->`. WHAT is a key of `TABLES` or of `analysis.findings.figures.FIGURES`,
+STUDY a folder of published rows (`analysis.findings.published`). The rest of a page is written by hand.
 """
 
 import argparse
@@ -26,9 +26,16 @@ MARK = re.compile(
 PICTURE = re.compile(r"!\[[^\]]*\]\((?P<file>[\w./-]+\.png)\)")
 
 
-def remade(page: str, rows: Path) -> str:
-    """The page with every table made again from the studies in the folder of rows. Raises ValueError for a table,
-    figure or study that is not known."""
+def with_new_tables(page: str, rows: Path) -> str:
+    """Return a page with every table made again.
+
+    Args:
+        page: The text of the page.
+        rows: The folder of published studies.
+
+    Raises:
+        ValueError: If a table, figure or study is unknown.
+    """
 
     def one(found: re.Match[str]) -> str:
         what, kind = found["what"], found["kind"]
@@ -44,8 +51,11 @@ def remade(page: str, rows: Path) -> str:
 
 
 def pictures(page: str, rows: Path) -> dict[str, tuple[str, list[Path]]]:
-    """file, beside the page -> (WHAT, folders of its studies) of every figure. Raises ValueError for a figure without a
-    picture."""
+    """Return file name -> (WHAT, folders of its studies) of every figure.
+
+    Raises:
+        ValueError: If a figure has no picture.
+    """
     drawn = {}
     for found in MARK.finditer(page):
         if found["kind"] == "figure":
@@ -60,11 +70,11 @@ def _folders(found: re.Match[str], rows: Path) -> list[Path]:
     return [rows / name for name in found["studies"].split()]
 
 
-def draw(page: str, rows: Path, beside: Path) -> None:
-    """Save every figure of the page."""
+def draw(page: str, rows: Path, folder: Path) -> None:
+    """Draw every figure of a page into a folder."""
     with figure_style():
         for file, (what, folders) in pictures(page, rows).items():
-            FIGURES[what](folders).savefig(beside / file, format="png", dpi=DPI)
+            FIGURES[what](folders).savefig(folder / file, format="png", dpi=DPI)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,12 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m analysis.findings.pages", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("pages", type=Path, nargs="+", metavar="PAGE")
-    parser.add_argument("--rows", type=Path, required=True, metavar="DIR", help="the folder of published studies")
+    parser.add_argument("--rows", type=Path, required=True, metavar="DIR", help="folder of published studies")
     asked = parser.parse_args(arguments)
     try:
         for path in asked.pages:
             page = path.read_text()
-            made = remade(page, asked.rows)
+            made = with_new_tables(page, asked.rows)
             draw(page, asked.rows, path.parent)
             path.write_text(made)
     except (OSError, ValueError) as error:

@@ -1,15 +1,15 @@
-"""Studies as they are published: the rows that a page of findings rests on, small enough to be kept beside it.
+"""Published studies: the rows behind a page of findings, small enough for the repository.
 
     python -m analysis.findings.published DIR docs/results/NAME [--signals]
 
 docs/results/NAME/
-    study.json       the definition, without the place where its data were read
+    study.json       the definition, without the folder of its data
     runs.parquet     one row a run, as `study report` writes it; no per-step losses
-    gains.parquet    of a search for the best quality, what each of its runs gained as it was tuned
-                     (`analysis.stats.best.gains`)
-    signals.parquet  with --signals: of what `study signals` saw, all that its tables and figures look at
-                     (`analysis.stats.signals.condensed`), to four digits
-or, of a family of studies, family.json and one such folder a member.
+    gains.parquet    of a search for the best quality: the gain of each run (`analysis.stats.best.gains`)
+    signals.parquet  with --signals: the signals that tables and figures use (`analysis.stats.signals.condensed`),
+                     to four digits
+
+A family has family.json and such a folder for each member.
 """
 
 import argparse
@@ -29,13 +29,19 @@ from study.record.definition import Definition, RecordError, copy_definition, re
 from study.record.tables import read_losses
 
 DIGITS = 4
-"""Of a published signal: no statistic over runs needs more, and the rest is most of its bytes."""
+"""Digits of a published signal: enough for statistics over runs, and a fraction of the bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A study as it is published. runs: one row a run, as `analysis.load` gives them; control, tuned: how many more it
-    had, of the control and of those that a search only tuned on."""
+    """A published study.
+
+    Attributes:
+        definition: The study.
+        runs: One row a run, as `analysis.load` returns them.
+        control: Number of runs of the control.
+        tuned: Number of runs that a search used for tuning alone.
+    """
 
     definition: Definition
     runs: pd.DataFrame
@@ -44,7 +50,11 @@ class Published:
 
 
 def read(folder: Path) -> Published:
-    """Raises study.record.definition.RecordError (a ValueError) where there is no published study."""
+    """Return a published study.
+
+    Raises:
+        RecordError: If there is none.
+    """
     definition = read_definition(folder)
     every = every_run(folder)
     runs = cells_of(every, definition.study)
@@ -54,19 +64,29 @@ def read(folder: Path) -> Published:
 
 
 def read_gains(folder: Path) -> pd.DataFrame:
-    """Columns run_id, gain. Raises RecordError where none are published, as of a study that tunes nothing."""
+    """Return the gains of a search for the best quality: columns run_id, gain.
+
+    Raises:
+        RecordError: If none are published.
+    """
     return _table(folder / "gains.parquet")
 
 
 def every_run(folder: Path) -> pd.DataFrame:
-    """One row a run, those that a search only tuned on and the control's among them. Raises RecordError where there is
-    no published study."""
+    """Return one row a run, including tuning and control.
+
+    Raises:
+        RecordError: If there is no published study.
+    """
     return _table(folder / "runs.parquet")
 
 
 def read_signals(folder: Path) -> pd.DataFrame:
-    """What was watched, as `analysis.stats.signals.condensed` leaves it. Raises RecordError where nothing of it is
-    published."""
+    """Return the signals of a study (`analysis.stats.signals.condensed`).
+
+    Raises:
+        RecordError: If none are published.
+    """
     return _table(folder / "signals.parquet")
 
 
@@ -74,7 +94,7 @@ def _table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise RecordError(f"{path} does not read ({error})") from error
+        raise RecordError(f"cannot read {path} ({error})") from error
 
 
 def is_family(folder: Path) -> bool:
@@ -82,13 +102,25 @@ def is_family(folder: Path) -> bool:
 
 
 def family_members(folder: Path) -> list[FamilyMember]:
-    """The members of a published family. Raises RecordError where there is none."""
+    """Return the members of a published family.
+
+    Raises:
+        RecordError: If there is none.
+    """
     return read_family(folder)[1]
 
 
 def publish(study: Path, into: Path, *, with_signals: bool = False) -> None:
-    """Copy what a page needs of a study, or of a family of them, that has been reported on. Raises RecordError where
-    there is no report, and writes nothing then."""
+    """Copy what a page needs of a study or of a family.
+
+    Args:
+        study: The folder of the study or family, which has a report.
+        into: The folder to write.
+        with_signals: Whether to publish its signals.
+
+    Raises:
+        RecordError: If there is no report; nothing is written then.
+    """
     if is_family(study):
         members = [m for m in read_family(study)[1] if study_exists(m.folder)]
         for member in members:
@@ -112,7 +144,7 @@ def publish(study: Path, into: Path, *, with_signals: bool = False) -> None:
 
 
 def write_signals(watched: pd.DataFrame, into: Path) -> None:
-    """watched: as `analysis.stats.signals.watched` gives it."""
+    """Publish signals, as `analysis.stats.signals.watched` returns them."""
     _write(_rounded(signals.condensed(watched)), into / "signals.parquet")
 
 
@@ -128,7 +160,7 @@ def _rows_of(study: Path) -> Path:
 
 
 def _rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """The signals to DIGITS digits, as float32."""
+    """The signals with `DIGITS` digits, as float32."""
     found = table.copy()
     for name in (name for name in signals.SIGNALS if name != "lr"):
         values = table[name].to_numpy(dtype=float, na_value=np.nan)
@@ -142,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("study", type=Path, metavar="DIR", help="a study's or a family's folder")
     parser.add_argument("into", type=Path, metavar="PATH", help="where to publish it")
-    parser.add_argument("--signals", action="store_true", help="and what study signals saw")
+    parser.add_argument("--signals", action="store_true", help="publish the signals of study signals too")
     asked = parser.parse_args(arguments)
     try:
         publish(asked.study, asked.into, with_signals=asked.signals)

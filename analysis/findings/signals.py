@@ -27,14 +27,14 @@ def _judged(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def watched(folders: Sequence[Path]) -> str:
-    """Of how many runs this is."""
+    """Return the number of runs and seeds."""
     runs = _watched(folders).drop_duplicates("run_id")
     diverged, seeds = len(runs.dropna(subset=["onset"])), sorted(set(runs["seed"]))
     return f"*{len(runs)} runs watched, {diverged} of them diverged; {len(seeds)} seeds, {seeds[0]} to {seeds[-1]}.*"
 
 
 def onsets(folders: Sequence[Path]) -> str:
-    """When diverged runs began to, and how long until they were gone."""
+    """Return when runs began to diverge, and the steps until their gain was gone."""
     rows = []
     for row in records(signals.onsets(_watched(folders))):
         after = f"{row['after']:.3g} ({row['after_low']:.3g} to {row['after_high']:.3g})"
@@ -45,7 +45,7 @@ def onsets(folders: Sequence[Path]) -> str:
 
 
 def levels(folders: Sequence[Path]) -> str:
-    """Where sharpness x lr / 2 lies in the second half of completed runs."""
+    """Return sharpness x lr / 2 in the second half of completed runs."""
     rows = []
     for row in records(signals.levels(_watched(folders))):
         share = f"{row['middle']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
@@ -55,7 +55,7 @@ def levels(folders: Sequence[Path]) -> str:
 
 
 def crossings(folders: Sequence[Path]) -> str:
-    """In how many runs sharpness x lr / 2 exceeded a level: before the onset, or ever in a healthy run."""
+    """Return in how many runs sharpness x lr / 2 exceeded a level: before the onset, or ever in a healthy run."""
     found = signals.crossings(_watched(folders))
     levels = sorted(set(found["level"]))
     rows = []
@@ -70,7 +70,7 @@ def crossings(folders: Sequence[Path]) -> str:
 
 
 def auc(folders: Sequence[Path]) -> str:
-    """ROC AUC of each signal k steps before the onset; in brackets against runs of the same lr alone."""
+    """Return ROC AUC of each signal before the onset; in brackets, against runs of the same lr alone."""
     found = signals.discrimination(_judged(folders), LAGS)
     rows = []
     for (model, method), own in signals.groups(found, signals.GROUP):
@@ -89,12 +89,12 @@ def _of_pairs(row: Mapping[str, Any], *, plain: bool) -> str:
 
 
 def rules(folders: Sequence[Path]) -> str:
-    """What each signal's rule, chosen on every other seed, does on the others."""
+    """Return how the rule of each signal, chosen on half of the seeds, does on the other half."""
     return _of_rules(signals.rules(_judged(folders)))
 
 
 def gradient_alarm(folders: Sequence[Path]) -> str:
-    """What `study.monitor.gradient_alarm.GradientAlarm` does, as it is, on these runs."""
+    """Return how `study.monitor.gradient_alarm.GradientAlarm` does on these runs with its defaults."""
     found = signals.alarm_rule(_judged(folders), GradientAlarm().times)
     return _of_rules(found.assign(signal="gradient_jump"))
 
@@ -118,7 +118,7 @@ def _of(row: Mapping[str, Any], name: str, n: int) -> str:
 
 
 def _in_table(words: str) -> str:
-    """A bar would end a cell."""
+    """Replace bars, which would end a Markdown cell."""
     return words.replace("|update|", "abs(update)").replace("|w|", "abs(w)")
 
 

@@ -27,7 +27,7 @@ from study.record.definition import study_exists
 
 
 def about(folders: Sequence[Path]) -> str:
-    """n, seeds, steps, versions, a line a study: what a claim rests on."""
+    """Return a line for each study or family: runs, seeds, data, steps, versions."""
     return "\n\n".join(_about_family(f) if published.is_family(f) else _about(published.read(f)) for f in folders)
 
 
@@ -59,7 +59,7 @@ def _diverged(one: Published) -> int:
 
 
 def rates(folders: Sequence[Path]) -> str:
-    """k/n of every cell, a row an lr, a column a curve, model by model."""
+    """Return k/n of every cell, a table a model: a row an lr, a column a curve."""
     pages = []
     for folder in folders:
         one = published.read(folder)
@@ -69,8 +69,7 @@ def rates(folders: Sequence[Path]) -> str:
 
 
 def medians(folders: Sequence[Path]) -> str:
-    """The median held-out AUC of the first task in every cell, a diverged run as the worst result: a row an lr, a
-    column a curve, model by model."""
+    """Return the median held-out AUC of the first task in every cell, a diverged run as the worst result."""
     pages = []
     for folder in folders:
         one = published.read(folder)
@@ -80,21 +79,20 @@ def medians(folders: Sequence[Path]) -> str:
     return "\n\n".join(pages)
 
 
-def _cells(one: Published, found: pd.DataFrame, said: Callable[[dict[str, Any]], str], head: str = "") -> list[str]:
-    """A table a model: what is said of each cell of `found`, a row an lr, a column a curve."""
+def _cells(one: Published, found: pd.DataFrame, text: Callable[[dict[str, Any]], str], head: str = "") -> list[str]:
+    """A table for each model with `text(row)` of each cell: a row an lr, a column a curve."""
     pages = []
     for model in one.definition.study.models:
         of_model = found.loc[found["model"] == model]
         curves = list(dict.fromkeys(of_model["curve"]))
-        at = {(row["curve"], row["lr"]): said(row) for row in records(of_model)}
+        at = {(row["curve"], row["lr"]): text(row) for row in records(of_model)}
         rows = [[f"{lr:g}", *(at.get((c, lr), "") for c in curves)] for lr in sorted(set(of_model["lr"]))]
         pages.append(markdown([f"{head}{model}, lr", *curves], rows))
     return pages
 
 
 def edge_table(folders: Sequence[Path]) -> str:
-    """LR50 and LR05 with 95% intervals, or the edge at the level that a search sought, and the ratio of LR50 to that of
-    `none` with Holm's p."""
+    """Return LR50 and LR05, or the edge at the level of a search, and the ratio of LR50 to that of `none`."""
     rows, levels = [], LEVELS
     for folder in folders:
         one = published.read(folder)
@@ -122,9 +120,10 @@ LEVELS = (0.5, 0.05)
 
 
 def chosen(folders: Sequence[Path]) -> str:
-    """Held-out quality of each method at the lr (and thresholds) that the other seeds choose on the training days: of
-    the first task, and of each regression; and how much more that is than without treatment, paired by seed, of the
-    curve that most of them choose."""
+    """Return the held-out quality of each method at the lr and thresholds that the other seeds choose.
+
+    The last column is the difference in AUC to `none`, paired by seed, of the curve that most seeds choose.
+    """
     rows, head = [], []
     for folder in folders:
         one = published.read(folder)
@@ -145,7 +144,7 @@ def chosen(folders: Sequence[Path]) -> str:
 
 
 def paper_table(folders: Sequence[Path]) -> str:
-    """The paper's Table 2, each method at the lr and thresholds that the other seeds choose."""
+    """Return Table 2 of the paper: each method at the lr and thresholds that the other seeds choose."""
     head, rows = [], []
     for folder in folders:
         one = published.read(folder)
@@ -155,7 +154,7 @@ def paper_table(folders: Sequence[Path]) -> str:
 
 
 def family(folders: Sequence[Path]) -> str:
-    """Every member's edge, beside that of the member that it is held against."""
+    """Return the edge of each member of a family, and its ratio to the member that it is compared with."""
     (folder,) = folders
     table = forest(published.family_members(folder), lambda path: published.read(path).runs)
     words = {row["label"]: row["words"] for row in records(table)}
@@ -169,8 +168,10 @@ def family(folders: Sequence[Path]) -> str:
 
 
 def frontier(folders: Sequence[Path]) -> str:
-    """The edge of every threshold of one study, and the best held-out quality with it: of its lrs the one of the best
-    median. That is chosen and judged by the same rows: it describes, and claims nothing."""
+    """Return the edge of every threshold of one study, and its best median held-out quality.
+
+    The same rows choose the best lr and judge it, so the quality describes and claims nothing.
+    """
     (folder,) = folders
     one = published.read(folder)
     first = f"auc_{one.definition.data['tasks'][0]['name']}"
@@ -187,7 +188,7 @@ def frontier(folders: Sequence[Path]) -> str:
 
 
 def best_of_search(folders: Sequence[Path]) -> str:
-    """The best quality of each method where at most a risk of its runs diverge, as fresh seeds judge it."""
+    """Return the best quality of each method within a risk of divergence, judged by fresh seeds."""
     head, rows = [], []
     for folder in folders:
         definition = published.read(folder).definition
@@ -199,8 +200,13 @@ def best_of_search(folders: Sequence[Path]) -> str:
 
 
 def agreement(folders: Sequence[Path]) -> str:
-    """Whether two data order the methods alike: pairs of studies, each of the same models. A pair of methods is told
-    apart where the 95% interval of the ratio of their edges leaves out 1."""
+    """Return whether two data sets order the methods alike, for pairs of studies of the same models.
+
+    Two methods differ if the 95% interval of the ratio of their edges excludes 1.
+
+    Raises:
+        ValueError: If the studies do not come in pairs.
+    """
     if len(folders) % 2:
         raise ValueError("the table agreement takes studies in pairs")
     rows = []
@@ -220,7 +226,7 @@ def agreement(folders: Sequence[Path]) -> str:
 
 
 def _order(one: Published) -> dict[str, dict[tuple[str, str], int]]:
-    """model -> (curve, other) in alphabetical order -> 1 where its edge is surely the higher, -1 the lower, else 0."""
+    """Model -> (curve, other), in alphabetical order -> 1 if its edge is higher, -1 if lower, 0 if undecided."""
     found: dict[str, dict[tuple[str, str], int]] = {}
     for row in records(contrasts(one.runs, one.definition)):
         sign = int(row["low"] > 1) - int(row["high"] < 1)
@@ -257,6 +263,6 @@ def _p(row: Mapping[str, Any]) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table: its head, and rows of as many cells."""
+    """Return a Markdown table with a head and rows of as many cells."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.axes import figure_style
-from analysis.figures.forest import figure
+from analysis.figures.forest import forest_plot
 from analysis.loading import FamilyMember, records
 from analysis.report.html import Table, image, render
 from analysis.stats.edges import REACHED
@@ -38,7 +38,7 @@ def write(folder: Path, name: str, members: Sequence[FamilyMember], forest: pd.D
     shown = None
     if len(forest):
         with figure_style():
-            shown = image(figure(forest), folder / "figures" / "forest.png")
+            shown = image(forest_plot(forest), folder / "figures" / "forest.png")
     content = render(
         "family.html.j2",
         name=name,

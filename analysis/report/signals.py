@@ -1,4 +1,4 @@
-"""Write the tables and figures of `study signals`, and return what a terminal shows."""
+"""The tables, figures and terminal text of `study signals`."""
 
 from pathlib import Path
 
@@ -10,7 +10,14 @@ from analysis.text.signals import sentences, skipped_text
 
 
 def write(folder: Path) -> str:
-    """Draw the figures into `DIR/signals/`, and say in words what foretells divergence."""
+    """Write tables and figures into `DIR/signals/` and return what a terminal prints.
+
+    Args:
+        folder: The folder of the study.
+
+    Raises:
+        ValueError: If no run was observed.
+    """
     table, skipped = judged(every := watched(folder))
     made = tables(table)
     where = folder / "signals"

@@ -1,4 +1,4 @@
-"""The published findings: every table of docs/results.md and docs/causes.md comes from the rows beside it."""
+"""Every table and figure of docs/results.md and docs/causes.md follows from the published rows."""
 
 import json
 import re
@@ -36,8 +36,7 @@ FILES = {"study.json", "runs.parquet", "gains.parquet", "signals.parquet"}
 
 
 def same_but_for_rounding(a: str, b: str) -> bool:
-    """Equal texts, but that a fraction may differ by one in its last digit, and a share of whole percents by one:
-    another processor rounds otherwise. Counts and names may not."""
+    """Return whether texts are equal, up to 1 in the last digit of fractions and percents, as processors round."""
     number = re.compile(r"\d+(?:\.\d+)?%?")
     if number.sub("#", a) != number.sub("#", b):
         return False
@@ -52,17 +51,17 @@ def near(x: str, y: str) -> bool:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_page_is_what_its_rows_say(name: str) -> None:
+def test_tables_of_a_page_follow_from_its_rows(name: str) -> None:
     page = (DOCS / name).read_text()
     assert page.count("<!-- table ") >= 4
-    made = pages.remade(page, ROWS)
+    made = pages.with_new_tables(page, ROWS)
     for was, now in zip(page.split("<!-- end -->"), made.split("<!-- end -->"), strict=True):
         assert same_but_for_rounding(was, now)
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_its_figures_are_what_its_rows_say(name: str, tmp_path: Path) -> None:
-    """To the pixel, but for a few that another processor shades otherwise."""
+def test_figures_of_a_page_follow_from_its_rows(name: str, tmp_path: Path) -> None:
+    """A few pixels may differ: another processor shades them differently."""
     page = (DOCS / name).read_text()
     pages.draw(page, ROWS, tmp_path)
     files = pages.pictures(page, ROWS)
@@ -73,14 +72,14 @@ def test_its_figures_are_what_its_rows_say(name: str, tmp_path: Path) -> None:
         assert int((np.abs(was - now).max(axis=2) > 32).sum()) < 20, file
 
 
-def test_rounding_is_all_that_may_differ() -> None:
+def test_texts_may_differ_by_rounding_alone() -> None:
     assert same_but_for_rounding("| 0.60 (0.55 to 0.64), 26% |", "| 0.61 (0.55 to 0.64), 27% |")
     for a, b in (("0.60", "0.62"), ("3/8", "4/8"), ("0.60", "> 0.60"), ("p 1.0", "p 0.03"), ("2", "2.9"), ("8", "9")):
         assert not same_but_for_rounding(f"| {a} |", f"| {b} |")
     assert not same_but_for_rounding("26%", "28%")
 
 
-def test_what_is_published_names_no_place_and_is_small() -> None:
+def test_published_files_are_small_and_name_no_folder() -> None:
     folders = [path.parent for path in ROWS.rglob("study.json")]
     assert folders
     for folder in folders:
@@ -89,7 +88,7 @@ def test_what_is_published_names_no_place_and_is_small() -> None:
     assert sum(path.stat().st_size for path in ROWS.rglob("*")) < 5e6
 
 
-def test_every_published_study_is_on_a_page() -> None:
+def test_every_published_study_is_used() -> None:
     text = "".join((DOCS / name).read_text() for name in PAGES)
     named = {name for found in pages.MARK.finditer(text) for name in found["studies"].split()}
     assert {path.name for path in ROWS.iterdir()} <= {name.split("/")[0] for name in named}
@@ -104,8 +103,7 @@ def simulated(folder: Path, name: str, edges: dict[str, float]) -> None:
 
 @pytest.fixture(scope="module")
 def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published study `s`; a family `f` of two, of which a third was never begun; a search for the best quality, `q`;
-    what was watched, `w`."""
+    """Publish a study `s`, a family `f` with a member without runs, a search for quality `q`, and signals `w`."""
     folder = tmp_path_factory.mktemp("results")
     simulated(folder / "study", "s", {"none": 0.2, "agc": 0.8})
     published.publish(folder / "study", folder / "docs" / "s")
@@ -123,7 +121,7 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "docs"
 
 
-def test_published_signals_say_what_the_whole_says(docs: Path) -> None:
+def test_published_signals_give_the_same_tables(docs: Path) -> None:
     said, whole = signals.tables(published.read_signals(docs / "w")), signals.tables(WATCHED)
     for name, table in whole.items():
         pd.testing.assert_frame_equal(said[name], table, atol=2e-3, rtol=5e-3)
@@ -136,17 +134,17 @@ def studies_for(what: str) -> str:
 
 
 @pytest.mark.parametrize("what", TABLES)
-def test_every_table_is_made_from_the_rows_alone_and_again_the_same(docs: Path, what: str) -> None:
-    once = pages.remade(PAGE.format(what=what, studies=studies_for(what)), docs)
+def test_tables_need_the_rows_alone_and_are_repeatable(docs: Path, what: str) -> None:
+    once = pages.with_new_tables(PAGE.format(what=what, studies=studies_for(what)), docs)
     assert "stale" not in once
     assert once.startswith("a\n<!-- table")
-    assert pages.remade(once, docs) == once
+    assert pages.with_new_tables(once, docs) == once
     if what not in ("about", "signals_watched"):
         assert once.count("\n| ") > 2  # its head, the rule below it, and a row
 
 
 @pytest.mark.parametrize("what", FIGURES)
-def test_every_figure_is_drawn_from_the_rows_alone(docs: Path, tmp_path: Path, what: str) -> None:
+def test_figures_need_the_rows_alone(docs: Path, tmp_path: Path, what: str) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"<!-- figure {what} {studies_for(what)} -->\n![P](own.png)\n<!-- end -->\n")
     before = page.read_text()
@@ -155,37 +153,36 @@ def test_every_figure_is_drawn_from_the_rows_alone(docs: Path, tmp_path: Path, w
     assert page.read_text() == before
 
 
-def test_a_published_search_finds_what_its_record_does(docs: Path) -> None:
-    """Its page has no losses to go by, and says the same to the last digit."""
+def test_published_search_equals_its_record(docs: Path) -> None:
     folder = docs.parent / "searched"
     head, rows = best_table(report_tables(folder).best, read_definition(folder))
     assert results_tables.best_of_search([docs / "q"]) == results_tables.markdown(head, rows)
     assert [row[2] for row in rows] == ["lr 0.3", "lr 0.5, rel 0.4"]
     assert not (docs / "s" / "gains.parquet").exists()
-    with pytest.raises(RecordError, match=r"gains\.parquet does not read"):
+    with pytest.raises(RecordError, match=r"cannot read .*gains\.parquet"):
         results_tables.best_of_search([docs / "s"])
 
 
-def test_a_family_is_published_whole_and_read_as_one(docs: Path) -> None:
+def test_family_is_published_with_its_members(docs: Path) -> None:
     assert [member.label for member in published.family_members(docs / "f")] == ["a", "b", "empty"]
-    made = pages.remade(PAGE.format(what="family", studies="f"), docs)
+    made = pages.with_new_tables(PAGE.format(what="family", studies="f"), docs)
     assert "| about a · none |" in made or "| about a |" in made
     assert "about empty" not in made
-    assert "2 studies, 144 runs" in pages.remade("<!-- table about f --> <!-- end -->", docs)
+    assert "2 studies, 144 runs" in pages.with_new_tables("<!-- table about f --> <!-- end -->", docs)
 
 
-def test_two_orders_that_agree_and_two_that_do_not(docs: Path, tmp_path: Path) -> None:
+def test_agreement_counts_pairs_ordered_alike_and_unlike(docs: Path, tmp_path: Path) -> None:
     simulated(tmp_path / "turned", "turned", {"none": 0.8, "agc": 0.1})
     published.publish(tmp_path / "turned", tmp_path / "rows" / "turned")
     (tmp_path / "rows" / "s").symlink_to(docs / "s")
     alike, unlike = (
-        pages.remade(f"<!-- table agreement s {other} --> <!-- end -->", tmp_path / "rows").splitlines()[4]
+        pages.with_new_tables(f"<!-- table agreement s {other} --> <!-- end -->", tmp_path / "rows").splitlines()[4]
         for other in ("s", "turned")
     )
     assert alike.startswith("| small | synthetic and synthetic | 3 | 2 | 0 | 1 |")
     assert unlike.startswith("| small | synthetic and synthetic | 3 | 0 | 2 | 1 |")
     with pytest.raises(ValueError, match="in pairs"):
-        pages.remade("<!-- table agreement s --> <!-- end -->", docs)
+        pages.with_new_tables("<!-- table agreement s --> <!-- end -->", docs)
 
 
 def test_tables_follow_the_rows(docs: Path, tmp_path: Path) -> None:
@@ -198,15 +195,17 @@ def test_tables_follow_the_rows(docs: Path, tmp_path: Path) -> None:
     assert "| 1.6 | 7/7 |" in rates_table([tmp_path])
 
 
-def test_what_is_not_there_is_said(docs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_unknown_tables_figures_and_studies_are_refused(
+    docs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(ValueError, match="unknown table 'colours'; there are about, rates"):
-        pages.remade(PAGE.format(what="colours", studies="s"), docs)
+        pages.with_new_tables(PAGE.format(what="colours", studies="s"), docs)
     with pytest.raises(ValueError, match="unknown figure 'colours'; there are divergence"):
-        pages.remade("<!-- figure colours s -->\n![x](x.png)\n<!-- end -->", docs)
+        pages.with_new_tables("<!-- figure colours s -->\n![x](x.png)\n<!-- end -->", docs)
     with pytest.raises(ValueError, match=r"has no !\[...\]"):
         pages.pictures("<!-- figure forest s -->\n<!-- end -->", docs)
     with pytest.raises(RecordError, match="no study"):
-        pages.remade(PAGE.format(what="rates", studies="s"), tmp_path)
+        pages.with_new_tables(PAGE.format(what="rates", studies="s"), tmp_path)
     page = tmp_path / "page.md"
     page.write_text(PAGE.format(what="rates", studies="s"))
     assert pages.main([str(page), "--rows", str(tmp_path)]) == 2

@@ -1,4 +1,4 @@
-"""Figures and the report: what they show is in the record, whatever the record lacks, and nothing else gets in."""
+"""The report shows what the record holds, whatever the record lacks."""
 
 import base64
 import re
@@ -57,7 +57,7 @@ def full(tmp_path_factory):
     return folder, definition, Page(report_page.write(report_tables(folder), reference()))
 
 
-def test_the_report_says_every_curve_in_a_sentence_before_any_table(full):
+def test_every_curve_has_a_sentence_before_any_table(full):
     folder, _, page = full
     rows = analysis.edges(analysis.load(folder)).to_dict("records")
     assert len(rows) == 10
@@ -66,7 +66,7 @@ def test_the_report_says_every_curve_in_a_sentence_before_any_table(full):
         assert page.text.index(analysis.sentence(row)) < page.text.index("LR50")
 
 
-def test_the_report_answers_in_order(full):
+def test_sections_are_in_order_and_state_claims(full):
     folder, _, page = full
     titles = re.findall(r"<h2>(.*?)</h2>", (folder / "report.html").read_text())
     assert titles[:4] == [
@@ -82,7 +82,7 @@ def test_the_report_answers_in_order(full):
     assert "How much the rule matters" not in titles
 
 
-def test_the_report_says_every_planned_contrast_and_holds_all_pairs(full):
+def test_every_planned_contrast_has_a_sentence_and_every_pair_a_row(full):
     folder, definition, page = full
     table = contrasts(analysis.load(folder), definition)
     said = [line for model in ("small", "large_dcn") for line in sentences(table[table["model"] == model])]
@@ -91,7 +91,7 @@ def test_the_report_says_every_planned_contrast_and_holds_all_pairs(full):
     assert len(re.findall(r"<td>(?:agc|lamb|clippy)</td><td>(?:layer_clip|agc|lamb)</td>", page.path.read_text())) == 12
 
 
-def test_the_report_shows_how_far_other_rules_move_an_edge(tmp_path):
+def test_report_shows_how_far_other_rules_move_an_edge(tmp_path):
     study_of(tmp_path, with_losses=False)
     own = {"rule": "own", "settings": "", "n": 8, "changed": 0, "edge": 0.4, "status": "reached", "ratio": 1.0}
     moved = own | {"rule": "stricter", "settings": "kept=0.5", "changed": 3, "edge": 0.3, "ratio": 0.75}
@@ -107,7 +107,7 @@ def test_the_report_shows_how_far_other_rules_move_an_edge(tmp_path):
     assert row in page.path.read_text()
 
 
-def test_tables_lie_beside_the_report_without_an_infinity(full):
+def test_csv_tables_have_no_infinity(full):
     folder, _, _ = full
     names = ["cells", "contrasts", "edges", "lr_sensitivity", "recommendation"]
     assert sorted(path.stem for path in (folder / "tables").iterdir()) == names
@@ -122,7 +122,7 @@ def test_tables_lie_beside_the_report_without_an_infinity(full):
     assert {"rate", "low", "high", "kept", "kept_low", "auc_click", "rmse_play"} <= set(cells)
 
 
-def test_many_curves_are_told_in_short(full, monkeypatch):
+def test_many_curves_are_summarized(full, monkeypatch):
     folder, _, _ = full
     for module, name, most in ((terminal, "MOST_CURVES", 4), (sections, "MOST_CELLS", 99)):
         monkeypatch.setattr(module, name, most)
@@ -136,7 +136,7 @@ def test_many_curves_are_told_in_short(full, monkeypatch):
     assert "tables/cells.csv" in page
 
 
-def test_a_terminal_gets_the_answers_before_the_cells(full):
+def test_terminal_text_has_answers_before_cells(full):
     folder, _, _ = full
     said = terminal.text(report_tables(folder), "results/x", "study")
     lines = said.splitlines()
@@ -149,7 +149,7 @@ def test_a_terminal_gets_the_answers_before_the_cells(full):
     assert "AUC" not in said
 
 
-def test_what_is_claimed_comes_first(tmp_path):
+def test_claims_are_in_page_and_terminal_text(tmp_path):
     study_of(tmp_path, seeds=range(60), edges={"none": 0.9, "clippy": np.inf}, with_losses=False)
     found = report_tables(tmp_path)
     claimed = (
@@ -159,7 +159,7 @@ def test_what_is_claimed_comes_first(tmp_path):
     assert claimed in Page(report_page.write(found)).text
 
 
-def test_an_adaptive_studys_report_stays_short(tmp_path):
+def test_report_of_an_adaptive_study_is_short(tmp_path):
     rng = np.random.default_rng(0)
     lrs = sorted({float(f"{lr:.3g}") for lr in 0.05 * 10 ** (1.3 * rng.random(60))})
     kept = {(lr, i) for i, lr in enumerate(lrs)}
@@ -175,7 +175,7 @@ def test_an_adaptive_studys_report_stays_short(tmp_path):
     assert len(page.all("tr")) < 250
 
 
-def test_the_report_is_one_file_that_asks_for_nothing(full):
+def test_page_loads_nothing_and_has_no_script(full):
     folder, _, page = full
     assert not page.all("script")
     assert not page.all("link")
@@ -189,7 +189,7 @@ def test_the_report_is_one_file_that_asks_for_nothing(full):
         assert not re.search(r"<image|<script|href=\"(?!#)", svg)
 
 
-def test_every_figure_lies_beside_the_report(full):
+def test_every_figure_is_in_the_page_and_a_file(full):
     folder, _, page = full
     names = ["divergence", "tradeoff", "kept", "auc_click", "auc_like", "rmse_play", "micro", "horizon", "gallery"]
     assert sorted(path.stem for path in (folder / "figures").iterdir()) == sorted(names)
@@ -197,21 +197,21 @@ def test_every_figure_lies_beside_the_report(full):
     assert not [path for path in folder.rglob(".*") if path.is_file()]
 
 
-def test_runs_parquet_is_the_whole_table(full):
+def test_runs_parquet_has_every_run(full):
     folder, _, _ = full
     beside = pd.read_parquet(folder / "runs.parquet")
     assert len(beside) == len(read_runs(folder)) == 796 + 2 * 24
     assert set(beside["role"]) == {"cell", "control"}
 
 
-def test_missing_runs_are_counted_with_their_reasons(full):
+def test_missing_runs_are_counted_by_reason(full):
     _, _, page = full
     assert "4 of 800 planned runs are not recorded" in page.text
     assert "out of memory <on a worker>" in page.text
     assert "not run yet" in page.text
 
 
-def test_missing_runs_are_found_where_an_arm_spells_out_a_default(tmp_path):
+def test_missing_runs_match_arms_with_explicit_defaults(tmp_path):
     definition = simulated_definition(arms=[Arm(method="clippy", options={"rel": 0.5})], lrs=(0.1,), seeds=(0, 1))
     write_simulated_study(tmp_path, simulated_definition(arms=[Arm(method="clippy")], lrs=(0.1,), seeds=(0, 1)))
     every = read_runs(tmp_path)
@@ -219,7 +219,7 @@ def test_missing_runs_are_found_where_an_arm_spells_out_a_default(tmp_path):
     assert len(missing_runs(definition, every[every["seed"] != 1])) == 2
 
 
-def test_the_report_gives_rule_control_versions_and_configuration(full):
+def test_page_has_rule_control_versions_and_configuration(full):
     _, definition, page = full
     for words in ("kept below 0.25", "once had 0.5 G", "safe lr 0.08", "torch", "2.13.0", definition.data["content"]):
         assert words in page.text
@@ -227,7 +227,7 @@ def test_the_report_gives_rule_control_versions_and_configuration(full):
     assert page.text.count("0.005") >= 2
 
 
-def test_every_cell_has_its_row(full):
+def test_every_cell_has_a_row(full):
     folder, _, page = full
     rates = analysis.divergence_rates(analysis.load(folder))
     row = rates[(rates["model"] == "small") & (rates["curve"] == "lamb") & (rates["lr"] == 0.4)].iloc[0]
@@ -235,7 +235,7 @@ def test_every_cell_has_its_row(full):
     assert len(page.all("tr")) > len(rates)
 
 
-def test_a_method_named_like_a_script_is_harmless(tmp_path):
+def test_names_are_escaped(tmp_path):
     method = "<script>alert('x')</script> & $x_1$"
     study_of(tmp_path, methods=("none", method), edges={"none": 0.3, method: 0.3})
     page = Page(report_page.write(report_tables(tmp_path)))
@@ -254,18 +254,18 @@ def test_a_method_named_like_a_script_is_harmless(tmp_path):
     ],
     ids=["one seed, one lr", "nothing diverged", "everything diverged", "a curve is missing", "losses are missing"],
 )
-def test_thin_records_still_get_a_report_without_a_warning(tmp_path, changes, said):
+def test_thin_records_get_a_report_without_a_warning(tmp_path, changes, said):
     study_of(tmp_path, **changes)
     assert said in Page(report_page.write(report_tables(tmp_path))).text
 
 
-def test_no_runs_get_a_report_that_says_so(tmp_path):
+def test_study_without_runs_gets_a_report(tmp_path):
     open_study(tmp_path, simulated_definition(models=("small",), lrs=(0.1,), seeds=(0,)))
     page = Page(report_page.write(report_tables(tmp_path)))
     assert "No runs recorded yet." in page.text
     assert f"{len(METHODS)} of {len(METHODS)} planned runs are not recorded" in page.text
 
 
-def test_no_study_is_refused_in_plain_words(tmp_path):
+def test_folder_without_a_study_is_refused(tmp_path):
     with pytest.raises(RecordError, match="holds no study"):
         report_page.write(report_tables(tmp_path))
