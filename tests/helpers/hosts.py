@@ -1,5 +1,7 @@
-"""Hosts of a test's own on this machine: each with a network, processes, /tmp and /dev/shm of its own, on one switch
-that leads nowhere else. Needs root. They are gone with the process that holds them."""
+"""Simulated hosts on this machine, as Linux namespaces on one switch that leads nowhere else. Needs root.
+
+Each has its own network, processes, /tmp and /dev/shm, and ends with the process that holds it.
+"""
 
 import contextlib
 import os
@@ -12,25 +14,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 BOUND = ("setpriv", "--pdeathsig", "KILL")
-"""What is started by this command ends with the process that started it, however that ends."""
+"""Prefix of a command that ends with the process that started it."""
 
 NAMESPACES = ("--net", "--mount", "--pid", "--uts")
 
 
 def why_not() -> str | None:
-    """Why there can be no hosts here; None where there can."""
+    """Return why simulated hosts are impossible here, or None."""
     if os.geteuid() != 0:
-        return "hosts of a test's own need root"
+        return "simulated hosts need root"
     missing = [name for name in ("ip", "unshare", "nsenter", "setpriv", "mount") if not shutil.which(name)]
     if missing:
-        return f"hosts of a test's own need {', '.join(missing)}"
+        return f"simulated hosts need {', '.join(missing)}"
     probe = "ip link add name s0 type bridge && ip link add v0 type veth peer name v1"
     done = subprocess.run(["unshare", *NAMESPACES[:2], "sh", "-c", probe], capture_output=True, text=True, check=False)
-    return f"no networks of a test's own here ({done.stderr.strip()})" if done.returncode else None
+    return f"no network namespaces here ({done.stderr.strip()})" if done.returncode else None
 
 
 class Host:
-    """A host: a process that waits, and all that is started beside it. It ends with its first process."""
+    """A host: a process that waits, whose namespaces others enter. It ends with this process."""
 
     def __init__(self, name: str, address: str | None, switch: "Host | None") -> None:
         self.name, self.address = name, address
@@ -44,7 +46,7 @@ class Host:
         self.pid = self._first_process()
         self.run(f"hostname {name}; mount --make-rprivate /; ip link set lo up")
         self.run("mount -t tmpfs tmpfs /dev/shm && mkdir /dev/shm/etc")
-        # Its own name it knows; any other has no answer, and at once.
+        # A host resolves its own name; a look-up of any other fails at once.
         for file, text in {
             "hosts": f"127.0.0.1 localhost\n{address or '127.0.0.1'} {name}\n",
             "resolv.conf": "",
@@ -69,20 +71,20 @@ class Host:
         raise AssertionError("unshare started nothing")
 
     def words(self, command: Sequence[str], *, own_processes: bool = True) -> list[str]:
-        """The command as it is to be started from here, so that it runs on the host."""
+        """Return the command line that runs the command on the host."""
         spaces = ["--net", "--mount", "--uts", *(["--pid"] if own_processes else [])]
         return ["nsenter", "--target", str(self.pid), *spaces, "--", *command]
 
     def run(self, shell: str, *, own_processes: bool = True) -> str:
-        """Run lines of shell to their end. Returns what they printed."""
+        """Run a shell script on the host; return its output."""
         words = self.words(["sh", "-ec", shell], own_processes=own_processes)
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, f"{self.name}: {shell}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def start(self, *command: str | Path, env: Mapping[str, str], cwd: Path) -> subprocess.Popen[str]:
-        """Start a command on the host; its output, errors among it, waits to be read."""
-        there = ["sh", "-c", 'cd "$0" && exec "$@"', str(cwd)]  # whoever enters a host stands at its root
+        """Start a command on the host; its output and errors go to one pipe."""
+        there = ["sh", "-c", 'cd "$0" && exec "$@"', str(cwd)]  # a command enters a host at its root
         child = subprocess.Popen(
             self.words([*there, *map(str, command)]),
             env=dict(env),
@@ -95,7 +97,7 @@ class Host:
         return child
 
     def kill(self) -> None:
-        """All of its processes at once, as when the power goes; its link goes with them."""
+        """Kill all of its processes at once, as a power failure does."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):

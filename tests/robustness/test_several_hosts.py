@@ -1,5 +1,7 @@
-"""A study over several hosts: a Ray cluster in token mode, MLflow on a host of its own, one shared folder. Each host
-has a network, processes, a home and a cache of its own; hosts join, and are killed."""
+"""A study over several hosts: a Ray cluster in token mode, MLflow on its own host, one shared folder.
+
+Each host has its own network, processes, home and cache. Hosts join and are killed.
+"""
 
 import json
 import os
@@ -28,7 +30,7 @@ HEAD, TRACKING = "10.77.0.1", "10.77.0.9"
 WORKERS = {"beta": "10.77.0.2", "gamma": "10.77.0.3"}
 JOBS, CURVES = f"http://{HEAD}:8265", f"http://{TRACKING}:5000"
 
-# A data source and a model of a user's own, which leave the names of their hosts in the shared folder.
+# A user's data source and model, which write the names of their hosts into the shared folder.
 LOG = """
 import os, socket, uuid
 from pathlib import Path
@@ -55,7 +57,7 @@ CURVES_OF_STUDY, CELLS = 2, 6
 
 
 class Site:
-    """The hosts of a cluster, and what they share. Each has its own file system at `own`, and none at `code`."""
+    """The hosts of a cluster and their shared folder. Each has its own file system at `own`, and none at `code`."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.shared, self.own, self.code = root, root / "shared", root / "own", root / "code"
@@ -83,7 +85,7 @@ class Site:
         self.hosts = {"switch": self.switch}
 
     def host(self, name: str, address: str, *, without: tuple[Path, ...] = ()) -> Host:
-        """A host on the switch. without: folders that it does not have."""
+        """Add a host to the switch. without: folders that it does not have."""
         host = self.hosts[name] = Host(name, address, self.switch)
         host.run("mkdir -p /tmp/ray")
         for private in (Path("/tmp/ray"), self.own, *without):
@@ -94,7 +96,7 @@ class Site:
         return self.hosts[host].start(*words, env=self.environment, cwd=cwd or self.own)
 
     def joins(self, name: str, address: str, cpus: int, *, without: tuple[Path, ...] = ()) -> subprocess.Popen[str]:
-        """A host that becomes a node of the cluster, on its way."""
+        """Start a host that joins the cluster."""
         self.host(name, address, without=(self.code, *without))
         where = (
             ["--address", f"{HEAD}:6379"] if address != HEAD else ["--head", "--port=6379", "--dashboard-host", HEAD]
@@ -103,12 +105,12 @@ class Site:
         return self.start(name, "ray", "start", *where, *rest, "--disable-usage-stats")
 
     def submit(self, *words: str | Path, out: Path) -> subprocess.Popen[str]:
-        """`study submit` of our study, from a machine that is no part of the cluster."""
+        """Run `study submit` on a machine outside the cluster."""
         where = ["--address", JOBS, "--working-dir", self.code, "--tracking-uri", CURVES, "--out", out]
         return self.start("tracking", sys.executable, "-m", "study", "submit", *STUDY, *where, *words, cwd=self.code)
 
     def seen_by(self, what: str) -> list[str]:
-        """Hosts that converted data, or trained; one entry for each time."""
+        """Return the hosts that converted data, or trained, once for each time."""
         return sorted(path.name.split("-")[1] for path in self.seen.glob(f"{what}-*"))
 
     def forget(self) -> None:
@@ -121,7 +123,7 @@ class Site:
 
 
 def ended(child: subprocess.Popen[str], code: int = 0) -> str:
-    """What it printed, once it has ended with the code."""
+    """Wait for the end with this exit code; return the output."""
     try:
         printed, _ = child.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
@@ -158,7 +160,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def expected(site: Site) -> pd.DataFrame:
-    """The table of the study, trained here without any cluster."""
+    """The table of the study, trained without a cluster."""
     folder = site.root / "here"
     folder.mkdir()
     environment = {k: v for k, v in site.environment.items() if not k.startswith("RAY_")} | {"HOME": str(folder)}
@@ -184,7 +186,7 @@ print(json.dumps([{m["key"]: m["value"] for m in run["data"].get("metrics", [])}
 """
 
 
-def test_a_submitted_study_trains_on_every_node_and_ends_as_one_of_a_single_machine(
+def test_a_submitted_study_trains_on_every_node_and_equals_one_of_a_single_machine(
     site: Site, expected: pd.DataFrame
 ) -> None:
     site.forget()
@@ -202,7 +204,7 @@ def test_a_submitted_study_trains_on_every_node_and_ends_as_one_of_a_single_mach
     assert len(curves) >= CURVES_OF_STUDY
 
 
-def test_nodes_that_leave_and_join_a_plain_job_cost_and_change_nothing(site: Site, expected: pd.DataFrame) -> None:
+def test_nodes_that_leave_and_join_change_no_result(site: Site, expected: pd.DataFrame) -> None:
     site.forget()
     folder = site.shared / "plain"
     words = ["python", "-m", "study", "run", *STUDY, "--out", str(folder), "--tracking-uri", CURVES]
