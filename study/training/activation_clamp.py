@@ -1,7 +1,7 @@
-"""Clamps the hidden units of a network, whatever its code: what comes out of an activation function, as it is computed.
+"""Clamps the hidden units of any network: the outputs of its activation functions, as they are computed.
 
-A method that asks for it (`activation_clip`) acts on the network's forward pass, so it is the network that is clamped,
-in training and in judging. Seen are modules (`nn.ReLU`) and plain calls (`functional.relu(x)`, `x.relu()`) alike.
+The method `activation_clip` asks for it. It acts on the forward pass, in training and in evaluation. Modules
+(`nn.ReLU`) and plain calls (`functional.relu(x)`, `x.relu()`) are both clamped.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,17 @@ ACTIVATIONS = frozenset(
         *(Tensor.relu, Tensor.relu_, Tensor.tanh),
     )
 )
-"""What makes a hidden unit. Gates (softmax, sigmoid) make none."""
+"""Functions whose outputs are hidden units. Those of gates (softmax, sigmoid) are not."""
 
 
 class ActivationClamp(TorchFunctionMode):
-    """Inside, every activation's output is clamped to [-limit, limit]; NaN passes. limit: a tensor of one element.
+    """Clamps the output of every activation function to [-limit, limit] inside the block; NaN passes.
 
-    seen: how many were.
+    Args:
+        limit: A tensor of one element.
+
+    Attributes:
+        seen: How many outputs were clamped.
     """
 
     def __init__(self, limit: Tensor) -> None:

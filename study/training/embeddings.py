@@ -1,9 +1,9 @@
 """The embedding tables of a stack: one gather for all runs of a seed, and updates of touched rows only.
 
-Runs of a seed read the same batches, so their rows of one id lie side by side: the table is (groups * ids, runs of a
-group * dim), and a batch is one `index_select`. A gradient is summed over the occurrences of an id in the order in
-which they stand in the batch, column by column, so a run's bits do not depend on its neighbours; on a GPU the same sum
-is made by one thread a column, and is deterministic.
+Runs of a seed read the same batches, so their rows of one id lie side by side. The table is (groups * ids, runs of a
+group * dim), and a batch is one `index_select`. The gradients of an id are summed in the order of its occurrences in
+the batch, column by column, so a run's bits do not depend on its neighbours. On a GPU one thread sums a column, so the
+sum is deterministic there too.
 
 Shape letters: G groups (one seed each), K runs of a group, R = G * K runs, B batch, F features, E embedding
 dimension, V ids of all features, U touched ids.
@@ -23,15 +23,24 @@ from study.training.packed_copy import words
 from study.training.rng import stream
 
 IDS_AT_A_TIME = 2**13
-"""Ids whose rows are looked at together at the end: what that takes must not grow with the table."""
+"""Ids whose rows are checked together at the end, so that memory does not grow with the table."""
 
 
 class EmbeddingTables:
     """Embedding rows and their Adagrad accumulators for G groups of K runs.
 
-    vocabulary: codes of each of the F id features. seeds: one a group. Rows start as N(0, std), by seed and feature, or
-    as `start` says: (codes, dim) of each feature, the same for all runs. start_accumulator: likewise of the
-    accumulators, which else start as `initial_accumulator`.
+    Args:
+        vocabulary: Codes of each of the F id features.
+        names: The names of the features.
+        seeds: One per group.
+        runs_of_group: K.
+        dim: E.
+        std: Standard deviation of the initial rows N(0, std), drawn by seed and feature.
+        initial_accumulator: The initial value of the accumulators.
+        dtype: The precision of the runs.
+        device: The device of the stack.
+        start: Initial rows (codes, dim) of each feature, the same for all runs, instead of random ones.
+        start_accumulator: Initial accumulators, likewise.
     """
 
     def __init__(
@@ -54,7 +63,7 @@ class EmbeddingTables:
         self.ids = int(sum(vocabulary))
         starts = np.concatenate([[0], np.cumsum(vocabulary)[:-1]]) if self.features else np.zeros(0)
         self.starts_F = torch.as_tensor(starts, dtype=torch.int64, device=device)
-        # One row more than ids: what stands for "no row" where the number of touched rows must not be read back.
+        # One row more than ids stands for "no row" where the number of touched rows is not read back.
         self.no_row = self.groups * self.ids
         self.weight = torch.zeros(self.no_row + 1, self.runs * dim, dtype=dtype, device=device)
         weight = self._by_id(self.weight)
@@ -64,23 +73,26 @@ class EmbeddingTables:
                 weight[group, int(first) : int(first) + codes] = rows.to(device, dtype).unsqueeze(1)
         self.accumulator = torch.full_like(self.weight, initial_accumulator)
         if start_accumulator is not None:
-            for rows, handed in zip(self.of_feature(self.accumulator), start_accumulator, strict=True):
-                rows.copy_(handed)  # the same for every run
+            for rows, initial in zip(self.of_feature(self.accumulator), start_accumulator, strict=True):
+                rows.copy_(initial)
 
     def positions(self, ids_GBF: Tensor) -> Tensor:
-        """Rows of the table, int64 (G * B * F,), of a batch of each group's ids."""
+        """Return the rows of the table, int64 (G * B * F,), for a batch of ids."""
         groups_G11 = torch.arange(self.groups, device=ids_GBF.device).view(-1, 1, 1)
         return (ids_GBF + (self.starts_F + groups_G11 * self.ids)).view(-1)
 
     def read(self, positions: Tensor, out_GBFKE: Tensor) -> None:
-        """Write the rows of a batch's ids, each with those of all runs of its group."""
+        """Copy the rows of a batch, for all runs of each group."""
         torch.index_select(self.weight, 0, positions, out=out_GBFKE.view(len(positions), -1))
 
     def gradients(self, positions: Tensor, gradient_GBFKE: Tensor, *, fixed: bool = False) -> tuple[Tensor, Tensor]:
-        """TouchedRows rows (U,), in ascending order, and their summed gradients (U, K * E).
+        """Return the touched rows (U,), in ascending order, and their summed gradients (U, K * E).
 
-        fixed: U is always that of the positions, the last rows being `no_row`, with a gradient of zero: nothing is read
-        back from the device.
+        Args:
+            positions: As `positions` returned them.
+            gradient_GBFKE: The gradient by each embedding of the batch.
+            fixed: Whether U is always the number of positions, so that nothing is read back from the device. The last
+                rows are then `no_row`, with a gradient of zero.
         """
         rows_U, order, offsets_U = touched_or_none(positions, self.no_row) if fixed else touched(positions)
         occurrences = gradient_GBFKE.view(len(positions), -1)
@@ -89,35 +101,44 @@ class EmbeddingTables:
     def adagrad(
         self, rows_U: Tensor, gradient: Tensor, lr_GK: Tensor, eps: float, weight: Tensor | None = None
     ) -> None:
-        """`G += g * g ; w -= lr * g / sqrt(G + eps)` on the touched rows. weight: these rows, (U, K * E), where they
-        are at hand; overwritten."""
+        """Update the touched rows: `G += g * g ; w -= lr * g / sqrt(G + eps)`.
+
+        Args:
+            rows_U: The touched rows.
+            gradient: Their gradients (U, K * E).
+            lr_GK: The lr of each run.
+            eps: Inside the root.
+            weight: The touched rows (U, K * E), if they were read already. They are overwritten.
+        """
         work = gradient * gradient
         accumulator = self.accumulator.index_select(0, rows_U).add_(work)
         _put(self.accumulator, rows_U, accumulator)
         update = torch.div(gradient, accumulator.add_(eps).sqrt_(), out=work)
-        # For each number, not for each run: a product with few numbers in a row costs six times as much.
+        # One lr for each number: a broadcast over few numbers costs six times as much.
         lr = lr_GK.repeat_interleave(self.dim, dim=1).index_select(0, self._groups(rows_U))
         weight = self.weight.index_select(0, rows_U) if weight is None else weight
         _put(self.weight, rows_U, weight.sub_(update.mul_(lr)))
 
     def without(self, rows_U: Tensor, gradient: Tensor, runs_GK: Tensor) -> Tensor:
-        """The gradient with zeros for these runs: Adagrad then changes no bit of theirs."""
+        """Return the gradient with zeros for these runs, of which Adagrad then changes no bit."""
         out = runs_GK.index_select(0, self._groups(rows_U)).unsqueeze(-1)
         return gradient.view(-1, self.runs, self.dim).masked_fill(out, 0.0).flatten(1)
 
     def of_run(self, table: Tensor) -> Tensor:
-        """A view (G, K, V, E) of the weight or the accumulator."""
+        """Return a view (G, K, V, E) of the weight or the accumulator."""
         return self._by_id(table).transpose(1, 2)
 
     def of_feature(self, table: Tensor) -> list[Tensor]:
-        """A view (G, K, codes, E) of each feature's rows of the weight or the accumulator."""
+        """Return a view (G, K, codes, E) of the weight or the accumulator for each feature."""
         starts = [*self.starts_F.tolist(), self.ids]
         rows = self.of_run(table)
         return [rows[:, :, first:stop] for first, stop in itertools.pairwise(starts)]
 
     def segments(self, rows_U: Tensor) -> list[tuple[int, int, slice]]:
-        """(group, feature, its rows among the touched) for each table that the batch touched. Reads sizes back from
-        the device: only for methods that act on embeddings."""
+        """Return (group, feature, its rows among the touched) for each table that the batch touched.
+
+        It reads sizes back from the device, so it is for methods that act on embeddings only.
+        """
         tables = (rows_U // self.ids) * self.features
         tables = tables + torch.searchsorted(self.starts_F, rows_U % self.ids, right=True) - 1
         counts = torch.bincount(tables, minlength=self.groups * self.features).tolist()
@@ -129,27 +150,29 @@ class EmbeddingTables:
         ]
 
     def finite(self) -> Tensor:
-        """Bool (R,): every embedding row of the run is finite."""
+        """Return whether all embedding rows of each run are finite, bool (R,)."""
         blocks = self._by_id(self.weight).split(IDS_AT_A_TIME, dim=1)
         finite = [block.isfinite().all(dim=3).all(dim=1) for block in blocks]
         return torch.stack(finite).all(0).flatten()
 
     def _groups(self, rows_U: Tensor) -> Tensor:
-        """The group of each row; `no_row` is taken for one of the last."""
+        """The group of each row; that of `no_row` is the last."""
         return (rows_U // self.ids).clamp_(max=self.groups - 1)
 
     def _by_id(self, rows: Tensor) -> Tensor:
-        """A view (G, V, K, E) of all rows but the last, which is none."""
+        """A view (G, V, K, E) of all rows except `no_row`."""
         return rows[: self.no_row].view(self.groups, self.ids, self.runs, self.dim)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TouchedRows:
-    """What a batch touches of a group's rows.
+    """The rows of a group that a batch touches.
 
-    rows: int64 (U,), in ascending order. order: (N,), the places in the batch, sorted by row, those of one row as they
-    stand. offsets: (U,), where each row begins in that order. places: (N,), of each id of the batch, its row among
-    those touched.
+    Args:
+        rows: int64 (U,), in ascending order.
+        order: (N,), the places in the batch, sorted by row; a stable sort.
+        offsets: (U,), where each row begins in that order.
+        places: (N,), for each id of the batch, its row among those touched.
     """
 
     rows: Tensor
@@ -159,12 +182,18 @@ class TouchedRows:
 
 
 def touched_by_groups(positions: Tensor, groups: int, ids: int) -> list[TouchedRows]:
-    """What a batch touches, group by group, on CPU. positions: as `EmbeddingTables.positions`. ids: of one group."""
+    """Return the rows that a batch touches, by group, on CPU.
+
+    Args:
+        positions: As `EmbeddingTables.positions` returned them.
+        groups: G.
+        ids: Ids of one group.
+    """
     found: list[TouchedRows] = []
     own, own_values = _touched(np.zeros(0, np.int64)), np.zeros(0, np.int64)
     for group, positions_N in enumerate(positions.view(groups, -1).numpy()):
         values = positions_N - group * ids
-        # Held-out batches are the same for all groups, and so are those of a seed that fills several.
+        # Groups share held-out batches, and all batches if they share a seed.
         if not np.array_equal(values, own_values):
             own, own_values = _touched(values), values
         found.append(dataclasses.replace(own, rows=own.rows + group * ids))
@@ -172,7 +201,7 @@ def touched_by_groups(positions: Tensor, groups: int, ids: int) -> list[TouchedR
 
 
 def _touched(values: np.ndarray) -> TouchedRows:
-    # One key of value and place: numpy sorts plain integers with vector instructions, twice as many of half the size.
+    # One integer of value and place: numpy sorts integers with vector instructions, and int32 twice as fast.
     bits = max(len(values) - 1, 1).bit_length()
     small = int(values.max(initial=0)).bit_length() + bits < 32
     keys = values.astype(np.int32 if small else np.int64) << bits
@@ -192,14 +221,14 @@ def _touched(values: np.ndarray) -> TouchedRows:
 
 
 def touched(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct values (U,), the order that sorts `positions` (stable), and where each value begins in it (U,)."""
+    """Return the distinct values (U,), the stable order that sorts `positions`, and where each value begins (U,)."""
     ordered, order = torch.sort(positions, stable=True)
     rows_U, counts = torch.unique_consecutive(ordered, return_counts=True)
     return rows_U, order, counts.cumsum(0) - counts
 
 
 def touched_or_none(positions: Tensor, none: int) -> tuple[Tensor, Tensor, Tensor]:
-    """As `touched`, filled up to the length of `positions` with `none`, of which there are no places."""
+    """Return the same as `touched`, padded to the length of `positions` with the value `none`, which has no places."""
     count = len(positions)
     ordered, order = torch.sort(positions, stable=True)
     places = torch.arange(count, device=positions.device)

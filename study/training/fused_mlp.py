@@ -26,11 +26,11 @@ _relu_backward = torch.ops.aten.threshold_backward.grad_input
 _norm_backward = torch.ops.aten.native_layer_norm_backward.default
 
 BYTES_AT_A_TIME = 2**21
-"""Of activations, and of runs at a time: few fit into a cache, and many share the overhead of an operation."""
+"""Bytes of activations at a time: few runs fit into a cache, and many share the overhead of an operation."""
 
 
 def takes(network: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a network is of the kind that is computed here."""
+    """Return whether the networks of a stack can be computed here."""
     return (
         type(network) is Ranker
         and type(network.front) in (nn.Identity, CrossNorm)
@@ -41,7 +41,7 @@ def takes(network: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
 
 
 class FusedRankers(StackedNetworks):
-    """Rankers of one shape: a cross layer with its norm or nothing, linear layers with ReLU, heads."""
+    """Rankers of one shape: one cross layer with LayerNorm or none, linear layers with ReLU, heads."""
 
     def __init__(
         self,
@@ -58,17 +58,17 @@ class FusedRankers(StackedNetworks):
         assert isinstance(network.bottom, nn.Sequential)
         self.gradients = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
         both = {name: (p.detach(), self.gradients[name]) for name, p in self.parameters.items()}
-        self.front = _Cross(both, network.front) if isinstance(network.front, CrossNorm) else None
+        self.front = _FusedCross(both, network.front) if isinstance(network.front, CrossNorm) else None
         names = [f"bottom.{i}" for i, layer in enumerate(network.bottom) if isinstance(layer, nn.Linear)]
-        self.bottom = [_Linear(both, name) for name in names]
-        self.heads = _Heads(both)
+        self.bottom = [_FusedLinear(both, name) for name in names]
+        self.heads = _FusedHeads(both)
 
     def learn(self, inputs: Inputs, labels_RTB: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, list[Tensor]]:
         """As `StackedNetworks.learn`."""
         assert isinstance(inputs, TouchedInputs)
         by_logits = LossGradient(tasks, inputs.batch, inputs.dtype, inputs.device)
         logits_RTB = torch.empty_like(labels_RTB)
-        with torch.inference_mode():  # an operation costs less than without a gradient alone
+        with torch.inference_mode():  # cheaper than `no_grad`
             self.heads.prepare()
             for runs, rows in self._parts(inputs):
                 part = slice(runs.start, runs.stop)
@@ -90,8 +90,8 @@ class FusedRankers(StackedNetworks):
             return torch.cat(parts)
 
     def _parts(self, inputs: TouchedInputs) -> Iterator[tuple[range, Tensor]]:
-        """A few runs after the other, and what they read: (C, B, P), or (C, B, I) for a cross layer, whose norm is of
-        the inputs alone."""
+        """Yield a few runs at a time with their inputs: (C, B, P), or (C, B, I) for a cross layer, which allows no
+        padding."""
         widths = inputs.width * (3 if self.front else 1) + sum(layer.weight_ROI.shape[1] for layer in self.bottom)
         most = max(1, BYTES_AT_A_TIME // (widths * inputs.batch * inputs.dtype.itemsize))
         for first in range(0, inputs.runs, most):
@@ -100,7 +100,7 @@ class FusedRankers(StackedNetworks):
             yield runs, rows_CBP[:, :, : inputs.width].contiguous() if self.front else rows_CBP
 
     def _forward(self, part: slice, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits (C, T, B), and what each layer read, the heads last."""
+        """Return the logits (C, T, B), and the inputs of each layer, the heads last."""
         activations = [rows]
         if self.front:
             activations.append(self.front.forward(part, rows))
@@ -110,8 +110,10 @@ class FusedRankers(StackedNetworks):
         return self.heads.forward(part, activations[-1]), activations
 
     def _backward(self, part: slice, activations: list[Tensor], gradient: Tensor, embedded: int) -> Tensor:
-        """From the gradient by the logits (C, T, B) to that by the embedded inputs, (C, B, F * E); those of parameters
-        on the way."""
+        """Return the gradient by the embedded inputs (C, B, F * E), from that by the logits (C, T, B).
+
+        The gradients of the parameters are stored.
+        """
         gradient = self.heads.backward(part, activations[-1], gradient)
         for i, layer in reversed(list(enumerate(self.bottom, 1 if self.front else 0))):
             inputs, out = activations[i : i + 2]
@@ -122,8 +124,8 @@ class FusedRankers(StackedNetworks):
         return self.front.backward(part, activations[0], gradient, embedded) if self.front else gradient
 
 
-class _Linear:
-    """A linear layer of all runs. Its inputs may be wider than its weights, P in place of I: what is filled up is 0."""
+class _FusedLinear:
+    """A linear layer of all runs. Its inputs may be padded with zeros, P instead of I."""
 
     def __init__(self, both: dict[str, tuple[Tensor, Tensor]], name: str) -> None:
         self.weight_ROI, self.of_weight_ROI = both[f"{name}.weight"]
@@ -136,22 +138,22 @@ class _Linear:
         return product(inputs_CBP, weight.mT).add_(self.bias_R1O[part])
 
     def backward(self, part: slice, inputs_CBP: Tensor, gradient_CBO: Tensor, most: int | None = None) -> Tensor:
-        """The gradient by the inputs, or by so many of them; those by weight and bias are kept."""
+        """Return the gradient by the first `most` inputs, or all. Stores those by weight and bias."""
         torch.sum(gradient_CBO, 1, out=self.of_bias_RO[part])
         width = self.weight_ROI.shape[2]
         if inputs_CBP.shape[2] == width:
             product(gradient_CBO.mT, inputs_CBP, out=self.of_weight_ROI[part])
         else:
             self.of_weight_ROI[part] = product(gradient_CBO.mT, inputs_CBP)[:, :, :width]
-        # Rows that lie apart are 100 times slower.
+        # A product with rows that are not contiguous is 100 times slower.
         return product(gradient_CBO, self.weight_ROI[part, :, :most].contiguous())
 
 
-class _Cross:
+class _FusedCross:
     """LayerNorm(x * (W x + b) + x) of all runs."""
 
     def __init__(self, both: dict[str, tuple[Tensor, Tensor]], module: CrossNorm) -> None:
-        self.cross = _Linear(both, "front.cross")
+        self.cross = _FusedLinear(both, "front.cross")
         self.eps = module.norm.eps
         (self.scale_RI, self.of_scale_RI), (self.shift_RI, self.of_shift_RI) = (
             both[f"front.norm.{kind}"] for kind in ("weight", "bias")
@@ -165,7 +167,7 @@ class _Cross:
         for out_BI, total_BI, scale_I, shift_I in zip(
             out, total, self.scale_RI[part], self.shift_RI[part], strict=True
         ):
-            # one run after the other: torch's norm of many, each with a scale of its own, costs more than twice this
+            # one run at a time: torch's norm of many runs with their own scales takes more than twice as long
             normed, *of_run = torch.native_layer_norm(total_BI, scale_I.shape, scale_I, shift_I, self.eps)
             out_BI.copy_(normed)
             moments.append(of_run)
@@ -186,8 +188,8 @@ class _Cross:
         return out.add_(crossed.mul_(gradient).add_(gradient)[:, :, :most])
 
 
-class _Heads:
-    """A linear head for each task, all as one product."""
+class _FusedHeads:
+    """The linear heads of all tasks, computed as one product."""
 
     def __init__(self, both: dict[str, tuple[Tensor, Tensor]]) -> None:
         self.tasks = sum(name.startswith("heads.weights.") for name in both)
@@ -196,7 +198,7 @@ class _Heads:
         self.of_weight_RTH, self.of_bias_RT = torch.zeros_like(self.weight_RTH), torch.zeros_like(self.bias_RT)
 
     def prepare(self) -> None:
-        """Before each batch."""
+        """Gather the heads, before each batch."""
         for pairs, together in zip(self.pairs, (self.weight_RTH, self.bias_RT), strict=True):
             torch.cat([p for p, _ in pairs], 1, out=together)
 
@@ -209,7 +211,7 @@ class _Heads:
         return torch.bmm(gradient_CTB.mT, self.weight_RTH[part])
 
     def finish(self) -> None:
-        """After each batch: every task's gradients are a tensor of their own."""
+        """Scatter the gradients to the heads, after each batch."""
         for pairs, together in zip(self.pairs, (self.of_weight_RTH, self.of_bias_RT), strict=True):
             for t, (_, gradient) in enumerate(pairs):
                 gradient.copy_(together[:, t : t + 1])

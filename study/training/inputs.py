@@ -25,7 +25,7 @@ from study.training.packed_copy import copy_words, empty_rows, widest_word
 
 @dataclass(frozen=True, kw_only=True)
 class InputSizes:
-    """Of what a stack reads."""
+    """The sizes of what a stack reads."""
 
     groups: int
     runs_of_group: int
@@ -38,9 +38,10 @@ class InputSizes:
 
 
 class Inputs(ABC):
-    """A batch's inputs, and the gradient by its embeddings; buffers that live as long as the stack.
+    """The inputs of a batch, and the gradient by its embeddings, in buffers that live as long as the stack.
 
-    weight_U: the touched rows of the tables, (U, K * E), as they were when the batch was read, where they are at hand.
+    Attributes:
+        weight_U: The touched rows of the tables (U, K * E) when the batch was read, or None if they were not gathered.
     """
 
     def __init__(self, sizes: InputSizes) -> None:
@@ -54,32 +55,34 @@ class Inputs(ABC):
         self.weight_U: Tensor | None = None
 
     def read(self, tables: EmbeddingTables, positions: Tensor, numbers_GBD: Tensor) -> None:
-        """Take a batch. positions: as `EmbeddingTables.positions`, which see; empty without id features."""
+        """Read a batch. `positions` are those of `EmbeddingTables.positions`; empty without id features."""
         self.numbers_GBD.copy_(numbers_GBD)
         if self.features:
             self._read(tables, positions)
 
     @abstractmethod
     def _read(self, tables: EmbeddingTables, positions: Tensor) -> None:
-        """Take the embeddings of a batch, whose numbers are there."""
+        """Read the embeddings of a batch, after its numbers."""
 
     @abstractmethod
     def rows(self) -> Tensor:
-        """The inputs of every run, (R, B, I), anew."""
+        """Return the inputs of every run (R, B, I), a new tensor."""
 
     @abstractmethod
     def take_gradient(self, gradient_RBI: Tensor) -> None:
-        """Keep the gradient by the embeddings."""
+        """Store the gradient by the embeddings."""
 
     @abstractmethod
     def gradients(self, tables: EmbeddingTables) -> tuple[Tensor, Tensor]:
-        """TouchedRows rows (U,), in ascending order, and their summed gradients (U, K * E)."""
+        """Return the touched rows (U,), in ascending order, and their summed gradients (U, K * E)."""
 
 
 class WholeInputs(Inputs):
-    """All embeddings of a batch at once, as `EmbeddingTables` reads them, for all runs.
+    """All embeddings of a batch at once, for all runs, in the layout of the tables.
 
-    fixed: see `EmbeddingTables.gradients`.
+    Args:
+        sizes: The sizes of the stack.
+        fixed: As in `EmbeddingTables.gradients`.
     """
 
     def __init__(self, sizes: InputSizes, *, fixed: bool) -> None:
@@ -121,23 +124,23 @@ class WholeInputs(Inputs):
 class TouchedInputs(Inputs):
     """The rows that a batch touches, from which each run's inputs are picked; on CPU.
 
-    padded_width: P.
+    Attributes:
+        padded_width: P.
     """
 
     def __init__(self, sizes: InputSizes) -> None:
         super().__init__(sizes)
         self.word = widest_word(self.dim, self.dtype)
         self.rows_of_numbers = -(-self.numbers // self.dim) if self.features else 0
-        """As many rows of a table would hold an example's numbers."""
+        """Rows of a table that would hold the numbers of an example."""
         self.padded_width = (self.features + self.rows_of_numbers) * self.dim if self.features else self.numbers
         self.numbers_GNE = torch.zeros(self.groups, self.batch * self.rows_of_numbers, self.dim, dtype=self.dtype)
         self.touched: list[TouchedRows] = []
         self.rows_U = torch.zeros(0, dtype=torch.int64)
         self.picked_from: list[Tensor] = []
-        """Of each group, (K, U + rows of the batch's numbers, words of E): a run's own rows lie together, and in the
-        cache while it is at work."""
+        """By group, (K, U + rows of the batch's numbers, words of E). A run's rows lie together, in the cache."""
         self.places: list[Tensor] = []
-        """Of each group, where in these rows a batch's inputs are, (B * P / E,)."""
+        """By group, where the inputs of a batch lie in these rows, (B * P / E,)."""
         self.gradients_of: list[Tensor] = []
         self.rows_CBP = torch.zeros(0, self.batch, self.padded_width, dtype=self.dtype)
 
@@ -171,7 +174,7 @@ class TouchedInputs(Inputs):
         return rows_RBI
 
     def rows_of(self, runs: range) -> Tensor:
-        """The inputs of some runs, (C, B, P), in the place of the last ones."""
+        """Return the inputs of some runs (C, B, P). The next call overwrites them."""
         if len(runs) > len(self.rows_CBP):
             self.rows_CBP = self.rows_CBP.new_empty(len(runs), self.batch, self.padded_width)
         rows_CBP = self.rows_CBP[: len(runs)]
@@ -186,7 +189,7 @@ class TouchedInputs(Inputs):
             return
         own = self.picked_from[group][k]
         out = rows_BP.view(-1, self.dim).view(self.word)
-        if out.shape[1] == 1:  # torch picks single words in a third of the time
+        if out.shape[1] == 1:  # torch selects single words in a third of the time
             own, out = own.squeeze(1), out.squeeze(1)
         torch.index_select(own, 0, self.places[group], out=out)
 
@@ -195,7 +198,7 @@ class TouchedInputs(Inputs):
         self.take_gradient_of(range(self.runs), gradient_RBI[:, :, : self.embedded_width])
 
     def take_gradient_of(self, runs: range, gradient_CBI: Tensor) -> None:
-        """The same for some runs. gradient_CBI: by the embedded columns alone, without the numbers."""
+        """Store the gradient of some runs by the embedded columns alone, without the numbers."""
         for run, gradient_BI in zip(runs, gradient_CBI, strict=True):
             group, k = divmod(run, self.runs_of_group)
             found = self.touched[group]

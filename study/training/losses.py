@@ -13,7 +13,7 @@ from study.data._dataset import Task
 
 
 def losses(logits_RTB: Tensor, labels_RTB: Tensor, tasks: Sequence[Task]) -> Tensor:
-    """Loss of every example, (R, T, B)."""
+    """Return the loss of every example (R, T, B)."""
     of_spans = []
     for start, stop, kind in _spans(tasks):
         logits, labels = logits_RTB[:, start:stop], labels_RTB[:, start:stop]
@@ -25,7 +25,7 @@ def losses(logits_RTB: Tensor, labels_RTB: Tensor, tasks: Sequence[Task]) -> Ten
 
 
 def mean_losses(logits_RTB: Tensor, labels_RTB: Tensor, tasks: Sequence[Task]) -> Tensor:
-    """The mean loss of each task on the batch, (R, T)."""
+    """Return the mean loss of each task on the batch (R, T)."""
     return losses(logits_RTB, labels_RTB, tasks).mean(2)
 
 
@@ -38,7 +38,7 @@ class LossGradient:
         self.slope_T1 = torch.tensor(slopes, dtype=dtype, device=device).unsqueeze(1) / batch
 
     def __call__(self, logits_RTB: Tensor, labels_RTB: Tensor) -> Tensor:
-        """(R, T, B), in the place of the logits."""
+        """Return the gradient (R, T, B). Overwrites the logits."""
         for span in self.binary:
             logits_RTB[:, span].sigmoid_()
         return logits_RTB.sub_(labels_RTB).mul_(self.slope_T1)

@@ -1,10 +1,10 @@
-"""The matrix products of a stack's layers on CPU, at the rate of the processor rather than of one library.
+"""The matrix products of a stack's layers on CPU, by oneDNN where it is exact.
 
-torch makes float32 products by MKL, which uses half of the vector width of a processor that is not Intel's. oneDNN uses
-all of it, but torch hands it float32 products only where it may round what they multiply to bfloat16. It does so on
-processors that have units for that (AMX), and multiplies float32 as it is on every other. So a product here allows it,
-for as long as it takes, on machines where an attempt shows that nothing is rounded, and that a run's product has the
-same bits alone and beside others (docs/performance.md). Everywhere else products are MKL's.
+torch computes float32 products with MKL, which uses half of the vector width on processors that are not Intel's. oneDNN
+uses all of it. But torch gives oneDNN a float32 product only if it may round the factors to bfloat16. oneDNN rounds on
+processors with units for bfloat16 (AMX), and on no other. So a product here allows rounding, but only on machines where
+a trial shows two things: nothing is rounded, and a run's product has the same bits alone and beside others
+(docs/performance.md). On all other machines MKL computes the products.
 
 Shape letters: R runs, N rows, I inputs, O outputs.
 """
@@ -21,19 +21,19 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 MAY_ROUND: Any = getattr(mkldnn, "matmul", None)
-"""Its `fp32_precision` says to what torch lets oneDNN round: torch 2.9 has it first."""
+"""Its `fp32_precision` is the precision to which oneDNN may round; None before torch 2.9."""
 
 LEAST_WIDTH = 16
-"""Of inputs and outputs, for a layer whose products are worth oneDNN's overhead."""
+"""Fewest inputs and outputs of a layer for which oneDNN is worth its overhead."""
 LEAST_WORK = 2**13
-"""Multiplications of one run. torch hands oneDNN what has 2**12 or more for all runs together: which library multiplies
-must not depend on how many there are."""
+"""Fewest multiplications of one run. torch gives oneDNN what has 2**12 or more for all runs together, but the library
+must not depend on the number of runs."""
 
 
 class BatchedLinear(TorchFunctionMode):
-    """Inside `torch.vmap` over runs, `functional.linear` (so `nn.Linear` too) of a layer that suits is made here.
+    """Computes `functional.linear` for all runs in one product, inside `torch.vmap` over runs.
 
-    Everything else is left as it is.
+    It changes layers for which `suits` is true, `nn.Linear` among them, and nothing else.
     """
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -43,13 +43,13 @@ class BatchedLinear(TorchFunctionMode):
 
 
 def suits(dtype: torch.dtype, device: torch.device, outputs: int, inputs: int) -> bool:
-    """Whether the products of a layer are made here: of float32, on CPU, wide enough, where oneDNN is exact."""
+    """Return whether the products of a layer are computed here: float32, on CPU, wide enough, and oneDNN is exact."""
     return dtype == torch.float32 and device.type == "cpu" and min(outputs, inputs) >= LEAST_WIDTH and onednn_is_exact()
 
 
 @functools.cache
 def onednn_is_exact() -> bool:
-    """Whether oneDNN multiplies float32 on this machine as it is, and each run by itself: tried, not looked up."""
+    """Return whether oneDNN multiplies float32 on this machine without rounding, and each run by itself."""
     if MAY_ROUND is None or not mkldnn.is_available():
         return False
     generator = torch.Generator().manual_seed(0)
@@ -61,7 +61,7 @@ def onednn_is_exact() -> bool:
         for left, right in ((x, weight.mT), (gradient, weight), (gradient.mT, x)):
             found = by_onednn(left, right)
             exact = torch.bmm(left.double(), right.double())
-            # bfloat16 is wrong by 1e-3 of the largest, float32 by less than 1e-6.
+            # bfloat16 is wrong by 1e-3 of the largest value, float32 by less than 1e-6.
             if float((found - exact).abs().max()) > 1e-5 * float(exact.abs().max()):
                 return False
             parts = [by_onednn(left[few], right[few]) for few in (slice(0, 1), slice(1, 5))]
@@ -71,15 +71,18 @@ def onednn_is_exact() -> bool:
 
 
 def product(left_RNI: Tensor, right_RIO: Tensor, out: Tensor | None = None) -> Tensor:
-    """left @ right of each run, (R, N, O), of float32 on CPU: by oneDNN where it is exact and the product is not tiny.
-    A side that is neither contiguous nor the transpose of what is gets copied first."""
+    """Return left @ right of each run (R, N, O), in float32 on CPU.
+
+    oneDNN computes it where it is exact and the product is not tiny. A side is copied first unless it or its transpose
+    is contiguous.
+    """
     if onednn_is_exact() and left_RNI[0].numel() * right_RIO.shape[2] >= LEAST_WORK:
         return by_onednn(left_RNI, right_RIO, out)
     return torch.bmm(left_RNI, right_RIO) if out is None else torch.bmm(left_RNI, right_RIO, out=out)
 
 
 def by_onednn(left_RNI: Tensor, right_RIO: Tensor, out: Tensor | None = None) -> Tensor:
-    """The same, where torch lets oneDNN have it, be it exact or not."""
+    """Return the product as oneDNN computes it, exact or not."""
     before = MAY_ROUND.fp32_precision
     MAY_ROUND.fp32_precision = "bf16"
     try:
@@ -91,11 +94,11 @@ def by_onednn(left_RNI: Tensor, right_RIO: Tensor, out: Tensor | None = None) ->
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     same = all(x.dtype == input.dtype for x in (weight, bias) if x is not None)
     if same and suits(input.dtype, input.device, *weight.shape):
-        return _Linear.apply(input, weight, bias)  # type: ignore[return-value]
+        return _LinearOfRuns.apply(input, weight, bias)  # type: ignore[return-value]
     return functional.linear(input, weight, bias)
 
 
-class _Linear(torch.autograd.Function):
+class _LinearOfRuns(torch.autograd.Function):
     """x_RNI, w_ROI, b_RO or None -> x @ w.T + b, (R, N, O)."""
 
     @staticmethod
@@ -127,5 +130,5 @@ class _Linear(torch.autograd.Function):
 
         x, weight = by_run(x, in_dims[0]), by_run(weight, in_dims[1])
         rows = x.flatten(1, -2)
-        out = _Linear.apply(rows, weight, None if bias is None else by_run(bias, in_dims[2]))
+        out = _LinearOfRuns.apply(rows, weight, None if bias is None else by_run(bias, in_dims[2]))
         return out.unflatten(1, x.shape[1:-1]), 0  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""The networks of a stack: one function of all their inputs, and its gradients.
+"""The networks of a stack, computed together: losses, gradients and logits of all runs.
 
 Shape letters: R runs, G groups of runs that share a seed and so their batches, B batch, I inputs, T tasks.
 """
@@ -25,6 +25,7 @@ from study.training.weights import Weights
 
 
 def spec_of(log: Log, recipe: Recipe) -> models.Spec:
+    """Return what a model is built for: the sizes of the data, and the logits of its base rates."""
     return models.Spec(
         features=len(log.vocabulary),
         embedding_dim=recipe.embedding_dim,
@@ -44,24 +45,28 @@ def build_network(model: str, spec: models.Spec) -> nn.Module:
 
 
 def network_of_seed(model: str, spec: models.Spec, seed: int) -> nn.Module:
-    """A network with the weights that the seed starts with."""
+    """Return a network with the initial weights of a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights"))
         return build_network(model, spec)
 
 
 def network_of_weights(model: str, spec: models.Spec, weights: Weights) -> nn.Module:
-    """A network with these weights, in their precision. Raises ValueError where they are not of such a network."""
+    """Return a network with these weights, in their precision.
+
+    Raises:
+        ValueError: If a parameter or buffer is missing, or has another shape or type.
+    """
     network = network_of_seed(model, spec, 0).to(getattr(torch, weights.about.precision))
     for kind, own in (("parameter", network.named_parameters()), ("buffer", network.named_buffers())):
         tensors, arrays = dict(own), weights.network(kind)
         if other := sorted(tensors.keys() ^ arrays.keys()):
-            raise ValueError(f"they lack or add the {kind} {other[0]} of a {model} network")
+            raise ValueError(f"the weights lack or add the {kind} {other[0]} of a {model} network")
         for name, tensor in tensors.items():
             start = torch.from_numpy(arrays[name])
             if (start.shape, start.dtype) != (tensor.shape, tensor.dtype):
                 raise ValueError(
-                    f"the {kind} {name} is {start.dtype} {tuple(start.shape)}, and of a {model} network it is "
+                    f"the {kind} {name} is {start.dtype} {tuple(start.shape)}; a {model} network has "
                     f"{tensor.dtype} {tuple(tensor.shape)}"
                 )
             tensor.data.copy_(start)
@@ -70,7 +75,7 @@ def network_of_weights(model: str, spec: models.Spec, weights: Weights) -> nn.Mo
 
 @functools.cache
 def stackable(model: str, spec: models.Spec) -> bool:
-    """Whether two runs of the model can be computed as one stack. Where not, its runs train one by one."""
+    """Return whether `vmap` can compute two runs of the model together. If not, its runs train one by one."""
     networks = [network_of_seed(model, spec, seed) for seed in (0, 1)]
     inputs = torch.randn(2, 32, spec.width, generator=torch.Generator().manual_seed(0))
     try:
@@ -88,7 +93,7 @@ def stackable(model: str, spec: models.Spec) -> bool:
 
 @functools.cache
 def has_hidden_units(model: str, spec: models.Spec) -> bool:
-    """Whether a model has units that can be clamped."""
+    """Return whether a model has activations that can be clamped."""
     network = network_of_seed(model, spec, 0)
     with torch.random.fork_rng(devices=[]), torch.no_grad(), ActivationClamp(torch.tensor(1.0)) as clamped:
         network(torch.zeros(32, spec.width))
@@ -98,8 +103,16 @@ def has_hidden_units(model: str, spec: models.Spec) -> bool:
 class StackedNetworks:
     """Networks of one architecture, by `vmap` over the run axis: inputs_RBI -> logits_RBT.
 
-    parameters: by name, (R, *shape), leaves that require a gradient. buffers: likewise, without.
-    unit_limit: (R,), to what each run's hidden units are clamped; None clamps nothing.
+    Args:
+        networks: One per run.
+        dtype: The precision of the runs.
+        device: The device of the stack.
+        seeds: One per run, for networks that draw random numbers.
+        unit_limit: The limit of each run's hidden units (R,); None clamps nothing.
+
+    Attributes:
+        parameters: By name, (R, *shape), leaves that require a gradient.
+        buffers: By name, (R, *shape).
     """
 
     def __init__(
@@ -116,7 +129,7 @@ class StackedNetworks:
         # Running statistics in the run's precision; counters and masks as they are.
         self.buffers = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in buffers.items()}
         self.unit_limit = unit_limit
-        onednn_is_exact()  # asked here for the first time, and not inside a step
+        onednn_is_exact()  # cached here, so that no step has to measure it
         self._call = torch.vmap(
             self._of_one_run, in_dims=(0, 0, 0, None if unit_limit is None else 0), randomness="error"
         )
@@ -125,9 +138,9 @@ class StackedNetworks:
         return self._call(self.parameters, self.buffers, inputs_RBI, self.unit_limit)
 
     def learn(self, inputs: Inputs, labels_RTB: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, list[Tensor]]:
-        """The mean loss of each task, (R, T), and the gradients of their sum by the parameters, in their order.
+        """Return the mean loss of each task (R, T), and the gradients of their sum by the parameters, in their order.
 
-        The gradient by the embeddings goes to `inputs`. What comes back may be overwritten by the next call.
+        The gradient by the embeddings is given to `inputs`. The next call may overwrite what this one returned.
         """
         rows_RBI = inputs.rows().requires_grad_(inputs.features > 0)
         loss_RT = mean_losses(self(rows_RBI).mT.contiguous(), labels_RTB, tasks)
@@ -138,13 +151,20 @@ class StackedNetworks:
         return loss_RT.detach(), gradients
 
     def logits(self, inputs: Inputs) -> Tensor:
-        """(R, T, B), without a gradient."""
+        """Return the logits (R, T, B), without a gradient."""
         with torch.no_grad():
             return self(inputs.rows()).mT
 
     def logits_of_run(self, run: int, inputs_BI: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """(B, T), of one run by itself, in the precision of its inputs; with other parameters, where they are given.
-        For whoever watches: training and judging go by all runs together."""
+        """Return the logits (B, T) of one run, in the precision of its inputs.
+
+        For probes. Training and evaluation compute all runs together.
+
+        Args:
+            run: The place on the run axis.
+            inputs_BI: Its inputs.
+            parameters: Replace the run's own, by name.
+        """
         own, buffers = self._of_run(run)
         buffers = {k: v.to(inputs_BI.dtype) if v.is_floating_point() else v for k, v in buffers.items()}
         with _clamped(None if self.unit_limit is None else self.unit_limit[run]):
@@ -155,13 +175,13 @@ class StackedNetworks:
         return parameters, {name: values[run] for name, values in self.buffers.items()}
 
     def weights_of_run(self, run: int) -> dict[str, Tensor]:
-        """Parameters and buffers of one run, by their names in a file of weights: the tensors themselves."""
+        """Return the parameters and buffers of one run by their names in a file of weights. They are not copied."""
         parameters, buffers = self._of_run(run)
         own = {f"parameter/{name}": value for name, value in parameters.items()}
         return own | {f"buffer/{name}": value for name, value in buffers.items()}
 
     def state(self) -> dict[str, Tensor]:
-        """All that a step changes, by name: the tensors themselves."""
+        """Return the tensors that a step changes, by name. They are not copied."""
         parameters = {f"parameter/{name}": value for name, value in self.parameters.items()}
         return parameters | {f"buffer/{name}": value for name, value in self.buffers.items()}
 
@@ -173,16 +193,16 @@ class StackedNetworks:
 
     @contextlib.contextmanager
     def judging(self) -> Iterator[None]:
-        """Inside, the networks are in evaluation mode."""
+        """Put the networks into evaluation mode inside the block."""
         self.module.eval()
         yield
         self.module.train()
 
 
 class SeparateNetworks(StackedNetworks):
-    """The same for a network that `vmap` cannot take: each run is computed alone, inside the same stack.
+    """Networks that `vmap` cannot compute: each run is computed alone, inside the same stack.
 
-    Whatever the network draws (dropout) comes from the run's own stream, by seed and call.
+    Random numbers of a network, as of dropout, come from the run's own stream, by seed and call.
     """
 
     def __init__(

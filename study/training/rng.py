@@ -1,7 +1,7 @@
 """Named random streams of a run's seed, and the order in which a seed reads the log.
 
-A stream is named by what it is for, so that adding one draw moves no other. Seed s means the same weights and the
-same batches for every method, learning rate and threshold.
+A stream is named by its purpose, so that a new draw changes no other. A seed means the same weights and the same
+batches for every method, learning rate and threshold.
 """
 
 import hashlib
@@ -11,16 +11,23 @@ import numpy as np
 
 
 def stream(seed: int, *name: str) -> int:
-    """A 63-bit seed for the stream of that name."""
+    """Return a 63-bit seed for the stream of that name."""
     digest = hashlib.sha256("/".join([str(seed), *name]).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def batches(seed: int, *, rows: int, batch: int, window: int, steps: int) -> Iterator[np.ndarray]:
-    """Row numbers, int64 (batch,), of each of `steps` batches over `rows` time-ordered rows.
+    """Yield the row numbers, int64 (batch,), of each batch.
 
-    Rows are shuffled inside consecutive windows and read in that order; a batch may span two windows. After the last
-    row comes another pass, shuffled anew. Holds one window at a time.
+    Rows are shuffled inside consecutive windows and read in that order. A batch may span two windows. After the last
+    row comes another pass, shuffled anew. One window is in memory at a time.
+
+    Args:
+        seed: The seed of the run.
+        rows: Rows of the log, ordered by time.
+        batch: Rows of a batch.
+        window: Rows of a window.
+        steps: Batches to yield.
     """
     rng = np.random.Generator(np.random.PCG64(stream(seed, "batches")))
     pending = np.empty(0, dtype=np.int64)

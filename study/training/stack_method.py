@@ -122,7 +122,7 @@ class TableMethod:
         Args:
             step: The number of the step.
             leaves: The parameters of the network.
-            rows_U: TouchedRows rows of the tables.
+            rows_U: Touched rows of the tables.
             gradient: Their gradients (U, K * E).
         """
         segments = self.tables.segments(rows_U)

@@ -213,10 +213,13 @@ NAME = "parameter/heads.weight" if "parameter/heads.weight" in GOOD.arrays else 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (without(NAME), "they lack or add the parameter"),
-        (with_array("parameter/more.weight", ZERO), "they lack or add the parameter more.weight of a small network"),
-        (with_array("buffer/mean", ZERO), "they lack or add the buffer mean"),
-        (with_array(NAME, ZERO), r"is torch.float32 \(11, 4\), and of a small network it is"),
+        (without(NAME), "the weights lack or add the parameter"),
+        (
+            with_array("parameter/more.weight", ZERO),
+            "the weights lack or add the parameter more.weight of a small network",
+        ),
+        (with_array("buffer/mean", ZERO), "the weights lack or add the buffer mean"),
+        (with_array(NAME, ZERO), r"is torch.float32 \(11, 4\), a small network has"),
         (of_random("large").arrays, "of a small network"),
     ],
 )
