@@ -219,7 +219,7 @@ NAME = "parameter/heads.weight" if "parameter/heads.weight" in GOOD.arrays else 
             "the weights lack or add the parameter more.weight of a small network",
         ),
         (with_array("buffer/mean", ZERO), "the weights lack or add the buffer mean"),
-        (with_array(NAME, ZERO), r"is torch.float32 \(11, 4\), a small network has"),
+        (with_array(NAME, ZERO), r"is torch.float32 \(11, 4\); a small network has"),
         (of_random("large").arrays, "of a small network"),
     ],
 )
