@@ -71,7 +71,7 @@ def export_weights(folder: Path, run: str | Run, cache: Path) -> ExportedWeights
 
     trained = train([run], log, start=start, on_end=lambda *stack: arrays.update(arrays_of(*stack)))
     try:
-        final = weights.checked(about, arrays)
+        final = weights.validate(about, arrays)
     except ValueError as error:
         raise ValueError(f"run {run_id[:12]} leaves no weights to start from: {error}") from error
     outcome = outcomes_of(trained, log, reference, definition.study.rule)[0].outcome

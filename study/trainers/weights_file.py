@@ -7,7 +7,7 @@ import dataclasses
 
 from study.storage import arrays, zip_arrays
 from study.storage.untrusted_input import MAX_FILE_BYTES
-from study.training.weights import About, Weights, checked, is_accumulator
+from study.training.weights import About, Weights, is_accumulator, validate
 
 SUFFIX = ".safetensors"
 OLD_SUFFIX = ".zip"
@@ -46,6 +46,6 @@ def read(content: bytes) -> Weights:
         known = {field.name for field in dataclasses.fields(About)} - (SINCE_2 if number == 1 else set())
         if about.keys() != known:
             raise ValueError(f"it lacks or adds {', '.join(sorted(about.keys() ^ known)[:3])}"[:200])
-        return checked(About(**about), found)
+        return validate(About(**about), found)
     except UNREADABLE as error:
         raise ValueError(str(error) or type(error).__name__) from error

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from study import methods
 from study.config import Recipe, Run
+from study.methods._rollback import RollbackOptions
 from study.training.embeddings import EmbeddingTables
-from study.training.rollback import RollbackOptions, where_resting
+from study.training.rollback import where_resting
 from study.transforms import Chain, Leaf
 
 

@@ -30,9 +30,9 @@ from study.storage.untrusted_input import (
     check_number,
 )
 
-MOST_FEATURES = 10_000
-MOST_BESIDE = 1024
-"""Bytes of a file for each of its arrays, its name apart: headers of the array and of the zip."""
+MAX_FEATURES = 10_000
+HEADER_BYTES = 1024
+"""Bytes of headers for each array of a file, without its name."""
 
 SHOWN_DAYS = 3
 
@@ -41,11 +41,14 @@ SHOWN_DAYS = 3
 class About:
     """What weights are, and where they come from.
 
-    model, embedding_dim, precision, id_names, vocabulary, number_names, tasks: what must be the same where they are
-    used. whole: the content of the log from which codes and scales come. seen: first and last day of that log, each
-    counted, on which they were trained, the weights that they started from included; None is all of it.
-    run_id, method, options, lr, seed, steps, data, embeddings: of the run that left them. options: those that differ
-    from the method's defaults; None and no embeddings where a file does not say.
+    Args:
+        model, embedding_dim, precision, id_names, vocabulary, number_names, tasks: Must be equal where they are used.
+        whole: The content of the log that the codes and scales come from.
+        seen: Ranges of days of that log, first and last included, on which they were trained, together with the weights
+            that they started from; None is all days.
+        run_id, method, lr, seed, steps, data: Of the run that they come from.
+        options: Options of that run that differ from the method's defaults; None if the file does not say.
+        embeddings: The recipe's `embeddings`; empty if the file does not say.
     """
 
     model: str
@@ -80,73 +83,81 @@ class About:
         if self.precision not in ("float32", "float64"):
             raise ValueError(f"precision is {self.precision!r}"[:100])
         for name in ("id_names", "number_names", "tasks"):
-            names = _listed(getattr(self, name), name)
+            names = _list_of(getattr(self, name), name)
             object.__setattr__(self, name, tuple(check_name(word, f"one of {name}") for word in names))
-        codes = tuple(check_integer(size, "a vocabulary") for size in _listed(self.vocabulary, "vocabulary"))
+        codes = tuple(check_integer(size, "a vocabulary") for size in _list_of(self.vocabulary, "vocabulary"))
         if len(codes) != len(self.id_names) or min(codes, default=1) < 1:
             raise ValueError("vocabulary is not one positive size for each of id_names")
         object.__setattr__(self, "vocabulary", codes)
         if self.seen is not None:
-            object.__setattr__(self, "seen", _together(map(_days, _listed(self.seen, "seen"))))
+            object.__setattr__(self, "seen", _merged(map(_days, _list_of(self.seen, "seen"))))
 
     def saw(self, first: int | None, last: int | None) -> bool:
-        """Whether they were trained on any of these days; None is all."""
+        """Return whether they were trained on any of these days; None is all days."""
         if self.seen is None or first is None or last is None:
             return True
         return any(a <= last and first <= b for a, b in self.seen)
 
     @property
     def curve(self) -> str:
-        """`agc max_ratio=0.05`: the method, with what it was told."""
+        """Return the method with its options: `agc max_ratio=0.05`."""
         return " ".join([self.method, *(f"{name}={value}" for name, value in sorted((self.options or {}).items()))])
 
     def days_seen(self) -> str:
-        """`days 1 to 6 and 8 to 13`; of many pieces, the first few."""
+        """Return `days 1 to 6 and 8 to 13`; only the first few of many ranges."""
         if self.seen is None:
             return "all rows"
-        pieces = [f"{first} to {last}" if first < last else str(first) for first, last in self.seen[:SHOWN_DAYS]]
+        ranges = [f"{first} to {last}" if first < last else str(first) for first, last in self.seen[:SHOWN_DAYS]]
         more = len(self.seen) - SHOWN_DAYS
-        rest = f" and {more:,} more pieces, up to {self.seen[-1][1]}" if more > 0 else ""
-        return f"days {' and '.join(pieces)}{rest}"
+        rest = f" and {more:,} more ranges, up to {self.seen[-1][1]}" if more > 0 else ""
+        return f"days {' and '.join(ranges)}{rest}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """about, and the arrays by their names in the file, C-contiguous; parameters, tables and accumulators are finite,
-    in the precision that `about` says."""
+    """The weights of one run.
+
+    Args:
+        about: What they are.
+        arrays: By their names in a file, C-contiguous. Parameters, tables and accumulators are finite, in the precision
+            of `about`.
+    """
 
     about: About
     arrays: dict[str, np.ndarray]
 
     @cached_property
     def content(self) -> str:
-        """SHA-256 of names, types, shapes and values of all but the accumulators."""
+        """Return the SHA-256 of names, types, shapes and values of all arrays except the accumulators."""
         return _hash({name: array for name, array in self.arrays.items() if not is_accumulator(name)})
 
     @cached_property
     def accumulators(self) -> str:
-        """The same of the accumulators; empty where there are none."""
+        """Return the same hash of the accumulators; empty if there are none."""
         own = {name: array for name, array in self.arrays.items() if is_accumulator(name)}
         return _hash(own) if own else ""
 
     @property
     def tables(self) -> list[np.ndarray]:
-        """(codes, dim) of each id feature, in order."""
+        """Return the rows (codes, dim) of each id feature, in order."""
         return [self.arrays[f"table/{f}"] for f in range(len(self.about.id_names))]
 
     @property
     def table_accumulators(self) -> list[np.ndarray]:
-        """(codes, dim) of each id feature, in order. For weights with accumulators."""
+        """Return the accumulators (codes, dim) of each id feature, in order. There must be some."""
         return [self.arrays[f"table_accumulator/{f}"] for f in range(len(self.about.id_names))]
 
     def network(self, kind: str) -> dict[str, np.ndarray]:
-        """By name. kind: "parameter", "buffer" or "accumulator"."""
+        """Return the arrays of one kind by name: "parameter", "buffer" or "accumulator"."""
         return {name.partition("/")[2]: array for name, array in self.arrays.items() if name.startswith(f"{kind}/")}
 
 
 def check_form(about: About, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError, in a line, unless every array is there, of its name, shape and type, and a file can hold
-    them all. Looks at no value: what is not made yet may stand here as an array without memory."""
+    """Check names, shapes, types and the size of a file. Reads no values, so arrays may be broadcast placeholders.
+
+    Raises:
+        ValueError: If an array is missing, unknown or of another shape or type, or a file cannot hold them all.
+    """
     shapes = {f"table/{f}": (codes, about.embedding_dim) for f, codes in enumerate(about.vocabulary)}
     for name in shapes.keys() - arrays.keys():
         raise ValueError(f"{name} is missing")
@@ -163,16 +174,19 @@ def check_form(about: About, arrays: Mapping[str, np.ndarray]) -> None:
         is_float = array.dtype.kind == "f" or not name.startswith("buffer/")
         if is_float and array.dtype != np.dtype(about.precision).newbyteorder("="):
             raise ValueError(f"{name} is {array.dtype}, not {about.precision}")
-    if len(json.dumps(dataclasses.asdict(about))) > MAX_DESCRIPTION_BYTES - MOST_BESIDE:
+    if len(json.dumps(dataclasses.asdict(about))) > MAX_DESCRIPTION_BYTES - HEADER_BYTES:
         raise ValueError(f"the names of their features take more than {MAX_DESCRIPTION_BYTES:,} bytes")
-    size = sum(array.nbytes + MOST_BESIDE + 2 * len(name.encode()) for name, array in arrays.items())
+    size = sum(array.nbytes + HEADER_BYTES + 2 * len(name.encode()) for name, array in arrays.items())
     if size > MAX_FILE_BYTES - MAX_DESCRIPTION_BYTES:
         raise ValueError(f"they take {size:,} bytes, and a file of weights has {MAX_FILE_BYTES:,} at most")
 
 
-def checked(about: About, arrays: dict[str, np.ndarray]) -> Weights:
-    """Weights of which every array is there, of its shape and type, and those that are trained finite: a buffer may
-    hold infinity, as a mask does. Raises ValueError, in a line."""
+def validate(about: About, arrays: dict[str, np.ndarray]) -> Weights:
+    """Return weights after all checks.
+
+    Raises:
+        ValueError: As `check_form`, or if a value is not finite. Only buffers may hold infinity, as masks do.
+    """
     check_form(about, arrays)
     for name, array in arrays.items():
         if not name.startswith("buffer/") and not np.isfinite(array).all():
@@ -195,13 +209,13 @@ def is_accumulator(name: str) -> bool:
 
 
 def _accumulator_of(name: str) -> str:
-    """What the accumulator of a parameter or a table is called."""
+    """The name of the accumulator of a parameter or a table."""
     kind, _, own = name.partition("/")
     return f"accumulator/{own}" if kind == "parameter" else f"table_accumulator/{own}"
 
 
 def _of_network(name: str) -> bool:
-    """Whether this names a parameter or a buffer: modules of one's own have names with a hyphen, or in any script."""
+    """Whether this names a parameter or a buffer, which may hold hyphens and letters of any script."""
     kind, _, own = name.partition("/")
     return kind in ("parameter", "buffer") and 0 < len(own) <= 500 and own.isprintable() and "/" not in own
 
@@ -218,25 +232,25 @@ def _options(value: Any) -> dict[str, str | bool | int | float]:
     return dict(value)
 
 
-def _together(days: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """The same days in order, those beside each other as one piece: days add up every day."""
-    pieces: list[tuple[int, int]] = []
+def _merged(days: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The same days in order, with adjacent ranges merged."""
+    ranges: list[tuple[int, int]] = []
     for first, last in sorted(days):
-        if pieces and first <= pieces[-1][1] + 1:
-            pieces[-1] = (pieces[-1][0], max(pieces[-1][1], last))
+        if ranges and first <= ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], max(ranges[-1][1], last))
         else:
-            pieces.append((first, last))
-    return tuple(pieces)
+            ranges.append((first, last))
+    return tuple(ranges)
 
 
-def _listed(value: Any, what: str) -> list[Any] | tuple[Any, ...]:
-    if not isinstance(value, list | tuple) or len(value) > MOST_FEATURES:
+def _list_of(value: Any, what: str) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or len(value) > MAX_FEATURES:
         raise ValueError(f"{what} is no list, or too long a one")
     return value
 
 
 def _days(value: Any) -> tuple[int, int]:
-    if len(_listed(value, "seen")) != 2:
+    if len(_list_of(value, "seen")) != 2:
         raise ValueError("seen is no list of first and last days")
     first, last = (check_integer(day, "a day") for day in value)
     if not 1 <= first <= last:

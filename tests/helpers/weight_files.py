@@ -24,7 +24,7 @@ def of_random(model: str = "small") -> Weights:
     network = network_of_seed(model, spec_of(LOG, run.recipe), 0)
     arrays = {f"parameter/{name}": p.detach().numpy() for name, p in network.named_parameters()}
     tables = {f"table/{f}": np.zeros((codes, 4), np.float32) for f, codes in enumerate(LOG.vocabulary)}
-    return weights.checked(warm_start.about_of(run, LOG, ROWS, steps=5), arrays | tables)
+    return weights.validate(warm_start.about_of(run, LOG, ROWS, steps=5), arrays | tables)
 
 
 GOOD = of_random()

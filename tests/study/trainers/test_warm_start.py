@@ -40,7 +40,7 @@ def left_by(run: Run, log=LOG, start: Weights | None = None) -> tuple[Trained, W
     arrays: dict[str, np.ndarray] = {}
     trained = train([run], log, start=start, on_end=lambda *stack: arrays.update(export_weights.arrays_of(*stack)))
     about = warm_start.about_of(run, log, WEEK, steps=trained.loss.shape[1])
-    return trained, weights.checked(about, arrays)
+    return trained, weights.validate(about, arrays)
 
 
 def next_run(start: Weights, *, accumulators: bool = False, **changes) -> Run:
@@ -170,7 +170,7 @@ class KeptOnce:
 
 def test_accumulators_are_another_run_and_the_weights_the_same() -> None:
     _, start = left_by(make_run())
-    bare = weights.checked(start.about, {n: a for n, a in start.arrays.items() if "accumulator" not in n})
+    bare = weights.validate(start.about, {n: a for n, a in start.arrays.items() if "accumulator" not in n})
     assert (bare.content, bare.accumulators) == (start.content, "")
     fresh, handed = next_run(start), next_run(start, accumulators=True)
     assert fresh.id == next_run(bare).id
@@ -234,9 +234,9 @@ def test_the_same_weights_give_the_same_bytes_and_come_back(monkeypatch: pytest.
     changed = dict(one.arrays)
     changed["table/0"] = changed["table/0"].copy()
     changed["table/0"][0, 0] = np.nextafter(changed["table/0"][0, 0], 9, dtype=np.float32)
-    assert weights.checked(one.about, changed).content != one.content
+    assert weights.validate(one.about, changed).content != one.content
     elsewhere = dataclasses.replace(one.about, run_id="e" * 64)
-    assert weights.checked(elsewhere, one.arrays).content == one.content, "where they come from changes no bit"
+    assert weights.validate(elsewhere, one.arrays).content == one.content, "where they come from changes no bit"
 
 
 def test_numpy_reads_it_too(tmp_path: Path) -> None:
@@ -425,11 +425,11 @@ def test_a_study_goes_on_with_the_accumulators_too(
     # Without them the folder's weights are others.
     bare = {name: array for name, array in start.arrays.items() if "accumulator" not in name}
     (kept,) = (folder / "init").iterdir()
-    kept.write_bytes(weights_file.to_bytes(weights.checked(start.about, bare)))
+    kept.write_bytes(weights_file.to_bytes(weights.validate(start.about, bare)))
     warm_start._kept.cache_clear()
     with pytest.raises(ValueError, match="they are others than its runs start from"):
         warm_start.kept(folder, recipe)
-    (tmp_path / "bare.zip").write_bytes(weights_file.to_bytes(weights.checked(start.about, bare)))
+    (tmp_path / "bare.zip").write_bytes(weights_file.to_bytes(weights.validate(start.about, bare)))
     asked = ["plan", "quick", *words(*TODAY), "--init-accumulators", "handed"]
     assert "handed needs the weights that they belong to" in refused(capsys, *asked)
     assert "bare.zip: it holds no accumulators" in refused(capsys, *asked, "--init-from", tmp_path / "bare.zip")
@@ -554,7 +554,7 @@ def test_a_seed_that_is_not_recorded_is_trained_for_its_weights(
     assert capsys.readouterr().out == ""
     # A file from before accumulators were kept is made anew for whoever asks for them.
     bare = {name: array for name, array in made.arrays.items() if "accumulator" not in name}
-    (tmp_path / "warm.weights.safetensors").write_bytes(weights_file.to_bytes(weights.checked(made.about, bare)))
+    (tmp_path / "warm.weights.safetensors").write_bytes(weights_file.to_bytes(weights.validate(made.about, bare)))
     family._weights(tmp_path, "warm", dataclasses.replace(of, accumulators=False), [])
     assert capsys.readouterr().out == ""
     assert family._weights(tmp_path, "warm", of, []).accumulators == made.accumulators
@@ -786,7 +786,7 @@ def test_a_member_that_was_begun_goes_on_from_the_weights_of_its_record(
     assert begun.recipe.init_from == start.content
     changed = {name: array + np.float32(1e-7) * (name == "table/0") for name, array in start.arrays.items()}
     other = export_weights.ExportedWeights(
-        weights=weights.checked(start.about, changed), outcome="completed", text="made anew"
+        weights=weights.validate(start.about, changed), outcome="completed", text="made anew"
     )
     monkeypatch.setattr(export_weights, "export_weights", lambda *_: other)
     found, kept = family._started(tmp_path, one, study, own, [])

@@ -224,7 +224,7 @@ NAME = "parameter/heads.weight" if "parameter/heads.weight" in GOOD.arrays else 
     ],
 )
 def test_arrays_of_another_network_are_refused(arrays: dict[str, np.ndarray], message: str) -> None:
-    other = weights.checked(GOOD.about, arrays)
+    other = weights.validate(GOOD.about, arrays)
     with pytest.raises(ValueError, match=message):
         network_of_weights("small", spec_of(LOG, make_run().recipe), other)
 
@@ -241,12 +241,12 @@ def test_a_file_of_format_1_reads_as_one_that_says_less() -> None:
 def test_names_of_ones_own_modules_and_masks_of_infinity_are_kept() -> None:
     mask = np.triu(np.full((3, 3), -np.inf, np.float32), 1)
     arrays = with_array("parameter/long-view.größe", ZERO) | {"buffer/attention.mask": mask}
-    left = weights.checked(GOOD.about, arrays)
+    left = weights.validate(GOOD.about, arrays)
     back = weights_file.read(weights_file.to_bytes(left))
     assert back.content == left.content
     np.testing.assert_array_equal(back.arrays["buffer/attention.mask"], mask)
     with pytest.raises(ValueError, match="holds values that are not finite"):
-        weights.checked(GOOD.about, with_array("parameter/long-view", mask))
+        weights.validate(GOOD.about, with_array("parameter/long-view", mask))
 
 
 def test_what_is_too_large_for_a_file_is_refused_before_it_is_made_and_as_it_is_read(
@@ -272,19 +272,19 @@ def test_days_that_add_up_are_said_in_few_words() -> None:
     assert every_day.seen == ((1, 13),)
     assert every_day.days_seen() == "days 1 to 13"
     gaps = dataclasses.replace(GOOD.about, seen=tuple((day, day) for day in range(1, 20_000, 2)))
-    assert gaps.days_seen() == "days 1 and 3 and 5 and 9,997 more pieces, up to 19999"
+    assert gaps.days_seen() == "days 1 and 3 and 5 and 9,997 more ranges, up to 19999"
     assert gaps.saw(19_999, 20_001)
     assert not gaps.saw(20_000, 20_001)
 
 
 def test_accumulators_come_back_and_have_an_identity_of_their_own() -> None:
-    both = weights.checked(GOOD.about, GOOD.arrays | OF_ADAGRAD)
+    both = weights.validate(GOOD.about, GOOD.arrays | OF_ADAGRAD)
     back = weights_file.read(weights_file.to_bytes(both))
     assert (back.content, back.accumulators) == (GOOD.content, both.accumulators)
     assert both.accumulators != ""
     assert GOOD.accumulators == ""
     assert sorted(back.network("accumulator")) == sorted(back.network("parameter"))
     np.testing.assert_array_equal(back.table_accumulators[1], OF_ADAGRAD["table_accumulator/1"])
-    other = weights.checked(GOOD.about, accumulating(ZERO))
+    other = weights.validate(GOOD.about, accumulating(ZERO))
     assert other.content == both.content
     assert other.accumulators != both.accumulators
