@@ -1,4 +1,4 @@
-"""The table that all of `analysis` starts from: one row a run, the control left out, each run's curve named."""
+"""Read the runs of a study: one row a run, without the control, each with the name of its curve."""
 
 import json
 from collections.abc import Iterable
@@ -18,28 +18,36 @@ CELL = ["model", "curve", "lr"]
 
 
 def load(folder: Path) -> pd.DataFrame:
-    """The runs of a study's cells, one row a run (`study.record.tables.read_runs`), with the column `curve`; see
-    `cells_of`.
+    """Return the runs of a study's cells, one row a run, with the column `curve`.
 
-    Raises RecordError (a ValueError) where there is no study. No runs give a table without rows.
+    Args:
+        folder: Of the study.
+
+    Returns:
+        `study.record.tables.read_runs`, as `cells_of` selects them. Without runs, a table without rows.
+
+    Raises:
+        RecordError: If there is no study. A ValueError.
     """
     return cells_of(read_runs(Path(folder)), read_definition(Path(folder)).study)
 
 
 def cells_of(every: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Of all recorded runs those that measure something, with the column `curve`: the control left out, and of a search
-    for the best quality all but what fresh seeds judged. Tuning looks for what flatters it, at an lr and threshold of
-    its own each time: `analysis.stats.best` tells of that."""
+    """Return the recorded runs that belong to cells, with the column `curve`.
+
+    The control is left out. Of a search for the best quality only the runs on fresh seeds remain: tuning has an lr and
+    thresholds of its own each time, chosen by the results; see `analysis.stats.best`.
+    """
     if isinstance(study.search, QualitySearch):
         every = every.loc[every["seed"] >= JUDGED_FROM]
     return with_curves(every)
 
 
 def with_curves(runs: pd.DataFrame) -> pd.DataFrame:
-    """The same runs, control left out, with the column `curve`: the method, and those of its thresholds and options in
-    which several arms of the method differ (`clippy rel=0.1`). Models that share an arm share its label.
+    """Return the runs without the control, with the column `curve` (`curve_labels`).
 
-    Raises ValueError where runs of several studies are mixed: their seeds are no pairs, and their edges no one thing.
+    Raises:
+        ValueError: If the runs belong to several studies or data, whose seeds are no pairs.
     """
     if "role" in runs:
         runs = runs.loc[runs["role"] != "control"]
@@ -63,18 +71,18 @@ def with_curves(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def threshold_columns(table: pd.DataFrame) -> list[str]:
-    """The columns of a table of runs that hold thresholds: all that the record does not name itself."""
+    """Return the columns of a table of runs that hold thresholds: those that the record does not name itself."""
     own = {*COLUMNS.names, *COUNTS, "curve"}
     return [name for name in table.columns if name not in own and not name.startswith(tuple(PER_TASK))]
 
 
 def tasks_of(definition_data: dict[str, Any]) -> list[dict[str, Any]]:
-    """The tasks of a study's data, in order: mappings with name, kind, constant_loss, constant_rmse, unit."""
+    """Return the tasks of a study's data, in order: name, kind, constant_loss, constant_rmse, unit."""
     return list(definition_data["tasks"])
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by model, method (as `method_order`), curve and, where there is one, lr."""
+    """Return the rows sorted by model, method (`method_order`), curve and, if there is one, lr."""
     rank = {method: i for i, method in enumerate(method_order(table["method"]))}
     by = [*CURVE, *(["lr"] if "lr" in table else [])]
     table = table.assign(_rank=[rank[method] for method in table["method"]])
@@ -95,7 +103,7 @@ def method_order(methods: Iterable[str]) -> list[str]:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table's rows, each a mapping of column names to values."""
+    """Return the rows as mappings of column names to values."""
     return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False, name=None)]
 
 
@@ -116,7 +124,14 @@ FAMILY_FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyMember:
-    """A study of a family: where it is recorded, and what it changes. against: the label of what it is held against."""
+    """A study of a family.
+
+    Attributes:
+        label: Names its folder.
+        words: What it changes.
+        against: The label of the study that it is compared with.
+        folder: Where it is recorded.
+    """
 
     label: str
     words: str
@@ -125,8 +140,11 @@ class FamilyMember:
 
 
 def read_family(folder: Path) -> tuple[str, list[FamilyMember]]:
-    """(name, members in order) of a family, from its `family.json`. Raises RecordError where it is
-    not a family's: labels name folders inside this one."""
+    """Return the name of a family and its members, in order, from its `family.json`.
+
+    Raises:
+        RecordError: If the file is not a family's. Labels must be safe names of folders.
+    """
     path = folder / "family.json"
     try:
         content = json.loads(path.read_text())

@@ -1,19 +1,19 @@
-"""The best quality of each method where training is stable: what a search for it (`study.search.quality_search`) found.
+"""The best quality of each method at which training is stable: the results of `study.search.quality_search`.
 
-A cell is tuned on some seeds, and judged on others. Its *gain* while it is tuned is a progressive validation: how much
-lower the loss of the task is than the best constant predictor's, in units of that constant's mean loss, each batch
-scored before it is trained on, over as many of the last training rows as a day holds. (For a binary task this is one
-minus the normalized entropy of He et al., "Practical lessons from predicting clicks on ads at Facebook", ADKDD 2014.)
-Per-step losses of every run are in the record; an AUC of training rows is not, nor would one of a few rare positives a
-batch be worth much. A diverged run has gain 0, the constant's.
+A cell is tuned on some seeds and judged on others. Its *gain* in tuning is a progressive validation: how much lower the
+loss of the task is than the best constant predictor's, in units of that constant's mean loss. Each batch is scored
+before it is trained on, over as many of the last training rows as a day holds. (For a binary task this is one minus the
+normalized entropy of He et al., "Practical lessons from predicting clicks on ads at Facebook", ADKDD 2014.) The record
+has the losses of every step, but no AUC of training rows, which would be noisy for a few rare positives a batch. A
+diverged run has gain 0, the constant's.
 
-    within risk    k / n <= risk, of the seeds it was tuned on
+    within risk    k / n <= risk, over the seeds it was tuned on
     best           the highest mean gain of the cells within risk that have at least half as many seeds as any of them:
-                   of a few seeds, the highest mean is mostly luck, and none diverged of a few says little
+                   with few seeds, the highest mean is mostly luck, and no divergence says little
 
-The best cell is judged on seeds and on a day that tuning never saw: that, not the gain, is its quality. Progressive
+The best cell is judged on seeds and a day that tuning never saw. That, not the gain, is its quality. Progressive
 validation: A. Blum, A. Kalai, J. Langford, "Beating the hold-out", COLT 1999. Table 2 of Tang et al. (KDD 2023, arXiv
-2302.09178) is the same comparison, of three seeds and without intervals.
+2302.09178) is the same comparison, with three seeds and without intervals.
 """
 
 import math
@@ -30,11 +30,15 @@ from study.config import JUDGED_FROM, QualitySearch, Study
 from study.record.definition import Definition
 
 NEAR_END = 0.1
-"""A value within this share of its range (of the logarithm) lies at the range's end."""
+"""A value within this share of its range, in log, lies at the range's end."""
 
 
 def task_of(definition_data: Mapping[str, Any], search: QualitySearch) -> str:
-    """The task whose gain is maximized. Raises ValueError where the data have none of that name."""
+    """Return the task whose gain is maximized.
+
+    Raises:
+        ValueError: If the data have no such task.
+    """
     names = [task["name"] for task in definition_data["tasks"]]
     if search.task is None:
         return names[0]
@@ -44,16 +48,22 @@ def task_of(definition_data: Mapping[str, Any], search: QualitySearch) -> str:
 
 
 def last_steps(definition: Definition, steps: int) -> int:
-    """How many of a run's last steps are its progressive validation: those of as many training rows as are held out
-    (the last day; a source's rows carry no date), a quarter of the run at most."""
+    """Return how many of a run's last steps are its progressive validation.
+
+    They cover as many training rows as are held out (the last day; a source's rows carry no date), and at most a
+    quarter of the run.
+    """
     day = round(definition.data["heldout_rows"] / definition.study.recipe.batch)
     return max(1, min(day, steps // 4))
 
 
 def gains(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition) -> dict[str, float]:
-    """run_id -> the gain of each run; finite.
+    """Return run_id -> gain, finite.
 
-    runs, losses: of `study.record.tables`, as `read_runs` and `read_losses` give them.
+    Args:
+        runs: `study.record.tables.read_runs`.
+        losses: `study.record.tables.read_losses`.
+        definition: Of the study.
     """
     task = task_of(definition.data, quality_search(definition))
     unit = next(t["constant_loss"] for t in tasks_of(definition.data) if t["name"] == task)
@@ -70,14 +80,14 @@ def gains(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition) -> d
 
 
 def tuned_of(study: Study) -> dict[str, tuple[str, ...]]:
-    """method -> the thresholds that the search of a study tunes, beside the lr."""
+    """Return method -> the thresholds that the study's search tunes beside the lr."""
     search = study.search
     assert isinstance(search, QualitySearch)
     return {arm.method: tuple(search.ranges.get(arm.method, ())) for arm in study.arms}
 
 
 def by_arm(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """The runs of cells with their arm as the curve: what is tuned tells no curves apart."""
+    """Return the runs of cells with their arm as the curve: tuned values do not tell curves apart."""
     runs = runs.drop(columns="curve", errors="ignore")
     plain, tuned = runs.copy(), tuned_of(study)
     for name in threshold_columns(runs):
@@ -87,11 +97,17 @@ def by_arm(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def tuned_cells(runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition) -> pd.DataFrame:
-    """One row a cell that was tuned. runs: of `study.record.tables`, as `read_runs` gives them; gain: theirs, as
-    `gains`; a run without one is left out.
+    """Return the cells that were tuned.
 
-    Columns: model, curve (the arm), method, <thresholds>, options, lr; n, k (runs and diverged runs, of the seeds it
-    was tuned on), gain (their mean), within_risk, best (bool; one cell a model and curve, or none).
+    Args:
+        runs: `study.record.tables.read_runs`.
+        gain: `gains` of these runs. A run without one is left out.
+        definition: Of the study.
+
+    Returns:
+        One row a cell; columns model, curve (the arm), method, <thresholds>, options, lr; n, k (runs and diverged
+        runs of the seeds it was tuned on), gain (their mean), within_risk, best (bool; at most one cell of a model
+        and curve).
     """
     search = quality_search(definition)
     runs = by_arm(runs, definition.study)
@@ -112,7 +128,7 @@ def tuned_cells(runs: pd.DataFrame, gain: Mapping[str, float], definition: Defin
 def best_like(
     run_id: str, runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition
 ) -> dict[str, Any] | None:
-    """The best cell of the model and arm that a run belongs to, as a row of `tuned_cells`; None where there is none."""
+    """Return the best cell of a run's model and arm, as a row of `tuned_cells`; None if there is none."""
     named = by_arm(runs, definition.study)
     model, curve = named.loc[named["run_id"] == run_id, CURVE].iloc[0]
     of_arm = named.loc[(named["model"] == model) & (named["curve"] == curve), "run_id"]
@@ -122,14 +138,15 @@ def best_like(
 
 
 def within_risk(k: np.ndarray, n: np.ndarray, risk: float) -> np.ndarray:
-    """Whether k of n is at most the risk, bool of k's shape; a share of exactly the risk is."""
+    """Return whether k of n is at most the risk, bool of k's shape."""
     return np.asarray(k) <= risk * np.asarray(n) + 1e-9
 
 
 def best_of(cells: pd.DataFrame) -> int | None:
-    """The position of the best of one arm's cells (columns n, gain, within_risk); None where none is within risk.
+    """Return the position of the best of one arm's cells, the first of equals; None if none is within risk.
 
-    Of equal gains the earlier row is the best.
+    Args:
+        cells: Columns n, gain, within_risk.
     """
     within = cells["within_risk"].to_numpy(dtype=bool)
     if not within.any():

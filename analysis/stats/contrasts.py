@@ -1,18 +1,18 @@
 """Which method moves the edge, and by how much: each method against `none`, then every other pair.
 
-The ratio of two edges has for its interval the difference of their posteriors (`analysis.stats.edges`, level 0.5),
-which holds at any number of seeds and knows what a grid of lrs hides: a bootstrap of seeds that all switch between the
-same two lrs has no width at all. What lies beyond the tried lrs is unknown, not modelled: such an edge makes an
+The interval of a ratio of edges is that of the difference of their posteriors (`analysis.stats.edges`, level 0.5). It
+holds at any number of seeds and includes what a grid of lrs hides: a bootstrap of seeds that all switch between the
+same two lrs would have no width. Beyond the tried lrs the edge is unknown, not modelled, so such an edge makes an
 interval one-sided. p is twice the smaller probability that the ratio lies on the other side of 1. The posteriors are
-taken as independent. Where a seed that holds with one method holds with the other, both err on the side of caution; on
-real data a seed's thresholds with two methods hardly go together. (To couple the posteriors by the correlation of
-paired seeds, or by its lower bound, was tried: intervals of 95% covered 85%, since a grid's part of the uncertainty is
-not shared.) Docs and simulations: docs/statistics.md. Quality, and outcomes at one lr, are paired by seed.
+taken as independent. If a seed's thresholds with two methods correlate, both interval and p are conservative; on real
+data they hardly correlate. (Tried: coupling the posteriors by the correlation of paired seeds, or by its lower bound.
+Intervals of 95% covered 85%, since a grid's part of the uncertainty is not shared.) See docs/statistics.md for
+simulations. Quality, and outcomes at one lr, are paired by seed.
 
-The contrasts against `none` of one model are a family: Holm (S. Holm, Scandinavian Journal of Statistics 6, 1979).
-Where a confirmation (`study.record.tables`) named an lr and fresh seeds before they were trained, McNemar's mid-p of
+The contrasts against `none` of one model are a family: Holm (S. Holm, Scandinavian Journal of Statistics 6, 1979). If a
+confirmation (`study.record.confirmations`) named an lr and fresh seeds before they were trained, McNemar's mid-p of
 these runs joins the family (M. W. Fagerland, S. Lydersen, P. Laake, BMC Medical Research Methodology 13:91, 2013). All
-else is descriptive and corrected for nothing.
+other contrasts are descriptive and not corrected.
 """
 
 import functools
@@ -56,24 +56,32 @@ def contrasts(
     quality: str | None = None,
     fitted: Mapping[tuple[str, str], Fit] | None = None,
 ) -> pd.DataFrame:
-    """Every pair of curves of a model, from one row a run (`analysis.load`) and the study's definition; of a model with
-    more than FEW_CURVES, the planned pairs alone: half a million others are nobody's to read.
+    """Return every pair of curves of a model; only the planned pairs if it has more than FEW_CURVES curves.
 
-    confirmations: `read_confirmations` of the study. quality: a column of held-out quality (`auc_click`); None
-    is the first task's. fitted: what `analysis.stats.edges.fits(runs)` gave. Raises ValueError where there is no such
-    quality.
+    Args:
+        runs: One row a run (`analysis.load`).
+        definition: Of the study.
+        confirmations: `study.record.confirmations.read_confirmations`.
+        quality: A column of held-out quality (`auc_click`); the first task's if None.
+        fitted: `analysis.stats.edges.fits(runs)`; computed if None.
 
-    One row a pair, the planned ones first; columns: model, curve, method; against (the other curve); planned (against
-    `none`, in the family; else descriptive); seeds, seeds_against, pairs (distinct seeds of each, and common ones);
-    ratio (LR50 of curve over that of against; NaN unless both were reached), low, high (95% interval; 0 and inf where
-    it has no such end), status ("known", "at least": only low is known, "at most", "undecided"), monotone (False: a
-    rate falls again, and the interval is of the model-free bounds, without p), p, p_holm (of planned ones);
-    lr (that of the confirmation with the most pairs; without one, where the two differ most), lr_named (there is one),
-    lr_pairs (seeds of it with both runs), lr_only, lr_only_against (seeds with which only this one, only the other
-    diverged), lr_p, lr_p_holm (McNemar's mid-p; NaN unless named and planned);
-    quality (name), difference (mean over seeds of this one's less the other's, each at its own best lr as the other
-    seeds and progressive validation choose it), difference_low, difference_high (95%, Student's t over seeds; NaN with
-    one pair), difference_pairs, best_lr, best_lr_against (the choice of most seeds).
+    Returns:
+        One row a pair, the planned ones first; columns model, curve, method; against (the other curve); planned
+        (against `none` and in the family; others are descriptive); seeds, seeds_against, pairs (distinct seeds of
+        each, and common ones);
+        ratio (LR50 of curve over that of against; NaN unless both were reached), low, high (95% interval; 0 and inf
+        if it lacks that end), status ("known", "at least": only low is known, "at most", "undecided"), monotone
+        (False if a rate falls again; the interval is then of the model-free bounds, without p), p, p_holm (of
+        planned ones); lr (that of the confirmation with the most pairs; without one, where the two differ most),
+        lr_named (whether a confirmation named it), lr_pairs (its seeds with both runs), lr_only, lr_only_against
+        (seeds with which only this curve, only the other diverged), lr_p, lr_p_holm (McNemar's mid-p; NaN unless
+        named and planned); quality (name), difference (mean over seeds of this curve's less the other's, each at its
+        own best lr as the other seeds and progressive validation choose it), difference_low, difference_high (95%,
+        Student's t over seeds; NaN with one pair), difference_pairs, best_lr, best_lr_against (the choice of most
+        seeds).
+
+    Raises:
+        ValueError: If there is no such quality.
     """
     runs = with_curves(runs)
     name = quality_column(definition, quality)
@@ -108,7 +116,7 @@ def contrasts(
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's adjusted p-values. NaN, a test that could not be made, counts as one that showed nothing, and stays."""
+    """Return Holm's adjusted p-values. NaN, a test that could not be made, counts as p = 1 and stays NaN."""
     p = np.asarray(p, dtype=float)
     order = np.argsort(np.where(np.isnan(p), 1.0, p), kind="stable")
     factors = np.arange(len(p), 0, -1)
@@ -118,7 +126,7 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def mcnemar_mid_p(only: int, only_against: int) -> float:
-    """McNemar's two-sided mid-p of two counts of discordant pairs: 8 and 0 give 0.0039. None at all: 1."""
+    """Return McNemar's two-sided mid-p of two counts of discordant pairs. 8 and 0: 0.0039. 0 and 0: 1."""
     n, fewer = only + only_against, min(only, only_against)
     # P(X <= fewer) and P(X < fewer), X ~ Binomial(n, 1/2): the mid-p is P(X < fewer) + P(X = fewer) / 2 of each tail.
     return min(1.0, float(special.bdtr(fewer, n, 0.5) + (special.bdtr(fewer - 1, n, 0.5) if fewer else 0.0)))
@@ -129,7 +137,7 @@ def mcnemar_mid_p(only: int, only_against: int) -> float:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Points:
-    """The posterior of an edge: log10 of it at the scores NORMAL, (N,), and the ends of the lrs tried."""
+    """The posterior of an edge: its log10 at the scores NORMAL, (N,), and the ends of the tried lrs."""
 
     edge_N: np.ndarray  # noqa: N815 - carries its shape's letters
     x_min: float
@@ -137,16 +145,18 @@ class Points:
 
 
 def points(fit: Fit) -> Points:
-    """What `ratio_interval` needs of a fit."""
+    """Return the values of a fit that `ratio_interval` needs."""
     edge_N = np.array(fit.edge(LEVEL, special.ndtr(NORMAL).tolist()))
     return Points(edge_N=edge_N, x_min=math.log10(fit.lrs[0]), x_max=math.log10(fit.lrs[-1]))
 
 
 @functools.lru_cache(maxsize=4096)
 def ratio_interval(a: Points, b: Points) -> tuple[float, float, float]:
-    """(low, high, p): the 95% interval of LR50 of a over that of b, 0 and inf where an end lies beyond what was tried,
-    and the two-sided p of "they are equal"."""
-    # Of an edge outside the lrs tried, no more is known than that: each end takes the worst that it can be.
+    """Return (low, high, p): the 95% interval of LR50 of a over that of b, and the two-sided p of equality.
+
+    low is 0 and high is inf if that end lies beyond the tried lrs.
+    """
+    # An edge outside the tried lrs is only known to be outside: each end takes its worst value.
     lowest_a = np.where(a.edge_N < a.x_min, -math.inf, np.minimum(a.edge_N, a.x_max))
     highest_a = np.where(a.edge_N > a.x_max, math.inf, np.maximum(a.edge_N, a.x_min))
     lowest_b = np.where(b.edge_N < b.x_min, -math.inf, np.minimum(b.edge_N, b.x_max))
@@ -160,7 +170,7 @@ def ratio_interval(a: Points, b: Points) -> tuple[float, float, float]:
 NORMAL = np.linspace(-4.5, 4.5, 97)
 WEIGHT = special.softmax(-(NORMAL**2) / 2)
 WEIGHT_NN = WEIGHT[:, None] * WEIGHT
-"""Scores at which a posterior is looked at, and their weights; a difference is taken over all pairs of them."""
+"""Scores at which a posterior is evaluated, and their weights. A difference is taken over all pairs of them."""
 
 
 def _quantile(values_NN: np.ndarray, share: float) -> float:
@@ -174,8 +184,11 @@ def _quantile(values_NN: np.ndarray, share: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class _Side:
-    """One curve of a pair. row: of `edges`. points: of its posterior. diverged: 1 or 0, seeds by lrs, NaN where
-    missing; confirmed: the same of each confirmation's runs. best: as `judged_at_own_best`."""
+    """One curve of a pair.
+
+    row: Of `edges`. points: Of its posterior. diverged: 1 or 0, seeds by lrs, NaN if missing. confirmed: The same
+    for the runs of each confirmation. best: See `judged_at_own_best`.
+    """
 
     row: Mapping[str, Any]
     points: Points
@@ -200,8 +213,10 @@ def _by_seed_and_lr(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pairs(of_model: Sequence[_Side]) -> list[tuple[_Side, _Side, bool]]:
-    """(this, against, planned): planned ones first. An arm is held against the `none` of its own options (its base
-    optimizer, say), where there is one."""
+    """(curve, against, planned), the planned pairs first.
+
+    An arm is compared with the `none` of its own options, such as its base optimizer, if there is one.
+    """
     nones = [side for side in of_model if side.row["method"] == AGAINST]
     planned = []
     for side in of_model:
@@ -246,7 +261,7 @@ def _ratio(a: _Side, b: _Side) -> dict[str, Any]:
         low = a.row["bound_low"] / b.row["bound_high"]
         high = a.row["bound_high"] / b.row["bound_low"] if b.row["bound_low"] > 0 else math.inf
         p = math.nan
-    # An edge above the range leaves no upper end of its own, and no lower end of what is divided by it.
+    # With an edge above the range, its ratio has no upper end, and a ratio with it as divisor no lower end.
     if not known:
         up = (a.row["status"] == NOT_REACHED, b.row["status"] == NOT_REACHED)
         down = (a.row["status"] not in (REACHED, NOT_REACHED), b.row["status"] not in (REACHED, NOT_REACHED))
@@ -270,7 +285,7 @@ NO_PAIRS = {"lr": math.nan, "lr_pairs": 0, "lr_only": 0, "lr_only_against": 0}
 
 
 def _discordant(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
-    """Where the seeds of two tables differ most: their common lr with the largest difference, the lowest of equals."""
+    """The common lr at which the seeds of two tables differ most; the lowest of equals."""
     a, b = a.align(b, join="inner")
     y_a, y_b = a.to_numpy(dtype=float), b.to_numpy(dtype=float)
     if not y_a.size:
@@ -291,7 +306,7 @@ def _quality_difference(a: _Side, b: _Side) -> dict[str, Any]:
 
 
 def _with_holm(table: pd.DataFrame) -> pd.DataFrame:
-    """The family of one model: the planned ratios, and McNemar's tests where an lr was named."""
+    """The table with p corrected over the family of one model."""
     planned = table["planned"].to_numpy(dtype=bool)
     p = table.loc[planned, ["p", "lr_p"]].to_numpy(dtype=float)
     named = bool(table["lr_named"].any())

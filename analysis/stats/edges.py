@@ -1,6 +1,7 @@
-"""The edge of each curve: the learning rate at which P(divergence) crosses a level, with an interval that knows seeds.
+"""The edge of each curve: the learning rate at which P(divergence) crosses a level, with an interval that respects
+seeds.
 
-Curves are fitted by `analysis.stats.psychometric`. Bounds without a model: Clopper and Pearson, Bonferroni over lrs.
+`analysis.stats.psychometric` fits the curves. Bounds without a model: Clopper and Pearson, Bonferroni over lrs.
 """
 
 import functools
@@ -21,7 +22,11 @@ REACHED, NOT_REACHED, BELOW = "reached", "not reached", "below the range"
 
 
 def fits(runs: pd.DataFrame) -> dict[tuple[str, str], Fit]:
-    """(model, curve) -> Fit, of a table with one row a run (`analysis.load`). Curves that did alike share one."""
+    """Return (model, curve) -> Fit.
+
+    Args:
+        runs: One row a run (`analysis.load`). Curves with equal outcomes share a fit.
+    """
     known: dict[Any, Fit] = {}
     found = {}
     for key, (lrs, diverged_SK) in outcomes_by_curve(with_curves(runs)).items():
@@ -33,18 +38,18 @@ def fits(runs: pd.DataFrame) -> dict[tuple[str, str], Fit]:
 
 
 def _did(diverged_SK: np.ndarray) -> bytes:
-    """What diverged, whichever the seeds are."""
+    """The outcomes as bytes, whatever the order of seeds."""
     did = np.nan_to_num(diverged_SK, nan=-1).astype(np.int8)
     return did[np.lexsort(did.T[::-1])].tobytes()
 
 
 def outcomes(curve: pd.DataFrame) -> tuple[list[float], np.ndarray]:
-    """The runs of one curve as `fit` takes them: its lrs, ascending, and the (S, K) matrix of what diverged."""
+    """Return the runs of one curve as `fit` takes them: its lrs, ascending, and the (S, K) matrix of outcomes."""
     return _matrix(*_marked(curve))
 
 
 def outcomes_by_curve(runs: pd.DataFrame) -> dict[tuple[str, str], tuple[list[float], np.ndarray]]:
-    """(model, curve) -> `outcomes`, in the order of the table. (A table a curve takes pandas a millisecond each.)"""
+    """Return (model, curve) -> `outcomes`, in the order of the table. Faster than a table for each curve."""
     seed_N, lr_N, diverged_N = _marked(runs)
     of_curve = sorted(runs.groupby(CURVE, sort=False).indices.items(), key=lambda item: item[1][0])
     found = {}
@@ -55,7 +60,7 @@ def outcomes_by_curve(runs: pd.DataFrame) -> dict[tuple[str, str], tuple[list[fl
 
 
 def _marked(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each run its seed, its lr, and 1 where it diverged."""
+    """Seed, lr, and 1 if it diverged, of each run."""
     diverged = (runs["outcome"] == "diverged").to_numpy(dtype=float)
     return runs["seed"].to_numpy(dtype=np.int64), runs["lr"].to_numpy(dtype=float), diverged
 
@@ -69,8 +74,16 @@ def _matrix(seed_N: np.ndarray, lr_N: np.ndarray, diverged_N: np.ndarray) -> tup
 
 
 def fitted_curves(runs: pd.DataFrame, points: int = 120, fitted: Mapping | None = None) -> pd.DataFrame:
-    """The fitted P(divergence | lr) between the lowest and highest tried lr of each curve: columns model, curve,
-    method, lr, rate (posterior median), low, high (95% band, pointwise)."""
+    """Return the fitted P(divergence | lr) between the lowest and highest tried lr of each curve.
+
+    Args:
+        runs: One row a run (`analysis.load`).
+        points: Lrs of a curve, evenly spaced in log.
+        fitted: `fits(runs)`; computed if None.
+
+    Returns:
+        Columns model, curve, method, lr, rate (posterior median), low, high (95% band, pointwise).
+    """
     runs = with_curves(runs)
     fitted = fits(runs) if fitted is None else fitted
     rows = []
@@ -87,22 +100,29 @@ def fitted_curves(runs: pd.DataFrame, points: int = 120, fitted: Mapping | None 
 
 
 def edges(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = None) -> pd.DataFrame:
-    """The edge of every curve at a level of P(divergence), from one row a run (`analysis.load`).
+    """Return the edge of every curve at a level of P(divergence).
 
-    fitted: what `fits(runs)` gave, so that several levels share one fit. Raises ValueError unless 0 < level < 1.
+    Args:
+        runs: One row a run (`analysis.load`).
+        level: P(divergence) at the edge.
+        fitted: `fits(runs)`; computed if None. Several levels can share it.
 
-    One row a curve; columns: model, curve, method, <thresholds>, options, level;
-    edge (an lr; NaN unless reached), low, high (95% interval; low is 0 and high is inf where it leaves the tried lrs),
-    status ("reached", "not reached", "below the range"); seeds (distinct), lrs (number tried), lr_min, lr_max;
-    monotone (False: a cell's rate lies above that of a higher lr, their 95% intervals apart; edge is then where the
-    rates first cross the level, and low, high are the model-free bound);
-    bound_low, bound_high (without a model: Clopper-Pearson, Bonferroni over lrs: every lr tried up to bound_low has
-    P < level, and bound_high has P > level; 0 and inf where no lr is decided);
-    where some lr has fewer than `rates.FEW_RUNS` runs, as a search leaves them, monotone and all that is read without
-    a model are of the lrs of each quarter octave together;
-    safe_lr, safe_k, safe_n, safe_bound (the highest lr below the edge up to which no run diverged, else the lowest lr,
-    with the one-sided 95% bound of the risk there);
-    most_k, most_n, most_lr (the cell of the highest rate), n_min, n_max (runs a cell), steps (the horizon).
+    Returns:
+        One row a curve; columns model, curve, method, <thresholds>, options, level;
+        edge (an lr; NaN unless reached), low, high (95% interval; 0 and inf if an end lies outside the tried lrs);
+        status ("reached", "not reached", "below the range"); seeds (distinct), lrs (number tried), lr_min, lr_max;
+        monotone (False if some rate is above that of a higher lr, their intervals apart; edge is then where the
+        rates first cross the level, and low, high are the model-free bounds);
+        bound_low, bound_high (model-free: P < level at every tried lr up to bound_low, P > level at bound_high; 0
+        and inf if no lr is decided);
+        safe_lr, safe_k, safe_n, safe_bound (the highest lr below the edge up to which no run diverged, else the
+        lowest lr, with the one-sided 95% bound of its risk);
+        most_k, most_n, most_lr (the cell of the highest rate), n_min, n_max (runs a cell), steps (the horizon).
+        If some lr has fewer than `rates.FEW_RUNS` runs, as in a search, the lrs of a quarter octave are read
+        together for monotone and the model-free columns.
+
+    Raises:
+        ValueError: Unless 0 < level < 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"need 0 < level < 1, got level={level:g}")
@@ -130,7 +150,14 @@ EDGE_COLUMNS = (
 
 
 def edge_of(lrs: list[float], diverged_SK: np.ndarray, one: Fit, level: float) -> dict[str, Any]:
-    """The edge of one curve, EDGE_COLUMNS of `edges`; arguments as `fit`, with what it gave."""
+    """Return the edge of one curve: the EDGE_COLUMNS of `edges`.
+
+    Args:
+        lrs: As for `fit`.
+        diverged_SK: As for `fit`.
+        one: The fit.
+        level: P(divergence) at the edge.
+    """
     n = np.isfinite(diverged_SK).sum(0)
     k = np.nansum(diverged_SK, 0).astype(int)
     lrs, k, n = [lr for lr, runs in zip(lrs, n, strict=True) if runs], k[n > 0], n[n > 0]
@@ -178,8 +205,10 @@ def edge_of(lrs: list[float], diverged_SK: np.ndarray, one: Fit, level: float) -
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Pools:
-    """Runs as they are read without a model, (P,) each, lrs ascending: the lowest lr of a pool, the mean log lr of its
-    runs (as an lr) and the highest; k of n diverged."""
+    """Runs as they are read without a model, (P,) each, lrs ascending.
+
+    The lowest, mean (in log) and highest lr of each pool; k of its n runs diverged.
+    """
 
     lowest: np.ndarray
     middle: np.ndarray
@@ -189,8 +218,10 @@ class _Pools:
 
 
 def _pooled(lrs: np.ndarray, k: np.ndarray, n: np.ndarray) -> _Pools:
-    """Each lr by itself; those of a quarter octave together where an lr has hardly a run, as a search leaves them: a
-    single run that diverged says little of its lr, and among a hundred lrs some single run always does."""
+    """Each lr by itself, or those of a quarter octave together if an lr has too few runs, as in a search.
+
+    A single run says little of its lr, and among a hundred lrs some single run always diverges.
+    """
     if n.min() >= FEW_RUNS:
         return _Pools(lowest=lrs, middle=lrs, highest=lrs, k=k, n=n)
     _, first = np.unique(octave_bins(lrs), return_index=True)
@@ -203,9 +234,11 @@ def _pooled(lrs: np.ndarray, k: np.ndarray, n: np.ndarray) -> _Pools:
 
 
 def _model_free(read: _Pools, level: float) -> tuple[float, float]:
-    """(bound_low, bound_high). What is bounded is the mean rate of a pool (W. Hoeffding, Ann. Math. Statist. 27 (1956):
-    runs of unlike rates only make these bounds wider), which where rates rise its lowest lr is below, its highest
-    above."""
+    """(bound_low, bound_high).
+
+    The mean rate of a pool is bounded; unequal rates only widen these bounds (W. Hoeffding, Ann. Math. Statist. 27,
+    1956). If rates rise with the lr, the rate at a pool's lowest lr is below its mean, that at its highest above.
+    """
     counts = [(int(a), int(b)) for a, b in zip(read.k, read.n, strict=True)]
     confidence = 1 - TAIL / len(counts)
     undecided = next((i for i, (k, n) in enumerate(counts) if upper_bound(k, n, confidence) >= level), len(counts))
@@ -217,8 +250,10 @@ def _model_free(read: _Pools, level: float) -> tuple[float, float]:
 
 
 def _is_monotone(k: np.ndarray, n: np.ndarray) -> bool:
-    """False where some lrs, neighbours pooled, diverge more than some higher ones, their 99% intervals apart. (Given
-    its threshold a seed's runs are independent, and none falls: pooling them is fair to clusters.)"""
+    """False if some lrs, neighbours pooled, diverge more than some higher ones, their 99% intervals apart.
+
+    Given its threshold a seed's runs are independent and its rate never falls, so pooling is fair to clusters.
+    """
     first, last = np.triu_indices(len(k))
     sums_k, sums_n = (np.concatenate([[0], np.cumsum(v)]) for v in (k, n))
     low, high = wilson(sums_k[last + 1] - sums_k[first], sums_n[last + 1] - sums_n[first], FALLS)

@@ -1,8 +1,9 @@
-"""The edges of studies that differ in one thing each, held against each other: the rows of a forest plot.
+"""The edges of studies that differ in one thing each, compared with each other: the rows of a forest plot.
 
-Each study is held against another of its family by the ratio of their LR50 (`analysis.stats.contrasts.ratio_interval`),
-curve by curve; p is corrected over the whole family by Holm's method. A ratio with an edge that was not reached is
-one-sided. Seeds are not taken as paired: another model or recipe is another draw of thresholds.
+Each study is compared with another of its family by the ratio of their LR50
+(`analysis.stats.contrasts.ratio_interval`), curve by curve. p is corrected over the whole family by Holm's method. A
+ratio with an edge that was not reached is one-sided. Seeds are not paired: another model or recipe is another draw
+of thresholds.
 """
 
 import math
@@ -19,13 +20,20 @@ from study.record.definition import Definition, study_exists
 
 
 def forest(members: Sequence[FamilyMember], read: Callable[[Path], pd.DataFrame] = load) -> pd.DataFrame:
-    """One row a member and curve, in the order of the members; of members that have runs. read: the table of runs of a
-    member's folder.
+    """Return one row a member and curve, in the order of the members; members without runs are left out.
 
-    Columns: label, words, model, curve, method, n, k (runs, and diverged ones), seeds, edge, low, high, status, lr_min,
-    lr_max (`analysis.stats.edges.edges`); against (a label; empty where there is nothing to compare with), ratio (of
-    LR50 over that of against; NaN unless both were reached), ratio_low, ratio_high (95%; 0 and inf where it has no such
-    end), p, p_holm. Raises RecordError (a ValueError) where a record cannot be read.
+    Args:
+        members: `analysis.loading.read_family`.
+        read: Returns the table of runs of a member's folder.
+
+    Returns:
+        Columns label, words, model, curve, method, n, k (runs, and diverged ones), seeds, level, edge, low, high,
+        status, lr_min, lr_max (`analysis.stats.edges.edges`); against (a label, or "" if there is nothing to compare
+        with), ratio (of LR50 over that of against; NaN unless both were reached), ratio_low, ratio_high (95%; 0 and
+        inf if it lacks that end), p, p_holm.
+
+    Raises:
+        RecordError: If a record cannot be read. A ValueError.
     """
     tables = {m.label: read(m.folder) for m in members if study_exists(m.folder)}
     fitted = {label: fits(runs) for label, runs in tables.items() if len(runs)}
@@ -55,7 +63,7 @@ def forest(members: Sequence[FamilyMember], read: Callable[[Path], pd.DataFrame]
 
 
 def _counterpart(model: str, curve: str, fitted: Mapping[tuple[str, str], Fit]) -> Fit | None:
-    """The same curve of another member: of the same model, or of its only one, where the model is what was changed."""
+    """The same curve of another member: of the same model, or of its only one if the members differ in the model."""
     alike = [fit for (_, other), fit in fitted.items() if other == curve]
     return fitted.get((model, curve), alike[0] if len(alike) == 1 else None)
 
@@ -67,8 +75,10 @@ COLUMNS = (
 
 
 def curves(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
-    """The same table of the curves of one study, each held against the `none` of its own options and model; p is
-    Holm's over those of a model (`analysis.stats.contrasts`)."""
+    """Return the same columns for the curves of one study, each compared with the `none` of its options and model.
+
+    p is corrected by Holm's method over the curves of a model (`analysis.stats.contrasts`).
+    """
     fitted = fits(runs)
     ratios = contrasts(runs, definition, fitted=fitted)
     held = {(r["model"], r["curve"]): r for r in records(ratios.loc[ratios["planned"].astype(bool)])}

@@ -22,20 +22,27 @@ from analysis.stats.rates import divergence_rates, in_bins
 from study.record.definition import Definition
 
 CONTOURS = (0.05, 0.5, 0.95)
-"""Levels of P(divergence) that are drawn into a map of lr and threshold."""
+"""Levels of P(divergence) that are drawn in a map of lr and threshold."""
 
 LINE = ["threshold", "held", "value"]
 
 
 def frontier(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = None) -> pd.DataFrame:
-    """The edge of every curve by the threshold that moves, from one row a run (`analysis.load`).
+    """Return the edge of every curve by the threshold that varies.
 
-    fitted: what `edges.fits(runs)` gave, so that several levels share one fit. Raises ValueError unless 0 < level < 1.
+    Args:
+        runs: One row a run (`analysis.load`).
+        level: P(divergence) at the edge.
+        fitted: `edges.fits(runs)`; computed if None. Several levels can share it.
 
-    One row a point of a line; columns: model, curve, method; threshold (its name), held (what else varies in the
-    study and is the same along the line, `abs=0.01`, or ""), value (of the threshold); level, and the columns of
-    `edges.edges` from edge on: edge (NaN unless reached), low, high, status, seeds, lr_min, lr_max, ... A curve that is
-    in no line, such as `none`, has one row with threshold "" and value NaN.
+    Returns:
+        One row a point of a line; columns model, curve, method; threshold (its name), held (the other values that
+        vary in the study and are constant along the line, `abs=0.01`, or ""), value (of the threshold); level, and
+        the columns of `edges.edges` from edge on. A curve in no line, such as `none`, has one row with threshold ""
+        and value NaN.
+
+    Raises:
+        ValueError: Unless 0 < level < 1.
     """
     runs = with_curves(runs)
     found = edges(runs, level, fitted)
@@ -44,16 +51,19 @@ def frontier(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = No
 
 
 def contours(runs: pd.DataFrame, fitted: Mapping | None = None, levels: Sequence[float] = CONTOURS) -> pd.DataFrame:
-    """`frontier` at several levels, one below the other: where P(divergence) crosses them, per threshold."""
+    """Return `frontier` at several levels, one below the other: the lrs at which P(divergence) crosses them."""
     runs = with_curves(runs)
     fitted = fits(runs) if fitted is None else fitted
     return pd.concat([frontier(runs, level, fitted) for level in levels], ignore_index=True)
 
 
 def threshold_map(runs: pd.DataFrame) -> pd.DataFrame:
-    """The cells of every line: lr by threshold. One row a cell of a line; columns as `frontier` up to value, then lr,
-    n, k, rate, low, high (`rates.divergence_rates`). Where an adaptive study has too many lrs to be read, lr is the
-    middle of its quarter octave (`rates.in_bins`). Curves in no line are left out."""
+    """Return the cells of every line: lr by threshold.
+
+    Returns:
+        One row a cell of a line; columns as `frontier` up to value, then lr, n, k, rate, low, high
+        (`rates.divergence_rates`, of `rates.in_bins`). Curves in no line are left out.
+    """
     runs = with_curves(runs)
     rates = _with_lines(divergence_rates(in_bins(runs)), runs)
     cells = rates.loc[rates["threshold"] != "", [*CURVE, "method", *LINE, "lr", "n", "k", "rate", "low", "high"]]
@@ -61,15 +71,21 @@ def threshold_map(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def tradeoff(runs: pd.DataFrame, definition: Definition, quality: str | None = None) -> pd.DataFrame:
-    """Held-out quality against P(divergence): every cell a point, the Pareto front of each model marked.
+    """Return held-out quality against P(divergence) of every cell, and the Pareto front of each model.
 
-    quality: a column of `analysis.stats.quality`, such as auc_click or rmse_play (lower is better); the first task's by
-    default. Raises ValueError, with the columns there are, for another.
+    Args:
+        runs: One row a run (`analysis.load`). Cells are those of `rates.in_bins`.
+        definition: Of the study.
+        quality: A column of `analysis.stats.quality`, such as auc_click or rmse_play; the first task's if None.
 
-    One row a cell; columns: model, curve, method, <thresholds>, options, lr, n, k, rate, low, high (P(divergence) with
-    its 95% Wilson interval), measure (the name of the quality), quality, quality_low, quality_high (median and 10 to
-    90% band over seeds, a diverged run as the worst result), pareto. Where an adaptive study has too many lrs to be
-    read, a cell is a quarter octave. A cell whose quality is NaN is on no front.
+    Returns:
+        One row a cell; columns model, curve, method, <thresholds>, options, lr, n, k, rate, low, high (P(divergence)
+        with its 95% Wilson interval), measure (the name of the quality), quality, quality_low, quality_high (median
+        and 10 to 90% band over seeds, a diverged run as the worst result), pareto. A cell whose quality is NaN is on
+        no front.
+
+    Raises:
+        ValueError: If there is no such quality; the message lists those that exist.
     """
     shown = in_bins(with_curves(runs))
     rates, scored = divergence_rates(shown), quality_of_cells(shown, definition)
@@ -88,8 +104,11 @@ def tradeoff(runs: pd.DataFrame, definition: Definition, quality: str | None = N
 
 
 def pareto(quality: Sequence[float] | np.ndarray, rate: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Which of N points no other dominates: none has quality at least as high and a rate at least as low, one of them
-    strictly. (N,) bool. Equal points are on the front together; a point with NaN is not, and dominates nothing."""
+    """Return which of N points no other dominates, (N,) bool.
+
+    A point dominates another if its quality is at least as high and its rate at least as low, one of them strictly.
+    Equal points are on the front together. A point with NaN is not on it and dominates nothing.
+    """
     quality, rate = np.asarray(quality, dtype=float), np.asarray(rate, dtype=float)
     front = np.zeros(len(quality), dtype=bool)
     valid = np.flatnonzero(~np.isnan(quality) & ~np.isnan(rate))
@@ -111,12 +130,12 @@ def _measure(definition: Definition, scored: pd.DataFrame, asked: str | None) ->
 
 
 def _with_lines(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """The table with the columns of LINE, a row of a curve once for every line that it is in."""
+    """The table with the columns of LINE; a curve's row occurs once for every line that contains it."""
     return table.merge(_lines(runs), on=CURVE, how="left", validate="many_to_many")
 
 
 def _lines(runs: pd.DataFrame) -> pd.DataFrame:
-    """Columns model, curve and LINE: every curve in each line that it is part of, or with threshold "" in none."""
+    """Columns model, curve and LINE: every curve in each of its lines, or with threshold "" if it has none."""
     names = threshold_columns(runs)
     rows = []
     for _, arms in runs.drop_duplicates(CURVE).groupby(["model", "method"], sort=False):
@@ -140,7 +159,7 @@ def _lines(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _values(row: Mapping[str, Any], thresholds: Sequence[str]) -> dict[str, str]:
-    """What a run's method is told: thresholds and options, as people write them."""
+    """Thresholds and options of a run, as text."""
     own = {name: f"{row[name]:.12g}" for name in thresholds if pd.notna(row[name])}
     return own | {key: str(value) for key, value in json.loads(row["options"] or "{}").items()}
 
@@ -150,7 +169,7 @@ def _keys(values: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by model, method (as `method_order`), line and value, what has no line last, then by lr where there is."""
+    """Rows by model, method (`method_order`), line and value, curves without a line last, then by lr."""
     rank = {method: i for i, method in enumerate(method_order(table["method"]))}
     by = ["model", "_rank", "_loose", *LINE, *(["lr"] if "lr" in table else ["curve"])]
     table = table.assign(_rank=[rank[method] for method in table["method"]], _loose=table["threshold"] == "")

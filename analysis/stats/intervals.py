@@ -17,7 +17,7 @@ TAIL = (1 - CONFIDENCE) / 2
 
 
 def wilson(k: Any, n: Any, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
-    """The two-sided Wilson score interval of k successes in n >= 1 trials: (low, high), arrays of k's shape."""
+    """Return the two-sided Wilson score interval of k successes in n >= 1 trials: (low, high), arrays of k's shape."""
     k, n = np.asarray(k, dtype=float), np.asarray(n, dtype=float)
     z2 = float(special.ndtri((1 + confidence) / 2)) ** 2
     centre = (k + z2 / 2) / (n + z2)
@@ -26,22 +26,25 @@ def wilson(k: Any, n: Any, confidence: float = CONFIDENCE) -> tuple[np.ndarray, 
 
 
 def upper_bound(k: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """Clopper and Pearson's one-sided upper bound of a probability, after k events in n >= 1 trials. 0 of 8: 0.312."""
+    """Return the one-sided Clopper-Pearson upper bound after k events in n >= 1 trials. 0 of 8: 0.312."""
     return 1.0 if k >= n else float(special.betaincinv(k + 1, n - k, confidence))
 
 
 def lower_bound(k: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """Clopper and Pearson's one-sided lower bound of a probability, after k events in n >= 1 trials."""
+    """Return the one-sided Clopper-Pearson lower bound after k events in n >= 1 trials."""
     return 0.0 if k <= 0 else float(special.betaincinv(k, n - k + 1, 1 - confidence))
 
 
 def median_interval(values: Any, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-    """(low, median, high): the median with its exact interval, between order statistics. The interval is NaN where
-    there are too few values (below 6 at 95%); all is NaN where there are none, or one is NaN."""
+    """Return (low, median, high): the median with its exact interval, between order statistics.
+
+    The interval is NaN if there are too few values, below 6 at 95%. All three are NaN if there are no values or one
+    is NaN.
+    """
     ordered = np.sort(np.asarray(values, dtype=float))
     if not len(ordered) or np.isnan(ordered).any():
         return math.nan, math.nan, math.nan
-    # The r-th from either end: P(Binomial(n, 1/2) < r) <= (1 - confidence) / 2.
+    # The interval ends at the r-th value from either end: P(Binomial(n, 1/2) < r) <= (1 - confidence) / 2.
     outside = special.bdtr(np.arange(len(ordered)), len(ordered), 0.5) <= (1 - confidence) / 2
     r = int(outside.sum())
     middle = float(np.median(ordered))
@@ -49,7 +52,7 @@ def median_interval(values: Any, confidence: float = CONFIDENCE) -> tuple[float,
 
 
 def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Student's interval of the mean; NaN under 2 values."""
+    """Return Student's interval of the mean; NaN below 2 values."""
     n = len(values)
     if n < 2:
         return math.nan, math.nan

@@ -1,4 +1,4 @@
-"""The grid on which the posterior of a psychometric curve is summed: its points, their prior, and how it gets finer."""
+"""The grid on which the posterior of `analysis.stats.psychometric` is summed: its points, prior and refinement."""
 
 import math
 from collections.abc import Sequence
@@ -8,13 +8,14 @@ import numpy as np
 from scipy import special
 
 SIGMA = (0.01, 0.63)
-"""Scales of the logistic, in decades of lr, uniform in log: 0.01 is a cliff (P from 0.1 to 0.9 within 11%), 0.63 a
-gentle slope."""
+"""The range of the logistic's scale, in decades of lr, uniform in log. 0.01 is a cliff (P from 0.1 to 0.9 within
+11%), 0.63 a gentle slope.
+"""
 
 TAU_SHARE = (0.0, 0.5, 0.85, 1.0)
 
 TAU_PRIOR = (0.7, 0.15, 0.1, 0.05)
-"""tau / sigma: 0, seeds switch once; 1, runs of a seed are as independent as runs of different seeds."""
+"""tau / sigma. 0: each seed switches once. 1: runs of a seed are as independent as runs of different seeds."""
 
 FLOOR = (0.002, 0.03, 0.1, 0.3, 0.6, 0.9)
 
@@ -23,16 +24,23 @@ FLOOR_PRIOR = (0.6, 0.2, 0.1, 0.05, 0.03, 0.02)
 LAPSE = (0.005, 0.05, 0.15, 0.3, 0.5, 0.7, 0.9)
 
 LAPSE_PRIOR = (0.45, 0.15, 0.1, 0.1, 0.08, 0.07, 0.05)
-"""lapse is the share of runs that do not diverge above their threshold; the same prior serves `immune`, of seeds."""
+"""The share of runs above their threshold that do not diverge; the same prior serves `immune`, the share of seeds."""
 
 PAD = 0.6
-"""Decades by which the prior of mu (uniform) goes beyond the tried lrs on either side."""
+"""Decades by which the uniform prior of mu extends beyond the tried lrs on either side."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """The values of one parameter, in a coordinate u: its prior's log density is linear between knots; no two values
-    need be closer than `finest`. at_rest: the first knot is as good as nothing below it, and is not told from there."""
+    """The values of one parameter, in a coordinate u.
+
+    Attributes:
+        u: The values.
+        knots: Between them the prior's log density is linear.
+        log_density: The prior's log density at the knots.
+        finest: No two values need be closer.
+        at_rest: Whether values below the first knot are equivalent to it, so that a peak there needs no finer grid.
+    """
 
     u: np.ndarray
     knots: np.ndarray
@@ -45,8 +53,11 @@ class Axis:
         return np.interp(self.u, self.knots, self.log_density) + np.log(_widths(self.u))
 
     def zoom(self, mass: np.ndarray) -> tuple["Axis", bool]:
-        """Where the posterior's mass is and one step beyond, and where most of it is in thirds, if a point holds so
-        much that the axis is coarse: (the axis, whether it was)."""
+        """Return the axis around the posterior's mass, and whether it was too coarse.
+
+        The new axis covers the values that hold mass and one step beyond. If one value holds too much of it, steps
+        next to the heaviest values are cut in thirds.
+        """
         if len(self.u) < 2:
             return self, False
         held = np.flatnonzero(mass >= 1e-3 * mass.max())
@@ -77,7 +88,9 @@ def _axis(knots: np.ndarray, mass: Sequence[float] | np.ndarray, finest: float, 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """The points of a posterior: for each sigma and share (tau / sigma), floor x lapse and then floor x immune, by mu.
-    No `immune`: immunity is left out. u is log10 of sigma and of lr; log odds of floor, lapse and immune."""
+
+    u is log10 of sigma and of lr, and the log odds of floor, lapse and immune. Without `immune`, immunity is left out.
+    """
 
     sigma: Axis
     mu: Axis
@@ -100,19 +113,19 @@ class Grid:
         )
 
     def points(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """mu, sigma, floor, plateau at flat indices."""
+        """Return mu, sigma, floor and plateau at flat indices."""
         i_sigma, _, i_q, i_mu = np.unravel_index(at, self.log_prior.shape)
         floor, lapse = special.expit(self.floor.u), special.expit(self.lapse.u)
         immune = special.expit(self.immune.u) if self.immune else np.zeros(0)
         floors = np.concatenate([np.repeat(floor, len(lapse)), np.repeat(floor, len(immune))])
         plateaus = np.concatenate([np.tile(1 - lapse, len(floor)), (1 - STEADY) * (1 - np.tile(immune, len(floor)))])
-        # A point stands for its cell: spread over it (golden ratios), quantiles do not stick to the grid.
+        # Points are spread over their cells, by golden ratios, so that quantiles do not stick to the grid.
         mu = self.mu.u[i_mu] + _widths(self.mu.u)[i_mu] * ((at * 0.6180339887498949) % 1 - 0.5)
         sigma = self.sigma.u[i_sigma] + _widths(self.sigma.u)[i_sigma] * ((at * 0.7548776662466927) % 1 - 0.5)
         return mu, 10**sigma, floors[i_q], plateaus[i_q]
 
     def zoom(self, log_weight_G: np.ndarray) -> "Grid | None":
-        """The same posterior's neighbourhood on a finer grid; None where this one resolves it."""
+        """Return a finer grid around the posterior's mass, or None if this one resolves it."""
         F, L = len(self.floor.u), len(self.lapse.u)
         weight = np.exp(log_weight_G.reshape(self.log_prior.shape))
         of_Q = weight.sum((0, 1, 3))
@@ -135,12 +148,17 @@ STEADY = LAPSE[0]
 """The lapse that goes with immunity."""
 
 STEP = 0.05
-"""Decades between the values of mu that are looked at first."""
+"""Decades between the first values of mu."""
 
 
 def first_grid(x_K: np.ndarray, clustered: bool) -> Grid:
-    """The first grid for lrs at x_K = log10(lr). clustered: some seed has several runs; if not, tau and immunity have
-    nothing to say beyond sigma and lapse, and stay out."""
+    """Return the first grid for lrs at x_K = log10(lr).
+
+    Args:
+        x_K: Ascending.
+        clustered: Whether some seed has several runs. If not, tau and immunity are left out: the data cannot tell
+            them from sigma and lapse.
+    """
     low, high = x_K[0] - PAD, x_K[-1] + PAD
     lapse_prior = [LAPSE_PRIOR[0], *(w / 2 for w in LAPSE_PRIOR[1:])] if clustered else LAPSE_PRIOR
     sigma = np.linspace(math.log10(SIGMA[0]), math.log10(SIGMA[1]), 8)

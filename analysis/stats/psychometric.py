@@ -4,14 +4,14 @@ With x = log10(lr), seed s has its own threshold t_s ~ Logistic(mu, omega), and 
 
     p(x | t) = floor + (1 - floor) (1 - lapse) S((x - t) / tau)        S(z) = 1 / (1 + exp(-z))
 
-A share `immune` of the seeds never diverges but by the floor. Averaged over seeds,
+A share `immune` of the seeds diverges only by the floor. Averaged over seeds,
 
     P(x) = floor + (1 - floor) plateau S((x - mu) / sigma)             plateau = (1 - lapse) (1 - immune)
 
 with sigma^2 = omega^2 + tau^2: a logistic with floor and free lapse, fitted with a seed effect. (The sum of two
 logistic variables is taken as logistic with the same variance: exact where tau or omega is 0, and at the median.) The
-edge at a level is where P crosses it. The posterior is summed on a grid: no optimizer, no draw, nothing that blows up
-when the data are perfectly separated, which steep cliffs are most of the time. A run that is missing says nothing.
+edge at a level is where P crosses it. The posterior is summed on a grid, so there is no optimizer and no sampling, and
+perfectly separated data, common on steep cliffs, need no special case. Missing runs carry no information.
 
 Source: F. A. Wichmann and N. J. Hill, "The psychometric function", Perception & Psychophysics 63 (2001), whose lapse is
 free here too; the latent thresholds are those of interval-censored survival data.
@@ -32,11 +32,16 @@ from analysis.stats.posterior_grid import STEADY, Grid, first_grid
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fit:
-    """The posterior of one curve: G grid points with weights that sum to 1. lrs: the tried ones, ascending.
+    """The posterior of one curve: G grid points with weights that sum to 1.
 
-    Kept as where its points lie on the grid and how much they weigh: a study has a fit for each of its curves, and a
-    point unfolded takes five times the memory. What was asked once is remembered, since curves that did alike share
-    their fit.
+    It stores the indices of its points and their log weights, since a study has a fit for each curve and explicit
+    points take five times the memory. Results are cached: curves with equal outcomes share a fit.
+
+    Attributes:
+        grid: The last, finest grid.
+        at: Indices of the points that are kept, (G,).
+        log_weight: Of these points, (G,).
+        lrs: The tried learning rates, ascending.
     """
 
     grid: "Grid"
@@ -71,25 +76,31 @@ class Fit:
         return _unfolded(self)[4]
 
     def edge(self, level: float, shares: Sequence[float]) -> list[float]:
-        """Quantiles of log10 of the edge; -inf: P is above the level everywhere, inf: it never gets there."""
-        return self.once(("edge", level, tuple(shares)), lambda: self._edge(level, shares))
+        """Return quantiles of log10 of the edge; see `edges` for infinite values."""
+        return self.once(
+            ("edge", level, tuple(shares)), lambda: _weighted_quantiles(self.edges(level), self.weight, shares)
+        )
 
     def curve(self, lrs: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-        """Quantiles of P(divergence | lr): (len(shares), len(lrs))."""
+        """Return quantiles of P(divergence | lr), (len(shares), len(lrs))."""
         return self.once(("curve", lrs.tobytes(), tuple(shares)), lambda: self._curve(lrs, shares))
 
     def once(self, asked: Any, find: Callable[[], Any]) -> Any:
-        """What `find` finds, found once."""
+        """Return `find()`, computed once for each `asked`."""
         if asked not in self._known:
             self._known[asked] = find()
         return self._known[asked]
 
-    def _edge(self, level: float, shares: Sequence[float]) -> list[float]:
+    def edges(self, level: float) -> np.ndarray:
+        """Return log10 of the edge at every point of the posterior, (G,).
+
+        -inf: P is above the level at every lr; inf: P never reaches it.
+        """
         need = (level - self.floor) / ((1 - self.floor) * self.plateau)
         edge = np.where(need <= 0, -np.inf, np.inf)
         inside = (need > 0) & (need < 1)
         edge[inside] = self.mu[inside] + self.sigma[inside] * special.logit(need[inside])
-        return _weighted_quantiles(edge, self.weight, shares)
+        return edge
 
     def _curve(self, lrs: np.ndarray, shares: Sequence[float]) -> np.ndarray:
         ends = np.cumsum(self.weight)
@@ -100,23 +111,28 @@ class Fit:
 
 
 CURVE_POINTS = 2000
-"""Points of the posterior, evenly spaced in its weight, from which the band of a fitted curve is taken."""
+"""Points of the posterior, evenly spaced in its weight, that give the band of a fitted curve."""
 
 
 @functools.lru_cache(maxsize=2)
 def _unfolded(fit: Fit) -> tuple[np.ndarray, ...]:
-    """mu, sigma, floor, plateau, weight of a fit's points; of the latest fits only."""
+    """mu, sigma, floor, plateau and weight of a fit's points; cached for the latest fits only."""
     weight = np.exp(fit.log_weight.astype(float))
     return *fit.grid.points(fit.at), weight / weight.sum()
 
 
 def fit(lrs: Sequence[float], diverged_SK: np.ndarray) -> Fit:
-    """Fit one curve. lrs: K ascending learning rates. diverged_SK: S seeds by K lrs, 1, 0, or NaN where missing."""
+    """Fit one curve.
+
+    Args:
+        lrs: K ascending learning rates.
+        diverged_SK: S seeds by K lrs: 1, 0, or NaN if missing.
+    """
     return fit_many(lrs, diverged_SK[None])[0]
 
 
 def fit_many(lrs: Sequence[float], diverged_NSK: np.ndarray) -> list[Fit]:
-    """Fit N curves at the same lrs, (N, S, K): as `fit` of each, faster, since seeds that did alike count once."""
+    """Fit N curves at the same lrs, (N, S, K). Equal to `fit` of each, but faster: equal seeds count once."""
     N, S, K = diverged_NSK.shape
     x_K = np.log10(lrs)
     seen = np.isfinite(diverged_NSK)
@@ -132,10 +148,10 @@ def fit_many(lrs: Sequence[float], diverged_NSK: np.ndarray) -> list[Fit]:
 
 
 NEGLIGIBLE = 1e-7
-"""Points of the grid whose weight is less than this share of the largest are left out of a posterior."""
+"""Points whose weight is a smaller share of the largest are left out."""
 
 ZOOMS = 4
-"""Times that a grid is made finer, at most; each makes three points of one."""
+"""The most times that a grid is refined; each makes three points of one."""
 
 
 def _zoomed(
@@ -145,7 +161,7 @@ def _zoomed(
     patterns_PK: np.ndarray,
     counts_1P: sparse.csr_array,
 ) -> Fit:
-    """The posterior on a grid fine enough for it: what many seeds say lies between the points of the first grid."""
+    """The posterior on a grid that resolves it: many seeds make it narrower than the first grid's steps."""
     done = counts_1P.indices
     patterns_PK, counts_1P = patterns_PK[done], counts_1P[:, done]
     for _ in range(ZOOMS):
@@ -166,7 +182,7 @@ def _weighted_quantiles(values: np.ndarray, weight: np.ndarray, shares: Sequence
 
 
 def _log_posterior(grid: Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_NP: sparse.csr_array) -> np.ndarray:
-    """log of the posterior's weights, the largest 0, of N data sets that count patterns: (N, G) in single precision."""
+    """Log weights of the posterior, the largest 0, for N data sets that count patterns: (N, G), single precision."""
     floor_F, lapse_L = special.expit(grid.floor.u), special.expit(grid.lapse.u)
     N, P, F, M = len(counts_NP.indptr) - 1, len(patterns_PK), len(floor_F), len(grid.mu.u)
     # C: floor x lapse, and where there is immunity floor alone, at its lapse.
@@ -210,24 +226,26 @@ def _log_posterior(grid: Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_
 TINY = 1e-280
 
 CELLS = 64
-"""Into which the thresholds of seeds are cut, where neither tau nor omega is 0."""
+"""Intervals into which seeds' thresholds are cut if neither tau nor omega is 0."""
 
 ROOM = 500_000
-"""Numbers in one array, at most: more values of sigma are looked at one after another."""
+"""The most numbers in one array; further values of sigma are computed one after another."""
 
 
 def _seeds(
     x_K: np.ndarray, mu_M: np.ndarray, sigma_S: np.ndarray, share: float
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """What seeds do: P(a run diverges | its seed's threshold lies in cell t), (S, K, T), and P(cell | mu), (S, T, M);
-    None for the latter where the threshold is mu itself, T = M. S: values of sigma."""
+    """(P(a run diverges | its seed's threshold lies in cell t), P(cell | mu)): (S, K, T) and (S, T, M), for S sigmas.
+
+    The second is None if the threshold is mu itself; then T = M.
+    """
     tau, omega = (v[:, None, None] for v in (share * sigma_S, math.sqrt(1 - share**2) * sigma_S))
-    if share == 0:  # a step: all thresholds between two lrs do the same
+    if share == 0:  # a step: all thresholds between two lrs are equivalent
         step_KT = (np.arange(len(x_K))[:, None] >= np.arange(len(x_K) + 1)).astype(float)
         return np.broadcast_to(step_KT, (len(sigma_S), *step_KT.shape)), _between(x_K[:, None], mu_M, omega)
     if share == 1:
         return special.expit((x_K[:, None] - mu_M) / tau), None
-    # Beyond these ends the runs of all seeds do alike; the outermost cells hold the tails.
+    # Beyond these ends the runs of all seeds are equal; the outermost cells hold the tails.
     low, high = np.maximum(mu_M[0] - 8 * omega, x_K[0] - 8 * tau), np.minimum(mu_M[-1] + 8 * omega, x_K[-1] + 8 * tau)
     h = np.maximum(high - low, tau) / CELLS
     t_ST = low + h * (np.arange(CELLS) + 0.5)
@@ -236,12 +254,12 @@ def _seeds(
 
 
 def _mean_expit(z: np.ndarray, h: np.ndarray, tau: np.ndarray) -> np.ndarray:
-    """S((z - u) / tau), averaged over u in [-h/2, h/2]."""
+    """The mean of S((z - u) / tau) over u in [-h/2, h/2]."""
     upper, lower = (np.logaddexp(0, (z + side * h / 2) / tau) for side in (1, -1))
     return np.clip((upper - lower) * tau / h, 0, 1)
 
 
 def _between(borders: np.ndarray, mu_M: np.ndarray, omega: np.ndarray) -> np.ndarray:
-    """P(a seed's threshold lies below, between and above the borders, (..., B, 1) | mu): (S, B + 1, M)."""
+    """P(a seed's threshold lies below, between and above the borders | mu): (S, B + 1, M) for borders (..., B, 1)."""
     below = special.expit((borders - mu_M) / omega)
     return np.diff(below, axis=1, prepend=0.0, append=1.0)

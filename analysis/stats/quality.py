@@ -4,8 +4,7 @@ A run that diverged counts as AUC 0.5 and the constant predictor's RMSE, whateve
 that is not finite counts as minus infinity. Nothing is dropped: a cell of 8 has the quantiles of 8 runs.
 
 LR sensitivity: M. Wortsman et al., "Small-scale proxies for large-scale Transformer training instabilities", ICLR 2024
-(arXiv 2309.14322). The median's interval is of order statistics: W. R. Thompson, Annals of Mathematical Statistics 7
-(1936).
+(arXiv 2309.14322).
 """
 
 import functools
@@ -27,11 +26,17 @@ INTERVAL = (0.025, 0.975)
 
 
 def quality(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
-    """One row a cell, from one row a run (`analysis.load`) and the definition of the study (`study.record.tables`).
+    """Return the quality of each cell.
 
-    Columns: model, curve, method, <thresholds>, options, lr, n; then for each of `kept`, `kept_<task>`, `auc_<task>`
-    and `rmse_<task>` the median under that name and the 10% and 90% quantiles as <name>_low and <name>_high. kept is a
-    share of the reference gain, RMSE in the task's unit. `kept` can be -inf; a task that is not learnable is NaN.
+    Args:
+        runs: One row a run (`analysis.load`).
+        definition: Of the study.
+
+    Returns:
+        One row a cell; columns model, curve, method, <thresholds>, options, lr, n; then for each of `kept`,
+        `kept_<task>`, `auc_<task>` and `rmse_<task>` the median under that name, and the 10% and 90% quantiles as
+        <name>_low and <name>_high. kept is a share of the reference gain and can be -inf; RMSE has the task's unit.
+        A task that is not learnable is NaN.
     """
     runs = with_curves(runs)
     same = ["method", *threshold_columns(runs), "options"]
@@ -49,7 +54,8 @@ def quality(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
 
 
 def worst_filled(runs: pd.DataFrame, definition: Definition) -> dict[str, np.ndarray]:
-    """Quality of each run, name -> float column, the worst result where the run diverged or has no finite value."""
+    """Return the quality of each run, name -> float column, with the worst value for runs that diverged or have
+    none."""
     kept = _floats(runs, "kept")
     columns = {"kept": np.where(np.isnan(kept), -math.inf, kept)}
     diverged = (runs["outcome"] == "diverged").to_numpy(dtype=bool)
@@ -67,12 +73,17 @@ def worst_filled(runs: pd.DataFrame, definition: Definition) -> dict[str, np.nda
 
 
 def judged_at_own_best(runs: pd.DataFrame, definition: Definition, name: str) -> dict[tuple[str, str], pd.DataFrame]:
-    """Each seed of a curve at that curve's best lr, which the seed has no say in: (model, curve) -> a table indexed by
-    seed with the columns lr and quality.
+    """Return the quality of each seed at its curve's best lr, which the other seeds choose.
 
-    name: the column of held-out quality to judge by (`worst_filled`); the lr is chosen by `kept` of the same task
-    (`chosen_by_others`). A seed without this quality is left out, and so are all seeds of a search for edges, which
-    trains few where quality is best.
+    Args:
+        runs: One row a run.
+        definition: Of the study.
+        name: The column of held-out quality (`worst_filled`). The lr is chosen by `kept` of the same task
+            (`chosen_by_others`).
+
+    Returns:
+        (model, curve) -> a table indexed by seed, with the columns lr and quality. Seeds without this quality are
+        left out, and so are all seeds of a search for edges, which trains few of them at lrs of good quality.
     """
     runs = with_curves(runs)
     quality_N = worst_filled(runs, definition).get(name, np.full(len(runs), math.nan))
@@ -87,14 +98,21 @@ def judged_at_own_best(runs: pd.DataFrame, definition: Definition, name: str) ->
 def chosen_by_others(
     runs: pd.DataFrame, definition: Definition, task: str, of: Sequence[str]
 ) -> dict[tuple[str, str], pd.DataFrame]:
-    """What the other seeds choose for each seed, of all curves and lrs with the same values in the columns `of` (two):
-    those values -> a table indexed by seed, with the columns curve, lr and row: where the seed's run there stands in
-    `with_curves(runs)`.
+    """Return the curve and lr that the other seeds choose for each seed.
 
-    The choice for a seed has the highest median `kept` over the other seeds, of the task where that is learnable: other
-    seeds, and other rows (kept is a progressive validation), than those that judge on the held-out day. It is one at
-    which at least half as many of them ran as at the median one; of equals, the lowest lr. A seed without a run there
-    is left out.
+    The choice has the highest median `kept` over the other seeds, of the task if that is learnable. So other seeds
+    and other rows choose (kept is a progressive validation) than judge on the held-out day. Only choices at which at
+    least half as many of them ran as at the median one are considered; of equals, the lowest lr wins.
+
+    Args:
+        runs: One row a run.
+        definition: Of the study.
+        task: The name of the task.
+        of: Two columns. A choice is made among all curves and lrs with the same values in them.
+
+    Returns:
+        These values -> a table indexed by seed, with the columns curve, lr and row (the position of the seed's run in
+        `with_curves(runs)`). A seed without a run there is left out.
     """
     runs = with_curves(runs)
     filled = worst_filled(runs, definition)
@@ -122,7 +140,7 @@ def chosen_by_others(
 
 
 def _best(by_SK: np.ndarray) -> int | None:
-    """The number of the column with the highest median over seeds; None where nobody ran."""
+    """The column with the highest median over seeds; None if there are no runs."""
     n_K = (~np.isnan(by_SK)).sum(0)
     enough = np.flatnonzero((n_K > 0) & (2 * n_K >= np.median(n_K)))
     if not enough.size:
@@ -133,7 +151,7 @@ def _best(by_SK: np.ndarray) -> int | None:
 
 
 def mean_of(values_N: np.ndarray, row_N: np.ndarray, column_N: np.ndarray) -> np.ndarray:
-    """A matrix of values by their numbers of row and column: their mean, where there are several; NaN where none."""
+    """Return the (rows, columns) matrix of the means of the values at each row and column; NaN where there are none."""
     shape = (row_N.max(initial=-1) + 1, column_N.max(initial=-1) + 1)
     total, count = np.zeros(shape), np.zeros(shape)
     np.add.at(total, (row_N, column_N), values_N)
@@ -142,22 +160,27 @@ def mean_of(values_N: np.ndarray, row_N: np.ndarray, column_N: np.ndarray) -> np
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether a column of quality is an error."""
+    """Return whether a column of quality is an error."""
     return name.startswith("rmse_")
 
 
 def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
-    """How much loss it costs on average not to know the best lr: one row a curve.
+    """Return the mean loss that a wrong lr costs, for each curve.
 
         mean over log lr of min(loss(lr), loss at initialization) - min over lr of the same
 
-    over the range of lrs that all curves of the model were tried on, so that they can be compared; the mean is a
-    trapezoid rule, since lrs need not be evenly spaced. loss: the final training loss, mean over seeds, in its own unit
-    (a sum over the tasks); one that is not finite counts as the loss at initialization, which is the best constant
-    predictor's (head biases start at the base rates).
+    The range is that of the lrs on which all curves of the model were tried, so that curves can be compared. The
+    mean is a trapezoid rule, since lrs need not be evenly spaced. loss is the final training loss, the mean over
+    seeds, in its own unit (a sum over tasks). A loss that is not finite counts as that at initialization, which is
+    the best constant predictor's: head biases start at the base rates.
 
-    Columns: model, curve, method, sensitivity, sensitivity_low, sensitivity_high (95% bootstrap of whole seeds; NaN
-    with one), sensitivity_lr_min, sensitivity_lr_max (the range; sensitivity is NaN where it is a single lr).
+    Args:
+        runs: One row a run.
+        definition: Of the study.
+
+    Returns:
+        Columns model, curve, method, sensitivity, sensitivity_low, sensitivity_high (95% bootstrap of whole seeds;
+        NaN with one), sensitivity_lr_min, sensitivity_lr_max (the range; sensitivity is NaN if it is a single lr).
     """
     runs = with_curves(runs)
     top = sum(float(task["constant_loss"]) for task in tasks_of(definition.data))
@@ -208,7 +231,7 @@ def _floats(runs: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def quantile(values: Sequence[float] | np.ndarray, share: float) -> float:
-    """A quantile, linear between order statistics, that takes minus infinity for what it is. NaN gives NaN."""
+    """Return a quantile, linear between order statistics. Handles minus infinity; NaN gives NaN."""
     values = np.asarray(values, dtype=float)
     return float(_quantiles(values, np.zeros(len(values), int), share)[0]) if len(values) else math.nan
 

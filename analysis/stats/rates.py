@@ -1,8 +1,4 @@
-"""P(divergence | lr) per cell: k of n with an interval that is honest at 0 and n.
-
-Intervals: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
-Safety claims: C. J. Clopper and E. S. Pearson, Biometrika 26 (1934), one-sided.
-"""
+"""P(divergence | lr) of each cell: k of n, with an interval."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +11,16 @@ from analysis.stats.intervals import wilson
 
 
 def divergence_rates(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell, from one row a run (`analysis.load`).
+    """Return the rate of divergence of each cell.
 
-    Columns: model, curve, method, <thresholds>, options, lr; n (runs), k (diverged runs), rate = k/n with its 95%
-    Wilson interval low, high; undertrained (runs; in n, not in k); nonfinite, collapsed, never_learned (k by reason);
-    micro (runs with a micro divergence), micro_rate, micro_low, micro_high; steps (the horizon of the rate: the
-    most steps of any of its runs). Missing runs are in no column.
+    Args:
+        runs: One row a run (`analysis.load`). Missing runs count nowhere.
+
+    Returns:
+        One row a cell; columns model, curve, method, <thresholds>, options, lr; n (runs), k (diverged runs), rate = k/n
+        with its 95% Wilson interval low, high; undertrained (runs; in n, not in k); nonfinite, collapsed,
+        never_learned (k by reason); micro (runs with a micro divergence), micro_rate, micro_low, micro_high; steps
+        (the horizon: the most steps of any run).
     """
     runs = with_curves(runs)
     same = ["method", *threshold_columns(runs), "options"]
@@ -48,9 +48,12 @@ COUNTS = ("n", "k", "undertrained", *REASONS, "micro")
 
 
 def in_bins(runs: pd.DataFrame) -> pd.DataFrame:
-    """The same runs as they can be read: where a study has few runs at each of many lrs, as an adaptive search leaves
-    them, lr is the middle of its quarter octave, to two digits. An lr alone in its bin, and every study on a grid,
-    stay as they are. For tables and figures of cells; edges are fitted to the lrs that were trained."""
+    """Return the runs with lrs grouped so that their cells can be read.
+
+    If a study has few runs at each of many lrs, as an adaptive search does, lr becomes the middle of its quarter
+    octave, to two digits. An lr alone in its bin and studies on a grid stay as they are. For tables and figures of
+    cells; edges are fitted to the lrs that were trained.
+    """
     runs = with_curves(runs)
     lrs = sorted(set(runs["lr"]))
     if len(lrs) <= MANY_LRS or len(runs) >= FEW_RUNS * runs.groupby(CELL).ngroups:
@@ -64,12 +67,12 @@ def in_bins(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def octave_bins(lrs: Sequence[float] | np.ndarray) -> np.ndarray:
-    """The number of each lr's quarter octave, int64, about 2^(i/4). Lrs farther apart than that never share one."""
+    """Return the number of each lr's quarter octave, about 2^(i/4), int64."""
     return np.floor(BINS_AN_OCTAVE * np.log2(lrs) + 0.5).astype(np.int64)
 
 
 MANY_LRS = 16
 FEW_RUNS = 3
-"""Runs a cell, on average, from which a cell can stand for itself."""
+"""Runs a cell, on average, from which a cell is read by itself."""
 
 BINS_AN_OCTAVE = 4

@@ -1,22 +1,23 @@
-"""How far one can go: per curve, the largest learning rate whose P(divergence) is at most a risk, at a confidence.
+"""The largest learning rate of each curve whose P(divergence) is at most a risk, at a confidence.
 
-A claim "P(divergence at lr) <= risk" is a one-sided binomial test: with k of n diverged it holds at the level a where
+A claim "P(divergence at lr) <= risk" is a one-sided binomial test: with k of n diverged it holds at the level a if
 
-    P(Binomial(n, risk) <= k) <= a        that is, where Clopper and Pearson's upper bound at 1 - a is at most the risk
+    P(Binomial(n, risk) <= k) <= a        that is, if Clopper and Pearson's upper bound at 1 - a is at most the risk
 
-so 59 clean seeds claim 5% at 95%, and 299 claim 1%. Runs of a fixed number of seeds are tested upward from the lowest
-lr, until the first failure: a fixed sequence needs no correction for the number of lrs, whatever the runs of a seed
-share. Runs that were placed by looking at outcomes, those of a search, nominate an lr and claim nothing.
+So 59 clean seeds claim 5% at 95%, and 299 claim 1%. Runs of a fixed number of seeds are tested upward from the lowest
+lr until the first failure. A fixed sequence needs no correction for the number of lrs, even if the runs of a seed are
+dependent. The runs of a search were placed by outcomes: they nominate an lr and claim nothing.
 
-A confirmation is a test of its own: fresh seeds at one lr, named before they are trained (`study.record.tables`), and
-judged by these runs alone once all are there. Each curve may be wrong with probability 1 - confidence over all that was
-ever tested of it, the choice of lr included: a test that fails has spent its size, the largest probability with which
-it could have claimed a risk that is too high; a test that claims spends nothing. After a failure, a test may take half
-of what is left. (59 seeds at 5% leave 0.0015 of 0.05: the next confirmation needs 141.)
+A confirmation is a test of its own: fresh seeds at one lr, named before they are trained
+(`study.record.confirmations`). It is judged by these runs alone once all are recorded. Each curve may be wrong with
+probability 1 - confidence over all tests ever made of it, including the choice of lr. A failed test spends its size,
+the largest probability with which it could have claimed a risk that is too high; a test that claims spends nothing.
+After a failure, a test may take half of what is left. (59 seeds at 5% leave 0.0015 of 0.05: the next confirmation
+needs 141.)
 
 Sources: C. J. Clopper and E. S. Pearson, Biometrika 26 (1934); fixed sequences: W. Maurer, L. A. Hothorn and W.
-Lehmacher, in Biometrie in der chemisch-pharmazeutischen Industrie 6 (1995); levels that are passed on by tests that
-reject: F. Bretz et al., Statistics in Medicine 28 (2009).
+Lehmacher, in Biometrie in der chemisch-pharmazeutischen Industrie 6 (1995); levels passed on by tests that reject: F.
+Bretz et al., Statistics in Medicine 28 (2009).
 """
 
 import functools
@@ -44,7 +45,7 @@ LR05 = 0.05
 CLAIMED, CANNOT_SAY, TOO_RISKY = "claimed", "cannot say", "too risky"
 
 LIKELY = 0.5
-"""An lr is nominated where, by the fitted curve, fresh seeds would claim it with at least this probability."""
+"""The least probability, by the fitted curve, that fresh seeds would claim a nominated lr."""
 
 MOST_SEEDS = 100_000
 
@@ -67,32 +68,41 @@ def recommend(
     quality: str | None = None,
     fitted: Mapping[Any, Fit] | None = None,
 ) -> pd.DataFrame:
-    """One row a curve, from one row a run (`analysis.load`) and the definition of the study (`study.record.tables`).
+    """Return what can be claimed of each curve, and what to confirm next.
 
     Of a search for the best quality, only the runs that judge its winners count.
 
-    confirmations: `read_confirmations` of the study. quality: a column of held-out quality;
-    None is that of the first task. fitted: what `analysis.stats.edges.fits(runs)` gave, where it is at hand.
+    Args:
+        runs: One row a run (`analysis.load`).
+        definition: Of the study.
+        confirmations: `study.record.confirmations.read_confirmations`.
+        risk: The P(divergence) to claim.
+        confidence: Of the claim.
+        quality: A column of held-out quality; the first task's if None.
+        fitted: `analysis.stats.edges.fits(runs)`; computed if None.
 
-    Columns: model, curve, method, <thresholds>, options; risk, confidence (as asked);
-    status: "claimed", "cannot say", or "too risky" (the lowest lr tried has a higher risk, at the confidence);
-    lr (the largest with a claim), basis ("study": its runs of fixed seeds; "confirmation"), k, n (diverged runs of the
-    seeds that the claim rests on), tested_at (the confidence of that test, higher than asked after one that failed),
-    bound (of the risk there, at that confidence); NaN where there is no claim;
-    nominated (an lr above the claim that fresh seeds would probably claim; NaN where there is none), nominated_k and
-    nominated_n (the cell there; n is 0 where none was tried), nominated_bound (of its risk, at the confidence), chance
-    (by the fitted curve, that the fresh seeds claim it), more_if_clean and more_at_rate (fresh seeds that a
-    confirmation takes, if none of them diverges or if as many do as in that cell; NaN where no number would do);
-    pending (runs that are still missing of confirmations), failed (confirmations that failed);
-    quality (the column's name), quality_median with its 95% interval quality_low, quality_high (over seeds, exact; NaN
-    below 6 of them), quality_n: at lr, or else at nominated; a diverged run is the worst result;
-    best_lr (of best median quality), headroom (LR05 over best_lr; NaN unless LR05 was reached) with its 95% interval
-    headroom_low, headroom_high (0 and infinite where it leaves the tried lrs), edge_status (as `edges` has it);
-    searched (what the study searches: "edges", "quality", or "" for a study of fixed runs); seeds (distinct);
-    lowest_k, lowest_n and lowest_bound (the cell of the lowest lr, and the bound of its risk, at the confidence);
-    n_min, n_max (runs a cell), lr_min, lr_max, steps (the horizon).
+    Returns:
+        One row a curve; columns model, curve, method, <thresholds>, options; risk, confidence (as requested);
+        status ("claimed", "cannot say", or "too risky": the lowest lr has a higher risk, at the confidence);
+        lr (the largest with a claim), basis ("study": its runs of fixed seeds; "confirmation"), k, n (diverged runs
+        of the seeds that support the claim), tested_at (the confidence of that test, higher than requested after one
+        that failed), bound (of the risk there, at that confidence); NaN without a claim;
+        nominated (an lr above the claim that fresh seeds would probably claim, or NaN), nominated_k and nominated_n
+        (the cell there; n is 0 if none was tried), nominated_bound (of its risk, at the confidence), chance (that
+        fresh seeds claim it, by the fitted curve), more_if_clean and more_at_rate (fresh seeds that a confirmation
+        needs if none of them diverges, or if as many do as in that cell; NaN if no number suffices);
+        pending (runs that confirmations still miss), failed (confirmations that failed);
+        quality (the column's name), quality_median with its exact 95% interval quality_low, quality_high (over
+        seeds; NaN below 6), quality_n: at lr, or else at nominated; a diverged run is the worst result;
+        best_lr (of best median quality), headroom (LR05 over best_lr; NaN unless LR05 was reached) with its 95%
+        interval headroom_low, headroom_high (0 and inf outside the tried lrs), edge_status (status of LR05 in `edges`);
+        searched ("edges", "quality", or "" for a study of fixed runs); seeds (distinct);
+        lowest_k, lowest_n and lowest_bound (the cell of the lowest lr, and the bound of its risk, at the confidence);
+        n_min, n_max (runs a cell), lr_min, lr_max, steps (the horizon).
 
-    Raises ValueError unless 0 < risk < 1 and 0 < confidence < 1, and where there is no such quality: it lists them.
+    Raises:
+        ValueError: Unless 0 < risk < 1 and 0 < confidence < 1, or if there is no such quality; the message lists
+            those that exist.
     """
     column = checked(definition, risk, confidence, quality)
     search = definition.study.search
@@ -122,7 +132,7 @@ def recommend(
 
 
 def checked(definition: Definition, risk: float, confidence: float, quality: str | None) -> str:
-    """The column of quality that is asked for: the first task's, where None is. Raises as `recommend`."""
+    """Return the requested column of quality, the first task's if None. Raises as `recommend`."""
     for name, value in (("risk", risk), ("confidence", confidence)):
         if not 0 < value < 1:
             raise ValueError(f"need 0 < {name} < 1, got {name}={value:g}")
@@ -130,9 +140,10 @@ def checked(definition: Definition, risk: float, confidence: float, quality: str
 
 
 def quality_column(definition: Definition, asked: str | None = None) -> str:
-    """The one number of held-out quality: as asked, or the first task's AUC, or RMSE where that task is a regression.
+    """Return the column of held-out quality: as requested, or the first task's AUC, or RMSE for a regression.
 
-    Raises ValueError that lists the columns that there are.
+    Raises:
+        ValueError: If there is no such column; the message lists those that exist.
     """
     of_task = {"binary": "auc", "regression": "rmse"}
     known = [f"{of_task[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)]
@@ -145,7 +156,8 @@ def quality_column(definition: Definition, asked: str | None = None) -> str:
 
 
 def passes(k: Any, n: Any, risk: float, level: float) -> np.ndarray:
-    """Whether k diverged of n runs claim, at the level (1 - confidence), that P(divergence) is at most the risk."""
+    """Return whether k diverged of n runs claim, at the level (1 - confidence), that P(divergence) is at most the
+    risk."""
     k, n = np.asarray(k, dtype=float), np.asarray(n, dtype=float)
     inside = k < n
     # P(Binomial(n, risk) <= k); 1 where all diverged, and where there are none.
@@ -154,27 +166,36 @@ def passes(k: Any, n: Any, risk: float, level: float) -> np.ndarray:
 
 
 def fixed_sequence(k: Any, n: Any, risk: float = RISK, level: float = 1 - CONFIDENCE) -> np.ndarray:
-    """How many of the lrs are claimed, from the lowest upward, stopping at the first failure.
+    """Return how many of the lrs are claimed, from the lowest upward until the first failure.
 
-    k, n: diverged runs and runs at each lr, ascending, along the last axis; any shape before it, which is returned.
+    Args:
+        k: Diverged runs at each lr, ascending along the last axis; any shape before it, which is returned.
+        n: Runs, of the same shape.
+        risk: The P(divergence) to claim.
+        level: 1 - confidence.
     """
     return np.cumprod(passes(k, n, risk, level), axis=-1).sum(axis=-1)
 
 
 def most_allowed(n: int, risk: float, level: float) -> int:
-    """The most diverged of n runs that still claim; -1 where even none would not."""
+    """Return the most diverged of n runs that still claim; -1 if even none does not."""
     return int(passes(np.arange(n), n, risk, level).sum()) - 1
 
 
 def size(n: int, allowed: int, risk: float) -> float:
-    """The largest probability with which a risk that is too high is claimed, by allowing so many diverged of n."""
+    """Return the largest probability of claiming a risk that is too high, if so many diverged of n are allowed."""
     return float(special.betaincc(allowed + 1, n - allowed, risk))
 
 
 @functools.lru_cache(maxsize=1024)
 def seeds_needed(risk: float, level: float, rate: float = 0.0) -> int | None:
-    """The smallest number of fresh seeds that claim the risk at the level where the share `rate` of them, rounded up to
-    a whole one, diverges. None where up to 100,000 do not."""
+    """Return the smallest number of fresh seeds that claim the risk at the level; None above 100,000.
+
+    Args:
+        risk: The P(divergence) to claim.
+        level: 1 - confidence.
+        rate: The share of the seeds that diverges, rounded up to a whole seed.
+    """
     if not 0 < level < 1 or rate >= risk:
         return None
     first = 1
@@ -191,8 +212,10 @@ def seeds_needed(risk: float, level: float, rate: float = 0.0) -> int | None:
 class Evidence:
     """What the tests of a curve rest on.
 
-    grid: (lr, k, n) of the study's own runs, ascending. placed: by a search, which looked at outcomes. confirmations:
-    in the order in which they were named.
+    Attributes:
+        grid: (lr, k, n) of the study's own runs, ascending.
+        placed: Whether a search placed them by outcomes.
+        confirmations: In the order in which they were named.
     """
 
     grid: tuple[tuple[float, int, int], ...]
@@ -202,7 +225,7 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmed:
-    """k of the recorded, and of all n that were named; the study had study_seeds when they were."""
+    """A confirmation: k diverged of the recorded runs, n named ones; the study had study_seeds at that time."""
 
     lr: float
     k: int
@@ -319,7 +342,7 @@ def _nomination(
 
 
 def _candidates(evidence: Evidence, risk: float) -> list[float]:
-    """Lrs up to which no cell's rate is above the risk; those of a search lie anywhere, also below what it tried."""
+    """Lrs up to which no cell's rate is above the risk. Those of a search lie anywhere, also below its tried lrs."""
     good = []
     for lr, k, n in evidence.grid:
         if k > risk * n:
@@ -365,7 +388,7 @@ def _headroom(of_curve: pd.DataFrame, edge: Mapping[str, Any], column: str) -> d
 
 
 def _best_lr(of_curve: pd.DataFrame, column: str) -> float:
-    """The lr of best median quality, the lowest of equals; of a search, of the quarter octave with the best median."""
+    """The lr of best median quality, the lowest of equals; of a search, of the best quarter octave."""
     lr_N, score_N = (of_curve[name].to_numpy(dtype=float) for name in ("lr", "_score"))
     alone = float(np.median(np.unique(lr_N, return_counts=True)[1])) < 2
     group_N = (4 * np.log2(lr_N)).round() if alone else lr_N

@@ -1,19 +1,18 @@
-"""What foretells divergence: signals seen before the loss moves, over many runs watched by `study signals`.
+"""What foretells divergence: signals before the loss moves, over many runs that `study signals` watched.
 
     onset            the step from which a run's loss left that of a healthy run for good (`study.outcomes.onset`)
     ROC AUC at k     how often a signal is larger in a run k steps before its onset than at the same step of the same
-                     model in a run that is not within k steps of one; ties count half. Of pairs with the same lr alone,
-                     it says what a signal knows beyond the lr. The interval resamples seeds
-    gone             when the trailing median knows: the step at which `study.outcomes.judge` would see it
-    (`study.outcomes.onset`) alarm            the first step, from `START` on, at which a signal exceeds a threshold.
-                     The threshold is the lowest that rings in at most a stated share of the completed runs, on half of
-                     the seeds; what it then does is measured on the other half. It warned where it rang before the
-                     onset, and was early where it rang before `gone`
-    lead             steps from the alarm to the onset, below 0 where it came after it; gain: from the alarm to `gone`
+                     model in a run that is not within k steps of one; ties count half. Among pairs with the same lr, it
+                     measures what a signal says beyond the lr. The interval resamples seeds
+    gone             the step at which `study.outcomes.judge` sees the divergence in the trailing median
+    alarm            the first step, from `START` on, at which a signal exceeds a threshold. The threshold is the lowest
+                     that rings in at most a given share of the completed runs, on half of the seeds; its results are
+                     measured on the other half. It warned if it rang before the onset, and was early if before `gone`
+    lead             steps from the alarm to the onset, below 0 if it came later; gain: from the alarm to `gone`
 
-A run that completes is watched for all of its steps, so a false alarm is one anywhere in it. Sharpness is taken every
-other step at first and rarely later: between, its last value stands. Each model and method is judged by itself, for
-what foretells divergence under one need not do so under another; thresholds of a method are one group.
+A run that completes is watched for all of its steps, so a false alarm is one anywhere in it. Sharpness is measured
+every other step at first and rarely later; in between, its last value stands. Each model and method is judged by
+itself, since what foretells divergence may differ; the thresholds of a method are one group.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,13 +32,13 @@ SIGNALS = (
 """Columns. The last two are what a signal has to beat: the loss itself, and knowing the lr."""
 
 START = 6
-"""The first step that counts: before it, the loss of every network overshoots while its first scores shrink."""
+"""The first step that counts. Before it, the loss of every network overshoots while its first scores shrink."""
 
 LAGS = (1, 2, 3, 5, 8)
 """Steps before the onset."""
 
 FALSE_ALARMS = 0.1
-"""Share of completed runs in which a rule may ring, on the seeds that choose its threshold."""
+"""The share of completed runs in which a rule may ring, on the seeds that choose its threshold."""
 
 DRAWS = 1000
 
@@ -49,17 +48,15 @@ AROUND_ONSET = (-12, 4)
 """Steps from an onset at which runs are drawn."""
 
 ENOUGH = 5
-"""Runs with an onset at `START` or later, and runs without one, below which a model and method are not judged: of a run
-that diverges from its first steps on nothing comes before."""
+"""The fewest runs with an onset at `START` or later, and without one, of a model and method that is judged."""
 
 
 OF_RUNS = ("run_id", "model", "method", "curve", "lr", "seed", "outcome")
-"""What a signal is judged against, of the table of runs."""
+"""Columns of the table of runs that are joined to the signals."""
 
 
 def _recorded(folder: Path) -> pd.DataFrame:
-    """One row a run and step, as `study signals` left it: run_id, step, and the signals. Raises ValueError where
-    nothing was watched."""
+    """One row a run and step, as `study signals` left it: run_id, step, and the signals."""
     files = sorted((folder / "signals").glob("*.parquet"))
     if not files:
         raise ValueError(f"{folder} has no signals: `study signals {folder}` watches its runs")
@@ -68,13 +65,16 @@ def _recorded(folder: Path) -> pd.DataFrame:
 
 
 def watched(folder: Path) -> pd.DataFrame:
-    """One row a run and step: the signals, with the run's model, method, curve, lr, seed and outcome. Raises
-    ValueError where nothing was watched."""
+    """Return one row a run and step: the signals, with the run's model, method, curve, lr, seed and outcome.
+
+    Raises:
+        ValueError: If no run of the study was watched.
+    """
     return prepared(_recorded(folder).merge(load(folder)[list(OF_RUNS)], on="run_id"))
 
 
 def prepared(table: pd.DataFrame) -> pd.DataFrame:
-    """The same with the signals that follow from others: `gradient_jump`, `loss_share`; sharpness at every step."""
+    """Return the table with `gradient_jump` and `loss_share`, and with sharpness at every step."""
     table = table.sort_values(["run_id", "step"], ignore_index=True)
     by_run = table.groupby("run_id", sort=False)
     before = by_run["gradient_norm"].transform(lambda g: g.shift(1).rolling(10, min_periods=3).median())
@@ -85,8 +85,12 @@ def prepared(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def judged(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """The rows of the models and methods that have `ENOUGH` runs of either kind; of each other its model and method,
-    and how many runs diverged, from `START` on, or stayed healthy."""
+    """Return the rows of the models and methods that have `ENOUGH` runs of either kind, and what is left out.
+
+    Returns:
+        The rows, and for each model and method that is left out a mapping: model, method, diverged (runs with an
+        onset at `START` or later), healthy (runs without an onset).
+    """
     runs = table.drop_duplicates("run_id")
     skipped, keep = [], pd.Series(False, index=table.index)
     for (model, method), own in groups(runs, GROUP):
@@ -100,9 +104,12 @@ def judged(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
 
 
 def crossings(table: pd.DataFrame, levels: Sequence[float] = (1, 2, 4, 8)) -> pd.DataFrame:
-    """Whether sharpness x lr / 2 exceeded a level, from `START` on: before the onset in runs that diverged, ever in
-    those that completed. Columns model, method, outcome, level, n, k, share, seeds, lead_low, lead, lead_high
-    (quartiles of the steps from the first crossing to the onset; NaN for completed runs)."""
+    """Return how often sharpness x lr / 2 exceeded each level, from `START` on.
+
+    Returns:
+        Columns model, method, outcome, level, n, k, share, seeds, lead_low, lead, lead_high (quartiles of the steps
+        from the first crossing to the onset; NaN for completed runs). Runs that diverged count before their onset only.
+    """
     table = table.loc[(table["step"] >= START) & (table["onset"].isna() | (table["step"] < table["onset"]))]
     rows = []
     for (model, method, outcome), part in groups(table, [*GROUP, "outcome"]):
@@ -118,9 +125,12 @@ def crossings(table: pd.DataFrame, levels: Sequence[float] = (1, 2, 4, 8)) -> pd
 
 
 def onsets(table: pd.DataFrame) -> pd.DataFrame:
-    """When runs begin to diverge, and how long until they are gone. Columns model, method, n (diverged runs), first,
-    onset_low, onset, onset_high, last (steps; quartiles), after_low, after, after_high (steps from the onset to
-    `gone`)."""
+    """Return when runs begin to diverge, and how long until `gone`.
+
+    Returns:
+        Columns model, method, n (diverged runs), first, onset_low, onset, onset_high, last (steps; quartiles),
+        after_low, after, after_high (steps from the onset to `gone`).
+    """
     runs = table.drop_duplicates("run_id").dropna(subset=["onset"])
     rows = []
     for (model, method), own in groups(runs, GROUP):
@@ -133,13 +143,16 @@ def onsets(table: pd.DataFrame) -> pd.DataFrame:
 
 
 SAMPLED = 20
-"""Of every run, `condensed` keeps the sharpness at each so-many-th step."""
+"""`condensed` keeps the sharpness of a run at every step divisible by this."""
 
 
 def levels(table: pd.DataFrame) -> pd.DataFrame:
-    """Where sharpness x lr / 2 lies over the second half of completed runs, at every `SAMPLED`-th step. Columns model,
-    method, lr, n (runs), low, middle, high (the 10%, 50% and 90% quantiles over runs and steps), sharpness (the median,
-    without lr / 2)."""
+    """Return sharpness x lr / 2 over the second half of completed runs, at every `SAMPLED`-th step.
+
+    Returns:
+        Columns model, method, lr, n (runs), low, middle, high (the 10%, 50% and 90% quantiles over runs and steps),
+        sharpness (the median, without lr / 2).
+    """
     half = table["step"].max() / 2
     late = table.loc[(table["outcome"] == "completed") & (table["step"] >= half) & (table["step"] % SAMPLED == 0)]
     rows = []
@@ -153,8 +166,12 @@ def levels(table: pd.DataFrame) -> pd.DataFrame:
 def discrimination(
     table: pd.DataFrame, lags: Sequence[int] = LAGS, signals: Sequence[str] = SIGNALS, draws: int = DRAWS
 ) -> pd.DataFrame:
-    """ROC AUC of each signal k steps before the onset: columns model, method, signal, lag, auc, low, high (95%),
-    same_lr, same_lr_low, same_lr_high, diverged (runs with a value there), healthy (runs without an onset), seeds."""
+    """Return the ROC AUC of each signal k steps before the onset.
+
+    Returns:
+        Columns model, method, signal, lag, auc, low, high (95%), same_lr, same_lr_low, same_lr_high, diverged (runs
+        with a value there), healthy (runs without an onset), seeds.
+    """
     rows = []
     for (model, method), own in groups(table, GROUP):
         rows += [
@@ -186,7 +203,7 @@ def _discrimination_of_group(
 
 
 def _pairs(values: pd.DataFrame, runs: pd.DataFrame, run: str, step: int, lag: int) -> pd.DataFrame | None:
-    """A run that will diverge against each that is healthy at the same step: who has the larger value."""
+    """A run that will diverge against each run that is healthy at the same step: which value is larger."""
     if step not in values.columns:
         return None
     own = values.loc[run, step]
@@ -207,7 +224,7 @@ def _pairs(values: pd.DataFrame, runs: pd.DataFrame, run: str, step: int, lag: i
 
 
 def _clustered(found: Sequence[pd.DataFrame], draws: int) -> tuple[float, float, float]:
-    """The mean over cases of their share of wins, and its 95% interval where seeds are drawn again."""
+    """The mean over cases of their share of wins, and its 95% interval from resampled seeds."""
     found = [pairs for pairs in found if len(pairs)]
     if not found:
         return np.nan, np.nan, np.nan
@@ -233,7 +250,7 @@ def _clustered(found: Sequence[pd.DataFrame], draws: int) -> tuple[float, float,
 
 
 def alarms(table: pd.DataFrame, signal: str, threshold: float) -> pd.DataFrame:
-    """One row a run: model, lr, seed, outcome, onset, gone, and the step of the alarm (NaN where none)."""
+    """Return one row a run: model, lr, seed, outcome, onset, gone, and the step of the alarm (NaN if none)."""
     late = table["step"] >= START
     rung = table.loc[late & (table[signal] > threshold)].groupby("run_id")["step"].min()
     runs = table.groupby("run_id")[["model", "lr", "seed", "outcome"]].first()
@@ -243,9 +260,16 @@ def alarms(table: pd.DataFrame, signal: str, threshold: float) -> pd.DataFrame:
 
 
 def summary(rung: pd.DataFrame) -> dict[str, float]:
-    """What a rule did. diverged: runs whose onset is at `START` or later; warned, early: the share of them rung for
-    before the onset, before `gone`; lead, gain: medians over those rung for early, with quartiles. completed, false:
-    such runs, and the share of them rung for."""
+    """Return what a rule did.
+
+    Args:
+        rung: `alarms`.
+
+    Returns:
+        diverged (runs with an onset at `START` or later), warned, early (the share of them with an alarm before the
+        onset, before `gone`), lead, gain (medians over the early ones, with quartiles), completed (runs), false (the
+        share of completed runs with an alarm).
+    """
     outcome, onset, gone, alarm = (rung[name].to_numpy() for name in ("outcome", "onset", "gone", "alarm"))
     diverged, completed = (outcome == "diverged") & (onset >= START), outcome == "completed"
     lead, gain = (onset - alarm)[diverged], (gone - alarm)[diverged]
@@ -265,20 +289,24 @@ def _quartiles(values: np.ndarray) -> list[float]:
 
 
 def largest_values(table: pd.DataFrame, signal: str) -> np.ndarray:
-    """Of each run, from `START` on; in ascending order."""
+    """Return the largest value of each run from `START` on, ascending."""
     late = table.loc[(table["step"] >= START) & table[signal].notna()]
     return np.sort(late.groupby("run_id").agg(largest=(signal, "max"))["largest"].to_numpy(dtype=float))
 
 
 def groups(table: pd.DataFrame, by: Any) -> Iterator[tuple[Any, pd.DataFrame]]:
-    """The values of the columns `by`, and the rows that share them."""
+    """Yield the values of the columns `by`, and the rows that share them."""
     yield from table.groupby(by, sort=True)
 
 
 def rules(table: pd.DataFrame, false_alarms: float = FALSE_ALARMS, draws: int = DRAWS) -> pd.DataFrame:
-    """Each signal's rule: its threshold by every other seed, and what it does on the others. Columns model, method,
-    signal, threshold, chosen_early and chosen_gain (on the seeds that chose it), and those of `summary` on the judging
-    seeds, with 95% intervals of warned, early and false (warned_low, warned_high, ...)."""
+    """Return each signal's rule: its threshold from every other seed, and its results on the other seeds.
+
+    Returns:
+        Columns model, method, signal, threshold, chosen_early and chosen_gain (on the seeds that chose it), and
+        those of `summary` on the judging seeds, with 95% intervals of warned, early and false (warned_low,
+        warned_high, ...).
+    """
     rows = []
     for (model, method), part in groups(table, GROUP):
         seeds = sorted(part["seed"].unique())
@@ -295,8 +323,10 @@ def rules(table: pd.DataFrame, false_alarms: float = FALSE_ALARMS, draws: int = 
 
 
 def alarm_rule(table: pd.DataFrame, times: float, draws: int = DRAWS) -> pd.DataFrame:
-    """What `study.monitor.gradient_alarm.GradientAlarm(times)` does in all of the runs: a row a model and method, with
-    the columns of `summary` and their 95% intervals. Fair where the seeds are not those that chose it."""
+    """Return what `study.monitor.gradient_alarm.GradientAlarm(times)` does in all runs, a row a model and method.
+
+    The columns are those of `summary` with their 95% intervals. Unbiased if other seeds chose `times`.
+    """
     rows = []
     for (model, method), part in groups(table, GROUP):
         rung = alarms(part, "gradient_jump", times)
@@ -305,7 +335,7 @@ def alarm_rule(table: pd.DataFrame, times: float, draws: int = DRAWS) -> pd.Data
 
 
 def chosen_threshold(table: pd.DataFrame, signal: str, false_alarms: float) -> float:
-    """The lowest that rings in at most a share of the completed runs: of their largest values, that quantile."""
+    """Return the lowest threshold that rings in at most a share of the completed runs."""
     largest = largest_values(table.loc[table["outcome"] == "completed"], signal)
     if not len(largest):
         return np.inf
@@ -314,8 +344,7 @@ def chosen_threshold(table: pd.DataFrame, signal: str, false_alarms: float) -> f
 
 
 def _again(rung: pd.DataFrame, draws: int) -> dict[str, float]:
-    """95% intervals: those of Wilson over runs, widened to those where seeds are drawn again, which alone would be of
-    no width at none and at all."""
+    """95% intervals: Wilson's over runs, widened to those of resampled seeds, which have no width at 0 and 1."""
     rng, counts = np.random.default_rng(0), []
     for _, part in groups(rung, "seed"):
         one = summary(part)
@@ -333,14 +362,17 @@ def _again(rung: pd.DataFrame, draws: int) -> dict[str, float]:
 
 
 def tables(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """name -> table: auc, rules, crossings, from what was watched (`judged`), or from its `condensed` form."""
+    """Return the tables auc, rules and crossings, from `judged` or from its `condensed` form."""
     return {"auc": discrimination(table), "rules": rules(table), "crossings": crossings(table)}
 
 
 def condensed(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows and values that `tables` and `figures` look at, which give the same of both as the whole: all signals of
-    all runs of a model and method around the onset of any of them; each signal where it exceeds all that it was before,
-    from `START` on: an alarm first rings there, at whatever threshold; and sharpness at every `SAMPLED`-th step."""
+    """Return the rows and values that `tables` and the figures need; both give the same results as from the whole.
+
+    It keeps all signals of all runs of a model and method around the onset of any of them; each signal where it
+    exceeds its earlier values from `START` on, since an alarm with any threshold first rings there; and sharpness at
+    every `SAMPLED`-th step.
+    """
     around = range(AROUND_ONSET[0], AROUND_ONSET[1] + 1)
     onsets = {key: set(part["onset"].dropna().astype(int)) for key, part in groups(table, GROUP)}
     looked_at = {key: {onset + step for onset in own for step in around} for key, own in onsets.items()}

@@ -25,21 +25,26 @@ from study.record.definition import Definition
 
 
 def is_for(study: Study) -> bool:
-    """Whether there is something to choose: several arms of a method, on a plan of fixed runs."""
+    """Return whether there is something to choose: a plan of fixed runs with several arms of a method."""
     methods = [arm.method for arm in study.arms]
     return not isinstance(study.search, EdgeSearch | QualitySearch) and len(methods) > len(set(methods))
 
 
 def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
-    """One row a model and method, from one row a run (`analysis.load`) and the study's definition.
+    """Return the quality of each model and method at its best lr and threshold.
 
-    Columns: model, method; seeds (that judge); curve, lr (the choice of most seeds), agreed (the share of seeds with
-    that choice); for each held-out quality (`auc_<task>`, `rmse_<task>`) the median over seeds with its exact 95%
-    interval, <name>_low and <name>_high (NaN with fewer than 6 seeds); k, n, rate, low, high: of the runs that judge,
-    those that diverged, with the 95% Wilson interval; more, more_low, more_high, more_p_holm: how much more of the
-    first task's quality than `clippy`'s, a mean of differences paired by seed with Student's 95% interval, and its p,
-    by Holm over the methods of a model (NaN where there is no Clippy, a single seed of both, or a difference that is
-    the same at every seed). A method without runs has no row.
+    Args:
+        runs: One row a run (`analysis.load`).
+        definition: Of the study.
+
+    Returns:
+        One row a model and method that has runs; columns model, method; seeds (that judge); curve, lr (the choice of
+        most seeds), agreed (the share of seeds with that choice); for each held-out quality (`auc_<task>`,
+        `rmse_<task>`) the median over seeds with its exact 95% interval, <name>_low and <name>_high (NaN below 6
+        seeds); k, n, rate, low, high (the runs that judge and diverged, with the 95% Wilson interval); more,
+        more_low, more_high, more_p_holm (the mean difference to `clippy` of the first task's quality, paired by
+        seed, with Student's 95% interval and p, by Holm over the methods of a model; NaN without Clippy, with one
+        common seed, or if all differences are equal).
     """
     runs = with_curves(runs)
     filled = worst_filled(runs, definition)
@@ -75,7 +80,7 @@ def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
 
 
 AGAINST = "clippy"
-"""The method that the paper proposes, and holds against the others."""
+"""The method that the paper proposes and compares with the others."""
 
 NO_MORE = {"more": math.nan, "more_low": math.nan, "more_high": math.nan, "more_p_holm": math.nan}
 

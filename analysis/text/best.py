@@ -1,4 +1,4 @@
-"""The best cells of a search for quality, in words: a sentence an arm, and the table of a terminal."""
+"""Results of a search for quality as text: a sentence an arm, and the table of a terminal."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from study.record.definition import Definition
 
 
 def sentence(row: Mapping[str, Any], definition: Definition) -> str:
-    """What a row of `best` says, in words."""
+    """Return a row of `best` as a sentence."""
     search, curve = quality_search(definition), row["curve"]
     if pd.isna(row["lr"]):
         return (
@@ -34,7 +34,7 @@ def sentence(row: Mapping[str, Any], definition: Definition) -> str:
 
 
 def setting(row: Mapping[str, Any], definition: Definition) -> str:
-    """`lr 3.1, rel 0.42, abs 0.018`: what was tuned, of a row of `best`."""
+    """Return the tuned values of a row of `best`: `lr 3.1, rel 0.42, abs 0.018`."""
     names = ["lr", *tuned_of(definition.study).get(str(row["method"]), ())]
     return ", ".join(f"{name} {row[name]:.12g}" for name in names)
 
@@ -47,8 +47,7 @@ def _score(row: Mapping[str, Any], task: str) -> str | None:
 
 
 def best_table(found: pd.DataFrame, definition: Definition) -> tuple[list[str], list[list[str]]]:
-    """The paper's Table 2 as (head, rows) of text: one row a model and arm, the first task's and RMSE columns by their
-    medians with 95% intervals."""
+    """Return (head, rows) of text, a row a model and arm, with the medians and 95% intervals of AUC and RMSE."""
     scores = [f"{kind}_{task['name']}" for task in tasks_of(definition.data) for kind in ("auc", "rmse")]
     scores = [name for name in scores if name in found]
     head = ["model", "method", "best at", "diverged", *(score_text(name) for name in scores)]
@@ -62,7 +61,7 @@ def best_table(found: pd.DataFrame, definition: Definition) -> tuple[list[str], 
 
 
 def text(found: pd.DataFrame, definition: Definition) -> str:
-    """What a terminal shows: the table, and what it says."""
+    """Return what a terminal shows: the table, and a sentence an arm."""
     head, rows = best_table(found, definition)
     if not rows:
         return "no runs recorded yet"

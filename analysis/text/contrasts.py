@@ -1,4 +1,4 @@
-"""Contrasts in words: ratios and intervals for a table, and one sentence for each planned contrast."""
+"""Contrasts as text: ratios and intervals for a table, and a sentence for each planned contrast."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from analysis.text.format import p_text, quality_words, two_digits
 
 
 def ratio_text(row: Mapping[str, Any]) -> str:
-    """A ratio in a table: `2.7`, `> 4.4`, `< 0.5`, `?`."""
+    """Return a ratio for a table: `2.7`, `> 4.4`, `< 0.5`, `?`."""
     if not math.isnan(row["ratio"]):
         return two_digits(row["ratio"])
     if row["status"] == AT_LEAST:
@@ -23,7 +23,7 @@ def ratio_text(row: Mapping[str, Any]) -> str:
 
 
 def interval_text(row: Mapping[str, Any]) -> str:
-    """The 95% interval of a ratio: `1.9 to 3.8`, `above 4.4`, `undecided`."""
+    """Return the 95% interval of a ratio: `1.9 to 3.8`, `above 4.4`, `undecided`."""
     if row["status"] == KNOWN:
         return f"{two_digits(row['low'])} to {two_digits(row['high'])}"
     if row["status"] == AT_LEAST:
@@ -32,8 +32,12 @@ def interval_text(row: Mapping[str, Any]) -> str:
 
 
 def sentences(table: pd.DataFrame, *, quality: bool = True) -> list[str]:
-    """The planned contrasts of one model in words, one line each; where there is none, why. quality: with what it
-    costs or gains."""
+    """Return a sentence for each planned contrast of one model, or why there is none.
+
+    Args:
+        table: Rows of `analysis.stats.contrasts.contrasts`, of one model.
+        quality: Whether to add the difference in quality.
+    """
     planned = records(table.loc[table["planned"].astype(bool)])
     if planned:
         return [_sentence(row) + (_quality_words(row) if quality else "") for row in planned]

@@ -1,4 +1,4 @@
-"""Edges in words: in a table, and one sentence a curve."""
+"""Edges as text: in a table, and one sentence a curve."""
 
 import math
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ from analysis.text.format import span_text, two_digits
 
 
 def edge_text(row: Mapping[str, Any]) -> str:
-    """An edge in a table: `0.48`, `> 1.6`, `< 0.01`."""
+    """Return an edge for a table: `0.48`, `> 1.6`, `< 0.01`."""
     if row["status"] == NOT_REACHED:
         return f"> {row['lr_max']:g}"
     return two_digits(row["edge"]) if row["status"] == REACHED else f"< {row['lr_min']:g}"
 
 
 def edge_span(row: Mapping[str, Any]) -> str:
-    """Its interval in a table: `0.44 to 0.53`, `above 12.8`. An end of what was tried is that lr, to the last digit."""
+    """Return its interval for a table: `0.44 to 0.53`, `above 12.8`. An end of the tried lrs has all its digits."""
     if row["low"] == row["lr_max"] and math.isinf(row["high"]):
         return f"above {row['lr_max']:g}"
     if row["low"] == 0 and row["high"] == row["lr_min"]:
@@ -25,7 +25,7 @@ def edge_span(row: Mapping[str, Any]) -> str:
 
 
 def sentence(row: Mapping[str, Any]) -> str:
-    """One row of `edges` in one sentence, for an engineer: the edge, how sure, and what is safe to say below it."""
+    """Return a row of `edges` as a sentence: the edge, its interval, and what is safe below it."""
     n = f"{row['n_min']}" if row["n_min"] == row["n_max"] else f"{row['n_min']} to {row['n_max']}"
     share = "half" if row["level"] == 0.5 else f"{100 * row['level']:g}%"
     within = f"within {row['steps']} steps"

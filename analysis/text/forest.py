@@ -1,4 +1,4 @@
-"""The ratio of a row of a forest plot in words."""
+"""Rows of a forest plot as text."""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from analysis.text.format import span_text, two_digits
 
 
 def times_text(row: Mapping[str, Any]) -> str:
+    """Return the ratio of a row with its interval: `× 2.1 (1.8 to 2.5)`; "" if it is compared with nothing."""
     if not row["against"]:
         return ""
     span = span_text(row["ratio_low"], row["ratio_high"])

@@ -1,4 +1,4 @@
-"""How numbers are said in tables and sentences, everywhere the same: digits, intervals, p, qualities."""
+"""Numbers as text, the same in all tables and sentences: digits, intervals, p, qualities."""
 
 import math
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def two_digits(value: float) -> str:
-    """Of a half too: `0.48`, `0.60`, `2.0`, `12`, `130`."""
+    """Return two significant digits: `0.48`, `0.60`, `2.0`, `12`, `130`."""
     return f"{value:#.2g}".rstrip(".") if abs(value) < 99.5 else f"{float(f'{value:.2g}'):g}"
 
 
 def span_text(low: float, high: float) -> str:
-    """An interval that may lack an end: `0.44 to 0.53`, `above 3.2` (high is inf), `below 0.020` (low is 0)."""
+    """Return an interval that may lack an end: `0.44 to 0.53`, `above 3.2` (high is inf), `below 0.020` (low is 0)."""
     first, last = map(two_digits, (low, high))
     if low == 0:
         return "undecided" if math.isinf(high) else f"below {last}"
@@ -19,21 +19,23 @@ def span_text(low: float, high: float) -> str:
 
 
 def p_text(p: float) -> str:
-    """`0.031`, `< 0.001`; `-` where there is none."""
+    """Return `0.031`, `< 0.001`, or `-` for NaN."""
     if math.isnan(p):
         return "-"
     return "< 0.001" if p < 0.001 else f"{p:#.2g}"
 
 
 def score_text(column: str) -> str:
-    """`auc_long_view` as `AUC long_view`; a column that is no quality of a task as it is."""
+    """Return `auc_long_view` as `AUC long_view`; a column that is no quality of a task unchanged."""
     kind, _, task = column.partition("_")
     return f"{kind.upper()} {task}" if task else column
 
 
 def value_text(row: Mapping[str, Any], column: str) -> str:
-    """A quality with its interval, <column>_low to <column>_high, where there is one: `0.7041 (0.7007 to 0.7053)`. An
-    AUC has four digits, an error three; `-` where there is no value."""
+    """Return a quality with its interval, <column>_low to <column>_high: `0.7041 (0.7007 to 0.7053)`.
+
+    An AUC has four digits, an error three. `-` if there is no value.
+    """
     digits = 3 if column.startswith("rmse_") else 4
     middle, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
     if not math.isfinite(middle):
@@ -43,7 +45,7 @@ def value_text(row: Mapping[str, Any], column: str) -> str:
 
 
 def difference_text(row: Mapping[str, Any], column: str = "difference") -> str:
-    """A difference with its interval, signs on all: `+0.0206 (+0.0185 to +0.0227)`; empty where there is none."""
+    """Return a difference with its interval, all with signs: `+0.0206 (+0.0185 to +0.0227)`; "" if there is none."""
     middle, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
     if not math.isfinite(middle):
         return ""
@@ -51,6 +53,6 @@ def difference_text(row: Mapping[str, Any], column: str = "difference") -> str:
 
 
 def quality_words(column: str) -> str:
-    """`auc_click` as `AUC of click`."""
+    """Return `auc_click` as `AUC of click`."""
     kind, _, task = column.partition("_")
     return f"{kind.upper()} of {task}"

@@ -8,9 +8,14 @@ from analysis.loading import records
 
 
 def rates_table(rates: pd.DataFrame, width: int = 120) -> str:
-    """Divergence rates for a terminal: a block per model, a row per lr, a column per curve; `3/8 .14-.69` is k of n
-    with the 95% interval, `2u` that two of the n were undertrained. Curves that do not fit into `width` characters go
-    into a further block of the model."""
+    """Return divergence rates for a terminal: a block per model, a row per lr, a column per curve.
+
+    `3/8 .14-.69` is k of n with the 95% interval; `2u` says that two of the n are undertrained.
+
+    Args:
+        rates: `analysis.stats.rates.divergence_rates`.
+        width: Characters of a line. Further curves make further blocks.
+    """
     if rates.empty:
         return "no runs recorded yet"
     blocks = []

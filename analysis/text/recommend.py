@@ -1,4 +1,4 @@
-"""Recommendations in words: a sentence a curve, the commands that would confirm what is nominated, and JSON."""
+"""Recommendations as text: a sentence a curve, the commands that confirm nominated lrs, and JSON."""
 
 import math
 import shlex
@@ -17,13 +17,13 @@ from study.config import EdgeSearch, QualitySearch
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
-    """Each row of `recommend` in words, for an engineer: what is claimed, or why nothing can be; what it gives in
-    quality; and which lr to confirm next."""
+    """Return a text for each row of `recommend`: what is claimed or why nothing is, the quality, what to confirm
+    next."""
     return [sentence(row) for row in records(table)]
 
 
 def sentence(row: Mapping[str, Any]) -> str:
-    """One row of `recommend` in words."""
+    """Return the text of one row of `recommend`."""
     said = [_answer(row)]
     if row["failed"]:
         said.append(f"{_count(row['failed'], 'confirmation')} failed.")
@@ -91,7 +91,7 @@ def _next(row: Mapping[str, Any]) -> list[str]:
 
 
 def headroom_text(row: Mapping[str, Any]) -> str:
-    """A headroom in words: `2.1 (95% interval 1.4 to 3)`, `> 1.5` where LR05 was not reached; empty where unknown."""
+    """Return a headroom: `2.1`, `> 1.5` if LR05 was not reached, `< 0.8` if it is below the range, "" if unknown."""
     if math.isnan(row["best_lr"]):
         return ""
     if row["edge_status"] == NOT_REACHED:
@@ -100,10 +100,15 @@ def headroom_text(row: Mapping[str, Any]) -> str:
 
 
 def commands(table: pd.DataFrame, folder: str, study: str = "study") -> list[str]:
-    """The commands that would confirm what is nominated, where a curve has no claim yet: one for each lr and number of
-    seeds. A search for the best quality has none: it judges its own winners.
+    """Return the commands that would confirm the nominated lrs of curves without a claim: one for each lr and number
+    of seeds.
 
-    folder: of the study, as it is to be typed; study: the command, likewise.
+    A search for the best quality has none: it judges its own winners.
+
+    Args:
+        table: `analysis.stats.recommend.recommend`.
+        folder: Of the study, as the user types it.
+        study: The command, as the user types it.
     """
     asked: dict[tuple[float, float], list[dict[str, Any]]] = {}
     for row in records(table):
@@ -124,7 +129,7 @@ def commands(table: pd.DataFrame, folder: str, study: str = "study") -> list[str
 
 
 def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of `recommend` as JSON takes them: finite numbers, or null."""
+    """Return the rows of `recommend` as JSON takes them: finite numbers, or null."""
     return [{name: _json_value(value) for name, value in row.items()} for row in records(table)]
 
 

@@ -1,4 +1,4 @@
-"""What foretells divergence, in words."""
+"""What foretells divergence, as text."""
 
 import math
 from collections.abc import Mapping
@@ -35,7 +35,14 @@ def skipped_text(row: Mapping[str, Any]) -> str:
 
 
 def sentences(table: pd.DataFrame, found: pd.DataFrame, ruled: pd.DataFrame, crossed: pd.DataFrame) -> list[str]:
-    """What a terminal shows."""
+    """Return the lines that a terminal shows.
+
+    Args:
+        table: `analysis.stats.signals.watched`.
+        found: `analysis.stats.signals.discrimination`.
+        ruled: `analysis.stats.signals.rules`.
+        crossed: `analysis.stats.signals.crossings`.
+    """
     runs = table.drop_duplicates("run_id")
     diverged = sum(outcome == "diverged" for outcome in runs["outcome"])
     lines = [f"{len(runs)} runs watched, {len(set(runs['seed']))} seeds, {diverged} diverged"]

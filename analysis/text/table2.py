@@ -11,12 +11,19 @@ from analysis.stats.table2 import AGAINST
 from analysis.text.format import difference_text, p_text, score_text, value_text
 
 MOST_LRS = 4
-"""Learning rates of a study up to which each has a column of its own."""
+"""The most learning rates of a study that each have a column."""
 
 
 def as_text(found: pd.DataFrame, rates: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """(head, rows) as the paper prints it: a row a model and method, its quality, where it is best, and how often it
-    diverges at each learning rate of the study, where these are few. rates: `analysis.stats.rates.divergence_rates`."""
+    """Return (head, rows) as the paper prints them.
+
+    A row for each model and method: its quality, where it is best, and how often it diverges at each lr of the
+    study, if these are few.
+
+    Args:
+        found: `analysis.stats.table2.table2`.
+        rates: `analysis.stats.rates.divergence_rates`.
+    """
     scores = [name for name in found.columns if name.startswith(("auc_", "rmse_")) and not name.endswith(ENDS)]
     lrs = sorted(set(rates["lr"]))
     lrs = lrs if len(lrs) <= MOST_LRS else []

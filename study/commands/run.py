@@ -105,9 +105,9 @@ def validated(study: Study) -> Study:
     trainer = open_trainer(study, cache_folder())
     study = trainer.validate(study)
     if isinstance(study.search, QualitySearch):
-        from study.search import quality_search
+        from study.search import validation
 
-        quality_search.check(study, trainer)
+        validation.check(study, trainer)
     return study
 
 
@@ -548,7 +548,7 @@ def _opening(study: Study, todo: _Todo, workers: int, folder: Path) -> str:
 
 
 def _closing(folder: Path) -> str:
-    from study.search.quality_search import JOURNAL
+    from study.search.optuna_tpe import JOURNAL
 
     command, shown = _command(), _shown(folder)
     return "\n".join(

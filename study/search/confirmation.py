@@ -1,4 +1,4 @@
-"""What a confirmation trains: fresh seeds at one lr, for the curves that are asked about; named before it trains."""
+"""The runs of a confirmation: fresh seeds at one lr, named before they are trained."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,14 @@ from study.record.definition import Definition
 
 @dataclass(frozen=True, kw_only=True)
 class ConfirmRequest:
-    """What is to be confirmed, as the command line has it.
+    """What the command line asks to confirm.
 
-    seeds: as `study.overrides.seeds` reads them; None is as many as the risk and confidence need for every curve, above
-    all that the study has used, or those of the same confirmation where it was named and is not complete. methods,
-    models: names, separated by commas; a method may be a curve's name (`clippy rel=0.1`) as well; None is all.
+    Attributes:
+        lr: The learning rate.
+        seeds: As `study.overrides.seeds` reads them. None: above all seeds of the study, as many as the risk and
+            confidence need for every curve; or those of the same confirmation if it is named and incomplete.
+        methods: Names of methods or curves (`clippy rel=0.1`), separated by commas. None: all.
+        models: Names, separated by commas. None: all.
     """
 
     lr: float
@@ -29,29 +32,30 @@ class ConfirmRequest:
 
 
 def named(
-    folder: Path, definition: Definition, wish: ConfirmRequest, *, risk: float, confidence: float
+    folder: Path, definition: Definition, request: ConfirmRequest, *, risk: float, confidence: float
 ) -> Confirmation:
-    """The runs that are wished for. Writes nothing.
+    """Return the confirmation that is requested. Writes nothing.
 
-    Raises ValueError where a seed was used, where a name is none of the study's, and where the study is a search for
-    the best quality, which judges its own winners.
+    Raises:
+        ValueError: If a seed was used, the study has no such name, or the study searches for the best quality, which
+            judges its own winners.
     """
     study = definition.study
     if isinstance(study.search, QualitySearch):
         raise ValueError(f"{study.name} judges its own winners on fresh seeds; there is nothing to confirm")
-    check_lr(wish.lr)
+    check_lr(request.lr)
     runs = tables.read_runs(folder)
     known = read_confirmations(folder)
-    arms = _arms(definition, with_curves(runs), wish.methods)
-    chosen = _chosen("model", wish.models, study.models)
+    arms = _arms(definition, with_curves(runs), request.methods)
+    chosen = _chosen("model", request.models, study.models)
     done = set(runs["run_id"])
-    for confirmation in known if wish.seeds is None else ():
-        same = (confirmation.lr, confirmation.models, confirmation.arms) == (wish.lr, chosen, arms)
+    for confirmation in known if request.seeds is None else ():
+        same = (confirmation.lr, confirmation.models, confirmation.arms) == (request.lr, chosen, arms)
         if same and not {run.id for run in confirmation.runs(definition)} <= done:
             return confirmation
     cells = runs.loc[runs["role"] == "cell"]
     used = {*study.seeds, *cells["seed"].tolist(), *(seed for confirmation in known for seed in confirmation.seeds)}
-    if wish.seeds is None:
+    if request.seeds is None:
         reserved = [min(study.seeds) + study.search.budget] if isinstance(study.search, EdgeSearch) else []
         first = max([seed + 1 for seed in used] + reserved)
         table = recommend.recommend(cells, definition, confirmations=known, risk=risk, confidence=confidence)
@@ -62,9 +66,9 @@ def named(
             raise ValueError(f"no number of seeds up to {recommend.MOST_SEEDS:,} claims a risk of {risk:g}")
         wanted = tuple(range(first, first + count))
     else:
-        wanted = tuple(sorted(overrides.seeds(wish.seeds)))
+        wanted = tuple(sorted(overrides.seeds(request.seeds)))
     found = Confirmation(
-        lr=wish.lr, seeds=wanted, models=chosen, arms=arms, number=len(known), study_seeds=len(study.seeds)
+        lr=request.lr, seeds=wanted, models=chosen, arms=arms, number=len(known), study_seeds=len(study.seeds)
     )
     for confirmation in known:
         if confirmation.name == found.name:
@@ -73,12 +77,12 @@ def named(
         raise ValueError(
             f"the study has used {_ranges(again)}; a confirmation needs fresh seeds, from {max(used) + 1} upward"
         )
-    found.part_of(study)  # says what is wrong with a seed
+    found.part_of(study)  # raises if a seed is not allowed
     return found
 
 
 def too_few(confirmation: Confirmation, risk: float, confidence: float) -> str | None:
-    """A sentence where the seeds cannot claim the risk whatever comes; None where they can."""
+    """Return a note if the seeds cannot claim the risk even if none diverges, else None."""
     fewest, count = recommend.seeds_needed(risk, 1 - confidence), len(confirmation.seeds)
     if fewest is None or count >= fewest:
         return None
@@ -117,7 +121,7 @@ def _chosen(kind: str, asked: str | None, known: Sequence[str]) -> tuple[str, ..
 
 
 def _ranges(seeds: Sequence[int]) -> str:
-    """`seed 7`, or `seeds 0 to 7 (8 of them)`."""
+    """`seed 7`, or `seeds 0 to 7`."""
     if len(seeds) == 1:
         return f"seed {seeds[0]}"
     whole = seeds[-1] - seeds[0] + 1 == len(seeds)

@@ -1,28 +1,23 @@
-"""The search for the best quality where training is stable: Optuna proposes, seeds decide. The only file that knows
-optuna.
+"""Search the best quality at which training is stable: Optuna proposes cells, seeds decide.
 
-Each arm (model, method) has a budget of its own, in rounds of `batch` cells. A cell is an lr with thresholds.
+Each arm of each model has a budget of its own, in rounds of `batch` cells. A cell is an lr with thresholds.
 
     rounds 0 and 1   cells spread evenly over the ranges, each trained with the study's seeds
-    every other      half of the round goes to new cells that Optuna proposes, likewise; half to the leaders, the cells
-                     within risk (`analysis.stats.best`) of the highest mean gain, each with further seeds
-    at last          the best cell of all is trained with fresh seeds, which judge it
+    later rounds     half of the cells are new, proposed by Optuna (`study.search.optuna_tpe`) and trained likewise;
+                     half are the leaders, the cells within risk (`analysis.stats.best`) of the highest mean gain, each
+                     trained with further seeds
+    at the end       the best cell is trained with fresh seeds, which judge it
 
-A few seeds cannot tell a risk of 0.05 from one of 0.2, and of many cells the luckiest leads: so leaders are tested on,
-and fall back where they fail. (Simulated, with nothing but the edge to hold back the lr, 16 searches: the best of 80
-cells of 4 seeds diverges with a probability of 0.24, the median; what as many runs find with leaders, of 0.02.) All
+A few seeds cannot tell a risk of 0.05 from one of 0.2, and among many cells the luckiest leads. So leaders are tested
+with further seeds and drop out if they fail. (In 16 simulated searches where only divergence limits the lr, the best of
+80 cells with 4 seeds diverges with probability 0.24, the median; with leaders, the same number of runs gives 0.02.) All
 cells that are tested in a round share its seeds.
 
-Optuna's proposals (TPE: J. Bergstra et al., "Algorithms for hyper-parameter optimization", NeurIPS 2011) see each
-cell's mean gain as the objective, and k / n - risk as a constraint; a diverged run has gain 0, so that no NaN and no
-infinity reaches Optuna.
-
-An arm's next round is a pure function of its own recorded rounds and the study's first seed: arms do not wait for each
-other, and an interrupted search ends where an undisturbed one does. The record is the truth; `optuna.journal`, beside
-it, is a view for people, written anew at every start. Each of its trials is a cell's runs of one round.
+An arm's next round is a pure function of its own recorded rounds and the study's first seed. So arms do not wait for
+each other, and an interrupted search ends where an undisturbed one does. The record is the truth; `optuna.journal`
+beside it is a view, rewritten at every start.
 """
 
-import functools
 import itertools
 import math
 from collections import deque
@@ -31,150 +26,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from analysis.stats.best import best_like, gains, task_of, within_risk
+from analysis.stats.best import best_like, gains, task_of
 from study.config import JUDGED_FROM, Arm, QualitySearch, Run, Study, canonical_json
 from study.execution.planner import Stack
 from study.record import tables
 from study.record.definition import Definition, study_exists
 from study.record.failures import read_failures
+from study.search.cells import Cell, Scored, leaders, scored_cell, spread
+from study.search.optuna_tpe import JOURNAL, Journal, propose
+from study.search.validation import SPREAD_ROUNDS, check, rounds_of, runs_at_most, seeds_of_round
 from study.trainers.protocol import Trainer
 from study.training.rng import stream
-
-SPREAD_ROUNDS = 2
-
-DIGITS = 2
-"""Of a proposed lr or threshold: as people say them, and closer than any of them can be told apart."""
-
-TRIES = 20
-"""Proposals for each new cell, before a round goes to its leaders instead."""
-
-JOURNAL = "optuna.journal"
-
-Cell = tuple[tuple[str, float], ...]
-"""What is tuned, in the order of names: (("lr", 0.3), ("rel", 0.5))."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A cell with what is known of it: runs, diverged runs, and their mean gain."""
-
-    cell: Cell
-    n: int
-    k: int
-    gain: float
-
-
-def check(study: Study, trainer: Trainer) -> None:
-    """Raises ValueError, in the user's words, for a search that cannot be."""
-    search = study.search
-    assert isinstance(search, QualitySearch)
-    # A narrowed study may leave out methods that have ranges; but a name that is none is a slip.
-    for method in set(search.ranges) - {arm.method for arm in study.arms}:
-        trainer.thresholds_of(method)
-    if rounds_of(study) < 1:
-        raise ValueError(
-            f"a budget of {search.budget} runs fills no round of {search.batch} cells of {len(study.seeds)} seeds"
-        )
-    last = max(_seeds_of_round(study, rounds_of(study) - 1))
-    if last >= JUDGED_FROM:
-        raise ValueError(f"seeds from {JUDGED_FROM} on are for judging; tuning would take seed {last}")
-    for arm in study.arms:
-        thresholds = trainer.thresholds_of(arm.method)
-        for name, ends in search.ranges.get(arm.method, {}).items():
-            if name not in thresholds:
-                known = ", ".join(thresholds) or "none"
-                raise ValueError(f"{arm.method} has no threshold {name!r} to be tuned; it has {known}")
-            if name in arm.options:
-                raise ValueError(f"{arm.method}.{name} is tuned, and cannot be {arm.options[name]:g} as well")
-            for end in ends:
-                trainer.canonical_options(arm.method, {**arm.options, name: end})
-
-
-def rounds_of(study: Study) -> int:
-    """Rounds of an arm's tuning: as many as the budget fills."""
-    search = study.search
-    assert isinstance(search, QualitySearch)
-    return search.budget // (search.batch * len(study.seeds))
-
-
-def runs_at_most(study: Study) -> int:
-    """Runs that the search of the whole study trains, the control apart."""
-    search = study.search
-    assert isinstance(search, QualitySearch)
-    of_arm = rounds_of(study) * search.batch * len(study.seeds) + search.judged
-    return len(study.models) * len(study.arms) * of_arm
-
-
-def _seeds_of_round(study: Study, number: int) -> tuple[int, ...]:
-    """The seeds with which a round tests its leaders; new cells take the study's own."""
-    block = number - SPREAD_ROUNDS + 1
-    if block < 1:
-        return study.seeds
-    first = max(study.seeds) + 1 + (block - 1) * len(study.seeds)
-    return tuple(range(first, first + len(study.seeds)))
-
-
-def spread(ranges: Mapping[str, tuple[float, float]], count: int, seed: int) -> list[Cell]:
-    """`count` cells, evenly spread over the ranges on a logarithmic scale; fewer where rounding makes two of them one.
-
-    ranges: name -> (low, high). Points of a Kronecker sequence: multiples, modulo 1, of the powers of 1 / phi, where
-    phi ** (D + 1) = phi + 1 for D ranges (the golden ratio, where D is 1), from a random start.
-    """
-    phi = 2.0
-    for _ in range(64):
-        phi = (1 + phi) ** (1 / (len(ranges) + 1))
-    start = np.random.default_rng(seed).random(len(ranges))
-    points = (start + np.outer(np.arange(count), phi ** -np.arange(1.0, len(ranges) + 1))) % 1
-    ends = list(ranges.items())
-    cells = [
-        _cell(
-            {name: low * (high / low) ** float(u) for (name, (low, high)), u in zip(ends, point, strict=True)}, ranges
-        )
-        for point in points
-    ]
-    return list(dict.fromkeys(cells))
-
-
-def propose(
-    scored: Sequence[Scored], ranges: Mapping[str, tuple[float, float]], risk: float, count: int, seed: int
-) -> list[Cell]:
-    """New cells to be tried, by Optuna's TPE: at most `count`, fewer where the ranges have hardly any left.
-
-    A pure function of its arguments. scored: the cells that were tried. ranges: name -> (low, high).
-    """
-    optuna = _optuna()
-    space = _distributions(ranges)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=1))
-    study.add_trials([_trial(one.cell, space, one.n, one.k, one.gain, risk, {}) for one in scored])
-    tried, new = {one.cell for one in scored}, []
-    for _ in range(TRIES * count):
-        asked = study.ask(space)
-        cell = _cell(asked.params, ranges)
-        if cell not in tried:
-            tried.add(cell)
-            new.append(cell)
-        if len(new) == count:
-            break
-    return new
-
-
-def leaders(scored: Sequence[Scored], risk: float, count: int) -> list[Cell]:
-    """The cells within risk of the highest mean gains, the best first; the cells' own order breaks ties."""
-    within = [one for one in scored if within_risk(np.array(one.k), np.array(one.n), risk)]
-    return [one.cell for one in sorted(within, key=lambda one: (-one.gain, one.cell))[:count]]
-
-
-def _cell(values: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]) -> Cell:
-    return tuple(
-        (name, min(max(float(f"{values[name]:.{DIGITS}g}"), low), high)) for name, (low, high) in sorted(ranges.items())
-    )
 
 
 @dataclass(kw_only=True)
 class _Tuning:
-    """The search of one model and arm. rounds: the runs of each, as (cell, runs). waiting: ids of runs that train."""
+    """The search of one model and arm.
+
+    rounds: For each round, its (cell, runs). waiting: Ids of runs in training.
+    """
 
     model: str
     arm: Arm
@@ -191,12 +61,18 @@ class _Tuning:
 
 
 class QualitySource:
-    """Hands out the stacks of a search for the best quality: a `study.execution.work_source.Source`.
+    """The stacks of a search for quality: a `study.execution.work_source.Source`.
 
-    data: what the record keeps of the data (`study.data.describe`). folder: of the study; what its record holds already
-    is not trained again, and nothing is written before the first stack is asked for. workers: trials at a time.
-    largest_stack: runs of a stack at most, by model. trainer: of the study. Raises ValueError as
-    `check` does, and where the data have no such task.
+    Args:
+        study: A study whose search is a `QualitySearch`.
+        data: What the record keeps of the data (`study.data.describe`).
+        folder: Of the study. Recorded runs are not trained again; nothing is written before the first `next`.
+        workers: Trials at a time.
+        largest_stack: The most runs of a stack, by model.
+        trainer: Of the study.
+
+    Raises:
+        ValueError: As `study.search.validation.check`, or if the data have no such task.
     """
 
     def __init__(
@@ -221,7 +97,7 @@ class QualitySource:
         if study_exists(folder):
             self._failed |= set(read_failures(folder))
             self._learn()
-        self._journal: _Journal | None = None
+        self._journal: Journal | None = None
         self._ready: deque[Stack] = deque()
         lrs = (min(self._study.lrs), max(self._study.lrs))
         self._tunings = [
@@ -239,7 +115,7 @@ class QualitySource:
 
     def next(self) -> Stack | None:
         if self._journal is None:
-            self._journal = _Journal(self._folder / JOURNAL)
+            self._journal = Journal(self._folder / JOURNAL)
             for tuning in self._tunings:
                 for number in range(self._whole_rounds(tuning)):
                     self._show(tuning, number)
@@ -268,7 +144,7 @@ class QualitySource:
         return f"{done} of {rounds_of(self._study) * len(self._tunings)} rounds"
 
     def outline(self) -> list[str]:
-        """What is searched, and how far each arm has come."""
+        """Return lines that describe the search and how far each arm has come."""
         search, study = self._search, self._study
         task, rounds = task_of(self._definition.data, search), rounds_of(study)
         of_round = f"{search.batch} cells x {len(study.seeds)} seeds"
@@ -303,7 +179,7 @@ class QualitySource:
             self._advance(tuning, replaying=False)
 
     def _learn(self, trials: Sequence[str] | None = None) -> None:
-        """Read what the runs of these trials came to, or all."""
+        """Read the results of these trials, or of all."""
         runs = tables.read_runs(self._folder, trials)
         gain = gains(runs, tables.read_losses(self._folder, trials=trials), self._definition)
         diverged = (runs["outcome"] == "diverged").tolist()
@@ -312,14 +188,14 @@ class QualitySource:
         }
 
     def _advance(self, tuning: _Tuning, *, replaying: bool) -> None:
-        """Go on from a round that is whole, to the first that has runs to be trained."""
+        """Continue from a whole round to the first that has runs to train."""
         while not (tuning.waiting or tuning.ended):
             if tuning.judging:
                 tuning.ended = True
             elif len(tuning.rounds) < rounds_of(self._study):
                 tuning.rounds.append(self._round(tuning))
                 missing = self._missing([run for _, runs in tuning.rounds[-1] for run in runs])
-                # A round with failed runs is tried again at a resume, unless others were built on it.
+                # A resume retries a round with failed runs, unless later rounds are built on it.
                 if replaying and missing and self._failed.issuperset(run.id for run in missing):
                     missing = [] if self._built_on(tuning) else missing
                 self._hand_out(tuning, missing)
@@ -347,7 +223,7 @@ class QualitySource:
         return len(tuning.rounds) - bool(tuning.waiting and not tuning.judging)
 
     def _built_on(self, tuning: _Tuning) -> bool:
-        """Whether the record holds runs that only come after this round."""
+        """Whether the record holds runs that come after this round."""
         if len(tuning.rounds) < rounds_of(self._study):
             after = [run for _, runs in self._round(tuning) for run in runs]
         else:
@@ -356,7 +232,7 @@ class QualitySource:
         return any(run.id in self._known and run.id not in before for run in after)
 
     def _round(self, tuning: _Tuning) -> list[tuple[Cell, list[Run]]]:
-        """The arm's next round, from those before it."""
+        """The arm's next round, computed from those before it."""
         search, number = self._search, len(tuning.rounds)
         scored = self._scored(tuning)
         seed = stream(self._study.seeds[0], "suggest", tuning.name) % 2**31
@@ -369,14 +245,14 @@ class QualitySource:
             seed = stream(seed, str(number)) % 2**31
             cells = propose(scored, tuning.ranges, search.risk, search.batch - len(best), seed)
         fresh = [(cell, self._runs(tuning, cell, self._study.seeds)) for cell in cells]
-        return fresh + [(cell, self._runs(tuning, cell, _seeds_of_round(self._study, number))) for cell in best]
+        return fresh + [(cell, self._runs(tuning, cell, seeds_of_round(self._study, number))) for cell in best]
 
     def _scored(self, tuning: _Tuning) -> list[Scored]:
         known: dict[Cell, list[tuple[bool, float]]] = {}
         for one in tuning.rounds:
             for cell, runs in one:
                 known.setdefault(cell, []).extend(self._known[run.id] for run in runs if run.id in self._known)
-        return [_scored(cell, results) for cell, results in known.items() if results]
+        return [scored_cell(cell, results) for cell, results in known.items() if results]
 
     def _runs(self, tuning: _Tuning, cell: Cell, seeds: Iterable[int]) -> list[Run]:
         values = dict(cell)
@@ -389,7 +265,7 @@ class QualitySource:
         return arm.options | {name: value for name, value in values.items() if value != defaults[name]}
 
     def _to_judge(self, tuning: _Tuning) -> list[Run]:
-        """Fresh seeds of the best cell, by all that the record holds of this arm; none where no cell is within risk."""
+        """The runs of the best cell on fresh seeds; none if no cell is within risk."""
         ids = {run.id for one in tuning.rounds for _, runs in one for run in runs} & self._known.keys()
         if not ids:
             return []
@@ -402,64 +278,10 @@ class QualitySource:
         return self._runs(tuning, cell, range(JUDGED_FROM, JUDGED_FROM + self._search.judged))
 
     def _show(self, tuning: _Tuning, number: int) -> None:
-        """Write a round into the view."""
+        """Write a round to the journal."""
         assert self._journal is not None
         for cell, runs in tuning.rounds[number]:
             results = [self._known[run.id] for run in runs if run.id in self._known]
             if results:
                 seeds = [run.seed for run in runs if run.id in self._known]
-                self._journal.add(tuning.name, tuning.ranges, _scored(cell, results), seeds, self._search.risk)
-
-
-def _scored(cell: Cell, results: Sequence[tuple[bool, float]]) -> Scored:
-    gain = math.fsum(gain for _, gain in results) / len(results)
-    return Scored(cell=cell, n=len(results), k=sum(diverged for diverged, _ in results), gain=gain)
-
-
-class _Journal:
-    """The view that `optuna-dashboard` opens: a study for each arm, a trial for each cell of each round."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._studies = path, {}
-        path.unlink(missing_ok=True)
-
-    def add(
-        self, name: str, ranges: Mapping[str, tuple[float, float]], one: Scored, seeds: Sequence[int], risk: float
-    ) -> None:
-        said = {"n": one.n, "diverged": one.k, "seeds": list(seeds)}
-        self._study(name).add_trial(_trial(one.cell, _distributions(ranges), one.n, one.k, one.gain, risk, said))
-
-    def _study(self, name: str) -> Any:
-        if name not in self._studies:
-            optuna = _optuna()
-            backend = optuna.storages.journal.JournalFileBackend(str(self._path))
-            storage = optuna.storages.JournalStorage(backend)
-            self._studies[name] = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-        return self._studies[name]
-
-
-def _trial(
-    cell: Cell, space: Mapping[str, Any], n: int, k: int, gain: float, risk: float, said: Mapping[str, Any]
-) -> Any:
-    assert math.isfinite(gain), f"a gain of {gain} for Optuna"
-    return _optuna().create_trial(
-        params=dict(cell),
-        distributions=dict(space),
-        value=gain,
-        constraints={"divergence": k / n - risk},
-        user_attrs=dict(said),
-    )
-
-
-def _distributions(ranges: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    distribution = _optuna().distributions.FloatDistribution
-    return {name: distribution(low, high, log=True) for name, (low, high) in sorted(ranges.items())}
-
-
-@functools.cache
-def _optuna() -> Any:
-    import optuna
-    import optuna.storages.journal
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
+                self._journal.add(tuning.name, tuning.ranges, scored_cell(cell, results), seeds, self._search.risk)

@@ -10,7 +10,7 @@ from analysis.stats import best
 from study.config import JUDGED_FROM
 from study.record import tables
 from study.record.definition import read_definition
-from study.search.quality_search import JOURNAL
+from study.search.optuna_tpe import JOURNAL
 
 
 def test_a_search_trains_from_plan_to_report(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from study.config import Arm, EdgeSearch, study_from_json, to_json
 from study.execution.planner import Stack
 from study.record.definition import Definition, RecordError, open_study
 from study.search import edge_search
-from study.search.edge_search import BATCH_SHARE, LOWEST, SMALLEST_BATCH, first_batch, next_batch, source, standing
+from study.search.edge_search import source
+from study.search.placement import BATCH_SHARE, LOWEST, SMALLEST_BATCH, curve_posterior, first_batch, next_batch
 
 STEEP = CURVES["steep"]
 
@@ -63,7 +64,7 @@ def placed(level: float, batches: int = 30) -> np.ndarray:
     """log10 of the distance to the edge of what is proposed after 80 runs of the steep curve, several batches."""
     rng = np.random.default_rng(2)
     lrs = [*LADDER, *(10 ** rng.normal(-1, 0.1, 80))]
-    now = standing(lrs, list(rng.random(len(lrs)) < STEEP.rate(lrs)), level)
+    now = curve_posterior(lrs, list(rng.random(len(lrs)) < STEEP.rate(lrs)), level)
     proposed = [next_batch(now, len(lrs), level, np.random.default_rng(i)) for i in range(batches)]
     return np.log10(np.concatenate(proposed) / STEEP.edge(level))
 
@@ -81,7 +82,7 @@ def test_runs_go_where_the_outcome_tells_most_and_a_tenth_goes_anywhere() -> Non
 
 
 def test_what_is_proposed_has_three_digits() -> None:
-    now = standing(LADDER, [False] * 4 + [True] * 3, 0.5)
+    now = curve_posterior(LADDER, [False] * 4 + [True] * 3, 0.5)
     batch = next_batch(now, 7, 0.5, np.random.default_rng(0))
     assert batch == [float(f"{lr:.3g}") for lr in batch]
     assert len(set(batch)) > 4, "runs of a batch are spread: each is placed as if those before it had ended"
@@ -111,7 +112,7 @@ def test_it_is_known_only_when_a_further_batch_leaves_it_so(seed: int) -> None:
     while ends[-1] < len(lrs):
         ends.append(ends[-1] + max(SMALLEST_BATCH, round(BATCH_SHARE * ends[-1])))
     assert ends[-1] == len(lrs)
-    narrow = [standing(lrs[:n], outcomes[:n], 0.5).end(curve.search) == "known" for n in ends]
+    narrow = [curve_posterior(lrs[:n], outcomes[:n], 0.5).end(curve.search) == "known" for n in ends]
     assert narrow[-2:] == [True, True]
     assert (True, True) not in itertools.pairwise(narrow[:-1])
 

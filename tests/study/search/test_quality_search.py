@@ -23,7 +23,8 @@ from study.execution.planner import Stack
 from study.record import tables
 from study.record.definition import Definition, RecordError, read_definition
 from study.record.failures import write_failure
-from study.search import quality_search
+from study.search import optuna_tpe, quality_search, validation
+from study.search.cells import Scored, leaders, spread
 from study.trainers.protocol import open_trainer
 
 THRESHOLDS = {"none": {}, "clippy": {"rel": 0.5, "abs": 0.01}}
@@ -140,7 +141,7 @@ def test_few_lucky_seeds_make_no_winner(whole: tuple[Path, Trainer]) -> None:
 
 def test_leaders_are_within_the_risk() -> None:
     scored = [
-        quality_search.Scored(cell=(("lr", lr),), n=n, k=k, gain=gain)
+        Scored(cell=(("lr", lr),), n=n, k=k, gain=gain)
         for lr, n, k, gain in [
             (0.1, 4, 0, 0.1),
             (0.2, 20, 1, 0.3),
@@ -149,8 +150,8 @@ def test_leaders_are_within_the_risk() -> None:
             (0.5, 4, 0, 0.2),
         ]
     ]
-    assert [dict(cell)["lr"] for cell in quality_search.leaders(scored, 0.05, 2)] == [0.2, 0.5]
-    assert len(quality_search.leaders(scored, 0.05, 9)) == 3
+    assert [dict(cell)["lr"] for cell in leaders(scored, 0.05, 2)] == [0.2, 0.5]
+    assert len(leaders(scored, 0.05, 9)) == 3
 
 
 def test_every_arm_has_the_same_budget_and_the_winner_fresh_seeds(whole: tuple[Path, Trainer]) -> None:
@@ -160,7 +161,7 @@ def test_every_arm_has_the_same_budget_and_the_winner_fresh_seeds(whole: tuple[P
     assert tuned == {"none": 320, "clippy": 320}
     assert judged == {"none": 32, "clippy": 32}
     assert len({run.id for run in train.trained}) == len(train.trained)
-    assert len(train.trained) == quality_search.runs_at_most(read_definition(folder).study)
+    assert len(train.trained) == validation.runs_at_most(read_definition(folder).study)
     rows = found(folder)
     for run in train.trained:
         if run.seed >= JUDGED_FROM:
@@ -209,7 +210,7 @@ def test_a_killed_search_ends_where_an_undisturbed_one_does(
         if stack := source.next():
             train(stack)
             source.recorded(stack)
-    (tmp_path / quality_search.JOURNAL).write_text("{not a line of Optuna's\n")
+    (tmp_path / optuna_tpe.JOURNAL).write_text("{not a line of Optuna's\n")
     resumed = finish(study_from_json(to_json(study)), tmp_path, workers=3)
     assert {run.id for run in [*train.trained, *resumed.trained]} == undisturbed
     assert not {run.id for run in train.trained} & {run.id for run in resumed.trained}
@@ -292,7 +293,7 @@ def test_failed_runs_are_tried_again_unless_others_were_built_on_them(tmp_path: 
 
 
 def trials_of(folder: Path) -> dict[str, list[optuna.trial.FrozenTrial]]:
-    storage = JournalStorage(JournalFileBackend(str(folder / quality_search.JOURNAL)))
+    storage = JournalStorage(JournalFileBackend(str(folder / optuna_tpe.JOURNAL)))
     summaries = optuna.get_all_study_summaries(storage=storage)
     return {s.study_name: optuna.load_study(study_name=s.study_name, storage=storage).trials for s in summaries}
 
@@ -331,9 +332,9 @@ def test_the_view_is_rebuilt_at_a_resume(tmp_path: Path) -> None:
     for _ in range(8):
         train_next(source, train)
     before = trials_of(tmp_path)
-    (tmp_path / quality_search.JOURNAL).unlink()
+    (tmp_path / optuna_tpe.JOURNAL).unlink()
     resumed = source_of(study, tmp_path)
-    assert not (tmp_path / quality_search.JOURNAL).exists()  # a plan writes nothing
+    assert not (tmp_path / optuna_tpe.JOURNAL).exists()  # a plan writes nothing
     resumed.next()
     after = trials_of(tmp_path)
     assert {name: [(t.params, t.value) for t in of_arm] for name, of_arm in after.items()} == {
@@ -343,13 +344,10 @@ def test_the_view_is_rebuilt_at_a_resume(tmp_path: Path) -> None:
 
 def test_proposals_are_new_within_their_ranges_and_as_people_say_them() -> None:
     ranges = {"lr": (0.02, 20.0), "rel": (0.3, 0.3)}
-    tried = [
-        quality_search.Scored(cell=cell, n=4, k=4 * (dict(cell)["lr"] > 1), gain=0.1)
-        for cell in quality_search.spread(ranges, 12, seed=5)
-    ]
-    new = quality_search.propose(tried, ranges, 0.05, 6, seed=7)
-    assert new == quality_search.propose(tried, ranges, 0.05, 6, seed=7)
-    assert new != quality_search.propose(tried, ranges, 0.05, 6, seed=8)
+    tried = [Scored(cell=cell, n=4, k=4 * (dict(cell)["lr"] > 1), gain=0.1) for cell in spread(ranges, 12, seed=5)]
+    new = optuna_tpe.propose(tried, ranges, 0.05, 6, seed=7)
+    assert new == optuna_tpe.propose(tried, ranges, 0.05, 6, seed=7)
+    assert new != optuna_tpe.propose(tried, ranges, 0.05, 6, seed=8)
     assert len({one.cell for one in tried} | set(new)) == 12 + 6
     for cell in new:
         assert 0.02 <= dict(cell)["lr"] <= 20
@@ -357,26 +355,21 @@ def test_proposals_are_new_within_their_ranges_and_as_people_say_them() -> None:
         assert float(f"{dict(cell)['lr']:.2g}") == dict(cell)["lr"]
     # Nothing is left to be proposed where everything is fixed.
     fixed = {"lr": (1.0, 1.0)}
-    assert (
-        quality_search.propose([quality_search.Scored(cell=(("lr", 1.0),), n=1, k=0, gain=0.0)], fixed, 0.05, 2, seed=1)
-        == []
-    )
+    assert optuna_tpe.propose([Scored(cell=(("lr", 1.0),), n=1, k=0, gain=0.0)], fixed, 0.05, 2, seed=1) == []
 
 
 def test_proposals_keep_away_from_where_runs_diverge() -> None:
     ranges = {"lr": (0.01, 100.0)}
     scored = [
-        quality_search.Scored(
-            cell=cell, n=4, k=4 * (dict(cell)["lr"] > 1), gain=0.1 + 0.05 * math.log10(dict(cell)["lr"])
-        )
-        for cell in quality_search.spread(ranges, 16, seed=0)
+        Scored(cell=cell, n=4, k=4 * (dict(cell)["lr"] > 1), gain=0.1 + 0.05 * math.log10(dict(cell)["lr"]))
+        for cell in spread(ranges, 16, seed=0)
     ]
-    lrs = [dict(cell)["lr"] for seed in range(5) for cell in quality_search.propose(scored, ranges, 0.05, 4, seed)]
+    lrs = [dict(cell)["lr"] for seed in range(5) for cell in optuna_tpe.propose(scored, ranges, 0.05, 4, seed)]
     assert np.mean(np.array(lrs) <= 1) >= 0.6, "Optuna does not see the constraint"
 
 
 def test_the_spread_is_even() -> None:
-    cells = quality_search.spread({"abs": (0.001, 0.1), "lr": (0.01, 100.0)}, 16, seed=3)
+    cells = spread({"abs": (0.001, 0.1), "lr": (0.01, 100.0)}, 16, seed=3)
     decades = Counter(math.floor(math.log10(dict(cell)["lr"]) + 1e-9) for cell in cells)
     assert set(decades) >= {-2, -1, 0, 1}
     assert max(decades.values()) <= 6
