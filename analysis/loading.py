@@ -1,7 +1,7 @@
 """Read the runs of a study: one row a run, without the control, each with the name of its curve."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,27 @@ def with_curves(runs: pd.DataFrame) -> pd.DataFrame:
     if "curve" in runs:
         return runs
     arms = [_arm(row) for row in records(runs.reindex(columns=["method", *threshold_columns(runs), "options"]))]
-    labels = {}
-    for method in {method for method, _ in arms}:
-        distinct = [dict(arm) for arm in {arm for name, arm in arms if name == method}]
-        keys = {key for arm in distinct for key in arm}
-        varied = sorted(key for key in keys if len({arm.get(key) for arm in distinct}) > 1)
-        for arm in distinct:
-            shown = [f"{key}={arm[key]}" for key in varied if key in arm]
-            labels[method, tuple(sorted(arm.items()))] = " ".join([method, *shown])
+    distinct = list(dict.fromkeys(arms))
+    labels = dict(zip(distinct, curve_labels([(method, dict(values)) for method, values in distinct]), strict=True))
     return runs.assign(curve=pd.Series([labels[arm] for arm in arms], index=runs.index, dtype=object))
+
+
+def curve_labels(arms: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Return the label of each arm: its method, and the values in which arms of that method differ (`clippy rel=0.1`).
+
+    Args:
+        arms: The method of each, and its thresholds and options.
+    """
+    written = [(method, {name: _short(value) for name, value in values.items()}) for method, values in arms]
+    varied = {}
+    for method in {method for method, _ in written}:
+        alike = [values for other, values in written if other == method]
+        names = sorted({name for values in alike for name in values})
+        varied[method] = [name for name in names if len({values.get(name) for values in alike}) > 1]
+    return [
+        " ".join([method, *(f"{name}={values[name]}" for name in varied[method] if name in values)])
+        for method, values in written
+    ]
 
 
 def threshold_columns(table: pd.DataFrame) -> list[str]:

@@ -25,6 +25,7 @@ from matplotlib.lines import Line2D
 
 from analysis.figures.axes import figure_style, log_axis
 from analysis.figures.palette import LineStyle, method_styles
+from analysis.loading import curve_labels
 
 ALL = "all"
 
@@ -81,7 +82,8 @@ def figures(trace: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Figure]:
     moments = about["runs"][0]["moments"]
     trace = trace.assign(gradient_share=trace["gradient_norm"] / trace["weight_norm"])
     order = [run["run_id"] for run in about["runs"]]
-    labels = curve_labels(about["runs"])
+    names = curve_labels((run["method"], run["run"]["options"]) for run in about["runs"])
+    labels = {run["run_id"]: name for run, name in zip(about["runs"], names, strict=True)}
     styles = dict(zip(order, _run_styles(about["runs"]), strict=True))
     found = {"course": course(trace, moments, styles, labels)}
     if moments:
@@ -92,22 +94,6 @@ def figures(trace: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Figure]:
     found["units"] = units(trace.loc[trace["run_id"] == order[0]], moments)
     found["sharpness"] = sharpness(trace, moments, order[0], styles, labels)
     return found
-
-
-def curve_labels(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return run id -> its method, with its options if the method occurs twice."""
-    names = [run["method"] for run in runs]
-    return {
-        run["run_id"]: run["method"]
-        if names.count(run["method"]) == 1
-        else " ".join(
-            [
-                run["method"],
-                *(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in run["run"]["options"].items()),
-            ]
-        )
-        for run in runs
-    }
 
 
 def _run_styles(runs: Sequence[Mapping[str, Any]]) -> list[LineStyle]:

@@ -218,15 +218,10 @@ def _key(method: str, options: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _labels(arms: Sequence[Arm]) -> dict[tuple[str, str], str]:
-    """The method, and those of its options in which several arms of the method differ."""
-    labels = {}
-    for arm in arms:
-        others = [other.options for other in arms if other.method == arm.method]
-        names = sorted({name for options in others for name in options})
-        varied = [name for name in names if len({repr(options.get(name)) for options in others}) > 1]
-        shown = [f"{name}={arm.options[name]}" for name in varied if name in arm.options]
-        labels[_key(arm.method, arm.options)] = " ".join([arm.method, *shown])
-    return labels
+    from analysis.loading import curve_labels
+
+    labels = curve_labels((arm.method, arm.options) for arm in arms)
+    return {_key(arm.method, arm.options): label for arm, label in zip(arms, labels, strict=True)}
 
 
 def _trials(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

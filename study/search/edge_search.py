@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from study.config import CONTROL_SEEDS, Arm, EdgeSearch, Run, Study
+from analysis.loading import curve_labels
+from study.config import CONTROL_SEEDS, Arm, EdgeSearch, Run, Study, canonical_json
 from study.execution.planner import Stack
 from study.record import tables
 from study.record.confirmations import read_confirmations
@@ -211,6 +212,9 @@ class EdgeSource:
         ]
         self._of_run = {run.id: curve for curve in self.curves for run in curve.waiting}
         self._stacks: dict[str, str] = {}
+        labels = curve_labels((arm.method, arm.options) for arm in study.arms)
+        keys = (canonical_json([arm.method, arm.options]) for arm in study.arms)
+        self._labels = dict(zip(keys, labels, strict=True))
 
     def next(self) -> Stack | None:
         """Return a stack that is full or gives every free worker work, or None.
@@ -284,10 +288,8 @@ class EdgeSource:
             self._of_run |= {run.id: curve for run in curve.waiting}
 
     def _name(self, curve: CurveSearch) -> str:
-        method, options = curve.arm.method, curve.arm.options
-        if sum(arm.method == method for arm in self.study.arms) > 1:
-            method = " ".join([method, *(f"{key}={value}" for key, value in options.items())])
-        return method if len(self.study.models) == 1 else f"{curve.model} · {method}"
+        label = self._labels[canonical_json([curve.arm.method, curve.arm.options])]
+        return label if len(self.study.models) == 1 else f"{curve.model} · {label}"
 
     def _told(self, curve: CurveSearch) -> str:
         seen = [dead for dead in curve.diverged.values() if dead is not None]
