@@ -15,12 +15,16 @@ only_ours = False
 """True in a command that only reads: whoever wrote the record has no say in what is imported."""
 
 
+NOT_PLUGINS = {f"study.trainers.{name}" for name in ("protocol", "warm_start", "weights_file")}
+"""Modules beside the plugins of a package that other packages import, so that their names have no underscore."""
+
+
 def names(package: str) -> list[str]:
     """The plugins in the folder of a package, in alphabetical order."""
     spec = importlib.util.find_spec(package)
     assert spec is not None
     found = pkgutil.iter_modules(spec.submodule_search_locations)
-    return sorted(m.name for m in found if not m.name.startswith("_"))
+    return sorted(m.name for m in found if not m.name.startswith("_") and f"{package}.{m.name}" not in NOT_PLUGINS)
 
 
 def described(package: str) -> dict[str, str]:

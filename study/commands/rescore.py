@@ -57,7 +57,7 @@ def references(
             constant,
             np.array([task["constant_loss"] for task in data["tasks"]]),
             study.rule,
-            runs_of_model["moved"].to_numpy(dtype="float64"),
+            None if runs_of_model["moved"].isna().all() else runs_of_model["moved"].to_numpy(dtype="float64"),
         )
     return found
 

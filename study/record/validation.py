@@ -70,8 +70,8 @@ def _validate_data(data: dict[str, Any]) -> None:
         require(isinstance(task, dict), f"a task is {shorten(task)}")
         check_name(task.get("name"), "a task's name")
         kind = task.get("kind")
-        require(kind in ("binary", "regression"), f"the kind of task {task['name']} is {shorten(kind)}")
-        for name in ("base", "scale", "constant_loss"):
+        require(kind in ("binary", "regression", "loss"), f"the kind of task {task['name']} is {shorten(kind)}")
+        for name in ("constant_loss",) if kind == "loss" else ("base", "scale", "constant_loss"):
             check_number(task.get(name), f"{name} of the task {task['name']}")
     check_json(data)
 
