@@ -121,7 +121,7 @@ def pareto(quality: Sequence[float] | np.ndarray, rate: Sequence[float] | np.nda
 
 
 def _measure(definition: Definition, scored: pd.DataFrame, asked: str | None) -> str:
-    kinds = {"binary": "auc", "regression": "rmse"}
+    kinds = {"binary": "auc", "regression": "rmse", "loss": "kept"}
     known = [f"{kinds[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)]
     known += [name for name in scored.columns if name.split("_")[0] == "kept" and f"{name}_low" in scored.columns]
     if asked is not None and asked not in known:

@@ -145,7 +145,7 @@ def quality_column(definition: Definition, asked: str | None = None) -> str:
     Raises:
         ValueError: If there is no such column; the message lists those that exist.
     """
-    of_task = {"binary": "auc", "regression": "rmse"}
+    of_task = {"binary": "auc", "regression": "rmse", "loss": "kept"}
     known = [f"{of_task[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)]
     if asked is not None and asked not in known:
         raise ValueError(f"unknown quality {asked!r}; there are {', '.join(known)}")
