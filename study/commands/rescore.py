@@ -12,8 +12,9 @@ import pandas as pd
 
 from study import overrides
 from study.config import Rule, Study, control_of
-from study.outcomes import judge
-from study.outcomes.judge import Reference
+from study.outcomes.judge import final_loss
+from study.outcomes.recorded import judge_recorded, stack_losses
+from study.outcomes.reference import Reference, control_reference
 from study.record import tables
 from study.record.definition import Definition, RecordError, check_not_a_view, read_definition
 from study.record.views import write_view
@@ -48,9 +49,9 @@ def references(
         if runs_of_model.empty:
             raise RecordError(f"the control of {model} is not recorded in {folder}")
         found_losses = tables.read_losses(folder, ids) if losses is None else losses.loc[losses["run_id"].isin(ids)]
-        ordered, loss, constant, _ = judge.stack_losses(found_losses, [task["name"] for task in data["tasks"]])
+        ordered, loss, constant, _ = stack_losses(found_losses, [task["name"] for task in data["tasks"]])
         runs_of_model = runs_of_model.set_index("run_id").loc[ordered]
-        found[model] = judge.reference(
+        found[model] = control_reference(
             runs_of_model["lr"].to_numpy(),
             runs_of_model["seed"].to_numpy(dtype="int64"),
             loss,
@@ -192,14 +193,14 @@ def _columns(
         control = of_its.loc[of_its["role"] == "control", "run_id"].tolist()
         of_control = losses.loc[losses["run_id"].isin(control)]
         cells = losses.loc[losses["run_id"].isin(sorted(set(of_its["run_id"]) - set(control)))]
-        ids, loss_RTK, _, steps_R = judge.stack_losses(of_control, tasks)
+        ids, loss_RTK, _, steps_R = stack_losses(of_control, tasks)
         for run, loss_TK, steps in zip(ids, loss_RTK, steps_R, strict=True):
-            columns[run] = {"final_loss": judge.final_loss(loss_TK[:steps], rule)}
+            columns[run] = {"final_loss": final_loss(loss_TK[:steps], rule)}
         if cells.empty:
             continue
         lost = of_its.loc[(of_its["reason"] == "nonfinite") & of_its["kept"].isna(), "run_id"]
         moved = dict(zip(of_its["run_id"], of_its["moved"].to_numpy(dtype=float, na_value=math.nan), strict=True))
         reference = of_model(models=[str(model)])[str(model)]
-        outcomes = judge.rescore(cells, tasks, constant_K, set(lost), reference, rule, moved)
+        outcomes = judge_recorded(cells, tasks, constant_K, set(lost), reference, rule, moved)
         columns |= {run: outcome.columns(tasks) for run, outcome in outcomes.items()}
     return columns

@@ -12,7 +12,8 @@ import numpy as np
 from study.config import Rule, Run, canonical_json
 from study.execution.checkpoint import Checkpoint
 from study.execution.heartbeat import Heartbeat
-from study.outcomes import judge
+from study.outcomes.judge import final_loss, judge
+from study.outcomes.reference import Reference
 from study.record import tables
 from study.trainers.protocol import TrainedRuns, Trainer
 
@@ -31,7 +32,7 @@ class Trial:
     study: str
     runs: tuple[Run, ...]
     rule: Rule
-    reference: judge.Reference | None
+    reference: Reference | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ def _rows(trial: Trial, trained: TrainedRuns, trainer: Trainer, device: str) -> 
     tasks, outcomes = trainer.tasks, None
     if trial.reference:
         constant_losses = np.array([task["constant_loss"] for task in tasks])
-        outcomes = judge.judge(
+        outcomes = judge(
             trained.loss,
             trained.baseline,
             constant_losses,
@@ -142,7 +143,7 @@ def _rows(trial: Trial, trained: TrainedRuns, trainer: Trainer, device: str) -> 
         row |= {name: _finite(values[i]) for name, values in trained.judged.items()}
         row |= {name: int(values[i]) for name, values in trained.counts.items()}
         if outcomes is None:
-            row["final_loss"] = judge.final_loss(trained.loss[i], trial.rule)
+            row["final_loss"] = final_loss(trained.loss[i], trial.rule)
         else:
             row |= outcomes[i].columns([task["name"] for task in tasks])
         rows.append(row)

@@ -17,7 +17,7 @@ from typing import Any
 from study.config import Rule, Run, canonical_json, run_from_json, to_json
 from study.execution.planner import Stack
 from study.execution.work_source import Source
-from study.outcomes import judge
+from study.outcomes.reference import Reference
 from study.record.failures import write_failure
 from study.storage.stores import StorageError
 
@@ -61,8 +61,8 @@ class Job:
     rule: Rule
     control: tuple[Stack, ...]
     source: Source
-    references: dict[str, judge.Reference]
-    reference: Callable[[str], judge.Reference]
+    references: dict[str, Reference]
+    reference: Callable[[str], Reference]
     on_trial_end: Callable[[Stack, dict[str, float] | str], None] = field(default=lambda stack, result: None)
     on_message: Callable[[str], None] = field(default=lambda text: None)
     begun: Sequence[Sequence[str]] = ()
@@ -295,7 +295,7 @@ def continued(stacks: Iterable[Stack], begun: Iterable[Sequence[str]]) -> list[S
     return [*first, *(Stack(runs=rest) for rest in left if rest)]
 
 
-def packed(stack: Stack, reference: judge.Reference | None) -> str:
+def packed(stack: Stack, reference: Reference | None) -> str:
     """A stack as text, what its runs share written once: Tune copies it with every result."""
     runs = [to_json(run) for run in stack.runs]
     shared = {key: runs[0][key] for key in ("data", "model", "method", "recipe")}
@@ -309,11 +309,11 @@ def packed(stack: Stack, reference: judge.Reference | None) -> str:
     )
 
 
-def unpacked(text: str) -> tuple[str, tuple[Run, ...], judge.Reference | None]:
+def unpacked(text: str) -> tuple[str, tuple[Run, ...], Reference | None]:
     """The name of a stack, its runs, and the reference by which they are judged."""
     content = json.loads(text)
     runs = tuple(run_from_json(content["shared"] | own) for own in content["runs"])
     reference = content["reference"]
     if reference is not None:
-        reference = judge.Reference(**reference | {"task_gain": tuple(reference["task_gain"])})
+        reference = Reference(**reference | {"task_gain": tuple(reference["task_gain"])})
     return content["name"], runs, reference

@@ -1,11 +1,10 @@
-"""An alarm for anyone's training loop: the gradient's norm jumps above what it was a moment ago.
+"""An alarm for anyone's training loop: the gradient's norm jumps above its recent median.
 
     rings at the first step t >= start with  norm_t > times * median(norm_{t-10} ... norm_{t-1})
 
-The norm is that of the raw gradient of all network parameters together, before any clip. Measured on untreated runs of
-two networks (docs/causes.md), it rings before all is lost in 56 of 62 runs that diverged, 8 to 10 steps before
-`study.outcomes.judge.Monitor` can know, and falsely in 18 of 130 healthy ones; but hardly ever before the loss has
-moved, as nothing that was tried does. What to do then (go back to a snapshot, lower the rate) is the loop's business.
+The norm is that of the raw gradient of all network parameters, before any clip. On untreated runs of two networks
+(docs/causes.md) it rings before the run is gone in 56 of 62 diverged runs, 8 to 10 steps before
+`study.monitor.Monitor` can know, and falsely in 18 of 130 healthy ones. It hardly ever rings before the loss has moved.
 """
 
 from typing import Any
@@ -23,17 +22,21 @@ class GradientAlarm:
             if step % 10 == 0 and alarm.rang_at() is not None:
                 ...
 
-    times: how far above its median. start: the first step that may ring; before it, a network's scores settle.
-    `watch` takes a float, or a tensor of one element on any device, and never waits for the device: the copies come to
-    the host when somebody asks, or every `BLOCK` steps. A norm that is not finite rings.
+    `watch` never waits for the device: the copies come to the host when `rang_at` is called, or every `BLOCK` steps. A
+    norm that is not finite rings.
 
-    Raises ValueError where `times` is not above 1.
+    Args:
+        times: Factor above the median at which it rings.
+        start: First step that may ring; before it, the scores of a new network settle.
+
+    Raises:
+        ValueError: If `times` is not above 1.
     """
 
     BLOCK = 1024
     WINDOW = 10
     LEAST = 3
-    """Steps that a median is taken of, at most and at least."""
+    """Steps of a median, at most and at least."""
 
     def __init__(self, times: float = 16.0, start: int = 6) -> None:
         if not times > 1:
@@ -45,7 +48,7 @@ class GradientAlarm:
         self._rang_at: int | None = None
 
     def watch(self, gradient_norm: Any) -> None:
-        """The norm of one step."""
+        """Record the norm of one step: a float, or a tensor of one element."""
         # A copy: a loop that reuses one buffer would overwrite a mere view.
         kept = gradient_norm.detach().clone() if hasattr(gradient_norm, "detach") else float(gradient_norm)
         self._waiting.append(kept)
@@ -53,7 +56,7 @@ class GradientAlarm:
             self._fold()
 
     def rang_at(self) -> int | None:
-        """The first step, counted from 0, at which it rang; None where it has not."""
+        """Return the first step, counted from 0, at which it rang; None if it has not."""
         self._fold()
         return self._rang_at
 

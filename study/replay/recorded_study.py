@@ -13,9 +13,10 @@ from study import data, methods
 from study.commands.rescore import references
 from study.config import RANKER, Arm, Run, Study, control_of
 from study.data._dataset import Log
-from study.outcomes import judge
-from study.outcomes.judge import Reference
+from study.outcomes.gains import gains
 from study.outcomes.onset import Moments, control_curve, moments
+from study.outcomes.recorded import stack_losses
+from study.outcomes.reference import Reference
 from study.record.definition import Definition, RecordError, read_definition
 from study.record.tables import read_losses, read_runs
 from study.trainers import warm_start
@@ -118,7 +119,7 @@ def training_gains(
 ) -> np.ndarray:
     """Return the gain of the training loss, (R, T), in units of the reference gain."""
     unit_K = np.array([task["constant_loss"] for task in described["tasks"]])
-    return judge.gains(loss_RTK, constant_RTK, unit_K)[:, :, 0] / reference.gain
+    return gains(loss_RTK, constant_RTK, unit_K)[:, :, 0] / reference.gain
 
 
 def recorded_losses(folder: Path, run_id: str, tasks: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +129,7 @@ def recorded_losses(folder: Path, run_id: str, tasks: Sequence[str]) -> tuple[np
 
 
 def _losses(folder: Path, ids: Sequence[str], tasks: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    _, loss_RTK, constant_RTK, _ = judge.stack_losses(read_losses(folder, ids), tasks)
+    _, loss_RTK, constant_RTK, _ = stack_losses(read_losses(folder, ids), tasks)
     return loss_RTK, constant_RTK
 
 

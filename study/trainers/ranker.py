@@ -19,7 +19,8 @@ import study as package
 from study import data, model_options
 from study.config import Arm, Run, Study, canonical_json, to_json
 from study.data._dataset import Log
-from study.outcomes import judge
+from study.outcomes.judge import Outcome, judge
+from study.outcomes.reference import Reference
 from study.trainers import protocol
 from study.trainers._plan_cache import cached_call, is_built_in
 from study.trainers.protocol import Checkpointer, Limits, TrainedRuns
@@ -324,10 +325,10 @@ class Trainer(protocol.Trainer):
         return f"study {package.__version__}, torch {torch.__version__}"
 
 
-def outcomes_of(trained: "Trained", log: Log, reference: judge.Reference, rule: "Rule") -> list[judge.Outcome]:
+def outcomes_of(trained: "Trained", log: Log, reference: Reference, rule: "Rule") -> list[Outcome]:
     """Return the outcome of each run of a trained stack, in its order."""
     constant_losses = np.array([task.constant_loss for task in log.tasks])
-    return judge.judge(trained.loss, trained.constant, constant_losses, trained.finite, reference, rule, trained.moved)
+    return judge(trained.loss, trained.constant, constant_losses, trained.finite, reference, rule, trained.moved)
 
 
 def _is_built_in_model(model: str) -> bool:

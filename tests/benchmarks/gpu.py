@@ -33,7 +33,8 @@ import torch
 from study import data
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule, Run
 from study.data._dataset import Log
-from study.outcomes import judge
+from study.outcomes.judge import judge
+from study.outcomes.reference import control_reference
 from study.trainers.ranker import SHARE_OF_GPU, STACK_RUNS_GPU
 from study.training.sizing import bytes_of_run
 from study.training.stack import steps_of
@@ -306,8 +307,8 @@ def outcomes(trained: Trained, control: Trained, log: Log, rule: Rule) -> np.nda
     """Bool (R,): whether each run diverged, by the study's rule, as this control says what can be learned."""
     unit = np.array([task.constant_loss for task in log.tasks])
     lrs, seeds = np.tile(CONTROL_LRS, len(CONTROL_SEEDS)), np.repeat(CONTROL_SEEDS, len(CONTROL_LRS))
-    reference = judge.reference(lrs, seeds, control.loss, control.constant, unit, rule, control.moved)
-    told = judge.judge(trained.loss, trained.constant, unit, trained.finite, reference, rule, trained.moved)
+    reference = control_reference(lrs, seeds, control.loss, control.constant, unit, rule, control.moved)
+    told = judge(trained.loss, trained.constant, unit, trained.finite, reference, rule, trained.moved)
     return np.array([one.outcome == "diverged" for one in told])
 
 

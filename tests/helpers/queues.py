@@ -10,11 +10,11 @@ from study.config import CONTROL_SEEDS, Recipe, Rule, Run
 from study.execution import work_queue as work
 from study.execution import work_source
 from study.execution.planner import Stack
-from study.outcomes import judge
+from study.outcomes.reference import Reference
 
 COUNTS = {"diverged": 0, "undertrained": 0, "seconds": 1.0}
 
-REFERENCE = judge.Reference(lr=0.02, gain=0.5, task_gain=(0.5,))
+REFERENCE = Reference(lr=0.02, gain=0.5, task_gain=(0.5,))
 
 
 def make_stack(model: str = "small", *, control: bool = False, seed: int = 0, runs: int = 4) -> Stack:

@@ -12,7 +12,8 @@ from torch.nn import functional
 from study import methods
 from study.config import Recipe, Rule, Run
 from study.data._dataset import Log, Task
-from study.outcomes import judge
+from study.outcomes.judge import judge
+from study.outcomes.reference import Reference
 from study.training.networks import build_network, spec_of
 from study.training.rng import batches, stream
 from study.training.stack import steps_of
@@ -72,9 +73,9 @@ def make_run(**changes: Any) -> Run:
 
 def bits_of(trained: Trained, i: int) -> tuple[Any, ...]:
     """Everything that a stack leaves of one run, outcome included."""
-    reference = judge.Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1))
+    reference = Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1))
     loss_constants = np.array([task.constant_loss for task in LOG.tasks])
-    outcomes = judge.judge(trained.loss, trained.constant, loss_constants, trained.finite, reference, Rule())
+    outcomes = judge(trained.loss, trained.constant, loss_constants, trained.finite, reference, Rule())
     judged = {name: values[i].tobytes() for name, values in trained.judged.items()}
     counts = {name: int(values[i]) for name, values in trained.counts.items()}
     return (

@@ -165,7 +165,6 @@ from study import data
 from study.execution import preflight
 from study.record import definition
 from study.config import CONTROL_SEEDS, Recipe, Rule, Run, Study, Arm
-from study.outcomes.judge import Reference
 from study.execution.planner import Stack
 from study.execution.work_queue import Job
 from study.execution.work_source import Planned

@@ -9,7 +9,8 @@ from paths import KUAIRAND
 from study import data
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Rule, Run
 from study.data._dataset import Log
-from study.outcomes import judge
+from study.outcomes.judge import judge
+from study.outcomes.reference import Reference, control_reference
 from study.training.trainer import Trained, train
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ def constants(log: Log) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def reference(log: Log) -> judge.Reference:
+def reference(log: Log) -> Reference:
     runs = [
         Run(data=log.content, model="small_dcn", method="none", lr=lr, seed=seed)
         for seed in CONTROL_SEEDS[:2]
@@ -38,23 +39,21 @@ def reference(log: Log) -> judge.Reference:
     ]
     trained = train(runs, log)
     lrs, seeds = np.array([run.lr for run in runs]), np.array([run.seed for run in runs])
-    return judge.reference(lrs, seeds, trained.loss, trained.constant, constants(log), Rule(), trained.moved)
+    return control_reference(lrs, seeds, trained.loss, trained.constant, constants(log), Rule(), trained.moved)
 
 
-def outcomes(log: Log, reference: judge.Reference, method: str, *lrs: float) -> tuple[dict[float, int], Trained]:
+def outcomes(log: Log, reference: Reference, method: str, *lrs: float) -> tuple[dict[float, int], Trained]:
     """Diverged runs of four, by lr."""
     runs = [Run(data=log.content, model="small_dcn", method=method, lr=lr, seed=s) for s in SEEDS for lr in lrs]
     trained = train(runs, log)
-    judged = judge.judge(
-        trained.loss, trained.constant, constants(log), trained.finite, reference, Rule(), trained.moved
-    )
+    judged = judge(trained.loss, trained.constant, constants(log), trained.finite, reference, Rule(), trained.moved)
     diverged = dict.fromkeys(lrs, 0)
     for run, outcome in zip(runs, judged, strict=True):
         diverged[run.lr] += outcome.outcome == "diverged"
     return diverged, trained
 
 
-def test_the_order_of_methods_by_edge_is_that_of_real_data(log: Log, reference: judge.Reference) -> None:
+def test_the_order_of_methods_by_edge_is_that_of_real_data(log: Log, reference: Reference) -> None:
     """Untreated training diverges within a decade of lr; LAMB and clipping hold longer, AGC longer still, and Clippy
     trains at the top of the grid, where its ranking is better than the untreated network's at its best."""
     untreated, at_best = outcomes(log, reference, "none", 0.1, 0.2, 0.9, 1.7)

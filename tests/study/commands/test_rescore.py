@@ -19,7 +19,9 @@ from study.commands.rescore import references, rescore, rule_influence, rule_of
 from study.config import Arm, Rule
 from study.execution.planner import plan
 from study.execution.trial import Trial, execute
-from study.outcomes import judge
+from study.outcomes.judge import judge
+from study.outcomes.recorded import stack_losses
+from study.outcomes.reference import control_reference
 from study.record import tables
 from study.record.definition import Definition, RecordError, open_study, read_definition
 from study.storage import stores, untrusted_input
@@ -88,14 +90,14 @@ def test_another_rule_judges_again_with_the_reference_of_that_rule(trained: Path
     constant_K = np.array([task["constant_loss"] for task in definition.data["tasks"]])
     losses = tables.read_losses(trained)
     own = {role: runs.loc[runs["role"] == role].set_index("run_id") for role in ("control", "cell")}
-    ids, loss, constant, _ = judge.stack_losses(losses[losses["run_id"].isin(list(own["control"].index))], tasks)
+    ids, loss, constant, _ = stack_losses(losses[losses["run_id"].isin(list(own["control"].index))], tasks)
     control = own["control"].loc[ids]
-    reference = judge.reference(
+    reference = control_reference(
         control["lr"], control["seed"], loss, constant, constant_K, rule, control["moved"].to_numpy()
     )
-    ids, loss, constant, _ = judge.stack_losses(losses[losses["run_id"].isin(list(own["cell"].index))], tasks)
+    ids, loss, constant, _ = stack_losses(losses[losses["run_id"].isin(list(own["cell"].index))], tasks)
     moved = own["cell"].loc[ids, "moved"].to_numpy()
-    expected = judge.judge(loss, constant, constant_K, np.ones(len(ids), bool), reference, rule, moved)
+    expected = judge(loss, constant, constant_K, np.ones(len(ids), bool), reference, rule, moved)
     after = tables.read_runs(view).set_index("run_id").loc[ids]
     assert after["outcome"].tolist() == [outcome.outcome for outcome in expected]
     assert after["spikes"].tolist() == [outcome.spikes for outcome in expected]

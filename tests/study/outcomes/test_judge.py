@@ -13,17 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Rule
-from study.outcomes.judge import (
-    Monitor,
-    Outcome,
-    Reference,
-    gains,
-    judge,
-    reference,
-    rescore,
-    stack_losses,
-    trailing_median,
-)
+from study.monitor.divergence import Monitor
+from study.outcomes.gains import gains, trailing_median
+from study.outcomes.judge import Outcome, judge
+from study.outcomes.recorded import judge_recorded, stack_losses
+from study.outcomes.reference import Reference, control_reference
 
 T = 200
 G = 0.25
@@ -466,32 +460,32 @@ def fallen(top: float, low: float, end: float) -> np.ndarray:
 def test_the_control_picks_the_best_lr_that_does_not_fall() -> None:
     gains_of = {0.005: 0.1, 0.01: 0.15, 0.02: 0.2, 0.04: 0.25, 0.08: fallen(0.3, 0.2, 0.3), 0.16: 0.0}
     assert tuple(gains_of) == CONTROL_LRS
-    found = reference(**control(gains_of, noise=0))
+    found = control_reference(**control(gains_of, noise=0))
     assert found.lr == 0.04, "0.08 learns more, and fell by a third on its way"
     assert found.gain == pytest.approx(0.25)
     assert found.task_gain == (pytest.approx(0.25),)
     gains_of[0.08] = fallen(0.3, 0.23, 0.3)
-    assert reference(**control(gains_of, noise=0)).lr == 0.08, "a fall by less than a quarter is none"
+    assert control_reference(**control(gains_of, noise=0)).lr == 0.08, "a fall by less than a quarter is none"
 
 
 def test_the_fall_of_one_seed_makes_an_lr_unsafe() -> None:
     runs = control({0.02: 0.2, 0.04: 0.25}, noise=0)
     runs["loss_RTK"][5, 100:140] = 1.0
-    assert reference(**runs).lr == 0.02
+    assert control_reference(**runs).lr == 0.02
     runs = control({0.02: 0.2, 0.04: 0.25}, noise=0)
     runs["loss_RTK"][5, 100] = math.inf
-    assert reference(**runs).lr == 0.02, "and so does one loss that is not finite"
+    assert control_reference(**runs).lr == 0.02, "and so does one loss that is not finite"
 
 
 def test_of_equal_lrs_the_lower_is_the_reference() -> None:
-    assert reference(**control({0.04: 0.25, 0.02: 0.25}, noise=0)).lr == 0.02
+    assert control_reference(**control({0.04: 0.25, 0.02: 0.25}, noise=0)).lr == 0.02
 
 
 def test_the_reference_gain_is_the_median_over_seeds() -> None:
     runs = control({0.02: 0.0}, noise=0)
     runs["loss_RTK"][:] -= (np.array([0.2, 0.21, 0.23, 0.9])[:, None] * rising())[:, :, None]
     runs["rule"] = dataclasses.replace(RULE, learnable_errors=1.0, control_fall=9.0)
-    assert reference(**runs).gain == pytest.approx(0.22)
+    assert control_reference(**runs).gain == pytest.approx(0.22)
 
 
 def test_a_task_under_three_standard_errors_is_not_learnable() -> None:
@@ -501,11 +495,11 @@ def test_a_task_under_three_standard_errors_is_not_learnable() -> None:
     runs["loss_RTK"][:, :, 1] = 1 - finals[:, None] * rising()
     runs["loss_RTK"][:, :, 2] = 1 + 0.1 * rising()
     runs["loss_RTK"][:, :, 3] = 1
-    found = reference(**runs)
+    found = control_reference(**runs)
     assert 0.08 / error < 3.1
     assert found.task_gain == (pytest.approx(0.25), pytest.approx(0.08), None, None), "no better than a constant is not"
     runs["rule"] = dataclasses.replace(RULE, learnable_errors=0.08 / error * 1.001)
-    assert reference(**runs).task_gain == (pytest.approx(0.25), None, None, None)
+    assert control_reference(**runs).task_gain == (pytest.approx(0.25), None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -533,7 +527,7 @@ def test_a_task_under_three_standard_errors_is_not_learnable() -> None:
 )  # fmt: skip
 def test_a_control_that_gives_no_reference_is_said_in_one_line(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}") as error:
-        reference(**make())
+        control_reference(**make())
     assert "\n" not in str(error.value)
 
 
@@ -573,18 +567,20 @@ def test_rescoring_the_record_is_judging_again() -> None:
     assert steps_R.tolist() == [90, 90, 90, 41, 90]
     assert constant_RTK.shape == loss_RTK.shape
     rule = dataclasses.replace(RULE, kept=0.5, median_steps=5)
-    found = rescore(table, tasks, np.ones(3), {"run3"}, THREE, rule)
+    found = judge_recorded(table, tasks, np.ones(3), {"run3"}, THREE, rule)
     finite = np.array([True, True, True, False, True])
     assert list(found) == ids == [f"run{r}" for r in range(5)]
     expected = judge(loss, constant, np.ones(3), finite, THREE, rule)
     assert [found[f"run{r}"] for r in (0, 1, 2, 4)] == [expected[r] for r in (0, 1, 2, 4)]
     assert found["run3"].diverged_at_step == expected[3].diverged_at_step == 40
-    lost = rescore(table, tasks, np.ones(3), {"run0", "run3"}, THREE, rule)["run0"]
+    lost = judge_recorded(table, tasks, np.ones(3), {"run0", "run3"}, THREE, rule)["run0"]
     assert (lost.reason, lost.kept) == ("nonfinite", None)
-    unseen = rescore(recorded(loss[:1, :30], constant[:1], tasks), tasks, np.ones(3), {"run0"}, THREE, rule)["run0"]
+    unseen = judge_recorded(recorded(loss[:1, :30], constant[:1], tasks), tasks, np.ones(3), {"run0"}, THREE, rule)[
+        "run0"
+    ]
     assert unseen.diverged_at_step == 29
     short = pd.concat([recorded(loss[:1, :30], constant[:1], tasks), table[table["run_id"] != "run0"]])
-    assert rescore(short, tasks, np.ones(3), {"run0"}, THREE, rule)["run0"] == unseen, "a longer run beside it"
+    assert judge_recorded(short, tasks, np.ones(3), {"run0"}, THREE, rule)["run0"] == unseen, "a longer run beside it"
     assert found["run0"] != judge(loss, constant, np.ones(3), finite, THREE, RULE)[0]
     with pytest.raises(ValueError, match=r"^the losses of run run0 lack share$"):
         stack_losses(table, ("click", "share"))
@@ -764,11 +760,11 @@ def test_where_little_is_learned_the_noise_of_batches_is_no_fall_of_the_control(
     gain = 0.015 + rng.normal(0, 0.02, (8, steps, 1))
     loss = (constant - gain).astype(np.float32)
     rule = Rule()
-    assert reference(lrs, seeds, loss, constant, np.ones(1), rule).gain == pytest.approx(0.015, abs=0.005)
+    assert control_reference(lrs, seeds, loss, constant, np.ones(1), rule).gain == pytest.approx(0.015, abs=0.005)
     with pytest.raises(ValueError, match="no lr of the control's ladder is safe"):
-        reference(lrs, seeds, loss, constant, np.ones(1), Rule(control_noise=1e-9))
+        control_reference(lrs, seeds, loss, constant, np.ones(1), Rule(control_noise=1e-9))
     loss[4:, 60:90] += 0.2
-    assert reference(lrs, seeds, loss, constant, np.ones(1), rule).lr == 0.01
+    assert control_reference(lrs, seeds, loss, constant, np.ones(1), rule).lr == 0.01
 
 
 def test_a_flat_run_that_has_hardly_moved_is_undertrained_and_one_that_has_come_far_is_dead():

@@ -17,7 +17,8 @@ import analysis
 from study import data, methods
 from study.config import Arm, Recipe, Run, Study, runs_of
 from study.execution.trial import Trial, execute
-from study.outcomes import judge
+from study.outcomes.recorded import judge_recorded
+from study.outcomes.reference import Reference
 from study.record import tables
 from study.record.definition import Definition, open_study
 from study.trainers.ranker import Trainer
@@ -180,7 +181,7 @@ def test_the_record_says_how_often_a_run_went_back(tmp_path: Path) -> None:
     study = Study(name="back", models=("small",), arms=arms, lrs=(0.1, 8.0), seeds=(0, 1), recipe=recipe)
     described = data.describe(study.data, log)
     open_study(tmp_path, Definition(study=study, data=described, versions={}))
-    reference = judge.Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1))
+    reference = Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1))
     trainer = Trainer(study, tmp_path, log=log)
     for i, arm in enumerate(arms):
         runs = tuple(run for run in runs_of(study, log.content) if run.method == arm.method)
@@ -206,7 +207,7 @@ def test_a_run_that_only_went_back_is_diverged_and_a_slow_one_beside_it_undertra
     study = Study(name="back", models=("small",), arms=arms, lrs=(1e-4, 8.0), seeds=(0, 1), recipe=RECIPE)
     described = data.describe(study.data, log)
     open_study(tmp_path, Definition(study=study, data=described, versions={}))
-    reference = judge.Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1), moved=1.0)
+    reference = Reference(lr=0.02, gain=0.2, task_gain=(0.2, None, 0.1), moved=1.0)
     execute(
         Trial(study=study.name, runs=runs_of(study, log.content), rule=study.rule, reference=reference),
         tmp_path,
@@ -226,7 +227,7 @@ def test_a_run_that_only_went_back_is_diverged_and_a_slow_one_beside_it_undertra
     moved = dict(zip(table["run_id"], table["moved"].to_numpy(dtype=float, na_value=math.nan), strict=True))
     constants = np.array([task.constant_loss for task in log.tasks])
     tasks = [task.name for task in log.tasks]
-    again = judge.rescore(losses, tasks, constants, (), reference, study.rule, moved)
+    again = judge_recorded(losses, tasks, constants, (), reference, study.rule, moved)
     assert [again[run].outcome for run in table["run_id"]] == table["outcome"].tolist()
 
 

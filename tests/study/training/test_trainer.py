@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from study import methods
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule
 from study.data._dataset import Task
-from study.outcomes import judge
+from study.outcomes.judge import judge
+from study.outcomes.reference import control_reference
 from study.training import fused_mlp, stack
 from study.training.embeddings import EmbeddingTables, touched, touched_by_groups
 from study.training.evaluation import auc
@@ -415,12 +416,12 @@ def test_small_lrs_are_undertrained_down_to_the_smallest_and_huge_ones_diverged(
     constants = np.array([task.constant_loss for task in log.tasks])
     learned = train(control, log)
     lrs, seeds = np.array([r.lr for r in control]), np.array([r.seed for r in control])
-    reference = judge.reference(lrs, seeds, learned.loss, learned.constant, constants, Rule(), learned.moved)
+    reference = control_reference(lrs, seeds, learned.loss, learned.constant, constants, Rule(), learned.moved)
     assert reference.gain > 0.3
     small = (1e-6, 1e-5, 1e-4, 3e-4)
     runs = [make_run(lr=lr, seed=s, recipe=recipe) for lr in (*small, reference.lr, 60.0) for s in (0, 1, 2)]
     trained = train(runs, log)
-    outcomes = judge.judge(trained.loss, trained.constant, constants, trained.finite, reference, Rule(), trained.moved)
+    outcomes = judge(trained.loss, trained.constant, constants, trained.finite, reference, Rule(), trained.moved)
     expected = ["undertrained"] * 3 * len(small) + ["completed"] * 3 + ["diverged"] * 3
     assert [o.outcome for o in outcomes] == expected
 
