@@ -269,7 +269,7 @@ def test_a_definition_that_was_damaged_comes_back_with_its_runs(tmp_path: Path) 
     path = tmp_path / "study.json"
     path.write_text(path.read_text().replace("0.2", "0.3"))
     with pytest.raises(
-        RecordError, match=r"changed since it was written\); move it away and give its `study run` again"
+        RecordError, match=r"changed since it was written\); move it away"
     ):
         read_definition(tmp_path)
     path.rename(tmp_path / "study.json.damaged")
