@@ -268,9 +268,7 @@ def test_a_definition_that_was_damaged_comes_back_with_its_runs(tmp_path: Path) 
     write_two_trials(tmp_path)
     path = tmp_path / "study.json"
     path.write_text(path.read_text().replace("0.2", "0.3"))
-    with pytest.raises(
-        RecordError, match=r"changed since it was written\); move it away"
-    ):
+    with pytest.raises(RecordError, match=r"changed since it was written\); move it away"):
         read_definition(tmp_path)
     path.rename(tmp_path / "study.json.damaged")
     open_study(tmp_path, make_definition())
