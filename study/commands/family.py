@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study import data, overrides, plugins
-from study.commands import run as driver
-from study.commands.run import RunRequest
+from study.commands import plan
+from study.commands import request as requests
+from study.commands import run as one_study
+from study.commands import status as one_status
+from study.commands.request import RunRequest
 from study.config import CONTROL_LRS, Arm, Family, Member, QualitySearch, Run, Study, WeightsOf
 from study.data._dataset import Log
 from study.record.definition import RecordError, read_definition, study_exists
@@ -29,13 +32,13 @@ if TYPE_CHECKING:
     from study.training.weights import About, Weights
 
 
-def asked_for(asked: RunRequest) -> Family | None:
+def requested_family(asked: RunRequest) -> Family | None:
     """The family that a search space is, or None where it is one study."""
-    found = driver.space(asked.space)
+    found = requests.load_space(asked.space)
     return found if isinstance(found, Family) else None
 
 
-def holds(folder: Path) -> bool:
+def is_family(folder: Path) -> bool:
     """Whether a folder is a family's."""
     stores.store_for(folder).refresh("family.json")
     return (folder / "family.json").is_file()
@@ -52,9 +55,9 @@ def preview(asked: RunRequest, family: Family) -> str:
             if member.init_from:
                 said = _check_weights(member.init_from, study, members)
                 if begun := _begun(member, study, own):
-                    study, said = begun, f"lie in {stores.address(driver.out_folder(own, begun))}/init"
+                    study, said = begun, f"lie in {stores.address(requests.out_folder(own, begun))}/init"
                 parts.append(f"  weights   {said}")
-            parts.append(driver.preview(own, study))
+            parts.append(plan.preview(own, study))
     return "\n".join(parts)
 
 
@@ -69,7 +72,7 @@ def run(asked: RunRequest, family: Family) -> Path:
             if member.init_from:
                 _check_weights(member.init_from, study, members)
                 study = _begun(member, study, own) or study
-            driver.preview(own, study)
+            plan.preview(own, study)
     _write(folder, family)
     for i, (member, study, own) in enumerate(members, 1):
         print(f"\n== {i} of {len(members)}: {member.words} ==\n", flush=True)
@@ -79,7 +82,7 @@ def run(asked: RunRequest, family: Family) -> Path:
 
             study, start = _started(folder, member, study, own, members)
             trainer = ranker.Trainer(study, stores.cache_folder(), start=start)
-        driver.run(own, study, trainer)
+        one_study.run(own, study, trainer)
     print(f"\n{report(folder)}", flush=True)
     return folder
 
@@ -96,7 +99,7 @@ def resume(folder: Path, asked: RunRequest) -> Path:
     for i, member in enumerate(shown, 1):
         print(f"\n== {i} of {len(shown)}: {member.words} ==\n", flush=True)
         if study_exists(member.folder):
-            driver.resume(member.folder, asked)
+            one_study.resume(member.folder, asked)
         else:
             print(f"not begun: study run {name} --out {stores.address(folder)} begins it", flush=True)
     print(f"\n{report(folder)}", flush=True)
@@ -119,7 +122,7 @@ def report(folder: Path) -> str:
 def status(folder: Path) -> str:
     """The status of every member."""
     return "\n\n".join(
-        f"{m.words}\n{driver.status(m.folder) if study_exists(m.folder) else 'not begun'}" for m in _read(folder)[1]
+        f"{m.words}\n{one_status.status(m.folder) if study_exists(m.folder) else 'not begun'}" for m in _read(folder)[1]
     )
 
 
@@ -133,7 +136,7 @@ def _said_of(member: Member) -> Iterator[None]:
 
 
 def _folder(asked: RunRequest, family: Family) -> Path:
-    return driver.out_folder(asked, dataclasses.replace(family.members[0].study, name=family.name))
+    return requests.out_folder(asked, dataclasses.replace(family.members[0].study, name=family.name))
 
 
 def _members(asked: RunRequest, family: Family) -> list[tuple[Member, Study, RunRequest]]:
@@ -153,9 +156,9 @@ def _members(asked: RunRequest, family: Family) -> list[tuple[Member, Study, Run
         own = dataclasses.replace(asked, out=f"{stores.address(folder)}/{member.label}")
         asked_of.append(dataclasses.replace(own, data_dir=asked.data_dir if takes_dir else None))
     check_changes(
-        asked, family, [driver.changed(m.study, own) for m, own in zip(family.members, asked_of, strict=True)]
+        asked, family, [requests.change_study(m.study, own) for m, own in zip(family.members, asked_of, strict=True)]
     )
-    return [(m, driver.applied(m.study, own), own) for m, own in zip(family.members, asked_of, strict=True)]
+    return [(m, requests.apply_request(m.study, own), own) for m, own in zip(family.members, asked_of, strict=True)]
 
 
 WHERE = ("lr", "seeds", "search")
@@ -213,7 +216,7 @@ def _causes(asked: RunRequest, keys: Collection[str]) -> str:
 def _begun(member: Member, study: Study, own: RunRequest) -> Study | None:
     """A member's study from the weights that its record says its runs start from; None where it was never begun so.
     By that its runs are known again, and go on, even where weights that are made anew have other last bits."""
-    folder = driver.out_folder(own, study)
+    folder = requests.out_folder(own, study)
     if not member.init_from or not study_exists(folder):
         return None
     recipe = read_definition(folder).study.recipe
@@ -250,7 +253,7 @@ def _started(
     the family's folder, which may have to be made."""
     from study.trainers import warm_start
 
-    of, begun, where = member.init_from, _begun(member, study, own), driver.out_folder(own, study)
+    of, begun, where = member.init_from, _begun(member, study, own), requests.out_folder(own, study)
     assert of
     if begun and (kept := _kept(where, begun)):
         return begun, kept
@@ -332,7 +335,7 @@ def _log_and_rows(study: Study) -> tuple[Log, data.Rows]:
 
 def _source(of: WeightsOf, members: Sequence[tuple[Member, Study, RunRequest]]) -> tuple[Study, Path]:
     """The study whose run leaves the weights, and its folder."""
-    return next((study, driver.out_folder(own, study)) for member, study, own in members if member.label == of.member)
+    return next((study, requests.out_folder(own, study)) for member, study, own in members if member.label == of.member)
 
 
 def _weights(folder: Path, label: str, of: WeightsOf, members: Sequence[tuple[Member, Study, RunRequest]]) -> "Weights":
@@ -377,7 +380,7 @@ def _write(folder: Path, family: Family) -> None:
         {"label": m.label, "words": m.words, "against": m.against or family.members[0].label} for m in family.members
     ]
     content = json.dumps({"format": FAMILY_FORMAT, "name": family.name, "members": members}, indent=1) + "\n"
-    if holds(folder):
+    if is_family(folder):
         before, _ = _read(folder)
         if before != family.name:
             raise RecordError(f"{folder} holds the family {before!r}, not {family.name!r}; choose another --out")

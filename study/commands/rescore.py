@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from study import overrides
-from study.config import Rule, Study, control_of
+from study.commands.paths import typed_command, typed_path
+from study.config import Rule, Study
 from study.outcomes.judge import final_loss
 from study.outcomes.recorded import judge_recorded, stack_losses
-from study.outcomes.reference import Reference, control_reference
 from study.record import tables
 from study.record.definition import Definition, RecordError, check_not_a_view, read_definition
+from study.record.references import references
 from study.record.views import write_view
 
 STRICTER, LOOSER = {"kept": 0.5}, {"kept": 0.1}
@@ -32,35 +33,11 @@ def rule_of(study: Study, words: Sequence[str]) -> Rule:
     return study.rule
 
 
-def references(
-    study: Study,
-    data: Mapping[str, Any],
-    folder: Path,
-    models: Iterable[str],
-    losses: pd.DataFrame | None = None,
-    runs: pd.DataFrame | None = None,
-) -> dict[str, Reference]:
-    """What each model's control could learn by the study's rule, from its recorded runs. losses, runs: all of the
-    record, where they are at hand. Raises ValueError where nothing can be learned."""
-    runs, found = tables.read_runs(folder) if runs is None else runs, {}
-    for model in models:
-        ids = [run.id for run in control_of(study, data["content"]) if run.model == model]
-        runs_of_model = runs[runs["run_id"].isin(ids)]
-        if runs_of_model.empty:
-            raise RecordError(f"the control of {model} is not recorded in {folder}")
-        found_losses = tables.read_losses(folder, ids) if losses is None else losses.loc[losses["run_id"].isin(ids)]
-        ordered, loss, constant, _ = stack_losses(found_losses, [task["name"] for task in data["tasks"]])
-        runs_of_model = runs_of_model.set_index("run_id").loc[ordered]
-        found[model] = control_reference(
-            runs_of_model["lr"].to_numpy(),
-            runs_of_model["seed"].to_numpy(dtype="int64"),
-            loss,
-            constant,
-            np.array([task["constant_loss"] for task in data["tasks"]]),
-            study.rule,
-            None if runs_of_model["moved"].isna().all() else runs_of_model["moved"].to_numpy(dtype="float64"),
-        )
-    return found
+def rescore_and_compare(folder: Path, words: Sequence[str]) -> str:
+    """Judge the recorded runs by another rule (`key=value` words). Returns how far each edge moves, as text."""
+    path = rescore(folder, rule_of(read_definition(folder).study, words))
+    lines = [*changes(folder, path), f"rescored: {path}", f"  {typed_command()} report {typed_path(path)}"]
+    return "\n".join(lines)
 
 
 def rescore(folder: Path, rule: Rule) -> Path:

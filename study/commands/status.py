@@ -69,6 +69,12 @@ class Status:
     outline: list[str] = field(default_factory=list)
 
 
+def status(folder: Path, *, as_json: bool = False) -> str:
+    """Return the text of `study status`, or JSON."""
+    found = read_status(folder)
+    return as_json_text(found) if as_json else text(found)
+
+
 def read_status(folder: Path) -> Status:
     """Raises RecordError where there is no study."""
     definition = read_definition(folder)
@@ -135,7 +141,7 @@ def text(status: Status, width: int = 120) -> str:
     return "\n".join(lines) + (f"\n\n{grid}" if grid else "")
 
 
-def as_json(status: Status) -> str:
+def as_json_text(status: Status) -> str:
     return json.dumps(asdict(status), indent=1, allow_nan=False)
 
 

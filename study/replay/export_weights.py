@@ -13,11 +13,11 @@ import pandas as pd
 from torch import Tensor
 
 from study import data, methods
-from study.commands.rescore import references
 from study.config import Arm, Run
 from study.data import Rows
 from study.data._dataset import Log
 from study.record.definition import Definition, read_definition
+from study.record.references import references
 from study.record.tables import read_runs
 from study.replay.recorded_study import bits_text, find_run, first_difference, load_data, recorded_losses, run_of
 from study.trainers import warm_start, weights_file

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from study import data, methods
-from study.commands.rescore import references
 from study.config import RANKER, Arm, Run, Study, control_of
 from study.data._dataset import Log
 from study.outcomes.gains import gains
@@ -18,6 +17,7 @@ from study.outcomes.onset import Moments, control_curve, moments
 from study.outcomes.recorded import stack_losses
 from study.outcomes.reference import Reference
 from study.record.definition import Definition, RecordError, read_definition
+from study.record.references import references
 from study.record.tables import read_losses, read_runs
 from study.trainers import warm_start
 from study.training.weights import Weights

@@ -74,7 +74,7 @@ def starting_from(where: str, study: Study, cache: Path, *, accumulators: bool =
     log = data.load(study.data, study.data_options, cache)
     try:
         if accumulators and not start.accumulators:
-            raise ValueError("it holds no accumulators; `study weights` of this version writes them")
+            raise ValueError("it holds no accumulators; `study export-weights` of this version writes them")
         check(start.about, study, log, data.rows_of(study.data, study.data_options, cache), accumulators=accumulators)
         network_of_weights(start.about.model, spec_of(log, study.recipe), start)
     except ValueError as error:

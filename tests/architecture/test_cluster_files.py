@@ -18,7 +18,8 @@ import pytest
 import yaml
 from paths import ROOT
 
-from study.cli import main
+from study.cli.parser import build_parser
+from study.cli.verbs import VERBS
 
 CLUSTER = ROOT / "docs" / "cluster"
 MANIFEST = list(yaml.safe_load_all((CLUSTER / "rayjob.yaml").read_text()))
@@ -120,7 +121,7 @@ def test_ray_has_the_tested_version() -> None:
 
 def test_the_entrypoint_is_a_valid_command_on_the_claim() -> None:
     words = shlex.split(JOB["spec"]["entrypoint"])
-    asked = main._parser().parse_args(words[1:])
+    asked = build_parser(VERBS).parse_args(words[1:])
     assert words[:2] == ["study", "run"]
     assert asked.gpu_fraction * 4 == 1, "four trials share a GPU"
     mounted = {mount["mountPath"] for mount in containers()[-1]["volumeMounts"]}

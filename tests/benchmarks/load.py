@@ -227,7 +227,7 @@ def _child(told: Path, words: Sequence[str]) -> int:
         counted["workers"] = on.workers
         train(job, log, on, *more)
 
-    mirror = driver._mirrored
+    mirror = driver._mirror
 
     def mirrored(folder: Path, follower: Follower, uri: str | None) -> str:
         said = mirror(folder, follower, uri)
@@ -243,7 +243,7 @@ def _child(told: Path, words: Sequence[str]) -> int:
     driver.plan = timed("plan", driver.plan)
     runner.run = timed("Tune", run)
     driver.report = timed("report", driver.report)
-    driver._mirrored = timed("MLflow, after the report", mirrored)
+    driver._mirror = timed("MLflow, after the report", mirrored)
     code = cli.main(words)
     told.write_text(json.dumps(counted | {"parts": parts}))
     return code

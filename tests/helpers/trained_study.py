@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from study.commands import run
-from study.commands.rescore import references
+from study.commands.request import RunRequest, requested_study
 from study.execution.planner import plan
 from study.execution.trial import Trial, execute
 from study.record.definition import Definition, open_study
+from study.record.references import references
 from study.trainers import warm_start
 from study.trainers.protocol import open_trainer
 
@@ -41,8 +41,8 @@ def train(
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("STUDY_CACHE", str(cache))
         start = str(init_from) if init_from else None
-        asked = run.RunRequest(space="quick", settings=settings, init_from=start, init_accumulators=init_accumulators)
-        study = run.study_of(asked)
+        asked = RunRequest(space="quick", settings=settings, init_from=start, init_accumulators=init_accumulators)
+        study = requested_study(asked)
         trainer = open_trainer(study, cache)
         described = trainer.description()
         open_study(folder, Definition(study=study, data=described, versions={}))

@@ -13,6 +13,7 @@ import analysis
 from study import data
 from study.cli.main import main
 from study.commands import run as driver
+from study.commands.request import RunRequest, requested_study
 from study.config import CONTROL_SEEDS, Arm, EdgeSearch, QualitySearch
 from study.execution.planner import plan
 from study.execution.work_source import Planned, Together
@@ -211,7 +212,7 @@ def confirmed(studies: Studies) -> tuple[Path, str]:
     folder, cache = studies.folder / "out", studies.folder / "cache"
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("STUDY_CACHE", str(cache))
-        study = driver.study_of(driver.RunRequest(space="quick", settings=SETTINGS))
+        study = requested_study(RunRequest(space="quick", settings=SETTINGS))
         log = data.load(study.data, study.data_options, cache)
     open_study(folder, Definition(study=study, data=data.describe(study.data, log), versions={}))
     words = ["--lr", "3.2", "--seeds", "100-102", "--method", "clippy", "--workers", "2", "--quality", "auc_like"]

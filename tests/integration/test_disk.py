@@ -17,7 +17,7 @@ from simulated_record import simulated_definition, write_simulated_study
 from small_disk import Disk
 
 from study.cli.main import main
-from study.commands import run
+from study.commands.report import report
 from study.config import Arm
 from study.record import tables
 from study.record.confirmations import Confirmation, read_confirmations, write_confirmation
@@ -119,7 +119,7 @@ def test_a_report_on_a_full_disk_is_one_line_and_keeps_the_old_one(
 ) -> None:
     folder = disk.folder / "study"
     write_simulated_study(folder, simulated_definition(models=("small",), lrs=(0.1, 0.4), seeds=(0, 1), steps=20))
-    run.report(folder)
+    report(folder)
     before = (folder / "report.html").read_bytes()
     disk.full(1)
     monkeypatch.chdir(disk.folder)

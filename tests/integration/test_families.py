@@ -17,7 +17,7 @@ from analysis.stats.forest import forest
 from study.cli.main import main
 from study.commands import family as families
 from study.commands import run
-from study.commands.run import RunRequest
+from study.commands.request import RunRequest
 from study.config import Arm, Family, Member, Study
 from study.record.definition import RecordError
 from study.tune import submit

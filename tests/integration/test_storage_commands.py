@@ -8,8 +8,7 @@ import pytest
 from simulated_record import simulated_definition, write_simulated_study
 
 from study.cli.main import main
-from study.commands import run as driver
-from study.commands.run import RunRequest
+from study.commands.request import RunRequest, out_folder
 from study.config import runs_of
 from study.record import tables
 from study.record.failures import write_failure
@@ -113,4 +112,4 @@ def test_a_shared_mlflow_server_knows_the_study_from_every_machine(url: str, tmp
 def test_a_cluster_takes_a_url(url: str) -> None:
     study = simulated_definition().study
     asked = RunRequest(space="quick", out=url, address="10.0.0.1:6379")
-    assert stores.address(driver.out_folder(asked, study)) == url
+    assert stores.address(out_folder(asked, study)) == url

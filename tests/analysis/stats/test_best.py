@@ -17,7 +17,8 @@ from analysis.report.tables import report_tables
 from analysis.stats import best
 from analysis.stats.intervals import mean_interval, median_interval
 from analysis.text import best as best_text
-from study.commands import run
+from study.commands.report import report
+from study.commands.status import status
 from study.config import JUDGED_FROM
 from study.record import tables as record
 from study.record.definition import Definition
@@ -142,15 +143,15 @@ def test_everything_else_is_said_of_the_judged_runs(tmp_path: Path) -> None:
     assert "The best quality within the risk" in page
     assert "0/40" in page
     assert "not recorded" not in page
-    shown = run.report(tmp_path)
+    shown = report(tmp_path)
     assert shown.splitlines()[0].startswith("model  method  best at")
-    assert "simulated: 131 runs recorded, 0 failed" in run.status(tmp_path)
+    assert "simulated: 131 runs recorded, 0 failed" in status(tmp_path)
 
 
 def test_a_search_without_runs_has_a_report(tmp_path: Path) -> None:
     definition = opened(tmp_path, study_of())
     assert found(tmp_path, definition).empty
-    assert run.report(tmp_path).startswith("no runs recorded yet")
+    assert report(tmp_path).startswith("no runs recorded yet")
     assert "No runs recorded yet" in (tmp_path / "report.html").read_text()
 
 

@@ -16,8 +16,12 @@ import pytest
 from paths import ROOT
 
 from study.cli.main import main
+from study.cli.parser import OPTIONS, build_parser, current_words, run_words
+from study.cli.verbs import VERBS
 from study.commands import run
-from study.commands.run import RunRequest
+from study.commands.plan import preview
+from study.commands.request import RunRequest, change_study, requested_study
+from study.storage.stores import cache_folder
 
 SMALL = ["--set", "data.rows=2000", "--set", "batch=64", "--set", "models=small"]
 
@@ -117,9 +121,7 @@ def test_a_share_of_a_gpu_is_one_over_a_whole_number(refused: Callable[..., str]
     ("fraction", "share"), [("1", 1.0), ("1/2", 0.5), ("0.25", 0.25), ("1/3", 1 / 3), (str(1 / 3), 1 / 3), ("0.1", 0.1)]
 )
 def test_a_share_of_a_gpu_is_written_as_people_do(fraction: str, share: float) -> None:
-    from study.cli.main import _parser
-
-    assert _parser().parse_args(["run", "quick", "--gpu-fraction", fraction]).gpu_fraction == share
+    assert build_parser(VERBS).parse_args(["run", "quick", "--gpu-fraction", fraction]).gpu_fraction == share
 
 
 def test_a_command_that_is_none_lists_those_there_are(refused: Callable[..., str]) -> None:
@@ -208,12 +210,11 @@ def test_a_study_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def _make_study(folder: Path) -> bytes:
     from study import data
-    from study.commands import run
     from study.record.definition import Definition, open_study
 
     settings = tuple(SMALL[1::2])
-    study = run.study_of(run.RunRequest(space="quick", settings=settings))
-    log = data.load(study.data, study.data_options, run.cache_folder())
+    study = requested_study(RunRequest(space="quick", settings=settings))
+    log = data.load(study.data, study.data_options, cache_folder())
     facts = data.describe(study.data, log)
     open_study(folder, Definition(study=study, data=facts, versions={}))
     return (folder / "study.json").read_bytes()
@@ -387,12 +388,12 @@ def test_another_source_is_asked_for_the_studys_columns_and_days_but_not_for_the
         "only_numbers": "",
         "only_days": "1-7",
     }
-    study = dataclasses.replace(run.study_of(RunRequest(space="quick")), data_options=options)
+    study = dataclasses.replace(requested_study(RunRequest(space="quick")), data_options=options)
     kept = {name: value for name, value in options.items() if name.startswith("only_")}
-    assert run.changed(study, RunRequest(space="quick", data="kuairand")).data_options == kept
-    dropped = run.changed(study, RunRequest(space="quick", data="kuairand", settings=("data.only_days=8-14",)))
+    assert change_study(study, RunRequest(space="quick", data="kuairand")).data_options == kept
+    dropped = change_study(study, RunRequest(space="quick", data="kuairand", settings=("data.only_days=8-14",)))
     assert dropped.data_options == kept | {"only_days": "8-14"}
-    assert run.changed(study, RunRequest(space="quick", data="synthetic")).data_options == options
+    assert change_study(study, RunRequest(space="quick", data="synthetic")).data_options == options
 
 
 def test_a_source_that_needs_a_folder_says_so(refused: Callable[..., str], tmp_path: Path) -> None:
@@ -415,20 +416,19 @@ def test_plan_counts_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_plan_names_a_method_once_and_counts_confirmations(tmp_path: Path, no_ray: None) -> None:
     from study import data
-    from study.commands import run
     from study.record.confirmations import Confirmation, write_confirmation
     from study.record.definition import Definition, open_study
 
     settings = (*SMALL[1::2], "methods=none,clippy", "clippy.rel=0.1,0.5", "lr=0.1,0.2")
-    asked = run.RunRequest(space="quick", settings=settings, seeds="0-3", out=str(tmp_path))
-    study = run.study_of(asked)
-    log = data.load(study.data, study.data_options, run.cache_folder())
+    asked = RunRequest(space="quick", settings=settings, seeds="0-3", out=str(tmp_path))
+    study = requested_study(asked)
+    log = data.load(study.data, study.data_options, cache_folder())
     open_study(tmp_path, Definition(study=study, data=data.describe(study.data, log), versions={}))
     named = {"models": study.models, "arms": study.arms, "number": 0, "study_seeds": 4}
     write_confirmation(tmp_path, Confirmation(lr=0.1, seeds=(10, 11, 12), **named))
-    said = run.preview(asked)
+    said = preview(asked)
     assert " of none, clippy (2 arms)\n" in said
-    assert "beside    9 runs of confirmations" in said
+    assert "confirm   9 runs" in said
 
 
 def test_spaces_lists_everything_that_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -452,31 +452,48 @@ def test_a_traceback_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["run", "quik"])
 
 
-def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from study.commands import run
+def test_ctrl_c_says_how_to_continue(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
 
     def interrupted(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "run", interrupted)
     assert main(["run", "quick"]) == 130
-    assert capsys.readouterr().err == "\nstudy: stopped; the same command goes on\n"
+    assert "stopped; the same command continues" in capsys.readouterr().err
 
 
 def test_the_words_of_a_submitted_job_are_those_that_were_asked() -> None:
-    from study.cli.main import _command_line, _parser
-
     words = "submit quick --address http://x:1 --data table --data-dir /d --out /o --seeds 0-3 --workers 4 --set lr=0.1"
     words += " --level 0.05 --precision 1.5 --budget 64 --gpu-fraction 1/3"
-    line = _command_line(_parser().parse_args([*words.split(), "--set", "methods=none, clippy", "--no-wait"]))
+    line = run_words(build_parser(VERBS).parse_args([*words.split(), "--set", "methods=none, clippy", "--no-wait"]))
     assert line[:5] == ["python", "-m", "study", "run", "quick"]
-    again = vars(_parser().parse_args(line[3:]))
-    asked = vars(_parser().parse_args(words.split()))
+    again = vars(build_parser(VERBS).parse_args(line[3:]))
+    asked = vars(build_parser(VERBS).parse_args(words.split()))
     assert (again["level"], again["precision"], again["budget"]) == (0.05, 1.5, 64)
     for name in ("space", "data", "data_dir", "out", "seeds", "workers", "stack", "tracking_uri", "gpu_fraction"):
         assert again[name] == asked[name]
     assert again["settings"] == ["lr=0.1", "methods=none, clippy"]
     assert again["address"] is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["weights", "DIR"], ["export-weights", "DIR"]),
+        (["replay", "DIR", "ab", "--beside", "all"], ["replay", "DIR", "ab", "--compare", "all"]),
+        (["run", "quick", "--init-accumulators", "handed"], ["run", "quick", "--init-accumulators", "restore"]),
+        (["run", "quick", "--init-accumulators=handed"], ["run", "quick", "--init-accumulators=restore"]),
+    ],
+)
+def test_words_of_the_previous_version_are_accepted_with_a_note(old: list[str], new: list[str]) -> None:
+    words, (note,) = current_words(old)
+    assert words == new
+    assert "is now" in note
+    assert current_words(new) == (new, [])
+
+
+def test_request_has_every_option_of_the_table() -> None:
+    assert set(RunRequest.__dataclass_fields__) == {"space", *OPTIONS}
 
 
 TRAINS = {"ray", "mlflow", "optuna", "torch"}

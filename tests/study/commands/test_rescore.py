@@ -14,8 +14,8 @@ from weight_files import of_random
 import analysis
 from study.cli.main import main
 from study.commands import rescore as rescoring
-from study.commands import run
-from study.commands.rescore import references, rescore, rule_influence, rule_of
+from study.commands.request import RunRequest, requested_study
+from study.commands.rescore import rescore, rule_influence, rule_of
 from study.config import Arm, Rule
 from study.execution.planner import plan
 from study.execution.trial import Trial, execute
@@ -24,6 +24,7 @@ from study.outcomes.recorded import stack_losses
 from study.outcomes.reference import control_reference
 from study.record import tables
 from study.record.definition import Definition, RecordError, open_study, read_definition
+from study.record.references import references
 from study.storage import stores, untrusted_input
 from study.trainers import warm_start
 from study.trainers.protocol import open_trainer
@@ -37,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, cache = tmp_path_factory.mktemp("trained") / "out", tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("STUDY_CACHE", str(cache))
-        study = run.study_of(run.RunRequest(space="quick", settings=SETTINGS))
+        study = requested_study(RunRequest(space="quick", settings=SETTINGS))
         trainer = open_trainer(study, cache)
         described = trainer.description()
         open_study(folder, Definition(study=study, data=described, versions={}))

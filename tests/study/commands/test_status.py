@@ -158,7 +158,7 @@ def test_files_of_anyone_do_no_harm(folder: Path, text: str) -> None:
     found = status.read_status(folder)
     assert found.total["training"] == 0
     assert status.text(found)
-    assert json.loads(status.as_json(found))
+    assert json.loads(status.as_json_text(found))
 
 
 def test_runs_that_were_recorded_since_count_once(folder: Path) -> None:

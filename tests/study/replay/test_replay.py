@@ -57,7 +57,7 @@ def copy_of(study: Path, folder: Path) -> Path:
 def test_replay_repeats_the_bits_and_writes_moments_and_figures(trained: Path, capsys) -> None:
     before = contents(trained)
     diverged = run_id(trained, method="none", lr=1.7, outcome="diverged")
-    assert main(["replay", str(trained), diverged[:10], "--beside", "all", "--sharpness-every", "50"]) == 0
+    assert main(["replay", str(trained), diverged[:10], "--compare", "all", "--sharpness-every", "50"]) == 0
     said = capsys.readouterr().out
     assert said.count("bit for bit") == 3, said
     assert contents(trained) == before
@@ -170,7 +170,7 @@ def test_observe_runs_observes_each_run_once(trained: Path, cache: Path) -> None
     [
         (["replay", "{}", "zz"], "no recorded run's id begins with 'zz'"),
         (["replay", "{}", ""], "no recorded run's id begins with ''"),
-        (["replay", "{}", "{one}", "--beside", "lamb"], "the study has no method 'lamb'; it has none, clippy, agc"),
+        (["replay", "{}", "{one}", "--compare", "lamb"], "the study has no method 'lamb'; it has none, clippy, agc"),
         (["replay", "{}", "{one}", "--sharpness-every", "0"], "need at least 1"),
         (["signals", "{}", "--method", "lamb"], "holds no such runs"),
     ],

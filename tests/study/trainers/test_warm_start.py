@@ -17,6 +17,7 @@ from search_spaces import table3
 from study.cli.main import main
 from study.commands import family
 from study.commands import run as driver
+from study.commands.request import RunRequest
 from study.config import Arm, Family, Member, Recipe, Run, Study, WeightsOf
 from study.data import Rows
 from study.record import tables
@@ -367,7 +368,7 @@ def test_the_run_that_is_meant_is_found(yesterday: Path) -> None:
 def test_the_command_writes_what_the_recorded_run_left(yesterday: Path, tmp_path: Path, capsys) -> None:
     clone = Path(shutil.copytree(yesterday, tmp_path / "clone"))
     run = export_weights.select_run(clone, lr=0.1, method="none")
-    assert main(["weights", str(clone), run[:10]]) == 0
+    assert main(["export-weights", str(clone), run[:10]]) == 0
     said = capsys.readouterr().out
     assert "none at lr 0.1, seed 0: completed; the losses equal the recorded ones bit for bit" in said
     left = warm_start.opened(clone / "weights" / f"{run[:12]}.safetensors")
@@ -411,7 +412,7 @@ def test_a_study_goes_on_with_the_accumulators_too(
 ) -> None:
     start, folder = warm_start.opened(handed), tmp_path / "on"
     settings = (*trained_study.DAYS, "data.only_days=6-10", "methods=none", "lr=0.1", "seeds=0")
-    trained_study.train(folder, cache, settings, init_from=handed, init_accumulators="handed")
+    trained_study.train(folder, cache, settings, init_from=handed, init_accumulators="restore")
     recipe = read_definition(folder).study.recipe
     assert (recipe.init_from, recipe.init_accumulators) == (start.content, start.accumulators)
     runs = tables.read_runs(folder)
@@ -430,8 +431,8 @@ def test_a_study_goes_on_with_the_accumulators_too(
     with pytest.raises(ValueError, match="they are others than its runs start from"):
         warm_start.kept(folder, recipe)
     (tmp_path / "bare.zip").write_bytes(weights_file.to_bytes(weights.validate(start.about, bare)))
-    asked = ["plan", "quick", *words(*TODAY), "--init-accumulators", "handed"]
-    assert "handed needs the weights that they belong to" in refused(capsys, *asked)
+    asked = ["plan", "quick", *words(*TODAY), "--init-accumulators", "restore"]
+    assert "restore needs the weights" in refused(capsys, *asked)
     assert "bare.zip: it holds no accumulators" in refused(capsys, *asked, "--init-from", tmp_path / "bare.zip")
     sgd = [*asked, "--set", "clippy.base=sgd", "--init-from", handed]
     assert "left accumulators of Adagrad, and clippy here keeps none" in refused(capsys, *sgd)
@@ -486,7 +487,7 @@ def test_plan_and_run_say_in_one_line_what_cannot_be(handed: Path, today: Path, 
     ],
 )
 def test_a_run_that_is_not_there_leaves_no_weights(yesterday: Path, more: list[str], message: str, capsys) -> None:
-    assert message in refused(capsys, "weights", yesterday, *more)
+    assert message in refused(capsys, "export-weights", yesterday, *more)
     assert not (yesterday / "weights").exists()
 
 
@@ -715,7 +716,7 @@ def test_the_arm_that_is_meant_is_found_and_named(two_arms: Path, cache: Path, t
         assert handed.weights.about.options == arm.options
         said = export_weights.write(handed.weights, str(tmp_path / "w.zip"))
         assert f"weights of small, agc max_ratio={arm.options['max_ratio']} at lr 0.1" in said
-    said = refused(capsys, "weights", two_arms, "--lr", "0.1", "--out", tmp_path / "x.zip")
+    said = refused(capsys, "export-weights", two_arms, "--lr", "0.1", "--out", tmp_path / "x.zip")
     assert "2 arms of agc have runs at lr 0.1 (max_ratio=0.05; max_ratio=0.1)" in said
     assert not (tmp_path / "x.zip").exists()
 
@@ -733,14 +734,16 @@ def test_weights_that_no_file_could_hold_are_refused_before_the_training(
 def test_weights_lie_in_an_object_store_too(yesterday: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     url = "memory://bucket/team/yesterday.zip"
-    assert main(["weights", str(yesterday), "--lr", "0.1", "--method", "none", "--out", url]) == 0
+    assert main(["export-weights", str(yesterday), "--lr", "0.1", "--method", "none", "--out", url]) == 0
     assert f"{url}: " in capsys.readouterr().out
     assert warm_start.opened(url).about.lr == 0.1
     assert main(["plan", "quick", *words(*TODAY), "--init-from", url]) == 0
     assert "weights   of small, none at lr 0.1" in capsys.readouterr().out
     assert "is not there" in refused(capsys, "plan", "quick", *words(*TODAY), "--init-from", "memory://bucket/none.zip")
     for wrong, message in (("s3://w.zip", "need a file, such as s3://bucket"), ("ftp://a/b.zip", "ftp:// cannot hold")):
-        assert message in refused(capsys, "weights", yesterday, "--lr", "0.1", "--method", "none", "--out", wrong)
+        assert message in refused(
+            capsys, "export-weights", yesterday, "--lr", "0.1", "--method", "none", "--out", wrong
+        )
         assert message in refused(capsys, "plan", "quick", "--init-from", wrong)
     assert not list(tmp_path.iterdir())
 
@@ -762,8 +765,8 @@ def test_a_file_that_is_replaced_meanwhile_changes_nothing(handed: Path, tmp_pat
 
     check = warm_start.starting_from
     monkeypatch.setattr(warm_start, "starting_from", replaced)
-    monkeypatch.setattr(driver, "_train", instead)
-    driver.run(driver.RunRequest(space="quick", settings=TODAY, init_from=str(path), out=str(tmp_path / "out")))
+    monkeypatch.setattr(driver, "train", instead)
+    driver.run(RunRequest(space="quick", settings=TODAY, init_from=str(path), out=str(tmp_path / "out")))
     assert [found.content for found in seen] == [start.content]
 
 
@@ -779,7 +782,7 @@ def test_a_member_that_was_begun_goes_on_from_the_weights_of_its_record(
     where = Path(shutil.copytree(today, tmp_path / "warm"))
     start = warm_start.opened(handed)
     one, study = warm_member(WeightsOf(member="yesterday", lr=0.1))
-    own = driver.RunRequest(space="x", out=str(where))
+    own = RunRequest(space="x", out=str(where))
     monkeypatch.setattr(family, "_source", lambda *_: (read_definition(yesterday).study, yesterday))
     begun = family._begun(one, study, own)
     assert begun

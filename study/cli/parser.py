@@ -1,0 +1,259 @@
+"""The command line: one table of options, from which the parser, the request and a submitted job are made."""
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NoReturn
+
+USER_ERROR = 2
+
+DESCRIPTION = (
+    "How large a learning rate can this model be trained with before it diverges, how sure are we, and which method "
+    "moves that edge?"
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports an error in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"study: {message} (see {self.prog} --help)\n")
+
+
+def positive_int(text: str) -> int:
+    """Return a whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"need at least 1, got {text}")
+    return value
+
+
+def minutes(text: str) -> float:
+    """Return a finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"need a number of minutes, got {text!r}") from None
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"need 0 or more minutes, got {text}")
+    return value
+
+
+def gpu_share(text: str) -> float:
+    """Return 1 / n from `1/n` or a decimal fraction."""
+    try:
+        value = Fraction(text)
+        parts = round(1 / value)
+    except (ValueError, ZeroDivisionError):
+        parts, value = 0, Fraction(0)
+    if parts < 1 or abs(value * parts - 1) > 1e-9:
+        raise argparse.ArgumentTypeError(f"need 1, 1/2, 1/3 ... of a GPU, got {text}")
+    return 1 / parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """An option of `study run`. group: commands take whole groups. settings: of `add_argument`."""
+
+    group: str
+    help: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    flag: str | None = None
+
+
+def _option(group: str, metavar: str, help: str, **settings: Any) -> Option:
+    flag = settings.pop("flag", None)
+    return Option(group=group, help=help, settings={"metavar": metavar} | settings, flag=flag)
+
+
+OPTIONS: dict[str, Option] = {
+    "data": _option("space", "D", "data source, instead of the space's own"),
+    "data_dir": _option("space", "P", "folder that the data source reads"),
+    "out": _option("space", "DIR", "the study's folder, or a URL such as s3://bucket/prefix (default: results/SPACE)"),
+    "init_from": _option(
+        "space", "FILE", "weights that every run starts from, a path or a URL (see study export-weights)"
+    ),
+    "init_accumulators": Option(
+        group="space",
+        help="with --init-from: start Adagrad's accumulators fresh (the default), or restore them from the file",
+        settings={"choices": ("fresh", "restore")},
+    ),
+    "seeds": _option("space", "S", "such as 0-31; a search starts with the first"),
+    "level": _option("space", "P", "search: P(divergence) at the edge", type=float),
+    "precision": _option("space", "F", "search: upper end of the edge's interval over its lower end", type=float),
+    "budget": _option("space", "N", "search: most runs of a curve", type=int),
+    "settings": _option(
+        "space",
+        "KEY=VALUE",
+        "methods=none,clippy  models=small  lr=0.1,0.2  clippy.rel=0.1,0.5  steps=300  data.rows=50000",
+        action="append",
+        default=[],
+        flag="--set",
+    ),
+    "workers": _option("workers", "N", "trials at a time (default: one per core)", type=positive_int),
+    "stack": _option("workers", "N", "most runs of a stack", type=positive_int),
+    "address": _option("cluster", "A", "of a Ray cluster (default: a local one for this command)"),
+    "tracking_uri": _option(
+        "cluster", "U", "of MLflow (default: $MLFLOW_TRACKING_URI, else a database in the study's folder)"
+    ),
+    "gpu_fraction": _option("cluster", "F", "share of a GPU for each trial", type=gpu_share, default=1.0),
+    "checkpoint_minutes": _option(
+        "cluster", "M", "time between checkpoints of a stack (default: 10; 0: none)", type=minutes
+    ),
+    "trial_minutes": _option(
+        "cluster",
+        "M",
+        "stop and retry a trial that makes no step for so long (default: from what its stack takes, at least 10; "
+        "0: never)",
+        type=minutes,
+    ),
+}
+"""Every option of `study run`, by its name in RunRequest."""
+
+
+def tracking_uri() -> str | None:
+    """Return the default tracking URI, $MLFLOW_TRACKING_URI."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def current_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Replace words of the previous version. Returns the words, and a note for each that was replaced."""
+    words, notes = list(words), []
+    command = words[0] if words else ""
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        new = word
+        if i == 0 and word == "weights":
+            new = "export-weights"
+        elif command == "replay" and name == "--beside":
+            new = f"--compare{equals}{value}"
+        elif word == "--init-accumulators=handed":
+            new = "--init-accumulators=restore"
+        elif word == "handed" and words[i - 1] == "--init-accumulators":
+            new = "restore"
+        if new != word:
+            notes.append(f"note: `{name}` is now `{new.partition('=')[0]}`; the old word will be removed")
+            words[i] = new
+    return words, notes
+
+
+def run_words(options: argparse.Namespace) -> list[str]:
+    """Return the `study run` command of a submitted job: all options but the cluster's address."""
+    words = ["python", "-m", "study", "run", options.space]
+    for name in OPTIONS:
+        value = getattr(options, name)
+        if name == "address" or value is None:
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            words += [_flag(name), str(one)]
+    return words
+
+
+def build_parser(verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> argparse.ArgumentParser:
+    """Return the parser of all commands. verbs: command -> the function that runs it."""
+    parser = _Parser(prog="study", description=DESCRIPTION)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, *groups: str, folder: bool = False) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(do=verbs[name], command=name)
+        if folder:
+            added.add_argument("dir", metavar="DIR", help="the study's folder, or its URL")
+        if "space" in groups:
+            added.add_argument("space", metavar="SPACE", help="a search space (see study spaces)")
+        for option in OPTIONS:
+            if OPTIONS[option].group in groups:
+                _add(added, option)
+        return added
+
+    command("spaces", "list studies, methods, models and data sources")
+    command("plan", "show cells, runs, trials and expected time; train nothing", "space", "workers")
+    command("run", "train the runs that are not recorded, then report", "space", "workers", "cluster")
+    command("resume", "train the missing runs of a study, then report", "workers", "cluster", folder=True)
+    status = command("status", "count runs that are done, training, diverged, failed and missing", folder=True)
+    status.add_argument("--json", action="store_true", help="print JSON")
+    command("report", "write tables, figures and report.html from the record", folder=True)
+    recommend = command("recommend", "show the largest lr whose risk can be claimed, by method", folder=True)
+    _add_claim(recommend)
+    recommend.add_argument("--json", action="store_true", help="print JSON records with finite numbers or null")
+    confirm = command("confirm", "train fresh seeds at one lr, to claim it", "workers", "cluster", folder=True)
+    confirm.add_argument("--lr", type=float, required=True, metavar="X", help="the learning rate to confirm")
+    confirm.add_argument("--seeds", metavar="S", help="such as 100-158, all unused (default: as many as needed)")
+    confirm.add_argument("--method", metavar="M", help="methods or curves, such as none,clippy (default: all)")
+    confirm.add_argument("--model", metavar="M", help="models, such as small,large (default: all)")
+    _add_claim(confirm)
+    rescore = command("rescore", "judge the recorded runs by another rule, without training", folder=True)
+    rescore.add_argument(
+        "--rule", nargs="+", action="extend", required=True, metavar="KEY=VALUE", help="such as kept=0.5 once_had=0.6"
+    )
+    _add_single_runs(command)
+    submit = command("submit", "run a study as a job on a Ray cluster", "space", "workers", "cluster")
+    submit.add_argument("--working-dir", type=Path, help="a folder with your own modules that the job needs")
+    submit.add_argument("--no-wait", action="store_true", help="return when the job is submitted")
+    _add(command("mlflow", "rebuild the MLflow view from the record", folder=True), "tracking_uri")
+    ui = command("ui", "open the MLflow view on loopback", folder=True)
+    ui.add_argument("--port", type=int, help="default: 5000, or any free port")
+    _add(ui, "tracking_uri")
+    _add_data(commands, verbs)
+    return parser
+
+
+def _add_single_runs(command: Callable[..., argparse.ArgumentParser]) -> None:
+    replay = command("replay", "train one recorded run again and record its inner values and figures", folder=True)
+    replay.add_argument("run_id", metavar="RUN_ID", help="a run of the record, or the start of its id")
+    replay.add_argument("--compare", metavar="M", help="also other methods at this seed and lr: none,clippy or all")
+    replay.add_argument("--sharpness-every", type=positive_int, default=20, metavar="N", help="steps (default: 20)")
+    export = command("export-weights", "write the final weights of a recorded run to a file", folder=True)
+    export.add_argument(
+        "run_id", metavar="RUN_ID", nargs="?", help="a run, or the start of its id (default: by --lr, or the control)"
+    )
+    export.add_argument("--lr", type=float, metavar="X", help="the lowest seed trained with this lr")
+    export.add_argument("--method", metavar="M", help="needed if the study has several")
+    export.add_argument("--model", metavar="M", help="needed if the study has several")
+    export.add_argument(
+        "--out", metavar="FILE", help="a path, or a URL such as s3://bucket/w (default: DIR/weights/RUN_ID.safetensors)"
+    )
+    signals = command("signals", "show which signals precede divergence, over many recorded runs", folder=True)
+    signals.add_argument("--seeds", metavar="S", help="such as 0-15 (default: all recorded)")
+    signals.add_argument("--model", metavar="M", help="models, such as small,large (default: all)")
+    signals.add_argument("--method", metavar="M", help="methods, such as none,clippy (default: all)")
+    signals.add_argument("--sharpness-every", type=positive_int, default=40, metavar="N", help="steps (default: 40)")
+    signals.add_argument("--workers", type=positive_int, metavar="N", help="stacks at a time (default: one per core)")
+
+
+def _add_data(commands: Any, verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> None:
+    data = commands.add_parser("data", help="list, fetch or check data sources")
+    data.set_defaults(command="data")
+    actions = data.add_subparsers(required=True, metavar="COMMAND")
+    actions.add_parser("list", help="list data sources").set_defaults(do=verbs["data list"])
+    fetch = actions.add_parser("fetch", help="download and verify a data set")
+    fetch.add_argument("name")
+    fetch.add_argument("--data-dir", type=Path, default=Path("data"), metavar="P", help="target (default: ./data)")
+    fetch.set_defaults(do=verbs["data fetch"])
+    check = actions.add_parser("check", help="read a data source and describe it")
+    check.add_argument("name")
+    check.add_argument("--data-dir", metavar="P")
+    check.set_defaults(do=verbs["data check"])
+
+
+def _add(parser: argparse.ArgumentParser, name: str) -> None:
+    settings = dict(OPTIONS[name].settings)
+    if name == "tracking_uri":
+        settings["default"] = tracking_uri()
+    parser.add_argument(_flag(name), dest=name, help=OPTIONS[name].help, **settings)
+
+
+def _flag(name: str) -> str:
+    return OPTIONS[name].flag or f"--{name.replace('_', '-')}"
+
+
+def _add_claim(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--risk", type=float, default=0.05, metavar="P", help="largest P(divergence) (default: 0.05)")
+    parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the claim (default: 0.95)")
+    parser.add_argument("--quality", metavar="Q", help="such as auc_click (default: of the first task)")

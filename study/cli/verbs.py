@@ -1,0 +1,259 @@
+"""What each command does. Heavy imports are inside, so that `study --help` is fast."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study import redaction
+from study.cli.parser import run_words
+
+if TYPE_CHECKING:
+    from study.commands.recommend import Claim
+    from study.commands.request import RunRequest
+
+READING = ("spaces", "status", "report", "recommend", "rescore", "mlflow", "ui")
+"""Commands that read a record, which may be from somebody else. Only the others may import the user's own modules."""
+
+
+def _request(options: argparse.Namespace) -> "RunRequest":
+    from study.commands.request import RunRequest
+
+    given: dict[str, Any] = {"space": ""}
+    given |= {name: value for name, value in vars(options).items() if name in RunRequest.__dataclass_fields__}
+    given["settings"] = tuple(given.get("settings", ()))
+    return RunRequest(**given)
+
+
+def _claim(options: argparse.Namespace) -> "Claim":
+    from study.commands.recommend import Claim
+
+    return Claim(risk=options.risk, confidence=options.confidence, quality=options.quality)
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    from study.commands.paths import study_folder
+
+    return study_folder(options.dir)
+
+
+def _list(package: str) -> None:
+    """Print each plugin of a package with the first line of its module."""
+    from study import plugins
+
+    for name, text in plugins.described(package).items():
+        print(f"  {name:16} {text}")
+
+
+def _spaces(_options: argparse.Namespace) -> None:
+    packages = {"studies": "search_spaces", "methods": "study.methods", "models": "models", "data": "study.data"}
+    for title, package in packages.items():
+        print(f"{title}:")
+        _list(package)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from study.commands import family as families
+    from study.commands import plan
+
+    request = _request(options)
+    family = families.requested_family(request)
+    print(families.preview(request, family) if family else plan.preview(request))
+
+
+def _run(options: argparse.Namespace) -> None:
+    from study.commands import family as families
+    from study.commands import run
+
+    request = _request(options)
+    if family := families.requested_family(request):
+        families.run(request, family)
+    else:
+        run.run(request)
+
+
+def _resume(options: argparse.Namespace) -> None:
+    from study.commands import family, run
+
+    folder = _folder(options)
+    command = family if family.is_family(folder) else run
+    command.resume(folder, _request(options))
+
+
+def _status(options: argparse.Namespace) -> None:
+    from study.commands import family, status
+
+    folder = _folder(options)
+    if not family.is_family(folder):
+        print(status.status(folder, as_json=options.json))
+        return
+    if options.json:
+        raise ValueError(f"{options.dir} holds a family of studies; --json takes one study")
+    print(family.status(folder))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from study.commands import family, report
+
+    folder = _folder(options)
+    command = family if family.is_family(folder) else report
+    print(command.report(folder))
+
+
+def _recommend(options: argparse.Namespace) -> None:
+    from study.commands.recommend import recommend
+
+    print(recommend(_folder(options), _claim(options), as_json=options.json))
+
+
+def _confirm(options: argparse.Namespace) -> None:
+    from study.commands.confirm import confirm
+    from study.search.confirmation import ConfirmRequest
+
+    wanted = ConfirmRequest(lr=options.lr, seeds=options.seeds, methods=options.method, models=options.model)
+    confirm(_folder(options), _request(options), wanted, _claim(options))
+
+
+def _rescore(options: argparse.Namespace) -> None:
+    from study.commands.rescore import rescore_and_compare
+
+    print(rescore_and_compare(_folder(options), options.rule))
+
+
+def _replay(options: argparse.Namespace) -> None:
+    from study.replay import replay
+    from study.storage import stores
+
+    folder, every = stores.folder_of(options.dir).resolve(), options.sharpness_every
+    print(replay.replay(folder, options.run_id, stores.cache_folder(), compare=options.compare, sharpness_every=every))
+    stores.publish(folder, ("replay/*/*",))
+
+
+def _export_weights(options: argparse.Namespace) -> None:
+    from study.replay import export_weights
+    from study.storage import stores
+    from study.trainers import warm_start
+
+    folder, cache = stores.folder_of(options.dir).resolve(), stores.cache_folder()
+    run = export_weights.select_run(
+        folder, run=options.run_id, lr=options.lr, method=options.method, model=options.model
+    )
+    out = options.out or str(folder / "weights" / f"{run[:12]}.safetensors")
+    warm_start.place(out)  # raises for an unusable place before the run is trained
+    exported = export_weights.export_weights(folder, run, cache)
+    print(f"{exported.text}\n{export_weights.write(exported.weights, out)}")
+    if not options.out:
+        stores.publish(folder, ("weights/*.safetensors",))
+
+
+def _signals(options: argparse.Namespace) -> None:
+    from analysis.report import signals
+    from study import overrides
+    from study.replay.signals import observe_runs
+    from study.storage import stores
+
+    def on_progress(done: int, every: int) -> None:
+        print(f"{done}/{every} runs observed", flush=True)
+
+    folder = stores.folder_of(options.dir).resolve()
+    observe_runs(
+        folder,
+        stores.cache_folder(),
+        seeds=None if options.seeds is None else overrides.seeds(options.seeds),
+        models=options.model.split(",") if options.model else None,
+        only_methods=options.method.split(",") if options.method else None,
+        sharpness_every=options.sharpness_every,
+        workers=options.workers or os.cpu_count() or 1,
+        on_progress=on_progress,
+    )
+    print(signals.write(folder))
+    stores.publish(folder, ("signals/*",))
+
+
+def _mlflow(options: argparse.Namespace) -> None:
+    from study.storage import stores
+    from study.tracking.mirror import mirror
+
+    print(mirror(stores.folder_of(options.dir).resolve(), options.tracking_uri))
+
+
+def _ui(options: argparse.Namespace) -> None:
+    from study.storage import stores
+    from study.tracking.server import serve
+
+    serve(stores.folder_of(options.dir).resolve(), port=options.port, uri=options.tracking_uri)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from study.commands import family as families
+    from study.commands import request as requests
+    from study.commands.versions import commit
+    from study.tune import submit
+
+    request = _request(options)
+    if not options.address:
+        raise ValueError("study submit needs --address, such as http://127.0.0.1:8265")
+    words = run_words(options)
+    for word in words:
+        if redaction.redacted(word) != word:
+            raise ValueError(
+                f"{redaction.redacted(word)} holds a secret, and everyone who sees the job can read it; leave it out, "
+                "and set MLFLOW_TRACKING_URI, or the variable that holds the secret, where the cluster is started"
+            )
+    if family := families.requested_family(request):
+        families.check(request, family)
+    else:
+        if requests.weights_file(request):  # the file and the data are where the job runs
+            request = dataclasses.replace(request, init_from=None, init_accumulators=None)
+        requests.out_folder(request, requests.requested_study(request))
+    return submit.submit(
+        options.address, words, working_dir=options.working_dir, wait=not options.no_wait, commit=commit()
+    )
+
+
+def _data_list(_options: argparse.Namespace) -> None:
+    _list("study.data")
+
+
+def _data_fetch(options: argparse.Namespace) -> None:
+    from study import data
+
+    print(data.fetch(options.name, options.data_dir.resolve(), progress=_show_bytes))
+
+
+def _show_bytes(done: int, total: int) -> None:
+    end = "\n" if done >= total else ""
+    print(f"\r{done / 2**20:.1f} of {total / 2**20:.1f} MiB", end=end, file=sys.stderr, flush=True)
+
+
+def _data_check(options: argparse.Namespace) -> None:
+    from study import data
+    from study.storage.stores import cache_folder
+
+    where = {"dir": str(Path(options.data_dir).expanduser().resolve())} if options.data_dir else {}
+    print(data.check(options.name, where, cache_folder()))
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "spaces": _spaces,
+    "plan": _plan,
+    "run": _run,
+    "resume": _resume,
+    "status": _status,
+    "report": _report,
+    "recommend": _recommend,
+    "confirm": _confirm,
+    "rescore": _rescore,
+    "replay": _replay,
+    "export-weights": _export_weights,
+    "signals": _signals,
+    "submit": _submit,
+    "mlflow": _mlflow,
+    "ui": _ui,
+    "data list": _data_list,
+    "data fetch": _data_fetch,
+    "data check": _data_check,
+}

@@ -1,0 +1,92 @@
+"""`study plan`: cells, runs, trials and expected time."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from study.commands.progress import duration
+from study.commands.remaining import RemainingWork, remaining_work
+from study.commands.request import RunRequest, out_folder, study_and_trainer
+from study.config import QualitySearch, Study
+from study.record import tables
+from study.record.confirmations import read_confirmations
+from study.record.definition import study_exists
+from study.storage import stores
+from study.storage.stores import cache_folder
+from study.trainers.protocol import Trainer, open_trainer
+
+START_UP_SECONDS = 12
+
+
+def preview(request: RunRequest, study: Study | None = None) -> str:
+    """Return the text of `study plan`. Trains nothing, and writes only the cache of converted data.
+
+    Args:
+        request: the user's request.
+        study: a study with the request applied; None is that of the search space.
+    """
+    study, trainer = (study, open_trainer(study, cache_folder())) if study else study_and_trainer(request)
+    folder = out_folder(request, study)
+    exists = study_exists(folder)
+    recorded = tables.recorded_ids(folder) if exists else set()
+    parts = [study, *(confirmation.part_of(study) for confirmation in (read_confirmations(folder) if exists else []))]
+    workers = request.workers or os.cpu_count() or 1
+    work = remaining_work(parts, trainer, folder, recorded, workers=workers, stack=request.stack)
+    head = [
+        f"{study.name}: {_goal(study)} of {_methods(study)}",
+        *(f"  {word:9} {line}" for word, line in trainer.summary()),
+    ]
+    return "\n".join([*head, *_counts(study, work), *_outlook(work, workers, folder, trainer)])
+
+
+def _counts(study: Study, work: RemainingWork) -> list[str]:
+    planned = work.plan
+    control = f"  control   {planned.control_runs} runs, of which {work.control_runs} are to be trained first"
+    if study.search:
+        return [control, *(f"  {line}" for line in work.source.outline())]
+    return [
+        f"  lrs       {', '.join(f'{lr:g}' for lr in study.lrs)}",
+        f"  seeds     {len(study.seeds)} ({study.seeds[0]} to {study.seeds[-1]})",
+        f"  cells     {planned.cells}",
+        f"  runs      {planned.runs}, of which {planned.recorded} are recorded",
+        control,
+        f"  trials    {len(work.control) + len(planned.stacks)} stacks, {planned.missing} runs to train",
+    ]
+
+
+def _outlook(work: RemainingWork, workers: int, folder: Path, trainer: Trainer) -> list[str]:
+    seconds, how = expected_seconds(work, workers, folder, trainer)
+    return [
+        *([f"  confirm   {work.confirmation_runs} runs of earlier confirmations"] if work.confirmation_runs else []),
+        f"  expected  {'unknown' if seconds is None else duration(seconds)} with {workers} trials at a time ({how})",
+        f"  out       {stores.address(folder)}",
+        *work.plan.limits.notes,
+    ]
+
+
+def expected_seconds(work: RemainingWork, workers: int, folder: Path, trainer: Trainer) -> tuple[float | None, str]:
+    """Return the seconds that training will take, and how they were estimated.
+
+    They come from recorded runs of the same models, or else from the trainer. None means that nothing is known.
+    """
+    stacks = len(work.control) + len(work.plan.stacks)
+    at_a_time = max(1, min(workers, stacks)) if work.plan.stacks else workers
+    to_train = Counter(work.source.left) + Counter(run.model for stack in work.control for run in stack.runs)
+    runs = tables.read_runs(folder) if study_exists(folder) else None
+    if runs is not None and set(to_train) <= set(runs["model"]):
+        seconds = sum(n * runs.loc[runs["model"] == model, "seconds"].median() for model, n in to_train.items())
+        return START_UP_SECONDS + seconds / at_a_time, "as the recorded runs took"
+    of_run, how = trainer.expected_seconds(work.plan.limits)
+    if not set(to_train) <= set(of_run):
+        return None, "nothing is recorded yet"
+    return START_UP_SECONDS + sum(n * of_run[model] for model, n in to_train.items()) / at_a_time, how
+
+
+def _methods(study: Study) -> str:
+    """`none, clippy (12 arms)`."""
+    arms = Counter(arm.method for arm in study.arms)
+    return ", ".join(method if n == 1 else f"{method} ({n} arms)" for method, n in arms.items())
+
+
+def _goal(study: Study) -> str:
+    return "the best quality" if isinstance(study.search, QualitySearch) else "P(divergence | lr)"

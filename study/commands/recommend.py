@@ -1,0 +1,45 @@
+"""`study recommend`: the largest learning rate that can be claimed, from the record alone."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from study.commands.paths import typed_command, typed_path
+from study.record.confirmations import read_confirmations
+from study.record.definition import read_definition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What to claim: P(divergence) <= risk with this confidence. quality: a column; None is that of the first task."""
+
+    risk: float = 0.05
+    confidence: float = 0.95
+    quality: str | None = None
+
+
+def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
+    """Return the largest lr that can be claimed for each curve, as sentences or as JSON."""
+    import analysis
+    from analysis.stats.recommend import recommend as recommend_table
+    from analysis.text import recommend as text
+
+    table = recommend_table(
+        analysis.load(folder),
+        read_definition(folder),
+        confirmations=read_confirmations(folder),
+        risk=claim.risk,
+        confidence=claim.confidence,
+        quality=claim.quality,
+    )
+    if as_json:
+        return json.dumps(text.json_records(table), indent=1, allow_nan=False)
+    if table.empty:
+        return "no runs recorded yet"
+    lines = []
+    for model in dict.fromkeys(table["model"]):
+        of_model = table.loc[table["model"] == model]
+        lines += [f"{model}:", *(f"  {sentence}" for sentence in text.sentences(of_model)), ""]
+    if commands := text.commands(table, typed_path(folder), typed_command()):
+        lines += ["To claim what is nominated:", *(f"  {command}" for command in commands)]
+    return "\n".join(lines).rstrip()

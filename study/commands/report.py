@@ -1,0 +1,76 @@
+"""`study report`: tables, figures and report.html from the record alone."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.commands.paths import typed_command, typed_path
+from study.commands.rescore import rule_influence
+from study.config import control_of
+from study.record import tables
+from study.record.failures import read_failures
+from study.record.references import references
+from study.storage import stores
+from study.storage.stores import StorageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.report.tables import ReportTables
+
+
+def report(folder: Path) -> str:
+    """Write the report, and return its text for a terminal. Raises StorageError if it cannot be written."""
+    from analysis.report import page, terminal
+    from analysis.report.tables import report_tables
+
+    stores.store_for(folder).refresh("set_aside")
+    found = report_tables(folder)
+    try:
+        losses = tables.read_losses(folder)
+        path = page.write(found, _references(found, losses), _influence(found, losses), losses)
+    except OSError as error:
+        raise StorageError(f"cannot write the report to {folder} ({error.strerror or error})") from error
+    stores.publish(folder)
+    address = stores.address(folder)
+    url = "" if address == str(folder) else f"\n        {address}/{path.name}"
+    text = terminal.text(found, typed_path(folder), typed_command())
+    return "\n".join([text, *_missing_runs(folder, found), "", f"report: {path}{url}"])
+
+
+def _missing_runs(folder: Path, found: "ReportTables") -> list[str]:
+    """Runs that failed. They are not in any denominator."""
+    failures = read_failures(folder, set(found.every["run_id"]))
+    if not failures:
+        return []
+    again = f"{typed_command()} resume {typed_path(folder)}"
+    reasons = [f"  {n}: {reason}" for reason, n in Counter(failures.values()).most_common()]
+    return ["", f"{len(failures)} runs are missing and not counted in n (`{again}` tries again):", *reasons]
+
+
+def _influence(found: "ReportTables", losses: "pd.DataFrame") -> "pd.DataFrame | None":
+    """How far each edge moves under other rules; None if that is not known."""
+    if found.best is not None:
+        return None
+    try:
+        return rule_influence(found.folder, fitted=found.fitted, every=found.every, losses=losses)
+    except ValueError:
+        return None  # the control is not recorded, or it learned nothing under a rule
+
+
+def _references(found: "ReportTables", losses: "pd.DataFrame") -> dict[str, dict[str, Any]]:
+    """The reference of each model whose control is recorded, as the report takes it."""
+    study, data, runs = found.definition.study, found.definition.data, found.every
+    recorded, described = set(runs["run_id"]), {}
+    for model in study.models:
+        if not all(run.id in recorded for run in control_of(study, data["content"]) if run.model == model):
+            continue
+        try:
+            reference = references(study, data, found.folder, [model], losses=losses, runs=runs)[model]
+        except ValueError:
+            continue  # the control learned nothing, and the study stopped with an error
+        gains = zip(data["tasks"], reference.task_gain, strict=True)
+        described[model] = {"lr": reference.lr, "gain": reference.gain}
+        described[model] |= {f"gain_{task['name']}": gain for task, gain in gains}
+        described[model]["constant_loss"] = sum(task["constant_loss"] for task in data["tasks"])
+    return described

@@ -1,0 +1,124 @@
+"""What a user asked of `study run`, and the study that follows from it."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from study import data, overrides, plugins
+from study.commands.paths import on_cluster, study_folder
+from study.config import Family, QualitySearch, Study
+from study.storage import stores
+from study.storage.stores import cache_folder
+from study.trainers.protocol import Trainer, open_trainer
+
+SEARCHED = ("level", "precision", "budget")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """The options of `study run`, as `study.cli.parser` describes them. out: None is results/<study>."""
+
+    space: str
+    data: str | None = None
+    data_dir: str | None = None
+    seeds: str | None = None
+    settings: tuple[str, ...] = ()
+    out: str | None = None
+    address: str | None = None
+    tracking_uri: str | None = None
+    workers: int | None = None
+    stack: int | None = None
+    gpu_fraction: float = 1.0
+    checkpoint_minutes: float | None = None
+    trial_minutes: float | None = None
+    level: float | None = None
+    precision: float | None = None
+    budget: int | None = None
+    init_from: str | None = None
+    init_accumulators: str | None = None
+
+
+def requested_study(request: RunRequest) -> Study:
+    """Return the search space with the request applied. Raises ValueError if it is not valid."""
+    return study_and_trainer(request)[0]
+
+
+def study_and_trainer(request: RunRequest) -> tuple[Study, Trainer]:
+    """Return the requested study and its trainer.
+
+    A file of weights (`--init-from`) is read once: runs start from the weights that were checked.
+
+    Raises:
+        ValueError: an option is not valid, or the space is a family of studies.
+    """
+    found = load_space(request.space)
+    if isinstance(found, Family):
+        raise ValueError(f"{request.space} is a family of studies, but one study is needed")
+    study, weights = apply_request(found, request), weights_file(request)
+    trainer, restore = open_trainer(study, cache_folder()), request.init_accumulators == "restore"
+    if weights is not None:
+        study = trainer.start_from(weights, accumulators=restore)
+    elif restore:
+        raise ValueError("--init-accumulators restore needs the weights that they belong to: --init-from FILE")
+    return study, trainer
+
+
+def apply_request(study: Study, request: RunRequest) -> Study:
+    """Return the study with the request applied and validated, but for weights to start from."""
+    return validate_study(change_study(study, request))
+
+
+def validate_study(study: Study) -> Study:
+    """Return the study in canonical form. Raises ValueError for what its trainer or search cannot do."""
+    trainer = open_trainer(study, cache_folder())
+    study = trainer.validate(study)
+    if isinstance(study.search, QualitySearch):
+        from study.search import validation
+
+        validation.check(study, trainer)
+    return study
+
+
+def change_study(study: Study, request: RunRequest) -> Study:
+    """Return the study with the requested settings, before validation. Raises ValueError for unknown keys."""
+    if request.data and request.data != study.data:
+        # Before --set, whose keys belong to the requested source.
+        study = dataclasses.replace(study, data=request.data, data_options=data.common_options(study.data_options))
+    study = overrides.apply(study, request.settings)
+    if request.data_dir:
+        folder = str(Path(request.data_dir).expanduser().resolve())
+        study = dataclasses.replace(study, data_options=study.data_options | {"dir": folder})
+    if request.seeds:
+        study = dataclasses.replace(study, seeds=overrides.seeds(request.seeds))
+    search = {name: value for name in SEARCHED if (value := getattr(request, name)) is not None}
+    return overrides.with_search(study, search)
+
+
+def weights_file(request: RunRequest) -> str | None:
+    """Return the path or URL of `--init-from`. Raises ValueError for a relative path on a cluster."""
+    where = request.init_from
+    if not where:
+        return None
+    if on_cluster(request.address) and not (stores.is_url(where) or stores.folder_of(where).expanduser().is_absolute()):
+        raise ValueError(f"on a cluster --init-from must be an absolute path or a URL, got {where}")
+    return where
+
+
+def load_space(name: str) -> Study | Family:
+    """Return the study or family of a search space. Raises ValueError if its file defines none."""
+    found = plugins.load("search_spaces", name, "study", "study").study
+    if not isinstance(found, Study | Family):
+        raise ValueError(f"the `study` of {name} is neither a study.config.Study nor a Family")
+    return found
+
+
+def out_folder(request: RunRequest, study: Study) -> Path:
+    """Return the study's folder, or the mirror of its URL.
+
+    Raises:
+        ValueError: the path is relative on a cluster, where the working folder is not the user's.
+    """
+    out = request.out or f"results/{study.name}"
+    if on_cluster(request.address) and not (stores.is_url(out) or stores.folder_of(out).is_absolute()):
+        raise ValueError(f"on a cluster --out must be an absolute path or a URL, got {request.out or 'none'}")
+    return study_folder(out)

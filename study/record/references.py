@@ -1,0 +1,56 @@
+"""The reference of each model, from the recorded runs of its control."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from study.config import Study, control_of
+from study.outcomes.recorded import stack_losses
+from study.outcomes.reference import Reference, control_reference
+from study.record import tables
+from study.record.definition import RecordError
+
+
+def references(
+    study: Study,
+    data: Mapping[str, Any],
+    folder: Path,
+    models: Iterable[str],
+    losses: pd.DataFrame | None = None,
+    runs: pd.DataFrame | None = None,
+) -> dict[str, Reference]:
+    """Return what each model's control could learn, from its recorded runs.
+
+    Args:
+        study: its rule judges the control.
+        data: of the study's definition.
+        folder: the study's folder.
+        models: names of models.
+        losses: all recorded losses; None reads them.
+        runs: all recorded runs; None reads them.
+
+    Raises:
+        ValueError: a control is not recorded, or it learned nothing.
+    """
+    runs, found = tables.read_runs(folder) if runs is None else runs, {}
+    for model in models:
+        ids = [run.id for run in control_of(study, data["content"]) if run.model == model]
+        runs_of_model = runs[runs["run_id"].isin(ids)]
+        if runs_of_model.empty:
+            raise RecordError(f"the control of {model} is not recorded in {folder}")
+        found_losses = tables.read_losses(folder, ids) if losses is None else losses.loc[losses["run_id"].isin(ids)]
+        ordered, loss, constant, _ = stack_losses(found_losses, [task["name"] for task in data["tasks"]])
+        runs_of_model = runs_of_model.set_index("run_id").loc[ordered]
+        found[model] = control_reference(
+            runs_of_model["lr"].to_numpy(),
+            runs_of_model["seed"].to_numpy(dtype="int64"),
+            loss,
+            constant,
+            np.array([task["constant_loss"] for task in data["tasks"]]),
+            study.rule,
+            None if runs_of_model["moved"].isna().all() else runs_of_model["moved"].to_numpy(dtype="float64"),
+        )
+    return found
