@@ -1,6 +1,5 @@
-"""What a user sees while a study trains: runs done, runs a minute, time left, diverged so far by method."""
+"""What a user sees while a study trains: runs done, runs per minute, time left, and diverged runs by method."""
 
-import shutil
 import sys
 import time
 from collections import Counter
@@ -12,9 +11,13 @@ from study.execution.work_source import Source
 
 
 class Progress:
-    """A line a trial; on a terminal, one line that is written over. Time left goes by the work of each model's runs.
+    """Counts trials as they end. A terminal shows live bars; elsewhere, each trial is a line.
 
-    control: stacks that are trained beside what the source hands out. work_of_run: by model.
+    Args:
+        control: stacks that are trained besides those of the source.
+        source: says how many runs are left.
+        work_of_run: relative cost of a run by model; the time left is proportional to it.
+        out: where to write; None is stderr.
     """
 
     def __init__(
@@ -29,43 +32,64 @@ class Progress:
         self.judged: Counter[str] = Counter()
         self.diverged: Counter[str] = Counter()
         self.started = time.monotonic()
-        self.written = 0
+        self.bars = _Bars(self.out) if self.out.isatty() and self._left() else None
         if self._left():
-            self._say(f"{self._runs()} runs · the first stacks train")
+            self._show(f"{self._runs()} runs · the first stacks train")
 
     def __call__(self, stack: Stack, result: dict[str, float] | str) -> None:
+        """Count a trial that has ended. result: counts of its runs, or the reason of its failure."""
+        runs, method = len(stack.runs), stack.runs[0].method
         if stack.is_control:
-            self.control_left[stack.runs[0].model] -= len(stack.runs)
+            self.control_left[stack.runs[0].model] -= runs
         if isinstance(result, str):
-            self.failed += len(stack.runs)
-            self._say(f"failed, {len(stack.runs)} runs of {stack.runs[0].method}: {result}", keep=True)
+            self.failed += runs
+            self.note(f"failed, {runs} runs of {method}: {result}")
             return
-        self.done += len(stack.runs)
-        self.work_done += self.work_of_run[stack.runs[0].model] * len(stack.runs)
+        self.done += runs
+        self.work_done += self.work_of_run[stack.runs[0].model] * runs
         if not stack.is_control:
-            self.judged[stack.runs[0].method] += len(stack.runs)
-            self.diverged[stack.runs[0].method] += int(result["diverged"])
-        self._say(self.line())
+            self.judged[method] += runs
+            self.diverged[method] += int(result["diverged"])
+        self._show(self.line())
 
     def note(self, text: str) -> None:
-        """Say something else, on a line that stays."""
-        self._say(text, keep=True)
+        """Write a line that stays."""
+        if self.bars:
+            self.bars.print(text)
+        else:
+            print(text, file=self.out, flush=True)
 
     def line(self) -> str:
-        """`  96/344 runs · 250/min · 1:02 left · diverged: none 12/32, clippy 0/32`, or where a search stands."""
+        """Return `  96/344 runs · 250/min · 1:02 left · diverged: none 12/32, clippy 0/32`.
+
+        For a search, the last part is its state.
+        """
+        by_method = ", ".join(f"{method} {self.diverged[method]}/{n}" for method, n in self.judged.items())
+        state = self.source.state if self.judged else ""
+        state = state or f"diverged: {by_method or 'control first'}"
+        return f"{self._runs()} runs · {self._pace()} · {state}"
+
+    def close(self) -> None:
+        """Stop the live bars."""
+        if self.bars:
+            self.bars.stop()
+
+    def _show(self, line: str) -> None:
+        if not self.bars:
+            print(line, file=self.out, flush=True)
+            return
+        done = self.done + self.failed
+        state = self.source.state if self.judged else ""
+        self.bars.update("runs", done, done + self._left().total(), f"{self._runs()} · {self._pace()} {state}")
+        for method, n in self.judged.items():
+            self.bars.update(method, self.diverged[method], n, f"{self.diverged[method]}/{n} diverged")
+
+    def _pace(self) -> str:
         minutes = (time.monotonic() - self.started) / 60
         rate = self.done / minutes if minutes else 0.0
         work_left = sum(self.work_of_run[model] * n for model, n in self._left().items())
         left = minutes * work_left / self.work_done if self.work_done else 0.0
-        by_method = ", ".join(f"{method} {self.diverged[method]}/{n}" for method, n in self.judged.items())
-        state = self.source.state if self.judged else ""
-        state = state or f"diverged: {by_method or 'control first'}"
-        return f"{self._runs()} runs · {rate:.0f}/min · {duration(60 * left)} left · {state}"
-
-    def close(self) -> None:
-        if self.written:
-            print(file=self.out)
-        self.written = 0
+        return f"{rate:.0f}/min · {duration(60 * left)} left"
 
     def _left(self) -> Counter[str]:
         return Counter(self.source.left) + self.control_left
@@ -74,18 +98,33 @@ class Progress:
         total = self.done + self.failed + self._left().total()
         return f"{self.done:{len(str(total))}}/{'~' if self.source.state else ''}{total}"
 
-    def _say(self, text: str, *, keep: bool = False) -> None:
-        if not self.out.isatty():
-            print(text, file=self.out, flush=True)
-            return
-        width = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be written over
-        text = text if keep else text[:width]
-        print("\r" + text.ljust(self.written), end="\n" if keep else "", file=self.out, flush=True)
-        self.written = 0 if keep else len(text)
+
+class _Bars:
+    """Live bars on a terminal, one row per name."""
+
+    def __init__(self, out: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        name, text = (TextColumn(f"{{task.{part}}}", markup=False) for part in ("description", "fields[text]"))
+        self.progress = Progress(name, BarColumn(), text, console=Console(file=out, highlight=False))
+        self.rows = {}
+        self.progress.start()
+
+    def update(self, name: str, done: int, total: int, text: str) -> None:
+        if name not in self.rows:
+            self.rows[name] = self.progress.add_task(name, total=None, text="")
+        self.progress.update(self.rows[name], completed=done, total=total, text=text)
+
+    def print(self, text: str) -> None:
+        self.progress.console.print(text, markup=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        self.progress.stop()
 
 
 def duration(seconds: float) -> str:
-    """`0:42`, `12:05`, `3:04:00`."""
+    """Return `0:42`, `12:05` or `3:04:00`."""
     whole = round(seconds)
     minutes, hours = whole // 60 % 60, whole // 3600
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 WORK = {"small": 20.0, "large": 290.0}
 
 
-def test_a_line_counts_runs_and_divergence_and_weighs_the_time_left_by_the_models(clock: list[float]) -> None:
+def test_line_counts_runs_and_weighs_time_left_by_model(clock: list[float]) -> None:
     control = stack("small", "none", CONTROL_SEEDS[:2])
     small, large = stack("small", "none", (0, 1)), stack("large", "clippy", (0, 1))
     out = io.StringIO()
@@ -50,26 +50,30 @@ def test_a_line_counts_runs_and_divergence_and_weighs_the_time_left_by_the_model
     assert "0:00 left" in shown.line()
 
 
-def test_on_a_terminal_one_line_is_written_over_and_never_wraps(
+def test_terminal_shows_a_bar_for_all_runs_and_one_per_method(
     clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setenv("COLUMNS", "40")
-    small = stack("small", "none", (0, 1))
-    out = Terminal()
-    shown = Progress([], Planned([small]), WORK, out)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    small, large = stack("small", "none", (0, 1)), stack("large", "clippy", (0, 1))
+    out, source = Terminal(), Planned([small, large])
+    shown = Progress([], source, WORK, out)
     clock[0] = 60.0
+    source.recorded(small)
     shown(small, COUNTS)
+    shown.note("a note")
     shown.close()
-    lines = out.getvalue().split("\r")
-    assert lines[0] == ""
-    assert all(len(line.rstrip("\n")) <= 39 for line in lines)
-    assert out.getvalue().count("\n") == 1
+    said = out.getvalue()
+    assert "2/4" in said
+    assert "14:30 left" in said
+    assert "1/2 diverged" in said
+    assert "a note\n" in said.replace("\r", "")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (62, "1:02"), (725, "12:05"), (11040, "3:04:00")])
-def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
+def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
