@@ -12,7 +12,6 @@ from studies import Studies
 import analysis
 from study import data
 from study.cli.main import main
-from study.commands import run as driver
 from study.commands.request import RunRequest, requested_study
 from study.config import CONTROL_SEEDS, Arm, EdgeSearch, QualitySearch
 from study.execution.planner import plan
@@ -128,7 +127,7 @@ def test_seeds_that_a_search_may_still_take_are_left_to_it(folder: Path) -> None
 def test_what_cannot_be_confirmed_is_refused_before_anything_is_written(
     folder: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(driver, "_train", lambda *_a, **_k: pytest.fail("it would have trained"))
+    monkeypatch.setattr("study.commands.confirm.train", lambda *_a, **_k: pytest.fail("it would have trained"))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     try:
         code = main(["confirm", str(folder), "--lr", "0.4", *words])

@@ -16,8 +16,7 @@ from analysis.stats.contrasts import holm
 from analysis.stats.forest import forest
 from study.cli.main import main
 from study.commands import family as families
-from study.commands import run
-from study.commands.request import RunRequest
+from study.commands.request import RunRequest, load_space
 from study.config import Arm, Family, Member, Study
 from study.record.definition import RecordError
 from study.tune import submit
@@ -178,7 +177,7 @@ def asked(*settings: str, **more: str) -> RunRequest:
     ],
 )
 def test_what_would_make_a_members_words_untrue_is_refused(wish: RunRequest, message: str) -> None:
-    table3 = run.space("table3")
+    table3 = load_space("table3")
     assert isinstance(table3, Family)
     with pytest.raises(ValueError, match=re.escape(message).replace(re.escape(" .* "), " .* ")):
         families.check(wish, table3)
@@ -186,7 +185,7 @@ def test_what_would_make_a_members_words_untrue_is_refused(wish: RunRequest, mes
 
 @pytest.mark.parametrize("settings", [("methods=none,clippy", "clippy.rel=0.1"), ("steps=300", "lr=0.1,0.2")])
 def test_what_leaves_every_difference_is_set_for_all(settings: tuple[str, ...]) -> None:
-    table3 = run.space("table3")
+    table3 = load_space("table3")
     assert isinstance(table3, Family)
     families.check(asked(*settings, seeds="0-3", data_dir="/d"), table3)
 
@@ -208,7 +207,7 @@ def test_members_that_differ_in_where_they_train_may_be_narrowed_but_not_to_one_
 def test_it_is_said_in_a_line_before_anything_is_trained(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(run, "_train", lambda *_a, **_k: pytest.fail("trained"))
+    monkeypatch.setattr("study.commands.run.train", lambda *_a, **_k: pytest.fail("trained"))
     monkeypatch.setattr(submit, "submit", lambda *_a, **_k: pytest.fail("submitted"))
     words = ["table3", "--set", "models=small", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
     words += ["--address", "http://127.0.0.1:1"] if command != "plan" else []
