@@ -4,7 +4,7 @@ A base's edge lies where its step is: the ladder spans four decades, and each cu
 uncertain.
 """
 
-from study.config import Arm, EdgeSearch, Study
+from study import Arm, EdgeSearch, Study
 
 BASES = ("adagrad", "sgd", "rmsprop", "adamw")
 

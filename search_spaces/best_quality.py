@@ -5,7 +5,7 @@ minutes on two cores.
 """
 
 from search_spaces._arms import PAPER_FIVE
-from study.config import QualitySearch, Study
+from study import QualitySearch, Study
 
 study = Study(
     name="best_quality",

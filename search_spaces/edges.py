@@ -1,7 +1,7 @@
 """The edge of each of the paper's five methods, found by training where it is uncertain."""
 
 from search_spaces._arms import PAPER_FIVE
-from study.config import EdgeSearch, Study
+from study import EdgeSearch, Study
 
 study = Study(
     name="edges",

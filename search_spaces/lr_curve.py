@@ -1,7 +1,7 @@
 """P(divergence | lr) of the paper's five methods on three networks: the study of record on real data."""
 
 from search_spaces._arms import PAPER_FIVE
-from study.config import Study
+from study import Study
 
 study = Study(
     name="lr_curve",

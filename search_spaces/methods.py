@@ -3,7 +3,7 @@
 A threshold that is not named is at its method's default. 2,584 runs with the control.
 """
 
-from study.config import Arm, Study
+from study import Arm, Study
 
 study = Study(
     name="methods",

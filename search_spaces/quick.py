@@ -1,7 +1,7 @@
 """P(divergence | lr) of the paper's five methods on the embedded stream: the main job, within two minutes."""
 
 from search_spaces._arms import PAPER_FIVE
-from study.config import Study
+from study import Study
 
 study = Study(
     name="quick",

@@ -6,7 +6,7 @@ found before any method was looked at: 0.79 (95% interval 0.72 to 1.2, 320 runs 
 of each method at its default is `lr_curve`.
 """
 
-from study.config import Arm, Study
+from study import Arm, Study
 
 ONE_X = 0.8
 

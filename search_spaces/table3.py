@@ -8,7 +8,7 @@ and with those that the run left. Untreated, as in the paper; --set methods=... 
 its own, with its own control.
 """
 
-from study.config import Arm, EdgeSearch, Family, Member, Recipe, Study, WeightsOf
+from study import Arm, EdgeSearch, Family, Member, Recipe, Study, WeightsOf
 
 FEWER_IDS = "user_id,video_id,author_id,music_id,tag,video_type,upload_type,tab,hour"
 """The video, its author and where it was shown; of the user nothing but who it is."""

@@ -4,7 +4,7 @@ Clippy in both thresholds, each with the other at its default; its twin in L2, `
 hidden units. 2,432 runs: about a quarter of an hour on two cores.
 """
 
-from study.config import Arm, Study
+from study import Arm, Study
 
 MAX_NORM = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 MAX_RATIO = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
