@@ -1,7 +1,6 @@
 """A start from weights: the same training as by hand, in any stack; another identity; only where the weights belong."""
 
 import dataclasses
-import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.numpy
 import torch
 import trained_study
 from stacks import LOG, RECIPE, Plain, bits_of, make_log, make_run, plain_loop, ragged_stack
@@ -26,6 +26,7 @@ from study.replay import export_weights
 from study.replay.replay import replay
 from study.storage.untrusted_input import MAX_DESCRIPTION_BYTES
 from study.trainers import warm_start, weights_file
+from study.trainers.ranker import Trainer
 from study.training import weights
 from study.training.trainer import Trained, train
 from study.training.weights import Weights
@@ -240,10 +241,10 @@ def test_the_same_weights_give_the_same_bytes_and_come_back(monkeypatch: pytest.
     assert weights.validate(elsewhere, one.arrays).content == one.content, "where they come from changes no bit"
 
 
-def test_numpy_reads_it_too(tmp_path: Path) -> None:
+def test_safetensors_reads_a_file_of_weights() -> None:
     _, left = left_by(make_run())
-    with np.load(io.BytesIO(weights_file.to_bytes(left)), allow_pickle=False) as arrays:
-        np.testing.assert_array_equal(arrays["table/1"], left.arrays["table/1"])
+    arrays = safetensors.numpy.load(weights_file.to_bytes(left))
+    np.testing.assert_array_equal(arrays["table/1"], left.arrays["table/1"])
 
 
 # --- where they belong --------------------------------------------------------------------------------------------
@@ -394,15 +395,15 @@ def test_a_study_starts_from_them_knows_so_and_is_replayed_from_its_own_folder(
     assert after.about.seen == ((1, 4), (6, 9))
     # Without its weights it is not trained again from others.
     warm_start._kept.cache_clear()
-    (weights_file,) = (moved / "init").iterdir()
-    whole = weights_file.read_bytes()
-    weights_file.write_bytes(weights_file.to_bytes(after))
+    (path,) = (moved / "init").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(weights_file.to_bytes(after))
     with pytest.raises(ValueError, match="they are others than its runs start from; give its `study run"):
         replay(moved, one, cache)
-    weights_file.write_bytes(whole[:-100])
+    path.write_bytes(whole[:-100])
     with pytest.raises(ValueError, match="cannot be used"):
         replay(moved, one, cache)
-    weights_file.unlink()
+    path.unlink()
     with pytest.raises(ValueError, match=r"are not in .*init; give its `study run \.\.\. --init-from FILE` again"):
         replay(moved, one, cache)
 
@@ -754,8 +755,9 @@ def test_a_file_that_is_replaced_meanwhile_changes_nothing(handed: Path, tmp_pat
     shutil.copy(handed, path)
     start, seen = warm_start.opened(handed), []
 
-    def instead(*_, start: Weights, **__) -> Path:
-        seen.append(start)
+    def instead(_asked, _study, trainer: Trainer, *_) -> Path:
+        trainer.write_folder(tmp_path / "out")
+        seen.append(warm_start.kept(tmp_path / "out", trainer.study.recipe))
         return tmp_path
 
     def replaced(*given, **options):
