@@ -1,4 +1,4 @@
-"""Finds methods by name, checks what they are asked for, and builds their chains."""
+"""Loads methods by name, checks their options and builds their chains."""
 
 import functools
 import inspect
@@ -29,17 +29,17 @@ from study.transforms import (
 PACKAGE = "study.methods"
 
 COMMON = {"base": "adagrad", "weight_decay": 0.0, "momentum": 0.0}
-"""Taken by every method. base: one of `BASES`. weight_decay: decoupled, outside the clip. momentum: of base "sgd"."""
+"""Options of every method. base: one of `BASES`. weight_decay: decoupled, outside clips. momentum: of base "sgd"."""
 
 BESIDE = ("unit_limit", "rollback_options")
-"""Functions by which a method acts elsewhere than on the update."""
+"""Functions of a method that acts on more than the update."""
 
 BASES = ("adagrad", "sgd", "rmsprop", "adamw")
 
 
 @dataclass(frozen=True)
 class MethodSignature:
-    """What a method can be told, with defaults. thresholds may differ between the runs of a stack, options not."""
+    """Thresholds and options of a method, with defaults. Only thresholds may differ between the runs of a stack."""
 
     thresholds: dict[str, float]
     options: dict[str, str | bool | int]
@@ -50,27 +50,36 @@ class MethodSignature:
 
 
 def names() -> list[str]:
-    """The methods in this folder, in alphabetical order."""
+    """Return the names of the methods in this folder, in alphabetical order."""
     return plugins.names(PACKAGE)
 
 
 def load(name: str) -> ModuleType:
-    """The module of a method. Raises ValueError where there is none, or where it is not one."""
+    """Return the module of a method.
+
+    Args:
+        name: A file of this folder, or a dotted name.
+
+    Raises:
+        ValueError: If there is no such module, or it defines no `build`.
+    """
     return plugins.load(PACKAGE, name, "method", "build")
 
 
 @functools.cache
 def signature(name: str) -> MethodSignature:
-    """What the method can be told. Raises ValueError for unknown names and for functions `build` of another form."""
+    """Return the thresholds and options of a method, read from the signature of its `build`.
+
+    Raises:
+        ValueError: If the method is unknown, or its `build` does not take `(lr, *, base, ...)`.
+    """
     parameters = dict(inspect.signature(load(name).build).parameters)
     if list(parameters)[:1] != ["lr"] or "base" not in parameters:
         raise ValueError(f"{name!r} is not a method: build takes (lr, *, base, ...)")
     own = {key: p.default for key, p in parameters.items() if key not in ("lr", "base")}
     for key, default in own.items():
         if parameters[key].kind is not inspect.Parameter.KEYWORD_ONLY or not isinstance(default, float | str | int):
-            raise ValueError(
-                f"{name!r} is not a method: {key} needs to be keyword-only, with a number or word as default"
-            )
+            raise ValueError(f"{name!r} is not a method: {key} must be keyword-only, with a number or word as default")
         if key in COMMON:
             raise ValueError(f"{name!r} is not a method: {key} is an option of every method already")
     everything = own | COMMON
@@ -81,9 +90,17 @@ def signature(name: str) -> MethodSignature:
 
 
 def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that differ from the method's defaults, thresholds as floats, in the order of its signature.
+    """Return the options that differ from the method's defaults, in the order of its signature.
 
-    Raises ValueError for an unknown method or option, a value of another type, and a value out of range.
+    Args:
+        name: The method.
+        options: Thresholds and options by name; thresholds may be any real number.
+
+    Returns:
+        The options, with thresholds as floats.
+
+    Raises:
+        ValueError: If the method or an option is unknown, or a value has another type or is out of range.
     """
     known = signature(name)
     _known_only(name, known, options)
@@ -102,11 +119,17 @@ def build(
     initial_accumulator: float = 0.1,
     eps: float = 1e-7,
 ) -> Chain:
-    """The method's chain.
+    """Return the chain of a method.
 
-    lr: a float or (R,); a tensor may be changed in place between steps. options: as `check` returned them; thresholds
-    may be tensors (R,). initial_accumulator: Adagrad's G0. eps: inside Adagrad's root; added to the root of the others.
-    Raises ValueError for an unknown method or option.
+    Args:
+        name: The method.
+        lr: Learning rate, a float or a tensor (R,) that may change in place between steps.
+        options: As `check` returns them; thresholds may be tensors (R,).
+        initial_accumulator: Adagrad's G0.
+        eps: Added inside Adagrad's root, and to the root of RMSProp and AdamW.
+
+    Raises:
+        ValueError: If the method or an option is unknown.
     """
     known = signature(name)
     _known_only(name, known, options)
@@ -128,17 +151,17 @@ def _base(base: str, momentum: Scalar, initial_accumulator: float, eps: float, *
 
 
 def acts_on(name: str) -> list[str]:
-    """Which of `BESIDE` the method does: what acts on more than the update is nothing that an optimizer can offer."""
+    """Return which of `BESIDE` the method has. A method with any is not available as an optimizer."""
     return [function for function in BESIDE if hasattr(load(name), function)]
 
 
 def unit_limit(name: str, options: Mapping[str, Any]) -> Scalar | None:
-    """To what a method clamps the hidden units of the network; None where it does not act there."""
+    """Return the limit to which a method clamps hidden units, or None if it does not clamp them."""
     return _beside("unit_limit", name, options)
 
 
 def rollback_options(name: str, options: Mapping[str, Any]) -> RollbackOptions | None:
-    """When a method puts a run back to where it was; None where it never does."""
+    """Return when a method rolls a run back, or None if it never does."""
     return _beside("rollback_options", name, options)
 
 
@@ -156,9 +179,19 @@ def stack_options(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """The options of R runs as one, for `build`: a threshold that differs between them becomes a tensor (R,).
+    """Return the options of R runs as one mapping for `build`.
 
-    options: one mapping a run, as `check` returned them. Raises ValueError where the runs differ in another option.
+    Args:
+        name: The method.
+        options: One mapping for each run, as `check` returns them.
+        dtype: Of the tensors.
+        device: Of the tensors.
+
+    Returns:
+        Options that differ from the default. A threshold that differs between runs is a tensor (R,).
+
+    Raises:
+        ValueError: If the runs differ in an option that is no threshold.
     """
     known = signature(name)
     stacked: dict[str, Any] = {}
@@ -170,7 +203,8 @@ def stack_options(
         elif key in known.thresholds:
             stacked[key] = torch.tensor(values, dtype=dtype, device=device)
         else:
-            raise ValueError(f"runs of one stack agree in {key}, got {', '.join(sorted({str(v) for v in values}))}")
+            found = ", ".join(sorted({str(value) for value in values}))
+            raise ValueError(f"runs of one stack need the same {key}, got {found}")
     return stacked
 
 

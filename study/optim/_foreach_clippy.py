@@ -1,13 +1,13 @@
-"""Clippy on Adagrad for dense tensors on a CPU: the chain of `study.methods.clippy`, in fewer calls and less memory.
+"""A fast path of Clippy on Adagrad for dense CPU tensors: fewer calls and less memory than the chain.
 
     G += g*g ;  u = lr * g / sqrt(G + eps) ;  sigma = min(1, min_i (rel * |w_i| + abs) / |u_i|) ;  w -= sigma * u
 
-Link by link, a tensor of a few elements costs its calls and a large one its temporaries. Here small tensors are copied
-side by side into one, which takes each operation once, and large ones are walked in chunks that stay in the cache,
-with memory that is kept between steps. A weight gets the same bits in any pack or chunk: only operations are used that
-round alike in any place. Against the chain, `g / sqrt` is `g * rsqrt` here, so that updates and factors differ in
-their last bits, and accumulators in none: torch's own square root starts threads for a few thousand elements, and
-where another process has the cores, waits milliseconds for them.
+In the chain, the cost of a small tensor is its calls, and that of a large one its temporaries. Here small tensors are
+copied into one pack, which takes each operation once. Large tensors are processed in chunks that fit the cache, with
+memory that is kept between steps. A weight has the same bits in any pack or chunk, since every operation rounds alike
+in any place. The chain computes `g / sqrt`, this file `g * rsqrt`: updates and factors differ in their last bits,
+accumulators in none. torch's square root starts threads for a few thousand elements, and waits milliseconds for them
+if another process uses the cores.
 """
 
 import math
@@ -20,21 +20,27 @@ import torch
 from torch import Tensor, nn
 
 SMALL = 1 << 15
-"""Elements up to which a tensor is packed: torch itself splits an operation between threads from here on."""
+"""Largest number of elements of a packed tensor. From here on, torch splits an operation between threads."""
 PACK = 1 << 18
-"""Elements of a pack, at most, when it is filled with small tensors."""
+"""Largest number of elements of a pack."""
 CHUNK = 1 << 19
-"""Elements of a large tensor that are worked on at a time."""
+"""Number of elements in a chunk of a large tensor."""
 PADDING = 1.25
-"""How much larger than its tensors a pack may be."""
+"""Largest size of a pack, padding included, in units of its tensors."""
 
 _copy_all, _subtract_all = torch._foreach_copy_, torch._foreach_sub_  # pyright: ignore[reportPrivateImportUsage]
 
 
 @dataclass(frozen=True)
 class Plain:
-    """The numbers of one step. lr: a float, or a tensor of one element; negative to ascend. 0 < abs_ < infinity, and
-    0 <= rel < infinity, so that no bound is 0 or infinite."""
+    """The numbers of one step. No bound is 0 or infinite.
+
+    Args:
+        lr: A float, or a tensor of one element; negative to maximize.
+        rel: 0 <= rel < infinity.
+        abs_: 0 < abs_ < infinity.
+        eps: Added inside Adagrad's root.
+    """
 
     lr: float | Tensor
     rel: float
@@ -43,7 +49,7 @@ class Plain:
 
 
 def is_plain(method: str, options: dict[str, Any]) -> bool:
-    """Whether these options are the formula above, and nothing else."""
+    """Return whether the formula above covers these options."""
     return (
         method == "clippy"
         and options["base"] == "adagrad"
@@ -55,7 +61,7 @@ def is_plain(method: str, options: dict[str, Any]) -> bool:
 
 
 def takes(parameter: Tensor) -> bool:
-    """Whether a parameter can be updated here, if its gradient is of `fits`; whatever else there is takes the chain."""
+    """Return whether this file can update a parameter whose gradient `fits`. Others take the chain."""
     return (
         type(parameter) in (Tensor, nn.Parameter)
         and parameter.device.type == "cpu"
@@ -66,14 +72,16 @@ def takes(parameter: Tensor) -> bool:
 
 
 def fits(gradient: Tensor, parameter: Tensor) -> bool:
-    """Whether a gradient is dense, and of the parameter's type."""
+    """Return whether a gradient is dense and has the parameter's dtype."""
     return gradient.layout is torch.strided and gradient.dtype is parameter.dtype
 
 
 @dataclass
 class FastClippy:
-    """Steps on the same parameters, again and again; another set of them is planned anew. What it keeps is memory to
-    work in: for small tensors five times theirs, for the large ones that of the largest."""
+    """Updates the same parameters at each step, and plans again when they change.
+
+    It keeps working memory: five times that of the small tensors, and that of the largest tensor.
+    """
 
     packs: list["_Pack"] = field(default_factory=list)
     large: list[int] = field(default_factory=list)
@@ -82,7 +90,7 @@ class FastClippy:
     scratch: dict[torch.dtype, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def select(self, weights: list[Tensor], gradients: list[Tensor]) -> list[bool]:
-        """Which of these weights `step` takes."""
+        """Return for each weight whether `step` can update it."""
         dense = list(map(fits, gradients, weights))
         if all(dense) and self._is_planned(weights):
             return dense
@@ -91,10 +99,16 @@ class FastClippy:
     def step(
         self, weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], plain: Plain
     ) -> list[tuple[list[Tensor], Tensor]]:
-        """Update weights and their state, "accumulator", in place; a small tensor's becomes a part of its pack's.
+        """Update weights and their accumulators in place.
 
-        Every weight with its gradient is one of `select`. Returns the factors of some weights, (n,), with these
-        weights, until all are told.
+        Args:
+            weights: Weights that `select` accepted.
+            gradients: One for each weight.
+            states: One for each weight; the "accumulator" of a small tensor becomes a view of its pack.
+            plain: The numbers of this step.
+
+        Returns:
+            Groups that cover all weights: n weights, and their factors (n,).
         """
         if not self._is_planned(weights):
             self._plan(weights)
@@ -137,7 +151,7 @@ class FastClippy:
         for g, G, w, u in chunks:
             least.append(_update_and_room(g, G, w, u, room[: len(g)], plain).amin())
         factor = torch.stack(least).amin().clamp_(max=1.0)
-        # backwards: the end of the update is what the cache still holds
+        # backwards, since the cache still holds the end of the update
         for _, _, w, u in reversed(chunks):
             w.sub_(u.mul_(factor))
         return factor
@@ -145,21 +159,21 @@ class FastClippy:
 
 @dataclass
 class _Pack:
-    """Small tensors of one type, side by side in rows of one width; a row belongs to one tensor, and ends padded."""
+    """Small tensors of one dtype, in rows of one width. A row belongs to one tensor; its last row is padded."""
 
     members: list[int]
     tensor_of_row: Tensor
     flat: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-    """Gradient, accumulator, weight, update, room: (rows * width,) each."""
+    """Gradient, accumulator, weight, update and room; each (rows * width,)."""
     views: list[list[Tensor]]
-    """Of the first four: each member's part, in its shape."""
+    """Views of the first four: each member's part, in its shape."""
 
     @classmethod
     def of(cls, members: Sequence[int], weights: Sequence[Tensor]) -> "_Pack":
         sizes = [weights[i].numel() for i in members]
         width = _width(sizes)
         rows = [-(-size // width) for size in sizes]
-        # where the padding is, an accumulator of 1 and a gradient of 0 make an update of 0, which asks for nothing
+        # in the padding, an accumulator of 1 and a gradient of 0 give an update of 0, which does not limit the factor
         flat = [weights[members[0]].new_full((sum(rows) * width,), fill) for fill in (0.0, 1.0, 0.0, 0.0, 0.0)]
         views = [
             [
@@ -174,7 +188,7 @@ class _Pack:
     def step(
         self, weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], plain: Plain
     ) -> Tensor:
-        """Update the members' weights and states. Returns their factors, (members,)."""
+        """Update the members' weights and states, and return their factors, (members,)."""
         g, G, w, u, room = self.flat
         gradients_here, accumulators_here, weights_here, updates = self.views
         accumulators = [state["accumulator"] for state in states]
@@ -193,7 +207,7 @@ class _Pack:
 
 
 def _update_and_room(g: Tensor, G: Tensor, w: Tensor, u: Tensor, room: Tensor, plain: Plain) -> Tensor:
-    """`G += g*g`, u = the update, lr included, and room = `(rel * |w| + abs) / |u|`: all of one shape. Returns room."""
+    """Set `G += g*g`, u to the update with lr, and room to `(rel * |w| + abs) / |u|`; return room."""
     torch.mul(g, g, out=room)
     G.add_(room)
     lr = plain.lr.to(u) if isinstance(plain.lr, Tensor) else plain.lr
@@ -202,7 +216,7 @@ def _update_and_room(g: Tensor, G: Tensor, w: Tensor, u: Tensor, room: Tensor, p
 
 
 def _parts(sizes: dict[int, int]) -> list[list[int]]:
-    """Keys in their order, cut where the sizes would sum to more than PACK."""
+    """Return the keys in their order, in parts whose sizes sum to at most PACK."""
     parts: list[list[int]] = []
     total = PACK
     for i, size in sizes.items():
@@ -215,7 +229,7 @@ def _parts(sizes: dict[int, int]) -> list[list[int]]:
 
 
 def _width(sizes: Sequence[int]) -> int:
-    """The widest rows, a power of 2, that pad no more than PADDING allows: minima of long rows are cheaper."""
+    """Return the widest row, a power of 2, within PADDING: minima of long rows are cheaper."""
     width = 1
     while width < SMALL and sum(-(-size // (2 * width)) * 2 * width for size in sizes) <= PADDING * sum(sizes):
         width *= 2

@@ -1,11 +1,11 @@
-"""The links that methods are made of: pure transforms from a gradient to an update, for many runs at once.
+"""Links of methods: transforms from a gradient to an update, for many runs at once.
 
-A `Chain` starts with the gradient and passes it from link to link. The result is subtracted from the weight:
+A `Chain` passes the gradient from link to link. The result is subtracted from the weight:
 
     layer_clip = chain(clip_by_norm(max_norm), scale_by_adagrad(), scale(lr))
     clippy     = chain(scale_by_adagrad(), scale(lr), shrink_to_weights(rel, abs_))
 
-Hyperparameters are floats, or tensors of shape (R,), one value a run, that may change between steps.
+A hyperparameter is a float, or a tensor of shape (R,) with one value for each run. Tensors may change between steps.
 """
 
 from study.transforms._adaptive_clipping import clip_by_percentile, clip_by_z_score, clip_to_average_norm

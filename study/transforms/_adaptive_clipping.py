@@ -1,8 +1,8 @@
-"""Links that remember the gradient norms of a run: clips whose limit follows the run's own history.
+"""Clips whose limit follows the run's own gradient norms. The methods that use them state the formulas and sources.
 
-What they keep is one value, or one row of values, a run, so that a run gives the same bits alone and in a stack. A norm
-over all tensors has one history: the first tensor's, which the others carry along. Each link counts its own steps, and
-nothing is read back from the device. Formulas and sources stand with the methods that use them.
+The state is one value or one row for each run, so that a run has the same bits alone and in a stack. A norm over all
+tensors has one history: the first tensor's, which is copied to the others. Each link counts its own steps, and nothing
+is copied to the host.
 """
 
 import math
@@ -17,14 +17,14 @@ from study.transforms._math import Scalar, clip_factor, global_norm, l2_norm, pe
 
 
 def z_score_limit(norm: Tensor, mean: Tensor, variance: Tensor, z_max: Scalar) -> Tensor:
-    """The norm itself, and `mean + z_max^2 / z * std` where `z = (norm - mean) / std > z_max`; all (R,)."""
+    """Return the norm, or `mean + z_max^2 / z * std` where `z = (norm - mean) / std > z_max`; all (R,)."""
     above, most = norm - mean, _as_tensor(z_max, norm)
     limit = mean + most * most * variance / above
     return torch.where(above > most * variance.sqrt(), limit, norm)
 
 
 def percentile_limit(history: Tensor, count: Tensor, percentile: Scalar) -> Tensor:
-    """The percentile, interpolated, of the `count` (R,) smallest values of each row of `history`, (R, H) -> (R,)."""
+    """Return the interpolated percentile (R,) of the `count` (R,) smallest values of each row of `history` (R, H)."""
     ordered = history.sort(dim=1).values
     last = count - 1
     place = torch.minimum(last * per_run(percentile, last) / 100, last)
@@ -52,7 +52,7 @@ class ClipByZScore(Link):
         limit = torch.where(warm, norm, z_score_limit(norm, mean, variance, self.z_max))
         _clip_all(leaves, norm, limit)
 
-        # the mean and variance of what was seen in the warm-up, by their recursion, and then moving averages
+        # exact mean and variance in the warm-up, by their recursion; moving averages after it
         seen = seen + 1
         step = norm - mean
         plain_mean = mean + step / seen
@@ -70,10 +70,12 @@ class ClipByZScore(Link):
 
 
 def clip_by_z_score(z_max: Scalar, decay: Scalar = 0.97, warmup_steps: int = 25) -> Link:
-    """`u *= limit / norm` where the norm over all tensors lies more than z_max standard deviations above its mean.
+    """Return a link that clips outliers of the norm over all tensors to `mean + z_max^2 / z * std`.
 
-    limit: `mean + z_max^2 / z * std`. Mean and variance are those of the first `warmup_steps` norms, which pass, and
-    then moving averages of the clipped norms.
+    Args:
+        z_max: An outlier lies more than `z_max` standard deviations above the mean.
+        decay: Of the moving averages of mean and variance, which see clipped norms.
+        warmup_steps: First norms, which are not clipped. Their mean and variance start the moving averages.
     """
     return ClipByZScore(z_max, decay, warmup_steps)
 
@@ -103,9 +105,11 @@ class ClipByPercentile(Link):
 
 
 def clip_by_percentile(percentile: Scalar, history: int = 1000) -> Link:
-    """`u *= min(1, limit / norm)`, limit: the percentile of the norms over all tensors, this one and those before it.
+    """Return a link that clips the norm over all tensors to a percentile of its history, which includes this step.
 
-    history: of how many norms at most, the newest.
+    Args:
+        percentile: From 0 to 100; 100 never clips.
+        history: Number of the newest norms that are kept.
     """
     return ClipByPercentile(percentile, history)
 
@@ -132,7 +136,7 @@ class ClipToAverageNorm(Link):
             warm = seen < self.warmup_steps
             factor = torch.where(warm, of_all.to(norm), clip_factor(norm, usual * per_run(self.rel, usual)))
             clipped = norm * factor
-            # a gradient of zero is no usual norm: with a limit of 0 its tensor could never move again
+            # a zero gradient does not count: under a limit of 0 the tensor could never move again
             first = torch.where(clipped == 0, math.inf, clipped)
             decay = _as_tensor(self.decay, usual)
             later = torch.where(usual == math.inf, first, usual * decay + clipped * (1 - decay))
@@ -142,16 +146,19 @@ class ClipToAverageNorm(Link):
 
 
 def clip_to_average_norm(rel: Scalar, abs_: Scalar = 1.0, decay: Scalar = 0.98, warmup_steps: int = 100) -> Link:
-    """`u *= min(1, rel * usual / norm)`, per tensor, usual: the moving average of its clipped norms.
+    """Return a link that clips each tensor's norm to `rel * usual`; usual is the moving average of its clipped norms.
 
-    For the first `warmup_steps`, the norm over all tensors is clipped to `abs_` instead, and usual is the smallest norm
-    of what was left of the tensor's.
+    Args:
+        rel: Largest norm in units of the usual one.
+        abs_: Largest norm over all tensors in the warm-up.
+        decay: Of the moving average.
+        warmup_steps: First steps, which `abs_` clips. The smallest clipped norm of a tensor starts its average.
     """
     return ClipToAverageNorm(rel, abs_, decay, warmup_steps)
 
 
 def _as_tensor(value: Scalar, like: Tensor) -> Tensor:
-    """In like's type: what is computed of a threshold rounds alike for one run's float and for a stack's tensor."""
+    """Return a tensor of like's dtype, so that floats and tensors of a threshold round alike."""
     return value.to(like) if isinstance(value, Tensor) else torch.full_like(like, value)
 
 

@@ -1,4 +1,4 @@
-"""What links are made of: a parameter during one step, a link, and a chain of links."""
+"""The base classes: a parameter during one step, a link, and a chain of links."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -15,13 +15,15 @@ from study.transforms._math import Scalar, per_run
 class Leaf:
     """One parameter tensor of all runs, during one step.
 
-    weight: (R, *shape), before the update. gradient: (R, *shape), raw. Neither is ever changed by a link.
-    update: what the links transform; starts as the gradient itself, and is in the end subtracted from the weight.
-    state: what persists between steps: (R, *shape) per element, so that a sparse caller may hand in the touched rows
-        of it, or else (R,) per run.
-    scratch: what one link leaves for another within a step.
-    factor: the product of the factors that the links multiplied the update by in this step, (R,) (the smallest, where
-        a tensor has several). Whoever wants to watch starts it at ones; None is not watched, and costs nothing.
+    Args:
+        weight: (R, *shape), before the update. Links never change it.
+        gradient: (R, *shape), raw. Links never change it.
+        update: (R, *shape). It starts as the gradient; links transform it; the caller subtracts it from the weight.
+        state: Tensors that persist between steps. One per element, (R, *shape), allows a sparse caller to pass the
+            touched rows alone; others have one value or row for each run.
+        scratch: Tensors that one link leaves for a later one within a step.
+        factor: Product of the factors of the update in this step, (R,); the smallest, if a tensor has several. The
+            caller sets it to ones to record it. None records nothing and costs nothing.
     """
 
     weight: Tensor
@@ -33,21 +35,21 @@ class Leaf:
 
 
 class Link(ABC):
-    """One transform of the update. `per_leaf` is False where it needs all tensors of the model together."""
+    """One transform of the update. `per_leaf` is False if it needs all tensors of the model together."""
 
     per_leaf = False
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
-        """The state before the first step, for a weight of shape (R, *shape)."""
+        """Return the state before the first step, for a weight of shape (R, *shape)."""
         return {}
 
     @abstractmethod
     def apply(self, leaves: Sequence[Leaf]) -> None:
-        """Set each leaf's `update` (and state)."""
+        """Set the `update` and state of each leaf."""
 
 
 class LeafLink(Link):
-    """A transform of each tensor's update by itself."""
+    """A transform of each tensor's update, independent of the other tensors."""
 
     per_leaf = True
 
@@ -57,18 +59,18 @@ class LeafLink(Link):
 
     @abstractmethod
     def apply_one(self, leaf: Leaf) -> None:
-        """Set the leaf's `update` (and state)."""
+        """Set the `update` and state of one leaf."""
 
 
 class Chain:
-    """Links, one after the other."""
+    """Applies links in their order."""
 
     def __init__(self, links: Sequence[Link]) -> None:
         self.links = tuple(links)
         self.per_leaf = all(link.per_leaf for link in self.links)
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
-        """The state before the first step, for a weight of shape (R, *shape)."""
+        """Return the state of all links before the first step, for a weight of shape (R, *shape)."""
         state: dict[str, Tensor] = {}
         for link in self.links:
             new = link.init(weight)
@@ -77,10 +79,10 @@ class Chain:
         return state
 
     def updates(self, leaves: Sequence[Leaf]) -> None:
-        """From each leaf's gradient to its update."""
+        """Set each leaf's `update`, starting from its gradient."""
         for leaf in leaves:
             leaf.update = leaf.gradient
-        # leaf by leaf as far as the links allow, so that temporaries stay in the cache
+        # leaf by leaf if the links allow it, so that temporaries stay in the cache
         for per_leaf, links in itertools.groupby(self.links, key=lambda link: link.per_leaf):
             together = list(links)
             for part in [[leaf] for leaf in leaves] if per_leaf else [leaves]:
@@ -89,12 +91,12 @@ class Chain:
 
 
 def chain(*links: Link | Chain) -> Chain:
-    """Links (or chains of them), one after the other."""
+    """Return a chain of these links; chains among them are unpacked."""
     return Chain([x for link in links for x in (link.links if isinstance(link, Chain) else (link,))])
 
 
 def multiply(leaf: Leaf, factor: Scalar) -> None:
-    """Multiply the update by a factor, without changing the gradient."""
+    """Multiply the update by a factor, but never change the gradient."""
     factor = per_run(factor, leaf.update)
     if leaf.update is leaf.gradient:
         leaf.update = leaf.update * factor
@@ -103,7 +105,7 @@ def multiply(leaf: Leaf, factor: Scalar) -> None:
 
 
 def apply_factor(leaf: Leaf, factor: Tensor) -> None:
-    """Multiply by a factor per run (R,) or per unit (R, out), and let a watcher know."""
+    """Multiply the update by a factor per run (R,) or per unit (R, out), and record the factor."""
     multiply(leaf, factor)
     if leaf.factor is not None:
         smallest = factor if factor.ndim == 1 else factor.amin(1) if factor.numel() else torch.ones_like(leaf.factor)
@@ -111,5 +113,5 @@ def apply_factor(leaf: Leaf, factor: Tensor) -> None:
 
 
 def measured(leaf: Leaf, on: str) -> Tensor:
-    """Return what a norm is taken of: "update", or "gradient" (the raw one)."""
+    """Return the leaf's update, or its raw gradient if `on` is "gradient"."""
     return leaf.gradient if on == "gradient" else leaf.update

@@ -22,7 +22,12 @@ class ClipByNorm(LeafLink):
 
 
 def clip_by_norm(max_norm: Scalar, *, measured_on: str = "update") -> Link:
-    """`u *= min(1, max_norm / norm)`, per tensor. measured_on: whose norm, "update" or "gradient" (the raw one)."""
+    """Return a link that clips the norm of each tensor: `u *= min(1, max_norm / norm)`.
+
+    Args:
+        max_norm: Largest norm; infinity never clips.
+        measured_on: Tensor whose norm is limited: "update", or "gradient" for the raw one.
+    """
     return ClipByNorm(max_norm, measured_on)
 
 
@@ -37,7 +42,10 @@ class ClipByRms(LeafLink):
 
 
 def clip_by_rms(max_rms: Scalar) -> Link:
-    """`u *= min(1, max_rms / RMS(u))`, per tensor (Shazeer & Stern, 2018)."""
+    """Return a link that clips the root mean square of each tensor: `u *= min(1, max_rms / RMS(u))`.
+
+    Source: Shazeer & Stern, Adafactor, 2018.
+    """
     return ClipByRms(max_rms)
 
 
@@ -58,9 +66,13 @@ class ClipByGlobalNorm(Link):
 
 
 def clip_by_global_norm(max_norm: Scalar, *, measured_on: str = "update") -> Link:
-    """`u *= min(1, max_norm / norm)`, the norm over all tensors. measured_on: "update" or "gradient" (the raw one).
+    """Return a link that clips the norm over all tensors: `u *= min(1, max_norm / norm)`.
 
-    Where these are not all tensors of the model, the caller leaves the norm, (R,), in `scratch["global_norm"]`.
+    A caller that passes only a part of the model's tensors sets `scratch["global_norm"]`, (R,), of each leaf.
+
+    Args:
+        max_norm: Largest norm; infinity never clips.
+        measured_on: Tensor whose norm is limited: "update", or "gradient" for the raw one.
     """
     return ClipByGlobalNorm(max_norm, measured_on)
 
@@ -84,10 +96,15 @@ class ClipToWeights(LeafLink):
 def clip_to_weights(
     max_ratio: Scalar, floor: Scalar = 1e-3, *, per: str = "tensor", measured_on: str = "update"
 ) -> Link:
-    """`u *= min(1, max_ratio * max(norm(w), floor) / norm)`: adaptive gradient clipping (Brock et al., 2021).
+    """Return a link for adaptive gradient clipping: `u *= min(1, max_ratio * max(norm(w), floor) / norm)`.
 
-    per: "tensor", or "unit" (each row of (out, in), tensors of fewer dims whole). measured_on: whose norm, "update" or
-    "gradient" (the raw one).
+    Source: Brock et al., High-Performance Large-Scale Image Recognition Without Normalization, 2021.
+
+    Args:
+        max_ratio: Largest norm as a share of the weight's norm; infinity never clips.
+        floor: Smallest norm of a weight that counts, so that zero weights can move.
+        per: "tensor", or "unit" for one norm of each row of (out, in). Tensors of fewer dims have one norm.
+        measured_on: Tensor whose norm is limited: "update", or "gradient" for the raw one.
     """
     return ClipToWeights(max_ratio, floor, per, measured_on)
 
@@ -114,10 +131,16 @@ class ShrinkToWeights(LeafLink):
 def shrink_to_weights(
     rel: Scalar, abs_: Scalar, *, acc_rel: Scalar = 0.0, clip_accumulator: bool = False, norm: str = "max"
 ) -> Link:
-    """`u *= shrink_factor(u, w, rel, abs)`, per tensor: Clippy (Tang et al., KDD 2023).
+    """Return Clippy's link, `u *= shrink_factor(u, w, rel, abs)` for each tensor.
 
-    acc_rel: adds `acc_rel / sqrt(G + eps)` to the bound; needs `scale_by_adagrad(keep_root=True)` before.
-    clip_accumulator: let Adagrad remember `(factor * g)^2`; needs `scale_by_adagrad(delayed=True,
-    keep_accumulator=True)` before.
+    Source: Tang et al., Improving Training Stability for Multitask Ranking Models, KDD 2023.
+
+    Args:
+        rel: Bound as a share of each weight.
+        abs_: Part of the bound that does not depend on the weight.
+        acc_rel: Adds `acc_rel / sqrt(G + eps)` to the bound. Needs `scale_by_adagrad(keep_root=True)` before.
+        clip_accumulator: Adagrad accumulates `(factor * g)^2`. Needs `scale_by_adagrad(delayed=True,
+            keep_accumulator=True)` before.
+        norm: "max", or "rms" to bound the root mean square of `|u_i| / bound_i`.
     """
     return ShrinkToWeights(rel, abs_, acc_rel, clip_accumulator, norm)

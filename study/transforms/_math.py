@@ -1,9 +1,9 @@
-"""The mathematics of the links: functions of tensors that can be checked with a pencil.
+"""The mathematics of the links.
 
-Every tensor has a leading run axis R, and every norm, minimum and factor belongs to one run. So a run gives the same
-bits alone and in a stack, and a NaN stays in its run. A factor of exactly 1 changes no bit. An infinite threshold gives
-exactly 1. Only elementwise +, *, /, sqrt and reductions within a run are used: fused operations and powers round
-differently at the end of a vector register, which would make a run depend on its place in the stack.
+Every tensor has a leading run axis R, and every norm, minimum and factor belongs to one run. So a run has the same bits
+alone and in a stack, and a NaN stays in its run. An infinite threshold gives a factor of exactly 1, which changes no
+bit. Only elementwise +, *, /, sqrt and reductions within a run are used. Fused operations and powers round differently
+at the end of a vector register, so that a run would depend on its place in the stack.
 """
 
 import math
@@ -17,7 +17,7 @@ Scalar = float | Tensor
 
 
 def per_run(value: Scalar, like: Tensor) -> Scalar:
-    """`value` ready to be combined with `like` (R, ...): shape (R,) becomes (R, 1, ...), in `like`'s type and place."""
+    """Return `value` for use with `like` (R, ...): shape (R,) becomes (R, 1, ...), in `like`'s dtype and device."""
     if not isinstance(value, Tensor):
         return value
     value = value.to(device=like.device, dtype=like.dtype)
@@ -25,19 +25,19 @@ def per_run(value: Scalar, like: Tensor) -> Scalar:
 
 
 def l2_norm(x: Tensor) -> Tensor:
-    """Euclidean norm of each run: (R, *shape) -> (R,). Infinite where the squares overflow."""
+    """Return the Euclidean norm of each run: (R, *shape) -> (R,). Infinite if the squares overflow."""
     return torch.linalg.vector_norm(_rows(x), dim=1)
 
 
 def unit_norm(x: Tensor) -> Tensor:
-    """Euclidean norm of each output unit: (R, out, ...) -> (R, out); of tensors with fewer dims, of each run: (R,)."""
+    """Return the norm of each output unit: (R, out, ...) -> (R, out). With fewer dims, that of each run: (R,)."""
     if x.ndim < 3:
         return l2_norm(x)
     return torch.linalg.vector_norm(x.reshape(*x.shape[:2], math.prod(x.shape[2:])), dim=2)
 
 
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of each run over all tensors together: several (R, *shape) -> (R,)."""
+    """Return the Euclidean norm of each run over all tensors: several (R, *shape) -> (R,)."""
     squares = []
     for x in tensors:
         norm = l2_norm(x)
@@ -49,13 +49,18 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def clip_factor(norm: Tensor, max_norm: Scalar) -> Tensor:
-    """`min(1, max_norm / norm)`, elementwise; NaN where the norm is. max_norm: a scalar, or of the norm's shape."""
+    """Return `min(1, max_norm / norm)`, elementwise; NaN where the norm is NaN.
+
+    Args:
+        norm: Norms of any shape.
+        max_norm: A float, or a tensor of the norm's shape.
+    """
     limit = max_norm if isinstance(max_norm, Tensor) else torch.full_like(norm, max_norm)
     return (limit / norm).masked_fill_(norm <= limit, 1.0)
 
 
 def trust_ratio(weight_norm: Tensor, update_norm: Tensor) -> Tensor:
-    """`norm(w) / norm(r)`, and 1 where either is 0 (You et al., Large Batch Optimization for Deep Learning, 2020)."""
+    """Return `norm(w) / norm(r)`, or 1 where either is 0 (You et al., Large Batch Optimization, 2020)."""
     none = (weight_norm == 0) | (update_norm == 0)
     return (weight_norm / update_norm).masked_fill_(none, 1.0)
 
@@ -70,20 +75,28 @@ def shrink_factor(
     root: Tensor | None = None,
     norm: str = "max",
 ) -> Tensor:
-    """How far the update may go, so that the weights change by no more than a share of themselves: (R, *shape) -> (R,).
+    """Return the factor (R,) by which an update respects the bound of each weight.
 
         bound_i = rel * |w_i| + abs + acc_rel / root_i
         norm="max":  min(1, min_i bound_i / |u_i|)              Clippy (Tang et al., KDD 2023, Algorithm 1)
         norm="rms":  min(1, 1 / RMS_i(|u_i| / bound_i))         as Adafactor clips (Shazeer & Stern, 2018)
 
-    root: Adagrad's `sqrt(G + eps)`, (R, *shape); without it there is no third term. A zero update asks for nothing,
-    a zero bound freezes the run's tensor, an infinite threshold gives 1.
+    A zero update does not limit the factor. A zero bound gives a factor of 0, an infinite threshold a factor of 1.
+
+    Args:
+        update: (R, *shape), learning rate included.
+        weight: (R, *shape).
+        rel: Bound as a share of the weight.
+        abs_: Constant part of the bound.
+        acc_rel: Share of `1 / root` in the bound.
+        root: Adagrad's `sqrt(G + eps)`, (R, *shape). None leaves out the third term.
+        norm: "max" or "rms".
     """
     if update.numel() == 0:
         return update.new_ones(update.shape[0])
     bound = _bound(weight, rel, abs_, acc_rel, root)
-    # 0 / 0 and infinity / infinity are a NaN that asks for nothing. They are replaced where a bound can be 0 or
-    # infinite, and a NaN of the update's or the weight's own is put back; a mask would cost more than all else here
+    # 0 / 0 and infinity / infinity are NaN but do not limit the factor. They are replaced if a bound can be 0 or
+    # infinite, and NaNs of the update and the weight are restored. A mask would cost more than all other work here.
     as_tensor = isinstance(rel, Tensor) or isinstance(abs_, Tensor) or root is not None
     tame = not as_tensor and rel < math.inf and 0 < abs_ < math.inf
     if norm == "max":
@@ -101,7 +114,7 @@ def shrink_factor(
 
 
 def _bound(weight: Tensor, rel: Scalar, abs_: Scalar, acc_rel: Scalar, root: Tensor | None) -> Tensor:
-    # infinity * 0 is NaN: an infinite share of a zero weight is taken as an infinite constant instead
+    # infinity * 0 is NaN, so an infinite share becomes an infinite constant
     rel, abs_ = _move_infinity(rel, abs_)
     if root is not None:
         acc_rel, abs_ = _move_infinity(acc_rel, abs_)
@@ -123,7 +136,13 @@ def _move_infinity(share: Scalar, constant: Scalar) -> tuple[Scalar, Scalar]:
 
 
 def adagrad_root(accumulator: Tensor, eps: float, out: Tensor | None = None) -> Tensor:
-    """`sqrt(G + eps)`, eps inside the root, as in Keras and the paper; elementwise. out: overwritten with it."""
+    """Return `sqrt(G + eps)`, elementwise, with eps inside the root as in Keras and the paper.
+
+    Args:
+        accumulator: G.
+        eps: Added to G.
+        out: Tensor that receives the result; None allocates one.
+    """
     return torch.add(accumulator, eps, out=out).sqrt_()
 
 

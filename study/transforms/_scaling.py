@@ -1,4 +1,4 @@
-"""Links that set the direction and length of the update: bases, the learning rate, weight decay."""
+"""Links that scale the update: the bases, the learning rate, the trust ratio, weight decay."""
 
 from dataclasses import dataclass
 
@@ -46,10 +46,16 @@ def scale_by_adagrad(
     keep_accumulator: bool = False,
     keep_root: bool = False,
 ) -> Link:
-    """`G <- G + g*g ; u = g / sqrt(G + eps)` (Duchi et al., 2011). With G0 = 0 and eps = 0, a zero gradient is NaN.
+    """Return Adagrad's link: `G <- G + g*g ; u = g / sqrt(G + eps)` (Duchi et al., 2011).
 
-    delayed: divide by the accumulator as it was before this gradient. keep_accumulator, keep_root: leave that older
-    accumulator, or the root that was divided by, to later links (`shrink_to_weights`).
+    With G0 = 0 and eps = 0, a zero gradient gives NaN.
+
+    Args:
+        initial_accumulator: G0.
+        eps: Added inside the root.
+        delayed: Divide by the root of the previous accumulator.
+        keep_accumulator: Leave the previous accumulator in `scratch`, for `shrink_to_weights`.
+        keep_root: Leave the root in `scratch`, for `shrink_to_weights`.
     """
     return ScaleByAdagrad(initial_accumulator, eps, delayed, keep_accumulator, keep_root)
 
@@ -74,7 +80,7 @@ class ScaleBySgd(LeafLink):
 
 
 def scale_by_sgd(momentum: Scalar = 0.0) -> Link:
-    """The gradient as it is, or `m <- momentum * m + g ; u = m`."""
+    """Return SGD's link: `u = g`, or with momentum `m <- momentum * m + g ; u = m`."""
     return ScaleBySgd(momentum)
 
 
@@ -95,7 +101,10 @@ class ScaleByRmsprop(LeafLink):
 
 
 def scale_by_rmsprop(decay: float = 0.99, eps: float = 1e-8) -> Link:
-    """`v <- decay * v + (1 - decay) * g*g ; u = g / (sqrt(v) + eps)`, v0 = 0 (Tieleman & Hinton, 2012)."""
+    """Return RMSProp's link: `v <- decay * v + (1 - decay) * g*g ; u = g / (sqrt(v) + eps)`, with v0 = 0.
+
+    Source: Tieleman & Hinton, 2012.
+    """
     return ScaleByRmsprop(decay, eps)
 
 
@@ -112,8 +121,8 @@ class ScaleByAdam(LeafLink):
 
     def apply_one(self, leaf: Leaf) -> None:
         first, second = leaf.state["first_moment"], leaf.state["second_moment"]
-        # share_t = 1 - b^t, the share of a moment that comes from gradients, by its recursion: a power would round
-        # differently at the end of a vector register
+        # share_t = 1 - b^t, the share of a moment that comes from gradients. A recursion computes it, since a power
+        # rounds differently at the end of a vector register.
         first_share = leaf.state["first_share"].mul_(self.b1).add_(1 - self.b1)
         second_share = leaf.state["second_share"].mul_(self.b2).add_(1 - self.b2)
         work = leaf.update * (1 - self.b1)
@@ -125,7 +134,7 @@ class ScaleByAdam(LeafLink):
 
 
 def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Link:
-    """Adam's direction with bias correction, `m^ / (sqrt(v^) + eps)` (Kingma & Ba, 2015)."""
+    """Return Adam's link with bias correction: `u = m^ / (sqrt(v^) + eps)` (Kingma & Ba, 2015)."""
     return ScaleByAdam(b1, b2, eps)
 
 
@@ -138,7 +147,7 @@ class Scale(LeafLink):
 
 
 def scale(lr: Scalar) -> Link:
-    """`u *= lr`."""
+    """Return the link `u *= lr`."""
     return Scale(lr)
 
 
@@ -152,7 +161,10 @@ class ScaleByTrustRatio(LeafLink):
 
 
 def scale_by_trust_ratio(mu: Scalar = 1.0) -> Link:
-    """`u *= mu * norm(w) / norm(u)`, per tensor; `u *= mu` where either norm is 0 (LAMB; You et al., 2020)."""
+    """Return LAMB's link, `u *= mu * norm(w) / norm(u)` for each tensor; `u *= mu` if either norm is 0.
+
+    Source: You et al., Large Batch Optimization for Deep Learning, 2020.
+    """
     return ScaleByTrustRatio(mu)
 
 
@@ -162,11 +174,11 @@ class DecayWeights(LeafLink):
     lr: Scalar
 
     def apply_one(self, leaf: Leaf) -> None:
-        # one product after the other: the product of two floats would round differently from that of two tensors
+        # two products in turn: a product of two floats rounds differently from one of two tensors
         decay = (leaf.weight * per_run(self.weight_decay, leaf.weight)).mul_(per_run(self.lr, leaf.weight))
         leaf.update = decay.add_(leaf.update)
 
 
 def decay_weights(weight_decay: Scalar, lr: Scalar) -> Link:
-    """`u += lr * weight_decay * w` (Loshchilov & Hutter, 2019). Last in a chain, it stays outside the clip."""
+    """Return the link `u += lr * weight_decay * w` (Loshchilov & Hutter, 2019). At the end, no clip acts on it."""
     return DecayWeights(weight_decay, lr)

@@ -1,4 +1,4 @@
-"""Clips that follow the history of norms: by pencil, and 50 steps against loops in double precision from the papers."""
+"""Clips that follow the history of norms, by hand and against loops that the papers describe."""
 
 import math
 
@@ -21,7 +21,7 @@ SHAPES = ((4, 3), (5,), ())
 
 
 def norms_through(link, *norms: float) -> list[float]:
-    """The norms that are left of a run whose only gradient has these norms, one a step."""
+    """Return the clipped norm of each step, for a gradient with these norms."""
     chained, weight = chain(link), torch.ones(1, 2, dtype=F64)
     state, left = chained.init(weight), []
     for norm in norms:
@@ -32,9 +32,11 @@ def norms_through(link, *norms: float) -> list[float]:
     return left
 
 
-def test_z_score_by_pencil():
-    """The warm-up's norms 1 and 3 pass: mean 2, variance 1. 5 has z = 3 > 2, and becomes 2 + 2^2 / 3 * 1. With decay
-    0.5, mean (2 + 10/3) / 2 = 8/3, variance (1 + (10/3 - 8/3)^2) / 2 = 13/18, and 3.9 has z = 1.45."""
+def test_z_score_by_hand():
+    """The warm-up has norms 1 and 3: mean 2, variance 1. 5 has z = 3 > 2, and becomes 2 + 2^2 / 3 * 1.
+
+    With decay 0.5, the mean is (2 + 10/3) / 2 = 8/3, the variance (1 + (10/3 - 8/3)^2) / 2 = 13/18. 3.9 has z = 1.45.
+    """
     expected = [1.0, 3.0, 10 / 3, 3.9]
     assert norms_through(clip_by_z_score(2.0, 0.5, 2), 1.0, 3.0, 5.0, 3.9) == pytest.approx(expected, rel=1e-12)
     # 4.6 has z = 2.27: 8/3 + 4 * 13/18 / (4.6 - 8/3)
@@ -42,19 +44,19 @@ def test_z_score_by_pencil():
     assert left[-1] == pytest.approx(8 / 3 + 4 * (13 / 18) / (4.6 - 8 / 3), rel=1e-12)
 
 
-def test_a_steady_norm_is_no_outlier_and_any_other_is():
+def test_after_a_steady_norm_any_larger_norm_is_clipped_to_it():
     left = norms_through(clip_by_z_score(2.5, 0.97, 3), 2.0, 2.0, 2.0, 2.0, 2.5)
-    assert left == pytest.approx([2.0] * 5), "with a variance of 0, what is left of an outlier is the mean"
+    assert left == pytest.approx([2.0] * 5), "the variance is 0"
 
 
-def test_percentile_by_pencil():
-    """Of 4 and 2 the 10th percentile is 2.2, which passes 2; of 4, 2, 10 it is 2.4."""
+def test_percentile_by_hand():
+    """The 10th percentile of 4 and 2 is 2.2, which does not clip 2; that of 4, 2 and 10 is 2.4."""
     assert norms_through(clip_by_percentile(10.0), 4.0, 2.0, 10.0) == pytest.approx([4.0, 2.0, 2.4])
-    # two are remembered: of 2 and 10, 2.8
+    # with a history of two, the percentile of 2 and 10 is 2.8
     assert norms_through(clip_by_percentile(10.0, 2), 4.0, 2.0, 10.0) == pytest.approx([4.0, 2.0, 2.8])
 
 
-def test_percentiles_are_those_of_numpy():
+def test_percentiles_equal_numpy():
     rng = np.random.default_rng(0)
     history = np.full((6, 40), math.inf)
     counts = np.array([1, 2, 3, 17, 39, 40])
@@ -66,16 +68,18 @@ def test_percentiles_are_those_of_numpy():
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-13)
 
 
-def test_average_norm_by_pencil():
-    """Warm-up: 8 is clipped to abs = 4, 3 passes, and is the smallest. Then 1.5 * 3 bounds 9; the average is
-    (3 + 4.5) / 2 = 3.75, of which 1.5 bound 100."""
+def test_average_norm_by_hand():
+    """In the warm-up, 8 is clipped to abs = 4; the smallest norm is 3. Then 9 is clipped to 1.5 * 3.
+
+    The average is then (3 + 4.5) / 2 = 3.75, and 100 is clipped to 1.5 * 3.75.
+    """
     left = norms_through(clip_to_average_norm(1.5, 4.0, 0.5, 2), 8.0, 3.0, 9.0, 100.0)
     assert left == pytest.approx([4.0, 3.0, 4.5, 5.625])
 
 
-def test_a_gradient_of_zero_in_the_warm_up_does_not_freeze_its_tensor():
+def test_a_zero_gradient_in_the_warm_up_does_not_freeze_its_tensor():
     assert norms_through(clip_to_average_norm(1.5, 4.0, 0.5, 2), 0.0, 3.0, 9.0) == pytest.approx([0.0, 3.0, 4.5])
-    # a unit that wakes only later: its first norm is what is usual
+    # without any other norm in the warm-up, the first one after it counts
     assert norms_through(clip_to_average_norm(1.5, 4.0, 0.5, 2), 0.0, 0.0, 5.0, 9.0) == pytest.approx([0, 0, 5, 7.5])
 
 
@@ -88,7 +92,7 @@ def gradients_of(step: int) -> list[np.ndarray]:
     return [rng.normal(size=shape) * size for shape in SHAPES]
 
 
-def length(tensors) -> float:
+def length_of_all(tensors) -> float:
     return math.sqrt(sum(float((np.asarray(x) ** 2).sum()) for x in tensors))
 
 
@@ -97,7 +101,7 @@ class ZClipByLoop:
         self.buffer, self.mean, self.var = [], 0.0, 0.0
 
     def __call__(self, gradients):
-        norm = length(gradients)
+        norm = length_of_all(gradients)
         if len(self.buffer) < 25:
             self.buffer.append(norm)
             if len(self.buffer) == 25:
@@ -116,7 +120,7 @@ class AutoClipByLoop:
         self.norms = []
 
     def __call__(self, gradients):
-        self.norms.append(length(gradients))
+        self.norms.append(length_of_all(gradients))
         limit = np.percentile(self.norms, 10)
         return [g * min(1.0, limit / self.norms[-1]) for g in gradients]
 
@@ -126,9 +130,9 @@ class AdaGCByLoop:
         self.warmup, self.step, self.usual = warmup, 0, [math.inf] * len(SHAPES)
 
     def __call__(self, gradients):
-        total, out = length(gradients), []
+        total, out = length_of_all(gradients), []
         for i, g in enumerate(gradients):
-            norm = length([g])
+            norm = length_of_all([g])
             h = min(1.0, 1.0 / total) if self.step < self.warmup else min(1.0, 1.05 * self.usual[i] / norm)
             left = h * norm
             smallest, average = min(self.usual[i], left), 0.98 * self.usual[i] + 0.02 * left
@@ -158,13 +162,13 @@ LOOPS = {
 
 
 @pytest.mark.parametrize("name", LOOPS)
-def test_50_steps_equal_a_loop(name):
+def test_50_steps_equal_a_loop_in_double_precision(name):
     options, make = LOOPS[name]
     treat = make()
     direction = getattr(treat, "direction", lambda r: r)
     start = [np.random.default_rng(99 + i).normal(size=shape) for i, shape in enumerate(SHAPES)]
     expected, accumulators = [w.copy() for w in start], [np.full(shape, 0.1) for shape in SHAPES]
-    # beside it another run, whose gradients are ten times as large
+    # the stack has another run, with gradients ten times as large
     weights = [torch.from_numpy(np.stack([w, w])) for w in start]
     chained = methods.build(name, 0.3, options)
     states = [chained.init(w) for w in weights]
@@ -193,8 +197,7 @@ def updates(chained: Chain, weights, gradients, states) -> None:
 
 
 @pytest.mark.parametrize("optimizer", [ZClip, AutoClip])
-def test_one_norm_over_all_groups_has_one_history(optimizer):
-    """Two groups clip as one does."""
+def test_the_norm_over_all_parameter_groups_has_one_history(optimizer):
     together, apart = ([torch.nn.Parameter(torch.ones(3, dtype=F64) * (i + 1)) for i in range(2)] for _ in range(2))
     one, two = optimizer(together, 0.1), optimizer([{"params": [p]} for p in apart], 0.1)
     for step in range(30):
