@@ -1,6 +1,6 @@
-"""What each section of a report shows: tables of text and numbers for `templates/report.html.j2`, which has the words.
+"""The values of each section of a report, for `templates/report.html.j2`.
 
-A function returns None where its section is left out.
+A function returns None if its section is left out.
 """
 
 import json
@@ -34,7 +34,7 @@ from study.record.failures import read_failures
 
 Context = dict[str, Any]
 Answers = list[tuple[str, list[tuple[str, str]]]]
-"""(model, (curve, rest of its sentence) of each curve)."""
+"""For each model: (curve, rest of its sentence) pairs."""
 
 MOST_CELLS = 2_000
 """Rows of a table that a page shows without becoming slow."""
@@ -57,7 +57,7 @@ def report(
     Args:
         tables: The tables of the report.
         images: Name -> figure.
-        reference: Model -> what the control gave, as `page.write` takes it.
+        reference: Model -> safe lr and gains of the control, as in `page.write`.
         influence: How far other rules move the edges; None leaves the section out.
     """
     definition = tables.definition
@@ -97,7 +97,7 @@ def heading(tables: ReportTables) -> Context:
 
 
 def best(tables: ReportTables) -> Context | None:
-    """The best quality of each method within the risk, of a search for it."""
+    """The best quality of each method within the risk; None unless the study is a quality search."""
     search, definition = tables.definition.study.search, tables.definition
     if tables.best is None or not isinstance(search, QualitySearch):
         return None
@@ -149,7 +149,7 @@ def divergence(tables: ReportTables) -> Context:
 
 
 def _split(curve: str, line: str) -> tuple[str, str]:
-    """A sentence as its curve, with which it begins, and the rest."""
+    """Split a sentence into the curve that it starts with and the rest."""
     return str(curve), line[len(str(curve)) :]
 
 
@@ -178,7 +178,7 @@ def _head_and_rows(found: tuple[list[str], list[list[str]]]) -> dict[str, Any]:
 
 
 def contrasts(tables: ReportTables) -> Context | None:
-    """Which method moves the edge, and what a wrong lr costs."""
+    """Contrasts between methods, and the cost of a wrong lr."""
     found = tables.contrasts
     if found.empty:
         return None
@@ -263,7 +263,7 @@ def _moved(row: Mapping[str, Any]) -> list[str]:
 
 
 def cells(tables: ReportTables) -> Context | None:
-    """Every cell; without a table if there are too many."""
+    """All cells; without a table if there are too many."""
     if tables.rates.empty:
         return None
     if len(tables.rates) > MOST_CELLS:
@@ -286,7 +286,7 @@ def _cell(row: Mapping[str, Any], bands: Iterable[str]) -> list[str]:
 
 
 def missing(tables: ReportTables) -> Context:
-    """Planned runs that are not recorded, by reason, and record files that were set aside."""
+    """Planned runs that are not recorded, by reason, and unreadable record files."""
     study = tables.definition.study
     failures = read_failures(tables.folder, set(tables.every["run_id"]))
     planned, count, runs = None, len(failures), None

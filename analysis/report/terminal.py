@@ -1,4 +1,4 @@
-"""What a terminal prints of a report."""
+"""The report as text for a terminal."""
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ MOST_CONTRASTS = 12
 
 
 def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> str:
-    """Return the answers for each model, then every cell.
+    """Return the answers for each model, then the rates of all cells.
 
     Args:
         tables: The tables of the report.
@@ -35,7 +35,7 @@ def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> s
 
 
 def _model_text(tables: ReportTables, model: str, folder: str, command: str) -> str:
-    """The answers for one model: in short, if it has many curves."""
+    """The answers for one model; counts only, if it has many curves."""
     edges, contrasts, recommended = (
         table.loc[table["model"] == model] for table in (tables.first_edges, tables.contrasts, tables.recommended)
     )

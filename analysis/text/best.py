@@ -1,4 +1,4 @@
-"""Results of a search for quality as text: a sentence an arm, and the table of a terminal."""
+"""Results of a quality search as text: a sentence for each arm, and a table."""
 
 import math
 from collections.abc import Mapping
@@ -16,21 +16,19 @@ def sentence(row: Mapping[str, Any], definition: Definition) -> str:
     """Return a row of `best` as a sentence."""
     search, curve = quality_search(definition), row["curve"]
     if pd.isna(row["lr"]):
-        return (
-            f"{curve}: none of {row['cells']} cells diverged in at most {search.risk:.2g} of its runs;"
-            " a lower lr may hold"
-        )
-    found = f"{curve}: best at {setting(row, definition)}"
+        return f"{curve}: 0 of {row['cells']} cells had a divergence rate of at most {search.risk:.2g}; try a lower lr"
+    best = f"{curve}: best at {setting(row, definition)}"
     if row["n"] == 0:
-        return f"{found}, by {row['n_tuned']:.0f} seeds; not judged on fresh seeds yet"
-    held = f"{row['k']} of {row['n']} fresh seeds diverged"
+        return f"{best} with {row['n_tuned']:.0f} seeds; not judged on fresh seeds yet"
+    judged = f"{row['k']} of {row['n']} fresh seeds diverged"
     if row["k"] > search.risk * row["n"]:
-        held += f" (in tuning {row['k_tuned']:.0f} of {row['n_tuned']:.0f}), more than the risk of {search.risk:.2g}"
+        judged += f" ({row['k_tuned']:.0f} of {row['n_tuned']:.0f} in tuning), above the risk of {search.risk:.2g}"
     elif row["bound"] > search.risk:
-        held += f", which bounds the risk at {100 * row['bound']:.0f}%"
-    scores = [said] if (said := _score(row, task_of(definition.data, search))) else []
-    end = f"; {row['at_end']} lies at the end of its range, and beyond may be better" if row["at_end"] else ""
-    return f"{found}: {'; '.join([held, *scores])}{end}"
+        judged += f", so the risk is at most {100 * row['bound']:.0f}%"
+    parts = [judged, _score(row, task_of(definition.data, search))]
+    if row["at_end"]:
+        parts.append(f"{row['at_end']} at the end of the range: a wider range may be better")
+    return f"{best}: {'; '.join(filter(None, parts))}"
 
 
 def setting(row: Mapping[str, Any], definition: Definition) -> str:
@@ -47,28 +45,27 @@ def _score(row: Mapping[str, Any], task: str) -> str | None:
 
 
 def best_table(found: pd.DataFrame, definition: Definition) -> tuple[list[str], list[list[str]]]:
-    """Return (head, rows) of text, a row a model and arm, with the medians and 95% intervals of AUC and RMSE."""
+    """Return (head, rows) of text: for each model and arm, medians and 95% intervals of AUC and RMSE."""
     scores = [f"{kind}_{task['name']}" for task in tasks_of(definition.data) for kind in ("auc", "rmse")]
     scores = [name for name in scores if name in found]
     head = ["model", "method", "best at", "diverged", *(score_text(name) for name in scores)]
     rows = []
     for row in records(found):
-        none = pd.isna(row["lr"])
-        said = "nothing within risk" if none else setting(row, definition)
-        held = f"{row['k']}/{row['n']}" if row["n"] else "-"
-        rows.append([str(row["model"]), str(row["curve"]), said, held, *(value_text(row, name) for name in scores)])
+        tuned = "none within the risk" if pd.isna(row["lr"]) else setting(row, definition)
+        judged = f"{row['k']}/{row['n']}" if row["n"] else "-"
+        rows.append([str(row["model"]), str(row["curve"]), tuned, judged, *(value_text(row, name) for name in scores)])
     return head, rows
 
 
 def text(found: pd.DataFrame, definition: Definition) -> str:
-    """Return what a terminal shows: the table, and a sentence an arm."""
+    """Return the text for a terminal: the table, and a sentence for each arm."""
     head, rows = best_table(found, definition)
     if not rows:
         return "no runs recorded yet"
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (head, *rows)]
-    said = []
+    answers = []
     for model in dict.fromkeys(found["model"]):
         of_model = records(found.loc[found["model"] == model])
-        said += ["", f"{model}:", *(f"  {sentence(row, definition)}" for row in of_model)]
-    return "\n".join([*lines, *said])
+        answers += ["", f"{model}:", *(f"  {sentence(row, definition)}" for row in of_model)]
+    return "\n".join([*lines, *answers])

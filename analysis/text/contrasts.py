@@ -42,38 +42,39 @@ def sentences(table: pd.DataFrame, *, quality: bool = True) -> list[str]:
     if planned:
         return [_sentence(row) + (_quality_words(row) if quality else "") for row in planned]
     if AGAINST in set(table["method"]) | set(table["against"]):
-        return ["no method but none was run: there is nothing to compare it with."]
-    return [f"the study has no runs of {AGAINST}: methods are compared with each other below, and nothing is claimed."]
+        return ["only the method none was run: there is nothing to compare it with."]
+    return [f"the study has no runs of {AGAINST}: methods are only compared with each other, without a claim."]
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
-    head, tail = f"{row['curve']} against {row['against']}", f"{row['pairs']} paired seeds, p {p_text(row['p_holm'])}"
+    seeds = f"{row['pairs']} paired seeds"
     if row["pairs"] != max(row["seeds"], row["seeds_against"]):
-        tail = f"{row['seeds']} and {row['seeds_against']} seeds, {row['pairs']} in common, p {p_text(row['p_holm'])}"
-    claimed = row["p_holm"] <= 1 - CONFIDENCE
+        seeds = f"{row['seeds']} and {row['seeds_against']} seeds, {row['pairs']} in common"
+    basis = f"{seeds}, p {p_text(row['p_holm'])}"
+    significant = row["p_holm"] <= 1 - CONFIDENCE
     if not math.isnan(row["ratio"]):
         interval = interval_text(row) if row["status"] != UNDECIDED else "wider than the lrs tried"
-        said = f"LR50 is {two_digits(row['ratio'])} times as high (95% interval {interval}; {tail})"
+        answer = f"LR50 is {two_digits(row['ratio'])} times as high (95% interval {interval}; {basis})"
     elif row["status"] == UNDECIDED:
-        said = f"the ratio of their LR50 cannot be told from the lrs tried ({tail})"
+        answer = f"the lrs tried do not determine the ratio of LR50 ({basis})"
     else:
         end, side = (row["low"], "more") if row["status"] == AT_LEAST else (row["high"], "less")
-        said = f"LR50 is {side} than {two_digits(end)} times as high (95% sure; {tail})"
-    doubt = "" if claimed else ": no difference is shown"
-    return f"{head}: {said}{doubt}.{_rest(row)}"
+        answer = f"LR50 is {side} than {two_digits(end)} times as high (95% confidence; {basis})"
+    verdict = "" if significant else ": no significant difference"
+    return f"{row['curve']} against {row['against']}: {answer}{verdict}.{_rest(row)}"
 
 
 def _rest(row: Mapping[str, Any]) -> str:
-    said = ""
+    text = ""
     if not row["monotone"]:
-        said += " A rate falls again at a higher lr: the interval is that of the model-free bounds, without p."
+        text += " A rate falls again at a higher lr: the interval comes from model-free bounds, without p."
     if row["lr_named"]:
-        said += (
-            f" At lr {row['lr']:g}, named before these {row['lr_pairs']} seeds were trained, {row['lr_only']} of them "
-            f"diverged with {row['curve']} only, {row['lr_only_against']} with {row['against']} only "
+        text += (
+            f" At lr {row['lr']:g}, chosen before its {row['lr_pairs']} seeds were trained, {row['lr_only']} diverged "
+            f"only with {row['curve']}, {row['lr_only_against']} only with {row['against']} "
             f"(p {p_text(row['lr_p_holm'])})."
         )
-    return said
+    return text
 
 
 def _quality_words(row: Mapping[str, Any]) -> str:
@@ -81,7 +82,7 @@ def _quality_words(row: Mapping[str, Any]) -> str:
         return ""
     low, high = row["difference_low"], row["difference_high"]
     better = (low > 0) != lower_is_better(str(row["quality"]))
-    verdict = ("better" if better else "worse") if low > 0 or high < 0 else "no difference is shown"
+    verdict = ("better" if better else "worse") if low > 0 or high < 0 else "no significant difference"
     return (
         f" {quality_words(str(row['quality']))}, each at its own best lr: {row['difference']:+.3g} "
         f"(95% interval {low:+.3g} to {high:+.3g}), {verdict}."

@@ -1,4 +1,4 @@
-"""Edges as text: in a table, and one sentence a curve."""
+"""Edges as text: table cells, and one sentence for each curve."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ def edge_text(row: Mapping[str, Any]) -> str:
 
 
 def edge_span(row: Mapping[str, Any]) -> str:
-    """Return its interval for a table: `0.44 to 0.53`, `above 12.8`. An end of the tried lrs has all its digits."""
+    """Return the interval of an edge: `0.44 to 0.53`, `above 12.8`. Ends of the tried lrs are not rounded."""
     if row["low"] == row["lr_max"] and math.isinf(row["high"]):
         return f"above {row['lr_max']:g}"
     if row["low"] == 0 and row["high"] == row["lr_min"]:
@@ -25,7 +25,7 @@ def edge_span(row: Mapping[str, Any]) -> str:
 
 
 def sentence(row: Mapping[str, Any]) -> str:
-    """Return a row of `edges` as a sentence: the edge, its interval, and what is safe below it."""
+    """Return a row of `edges` as a sentence: the edge, its interval, and the risk at the highest safe lr."""
     n = f"{row['n_min']}" if row["n_min"] == row["n_max"] else f"{row['n_min']} to {row['n_max']}"
     share = "half" if row["level"] == 0.5 else f"{100 * row['level']:g}%"
     within = f"within {row['steps']} steps"
@@ -33,45 +33,45 @@ def sentence(row: Mapping[str, Any]) -> str:
     if row["status"] == NOT_REACHED and row["most_k"] == 0:
         return (
             f"{row['curve']}: no divergence {within} up to lr {row['lr_max']:g} (0 of {n} at each lr; "
-            f"edge {edge_text(row)}), which bounds the risk at lr {row['safe_lr']:g} at {_percent(row['safe_bound'])}."
+            f"edge {edge_text(row)}), so the risk at lr {row['safe_lr']:g} is at most {_percent(row['safe_bound'])}."
         )
     if row["status"] == NOT_REACHED:
-        said = (
+        answer = (
             f"fewer than {share} of the runs diverge {within} up to lr {row['lr_max']:g} "
             f"(at most {row['most_k']} of {row['most_n']}, at lr {row['most_lr']:g}; edge {edge_text(row)}; {seeds})"
         )
     elif row["status"] == BELOW:
-        said = (
-            f"{share} of the runs or more diverge {within} already at lr {row['lr_min']:g}, the lowest tried "
+        answer = (
+            f"at least {share} of the runs diverge {within} at lr {row['lr_min']:g}, the lowest tried "
             f"({row['safe_k']} of {row['safe_n']}; edge {edge_text(row)}; {seeds})"
         )
     else:
-        said = f"{share} of the runs diverge {within} at lr {two_digits(row['edge'])} ({_interval(row)}, {seeds})"
+        answer = f"{share} of the runs diverge {within} at lr {two_digits(row['edge'])} ({_interval(row)}, {seeds})"
     if row["status"] == REACHED and row["safe_bound"] >= row["level"]:
-        safe = ""  # one run of an adaptive search that did not diverge bounds nothing
+        safe = ""  # a single run of an adaptive search gives no useful bound
     elif row["status"] == BELOW:
         safe = "no safe lr was tried"
     elif row["safe_k"] == 0:
         safe = (
-            f"none of {row['safe_n']} diverged at {row['safe_lr']:g}, "
-            f"which bounds the risk there at {_percent(row['safe_bound'])}"
+            f"0 of {row['safe_n']} diverged at lr {row['safe_lr']:g}, "
+            f"so the risk there is at most {_percent(row['safe_bound'])}"
         )
     else:
         safe = (
-            f"{row['safe_k']} of {row['safe_n']} diverged even at {row['safe_lr']:g}, the lowest tried: "
-            f"the risk there is at most {_percent(row['safe_bound'])}"
+            f"{row['safe_k']} of {row['safe_n']} diverged at lr {row['safe_lr']:g}, the lowest tried, "
+            f"so the risk there is at most {_percent(row['safe_bound'])}"
         )
-    odd = "" if row["monotone"] else " The rate falls again at a higher lr: read the rates, not only the edge."
-    return f"{row['curve']}: {'; '.join(filter(None, [said, safe]))}.{odd}"
+    warning = "" if row["monotone"] else " The rate falls again at a higher lr: see the rates, not only the edge."
+    return f"{row['curve']}: {'; '.join(filter(None, [answer, safe]))}.{warning}"
 
 
 def _interval(row: Mapping[str, Any]) -> str:
     if row["low"] == 0 and math.isinf(row["high"]):
         return "the 95% interval is wider than the range tried"
     if row["low"] == 0:
-        return f"95% sure below {two_digits(row['high'])}"
+        return f"below {two_digits(row['high'])} at 95% confidence"
     if math.isinf(row["high"]):
-        return f"95% sure above {two_digits(row['low'])}"
+        return f"above {two_digits(row['low'])} at 95% confidence"
     return f"95% interval {two_digits(row['low'])} to {two_digits(row['high'])}"
 
 

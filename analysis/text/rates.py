@@ -10,7 +10,7 @@ from analysis.loading import records
 def rates_table(rates: pd.DataFrame, width: int = 120) -> str:
     """Return divergence rates for a terminal: a block per model, a row per lr, a column per curve.
 
-    `3/8 .14-.69` is k of n with the 95% interval; `2u` says that two of the n are undertrained.
+    `3/8 .14-.69` is k of n with the 95% interval; `2u` means that two of the n are undertrained.
 
     Args:
         rates: `analysis.stats.rates.divergence_rates`.

@@ -17,50 +17,52 @@ from study.config import EdgeSearch, QualitySearch
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
-    """Return a text for each row of `recommend`: what is claimed or why nothing is, the quality, what to confirm
-    next."""
+    """Return the text of each row of `recommend`."""
     return [sentence(row) for row in records(table)]
 
 
 def sentence(row: Mapping[str, Any]) -> str:
-    """Return the text of one row of `recommend`."""
-    said = [_answer(row)]
+    """Return the text of one row of `recommend`: its claim or why there is none, its quality, and the next step."""
+    parts = [_answer(row)]
     if row["failed"]:
-        said.append(f"{_count(row['failed'], 'confirmation')} failed.")
+        parts.append(f"{_count(row['failed'], 'confirmation')} failed.")
     if row["pending"]:
-        said.append(f"{_count(row['pending'], 'run')} of a confirmation {_is(row['pending'])} missing: study resume.")
+        parts.append(
+            f"{_count(row['pending'], 'run')} of a confirmation {_is(row['pending'])} missing: run study resume."
+        )
     if row["status"] == CLAIMED:
-        said += _what_it_gives(row)
-    said += _next(row)
-    return f"{row['curve']}: {' '.join(said)}"
+        parts += _quality_and_headroom(row)
+    parts += _next(row)
+    return f"{row['curve']}: {' '.join(parts)}"
 
 
 def _answer(row: Mapping[str, Any]) -> str:
-    risk, sure = _percent(row["risk"]), f"{100 * row['confidence']:.4g}%"
+    risk, confidence = _percent(row["risk"]), f"{100 * row['confidence']:.4g}% confidence"
     if row["status"] == CLAIMED:
         fresh = row["basis"] == "confirmation"
         stricter = row["tested_at"] > row["confidence"] + 1e-9
-        after = f", tested at {100 * row['tested_at']:.4g}% since an earlier test failed" if stricter else ""
+        test = f", tested at {100 * row['tested_at']:.4g}% because an earlier test failed" if stricter else ""
         return (
-            f"{'at' if fresh else 'up to'} lr {row['lr']:g} at most {risk} of the runs diverge within {row['steps']} "
-            f"steps, {sure} sure ({_of(row['k'], row['n'])}{' fresh seeds' if fresh else ''} diverged{after})."
+            f"at most {risk} of the runs diverge within {row['steps']} steps {'at' if fresh else 'up to'} lr "
+            f"{row['lr']:g}, with {confidence} ({_of(row['k'], row['n'])}{' fresh seeds' if fresh else ''} "
+            f"diverged{test})."
         )
-    lowest = f"{_of(row['lowest_k'], row['lowest_n'])} diverged already at lr {row['lr_min']:g}, the lowest tried"
+    lowest = f"{_of(row['lowest_k'], row['lowest_n'])} diverged at lr {row['lr_min']:g}, the lowest tried"
     if row["status"] == TOO_RISKY:
-        return f"no lr tried holds a risk of {risk}: {lowest} ({sure} sure)."
+        return f"even the lowest lr has a risk above {risk}: {lowest} ({confidence})."
     seeds = f"cannot say with {_count(row['seeds'], 'seed')}"
     if row["searched"] == EdgeSearch.kind:
-        return f"{seeds}: runs that were placed by looking at outcomes only nominate an lr."
+        return f"{seeds}: the search chose its lrs by earlier outcomes, so its runs can only nominate an lr."
     if row["nominated_n"]:
         tried = f"{_of(row['nominated_k'], row['nominated_n'])} diverged at lr {row['nominated']:g}"
-        return f"{seeds}: {tried}, which only bounds the risk there at {_percent(row['nominated_bound'])}."
+        return f"{seeds}: {tried}, so the risk there may be up to {_percent(row['nominated_bound'])}."
     if row["lowest_n"]:
-        return f"{seeds}: {lowest}, which only bounds the risk there at {_percent(row['lowest_bound'])}."
+        return f"{seeds}: {lowest}, so the risk there may be up to {_percent(row['lowest_bound'])}."
     return f"{seeds}."
 
 
-def _what_it_gives(row: Mapping[str, Any]) -> list[str]:
-    said = []
+def _quality_and_headroom(row: Mapping[str, Any]) -> list[str]:
+    parts = []
     if math.isfinite(row["quality_median"]):
         words = quality_words(row["quality"])
         inside = (
@@ -68,25 +70,21 @@ def _what_it_gives(row: Mapping[str, Any]) -> list[str]:
             if math.isfinite(row["quality_low"])
             else f"{_count(row['quality_n'], 'seed')}: too few for a 95% interval"
         )
-        said.append(f"Held-out {words} there: {row['quality_median']:.3f} ({inside}).")
+        parts.append(f"Held-out {words} there: {row['quality_median']:.3f} ({inside}).")
     if headroom := headroom_text(row):
-        said.append(f"Headroom {headroom} (LR05 over the lr of best quality, {row['best_lr']:.3g}).")
-    return said
+        parts.append(f"Headroom {headroom} (LR05 over the lr of best quality, {row['best_lr']:.3g}).")
+    return parts
 
 
 def _next(row: Mapping[str, Any]) -> list[str]:
     if math.isnan(row["nominated"]):
         return [] if row["status"] == CLAIMED else ["No lr is nominated: try lower ones."]
-    seeds = f"{row['more_if_clean']:.0f} fresh seeds"
-    if row["nominated_k"] and math.isnan(row["more_at_rate"]):
-        seeds += ", none diverged,"
-    elif row["nominated_k"]:
-        seeds += f", none diverged, or {row['more_at_rate']:.0f} that diverge at this rate,"
-    else:
-        seeds += ", none diverged,"
+    seeds = f"{row['more_if_clean']:.0f} fresh seeds without divergence"
+    if row["nominated_k"] and not math.isnan(row["more_at_rate"]):
+        seeds += f", or {row['more_at_rate']:.0f} that diverge at this rate"
     return [
-        f"Nominated: lr {row['nominated']:g}; {seeds} would claim it (a chance of {_percent(row['chance'])} by the "
-        f"fitted curve)."
+        f"Nominated: lr {row['nominated']:g}. To claim it takes {seeds} "
+        f"(chance {_percent(row['chance'])} by the fitted curve)."
     ]
 
 
@@ -100,23 +98,22 @@ def headroom_text(row: Mapping[str, Any]) -> str:
 
 
 def commands(table: pd.DataFrame, folder: str, study: str = "study") -> list[str]:
-    """Return the commands that would confirm the nominated lrs of curves without a claim: one for each lr and number
-    of seeds.
+    """Return the commands that confirm the nominated lrs of curves without a claim.
 
-    A search for the best quality has none: it judges its own winners.
+    There is one for each lr and number of seeds, and none for a quality search, which judges its own winners.
 
     Args:
         table: `analysis.stats.recommend.recommend`.
-        folder: Of the study, as the user types it.
+        folder: The folder of the study, as the user types it.
         study: The command, as the user types it.
     """
-    asked: dict[tuple[float, float], list[dict[str, Any]]] = {}
+    to_confirm: dict[tuple[float, float], list[dict[str, Any]]] = {}
     for row in records(table):
         if row["status"] != CLAIMED and row["searched"] != QualitySearch.kind and not math.isnan(row["nominated"]):
-            asked.setdefault((row["nominated"], row["more_if_clean"]), []).append(row)
+            to_confirm.setdefault((row["nominated"], row["more_if_clean"]), []).append(row)
     several = len(set(table["model"])) > 1
     lines = []
-    for (lr, _), rows in sorted(asked.items()):
+    for (lr, _), rows in sorted(to_confirm.items()):
         words = [study, "confirm", folder, "--lr", f"{lr:g}"]
         words += ["--method", ",".join(dict.fromkeys(str(row["curve"]) for row in rows))]
         if several:
@@ -129,7 +126,7 @@ def commands(table: pd.DataFrame, folder: str, study: str = "study") -> list[str
 
 
 def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of `recommend` as JSON takes them: finite numbers, or null."""
+    """Return the rows of `recommend` as JSON values; numbers that are not finite become null."""
     return [{name: _json_value(value) for name, value in row.items()} for row in records(table)]
 
 
@@ -141,7 +138,7 @@ def _json_value(value: Any) -> Any:
 
 
 def _of(k: float, n: float) -> str:
-    return f"{'none' if k == 0 else f'{k:.0f}'} of {n:.0f}"
+    return f"{k:.0f} of {n:.0f}"
 
 
 def _count(n: float, word: str) -> str:

@@ -1,4 +1,4 @@
-"""Sentences of a report about one model: what can be claimed, and many curves in short."""
+"""Sentences of a report about one model: its claims, and counts where it has many curves."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from analysis.stats.recommend import CLAIMED, RISK
 def claims_text(recommended: pd.DataFrame) -> str:
     """Return a sentence with the lrs that are claimed for one model, or why none is."""
     claimed = [row for row in records(recommended) if row["status"] == CLAIMED]
-    risk = f"at most {100 * RISK:g}% of the runs diverge, {100 * CONFIDENCE:g}% sure"
+    risk = f"at most {100 * RISK:g}% of the runs diverge, {100 * CONFIDENCE:g}% confidence"
     if claimed:
         lrs = ", ".join(f"{row['curve']} up to lr {row['lr']:g} ({row['k']:g} of {row['n']:g})" for row in claimed)
-        return f"Claimed, {risk}: {lrs}."
+        return f"Claimed ({risk}): {lrs}."
     if "edges" in set(recommended["searched"]):
-        return f"No lr can be claimed yet ({risk}): the search placed its runs by their outcomes, so it only nominates."
+        return f"No lr can be claimed yet ({risk}): the search chose lrs by earlier outcomes, so it only nominates."
     most = max(recommended["nominated_n"].fillna(0).tolist(), default=0)
-    bound = f": {most:g} runs, none diverged, only bound the risk at {100 * upper_bound(0, int(most)):.2g}%"
+    bound = f": after 0 of {most:g} diverged, the risk may be up to {100 * upper_bound(0, int(most)):.2g}%"
     return f"No lr can be claimed yet ({risk}){bound if most else ''}."
 
 
@@ -33,7 +33,7 @@ def many_edges_text(edges: Sequence[Mapping[str, Any]], level: float) -> str:
     span = f" (from lr {reached[0]:.2g} to {reached[-1]:.2g})" if reached else ""
     return (
         f"{len(edges):,} curves: {counts[REACHED]:,} reached LR{100 * level:02.3g}{span}, "
-        f"{counts[NOT_REACHED]:,} did not up to the highest lr, {counts[BELOW]:,} lie below the lowest lr."
+        f"{counts[NOT_REACHED]:,} did not reach it, {counts[BELOW]:,} have it below the lowest lr."
     )
 
 

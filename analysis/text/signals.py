@@ -1,4 +1,4 @@
-"""What foretells divergence, as text."""
+"""Signals that predict divergence, as text."""
 
 import math
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ LABELS = {
 
 
 def skipped_text(row: Mapping[str, Any]) -> str:
-    """Return why a model and method are not judged.
+    """Return why a model and method are left out.
 
     Args:
         row: A row that `analysis.stats.signals.judged` leaves out.
     """
     return (
         f"{row['model']}, {row['method']}: {row['diverged']} runs diverged from step {START} on and {row['healthy']} "
-        f"did not; a judgement takes {ENOUGH} of each"
+        f"did not; at least {ENOUGH} of each are needed"
     )
 
 
@@ -47,7 +47,7 @@ def sentences(table: pd.DataFrame, found: pd.DataFrame, ruled: pd.DataFrame, cro
     diverged = sum(outcome == "diverged" for outcome in runs["outcome"])
     lines = [f"{len(runs)} runs watched, {len(set(runs['seed']))} seeds, {diverged} diverged"]
     if not diverged:
-        return [*lines, "none diverged: there is nothing to foretell"]
+        return [*lines, "none diverged: there is nothing to predict"]
     for row in records(crossed):
         if row["level"] in (1, 4):
             lead = (
@@ -70,15 +70,15 @@ def sentences(table: pd.DataFrame, found: pd.DataFrame, ruled: pd.DataFrame, cro
         best = max(records(part), key=lambda row: (row["chosen_early"], row["chosen_gain"]))
         ahead = f", {best['gain']:.0f} steps ahead (median)" if math.isfinite(best["gain"]) else ""
         lines += [
-            f"  {model}, {method}: an alarm where {LABELS[best['signal']]} > {best['threshold']:.3g} (of other seeds)",
-            f"    rings before the loss moves in {_share(best, 'warned', 'diverged')} diverged runs;",
-            f"    before they are gone in {_share(best, 'early', 'diverged')} of them{ahead};",
-            f"    in {_share(best, 'false', 'completed')} completed runs, falsely",
+            f"  {model}, {method}: alarm if {LABELS[best['signal']]} > {best['threshold']:.3g} (chosen on other seeds)",
+            f"    comes before the onset in {_share(best, 'warned', 'diverged')} diverged runs;",
+            f"    comes before the gain is lost in {_share(best, 'early', 'diverged')} of them{ahead};",
+            f"    is false in {_share(best, 'false', 'completed')} completed runs",
         ]
     return lines
 
 
 def _share(row: Mapping[str, Any], name: str, of: str) -> str:
     if not row[of]:
-        return "0 of 0"  # no run of the seeds that judge
+        return "0 of 0"  # the judging seeds have no such run
     return f"{row[name]:.0%} ({row[f'{name}_low']:.0%} to {row[f'{name}_high']:.0%}) of {row[of]}"

@@ -15,10 +15,10 @@ MOST_LRS = 4
 
 
 def as_text(found: pd.DataFrame, rates: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return (head, rows) as the paper prints them.
+    """Return (head, rows) in the layout of the paper.
 
-    A row for each model and method: its quality, where it is best, and how often it diverges at each lr of the
-    study, if these are few.
+    A row gives the quality of a model and method, the best lr and thresholds, and the divergence rate at each lr if
+    the study has few.
 
     Args:
         found: `analysis.stats.table2.table2`.

@@ -177,8 +177,8 @@ def _add_runs(folder: Path, definition: Definition) -> None:
 def test_recommend_prints_sentences_or_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", str(folder)]) == 0
     said = capsys.readouterr().out
-    assert "small:\n  none: cannot say with 4 seeds: none of 4 diverged at lr" in said
-    assert "which only bounds the risk there at 53%" in said
+    for part in ("small:\n  none: cannot say with 4 seeds: 0 of 4", "up to 53%"):
+        assert part in said
     assert f"confirm {folder} --lr " in said
     assert main(["recommend", str(folder), "--json", "--risk", "0.2", "--quality", "rmse_play"]) == 0
     rows = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))

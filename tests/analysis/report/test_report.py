@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from simulated_record import METHODS, reference, simulated_definition, write_simulated_study
+from text_checks import contains
 
 import analysis
 from analysis.report import page as report_page
@@ -70,16 +71,14 @@ def test_sections_are_in_order_and_state_claims(full):
     folder, _, page = full
     titles = re.findall(r"<h2>(.*?)</h2>", (folder / "report.html").read_text())
     assert titles[:4] == [
-        "How far one can go",
+        "The largest learning rate that can be claimed",
         "Where training diverges",
-        "What stability costs in quality",
+        "Stability against quality",
         "Which method moves the edge",
     ]
-    assert (
-        "No lr can be claimed yet (at most 5% of the runs diverge, 95% sure): 8 runs, none diverged, only" in page.text
-    )
+    contains(page.text, "No lr can be claimed yet", "at most 5%", "95% confidence", "0 of 8", "up to 31%")
     assert "study confirm DIR --lr 1.6 --method clippy" in page.text
-    assert "How much the rule matters" not in titles
+    assert "How the edge depends on the rule" not in titles
 
 
 def test_every_planned_contrast_has_a_sentence_and_every_pair_a_row(full):
@@ -99,7 +98,7 @@ def test_report_shows_how_far_other_rules_move_an_edge(tmp_path):
     same = {"model": "small", "curve": "none", "method": "none", "lr_min": 0.01, "lr_max": 1.6}
     table = pd.DataFrame([own | same, moved | same, gone | same | {"status": "not reached"}])
     page = Page(report_page.write(report_tables(tmp_path), influence=table))
-    assert "How much the rule matters" in page.text
+    assert "How the edge depends on the rule" in page.text
     assert "stricter: kept=0.5" in page.text
     row = "<td>none</td>" + "".join(
         f'<td class="number">{v}</td>' for v in ("0.40", "0.30", "0.75", "3 of 8", "&gt; 1.6", "-", "5 of 8")
@@ -128,7 +127,7 @@ def test_many_curves_are_summarized(full, monkeypatch):
         monkeypatch.setattr(module, name, most)
     found = report_tables(folder)
     said = terminal.text(found, "results/x", "study")
-    for part in ("5 curves", "4 reached LR50", "1 did not", "0 lie below", "results/x/tables/edges.csv"):
+    for part in ("5 curves", "4 reached LR50", "1 did not", "0 have it below", "results/x/tables/edges.csv"):
         assert part in said.splitlines()[1]
     assert "diverged runs of n" not in said
     page = Page(report_page.write(found)).text
@@ -143,7 +142,7 @@ def test_terminal_text_has_answers_before_cells(full):
     assert lines[0] == "small:"
     assert lines[1].startswith("  none: half of the runs diverge within 200 steps at lr 0.")
     assert lines[6].startswith("  layer_clip against none: LR50 is 1.")
-    assert lines[10].startswith("  No lr can be claimed yet (at most 5% of the runs diverge, 95% sure): 8 runs, none")
+    contains(lines[10], "No lr can be claimed yet", "at most 5%", "0 of 8")
     assert lines[10].endswith("More: study recommend results/x")
     assert said.index("large_dcn:") < said.index("small: diverged runs of n, 95% interval")
     assert "AUC" not in said
@@ -152,11 +151,8 @@ def test_terminal_text_has_answers_before_cells(full):
 def test_claims_are_in_page_and_terminal_text(tmp_path):
     study_of(tmp_path, seeds=range(60), edges={"none": 0.9, "clippy": np.inf}, with_losses=False)
     found = report_tables(tmp_path)
-    claimed = (
-        "Claimed, at most 5% of the runs diverge, 95% sure: none up to lr 0.4 (0 of 60), clippy up to lr 0.8 (0 of 60)."
-    )
-    assert claimed in terminal.text(found)
-    assert claimed in Page(report_page.write(found)).text
+    for text in (terminal.text(found), Page(report_page.write(found)).text):
+        contains(text, "Claimed", "none up to lr 0.4 (0 of 60)", "clippy up to lr 0.8 (0 of 60)")
 
 
 def test_report_of_an_adaptive_study_is_short(tmp_path):
@@ -246,15 +242,15 @@ def test_names_are_escaped(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"seeds": (5,), "lrs": (0.1,)}, "A curve here rests on 1 seed"),
-        ({"edges": {"none": np.inf}}, "no divergence within 120 steps up to lr 0.8"),
-        ({"edges": {"none": 0.0}, "methods": ("none",)}, "already at lr 0.1, the lowest tried"),
+        ({"seeds": (5,), "lrs": (0.1,)}, "only 1 seed"),
+        ({"edges": {"none": np.inf}}, "no divergence within 120 steps"),
+        ({"edges": {"none": 0.0}, "methods": ("none",)}, "lr 0.1, the lowest tried"),
         ({"leave_out": [("small", "clippy", lr, s) for lr in (0.1, 0.4, 0.8) for s in (0, 1, 2)]}, "9 of 18 planned"),
         ({"with_losses": False}, "half of the runs diverge"),
     ],
     ids=["one seed, one lr", "nothing diverged", "everything diverged", "a curve is missing", "losses are missing"],
 )
-def test_thin_records_get_a_report_without_a_warning(tmp_path, changes, said):
+def test_small_records_give_a_report_without_a_warning(tmp_path, changes, said):
     study_of(tmp_path, **changes)
     assert said in Page(report_page.write(report_tables(tmp_path))).text
 

@@ -10,6 +10,7 @@ from scipy import stats
 from searched import FRESH, TUNED, study_of, write
 from simulated_record import simulated_definition, write_simulated_study
 from simulated_tuning import DATA, opened
+from text_checks import contains
 
 import analysis
 from analysis.report.page import write as write_report
@@ -60,11 +61,13 @@ def test_the_best_is_judged_by_fresh_seeds_alone(tmp_path: Path) -> None:
         ([4, 4], [0.1, 0.2], [False, False], None),
     ],
 )
-def test_few_seeds_make_no_best(n: list[int], gain: list[float], within: list[bool], expected: int | None) -> None:
+def test_best_needs_enough_seeds_and_a_low_risk(
+    n: list[int], gain: list[float], within: list[bool], expected: int | None
+) -> None:
     assert best.best_of(pd.DataFrame({"n": n, "gain": gain, "within_risk": within})) == expected
 
 
-def test_a_diverged_seed_is_the_worst_result_and_is_counted(tmp_path: Path) -> None:
+def test_diverged_seed_counts_as_worst_result(tmp_path: Path) -> None:
     definition = write(tmp_path, [("none", 0.9, {}, range(20)), ("none", 0.9, {}, FRESH)], risk=0.9)
     row = found(tmp_path, definition).iloc[0]
     k = int((record.read_runs(tmp_path).query("seed >= @JUDGED_FROM")["outcome"] == "diverged").sum())
@@ -74,7 +77,7 @@ def test_a_diverged_seed_is_the_worst_result_and_is_counted(tmp_path: Path) -> N
     assert row["rmse_play_mean"] == pytest.approx((1.4 * k + (1.4 - 0.12) * (40 - k)) / 40, abs=0.001)
 
 
-def test_gains_are_of_the_last_day_and_of_the_task_asked_for(tmp_path: Path) -> None:
+def test_gains_are_of_the_last_day_and_the_given_task(tmp_path: Path) -> None:
     definition = write(tmp_path, [("none", 0.3, {}, range(1))])
     assert best.last_steps(definition, 1000) == round(2_000 / 512)
     assert best.last_steps(definition, 8) == 2
@@ -98,21 +101,20 @@ def test_gains_are_of_the_last_day_and_of_the_task_asked_for(tmp_path: Path) -> 
     assert best.gains(diverged, losses, definition) == {runs["run_id"][0]: 0.0}
 
 
-def test_words(tmp_path: Path) -> None:
+def test_sentence_has_setting_divergence_and_quality(tmp_path: Path) -> None:
     definition = write(tmp_path, [*TUNED, ("none", 0.3, {}, FRESH)])
     none, clippy = found(tmp_path, definition).to_dict("records")
     said = best_text.sentence(none, definition)
-    assert said.startswith("none: best at lr 0.3: 0 of 40 fresh seeds diverged, which bounds the risk at 7%; held-out")
+    contains(said, "none: best at lr 0.3", "0 of 40 fresh seeds", "at most 7%", "held-out")
     assert f"AUC click {none['auc_click']:.4f} ({none['auc_click_low']:.4f} to {none['auc_click_high']:.4f})" in said
-    assert "end of its range" not in said
-    said = best_text.sentence(clippy, definition)
-    assert said == "clippy: best at lr 0.5, rel 0.4, by 8 seeds; not judged on fresh seeds yet"
+    assert "range" not in said
+    contains(best_text.sentence(clippy, definition), "clippy: best at lr 0.5, rel 0.4", "8 seeds", "not judged")
     proven = best_text.sentence(none | {"n": 80, "bound": 0.037}, definition)
-    assert "bounds" not in proven
+    assert "risk" not in proven
     broken = best_text.sentence(none | {"k": 9}, definition)
-    assert "9 of 40 fresh seeds diverged (in tuning 0 of 20), more than the risk of 0.05" in broken
+    contains(broken, "9 of 40 fresh seeds", "0 of 20 in tuning", "risk of 0.05")
     ended = best_text.sentence(none | {"at_end": "lr"}, definition)
-    assert ended.endswith("; lr lies at the end of its range, and beyond may be better")
+    contains(ended, "lr at the end of the range")
     head, rows = best_text.best_table(found(tmp_path, definition), definition)
     assert head == ["model", "method", "best at", "diverged", "AUC click", "RMSE play"]
     assert rows[1] == ["small", "clippy", "lr 0.5, rel 0.4", "-", "-", "-"]
@@ -125,15 +127,15 @@ def test_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("lr", "rel", "at_end"), [(0.06, 0.3, "lr"), (0.5, 0.95, "rel"), (4.5, 0.1, "lr, rel")])
-def test_what_lies_at_the_end_of_its_range_is_said(tmp_path: Path, lr: float, rel: float, at_end: str) -> None:
+def test_values_at_the_end_of_a_range_are_named(tmp_path: Path, lr: float, rel: float, at_end: str) -> None:
     definition = write(tmp_path, [("clippy", lr, {"rel": rel}, range(4))], risk=0.99)
     runs = record.read_runs(tmp_path)
     cells = best.tuned_cells(runs, best.gains(runs, record.read_losses(tmp_path), definition), definition)
     assert best._at_end(cells.to_dict("records")[0], definition.study) == at_end.split(", ")
 
 
-def test_everything_else_is_said_of_the_judged_runs(tmp_path: Path) -> None:
-    """What tuning tried is no curve, no cell and no rate."""
+def test_report_uses_only_judged_runs(tmp_path: Path) -> None:
+    """Tuning runs belong to no curve, cell or rate."""
     write(tmp_path, [*TUNED, ("none", 0.3, {}, FRESH), ("clippy", 0.5, {"rel": 0.4}, FRESH)])
     runs = analysis.load(tmp_path)
     assert set(zip(runs["curve"], runs["lr"], strict=True)) == {("none", 0.3), ("clippy", 0.5)}
@@ -148,14 +150,14 @@ def test_everything_else_is_said_of_the_judged_runs(tmp_path: Path) -> None:
     assert "simulated: 131 runs recorded, 0 failed" in status(tmp_path)
 
 
-def test_a_search_without_runs_has_a_report(tmp_path: Path) -> None:
+def test_search_without_runs_has_a_report(tmp_path: Path) -> None:
     definition = opened(tmp_path, study_of())
     assert found(tmp_path, definition).empty
     assert report(tmp_path).startswith("no runs recorded yet")
     assert "No runs recorded yet" in (tmp_path / "report.html").read_text()
 
 
-def test_other_studies_have_no_such_section(tmp_path: Path) -> None:
+def test_other_studies_have_no_quality_section(tmp_path: Path) -> None:
     write_simulated_study(tmp_path, simulated_definition(models=("small",), lrs=(0.1, 0.5), seeds=range(3)))
     tables = report_tables(tmp_path)
     assert tables.best is None

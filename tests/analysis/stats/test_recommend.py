@@ -13,6 +13,7 @@ from scipy import stats
 from simulated_record import simulated_definition, write_simulated_study
 from simulation import Curve, draw
 from statsmodels.stats.proportion import proportion_confint
+from text_checks import contains
 
 import analysis
 from analysis.stats import recommend as module
@@ -166,7 +167,7 @@ def test_confirming_again_and_again_claims_a_risky_lr_at_most_5_percent_of_the_t
 # --- what a record claims -----------------------------------------------------------------------------------------
 
 
-def test_eight_seeds_cannot_say():
+def test_eight_seeds_claim_nothing():
     row = row_of(runs_of({0.1: (0, 8), 0.2: (0, 8), 0.4: (6, 8)}))
     assert (row["status"], row["nominated_k"], row["nominated_n"]) == (CANNOT_SAY, 0, 8)
     assert math.isnan(row["lr"])
@@ -174,8 +175,7 @@ def test_eight_seeds_cannot_say():
     assert row["more_if_clean"] == row["more_at_rate"] == 59
     table = recommend(runs_of({0.1: (0, 8), 0.2: (0, 8), 0.4: (6, 8)}), DEFINITION)
     (said,) = sentences(table)
-    assert f"none: cannot say with 8 seeds: none of 8 diverged at lr {row['nominated']:g}, " in said
-    assert "which only bounds the risk there at 31%" in said
+    contains(said, "none: cannot say with 8 seeds", "0 of 8", f"lr {row['nominated']:g}", "up to 31%", "59 fresh seeds")
     assert commands(table, "results/x") == [f"study confirm results/x --lr {row['nominated']:g} --method none"]
 
 
@@ -203,7 +203,7 @@ def test_all_further_seeds_may_diverge_at_the_observed_rate():
     assert stats.binomtest(math.ceil(n / 80), int(n), 0.05, "less").pvalue <= level
 
 
-def test_a_confirmation_claims_by_its_own_runs_alone():
+def test_confirmation_uses_only_its_own_runs():
     named = confirmation(0.2, range(100, 159))
     cells = {0.1: (0, 8), 0.2: (1, 8)}
     clean = pd.concat([runs_of(cells), runs_of({0.2: (0, 59, 100)})], ignore_index=True)
@@ -211,12 +211,12 @@ def test_a_confirmation_claims_by_its_own_runs_alone():
     assert (row["status"], row["lr"], row["basis"], row["k"], row["n"]) == (CLAIMED, 0.2, "confirmation", 0, 59)
     assert row["quality_n"] == 67, "quality is of every run there"
     (said,) = sentences(recommend(clean, DEFINITION, confirmations=[named]))
-    assert "at lr 0.2 at most 5% of the runs diverge within 200 steps, 95% sure (none of 59 fresh seeds" in said
+    contains(said, "at most 5%", "200 steps", "at lr 0.2", "95% confidence", "0 of 59 fresh seeds")
     # The same runs, not named before: eight of the seeds were looked at, and 0.1 has no claim.
     assert row_of(clean)["status"] == CANNOT_SAY
 
 
-def test_a_confirmation_waits_for_all_of_its_runs():
+def test_incomplete_confirmation_claims_nothing_unless_missing_runs_cannot_matter():
     named = confirmation(0.2, range(100, 159))
     half = pd.concat([runs_of({0.2: (0, 8)}), runs_of({0.2: (0, 58, 100)})], ignore_index=True)
     row = row_of(half, confirmations=[named])
@@ -229,7 +229,7 @@ def test_a_confirmation_waits_for_all_of_its_runs():
     assert (row["status"], row["pending"], row["n"]) == (CLAIMED, 1, 93)
 
 
-def test_a_failed_confirmation_is_paid_for_and_a_successful_one_is_not():
+def test_failed_confirmation_spends_level_and_successful_one_does_not():
     first, second = confirmation(0.4, range(100, 159)), confirmation(0.2, range(200, 259), number=1)
     runs = pd.concat(
         [runs_of({0.2: (0, 8)}), runs_of({0.4: (2, 59, 100)}), runs_of({0.2: (0, 59, 200)})], ignore_index=True
@@ -243,10 +243,8 @@ def test_a_failed_confirmation_is_paid_for_and_a_successful_one_is_not():
     row = row_of(more, confirmations=[first, second, third])
     assert (row["status"], row["lr"], row["n"]) == (CLAIMED, 0.2, 141)
     assert row["tested_at"] == pytest.approx(1 - level)
-    assert (
-        f"tested at {100 * (1 - level):.4g}% since an earlier"
-        in sentences(recommend(more, DEFINITION, confirmations=[first, second, third]))[0]
-    )
+    (said,) = sentences(recommend(more, DEFINITION, confirmations=[first, second, third]))
+    contains(said, f"tested at {100 * (1 - level):.4g}%", "earlier test failed")
     # Upward from a claim, nothing is spent.
     low, high = confirmation(0.2, range(100, 159)), confirmation(0.4, range(200, 259), number=1)
     runs = pd.concat(
@@ -255,7 +253,7 @@ def test_a_failed_confirmation_is_paid_for_and_a_successful_one_is_not():
     assert row_of(runs, confirmations=[low, high])["lr"] == 0.4
 
 
-def test_a_study_of_enough_seeds_that_failed_is_paid_for_unless_it_grew_later():
+def test_failed_study_spends_level_unless_it_had_too_few_seeds():
     grid = runs_of({0.1: (0, 59), 0.2: (4, 59)})
     fresh = runs_of({0.2: (0, 59, 100)})
     both = pd.concat([grid, fresh], ignore_index=True)
@@ -265,7 +263,7 @@ def test_a_study_of_enough_seeds_that_failed_is_paid_for_unless_it_grew_later():
     assert (after["lr"], after["basis"]) == (0.2, "confirmation")
 
 
-def test_runs_of_a_search_only_nominate():
+def test_search_runs_only_nominate():
     study = dataclasses.replace(DEFINITION.study, search=EdgeSearch())
     searched = dataclasses.replace(DEFINITION, study=study)
     lrs = {float(f"{lr:.3g}"): (int(lr > 0.5), 1, i) for i, lr in enumerate(np.geomspace(0.01, 3, 60))}
@@ -275,7 +273,7 @@ def test_runs_of_a_search_only_nominate():
     assert row["chance"] >= 0.5
     assert math.isnan(row["best_lr"]) or row["best_lr"] > 0
     (said,) = sentences(recommend(runs_of(lrs), searched))
-    assert "runs that were placed by looking at outcomes only nominate an lr" in said
+    contains(said, "earlier outcomes", "nominate")
     assert row_of(runs_of({0.1: (0, 59)}), searched)["status"] == CANNOT_SAY
     assert row_of(runs_of({0.1: (0, 59)}))["status"] == CLAIMED, "the same runs, not placed"
     named = confirmation(0.1, range(100, 159), definition=searched)
@@ -283,7 +281,7 @@ def test_runs_of_a_search_only_nominate():
     assert row_of(claimed, searched, confirmations=[named])["lr"] == 0.1
 
 
-def test_a_search_for_the_best_quality_is_judged_by_its_winners():
+def test_quality_search_is_judged_by_its_winners():
     study = dataclasses.replace(DEFINITION.study, search=QualitySearch())
     searched = dataclasses.replace(DEFINITION, study=study)
     runs = pd.concat([runs_of({0.2: (8, 8)}), runs_of({0.2: (0, 59, JUDGED_FROM)})], ignore_index=True)
@@ -301,24 +299,25 @@ def test_a_search_for_the_best_quality_is_judged_by_its_winners():
 @pytest.mark.parametrize(
     ("cells", "status", "words"),
     [
-        ({0.1: (0, 1)}, CANNOT_SAY, "cannot say with 1 seed: none of 1 diverged at lr 0.1"),
-        ({0.1: (1, 1)}, CANNOT_SAY, "cannot say with 1 seed: 1 of 1 diverged already at lr 0.1, the lowest tried"),
-        ({0.1: (8, 8), 0.2: (8, 8)}, TOO_RISKY, "no lr tried holds a risk of 5%: 8 of 8 diverged already at lr 0.1"),
-        ({0.1: (1, 8), 0.2: (8, 8)}, CANNOT_SAY, "1 of 8 diverged already at lr 0.1, the lowest tried, which only bo"),
-        ({0.1: (0, 59), 0.2: (0, 59)}, CLAIMED, "up to lr 0.2 at most 5% of the runs diverge within 200 steps"),
+        ({0.1: (0, 1)}, CANNOT_SAY, ["cannot say with 1 seed:", "0 of 1", "lr 0.1"]),
+        ({0.1: (1, 1)}, CANNOT_SAY, ["cannot say with 1 seed:", "1 of 1", "lr 0.1, the lowest"]),
+        ({0.1: (8, 8), 0.2: (8, 8)}, TOO_RISKY, ["risk above 5%", "8 of 8", "lr 0.1, the lowest"]),
+        ({0.1: (1, 8), 0.2: (8, 8)}, CANNOT_SAY, ["1 of 8", "lr 0.1, the lowest", "may be up to 47%"]),
+        ({0.1: (0, 59), 0.2: (0, 59)}, CLAIMED, ["at most 5%", "200 steps", "up to lr 0.2"]),
     ],
 )
-def test_every_record_has_an_answer(cells, status, words):
+def test_sentence_for_each_status(cells, status, words):
     table = recommend(runs_of(cells), DEFINITION)
     (said,) = sentences(table)
-    assert (table["status"].tolist(), words in said) == ([status], True), said
+    assert table["status"].tolist() == [status]
+    contains(said, *words)
     assert said.startswith("none: ")
     assert "nan" not in said
-    assert ("try lower ones" in said) == (status == TOO_RISKY or "already" in said)
+    assert ("try lower ones" in said) == (status == TOO_RISKY or "the lowest" in said)
     json.dumps(json_records(table), allow_nan=False)
 
 
-def test_several_models_and_methods_in_a_record_and_none_at_all(tmp_path):
+def test_records_with_many_curves_and_with_no_runs(tmp_path):
     definition = simulated_definition(seeds=range(8))
     write_simulated_study(tmp_path, definition, with_losses=False)
     runs = analysis.load(tmp_path)
@@ -340,7 +339,7 @@ def test_several_models_and_methods_in_a_record_and_none_at_all(tmp_path):
     assert sentences(empty) == commands(empty, "out") == json_records(empty) == []
 
 
-def test_thresholds_of_one_method_are_curves_of_their_own(tmp_path):
+def test_each_threshold_is_a_curve(tmp_path):
     arms = [Arm(method="clippy", options={"rel": 0.1}), Arm(method="clippy")]
     definition = simulated_definition(models=("small",), arms=arms, seeds=range(4))
     write_simulated_study(tmp_path, definition, with_losses=False)
@@ -358,7 +357,7 @@ def test_thresholds_of_one_method_are_curves_of_their_own(tmp_path):
         ({"quality": "auc"}, "unknown quality 'auc'; there are auc_click, auc_like, rmse_play"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(options, message):
+def test_bad_arguments_raise(options, message):
     with pytest.raises(ValueError, match=message):
         recommend(runs_of({0.1: (0, 8)}), DEFINITION, **options)
 
@@ -381,11 +380,11 @@ def test_the_interval_of_a_median_is_exact(n):
     assert inside.cdf(n - r - 1) - inside.cdf(r) < 0.95
 
 
-def test_no_values_and_values_that_are_missing_have_no_median():
+def test_missing_values_have_no_median():
     assert all(math.isnan(v) for v in (*median_interval([]), *median_interval([0.5, math.nan])))
 
 
-def test_quality_counts_a_diverged_run_as_the_worst():
+def test_diverged_run_has_the_worst_quality():
     runs = runs_of({0.1: (0, 7), 0.2: (4, 7)}, auc=0.7)
     row = row_of(runs)
     assert (row["quality"], row["best_lr"], row["quality_n"]) == ("auc_click", 0.1, 7)
@@ -400,7 +399,7 @@ def test_quality_counts_a_diverged_run_as_the_worst():
     assert module._quality_at(worst.assign(_score=[1.0] * 6 + [1.43]), 0.1)["quality_high"] == 1.43
 
 
-def test_lower_rmse_is_better_and_headroom_is_one_sided_where_the_edge_is_censored():
+def test_best_lr_has_lowest_rmse_and_censored_headroom_is_one_sided():
     runs = runs_of({0.1: (0, 8), 0.2: (0, 8), 0.4: (0, 8)})
     runs["rmse_play"] = runs["lr"].map({0.1: 1.2, 0.2: 1.1, 0.4: 1.3})
     runs["auc_click"] = runs["lr"].map({0.1: 0.6, 0.2: 0.7, 0.4: 0.7})

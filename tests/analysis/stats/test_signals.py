@@ -95,7 +95,7 @@ def two_methods() -> pd.DataFrame:
     return pd.concat([TABLE, agc, few.assign(run_id="lamb-" + few["run_id"])], ignore_index=True)
 
 
-def test_each_method_is_judged_by_itself_and_one_with_few_runs_is_named() -> None:
+def test_methods_are_judged_separately_and_small_ones_are_named() -> None:
     table, skipped = judged(two_methods())
     assert skipped == [{"model": "small", "method": "lamb", "diverged": 4, "healthy": 12}]
     assert {"lamb", "4", "12", "5"} <= set(re.findall(r"\w+", skipped_text(skipped[0])))
@@ -111,7 +111,7 @@ def test_each_method_is_judged_by_itself_and_one_with_few_runs_is_named() -> Non
     assert set(rules(table, draws=5)["method"]) == set(crossings(table)["method"]) == {"none", "agc"}
 
 
-def test_the_condensed_form_gives_the_same_tables(tmp_path) -> None:
+def test_condensed_signals_give_the_same_tables(tmp_path) -> None:
     table = judged(two_methods())[0]
     table["sharpness_share"] = table["sharpness_share"].where(table["step"] % 7 != 0)  # not at every step
     small = condensed(table)
@@ -121,7 +121,7 @@ def test_the_condensed_form_gives_the_same_tables(tmp_path) -> None:
     assert len(small) < 0.7 * len(table)
 
 
-def test_an_alarm_as_it_is_is_judged_on_all_runs() -> None:
+def test_alarm_without_a_chosen_threshold_is_judged_on_all_runs() -> None:
     """The gradient jumps a hundredfold one step after the onset, and `gone` comes 8 steps after that."""
     (row,) = alarm_rule(TABLE, 16.0, draws=50).to_dict("records")
     assert (row["threshold"], row["diverged"], row["completed"]) == (16, 20, 60)
@@ -132,7 +132,7 @@ def test_an_alarm_as_it_is_is_judged_on_all_runs() -> None:
     assert eager["warned"] > 0.1
 
 
-def test_where_sharpness_lies_and_when_runs_begin_to_diverge() -> None:
+def test_sharpness_levels_and_onsets() -> None:
     table = TABLE.assign(sharpness_share=np.where(TABLE["step"] >= 40, 2.0, 9.0) * TABLE["lr"])
     found = levels(table).set_index("lr")
     assert found["n"].to_dict() == {0.3: 40, 0.6: 20}  # those of even seeds diverge at the higher
@@ -145,7 +145,7 @@ def test_where_sharpness_lies_and_when_runs_begin_to_diverge() -> None:
     pd.testing.assert_frame_equal(onsets(condensed(later)), onsets(later))
 
 
-def test_rules_are_chosen_on_some_seeds_and_judged_on_others() -> None:
+def test_rules_are_chosen_and_judged_on_different_seeds() -> None:
     ruled = rules(TABLE, false_alarms=0.1, draws=100).set_index("signal")
     sharp, jump, noise = ruled.loc["sharpness_share"], ruled.loc["gradient_jump"], ruled.loc["largest_share"]
     # seeds 0, 2, 4, ... diverge, and every other seed chooses: the judging half would have none
@@ -182,7 +182,7 @@ def test_crossings_count_runs_before_their_onset() -> None:
     assert crossed.loc["completed", ["n", "k"]].tolist() == [60, 0]
 
 
-def test_words_and_figures() -> None:
+def test_text_and_figures_of_signals() -> None:
     table = simulated(12)
     found = discrimination(table, lags=(1, 3), draws=20)
     shifted = table.assign(seed=[(s // 2) if s % 2 else s // 2 + 100 for s in table["seed"]])
@@ -195,13 +195,13 @@ def test_words_and_figures() -> None:
     assert figures(healthy, found) == {}
 
 
-def test_a_rule_without_a_diverged_run_to_judge_it_says_so() -> None:
+def test_rule_without_judging_runs_has_no_share() -> None:
     said = "\n".join(sentences(TABLE, discrimination(TABLE, draws=5), rules(TABLE, draws=5), crossings(TABLE)))
-    assert "rings before the loss moves in 0 of 0 diverged runs;" in said  # they diverge at even seeds, which choose
+    assert "before the onset in 0 of 0 diverged runs" in said  # only even seeds diverge, and these choose the threshold
     assert "nan" not in said
 
 
-def test_a_folder_without_signals_is_named(tmp_path) -> None:
+def test_folder_without_signals_raises(tmp_path) -> None:
     with pytest.raises(ValueError, match="has no signals: `study signals"):
         signals.watched(tmp_path)
 
