@@ -40,12 +40,14 @@ def read_parquet(content: bytes) -> pa.Table:
     """Return the table of a Parquet file. Raises ChecksumError, or an error of pyarrow, if the file was changed."""
     file = pq.ParquetFile(pa.BufferReader(content))
     validation.validate_parquet_size(file)
-    written = (file.metadata.metadata or {}).get(KEY.encode())
+    metadata = file.metadata.metadata or {}
+    written = metadata.get(KEY.encode())
     if written is not None:
         at = content.rindex(written)
         if _hash(content[:at] + PLACEHOLDER.encode() + content[at + len(written) :]).encode() != written:
             raise ChecksumError("its content has changed since it was written")
-    elif HASH.search(content):  # the bits of the key have changed: older files hold no hash at all
+    elif HASH.search(content) or b"ARROW:schema" not in metadata:
+        # Older files hold no hash, but the schema that Arrow writes. Here the bits of the metadata have changed.
         raise ChecksumError("its content has changed since it was written")
     return file.read()
 

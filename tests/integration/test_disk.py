@@ -185,12 +185,14 @@ def damaged(folder: Path, name: str, content: bytes) -> Iterator[list[warnings.W
     (folder / name).write_bytes(content)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        yield said
-    for path in folder.rglob("*"):
-        if path.is_file() and path not in before:
-            path.unlink()
-    for path, content in before.items():
-        path.write_bytes(content)
+        try:
+            yield said
+        finally:
+            for path in folder.rglob("*"):
+                if path.is_file() and path not in before:
+                    path.unlink()
+            for path, whole in before.items():
+                path.write_bytes(whole)
 
 
 def harm(data: st.DataObject, content: bytes) -> bytes:

@@ -66,6 +66,16 @@ def test_flipped_bits_of_the_hash_key_are_found() -> None:
             checksums.read_parquet(bytes(flipped))
 
 
+def test_a_block_of_zeros_is_found_wherever_it_lies() -> None:
+    """As a power failure leaves it. It can wipe the hash and its key, and leave a footer that parses."""
+    content = checksums.parquet_bytes(table().slice(0, 2))
+    for at in range(len(content)):
+        zeroed = content[:at] + bytes(min(512, len(content) - at)) + content[at + 512 :]
+        if zeroed != content:
+            with pytest.raises(UNREADABLE):
+                checksums.read_parquet(zeroed)
+
+
 def test_parquet_without_a_hash_misses_flipped_bits() -> None:
     """Why there is a hash: without it, pyarrow reads other values, or a column of another name, and says nothing."""
     sink = pa.BufferOutputStream()
