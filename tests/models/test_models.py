@@ -1,4 +1,4 @@
-"""Networks: sizes, first weights, and the fronts, gates and heads against formulas written out by hand."""
+"""Networks: sizes, first weights, and layers against formulas by hand."""
 
 import math
 
@@ -31,7 +31,7 @@ def on_meta(name: str, spec: Spec) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", plugins.names("models"))
-def test_every_model_builds_and_maps_inputs_to_a_logit_a_task(name: str) -> None:
+def test_every_model_returns_one_logit_for_each_task(name: str) -> None:
     network = on_meta(name, KUAIRAND)
     logits = network(torch.empty(32, KUAIRAND.width, device="meta"))
     assert logits.shape == (32, 4)
@@ -67,7 +67,7 @@ def test_parameter_counts() -> None:
     assert size(make("large_mmoe", KUAIRAND)) == 4 * (32_256 + 3 * 65_792) + gates + 4 * 257
 
 
-def test_the_papers_networks_have_the_papers_widths() -> None:
+def test_the_papers_networks_have_its_widths() -> None:
     spec = Spec(features=30, embedding_dim=16, numbers=5, head_bias=(0.0,) * 4)
     assert size(make("paper_small", spec)) == (485 * 512 + 512) + (512 * 512 + 512) + 4 * 513
     large = (485 * 4096 + 4096) + 3 * (4096 * 4096 + 4096) + 4 * 4097
@@ -87,7 +87,7 @@ def assert_normal(weight: Tensor, std: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["small", "large", "large_dcn", "large_mmoe", "paper_small"])
-def test_hidden_weights_are_he_normal_heads_and_gates_one_over_fan_in(name: str) -> None:
+def test_the_first_weights_are_normal_with_the_std_of_their_layer(name: str) -> None:
     network = make(name, KUAIRAND)
     hidden = weights_of(network, "bottom") + weights_of(network, "front")
     gates = weights_of(network, "gates")
@@ -100,13 +100,13 @@ def test_hidden_weights_are_he_normal_heads_and_gates_one_over_fan_in(name: str)
         assert_normal(weight, math.sqrt(1 / weight.shape[1]))
     heads = weights_of(network, "heads")
     assert len(heads) == 4
-    assert all(weight.shape[0] == 1 for _, weight in heads), "each task's head is a tensor of its own"
+    assert all(weight.shape[0] == 1 for _, weight in heads), "each task has its own head"
     assert_normal(torch.cat([weight for _, weight in heads]), math.sqrt(1 / heads[0][1].shape[1]))
     assert len(gates) == (4 if name.endswith("mmoe") else 0)
 
 
 @pytest.mark.parametrize("name", [n for n in plugins.names("models") if not n.startswith("paper_large")])
-def test_biases_are_zero_but_the_heads(name: str) -> None:
+def test_only_heads_have_biases_at_the_start(name: str) -> None:
     biases = {n: p for n, p in make(name).named_parameters() if p.dim() == 1 and not n.endswith("norm.weight")}
     heads = {n: p for n, p in biases.items() if n.startswith("heads")}
     assert [p.item() for p in heads.values()] == pytest.approx(SPEC.head_bias)
@@ -115,18 +115,18 @@ def test_biases_are_zero_but_the_heads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in plugins.names("models") if not n.startswith("paper_large")])
-def test_a_network_starts_as_the_best_constant(name: str) -> None:
+def test_a_network_starts_near_the_best_constant(name: str) -> None:
     network = make(name)
     constant = torch.tensor(SPEC.head_bias)
     torch.testing.assert_close(network(torch.zeros(5, SPEC.width)), constant.expand(5, -1))
-    # Near it as well: with the small embeddings of the start (numbers at their mean), logits stay close.
+    # also with the small embeddings of the start
     nearly = network(0.05 * torch.randn(256, SPEC.width, generator=torch.Generator().manual_seed(3)))
-    if "dcn" not in name:  # LayerNorm blows small inputs up to unit size
+    if "dcn" not in name:  # LayerNorm scales small inputs to unit size
         assert (nearly - constant).std() < 0.2
     assert (nearly - constant).std() > 0
 
 
-def test_the_cross_front_is_layer_norm_of_x_times_affine_x_plus_x() -> None:
+def test_the_cross_front_by_hand() -> None:
     torch.manual_seed(1)
     front = CrossNorm(6).double()
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_the_cross_front_is_layer_norm_of_x_times_affine_x_plus_x() -> None:
         torch.testing.assert_close(out, normal * front.norm.weight + front.norm.bias)
 
 
-def test_the_bottom_is_linear_and_relu_layers_then_heads() -> None:
+def test_the_bottom_by_hand() -> None:
     network = make("small").double()
     x = torch.randn(7, SPEC.width, dtype=torch.float64)
     named = dict(network.named_parameters())
@@ -157,7 +157,7 @@ def test_the_bottom_is_linear_and_relu_layers_then_heads() -> None:
     torch.testing.assert_close(network(x), expected)
 
 
-def test_gates_sum_to_one_and_mix_experts_as_a_loop_does() -> None:
+def test_gates_mix_experts_as_a_loop_does() -> None:
     torch.manual_seed(4)
     network = Ranker(SPEC, hidden=(5, 6), experts=3).double()
     bottom, heads = network.get_submodule("bottom"), network.get_submodule("heads")
@@ -173,23 +173,26 @@ def test_gates_sum_to_one_and_mix_experts_as_a_loop_does() -> None:
             mixed = sum(gate[e] * experts[e] for e in range(3))
             expected = (heads.weights[t][0] * mixed).sum() + heads.biases[t][0]
             torch.testing.assert_close(logits[b, t], expected)
-    # The gates matter: equal experts make any gate the same, different ones do not.
+    # with all weight on the first expert
     with torch.no_grad():
-        for t in range(3):  # all weight on the first expert
+        for t in range(3):
             bottom.get_parameter(f"gates.{t}.bias").copy_(torch.tensor([50.0, 0.0, 0.0]))
     only_first = torch.stack([(heads.weights[t] @ bottom.get_submodule("experts.0")(x).T)[0] for t in range(3)], dim=1)
     torch.testing.assert_close(network(x), only_first + torch.tensor(SPEC.head_bias, dtype=torch.float64))
 
 
-def test_unknown_models_are_answered_with_those_there_are() -> None:
-    for name in ("smal", "", "_ranker", "my_pkg.my_model", "models.nowhere", ".", "..small", "small."):
-        with pytest.raises(ValueError, match=r"unknown model .*small_dcn.*or a dotted module name"):
-            build_network(name, SPEC)
-    with pytest.raises(ValueError, match=r"study\.config defines no `build`, so it is no model"):
+@pytest.mark.parametrize("name", ["smal", "", "_ranker", "my_pkg.my_model", "models.nowhere", ".", "..small", "small."])
+def test_an_unknown_model_is_refused_with_the_known_names(name: str) -> None:
+    with pytest.raises(ValueError, match=r"unknown model .*small_dcn.*dotted"):
+        build_network(name, SPEC)
+
+
+def test_a_module_without_build_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"study\.config defines no `build`"):
         build_network("study.config", SPEC)
 
 
-def test_a_model_of_your_own_is_loaded_by_its_dotted_name() -> None:
+def test_a_users_model_is_loaded_by_its_dotted_name() -> None:
     assert build_network("own_models.linear", SPEC)(torch.ones(2, SPEC.width)).shape == (2, 3)
 
 

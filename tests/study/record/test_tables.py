@@ -121,12 +121,11 @@ def test_a_truncated_file_is_set_aside_and_its_runs_are_missing(tmp_path: Path, 
         assert recorded_ids(tmp_path) == {"a0"}
     assert len(said) == 1
     assert "\n" not in str(said[0].message)
-    assert read_runs(tmp_path)["run_id"].tolist() == ["a0"], "and is said once only"
+    assert read_runs(tmp_path)["run_id"].tolist() == ["a0"], "no second warning"
     assert list((tmp_path / "set_aside").iterdir()) != []
     if kind == "runs":
         (aside,) = (tmp_path / "set_aside").iterdir()
         assert aside.read_bytes() == torn
-    # Trained again, they are there again.
     write_trial(tmp_path, "b", [make_row("b0", 0.1, 0), make_row("b1", 0.1, 1)], make_losses({"b0": 0, "b1": 1}))
     assert recorded_ids(tmp_path) == {"a0", "b0", "b1"}
     assert set(read_losses(tmp_path)["run_id"]) == {"a0", "b0", "b1"}

@@ -369,7 +369,7 @@ def test_links_in_a_record_are_refused(
     assert mine.read_text() == "precious"
 
 
-# --- nobody's code ----------------------------------------------------------------------------------------------------
+# --- foreign code -----------------------------------------------------------------------------------------------------
 
 
 EVIL = "from pathlib import Path\nPath(__file__).with_name('pwned').touch()\ndef build(*_, **__): raise SystemExit\n"
@@ -377,7 +377,7 @@ EVIL = "from pathlib import Path\nPath(__file__).with_name('pwned').touch()\ndef
 
 @pytest.mark.slow
 def test_reading_a_record_imports_no_module_that_it_names(tmp_path: Path) -> None:
-    """From within its folder, which also holds a module by the name of one that we import ourselves."""
+    """Runs in its folder, which also holds modules with the names of imported ones."""
     written = tmp_path / "theirs"
     arms = [Arm(method="none"), Arm(method="evil.method")]
     write_simulated_study(
@@ -392,7 +392,7 @@ def test_reading_a_record_imports_no_module_that_it_names(tmp_path: Path) -> Non
         assert "Traceback" not in done.stderr
         assert done.returncode == 0, (words, done.stderr)
     assert not list(written.rglob("pwned"))
-    done = run_study(["resume", "."], cwd=written)  # this trains, and imports what it trains: so the files can be seen
+    done = run_study(["resume", "."], cwd=written)  # training imports the modules, so the check can fail
     assert list(written.rglob("pwned"))
 
 
@@ -416,7 +416,7 @@ def test_every_command_states_whether_it_may_import_user_modules() -> None:
     assert set(commands) - set(READING) <= trains
 
 
-def test_no_file_of_ours_reads_a_pickle_or_runs_text() -> None:
+def test_no_module_reads_a_pickle_or_runs_text() -> None:
     found = []
     for package in ("study", "models", "search_spaces", "analysis"):
         for path in (ROOT / package).rglob("*.py"):
@@ -459,7 +459,7 @@ def unsafe(source: str) -> list[str]:
         "subprocess.run(text, shell=True)",
     ],
 )
-def test_the_scan_sees_what_is_unsafe(source: str) -> None:
+def test_the_scan_finds_unsafe_code(source: str) -> None:
     assert unsafe(source)
 
 
@@ -469,7 +469,7 @@ def test_the_scan_sees_what_is_unsafe(source: str) -> None:
 SCRIPT = "<script>alert(1)</script>"
 
 
-def test_a_name_that_is_a_script_is_text_on_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_are_scripts_are_escaped_on_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Tags(html.parser.HTMLParser):
         def __init__(self) -> None:
             super().__init__()
@@ -555,7 +555,7 @@ def test_bad_command_lines_are_refused(capsys: pytest.CaptureFixture[str], words
     ],
 )
 def test_broken_settings_do_not_prevent_reading(folder: Path, tmp_path: Path, settings: dict[str, str]) -> None:
-    """What does not need them goes on; what does is refused in one line, without a secret that they hold."""
+    """Commands that need a setting are refused in one line without its secrets; others work."""
     for command in ("status", "mlflow") if "MLFLOW_TRACKING_URI" in settings else ("status",):
         done = run_study([command, str(folder)], cwd=tmp_path, **settings)
         assert done.returncode == (0 if command == "status" else 2)

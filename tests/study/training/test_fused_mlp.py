@@ -1,4 +1,4 @@
-"""The hand-made forward and backward against the plain path, and both against double precision."""
+"""The fused forward and backward against the plain path, and both against double precision."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from study.training.stack import kind_of_networks
 
 @pytest.fixture(autouse=True, params=["oneDNN", "MKL"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By whose products: this machine's, and those of one where oneDNN would round."""
+    """Products of this machine, and of one where oneDNN rounds."""
     if request.param == "MKL":
         monkeypatch.setattr(matmul, "onednn_is_exact", lambda: False)
     elif not matmul.onednn_is_exact():
@@ -44,7 +44,7 @@ def spec(features: int = 5, dim: int = 4, numbers: int = 3) -> Spec:
 def batch_of(
     spec: Spec, groups: int, runs: int, dtype: torch.dtype = torch.float32, seed: int = 7
 ) -> tuple[TouchedInputs, EmbeddingTables]:
-    """A batch that has been read, and the tables that it came from."""
+    """Return a batch that was read, and its tables."""
     sizes = InputSizes(
         groups=groups,
         runs_of_group=runs,
@@ -84,7 +84,7 @@ def learned(
     dtype: torch.dtype = torch.float32,
     unit_limit: Tensor | None = None,
 ) -> tuple[StackedNetworks, dict[str, Tensor]]:
-    """The networks, and all that comes of one batch, by name."""
+    """Return the networks, and the loss, logits and gradients of one batch by name."""
     networks = [network_of_seed(model, spec, seed) for seed in range(groups * runs)]
     stack = kind(networks, dtype, CPU, (), unit_limit)
     inputs, tables = batch_of(spec, groups, runs, dtype)
@@ -101,7 +101,7 @@ def learned(
     ("groups", "runs", "shape"),
     [(2, 3, {}), (1, 1, {"dim": 16}), (3, 1, {"dim": 3}), (1, 2, {"numbers": 0}), (2, 1, {"dim": 2, "numbers": 8})],
 )
-def test_it_is_as_near_to_double_precision_as_the_plain_path(
+def test_the_fused_path_is_as_accurate_as_the_plain_path(
     model: str, groups: int, runs: int, shape: dict[str, Any]
 ) -> None:
     _, by_hand = learned(FusedRankers, model, spec(**shape), groups, runs)
@@ -111,14 +111,14 @@ def test_it_is_as_near_to_double_precision_as_the_plain_path(
     for name, truth in exact.items():
         assert by_hand[name].shape == plain[name].shape == truth.shape
         assert truth.any(), name
-        # Means over the batch of numbers of the size of 1 may cancel: their error is that of what was summed.
+        # Means of numbers of size 1 may cancel; their error is that of the summands.
         size = max(float(truth.abs().max()), 0.1)
         error, plain_error = (float((x[name].double() - truth).abs().max()) / size for x in (by_hand, plain))
         assert error < max(4 * plain_error, 2e-6), name
 
 
 @pytest.mark.parametrize("model", ["small", "small_dcn"])
-def test_clamped_units_are_those_of_the_plain_path(model: str) -> None:
+def test_clamped_units_equal_the_plain_path(model: str) -> None:
     limits = torch.tensor([0.3, 1.0, 5.0, float("inf")])
     _, by_hand = learned(FusedRankers, model, spec(), 2, 2, unit_limit=limits)
     _, plain = learned(StackedNetworks, model, spec(), 2, 2, unit_limit=limits)
@@ -127,18 +127,18 @@ def test_clamped_units_are_those_of_the_plain_path(model: str) -> None:
         torch.testing.assert_close(by_hand[name], expected, rtol=1e-4, atol=1e-6)
     for name in ("logits", "bottom.0.weight", "heads.weights.0"):
         same = [torch.equal(a, b) for a, b in zip(by_hand[name], free[name], strict=True)]
-        assert same == [False, False, same[2], True], "clamped at infinity is not clamped"
+        assert same == [False, False, same[2], True], "a limit of infinity does not clamp"
 
 
-def test_a_log_without_ids() -> None:
+def test_a_log_without_ids_equals_the_plain_path() -> None:
     _, by_hand = learned(FusedRankers, "small", spec(features=0, numbers=20), 2, 2)
     _, plain = learned(StackedNetworks, "small", spec(features=0, numbers=20), 2, 2)
     for name, expected in plain.items():
         torch.testing.assert_close(by_hand[name], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_gradients_follow_weights_that_have_changed() -> None:
-    """What is kept between batches, such as weights filled up to whole words, must not go stale."""
+def test_gradients_use_the_changed_weights() -> None:
+    """Copies that are kept between batches, such as padded weights, must be updated."""
     stacks = [
         kind([network_of_seed("small_dcn", spec(), 0)] * 2, torch.float32, CPU)
         for kind in (FusedRankers, StackedNetworks)
@@ -157,7 +157,7 @@ def test_gradients_follow_weights_that_have_changed() -> None:
 
 
 @pytest.mark.parametrize("name", ["bottom.0.weight", "bottom.2.bias", "heads.weights.1", "front.cross.weight"])
-def test_a_nan_spreads_as_in_the_plain_path_and_no_further(name: str) -> None:
+def test_a_nan_spreads_as_in_the_plain_path(name: str) -> None:
     def poisoned(kind: type[StackedNetworks]) -> Sequence[Tensor]:
         stack = kind([network_of_seed("small_dcn", spec(), seed) for seed in range(3)], torch.float32, CPU)
         with torch.no_grad():
@@ -178,7 +178,7 @@ def test_a_nan_spreads_as_in_the_plain_path_and_no_further(name: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["small", "small_dcn"])
-def test_a_run_has_the_same_bits_however_many_go_together(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_has_the_same_bits_in_parts_of_any_size(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found, most = [], []
     for size in (1, 2**16, 2**30):
         monkeypatch.setattr(fused_mlp, "BYTES_AT_A_TIME", size)
@@ -192,8 +192,8 @@ def test_a_run_has_the_same_bits_however_many_go_together(model: str, monkeypatc
 
 
 @pytest.mark.parametrize("model", [model for model in plugins.names("models") if not model.startswith("paper")])
-def test_whatever_way_a_network_goes_its_logits_are_its_own(model: str) -> None:
-    """Every layer takes part: against the network itself, on the rows that it is given."""
+def test_logits_on_every_path_equal_the_network(model: str) -> None:
+    """Against the network itself, for every layer."""
     kind = kind_of_networks(model, spec(), build_network(model, spec()), torch.float32, CPU)
     stack, found = learned(kind, model, spec(), 1, 2)
     inputs, _ = batch_of(spec(), 1, 2)
@@ -204,7 +204,7 @@ def test_whatever_way_a_network_goes_its_logits_are_its_own(model: str) -> None:
     assert not untouched, "every parameter has a gradient"
 
 
-def test_only_shared_bottoms_of_float32_on_cpu_are_taken() -> None:
+def test_only_float32_shared_bottoms_on_a_cpu_are_fused() -> None:
     def taken(model: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> bool:
         return fused_mlp.takes(build_network(model, spec()), dtype, torch.device(device))
 

@@ -1,4 +1,4 @@
-"""One layout becomes the other: an id's rows of all runs side by side, and a run's inputs of all ids."""
+"""Inputs of a batch: rows of each run from tables that hold all runs, and gradients back to the tables."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ SHAPES = [(2, 3, 4, 5), (1, 1, 4, 0), (3, 2, 1, 1), (2, 2, 2, 3), (1, 4, 3, 2), 
 
 
 def made(kind: type[Inputs], sizes: InputSizes) -> tuple[Inputs, EmbeddingTables, Tensor]:
-    """A batch that has been read, the tables that it came from, and its ids (G, B, F)."""
+    """Return a batch that was read, its tables, and its ids (G, B, F)."""
     generator = torch.Generator().manual_seed(1)
     tables = EmbeddingTables(
         VOCABULARY[: sizes.features],
@@ -52,7 +52,7 @@ def sizes_of(shape: tuple[int, int, int, int], dtype: str = "float32", features:
 
 
 def expected_rows(inputs: Inputs, tables: EmbeddingTables, ids_GBF: Tensor) -> Tensor:
-    """By the definition: torch's own look-up of each feature, feature by feature, then numbers."""
+    """Return torch's look-up of each feature in turn, and then the numbers."""
     rows = []
     for run in range(inputs.runs):
         group, k = divmod(run, inputs.runs_of_group)
@@ -65,7 +65,7 @@ def expected_rows(inputs: Inputs, tables: EmbeddingTables, ids_GBF: Tensor) -> T
 @pytest.mark.parametrize("kind", [WholeInputs, TouchedInputs])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_rows_are_embeddings_feature_by_feature_and_then_numbers(
+def test_rows_are_the_embeddings_of_each_feature_and_then_numbers(
     shape: tuple[int, int, int, int], dtype: str, kind: type[Inputs]
 ) -> None:
     inputs, tables, ids_GBF = made(kind, sizes_of(shape, dtype))
@@ -93,7 +93,7 @@ def test_inputs_without_ids(kind: type[Inputs]) -> None:
 @pytest.mark.parametrize("kind", [WholeInputs, TouchedInputs])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradients_of_a_row_are_summed_over_its_places(
+def test_gradients_of_an_id_are_summed_over_the_batch(
     shape: tuple[int, int, int, int], dtype: str, kind: type[Inputs]
 ) -> None:
     inputs, tables, ids_GBF = made(kind, sizes_of(shape, dtype))
@@ -116,7 +116,7 @@ def test_gradients_of_a_row_are_summed_over_its_places(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_both_ways_have_the_same_bits(shape: tuple[int, int, int, int]) -> None:
+def test_whole_and_touched_inputs_have_the_same_bits(shape: tuple[int, int, int, int]) -> None:
     found = []
     for kind in (WholeInputs, TouchedInputs):
         inputs, tables, _ = made(kind, sizes_of(shape))
@@ -126,7 +126,7 @@ def test_both_ways_have_the_same_bits(shape: tuple[int, int, int, int]) -> None:
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
-def test_gradients_of_a_few_runs_after_the_other_are_those_of_all() -> None:
+def test_gradients_of_parts_of_the_runs_equal_those_of_all() -> None:
     inputs, tables, _ = made(TouchedInputs, sizes_of((2, 3, 4, 5)))
     assert isinstance(inputs, TouchedInputs)
     gradient_RBI = inputs.rows() + 1
@@ -138,7 +138,7 @@ def test_gradients_of_a_few_runs_after_the_other_are_those_of_all() -> None:
     assert torch.equal(inputs.gradients(tables)[1], expected)
 
 
-def test_rows_at_hand_are_those_of_the_tables_when_the_batch_was_read() -> None:
+def test_rows_are_those_of_the_tables_at_the_time_of_reading() -> None:
     inputs, tables, _ = made(TouchedInputs, sizes_of((2, 3, 4, 5)))
     rows_U, gradient = inputs.gradients(tables)[0], torch.ones_like(inputs.weight_U)  # type: ignore[arg-type]
     assert torch.equal(inputs.weight_U, tables.weight[rows_U])  # type: ignore[arg-type]

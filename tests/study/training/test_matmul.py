@@ -34,7 +34,7 @@ def make(rows: int, inputs: int, outputs: int, runs: int = 3) -> tuple[Tensor, T
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The left sides' shapes of all products that went by oneDNN."""
+    """Shapes of the left factors of all products by oneDNN."""
     seen: list[tuple[int, ...]] = []
     product: Callable = matmul.by_onednn
     monkeypatch.setattr(
@@ -45,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
-def test_values_and_gradients_are_those_of_double_precision(
+def test_values_and_gradients_equal_double_precision(
     rows: int, inputs: int, outputs: int, with_bias: bool, calls: list
 ) -> None:
     x, weight, bias = make(rows, inputs, outputs)
@@ -75,14 +75,14 @@ def test_a_run_has_the_same_bits_alone_and_in_a_stack() -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 8, 16, 17, 40])
 def test_a_tiny_product_has_the_same_bits_alone_and_in_a_stack(rows: int) -> None:
-    """torch chooses a library by the work of all runs together."""
+    """torch chooses a library by the total work of all runs."""
     x, weight, bias = (v.detach() for v in make(rows, 16, 16, runs=12))
     together = linear(x, weight, bias)
     for few in (1, 2, 5):
         assert torch.equal(linear(x[:few], weight[:few], bias[:few]), together[:few])
 
 
-def test_rows_that_lie_apart_more_dimensions_and_shared_inputs_give_the_same() -> None:
+def test_strides_dimensions_and_shared_inputs_give_the_same_product() -> None:
     x, weight, bias = (v.detach() for v in make(48, 20, 32))
     expected = linear(x, weight, bias)
     apart = torch.full((3, 48, 23), float("nan"))
@@ -95,7 +95,7 @@ def test_rows_that_lie_apart_more_dimensions_and_shared_inputs_give_the_same() -
     assert torch.equal(shared[2], linear(x[:1], weight[2:], bias[2:])[0])
 
 
-def test_what_does_not_suit_is_left_to_torch(calls: list) -> None:
+def test_unsuitable_products_are_left_to_torch(calls: list) -> None:
     x, weight, bias = (v.detach() for v in make(48, 20, 32))
     for values in ((x.double(), weight.double(), bias.double()), (x, weight[:, :4], bias[:, :4])):
         torch.testing.assert_close(linear(*values), torch.bmm(values[0], values[1].mT) + values[2][:, None])
@@ -104,7 +104,7 @@ def test_what_does_not_suit_is_left_to_torch(calls: list) -> None:
     assert calls
 
 
-def test_a_nan_stays_a_nan_and_in_its_run() -> None:
+def test_a_nan_stays_in_its_run() -> None:
     x, weight, bias = (v.detach() for v in make(48, 20, 32))
     weight[1, 3, 0] = float("nan")
     out = linear(x, weight, bias)
@@ -113,7 +113,7 @@ def test_a_nan_stays_a_nan_and_in_its_run() -> None:
     assert linear(x, weight, bias).relu().isnan().sum() == 48
 
 
-def test_second_derivatives_are_refused_rather_than_wrong() -> None:
+def test_second_derivatives_are_refused() -> None:
     x, weight, bias = make(48, 20, 32)
     first = torch.autograd.grad(linear(x, weight, bias).square().sum(), weight, create_graph=True)[0]
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -121,7 +121,7 @@ def test_second_derivatives_are_refused_rather_than_wrong() -> None:
 
 
 @pytest.mark.parametrize("precision", ["none", "ieee"])
-def test_what_torch_may_round_is_as_it_was_after_a_product(precision: str) -> None:
+def test_a_product_restores_torchs_precision_setting(precision: str) -> None:
     may, before = matmul.MAY_ROUND, matmul.MAY_ROUND.fp32_precision
     x, weight, _ = (v.detach() for v in make(48, 20, 32))
     try:
@@ -136,24 +136,22 @@ def test_what_torch_may_round_is_as_it_was_after_a_product(precision: str) -> No
 
 
 def rounded(left: Tensor, right: Tensor) -> Tensor:
-    """As a processor with units for bfloat16 does it."""
+    """As on a processor with bfloat16 units."""
     return torch.bmm(left.bfloat16().float(), right.bfloat16().float())
 
 
 def by_stack(left: Tensor, right: Tensor) -> Tensor:
-    """A run's bits depend on how many it is multiplied with."""
+    """The bits of a run depend on the number of runs."""
     return torch.bmm(left, right) * (1 + len(left) * 2**-23)
 
 
 @pytest.mark.parametrize(("product", "exact"), [(torch.bmm, True), (rounded, False), (by_stack, False)])
-def test_a_machine_that_rounds_or_lets_runs_meet_is_found_out(
-    product: Callable, exact: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inexact_onednn_is_detected(product: Callable, exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matmul, "by_onednn", product)
     assert matmul.onednn_is_exact.__wrapped__() is exact
 
 
-def test_where_onednn_is_not_exact_nothing_is_made_by_it(calls: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inexact_onednn_is_not_used(calls: list, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, bias = (v.detach() for v in make(48, 20, 32))
     expected = linear(x, weight, bias)
     assert len(calls) == 1

@@ -1,4 +1,4 @@
-"""Runs that go back: step by step like a plain loop that copies itself, and none of it where nothing spikes."""
+"""Rollbacks equal those of a plain loop, and change nothing without a spike."""
 
 import copy
 import dataclasses
@@ -26,7 +26,7 @@ from study.training.rng import batches
 from study.training.rollback import RollbackOptions, Rollbacks, StatePart
 from study.training.trainer import train
 
-# Healthy toy runs hardly spike: a negative `spike` (which no user can ask for) makes one of any common loss.
+# Toy runs hardly spike. A negative `spike`, which users cannot set, makes a usual loss one.
 RECIPE = Recipe(batch=64, steps=70, warmup=6, window=150, precision="float64", eps=0.0)
 F64 = torch.float64
 
@@ -34,8 +34,11 @@ F64 = torch.float64
 def loop(
     run: Run, *, spike: float, back: int, skip: int, lower: float = 1.0
 ) -> tuple[np.ndarray, list[int], list[int]]:
-    """Losses (S, T) of one run by torch.optim.Adagrad, written after the description of `study.training.rollback`; at
-    which steps it went back, and at which it rested."""
+    """Train one run with torch.optim.Adagrad as `study.training.rollback` describes.
+
+    Returns:
+        Losses (S, T), held-out logits, the steps of rollbacks, and the steps of rest.
+    """
     recipe = run.recipe
     plain = Plain(run, LOG)
     adagrad = torch.optim.Adagrad(
@@ -43,7 +46,7 @@ def loop(
     )
     ids, numbers = torch.from_numpy(LOG.ids).long(), torch.from_numpy(LOG.numbers).double()
     labels = torch.from_numpy(LOG.labels).double()
-    learned, usual = 0, []  # the losses that count as usual, the newest weights in closed form
+    learned, usual = 0, []  # usual: losses that are no spike
     mean = variance = 0.0
 
     def keep() -> tuple[Any, ...]:
@@ -51,13 +54,13 @@ def loop(
 
     snapshots = [keep(), keep()]
     spiked, waits, lr, first = False, 0, run.lr, None
-    losses, went_back, rested = [], [], []
+    losses, rolled_back, rested = [], [], []
     for step, rows in enumerate(
         batches(run.seed, rows=LOG.train_rows, batch=recipe.batch, window=recipe.window, steps=recipe.steps or 0)
     ):
         buffers = copy.deepcopy(dict(plain.named_buffers()))
         logits = plain(ids[rows], numbers[rows])
-        if waits:  # the loss is looked at, and the running statistics stay
+        if waits:  # a resting run keeps its running statistics
             plain.load_state_dict(plain.state_dict() | buffers)
         of_task = [
             functional.mse_loss(logits[:, t], labels[rows, t])
@@ -82,7 +85,7 @@ def loop(
             plain.load_state_dict(weights)
             adagrad.load_state_dict(state)
             usual, spiked, waits, lr = usual[:count], False, skip, lr * lower
-            went_back.append(step)
+            rolled_back.append(step)
         if step % back == 0 and step:
             snapshots = [snapshots[1], keep()]
         if waits:
@@ -99,7 +102,7 @@ def loop(
     plain.eval()
     with torch.no_grad():
         heldout = plain(ids[LOG.train_rows :], numbers[LOG.train_rows :])
-    return np.array(losses), heldout, went_back, rested
+    return np.array(losses), heldout, rolled_back, rested
 
 
 @pytest.mark.parametrize("model", ["small", "small_dcn", "own_models.batch_norm"])
@@ -111,20 +114,20 @@ def loop(
         ("rollback_lower_lr", {"spike": -0.5, "back": 7, "lower": 0.25}),
     ],
 )
-def test_a_run_goes_back_as_a_plain_loop_does(method: str, options: dict[str, Any], model: str) -> None:
+def test_rollbacks_equal_those_of_a_plain_loop(method: str, options: dict[str, Any], model: str) -> None:
     run = make_run(method=method, model=model, lr=0.3, options=options, recipe=RECIPE)
     beside = [
         dataclasses.replace(run, options=options | {"spike": math.inf}),
         dataclasses.replace(run, options=options | {"spike": -2.0}, lr=0.4, seed=2),
     ]
     trained = train([beside[0], run, beside[1]], LOG)
-    loss, heldout, went_back, rested = loop(run, **({"skip": 1} | options))
-    assert len(went_back) >= 2
+    loss, heldout, rolled_back, rested = loop(run, **({"skip": 1} | options))
+    assert len(rolled_back) >= 2
     np.testing.assert_allclose(trained.loss[1], loss, rtol=1e-5)
     errors = heldout[:, 1] - torch.from_numpy(LOG.labels[LOG.train_rows :, 1])
     rmse = errors.square().mean().sqrt().item() * LOG.tasks[1].scale
     assert trained.judged["rmse_watch"][1] == pytest.approx(rmse, rel=1e-6)
-    assert trained.counts["rollbacks"].tolist()[:2] == [0, len(went_back)]
+    assert trained.counts["rollbacks"].tolist()[:2] == [0, len(rolled_back)]
     assert trained.counts["skipped_steps"].tolist()[:2] == [0, len(rested)]
 
 
@@ -132,15 +135,13 @@ def test_a_run_goes_back_as_a_plain_loop_does(method: str, options: dict[str, An
 @pytest.mark.parametrize("base", methods.BASES)
 @pytest.mark.parametrize("model", ["small", "own_models.batch_norm"])
 @pytest.mark.parametrize("method", ["rollback", "rollback_lower_lr"])
-def test_where_nothing_counts_as_a_spike_a_run_is_untreated(
-    method: str, model: str, base: str, embeddings: str
-) -> None:
-    """Bit for bit, beside a run that goes back again and again."""
+def test_without_spikes_a_run_equals_an_untreated_one(method: str, model: str, base: str, embeddings: str) -> None:
+    """Bit for bit, in a stack with a run that rolls back repeatedly."""
     recipe = dataclasses.replace(RECIPE, steps=30, precision="float32", embeddings=embeddings, eps=1e-7)
     lr = 0.3 if base == "adagrad" else 0.01
     run = make_run(method=method, model=model, lr=lr, options={"base": base, "spike": math.inf}, recipe=recipe)
-    restless = dataclasses.replace(run, options={"base": base, "spike": -100.0})
-    trained = train([restless, run], LOG)
+    spiking = dataclasses.replace(run, options={"base": base, "spike": -100.0})
+    trained = train([spiking, run], LOG)
     untreated = train([dataclasses.replace(run, method="none", options={"base": base})], LOG)
     assert trained.loss[1].tobytes() == untreated.loss[0].tobytes()
     assert {name: values[1] for name, values in trained.judged.items()} == {
@@ -154,8 +155,8 @@ def test_where_nothing_counts_as_a_spike_a_run_is_untreated(
 @pytest.mark.parametrize("embeddings", ["adagrad", "method"])
 @pytest.mark.parametrize("base", methods.BASES)
 @pytest.mark.parametrize("model", ["small", "own_models.batch_norm"])
-def test_a_run_that_rests_stays_as_it_was(model: str, base: str, embeddings: str) -> None:
-    """Once it has gone back for good, its losses are those of the first weights: on the same rows, the same."""
+def test_a_resting_run_does_not_change(model: str, base: str, embeddings: str) -> None:
+    """After its rollback to the first weights, its losses on the same rows equal the first."""
     recipe = dataclasses.replace(RECIPE, steps=33, precision="float32", embeddings=embeddings, eps=1e-7)
     log = dataclasses.replace(LOG, train_rows=64)
     options = {"base": base, "spike": -100.0, "back": 100, "skip": 100}
@@ -169,8 +170,8 @@ def test_a_run_that_rests_stays_as_it_was(model: str, base: str, embeddings: str
     assert abs(loss[-resting - 1] - loss[0]).max() > 1e-4
 
 
-def test_the_record_says_how_often_a_run_went_back(tmp_path: Path) -> None:
-    """As numbers of the run, not as thresholds: they name no curve of their own."""
+def test_the_record_counts_rollbacks(tmp_path: Path) -> None:
+    """The counts belong to runs, and are not thresholds that name curves."""
     log = dataclasses.replace(LOG, content="c" * 64)
     arms = (
         Arm(method="none"),
@@ -200,8 +201,8 @@ def test_the_record_says_how_often_a_run_went_back(tmp_path: Path) -> None:
     assert rates["n"].tolist() == [2] * 6
 
 
-def test_a_run_that_only_went_back_is_diverged_and_a_slow_one_beside_it_undertrained(tmp_path: Path) -> None:
-    """Neither comes far from its start: one blows up and is put back there again and again, one makes small steps."""
+def test_a_run_that_only_rolled_back_is_diverged_and_a_slow_one_undertrained(tmp_path: Path) -> None:
+    """Both stay near their start: one blows up and rolls back repeatedly, one makes small steps."""
     log = dataclasses.replace(LOG, content="c" * 64)
     arms = (Arm(method="rollback", options={"spike": 10.0, "back": 5, "skip": 20}),)
     study = Study(name="back", models=("small",), arms=arms, lrs=(1e-4, 8.0), seeds=(0, 1), recipe=RECIPE)
@@ -232,7 +233,7 @@ def test_a_run_that_only_went_back_is_diverged_and_a_slow_one_beside_it_undertra
 
 
 def watched(losses: list[list[float]], **asked: Any) -> tuple[Rollbacks, Tensor]:
-    """The weight of each run of one number, which counts the steps that it learned from, after each step: (S, R)."""
+    """Return the rollbacks, and after each step the steps that each run learned from, (S, R)."""
     weight = torch.zeros(len(losses[0]), dtype=F64)
     rollbacks = Rollbacks(
         RollbackOptions(**asked),
@@ -250,10 +251,11 @@ def watched(losses: list[list[float]], **asked: Any) -> tuple[Rollbacks, Tensor]
     return rollbacks, torch.stack(seen)
 
 
-def test_going_back_by_pencil() -> None:
-    """Rollbacks at 8 and 16. The spike of step 17 is acted on at 20: back to the 8 steps learned by step 8, then 3
-    steps of rest, 20 to 22. A loss that is no number does it too, in its own run alone; a level below the usual does
-    not."""
+def test_rollbacks_by_hand() -> None:
+    """Snapshots are taken at steps 8 and 16. At step 20, the spike of step 17 restores that of step 8.
+
+    Steps 20 to 22 are rest. A NaN causes a rollback in its own run; a loss below the usual causes none.
+    """
     losses = [[1.0 + 0.01 * (step % 2), 1.0 + 0.01 * (step % 3), 1.0] for step in range(26)]
     losses[17][0] = 1.5
     losses[18][1] = math.nan
@@ -267,7 +269,7 @@ def test_going_back_by_pencil() -> None:
     assert rollbacks.lr_share_R.tolist() == [1.0, 1.0, 1.0]
 
 
-def test_a_loss_of_ten_times_the_first_is_a_spike_from_the_start() -> None:
+def test_a_loss_of_ten_times_the_first_is_a_spike_at_any_step() -> None:
     losses = [[2.0, 2.0] for _ in range(8)]
     losses[2] = [20.1, 19.9]
     rollbacks, seen = watched(losses, spike=4.0, back=8, skip=1, lower=0.5)
@@ -276,13 +278,13 @@ def test_a_loss_of_ten_times_the_first_is_a_spike_from_the_start() -> None:
     assert rollbacks.lr_share_R.tolist() == [0.5, 1.0]
 
 
-def test_a_second_spike_goes_back_no_further_than_the_first() -> None:
-    """What was kept of the way to the first spike is gone: both snapshots are the one that it went back to."""
+def test_a_second_spike_rolls_back_to_the_same_snapshot() -> None:
+    """After a rollback, both snapshots are the restored one."""
     losses = [[1.0 + 0.01 * (step % 2)] for step in range(50)]
     for step in (33, 42):
         losses[step] = [3.0]
     rollbacks, seen = watched(losses, spike=4.0, back=8, skip=1)
-    # snapshots at 24 and 32; at 35 back to 24; one more at 40, beside which lies 24 and not 32; at 45 back to 24
+    # snapshots at 24 and 32; rollback to 24 at 35; snapshot at 40; rollback to 24, not 32, at 45
     assert seen[35].item() == 24.0
     assert seen[44].item() == 33.0
     assert seen[45].item() == 24.0

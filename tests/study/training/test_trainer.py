@@ -1,4 +1,4 @@
-"""Training: a run's bits do not depend on its stack; losses equal a plain loop's; batches, warm-up and judging."""
+"""Training: a run has the same bits in every stack; losses equal a plain loop's; batches, warm-up and outcomes."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,7 @@ EARLY = {
     "rollback": {"spike": 0.5, "back": 4, "skip": 3},
     "rollback_lower_lr": {"spike": 0.5, "back": 4},
 }
-"""Options with which a method acts within a few steps."""
+"""Options that make a method act within a few steps."""
 
 NO_FACTOR = ("none", "activation_clip", "rollback", "rollback_lower_lr")
 
@@ -58,7 +58,7 @@ def test_a_run_has_the_same_bits_alone_and_in_every_stack(method: str, model: st
 
     others = ragged_stack(run)
     together = train([*others[:20], run, *others[20:]], LOG)
-    assert not np.isfinite(together.loss[-5:]).all(axis=(1, 2)).any(), "the wild runs are meant to blow up"
+    assert not np.isfinite(together.loss[-5:]).all(axis=(1, 2)).any(), "the runs at high lrs must blow up"
     assert np.isfinite(alone.loss).all()
     assert bits_of(together, 20) == expected
 
@@ -69,7 +69,7 @@ def test_a_run_has_the_same_bits_alone_and_in_every_stack(method: str, model: st
     assert bits_of(other_seed, 0) != expected
 
 
-def test_every_place_in_a_stack_is_its_own_run() -> None:
+def test_the_place_in_a_stack_does_not_change_a_run() -> None:
     runs = [make_run(method="clippy", lr=0.1 * (1 + i % 4), seed=i % 3, options={"rel": 0.1 + i}) for i in range(7)]
     together = train(runs, LOG)
     backwards = train(runs[::-1], LOG)
@@ -95,7 +95,7 @@ def test_float64_has_the_same_bits_in_every_stack() -> None:
 
 
 @pytest.mark.parametrize("model", ["branching", "batch_norm", "dropout"])
-def test_a_model_of_your_own_trains_in_any_stack_with_the_same_bits(model: str) -> None:
+def test_a_users_model_has_the_same_bits_in_every_stack(model: str) -> None:
     run = make_run(model=f"own_models.{model}")
     others = [dataclasses.replace(run, seed=(5, 1, 2)[i % 3], lr=0.05 * (1 + i)) for i in range(6)]
     alone, together = train([run], LOG), train([*others[:3], run, *others[3:]], LOG)
@@ -104,7 +104,7 @@ def test_a_model_of_your_own_trains_in_any_stack_with_the_same_bits(model: str) 
     assert len({together.loss[i].tobytes() for i in range(7)}) == 7
 
 
-def test_models_that_cannot_be_stacked_are_found() -> None:
+def test_stackable_tells_which_models_can_be_stacked() -> None:
     spec = spec_of(LOG, RECIPE)
     assert [stackable(f"own_models.{name}", spec) for name in ("linear", "branching", "dropout")] == [
         True,
@@ -114,7 +114,7 @@ def test_models_that_cannot_be_stacked_are_found() -> None:
     assert all(stackable(name, spec) for name in ("small", "small_dcn", "small_mmoe"))
 
 
-def test_what_cannot_be_stacked_says_nothing_about_a_model_that_is_broken() -> None:
+def test_stackable_refuses_an_unknown_model() -> None:
     with pytest.raises(ValueError, match=r"unknown model 'own_models\.nowhere'"):
         stackable("own_models.nowhere", spec_of(LOG, RECIPE))
 
@@ -145,7 +145,7 @@ def test_losses_equal_those_of_a_plain_loop(model: str, precision: str, toleranc
 @pytest.mark.parametrize("model", ["small_dcn", "small_mmoe", "own_models.batch_norm"])
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_clamped_hidden_units_equal_those_of_a_plain_loop(model: str, precision: str) -> None:
-    """By hand, stacked, and one by one; each run at its own limit, in training and in judging."""
+    """By hand, stacked and one by one. Each run has its own limit, in training and in scoring."""
     recipe = dataclasses.replace(RECIPE, steps=20, eps=0.0, precision=precision)
     run = make_run(model=model, method="activation_clip", lr=0.1, options={"limit": 0.4}, recipe=recipe)
     free = dataclasses.replace(run, options={"limit": math.inf})
@@ -202,7 +202,7 @@ def make_tables(runs_of_group: int = 3) -> EmbeddingTables:
 
 
 @pytest.mark.parametrize("fixed", [False, True])
-def test_gradients_of_touched_rows_equal_autograd_and_duplicates_are_summed(fixed: bool) -> None:
+def test_gradients_of_touched_rows_equal_autograd(fixed: bool) -> None:
     tables = make_tables()
     generator = torch.Generator().manual_seed(0)
     ids_GBF = torch.stack([torch.randint(n, (2, 37), generator=generator).clamp(max=n - 2) for n in VOCABULARY], dim=2)
@@ -245,7 +245,7 @@ def test_gradients_of_touched_rows_equal_autograd_and_duplicates_are_summed(fixe
 
 
 @pytest.mark.parametrize(("size", "high"), [(1, 1), (2, 1), (500, 7), (500, 2**40), (70_000, 2**14)])
-def test_touched_finds_distinct_values_and_where_they_stand(size: int, high: int) -> None:
+def test_touched_equals_numpy_unique(size: int, high: int) -> None:
     values = np.random.default_rng(1).integers(0, high, size)
     distinct, first, counts = np.unique(np.sort(values), return_index=True, return_counts=True)
     assert counts.sum() == size
@@ -260,7 +260,7 @@ def test_touched_finds_distinct_values_and_where_they_stand(size: int, high: int
     np.testing.assert_array_equal(distinct[found.places.numpy()], values)
 
 
-def test_touched_rows_of_groups_are_each_groups_own() -> None:
+def test_groups_have_separate_touched_rows() -> None:
     ids = torch.tensor([[4, 0, 4], [4, 0, 4], [1, 2, 0]])
     found = touched_by_groups((ids + torch.arange(3).unsqueeze(1) * 10).flatten(), 3, 10)
     assert [one.rows.tolist() for one in found] == [[0, 4], [10, 14], [20, 21, 22]]
@@ -268,15 +268,15 @@ def test_touched_rows_of_groups_are_each_groups_own() -> None:
     assert [one.order.tolist() for one in found] == [[1, 0, 2], [1, 0, 2], [2, 0, 1]]
 
 
-def test_finite_says_which_run_has_a_broken_row() -> None:
+def test_finite_is_false_for_a_run_with_a_nonfinite_row() -> None:
     tables = make_tables()
     assert tables.finite().tolist() == [True] * 6
     tables.weight[tables.ids + 3, 2 * 4 + 1] = math.inf  # group 1, its third run
     assert tables.finite().tolist() == [True] * 5 + [False]
 
 
-def test_rows_that_no_batch_touched_stay_as_they_were() -> None:
-    """Through the trainer, by the loss alone: an id that only the held-out day has keeps its first embedding."""
+def test_untouched_embeddings_do_not_change() -> None:
+    """An id that only the held-out day has keeps its first embedding."""
     ids = LOG.ids.copy()
     ids[:, 2] = 3
     ids[LOG.train_rows :, 2] = 39
@@ -290,7 +290,7 @@ def test_rows_that_no_batch_touched_stay_as_they_were() -> None:
 # --- seeds and batches --------------------------------------------------------------------------------------------
 
 
-def test_a_seed_means_the_same_start_and_batches_for_every_method_and_lr() -> None:
+def test_a_seed_has_the_same_start_and_batches_for_every_method_and_lr() -> None:
     reference = train([make_run(), make_run(seed=6)], LOG)
     for method in methods.names():
         trained = train([make_run(method=method, lr=0.7)], LOG)
@@ -305,7 +305,7 @@ def read(seed: int = 3, *, rows: int = 1000, batch: int = 96, window: int = 300,
     return list(batches(seed, rows=rows, batch=batch, window=window, steps=steps))
 
 
-def test_each_row_is_read_once_a_pass_and_only_inside_its_window() -> None:
+def test_each_pass_reads_each_row_once_within_its_window() -> None:
     flat = np.concatenate(read(steps=125))  # 12 passes
     passes = flat.reshape(-1, 1000)
     assert len(passes) == 12
@@ -318,7 +318,7 @@ def test_each_row_is_read_once_a_pass_and_only_inside_its_window() -> None:
     assert sorted(set(spanning // 300)) == [0, 1]
 
 
-def test_batches_depend_on_the_seed_and_not_on_how_many_are_asked_for() -> None:
+def test_batches_depend_on_the_seed_and_not_on_their_number() -> None:
     assert [b.tobytes() for b in read(steps=5)] == [b.tobytes() for b in read(steps=40)[:5]]
     assert read(4)[0].tobytes() != read(3)[0].tobytes()
     whole = next(batches(1, rows=50, batch=50, window=10**9, steps=1))
@@ -334,7 +334,7 @@ def test_streams_are_named_and_independent() -> None:
 
 
 def test_golden_streams() -> None:
-    """Where this fails, every run has other weights or batches than before: raise `study.config.RESULTS_VERSION`."""
+    """If this fails, weights or batches of every run changed: raise `study.config.RESULTS_VERSION`."""
     assert stream(0, "weights") == 4194789700723333633
     assert stream(7, "embeddings", "user") == 7169640136291385058
     starts = [batch[:4].tolist() for batch in batches(3, rows=100, batch=32, window=40, steps=5)]
@@ -342,26 +342,28 @@ def test_golden_streams() -> None:
 
 
 def test_golden_run() -> None:
-    """Where this fails, a run gives other numbers than before. If that is meant, raise `study.config.RESULTS_VERSION`
-    (old records must not be mixed with new runs) and write the new numbers here; if not, find what changed them.
-    Another torch or processor may move the last digits, and no more."""
+    """If this fails, the results of a run changed; another torch or processor may change only the last digits.
+
+    If the change is intended, raise `study.config.RESULTS_VERSION`, so that old records are not mixed with new runs,
+    and write the new numbers here.
+    """
     trained = train([make_run(method="clippy", model="small_mmoe", options={"rel": 0.2})], LOG)
     expected = [[0.520635, 0.733663, 0.469329], [0.646928, 0.607209, 0.383918], [0.506298, 0.418078, 0.507148]]
     np.testing.assert_allclose(trained.loss[0, [0, 8, 16]], expected, rtol=1e-3)
     assert trained.judged["auc_click"][0] == pytest.approx(0.744365, abs=2e-3)
 
 
-def test_steps_are_one_pass_or_as_asked() -> None:
+def test_steps_are_one_pass_unless_given() -> None:
     assert steps_of(Recipe(batch=64), 700) == 10
     assert steps_of(Recipe(batch=64, steps=33), 700) == 33
     with pytest.raises(ValueError, match="63 training rows do not fill one batch of 64"):
         steps_of(Recipe(batch=64), 63)
 
 
-# --- warm-up, judging, outcomes -----------------------------------------------------------------------------------
+# --- warm-up, scores, outcomes ------------------------------------------------------------------------------------
 
 
-def test_warm_up_rises_in_equal_parts_to_the_lr() -> None:
+def test_warm_up_is_linear() -> None:
     def lrs(warmup: int) -> list[list[float]]:
         recipe = dataclasses.replace(RECIPE, warmup=warmup, precision="float64")
         runs = [make_run(lr=0.5, recipe=recipe), make_run(lr=1.0, recipe=recipe)]
@@ -378,7 +380,7 @@ def pairwise_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(wins / (len(positive) * len(negative)))
 
 
-def test_auc_counts_pairs_and_half_of_the_ties() -> None:
+def test_auc_counts_pairs_and_half_the_ties() -> None:
     rng = np.random.default_rng(0)
     for size, distinct in ((50, 4), (301, 300), (200, 1), (60, 10**6)):
         scores, labels = rng.integers(0, distinct, size) / 7, (rng.random(size) < 0.3).astype(float)
@@ -391,7 +393,7 @@ def test_auc_counts_pairs_and_half_of_the_ties() -> None:
 
 
 @pytest.mark.parametrize("heldout_rows", [1, 63, 64, 65, 173])
-def test_every_held_out_row_is_judged_once(heldout_rows: int) -> None:
+def test_every_heldout_row_is_judged_once(heldout_rows: int) -> None:
     log = make_log(heldout_rows=173)
     log = dataclasses.replace(log, **{a: getattr(log, a)[: 700 + heldout_rows] for a in ("ids", "numbers", "labels")})
     run = make_run(recipe=dataclasses.replace(RECIPE, steps=3, eps=0.0, precision="float64"))
@@ -402,14 +404,14 @@ def test_every_held_out_row_is_judged_once(heldout_rows: int) -> None:
     assert rmse == pytest.approx(math.sqrt(np.mean(errors**2)), rel=1e-9)
 
 
-def test_a_run_that_blew_up_has_no_judged_values_and_its_neighbour_has() -> None:
+def test_only_a_nonfinite_run_has_no_heldout_scores() -> None:
     trained = train([make_run(), make_run(lr=1e4, options={"weight_decay": 1e3})], LOG)
     assert trained.finite.tolist() == [True, False]
     for values in trained.judged.values():
         assert np.isfinite(values).tolist() == [True, False]
 
 
-def test_small_lrs_are_undertrained_down_to_the_smallest_and_huge_ones_diverged() -> None:
+def test_small_lrs_are_undertrained_and_huge_ones_diverged() -> None:
     log = make_log(train_rows=64 * 150, noise=0.3)
     recipe = dataclasses.replace(RECIPE, steps=None, warmup=20, window=2000)
     control = [make_run(lr=lr, seed=seed, recipe=recipe) for seed in CONTROL_SEEDS[:2] for lr in CONTROL_LRS]
@@ -426,8 +428,8 @@ def test_small_lrs_are_undertrained_down_to_the_smallest_and_huge_ones_diverged(
     assert [o.outcome for o in outcomes] == expected
 
 
-def test_how_far_a_network_has_come_is_the_distance_from_its_start() -> None:
-    """Plain SGD without warm-up or embeddings' help: one step of lr 1 moves the weights by the gradient."""
+def test_moved_is_the_distance_from_the_first_weights() -> None:
+    """One step of plain SGD without warm-up moves the weights by lr times the gradient."""
     recipe = dataclasses.replace(RECIPE, steps=1, warmup=0, precision="float64")
     one, two = (make_run(recipe=recipe, lr=lr, options={"base": "sgd"}) for lr in (1.0, 2.0))
     trained = train([one, two], LOG)
@@ -436,7 +438,7 @@ def test_how_far_a_network_has_come_is_the_distance_from_its_start() -> None:
     assert train([two], LOG).moved[0] == trained.moved[1]
 
 
-def test_gradient_descent_on_a_quadratic_diverges_exactly_beyond_two_over_its_curvature() -> None:
+def test_gradient_descent_on_a_quadratic_diverges_beyond_two_over_curvature() -> None:
     """loss = mean (x w - y)^2 has curvature h, the largest eigenvalue of 2/B X'X; every batch holds the same rows."""
     rng = np.random.default_rng(2)
     block = rng.standard_normal((64, 2)).astype(np.float32) * np.array([1.5, 0.4], np.float32)
@@ -464,53 +466,53 @@ def test_gradient_descent_on_a_quadratic_diverges_exactly_beyond_two_over_its_cu
     best = np.square(x @ np.linalg.lstsq(x, target, rcond=None)[0] - target).mean()
     np.testing.assert_allclose(loss[:2, -1], best, rtol=1e-3)
     assert (loss[2:, -1] > 1e3 * loss[2:, 0]).all()
-    # And at the rate that theory gives: the error grows by |1 - lr h| a step, the loss by its square.
+    # the error grows by |1 - lr h| a step, the loss by its square
     assert loss[2, -1] / loss[2, -2] == pytest.approx((1 - 2 * 1.01) ** 2, rel=1e-4)
 
 
-# --- no wait for the device ---------------------------------------------------------------------------------------
+# --- no waits for the device --------------------------------------------------------------------------------------
 
 
 class NoWait(TorchDispatchMode):
-    """Raises where a value would have to be read back."""
+    """Fails where a value would be copied to the host."""
 
     reads = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "is_nonzero", "item")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         name = func.__name__.split(".")[0]
-        assert name not in self.reads, f"{name} reads a value back from the device"
+        assert name not in self.reads, f"{name} copies a value to the host"
         return func(*args, **(kwargs or {}))
 
 
-def test_a_value_that_is_read_back_is_seen() -> None:
-    with NoWait(), pytest.raises(AssertionError, match="reads a value back"):
+def test_no_wait_detects_a_read_value() -> None:
+    with NoWait(), pytest.raises(AssertionError, match="copies a value to the host"):
         bool(torch.ones(2).sum() > 1)
 
 
 class NoCopies(TorchDispatchMode):
-    """Raises where a device would have to wait for numbers of the host."""
+    """Fails where numbers would be copied between host and device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim]
         devices = {x.device for x in given} | {kwargs.get("device")} - {None}
-        assert len(devices) < 2, f"{func} brings numbers from one device to the other"
+        assert len(devices) < 2, f"{func} copies numbers between devices"
         return func(*args, **kwargs)
 
 
 @pytest.mark.parametrize("model", ["small", "small_dcn", "small_mmoe"])
 @pytest.mark.parametrize("method", methods.names())
-def test_a_step_on_a_device_needs_none_of_its_numbers_and_brings_it_none(
+def test_a_step_copies_nothing_between_host_and_device(
     method: str, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tensors of torch's meta device have no numbers, so that whatever reads one fails."""
+    """Tensors on the device "meta" have no values, so that reading one fails."""
     recipe = dataclasses.replace(RECIPE, steps=3, warmup=2)
     run = make_run(method=method, model=model, recipe=recipe, options=EARLY.get(method, {}))
     runs = [dataclasses.replace(run, seed=seed, lr=lr) for seed in (3, 5) for lr in (0.1, 3.0)]
     training = StackTraining(runs, LOG, torch.device("meta"))
     assert isinstance(training.inputs, WholeInputs)
-    for name in ("tensor", "as_tensor"):  # a copy of which no mode hears
-        monkeypatch.setattr(torch, name, lambda *_a, **_k: pytest.fail("a tensor is made of the host's numbers"))
+    for name in ("tensor", "as_tensor"):  # a copy that no dispatch mode sees
+        monkeypatch.setattr(torch, name, lambda *_a, **_k: pytest.fail("a tensor is made of numbers on the host"))
     for step, rows_GB in enumerate(training.batches()):
         with NoCopies():
             loss_RT, constant_GT = training.step(step, rows_GB)
@@ -518,20 +520,20 @@ def test_a_step_on_a_device_needs_none_of_its_numbers_and_brings_it_none(
         assert constant_GT.is_meta
 
 
-def test_what_a_device_would_wait_for_is_seen() -> None:
+def test_meta_tensors_and_no_copies_detect_waits() -> None:
     with pytest.raises(RuntimeError, match="cannot be called on meta tensors"):
         bool(torch.ones(2, device="meta").sum() > 1)
     for copy in (lambda: torch.ones(2).to("meta"), lambda: torch.ones(2, device="meta").copy_(torch.ones(2))):
-        with NoCopies(), pytest.raises(AssertionError, match="from one device to the other"):
+        with NoCopies(), pytest.raises(AssertionError, match="between devices"):
             copy()
 
 
 @pytest.mark.parametrize("method", ["clippy", "rollback_lower_lr"])
 @pytest.mark.parametrize("model", ["small_dcn", "small_mmoe"])
-def test_what_a_gpu_does_gives_the_same_bits_and_reads_nothing_back(
+def test_the_gpu_path_gives_the_same_bits_on_a_cpu_without_reading_values(
     model: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On CPU: all layers of all runs at once, batches as a whole, and touched rows of a fixed number."""
+    """All layers of all runs at once, whole batches, and a fixed number of touched rows."""
     monkeypatch.setattr(fused_mlp, "takes", lambda *_given: False)
     options = EARLY.get(method, {})
     runs = [
@@ -551,7 +553,7 @@ def test_what_a_gpu_does_gives_the_same_bits_and_reads_nothing_back(
     assert [bits_of(found, i) for i in range(4)] == [bits_of(expected, i) for i in range(4)]
 
 
-def test_watch_is_called_after_each_step() -> None:
+def test_on_step_is_called_after_each_step() -> None:
     seen: list[int] = []
     train([make_run()], LOG, on_step=seen.append)
     assert seen == list(range(17))
@@ -559,14 +561,14 @@ def test_watch_is_called_after_each_step() -> None:
 
 @pytest.mark.parametrize(("model", "embeddings"), [("small_dcn", "adagrad"), ("small", "method")])
 @pytest.mark.parametrize("method", methods.names())
-def test_who_looks_on_changes_no_bit_and_sees_every_factor(method: str, model: str, embeddings: str) -> None:
+def test_on_update_changes_no_bit_and_gets_every_factor(method: str, model: str, embeddings: str) -> None:
     options = {"spike": math.inf} if method.startswith("rollback") else EARLY.get(method, {})
     recipe = dataclasses.replace(RECIPE, embeddings=embeddings)
     run = make_run(method=method, model=model, recipe=recipe, lr=0.8, options=options)
     runs = [dataclasses.replace(run, seed=9), run, dataclasses.replace(run, seed=9, lr=0.05)]
     before, factors = [], []
 
-    def look(seen: StepView) -> None:
+    def on_update(seen: StepView) -> None:
         assert [(r.seed, r.lr) for r in seen.runs] == [(5, 0.8), (9, 0.8), (9, 0.05)]
         assert seen.lr.tolist() == pytest.approx(
             [r.lr * min(1, (seen.step + 1) / RECIPE.warmup) for r in runs[1::-1] + runs[2:]]
@@ -576,7 +578,7 @@ def test_who_looks_on_changes_no_bit_and_sees_every_factor(method: str, model: s
         if seen.step:
             assert all((before[-1][name] != before[-2][name]).any() for name in before[-1])
 
-    found = train(runs, LOG, on_update=look)
+    found = train(runs, LOG, on_update=on_update)
     expected = train(runs, LOG)
     assert [bits_of(found, i) for i in range(3)] == [bits_of(expected, i) for i in range(3)]
     assert len(before) == found.loss.shape[1]
@@ -586,7 +588,7 @@ def test_who_looks_on_changes_no_bit_and_sees_every_factor(method: str, model: s
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_training_takes_one_thread_and_gives_the_others_back(interrupted: bool) -> None:
+def test_training_uses_one_thread_and_restores_the_number(interrupted: bool) -> None:
     torch.set_num_threads(2)
 
     def watch(step: int) -> None:
@@ -601,7 +603,7 @@ def test_training_takes_one_thread_and_gives_the_others_back(interrupted: bool) 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Many cores make the plain loop's tiny products slower, not faster."""
+    """More threads make the small products of the plain loop slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""A file of weights that is none: one line and exit code 2 before anything is trained, and nothing is executed."""
+"""A bad weights file gives one line and exit code 2 before training, and runs no code."""
 
 import dataclasses
 import io
@@ -70,7 +70,7 @@ def flipped() -> bytes:
 
 
 def overlapping() -> bytes:
-    """A thousand names for the same bytes: more comes out than is in it."""
+    """Return a file with a thousand names for the same bytes, so that it unpacks to more than its size."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as parts:
         parts.writestr("about.json", json.dumps(ABOUT))
@@ -97,7 +97,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut": (lambda: file_of()[:-300], "not a zip"),
     "a flipped bit": (flipped, "CRC"),
     "a bomb": (lambda: file_of(arrays=with_array("table/0", bytes(10**7)), compress=True), "larger than the file"),
-    "parts upon each other": (overlapping, "larger than the file"),
+    "overlapping parts": (overlapping, "larger than the file"),
     "compressed": (lambda: file_of("x" * 5, {"table/0": os.urandom(999)}, compress=True), "is compressed"),
     "a huge shape": (
         lambda: file_of(arrays=with_array("table/0", header("(1000000000, 1000000)"))),
@@ -107,41 +107,41 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a shape of words": (lambda: file_of(arrays=with_array("table/0", header("('a', 4)"))), ""),
     "a header that is code": (lambda: file_of(arrays=with_array("table/0", header("(__import__('os'), 4)"))), ""),
     "a part twice": (twice, "twice"),
-    "a path out of it": (lambda: file_of(arrays=with_array("../../evil", ZERO)), "no array of weights"),
+    "a relative path": (lambda: file_of(arrays=with_array("../../evil", ZERO)), "no array of weights"),
     "an absolute path": (lambda: file_of(arrays=with_array("/etc/evil", ZERO)), "no array of weights"),
     "a path in a name": (lambda: file_of(arrays=with_array("parameter/../evil", ZERO)), "no array of weights"),
-    "an array too many": (lambda: file_of(arrays=with_array("table/9", ZERO)), "no array of weights"),
+    "an unknown array": (lambda: file_of(arrays=with_array("table/9", ZERO)), "no array of weights"),
     "a table is missing": (lambda: file_of(arrays=without("table/1")), "table/1 is missing"),
     "a table of another shape": (lambda: file_of(arrays=with_array("table/0", ZERO[:5])), "shape (5, 4), not (11, 4)"),
     "a table of doubles": (lambda: file_of(arrays=with_array("table/0", ZERO.astype(float))), "float64, not float32"),
     "a table of integers": (lambda: file_of(arrays=with_array("table/0", ZERO.astype(int))), "int64, not float32"),
-    "a table backwards": (lambda: file_of(arrays=with_array("table/0", ZERO.astype(">f4"))), "not float32"),
+    "a big-endian table": (lambda: file_of(arrays=with_array("table/0", ZERO.astype(">f4"))), "not float32"),
     "NaN": (lambda: file_of(arrays=with_array("table/0", NAN)), "not finite"),
     "no description": (lambda: file_of(about=""), "Expecting value"),
     "a description that is a list": (lambda: file_of(about=[1]), "no JSON object"),
     "a deep description": (lambda: file_of(about="[" * 10**6), ""),
     "a description that is binary": (lambda: file_of(about=b"\xff\xfe\x00"), ""),
-    "a format to come": (lambda: file_of(changed(format=3)), "format 3; this version reads formats 1 and 2"),
+    "a future format": (lambda: file_of(changed(format=3)), "format 3; this version reads formats 1 and 2"),
     "no format": (lambda: file_of({k: v for k, v in ABOUT.items() if k != "format"}), "format None"),
-    "more said": (lambda: file_of(changed(run_me="rm")), "lacks or adds run_me"),
-    "less said": (lambda: file_of({k: v for k, v in ABOUT.items() if k != "seen"}), "lacks or adds seen"),
-    "a name that colours": (lambda: file_of(changed(model="\x1b[31msmall")), "control characters"),
-    "a name that is a page": (lambda: file_of(changed(method="x" * 10_000)), "10,000 characters"),
+    "an unknown field": (lambda: file_of(changed(run_me="rm")), "lacks or adds run_me"),
+    "a missing field": (lambda: file_of({k: v for k, v in ABOUT.items() if k != "seen"}), "lacks or adds seen"),
+    "a name with an escape sequence": (lambda: file_of(changed(model="\x1b[31msmall")), "control characters"),
+    "a long name": (lambda: file_of(changed(method="x" * 10_000)), "10,000 characters"),
     "a model is a number": (lambda: file_of(changed(model=3)), "model is 3"),
     "an lr is NaN": (lambda: file_of(json.dumps(changed(lr=float("nan")))), "lr is nan"),
     "another precision": (lambda: file_of(changed(precision="float16")), "precision is 'float16'"),
     "a dim below 0": (lambda: file_of(changed(embedding_dim=-4)), "embedding_dim is -4"),
     "names are a word": (lambda: file_of(changed(id_names="abc")), "no list"),
-    "a vocabulary too few": (lambda: file_of(changed(vocabulary=[11, 4])), "not one positive size"),
+    "a short vocabulary": (lambda: file_of(changed(vocabulary=[11, 4])), "not one positive size"),
     "a vocabulary of 0": (lambda: file_of(changed(vocabulary=[11, 0, 40])), "not one positive size"),
-    "a vocabulary without end": (lambda: file_of(changed(vocabulary=[11, 4, 10**30])), "vocabulary"),
+    "a huge vocabulary": (lambda: file_of(changed(vocabulary=[11, 4, 10**30])), "vocabulary"),
     "options are a list": (lambda: file_of(changed(options=[1])), "options is no mapping"),
     "an option is a list": (lambda: file_of(changed(options={"rel": [1]})), "the option rel is [1]"),
-    "an option colours": (lambda: file_of(changed(options={"norm": "\x1b[31m"})), "control characters"),
-    "tables are trained otherwise": (lambda: file_of(changed(embeddings="sgd")), "embeddings is 'sgd'"),
+    "an option with an escape sequence": (lambda: file_of(changed(options={"norm": "\x1b[31m"})), "control characters"),
+    "unknown training of tables": (lambda: file_of(changed(embeddings="sgd")), "embeddings is 'sgd'"),
     "a name without letters": (lambda: file_of(arrays=with_array("parameter/", ZERO)), "no array of weights"),
-    "a name that rings": (lambda: file_of(arrays=with_array("parameter/\x07", ZERO)), "no array of weights"),
-    "an array's name is a page": (lambda: file_of(arrays=with_array("parameter/" + "x" * 501, ZERO)), "no array of"),
+    "a name with a bell": (lambda: file_of(arrays=with_array("parameter/\x07", ZERO)), "no array of weights"),
+    "a long array name": (lambda: file_of(arrays=with_array("parameter/" + "x" * 501, ZERO)), "no array of"),
     "half the accumulators": (
         lambda: file_of(arrays=GOOD.arrays | {k: x for k, x in OF_ADAGRAD.items() if k.startswith("table")}),
         "lacks or adds the accumulator 'accumulator/",
@@ -150,7 +150,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: file_of(arrays=GOOD.arrays | {k: x for k, x in OF_ADAGRAD.items() if k != "table_accumulator/1"}),
         "lacks or adds the accumulator 'table_accumulator/1'",
     ),
-    "an accumulator too many": (
+    "an unknown accumulator": (
         lambda: file_of(arrays=GOOD.arrays | OF_ADAGRAD | {"accumulator/../evil": ZERO}),
         "lacks or adds the accumulator 'accumulator/../evil'",
     ),
@@ -158,20 +158,20 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "an accumulator of doubles": (lambda: file_of(arrays=accumulating(ZERO.astype(float))), "float64, not float32"),
     "an accumulator below 0": (lambda: file_of(arrays=accumulating(ZERO - np.float32(1e-9))), "values below 0"),
     "an accumulator is NaN": (lambda: file_of(arrays=accumulating(NAN)), "not finite"),
-    "accumulators before their time": (
+    "accumulators in format 1": (
         lambda: file_of(
             {k: v for k, v in changed(format=1).items() if k not in weights_file.SINCE_2}, GOOD.arrays | OF_ADAGRAD
         ),
         "format 1, which has no accumulators",
     ),
     "days are words": (lambda: file_of(changed(seen=["1-6"])), "no list"),
-    "days backwards": (lambda: file_of(changed(seen=[[6, 1]])), "days 6 to 1"),
+    "reversed days": (lambda: file_of(changed(seen=[[6, 1]])), "days 6 to 1"),
     "a day 0": (lambda: file_of(changed(seen=[[0, 1]])), "days 0 to 1"),
 }
 
 
 @pytest.mark.parametrize("wrong", FILES)
-def test_a_file_that_holds_no_weights_is_refused_in_a_line(
+def test_bad_weights_files_are_refused_in_one_line(
     wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -188,7 +188,7 @@ def test_a_file_that_holds_no_weights_is_refused_in_a_line(
     assert {path.name for path in tmp_path.iterdir()} <= {"w.zip", "cache"}
 
 
-def test_what_is_refused_would_have_been_read_as_it_should_be() -> None:
+def test_the_unchanged_file_is_read() -> None:
     back = weights_file.read(file_of())
     assert back.content == GOOD.content
     assert back.about == GOOD.about
@@ -196,7 +196,7 @@ def test_what_is_refused_would_have_been_read_as_it_should_be() -> None:
 
 
 @pytest.mark.parametrize("path", [".", "none.zip", "/dev/zero"])
-def test_a_place_that_is_no_file_is_refused_in_a_line(
+def test_a_path_that_is_no_file_is_refused_in_one_line(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -213,12 +213,12 @@ NAME = "parameter/heads.weight" if "parameter/heads.weight" in GOOD.arrays else 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (without(NAME), "the weights lack or add the parameter"),
+        (without(NAME), "lack or add the parameter"),
         (
             with_array("parameter/more.weight", ZERO),
-            "the weights lack or add the parameter more.weight of a small network",
+            "parameter more.weight of a small network",
         ),
-        (with_array("buffer/mean", ZERO), "the weights lack or add the buffer mean"),
+        (with_array("buffer/mean", ZERO), "lack or add the buffer mean"),
         (with_array(NAME, ZERO), r"is torch.float32 \(11, 4\); a small network has"),
         (of_random("large").arrays, "of a small network"),
     ],
@@ -229,7 +229,7 @@ def test_arrays_of_another_network_are_refused(arrays: dict[str, np.ndarray], me
         network_of_weights("small", spec_of(LOG, make_run().recipe), other)
 
 
-def test_a_file_of_format_1_reads_as_one_that_says_less() -> None:
+def test_a_file_of_format_1_reads_without_later_fields() -> None:
     old = {name: value for name, value in ABOUT.items() if name not in weights_file.SINCE_2} | {"format": 1}
     back = weights_file.read(file_of(old))
     assert back.content == GOOD.content
@@ -238,36 +238,34 @@ def test_a_file_of_format_1_reads_as_one_that_says_less() -> None:
         weights_file.read(file_of(ABOUT | {"format": 1}))
 
 
-def test_names_of_ones_own_modules_and_masks_of_infinity_are_kept() -> None:
+def test_unicode_names_and_infinite_masks_are_kept() -> None:
     mask = np.triu(np.full((3, 3), -np.inf, np.float32), 1)
     arrays = with_array("parameter/long-view.größe", ZERO) | {"buffer/attention.mask": mask}
     left = weights.validate(GOOD.about, arrays)
     back = weights_file.read(weights_file.to_bytes(left))
     assert back.content == left.content
     np.testing.assert_array_equal(back.arrays["buffer/attention.mask"], mask)
-    with pytest.raises(ValueError, match="holds values that are not finite"):
+    with pytest.raises(ValueError, match="not finite"):
         weights.validate(GOOD.about, with_array("parameter/long-view", mask))
 
 
-def test_what_is_too_large_for_a_file_is_refused_before_it_is_made_and_as_it_is_read(
+def test_weights_that_are_too_large_are_refused_on_writing_and_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     huge = dataclasses.replace(GOOD.about, vocabulary=(11, 4, 10**8))
     arrays = with_array("table/2", np.broadcast_to(np.zeros((), np.float32), (10**8, 4)))
-    with pytest.raises(
-        ValueError, match=r"they take 1,600,0\d\d,\d+ bytes, and a file of weights has 1,073,741,824 at"
-    ):
+    with pytest.raises(ValueError, match=r"1,600,0\d\d,\d+ bytes.* 1,073,741,824"):
         weights.check_form(huge, arrays)
     names = tuple(f"{i:0400}" for i in range(3000))
-    with pytest.raises(ValueError, match="the names of their features take more than 1,048,576 bytes"):
+    with pytest.raises(ValueError, match=r"names.* more than 1,048,576 bytes"):
         weights.check_form(dataclasses.replace(GOOD.about, number_names=names), GOOD.arrays)
     monkeypatch.setattr(weights_file, "MAX_FILE_BYTES", 1 << 20)
     (tmp_path / "w.zip").write_bytes(bytes(5 << 20))
-    with pytest.raises(ValueError, match="it has more than 1,048,576 bytes"):
+    with pytest.raises(ValueError, match="more than 1,048,576 bytes"):
         warm_start.opened(tmp_path / "w.zip")
 
 
-def test_days_that_add_up_are_said_in_few_words() -> None:
+def test_ranges_of_days_are_merged_and_abbreviated() -> None:
     every_day = dataclasses.replace(GOOD.about, seen=((8, 13), (1, 6), (7, 7), (5, 9)))
     assert every_day.seen == ((1, 13),)
     assert every_day.days_seen() == "days 1 to 13"
@@ -277,7 +275,7 @@ def test_days_that_add_up_are_said_in_few_words() -> None:
     assert not gaps.saw(20_000, 20_001)
 
 
-def test_accumulators_come_back_and_have_an_identity_of_their_own() -> None:
+def test_accumulators_are_kept_and_have_their_own_hash() -> None:
     both = weights.validate(GOOD.about, GOOD.arrays | OF_ADAGRAD)
     back = weights_file.read(weights_file.to_bytes(both))
     assert (back.content, back.accumulators) == (GOOD.content, both.accumulators)
