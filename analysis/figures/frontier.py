@@ -176,8 +176,8 @@ def draw_map(ax: Axes, cells: pd.DataFrame, crossings: pd.DataFrame) -> None:
     corners = np.arange(len(values) + 1) - 0.5, np.arange(len(lrs) + 1) - 0.5
     ax.pcolormesh(*corners, rate, cmap=heat(), vmin=0, vmax=1, edgecolors="#dddddd", linewidth=0.6)
     for level, dash in zip(sorted(set(crossings["level"])), DASHES, strict=False):
-        found = crossings.loc[crossings["level"] == level].set_index("value")["edge"]
-        edge = found.reindex(values).to_numpy(dtype=float)  # NaN unless reached
+        edge_of = crossings.loc[crossings["level"] == level].set_index("value")["edge"]
+        edge = edge_of.reindex(values).to_numpy(dtype=float)  # NaN unless reached
         height = np.interp(np.log(edge), np.log(lrs), np.arange(len(lrs))) if len(lrs) > 1 else 0 * edge
         _draw_contour(ax, height, dash)
     ax.grid(visible=False)

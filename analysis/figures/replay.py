@@ -85,15 +85,15 @@ def figures(trace: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Figure]:
     names = curve_labels((run["method"], run["run"]["options"]) for run in about["runs"])
     labels = {run["run_id"]: name for run, name in zip(about["runs"], names, strict=True)}
     styles = dict(zip(order, _run_styles(about["runs"]), strict=True))
-    found = {"course": course(trace, moments, styles, labels)}
+    drawn = {"course": course(trace, moments, styles, labels)}
     if moments:
-        found["norms"] = norms(trace.loc[trace["run_id"] == order[0]], moments)
+        drawn["norms"] = norms(trace.loc[trace["run_id"] == order[0]], moments)
     treated = [run for run in order if (trace.loc[trace["run_id"] == run, "factor"].dropna() != 1).any()]
     if treated:
-        found["factors"] = factors(trace, moments, treated, labels)
-    found["units"] = units(trace.loc[trace["run_id"] == order[0]], moments)
-    found["sharpness"] = sharpness(trace, moments, order[0], styles, labels)
-    return found
+        drawn["factors"] = factors(trace, moments, treated, labels)
+    drawn["units"] = units(trace.loc[trace["run_id"] == order[0]], moments)
+    drawn["sharpness"] = sharpness(trace, moments, order[0], styles, labels)
+    return drawn
 
 
 def _run_styles(runs: Sequence[Mapping[str, Any]]) -> list[LineStyle]:

@@ -51,26 +51,26 @@ def draw_before(
     ax.set_ylabel(LABELS[value])
 
 
-def draw_discrimination(ax: Axes, found: pd.DataFrame, value: str = "auc") -> None:
+def draw_discrimination(ax: Axes, table: pd.DataFrame, value: str = "auc") -> None:
     """Draw ROC AUC against the steps before the onset, one line a signal, with intervals.
 
     Args:
         ax: The axes to draw on.
-        found: `analysis.stats.signals.discrimination` of one model and method.
+        table: `analysis.stats.signals.discrimination` of one model and method.
         value: "auc", or "same_lr" for pairs of runs with the same lr.
     """
     ends = ("low", "high") if value == "auc" else ("same_lr_low", "same_lr_high")
-    signals = [s for s in SIGNALS if s in set(found["signal"]) and not (value == "same_lr" and s == "lr")]
+    signals = [s for s in SIGNALS if s in set(table["signal"]) and not (value == "same_lr" and s == "lr")]
     for i, signal in enumerate(signals):
-        own = found.loc[found["signal"] == signal].sort_values(by="lag")
-        x = own["lag"].to_numpy(float) + 0.07 * (i - len(signals) / 2)
-        bars = np.maximum([own[value] - own[ends[0]], own[ends[1]] - own[value]], 0)
-        ax.errorbar(x, own[value], bars, fmt="none", ecolor=COLOURS[signal], elinewidth=0.9, alpha=0.6)
-        ax.plot(x, own[value], "o-", color=COLOURS[signal], ms=4, lw=1.4, label=LABELS[signal])
+        of_signal = table.loc[table["signal"] == signal].sort_values(by="lag")
+        x = of_signal["lag"].to_numpy(float) + 0.07 * (i - len(signals) / 2)
+        bars = np.maximum([of_signal[value] - of_signal[ends[0]], of_signal[ends[1]] - of_signal[value]], 0)
+        ax.errorbar(x, of_signal[value], bars, fmt="none", ecolor=COLOURS[signal], elinewidth=0.9, alpha=0.6)
+        ax.plot(x, of_signal[value], "o-", color=COLOURS[signal], ms=4, lw=1.4, label=LABELS[signal])
     ax.axhline(0.5, color="#666666", lw=1, ls=(0, (2, 2)))
-    ax.set_xlim(max(found["lag"]) + 0.6, 0.4)
+    ax.set_xlim(max(table["lag"]) + 0.6, 0.4)
     ax.set_ylim(0, 1.02)
-    ax.set_xticks(sorted(set(found["lag"])))
+    ax.set_xticks(sorted(set(table["lag"])))
     ax.set_xlabel("steps before the onset")
     ax.set_ylabel("ROC AUC")
 
@@ -124,12 +124,12 @@ def figure_alarms(table: pd.DataFrame) -> Figure | None:
     return drawn
 
 
-def figure_auc(table: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
+def figure_auc(table: pd.DataFrame, auc: pd.DataFrame) -> Figure | None:
     """Return the figure of ROC AUC before the onset, a row a model and method; None if no run diverged.
 
     Args:
         table: Signals (`analysis.stats.signals.judged`).
-        found: `analysis.stats.signals.discrimination(table)`.
+        auc: `analysis.stats.signals.discrimination(table)`.
     """
     if not (shown := _diverged(table)):
         return None
@@ -137,7 +137,7 @@ def figure_auc(table: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
     panels = drawn.subplots(len(shown), 2, squeeze=False, sharey=True)
     against = (("auc", "against all healthy runs"), ("same_lr", "against those with the same lr"))
     for row, (model, method) in zip(panels, shown, strict=True):
-        of_group = found.loc[(found["model"] == model) & (found["method"] == method)]
+        of_group = auc.loc[(auc["model"] == model) & (auc["method"] == method)]
         for ax, (value, words) in zip(row, against, strict=True):
             draw_discrimination(ax, of_group, value)
             ax.set_title(f"{model}, {method}: {words}")
@@ -154,7 +154,7 @@ def _diverged(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     }
 
 
-def figures(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, Figure]:
+def figures(table: pd.DataFrame, auc: pd.DataFrame) -> dict[str, Figure]:
     """Return name -> figure, without those that have nothing to draw."""
-    drawn = {"before": figure_before(table), "auc": figure_auc(table, found), "alarms": figure_alarms(table)}
+    drawn = {"before": figure_before(table), "auc": figure_auc(table, auc), "alarms": figure_alarms(table)}
     return {name: figure for name, figure in drawn.items() if figure is not None}

@@ -29,13 +29,13 @@ def divergence(folders: Sequence[Path]) -> Figure:
     """Return the figure of P(divergence) by lr, a panel a study and model."""
     parts, drawn = [], []
     for i, folder in enumerate(folders):
-        one = published.read(folder)
-        fitted = fits(one.runs)
-        rates, edge = divergence_rates(in_bins(one.runs)), edges(one.runs, 0.5, fitted)
-        curves = fitted_curves(one.runs, fitted=fitted)
+        entry = published.read(folder)
+        fitted = fits(entry.runs)
+        rates, edge = divergence_rates(in_bins(entry.runs)), edges(entry.runs, 0.5, fitted)
+        curves = fitted_curves(entry.runs, fitted=fitted)
         styles = curve_styles(rates)
-        for model in one.definition.study.models:
-            title = _title(model, one.definition.study.data, folders)
+        for model in entry.definition.study.models:
+            title = _title(model, entry.definition.study.data, folders)
             # Studies may share a model, so the number of the study is part of the panel's key.
             parts.append(Panel(title=title, model=f"{i}/{model}", styles=styles))
             drawn.append(tuple(table.loc[table["model"] == model] for table in (rates, curves, edge)))
@@ -57,12 +57,12 @@ def auc(folders: Sequence[Path]) -> Figure:
     """Return the figure of held-out AUC of the first task by lr, a panel a study and model."""
     parts, drawn = [], []
     for i, folder in enumerate(folders):
-        one = published.read(folder)
-        table = quality(one.runs, one.definition)
-        for model in one.definition.study.models:
-            title = _title(model, one.definition.study.data, folders)
+        entry = published.read(folder)
+        table = quality(entry.runs, entry.definition)
+        for model in entry.definition.study.models:
+            title = _title(model, entry.definition.study.data, folders)
             parts.append(Panel(title=title, model=f"{i}/{model}", styles=curve_styles(table)))
-            drawn.append((table.loc[table["model"] == model], one.definition.data["tasks"][0]["name"]))
+            drawn.append((table.loc[table["model"] == model], entry.definition.data["tasks"][0]["name"]))
     of = {part.model: own for part, own in zip(parts, drawn, strict=True)}
 
     def band(ax: Axes, part: Panel) -> None:
@@ -74,11 +74,11 @@ def auc(folders: Sequence[Path]) -> Figure:
 
 def tradeoff(folders: Sequence[Path]) -> Figure:
     """Return the figure of held-out quality against P(divergence), a panel a model."""
-    found = []
+    tables = []
     for folder in folders:
-        one = published.read(folder)
-        found.append(quality_by_rate(one.runs, one.definition))
-    return draw_tradeoff(pd.concat(found, ignore_index=True))
+        entry = published.read(folder)
+        tables.append(quality_by_rate(entry.runs, entry.definition))
+    return draw_tradeoff(pd.concat(tables, ignore_index=True))
 
 
 def frontier(folders: Sequence[Path]) -> Figure:
@@ -96,8 +96,8 @@ def edges_of_family(folders: Sequence[Path]) -> Figure:
 def curves_as_forest(folders: Sequence[Path]) -> Figure:
     """Return the forest plot of the curves of one study."""
     (folder,) = folders
-    one = published.read(folder)
-    return forest_plot(forest_of_curves(one.runs, one.definition))
+    entry = published.read(folder)
+    return forest_plot(forest_of_curves(entry.runs, entry.definition))
 
 
 def signals_before(folders: Sequence[Path]) -> Figure:

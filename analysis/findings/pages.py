@@ -37,17 +37,17 @@ def with_new_tables(page: str, rows: Path) -> str:
         ValueError: If a table, figure or study is unknown.
     """
 
-    def one(found: re.Match[str]) -> str:
-        what, kind = found["what"], found["kind"]
+    def updated(mark: re.Match[str]) -> str:
+        what, kind = mark["what"], mark["kind"]
         known = TABLES if kind == "table" else FIGURES
         if what not in known:
             raise ValueError(f"unknown {kind} {what!r}; there are {', '.join(known)}")
         if kind == "figure":
-            return found[0]
-        made = TABLES[what](_folders(found, rows))
-        return f"<!-- table {what} {found['studies']} -->\n\n{made}\n\n<!-- end -->"
+            return mark[0]
+        made = TABLES[what](_folders(mark, rows))
+        return f"<!-- table {what} {mark['studies']} -->\n\n{made}\n\n<!-- end -->"
 
-    return MARK.sub(one, page)
+    return MARK.sub(updated, page)
 
 
 def pictures(page: str, rows: Path) -> dict[str, tuple[str, list[Path]]]:
@@ -57,17 +57,17 @@ def pictures(page: str, rows: Path) -> dict[str, tuple[str, list[Path]]]:
         ValueError: If a figure has no picture.
     """
     drawn = {}
-    for found in MARK.finditer(page):
-        if found["kind"] == "figure":
-            picture = PICTURE.search(found["body"])
+    for mark in MARK.finditer(page):
+        if mark["kind"] == "figure":
+            picture = PICTURE.search(mark["body"])
             if picture is None:
-                raise ValueError(f"the figure {found['what']} has no ![...](file.png) before its <!-- end -->")
-            drawn[picture["file"]] = (found["what"], _folders(found, rows))
+                raise ValueError(f"the figure {mark['what']} has no ![...](file.png) before its <!-- end -->")
+            drawn[picture["file"]] = (mark["what"], _folders(mark, rows))
     return drawn
 
 
-def _folders(found: re.Match[str], rows: Path) -> list[Path]:
-    return [rows / name for name in found["studies"].split()]
+def _folders(mark: re.Match[str], rows: Path) -> list[Path]:
+    return [rows / name for name in mark["studies"].split()]
 
 
 def draw(page: str, rows: Path, folder: Path) -> None:
@@ -83,12 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("pages", type=Path, nargs="+", metavar="PAGE")
     parser.add_argument("--rows", type=Path, required=True, metavar="DIR", help="folder of published studies")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        for path in asked.pages:
+        for path in options.pages:
             page = path.read_text()
-            made = with_new_tables(page, asked.rows)
-            draw(page, asked.rows, path.parent)
+            made = with_new_tables(page, options.rows)
+            draw(page, options.rows, path.parent)
             path.write_text(made)
     except (OSError, ValueError) as error:
         print(f"results: {error}", file=sys.stderr)

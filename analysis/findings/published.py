@@ -161,11 +161,11 @@ def _rows_of(study: Path) -> Path:
 
 def _rounded(table: pd.DataFrame) -> pd.DataFrame:
     """The signals with `DIGITS` digits, as float32."""
-    found = table.copy()
+    rounded = table.copy()
     for name in (name for name in signals.SIGNALS if name != "lr"):
         values = table[name].to_numpy(dtype=float, na_value=np.nan)
-        found[name] = np.array([float(f"{value:.{DIGITS}g}") for value in values], dtype=np.float32)
-    return found
+        rounded[name] = np.array([float(f"{value:.{DIGITS}g}") for value in values], dtype=np.float32)
+    return rounded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -175,9 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study", type=Path, metavar="DIR", help="a study's or a family's folder")
     parser.add_argument("into", type=Path, metavar="PATH", help="where to publish it")
     parser.add_argument("--signals", action="store_true", help="publish the signals of study signals too")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        publish(asked.study, asked.into, with_signals=asked.signals)
+        publish(options.study, options.into, with_signals=options.signals)
     except (OSError, ValueError) as error:
         print(f"published: {error}", file=sys.stderr)
         return 2

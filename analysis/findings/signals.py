@@ -1,4 +1,4 @@
-"""The tables of docs/causes.md about what foretells divergence, from published signals (`analysis.stats.signals`)."""
+"""The tables of docs/causes.md about signals that predict divergence, from published signals (`analysis.stats.signals`)."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -56,10 +56,10 @@ def levels(folders: Sequence[Path]) -> str:
 
 def crossings(folders: Sequence[Path]) -> str:
     """Return in how many runs sharpness x lr / 2 exceeded a level: before the onset, or ever in a healthy run."""
-    found = signals.crossings(_watched(folders))
-    levels = sorted(set(found["level"]))
+    table = signals.crossings(_watched(folders))
+    levels = sorted(set(table["level"]))
     rows = []
-    for key, own in signals.groups(found, [*signals.GROUP, "outcome"]):
+    for key, own in signals.groups(table, [*signals.GROUP, "outcome"]):
         at = {row["level"]: row for row in records(own)}
         first = at[levels[0]]
         ends = [first[name] for name in ("lead", "lead_low", "lead_high")]
@@ -71,9 +71,9 @@ def crossings(folders: Sequence[Path]) -> str:
 
 def auc(folders: Sequence[Path]) -> str:
     """Return ROC AUC of each signal before the onset; in brackets, against runs of the same lr alone."""
-    found = signals.discrimination(_judged(folders), LAGS)
+    table = signals.discrimination(_judged(folders), LAGS)
     rows = []
-    for (model, method), own in signals.groups(found, signals.GROUP):
+    for (model, method), own in signals.groups(table, signals.GROUP):
         at = {(row["signal"], row["lag"]): row for row in records(own)}
         names = sorted(signals.SIGNALS, key=lambda name: -at[name, LAGS[0]]["auc"])
         for name in names:
@@ -95,18 +95,18 @@ def rules(folders: Sequence[Path]) -> str:
 
 def gradient_alarm(folders: Sequence[Path]) -> str:
     """Return how `study.monitor.gradient_alarm.GradientAlarm` does on these runs with its defaults."""
-    found = signals.alarm_rule(_judged(folders), GradientAlarm().times)
-    return _of_rules(found.assign(signal="gradient_jump"))
+    table = signals.alarm_rule(_judged(folders), GradientAlarm().times)
+    return _of_rules(table.assign(signal="gradient_jump"))
 
 
-def _of_rules(found: pd.DataFrame) -> str:
+def _of_rules(table: pd.DataFrame) -> str:
     rows = []
-    for row in records(found):
+    for row in records(table):
         n, m = int(row["diverged"]), int(row["completed"])
-        rung = [_of(row, "warned", n), _of(row, "early", n)]
+        shares = [_of(row, "warned", n), _of(row, "early", n)]
         gain = f"{row['gain']:.3g}" if math.isfinite(row["gain"]) else ""
         rule = f"{_in_table(LABELS[row['signal']])} > {row['threshold']:.3g}"
-        rows.append([row["model"], row["method"], rule, *rung, gain, _of(row, "false", m)])
+        rows.append([row["model"], row["method"], rule, *shares, gain, _of(row, "false", m)])
     head = ["model", "method", "rings where", "before the onset", "before `gone`", "steps to `gone`, median"]
     return markdown([*head, "false alarms"], rows)
 

@@ -31,40 +31,40 @@ def about(folders: Sequence[Path]) -> str:
     return "\n\n".join(_about_family(f) if published.is_family(f) else _about(published.read(f)) for f in folders)
 
 
-def _about(one: Published) -> str:
-    study, runs, data = one.definition.study, one.runs, one.definition.data
-    versions = one.definition.versions
-    tuned = f"{one.tuned:,} runs that tuned, and of what they chose " if one.tuned else ""
+def _about(entry: Published) -> str:
+    study, runs, data = entry.definition.study, entry.runs, entry.definition.data
+    versions = entry.definition.versions
+    tuned = f"{entry.tuned:,} runs that tuned, and of what they chose " if entry.tuned else ""
     return (
-        f"*`{study.name}`: {tuned}{len(runs):,} runs ({_diverged(one):,} diverged) and {one.control} of the control; "
-        f"{runs['seed'].nunique()} seeds; {', '.join(f'`{model}`' for model in study.models)}; {data['source']}, "
+        f"*`{study.name}`: {tuned}{len(runs):,} runs ({_diverged(entry):,} diverged) and {entry.control} of the control"
+        f"; {runs['seed'].nunique()} seeds; {', '.join(f'`{model}`' for model in study.models)}; {data['source']}, "
         f"{data['train_rows']:,} training rows, {max(runs['steps'].tolist())} steps at batch {study.recipe.batch}; "
         f"torch {versions['torch']}, commit {versions.get('commit', 'unknown')}.*"
     )
 
 
 def _about_family(folder: Path) -> str:
-    found = [published.read(m.folder) for m in published.family_members(folder) if study_exists(m.folder)]
-    runs, control = sum(len(one.runs) for one in found), sum(one.control for one in found)
-    commits = sorted({str(one.definition.versions.get("commit", "unknown")) for one in found})
+    entries = [published.read(m.folder) for m in published.family_members(folder) if study_exists(m.folder)]
+    runs, control = sum(len(entry.runs) for entry in entries), sum(entry.control for entry in entries)
+    commits = sorted({str(entry.definition.versions.get("commit", "unknown")) for entry in entries})
     return (
-        f"*`{folder.name}`: {len(found)} studies, {runs:,} runs with a seed each ({sum(map(_diverged, found)):,} "
-        f"diverged) and {control:,} of their controls; torch {found[0].definition.versions['torch']}, "
+        f"*`{folder.name}`: {len(entries)} studies, {runs:,} runs with a seed each ({sum(map(_diverged, entries)):,} "
+        f"diverged) and {control:,} of their controls; torch {entries[0].definition.versions['torch']}, "
         f"commit {', '.join(commits)}.*"
     )
 
 
-def _diverged(one: Published) -> int:
-    return (one.runs["outcome"] == "diverged").tolist().count(True)
+def _diverged(entry: Published) -> int:
+    return (entry.runs["outcome"] == "diverged").tolist().count(True)
 
 
 def rates(folders: Sequence[Path]) -> str:
     """Return k/n of every cell, a table a model: a row an lr, a column a curve."""
     pages = []
     for folder in folders:
-        one = published.read(folder)
-        found = divergence_rates(in_bins(one.runs))
-        pages += _cells(one, found, lambda row: f"{row['k']}/{row['n']}")
+        entry = published.read(folder)
+        table = divergence_rates(in_bins(entry.runs))
+        pages += _cells(entry, table, lambda row: f"{row['k']}/{row['n']}")
     return "\n\n".join(pages)
 
 
@@ -72,18 +72,18 @@ def medians(folders: Sequence[Path]) -> str:
     """Return the median held-out AUC of the first task in every cell, a diverged run as the worst result."""
     pages = []
     for folder in folders:
-        one = published.read(folder)
-        first = f"auc_{one.definition.data['tasks'][0]['name']}"
-        found = quality(one.runs, one.definition)
-        pages += _cells(one, found, lambda row, first=first: f"{row[first]:.4f}", f"{score_text(first)}, ")
+        entry = published.read(folder)
+        first = f"auc_{entry.definition.data['tasks'][0]['name']}"
+        table = quality(entry.runs, entry.definition)
+        pages += _cells(entry, table, lambda row, first=first: f"{row[first]:.4f}", f"{score_text(first)}, ")
     return "\n\n".join(pages)
 
 
-def _cells(one: Published, found: pd.DataFrame, text: Callable[[dict[str, Any]], str], head: str = "") -> list[str]:
+def _cells(entry: Published, table: pd.DataFrame, text: Callable[[dict[str, Any]], str], head: str = "") -> list[str]:
     """A table for each model with `text(row)` of each cell: a row an lr, a column a curve."""
     pages = []
-    for model in one.definition.study.models:
-        of_model = found.loc[found["model"] == model]
+    for model in entry.definition.study.models:
+        of_model = table.loc[table["model"] == model]
         curves = list(dict.fromkeys(of_model["curve"]))
         at = {(row["curve"], row["lr"]): text(row) for row in records(of_model)}
         rows = [[f"{lr:g}", *(at.get((c, lr), "") for c in curves)] for lr in sorted(set(of_model["lr"]))]
@@ -95,23 +95,23 @@ def edge_table(folders: Sequence[Path]) -> str:
     """Return LR50 and LR05, or the edge at the level of a search, and the ratio of LR50 to that of `none`."""
     rows, levels = [], LEVELS
     for folder in folders:
-        one = published.read(folder)
-        fitted = fits(one.runs)
-        search = one.definition.study.search
+        entry = published.read(folder)
+        fitted = fits(entry.runs)
+        search = entry.definition.study.search
         if isinstance(search, EdgeSearch) and search.level not in LEVELS:
             levels = (search.level,)
-        found = [
-            {(row["model"], row["curve"]): row for row in records(edges(one.runs, level, fitted))} for level in levels
+        by_level = [
+            {(row["model"], row["curve"]): row for row in records(edges(entry.runs, level, fitted))} for level in levels
         ]
-        ratios = contrasts(one.runs, one.definition, fitted=fitted)
+        ratios = contrasts(entry.runs, entry.definition, fitted=fitted)
         against = {(r["model"], r["curve"]): r for r in records(ratios.loc[ratios["planned"].astype(bool)])}
-        models = one.definition.study.models
-        for key in sorted(found[0], key=lambda key: models.index(key[0])):
+        models = entry.definition.study.models
+        for key in sorted(by_level[0], key=lambda key: models.index(key[0])):
             ratio = against.get(key)
-            of = one.runs.loc[(one.runs["model"] == key[0]) & (one.runs["curve"] == key[1])]
+            of = entry.runs.loc[(entry.runs["model"] == key[0]) & (entry.runs["curve"] == key[1])]
             diverged = f"{(of['outcome'] == 'diverged').tolist().count(True)}/{len(of)}"
-            cells = [*(_edge(at[key]) for at in found), *((_ratio(ratio), _p(ratio)) if ratio else ("", ""))]
-            rows.append([key[0], key[1], diverged, *cells, str(found[0][key]["seeds"])])
+            cells = [*(_edge(at[key]) for at in by_level), *((_ratio(ratio), _p(ratio)) if ratio else ("", ""))]
+            rows.append([key[0], key[1], diverged, *cells, str(by_level[0][key]["seeds"])])
     head = ["model", "method", "diverged", *(f"LR{100 * level:02.0f} (95%)" for level in levels)]
     return markdown([*head, "LR50 over that of `none` (95%)", "p (Holm)", "seeds"], rows)
 
@@ -126,15 +126,15 @@ def chosen(folders: Sequence[Path]) -> str:
     """
     rows, head = [], []
     for folder in folders:
-        one = published.read(folder)
-        found, tasks = table2(one.runs, one.definition), one.definition.data["tasks"]
+        entry = published.read(folder)
+        table, tasks = table2(entry.runs, entry.definition), entry.definition.data["tasks"]
         first = f"auc_{tasks[0]['name']}"
-        errors = [f"rmse_{task['name']}" for task in tasks if f"rmse_{task['name']}" in found]
-        paired = contrasts(one.runs, one.definition)
+        errors = [f"rmse_{task['name']}" for task in tasks if f"rmse_{task['name']}" in table]
+        paired = contrasts(entry.runs, entry.definition)
         more = {(r["model"], r["curve"]): r for r in records(paired.loc[paired["planned"].astype(bool)])}
         head = ["model", "method", f"{score_text(first)} (95%)", *(f"{score_text(name)} (95%)" for name in errors)]
         head += ["lr of most seeds", "diverged there", "AUC more than `none` (95%)"]
-        for row in records(found):
+        for row in records(table):
             values = [value_text(row, first), *(value_text(row, name) for name in errors)]
             at = f"{row['lr']:g}{str(row['curve']).removeprefix(str(row['method']))}"
             found_more = more.get((row["model"], row["curve"]))
@@ -147,8 +147,8 @@ def paper_table(folders: Sequence[Path]) -> str:
     """Return Table 2 of the paper: each method at the lr and thresholds that the other seeds choose."""
     head, rows = [], []
     for folder in folders:
-        one = published.read(folder)
-        head, more = as_text(table2(one.runs, one.definition), divergence_rates(one.runs))
+        entry = published.read(folder)
+        head, more = as_text(table2(entry.runs, entry.definition), divergence_rates(entry.runs))
         rows += more
     return markdown(head, rows)
 
@@ -173,11 +173,11 @@ def frontier(folders: Sequence[Path]) -> str:
     The same rows choose the best lr and judge it, so the quality describes and claims nothing.
     """
     (folder,) = folders
-    one = published.read(folder)
-    first = f"auc_{one.definition.data['tasks'][0]['name']}"
-    scored = records(quality(one.runs, one.definition))
+    entry = published.read(folder)
+    first = f"auc_{entry.definition.data['tasks'][0]['name']}"
+    scored = records(quality(entry.runs, entry.definition))
     rows = []
-    for row in records(edge_by_threshold(one.runs)):
+    for row in records(edge_by_threshold(entry.runs)):
         cells = [cell for cell in scored if (cell["model"], cell["curve"]) == (row["model"], row["curve"])]
         best = max(cells, key=lambda cell: cell[first])
         value = f"{row['threshold']} {row['value']:g}" if row["threshold"] else ""
@@ -216,23 +216,23 @@ def agreement(folders: Sequence[Path]) -> str:
         for model in orders[0]:
             if model in orders[1]:
                 a, b = orders[0][model], orders[1][model]
-                told = [pair for pair in a if a[pair] and b.get(pair)]
-                unlike = [" and ".join(pair) for pair in told if a[pair] != b[pair]]
-                open_pairs = [" and ".join(pair) for pair in a if pair not in told]
-                counts = [str(len(told) - len(unlike)), str(len(unlike)), str(len(open_pairs))]
+                decided = [pair for pair in a if a[pair] and b.get(pair)]
+                unlike = [" and ".join(pair) for pair in decided if a[pair] != b[pair]]
+                open_pairs = [" and ".join(pair) for pair in a if pair not in decided]
+                counts = [str(len(decided) - len(unlike)), str(len(unlike)), str(len(open_pairs))]
                 named = "; ".join(unlike + [f"not told: {pair}" for pair in open_pairs])
                 rows.append([model, " and ".join(sources), str(len(a)), *counts, named])
     return markdown(["model", "data", "pairs of methods", "ordered alike", "unlike", "not told apart", "which"], rows)
 
 
-def _order(one: Published) -> dict[str, dict[tuple[str, str], int]]:
+def _order(entry: Published) -> dict[str, dict[tuple[str, str], int]]:
     """Model -> (curve, other), in alphabetical order -> 1 if its edge is higher, -1 if lower, 0 if undecided."""
-    found: dict[str, dict[tuple[str, str], int]] = {}
-    for row in records(contrasts(one.runs, one.definition)):
+    order: dict[str, dict[tuple[str, str], int]] = {}
+    for row in records(contrasts(entry.runs, entry.definition)):
         sign = int(row["low"] > 1) - int(row["high"] < 1)
         a, b = sorted((row["curve"], row["against"]))
-        found.setdefault(row["model"], {})[a, b] = sign if a == row["curve"] else -sign
-    return found
+        order.setdefault(row["model"], {})[a, b] = sign if a == row["curve"] else -sign
+    return order
 
 
 TABLES: dict[str, Callable[[Sequence[Path]], str]] = {

@@ -68,15 +68,15 @@ def gains(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition) -> d
     task = task_of(definition.data, quality_search(definition))
     unit = next(t["constant_loss"] for t in tasks_of(definition.data) if t["name"] == task)
     diverged = dict(zip(runs["run_id"], runs["outcome"] == "diverged", strict=True))
-    found = {}
+    gain_of = {}
     for row in records(losses.loc[losses["task"] == task, ["run_id", "loss", "constant"]]):
         if row["run_id"] not in diverged:
             continue
         last = last_steps(definition, len(row["loss"]))
         lower = np.asarray(row["constant"], np.float64)[-last:] - np.asarray(row["loss"], np.float64)[-last:]
         gain = 0.0 if diverged[row["run_id"]] else math.fsum(lower) / (last * unit)
-        found[row["run_id"]] = gain if math.isfinite(gain) else 0.0
-    return found
+        gain_of[row["run_id"]] = gain if math.isfinite(gain) else 0.0
+    return gain_of
 
 
 def tuned_of(study: Study) -> dict[str, tuple[str, ...]]:
@@ -133,8 +133,8 @@ def best_like(
     model, curve = named.loc[named["run_id"] == run_id, CURVE].iloc[0]
     of_arm = named.loc[(named["model"] == model) & (named["curve"] == curve), "run_id"]
     cells = tuned_cells(runs.loc[runs["run_id"].isin(of_arm)], gain, definition)
-    found = records(cells.loc[cells["best"]])
-    return found[0] if found else None
+    rows = records(cells.loc[cells["best"]])
+    return rows[0] if rows else None
 
 
 def within_risk(k: np.ndarray, n: np.ndarray, risk: float) -> np.ndarray:
@@ -226,12 +226,12 @@ def _at_end(cell: Mapping[str, Any], study: Study) -> list[str]:
     search = study.search
     assert isinstance(search, QualitySearch)
     ranges = {"lr": (min(study.lrs), max(study.lrs))} | search.ranges.get(cell["method"], {})
-    found = []
+    names = []
     for name, (low, high) in ranges.items():
         place = math.log(cell[name] / low) / math.log(high / low) if high > low else 0.5
         if not NEAR_END <= place <= 1 - NEAR_END:
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def _judged(runs: pd.DataFrame, scores: Sequence[str], definition: Definition) -> dict[str, Any]:

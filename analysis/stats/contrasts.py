@@ -86,18 +86,21 @@ def contrasts(
     runs = with_curves(runs)
     name = quality_column(definition, quality)
     fitted = fits(runs) if fitted is None else fitted
-    found = {(row["model"], row["curve"]): row for row in records(edges(runs, LEVEL, fitted))}
+    edge_rows = {(row["model"], row["curve"]): row for row in records(edges(runs, LEVEL, fitted))}
     best = judged_at_own_best(runs, definition, name)
     named = [{run.id for run in confirmation.runs(definition)} for confirmation in confirmations]
     sides: dict[str, list[_Side]] = {}
-    points_of = {one: points(one) for one in dict.fromkeys(fitted.values())}
+    points_of = {fit: points(fit) for fit in dict.fromkeys(fitted.values())}
     ordered = in_order(runs)
     did, seeds_of = outcomes_by_curve(ordered), ordered.groupby(CURVE, sort=False)["seed"].unique().to_dict()
     confirmed_runs = [ordered.loc[ordered["run_id"].isin(list(ids))] for ids in named]
     for key, (lrs, diverged_SK) in did.items():
-        confirmed = [own.loc[(own["model"] == key[0]) & (own["curve"] == key[1])] for own in confirmed_runs]
+        confirmed = [
+            confirmation_runs.loc[(confirmation_runs["model"] == key[0]) & (confirmation_runs["curve"] == key[1])]
+            for confirmation_runs in confirmed_runs
+        ]
         side = _Side(
-            row=found[key],
+            row=edge_rows[key],
             points=points_of[fitted[key]],
             diverged=pd.DataFrame(diverged_SK, index=pd.Index(sorted(seeds_of[key])), columns=pd.Index(lrs)),
             confirmed=tuple(_by_seed_and_lr(runs_of_one) for runs_of_one in confirmed),
@@ -225,12 +228,12 @@ def _pairs(of_model: Sequence[_Side]) -> list[tuple[_Side, _Side, bool]]:
             planned.append((side, next(alike, nones[0]), True))
     if len(of_model) > FEW_CURVES:
         return planned
-    held = {(a.name, b.name) for a, b, _ in planned}
+    compared = {(a.name, b.name) for a, b, _ in planned}
     others = [
         (b, a, False)
         for i, a in enumerate(of_model)
         for b in of_model[i + 1 :]
-        if (a.name, b.name) not in held and (b.name, a.name) not in held
+        if (a.name, b.name) not in compared and (b.name, a.name) not in compared
     ]
     return planned + others
 

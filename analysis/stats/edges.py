@@ -28,13 +28,13 @@ def fits(runs: pd.DataFrame) -> dict[tuple[str, str], Fit]:
         runs: One row a run (`analysis.load`). Curves with equal outcomes share a fit.
     """
     known: dict[Any, Fit] = {}
-    found = {}
+    fit_of = {}
     for key, (lrs, diverged_SK) in outcomes_by_curve(with_curves(runs)).items():
         alike = (tuple(lrs), _did(diverged_SK))
         if alike not in known:
             known[alike] = fit(lrs, diverged_SK)
-        found[key] = known[alike]
-    return found
+        fit_of[key] = known[alike]
+    return fit_of
 
 
 def _did(diverged_SK: np.ndarray) -> bytes:
@@ -52,11 +52,11 @@ def outcomes_by_curve(runs: pd.DataFrame) -> dict[tuple[str, str], tuple[list[fl
     """Return (model, curve) -> `outcomes`, in the order of the table. Faster than a table for each curve."""
     seed_N, lr_N, diverged_N = _marked(runs)
     of_curve = sorted(runs.groupby(CURVE, sort=False).indices.items(), key=lambda item: item[1][0])
-    found = {}
+    by_curve = {}
     for key, at in of_curve:
         model, curve = key  # pyright: ignore[reportGeneralTypeIssues]
-        found[str(model), str(curve)] = _matrix(seed_N[at], lr_N[at], diverged_N[at])
-    return found
+        by_curve[str(model), str(curve)] = _matrix(seed_N[at], lr_N[at], diverged_N[at])
+    return by_curve
 
 
 def _marked(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -88,9 +88,9 @@ def fitted_curves(runs: pd.DataFrame, points: int = 120, fitted: Mapping | None 
     fitted = fits(runs) if fitted is None else fitted
     rows = []
     for (model, name), curve in _curves(runs.reindex(columns=[*CURVE, "method"])):
-        one = fitted[model, name]
-        lrs = np.geomspace(one.lrs[0], one.lrs[-1], points if len(one.lrs) > 1 else 1)
-        low, rate, high = one.curve(lrs, (TAIL, 0.5, 1 - TAIL))
+        curve_fit = fitted[model, name]
+        lrs = np.geomspace(curve_fit.lrs[0], curve_fit.lrs[-1], points if len(curve_fit.lrs) > 1 else 1)
+        low, rate, high = curve_fit.curve(lrs, (TAIL, 0.5, 1 - TAIL))
         same = {"model": model, "curve": name, "method": curve["method"].iloc[0]}
         rows += [
             same | {"lr": x, "rate": r, "low": a, "high": b} for x, r, a, b in zip(lrs, rate, low, high, strict=True)
@@ -135,10 +135,10 @@ def edges(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = None)
     did = outcomes_by_curve(runs)
     for head, most in zip(records(heads), steps, strict=True):
         key = (str(head["model"]), str(head["curve"]))
-        found = fitted[key].once(
+        edge = fitted[key].once(
             ("edge of", level, _did(did[key][1])), functools.partial(edge_of, *did[key], fitted[key], level)
         )
-        rows.append(head | {"level": level} | found | {"steps": most})
+        rows.append(head | {"level": level} | edge | {"steps": most})
     columns = [*CURVE, *same, "level", *EDGE_COLUMNS, "steps"]
     return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
 
@@ -149,13 +149,13 @@ EDGE_COLUMNS = (
 )
 
 
-def edge_of(lrs: list[float], diverged_SK: np.ndarray, one: Fit, level: float) -> dict[str, Any]:
+def edge_of(lrs: list[float], diverged_SK: np.ndarray, fit: Fit, level: float) -> dict[str, Any]:
     """Return the edge of one curve: the EDGE_COLUMNS of `edges`.
 
     Args:
         lrs: As for `fit`.
         diverged_SK: As for `fit`.
-        one: The fit.
+        fit: The fit.
         level: P(divergence) at the edge.
     """
     n = np.isfinite(diverged_SK).sum(0)
@@ -165,7 +165,7 @@ def edge_of(lrs: list[float], diverged_SK: np.ndarray, one: Fit, level: float) -
     bound_low, bound_high = _model_free(read, level)
     monotone = _is_monotone(read.k, read.n)
     if monotone:
-        low, edge, high = (10**q for q in one.edge(level, (TAIL, 0.5, 1 - TAIL)))
+        low, edge, high = (10**q for q in fit.edge(level, (TAIL, 0.5, 1 - TAIL)))
     else:
         low, edge, high = bound_low, _first_crossing(read.middle.tolist(), read.k / read.n, level), bound_high
     if k.sum() == 0 or edge > lrs[-1]:

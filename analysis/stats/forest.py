@@ -44,22 +44,22 @@ def forest(members: Sequence[FamilyMember], read: Callable[[Path], pd.DataFrame]
         runs = tables[member.label]
         other = {} if member.against == member.label else fitted.get(member.against, {})
         for row in records(edges(runs, LEVEL, fitted[member.label])):
-            own = runs.loc[(runs["model"] == row["model"]) & (runs["curve"] == row["curve"]), "outcome"]
+            outcomes = runs.loc[(runs["model"] == row["model"]) & (runs["curve"] == row["curve"]), "outcome"]
             against = _counterpart(row["model"], row["curve"], other)
             fit = fitted[member.label][row["model"], row["curve"]]
             head = {"label": member.label, "words": member.words} | {c: row[c] for c in ("model", "curve", "method")}
             edge = {c: row[c] for c in ("seeds", "edge", "low", "high", "status", "lr_min", "lr_max", "level")}
             rows.append(
                 head
-                | {"n": len(own), "k": (own == "diverged").tolist().count(True)}
+                | {"n": len(outcomes), "k": (outcomes == "diverged").tolist().count(True)}
                 | edge
                 | {"against": member.against if against else ""}
                 | _ratio(fit, against)
             )
-    found = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
-    tested = found["p"].notna().to_numpy()
-    found.loc[tested, "p_holm"] = holm(found.loc[tested, "p"].to_numpy(dtype=float))
-    return found
+    table = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+    tested = table["p"].notna().to_numpy()
+    table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy(dtype=float))
+    return table
 
 
 def _counterpart(model: str, curve: str, fitted: Mapping[tuple[str, str], Fit]) -> Fit | None:
@@ -81,15 +81,19 @@ def curves(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     """
     fitted = fits(runs)
     ratios = contrasts(runs, definition, fitted=fitted)
-    held = {(r["model"], r["curve"]): r for r in records(ratios.loc[ratios["planned"].astype(bool)])}
+    planned = {(r["model"], r["curve"]): r for r in records(ratios.loc[ratios["planned"].astype(bool)])}
     models, rows = definition.study.models, []
     for row in sorted(records(edges(runs, LEVEL, fitted)), key=lambda row: models.index(row["model"])):
-        ratio = held.get((row["model"], row["curve"]), {})
-        of = runs.loc[(runs["model"] == row["model"]) & (runs["curve"] == row["curve"]), "outcome"]
+        ratio = planned.get((row["model"], row["curve"]), {})
+        outcomes = runs.loc[(runs["model"] == row["model"]) & (runs["curve"] == row["curve"]), "outcome"]
         rows.append(
             {name: row[name] for name in COLUMNS if name in row}
             | {"label": row["curve"], "words": row["model"] if len(models) > 1 else ""}
-            | {"n": len(of), "k": (of == "diverged").tolist().count(True), "against": ratio.get("against", "")}
+            | {
+                "n": len(outcomes),
+                "k": (outcomes == "diverged").tolist().count(True),
+                "against": ratio.get("against", ""),
+            }
             | {
                 f"ratio{end}": ratio.get(name, math.nan)
                 for end, name in (("", "ratio"), ("_low", "low"), ("_high", "high"))

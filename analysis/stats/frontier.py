@@ -45,9 +45,9 @@ def frontier(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = No
         ValueError: Unless 0 < level < 1.
     """
     runs = with_curves(runs)
-    found = edges(runs, level, fitted)
+    table = edges(runs, level, fitted)
     columns = [*CURVE, "method", *LINE, "level", *EDGE_COLUMNS, "steps"]
-    return _in_order(_with_lines(found, runs).loc[:, columns])
+    return _in_order(_with_lines(table, runs).loc[:, columns])
 
 
 def contours(runs: pd.DataFrame, fitted: Mapping | None = None, levels: Sequence[float] = CONTOURS) -> pd.DataFrame:
@@ -120,13 +120,13 @@ def pareto(quality: Sequence[float] | np.ndarray, rate: Sequence[float] | np.nda
     return front
 
 
-def _measure(definition: Definition, scored: pd.DataFrame, asked: str | None) -> str:
+def _measure(definition: Definition, scored: pd.DataFrame, name: str | None) -> str:
     kinds = {"binary": "auc", "regression": "rmse", "loss": "kept"}
     known = [f"{kinds[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)]
     known += [name for name in scored.columns if name.split("_")[0] == "kept" and f"{name}_low" in scored.columns]
-    if asked is not None and asked not in known:
-        raise ValueError(f"unknown quality {asked!r}; there are {', '.join(known)}")
-    return asked or known[0]
+    if name is not None and name not in known:
+        raise ValueError(f"unknown quality {name!r}; there are {', '.join(known)}")
+    return name or known[0]
 
 
 def _with_lines(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

@@ -85,11 +85,11 @@ class Fit:
         """Return quantiles of P(divergence | lr), (len(shares), len(lrs))."""
         return self.once(("curve", lrs.tobytes(), tuple(shares)), lambda: self._curve(lrs, shares))
 
-    def once(self, asked: Any, find: Callable[[], Any]) -> Any:
+    def once(self, key: Any, find: Callable[[], Any]) -> Any:
         """Return `find()`, computed once for each `asked`."""
-        if asked not in self._known:
-            self._known[asked] = find()
-        return self._known[asked]
+        if key not in self._known:
+            self._known[key] = find()
+        return self._known[key]
 
     def edges(self, level: float) -> np.ndarray:
         """Return log10 of the edge at every point of the posterior, (G,).

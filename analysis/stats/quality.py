@@ -88,11 +88,11 @@ def judged_at_own_best(runs: pd.DataFrame, definition: Definition, name: str) ->
     runs = with_curves(runs)
     quality_N = worst_filled(runs, definition).get(name, np.full(len(runs), math.nan))
     searched = isinstance(definition.study.search, EdgeSearch)
-    found = {}
+    tables = {}
     for (model, curve), chosen in chosen_by_others(runs, definition, name.partition("_")[2], CURVE).items():
         judged = chosen.assign(quality=quality_N[chosen["row"]])[["lr", "quality"]]
-        found[model, curve] = judged.iloc[:0] if searched else judged.loc[np.isfinite(judged["quality"])]
-    return found
+        tables[model, curve] = judged.iloc[:0] if searched else judged.loc[np.isfinite(judged["quality"])]
+    return tables
 
 
 def chosen_by_others(
@@ -119,7 +119,7 @@ def chosen_by_others(
     kept = filled.get(f"kept_{task}", filled["kept"])
     kept = filled["kept"] if np.isnan(kept).any() else kept
     scored = runs[["model", "method", "curve", "lr", "seed"]].assign(by=kept, row=np.arange(len(runs)))
-    found = {}
+    tables = {}
     for key, alike in scored.groupby(list(of), sort=False):
         seeds, of_seed = np.unique(alike["seed"].to_numpy(dtype=np.int64), return_inverse=True)
         lrs, of_lr = np.unique(alike["lr"].to_numpy(dtype=float), return_inverse=True)
@@ -135,8 +135,8 @@ def chosen_by_others(
                 lr, curve = float(lrs[choices[k] // len(curves)]), curves[choices[k] % len(curves)]
                 rows.append({"seed": seed, "curve": curve, "lr": lr, "row": int(run_SK[s, k])})
         first, second = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
-        found[first, second] = pd.DataFrame(rows, columns=pd.Index(["seed", "curve", "lr", "row"])).set_index("seed")
-    return found
+        tables[first, second] = pd.DataFrame(rows, columns=pd.Index(["seed", "curve", "lr", "row"])).set_index("seed")
+    return tables
 
 
 def _best(by_SK: np.ndarray) -> int | None:

@@ -107,7 +107,7 @@ def recommend(
     column = checked(definition, risk, confidence, quality)
     search = definition.study.search
     if isinstance(search, QualitySearch):
-        # The winners' seeds are their own, and tell nothing of how they were chosen.
+        # The judging seeds are independent of the tuning runs, so no run here was chosen by its outcome.
         runs, fitted = runs.loc[runs["seed"] >= JUDGED_FROM].drop(columns="curve", errors="ignore"), None
     runs = with_curves(runs)
     scores = _scores(runs, definition, column)
@@ -120,14 +120,14 @@ def recommend(
     for key, of_curve in needed.groupby(CURVE, sort=False):
         model, curve = key  # pyright: ignore[reportGeneralTypeIssues]
         evidence = _evidence(of_curve, named, placed=isinstance(search, EdgeSearch))
-        found = claim(evidence, risk, confidence)
-        found |= _nomination(evidence, fitted[model, curve], found, risk, confidence)
-        found |= _quality_at(of_curve, found["lr"] if found["status"] == CLAIMED else found["nominated"])
-        found |= _headroom(of_curve, edge[model, curve], column)
+        row = claim(evidence, risk, confidence)
+        row |= _nomination(evidence, fitted[model, curve], row, risk, confidence)
+        row |= _quality_at(of_curve, row["lr"] if row["status"] == CLAIMED else row["nominated"])
+        row |= _headroom(of_curve, edge[model, curve], column)
         head = {"model": model, "curve": curve} | {c: of_curve[c].iloc[0] for c in same}
         facts = {name: edge[model, curve][name] for name in ("seeds", "n_min", "n_max", "lr_min", "lr_max", "steps")}
         facts |= {"edge_status": edge[model, curve]["status"], "searched": search.kind if search else ""}
-        rows.append(head | {"risk": risk, "confidence": confidence, "quality": column} | found | facts)
+        rows.append(head | {"risk": risk, "confidence": confidence, "quality": column} | row | facts)
     return in_order(pd.DataFrame(rows, columns=pd.Index([*CURVE, *same, *COLUMNS])))
 
 
@@ -139,7 +139,7 @@ def checked(definition: Definition, risk: float, confidence: float, quality: str
     return quality_column(definition, quality)
 
 
-def quality_column(definition: Definition, asked: str | None = None) -> str:
+def quality_column(definition: Definition, name: str | None = None) -> str:
     """Return the column of held-out quality: as requested, or the first task's AUC, or RMSE for a regression.
 
     Raises:
@@ -147,9 +147,9 @@ def quality_column(definition: Definition, asked: str | None = None) -> str:
     """
     of_task = {"binary": "auc", "regression": "rmse", "loss": "kept"}
     known = [f"{of_task[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)]
-    if asked is not None and asked not in known:
-        raise ValueError(f"unknown quality {asked!r}; there are {', '.join(known)}")
-    return asked or known[0]
+    if name is not None and name not in known:
+        raise ValueError(f"unknown quality {name!r}; there are {', '.join(known)}")
+    return name or known[0]
 
 
 # The tests
@@ -285,19 +285,19 @@ def claim(evidence: Evidence, risk: float, confidence: float) -> dict[str, Any]:
                 left, some_failed = left - size(n, allowed, risk), True
                 failed += test is not None and k > allowed
             break
-    found: dict[str, Any] = {"status": CANNOT_SAY, "lr": math.nan, "k": math.nan, "n": math.nan}
-    found |= {"basis": None, "bound": math.nan, "tested_at": math.nan, "next_level": level(), "failed": failed}
-    found["pending"] = sum(test.missing for test in evidence.confirmations)
+    result: dict[str, Any] = {"status": CANNOT_SAY, "lr": math.nan, "k": math.nan, "n": math.nan}
+    result |= {"basis": None, "bound": math.nan, "tested_at": math.nan, "next_level": level(), "failed": failed}
+    result["pending"] = sum(test.missing for test in evidence.confirmations)
     _, k, n = evidence.grid[0] if evidence.grid else (math.nan, 0, 0)
-    found |= {"lowest_k": k, "lowest_n": n}
-    found["lowest_bound"] = upper_bound(k, n, confidence) if n else math.nan
+    result |= {"lowest_k": k, "lowest_n": n}
+    result["lowest_bound"] = upper_bound(k, n, confidence) if n else math.nan
     if claims:
         best = max(claims, key=lambda claim: (claim["lr"], claim["n"]))
         bound = upper_bound(best["k"], best["n"], 1 - best["level"])
-        return found | best | {"status": CLAIMED, "bound": bound, "tested_at": 1 - best["level"]}
+        return result | best | {"status": CLAIMED, "bound": bound, "tested_at": 1 - best["level"]}
     if n and not evidence.placed and lower_bound(k, n, confidence) > risk + 1e-9:
-        found["status"] = TOO_RISKY
-    return found
+        result["status"] = TOO_RISKY
+    return result
 
 
 def _before(evidence: Evidence, risk: float, level: float) -> int:
@@ -312,24 +312,24 @@ def _before(evidence: Evidence, risk: float, level: float) -> int:
 
 
 def _nomination(
-    evidence: Evidence, fit: Fit, found: Mapping[str, Any], risk: float, confidence: float
+    evidence: Evidence, fit: Fit, claimed: Mapping[str, Any], risk: float, confidence: float
 ) -> dict[str, Any]:
-    seeds = seeds_needed(risk, found["next_level"])
+    seeds = seeds_needed(risk, claimed["next_level"])
     none = {"nominated": math.nan, "nominated_k": 0, "nominated_n": 0, "nominated_bound": math.nan, "chance": math.nan}
     none |= {"more_if_clean": math.nan if seeds is None else seeds, "more_at_rate": math.nan}
-    candidates = [lr for lr in _candidates(evidence, risk) if not lr <= found["lr"]]
+    candidates = [lr for lr in _candidates(evidence, risk) if not lr <= claimed["lr"]]
     if not candidates or seeds is None:
         return none
     # Quantiles at even shares: their mean of a function of P is the posterior's.
     rate_UC = fit.curve(np.array(candidates), ((np.arange(100) + 0.5) / 100).tolist())
     chance_C = ((1 - rate_UC) ** seeds).mean(axis=0)
     likely = np.flatnonzero(chance_C >= LIKELY)
-    if not likely.size and found["status"] == CLAIMED:
+    if not likely.size and claimed["status"] == CLAIMED:
         return none
     best = int(likely[-1]) if likely.size else int(np.argmax(chance_C))
     lr = candidates[best]
     k, n = next(((k, n) for tried, k, n in evidence.grid if tried == lr), (0, 0))
-    at_rate = seeds_needed(risk, found["next_level"], k / n) if n else None
+    at_rate = seeds_needed(risk, claimed["next_level"], k / n) if n else None
     return {
         "nominated": lr,
         "nominated_k": k,

@@ -1,4 +1,4 @@
-"""What foretells divergence: signals before the loss moves, over many runs that `study signals` watched.
+"""Signals that predict divergence before the loss changes, over many runs that `study signals` watched.
 
     onset            the step from which a run's loss left that of a healthy run for good (`study.outcomes.onset`)
     ROC AUC at k     how often a signal is larger in a run k steps before its onset than at the same step of the same
@@ -7,12 +7,12 @@
     gone             the step at which `study.outcomes.judge` sees the divergence in the trailing median
     alarm            the first step, from `START` on, at which a signal exceeds a threshold. The threshold is the lowest
                      that rings in at most a given share of the completed runs, on half of the seeds; its results are
-                     measured on the other half. It warned if it rang before the onset, and was early if before `gone`
+                     measured on the other half. It warned if it came before the onset, and was early if before `gone`
     lead             steps from the alarm to the onset, below 0 if it came later; gain: from the alarm to `gone`
 
 A run that completes is watched for all of its steps, so a false alarm is one anywhere in it. Sharpness is measured
 every other step at first and rarely later; in between, its last value stands. Each model and method is judged by
-itself, since what foretells divergence may differ; the thresholds of a method are one group.
+itself, since the predictive signals may differ; the thresholds of a method are one group.
 """
 
 from collections.abc import Iterator, Sequence
@@ -191,11 +191,11 @@ def _discrimination_of_group(
         at = pd.Series((cases["onset"] - lag).astype(int), index=cases.index)
         for signal in signals:
             values = table.pivot(index="run_id", columns="step", values=signal)
-            found = [_pairs(values, runs, str(run), int(step), lag) for run, step in at.items()]
-            found = [pairs for pairs in found if pairs is not None]
-            seeds = len({p["seed"].iloc[0] for p in found})
-            row = {"signal": signal, "lag": lag, "diverged": len(found), "healthy": healthy, "seeds": seeds}
-            for name, part in (("auc", found), ("same_lr", [p.loc[p["same_lr"]] for p in found])):
+            comparisons = [_pairs(values, runs, str(run), int(step), lag) for run, step in at.items()]
+            comparisons = [pairs for pairs in comparisons if pairs is not None]
+            seeds = len({p["seed"].iloc[0] for p in comparisons})
+            row = {"signal": signal, "lag": lag, "diverged": len(comparisons), "healthy": healthy, "seeds": seeds}
+            for name, part in (("auc", comparisons), ("same_lr", [p.loc[p["same_lr"]] for p in comparisons])):
                 low, mid, high = _clustered(part, draws)
                 ends = ("low", "high") if name == "auc" else ("same_lr_low", "same_lr_high")
                 row |= {name: mid, ends[0]: low, ends[1]: high}
@@ -223,24 +223,24 @@ def _pairs(values: pd.DataFrame, runs: pd.DataFrame, run: str, step: int, lag: i
     )
 
 
-def _clustered(found: Sequence[pd.DataFrame], draws: int) -> tuple[float, float, float]:
+def _clustered(comparisons: Sequence[pd.DataFrame], draws: int) -> tuple[float, float, float]:
     """The mean over cases of their share of wins, and its 95% interval from resampled seeds."""
-    found = [pairs for pairs in found if len(pairs)]
-    if not found:
+    comparisons = [pairs for pairs in comparisons if len(pairs)]
+    if not comparisons:
         return np.nan, np.nan, np.nan
-    seeds = sorted({s for pairs in found for s in (*pairs["other_seed"], pairs["seed"].iloc[0])})
+    seeds = sorted({s for pairs in comparisons for s in (*pairs["other_seed"], pairs["seed"].iloc[0])})
     place = {seed: i for i, seed in enumerate(seeds)}
-    wins, count = np.zeros((len(found), len(seeds))), np.zeros((len(found), len(seeds)))
-    for i, pairs in enumerate(found):
+    wins, count = np.zeros((len(comparisons), len(seeds))), np.zeros((len(comparisons), len(seeds)))
+    for i, pairs in enumerate(comparisons):
         columns = [place[s] for s in pairs["other_seed"]]
         np.add.at(wins[i], columns, pairs["wins"].to_numpy())
         np.add.at(count[i], columns, 1)
-    own = np.array([place[pairs["seed"].iloc[0]] for pairs in found])
+    seed_of = np.array([place[pairs["seed"].iloc[0]] for pairs in comparisons])
 
     def mean(weights_S: np.ndarray) -> float:
         with np.errstate(invalid="ignore"):
             share = (wins @ weights_S) / (count @ weights_S)
-        weight = weights_S[own] * np.isfinite(share)
+        weight = weights_S[seed_of] * np.isfinite(share)
         return float((np.nan_to_num(share) * weight).sum() / weight.sum()) if weight.sum() else np.nan
 
     rng = np.random.default_rng(0)
@@ -252,25 +252,25 @@ def _clustered(found: Sequence[pd.DataFrame], draws: int) -> tuple[float, float,
 def alarms(table: pd.DataFrame, signal: str, threshold: float) -> pd.DataFrame:
     """Return one row a run: model, lr, seed, outcome, onset, gone, and the step of the alarm (NaN if none)."""
     late = table["step"] >= START
-    rung = table.loc[late & (table[signal] > threshold)].groupby("run_id")["step"].min()
+    first_alarm = table.loc[late & (table[signal] > threshold)].groupby("run_id")["step"].min()
     runs = table.groupby("run_id")[["model", "lr", "seed", "outcome"]].first()
     for name in ("onset", "gone"):
         runs[name] = table.groupby("run_id")[name].first().astype(float)
-    return runs.assign(alarm=rung.reindex(runs.index).astype(float))
+    return runs.assign(alarm=first_alarm.reindex(runs.index).astype(float))
 
 
-def summary(rung: pd.DataFrame) -> dict[str, float]:
+def summary(runs: pd.DataFrame) -> dict[str, float]:
     """Return what a rule did.
 
     Args:
-        rung: `alarms`.
+        runs: `alarms`.
 
     Returns:
         diverged (runs with an onset at `START` or later), warned, early (the share of them with an alarm before the
         onset, before `gone`), lead, gain (medians over the early ones, with quartiles), completed (runs), false (the
         share of completed runs with an alarm).
     """
-    outcome, onset, gone, alarm = (rung[name].to_numpy() for name in ("outcome", "onset", "gone", "alarm"))
+    outcome, onset, gone, alarm = (runs[name].to_numpy() for name in ("outcome", "onset", "gone", "alarm"))
     diverged, completed = (outcome == "diverged") & (onset >= START), outcome == "completed"
     lead, gain = (onset - alarm)[diverged], (gone - alarm)[diverged]
     early = gain >= 1
@@ -315,10 +315,10 @@ def rules(table: pd.DataFrame, false_alarms: float = FALSE_ALARMS, draws: int = 
             continue
         for signal in (name for name in SIGNALS if name != "lr"):
             threshold = chosen_threshold(choosing, signal, false_alarms)
-            before, rung = (alarms(half, signal, threshold) for half in (choosing, judging))
+            before, alarmed = (alarms(half, signal, threshold) for half in (choosing, judging))
             row = {"model": model, "method": method, "signal": signal, "threshold": threshold}
             row |= {f"chosen_{name}": summary(before)[name] for name in ("early", "gain")}
-            rows.append(row | summary(rung) | _again(rung, draws))
+            rows.append(row | summary(alarmed) | _again(alarmed, draws))
     return pd.DataFrame(rows)
 
 
@@ -329,8 +329,8 @@ def alarm_rule(table: pd.DataFrame, times: float, draws: int = DRAWS) -> pd.Data
     """
     rows = []
     for (model, method), part in groups(table, GROUP):
-        rung = alarms(part, "gradient_jump", times)
-        rows.append({"model": model, "method": method, "threshold": times} | summary(rung) | _again(rung, draws))
+        alarmed = alarms(part, "gradient_jump", times)
+        rows.append({"model": model, "method": method, "threshold": times} | summary(alarmed) | _again(alarmed, draws))
     return pd.DataFrame(rows)
 
 
@@ -343,13 +343,13 @@ def chosen_threshold(table: pd.DataFrame, signal: str, false_alarms: float) -> f
     return float(largest[len(largest) - 1 - allowed])
 
 
-def _again(rung: pd.DataFrame, draws: int) -> dict[str, float]:
+def _again(runs: pd.DataFrame, draws: int) -> dict[str, float]:
     """95% intervals: Wilson's over runs, widened to those of resampled seeds, which have no width at 0 and 1."""
     rng, counts = np.random.default_rng(0), []
-    for _, part in groups(rung, "seed"):
-        one = summary(part)
-        n, m = one["diverged"], one["completed"]
-        counts.append([one["warned"] * n if n else 0, one["early"] * n if n else 0, one["false"] * m if m else 0, n, m])
+    for _, part in groups(runs, "seed"):
+        row = summary(part)
+        n, m = row["diverged"], row["completed"]
+        counts.append([row["warned"] * n if n else 0, row["early"] * n if n else 0, row["false"] * m if m else 0, n, m])
     every = np.array(counts, float)
     drawn, total = every[rng.integers(0, len(counts), (draws, len(counts)))].sum(1), every.sum(0)
     ends = {}

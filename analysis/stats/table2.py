@@ -73,10 +73,10 @@ def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     rank = {method: i for i, method in enumerate(method_order(row["method"] for row in rows))}
     place = {model: i for i, model in enumerate(definition.study.models)}
     rows.sort(key=lambda row: (place.get(row["model"], len(place)), rank[row["method"]]))
-    found = pd.DataFrame(rows, columns=pd.Index(columns))
-    for _, of_model in found.loc[found["method"] != AGAINST].groupby("model"):
-        found.loc[of_model.index, "more_p_holm"] = holm(of_model["more_p_holm"].to_numpy(dtype=float))
-    return found
+    table = pd.DataFrame(rows, columns=pd.Index(columns))
+    for _, of_model in table.loc[table["method"] != AGAINST].groupby("model"):
+        table.loc[of_model.index, "more_p_holm"] = holm(of_model["more_p_holm"].to_numpy(dtype=float))
+    return table
 
 
 AGAINST = "clippy"

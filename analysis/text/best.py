@@ -44,28 +44,28 @@ def _score(row: Mapping[str, Any], task: str) -> str | None:
     return None
 
 
-def best_table(found: pd.DataFrame, definition: Definition) -> tuple[list[str], list[list[str]]]:
+def best_table(table: pd.DataFrame, definition: Definition) -> tuple[list[str], list[list[str]]]:
     """Return (head, rows) of text: for each model and arm, medians and 95% intervals of AUC and RMSE."""
     scores = [f"{kind}_{task['name']}" for task in tasks_of(definition.data) for kind in ("auc", "rmse")]
-    scores = [name for name in scores if name in found]
+    scores = [name for name in scores if name in table]
     head = ["model", "method", "best at", "diverged", *(score_text(name) for name in scores)]
     rows = []
-    for row in records(found):
+    for row in records(table):
         tuned = "none within the risk" if pd.isna(row["lr"]) else setting(row, definition)
         judged = f"{row['k']}/{row['n']}" if row["n"] else "-"
         rows.append([str(row["model"]), str(row["curve"]), tuned, judged, *(value_text(row, name) for name in scores)])
     return head, rows
 
 
-def text(found: pd.DataFrame, definition: Definition) -> str:
+def text(table: pd.DataFrame, definition: Definition) -> str:
     """Return the text for a terminal: the table, and a sentence for each arm."""
-    head, rows = best_table(found, definition)
+    head, rows = best_table(table, definition)
     if not rows:
         return "no runs recorded yet"
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (head, *rows)]
     answers = []
-    for model in dict.fromkeys(found["model"]):
-        of_model = records(found.loc[found["model"] == model])
+    for model in dict.fromkeys(table["model"]):
+        of_model = records(table.loc[table["model"] == model])
         answers += ["", f"{model}:", *(f"  {sentence(row, definition)}" for row in of_model)]
     return "\n".join([*lines, *answers])

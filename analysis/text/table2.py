@@ -14,26 +14,26 @@ MOST_LRS = 4
 """The most learning rates of a study that each have a column."""
 
 
-def as_text(found: pd.DataFrame, rates: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+def as_text(table: pd.DataFrame, rates: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return (head, rows) in the layout of the paper.
 
     A row gives the quality of a model and method, the best lr and thresholds, and the divergence rate at each lr if
     the study has few.
 
     Args:
-        found: `analysis.stats.table2.table2`.
+        table: `analysis.stats.table2.table2`.
         rates: `analysis.stats.rates.divergence_rates`.
     """
-    scores = [name for name in found.columns if name.startswith(("auc_", "rmse_")) and not name.endswith(ENDS)]
+    scores = [name for name in table.columns if name.startswith(("auc_", "rmse_")) and not name.endswith(ENDS)]
     lrs = sorted(set(rates["lr"]))
     lrs = lrs if len(lrs) <= MOST_LRS else []
     at = {(row["model"], row["curve"], row["lr"]): row for row in records(rates)}
     head = ["model", "method", *(f"{score_text(name)} (95%)" for name in scores), "best at", "seeds that agree"]
     head += [f"diverged at {lr:g}" for lr in lrs] or ["diverged there"]
-    paired = bool(found["more"].notna().any())
+    paired = bool(table["more"].notna().any())
     head += [f"{score_text(scores[0])} more than {AGAINST} (95%)", "p (Holm)"] if paired else []
     body = []
-    for row in records(found):
+    for row in records(table):
         thresholds = str(row["curve"]).removeprefix(str(row["method"])).strip()
         best = ", ".join(filter(None, [f"lr {row['lr']:g}", thresholds]))
         cells = [at.get((row["model"], row["curve"], lr)) for lr in lrs] or [row]

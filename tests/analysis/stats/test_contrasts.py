@@ -181,18 +181,18 @@ def test_seeds_that_only_one_method_has_are_no_pairs():
     assert row["low"] > 0
 
 
-def test_without_none_nothing_is_claimed_and_all_pairs_are_described():
+def test_without_none_all_pairs_are_descriptive():
     runs = drawn(CURVES["steep"], CURVES["steep"].at(0.3), methods=("agc", "clippy"))
     table = contrasts(runs, DEFINITION)
     assert list(table["planned"]) == [False]
     assert list(zip(table["curve"], table["against"], strict=True)) == [("clippy", "agc")]
     assert table["low"].iloc[0] > 1
-    assert sentences(table) == [
-        "the study has no runs of none: methods are compared with each other below, and nothing is claimed."
-    ]
+    (sentence,) = sentences(table)
+    assert "no runs of none" in sentence
+    assert "without a claim" in sentence
 
 
-def test_no_method_but_none_is_said():
+def test_none_alone_has_no_contrast():
     assert contrasts(drawn(CURVES["steep"]), DEFINITION).empty
     assert contrasts(drawn(CURVES["steep"]).iloc[:0], DEFINITION).empty
 
