@@ -1,4 +1,4 @@
-"""The tables of docs/causes.md about signals that predict divergence, from published signals (`analysis.stats.signals`)."""
+"""The tables of docs/causes.md about predictive signals, from published signals (`analysis.stats.signals`)."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
