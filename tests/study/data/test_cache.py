@@ -1,4 +1,4 @@
-"""Sources by name, and the cache: whole or not at all, rebuilt when broken, keyed by content."""
+"""Sources by name, and the cache: complete or absent, rebuilt if damaged, keyed by content."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def only_folder(cache: Path) -> Path:
     return folder
 
 
-def test_what_comes_back_is_what_was_built_memory_mapped_and_read_only(tmp_path):
+def test_a_cached_log_is_memory_mapped_and_read_only(tmp_path):
     log = cached(tmp_path, "mine", "c", build_small)
     expected = {"ids": IDS, "numbers": np.zeros((6, 0), np.float32), "labels": LABELS[:, None]}
     for name in ARRAYS:
@@ -57,7 +57,7 @@ def test_columns_are_transposed_for_any_block_size(tmp_path, monkeypatch, rows, 
     assert (tmp_path / "numbers.npy").read_bytes() == (tmp_path / "other.npy").read_bytes()
 
 
-def test_a_build_that_fails_leaves_nothing(tmp_path):
+def test_a_failed_build_leaves_nothing(tmp_path):
     def build(into: Path) -> Log:
         with ArrayFile(into, "labels", 6) as file:
             file.append(LABELS)
@@ -72,7 +72,7 @@ def fail(into: Path) -> Log:
     raise AssertionError("built although it is in the cache")
 
 
-def test_a_whole_cache_is_not_built_again(tmp_path):
+def test_a_cached_log_is_not_built_again(tmp_path):
     cached(tmp_path, "mine", "c", build_small)
     assert cached(tmp_path, "mine", "c", fail).train_rows == 4
     with pytest.raises(AssertionError, match="built although"):
@@ -81,7 +81,7 @@ def test_a_whole_cache_is_not_built_again(tmp_path):
 
 @pytest.mark.parametrize("name", ["ids.npy", "numbers.npy", "labels.npy", "log.json"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "garbage"])
-def test_a_broken_cache_is_built_again(tmp_path, name, damage):
+def test_a_damaged_cache_is_built_again(tmp_path, name, damage):
     cached(tmp_path, "mine", "c", build_small)
     path = only_folder(tmp_path) / name
     whole = path.read_bytes()
@@ -107,7 +107,7 @@ def test_pickled_arrays_are_never_loaded(tmp_path):
     assert cached(tmp_path, "mine", "c", build_small).ids.dtype == np.int32
 
 
-def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path):
+def test_a_kill_while_writing_leaves_no_log(tmp_path):
     script = (
         "import os, sys; from pathlib import Path; import study.data as data\n"
         "done = []\n"
@@ -116,8 +116,7 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path):
         "    if len(done) == 3: os.ftruncate(file, 1000); os._exit(9)\n"
         f"os.fsync = killed; data.load('synthetic', {OPTIONS!r}, Path(sys.argv[1]))"
     )
-    root = ROOT
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=root, check=False)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=False)
     assert done.returncode == 9
     (half,) = tmp_path.glob(".building-*")
     assert (half / "labels.npy").stat().st_size == 1000
@@ -125,13 +124,13 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path):
     os.utime(half, (old, old))
     assert len(data.load("synthetic", OPTIONS, tmp_path).labels) == 2000
     assert [path.name for path in tmp_path.iterdir()] == [only_folder(tmp_path).name]
-    assert not half.exists()  # what a killed process left is swept away a day later
+    assert not half.exists()  # leftovers of a killed process are deleted after a day
 
 
 def test_a_clock_jump_does_not_delete_a_folder_in_use(tmp_path, monkeypatch):
     jumped = time.time() + 2 * 24 * 3600
 
-    def build(into: Path) -> Log:  # meanwhile another one begins, after the jump
+    def build(into: Path) -> Log:  # another build begins after the jump
         monkeypatch.setattr(_cache.time, "time", lambda: jumped)
         cached(tmp_path, "mine", "d", lambda into: replace(build_small(into), content="d"))
         assert into.is_dir()
@@ -173,16 +172,16 @@ def test_arrays_in_memory_are_kept_and_mapped(tmp_path):
     assert _cache.store_log(tmp_path / "cache", "my_pkg.mine", kept) is kept
     other = replace(in_memory, labels=1 - in_memory.labels)
     np.testing.assert_array_equal(_cache.store_log(tmp_path / "cache", "my_pkg.mine", other).labels, other.labels)
-    np.testing.assert_array_equal(kept.labels, log.labels)  # who has the old one keeps it
+    np.testing.assert_array_equal(kept.labels, log.labels)  # the mapped old arrays do not change
 
 
-def test_a_cache_that_cannot_be_written_is_said(tmp_path):
+def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write to the cache"):
         cached(tmp_path / "file", "mine", "c", build_small)
 
 
-def test_a_file_is_hashed_again_once_it_changed(tmp_path):
+def test_a_file_is_hashed_again_after_a_change(tmp_path):
     path, cache = tmp_path / "x", tmp_path / "cache"
     path.write_text("one")
     first = file_hash(path, cache)
@@ -198,12 +197,12 @@ def test_a_file_is_hashed_again_once_it_changed(tmp_path):
     assert file_hash(path, cache) == first
 
 
-def test_content_is_what_it_was_made_from():
+def test_the_content_hash_ignores_the_order_of_keys():
     assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
     assert content_hash({"a": 1}) != content_hash({"a": 2})
 
 
-def test_names_are_the_sources_and_nothing_else():
+def test_names_lists_the_sources():
     assert data.names() == ["kuairand", "synthetic", "table"]
 
 
@@ -221,13 +220,13 @@ def test_names_are_the_sources_and_nothing_else():
         ("table", {"dir": "x", "heldout": 1}, "has no option heldout; its options are dir"),
     ],
 )
-def test_wrong_sources_and_options_get_an_answer_that_lists_the_right_ones(tmp_path, source, options, message):
+def test_wrong_sources_and_options_are_refused_with_the_right_ones(tmp_path, source, options, message):
     with pytest.raises(ValueError, match=message) as error:
         data.load(source, options, tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_a_module_of_ones_own_is_a_source(tmp_path, monkeypatch):
+def test_a_users_module_is_a_source(tmp_path, monkeypatch):
     (tmp_path / "my_own_pkg").mkdir()
     (tmp_path / "my_own_pkg" / "mine.py").write_text(
         "from study.data import load as other\n"
@@ -247,14 +246,13 @@ def test_a_bare_machine_can_load_data(tmp_path):
         f"data.load('synthetic', {OPTIONS!r}, Path(sys.argv[1]))\n"
         "sys.exit(', '.join({'torch', 'ray', 'mlflow', 'optuna', 'scipy'} & set(sys.modules)) or 0)"
     )
-    root = ROOT
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], cwd=root, check=False, capture_output=True, text=True
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_describe_is_json_and_says_what_the_log_is(tmp_path):
+def test_describe_returns_json_about_the_log(tmp_path):
     log = data.load("synthetic", OPTIONS, tmp_path)
     said = json.loads(json.dumps(data.describe("synthetic", log), allow_nan=False))
     assert said["rows"] == said["train_rows"] + said["heldout_rows"] == 2000

@@ -1,4 +1,4 @@
-"""Some days of a log are a log of its own, with the codes and scales of the whole."""
+"""A selection of days is a log with the codes and scales of the whole."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ def load(cache: Path, **more: object) -> data.Log:
     return data.load("synthetic", OPTIONS | more, cache)
 
 
-def test_the_rows_of_the_days_are_kept_as_the_whole_log_encodes_them(tmp_path: Path) -> None:
+def test_days_keep_their_rows_with_the_codes_of_the_whole_log(tmp_path: Path) -> None:
     whole, early, late = load(tmp_path), load(tmp_path, only_days="1-3"), load(tmp_path, only_days="4-6")
     day = Stream(StreamOptions(**OPTIONS)).day + 1
     for part, (first, last) in ((early, (1, 3)), (late, (4, 6))):
@@ -37,7 +37,7 @@ def test_the_rows_of_the_days_are_kept_as_the_whole_log_encodes_them(tmp_path: P
     assert len({whole.content, early.content, late.content}) == 3
 
 
-def test_the_best_constant_is_that_of_the_kept_training_rows(tmp_path: Path) -> None:
+def test_the_best_constant_is_that_of_the_selected_training_rows(tmp_path: Path) -> None:
     whole, part = load(tmp_path), load(tmp_path, only_days="2-4")
     labels = np.asarray(part.labels[: part.train_rows], dtype=np.float64)
     for t, task in enumerate(part.tasks):
@@ -52,7 +52,7 @@ def test_the_best_constant_is_that_of_the_kept_training_rows(tmp_path: Path) -> 
         assert task.constant_loss == pytest.approx(best, rel=1e-6)
 
 
-def test_all_days_are_the_log_itself_and_columns_are_chosen_beside(tmp_path: Path) -> None:
+def test_all_days_are_the_whole_log_and_days_combine_with_columns(tmp_path: Path) -> None:
     whole = load(tmp_path)
     assert load(tmp_path, only_days="1-6").content == whole.content
     both = load(tmp_path, only_days="1-3", only_tasks="click")
@@ -77,7 +77,7 @@ def test_all_days_are_the_log_itself_and_columns_are_chosen_beside(tmp_path: Pat
         ("1-2,4-6", "only_days takes the first and the last day"),
     ],
 )
-def test_days_that_cannot_be_are_refused(tmp_path: Path, days: object, message: str) -> None:
+def test_bad_days_are_refused(tmp_path: Path, days: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(tmp_path, only_days=days)
     with pytest.raises(ValueError, match=message):
@@ -108,8 +108,8 @@ def days(cache, *, of_row, facts=3):
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
-    """Writes a data source of a user's own, and gives its name."""
-    # A name that no other test has: modules stay imported.
+    """Return a function that writes a user's data source and returns its name."""
+    # a name that no other test uses, since modules stay imported
     package = tmp_path / "logs_with_sparse_days"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -132,7 +132,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
         ("911", "1-2", "the labels of click are all 0 in the training rows of the days 1-2"),
     ],
 )
-def test_days_without_anything_to_learn_are_refused(
+def test_days_with_nothing_to_learn_are_refused(
     tmp_path: Path, own: Callable[[str], str], of_row: str, days: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -153,7 +153,7 @@ def test_days_without_anything_to_learn_are_refused(
         ({"of_row": "none"}, r"is to return study\.data\.Days; it returned None"),
     ],
 )
-def test_a_source_that_breaks_its_word_on_days_is_told_so(
+def test_a_source_with_inconsistent_days_is_refused(
     tmp_path: Path, own: Callable[[str], str], options: dict[str, object], message: str
 ) -> None:
     source = own(SPARSE)
@@ -174,7 +174,7 @@ def test_a_source_without_days_has_no_day_option(tmp_path: Path, own: Callable[[
 
 
 @needs_slice
-def test_a_week_of_the_slice_ends_with_the_logs_own_day(tmp_path: Path) -> None:
+def test_a_week_of_the_slice_equals_pandas(tmp_path: Path) -> None:
     import pandas as pd
 
     log = data.load("kuairand", {"dir": str(SLICE), "only_days": "8-14"}, tmp_path)

@@ -1,4 +1,4 @@
-"""Fetching: from a server on loopback, whole or broken off, right or wrong, harmless or not."""
+"""Downloads from a server on loopback: complete, interrupted, wrong and harmful ones."""
 
 import contextlib
 import hashlib
@@ -95,11 +95,11 @@ def test_an_archive_is_downloaded_with_progress(tmp_path, server):
     assert folder == tmp_path / "new" / "Set"
     assert (folder / "data" / "log.csv").read_bytes() == b"a,b\n1,2\n"
     assert (folder / "noise.bin").read_bytes() == NOISE
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["Set"]  # nothing else is left
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["Set"]  # no temporary files
     assert seen[-1] == (len(GOOD), len(GOOD))
     assert [here for here, _ in seen] == sorted({here for here, _ in seen})
     fetch("set", tmp_path / "new", archive=archive(server))
-    assert len(server.asked) == 1  # what is there is not fetched again
+    assert len(server.asked) == 1  # an existing folder is not fetched again
 
 
 def test_a_broken_download_continues(tmp_path, server):
@@ -118,13 +118,13 @@ def test_the_next_call_continues_a_failed_download(tmp_path, server):
     assert server.asked[-1] == "bytes=300000-"
 
 
-def test_a_server_that_cannot_go_on_starts_again(tmp_path, server):
+def test_a_server_without_ranges_starts_again(tmp_path, server):
     server.ranges = False
     (tmp_path / ".Set.tar.gz.part").write_bytes(GOOD[:1000])
     assert (fetch("set", tmp_path, archive=archive(server)) / "noise.bin").read_bytes() == NOISE
 
 
-def test_a_part_of_another_file_is_found_out_and_the_next_time_is_clean(tmp_path, server):
+def test_a_part_of_another_file_is_detected_and_deleted(tmp_path, server):
     (tmp_path / ".Set.tar.gz.part").write_bytes(b"?" * 1000)
     with pytest.raises(ValueError, match="is not the expected file: MD5"):
         fetch("set", tmp_path, archive=archive(server))
@@ -137,7 +137,7 @@ def test_a_part_that_is_too_long_starts_again(tmp_path, server):
     assert (fetch("set", tmp_path, archive=archive(server)) / "noise.bin").read_bytes() == NOISE
 
 
-def test_another_file_is_refused_before_it_is_unpacked(tmp_path, server):
+def test_a_wrong_archive_is_refused_before_unpacking(tmp_path, server):
     with pytest.raises(ValueError, match=f"MD5 {hashlib.md5(GOOD).hexdigest()}, should be {'0' * 32}"):
         fetch("set", tmp_path, archive=archive(server, md5="0" * 32))
     with pytest.raises(ValueError, match="larger than the 1,000 bytes"):
@@ -211,7 +211,7 @@ def test_wrong_names_and_addresses_are_refused(tmp_path, server):
         fetch("set", tmp_path / "file", archive=archive(server))
 
 
-def test_the_official_archive_is_checked_wherever_it_comes_from(tmp_path, server):
+def test_the_official_archive_is_checked_at_any_address(tmp_path, server):
     server.content = bytes(1000)
     with pytest.raises(ValueError, match=r"broke off at 1,000 of 47,432,272 bytes"):
         fetch("kuairand", tmp_path, url=server.url)

@@ -1,4 +1,4 @@
-"""KuaiRand-Pure: a tiny archive checked by pencil, the real slice against pandas, and what must be refused."""
+"""KuaiRand-Pure: a tiny archive by hand, the real slice against pandas, and what is refused."""
 
 import shutil
 from collections.abc import Callable
@@ -42,10 +42,10 @@ def log_row(
 
 
 ROWS = [
-    log_row(day=2, minute=60, user=9, video=99, click=1, like=1, long_view=1, play_ms=1000, tab=4),  # knows nobody
+    log_row(day=2, minute=60, user=9, video=99, click=1, like=1, long_view=1, play_ms=1000, tab=4),  # unknown ids
     log_row(minute=0, user=1, click=1, play_ms=0),
     log_row(minute=130, user=2, video=11, like=1, long_view=1, play_ms=1000, tab=3),
-    log_row(minute=130, user=2, video=11, like=1, long_view=1, play_ms=1000, tab=3),  # the same again
+    log_row(minute=130, user=2, video=11, like=1, long_view=1, play_ms=1000, tab=3),  # a duplicate
     log_row(minute=65, user=3, video=10, click=1, play_ms=3000, tab=3),
 ]
 
@@ -88,10 +88,10 @@ def column(log: Log, name: str) -> list[int]:
     return log.ids[:, log.id_names.index(name)].tolist()
 
 
-def test_a_tiny_archive_by_pencil(tmp_path):
+def test_a_tiny_archive_by_hand(tmp_path):
     log = convert(write_archive(tmp_path / "data"), tmp_path / "cache")
     assert (len(log.labels), log.train_rows, log.facts["duplicates_dropped"]) == (4, 3, 1)
-    # In time order: user 1 at 0:00, user 3 at 1:05, user 2 at 2:10, and on the next day user 9, whom nobody knows.
+    # In time order: user 1 at 0:00, user 3 at 1:05, user 2 at 2:10, and on the next day the unknown user 9.
     assert column(log, "user_id") == [1, 3, 2, 0]
     assert column(log, "video_id") == [1, 1, 2, 0]
     assert column(log, "author_id") == [1, 1, 2, 0]
@@ -120,13 +120,13 @@ def test_a_tiny_archive_by_pencil(tmp_path):
 
 
 @pytest.mark.parametrize("below", ["", "data", "KuaiRand-Pure/data"])
-def test_every_usual_layout_is_found_and_is_the_same_data(tmp_path, below):
+def test_every_usual_layout_gives_the_same_log(tmp_path, below):
     write_archive(tmp_path / "given" / below)
     other = convert(write_archive(tmp_path / "elsewhere"), tmp_path / "cache")
     assert convert(tmp_path / "given", tmp_path / "cache").content == other.content
 
 
-def test_all_standard_logs_are_read_and_the_random_log_and_the_statistics_are_not(tmp_path):
+def test_only_standard_logs_are_read(tmp_path):
     whole = convert(write_archive(tmp_path / "whole"), tmp_path / "cache")
     split = write_archive(tmp_path / "split", rows=ROWS[3:])
     (split / "log_standard_4_08_to_4_21_pure.csv").write_text("\n".join([LOG_HEADER, *ROWS[:3]]) + "\n")
@@ -138,8 +138,8 @@ def test_all_standard_logs_are_read_and_the_random_log_and_the_statistics_are_no
     assert parts.facts["duplicates_dropped"] == 1  # the copy stands in the other file
 
 
-def test_training_rows_are_in_time_order_though_the_days_overlap(tmp_path):
-    # By their dates the late row is of the first day and the early one of the last; by their times it is the other way.
+def test_training_rows_are_in_time_order_when_days_overlap(tmp_path):
+    # The dates and the times of the two rows disagree.
     late = log_row(user=3, minute=24 * 60 + 30, play_ms=2000)
     early = log_row(user=2, day=2, minute=-30, play_ms=1000)
     log = convert(write_archive(tmp_path / "data", rows=[late, early, *ROWS[1:3]]), tmp_path / "cache")
@@ -148,7 +148,7 @@ def test_training_rows_are_in_time_order_though_the_days_overlap(tmp_path):
     assert column(log, "hour") == [1, 2, 1, 0]
 
 
-def test_nothing_of_the_last_day_reaches_the_training_part(tmp_path):
+def test_the_last_day_does_not_affect_the_training_rows(tmp_path):
     before = convert(write_archive(tmp_path / "a"), tmp_path / "cache")
     last_day = [
         log_row(day=2, minute=m, user=u, video=v, click=c, long_view=1, play_ms=800_000, duration_ms=10**6, tab=9)
@@ -163,7 +163,7 @@ def test_nothing_of_the_last_day_reaches_the_training_part(tmp_path):
         assert (old.base, old.scale, old.constant_loss) == (new.base, new.scale, new.constant_loss)
 
 
-def test_feedback_is_no_input(tmp_path):
+def test_feedback_is_not_an_input(tmp_path):
     log = convert(write_archive(tmp_path / "a"), tmp_path / "cache")
     noisy = [f"{row.rsplit(',', 5)[0]},777,888,1,0,{row.rsplit(',', 1)[1]}" for row in ROWS]
     played = convert(write_archive(tmp_path / "b", rows=noisy), tmp_path / "cache")
@@ -214,7 +214,7 @@ def rewrite(name: str, old: str, new: str) -> Callable[[Path], None]:
         (rewrite("user_features_pure.csv", "\n3,", "\n2,"), "two rows for one user_id"),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_one_line(tmp_path, spoil, message):
+def test_bad_archives_are_refused_in_one_line(tmp_path, spoil, message):
     folder = write_archive(tmp_path / "data")
     spoil(folder)
     with pytest.raises(ValueError, match=message) as error:
@@ -223,7 +223,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path, spoil, message):
 
 
 @pytest.mark.parametrize("cut", [1, 3, 30])
-def test_a_log_that_was_cut_off_is_refused(tmp_path, cut):
+def test_a_truncated_log_is_refused(tmp_path, cut):
     folder = write_archive(tmp_path / "data")
     text = (folder / LOG).read_bytes()
     (folder / LOG).write_bytes(text[:-cut])
@@ -237,7 +237,7 @@ def slice_log(tmp_path_factory) -> Log:
 
 
 @needs_slice
-def test_the_slice_has_the_rows_and_the_width_that_the_project_counts_on(slice_log):
+def test_the_slice_has_its_known_size(slice_log):
     assert slice_log.train_rows == 207_382
     assert len(slice_log.labels) == 222_869
     assert slice_log.ids.shape[1] == 30
@@ -267,12 +267,12 @@ def test_the_slice_agrees_with_pandas(slice_log):
     np.testing.assert_array_equal(slice_log.ids[:, 6] - 1, times.dt.tz_convert("Asia/Shanghai").dt.hour)
     authors = frame["video_id"].map(videos["author_id"]).to_numpy()
     of_code: Any = pd.Series(authors[: len(train)]).groupby(slice_log.ids[: len(train), 2]).nunique()
-    assert (of_code == 1).all()  # one code, one author
-    assert len(of_code) == len(np.unique(authors[: len(train)]))  # and one author, one code
+    assert (of_code == 1).all()  # one author for each code
+    assert len(of_code) == len(np.unique(authors[: len(train)]))  # one code for each author
 
 
 @needs_slice
-def test_check_and_describe_say_what_the_slice_is(tmp_path, slice_log):
+def test_check_and_describe_report_the_slice(tmp_path, slice_log):
     text = check("kuairand", {"dir": str(SLICE)}, tmp_path)
     assert "222,869 rows, 14 days (2022-04-25 to 2022-05-08); 5,460 exact duplicates dropped" in text
     assert "held out: 15,487 rows (the last day, 2022-05-08)" in text
@@ -286,7 +286,7 @@ def test_a_users_missing_features_are_filled(tmp_path, slice_log):
     users = (folder / "user_features_pure.csv").read_text().splitlines()
     (folder / "user_features_pure.csv").write_text("\n".join([users[0], *users[1::2]]) + "\n")
     log = convert(folder, tmp_path / "cache")
-    np.testing.assert_array_equal(log.ids[:, :9], slice_log.ids[:, :9])  # the log's own and the videos' features
+    np.testing.assert_array_equal(log.ids[:, :9], slice_log.ids[:, :9])  # features of the log and the videos
     missing = log.ids[:, log.id_names.index("is_video_author")] == 0
     assert 0.3 < missing.mean() < 0.7
     assert (log.numbers[missing][:, :4] == 0).all()

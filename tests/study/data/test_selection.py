@@ -1,4 +1,4 @@
-"""A part of a log's columns is a log of its own."""
+"""A selection of a log's columns is a log."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def load(tmp_path, **only):
     return data.load("synthetic", OPTIONS | only, tmp_path)
 
 
-def test_the_columns_asked_for_are_kept_in_the_logs_own_order_with_all_that_belongs_to_them(tmp_path):
+def test_selected_columns_keep_the_order_of_the_log(tmp_path):
     whole = load(tmp_path)
     tasks = [task.name for task in whole.tasks]
     part = load(tmp_path, only_ids=f"{whole.id_names[3]}, {whole.id_names[0]}", only_tasks=[tasks[2], tasks[0]])
@@ -28,7 +28,7 @@ def test_the_columns_asked_for_are_kept_in_the_logs_own_order_with_all_that_belo
     assert isinstance(part.ids.base, np.memmap)
 
 
-def test_a_part_is_another_log_and_all_columns_are_the_log_itself(tmp_path):
+def test_a_selection_has_its_own_content_unless_it_is_everything(tmp_path):
     whole = load(tmp_path)
     parts = {
         load(tmp_path, **{option: value}).content
@@ -55,13 +55,13 @@ def test_a_part_is_another_log_and_all_columns_are_the_log_itself(tmp_path):
         ({"only_rows": 3}, "no option only_rows; its options are rows.*only_tasks"),
     ],
 )
-def test_a_part_that_cannot_be_is_refused(tmp_path, only, message):
+def test_bad_selections_are_refused(tmp_path, only, message):
     with pytest.raises(ValueError, match=message):
         load(tmp_path, **only)
 
 
 @pytest.mark.parametrize("only", [{"only_ids": ""}, {"only_numbers": ""}, {"only_tasks": "click"}])
-def test_it_can_be_trained_on(tmp_path, only):
+def test_a_selection_can_be_trained_on(tmp_path, only):
     log = load(tmp_path, **only)
     recipe = Recipe(batch=64, steps=5)
     runs = [Run(data=log.content, model="small", method="none", lr=0.1, seed=seed, recipe=recipe) for seed in (0, 1)]

@@ -1,4 +1,4 @@
-"""The synthetic stream: what its head promises, and the best loss that nobody beats."""
+"""The synthetic stream has its documented properties, and no prediction beats its Bayes loss."""
 
 import tracemalloc
 
@@ -36,7 +36,7 @@ def parts(log: Log) -> dict[str, slice]:
     return {"train": slice(None, log.train_rows), "heldout": slice(log.train_rows, None)}
 
 
-def test_the_default_stream_is_as_large_as_promised(log):
+def test_the_default_stream_has_its_documented_size(log):
     assert log.ids.shape == (122_000, 30)
     assert log.numbers.shape == (122_000, 5)
     assert 105_000 < log.train_rows < 115_000
@@ -50,7 +50,7 @@ def test_the_default_stream_is_as_large_as_promised(log):
     assert not (log.ids[: log.train_rows] == 0).any()
 
 
-def test_rates_and_watch_time_are_those_of_a_feed(log, stream):
+def test_rates_and_watch_times_are_realistic(log, stream):
     rates = [task.base for task in log.tasks[:3]]
     np.testing.assert_allclose(rates, [0.44, 0.31, 0.017], rtol=0.08)
     play = log.tasks[3]
@@ -70,7 +70,7 @@ def test_rows_are_in_time_order_and_the_last_day_is_held_out(stream, log):
     assert (stream.day[log.train_rows :] == 9).all()
 
 
-def test_the_truth_reaches_the_bayes_loss(log, stream):
+def test_the_true_probabilities_reach_the_bayes_loss(log, stream):
     for part, rows in parts(log).items():
         for t, name in enumerate(BINARY):
             losses = log_loss(log.labels[rows, t], stream.probabilities[name][rows])
@@ -82,8 +82,8 @@ def test_the_truth_reaches_the_bayes_loss(log, stream):
         assert squares.mean() == pytest.approx(log.facts["bayes_loss"][part]["play_time"], abs=4 * error)
 
 
-def test_labels_are_as_likely_as_they_claim(log, stream):
-    """In every tenth of the rows, by true probability, the labels' rate is that probability."""
+def test_labels_follow_their_true_probabilities(log, stream):
+    """In each tenth of the rows, sorted by true probability, the rate of the labels is their mean probability."""
     for t, name in enumerate(BINARY):
         p, labels = stream.probabilities[name], log.labels[:, t]
         for tenth in np.array_split(np.argsort(p), 10):
@@ -98,7 +98,7 @@ def test_labels_are_as_likely_as_they_claim(log, stream):
         assert ((target - mean)[tenth] ** 2).mean() == pytest.approx(variance[tenth].mean(), rel=0.1)
 
 
-def test_nobody_beats_the_truth_and_the_constant_is_far_from_it(log, stream):
+def test_no_prediction_beats_the_true_probabilities(log, stream):
     random = np.random.default_rng(1)
     for t, name in enumerate(BINARY):
         p, labels = stream.probabilities[name], log.labels[:, t]
@@ -110,7 +110,7 @@ def test_nobody_beats_the_truth_and_the_constant_is_far_from_it(log, stream):
     assert log.facts["bayes_loss"]["train"]["play_time"] < 0.9
 
 
-def test_tasks_are_correlated_beyond_what_a_model_can_see(log, stream):
+def test_tasks_are_correlated_beyond_their_probabilities(log, stream):
     seen = np.corrcoef([stream.probabilities[name] for name in BINARY[:2]])[0, 1]
     left = [log.labels[:, t] - stream.probabilities[name] for t, name in enumerate(BINARY[:2])]
     assert seen > 0.5
@@ -124,8 +124,8 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float((ranks[positive].sum() - k * (k + 1) / 2) / (k * (len(labels) - k)))
 
 
-def test_the_features_tell_much_of_what_there_is_to_know(log, stream):
-    """A naive-Bayes click score: summed log-odds of each code, from the training part, judged on the held-out day."""
+def test_features_predict_clicks(log, stream):
+    """A naive Bayes score of clicks, the sum of log-odds of each code in training, ranks the held-out day."""
     scores, train = np.zeros(len(log.labels) - log.train_rows), slice(None, log.train_rows)
     for f in range(log.ids.shape[1]):
         shown = np.bincount(log.ids[train, f], minlength=log.vocabulary[f])
@@ -137,7 +137,7 @@ def test_the_features_tell_much_of_what_there_is_to_know(log, stream):
     assert 0.64 < learned < known < 0.85
 
 
-def test_the_same_options_give_the_same_bits_and_others_do_not(cache, tmp_path):
+def test_only_the_same_options_give_the_same_bits(cache, tmp_path):
     one, again = load("synthetic", SMALL, cache), load("synthetic", SMALL, tmp_path)
     other = load("synthetic", SMALL | {"seed": 1}, cache)
     assert one.content == again.content != other.content
@@ -147,7 +147,7 @@ def test_the_same_options_give_the_same_bits_and_others_do_not(cache, tmp_path):
     assert one.facts == again.facts
 
 
-def test_more_features_are_shown_without_changing_the_stream(cache):
+def test_more_features_do_not_change_the_stream(cache):
     few, many = (load("synthetic", SMALL | {"ids": ids, "numbers": n}, cache) for ids, n in [(5, 1), (30, 5)])
     assert many.ids.shape[1] == len(set(many.id_names)) == 30
     np.testing.assert_array_equal(few.ids, many.ids[:, :5])
@@ -169,63 +169,63 @@ def test_memory_does_not_grow_with_the_features(tmp_path, monkeypatch):
     assert peak(90) - peak(10) < 80 * 50_000  # 80 features take 4 bytes a row each
 
 
-def knob(**options) -> Stream:
+def stream_with(**options) -> Stream:
     return Stream(Options(**SMALL | options))
 
 
-def test_each_knob_does_what_it_says():
+def test_each_option_has_its_effect():
     def popularity(s: Stream) -> float:
         return np.sort(np.bincount(s.item))[-20:].sum() / len(s.item)
 
-    assert popularity(knob(skew=1.5)) > 1.5 * popularity(knob(skew=0.8))
+    assert popularity(stream_with(skew=1.5)) > 1.5 * popularity(stream_with(skew=0.8))
 
     def spread(s: Stream) -> float:
         return float(s.probabilities["click"].std())
 
-    assert spread(knob(signal=2.0)) > 1.3 * spread(knob(signal=0.7))
-    assert spread(knob(label_noise=0.5)) == pytest.approx(0.5 * spread(knob()))
-    assert knob(label_noise=0.5).probabilities["like"].mean() == pytest.approx(0.017)
-    assert knob(signal=0).probabilities["click"] == pytest.approx(0.44)
+    assert spread(stream_with(signal=2.0)) > 1.3 * spread(stream_with(signal=0.7))
+    assert spread(stream_with(label_noise=0.5)) == pytest.approx(0.5 * spread(stream_with()))
+    assert stream_with(label_noise=0.5).probabilities["like"].mean() == pytest.approx(0.017)
+    assert stream_with(signal=0).probabilities["click"] == pytest.approx(0.44)
 
     def redundancy(s: Stream) -> float:
         return abs(np.corrcoef(s._clean_numbers(0), s.traits["user"][:, 0])[0, 1])
 
-    assert redundancy(knob(correlation=0.9)) > 0.8 > 0.3 > redundancy(knob(correlation=0.1))
+    assert redundancy(stream_with(correlation=0.9)) > 0.8 > 0.3 > redundancy(stream_with(correlation=0.1))
 
-    def freaks(s: Stream) -> float:
+    def outliers(s: Stream) -> float:
         return float((np.abs(s._row_numbers(0)) > 5).mean())
 
-    assert freaks(knob(outliers=0.05)) > 0.01
-    assert freaks(knob(outliers=0)) == 0
+    assert outliers(stream_with(outliers=0.05)) > 0.01
+    assert outliers(stream_with(outliers=0)) == 0
 
     def tail(s: Stream) -> float:
         target = s._draw_targets()["play_time"]
         return float(np.quantile(target, 0.995) / np.median(target))
 
-    assert tail(knob(heavy_tail=1.0)) > 1.3 * tail(knob(heavy_tail=0.1))
+    assert tail(stream_with(heavy_tail=1.0)) > 1.3 * tail(stream_with(heavy_tail=0.1))
 
     def agreement(s: Stream) -> float:
         return float(np.corrcoef(s._scaled_score("click"), s._scaled_score("like"))[0, 1])
 
-    assert agreement(knob(task_correlation=0.95)) > 0.85 > 0.6 > agreement(knob(task_correlation=0.1))
+    assert agreement(stream_with(task_correlation=0.95)) > 0.85 > 0.6 > agreement(stream_with(task_correlation=0.1))
 
-    still = knob(drift=0.0)
+    still = stream_with(drift=0.0)
     popular = np.argsort(-np.bincount(still.item))[:50]
-    assert 0 < np.isin(popular, still.item[still.day == 0], invert=True).mean() < 0.4  # popular, but not there at first
+    assert 0 < np.isin(popular, still.item[still.day == 0], invert=True).mean() < 0.4  # some popular items appear later
 
     def moved(s: Stream) -> float:
         first, last = (np.bincount(s.item[s.day == day], minlength=500) for day in (0, 4))
         return float(np.abs(first - last).sum() / (first + last).sum())
 
-    assert moved(knob(drift=1.0)) > 1.2 * moved(knob(drift=0.0))
-    assert not np.allclose(*(knob(interaction=k)._scaled_score("click") for k in (0, 1)), atol=0.5)
+    assert moved(stream_with(drift=1.0)) > 1.2 * moved(stream_with(drift=0.0))
+    assert not np.allclose(*(stream_with(interaction=k)._scaled_score("click") for k in (0, 1)), atol=0.5)
 
     def shared(s: Stream) -> float:
         targets = s._draw_targets()
         left = [targets[name] - s.probabilities[name] for name in BINARY[:2]]
         return float(np.corrcoef(left)[0, 1])
 
-    assert shared(knob(noise_correlation=0.9)) > 0.4 > 0.05 > shared(knob(noise_correlation=0))
+    assert shared(stream_with(noise_correlation=0.9)) > 0.4 > 0.05 > shared(stream_with(noise_correlation=0))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_each_knob_does_what_it_says():
         ({"ids": 201}, "need 1 to 200 features"),
     ],
 )
-def test_options_that_cannot_be_are_refused(tmp_path, options, message):
+def test_bad_options_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message) as error:
         load("synthetic", options, tmp_path)
     assert "\n" not in str(error.value)
@@ -253,7 +253,7 @@ def test_options_that_cannot_be_are_refused(tmp_path, options, message):
 
 
 @pytest.mark.parametrize("ids_and_numbers", [(0, 3), (3, 0), (1, 0)])
-def test_features_of_one_kind_will_do(tmp_path, ids_and_numbers):
+def test_a_stream_may_have_features_of_one_kind(tmp_path, ids_and_numbers):
     ids, numbers = ids_and_numbers
     log = load("synthetic", SMALL | {"ids": ids, "numbers": numbers}, tmp_path)
     assert (log.ids.shape[1], log.numbers.shape[1]) == ids_and_numbers

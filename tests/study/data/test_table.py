@@ -1,4 +1,4 @@
-"""A table of one's own: CSV and Parquet, what a declaration may say, and what must be refused."""
+"""A user's table: CSV and Parquet files, declarations, and what is refused."""
 
 import tracemalloc
 from pathlib import Path
@@ -51,7 +51,7 @@ def assert_same(one: Log, other: Log) -> None:
     assert (one.tasks, one.train_rows, one.vocabulary) == (other.tasks, other.train_rows, other.vocabulary)
 
 
-def test_a_small_table_by_pencil(tmp_path):
+def test_a_small_table_by_hand(tmp_path):
     log = convert(write(tmp_path / "t"))
     # In time order: bob at 1 s, al at 2 s, nobody at 3 s, bob just before midnight; zoe on the day after.
     assert log.train_rows == 4
@@ -102,7 +102,7 @@ STAMPS = pd.to_datetime(FRAME["ts"], unit="ms")
     ],
 )
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_times_of_every_kind_are_the_same_times(tmp_path, stamps, unit, kind):
+def test_times_of_every_type_and_unit_are_equal(tmp_path, stamps, unit, kind):
     log = convert(write(tmp_path / "ms"))
     said = f'time_unit = "{unit}"' if unit else ""
     declared = DECLARED.replace('time_unit = "ms"', said).replace("log.parquet", f"log.{kind}")
@@ -113,7 +113,7 @@ def test_times_of_every_kind_are_the_same_times(tmp_path, stamps, unit, kind):
     assert log.facts["last_day"] == other.facts["last_day"]
 
 
-def test_only_ids_or_only_numbers_will_do(tmp_path):
+def test_a_table_may_have_features_of_one_kind(tmp_path):
     ids = convert(write(tmp_path / "i", declared=DECLARED.replace('numbers = ["price"]', "")))
     assert (ids.ids.shape, ids.numbers.shape) == ((5, 2), (5, 0))
     numbers = convert(write(tmp_path / "n", declared=DECLARED.replace('ids = ["user", "shop"]', "ids = []")))
@@ -128,7 +128,7 @@ def test_a_share_of_the_rows_can_be_held_out(tmp_path):
 
 
 def of_five_days(folder: Path, kind: str = "parquet", declared: str = DECLARED) -> dict[str, object]:
-    """Five days of eight rows, with a day in between that has none; the rows of each file are in no order of time."""
+    """Write five days of eight rows each, with an empty day between them, in random order; return the options."""
     rng = np.random.default_rng(3)
     at = [day * 86_400_000 + hour * 3_600_000 for day in (0, 1, 3, 4, 5) for hour in (0, 1, 5, 8, 13, 17, 22, 23)]
     frame = pd.DataFrame(
@@ -151,7 +151,7 @@ def of_five_days(folder: Path, kind: str = "parquet", declared: str = DECLARED) 
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_some_days_are_a_log_with_the_codes_and_scales_of_all(tmp_path, kind):
+def test_selected_days_have_the_codes_and_scales_of_all(tmp_path, kind):
     options = of_five_days(tmp_path / "t", kind)
     cache = tmp_path / "cache"
     whole = load("table", options, cache)
@@ -172,25 +172,25 @@ def test_some_days_are_a_log_with_the_codes_and_scales_of_all(tmp_path, kind):
         load("table", options | {"only_days": "5-6"}, cache)
 
 
-def test_the_last_of_the_kept_days_is_held_out_whatever_share_is_of_all(tmp_path):
+def test_the_last_selected_day_is_held_out_instead_of_a_share(tmp_path):
     options = of_five_days(tmp_path / "t", declared=DECLARED.replace("ids", "heldout = 0.5\nids", 1))
     cache = tmp_path / "cache"
     whole, every = load("table", options, cache), load("table", options | {"only_days": "1-5"}, cache)
     assert (whole.train_rows, every.train_rows) == (20, 32)
     np.testing.assert_array_equal(every.ids, whole.ids)
     assert "(the last day, 1970-01-06)" in check("table", options | {"only_days": "1-5"}, cache)
-    # Of whole days, nobody can say which the training rows of all are.
+    # with a share held out, the training rows are not whole days
     assert rows_of("table", options, cache) == Rows(whole=whole.content)
     assert rows_of("table", options | {"only_days": "4-5"}, cache) == Rows(whole=whole.content, first=4, last=5)
 
 
-def test_equal_times_stay_as_they_stand_and_equal_rows_are_kept(tmp_path):
+def test_rows_of_equal_times_keep_their_order_and_duplicates(tmp_path):
     frame = pd.concat([FRAME.iloc[1:4].assign(ts=7), FRAME.iloc[1:4].assign(ts=7), FRAME.iloc[:1]])
     log = convert(write(tmp_path / "t", frame))
     np.testing.assert_array_equal(log.ids[:, 0], [2, 0, 1, 2, 0, 1, 0])
 
 
-def test_many_equal_times_stay_as_they_stand(tmp_path):
+def test_many_rows_of_equal_times_keep_their_order(tmp_path):
     times = np.random.default_rng(0).integers(0, 3, 1000)
     frame = pd.DataFrame({"ts": [*times, 90_000_000], "shop": range(1001), "click": [0, 1] * 500 + [1]})
     declared = 'files = ["log.parquet"]\ntime = "ts"\ntime_unit = "ms"\nids = ["shop"]\n[tasks]\nclick = "binary"\n'
@@ -200,7 +200,7 @@ def test_many_equal_times_stay_as_they_stand(tmp_path):
 
 
 def test_a_csv_of_many_blocks_is_the_same_log(tmp_path, monkeypatch):
-    """Times that the first block alone would take for whole numbers, and ids and numbers missing at first."""
+    """In the first block, times are whole numbers and ids are missing."""
     random = np.random.default_rng(0)
     frame = pd.DataFrame(
         {
@@ -222,7 +222,7 @@ def test_a_csv_of_many_blocks_is_the_same_log(tmp_path, monkeypatch):
     kept = {path.name for path in (tmp_path / "cache").rglob("*")} - {
         path.name for path in (tmp_path / "cache").iterdir()
     }
-    assert kept == {"ids.npy", "numbers.npy", "labels.npy", "log.json"}  # what it was rewritten to is gone
+    assert kept == {"ids.npy", "numbers.npy", "labels.npy", "log.json"}  # intermediate files are deleted
 
 
 def test_memory_does_not_grow_with_the_columns(tmp_path, monkeypatch):
@@ -247,7 +247,7 @@ def test_memory_does_not_grow_with_the_columns(tmp_path, monkeypatch):
     assert peak(82) - peak(2) < 80 * rows  # 80 columns take 4 bytes a row each once converted, and 8 before
 
 
-def test_content_follows_what_matters(tmp_path):
+def test_content_depends_on_values_and_tasks_but_not_on_file_names(tmp_path):
     log = convert(write(tmp_path / "a"))
     moved = write(tmp_path / "b")
     (moved / "log.parquet").rename(moved / "renamed.parquet")
@@ -277,7 +277,7 @@ def test_content_follows_what_matters(tmp_path):
         ('time = "ts"', 'time = "user"', "1 rows have no time"),
         ('time_unit = "ms"', "", 'say in which unit, like time_unit = "ms"'),
         ('time_unit = "ms"', 'time_unit = "hours"', "time_unit is one of s, ms, us, ns; got 'hours'"),
-        ('time_unit = "ms"', 'time_unit = "s"', None),  # 25 hours of seconds: two days again, so this one is fine
+        ('time_unit = "ms"', 'time_unit = "s"', None),  # 25 hours of seconds are two days, too
         ('time_unit = "ms"', 'time_unit = "ns"', r"one day \(UTC\); .* heldout = 0.1"),
         ('time_unit = "ms"', 'time_unit = "ms"\nheldout = 1.5', "heldout is a share between 0 and 1; got 1.5"),
         ('time_unit = "ms"', 'time_unit = "ms"\nheldout = 0.01', "leaves nothing to train on or to hold out"),
@@ -288,7 +288,7 @@ def test_content_follows_what_matters(tmp_path):
         ('"ts"', '"ts', "is not TOML"),
     ],
 )
-def test_a_declaration_that_cannot_be_is_refused_in_one_line(tmp_path, old, new, message):
+def test_bad_declarations_are_refused_in_one_line(tmp_path, old, new, message):
     assert old in DECLARED
     folder = write(tmp_path / "t", declared=DECLARED.replace(old, new))
     if message is None:
@@ -315,7 +315,7 @@ def test_a_declaration_that_cannot_be_is_refused_in_one_line(tmp_path, old, new,
         ({"user": [["a"], ["b"], ["c"], ["d"], ["e"]]}, "ids of user are neither text nor numbers"),
     ],
 )
-def test_values_that_cannot_be_used_are_refused_in_one_line(tmp_path, change, message):
+def test_bad_values_are_refused_in_one_line(tmp_path, change, message):
     folder = write(tmp_path / "t", FRAME.assign(**change))
     with pytest.raises(ValueError, match=message) as error:
         convert(folder)
@@ -323,7 +323,7 @@ def test_values_that_cannot_be_used_are_refused_in_one_line(tmp_path, change, me
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_files_that_do_not_read_are_named(tmp_path, kind):
+def test_unreadable_files_are_named(tmp_path, kind):
     folder = write(tmp_path / "t", declared=DECLARED.replace("log.parquet", f"log.{kind}"))
     FRAME.to_csv(folder / "log.csv", index=False)
     path = folder / f"log.{kind}"
@@ -341,14 +341,14 @@ def test_files_that_do_not_read_are_named(tmp_path, kind):
         assert "\n" not in str(error.value)
 
 
-def test_an_empty_table_and_a_missing_declaration_are_said(tmp_path):
+def test_an_empty_table_and_a_missing_declaration_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no rows in"):
         convert(write(tmp_path / "t", FRAME.iloc[:0]))
     with pytest.raises(ValueError, match=r"cannot read .*table\.toml \(No such file"):
         convert(tmp_path / "nowhere")
 
 
-def test_a_csv_value_that_is_no_number_is_named_by_its_column(tmp_path):
+def test_a_csv_value_that_is_no_number_is_reported_with_its_column(tmp_path):
     folder = write(tmp_path / "t", declared=DECLARED.replace("log.parquet", "log.csv"))
     (folder / "log.csv").write_text(FRAME.to_csv(index=False).replace("100.0", "dear"))
     with pytest.raises(ValueError, match=r"column price: .*'dear'"):
