@@ -1,4 +1,4 @@
-"""A record as a study would leave it, without training: known edges, a threshold per seed, losses to match.
+"""Simulated records of a study: known edges, one threshold per seed, and matching losses.
 
 Seed s of a model diverges with a method from the lr 10 ** (log10(edge) + spread * z_s) on, z_s standard normal and the
 same for every method (paired seeds). Losses follow `d = gain * G`: they rise to what the run keeps, fall for good
@@ -31,7 +31,7 @@ MODELS = ("small", "large_dcn")
 METHODS = ("none", "layer_clip", "agc", "lamb", "clippy")
 LRS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6)
 EDGES = {"none": 0.48, "layer_clip": 0.85, "agc": 1.35, "lamb": 0.55, "clippy": np.inf}
-"""LR50 of `small`; of `large_dcn` it is 0.7 times that."""
+"""LR50 of `small`. LR50 of `large_dcn` is 0.7 times as high."""
 
 THRESHOLDS: dict[str, dict[str, float]] = {
     "none": {},
@@ -94,7 +94,7 @@ def write_simulated_study(
     leave_out: Sequence[tuple[str, str, float, int]] = (),
     with_losses: bool = True,
 ) -> Definition:
-    """Write a whole study's record into `folder`, the control included, and return its definition.
+    """Write the record of a study, including the control, into `folder` and return its definition.
 
     edges: method -> LR50 of `small` (infinity: never diverges; 0: always). A method without one takes that of `none`.
     spread: standard deviation, in decades, of the seeds' thresholds. leave_out: (model, method, lr, seed) of runs that
@@ -228,7 +228,7 @@ def _run(
 def _shape(
     steps: int, kept: float, at: int | None, reason: str | None, micro: int, noise: np.random.Generator
 ) -> np.ndarray:
-    """What the run keeps at each step, as a share of the reference gain."""
+    """Gain of a run at each step, as a share of the reference gain."""
     t = np.arange(steps)
     healthy = 1 - np.exp(-t / 25)
     if at is not None:

@@ -1,4 +1,4 @@
-"""Searches of edges on curves that are known, with a simulated trainer: no torch, no Ray, no files."""
+"""Edge searches on known curves with a simulated trainer: no torch, no Ray, no files."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ def make_study(methods: Sequence[str] = ("none",), *, lrs: Sequence[float] = LAD
 
 
 class Trainer:
-    """Knows what becomes of a run, and what of a study is recorded: outcomes by id, and ids that failed.
+    """Simulates the outcomes of runs and keeps the record: outcomes by id, and ids that failed.
 
     Run i of a curve draws from (seed, method, lr, i): the same in every order and after every interruption.
     """
@@ -61,7 +61,7 @@ class Trainer:
         )
 
     def end(self, source: EdgeSource, stack: Stack) -> None:
-        """The stack has been trained, and is in the record or given up; its source is told."""
+        """Record a stack, or give it up, and report it to its source."""
         self.trained += len(stack.runs)
         self.runs |= {run.id: run for run in stack.runs}
         if any(self.fails(run) for run in stack.runs):
@@ -78,7 +78,7 @@ class Trainer:
 
 
 def run(trainer: Trainer, source: EdgeSource, *, workers: int = 2, order: int = 0, stacks: float = math.inf) -> None:
-    """Train what the source hands out, in any order, to its end or until so many stacks have ended."""
+    """Train the stacks of a source in any order, until it is finished or `stacks` have ended."""
     rng, training = np.random.default_rng(order), []
     while stacks > 0 and not (source.ended and not training):
         while len(training) < workers and (stack := source.next()):
@@ -90,7 +90,7 @@ def run(trainer: Trainer, source: EdgeSource, *, workers: int = 2, order: int = 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a search came to. runs: trained. low, edge, high: log10 of the interval's ends and of the median."""
+    """The result of a search. runs: number trained. low, edge, high: log10 of the interval's ends and the median."""
 
     runs: int
     low: float
@@ -100,14 +100,14 @@ class Found:
 
 
 def search(curve: Curve, seed: int, *, ladder: Sequence[float] = LADDER, **options) -> Found:
-    """The search of one known curve."""
+    """Return the result of a search of one known curve."""
     return recorded_search(curve, seed, ladder=ladder, **options)[0]
 
 
 def recorded_search(
     curve: Curve, seed: int, *, ladder: Sequence[float] = LADDER, **options
 ) -> tuple[Found, list[tuple[float, bool]]]:
-    """The search of one known curve, and the lr of every run that it trained, with whether it diverged."""
+    """Return the result of a search, and (lr, diverged) of each run that it trained."""
     study = make_study(lrs=ladder, seed=1000 * seed, **options)
     trainer = Trainer({"none": curve}, seed=seed)
     source = trainer.source(study, workers=1)
@@ -120,7 +120,7 @@ def recorded_search(
 
 
 def grid_width(curves: Sequence[Curve], seeds: int, rng: np.random.Generator, level: float = 0.5) -> float:
-    """Mean width, in decades, of the edge's interval after a grid of 12 lrs over two decades, with independent runs."""
+    """Return the mean width, in decades, of an edge's interval from a grid of 12 lrs with independent runs."""
     outcomes_NSK = np.array([rng.random((seeds, len(LRS))) < curve.rate(LRS) for curve in curves]).astype(float)
     ends = [one.edge(level, (TAIL, 1 - TAIL)) for one in fit_many(LRS, outcomes_NSK)]
     return float(np.mean([high - low for low, high in ends]))

@@ -1,4 +1,4 @@
-"""Training without training: records what runs of a known gain and a known edge would come to."""
+"""Simulated training: records runs with a known gain and a known edge."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -32,11 +32,11 @@ DATA = {
 }
 
 Truth = Callable[[float, Mapping[str, float]], tuple[float, float]]
-"""lr and thresholds -> the gain of a run that holds, and the lr from which half of the seeds diverge."""
+"""lr and thresholds -> (gain of a healthy run, LR50)."""
 
 
 class Trainer:
-    """Records a stack's runs. truth: by method. Seed s diverges from edge * 10 ** (spread * z_s) on, by all methods."""
+    """Records the runs of a stack. Seed s diverges above edge * 10 ** (spread * z_s), with every method."""
 
     def __init__(
         self,

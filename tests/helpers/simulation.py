@@ -1,4 +1,4 @@
-"""Records of runs drawn from curves that are known, with seeds that carry thresholds of their own.
+"""Simulated runs from known curves, where each seed has its own threshold.
 
 Seed s has at each learning rate, for every method alike, the threshold (in log10 lr)
 
@@ -25,7 +25,7 @@ LRS = tuple(float(f"{lr:.3g}") for lr in np.geomspace(0.01, 1, 12))
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A known P(divergence | lr). slope: of the logistic, per decade of lr; its scale is 1 / slope."""
+    """A known P(divergence | lr). slope: slope of the logistic per decade of lr; its scale is 1 / slope."""
 
     lr50: float = 0.1
     slope: float = 20.0
@@ -35,13 +35,13 @@ class Curve:
     falls: float = math.inf
 
     def rate(self, lrs: Sequence[float] | np.ndarray) -> np.ndarray:
-        """P(divergence) at each lr."""
+        """Return P(divergence) at each lr."""
         x = np.log10(np.asarray(lrs, dtype=float)) - math.log10(self.lr50)
         inside = special.expit(self.slope * x) - special.expit(self.slope * (x - self.falls))
         return self.floor + (1 - self.floor) * (1 - self.lapse) * (1 - self.immune) * inside
 
     def edge(self, level: float = 0.5) -> float:
-        """The lowest lr at which P reaches the level: 0 where it is above everywhere, infinity where it never is."""
+        """Return the lowest lr at which P reaches the level: 0 if it is always above, infinity if it never is."""
         if self.floor >= level:
             return 0.0
         x = math.log10(self.lr50) + np.linspace(-4, 4, 80_001)
@@ -53,7 +53,7 @@ class Curve:
         return float(10 ** (x[i - 1] + (x[i] - x[i - 1]) * (level - rate[i - 1]) / (rate[i] - rate[i - 1])))
 
     def at(self, lr50: float) -> "Curve":
-        """The same curve elsewhere."""
+        """Return the same curve with another LR50."""
         return replace(self, lr50=lr50)
 
 
@@ -77,9 +77,11 @@ def draw(
     simulations: int = 1,
     missing: float = 0.0,
 ) -> np.ndarray:
-    """Outcomes of N simulated studies: (N, M, S, K) for M curves (methods), S seeds and K lrs; 1 diverged, 0 not, NaN
-    missing (a share `missing` of the runs, whatever became of them). The methods of a simulation share their seeds.
-    One simulation of one curve, `draw(...)[0, 0]`, is what `analysis.stats.edges.fit` takes."""
+    """Return the outcomes of N simulated studies, (N, M, S, K): M curves (methods), S seeds, K lrs.
+
+    1 is diverged, 0 is not, NaN is missing (a random share `missing` of the runs). The methods of a simulation share
+    their seeds. `draw(...)[0, 0]` is the matrix that `analysis.stats.psychometric.fit` takes.
+    """
     size = (simulations, len(curves), seeds, len(lrs))
     own = rng.normal(size=(simulations, 1, seeds, 1))
     z = math.sqrt(share) * own + math.sqrt(1 - share) * (rng.normal(size=size) if share < 1 else 0.0)
@@ -105,7 +107,7 @@ def runs_table(
     rng: np.random.Generator | None = None,
     model: str = "small",
 ) -> pd.DataFrame:
-    """One simulated study (one of `draw`) as `analysis.load` gives it: one row a run, no row where a run is missing.
+    """Return one simulated study (one of `draw`) as a table like that of `analysis.load`; missing runs have no row.
 
     quality: method -> mean of auc_click of the runs that did not diverge (0.7 where not given); with an rng a run's own
     has a standard deviation of 0.003 about it, two thirds of the variance the seed's. A diverged run has 0.5.
