@@ -137,7 +137,7 @@ def test_damaged_losses_are_reported(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.warns(RuntimeWarning, match=r"b\.parquet cannot be read"):
         assert set(read_losses(tmp_path)["run_id"]) == {"a0"}
-    with pytest.warns(RuntimeWarning, match="the losses of its runs are missing"):
+    with pytest.warns(RuntimeWarning, match="losses of its runs are missing"):
         assert recorded_ids(tmp_path) == {"a0"}
 
 
@@ -208,22 +208,22 @@ def test_axes_grow(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (make_definition(name="mine"), "holds the study 'edges', not 'mine'; choose another --out"),
-        (make_definition(content="d" * 64), "holds this study on other data (synthetic); choose another --out"),
+        (make_definition(name="mine"), "'edges', not 'mine'"),
+        (make_definition(content="d" * 64), "other data (synthetic)"),
         (
             make_definition(recipe=Recipe(batch=256, warmup=5)),
-            "holds this study with another recipe (batch was 512, is 256; warmup was 20, is 5); choose another --out",
+            "recipe (batch was 512, is 256; warmup was 20, is 5)",
         ),
         (
             make_definition(rule=Rule(kept=0.5)),
-            "holds this study with another rule (kept was 0.25, is 0.5); choose another --out",
+            "rule (kept was 0.25, is 0.5)",
         ),
     ],
 )
 def test_another_study_is_refused_and_changes_nothing(tmp_path: Path, other: Definition, message: str) -> None:
     open_study(tmp_path, make_definition())
     before = (tmp_path / "study.json").read_bytes()
-    with pytest.raises(RecordError, match=f"^{re.escape(f'{tmp_path} {message}')}$"):
+    with pytest.raises(RecordError, match=f"^{re.escape(str(tmp_path))} .*{re.escape(message)}.* --out"):
         open_study(tmp_path, other)
     assert (tmp_path / "study.json").read_bytes() == before
 
@@ -248,13 +248,13 @@ def test_a_damaged_definition_is_refused_in_one_line(tmp_path: Path, content: st
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"holds no study \(no study\.json\)$"):
+    with pytest.raises(RecordError, match=r"no study\.json"):
         read_runs(tmp_path / "nowhere")
 
 
 def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"^cannot write to .*file/study \(Not a directory\)$"):
+    with pytest.raises(StorageError, match=r"file/study .*Not a directory"):
         open_study(tmp_path / "file" / "study", make_definition())
 
 
