@@ -1,11 +1,11 @@
-"""What a method asks for that returns a run to an earlier snapshot of itself (`study.training.rollback` does it)."""
+"""Options of the methods that return a run to an earlier snapshot; `study.training.rollback` carries them out."""
 
 from dataclasses import dataclass
 
 from study.transforms import Scalar
 
 CHECK_EVERY = 5
-"""Steps between two moments at which runs that spiked are returned: what is copied then is as large as the tables."""
+"""Runs that spiked are returned every so many steps, since a return copies as much as the tables hold."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """Hidden units clamped: every activation's output lies in [-limit, limit]. The update is the base's own.
 
 Tang et al., KDD 2023 (arXiv 2302.09178), name it among the usual mitigations; limit 6 is that of ReLU6 (Krizhevsky,
-Convolutional Deep Belief Networks on CIFAR-10, 2010). It acts on the network, in training and in judging, and so needs
-a model with activation functions (`study.training.activation_clamp`); no optimizer can do it.
+Convolutional Deep Belief Networks on CIFAR-10, 2010). The clamp is part of the network, in training and in judging
+(`study.training.activation_clamp`). So the model needs activation functions, and there is no optimizer for this method.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def build(lr: Scalar, *, base: Callable[..., Link], limit: Scalar = 6.0) -> Chai
 
 
 def unit_limit(*, limit: Scalar) -> Scalar:
-    """How large a hidden unit may be."""
+    """Return the largest absolute value of a hidden unit."""
     return limit
 
 

@@ -1,10 +1,10 @@
-"""AdaGC: each tensor's gradient clipped to a little more than its own usual norm.
+"""AdaGC: each tensor's gradient is clipped to `rel` times the moving average of its own norm.
 
     g *= min(1, rel * usual / norm(g)) ;  usual <- decay * usual + (1 - decay) * norm(clipped g)
 
 Wang et al., AdaGC: Improving Training Stability for Large Language Model Pretraining, 2025 (arXiv 2502.11034). For the
 first `warmup_steps`, `g *= min(1, abs / norm over all tensors)`, and usual is the smallest norm of a tensor's clipped
-gradient. Here a gradient of exactly zero is no usual norm: the tensor of a dead unit could never move again.
+gradient. Here a gradient of exactly zero does not count. Otherwise the tensor of a dead unit could never move again.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """AutoClip: gradients clipped to a percentile of all norms so far: `g *= min(1, percentile of norms / norm(g))`.
 
 Seetharaman et al., AutoClip: Adaptive Gradient Clipping for Source Separation Networks, MLSP 2020 (arXiv 2007.14469).
-The norm is over all tensors and counts itself; percentiles are interpolated. history: how many of the newest norms are
-remembered, where the paper keeps them all. At percentile 100 nothing is ever clipped.
+The norm is over all tensors, and the history includes the norm of this step. Percentiles are interpolated. `history` is
+the number of newest norms that are kept; the paper keeps all. Percentile 100 never clips.
 """
 
 from collections.abc import Callable

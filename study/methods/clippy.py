@@ -4,10 +4,13 @@
 
 Tang et al., Improving Training Stability for Multitask Ranking Models in Recommender Systems, KDD 2023
 (arXiv 2302.09178), Algorithm 1. The authors' released code differs, and its choices are options here:
-acc_rel adds `acc_rel / sqrt(G + eps)` to the bound; delayed divides by the accumulator as it was before this gradient;
-clip_accumulator (with delayed) accumulates `(sigma * g)^2`. norm: "max" is Clippy, "rms" shrinks by the root mean
-square of `|u_i| / (rel * |w_i| + abs)` instead. In Algorithm 1's order `|g| / sqrt(G) < 1`, so sigma >= abs / lr:
-with abs = 0.01, Clippy cannot act at lr <= 0.01.
+
+- acc_rel adds `acc_rel / sqrt(G + eps)` to the bound.
+- delayed divides by the accumulator before this gradient is added.
+- clip_accumulator (needs delayed) accumulates `(sigma * g)^2`.
+
+norm: "max" is Clippy; "rms" uses the root mean square of `|u_i| / (rel * |w_i| + abs)` instead. In Algorithm 1's order
+`|g| / sqrt(G) < 1`, so sigma >= abs / lr: with abs = 0.01, Clippy cannot act at lr <= 0.01.
 """
 
 from collections.abc import Callable

@@ -1,12 +1,11 @@
-"""Rollback: where the loss spikes, go back to an earlier snapshot and pass over the batches that come next.
+"""Rollback: when the loss spikes, return to an earlier snapshot and skip the next batches.
 
-    spike: loss > mean + spike * std of the run's usual losses     (study.training.rollback says what else, and what a
-    step is)
+    spiked: loss > mean + spike * std of the run's usual losses     (`study.training.rollback` has the whole rule)
 
-Chowdhery et al., PaLM: Scaling Language Modeling with Pathways, JMLR 2023 (arXiv 2204.02311), section 5.1: back to
-about 100 steps before the spike, past 200 to 500 batches, those that led to it among them. In that proportion, for runs
-of a few hundred steps: a snapshot 20 to 40 steps old, and 40 further batches. The update is the base's own. It acts on
-the run, not on the update: no optimizer can do it.
+Chowdhery et al., PaLM: Scaling Language Modeling with Pathways, JMLR 2023 (arXiv 2204.02311), section 5.1,
+return to a checkpoint about 100 steps before the spike and skip 200 to 500 batches, which include those that led to it.
+The defaults scale this to runs of a few hundred steps: a snapshot 20 to 40 steps old, and 40 more batches. The update
+is the base's own. The method acts on the run, so there is no optimizer for it.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,7 @@ def build(lr: Scalar, *, base: Callable[..., Link], spike: Scalar = 4.0, back: i
 
 
 def rollback_options(*, spike: Scalar, back: int, skip: int) -> RollbackOptions:
-    """When to go back, how far, and what then."""
+    """Return when to roll back, how far, and how many batches to skip."""
     return RollbackOptions(spike=spike, back=back, skip=skip)
 
 

@@ -1,12 +1,11 @@
-"""Rollback with a lower lr: where the loss spikes, go back to an earlier snapshot and go on with `lr *= lower`.
+"""Rollback with a lower lr: when the loss spikes, return to an earlier snapshot and continue with `lr *= lower`.
 
-    spike: loss > mean + spike * std of the run's usual losses     (study.training.rollback says what else, and what a
-    step is)
+    spiked: loss > mean + spike * std of the run's usual losses     (`study.training.rollback` has the whole rule)
 
 Zhang et al., OPT: Open Pre-trained Transformer Language Models, 2022 (arXiv 2205.01068), section 2.5, lowered the lr
-and restarted from an earlier checkpoint whenever the loss diverged; by how much they chose by hand. The batches that
-led to the spike, and the one at which it was found, are not read again. The update is the base's own. It acts on the
-run, not on the update: no optimizer can do it.
+and restarted from an earlier checkpoint whenever the loss diverged. They chose the factor by hand. Here the batches
+that led to the spike are not read again, nor is the batch at which it was found. The update is the base's own. The
+method acts on the run, so there is no optimizer for it.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,7 @@ def build(lr: Scalar, *, base: Callable[..., Link], spike: Scalar = 4.0, lower: 
 
 
 def rollback_options(*, spike: Scalar, lower: Scalar, back: int) -> RollbackOptions:
-    """When to go back, how far, and what then."""
+    """Return when to roll back, how far, and the factor of the lr."""
     return RollbackOptions(spike=spike, back=back, skip=1, lower=lower)
 
 

@@ -1,10 +1,10 @@
-"""ZClip: a gradient norm that lies too far above its own mean is cut below where it would be an outlier.
+"""ZClip: a gradient whose norm is an outlier among past norms is scaled down until it is none.
 
     z = (norm(g) - mean) / std ;  where z > z_max:  g *= (mean + z_max^2 / z * std) / norm(g)
 
 Kumar et al., ZClip: Adaptive Spike Mitigation for LLM Pre-Training, 2025 (arXiv 2504.02507). The norm is over all
-tensors. Mean and variance are those of the first `warmup_steps` norms, which pass, and then moving averages of the
-clipped norms. The authors' released code also clips to a norm of 1, always; here that is `global_clip`.
+tensors. The first `warmup_steps` norms are not clipped and give the first mean and variance. Later both are moving
+averages of the clipped norms. The authors' released code also clips every norm to 1; here `global_clip` does that.
 """
 
 from collections.abc import Callable

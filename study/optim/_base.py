@@ -141,7 +141,11 @@ class MethodOptimizer(torch.optim.Optimizer):
         return dict(self._factors)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, as in `torch.optim.Optimizer`. The state is copied and keeps its own dtype."""
+        """Load a state, as in `torch.optim.Optimizer`. The state is copied and keeps its own dtype.
+
+        Raises:
+            ValueError: If the state belongs to another method, or a value is out of range.
+        """
         for group, loaded in zip(self.param_groups, state_dict["param_groups"], strict=False):
             if loaded.get("method") != group["method"]:
                 raise ValueError(f"need a state of method {group['method']}, got one of {loaded.get('method')}")
@@ -150,7 +154,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         ours = (p for group in self.param_groups for p in group["params"])
         theirs = (number for group in state_dict["param_groups"] for number in group["params"])
         for p, number in zip(ours, theirs, strict=True):
-            # torch would round the state to the parameter's type, and share it with whoever saved it
+            # torch would round the state to the parameter's dtype, and share memory with `state_dict`
             for key, value in state_dict["state"].get(number, {}).items():
                 self.state[p][key] = value.detach().to(device=p.device, copy=True)
 

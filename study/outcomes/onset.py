@@ -1,18 +1,19 @@
-"""When a run that diverged began to: the step at which its loss first left that of a healthy run for good.
+"""The onset of a divergence: the step at which a run's loss left that of a healthy run for good.
 
-    c_t            the control's gain at step t in units of the reference gain G, a median of 5 steps and of its seeds
-    floor_t        kept * (2 min(max(c_t, 0), 1) - 1): from -0.25, while the control has learned nothing, to 0.25
-    gone           the first step from which on the gain (in units of G) is below the floor in the trailing median of 25
-                   steps for good
-    rising         the onset: where the stretch of steps that `gone` lies in begins, all of which are below the floor in
-                   the median of 5 steps, two to either side
-    healthy        as far before the onset as `gone` is after it, and at least 5 steps; not before step 0
+    c_t        the control's gain in units of the reference gain G: the median over its seeds, then over 5 steps
+    floor_t    kept * (2 min(max(c_t, 0), 1) - 1): from -0.25, before the control learns, to 0.25
+    gone       the first step from which the gain stays below the floor, in the trailing median of 25 steps
+    rising     the onset: the first step of the stretch around `gone` that is below the floor in the centred median of
+               5 steps, or `gone` if there is none
+    healthy    a step before the onset: as far before it as `gone` is after it, at least 5 steps, and not below 0
 
-`study.outcomes.judge` knows when a run was lost: `diverged_at_step` is 0 for one that never had a quarter of G. Most
-divergences happen within some 20 steps of warm-up, when nobody has learned a quarter of G yet; what tells them is the
-control at the same step. A trailing median of 25 steps shows a fall up to 12 steps late, one of 5 at most two.
-The loss of the first steps, while a network's random scores shrink, is above the constant's in every run, so a run
-that never once rose above the floor has its onset at step 0: nothing came before.
+`study.outcomes.judge` states when a run was lost, but its `diverged_at_step` is 0 for a run that never reached a
+quarter of G. Most runs diverge within about 20 steps of the warm-up, before any run has learned that much. The control
+at the same step is the comparison that still works there. A trailing median of 25 steps shows a fall up to 12 steps
+late, a centred median of 5 at most two.
+
+In the first steps the random scores of a network shrink, and the loss of every run is above the constant's. So a run
+that never rose above the floor has its onset at step 0.
 """
 
 from dataclasses import dataclass
@@ -20,18 +21,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from study.config import Rule
-from study.outcomes.judge import trailing_median
+from study.outcomes.gains import trailing_median
 
 SMOOTH = 5
 """Steps of the median that finds the onset."""
 
 BEFORE = 5
-"""Steps by which the healthy moment lies ahead of the onset, at least."""
+"""Smallest number of steps between the healthy moment and the onset."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """Three steps of a run: still healthy, its loss rising, and what it had learned gone."""
+    """Three steps of a run that diverged.
+
+    Args:
+        healthy: A step before the onset.
+        rising: The onset.
+        gone: The first step from which the run stays lost.
+    """
 
     healthy: int
     rising: int
@@ -39,20 +46,26 @@ class Moments:
 
 
 def control_curve(gain_ST: np.ndarray) -> np.ndarray:
-    """c_t, (T,): of the control's gains at the reference lr, one row a seed, in units of G."""
+    """Return c_t, (T,).
+
+    Args:
+        gain_ST: Gains of the control at the reference lr in units of G, one row for each seed.
+    """
     return centred_median(np.median(np.asarray(gain_ST, np.float64), axis=0), SMOOTH)
 
 
 def floor(control_T: np.ndarray, rule: Rule) -> np.ndarray:
-    """What a run keeps above as long as it is healthy, (T,)."""
+    """Return the smallest gain of a healthy run at each step, in units of G, (T,)."""
     return rule.kept * (2 * np.clip(control_T, 0, 1) - 1)
 
 
 def moments(gain_T: np.ndarray, control_T: np.ndarray, rule: Rule) -> Moments | None:
-    """The moments of a run; None where it ends above the floor.
+    """Return the moments of a run, or None if it ends above the floor.
 
-    gain_T: its gain of each step in units of G; minus infinity where the loss was not finite. control_T: as of
-    `control_curve`, at least as long.
+    Args:
+        gain_T: Gain of each step in units of G; minus infinity where the loss is not finite.
+        control_T: From `control_curve`, at least as long as `gain_T`.
+        rule: Numbers of the definition.
     """
     gain_T = np.asarray(gain_T, np.float64)
     floor_T = floor(control_T[: len(gain_T)], rule)
@@ -66,8 +79,12 @@ def moments(gain_T: np.ndarray, control_T: np.ndarray, rule: Rule) -> Moments | 
 
 
 def centred_median(values_T: np.ndarray, steps: int) -> np.ndarray:
-    """The median over `steps` steps, an odd number, with that one in their middle; at either end over those there are,
-    the lower one of two in the middle."""
+    """Return the centred median, (T,). Windows at the ends are shorter; of two middle values, it takes the lower.
+
+    Args:
+        values_T: Values in the order of steps.
+        steps: Length of a window, an odd number.
+    """
     half, ordered = steps // 2, []
     for t in range(len(values_T)):
         window = np.sort(values_T[max(0, t - half) : t + half + 1])
@@ -76,6 +93,6 @@ def centred_median(values_T: np.ndarray, steps: int) -> np.ndarray:
 
 
 def _begins(true_T: np.ndarray, at: int) -> int:
-    """Where the stretch of true values that `at` lies in begins."""
+    """Return the first index of the stretch of true values that contains `at`."""
     false = np.flatnonzero(~true_T[:at])
     return int(false[-1]) + 1 if len(false) else 0

@@ -47,7 +47,7 @@ def test_the_onset_of_a_network_that_died_in_warm_up_is_its_explosion() -> None:
         assert moments_of(gain).rising == 15
 
 
-def test_only_the_last_fall_that_does_not_heal_has_an_onset() -> None:
+def test_only_a_fall_that_does_not_recover_has_an_onset() -> None:
     gain = healthy(0)
     gain[60:100] = -5
     assert moments(gain, CONTROL, RULE) is None
@@ -69,7 +69,7 @@ def test_the_floor_rises_with_the_control_from_a_quarter_below_zero_to_a_quarter
     assert floor(np.array([-2.0, 0.0, 0.5, 1.0, 3.0]), RULE).tolist() == [-0.25, -0.25, 0.0, 0.25, 0.25]
 
 
-def test_medians_by_hand() -> None:
+def test_centred_median_equals_values_by_hand() -> None:
     values = np.array([5.0, 1.0, 4.0, -np.inf, 2.0, 9.0])
     assert centred_median(values, 3).tolist() == [1.0, 4.0, 1.0, 2.0, 2.0, 2.0]
     assert control_curve(np.array([[0.0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [1, 2, 3, 4, 5]])).tolist() == [2, 2, 3, 3, 4]
