@@ -108,7 +108,7 @@ def load_space(name: str) -> Study | Family:
     """Return the study or family of a search space. Raises ValueError if its file defines none."""
     found = plugins.load("search_spaces", name, "study", "study").study
     if not isinstance(found, Study | Family):
-        raise ValueError(f"the `study` of {name} is neither a study.config.Study nor a Family")
+        raise ValueError(f"the `study` of {name} is neither a study.Study nor a study.Family")
     return found
 
 

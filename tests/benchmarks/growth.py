@@ -308,7 +308,7 @@ def _train(work: Work, log: Log) -> tuple[float, float]:
     started, in_steps = time.process_time(), 0.0
     for runs in _stacks(work, log):
         at: list[float] = []
-        train(runs, log, watch=lambda _step, at=at: at.append(time.process_time()))
+        train(runs, log, on_step=lambda _step, at=at: at.append(time.process_time()))
         in_steps += at[-1] - at[0]
     return in_steps, time.process_time() - started - in_steps
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from optimizers import assert_same, each_optimizer, parameters, steps
+from optimizer_steps import assert_same, each_optimizer, parameters, steps
 from torch import nn
 
 from study import methods

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from optimizers import F64, assert_same, each_optimizer, parameters, steps
+from optimizer_steps import F64, assert_same, each_optimizer, parameters, steps
 from torch import nn
 
 from study import methods

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from optimizers import F64, parameters, steps
+from optimizer_steps import F64, parameters, steps
 from torch import nn
 
 from study.optim import AGC, LAMB, Clippy, GlobalClip, LayerClip, MethodOptimizer, _foreach_clippy

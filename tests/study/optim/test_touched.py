@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from optimizers import F64, each_optimizer, parameters
+from optimizer_steps import F64, each_optimizer, parameters
 from torch import nn
 
 from study import methods

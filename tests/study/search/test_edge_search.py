@@ -303,7 +303,7 @@ def test_curves_that_may_share_a_stack_do() -> None:
     run(trainer, source)
     assert source.ended
     names = [line.split(":")[0] for line in source.outline()[3:]]
-    assert names == ["clippy rel=0.1", "clippy rel=0.3", "clippy rel=1.0", "none"]
+    assert names == ["clippy rel=0.1", "clippy rel=0.3", "clippy rel=1", "none"]
 
 
 # --- the record ---------------------------------------------------------------------------------------------------
