@@ -5,6 +5,7 @@ class below. Only `description` and `train` must be written. A study names it: `
 """
 
 import platform
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,7 @@ class Checkpointer(Protocol):
         ...
 
 
-class Trainer:
+class Trainer(ABC):
     """Trains the runs of a study. A subclass replaces what differs.
 
     Args:
@@ -114,6 +115,7 @@ class Trainer:
 
     # What is trained on.
 
+    @abstractmethod
     def description(self) -> dict[str, Any]:
         """Return what `study.json` keeps of the data, as JSON values.
 
@@ -122,7 +124,6 @@ class Trainer:
             `tasks`: one mapping per task with `name`, `kind` ("binary", "regression" or "loss") and `constant_loss`,
             the loss that a model without skill has. `source`: a name for reports. Other keys are shown in reports.
         """
-        raise NotImplementedError
 
     @property
     def content(self) -> str:
@@ -165,10 +166,10 @@ class Trainer:
         """Return JSON values that help other processes to open the same trainer."""
         return {}
 
-    def check_folder(self, folder: Path) -> None:
+    def check_folder(self, folder: Path) -> None:  # noqa: B027 - most trainers need nothing there
         """Raise ValueError where the study's folder lacks something that its runs need."""
 
-    def write_folder(self, folder: Path) -> None:
+    def write_folder(self, folder: Path) -> None:  # noqa: B027 - most trainers write nothing there
         """Write into the study's folder what its runs need from there."""
 
     def device_name(self, device: str) -> str:
@@ -188,6 +189,7 @@ class Trainer:
         """Return the steps of a run, if they are known beforehand."""
         return None
 
+    @abstractmethod
     def train(
         self,
         runs: Sequence[Run],
@@ -206,7 +208,6 @@ class Trainer:
             on_step: to be called after each step with its number, from 0; a trial without a call for long is ended.
             checkpointer: may be ignored by a trainer that keeps no checkpoints.
         """
-        raise NotImplementedError
 
     def columns(self, run: Run) -> tuple[dict[str, float], dict[str, Any]]:
         """Return the thresholds of a run, defaults included, and its other options, as the record keeps them."""
@@ -220,9 +221,15 @@ class Trainer:
 
 
 def open_trainer(study: Study, cache: Path, hints: Mapping[str, Any] | None = None) -> Trainer:
-    """Return the trainer of a study. Raises ValueError, which lists the right names, where there is none."""
-    module = plugins.load("study.trainers", study.trainer, "trainer", "Trainer")
-    return module.Trainer(study, cache, hints)
+    """Return the trainer of a study.
+
+    Raises:
+        ValueError: there is no such trainer (the message lists the right names), or it lacks a required method.
+    """
+    trainer = plugins.load("study.trainers", study.trainer, "trainer", "Trainer").Trainer
+    if missing := sorted(getattr(trainer, "__abstractmethods__", ())):
+        raise ValueError(f"the trainer {study.trainer!r} does not define {', '.join(missing)}")
+    return trainer(study, cache, hints)
 
 
 def _is_number(value: Any) -> bool:

@@ -51,6 +51,17 @@ def test_unknown_trainer_is_refused(tmp_path: Path) -> None:
         open_trainer(dataclasses.replace(STUDY, trainer="rankr"), tmp_path)
 
 
+def test_trainer_without_a_required_method_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_trainers").mkdir()
+    (tmp_path / "my_trainers" / "half.py").write_text(
+        "from study.trainers import protocol\n\n\nclass Trainer(protocol.Trainer):\n"
+        "    def description(self):\n        return {'source': 'x', 'content': 'c', 'tasks': []}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"'my_trainers.half' does not define train$"):
+        open_trainer(dataclasses.replace(STUDY, trainer="my_trainers.half"), tmp_path)
+
+
 @pytest.mark.slow
 def test_quadratic_diverges_at_two_over_its_curvature(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
