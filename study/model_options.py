@@ -69,17 +69,26 @@ def checked(name: str, options: Mapping[str, Option]) -> dict[str, Option]:
 
 
 def number(key: str, text: str) -> Option:
-    """Return the value of an option as people write it. Raises ValueError."""
+    """Return the value of an option from its text. Raises ValueError for a word."""
+    value = parse_value(key, text)
+    if isinstance(value, str):
+        raise ValueError(f"need a number, or true or false, got {key}={text}")
+    return value
+
+
+def parse_value(key: str, text: str) -> Option | str:
+    """Return a number, a boolean or a word from its text. Raises ValueError for a number that is not finite."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):
         try:
-            number = kind(text)
+            value = kind(text)
         except ValueError:
             continue
-        if math.isfinite(number):
-            return number
-    raise ValueError(f"need a finite number, or true or false; got {key}={text}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"need a finite number, got {key}={text}")
+        return value
+    return text
 
 
 def options_of(name: str) -> dict[str, Option]:

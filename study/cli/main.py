@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -27,8 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code. arguments: None is the command line."""
     words, notes = current_words(sys.argv[1:] if arguments is None else arguments)
     options = build_parser(VERBS).parse_args(words)
-    if arguments is None:
-        gc.set_threshold(20_000, 10, 10)  # heavy imports take a quarter less time
     warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"warning: {message}")
     for note in notes:
         _say(note)
@@ -40,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"\nstudy: {str(stopped) or 'stopped; the same command continues'}")
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # stdout was closed; Python flushes it at exit
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - stdout was closed, and Python flushes it at exit
         return OUR_ERROR
     except Exception as error:
         if os.environ.get("STUDY_TRACEBACK"):
