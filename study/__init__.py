@@ -7,18 +7,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from study.config import (
-    Arm,
-    EdgeSearch,
-    Family,
-    Member,
-    QualitySearch,
-    Recipe,
-    Rule,
-    Study,
-    WeightsOf,
-    log_grid,
-)
+from study.config import Arm, EdgeSearch, QualitySearch, Recipe, Rule, Study, log_grid
+from study.family import Family, Member, WeightsOf
 
 if TYPE_CHECKING:
     from study.monitor import Monitor

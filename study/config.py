@@ -1,7 +1,7 @@
-"""What a study is made of: frozen, JSON-able values whose identity is their content.
+"""The values that define a study: recipe, rule, arms, runs and searches. All are frozen and JSON-able.
 
-A `Run` is one training; its id is the SHA-256 of the canonical JSON of everything that changes its bits. Fields at
-their default are left out of that JSON, so a new option keeps the ids of old runs.
+The id of a `Run` is the SHA-256 of the canonical JSON of everything that changes its bits. Fields at their default are
+left out of that JSON, so a new option keeps the ids of old runs.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 RESULTS_VERSION = 2
-"""Raised when the same run would give other numbers than before: a new meaning gets new ids."""
+"""Increase it when the same run gives other numbers than before: then it gets another id."""
 
 CONTROL_SEEDS = tuple(range(10**9, 10**9 + 4))
-"""Seeds reserved for the control; a study's own seeds lie below them."""
+"""Seeds reserved for the control. A study's own seeds are smaller."""
 
 CONTROL_LRS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 """Learning rates of a ranker's control."""
@@ -28,11 +28,6 @@ MAX_LR = 1e4
 MAX_COUNT = 10**9
 
 
-# Ahead of the values that they check: a default such as `Recipe()` is made while this module is read.
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    _need(value in known, f"{name} is one of {', '.join(known)}; got {value!r}")
-
-
 def _need(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
@@ -40,18 +35,21 @@ def _need(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How every run of a study is trained. Nothing here is an axis: another recipe is another study.
+    """How every run of a study is trained. A study has one recipe.
 
-    batch: rows a step, a multiple of 32. (Vectorized CPU kernels compute the last few elements of a tensor with other
-        instructions; runs that end on a vector's boundary keep their bits in every stack.)
-    steps: optimizer steps; None is one pass over the training rows. warmup: steps of linear warm-up.
-    window: rows of the time-ordered log inside which a batch order is shuffled.
-    embedding_dim, embedding_std: width and standard deviation of the embedding rows.
-    initial_accumulator, eps: Adagrad's `G0` and `eps` (inside the root), for network and embeddings.
-    embeddings: "adagrad" (plain Adagrad, as in the paper) or "method" (the run's method acts on them too).
-    precision: "float32" or "float64".
-    init_from: content of the weights that every run starts from (`study.training.weights`); empty is random ones, by
-    seed. init_accumulators: content of Adagrad's accumulators that are handed on with them; empty is fresh ones.
+    Args:
+        batch: rows a step, a multiple of 32. (Vectorized CPU kernels use other instructions for the last few elements
+            of a tensor. Runs that end at a vector's boundary have the same bits in every stack.)
+        steps: optimizer steps; None is one pass over the training rows.
+        warmup: steps of linear warm-up.
+        window: rows of the time-ordered log inside which a batch order is shuffled.
+        embedding_dim, embedding_std: width and standard deviation of the embedding rows.
+        initial_accumulator, eps: Adagrad's `G0` and `eps` (inside the root), for network and embeddings.
+        embeddings: "adagrad" (plain Adagrad, as in the paper) or "method" (the run's method acts on them too).
+        precision: "float32" or "float64".
+        init_from: content hash of the weights that every run starts from (`study.training.weights`); empty draws them
+            by seed.
+        init_accumulators: content hash of the Adagrad accumulators that are restored with them; empty starts fresh.
     """
 
     batch: int = 512
@@ -71,24 +69,16 @@ class Recipe:
         _need(
             self.batch >= 32 and self.batch % 32 == 0, f"need a batch that is a multiple of 32, got batch={self.batch}"
         )
-        _need(self.steps is None or self.steps >= 1, f"need steps >= 1, got steps={self.steps}")
-        _need(self.warmup >= 0, f"need warmup >= 0, got warmup={self.warmup}")
-        _need(self.window >= 1, f"need window >= 1, got window={self.window}")
-        _need(self.embedding_dim >= 1, f"need embedding_dim >= 1, got embedding_dim={self.embedding_dim}")
-        _need(
-            math.isfinite(self.embedding_std) and self.embedding_std >= 0,
-            f"need embedding_std >= 0, got embedding_std={self.embedding_std}",
-        )
-        _need(
-            math.isfinite(self.initial_accumulator) and self.initial_accumulator >= 0,
-            f"need initial_accumulator >= 0, got initial_accumulator={self.initial_accumulator}",
-        )
-        _need(math.isfinite(self.eps) and self.eps >= 0, f"need eps >= 0, got eps={self.eps}")
-        for name in ("batch", "steps", "warmup", "window", "embedding_dim"):
+        _need(self.batch <= MAX_COUNT, f"need batch <= {MAX_COUNT:,}, got batch={self.batch}")
+        least = {"steps": 1, "warmup": 0, "window": 1, "embedding_dim": 1}
+        for name, low in (least | {"embedding_std": 0, "initial_accumulator": 0, "eps": 0}).items():
             value = getattr(self, name)
-            _need(value is None or value <= MAX_COUNT, f"need {name} <= {MAX_COUNT:,}, got {name}={value}")
-        _one_of("embeddings", self.embeddings, ("adagrad", "method"))
-        _one_of("precision", self.precision, ("float32", "float64"))
+            if value is not None:
+                _need(low <= value < math.inf, f"need {name} >= {low}, got {name}={value}")
+                _need(name not in least or value <= MAX_COUNT, f"need {name} <= {MAX_COUNT:,}, got {name}={value}")
+        for name, known in (("embeddings", ("adagrad", "method")), ("precision", ("float32", "float64"))):
+            value = getattr(self, name)
+            _need(value in known, f"{name} is one of {', '.join(known)}; got {value!r}")
         for name, what in (("init_from", "weights"), ("init_accumulators", "accumulators")):
             value = getattr(self, name)
             is_hash = len(value) == 64 and set(value) <= set("0123456789abcdef")
@@ -97,8 +87,11 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """The numbers of the definition of divergence (`study.outcomes.judge`); all but `median_steps` are shares of the
-    reference gain G, and `slow_rise_steps` is a share of the run's steps."""
+    """The numbers in the definition of divergence (`study.outcomes.judge`).
+
+    Most are shares of the reference gain G. `slow_rise_steps` is a share of the run's steps, and `median_steps` counts
+    steps.
+    """
 
     kept: float = 0.25
     once_had: float = 0.5
@@ -134,7 +127,9 @@ class Arm:
 class Run:
     """One training of one model, with one method, learning rate, thresholds and seed.
 
-    data: the content hash of the data. options: the method's thresholds and options that differ from its defaults.
+    Args:
+        data: content hash of the data.
+        options: the method's thresholds and options that differ from its defaults.
     """
 
     data: str
@@ -167,11 +162,12 @@ class Run:
 class EdgeSearch:
     """Find the edge of each curve (model and arm) by training where it is uncertain: `study.search.edge_search`.
 
-    level: of P(divergence), at which the edge is sought. precision: the search of a curve ends once the 95% interval's
-    upper end is at most this times its lower end. budget: or once this many runs of the curve were tried.
+    Each curve starts on the ladder `Study.lrs`. Its runs take one seed each, from the first of `Study.seeds` upward.
 
-    Of such a study, `lrs` are the ladder on which each curve begins, and the runs of a curve take one seed each, from
-    the first of `seeds` upward.
+    Args:
+        level: P(divergence) at the edge.
+        precision: stop when the upper end of the 95% interval is at most this times its lower end.
+        budget: most runs of a curve.
     """
 
     kind: ClassVar[str] = "edges"
@@ -187,21 +183,23 @@ class EdgeSearch:
 
 
 JUDGED_FROM = 10**6
-"""A search for the best quality tunes on seeds below this, and judges its winners on seeds from here on."""
+"""A search for the best quality tunes on smaller seeds, and judges its winners on seeds from here on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QualitySearch:
-    """The lr and thresholds of best quality, for each arm of a study, where P(divergence) <= risk
-    (`study.search.quality_search`).
+    """Find each arm's best quality where P(divergence) <= risk: `study.search.quality_search`.
 
-    The study's lrs span the range of the lr, its seeds are those that a proposal is first trained with. Ranges are
-    searched on a logarithmic scale; one whose ends are equal is a threshold held fixed.
+    `Study.lrs` span the range of the lr. `Study.seeds` are those that a proposal is first trained with. Ranges are
+    searched on a logarithmic scale.
 
-    ranges: method -> threshold -> (low, high). A threshold without one stays at its arm's value.
-    risk: the share of a cell's runs that may diverge. task: whose gain is maximized; None is the data's first.
-    budget: runs of an arm's tuning, the same for each. batch: cells of a round; `budget` is whole rounds.
-    judged: fresh seeds of each winner.
+    Args:
+        ranges: method -> threshold -> (low, high). Equal ends fix a threshold; one without a range keeps its value.
+        risk: largest share of a cell's runs that may diverge.
+        task: the task whose gain is maximized; None is the first.
+        budget: runs that tune an arm, the same for each.
+        batch: cells of a round. A search spends its budget in whole rounds.
+        judged: fresh seeds of each winner.
     """
 
     kind: ClassVar[str] = "quality"
@@ -233,14 +231,21 @@ SEARCHES: dict[str, type[Search]] = {search.kind: search for search in (EdgeSear
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A search space: every combination of models, arms, lrs and seeds, trained by one recipe on one data source; or
-    what a search draws from it.
+    """A search space: every combination of models, arms, lrs and seeds, or what a search draws from them.
 
-    data: name of a source in `study.data`. data_options: what that source is asked for (a folder, a size).
-    trainer: what trains the runs: a module of `study.trainers`, or a dotted name. trainer_options: its own options.
-    models: names of the models; a trainer that has no models of its own is one.
-    control_lrs: learning rates of the control; empty is the trainer's choice: `CONTROL_LRS` for rankers, and six rates
-    from the lowest of `lrs` downward, each half of the one above, for any other trainer.
+    Args:
+        name: of the study.
+        data: a data source of `study.data`.
+        data_options: options of the source, such as a folder or a size.
+        models: names of models. A trainer without models of its own counts as one.
+        arms, lrs, seeds: the other axes.
+        recipe: how runs are trained.
+        rule: how runs are judged.
+        search: None trains every combination.
+        trainer: a module of `study.trainers`, or a dotted name.
+        trainer_options: options of the trainer.
+        control_lrs: learning rates of the control. If empty, `CONTROL_LRS` for rankers; for any other trainer six
+            rates, from the lowest of `lrs` downward by factors of 2.
     """
 
     name: str
@@ -274,7 +279,7 @@ class Study:
             _need(0 <= seed < CONTROL_SEEDS[0], f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={seed}")
 
     def run(self, data: str, model: str, arm: Arm, lr: float, seed: int) -> Run:
-        """Return one run of this study. data: the content hash of the data."""
+        """Return one run of this study. `data` is the content hash of the data."""
         return Run(
             data=data,
             model=model,
@@ -288,7 +293,7 @@ class Study:
 
 
 def runs_of(study: Study, data: str) -> list[Run]:
-    """Return every run of the study's cells, curve by curve. data: the content hash of the data."""
+    """Return every run of the study's cells, curve by curve. `data` is the content hash of the data."""
     return [
         study.run(data, model, arm, lr, seed)
         for model in study.models
@@ -299,7 +304,7 @@ def runs_of(study: Study, data: str) -> list[Run]:
 
 
 def control_of(study: Study, data: str) -> list[Run]:
-    """Return the control's runs, for each model: low learning rates, reserved seeds, and no treatment.
+    """Return the control's runs, for each model: low learning rates, reserved seeds and no treatment.
 
     No treatment is the method `none` for rankers, and the first arm for any other trainer.
     """
@@ -312,95 +317,8 @@ def control_of(study: Study, data: str) -> list[Run]:
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class WeightsOf:
-    """The weights that a run of another member of the family left: of its first arm, as that is, at this lr, or,
-    without an lr, of its control at the lr that is its reference.
-
-    seed: of the run, which is trained for its weights alone where the member's record lacks it; None is the lowest that
-    was recorded at this lr. accumulators: whether Adagrad's are handed on too; not, they start fresh.
-    """
-
-    member: str
-    lr: float | None = None
-    seed: int | None = None
-    accumulators: bool = False
-
-    def __post_init__(self) -> None:
-        if self.lr is not None:
-            check_lr(self.lr)
-        if self.seed is not None:
-            _need(self.lr is not None, f"weights of seed {self.seed} of {self.member} need an lr beside it")
-            _need(0 <= self.seed < CONTROL_SEEDS[0], f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={self.seed}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """A study of a family. label: names its folder. words: what it changes, for people. against: the label of the
-    member that it is held against; empty is the first. init_from: the weights that its runs start from; None is random
-    ones."""
-
-    label: str
-    words: str
-    study: Study
-    against: str = ""
-    init_from: WeightsOf | None = None
-
-    def __post_init__(self) -> None:
-        _need(
-            self.label.replace("_", "").isalnum() and self.label.isascii(),
-            f"a member's label names a folder: letters, digits and underscores; got {self.label!r}",
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """Studies that differ in what one study does not vary: a change each of the recipe, the data or the model."""
-
-    name: str
-    members: tuple[Member, ...]
-
-    def __post_init__(self) -> None:
-        labels = [member.label for member in self.members]
-        _need(len(labels) > 0, "need at least one member of a family")
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        _need(not twice, f"a family names {', '.join(twice)} twice")
-        unknown = sorted({m.against for m in self.members if m.against} - set(labels))
-        _need(not unknown, f"members of {self.name} are held against {', '.join(unknown)}, which it does not have")
-        for i, member in enumerate(self.members):
-            of = member.init_from
-            _need(
-                of is None or of.member in labels[:i],
-                f"{member.label} starts from the weights of {of and of.member!r}, which is no member before it",
-            )
-
-
-def search_changed(old: Study, new: Study) -> str:
-    """Why a search cannot go on as another: what says where it trains has changed. Empty where it can.
-
-    Where it ends is free: the precision and budget of a search of edges, the budget and judged seeds of one for the
-    best quality. More models and arms have searches of their own.
-    """
-    parts = [("lrs", ", ".join(f"{lr:g}" for lr in old.lrs), ", ".join(f"{lr:g}" for lr in new.lrs))]
-    if isinstance(old.search, EdgeSearch) and isinstance(new.search, EdgeSearch):
-        parts += [
-            ("level", f"{old.search.level:g}", f"{new.search.level:g}"),
-            ("first seed", str(min(old.seeds)), str(min(new.seeds))),
-        ]
-    elif isinstance(old.search, QualitySearch) and isinstance(new.search, QualitySearch):
-        before, after = dataclasses.asdict(old.search), dataclasses.asdict(new.search)
-        parts += [(name, str(before[name]), str(after[name])) for name in ("risk", "task", "batch")]
-        parts += [("seeds", str(sorted(old.seeds)), str(sorted(new.seeds)))]
-        for method in dict.fromkeys(arm.method for arm in old.arms):
-            was, now = (search.ranges.get(method, {}) for search in (old.search, new.search))
-            parts += [(f"range of {method}", str(was), str(now))] if was != now else []
-    else:
-        return ""
-    return "; ".join(f"another {name} (was {was}, is {now})" for name, was, now in parts if was != now)
-
-
 def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
-    """`count` values evenly spaced in the logarithm, rounded to two digits, as people say them."""
+    """Return `count` values that are evenly spaced in the logarithm, rounded to two digits."""
     _need(0 < low <= high, f"need 0 < low <= high, got low={low:g}, high={high:g}")
     _need(count >= 1, f"need count >= 1, got count={count}")
     ratio = 0.0 if count == 1 else math.log(high / low) / (count - 1)
@@ -408,15 +326,17 @@ def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
 
 
 def check_lr(lr: float) -> None:
+    """Raise ValueError for a learning rate that cannot be trained."""
     _need(math.isfinite(lr) and 0 < lr <= MAX_LR, f"need 0 < lr <= {MAX_LR:g}, got lr={lr:g}")
 
 
 def canonical_json(value: Any) -> str:
+    """Return the shortest JSON of a value, with sorted keys. Equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 NEWER: dict[str, Any] = {"search": None, "trainer": RANKER, "trainer_options": {}, "control_lrs": ()}
-"""Fields that are left out of JSON at their default, so that older versions read it."""
+"""Fields that JSON leaves out at their default, so that older versions can read it."""
 
 
 def to_json(value: Any) -> dict[str, Any]:
@@ -434,7 +354,7 @@ def to_json(value: Any) -> dict[str, Any]:
 
 
 def study_from_json(values: dict[str, Any]) -> Study:
-    """The inverse of `to_json` for a `Study`. Raises ValueError or TypeError on values that are none."""
+    """Return a `Study` from its JSON values. Raises ValueError or TypeError for other values."""
     known = {f.name for f in dataclasses.fields(Study)}
     _need(set(values) <= known, f"unknown fields in a study: {', '.join(sorted(set(values) - known))}")
     return Study(
@@ -461,7 +381,7 @@ def _search_from_json(values: dict[str, Any] | None) -> Search | None:
 
 
 def run_from_json(values: dict[str, Any]) -> Run:
-    """The inverse of `to_json` for a `Run`. Raises ValueError or TypeError on values that are none."""
+    """Return a `Run` from its JSON values. Raises ValueError or TypeError for other values."""
     content: dict[str, Any] = values | {"recipe": Recipe(**values["recipe"])}
     return Run(**content)
 

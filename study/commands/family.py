@@ -21,8 +21,9 @@ from study.commands import request as requests
 from study.commands import run as one_study
 from study.commands import status as one_status
 from study.commands.request import RunRequest
-from study.config import CONTROL_LRS, Arm, Family, Member, QualitySearch, Run, Study, WeightsOf
+from study.config import CONTROL_LRS, Arm, QualitySearch, Run, Study
 from study.data._dataset import Log
+from study.family import Family, Member, WeightsOf
 from study.record.definition import RecordError, read_definition, study_exists
 from study.record.tables import read_runs
 from study.storage import stores

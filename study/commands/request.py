@@ -6,7 +6,8 @@ from pathlib import Path
 
 from study import data, overrides, plugins
 from study.commands.paths import on_cluster, study_folder
-from study.config import Family, QualitySearch, Study
+from study.config import QualitySearch, Study
+from study.family import Family
 from study.storage import stores
 from study.storage.stores import cache_folder
 from study.trainers.protocol import Trainer, open_trainer

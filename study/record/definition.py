@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study.config import Study, search_changed, study_from_json, to_json
+from study.config import EdgeSearch, QualitySearch, Study, study_from_json, to_json
 from study.record import checksums, validation
 from study.storage import stores
 
@@ -144,7 +144,7 @@ def _difference(old: Definition, new: Definition) -> str | None:
             return f"this study with another {part} (was {before}, is {after})"
     if type(old.study.search) is not type(new.study.search):
         return "this study with another kind of search"
-    if changed := search_changed(old.study, new.study):
+    if changed := _search_difference(old.study, new.study):
         return f"this search with {changed}"
     for part in ("recipe", "rule"):
         before, after = (dataclasses.asdict(getattr(d.study, part)) for d in (old, new))
@@ -155,6 +155,26 @@ def _difference(old: Definition, new: Definition) -> str | None:
         if changed:
             return f"this study with another {part} ({'; '.join(changed)})"
     return None
+
+
+def _search_difference(old: Study, new: Study) -> str:
+    """Return how a search would train elsewhere, for a message; empty if the new one can continue the old one.
+
+    Where it stops may change: the precision and budget of an edge search, the budget and judged seeds of a quality
+    search. New models and arms have searches of their own.
+    """
+    was, now = old.search, new.search
+    parts = [("lrs", ", ".join(f"{lr:g}" for lr in old.lrs), ", ".join(f"{lr:g}" for lr in new.lrs))]
+    if isinstance(was, EdgeSearch) and isinstance(now, EdgeSearch):
+        parts += [("level", was.level, now.level), ("first seed", min(old.seeds), min(new.seeds))]
+    elif isinstance(was, QualitySearch) and isinstance(now, QualitySearch):
+        parts += [(name, getattr(was, name), getattr(now, name)) for name in ("risk", "task", "batch")]
+        parts += [("seeds", sorted(old.seeds), sorted(new.seeds))]
+        for method in dict.fromkeys(arm.method for arm in old.arms):
+            parts += [(f"range of {method}", was.ranges.get(method, {}), now.ranges.get(method, {}))]
+    else:
+        return ""
+    return "; ".join(f"another {name} (was {before}, is {after})" for name, before, after in parts if before != after)
 
 
 def _union(old: tuple, new: tuple) -> tuple:

@@ -17,7 +17,8 @@ from analysis.stats.forest import forest
 from study.cli.main import main
 from study.commands import family as families
 from study.commands.request import RunRequest, load_space
-from study.config import Arm, Family, Member, Study
+from study.config import Arm, Study
+from study.family import Family, Member
 from study.record.definition import RecordError
 from study.tune import submit
 
@@ -96,7 +97,7 @@ def test_the_page_tells_all_of_it_and_names_what_has_no_runs(shown: list[FamilyM
 def test_members_are_held_against_members() -> None:
     with pytest.raises(ValueError, match="names a twice"):
         family("a", "a")
-    with pytest.raises(ValueError, match="held against c, which it does not have"):
+    with pytest.raises(ValueError, match="compared with c, which it does not have"):
         Family(name="f", members=(*family("a").members, replace(family("b").members[0], against="c")))
     with pytest.raises(ValueError, match="label names a folder"):
         family("../up")

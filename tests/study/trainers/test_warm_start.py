@@ -18,8 +18,9 @@ from study.cli.main import main
 from study.commands import family
 from study.commands import run as driver
 from study.commands.request import RunRequest
-from study.config import Arm, Family, Member, Recipe, Run, Study, WeightsOf
+from study.config import Arm, Recipe, Run, Study
 from study.data import Rows
+from study.family import Family, Member, WeightsOf
 from study.record import tables
 from study.record.definition import RecordError, open_study, read_definition
 from study.replay import export_weights
@@ -527,9 +528,9 @@ def member(label: str, days: str, of: WeightsOf | None = None, **changes) -> Mem
 def test_a_member_starts_from_one_before_it() -> None:
     first, second = member("a", "1-5"), member("b", "6-10", WeightsOf(member="a", lr=0.1))
     Family(name="f", members=(first, second))
-    with pytest.raises(ValueError, match="b starts from the weights of 'a', which is no member before it"):
+    with pytest.raises(ValueError, match="b starts from weights of 'a', which is no earlier member"):
         Family(name="f", members=(second, first))
-    with pytest.raises(ValueError, match="starts from the weights of 'b', which is no member before it"):
+    with pytest.raises(ValueError, match="starts from weights of 'b', which is no earlier member"):
         Family(name="f", members=(first, dataclasses.replace(second, init_from=WeightsOf(member="b"))))
     with pytest.raises(ValueError, match="need 0 < lr"):
         WeightsOf(member="a", lr=0.0)

@@ -1,0 +1,79 @@
+"""A family: studies that differ in one part that a single study does not vary, such as the recipe, data or model."""
+
+from dataclasses import dataclass
+
+from study.config import CONTROL_SEEDS, Study, check_lr
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsOf:
+    """The final weights of a run of another member, from which a member's runs start.
+
+    Args:
+        member: label of the other member. The run is one of its first arm.
+        lr: of that run; None is the control at its reference lr.
+        seed: of that run; None is the lowest one recorded at this lr. If the member's record lacks the run, it is
+            trained for its weights alone.
+        accumulators: also restore Adagrad's accumulators; otherwise they start fresh.
+    """
+
+    member: str
+    lr: float | None = None
+    seed: int | None = None
+    accumulators: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lr is not None:
+            check_lr(self.lr)
+        if self.seed is not None:
+            _need(self.lr is not None, f"weights of seed {self.seed} of {self.member} need an lr beside it")
+            _need(0 <= self.seed < CONTROL_SEEDS[0], f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A study of a family.
+
+    Args:
+        label: name of its folder.
+        words: what it changes, for people.
+        study: the study.
+        against: label of the member that it is compared with; empty is the first.
+        init_from: weights that its runs start from; None draws them by seed.
+    """
+
+    label: str
+    words: str
+    study: Study
+    against: str = ""
+    init_from: WeightsOf | None = None
+
+    def __post_init__(self) -> None:
+        _need(
+            self.label.replace("_", "").isalnum() and self.label.isascii(),
+            f"a member's label names a folder: letters, digits and underscores; got {self.label!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Studies that are trained one after another and shown on one page."""
+
+    name: str
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        labels = [member.label for member in self.members]
+        _need(len(labels) > 0, "need at least one member of a family")
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        _need(not twice, f"a family names {', '.join(twice)} twice")
+        unknown = sorted({m.against for m in self.members if m.against} - set(labels))
+        _need(not unknown, f"members of {self.name} are compared with {', '.join(unknown)}, which it does not have")
+        for i, member in enumerate(self.members):
+            if (start := member.init_from) and start.member not in labels[:i]:
+                raise ValueError(f"{member.label} starts from weights of {start.member!r}, which is no earlier member")
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
