@@ -132,9 +132,10 @@ def test_rollbacks_equal_those_of_a_plain_loop(method: str, options: dict[str, A
 
 
 @pytest.mark.parametrize("embeddings", ["adagrad", "method"])
-@pytest.mark.parametrize("base", methods.BASES)
+@pytest.mark.parametrize(
+    ("method", "base"), [*(("rollback", base) for base in methods.BASES), ("rollback_lower_lr", "adagrad")]
+)
 @pytest.mark.parametrize("model", ["small", "own_models.batch_norm"])
-@pytest.mark.parametrize("method", ["rollback", "rollback_lower_lr"])
 def test_without_spikes_a_run_equals_an_untreated_one(method: str, model: str, base: str, embeddings: str) -> None:
     """Bit for bit, in a stack with a run that rolls back repeatedly."""
     recipe = dataclasses.replace(RECIPE, steps=30, precision="float32", embeddings=embeddings, eps=1e-7)

@@ -46,21 +46,21 @@ NO_FACTOR = ("none", "activation_clip", "rollback", "rollback_lower_lr")
 
 
 @pytest.mark.parametrize(
-    ("model", "embeddings"),
-    [("small", "adagrad"), ("small_dcn", "adagrad"), ("small_mmoe", "adagrad"), ("small", "method")],
+    ("model", "embeddings", "every"),
+    [("small_dcn", "adagrad", 1), ("small_mmoe", "adagrad", 2), ("small", "method", 2)],
 )
 @pytest.mark.parametrize("method", methods.names())
-def test_a_run_has_the_same_bits_alone_and_in_every_stack(method: str, model: str, embeddings: str) -> None:
-    recipe = dataclasses.replace(RECIPE, embeddings=embeddings)
+def test_a_run_has_the_same_bits_alone_and_in_every_stack(method: str, model: str, embeddings: str, every: int) -> None:
+    recipe = dataclasses.replace(RECIPE, embeddings=embeddings, steps=12)  # the last step is of the second pass
     run = make_run(method=method, model=model, recipe=recipe, options=EARLY.get(method, {}))
     alone = train([run], LOG)
     expected = bits_of(alone, 0)
 
-    others = ragged_stack(run)
-    together = train([*others[:20], run, *others[20:]], LOG)
-    assert not np.isfinite(together.loss[-5:]).all(axis=(1, 2)).any(), "the runs at high lrs must blow up"
+    others = ragged_stack(run)[::every]
+    together = train([*others[:10], run, *others[10:]], LOG)
+    assert not np.isfinite(together.loss[-3:]).all(axis=(1, 2)).any(), "the runs at high lrs must blow up"
     assert np.isfinite(alone.loss).all()
-    assert bits_of(together, 20) == expected
+    assert bits_of(together, 10) == expected
 
     pair = train([run, dataclasses.replace(run, lr=0.01)], LOG)
     assert bits_of(pair, 0) == expected
@@ -500,7 +500,7 @@ class NoCopies(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-@pytest.mark.parametrize("model", ["small", "small_dcn", "small_mmoe"])
+@pytest.mark.parametrize("model", ["small_dcn", "small_mmoe"])
 @pytest.mark.parametrize("method", methods.names())
 def test_a_step_copies_nothing_between_host_and_device(
     method: str, model: str, monkeypatch: pytest.MonkeyPatch
