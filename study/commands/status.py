@@ -1,7 +1,7 @@
-"""Where a study stands, from its folder alone, while it trains or after: done, training, diverged, failed, missing.
+"""`study status`: runs that are done, training, diverged, failed and missing, from the study's folder alone.
 
-The record says what is done. What trains now is told by files that its processes write (`study.execution.heartbeat`),
-and who drives it by the lock's; a crash leaves both behind, so they count for as long as they are fresh.
+The record says what is done. Heartbeats (`study.execution.heartbeat`) say what trains, and the lock names the driver.
+A crash leaves both behind, so a heartbeat counts only while it is fresh.
 """
 
 import json
@@ -26,16 +26,19 @@ from study.record.failures import read_failures
 from study.storage import lock, stores
 
 FRESH_SECONDS = 90.0
-"""A process that has been silent for longer counts as gone."""
+"""A process that has been silent for longer counts as dead."""
 
 MOST_LRS = 100
-COUNTS = ("planned", "done", "training", "diverged", "undertrained", "failed", "missing")
+STATES = ("training", "diverged", "undertrained", "failed", "missing")
+LEGEND = "d diverged, u undertrained, t training, f failed"
 
 
 @dataclass(kw_only=True)
 class Cell:
-    """Runs that differ only in seed, counted. done = diverged + undertrained + completed; training, failed and missing
-    are apart from it, and from each other. planned: None where a search plans as it goes."""
+    """Counts of the runs that differ only in seed. done = diverged + undertrained + completed.
+
+    planned = done + training + failed + missing; None for a search, which plans as it goes.
+    """
 
     model: str
     curve: str
@@ -51,8 +54,20 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Where a study stands. driver: who holds it, None where no one does. at_work: whether that one is alive, as far as
-    can be told. training: stacks under way. silent: stacks whose processes are gone. kept: stacks with a checkpoint."""
+    """Progress of a study.
+
+    Args:
+        study, folder: name and address.
+        driver: the process that holds the study; None if there is none.
+        at_work: whether the driver lives, as far as is known.
+        total, control: counts of the study's runs and of the control's.
+        cells: counts by cell.
+        training: stacks that train.
+        silent: stacks whose processes are gone.
+        kept: number of stacks with a checkpoint.
+        failures: reason -> runs.
+        confirmations, outline: lines for people.
+    """
 
     study: str
     folder: str
@@ -72,22 +87,23 @@ class Status:
 def status(folder: Path, *, as_json: bool = False) -> str:
     """Return the text of `study status`, or JSON."""
     found = read_status(folder)
-    return as_json_text(found) if as_json else text(found)
+    return json.dumps(asdict(found), indent=1, allow_nan=False) if as_json else text(found)
 
 
 def read_status(folder: Path) -> Status:
-    """Raises RecordError where there is no study."""
+    """Return the progress of the study in a folder. Raises RecordError if there is no study."""
     definition = read_definition(folder)
     study, content = definition.study, definition.data["content"]
     runs = tables.read_runs(folder)
-    confirmations, beside = _confirmations(folder, definition, runs)
-    recorded: Any = runs[(runs["role"] == "cell") & ~runs["run_id"].isin(beside)]
-    failures = read_failures(folder, set(runs["run_id"]))
+    recorded_ids = set(runs["run_id"])
+    confirmations, other_runs = _confirmations(folder, definition, recorded_ids)
+    recorded: Any = runs[(runs["role"] == "cell") & ~runs["run_id"].isin(list(other_runs))]
+    failures = read_failures(folder, recorded_ids)
     alive, silent = _trials(folder)
-    trains = {run for trial in alive for run in trial["runs"]} - set(runs["run_id"])
-    cells = _searched(recorded) if study.search else _planned(study, content, recorded, failures, trains)
+    trains = {run for trial in alive for run in trial["runs"]} - recorded_ids
+    cells = _found_cells(recorded) if study.search else _planned_cells(study, content, recorded, failures, trains)
     control = {run.id for run in control_of(study, content)}
-    total: dict[str, int | None] = {name: sum(getattr(cell, name) or 0 for cell in cells) for name in COUNTS}
+    total: dict[str, int | None] = {name: sum(getattr(c, name) or 0 for c in cells) for name in ("planned", *STATES)}
     total["done"] = len(recorded)
     if study.search:
         total |= {"planned": None, "missing": None}
@@ -101,13 +117,13 @@ def read_status(folder: Path) -> Status:
         total=total,
         control={
             "planned": len(control),
-            "done": len(control & set(runs["run_id"])),
+            "done": len(control & recorded_ids),
             "training": len(control & trains),
             "failed": len(control & failures.keys()),
         },
         cells=cells,
-        training=[_shown(trial) for trial in alive],
-        silent=[_shown(trial) for trial in silent],
+        training=[_trial_counts(trial) for trial in alive],
+        silent=[_trial_counts(trial) for trial in silent],
         kept=len(checkpoint.begun(folder)),
         failures=dict(Counter(failures.values()).most_common()),
         confirmations=confirmations,
@@ -116,23 +132,19 @@ def read_status(folder: Path) -> Status:
 
 
 def text(status: Status, width: int = 120) -> str:
-    """For a terminal."""
+    """Return the status for a terminal that is `width` characters wide."""
     total, control = status.total, status.control
-    of = "" if total["planned"] is None else f" of {total['planned']}"
+    planned = "" if total["planned"] is None else f" of {total['planned']}"
     failed = (total["failed"] or 0) + control["failed"]
-    beside = [f"{total[name]} {name}" for name in ("training", "diverged", "undertrained", "missing") if total[name]]
-    first = control["planned"] - control["done"]
-    lines = [
-        f"{status.study}: {total['done']}{of} runs recorded, {failed} failed, in {status.folder}",
-        *([f"  {', '.join(beside)}"] if beside else []),
-        *(
-            [f"  control: {control['done']} of {control['planned']} done, {control['training']} training"]
-            if first
-            else []
-        ),
-        f"  {_who(status)}",
-        *(f"  trains: {_line(trial)}" for trial in status.training),
-        *(f"  gone: {_line(trial)}" for trial in status.silent),
+    lines = [f"{status.study}: {total['done']}{planned} runs recorded, {failed} failed, in {status.folder}"]
+    if counts := [f"{total[name]} {name}" for name in STATES if total[name] and name != "failed"]:
+        lines.append(f"  {', '.join(counts)}")
+    if control["done"] < control["planned"]:
+        lines.append(f"  control: {control['done']} of {control['planned']} done, {control['training']} training")
+    lines += [
+        f"  {_driver(status)}",
+        *(f"  training: {_trial_line(trial)}" for trial in status.training),
+        *(f"  process gone: {_trial_line(trial)}" for trial in status.silent),
         *(f"  {line}" for line in status.outline),
         *status.confirmations,
         *(f"  failed: {n} runs: {reason}" for reason, n in status.failures.items()),
@@ -141,73 +153,52 @@ def text(status: Status, width: int = 120) -> str:
     return "\n".join(lines) + (f"\n\n{grid}" if grid else "")
 
 
-def as_json_text(status: Status) -> str:
-    return json.dumps(asdict(status), indent=1, allow_nan=False)
-
-
 def table(cells: Sequence[Cell], width: int = 120) -> str:
-    """A block a model, a row an lr, a column a curve: runs done of those planned, and what else they are."""
+    """Return one block a model, with a row for each lr and a column for each curve. Wide tables are split."""
     blocks = []
     for model in dict.fromkeys(cell.model for cell in cells):
-        of_model = {(cell.curve, cell.lr): _cell(cell) for cell in cells if cell.model == model}
-        lrs, curves = sorted({lr for _, lr in of_model}), list(dict.fromkeys(curve for curve, _ in of_model))
+        counts = {(cell.curve, cell.lr): _cell_text(cell) for cell in cells if cell.model == model}
+        lrs, curves = sorted({lr for _, lr in counts}), list(dict.fromkeys(curve for curve, _ in counts))
         if len(lrs) > MOST_LRS:
-            blocks.append(f"{model}: {len(lrs)} lrs are more than a table shows; --json has every cell")
+            blocks.append(f"{model}: {len(lrs)} lrs are too many for a table; --json has every cell")
             continue
-        left = max(2, *(len(f"{lr:g}") for lr in lrs))
-        columns = [[curve, *(of_model.get((curve, lr), "-") for lr in lrs)] for curve in curves]
-        widths = [max(map(len, column)) for column in columns]
+        left = [text.rjust(max(2, *(len(f"{lr:g}") for lr in lrs))) for text in ("lr", *(f"{lr:g}" for lr in lrs))]
+        columns = [[curve, *(counts.get((curve, lr), "-") for lr in lrs)] for curve in curves]
         while columns:
-            fit = 1
-            while fit < len(columns) and left + sum(w + 2 for w in widths[: fit + 1]) <= width:
-                fit += 1
-            shown = [[text.ljust(w) for text in column] for column, w in zip(columns[:fit], widths[:fit], strict=True)]
-            rows = zip(["lr", *(f"{lr:g}" for lr in lrs)], *shown, strict=True)
-            lines = ["  ".join([row[0].rjust(left), *row[1:]]).rstrip() for row in rows]
-            blocks.append("\n".join([f"{model}: runs done of those planned ({LEGEND})", *lines]))
-            columns, widths = columns[fit:], widths[fit:]
+            rows = left
+            while columns and (rows is left or len(rows[0]) + 2 + max(map(len, columns[0])) <= width):
+                column = columns.pop(0)
+                rows = [f"{row}  {cell:{max(map(len, column))}}" for row, cell in zip(rows, column, strict=True)]
+            blocks.append("\n".join([f"{model}: runs done of those planned ({LEGEND})", *map(str.rstrip, rows)]))
     return "\n\n".join(blocks)
 
 
-LEGEND = "d diverged, u undertrained, t training, f failed"
-
-
-def _cell(cell: Cell) -> str:
+def _cell_text(cell: Cell) -> str:
     more = {"d": cell.diverged, "u": cell.undertrained, "t": cell.training, "f": cell.failed}
-    of = "" if cell.planned is None else f"/{cell.planned}"
-    return " ".join([f"{cell.done}{of}", *(f"{n}{letter}" for letter, n in more.items() if n)])
+    planned = "" if cell.planned is None else f"/{cell.planned}"
+    return " ".join([f"{cell.done}{planned}", *(f"{n}{letter}" for letter, n in more.items() if n)])
 
 
-def _planned(
+def _planned_cells(
     study: Study, content: str, recorded: pd.DataFrame, failures: Mapping[str, str], trains: set[str]
 ) -> list[Cell]:
-    """Every cell of the plan. A recorded run is found by its id."""
     outcomes = dict(zip(recorded["run_id"], recorded["outcome"], strict=True))
     labels = _labels(study.arms)
     cells: dict[tuple[str, str, float], Cell] = {}
     for run in runs_of(study, content):
-        label = labels[_key(run.method, run.options)]
-        key = (run.model, label, run.lr)
-        cell = cells.get(key)
-        if cell is None:
-            cell = cells[key] = Cell(model=run.model, curve=label, lr=run.lr, planned=0)
+        label, run_id = labels[_key(run.method, run.options)], run.id
+        cell = cells.setdefault((run.model, label, run.lr), Cell(model=run.model, curve=label, lr=run.lr, planned=0))
         cell.planned = (cell.planned or 0) + 1
-        name = run.id  # a hash that is made each time
-        if name in outcomes:
-            cell.done += 1
-            cell.diverged += outcomes[name] == "diverged"
-            cell.undertrained += outcomes[name] == "undertrained"
-        elif name in trains:
-            cell.training += 1
-        elif name in failures:
-            cell.failed += 1
-        else:
-            cell.missing += 1
+        cell.done += run_id in outcomes
+        other = "training" if run_id in trains else "failed" if run_id in failures else "missing"
+        state = outcomes.get(run_id, other)
+        if state in STATES:
+            setattr(cell, state, getattr(cell, state) + 1)
     return list(cells.values())
 
 
-def _searched(recorded: pd.DataFrame) -> list[Cell]:
-    """The cells that there are."""
+def _found_cells(recorded: pd.DataFrame) -> list[Cell]:
+    """The cells that a search has trained so far."""
     from analysis.loading import CELL, in_order, records, with_curves
 
     if recorded.empty:
@@ -231,38 +222,34 @@ def _labels(arms: Sequence[Arm]) -> dict[tuple[str, str], str]:
 
 
 def _trials(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Trials under way, and those whose process is gone."""
+    """Return the trials that train, and those whose process is gone."""
     alive, silent = [], []
     for trial, found in heartbeat.each(folder).items():
         found = found | {"trial": trial, "silent": max(0.0, time.time() - found["beat"])}
         found["runs"] = [run for run in found.get("runs", []) if isinstance(run, str)]
-        gone = found["silent"] > FRESH_SECONDS or found.get("ended") or not _lives(found["host"], found["pid"])
+        gone = found["silent"] > FRESH_SECONDS or found.get("ended") or not _may_live(found["host"], found["pid"])
         (silent if gone else alive).append(found)
     return alive, silent
 
 
-def _shown(trial: Mapping[str, Any]) -> dict[str, Any]:
-    shown = {name: trial.get(name) for name in ("trial", "model", "method", "host", "pid", "step", "steps")}
-    seconds = {
-        "seconds": round(max(0.0, trial["beat"] - trial["since"]), 1),
-        "silent_seconds": round(trial["silent"], 1),
-    }
-    return shown | {"runs": len(trial["runs"])} | seconds
+def _trial_counts(trial: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {name: trial.get(name) for name in ("trial", "model", "method", "host", "pid", "step", "steps")}
+    seconds = round(max(0.0, trial["beat"] - trial["since"]), 1)
+    return counts | {"runs": len(trial["runs"]), "seconds": seconds, "silent_seconds": round(trial["silent"], 1)}
 
 
-def _line(trial: Mapping[str, Any]) -> str:
-    of = f" of {trial['steps']}" if trial["steps"] else ""
-    heard = (
-        f", last heard of {duration(trial['silent_seconds'])} ago" if trial["silent_seconds"] > FRESH_SECONDS else ""
-    )
+def _trial_line(trial: Mapping[str, Any]) -> str:
+    steps = f" of {trial['steps']}" if trial["steps"] else ""
+    silent = trial["silent_seconds"]
+    last = f", last heartbeat {duration(silent)} ago" if silent > FRESH_SECONDS else ""
     return (
-        f"{trial['runs']} runs of {trial['method']} on {trial['model']}, step {trial['step']:g}{of} after "
-        f"{duration(trial['seconds'])}, process {trial['pid']:g} on {trial['host']}{heard}"
+        f"{trial['runs']} runs of {trial['method']} on {trial['model']}, step {trial['step']:g}{steps} after "
+        f"{duration(trial['seconds'])}, process {trial['pid']:g} on {trial['host']}{last}"
     )
 
 
-def _lives(host: Any, pid: Any) -> bool:
-    """Whether a process lives; of another machine, that cannot be told, and it may."""
+def _may_live(host: Any, pid: Any) -> bool:
+    """Return False if the process is known to be dead. Nothing is known of another machine."""
     if host != socket.gethostname():
         return True
     try:
@@ -274,19 +261,17 @@ def _lives(host: Any, pid: Any) -> bool:
     return True
 
 
-def _who(status: Status) -> str:
-    again = f"study resume {status.folder} goes on"
-    kept = f"; {status.kept} stacks are kept as far as they came" if status.kept and not status.at_work else ""
-    if status.driver is None:
-        unfinished = status.total["missing"] or status.total["failed"] or status.control["failed"] or status.silent
-        return f"no one trains it{kept}{f': {again}' if unfinished else ''}"
-    if status.at_work:
-        return f"at work: {status.driver}"
-    return f"no one trains it: {status.driver} held it, and is gone{kept}: {again}"
+def _driver(status: Status) -> str:
+    if status.driver and status.at_work:
+        return f"driver: {status.driver}"
+    unfinished = status.total["missing"] or status.total["failed"] or status.control["failed"] or status.silent
+    what = f"no driver: {status.driver} has ended" if status.driver else "no driver"
+    kept = f"; {status.kept} stacks have checkpoints" if status.kept else ""
+    return what + kept + (f"; `study resume {status.folder}` continues" if status.driver or unfinished else "")
 
 
 def _outline(study: Study, content: str, folder: Path) -> list[str]:
-    """Where a search of edges stands."""
+    """Lines about an edge search; none for other studies."""
     if not isinstance(study.search, EdgeSearch):
         return []
     from study.search import edge_search
@@ -294,20 +279,18 @@ def _outline(study: Study, content: str, folder: Path) -> list[str]:
     return edge_search.source(study, content, folder).outline()
 
 
-def _confirmations(folder: Path, definition: Definition, runs: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """A line for each confirmation, and the ids of their runs that are none of the study's cells."""
-    confirmations = read_confirmations(folder)
-    if not confirmations:
-        return [], []
-    done = set(runs["run_id"])
-    own = set() if definition.study.search else {r.id for r in runs_of(definition.study, definition.data["content"])}
-    lines, beside = [], set()
-    for confirmation in confirmations:
-        ids = {run.id for run in confirmation.runs(definition)}
+def _confirmations(folder: Path, definition: Definition, done: set[str]) -> tuple[list[str], set[str]]:
+    """Return a line for each confirmation, and the ids of their runs that are in no cell of the study."""
+    lines: list[str] = []
+    ids: set[str] = set()
+    for confirmation in read_confirmations(folder):
+        own = {run.id for run in confirmation.runs(definition)}
         seeds, methods = confirmation.seeds, ", ".join(dict.fromkeys(arm.method for arm in confirmation.arms))
         lines.append(
             f"  confirmation at lr {confirmation.lr:g} of {methods}, {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}): "
-            f"{len(ids & done)} of {len(ids)} done"
+            f"{len(own & done)} of {len(own)} done"
         )
-        beside |= ids - own
-    return lines, sorted(beside)
+        ids |= own
+    if ids and not definition.study.search:
+        ids -= {run.id for run in runs_of(definition.study, definition.data["content"])}
+    return lines, ids

@@ -115,11 +115,11 @@ def test_what_a_terminal_shows(folder: Path, capsys: pytest.CaptureFixture[str])
         f"quick: 7 of 24 runs recorded, 2 failed, in {folder}\n  3 training, 2 diverged, 1 undertrained, 12 missing\n"
     )
     here = f"process {os.getpid()} on {socket.gethostname()}"
-    assert f"  trains: 3 runs of clippy on small, step 120 of 405 after 0:29, {here}\n" in said
+    assert f"  training: 3 runs of clippy on small, step 120 of 405 after 0:29, {here}\n" in said
     assert "step 120 of 405 after -" not in said
-    assert ", last heard of 1:00:0" in said
+    assert ", last heartbeat 1:00:0" in said
     assert "  failed: 2 runs: RuntimeError: an odd shape\n" in said
-    assert f"no one trains it: study resume {folder} goes on" in said
+    assert f"no driver; `study resume {folder}` continues" in said
     lines = said[said.index("small: runs done of those planned") :].splitlines()
     assert lines[1].split() == ["lr", "none", "clippy", "abs=0.01", "clippy", "abs=0.001"]
     assert lines[2].startswith("0.1  4/4")
@@ -140,7 +140,7 @@ def test_who_holds_it(folder: Path) -> None:
         found = status.read_status(folder)
         assert found.at_work
         assert f"process {os.getpid()} on {socket.gethostname()}" in str(found.driver)
-        assert f"at work: {found.driver}" in status.text(found)
+        assert f"driver: {found.driver}" in status.text(found)
     assert status.read_status(folder).driver is None
     # Killed: the lock still says who it was.
     holder = json.loads(held)
@@ -148,7 +148,7 @@ def test_who_holds_it(folder: Path) -> None:
     (folder / "lock").write_text(json.dumps(holder | {"pid": 2**22 + 1, "process": [boot, namespace, "1"]}))
     gone = status.read_status(folder)
     assert (gone.driver is None, gone.at_work) == (False, False)
-    assert "held it, and is gone" in status.text(gone)
+    assert "has ended" in status.text(gone)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"host": 3}', "\x00", '{"host": "h", "pid": 1, "since": 0, "beat": 0}'])
@@ -158,7 +158,7 @@ def test_files_of_anyone_do_no_harm(folder: Path, text: str) -> None:
     found = status.read_status(folder)
     assert found.total["training"] == 0
     assert status.text(found)
-    assert json.loads(status.as_json_text(found))
+    assert json.loads(status.status(folder, as_json=True))
 
 
 def test_runs_that_were_recorded_since_count_once(folder: Path) -> None:
