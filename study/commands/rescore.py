@@ -109,9 +109,9 @@ def rule_influence(
     for name, runs in judged.items():
         edges = analysis.edges(runs, level, _fits(runs, own, fitted))
         flags = {"n": 1, "k": runs["outcome"] == "diverged", "changed": runs["outcome"] != own["outcome"]}
-        counts = runs[CURVE].assign(**flags).astype(dict.fromkeys(flags, int)).groupby(CURVE, as_index=False).sum()
+        counts: Any = runs[CURVE].assign(**flags).astype(dict.fromkeys(flags, int)).groupby(CURVE, as_index=False).sum()
         parts.append(edges.merge(counts, on=CURVE).assign(rule=name, settings=_words(rules.get(name, {}))))
-    table = pd.concat(parts).sort_index(kind="stable").reset_index(drop=True)  # curve by curve
+    table: Any = pd.concat(parts).sort_index(kind="stable").reset_index(drop=True)  # curve by curve
     table["ratio"] = table["edge"] / table.groupby(CURVE)["edge"].transform("first")
     return table[[*CURVE, "method", "rule", "settings", "n", "k", "changed", *EDGE, "ratio"]]
 
@@ -122,7 +122,7 @@ def changes(folder: Path, view: Path) -> list[str]:
 
     old, new = (dataclasses.asdict(read_definition(where).study.rule) for where in (folder, view))
     changed = {key: value for key, value in new.items() if value != old[key]}
-    table = rule_influence(folder, {"other": changed})
+    table: Any = rule_influence(folder, {"other": changed})
     own, other = (table[table["rule"] == rule].to_dict("records") for rule in ("own", "other"))
     count, total = (sum(row[name] for row in other) for name in ("changed", "n"))
     return [f"{_words(changed) or 'the same rule'}: {count} of {total} runs have another outcome"] + [
