@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
+from study.redaction import first_line
 from study.storage import stores
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError, pa.ArrowException)
@@ -44,7 +45,7 @@ def read_each(
         except FileNotFoundError:
             continue  # another process has set it aside
         except UNREADABLE as error:
-            set_aside(folder, path, one_line(error))
+            set_aside(folder, path, first_line(error))
         else:
             yield path, found
 
@@ -58,8 +59,3 @@ def set_aside(folder: Path, path: Path, reason: str) -> None:
     except stores.StorageError:
         where = "left in place, and ignored"
     warnings.warn(f"{path} cannot be read ({reason}); {where}; its runs count as missing", RuntimeWarning, stacklevel=3)
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

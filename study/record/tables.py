@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from study.record import checksums, files, validation
 from study.record.definition import read_definition
 from study.record.schema import COLUMNS, COUNTS, LOSSES, extra_column_type, nullable_dtype, pandas_dtype
+from study.redaction import first_line
 from study.storage import stores
 
 
@@ -141,7 +142,7 @@ def read_run_files(folder: Path, trials: Collection[str] | None = None) -> Itera
         try:
             _check_losses_of(path)
         except (OSError, ValueError, pa.ArrowException) as error:
-            files.set_aside(folder, path, files.one_line(error))
+            files.set_aside(folder, path, first_line(error))
         else:
             yield path, table
 
@@ -173,4 +174,4 @@ def _check_losses_of(path: Path) -> None:
     try:
         pq.read_schema(losses)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{losses} cannot be read: {files.one_line(error)}") from error
+        raise ValueError(f"{losses} cannot be read: {first_line(error)}") from error

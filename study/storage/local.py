@@ -1,7 +1,6 @@
 """A store in a folder of this machine or of a network file system."""
 
 import contextlib
-import errno
 import os
 import uuid
 from collections.abc import Iterable, Iterator
@@ -13,8 +12,6 @@ from study.storage.errors import StorageError
 
 PROBE_BYTES = 2**16
 """Large enough to notice a full disk."""
-
-NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class LocalStore:
@@ -29,34 +26,18 @@ class LocalStore:
             write_atomic(self.folder / name, content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a new file. Returns False if it exists already."""
+        """Write a new file. Returns False if it exists already. A reader may see it before it is complete."""
         with self._errors("write to"):
             path = self.folder / name
-            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
-            write_atomic(temporary, content)
+            path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.link(temporary, path)  # fails if `path` exists, as a rename would not
+                with path.open("xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
             except FileExistsError:
                 return False
-            except OSError as error:
-                if error.errno not in NO_HARD_LINKS:
-                    raise
-                return self._create_exclusively(path, content)
-            finally:
-                temporary.unlink(missing_ok=True)
             return True
-
-    def _create_exclusively(self, path: Path, content: bytes) -> bool:
-        """For file systems without hard links: a reader may see the file before it is complete."""
-        try:
-            file = path.open("xb")
-        except FileExistsError:
-            return False
-        with file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        return True
 
     def get(self, name: str, max_bytes: int | None = None) -> bytes | None:
         """Return the content of a file, or its first `max_bytes`; None if there is no such file."""

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from study.redaction import first_line
 from study.storage.atomic import write_atomic
 from study.storage.errors import StorageError
 
@@ -199,7 +200,7 @@ class ObjectStore:
                 if isinstance(content, FileNotFoundError):
                     continue
                 if isinstance(content, BaseException):
-                    raise StorageError(f"cannot read {self.url} ({_one_line(content)})") from content
+                    raise StorageError(f"cannot read {self.url} ({first_line(content)})") from content
                 self._write_mirror(name, content, sync=False)
                 marks[name] = mark_of(found[name])
         if marks:
@@ -229,7 +230,7 @@ class ObjectStore:
         except (StorageError, FileExistsError):
             raise
         except Exception as error:  # each store has its own errors
-            raise StorageError(f"cannot {action} {self.url} ({_one_line(error)})") from error
+            raise StorageError(f"cannot {action} {self.url} ({first_line(error)})") from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -264,8 +265,3 @@ def is_transient(error: BaseException | None) -> bool:
     return not isinstance(error, (PermissionError, FileNotFoundError, ImportError)) and not (
         isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.ENOSPC)
     )
-
-
-def _one_line(error: BaseException) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return (text or type(error).__name__)[:300]

@@ -126,9 +126,10 @@ def open_experiment(client: "MlflowClient", folder: Path, definition: Definition
 def folder_id(folder: Path) -> str:
     """Return the id that distinguishes this study's folder on a shared server. It stays when the folder is moved."""
     store = stores.store_for(folder)
-    if (found := store.get("mlflow-id")) is None:
+    if not (found := store.get("mlflow-id")):
+        store.delete("mlflow-id")  # empty after an interrupted write
         store.create("mlflow-id", uuid.uuid4().hex.encode())
-        found = store.get("mlflow-id") or b""  # another process may have created it first
+        found = store.get("mlflow-id") or b""  # of this process, or of another that created it first
     return found.decode().strip()
 
 
