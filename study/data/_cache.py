@@ -2,7 +2,7 @@
 
     CACHE/<source>-<content>/ids.npy, numbers.npy, labels.npy, log.json
     CACHE/file_hashes.json     SHA-256 of input files by path, size and time of change, to hash large files once
-    CACHE/<source>-<content>.lock   locked by the process that converts, while others of the machine wait
+    CACHE/<source>-<content>.lock   held by the process that converts, while others of the machine wait
 
 A folder is written under a temporary name and then renamed, so it is always complete; a damaged one is made again.
 Arrays are made column by column and written row by row (`ArrayFile`), so a log may be larger than memory.
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from study.config import canonical_json
 from study.data._dataset import Log, Task
@@ -36,7 +36,7 @@ BUILDING = ".building-"
 """Prefix of the names of unfinished folders."""
 
 ABANDONED_SECONDS = 24 * 3600
-"""An unfinished folder older than this, and not locked, is deleted: its process was killed."""
+"""An unfinished folder that was not changed for so long is deleted: its process was killed."""
 
 
 def content_hash(made_from: dict[str, Any]) -> str:
@@ -94,8 +94,7 @@ def _convert(cache: Path, folder: Path, content: str, build: Callable[[Path], Lo
     beside = cache / f"{BUILDING}{uuid.uuid4().hex}"
     beside.mkdir()
     try:
-        with _exclusive(beside / "lock"):
-            built = build(beside)
+        built = build(beside)
         assert built.content == content
         _write_facts(beside, built)
         _move_into_place(beside, folder, content)
@@ -237,39 +236,18 @@ def _move_into_place(beside: Path, folder: Path, content: str) -> None:
         return
     if open_cached(folder, content) is not None:  # another process has written the same content
         return
-    broken = folder.with_name(f"{BUILDING}{uuid.uuid4().hex}")
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(broken)
-        if broken.is_dir() and not broken.is_symlink():
-            shutil.rmtree(broken, ignore_errors=True)
-        else:
-            broken.unlink()
-    try:
-        beside.rename(folder)
-    except OSError:
-        if open_cached(folder, content) is None:
-            raise
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        folder.unlink(missing_ok=True)
+    beside.rename(folder)
 
 
 def _remove_abandoned(cache: Path) -> None:
     for path in cache.glob(f"{BUILDING}*"):
         with contextlib.suppress(OSError):
-            old = time.time() - path.stat().st_mtime > ABANDONED_SECONDS
-            if old and _is_free(path / "lock"):  # after a jump of the clock, a locked one looks old too
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_free(path: Path) -> bool:
-    """Return whether no process holds a file lock."""
-    lock = FileLock(path, thread_local=False)
-    try:
-        lock.acquire(blocking=False)
-        lock.release()
-        return True
-    except Timeout:
-        return False
-    except OSError:
-        return True
 
 
 @contextlib.contextmanager
