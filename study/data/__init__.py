@@ -1,13 +1,13 @@
 """Data sources. A source is a file of this folder, or a dotted module, with `load(cache, **options) -> Log`.
 
 The name of the file is the name of the source: `load("kuairand", {"dir": "data"}, cache)` calls
-`study/data/kuairand.py`. Options of every source select columns (`study.data._selection`). A source that also has
+`study/data/kuairand.py`. Its options are the keywords of `load`; if `load` takes any, those of its class `Options`.
+Options of every source select columns (`study.data._selection`). A source that also has
 `days(cache, **options) -> Days`, and states their number in `facts["days"]` of its log, lets users select days
 (`study.data._days`).
 """
 
 import inspect
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def _whole(source: str, options: dict[str, Any], cache: Path) -> Log:
     """Return the log with all rows and columns."""
     load_source = _module(source).load
     own = _own(options)
-    _check_options(source, load_source, own)
+    _check_options(source, own)
     return store_log(Path(cache), source, load_source(Path(cache), **own))
 
 
@@ -158,11 +158,14 @@ def _task_line(task: Task, heldout: np.ndarray) -> str:
     )
 
 
-def _check_options(source: str, load_source: Callable[..., Log], options: dict[str, Any]) -> None:
-    parameters = list(inspect.signature(load_source).parameters.values())[1:]
+def _check_options(source: str, options: dict[str, Any]) -> None:
+    module = _module(source)
+    parameters = list(inspect.signature(module.load).parameters.values())[1:]
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        return
-    known = [*(p.name for p in parameters), *SELECTED, *([ONLY_DAYS] if hasattr(_module(source), "days") else [])]
+        if not hasattr(module, "Options"):
+            return
+        parameters = list(inspect.signature(module.Options).parameters.values())
+    known = [*(p.name for p in parameters), *SELECTED, *([ONLY_DAYS] if hasattr(module, "days") else [])]
     listed = f"its options are {', '.join(known)}"
     unknown = sorted(set(options) - set(known))
     if unknown:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,15 +71,23 @@ BLOCK_ROWS = 1 << 16
 class Options:
     """The properties of a stream.
 
-    rows, days: size, the last day held out. seed: of everything drawn. ids, numbers: how many features of each kind
-        the model is shown (the first of a fixed order; beyond 14 ids, further views of the same traits). users, items.
-    skew: Zipf exponent of items' popularity; users' activity has half of it.
-    correlation: of a feature with the trait that it views, 0 to 1. task_correlation: of the tasks' scores, 0 to 1.
-    noise_correlation: of what the labels of a row share beyond their scores, 0 to 1 (no model can see it).
-    signal: standard deviation of the log-odds of a click. interaction, drift: weights of these parts of a score.
-    label_noise: share of the binary labels drawn at the task's rate, whatever the row.
-    heavy_tail: variance of the Gamma noise of play time, relative to its mean squared.
-    outliers: share of users and of items with number features ten times too large.
+    Args:
+        rows, days: size; the last day is held out.
+        seed: of everything drawn.
+        ids, numbers: features of each kind, the first of a fixed order. Beyond 14 ids, more views of the same traits.
+        users, items: how many there are.
+        skew: Zipf exponent of items' popularity; users' activity has half of it.
+        correlation: of a feature with the trait that it views, 0 to 1.
+        task_correlation: of the tasks' scores, 0 to 1.
+        noise_correlation: of what the labels of a row share beyond their scores, 0 to 1. No model can see it.
+        signal: standard deviation of the log-odds of a click.
+        interaction, drift: weights of these parts of a score.
+        label_noise: share of the binary labels that are drawn at the task's rate, whatever the row.
+        heavy_tail: variance of the Gamma noise of play time, relative to its squared mean.
+        outliers: share of users and items with number features ten times too large.
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     rows: int = 122_000
@@ -120,59 +129,28 @@ class Options:
             raise ValueError(f"need at least ten rows a day, got rows={self.rows}, days={self.days}")
 
 
-def load(
-    cache: Path,
-    *,
-    rows: int = Options.rows,
-    days: int = Options.days,
-    seed: int = Options.seed,
-    ids: int = Options.ids,
-    numbers: int = Options.numbers,
-    users: int = Options.users,
-    items: int = Options.items,
-    skew: float = Options.skew,
-    correlation: float = Options.correlation,
-    task_correlation: float = Options.task_correlation,
-    noise_correlation: float = Options.noise_correlation,
-    signal: float = Options.signal,
-    interaction: float = Options.interaction,
-    drift: float = Options.drift,
-    label_noise: float = Options.label_noise,
-    heavy_tail: float = Options.heavy_tail,
-    outliers: float = Options.outliers,
-) -> Log:
-    """The stream with the tasks click, long_view, like (binary) and play_time (regression on log(1 + seconds)).
+def load(cache: Path, **options: Any) -> Log:
+    """Return the stream with the tasks click, long_view, like (binary) and play_time (regression on log(1 + seconds)).
 
-    For the options see `Options`. `facts["bayes_loss"]` holds, for the parts train and heldout, each task's expected
-    loss (nats, or squared error of the standardized target) given everything but the noise. Raises ValueError on
-    options that cannot be.
+    Args:
+        cache: the folder for converted logs.
+        **options: as in `Options`.
+
+    Returns:
+        The log. `facts["bayes_loss"]` holds, for the parts train and heldout, each task's expected loss (nats, or
+        squared error of the standardized target) given everything but the noise.
+
+    Raises:
+        ValueError: an option is out of range.
     """
-    options = Options(
-        rows=rows,
-        days=days,
-        seed=seed,
-        ids=ids,
-        numbers=numbers,
-        users=users,
-        items=items,
-        skew=skew,
-        correlation=correlation,
-        task_correlation=task_correlation,
-        noise_correlation=noise_correlation,
-        signal=signal,
-        interaction=interaction,
-        drift=drift,
-        label_noise=label_noise,
-        heavy_tail=heavy_tail,
-        outliers=outliers,
-    )
-    content = content_hash({"source": "synthetic", "version": VERSION, "options": asdict(options)})
-    return cached(cache, "synthetic", content, lambda into: Stream(options).log(into, content))
+    made = Options(**options)
+    content = content_hash({"source": "synthetic", "version": VERSION, "options": asdict(made)})
+    return cached(cache, "synthetic", content, lambda into: Stream(made).log(into, content))
 
 
-def days(cache: Path, **options: int | float) -> Days:
+def days(cache: Path, **options: Any) -> Days:
     """Return the day of each row. options: as in `load`."""
-    stream = Stream(Options(**options))  # pyright: ignore[reportArgumentType] - checked where it is made
+    stream = Stream(Options(**options))
     return Days(of_row=stream.day + 1, dates=tuple(str(FIRST_DAY + day) for day in range(stream.options.days)))
 
 

@@ -4,7 +4,7 @@ A method is a module with a function
 
     def build(lr, *, base, <thresholds>, <options>) -> Chain
 
-- `lr` is the learning rate. `base()` makes the link that the method works on: Adagrad, or what the option `base` names.
+- `lr` is the learning rate. `base()` makes the link that the method works on (`study.transforms.Base`).
 - Parameters whose default is a float are thresholds, and may differ between the runs of a stack. Those whose default
   is a str, bool or int are options, and agree within a stack.
 - `check(*, base, <thresholds>, <options>)`, if present, raises ValueError for values out of range.

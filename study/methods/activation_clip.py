@@ -5,13 +5,11 @@ Convolutional Deep Belief Networks on CIFAR-10, 2010). The clamp is part of the 
 (`study.training.activation_clamp`). So the model needs activation functions, and there is no optimizer for this method.
 """
 
-from collections.abc import Callable
-
 from study.methods._checks import need_positive
-from study.transforms import Chain, Link, Scalar, chain, scale
+from study.transforms import Base, Chain, Scalar, chain, scale
 
 
-def build(lr: Scalar, *, base: Callable[..., Link], limit: Scalar = 6.0) -> Chain:
+def build(lr: Scalar, *, base: Base, limit: Scalar = 6.0) -> Chain:
     return chain(base(), scale(lr))
 
 

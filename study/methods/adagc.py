@@ -7,16 +7,14 @@ first `warmup_steps`, `g *= min(1, abs / norm over all tensors)`, and usual is t
 gradient. Here a gradient of exactly zero does not count. Otherwise the tensor of a dead unit could never move again.
 """
 
-from collections.abc import Callable
-
 from study.methods._checks import need_below_one, need_count, need_positive
-from study.transforms import Chain, Link, Scalar, chain, clip_to_average_norm, scale
+from study.transforms import Base, Chain, Scalar, chain, clip_to_average_norm, scale
 
 
 def build(
     lr: Scalar,
     *,
-    base: Callable[..., Link],
+    base: Base,
     rel: Scalar = 1.05,
     abs: Scalar = 1.0,
     decay: Scalar = 0.98,

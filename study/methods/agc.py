@@ -6,16 +6,14 @@ Brock, De, Smith, Simonyan, High-Performance Large-Scale Image Recognition Witho
 factor scales the update instead.
 """
 
-from collections.abc import Callable
-
 from study.methods._checks import need_one_of, need_positive
-from study.transforms import Chain, Link, Scalar, chain, clip_to_weights, scale
+from study.transforms import Base, Chain, Scalar, chain, clip_to_weights, scale
 
 
 def build(
     lr: Scalar,
     *,
-    base: Callable[..., Link],
+    base: Base,
     max_ratio: Scalar = 0.01,
     floor: Scalar = 1e-3,
     per: str = "tensor",

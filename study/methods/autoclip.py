@@ -5,13 +5,11 @@ The norm is over all tensors, and the history includes the norm of this step. Pe
 the number of newest norms that are kept; the paper keeps all. Percentile 100 never clips.
 """
 
-from collections.abc import Callable
-
 from study.methods._checks import need_count
-from study.transforms import Chain, Link, Scalar, chain, clip_by_percentile, scale
+from study.transforms import Base, Chain, Scalar, chain, clip_by_percentile, scale
 
 
-def build(lr: Scalar, *, base: Callable[..., Link], percentile: Scalar = 10.0, history: int = 1000) -> Chain:
+def build(lr: Scalar, *, base: Base, percentile: Scalar = 10.0, history: int = 1000) -> Chain:
     return chain(clip_by_percentile(percentile, history), base(), scale(lr))
 
 

@@ -13,18 +13,16 @@ norm: "max" is Clippy; "rms" uses the root mean square of `|u_i| / (rel * |w_i| 
 `|g| / sqrt(G) < 1`, so sigma >= abs / lr: with abs = 0.01, Clippy cannot act at lr <= 0.01.
 """
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from study.methods._checks import need_not_negative, need_one_of
-from study.transforms import Chain, Link, Scalar, chain, scale, shrink_to_weights
+from study.transforms import Base, Chain, Scalar, chain, scale, shrink_to_weights
 
 
 def build(
     lr: Scalar,
     *,
-    base: Callable[..., Link],
+    base: Base,
     rel: Scalar = 0.5,
     abs: Scalar = 1e-2,
     acc_rel: Scalar = 0.0,

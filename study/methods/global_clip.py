@@ -3,13 +3,11 @@
 after: the raw gradient feeds the base (Adagrad's accumulator), and the factor scales the update instead.
 """
 
-from collections.abc import Callable
-
 from study.methods._checks import need_positive
-from study.transforms import Chain, Link, Scalar, chain, clip_by_global_norm, scale
+from study.transforms import Base, Chain, Scalar, chain, clip_by_global_norm, scale
 
 
-def build(lr: Scalar, *, base: Callable[..., Link], max_norm: Scalar = 1.0, after: bool = False) -> Chain:
+def build(lr: Scalar, *, base: Base, max_norm: Scalar = 1.0, after: bool = False) -> Chain:
     if after:
         return chain(base(), clip_by_global_norm(max_norm, measured_on="gradient"), scale(lr))
     return chain(clip_by_global_norm(max_norm), base(), scale(lr))

@@ -5,13 +5,11 @@ Adagrad in Adam's place as in Tang et al., KDD 2023. Where either norm is 0 (bia
 and mu stays. No global clip comes before, and weight decay is not part of the ratio.
 """
 
-from collections.abc import Callable
-
 from study.methods._checks import need_finite, need_positive
-from study.transforms import Chain, Link, Scalar, chain, scale, scale_by_trust_ratio
+from study.transforms import Base, Chain, Scalar, chain, scale, scale_by_trust_ratio
 
 
-def build(lr: Scalar, *, base: Callable[..., Link], mu: Scalar = 0.1) -> Chain:
+def build(lr: Scalar, *, base: Base, mu: Scalar = 0.1) -> Chain:
     return chain(base(), scale_by_trust_ratio(mu), scale(lr))
 
 

@@ -8,14 +8,12 @@ The defaults scale this to runs of a few hundred steps: a snapshot 20 to 40 step
 is the base's own. The method acts on the run, so there is no optimizer for it.
 """
 
-from collections.abc import Callable
-
 from study.methods._checks import need_count, need_positive
 from study.methods._rollback import RollbackOptions, check_snapshot_interval
-from study.transforms import Chain, Link, Scalar, chain, scale
+from study.transforms import Base, Chain, Scalar, chain, scale
 
 
-def build(lr: Scalar, *, base: Callable[..., Link], spike: Scalar = 4.0, back: int = 20, skip: int = 40) -> Chain:
+def build(lr: Scalar, *, base: Base, spike: Scalar = 4.0, back: int = 20, skip: int = 40) -> Chain:
     return chain(base(), scale(lr))
 
 

@@ -8,14 +8,12 @@ that led to the spike are not read again, nor is the batch at which it was found
 method acts on the run, so there is no optimizer for it.
 """
 
-from collections.abc import Callable
-
 from study.methods._checks import need_positive
 from study.methods._rollback import RollbackOptions, check_snapshot_interval
-from study.transforms import Chain, Link, Scalar, chain, scale
+from study.transforms import Base, Chain, Scalar, chain, scale
 
 
-def build(lr: Scalar, *, base: Callable[..., Link], spike: Scalar = 4.0, lower: Scalar = 0.5, back: int = 20) -> Chain:
+def build(lr: Scalar, *, base: Base, spike: Scalar = 4.0, lower: Scalar = 0.5, back: int = 20) -> Chain:
     return chain(base(), scale(lr))
 
 

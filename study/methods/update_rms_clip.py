@@ -7,13 +7,11 @@ RMS(r) falls as the accumulator grows: d = 1 could never act, so the default is 
 the mean of a tensor's update, not the one weight that jumps.
 """
 
-from collections.abc import Callable
-
 from study.methods._checks import need_positive
-from study.transforms import Chain, Link, Scalar, chain, clip_by_rms, scale
+from study.transforms import Base, Chain, Scalar, chain, clip_by_rms, scale
 
 
-def build(lr: Scalar, *, base: Callable[..., Link], d: Scalar = 0.05) -> Chain:
+def build(lr: Scalar, *, base: Base, d: Scalar = 0.05) -> Chain:
     return chain(base(), clip_by_rms(d), scale(lr))
 
 

@@ -7,16 +7,14 @@ tensors. The first `warmup_steps` norms are not clipped and give the first mean 
 averages of the clipped norms. The authors' released code also clips every norm to 1; here `global_clip` does that.
 """
 
-from collections.abc import Callable
-
 from study.methods._checks import need_below_one, need_count, need_positive
-from study.transforms import Chain, Link, Scalar, chain, clip_by_z_score, scale
+from study.transforms import Base, Chain, Scalar, chain, clip_by_z_score, scale
 
 
 def build(
     lr: Scalar,
     *,
-    base: Callable[..., Link],
+    base: Base,
     z_max: Scalar = 2.5,
     decay: Scalar = 0.97,
     warmup_steps: int = 25,

@@ -43,17 +43,9 @@ def takes(network: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
 class FusedRankers(StackedNetworks):
     """Rankers of one shape: one cross layer with LayerNorm or none, linear layers with ReLU, heads."""
 
-    def __init__(
-        self,
-        networks: Sequence[nn.Module],
-        dtype: torch.dtype,
-        device: torch.device,
-        seeds: Sequence[int] = (),
-        unit_limit: Tensor | None = None,
-    ) -> None:
-        super().__init__(networks, dtype, device, seeds, unit_limit)
-        self.limits_R11 = None if unit_limit is None else unit_limit.to(dtype).view(-1, 1, 1)
-        network = networks[0]
+    def _prepare(self) -> None:
+        self.limits_R11 = None if self.unit_limit is None else self.unit_limit.float().view(-1, 1, 1)
+        network = self.module
         assert isinstance(network, Ranker)
         assert isinstance(network.bottom, nn.Sequential)
         self.gradients = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
@@ -64,7 +56,6 @@ class FusedRankers(StackedNetworks):
         self.heads = _FusedHeads(both)
 
     def learn(self, inputs: Inputs, labels_RTB: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, list[Tensor]]:
-        """As `StackedNetworks.learn`."""
         assert isinstance(inputs, TouchedInputs)
         by_logits = LossGradient(tasks, inputs.batch, inputs.dtype, inputs.device)
         logits_RTB = torch.empty_like(labels_RTB)
@@ -82,7 +73,6 @@ class FusedRankers(StackedNetworks):
             return mean_losses(logits_RTB, labels_RTB, tasks), list(self.gradients.values())
 
     def logits(self, inputs: Inputs) -> Tensor:
-        """As `StackedNetworks.logits`."""
         assert isinstance(inputs, TouchedInputs)
         with torch.inference_mode():
             self.heads.prepare()

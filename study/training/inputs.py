@@ -98,7 +98,6 @@ class WholeInputs(Inputs):
         tables.read(positions, self.embedded_GBFKE)
 
     def rows(self) -> Tensor:
-        """As `Inputs.rows`."""
         rows_RBI = empty_rows(self.runs, self.batch, self.width, dtype=self.dtype, device=self.device)
         if self.features:
             copy_words(self.embedded_GBFKE.permute(0, 3, 1, 2, 4), self._embedded(rows_RBI))
@@ -108,11 +107,9 @@ class WholeInputs(Inputs):
         return rows_RBI
 
     def take_gradient(self, gradient_RBI: Tensor) -> None:
-        """As `Inputs.take_gradient`."""
         copy_words(self._embedded(gradient_RBI).permute(0, 2, 3, 1, 4), self.gradient_GBFKE)
 
     def gradients(self, tables: EmbeddingTables) -> tuple[Tensor, Tensor]:
-        """As `Inputs.gradients`."""
         return tables.gradients(self.positions, self.gradient_GBFKE, fixed=self.fixed)
 
     def _embedded(self, rows_RBI: Tensor) -> Tensor:
@@ -165,7 +162,6 @@ class TouchedInputs(Inputs):
             self.gradients_of.append(part_UKE.new_empty(self.runs_of_group, count, part_UKE.shape[2]))
 
     def rows(self) -> Tensor:
-        """As `Inputs.rows`."""
         rows_RBI = torch.empty(self.runs, self.batch, self.width, dtype=self.dtype)
         rows_BP = torch.empty(self.batch, self.padded_width, dtype=self.dtype)
         for run, rows_BI in enumerate(rows_RBI):
@@ -194,7 +190,6 @@ class TouchedInputs(Inputs):
         torch.index_select(own, 0, self.places[group], out=out)
 
     def take_gradient(self, gradient_RBI: Tensor) -> None:
-        """As `Inputs.take_gradient`."""
         self.take_gradient_of(range(self.runs), gradient_RBI[:, :, : self.embedded_width])
 
     def take_gradient_of(self, runs: range, gradient_CBI: Tensor) -> None:
@@ -207,6 +202,5 @@ class TouchedInputs(Inputs):
             self.gradients_of[group][k] = summed_UE.view(self.word)
 
     def gradients(self, tables: EmbeddingTables) -> tuple[Tensor, Tensor]:
-        """As `Inputs.gradients`."""
         parts = [gradient_KUE.transpose(0, 1).flatten(1) for gradient_KUE in self.gradients_of]
         return self.rows_U, torch.cat(parts).view(self.dtype)

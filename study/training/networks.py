@@ -123,7 +123,7 @@ class StackedNetworks:
         seeds: Sequence[int] = (),
         unit_limit: Tensor | None = None,
     ) -> None:
-        self.module = networks[0]
+        self.module, self.seeds = networks[0], seeds
         parameters, buffers = stack_module_state(list(networks))
         self.parameters = {k: v.detach().to(device, dtype).requires_grad_() for k, v in parameters.items()}
         # Running statistics in the run's precision; counters and masks as they are.
@@ -133,6 +133,10 @@ class StackedNetworks:
         self._call = torch.vmap(
             self._of_one_run, in_dims=(0, 0, 0, None if unit_limit is None else 0), randomness="error"
         )
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Set what a subclass adds."""
 
     def __call__(self, inputs_RBI: Tensor) -> Tensor:
         return self._call(self.parameters, self.buffers, inputs_RBI, self.unit_limit)
@@ -205,17 +209,9 @@ class SeparateNetworks(StackedNetworks):
     Random numbers of a network, as of dropout, come from the run's own stream, by seed and call.
     """
 
-    def __init__(
-        self,
-        networks: Sequence[nn.Module],
-        dtype: torch.dtype,
-        device: torch.device,
-        seeds: Sequence[int] = (),
-        unit_limit: Tensor | None = None,
-    ) -> None:
-        super().__init__(networks, dtype, device, seeds, unit_limit)
-        self.seeds, self.calls = seeds, torch.zeros((), dtype=torch.int64)
-        self.own_buffers = [{k: v[r].clone() for k, v in self.buffers.items()} for r in range(len(networks))]
+    def _prepare(self) -> None:
+        self.calls = torch.zeros((), dtype=torch.int64)
+        self.own_buffers = [{k: v[r].clone() for k, v in self.buffers.items()} for r in range(len(self.seeds))]
 
     def _of_run(self, run: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         return super()._of_run(run)[0], self.own_buffers[run]
@@ -233,7 +229,6 @@ class SeparateNetworks(StackedNetworks):
         return torch.stack(logits)
 
     def state(self) -> dict[str, Tensor]:
-        """As `StackedNetworks.state`."""
         own = {f"buffer/{r}/{name}": x for r, buffers in enumerate(self.own_buffers) for name, x in buffers.items()}
         return super().state() | own | {"calls": self.calls}
 

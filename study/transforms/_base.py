@@ -2,7 +2,7 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -88,6 +88,10 @@ class Chain:
             for part in [[leaf] for leaf in leaves] if per_leaf else [leaves]:
                 for link in together:
                     link.apply(part)
+
+
+Base = Callable[..., Link]
+"""Makes the link that a method works on: Adagrad, or what the option `base` names."""
 
 
 def chain(*links: Link | Chain) -> Chain:
