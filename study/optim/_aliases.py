@@ -1,7 +1,8 @@
 """One optimizer class for each method, with the method's thresholds in its signature.
 
-All take the keywords of `MethodOptimizer` as well: `initial_accumulator_value`, `eps`, `base`, `weight_decay`,
-`momentum`, `maximize` and `record_clip_factors`.
+All take parameters or parameter groups, and a learning rate: a float or a tensor of one element. All take the keywords
+of `MethodOptimizer` too: `initial_accumulator_value`, `eps`, `base`, `weight_decay`, `momentum`, `maximize` and
+`record_clip_factors`.
 """
 
 from typing import ClassVar, Unpack
@@ -20,8 +21,6 @@ class Clippy(MethodOptimizer):
     One factor a parameter tensor; u is the base's update, lr included.
 
     Args:
-        params: Parameters or parameter groups.
-        lr: Learning rate, a float or a tensor of one element.
         relative_threshold: Share of its own size by which a weight may move.
         absolute_threshold: Added to that share, so that zero weights can move.
         accumulator_relative_threshold: Adds `accumulator_relative_threshold / sqrt(G + eps)` to the bound.
@@ -69,8 +68,6 @@ class AGC(MethodOptimizer):
         g *= min(1, max_ratio * max(norm(w), floor) / norm(g))
 
     Args:
-        params: Parameters or parameter groups.
-        lr: Learning rate.
         max_ratio: Largest ratio of the gradient's norm to the weights'.
         floor: Smallest norm of the weights that counts.
         per: "tensor", or "unit" for each output unit (NFNets).
@@ -100,8 +97,6 @@ class LAMB(MethodOptimizer):
     There is no global clip before it, and weight decay is not part of the ratio.
 
     Args:
-        params: Parameters or parameter groups.
-        lr: Learning rate.
         mu: Step length as a share of the weights' norm.
 
     Source: You et al., ICLR 2020 (arXiv 1904.00962), with Adagrad in place of Adam.
@@ -115,8 +110,6 @@ class LayerClip(MethodOptimizer):
     """Clip each tensor's gradient to a norm (`study.methods.layer_clip`).
 
     Args:
-        params: Parameters or parameter groups.
-        lr: Learning rate.
         max_norm: Largest norm of a tensor's gradient.
         after: Whether the raw gradient feeds the accumulator, and the factor scales the update.
     """
@@ -137,8 +130,6 @@ class GlobalClip(MethodOptimizer):
     """Clip all gradients to one norm, over every parameter group (`study.methods.global_clip`).
 
     Args:
-        params: Parameters or parameter groups.
-        lr: Learning rate.
         max_norm: Largest norm of all gradients together.
         after: Whether the raw gradient feeds the accumulator, and the factor scales the update.
     """
@@ -159,8 +150,6 @@ class UpdateRMSClip(MethodOptimizer):
     """Shrink the base's direction to a root mean square, per tensor (`study.methods.update_rms_clip`).
 
     Args:
-        params: Parameters or parameter groups.
-        lr: Learning rate.
         d: Largest root mean square. Adafactor's 1 suits the bases "rmsprop" and "adamw". After Adagrad it would never
             act, since |r| < 1.
 
@@ -177,8 +166,6 @@ class ZClip(MethodOptimizer):
     The norm is taken over all parameter groups. Each group remembers the norms of the steps that it took part in.
 
     Args:
-        params: Parameters or parameter groups.
-        lr: Learning rate.
         z_max: Standard deviations above the mean at which a norm is an outlier.
         decay: Of the moving mean and variance.
         warmup_steps: Steps that are not clipped and give the first mean and variance.
@@ -202,8 +189,6 @@ class AdaGC(MethodOptimizer):
     """Clip each tensor's gradient to `rel` times its own moving average norm (`study.methods.adagc`).
 
     Args:
-        params: Parameters or parameter groups.
-        lr: Learning rate.
         rel: Largest ratio of a norm to the moving average.
         abs: Limit of the norm over all parameter groups during the warm-up.
         decay: Of the moving average.
@@ -230,8 +215,6 @@ class AutoClip(MethodOptimizer):
     """Clip all gradients to a percentile of past norms, over all parameter groups (`study.methods.autoclip`).
 
     Args:
-        params: Parameters or parameter groups.
-        lr: Learning rate.
         percentile: Of the norms so far, in 0 to 100.
         history: How many of the newest norms are kept.
 

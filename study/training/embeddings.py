@@ -31,14 +31,12 @@ class EmbeddingTables:
 
     Args:
         vocabulary: Codes of each of the F id features.
-        names: The names of the features.
+        names: Of the features.
         seeds: One per group.
         runs_of_group: K.
         dim: E.
         std: Standard deviation of the initial rows N(0, std), drawn by seed and feature.
-        initial_accumulator: The initial value of the accumulators.
-        dtype: The precision of the runs.
-        device: The device of the stack.
+        initial_accumulator: Adagrad's G0.
         start: Initial rows (codes, dim) of each feature, the same for all runs, instead of random ones.
         start_accumulator: Initial accumulators, likewise.
     """

@@ -105,8 +105,6 @@ class StackedNetworks:
 
     Args:
         networks: One per run.
-        dtype: The precision of the runs.
-        device: The device of the stack.
         seeds: One per run, for networks that draw random numbers.
         unit_limit: The limit of each run's hidden units (R,); None clamps nothing.
 

@@ -64,8 +64,6 @@ class Rollbacks:
         parts: All that a step changes.
         runs: R.
         warmup: Steps of the lr's warm-up.
-        dtype: The precision of the runs.
-        device: The device of the stack.
 
     Attributes:
         state: By name, one value a run.

@@ -198,7 +198,6 @@ class StackTraining:
                 gradient=gradient,
                 update=gradient,
                 state=self.states[name],
-                scratch={},
                 factor=torch.ones_like(self.method.peak_lr_R) if self.on_update else None,
             )
             for (name, weight), gradient in zip(parameters.items(), gradients, strict=True)

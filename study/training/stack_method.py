@@ -4,6 +4,7 @@ Shape letters: R runs, G groups of K runs that share a seed (R = G * K), U touch
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,8 +23,6 @@ class StackMethod:
     Args:
         runs: Runs of one method, whose options agree; thresholds may differ.
         recipe: Warm-up, and the constants of Adagrad.
-        dtype: The precision of the runs.
-        device: The device of the stack.
 
     Attributes:
         lr_share_R: A run's own share of its peak lr at this step, instead of the warm-up's; set by rollbacks.
@@ -155,17 +154,18 @@ class TableMethod:
             gradient=gradient,
             update=gradient.clone(),
             state={key: value[:, codes] if value.dim() == 3 else value for key, value in state.items()},
-            scratch={},
-            factor=None,
         )
         return _TouchedTable(rows, codes, leaf, state)
 
 
+@dataclass
 class _TouchedTable:
     """The touched rows of one group and feature, as a leaf of the method."""
 
-    def __init__(self, rows: Tensor, codes: Tensor, leaf: Leaf, state: dict[str, Tensor]) -> None:
-        self.rows, self.codes, self.leaf, self.state = rows, codes, leaf, state
+    rows: Tensor
+    codes: Tensor
+    leaf: Leaf
+    state: dict[str, Tensor]
 
     def write(self, tables: EmbeddingTables) -> None:
         """Write the updated rows and their state back."""
@@ -189,6 +189,5 @@ def _of_runs(leaf: Leaf, part: slice) -> Leaf:
         gradient=leaf.gradient[part],
         update=leaf.update[part],
         state={key: value[part] for key, value in leaf.state.items()},
-        scratch={},
         factor=None if leaf.factor is None else leaf.factor[part],
     )
