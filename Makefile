@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 QUICK ?=
 DATA ?= ../shared/data/KuaiRand-Pure
 
-.PHONY: quick test test-setup test-slow test-long lint format bench statistics results faults clean
+.PHONY: quick test test-setup test-slow test-long compat lint format bench statistics results faults clean
 
 # The main job: P(divergence | lr) of five methods on the embedded stream. QUICK="--seeds 0-1" passes options on.
 quick: $(VENV)/installed

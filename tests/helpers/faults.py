@@ -14,7 +14,6 @@ import os
 import random
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -23,16 +22,17 @@ import urllib.error
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 from paths import ROOT
+from processes import SECONDS, command, kill_tree, send, tree, wait_until
+from studies import losses, recorded, shown, table
 
-SECONDS = 300.0  # far beyond what anything here takes
+from study.record.failures import read_failures
+
 DRIVER_SECONDS = 75.0
 """A driver whose Ray is dead must end within this time: Ray waits a minute for a cluster's head."""
 
@@ -45,57 +45,6 @@ EDGES = ["edges", *TINY, "--set", "methods=none,layer_clip", "--set", "lr=0.1,0.
 EDGES += ["--precision", "1.3", "--budget", "30"]
 QUALITY = ["best_quality", *TINY, "--set", "methods=none,clippy", "--set", "search.budget=24"]
 QUALITY += ["--set", "search.batch=4", "--set", "search.judged=4", "--seeds", "0-1"]
-
-NOT_PROMISED = ["seconds", "device", "version"]
-
-
-# Processes -----------------------------------------------------------------------------------------------------------
-
-
-def tree(root: int) -> set[int]:
-    """The process and all that descend from it, as they are now."""
-    parents: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
-            continue
-        if fields[0] != "Z":
-            parents[int(stat.parent.name)] = int(fields[1])
-    found = {root} if root in parents else set()
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
-
-
-def command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-    except OSError:
-        return ""
-
-
-def send(pid: int, what: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, what)
-
-
-def kill_tree(root: int) -> None:
-    """Kill the process and its descendants. All are stopped first, so that none starts another one."""
-    stopped: set[int] = set()
-    while more := tree(root) - stopped:
-        for pid in more:
-            send(pid, signal.SIGSTOP)
-        stopped |= more
-    for pid in stopped:
-        send(pid, signal.SIGKILL)
-
-
-def wait_until(true: Callable[[], Any], what: str, seconds: float = SECONDS) -> None:
-    give_up = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < give_up, f"in vain: {what}"
-        time.sleep(0.02)
 
 
 def free_port() -> int:
@@ -177,7 +126,7 @@ class Local:
     """GCS processes at the last kill."""
 
     def victims(self, driver: int, kind: str) -> list[int]:
-        return [pid for pid in tree(driver) if _is(kind, command(pid))]
+        return [pid for pid in tree(driver) if is_kind(kind, command(pid))]
 
     def strike(self, kind: str, rng: random.Random, driver: int) -> bool:
         self.heads = frozenset(self.victims(driver, "gcs"))
@@ -194,7 +143,7 @@ class Local:
         pass
 
 
-def _is(kind: str, line: str) -> bool:
+def is_kind(kind: str, line: str) -> bool:
     first = line.split(" ")[0]
     return {
         "worker": line.startswith(("ray::ImplicitFunc", "ray::IDLE", "ray::_", "ray::Coordinator")),
@@ -260,13 +209,13 @@ class Nodes:
 
     def strike(self, kind: str, rng: random.Random, driver: int) -> bool:
         if kind == "gcs" and self.head:
-            pids = [pid for pid in tree(self.head.pid) if _is("gcs", command(pid))]
+            pids = [pid for pid in tree(self.head.pid) if is_kind("gcs", command(pid))]
         elif kind == "node":
             pids = [child.pid for child in self.nodes.values()]
         elif kind == "follower":
-            pids = [pid for pid in tree(driver) if _is(kind, command(pid))]
+            pids = [pid for pid in tree(driver) if is_kind(kind, command(pid))]
         else:
-            pids = [pid for child in self.nodes.values() for pid in tree(child.pid) if _is(kind, command(pid))]
+            pids = [pid for child in self.nodes.values() for pid in tree(child.pid) if is_kind(kind, command(pid))]
         if not pids:
             return False
         self.note()
@@ -489,58 +438,8 @@ def trials(folder: Path) -> int:
     return len(list((folder / "runs").glob("*.parquet")))
 
 
-def recorded(folder: Path) -> list[str]:
-    """Return the ids in the files, twice if they were written twice."""
-    parts = [pd.read_parquet(path, columns=["run_id"]) for path in (folder / "runs").glob("*.parquet")]
-    return [run for part in parts for run in part["run_id"]]
-
-
-def table(folder: Path) -> pd.DataFrame:
-    """Return the record without the columns that may differ."""
-    from study.record import tables
-
-    return tables.read_runs(folder).drop(columns=NOT_PROMISED)
-
-
-def losses(folder: Path) -> dict[tuple[str, str], tuple[bytes, bytes]]:
-    """Return the bits of all losses of every run and task, and of the constant predictor's."""
-    from study.record import tables
-
-    frame = tables.read_losses(folder)
-    return {
-        (run, task): (np.asarray(loss).tobytes(), np.asarray(constant).tobytes())
-        for run, task, loss, constant in zip(*(frame[c] for c in ("run_id", "task", "loss", "constant")), strict=True)
-    }
-
-
-def shown(database: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Return what MLflow shows: runs with their parents, metrics, params and tags.
-
-    Deleted generations are left out, and so are ids, times and seconds, which differ between equal studies.
-    """
-    live = "runs.lifecycle_stage = 'active'"
-    ids = "('study.content', 'mlflow.parentRunId', 'mlflow.user', 'mlflow.source.name', 'mlflow.source.git.commit')"
-    queries = {
-        "runs": f"select runs.name, up.name, runs.status from runs left join tags on tags.run_uuid = runs.run_uuid and"
-        f" tags.key = 'mlflow.parentRunId' left join runs up on up.run_uuid = tags.value where {live}",
-        "metrics": f"select runs.name, key, step, value from metrics join runs using (run_uuid) where {live}"
-        " and key not like '%seconds%'",
-        "params": f"select runs.name, key, value from params join runs using (run_uuid) where {live}",
-        "tags": f"select runs.name, key, value from tags join runs using (run_uuid) where {live} and key not in {ids}",
-    }
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        found = {name: sorted(connection.execute(query).fetchall(), key=repr) for name, query in queries.items()}
-    names = [run[0] for run in found["runs"]]
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    assert not twice, f"in MLflow twice: {twice}"
-    assert "incomplete" not in {value for _, key, value in found["tags"] if key == "study.state"}
-    return found
-
-
 def assert_same(folder: Path, whole: Path) -> None:
     """Fail if the record of a tormented study is not that of an undisturbed one."""
-    from study.record.failures import read_failures
-
     ids = Counter(recorded(folder))
     lost = set(recorded(whole)) - set(ids)
     more = set(ids) - set(recorded(whole))

@@ -1,20 +1,20 @@
-"""What the tests of several folders share: studies."""
+"""Studies in child processes, and what of them must be equal: the record, the losses, and what MLflow shows."""
 
 import contextlib
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from paths import TESTS
+from processes import SECONDS, kill_tree
 
 from study.record import tables
-
-SECONDS = 400  # far beyond what any of these takes
 
 
 class Studies:
@@ -46,44 +46,17 @@ class Studies:
         try:
             printed, _ = child.communicate(timeout=SECONDS)
         finally:
-            kill_tree(child)
+            kill_child(child)
         assert child.returncode == 0, printed
         return printed
 
 
-def tree(root: int) -> set[int]:
-    """The process and all that descend from it, as they are now."""
-    parents: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
-            continue
-        parents[int(stat.parent.name)] = int(fields[1])
-    found = {root} if root in parents else set()
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
-
-
-def kill_tree(child: subprocess.Popen[str]) -> None:
-    """kill -9 of the process and its descendants; none can start another one before it is its turn."""
-    stopped: set[int] = set()
-    while more := tree(child.pid) - stopped:
-        for pid in more:
-            send(pid, signal.SIGSTOP)
-        stopped |= more
-    for pid in stopped:
-        send(pid, signal.SIGKILL)
+def kill_child(child: subprocess.Popen[str]) -> None:
+    kill_tree(child.pid)
     child.wait(timeout=30)
     for stream in (child.stdout, child.stderr):
         if stream:
             stream.close()
-
-
-def send(pid: int, what: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, what)
 
 
 SMALL = [
@@ -95,33 +68,44 @@ CONTROL = 24
 
 
 def table(folder: Path) -> pd.DataFrame:
-    """The record without what is promised to no one."""
+    """Return the record without the columns that may differ between equal studies."""
     return tables.read_runs(folder).drop(columns=["seconds", "device", "version"])
 
 
 def losses(folder: Path) -> dict[tuple[str, str], tuple[bytes, bytes]]:
+    """Return the bits of all losses of every run and task, and of the constant predictor's."""
     frame = tables.read_losses(folder)
     return {
-        (run, task): (loss.tobytes(), constant.tobytes())
+        (run, task): (np.asarray(loss).tobytes(), np.asarray(constant).tobytes())
         for run, task, loss, constant in zip(*(frame[c] for c in ("run_id", "task", "loss", "constant")), strict=True)
     }
 
 
 def recorded(folder: Path) -> list[str]:
-    """Ids as they stand in the files, twice where they were written twice."""
+    """Return the ids in the files, twice if they were written twice."""
     parts = [pd.read_parquet(path, columns=["run_id"]) for path in (folder / "runs").glob("*.parquet")]
     return [run for part in parts for run in part["run_id"]]
 
 
-def shown(folder: Path) -> list[tuple[Any, ...]]:
-    """What MLflow holds: each run's name and metrics, deleted generations left out."""
-    with sqlite3.connect(folder / "mlflow.db") as database:
-        rows = database.execute(
-            "select runs.name, metrics.key, metrics.step, metrics.value from runs left join metrics using (run_uuid)"
-            " where runs.lifecycle_stage = 'active' and coalesce(metrics.key, '') not like '%seconds%'"
-            " order by 1, 2, 3, 4"
-        ).fetchall()
-        names = database.execute("select name from runs where lifecycle_stage = 'active'").fetchall()
-    database.close()
-    assert len(names) == len(set(names)), "a run stands in MLflow twice"
-    return rows
+def shown(database: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Return what MLflow shows: runs with their parents, metrics, params and tags.
+
+    Deleted generations are left out, and so are ids, times and seconds, which differ between equal studies.
+    """
+    live = "runs.lifecycle_stage = 'active'"
+    ids = "('study.content', 'mlflow.parentRunId', 'mlflow.user', 'mlflow.source.name', 'mlflow.source.git.commit')"
+    queries = {
+        "runs": f"select runs.name, up.name, runs.status from runs left join tags on tags.run_uuid = runs.run_uuid and"
+        f" tags.key = 'mlflow.parentRunId' left join runs up on up.run_uuid = tags.value where {live}",
+        "metrics": f"select runs.name, key, step, value from metrics join runs using (run_uuid) where {live}"
+        " and key not like '%seconds%'",
+        "params": f"select runs.name, key, value from params join runs using (run_uuid) where {live}",
+        "tags": f"select runs.name, key, value from tags join runs using (run_uuid) where {live} and key not in {ids}",
+    }
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        found = {name: sorted(connection.execute(query).fetchall(), key=repr) for name, query in queries.items()}
+    names = [run[0] for run in found["runs"]]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    assert not twice, f"in MLflow twice: {twice}"
+    assert "incomplete" not in {value for _, key, value in found["tags"] if key == "study.state"}
+    return found

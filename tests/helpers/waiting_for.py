@@ -4,7 +4,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from studies import SECONDS
+from processes import SECONDS
 
 LONG = [
     *("run", "quick", "--set", "data.rows=30000", "--set", "batch=64", "--set", "window=500", "--set", "models=small"),

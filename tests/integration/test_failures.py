@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from studies import CONTROL, SECONDS, Studies, kill_tree, losses, recorded, shown, table, tree
+from processes import SECONDS, tree
+from studies import CONTROL, Studies, kill_child, losses, recorded, shown, table
 from waiting_for import LONG, wait_until
 
 from study.execution import checkpoint, heartbeat
 from study.record import tables
 from study.record.failures import read_failures
+from study.tracking.client import DATABASE
 from study.tune import runner
 from study.tune.cluster import ClusterError
 
@@ -57,7 +59,7 @@ def test_a_study_with_failing_trials_has_the_table_of_an_undisturbed_one(studies
     assert len(failed(tmp_path / "faults")) == len(kinds)
     pd.testing.assert_frame_equal(table(tmp_path / "out"), table(tmp_path / "whole"), check_exact=True)
     assert losses(tmp_path / "out") == losses(tmp_path / "whole")
-    assert shown(tmp_path / "out") == shown(tmp_path / "whole")
+    assert shown(tmp_path / "out" / DATABASE) == shown(tmp_path / "whole" / DATABASE)
     ids = recorded(tmp_path / "out")
     assert len(ids) == len(set(ids)) == CONTROL + 18
     assert not read_failures(tmp_path / "out")
@@ -105,7 +107,7 @@ def test_three_stacks_that_fail_the_same_way_stop_the_study(studies: Studies, tm
     try:
         printed, _ = child.communicate(timeout=SECONDS)
     finally:
-        kill_tree(child)
+        kill_child(child)
     assert child.returncode == 2
     assert printed.rstrip().endswith("study: 3 stacks failed the same way: RuntimeError: an odd shape")
     assert len(recorded(tmp_path / "out")) == CONTROL, "what was recorded stays"
@@ -238,7 +240,7 @@ def test_a_stopped_study_keeps_checkpoints_and_resumes_from_them(
         )
         processes = tree(child.pid)
         if how == signal.SIGKILL:
-            kill_tree(child)
+            kill_child(child)
         else:
             started = time.monotonic()
             # Ctrl-C in a terminal reaches every process of the command, SIGTERM the command alone.
@@ -256,7 +258,7 @@ def test_a_stopped_study_keeps_checkpoints_and_resumes_from_them(
                 time.sleep(0.1)
     finally:
         if child.poll() is None:
-            kill_tree(child)
+            kill_child(child)
     begun = checkpoint.begun(folder)
     assert len(begun) == 2
     assert len(recorded(folder)) == CONTROL

@@ -4,9 +4,10 @@ import os
 import signal
 from pathlib import Path
 
-import faults
 import pytest
-from studies import Studies, kill_tree, recorded, send, tree
+from faults import is_kind
+from processes import command, send, tree
+from studies import Studies, kill_child, recorded
 from waiting_for import LONG, wait_until
 
 from study.tune import liveness
@@ -24,13 +25,13 @@ def test_a_study_whose_ray_dies_says_how_to_continue(studies: Studies, tmp_path:
     child = studies.start(*LONG, "--out", folder)
     try:
         wait_until(child, lambda: len(recorded(folder)) > 0)
-        victims = [pid for pid in tree(child.pid) if faults._is(kind, faults.command(pid))]
+        victims = [pid for pid in tree(child.pid) if is_kind(kind, command(pid))]
         assert victims, f"there is no {kind}"
         send(victims[0], signal.SIGKILL)
         printed, _ = child.communicate(timeout=60)
     finally:
         if child.poll() is None:
-            kill_tree(child)
+            kill_child(child)
     assert child.returncode == liveness.EXIT_STATUS, printed
     shown = min(os.path.relpath(folder, studies.folder), str(folder), key=len)
     lines = [line for line in printed.splitlines() if line.startswith("study: ")]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import hosts
 import pytest
-from studies import SECONDS, TESTS
+from paths import TESTS
+from processes import SECONDS
 
 WHY_NOT = hosts.why_not()
 pytestmark = [pytest.mark.long, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from studies import CONTROL, SECONDS, SMALL, Studies, kill_tree, losses, recorded, shown, table
+from processes import SECONDS
+from studies import CONTROL, SMALL, Studies, kill_child, losses, recorded, shown, table
 
 from study import data
 from study.record import tables
 from study.record.failures import read_failures
+from study.tracking.client import DATABASE
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +113,11 @@ def test_a_study_grows_by_its_new_seeds_and_resumes_with_nothing_to_do(grown: Pa
     ids = recorded(grown)
     assert len(ids) == len(set(ids)) == CONTROL + RUNS
     assert sorted(tables.read_runs(grown).query("role == 'cell'")["seed"].unique()) == [0, 1, 2, 3]
-    before, view = {path: path.stat().st_mtime_ns for path in (grown / "runs").iterdir()}, shown(grown)
+    before, view = {path: path.stat().st_mtime_ns for path in (grown / "runs").iterdir()}, shown(grown / DATABASE)
     printed = studies("resume", grown)
     assert f"{RUNS} runs in 9 cells, {RUNS} recorded; 0 to train (control included) as 0 stacks" in printed
     assert {path: path.stat().st_mtime_ns for path in (grown / "runs").iterdir()} == before
-    assert shown(grown) == view
+    assert shown(grown / DATABASE) == view
 
 
 @pytest.mark.slow
@@ -132,7 +134,7 @@ def test_a_study_that_was_killed_ends_where_an_undisturbed_one_does(
             assert time.monotonic() < give_up
             time.sleep(0.02)
     finally:
-        kill_tree(child)
+        kill_child(child)
     survived = recorded(folder)
     assert CONTROL < len(survived) < CONTROL + RUNS
     assert not (folder / "report.html").exists()
@@ -144,7 +146,7 @@ def test_a_study_that_was_killed_ends_where_an_undisturbed_one_does(
     assert len(ids) == len(set(ids))
     pd.testing.assert_frame_equal(table(folder), table(grown), check_exact=True)
     assert losses(folder) == losses(grown)
-    assert shown(folder) == shown(grown)
+    assert shown(folder / DATABASE) == shown(grown / DATABASE)
     assert not read_failures(folder)
     assert not (folder / "set_aside").exists()
 
@@ -171,7 +173,7 @@ def test_a_search_that_was_killed_ends_where_an_undisturbed_one_does(studies: St
             assert time.monotonic() < give_up
             time.sleep(0.02)
     finally:
-        kill_tree(child)
+        kill_child(child)
     survived = recorded(folder)
     assert len(survived) < len(recorded(whole))
 

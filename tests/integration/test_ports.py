@@ -11,7 +11,8 @@ import pytest
 import ray  # noqa: F401 - brings psutil
 
 import psutil  # isort: skip
-from faults import Nodes, Room, tree, wait_until
+from faults import Nodes, Room
+from processes import tree, wait_until
 from ray_ports import METHODS, REFUSALS, grpc_answer
 
 pytestmark = pytest.mark.long

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from small_disk import Disk
 from stores import BUCKET, s3_server, settings
-from studies import SMALL, Studies, kill_tree, losses, table
+from studies import SMALL, Studies, kill_child, losses, table
 
 from study.record import tables
 from study.record.failures import read_failures
@@ -59,7 +59,7 @@ def test_a_disk_that_fills_up_and_files_that_rot(undisturbed: Path, studies: Stu
                 disk.full()
             printed, _ = child.communicate(timeout=300)
         finally:
-            kill_tree(child)
+            kill_child(child)
         assert child.returncode == 2, printed
         # Ray may print lines of its own after ours: the workers that failed were ended.
         ours = [line for line in printed.splitlines() if line.startswith("study: ")]
@@ -110,7 +110,7 @@ def test_a_study_in_an_object_store_that_was_killed(
             assert time.monotonic() < give_up
             time.sleep(0.1)
     finally:
-        kill_tree(child)
+        kill_child(child)
     with locked(stores.folder_of(url)):
         refused = studies.start("resume", url)
         printed, _ = refused.communicate(timeout=120)

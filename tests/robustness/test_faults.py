@@ -6,6 +6,7 @@
 import contextlib
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from pathlib import Path
 import faults
 import pandas as pd
 import pytest
-from faults import MlflowServer, Room, kill_tree, recorded, shown, trials, wait_until
+from faults import MlflowServer, Room, trials
+from processes import SECONDS, kill_tree, send, tree, wait_until
 from simulated_record import simulated_definition, write_simulated_study
+from studies import losses, recorded, shown
 
 from study.config import Arm
 from study.record import tables
@@ -103,9 +106,9 @@ def test_training_does_not_wait_for_a_tracking_server(room: Room) -> None:
     child = room.popen([sys.executable, "-c", faults.STUDY, *words], log, settings)
     try:
         wait_until(lambda: trials(folder), "the first run")
-        faults.send(child.pid, faults.signal.SIGSTOP)  # a follower has the lowest priority, and may come late
+        send(child.pid, signal.SIGSTOP)  # a follower has the lowest priority, and may come late
         wait_until(silence.asked, "the follower asks the server")
-        faults.send(child.pid, faults.signal.SIGCONT)
+        send(child.pid, signal.SIGCONT)
         before = len(recorded(folder))
         assert before < RUNS, "asked too late to be waited for"
         wait_until(lambda: len(recorded(folder)) == RUNS, "every run is trained")
@@ -113,9 +116,9 @@ def test_training_does_not_wait_for_a_tracking_server(room: Room) -> None:
         assert silence.asked()
         wait_until((folder / "report.html").exists, "the report is written")
         silence.close()
-        assert child.wait(timeout=faults.SECONDS) == 0, log.read_text()
+        assert child.wait(timeout=SECONDS) == 0, log.read_text()
     finally:
-        room.note(faults.tree(child.pid))
+        room.note(tree(child.pid))
         kill_tree(child.pid)
     text = log.read_text()
     assert f"MLflow was not updated: the tracking server at {settings['MLFLOW_TRACKING_URI']} does not answer" in text
@@ -148,12 +151,12 @@ def test_the_view_catches_up_after_a_tracking_server_was_away(room: Room) -> Non
         wait_until(lambda: len(recorded(folder)) >= RUNS // 3, "a third of the runs")
         server.kill()
         wait_until(lambda: len(recorded(folder)) >= 2 * RUNS // 3, "two thirds of the runs, without a server")
-        faults.send(child.pid, faults.signal.SIGSTOP)  # to start one takes longer than the last third
+        send(child.pid, signal.SIGSTOP)  # to start one takes longer than the last third
         server.start()
-        faults.send(child.pid, faults.signal.SIGCONT)
-        assert child.wait(timeout=faults.SECONDS) == 0, log.read_text()
+        send(child.pid, signal.SIGCONT)
+        assert child.wait(timeout=SECONDS) == 0, log.read_text()
     finally:
-        room.note(faults.tree(child.pid))
+        room.note(tree(child.pid))
         kill_tree(child.pid)
         server.kill()
     assert f"MLflow: 2 curves, 6 cells in {server.uri}" in log.read_text()
@@ -169,14 +172,14 @@ def test_file_times_decide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     arms = (Arm(method="none"), Arm(method="clippy"))
     write_simulated_study(tmp_path, simulated_definition(models=["small"], arms=arms, lrs=(0.1, 1.6), seeds=range(4)))
-    before, losses = tables.read_runs(tmp_path), faults.losses(tmp_path)
+    before, bits = tables.read_runs(tmp_path), losses(tmp_path)
     mirror.mirror(tmp_path)
     view = shown(tmp_path / DATABASE)
     rng = random.Random(SEED)
     for path in (tmp_path / "runs").iterdir():
         os.utime(path, (at := time.time() + rng.uniform(-3e8, 3e8), at))
     pd.testing.assert_frame_equal(tables.read_runs(tmp_path), before)
-    assert faults.losses(tmp_path) == losses
+    assert losses(tmp_path) == bits
     mirror.mirror(tmp_path)
     assert shown(tmp_path / DATABASE) == view
     mirror.mirror(tmp_path, f"sqlite:///{tmp_path / 'anew.db'}")

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import Nodes, Room, wait_until
+from faults import Nodes, Room
+from processes import wait_until
 from queues import Queue, make_stack
 
 from study.execution import stall

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import _is, command, kill_tree, tree, wait_until
+from faults import is_kind
 from local_ray import TINY, environment
+from processes import command, kill_tree, tree, wait_until
 from ray_ports import METHODS, REFUSALS, grpc_answer
 
 from study.tune import local_cluster
@@ -133,7 +134,7 @@ def test_a_stop_while_ray_starts_leaves_nothing(tmp_path: Path, what: signal.Sig
     def raylet() -> bool:
         seen.update(tree(child.pid))
         assert child.poll() is None
-        return any(_is("raylet", command(pid)) for pid in seen)
+        return any(is_kind("raylet", command(pid)) for pid in seen)
 
     try:
         wait_until(raylet, "the raylet begins")
