@@ -1,6 +1,6 @@
 """What Clippy adds to other optimizers than Adagrad: the edge of SGD, RMSProp and AdamW, with it and without.
 
-A base's edge lies where its step is: the ladder spans four decades, and each curve is then trained where it is
+Edges of different bases are far apart. So the ladder spans four decades, and each curve is then trained where it is
 uncertain.
 """
 

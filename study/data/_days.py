@@ -87,8 +87,7 @@ def days_in(log: Log) -> int:
     if not isinstance(days, int) or isinstance(days, bool) or days < 1:
         said = f"is {days!r:.40}" if "days" in log.facts else "is not there"
         raise ValueError(
-            f'its data source has `days`, so facts["days"] of its log is to say how many these are, a whole number; it '
-            f"{said}"
+            f'its data source has `days`, so facts["days"] of its log must be their number, a whole number; it {said}'
         )
     return days
 
@@ -101,11 +100,11 @@ def holds_out_a_day(log: Log) -> bool:
 def _check_days(days: Days, log: Log) -> None:
     """Raise ValueError unless these can be the days of this log."""
     if not isinstance(days, Days):
-        raise ValueError(f"`days` of its data source is to return study.data.Days; it returned {days!r:.40}")
+        raise ValueError(f"`days` of its data source must return study.data.Days; it returned {days!r:.40}")
     if (rows := np.shape(days.of_row)) != (len(log.labels),):
-        raise ValueError(f"its data source tells days of the shape {rows}; its log has {len(log.labels):,} rows")
+        raise ValueError(f"its data source returns days of the shape {rows}; its log has {len(log.labels):,} rows")
     if len(days.dates) != days_in(log):
-        raise ValueError(f"its data source tells the dates of {len(days.dates)} days; its log has {days_in(log)}")
+        raise ValueError(f"its data source returns the dates of {len(days.dates)} days; its log has {days_in(log)}")
 
 
 def parse_days(wanted: Any, log: Log) -> tuple[int, int]:

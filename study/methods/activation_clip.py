@@ -1,4 +1,4 @@
-"""Hidden units clamped: every activation's output lies in [-limit, limit]. The update is the base's own.
+"""Clamped hidden units: the output of every activation is in [-limit, limit]. The update is the base's own.
 
 Tang et al., KDD 2023 (arXiv 2302.09178), name it among the usual mitigations; limit 6 is that of ReLU6 (Krizhevsky,
 Convolutional Deep Belief Networks on CIFAR-10, 2010). The clamp is part of the network, in training and in judging

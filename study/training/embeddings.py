@@ -1,6 +1,6 @@
 """The embedding tables of a stack: one gather for all runs of a seed, and updates of touched rows only.
 
-Runs of a seed read the same batches, so their rows of one id lie side by side. The table is (groups * ids, runs of a
+Runs of a seed read the same batches, so their rows of one id are side by side. The table is (groups * ids, runs of a
 group * dim), and a batch is one `index_select`. The gradients of an id are summed in the order of its occurrences in
 the batch, column by column, so a run's bits do not depend on its neighbours. On a GPU one thread sums a column, so the
 sum is deterministic there too.
@@ -61,7 +61,7 @@ class EmbeddingTables:
         self.ids = int(sum(vocabulary))
         starts = np.concatenate([[0], np.cumsum(vocabulary)[:-1]]) if self.features else np.zeros(0)
         self.starts_F = torch.as_tensor(starts, dtype=torch.int64, device=device)
-        # One row more than ids stands for "no row" where the number of touched rows is not read back.
+        # One row more than ids means "no row" where the number of touched rows is not read back.
         self.no_row = self.groups * self.ids
         self.weight = torch.zeros(self.no_row + 1, self.runs * dim, dtype=dtype, device=device)
         weight = self._by_id(self.weight)
@@ -118,7 +118,7 @@ class EmbeddingTables:
         _put(self.weight, rows_U, weight.sub_(update.mul_(lr)))
 
     def without(self, rows_U: Tensor, gradient: Tensor, runs_GK: Tensor) -> Tensor:
-        """Return the gradient with zeros for these runs, of which Adagrad then changes no bit."""
+        """Return the gradient with zeros for these runs, which Adagrad then does not change."""
         out = runs_GK.index_select(0, self._groups(rows_U)).unsqueeze(-1)
         return gradient.view(-1, self.runs, self.dim).masked_fill(out, 0.0).flatten(1)
 

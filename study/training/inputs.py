@@ -5,7 +5,7 @@ Inputs convert one layout into the other, in two ways:
 
 - `TouchedInputs`, on CPU: the rows that a batch touches are read once and are few enough to stay in the cache. The
   inputs of a run are picked from them, and its gradients are summed into theirs, one run after the other. Its numbers
-  lie there like rows too, so that one call picks all inputs of a batch.
+  are stored like rows too, so that one call picks all inputs of a batch.
 - `WholeInputs`, on a GPU: a batch is read and differentiated as a whole, and no number is read back from the device.
 
 Shape letters: R runs, G groups of K runs that share a seed (R = G * K), B batch, F id features, E embedding dimension,
@@ -135,9 +135,9 @@ class TouchedInputs(Inputs):
         self.touched: list[TouchedRows] = []
         self.rows_U = torch.zeros(0, dtype=torch.int64)
         self.picked_from: list[Tensor] = []
-        """By group, (K, U + rows of the batch's numbers, words of E). A run's rows lie together, in the cache."""
+        """By group, (K, U + rows of the batch's numbers, words of E). A run's rows are contiguous."""
         self.places: list[Tensor] = []
-        """By group, where the inputs of a batch lie in these rows, (B * P / E,)."""
+        """By group, the places of a batch's inputs in these rows, (B * P / E,)."""
         self.gradients_of: list[Tensor] = []
         self.rows_CBP = torch.zeros(0, self.batch, self.padded_width, dtype=self.dtype)
 

@@ -60,7 +60,7 @@ class Groups:
     Args:
         runs: The runs, in the order of the run axis: by seed.
         size: K, runs of a group.
-        callers_order: Where each run of the caller stands in `runs`.
+        callers_order: The place in `runs` of each run of the caller.
     """
 
     runs: tuple[Run, ...]

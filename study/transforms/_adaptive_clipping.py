@@ -73,7 +73,7 @@ def clip_by_z_score(z_max: Scalar, decay: Scalar = 0.97, warmup_steps: int = 25)
     """Return a link that clips outliers of the norm over all tensors to `mean + z_max^2 / z * std`.
 
     Args:
-        z_max: An outlier lies more than `z_max` standard deviations above the mean.
+        z_max: An outlier is more than `z_max` standard deviations above the mean.
         decay: Of the moving averages of mean and variance, which see clipped norms.
         warmup_steps: First norms, which are not clipped. Their mean and variance start the moving averages.
     """

@@ -144,13 +144,13 @@ def test_days_with_nothing_to_learn_are_refused(
     [
         (
             {"of_row": "123", "facts": "none"},
-            r'has `days`, so facts\["days"\] of its log is to say how many .* not there',
+            r'facts\["days"\] of its log must be their number, .* not there',
         ),
         ({"of_row": "123", "facts": "three"}, "a whole number; it is 'three'"),
         ({"of_row": "123", "facts": 0}, "a whole number; it is 0"),
-        ({"of_row": "12"}, r"tells days of the shape \(2000,\); its log has 3,000 rows"),
-        ({"of_row": "123", "facts": 4}, "tells the dates of 3 days; its log has 4"),
-        ({"of_row": "none"}, r"is to return study\.data\.Days; it returned None"),
+        ({"of_row": "12"}, r"returns days of the shape \(2000,\); its log has 3,000 rows"),
+        ({"of_row": "123", "facts": 4}, "returns the dates of 3 days; its log has 4"),
+        ({"of_row": "none"}, r"must return study\.data\.Days; it returned None"),
     ],
 )
 def test_a_source_with_inconsistent_days_is_refused(
