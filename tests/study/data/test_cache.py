@@ -95,16 +95,18 @@ def test_a_damaged_cache_is_built_again(tmp_path, name, damage):
     assert [p.name for p in tmp_path.iterdir()] == ["mine-c"]
 
 
-def test_arrays_of_another_shape_are_built_again(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("labels", np.zeros((5, 1), dtype=np.float32)),
+        ("ids", np.array([[{"code": "here"}] * 2] * 6, dtype=object)),  # pickled arrays are never loaded
+    ],
+)
+def test_arrays_of_another_shape_or_type_are_built_again(tmp_path, name, array):
     cached(tmp_path, "mine", "c", build_small)
-    np.save(only_folder(tmp_path) / "labels.npy", np.zeros((5, 1), dtype=np.float32))
-    assert len(cached(tmp_path, "mine", "c", build_small).labels) == 6
-
-
-def test_pickled_arrays_are_never_loaded(tmp_path):
-    cached(tmp_path, "mine", "c", build_small)
-    np.save(only_folder(tmp_path) / "ids.npy", np.array([[{"code": "here"}] * 2] * 6, dtype=object), allow_pickle=True)
-    assert cached(tmp_path, "mine", "c", build_small).ids.dtype == np.int32
+    np.save(only_folder(tmp_path) / f"{name}.npy", array, allow_pickle=True)
+    log = cached(tmp_path, "mine", "c", build_small)
+    assert (log.ids.dtype, len(log.labels)) == (np.int32, 6)
 
 
 def test_a_kill_while_writing_leaves_no_log(tmp_path):
@@ -139,9 +141,9 @@ def test_one_process_converts_while_the_others_wait(tmp_path):
     )
     words = [sys.executable, "-c", script, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(HELPERS)])}
-    started = [subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    started = [subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = [child.communicate(timeout=60)[0].split() for child in started]
-    assert sorted(map(len, printed)) == [1, 1, 2]
+    assert sorted(map(len, printed)) == [1, 2]
     assert {words[-1] for words in printed} == {"mine-c"}
     assert [path.name for path in tmp_path.iterdir()] == ["mine-c"]
 

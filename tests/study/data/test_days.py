@@ -1,7 +1,6 @@
 """A selection of days is a log with the codes and scales of the whole."""
 
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ def load(cache: Path, **more: object) -> data.Log:
     return data.load("synthetic", OPTIONS | more, cache)
 
 
-def test_days_keep_their_rows_with_the_codes_of_the_whole_log(tmp_path: Path) -> None:
+def test_days_keep_their_rows_with_the_codes_of_the_whole_log(tmp_path):
     whole, early, late = load(tmp_path), load(tmp_path, only_days="1-3"), load(tmp_path, only_days="4-6")
     day = Stream(StreamOptions(**OPTIONS)).day + 1
     for part, (first, last) in ((early, (1, 3)), (late, (4, 6))):
@@ -37,7 +36,7 @@ def test_days_keep_their_rows_with_the_codes_of_the_whole_log(tmp_path: Path) ->
     assert len({whole.content, early.content, late.content}) == 3
 
 
-def test_the_best_constant_is_that_of_the_selected_training_rows(tmp_path: Path) -> None:
+def test_the_best_constant_is_that_of_the_selected_training_rows(tmp_path):
     whole, part = load(tmp_path), load(tmp_path, only_days="2-4")
     labels = np.asarray(part.labels[: part.train_rows], dtype=np.float64)
     for t, task in enumerate(part.tasks):
@@ -52,7 +51,7 @@ def test_the_best_constant_is_that_of_the_selected_training_rows(tmp_path: Path)
         assert task.constant_loss == pytest.approx(best, rel=1e-6)
 
 
-def test_all_days_are_the_whole_log_and_days_combine_with_columns(tmp_path: Path) -> None:
+def test_all_days_are_the_whole_log_and_days_combine_with_columns(tmp_path):
     whole = load(tmp_path)
     assert load(tmp_path, only_days="1-6").content == whole.content
     both = load(tmp_path, only_days="1-3", only_tasks="click")
@@ -77,7 +76,7 @@ def test_all_days_are_the_whole_log_and_days_combine_with_columns(tmp_path: Path
         ("1-2,4-6", "only_days takes the first and the last day"),
     ],
 )
-def test_bad_days_are_refused(tmp_path: Path, days: object, message: str) -> None:
+def test_bad_days_are_refused(tmp_path, days, message):
     with pytest.raises(ValueError, match=message):
         load(tmp_path, only_days=days)
     with pytest.raises(ValueError, match=message):
@@ -107,21 +106,18 @@ def days(cache, *, of_row, facts=3):
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+def own(tmp_path, monkeypatch):
     """Return a function that writes a user's data source and returns its name."""
-    # a name that no other test uses, since modules stay imported
-    package = tmp_path / "logs_with_sparse_days"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "logs_with_sparse_days").mkdir()
+    for name in ("logs_with_sparse_days", "logs_with_sparse_days.sparse"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
     def write(content: str) -> str:
-        (package / "sparse.py").write_text(content)
-        return f"{package.name}.sparse"
+        (tmp_path / "logs_with_sparse_days" / "sparse.py").write_text(content)
+        return "logs_with_sparse_days.sparse"
 
-    yield write
-    for name in [name for name in sys.modules if name.split(".")[0] == package.name]:
-        del sys.modules[name]
+    return write
 
 
 @pytest.mark.parametrize(
@@ -132,9 +128,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
         ("911", "1-2", "the labels of click are all 0 in the training rows of the days 1-2"),
     ],
 )
-def test_days_with_nothing_to_learn_are_refused(
-    tmp_path: Path, own: Callable[[str], str], of_row: str, days: str, message: str
-) -> None:
+def test_days_with_nothing_to_learn_are_refused(tmp_path, own, of_row, days, message):
     with pytest.raises(ValueError, match=message):
         data.load(own(SPARSE), {"of_row": of_row, "only_days": days}, tmp_path / "cache")
 
@@ -142,10 +136,7 @@ def test_days_with_nothing_to_learn_are_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"of_row": "123", "facts": "none"},
-            r'facts\["days"\] of its log must be their number, .* not there',
-        ),
+        ({"of_row": "123", "facts": "none"}, r'facts\["days"\] of its log must be their number, .* not there'),
         ({"of_row": "123", "facts": "three"}, "a whole number; it is 'three'"),
         ({"of_row": "123", "facts": 0}, "a whole number; it is 0"),
         ({"of_row": "12"}, r"returns days of the shape \(2000,\); its log has 3,000 rows"),
@@ -153,9 +144,7 @@ def test_days_with_nothing_to_learn_are_refused(
         ({"of_row": "none"}, r"must return study\.data\.Days; it returned None"),
     ],
 )
-def test_a_source_with_inconsistent_days_is_refused(
-    tmp_path: Path, own: Callable[[str], str], options: dict[str, object], message: str
-) -> None:
+def test_a_source_with_inconsistent_days_is_refused(tmp_path, own, options, message):
     source = own(SPARSE)
     with pytest.raises(ValueError, match=message):
         data.load(source, options | {"only_days": "1-2"}, tmp_path / "cache")
@@ -165,7 +154,7 @@ def test_a_source_with_inconsistent_days_is_refused(
             data.rows_of(source, options, tmp_path / "cache")
 
 
-def test_a_source_without_days_has_no_day_option(tmp_path: Path, own: Callable[[str], str]) -> None:
+def test_a_source_without_days_has_no_day_option(tmp_path, own):
     source = own(SPARSE.partition("def days")[0])
     with pytest.raises(ValueError, match="sparse' has no option only_days"):
         data.load(source, {"of_row": "1", "only_days": "1-2"}, tmp_path / "cache")
@@ -174,7 +163,7 @@ def test_a_source_without_days_has_no_day_option(tmp_path: Path, own: Callable[[
 
 
 @needs_slice
-def test_a_week_of_the_slice_equals_pandas(tmp_path: Path) -> None:
+def test_a_week_of_the_slice_equals_pandas(tmp_path):
     import pandas as pd
 
     log = data.load("kuairand", {"dir": str(SLICE), "only_days": "8-14"}, tmp_path)

@@ -161,71 +161,92 @@ def test_memory_does_not_grow_with_the_features(tmp_path, monkeypatch):
 
     def peak(ids: int) -> int:
         tracemalloc.start()
-        load("synthetic", SMALL | {"ids": ids, "rows": 50_000}, tmp_path)
+        load("synthetic", SMALL | {"ids": ids}, tmp_path)
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found
 
-    assert peak(90) - peak(10) < 80 * 50_000  # 80 features take 4 bytes a row each
+    assert peak(90) - peak(10) < 80 * SMALL["rows"]  # 80 features take 4 bytes a row each
 
 
 def stream_with(**options) -> Stream:
     return Stream(Options(**SMALL | options))
 
 
-def test_each_option_has_its_effect():
-    def popularity(s: Stream) -> float:
-        return np.sort(np.bincount(s.item))[-20:].sum() / len(s.item)
+def share_of_popular_items(s: Stream) -> float:
+    return np.sort(np.bincount(s.item))[-20:].sum() / len(s.item)
 
-    assert popularity(stream_with(skew=1.5)) > 1.5 * popularity(stream_with(skew=0.8))
 
-    def spread(s: Stream) -> float:
-        return float(s.probabilities["click"].std())
+def spread_of_clicks(s: Stream) -> float:
+    return float(s.probabilities["click"].std())
 
-    assert spread(stream_with(signal=2.0)) > 1.3 * spread(stream_with(signal=0.7))
-    assert spread(stream_with(label_noise=0.5)) == pytest.approx(0.5 * spread(stream_with()))
-    assert stream_with(label_noise=0.5).probabilities["like"].mean() == pytest.approx(0.017)
+
+def redundancy(s: Stream) -> float:
+    return abs(np.corrcoef(s._clean_numbers(0), s.traits["user"][:, 0])[0, 1])
+
+
+def outliers(s: Stream) -> float:
+    return float((np.abs(s._row_numbers(0)) > 5).mean())
+
+
+def tail_of_play_time(s: Stream) -> float:
+    target = s._draw_targets()["play_time"]
+    return float(np.quantile(target, 0.995) / np.median(target))
+
+
+def agreement_of_scores(s: Stream) -> float:
+    return float(np.corrcoef(s._scaled_score("click"), s._scaled_score("like"))[0, 1])
+
+
+def change_of_items(s: Stream) -> float:
+    first, last = (np.bincount(s.item[s.day == day], minlength=500) for day in (0, 4))
+    return float(np.abs(first - last).sum() / (first + last).sum())
+
+
+def agreement_of_noise(s: Stream) -> float:
+    targets = s._draw_targets()
+    return float(np.corrcoef([targets[name] - s.probabilities[name] for name in BINARY[:2]])[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("measure", "option", "low", "high", "ratio"),
+    [
+        (share_of_popular_items, "skew", 0.8, 1.5, 1.5),
+        (spread_of_clicks, "signal", 0.7, 2.0, 1.3),
+        (tail_of_play_time, "heavy_tail", 0.1, 1.0, 1.3),
+        (change_of_items, "drift", 0.0, 1.0, 1.2),
+    ],
+)
+def test_an_option_increases_what_it_names(measure, option, low, high, ratio):
+    assert measure(stream_with(**{option: high})) > ratio * measure(stream_with(**{option: low}))
+
+
+@pytest.mark.parametrize(
+    ("measure", "options", "least", "most"),
+    [
+        (redundancy, {"correlation": 0.9}, 0.8, 1),
+        (redundancy, {"correlation": 0.1}, 0, 0.3),
+        (outliers, {"outliers": 0.05}, 0.01, 1),
+        (outliers, {"outliers": 0}, 0, 0),
+        (agreement_of_scores, {"task_correlation": 0.95}, 0.85, 1),
+        (agreement_of_scores, {"task_correlation": 0.1}, -1, 0.6),
+        (agreement_of_noise, {"noise_correlation": 0.9}, 0.4, 1),
+        (agreement_of_noise, {"noise_correlation": 0}, -1, 0.05),
+    ],
+)
+def test_an_option_sets_what_it_names(measure, options, least, most):
+    assert least <= measure(stream_with(**options)) <= most
+
+
+def test_label_noise_drift_and_interaction_change_the_probabilities():
+    noisy = stream_with(label_noise=0.5)
+    assert spread_of_clicks(noisy) == pytest.approx(0.5 * spread_of_clicks(stream_with()))
+    assert noisy.probabilities["like"].mean() == pytest.approx(0.017)
     assert stream_with(signal=0).probabilities["click"] == pytest.approx(0.44)
-
-    def redundancy(s: Stream) -> float:
-        return abs(np.corrcoef(s._clean_numbers(0), s.traits["user"][:, 0])[0, 1])
-
-    assert redundancy(stream_with(correlation=0.9)) > 0.8 > 0.3 > redundancy(stream_with(correlation=0.1))
-
-    def outliers(s: Stream) -> float:
-        return float((np.abs(s._row_numbers(0)) > 5).mean())
-
-    assert outliers(stream_with(outliers=0.05)) > 0.01
-    assert outliers(stream_with(outliers=0)) == 0
-
-    def tail(s: Stream) -> float:
-        target = s._draw_targets()["play_time"]
-        return float(np.quantile(target, 0.995) / np.median(target))
-
-    assert tail(stream_with(heavy_tail=1.0)) > 1.3 * tail(stream_with(heavy_tail=0.1))
-
-    def agreement(s: Stream) -> float:
-        return float(np.corrcoef(s._scaled_score("click"), s._scaled_score("like"))[0, 1])
-
-    assert agreement(stream_with(task_correlation=0.95)) > 0.85 > 0.6 > agreement(stream_with(task_correlation=0.1))
-
     still = stream_with(drift=0.0)
     popular = np.argsort(-np.bincount(still.item))[:50]
     assert 0 < np.isin(popular, still.item[still.day == 0], invert=True).mean() < 0.4  # some popular items appear later
-
-    def moved(s: Stream) -> float:
-        first, last = (np.bincount(s.item[s.day == day], minlength=500) for day in (0, 4))
-        return float(np.abs(first - last).sum() / (first + last).sum())
-
-    assert moved(stream_with(drift=1.0)) > 1.2 * moved(stream_with(drift=0.0))
     assert not np.allclose(*(stream_with(interaction=k)._scaled_score("click") for k in (0, 1)), atol=0.5)
-
-    def shared(s: Stream) -> float:
-        targets = s._draw_targets()
-        left = [targets[name] - s.probabilities[name] for name in BINARY[:2]]
-        return float(np.corrcoef(left)[0, 1])
-
-    assert shared(stream_with(noise_correlation=0.9)) > 0.4 > 0.05 > shared(stream_with(noise_correlation=0))
 
 
 @pytest.mark.parametrize(
