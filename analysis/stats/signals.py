@@ -77,7 +77,8 @@ def prepared(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with `gradient_jump` and `loss_share`, and with sharpness at every step."""
     table = table.sort_values(["run_id", "step"], ignore_index=True)
     by_run = table.groupby("run_id", sort=False)
-    before = by_run["gradient_norm"].transform(lambda g: g.shift(1).rolling(10, min_periods=3).median())
+    earlier = by_run["gradient_norm"].shift().groupby(table["run_id"], sort=False)
+    before = earlier.rolling(10, min_periods=3).median().droplevel(0)
     filled = {name: by_run[name].ffill() for name in ("sharpness_share", "treated_share") if name in table}
     return table.assign(
         gradient_jump=table["gradient_norm"] / before, loss_share=table["loss"] / table["constant"], **filled
@@ -174,88 +175,70 @@ def discrimination(
     """
     rows = []
     for (model, method), own in groups(table, GROUP):
-        rows += [
-            {"model": model, "method": method} | row for row in _discrimination_of_group(own, lags, signals, draws)
-        ]
+        runs = _one_row_a_run(own)
+        values_of = {signal: own.pivot(index="run_id", columns="step", values=signal) for signal in signals}
+        for lag in lags:
+            for signal, values in values_of.items():
+                auc = _auc(values, runs, lag, draws)
+                rows.append({"model": model, "method": method, "signal": signal, "lag": lag} | auc)
     return pd.DataFrame(rows)
 
 
-def _discrimination_of_group(
-    table: pd.DataFrame, lags: Sequence[int], signals: Sequence[str], draws: int
-) -> Iterator[dict[str, Any]]:
-    onset = table.groupby("run_id")["onset"].first()
-    runs = table.groupby("run_id")[["lr", "seed"]].first().assign(onset=onset)
-    healthy = len(runs) - len(runs.dropna(subset=["onset"]))
-    for lag in lags:
-        cases = runs.loc[runs["onset"].notna() & (runs["onset"] - lag >= START)]
-        at = pd.Series((cases["onset"] - lag).astype(int), index=cases.index)
-        for signal in signals:
-            values = table.pivot(index="run_id", columns="step", values=signal)
-            comparisons = [_pairs(values, runs, str(run), int(step), lag) for run, step in at.items()]
-            comparisons = [pairs for pairs in comparisons if pairs is not None]
-            seeds = len({p["seed"].iloc[0] for p in comparisons})
-            row = {"signal": signal, "lag": lag, "diverged": len(comparisons), "healthy": healthy, "seeds": seeds}
-            for name, part in (("auc", comparisons), ("same_lr", [p.loc[p["same_lr"]] for p in comparisons])):
-                low, mid, high = _clustered(part, draws)
-                ends = ("low", "high") if name == "auc" else ("same_lr_low", "same_lr_high")
-                row |= {name: mid, ends[0]: low, ends[1]: high}
-            yield row
+def _one_row_a_run(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns that are constant over a run, by run_id."""
+    runs = table.drop_duplicates("run_id").set_index("run_id").sort_index()
+    columns = ["model", "lr", "seed", "outcome", "onset", "gone"]
+    return runs[[name for name in columns if name in runs]].astype({"onset": float})
 
 
-def _pairs(values: pd.DataFrame, runs: pd.DataFrame, run: str, step: int, lag: int) -> pd.DataFrame | None:
-    """A run that will diverge against each run that is healthy at the same step: which value is larger."""
-    if step not in values.columns:
-        return None
-    own = values.loc[run, step]
-    at = values[step]
-    others = runs.index[~(runs["onset"] <= step + lag).to_numpy(dtype=bool, na_value=False)]
-    at = at.loc[others].dropna()
-    if np.isnan(own) or at.empty:
-        return None
-    wins = (own > at).astype(float) + 0.5 * (own == at)
-    return pd.DataFrame(
-        {
-            "wins": wins.to_numpy(),
-            "other_seed": runs.loc[at.index, "seed"].to_numpy(dtype=int),
-            "same_lr": (runs.loc[at.index, "lr"] == runs.loc[run, "lr"]).to_numpy(),
-            "seed": int(runs.loc[run, "seed"]),
-        }
-    )
+def _auc(values: pd.DataFrame, runs: pd.DataFrame, lag: int, draws: int) -> dict[str, float]:
+    """A row of `discrimination`: the cases (C) against all runs (R) that are healthy at the same step."""
+    onset_R, lr_R, seed_R = (runs[name].to_numpy(dtype=float) for name in ("onset", "lr", "seed"))
+    case_C = np.flatnonzero((onset_R - lag >= START) & np.isin(onset_R - lag, values.columns))
+    step_C = onset_R[case_C] - lag
+    at_CR = values[step_C].to_numpy(dtype=float).T
+    own_C = at_CR[np.arange(len(case_C)), case_C][:, None]
+    pairs_CR = ~np.isnan(own_C) & ~np.isnan(at_CR) & ~(onset_R <= step_C[:, None] + lag)
+    wins_CR = (own_C > at_CR) + 0.5 * (own_C == at_CR)
+    compared = pairs_CR.any(1)
+    row: dict[str, float] = {}
+    for name, prefix, used_CR in (
+        ("auc", "", pairs_CR),
+        ("same_lr", "same_lr_", pairs_CR & (lr_R == lr_R[case_C][:, None])),
+    ):
+        low, middle, high = _mean_share(wins_CR, used_CR, seed_R, seed_R[case_C], draws)
+        row |= {name: middle, f"{prefix}low": low, f"{prefix}high": high}
+    healthy, seeds = int(np.isnan(onset_R).sum()), len(set(seed_R[case_C][compared]))
+    return row | {"diverged": int(compared.sum()), "healthy": healthy, "seeds": seeds}
 
 
-def _clustered(comparisons: Sequence[pd.DataFrame], draws: int) -> tuple[float, float, float]:
-    """The mean over cases of their share of wins, and its 95% interval from resampled seeds."""
-    comparisons = [pairs for pairs in comparisons if len(pairs)]
-    if not comparisons:
+def _mean_share(
+    wins_CR: np.ndarray, used_CR: np.ndarray, seed_R: np.ndarray, seed_C: np.ndarray, draws: int
+) -> tuple[float, float, float]:
+    """(low, mean, high): the mean over cases of their share of wins, and its 95% interval from resampled seeds."""
+    cases = used_CR.any(1)
+    if not cases.any():
         return np.nan, np.nan, np.nan
-    seeds = sorted({s for pairs in comparisons for s in (*pairs["other_seed"], pairs["seed"].iloc[0])})
-    place = {seed: i for i, seed in enumerate(seeds)}
-    wins, count = np.zeros((len(comparisons), len(seeds))), np.zeros((len(comparisons), len(seeds)))
-    for i, pairs in enumerate(comparisons):
-        columns = [place[s] for s in pairs["other_seed"]]
-        np.add.at(wins[i], columns, pairs["wins"].to_numpy())
-        np.add.at(count[i], columns, 1)
-    seed_of = np.array([place[pairs["seed"].iloc[0]] for pairs in comparisons])
-
-    def mean(weights_S: np.ndarray) -> float:
-        with np.errstate(invalid="ignore"):
-            share = (wins @ weights_S) / (count @ weights_S)
-        weight = weights_S[seed_of] * np.isfinite(share)
-        return float((np.nan_to_num(share) * weight).sum() / weight.sum()) if weight.sum() else np.nan
-
-    rng = np.random.default_rng(0)
-    again = [mean(np.bincount(rng.integers(0, len(seeds), len(seeds)), minlength=len(seeds))) for _ in range(draws)]
-    low, high = np.nanquantile(again, [0.025, 0.975]) if len(seeds) > 1 else (np.nan, np.nan)
-    return float(low), mean(np.ones(len(seeds))), float(high)
+    seeds = np.union1d(seed_R[used_CR.any(0)], seed_C[cases])
+    of_seed_RS = (seed_R[:, None] == seeds).astype(float)
+    wins_CS, count_CS = (np.where(used_CR, v, 0.0)[cases] @ of_seed_RS for v in (wins_CR, used_CR))
+    S = len(seeds)
+    drawn_DS = np.random.default_rng(0).integers(0, S, (draws, S))
+    times = np.bincount((drawn_DS + S * np.arange(draws)[:, None]).ravel(), minlength=draws * S)
+    weight_DS = np.vstack([np.ones(S), times.reshape(draws, S)])  # first, each seed once
+    with np.errstate(invalid="ignore"):
+        share_DC = (weight_DS @ wins_CS.T) / (weight_DS @ count_CS.T)
+        weight_DC = weight_DS[:, np.searchsorted(seeds, seed_C[cases])] * np.isfinite(share_DC)
+        mean_D = (np.nan_to_num(share_DC) * weight_DC).sum(1) / weight_DC.sum(1)
+    low, high = np.nanquantile(mean_D[1:], [0.025, 0.975]) if S > 1 else (np.nan, np.nan)
+    return float(low), float(mean_D[0]), float(high)
 
 
 def alarms(table: pd.DataFrame, signal: str, threshold: float) -> pd.DataFrame:
     """Return one row a run: model, lr, seed, outcome, onset, gone, and the step of the alarm (NaN if none)."""
     late = table["step"] >= START
     first_alarm = table.loc[late & (table[signal] > threshold)].groupby("run_id")["step"].min()
-    runs = table.groupby("run_id")[["model", "lr", "seed", "outcome"]].first()
-    for name in ("onset", "gone"):
-        runs[name] = table.groupby("run_id")[name].first().astype(float)
+    runs = _one_row_a_run(table).astype({"gone": float})
     return runs.assign(alarm=first_alarm.reindex(runs.index).astype(float))
 
 
@@ -345,12 +328,12 @@ def chosen_threshold(table: pd.DataFrame, signal: str, false_alarms: float) -> f
 
 def _again(runs: pd.DataFrame, draws: int) -> dict[str, float]:
     """95% intervals: Wilson's over runs, widened to those of resampled seeds, which have no width at 0 and 1."""
-    rng, counts = np.random.default_rng(0), []
-    for _, part in groups(runs, "seed"):
-        row = summary(part)
-        n, m = row["diverged"], row["completed"]
-        counts.append([row["warned"] * n if n else 0, row["early"] * n if n else 0, row["false"] * m if m else 0, n, m])
-    every = np.array(counts, float)
+    diverged, completed = (runs["outcome"] == "diverged") & (runs["onset"] >= START), runs["outcome"] == "completed"
+    warned, early = (diverged & (runs[name] - runs["alarm"] >= 1) for name in ("onset", "gone"))
+    false = completed & runs["alarm"].notna()
+    counts = pd.concat([warned, early, false, diverged, completed], axis=1).groupby(runs["seed"]).sum()
+    every = counts.to_numpy(dtype=float)
+    rng = np.random.default_rng(0)
     drawn, total = every[rng.integers(0, len(counts), (draws, len(counts)))].sum(1), every.sum(0)
     ends = {}
     for place, (name, of) in enumerate((("warned", 3), ("early", 3), ("false", 4))):
