@@ -2,7 +2,7 @@
 often a claim of safety, or of a difference between methods, is wrong; what an adaptive search saves, and how often its
 record is flagged as falling again.
 
-    python tests/simulation_long.py [edges claims contrasts searches falls] [--simulations 2000] [--minutes 60]
+    python tests/helpers/simulation_long.py [edges claims contrasts searches falls] [--simulations 2000] [--minutes 60]
 
 A cell of the tables is a curve and a number of seeds; a third of its simulations each has none, half and all of the
 threshold's variance the seed's own. Works in rounds over all cells, and stops early, with as many simulations in each,

@@ -1,7 +1,7 @@
 """The statistics keep their word, by simulation from known curves: the fast version of docs/statistics.md.
 
 Limits leave room for the binomial error of so few simulations: each test would fail once in a thousand by chance, were
-its seeds not fixed. The long version is tests/simulation_long.py.
+its seeds not fixed. The long version is tests/helpers/simulation_long.py.
 """
 
 import warnings
