@@ -1,6 +1,6 @@
 """The figures of the pages of findings, each from published studies (`analysis.findings.published`)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,10 +11,11 @@ from analysis.figures import signals as signal_figures
 from analysis.figures.curves import draw_band, draw_rates
 from analysis.figures.forest import forest_plot
 from analysis.figures.frontier import frontier as draw_frontier
-from analysis.figures.palette import curve_styles
+from analysis.figures.palette import LineStyle, curve_styles
 from analysis.figures.panels import Panel, draw_panels
 from analysis.figures.tradeoff import tradeoff as draw_tradeoff
 from analysis.findings import published
+from analysis.findings.published import Published
 from analysis.stats import signals
 from analysis.stats.edges import edges, fits, fitted_curves
 from analysis.stats.forest import curves as forest_of_curves
@@ -27,58 +28,48 @@ from analysis.stats.rates import divergence_rates, in_bins
 
 def divergence(folders: Sequence[Path]) -> Figure:
     """Return the figure of P(divergence) by lr, a panel a study and model."""
-    parts, drawn = [], []
-    for i, folder in enumerate(folders):
-        entry = published.read(folder)
+
+    def tables(entry: Published) -> tuple[pd.DataFrame, ...]:
         fitted = fits(entry.runs)
         rates, edge = divergence_rates(in_bins(entry.runs)), edges(entry.runs, 0.5, fitted)
-        curves = fitted_curves(entry.runs, fitted=fitted)
-        styles = curve_styles(rates)
-        for model in entry.definition.study.models:
-            title = _title(model, entry.definition.study.data, folders)
-            # Studies may share a model, so the number of the study is part of the panel's key.
-            parts.append(Panel(title=title, model=f"{i}/{model}", styles=styles))
-            drawn.append(tuple(table.loc[table["model"] == model] for table in (rates, curves, edge)))
-    of = {part.model: tables for part, tables in zip(parts, drawn, strict=True)}
+        return rates, fitted_curves(entry.runs, fitted=fitted), edge
 
-    def panel(ax: Axes, part: Panel) -> None:
-        rates, curves, edge = of[part.model]
-        draw_rates(ax, rates, curves, edge, part.styles)
-
-    return draw_panels(parts, panel)
-
-
-def _title(model: str, data: str, folders: Sequence[Path]) -> str:
-    several = len({published.read(folder).definition.study.data for folder in folders}) > 1
-    return f"{model}, {data}" if several else model
+    return _panels(folders, tables, lambda ax, entry, tables, styles: draw_rates(ax, *tables, styles))
 
 
 def auc(folders: Sequence[Path]) -> Figure:
     """Return the figure of held-out AUC of the first task by lr, a panel a study and model."""
-    parts, drawn = [], []
-    for i, folder in enumerate(folders):
-        entry = published.read(folder)
-        table = quality(entry.runs, entry.definition)
+
+    def band(ax: Axes, entry: Published, tables: Sequence[pd.DataFrame], styles: Mapping[str, LineStyle]) -> None:
+        task = entry.definition.data["tasks"][0]["name"]
+        draw_band(ax, tables[0], f"auc_{task}", f"held-out AUC, {task}", None, styles)
+
+    return _panels(folders, lambda entry: (quality(entry.runs, entry.definition),), band)
+
+
+def _panels(
+    folders: Sequence[Path],
+    tables_of: Callable[[Published], tuple[pd.DataFrame, ...]],
+    draw: Callable[[Axes, Published, Sequence[pd.DataFrame], Mapping[str, LineStyle]], None],
+) -> Figure:
+    """A panel a study and model, drawn from the model's rows of the study's tables."""
+    entries = [published.read(folder) for folder in folders]
+    several = len({entry.definition.study.data for entry in entries}) > 1
+    parts, drawn = [], {}
+    for i, entry in enumerate(entries):
+        tables = tables_of(entry)
         for model in entry.definition.study.models:
-            title = _title(model, entry.definition.study.data, folders)
-            parts.append(Panel(title=title, model=f"{i}/{model}", styles=curve_styles(table)))
-            drawn.append((table.loc[table["model"] == model], entry.definition.data["tasks"][0]["name"]))
-    of = {part.model: own for part, own in zip(parts, drawn, strict=True)}
-
-    def band(ax: Axes, part: Panel) -> None:
-        table, task = of[part.model]
-        draw_band(ax, table, f"auc_{task}", f"held-out AUC, {task}", None, part.styles)
-
-    return draw_panels(parts, band)
+            title = f"{model}, {entry.definition.study.data}" if several else model
+            # Studies may share a model, so the number of the study is part of the panel's key.
+            parts.append(Panel(title=title, model=f"{i}/{model}", styles=curve_styles(tables[0])))
+            drawn[f"{i}/{model}"] = (entry, [table.loc[table["model"] == model] for table in tables])
+    return draw_panels(parts, lambda ax, part: draw(ax, *drawn[part.model], part.styles))
 
 
 def tradeoff(folders: Sequence[Path]) -> Figure:
     """Return the figure of held-out quality against P(divergence), a panel a model."""
-    tables = []
-    for folder in folders:
-        entry = published.read(folder)
-        tables.append(quality_by_rate(entry.runs, entry.definition))
-    return draw_tradeoff(pd.concat(tables, ignore_index=True))
+    entries = map(published.read, folders)
+    return draw_tradeoff(pd.concat([quality_by_rate(e.runs, e.definition) for e in entries], ignore_index=True))
 
 
 def frontier(folders: Sequence[Path]) -> Figure:

@@ -15,7 +15,7 @@ from analysis.report.html import Table, image, render
 from analysis.stats.edges import REACHED
 from analysis.text.edges import edge_text
 from analysis.text.forest import times_text
-from analysis.text.format import p_text, span_text
+from analysis.text.format import aligned, p_text, span_text
 from study.storage.atomic import write_atomic
 
 HEAD = ("", "model", "curve", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)")
@@ -58,9 +58,7 @@ def text(forest: pd.DataFrame) -> str:
     Args:
         forest: `analysis.stats.forest.forest`.
     """
-    body = [_cells(row) for row in records(forest)]
-    widths = [max(map(len, column)) for column in zip(HEAD, *body, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in (HEAD, *body))
+    return "\n".join(aligned([HEAD, *map(_cells, records(forest))]))
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -1,23 +1,18 @@
 """All figures of a report, from the tables of a study."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import curves, frontier, tradeoff
-from analysis.figures.axes import figure_style
 from analysis.figures.gallery import gallery
 from analysis.figures.panels import Panel, draw_panels, panels
 from analysis.loading import tasks_of
+from analysis.report.tables import LEVELS, ReportTables
 from analysis.stats import frontier as thresholds
 from analysis.stats.edges import fitted_curves
-from analysis.stats.psychometric import Fit
-from analysis.stats.quality import quality
-from analysis.stats.rates import in_bins
 from analysis.stats.trajectories import diverged_by_step, example_pairs, gain_by_step
 from study.record.definition import Definition
 from study.record.tables import read_losses
@@ -26,46 +21,20 @@ KEPT_BOTTOM = -0.25
 """Lower end of the axis of `kept`."""
 
 
-def report_figures(
-    folder: Path,
-    runs: pd.DataFrame,
-    definition: Definition,
-    rates: pd.DataFrame,
-    fitted: Mapping[Any, Fit],
-    edges: pd.DataFrame,
-    losses: pd.DataFrame | None = None,
-) -> dict[str, Figure]:
-    """Return name -> figure, in reading order; empty without runs.
+def report_figures(tables: ReportTables, losses: pd.DataFrame | None = None) -> dict[str, Figure]:
+    """Return name -> figure, in reading order; empty without runs. Call it inside `figure_style()`.
 
     Args:
-        folder: The folder of the study.
-        runs: One row a run, without the control.
-        definition: The study.
-        rates: `divergence_rates` of `in_bins(runs)`.
-        fitted: `fits(runs)`.
-        edges: `edges` of the runs at the level of the frontier.
+        tables: The tables of the report.
         losses: Losses of all runs, if they are in memory; None reads those that are shown.
     """
+    runs, definition, rates, fitted = tables.runs, tables.definition, tables.rates, tables.fitted
+    edges, table = tables.edges[LEVELS[0]], tables.scored
     if runs.empty:
         return {}
-    with figure_style():
-        return _report_figures(folder, runs, definition, rates, fitted, edges, losses)
-
-
-def _report_figures(
-    folder: Path,
-    runs: pd.DataFrame,
-    definition: Definition,
-    rates: pd.DataFrame,
-    fitted: Mapping[Any, Fit],
-    edges: pd.DataFrame,
-    losses: pd.DataFrame | None,
-) -> dict[str, Figure]:
-    models = [m for m in definition.study.models if m in set(rates["model"])]
-    models += [m for m in dict.fromkeys(rates["model"]) if m not in models]
-    moving = thresholds.frontier(runs, float(edges["level"].iloc[0]), fitted)
+    models = tables.models(rates)
+    moving = thresholds.frontier(runs, LEVELS[0], fitted)
     parts = panels(rates, models, moving)
-    table = quality(in_bins(runs), definition)
     horizon = diverged_by_step(runs)
     drawn = {curve for part in parts for curve in part.styles}
     lines = fitted_curves(runs.loc[runs["curve"].isin(list(drawn))], fitted=fitted)
@@ -102,7 +71,7 @@ def _report_figures(
             figures[f"rmse_{name}"] = bands(f"rmse_{name}", f"held-out RMSE, {name}" + (f" [{unit}]" if unit else ""))
     figures["micro"] = draw_panels(parts, lambda ax, p: curves.draw_micro(ax, of(rates, p), p.styles))
     figures["horizon"] = draw_panels(parts, lambda ax, p: curves.draw_horizon(ax, of(horizon, p), p.styles))
-    if examples := _gallery(folder, runs, definition, losses):
+    if examples := _gallery(tables.folder, runs, definition, losses):
         figures["gallery"] = examples
     return figures
 

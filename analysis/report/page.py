@@ -20,7 +20,7 @@ from analysis.loading import CELL
 from analysis.report import sections
 from analysis.report.figures import report_figures
 from analysis.report.html import Image, file_name, image, render
-from analysis.report.tables import LEVELS, ReportTables
+from analysis.report.tables import ReportTables
 from study.storage.atomic import write_atomic
 
 
@@ -57,20 +57,10 @@ def write(
 
 def _write_figures(tables: ReportTables, losses: pd.DataFrame | None) -> dict[str, Image]:
     """Write every figure as PNG; returns name -> figure for the page."""
-    figures = report_figures(
-        tables.folder,
-        tables.runs,
-        tables.definition,
-        tables.rates,
-        tables.fitted,
-        tables.edges[LEVELS[0]],
-        losses,
-    )
     with figure_style():
-        return {
-            name: image(figure, tables.folder / "figures" / f"{file_name(name)}.png")
-            for name, figure in figures.items()
-        }
+        figures = report_figures(tables, losses)
+        where = tables.folder / "figures"
+        return {name: image(figure, where / f"{file_name(name)}.png") for name, figure in figures.items()}
 
 
 def _answers(tables: ReportTables) -> dict[str, pd.DataFrame]:

@@ -22,9 +22,9 @@ from analysis.stats.rates import divergence_rates
 from analysis.stats.recommend import CLAIMED, RISK
 from analysis.text.best import best_table
 from analysis.text.best import sentence as best_sentence
-from analysis.text.contrasts import interval_text, ratio_text, sentences
+from analysis.text.contrasts import ratio_text, sentences
 from analysis.text.edges import edge_span, edge_text, sentence
-from analysis.text.format import p_text, quality_words, score_text, span_text
+from analysis.text.format import p_text, percent, quality_words, score_text, span_text
 from analysis.text.recommend import commands, headroom_text
 from analysis.text.report import claims_text
 from analysis.text.table2 import as_text
@@ -209,7 +209,7 @@ def _contrasts_table(tables: ReportTables, found: pd.DataFrame, p_head: str, p: 
 
 
 def _contrast(row: Mapping[str, Any], p: str) -> list[str]:
-    ratio = [ratio_text(row), interval_text(row), p_text(row[p])]
+    ratio = [ratio_text(row), span_text(row["low"], row["high"]), p_text(row[p])]
     quality, at = ["-"] * 2, ["-"] * 3
     if row["difference_pairs"] > 1:
         quality = [signed(row["difference"]), f"{signed(row['difference_low'])} to {signed(row['difference_high'])}"]
@@ -394,11 +394,6 @@ def interval(row: Mapping[str, Any], low: str, high: str, digits: int = 2) -> st
     if math.isnan(row[low]) and math.isnan(row[high]):
         return "-"
     return f"{number(row[low], digits)} to {number(row[high], digits)}"
-
-
-def percent(p: float) -> str:
-    """Return `5%` for 0.05; `-` if it is missing."""
-    return f"{100 * p:.2g}%" if math.isfinite(p) else "-"
 
 
 def signed(value: float) -> str:

@@ -1,11 +1,12 @@
 """The tables of a report, computed once from the record of a study."""
 
+import itertools
 import json
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.loading import cells_of, records
@@ -131,26 +132,14 @@ def missing_runs(definition: Definition, every: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns run_id, model, method, options (JSON), lr, seed.
     """
-    study = definition.study
-    recorded = set(every["run_id"])
-    rows = []
-    for model in study.models:
-        for arm in study.arms:
-            for lr in study.lrs:
-                for seed in study.seeds:
-                    run = study.run(definition.data["content"], model, arm, lr, seed)
-                    same = {"model": model, "method": arm.method, "options": json.dumps(arm.options, sort_keys=True)}
-                    rows.append({"run_id": run.id, **same, "lr": lr, "seed": seed})
-    claimed = {row["run_id"] for row in rows} & recorded
-    keys = ("model", "method", "lr", "seed")
-    spare = Counter(tuple(row[k] for k in keys) for row in records(every) if row["run_id"] not in claimed)
-    missing = []
-    for row in rows:
-        key = tuple(row[k] for k in keys)
-        if row["run_id"] in claimed:
-            continue
-        if spare[key]:
-            spare[key] -= 1
-            continue
-        missing.append(row)
-    return pd.DataFrame(missing, columns=pd.Index(["run_id", "model", "method", "options", "lr", "seed"]))
+    study, rows = definition.study, []
+    for model, arm, lr, seed in itertools.product(study.models, study.arms, study.lrs, study.seeds):
+        run_id = study.run(definition.data["content"], model, arm, lr, seed).id
+        arm_of = {"method": arm.method, "options": json.dumps(arm.options, sort_keys=True)}
+        rows.append({"run_id": run_id, "model": model} | arm_of | {"lr": lr, "seed": seed})
+    columns = ["run_id", "model", "method", "options", "lr", "seed"]
+    planned, keys = pd.DataFrame(rows, columns=pd.Index(columns)), ["model", "method", "lr", "seed"]
+    missing = planned.loc[~planned["run_id"].isin(every["run_id"])]
+    spare = every.loc[~every["run_id"].isin(planned["run_id"]), keys].value_counts().to_dict()
+    stands_for = np.array([spare.get(key, 0) for key in missing[keys].itertuples(index=False, name=None)], int)
+    return missing.loc[missing.groupby(keys).cumcount() >= stands_for].reset_index(drop=True)

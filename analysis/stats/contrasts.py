@@ -29,8 +29,7 @@ from analysis.loading import CURVE, in_order, records, with_curves
 from analysis.stats.edges import NOT_REACHED, REACHED, edges, fits, outcomes, outcomes_by_curve
 from analysis.stats.intervals import CONFIDENCE, mean_interval
 from analysis.stats.psychometric import Fit
-from analysis.stats.quality import judged_at_own_best
-from analysis.stats.recommend import quality_column
+from analysis.stats.quality import judged_at_own_best, quality_column
 from study.record.confirmations import Confirmation
 from study.record.definition import Definition
 

@@ -9,6 +9,7 @@ of thresholds.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -41,25 +42,23 @@ def forest(members: Sequence[FamilyMember], read: Callable[[Path], pd.DataFrame]
     for member in members:
         if member.label not in fitted:
             continue
-        runs = tables[member.label]
         other = {} if member.against == member.label else fitted.get(member.against, {})
-        for row in records(edges(runs, LEVEL, fitted[member.label])):
-            outcomes = runs.loc[(runs["model"] == row["model"]) & (runs["curve"] == row["curve"]), "outcome"]
+        for row in _edges(tables[member.label], fitted[member.label]):
             against = _counterpart(row["model"], row["curve"], other)
-            fit = fitted[member.label][row["model"], row["curve"]]
-            head = {"label": member.label, "words": member.words} | {c: row[c] for c in ("model", "curve", "method")}
-            edge = {c: row[c] for c in ("seeds", "edge", "low", "high", "status", "lr_min", "lr_max", "level")}
-            rows.append(
-                head
-                | {"n": len(outcomes), "k": (outcomes == "diverged").tolist().count(True)}
-                | edge
-                | {"against": member.against if against else ""}
-                | _ratio(fit, against)
-            )
+            ratio = _ratio(fitted[member.label][row["model"], row["curve"]], against)
+            names = {"label": member.label, "words": member.words, "against": member.against if against else ""}
+            rows.append(row | names | ratio)
     table = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
     tested = table["p"].notna().to_numpy()
     table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy(dtype=float))
     return table
+
+
+def _edges(runs: pd.DataFrame, fitted: Mapping[tuple[str, str], Fit]) -> list[dict[str, Any]]:
+    """The edge of each curve, with its runs n and diverged runs k."""
+    diverged = (runs["outcome"] == "diverged").groupby([runs["model"], runs["curve"]])
+    counts = diverged.agg(n="size", k="sum").to_dict("index")
+    return [row | counts[row["model"], row["curve"]] for row in records(edges(runs, LEVEL, fitted))]
 
 
 def _counterpart(model: str, curve: str, fitted: Mapping[tuple[str, str], Fit]) -> Fit | None:
@@ -83,24 +82,15 @@ def curves(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     ratios = contrasts(runs, definition, fitted=fitted)
     planned = {(r["model"], r["curve"]): r for r in records(ratios.loc[ratios["planned"].astype(bool)])}
     models, rows = definition.study.models, []
-    for row in sorted(records(edges(runs, LEVEL, fitted)), key=lambda row: models.index(row["model"])):
-        ratio = planned.get((row["model"], row["curve"]), {})
-        outcomes = runs.loc[(runs["model"] == row["model"]) & (runs["curve"] == row["curve"]), "outcome"]
-        rows.append(
-            {name: row[name] for name in COLUMNS if name in row}
-            | {"label": row["curve"], "words": row["model"] if len(models) > 1 else ""}
-            | {
-                "n": len(outcomes),
-                "k": (outcomes == "diverged").tolist().count(True),
-                "against": ratio.get("against", ""),
-            }
-            | {
-                f"ratio{end}": ratio.get(name, math.nan)
-                for end, name in (("", "ratio"), ("_low", "low"), ("_high", "high"))
-            }
-            | {name: ratio.get(name, math.nan) for name in ("p", "p_holm")}
-        )
+    for row in sorted(_edges(runs, fitted), key=lambda row: models.index(row["model"])):
+        ratio = planned.get((row["model"], row["curve"]), dict.fromkeys(RATIO.values(), math.nan) | {"against": ""})
+        words = {"label": row["curve"], "words": row["model"] if len(models) > 1 else "", "against": ratio["against"]}
+        rows.append(row | words | {name: ratio[of] for name, of in RATIO.items()})
     return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+
+
+RATIO = {"ratio": "ratio", "ratio_low": "low", "ratio_high": "high", "p": "p", "p_holm": "p_holm"}
+"""Column -> its name in `analysis.stats.contrasts.contrasts`."""
 
 
 def _ratio(fit: Fit, against: Fit | None) -> dict[str, float]:

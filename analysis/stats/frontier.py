@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.loading import CELL, CURVE, method_order, records, tasks_of, threshold_columns, with_curves
+from analysis.loading import CELL, CURVE, method_order, records, threshold_columns, with_curves
 from analysis.stats.edges import EDGE_COLUMNS, edges, fits
-from analysis.stats.quality import lower_is_better
+from analysis.stats.quality import lower_is_better, quality_column
 from analysis.stats.quality import quality as quality_of_cells
 from analysis.stats.rates import divergence_rates, in_bins
 from study.record.definition import Definition
@@ -89,7 +89,8 @@ def tradeoff(runs: pd.DataFrame, definition: Definition, quality: str | None = N
     """
     shown = in_bins(with_curves(runs))
     rates, scored = divergence_rates(shown), quality_of_cells(shown, definition)
-    measure = _measure(definition, scored, quality)
+    kept = [name for name in scored if name.split("_")[0] == "kept" and f"{name}_low" in scored]
+    measure = quality_column(definition, quality, kept)
     bands = {measure: "quality", f"{measure}_low": "quality_low", f"{measure}_high": "quality_high"}
     # A study without runs has no columns of quality, and no types.
     scored = scored.reindex(columns=[*CELL, *bands]).rename(columns=bands).astype({"lr": "float64"})
@@ -118,15 +119,6 @@ def pareto(quality: Sequence[float] | np.ndarray, rate: Sequence[float] | np.nda
         if best is None or here == best or quality[i] > best[0]:
             front[i], best = True, here
     return front
-
-
-def _measure(definition: Definition, scored: pd.DataFrame, name: str | None) -> str:
-    kinds = {"binary": "auc", "regression": "rmse", "loss": "kept"}
-    known = [f"{kinds[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)]
-    known += [name for name in scored.columns if name.split("_")[0] == "kept" and f"{name}_low" in scored.columns]
-    if name is not None and name not in known:
-        raise ValueError(f"unknown quality {name!r}; there are {', '.join(known)}")
-    return name or known[0]
 
 
 def _with_lines(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

@@ -159,6 +159,24 @@ def mean_of(values_N: np.ndarray, row_N: np.ndarray, column_N: np.ndarray) -> np
     return np.divide(total, count, out=np.full(shape, math.nan), where=count > 0)
 
 
+def quality_column(definition: Definition, name: str | None = None, others: Sequence[str] = ()) -> str:
+    """Return the requested column of held-out quality, by default the first task's AUC, or RMSE for a regression.
+
+    Args:
+        definition: Of the study.
+        name: The column, such as `auc_click`; None for the default.
+        others: Further columns that may be requested.
+
+    Raises:
+        ValueError: If there is no such column; the message lists those that exist.
+    """
+    of_task = {"binary": "auc", "regression": "rmse", "loss": "kept"}
+    known = [*(f"{of_task[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)), *others]
+    if name is not None and name not in known:
+        raise ValueError(f"unknown quality {name!r}; there are {', '.join(known)}")
+    return name or known[0]
+
+
 def lower_is_better(name: str) -> bool:
     """Return whether a column of quality is an error."""
     return name.startswith("rmse_")

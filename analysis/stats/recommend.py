@@ -30,11 +30,11 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis.loading import CURVE, in_order, records, tasks_of, threshold_columns, with_curves
+from analysis.loading import CURVE, in_order, records, threshold_columns, with_curves
 from analysis.stats.edges import REACHED, edges, fits
 from analysis.stats.intervals import CONFIDENCE, lower_bound, median_interval, upper_bound
 from analysis.stats.psychometric import Fit
-from analysis.stats.quality import lower_is_better, worst_filled
+from analysis.stats.quality import lower_is_better, quality_column, worst_filled
 from study.config import JUDGED_FROM, EdgeSearch, QualitySearch, log_grid
 from study.record.confirmations import Confirmation
 from study.record.definition import Definition
@@ -137,19 +137,6 @@ def checked(definition: Definition, risk: float, confidence: float, quality: str
         if not 0 < value < 1:
             raise ValueError(f"need 0 < {name} < 1, got {name}={value:g}")
     return quality_column(definition, quality)
-
-
-def quality_column(definition: Definition, name: str | None = None) -> str:
-    """Return the column of held-out quality: as requested, or the first task's AUC, or RMSE for a regression.
-
-    Raises:
-        ValueError: If there is no such column; the message lists those that exist.
-    """
-    of_task = {"binary": "auc", "regression": "rmse", "loss": "kept"}
-    known = [f"{of_task[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)]
-    if name is not None and name not in known:
-        raise ValueError(f"unknown quality {name!r}; there are {', '.join(known)}")
-    return name or known[0]
 
 
 # The tests

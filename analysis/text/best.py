@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.loading import records, tasks_of
 from analysis.stats.best import quality_search, task_of, tuned_of
-from analysis.text.format import score_text, value_text
+from analysis.text.format import aligned, score_text, value_text
 from study.record.definition import Definition
 
 
@@ -62,10 +62,8 @@ def text(table: pd.DataFrame, definition: Definition) -> str:
     head, rows = best_table(table, definition)
     if not rows:
         return "no runs recorded yet"
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (head, *rows)]
     answers = []
     for model in dict.fromkeys(table["model"]):
         of_model = records(table.loc[table["model"] == model])
         answers += ["", f"{model}:", *(f"  {sentence(row, definition)}" for row in of_model)]
-    return "\n".join([*lines, *answers])
+    return "\n".join([*aligned([head, *rows]), *answers])

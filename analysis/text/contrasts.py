@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.loading import records
-from analysis.stats.contrasts import AGAINST, AT_LEAST, AT_MOST, KNOWN, UNDECIDED
+from analysis.stats.contrasts import AGAINST, AT_LEAST, AT_MOST, UNDECIDED
 from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.quality import lower_is_better
-from analysis.text.format import p_text, quality_words, two_digits
+from analysis.text.format import p_text, quality_words, span_text, two_digits
 
 
 def ratio_text(row: Mapping[str, Any]) -> str:
@@ -20,15 +20,6 @@ def ratio_text(row: Mapping[str, Any]) -> str:
     if row["status"] == AT_LEAST:
         return f"> {two_digits(row['low'])}"
     return f"< {two_digits(row['high'])}" if row["status"] == AT_MOST else "?"
-
-
-def interval_text(row: Mapping[str, Any]) -> str:
-    """Return the 95% interval of a ratio: `1.9 to 3.8`, `above 4.4`, `undecided`."""
-    if row["status"] == KNOWN:
-        return f"{two_digits(row['low'])} to {two_digits(row['high'])}"
-    if row["status"] == AT_LEAST:
-        return f"above {two_digits(row['low'])}"
-    return f"below {two_digits(row['high'])}" if row["status"] == AT_MOST else "undecided"
 
 
 def sentences(table: pd.DataFrame, *, quality: bool = True) -> list[str]:
@@ -53,7 +44,7 @@ def _sentence(row: Mapping[str, Any]) -> str:
     basis = f"{seeds}, p {p_text(row['p_holm'])}"
     significant = row["p_holm"] <= 1 - CONFIDENCE
     if not math.isnan(row["ratio"]):
-        interval = interval_text(row) if row["status"] != UNDECIDED else "wider than the lrs tried"
+        interval = span_text(row["low"], row["high"]) if row["status"] != UNDECIDED else "wider than the lrs tried"
         answer = f"LR50 is {two_digits(row['ratio'])} times as high (95% interval {interval}; {basis})"
     elif row["status"] == UNDECIDED:
         answer = f"the lrs tried do not determine the ratio of LR50 ({basis})"

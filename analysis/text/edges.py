@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from analysis.stats.edges import BELOW, NOT_REACHED, REACHED
-from analysis.text.format import span_text, two_digits
+from analysis.text.format import percent, span_text, two_digits
 
 
 def edge_text(row: Mapping[str, Any]) -> str:
@@ -33,7 +33,7 @@ def sentence(row: Mapping[str, Any]) -> str:
     if row["status"] == NOT_REACHED and row["most_k"] == 0:
         return (
             f"{row['curve']}: no divergence {within} up to lr {row['lr_max']:g} (0 of {n} at each lr; "
-            f"edge {edge_text(row)}), so the risk at lr {row['safe_lr']:g} is at most {_percent(row['safe_bound'])}."
+            f"edge {edge_text(row)}), so the risk at lr {row['safe_lr']:g} is at most {percent(row['safe_bound'])}."
         )
     if row["status"] == NOT_REACHED:
         answer = (
@@ -51,15 +51,11 @@ def sentence(row: Mapping[str, Any]) -> str:
         safe = ""  # a single run of an adaptive search gives no useful bound
     elif row["status"] == BELOW:
         safe = "no safe lr was tried"
-    elif row["safe_k"] == 0:
-        safe = (
-            f"0 of {row['safe_n']} diverged at lr {row['safe_lr']:g}, "
-            f"so the risk there is at most {_percent(row['safe_bound'])}"
-        )
     else:
+        lowest = ", the lowest tried" if row["safe_k"] else ""
         safe = (
-            f"{row['safe_k']} of {row['safe_n']} diverged at lr {row['safe_lr']:g}, the lowest tried, "
-            f"so the risk there is at most {_percent(row['safe_bound'])}"
+            f"{row['safe_k']} of {row['safe_n']} diverged at lr {row['safe_lr']:g}{lowest}, "
+            f"so the risk there is at most {percent(row['safe_bound'])}"
         )
     warning = "" if row["monotone"] else " The rate falls again at a higher lr: see the rates, not only the edge."
     return f"{row['curve']}: {'; '.join(filter(None, [answer, safe]))}.{warning}"
@@ -73,7 +69,3 @@ def _interval(row: Mapping[str, Any]) -> str:
     if math.isinf(row["high"]):
         return f"above {two_digits(row['low'])} at 95% confidence"
     return f"95% interval {two_digits(row['low'])} to {two_digits(row['high'])}"
-
-
-def _percent(p: float) -> str:
-    return f"{100 * p:.2g}%" if p < 0.995 else "100%"

@@ -1,7 +1,7 @@
 """Numbers as text, the same in all tables and sentences: digits, intervals, p, qualities."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -50,6 +50,17 @@ def difference_text(row: Mapping[str, Any], column: str = "difference") -> str:
     if not math.isfinite(middle):
         return ""
     return f"{middle:+.4f}" + (f" ({low:+.4f} to {high:+.4f})" if math.isfinite(low) else "")
+
+
+def percent(p: float) -> str:
+    """Return `5%` for 0.05, `100%` from 0.995 on; `-` for NaN."""
+    return "-" if math.isnan(p) else (f"{100 * p:.2g}%" if p < 0.995 else "100%")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each row, its cells padded to columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def quality_words(column: str) -> str:

@@ -12,7 +12,7 @@ from analysis.loading import records
 from analysis.stats.edges import NOT_REACHED, REACHED
 from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.recommend import CLAIMED, RISK, TOO_RISKY
-from analysis.text.format import quality_words
+from analysis.text.format import percent, quality_words
 from study.config import EdgeSearch, QualitySearch
 
 
@@ -27,9 +27,8 @@ def sentence(row: Mapping[str, Any]) -> str:
     if row["failed"]:
         parts.append(f"{_count(row['failed'], 'confirmation')} failed.")
     if row["pending"]:
-        parts.append(
-            f"{_count(row['pending'], 'run')} of a confirmation {_is(row['pending'])} missing: run study resume."
-        )
+        are = "is" if row["pending"] == 1 else "are"
+        parts.append(f"{_count(row['pending'], 'run')} of a confirmation {are} missing: run study resume.")
     if row["status"] == CLAIMED:
         parts += _quality_and_headroom(row)
     parts += _next(row)
@@ -37,7 +36,7 @@ def sentence(row: Mapping[str, Any]) -> str:
 
 
 def _answer(row: Mapping[str, Any]) -> str:
-    risk, confidence = _percent(row["risk"]), f"{100 * row['confidence']:.4g}% confidence"
+    risk, confidence = percent(row["risk"]), f"{100 * row['confidence']:.4g}% confidence"
     if row["status"] == CLAIMED:
         fresh = row["basis"] == "confirmation"
         stricter = row["tested_at"] > row["confidence"] + 1e-9
@@ -53,12 +52,11 @@ def _answer(row: Mapping[str, Any]) -> str:
     seeds = f"cannot say with {_count(row['seeds'], 'seed')}"
     if row["searched"] == EdgeSearch.kind:
         return f"{seeds}: the search chose its lrs by earlier outcomes, so its runs can only nominate an lr."
+    tried, bound = lowest, row["lowest_bound"]
     if row["nominated_n"]:
         tried = f"{_of(row['nominated_k'], row['nominated_n'])} diverged at lr {row['nominated']:g}"
-        return f"{seeds}: {tried}, so the risk there may be up to {_percent(row['nominated_bound'])}."
-    if row["lowest_n"]:
-        return f"{seeds}: {lowest}, so the risk there may be up to {_percent(row['lowest_bound'])}."
-    return f"{seeds}."
+        bound = row["nominated_bound"]
+    return f"{seeds}." if math.isnan(bound) else f"{seeds}: {tried}, so the risk there may be up to {percent(bound)}."
 
 
 def _quality_and_headroom(row: Mapping[str, Any]) -> list[str]:
@@ -84,7 +82,7 @@ def _next(row: Mapping[str, Any]) -> list[str]:
         seeds += f", or {row['more_at_rate']:.0f} that diverge at this rate"
     return [
         f"Nominated: lr {row['nominated']:g}. To claim it takes {seeds} "
-        f"(chance {_percent(row['chance'])} by the fitted curve)."
+        f"(chance {percent(row['chance'])} by the fitted curve)."
     ]
 
 
@@ -143,11 +141,3 @@ def _of(k: float, n: float) -> str:
 
 def _count(n: float, word: str) -> str:
     return f"{n:.0f} {word}" + ("" if n == 1 else "s")
-
-
-def _is(n: float) -> str:
-    return "is" if n == 1 else "are"
-
-
-def _percent(p: float) -> str:
-    return f"{100 * p:.2g}%" if p < 0.995 else "100%"

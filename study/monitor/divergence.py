@@ -30,16 +30,16 @@ class State:
         spikes: As in `Outcome`.
     """
 
-    steps: int
-    gain: float | None
-    reference_gain: float | None
-    kept: float | None
-    diverged: bool
-    reason: str | None
-    diverged_at_step: int | None
-    micro_episodes: int
-    episodes: tuple[Episode, ...]
-    spikes: int
+    steps: int = 0
+    gain: float | None = None
+    reference_gain: float | None = None
+    kept: float | None = None
+    diverged: bool = False
+    reason: str | None = None
+    diverged_at_step: int | None = None
+    micro_episodes: int = 0
+    episodes: tuple[Episode, ...] = ()
+    spikes: int = 0
 
 
 class Monitor:
@@ -113,10 +113,7 @@ class Monitor:
         """Return what is known so far; at any time, also before the first step."""
         self._fold()
         if not self._loss:
-            return State(
-                steps=0, gain=None, reference_gain=self._reference_gain, kept=None, diverged=False, reason=None,
-                diverged_at_step=None, micro_episodes=0, episodes=(), spikes=0,
-            )  # fmt: skip
+            return State(reference_gain=self._reference_gain)
         G = self._reference()
         outcome = self._judged(np.inf if G is None else G)
         diverged = outcome.reason in ("nonfinite", "collapsed")

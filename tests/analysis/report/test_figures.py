@@ -4,7 +4,7 @@ from simulated_record import simulated_definition, write_simulated_study
 
 import analysis
 from analysis.report.figures import report_figures
-from analysis.stats.edges import fits
+from analysis.report.tables import report_tables
 from analysis.stats.frontier import frontier
 from search_spaces.threshold_frontier import study as space
 from study.config import Arm
@@ -28,9 +28,7 @@ def test_report_of_the_space_has_its_lines_and_figures(tmp_path):
     arms = [Arm(method=a.method, options=thresholds.get(a.method, {}) | a.options) for a in space.arms]
     definition = simulated_definition(models=("small",), arms=arms, lrs=(0.4, 0.8), seeds=(0, 1))
     write_simulated_study(tmp_path, definition, with_losses=False)
-    runs = analysis.load(tmp_path)
-    fitted = fits(runs)
-    table = frontier(runs, fitted=fitted)
+    table = frontier(analysis.load(tmp_path))
     assert table.groupby(["method", "threshold"]).size().to_dict() == {
         ("activation_clip", "limit"): 5,
         ("agc", "max_ratio"): 7,
@@ -40,8 +38,6 @@ def test_report_of_the_space_has_its_lines_and_figures(tmp_path):
         ("none", ""): 1,
         ("update_rms_clip", "d"): 5,
     }
-    shown = report_figures(
-        tmp_path, runs, definition, analysis.divergence_rates(runs), fitted, analysis.edges(runs, 0.5, fitted)
-    )
+    shown = report_figures(report_tables(tmp_path))
     assert list(shown)[:5] == ["divergence", "frontier", "threshold_map", "tradeoff", "kept"]
     assert [len(shown[name].axes) for name in ("divergence", "frontier", "tradeoff", "kept")] == [6, 6, 1, 6]
