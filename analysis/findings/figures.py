@@ -34,7 +34,9 @@ def divergence(folders: Sequence[Path]) -> Figure:
         rates, edge = divergence_rates(in_bins(entry.runs)), edges(entry.runs, 0.5, fitted)
         return rates, fitted_curves(entry.runs, fitted=fitted), edge
 
-    return _panels(folders, tables, lambda ax, entry, tables, styles: draw_rates(ax, *tables, styles))
+    return _panels(
+        folders, tables, lambda ax, entry, tables, styles: draw_rates(ax, tables[0], tables[1], tables[2], styles)
+    )
 
 
 def auc(folders: Sequence[Path]) -> Figure:
@@ -63,7 +65,12 @@ def _panels(
             # Studies may share a model, so the number of the study is part of the panel's key.
             parts.append(Panel(title=title, model=f"{i}/{model}", styles=curve_styles(tables[0])))
             drawn[f"{i}/{model}"] = (entry, [table.loc[table["model"] == model] for table in tables])
-    return draw_panels(parts, lambda ax, part: draw(ax, *drawn[part.model], part.styles))
+
+    def panel(ax: Axes, part: Panel) -> None:
+        entry, tables = drawn[part.model]
+        draw(ax, entry, tables, part.styles)
+
+    return draw_panels(parts, panel)
 
 
 def tradeoff(folders: Sequence[Path]) -> Figure:

@@ -57,7 +57,7 @@ def forest(members: Sequence[FamilyMember], read: Callable[[Path], pd.DataFrame]
 def _edges(runs: pd.DataFrame, fitted: Mapping[tuple[str, str], Fit]) -> list[dict[str, Any]]:
     """The edge of each curve, with its runs n and diverged runs k."""
     diverged = (runs["outcome"] == "diverged").groupby([runs["model"], runs["curve"]])
-    counts = diverged.agg(n="size", k="sum").to_dict("index")
+    counts = pd.DataFrame({"n": diverged.size(), "k": diverged.sum()}).to_dict("index")
     return [row | counts[row["model"], row["curve"]] for row in records(edges(runs, LEVEL, fitted))]
 
 

@@ -188,7 +188,7 @@ def _one_row_a_run(table: pd.DataFrame) -> pd.DataFrame:
     """The columns that are constant over a run, by run_id."""
     runs = table.drop_duplicates("run_id").set_index("run_id").sort_index()
     columns = ["model", "lr", "seed", "outcome", "onset", "gone"]
-    return runs[[name for name in columns if name in runs]].astype({"onset": float})
+    return pd.DataFrame(runs.loc[:, [name for name in columns if name in runs]]).astype({"onset": float})
 
 
 def _auc(values: pd.DataFrame, runs: pd.DataFrame, lag: int, draws: int) -> dict[str, float]:
@@ -328,13 +328,15 @@ def chosen_threshold(table: pd.DataFrame, signal: str, false_alarms: float) -> f
 
 def _again(runs: pd.DataFrame, draws: int) -> dict[str, float]:
     """95% intervals: Wilson's over runs, widened to those of resampled seeds, which have no width at 0 and 1."""
-    diverged, completed = (runs["outcome"] == "diverged") & (runs["onset"] >= START), runs["outcome"] == "completed"
-    warned, early = (diverged & (runs[name] - runs["alarm"] >= 1) for name in ("onset", "gone"))
-    false = completed & runs["alarm"].notna()
-    counts = pd.concat([warned, early, false, diverged, completed], axis=1).groupby(runs["seed"]).sum()
-    every = counts.to_numpy(dtype=float)
+    outcome, onset, gone, alarm = (runs[name].to_numpy() for name in ("outcome", "onset", "gone", "alarm"))
+    diverged, completed = (outcome == "diverged") & (onset >= START), outcome == "completed"
+    early = [diverged & (end - alarm >= 1) for end in (onset, gone)]
+    counts = np.column_stack([*early, completed & ~np.isnan(alarm), diverged, completed])
+    _, of_seed = np.unique(runs["seed"].to_numpy(), return_inverse=True)
+    every = np.zeros((of_seed.max() + 1, counts.shape[1]))
+    np.add.at(every, of_seed, counts)
     rng = np.random.default_rng(0)
-    drawn, total = every[rng.integers(0, len(counts), (draws, len(counts)))].sum(1), every.sum(0)
+    drawn, total = every[rng.integers(0, len(every), (draws, len(every)))].sum(1), every.sum(0)
     ends = {}
     for place, (name, of) in enumerate((("warned", 3), ("early", 3), ("false", 4))):
         share = drawn[drawn[:, of] > 0, place] / drawn[drawn[:, of] > 0, of]
