@@ -160,7 +160,7 @@ class ArrayFile:
         return self
 
     def append(self, column: np.ndarray) -> None:
-        """column: (rows,)."""
+        """Append a column (rows,)."""
         assert column.shape == (self.rows,)
         np.ascontiguousarray(column, self.dtype).tofile(self.waiting)
         self.columns += 1

@@ -21,7 +21,7 @@ NUMBER_CLIP = 5.0
 """Standardized numbers are clipped at this many standard deviations, so that an outlier cannot dominate a study."""
 
 CSV_BLOCK_BYTES = 1 << 23
-"""Of a CSV file that is read block by block. A row must fit in."""
+"""Size of a block of a CSV file. A row must fit into one."""
 
 
 def ranked(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, int]:
@@ -152,18 +152,30 @@ def csv_header(path: Path) -> list[str]:
 
 
 def read_csv(path: Path, types: Mapping[str, pa.DataType], *, only: Sequence[str] | None = None) -> pa.Table:
-    """A CSV file, or some of its columns; empty fields are missing. types: by column; others are inferred.
+    """Return a CSV file as a table; empty fields are missing.
 
-    Raises ValueError that names the file, and the column where one does not read.
+    Args:
+        path: the file.
+        types: of some columns; others are inferred.
+        only: the columns to read; None reads all.
+
+    Raises:
+        ValueError: the file or a column does not read. The message names it.
     """
     with _reading_csv(path) as header:
         return pyarrow.csv.read_csv(path, convert_options=_conversion(header, types, only))
 
 
 def rewrite_csv(path: Path, into: Path, types: Mapping[str, pa.DataType]) -> None:
-    """Columns of a CSV file as an Arrow file, from which they can be read one by one. Holds a block at a time.
+    """Write columns of a CSV file as an Arrow file, which can be read column by column. Holds a block at a time.
 
-    types: of each column that is wanted. Raises as `read_csv` does.
+    Args:
+        path: the CSV file.
+        into: the Arrow file.
+        types: of each wanted column.
+
+    Raises:
+        ValueError: as `read_csv`.
     """
     schema = pa.schema(list(types.items()))
     with pa.OSFile(str(into), "wb") as file, pa.ipc.new_file(file, schema) as rewritten:
@@ -172,12 +184,12 @@ def rewrite_csv(path: Path, into: Path, types: Mapping[str, pa.DataType]) -> Non
 
 
 def csv_type(path: Path, name: str) -> pa.DataType:
-    """The type that all fields of a CSV's column have. Raises as `read_csv` does."""
+    """Return the type of a CSV column that fits all its fields. Raises as `read_csv` does."""
     kind = pa.null()
     try:
         for block in _csv_blocks(path, {}, [name]):
             kind = block.schema.field(name).type
-    except ValueError:  # the first block looked otherwise than a later one: only the whole file tells, or what is wrong
+    except ValueError:  # a later block has another type, or does not read: reading the whole file tells which
         return read_csv(path, {}, only=[name])[name].type
     return kind
 
@@ -213,6 +225,7 @@ def _reading_csv(path: Path) -> Iterator[list[str]]:
 
 
 def require_columns(path: Path, present: Sequence[str], needed: Sequence[str]) -> None:
+    """Raise ValueError if a needed column is missing."""
     missing = [name for name in needed if name not in present]
     if missing:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(present)}")

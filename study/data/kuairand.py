@@ -9,9 +9,9 @@ duplicate rows are dropped, rows are sorted by time, and the last day by the log
 `hourmin` were rounded to the hour some time after the video was shown. So the last day begins a little before midnight
 (636 training rows of the last two weeks are later than its first row), and the hour of the day comes from `time_ms`.
 
-Inputs: 30 id features and 5 numbers. The user's reactions (play, profile and comment times, every `is_*` column) are no
-inputs. Constant columns (`is_lowactive_period`, `visible_status`) and ranges of counts (`fans_user_num_range`, ...) are
-left out. The archive has one snapshot of each user.
+Inputs: 30 id features and 5 numbers. The user's reactions (play, profile and comment times, every `is_*` column) are
+not inputs. Constant columns (`is_lowactive_period`, `visible_status`) and ranges of counts (`fans_user_num_range`, ...)
+are left out. The archive has one snapshot of each user.
 """
 
 from collections.abc import Iterator
@@ -138,7 +138,9 @@ def _ids(log: pa.Table, users: "_Features", videos: "_Features") -> Iterator[tup
 def _numbers(log: pa.Table, users: "_Features") -> Iterator[tuple[str, np.ndarray]]:
     for name in USER_NUMBERS:
         yield name, np.log1p(users.counts(name))
-    yield "duration", np.log1p(_positive(log["duration_ms"].to_numpy(), "duration_ms") / 1000)
+    milliseconds = log["duration_ms"].to_numpy()
+    _require_finite(milliseconds, "the log", "duration_ms")
+    yield "duration", np.log1p(np.where(milliseconds > 0, milliseconds, np.nan) / 1000)
 
 
 def _tasks(log: pa.Table) -> Iterator[tuple[str, str, np.ndarray, str]]:
@@ -213,18 +215,14 @@ class _Features:
 
     def counts(self, name: str) -> np.ndarray:
         values = self.table[name].to_numpy()
-        infinite = int(np.isinf(values).sum())
-        if infinite:
-            raise ValueError(f"{self.path} has {infinite:,} infinite values of {name}")
+        _require_finite(values, str(self.path), name)
         # Negative codes such as -124 stand for "unknown" in these files.
         return np.append(np.where(values >= 0, values, np.nan), np.nan)[self.at_row]
 
 
-def _positive(values: np.ndarray, name: str) -> np.ndarray:
-    infinite = int(np.isinf(values).sum())
-    if infinite:
-        raise ValueError(f"the log has {infinite:,} infinite values of {name}")
-    return np.where(values > 0, values, np.nan)
+def _require_finite(values: np.ndarray, where: str, name: str) -> None:
+    if infinite := int(np.isinf(values).sum()):
+        raise ValueError(f"{where} has {infinite:,} infinite values of {name}")
 
 
 def _log_seconds(play_time_ms: np.ndarray) -> np.ndarray:

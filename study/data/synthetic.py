@@ -176,6 +176,7 @@ class Stream:
         }
 
     def log(self, into: Path, content: str) -> Log:
+        """Return the log, with its arrays in the folder `into`."""
         targets = self._draw_targets()
         log = make_log(
             into,
@@ -201,7 +202,7 @@ class Stream:
 
     @cached_property
     def probabilities(self) -> dict[str, np.ndarray]:
-        """The true probability of each binary task, float64 (N,)."""
+        """Return the true probability of each binary task, float64 (N,)."""
         found = {}
         for name, rate in RATES.items():
             log_odds = SLOPES[name] * self.options.signal * self._scaled_score(name)
@@ -213,7 +214,7 @@ class Stream:
 
     @cached_property
     def play_time_moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """The true mean and variance of log(1 + seconds), float64 (N,) each."""
+        """Return the true mean and variance of log(1 + seconds), float64 (N,) each."""
         some, size = self._play_time_parts
         mean = some * size
         return mean, some * size**2 * (1 + self.options.heavy_tail) - mean**2
@@ -355,7 +356,7 @@ class Stream:
         popularity = np.log(_zipf(options.items, options.skew))[random.permutation(options.items)]
         late = random.random(options.items) < NEW_ITEMS
         appears = np.where(late, random.integers(1, options.days, options.items), 0)
-        appears[0] = 0  # some item is there from the start
+        appears[0] = 0  # at least one item exists from the start
         item = np.empty(options.rows, dtype=np.int32)
         for day in range(options.days):
             popularity = popularity + options.drift * random.standard_normal(options.items)

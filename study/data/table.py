@@ -267,7 +267,7 @@ def _source(file: Path, rewritten: Path, declared: Declaration, columns: list[st
     rewrite_csv(file, rewritten, types)
 
     def read(name: str) -> pa.ChunkedArray:
-        with pa.memory_map(str(rewritten)) as mapped:  # of a map, only what is used is read
+        with pa.memory_map(str(rewritten)) as mapped:  # a map reads only what is used
             return pa.ipc.open_file(mapped).read_all()[name]
 
     return _Source(file, read)

@@ -1,15 +1,15 @@
 """Rollback: a run whose loss spikes returns to a snapshot, and then skips batches or goes on with a lower lr.
 
-This is what people do when a large run diverges, done for each run of a stack by itself. No run depends on another, and
-nothing waits for the device. A run is judged by its own training loss alone:
+People do this by hand when a large run diverges. Here each run of a stack does it by itself. No run depends on another,
+and nothing waits for the device. A run is judged by its own training loss alone:
 
     spiked: loss > mean + spike * std of its usual losses, or > 10 times its first loss, or not a number
 
 Every `back` steps a snapshot is taken of all that a step changes (weights, accumulators, tables, the lr's warm-up, the
 usual losses). Two snapshots are kept. A run that spiked gets the older one, `back` to 2 * `back` steps old. It rests
 for the next `skip` batches: their losses are recorded, and nothing is learned from them. So a run still has one loss a
-step, on the same batch as its neighbours, before any update on it. A rollback costs learning, and no data that others
-are judged by. The spike itself is recorded too: a loss that was not finite makes the run diverged.
+step, on the same batch as its neighbours and before any update on it. A rollback costs updates, not data. The spike is
+recorded too: a loss that was not finite makes the run diverged.
 
 Spikes are detected at every step and handled every `CHECK_EVERY` steps, since a rollback copies as much as the tables
 hold.

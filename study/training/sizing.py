@@ -11,7 +11,7 @@ from study.training.networks import build_network, spec_of
 from study.training.stack import steps_of
 
 WORK_BESIDE = 1.4e-4
-"""GFLOP of matrix products per example that take as long as embeddings, judging and recording: measured, roughly."""
+"""Work of embeddings, judging and recording per example, in GFLOP of products of the same duration (measured)."""
 
 
 def bytes_of_run(model: str, recipe: Recipe, log: Log, *, gpu: bool = False) -> int:

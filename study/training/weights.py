@@ -5,10 +5,10 @@
     buffer/<name>          its running statistics, by name
     table/<number>         embedding rows (codes, dim) of each id feature, in the order of the features
     accumulator/<name>, table_accumulator/<number>
-                           Adagrad's G of each parameter and table; all of them, or none where the run kept none
+                           Adagrad's G of each parameter and table: all of them, or none if the method keeps none
 
-The identity of weights, `Weights.content`, is a hash of the arrays alone: of what changes a run that starts from them.
-Accumulators have a hash of their own. `study.trainers.weights_file` reads and writes files of weights.
+`Weights.content` identifies weights. It is a hash of the arrays alone, which decide the bits of a run that starts from
+them. Accumulators have a hash of their own. `study.trainers.weights_file` reads and writes files of weights.
 """
 
 import dataclasses
