@@ -11,6 +11,7 @@ from study.config import Arm, EdgeSearch, QualitySearch, Recipe, Rule, Study, lo
 from study.family import Family, Member, WeightsOf
 
 if TYPE_CHECKING:
+    from study.loops.definition import Loop
     from study.monitor import Monitor
 
 __version__ = "0.1.0"
@@ -19,6 +20,7 @@ __all__ = [
     "Arm",
     "EdgeSearch",
     "Family",
+    "Loop",
     "Member",
     "Monitor",
     "QualitySearch",
@@ -35,4 +37,8 @@ def __getattr__(name: str) -> Any:
         from study.monitor import Monitor
 
         return Monitor
+    if name == "Loop":
+        from study.loops.definition import Loop
+
+        return Loop
     raise AttributeError(f"module 'study' has no attribute {name!r}")

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -115,12 +116,19 @@ class Rule:
         _need(self.median_steps % 2 == 1, f"need an odd median_steps, got median_steps={self.median_steps}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, init=False)
 class Arm:
-    """A method with its thresholds and options, e.g. `Arm(method="clippy", options={"rel": 0.5})`."""
+    """A method with its thresholds and options, such as `Arm("clippy", rel=0.5)`.
+
+    Of a loop, it is what the loop is told to do differently, under any name.
+    """
 
     method: str
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __init__(self, method: str, options: Mapping[str, Any] | None = None, **more: Any) -> None:
+        object.__setattr__(self, "method", method)
+        object.__setattr__(self, "options", {**(options or {}), **more})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +250,7 @@ class Study:
         recipe: how runs are trained.
         rule: how runs are judged.
         search: None trains every combination.
-        trainer: a module of `study.trainers`, or a dotted name.
+        trainer: a `Loop`, a module of `study.trainers`, or a dotted name.
         trainer_options: options of the trainer.
         control_lrs: learning rates of the control. If empty, `CONTROL_LRS` for rankers; for any other trainer six
             rates, from the lowest of `lrs` downward by factors of 2.
@@ -258,11 +266,15 @@ class Study:
     recipe: Recipe = Recipe()
     rule: Rule = Rule()
     search: Search | None = None
-    trainer: str = RANKER
+    trainer: Any = RANKER
     trainer_options: dict[str, Any] = field(default_factory=dict)
     control_lrs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.trainer, str):  # a `Loop`: a study holds JSON values alone
+            object.__setattr__(self, "models", self.models or (self.trainer.name(),))
+            object.__setattr__(self, "trainer_options", self.trainer.options(self.arms))
+            object.__setattr__(self, "trainer", self.trainer.trainer)
         if self.trainer != RANKER and not self.models:
             object.__setattr__(self, "models", (self.trainer.rpartition(".")[2],))
         if self.trainer != RANKER and not self.control_lrs and self.lrs:

@@ -13,7 +13,7 @@ from study import overrides
 from study.commands.paths import typed_command, typed_path
 from study.config import Rule, Study
 from study.outcomes.judge import final_loss
-from study.outcomes.recorded import judge_recorded, stack_losses
+from study.outcomes.recorded import judge_recorded, losses_by_run
 from study.record import tables
 from study.record.definition import Definition, RecordError, check_not_a_view, read_definition
 from study.record.references import references
@@ -157,15 +157,15 @@ def _columns(
     columns: dict[str, dict[str, Any]] = {}
     for model, of_model in runs.groupby("model", sort=False):
         is_control = losses["run_id"].isin(of_model.loc[of_model["role"] == "control", "run_id"])
-        ids, loss_RTK, _, steps_R = stack_losses(losses[is_control], tasks)
-        for run, loss_TK, steps in zip(ids, loss_RTK, steps_R, strict=True):
-            columns[run] = {"final_loss": final_loss(loss_TK[:steps], rule)}
+        for run, own in losses_by_run(losses[is_control], tasks).items():
+            columns[run] = {"final_loss": final_loss(own.loss_TK, rule, own.step_T)}
         cells = losses[losses["run_id"].isin(of_model["run_id"]) & ~is_control]
         if cells.empty:
             continue
         lost = of_model.loc[(of_model["reason"] == "nonfinite") & of_model["kept"].isna(), "run_id"]
         moved = dict(zip(of_model["run_id"], of_model["moved"].to_numpy(dtype=float, na_value=math.nan), strict=True))
         reference = references(study, definition.data, folder, [str(model)], losses=losses, runs=runs)[str(model)]
-        outcomes = judge_recorded(cells, tasks, constant_K, set(lost), reference, rule, moved)
+        declared = set(of_model.loc[of_model["declared"].fillna(False), "run_id"]) if "declared" in of_model else set()
+        outcomes = judge_recorded(cells, tasks, constant_K, set(lost), reference, rule, moved, declared)
         columns |= {run: outcome.columns(tasks) for run, outcome in outcomes.items()}
     return columns

@@ -101,12 +101,12 @@ class Checkpoint:
             return 0
         return steps
 
-    def after(self, done: int, state: Callable[[], State]) -> None:
+    def after(self, done: int, state: Callable[[], State] | None) -> None:
         """Write a checkpoint if it is time to; see `Checkpointer.after`."""
         if self.stopping() and not self._soon_ends(done):
-            kept = self.every_seconds < math.inf and self._keep(done, state())
+            kept = state is not None and self.every_seconds < math.inf and self._keep(done, state())
             raise StoppedError(done, kept=kept)
-        if time.monotonic() - self.last >= self.every_seconds:
+        if state is not None and time.monotonic() - self.last >= self.every_seconds:
             self._keep(done, state())
 
     def remove(self) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from study.execution.heartbeat import Heartbeat
 from study.outcomes.judge import final_loss, judge
 from study.outcomes.reference import Reference
 from study.record import tables
+from study.record.schema import FIRST_LOSSES
 from study.trainers.protocol import TrainedRuns, Trainer
 
 
@@ -96,7 +97,7 @@ def execute(
             trial.runs, device=device, folder=where, on_step=heartbeat.watch, checkpointer=checkpoint
         )
         rows = _rows(trial, trained, trainer, device)
-        tables.write_trial(where, name, rows, _losses(trial.runs, trained, trainer))
+        tables.write_trial(where, name, rows, _losses(trial, trained, trainer))
         checkpoint.remove()
     return {
         "runs": len(rows),
@@ -114,13 +115,16 @@ def _rows(trial: Trial, trained: TrainedRuns, trainer: Trainer, device: str) -> 
         constant_losses = np.array([task["constant_loss"] for task in tasks])
         outcomes = judge(
             trained.loss,
-            trained.baseline,
+            _baseline(trial, trained),
             constant_losses,
             trained.finite,
             trial.reference,
             trial.rule,
             trained.moved,
+            step_T=trained.steps,
+            declared_R=trained.declared,
         )
+    steps = trained.loss.shape[1] if trained.steps is None else int(trained.steps[-1]) + 1
     same = {"device": trainer.device_name(device), "version": trainer.version, "seconds": trained.seconds}
     rows = []
     for i, run in enumerate(trial.runs):
@@ -137,26 +141,40 @@ def _rows(trial: Trial, trained: TrainedRuns, trainer: Trainer, device: str) -> 
             "seed": run.seed,
             "role": run.role,
             "moved": None if trained.moved is None else _finite(trained.moved[i]),
-            "steps": trained.loss.shape[1],
+            "steps": steps,
             **same,
         }
+        row |= {"baseline": FIRST_LOSSES} if trained.baseline is None else {}
+        row |= {"declared": True} if trained.declared is not None and trained.declared[i] else {}
         row |= {name: _finite(values[i]) for name, values in trained.judged.items()}
         row |= {name: int(values[i]) for name, values in trained.counts.items()}
         if outcomes is None:
-            row["final_loss"] = final_loss(trained.loss[i], trial.rule)
+            row["final_loss"] = final_loss(trained.loss[i], trial.rule, trained.steps)
         else:
             row |= outcomes[i].columns([task["name"] for task in tasks])
         rows.append(row)
     return rows
 
 
-def _losses(runs: Sequence[Run], trained: TrainedRuns, trainer: Trainer) -> list[dict[str, Any]]:
-    rows, seeds = [], set()
-    for i, run in enumerate(runs):
+def _baseline(trial: Trial, trained: TrainedRuns) -> np.ndarray:
+    """The losses that each loss is paired with. Raises ValueError where the control was paired with others."""
+    first_loss = trial.reference.first_loss if trial.reference else None
+    if trial.reference and (first_loss is None) is (trained.baseline is None):
+        raise ValueError("some runs give the targets of their losses, and others do not")
+    if trained.baseline is not None:
+        return trained.baseline
+    if first_loss is None:  # a run of the control: the median over its seeds follows once all are recorded
+        first_loss = np.where(np.isfinite(trained.loss[:, :1]), trained.loss[:, :1], 1.0)
+    return np.broadcast_to(np.asarray(first_loss, np.float32), trained.loss.shape)
+
+
+def _losses(trial: Trial, trained: TrainedRuns, trainer: Trainer) -> list[dict[str, Any]]:
+    rows, seeds, baseline = [], set(), _baseline(trial, trained)
+    for i, run in enumerate(trial.runs):
         for t, task in enumerate(trainer.tasks):
-            one = {"seed": run.seed, "task": task["name"]}
+            one = {"seed": run.seed, "task": task["name"], "step": trained.steps}
             if run.seed not in seeds:
-                rows.append({"run_id": None, **one, "loss": trained.baseline[i, :, t]})
+                rows.append({"run_id": None, **one, "loss": baseline[i, :, t]})
             rows.append({"run_id": run.id, **one, "loss": trained.loss[i, :, t]})
         seeds.add(run.seed)
     return rows

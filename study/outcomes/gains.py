@@ -30,12 +30,18 @@ def gains(loss_RTK: np.ndarray, constant_RTK: np.ndarray, constant_loss_K: np.nd
     return gains_of_columns(loss_RTC, constant_RTC, unit_C)
 
 
-def trailing_median(gain: np.ndarray, steps: int) -> np.ndarray:
+LEAST_POINTS = 3
+"""Least logged steps in the window of a median, where not every step is logged."""
+
+
+def trailing_median(gain: np.ndarray, steps: int, step_T: np.ndarray | None = None) -> np.ndarray:
     """Return g_t, the median over the last `steps` steps; the first windows are shorter.
 
     Args:
         gain: (T,) or (R, T, ...). Minus infinity reaches the median once it fills half of a window.
         steps: Length of a window.
+        step_T: Numbers of the logged steps, increasing; None is every step. A window holds at least `LEAST_POINTS`
+            logged steps, as far as there are so many.
 
     Returns:
         float64 of the same shape.
@@ -44,7 +50,11 @@ def trailing_median(gain: np.ndarray, steps: int) -> np.ndarray:
     if steps < 1:
         raise ValueError(f"need steps >= 1, got steps={steps}")
     if gain.ndim == 1:
-        return trailing_median(gain[None], steps)[0]
+        return trailing_median(gain[None], steps, step_T)[0]
+    if step_T is not None:
+        first_T = window_starts(gain.shape[1], steps, step_T)
+        medians = [median_of_last_axis(np.moveaxis(gain[:, a : t + 1], 1, -1)) for t, a in enumerate(first_T)]
+        return np.stack(medians, axis=1)
     by_time = np.ascontiguousarray(np.moveaxis(gain, 1, -1))
     median = np.empty_like(by_time)
     total = by_time.shape[-1]
@@ -57,6 +67,14 @@ def trailing_median(gain: np.ndarray, steps: int) -> np.ndarray:
         windows = np.lib.stride_tricks.sliding_window_view(by_time[..., start - steps + 1 : stop], steps, axis=-1)
         median[..., start:stop] = median_of_last_axis(windows)
     return np.moveaxis(median, -1, 1)
+
+
+def window_starts(T: int, steps: int, step_T: np.ndarray | None = None) -> np.ndarray:
+    """Return the position of the first logged step of each trailing window of `steps` steps, as `trailing_median`."""
+    if step_T is None:
+        return np.maximum(np.arange(T) - steps + 1, 0)
+    by_steps = np.searchsorted(step_T, np.asarray(step_T) - steps, side="right")
+    return np.minimum(by_steps, np.maximum(np.arange(T) - LEAST_POINTS + 1, 0))
 
 
 def checked_columns(

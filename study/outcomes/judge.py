@@ -9,6 +9,8 @@
     undertrained   kept < 0.25, but h never fell more than 0.25 below its best, rose by at least 0.05 in the last
                    quarter, and the loss never exceeded twice its first value; or the network moved less than half
                    as far from its start as the control's. Slow, not unstable, hence not diverged
+    exploded       the trailing median of the loss is above twice its first value at the end
+    declared       the trainer says that the run diverged: a loop that ended itself
     completed      every other run
     episode        a micro divergence: a stretch of steps with h more than 0.25 below its best, at its deepest 0.5 or
                    more, that ends before the run does. Falls count from step 24 on, when windows are whole
@@ -38,8 +40,18 @@ from typing import Any
 import numpy as np
 
 from study.config import Rule, canonical_json
-from study.outcomes.gains import checked_columns, falls, gains_of_columns, trailing_median
+from study.outcomes.gains import (
+    checked_columns,
+    falls,
+    gains_of_columns,
+    median_of_last_axis,
+    trailing_median,
+    window_starts,
+)
 from study.outcomes.reference import Reference
+
+LEAST_POINTS_SLOW = 20
+"""A run with fewer logged steps is not called slow: the last quarter would hold less than five."""
 
 Episode = tuple[int, float | None, int]
 """A micro divergence: its first step, its deepest fall in units of G (None where that is not finite), its steps."""
@@ -51,7 +63,7 @@ class Outcome:
 
     Args:
         outcome: completed, diverged or undertrained.
-        reason: nonfinite, collapsed or never_learned; None unless diverged.
+        reason: nonfinite, collapsed, never_learned, exploded or declared; None unless diverged.
         diverged_at_step: None unless diverged. For `nonfinite`, the first step whose loss is not finite, or the last
             step if only the weights are not. Otherwise the first step of the last stretch with h below `kept`; 0 for a
             run that never reached it.
@@ -92,6 +104,9 @@ def judge(
     reference: Reference,
     rule: Rule,
     moved_R: Sequence[float] | np.ndarray | None = None,
+    *,
+    step_T: np.ndarray | None = None,
+    declared_R: Sequence[bool] | np.ndarray | None = None,
 ) -> list[Outcome]:
     """Return the outcome of each run. A run alone has the same outcome, bit for bit.
 
@@ -104,6 +119,8 @@ def judge(
         rule: Numbers of the definition.
         moved_R: Distance of each network from its start, NaN if unknown. Without it, or without the reference's, only
             the losses can show that a run is slow.
+        step_T: Numbers of the logged steps; None is every step. T is then the number of logged steps.
+        declared_R: Runs of which the trainer says that they diverged.
 
     Raises:
         ValueError: If the shapes do not agree, or a reference gain is not positive.
@@ -121,8 +138,11 @@ def judge(
     if moved_R is not None and reference.moved is not None:
         begun_R = ~(np.asarray(moved_R, np.float64) < rule.slow_moved * reference.moved)
     d_RTC = gains_of_columns(loss_RTC, constant_RTC, unit_C)
-    g_RTC = trailing_median(d_RTC, rule.median_steps)
-    return outcomes_of_gains(loss_RTC, constant_RTC, d_RTC, g_RTC, finite_R, begun_R, G_C, rule)
+    g_RTC = trailing_median(d_RTC, rule.median_steps, step_T)
+    declared_R = np.zeros(len(loss_RTC), bool) if declared_R is None else np.asarray(declared_R, bool)
+    return outcomes_of_gains(
+        loss_RTC, constant_RTC, d_RTC, g_RTC, finite_R, begun_R, G_C, rule, step_T=step_T, declared_R=declared_R
+    )
 
 
 def outcomes_of_gains(
@@ -134,25 +154,39 @@ def outcomes_of_gains(
     begun_R: np.ndarray,
     G_C: np.ndarray,
     rule: Rule,
+    *,
+    step_T: np.ndarray | None = None,
+    declared_R: np.ndarray | None = None,
 ) -> list[Outcome]:
     """Return the outcomes of runs whose gains (d) and trailing medians (g) are known. G_C is NaN if not learnable."""
     R, T, _ = loss_RTC.shape
-    whole = min(rule.median_steps, T) - 1
+    enough = step_T is None or T >= LEAST_POINTS_SLOW
+    start_T = window_starts(T, rule.median_steps, step_T)
+    step_T = np.arange(T) if step_T is None else np.asarray(step_T)
+    whole = min(int(np.searchsorted(step_T, step_T[0] + rule.median_steps - 1)), T - 1)
+    quarter = max(1, round(rule.slow_rise_steps * (int(step_T[-1]) + 1)))
+    before = max(int(np.searchsorted(step_T, step_T[-1] - quarter, side="right")) - 1, 0)
     with np.errstate(invalid="ignore"):
         h_RTC = np.where(np.isneginf(g_RTC), g_RTC, g_RTC / G_C)
         depth_RT = np.where(np.isfinite(h_RTC[:, :, 0]), h_RTC[:, :, 0] - d_RTC[:, :, 0] / G_C[0], 0.0)
         fall_RTC = np.zeros_like(h_RTC)
         fall_RTC[:, whole:] = falls(h_RTC[:, whole:])
         kept_RC = h_RTC[:, -1]
-        rise_RC = kept_RC - h_RTC[:, T - 1 - min(T - 1, max(1, round(rule.slow_rise_steps * T)))]
+        rise_RC = kept_RC - h_RTC[:, before]
         # Cross-multiplied: the constant's loss on a batch may be 0.
-        grew_RC = (loss_RTC * constant_RTC[:, :1] > rule.slow_loss * loss_RTC[:, :1] * constant_RTC).any(axis=1)
+        excess_RTC = loss_RTC * constant_RTC[:, :1] - rule.slow_loss * loss_RTC[:, :1] * constant_RTC
+        grew_RC = (excess_RTC > 0).any(axis=1)
+        exploded_RC = median_of_last_axis(np.moveaxis(excess_RTC[:, start_T[-1] :], 1, -1)) > 0
 
     finite_loss_RTC = np.isfinite(loss_RTC)
     nonfinite_RC = ~finite_loss_RTC.all(axis=1) | ~finite_weights_R[:, None]
-    slow_RC = (fall_RTC.max(axis=1) <= rule.slow_fall) & (rise_RC >= rule.slow_rise) & ~grew_RC | ~begun_R[:, None]
+    slow_RC = (fall_RTC.max(axis=1) <= rule.slow_fall) & (rise_RC >= rule.slow_rise) & ~grew_RC & enough
+    slow_RC |= ~begun_R[:, None]
     low_RC = kept_RC < rule.kept
-    diverged_RC = nonfinite_RC | (low_RC & ~slow_RC)
+    lost_RC = low_RC & ~slow_RC
+    diverged_RC = nonfinite_RC | lost_RC | exploded_RC
+    if declared_R is not None:
+        diverged_RC[:, 0] |= declared_R
     once_had_R = h_RTC[:, :, 0].max(axis=1) >= rule.once_had
     spikes_R = (depth_RT >= rule.spike).sum(axis=1)
 
@@ -162,13 +196,18 @@ def outcomes_of_gains(
         if nonfinite_RC[r, 0]:
             outcome, reason = "diverged", "nonfinite"
             bad = np.flatnonzero(~finite_loss_RTC[r, :, 0])
-            at_step = int(bad[0]) if len(bad) else T - 1
-        elif diverged_RC[r, 0]:
+            at_step = int(step_T[bad[0] if len(bad) else T - 1])
+        elif lost_RC[r, 0]:
             outcome, reason = "diverged", "collapsed" if once_had_R[r] else "never_learned"
             alive = np.flatnonzero(h_RTC[r, :, 0] >= rule.kept)
-            at_step = int(alive[-1]) + 1 if len(alive) else 0
-        episodes = _episodes(fall_RTC[r, :, 0], rule)
-        last = loss_RTC[r, -rule.median_steps :, 0]
+            at_step = int(step_T[min(alive[-1] + 1, T - 1)]) if len(alive) else 0
+        elif exploded_RC[r, 0]:
+            outcome, reason = "diverged", "exploded"
+            at_step = int(step_T[_last_rise_above_zero(excess_RTC[r, :, 0], start_T)])
+        elif diverged_RC[r, 0]:
+            outcome, reason, at_step = "diverged", "declared", int(step_T[-1])
+        episodes = _episodes(fall_RTC[r, :, 0], step_T, rule)
+        last = loss_RTC[r, start_T[-1] :, 0]
         kept = [finite_or_none(k) if finite_weights_R[r] else None for k in kept_RC[r]]
         outcomes.append(
             Outcome(
@@ -189,9 +228,10 @@ def outcomes_of_gains(
     return outcomes
 
 
-def final_loss(loss_TK: np.ndarray, rule: Rule) -> float | None:
+def final_loss(loss_TK: np.ndarray, rule: Rule, step_T: np.ndarray | None = None) -> float | None:
     """Return the mean training loss of a run's last `median_steps` steps; None if it is not finite."""
-    return _mean(np.asarray(loss_TK, np.float64).sum(axis=1)[-rule.median_steps :])
+    first = window_starts(len(loss_TK), rule.median_steps, step_T)[-1]
+    return _mean(np.asarray(loss_TK, np.float64).sum(axis=1)[first:])
 
 
 def _mean(last: np.ndarray) -> float | None:
@@ -199,7 +239,13 @@ def _mean(last: np.ndarray) -> float | None:
     return math.fsum(last) / len(last) if np.isfinite(last).all() else None
 
 
-def _episodes(fall_T: np.ndarray, rule: Rule) -> tuple[Episode, ...]:
+def _last_rise_above_zero(excess_T: np.ndarray, start_T: np.ndarray) -> int:
+    """Return where the last stretch begins in which the trailing median is above 0."""
+    above = [bool(median_of_last_axis(excess_T[a : t + 1]) > 0) for t, a in enumerate(start_T)]
+    return len(above) - above[::-1].index(False) if False in above else 0
+
+
+def _episodes(fall_T: np.ndarray, step_T: np.ndarray, rule: Rule) -> tuple[Episode, ...]:
     if fall_T.max() < rule.micro_fall:
         return ()
     down = np.concatenate([[False], fall_T > rule.micro_recovery, [False]])
@@ -208,7 +254,8 @@ def _episodes(fall_T: np.ndarray, rule: Rule) -> tuple[Episode, ...]:
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
         depth = float(fall_T[start:stop].max())
         if depth >= rule.micro_fall and stop < len(fall_T):
-            episodes.append((start, finite_or_none(depth), stop - start))
+            first, last = int(step_T[start]), int(step_T[stop])
+            episodes.append((first, finite_or_none(depth), last - first))
     return tuple(episodes)
 
 

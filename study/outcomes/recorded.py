@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,49 @@ import numpy as np
 from study.config import Rule
 from study.outcomes.judge import Outcome, judge
 from study.outcomes.reference import Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLosses:
+    """The losses of one run (T logged steps, K tasks).
+
+    Args:
+        loss_TK: float32.
+        constant_TK: float32, the losses that they are paired with.
+        step_T: Numbers of the logged steps; None is every step.
+    """
+
+    loss_TK: np.ndarray
+    constant_TK: np.ndarray
+    step_T: np.ndarray | None = None
+
+
+def losses_by_run(losses: Any, tasks: Sequence[str]) -> dict[str, RunLosses]:
+    """Return recorded losses by run id, in the order of the record.
+
+    Args:
+        losses: A table from `study.record.tables.read_losses`.
+        tasks: Names of the tasks.
+
+    Raises:
+        ValueError: If a run lacks a task.
+    """
+    by_run: dict[str, dict[str, Any]] = {}
+    for row in losses.itertuples(index=False):
+        by_run.setdefault(row.run_id, {})[row.task] = row
+    found = {}
+    for run, parts in by_run.items():
+        if missing := [task for task in tasks if task not in parts]:
+            raise ValueError(f"the losses of run {run[:12]} lack {', '.join(missing)}")
+        rows = [parts[task] for task in tasks]
+        steps = len(rows[0].loss)
+        step = getattr(rows[0], "step", None)
+        found[run] = RunLosses(
+            loss_TK=np.stack([np.asarray(row.loss, np.float32) for row in rows], axis=1),
+            constant_TK=np.stack([np.asarray(row.constant[:steps], np.float32) for row in rows], axis=1),
+            step_T=np.asarray(step, np.int64) if isinstance(step, np.ndarray | list) else None,
+        )
+    return found
 
 
 def stack_losses(losses: Any, tasks: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
@@ -25,24 +69,14 @@ def stack_losses(losses: Any, tasks: Sequence[str]) -> tuple[list[str], np.ndarr
     Raises:
         ValueError: If a run lacks a task.
     """
-    by_run: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
-    for run, task, loss, constant in zip(
-        losses["run_id"], losses["task"], losses["loss"], losses["constant"], strict=True
-    ):
-        by_run.setdefault(run, {})[task] = (np.asarray(loss, np.float32), np.asarray(constant, np.float32))
-    for run, parts in by_run.items():
-        missing = [task for task in tasks if task not in parts]
-        if missing:
-            raise ValueError(f"the losses of run {run[:12]} lack {', '.join(missing)}")
-    steps_R = np.array([len(parts[tasks[0]][0]) for parts in by_run.values()], int)
+    by_run = losses_by_run(losses, tasks)
+    steps_R = np.array([len(run.loss_TK) for run in by_run.values()], int)
     shape = (len(by_run), int(steps_R.max(initial=0)), len(tasks))
     loss_RTK = np.full(shape, np.nan, np.float32)
     constant_RTK = np.ones(shape, np.float32)
-    for r, parts in enumerate(by_run.values()):
-        for k, task in enumerate(tasks):
-            loss, constant = parts[task]
-            loss_RTK[r, : len(loss), k] = loss
-            constant_RTK[r, : len(loss), k] = constant[: len(loss)]
+    for r, run in enumerate(by_run.values()):
+        loss_RTK[r, : steps_R[r]] = run.loss_TK
+        constant_RTK[r, : steps_R[r]] = run.constant_TK
     return list(by_run), loss_RTK, constant_RTK, steps_R
 
 
@@ -54,6 +88,7 @@ def judge_recorded(
     reference: Reference,
     rule: Rule,
     moved: Mapping[str, float] | None = None,
+    declared: Collection[str] = (),
 ) -> dict[str, Outcome]:
     """Return the outcomes of recorded runs under another rule: run id -> Outcome.
 
@@ -65,15 +100,28 @@ def judge_recorded(
         reference: Under the new rule, too.
         rule: The new rule.
         moved: Distance of each network from its start, by run id; NaN or absent if unknown.
+        declared: Ids of the runs of which the trainer says that they diverged.
     """
-    ids, loss_RTK, constant_RTK, steps_R = stack_losses(losses, tasks)
+    by_run = losses_by_run(losses, tasks)
+    alike: dict[tuple[int, bytes], list[str]] = {}
+    for run, own in by_run.items():
+        key = len(own.loss_TK), b"" if own.step_T is None else own.step_T.tobytes()
+        alike.setdefault(key, []).append(run)
     outcomes: dict[str, Outcome] = {}
-    for steps in np.unique(steps_R):
-        rows = np.flatnonzero(steps_R == steps)
-        finite_R = [ids[r] not in lost_weights for r in rows]
-        far_R = None if moved is None else [moved.get(ids[r], math.nan) for r in rows]
-        judged = judge(
-            loss_RTK[rows, :steps], constant_RTK[rows, :steps], constant_loss_K, finite_R, reference, rule, far_R
+    for ids in alike.values():
+        outcomes |= zip(
+            ids,
+            judge(
+                np.stack([by_run[run].loss_TK for run in ids]),
+                np.stack([by_run[run].constant_TK for run in ids]),
+                constant_loss_K,
+                [run not in lost_weights for run in ids],
+                reference,
+                rule,
+                None if moved is None else [moved.get(run, math.nan) for run in ids],
+                step_T=by_run[ids[0]].step_T,
+                declared_R=[run in declared for run in ids],
+            ),
+            strict=True,
         )
-        outcomes |= zip((ids[r] for r in rows), judged, strict=True)
-    return {run: outcomes[run] for run in ids}
+    return {run: outcomes[run] for run in by_run}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from study.config import Rule
-from study.outcomes.gains import falls, gains, median_of_last_axis, trailing_median
+from study.outcomes.gains import falls, gains, median_of_last_axis, trailing_median, window_starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,22 +19,26 @@ class Reference:
         gain: G of the training loss.
         task_gain: G of each task; None if the task is not learnable.
         moved: Median distance of the control's networks from their start; None if it was not measured.
+        first_loss: Each task's loss at initialization, where runs are judged against it; else None.
     """
 
     lr: float
     gain: float
     task_gain: tuple[float | None, ...]
     moved: float | None = None
+    first_loss: tuple[float, ...] | None = None
 
 
 def control_reference(
     lrs_R: Sequence[float] | np.ndarray,
     seeds_R: Sequence[int] | np.ndarray,
-    loss_RTK: np.ndarray,
-    constant_RTK: np.ndarray,
+    loss_RTK: Sequence[np.ndarray] | np.ndarray,
+    constant_RTK: Sequence[np.ndarray] | np.ndarray,
     constant_loss_K: np.ndarray,
     rule: Rule,
     moved_R: Sequence[float] | np.ndarray | None = None,
+    *,
+    step_RT: Sequence[np.ndarray | None] | None = None,
 ) -> Reference:
     """Return the safe lr and its gains, from the control's runs: untreated, a few seeds at every lr of a ladder.
 
@@ -47,20 +51,20 @@ def control_reference(
     Args:
         lrs_R: Learning rate of each run.
         seeds_R: Seed of each run; at least two at every lr.
-        loss_RTK: Losses, as in `gains`.
+        loss_RTK: Losses, as in `gains`, of each run; runs may differ in length.
         constant_RTK: Losses of the constant predictor, as in `gains`.
         constant_loss_K: Mean losses of the constant predictor.
         rule: Numbers of the definition.
         moved_R: Distance of each network from its start, if it was measured.
+        step_RT: Numbers of each run's logged steps; None is every step.
 
     Raises:
         ValueError: If the training loss is not learnable, no lr is safe, an lr has fewer than two seeds, or as `gains`.
     """
     lrs = np.asarray(lrs_R, np.float64)
     seeds = np.asarray(seeds_R)
-    d_RTC = gains(loss_RTK, constant_RTK, constant_loss_K)
-    if not len(lrs) == len(seeds) == len(d_RTC):
-        raise ValueError(f"need an lr and a seed for each of {len(d_RTC)} runs, got {len(lrs)} and {len(seeds)}")
+    if not len(lrs) == len(seeds) == len(loss_RTK):
+        raise ValueError(f"need an lr and a seed for each of {len(loss_RTK)} runs, got {len(lrs)} and {len(seeds)}")
     if not len(lrs):
         raise ValueError("the control has no runs")
     for lr in np.unique(lrs):
@@ -68,13 +72,15 @@ def control_reference(
         if len(np.unique(here)) < max(2, len(here)):
             raise ValueError(f"the control needs two or more different seeds at lr={lr:g}, got {here.tolist()}")
 
-    g_RTC = trailing_median(d_RTC, rule.median_steps)
-    fall_R = falls(g_RTC[:, min(rule.median_steps, g_RTC.shape[1]) - 1 :, 0]).max(axis=1)
-    fall_R[fall_R <= rule.control_noise * _errors(d_RTC[:, :, 0], rule.median_steps)] = 0.0
-    fall_R[~np.isfinite(d_RTC).all(axis=(1, 2))] = np.inf
+    step_RT = [None] * len(lrs) if step_RT is None else step_RT
+    ends = [
+        _end_of_run(gains(loss[None], constant[None], constant_loss_K), step_T, rule)
+        for loss, constant, step_T in zip(loss_RTK, constant_RTK, step_RT, strict=True)
+    ]
+    final_RC, fall_R = np.stack([final_C for final_C, _ in ends]), np.array([fall for _, fall in ends])
     ladder = []
     for lr in np.unique(lrs):
-        final_C = median_of_last_axis(g_RTC[lrs == lr, -1].T)
+        final_C = median_of_last_axis(final_RC[lrs == lr].T)
         ladder.append((float(final_C[0]), -float(lr), float(fall_R[lrs == lr].max())))
 
     best, negative_lr, _ = max(ladder)
@@ -90,7 +96,7 @@ def control_reference(
             f" {rule.control_fall:g} of what is learned"
         )
     lr = -max(safe)[1]
-    final_CS = g_RTC[lrs == lr, -1].T
+    final_CS = final_RC[lrs == lr].T
     gain_C = median_of_last_axis(final_CS)
     error_C = final_CS.std(axis=1, ddof=1) / math.sqrt(final_CS.shape[1])
     learnable_C = (gain_C > 0) & (gain_C >= rule.learnable_errors * error_C)
@@ -102,6 +108,24 @@ def control_reference(
     task_gain = (float(g) if yes else None for g, yes in zip(gain_C[1:], learnable_C[1:], strict=True))
     moved = None if moved_R is None else float(np.median(np.asarray(moved_R, np.float64)[lrs == lr]))
     return Reference(lr=lr, gain=float(gain_C[0]), task_gain=tuple(task_gain), moved=moved)
+
+
+def _end_of_run(d_1TC: np.ndarray, step_T: np.ndarray | None, rule: Rule) -> tuple[np.ndarray, float]:
+    """Return the final gains (C,) of a run, and how far its g fell below its best beyond noise.
+
+    A run with a loss that is not finite has gained minus infinity.
+    """
+    if not np.isfinite(d_1TC).all():
+        return np.full(d_1TC.shape[2], -np.inf), math.inf
+    g_1TC = trailing_median(d_1TC, rule.median_steps, step_T)
+    T = d_1TC.shape[1]
+    whole, points = min(rule.median_steps, T) - 1, rule.median_steps
+    if step_T is not None:
+        whole = min(int(np.searchsorted(step_T, step_T[0] + rule.median_steps - 1)), T - 1)
+        points = T - int(window_starts(T, rule.median_steps, step_T)[-1])
+    fall = float(falls(g_1TC[:, whole:, 0]).max())
+    noise = float(_errors(d_1TC[:, :, 0], points)[0])
+    return g_1TC[0, -1], 0.0 if fall <= rule.control_noise * noise else fall
 
 
 def _errors(d_RT: np.ndarray, steps: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The reference of each model, from the recorded runs of its control."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from study.config import Study, control_of
-from study.outcomes.recorded import stack_losses
+from study.outcomes.recorded import losses_by_run
 from study.outcomes.reference import Reference, control_reference
 from study.record import tables
 from study.record.definition import RecordError
+from study.record.schema import FIRST_LOSSES
 
 
 def references(
@@ -42,15 +44,31 @@ def references(
         if runs_of_model.empty:
             raise RecordError(f"the control of {model} is not recorded in {folder}")
         found_losses = tables.read_losses(folder, ids) if losses is None else losses.loc[losses["run_id"].isin(ids)]
-        ordered, loss, constant, _ = stack_losses(found_losses, [task["name"] for task in data["tasks"]])
-        runs_of_model = runs_of_model.set_index("run_id").loc[ordered]
-        found[model] = control_reference(
+        by_run = losses_by_run(found_losses, [task["name"] for task in data["tasks"]])
+        runs_of_model = runs_of_model.set_index("run_id").loc[list(by_run)]
+        own = list(by_run.values())
+        constants, first_loss = [run.constant_TK for run in own], None
+        if "baseline" in runs_of_model and (runs_of_model["baseline"] == FIRST_LOSSES).any():
+            first_loss = _first_losses(runs_of_model["seed"], [run.loss_TK[0] for run in own])
+            constants = [np.broadcast_to(first_loss, run.loss_TK.shape) for run in own]
+        reference = control_reference(
             runs_of_model["lr"].to_numpy(),
             runs_of_model["seed"].to_numpy(dtype="int64"),
-            loss,
-            constant,
+            [run.loss_TK for run in own],
+            constants,
             np.array([task["constant_loss"] for task in data["tasks"]]),
             study.rule,
             None if runs_of_model["moved"].isna().all() else runs_of_model["moved"].to_numpy(dtype="float64"),
+            step_RT=[run.step_T for run in own],
         )
+        found[model] = dataclasses.replace(reference, first_loss=first_loss and tuple(map(float, first_loss)))
     return found
+
+
+def _first_losses(seeds: Iterable[int], first_RK: Iterable[np.ndarray]) -> list[float]:
+    """Return each task's loss at initialization: the median over seeds of the first finite losses."""
+    finite = pd.DataFrame(list(first_RK), index=pd.Index(seeds)).replace([np.inf, -np.inf], np.nan)
+    medians = finite.groupby(level=0).first().median()
+    if medians.isna().any():
+        raise ValueError("the first loss of every run of the control is not finite")
+    return medians.astype(float).tolist()

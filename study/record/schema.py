@@ -45,16 +45,26 @@ LOSSES = pa.schema(
         ("run_id", pa.string()),  # null: the best constant predictor, on the batches of this seed
         ("seed", pa.int64()),
         ("task", pa.string()),
-        ("loss", pa.list_(pa.float32())),  # one value a step, before its update
+        ("loss", pa.list_(pa.float32())),  # one value a logged step, before its update
     ]
 )
 """Columns of `losses/`: one row a run and task."""
+
+STEP = pa.field("step", pa.list_(pa.int64()))
+"""A further column of `losses/`: numbers of the logged steps. It is absent or null where every step is logged."""
+
+FIRST_LOSSES = "first_losses"
+"""Value of the column `baseline`: the run is judged against the loss at initialization."""
 
 OUTCOMES = ("completed", "diverged", "undertrained")
 
 
 def extra_column_type(name: str) -> pa.DataType:
     """Return the type of a column of `runs/` that is not in `COLUMNS`."""
+    if name in ("baseline", "declared"):
+        return pa.string() if name == "baseline" else pa.bool_()
+    if name.startswith("metric_"):
+        return pa.float64()
     if name in COUNTS:
         return pa.int64()
     for prefix, kind in PER_TASK.items():

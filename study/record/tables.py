@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from study.record import checksums, files, validation
 from study.record.definition import read_definition
-from study.record.schema import COLUMNS, COUNTS, LOSSES, extra_column_type, nullable_dtype, pandas_dtype
+from study.record.schema import COLUMNS, COUNTS, LOSSES, STEP, extra_column_type, nullable_dtype, pandas_dtype
 from study.redaction import first_line
 from study.storage import stores
 
@@ -46,7 +46,8 @@ def write_trial(
     schema = pa.schema([*COLUMNS, *((name, extra_column_type(name)) for name in extra)])
     table = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
     store = stores.store_for(where)
-    store.put(f"losses/{trial}.parquet", checksums.parquet_bytes(pa.Table.from_pylist(list(losses), schema=LOSSES)))
+    of_losses = LOSSES.append(STEP) if any(row.get("step") is not None for row in losses) else LOSSES
+    store.put(f"losses/{trial}.parquet", checksums.parquet_bytes(pa.Table.from_pylist(list(losses), schema=of_losses)))
     store.put(f"runs/{trial}.parquet", checksums.parquet_bytes(table))
 
 
@@ -105,13 +106,14 @@ def read_losses(
         run_ids, trials: runs and trials to read; None reads all.
 
     Returns:
-        Columns run_id, seed, task, loss (float32, one value a step) and constant (the losses of the best constant
-        predictor on the same batches).
+        Columns run_id, seed, task, loss (float32, one value a logged step), constant (the losses of the best constant
+        predictor on the same batches) and step (numbers of the logged steps; None is every step).
     """
     wanted = None if run_ids is None else set(run_ids)
     parts = []
     for path, table in files.read_each(folder, "losses", "parquet", _parse_losses, trials):
         frame = table.to_pandas()
+        frame["step"] = frame["step"] if "step" in frame else None
         constants = frame[frame["run_id"].isna()].set_index(["seed", "task"])["loss"]
         frame = frame[frame["run_id"].notna()]
         if wanted is not None:
@@ -124,7 +126,7 @@ def read_losses(
             continue
         parts.append(frame.assign(constant=[constants[key] for key in keys]))
     if not parts:
-        return pd.DataFrame({"run_id": [], "seed": [], "task": [], "loss": [], "constant": []})
+        return pd.DataFrame({"run_id": [], "seed": [], "task": [], "loss": [], "step": [], "constant": []})
     return pd.concat(parts).drop_duplicates(["run_id", "task"], ignore_index=True)
 
 
@@ -160,6 +162,7 @@ def _parse_losses(content: bytes) -> pa.Table:
 def _parse(content: bytes, schema: pa.Schema) -> pa.Table:
     table = checksums.read_parquet(content)
     names = table.column_names
+    schema = schema.append(STEP) if schema is LOSSES and STEP.name in names else schema
     wrong = [f.name for f in schema if f.name not in names or table.schema.field(f.name).type != f.type]
     if wrong:
         raise ValueError(f"not a file of a record: columns {', '.join(wrong)}")

@@ -25,8 +25,11 @@ class TrainedRuns:
     Args:
         loss: float32 (R, S, T), the loss of each task on each step's batch, before its update.
         baseline: float32 (R, S, T), the loss that `loss` is paired with, such as that of the best constant predictor
-            on the same batch. Runs of one seed share it.
+            on the same batch. Runs of one seed share it. None is the loss at initialization, the median over the
+            control's seeds.
+        steps: int64 (S,), numbers of the logged steps, increasing; None is every step.
         finite: bool (R,), whether all weights are finite at the end.
+        declared: bool (R,), runs that diverged by the trainer's word, whatever their losses show; None is none.
         judged: column of the record -> float64 (R,), such as `auc_click`; NaN is missing.
         moved: float64 (R,), L2 distance of the weights from their start; NaN or None where it is unknown.
         counts: column of the record -> int64 (R,), such as `rollbacks`.
@@ -34,8 +37,10 @@ class TrainedRuns:
     """
 
     loss: np.ndarray
-    baseline: np.ndarray
+    baseline: np.ndarray | None
     finite: np.ndarray
+    steps: np.ndarray | None = None
+    declared: np.ndarray | None = None
     judged: Mapping[str, np.ndarray] = field(default_factory=dict)
     moved: np.ndarray | None = None
     counts: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -72,12 +77,12 @@ class Checkpointer(Protocol):
         """
         ...
 
-    def after(self, done: int, state: Callable[[], Iterable[tuple[str, np.ndarray]]]) -> None:
+    def after(self, done: int, state: Callable[[], Iterable[tuple[str, np.ndarray]]] | None) -> None:
         """Take note of a finished step. Raises `StoppedError` where the trial has to stop.
 
         Args:
             done: steps done so far.
-            state: returns the arrays of the state by name; read before this returns.
+            state: returns the arrays of the state by name; read before this returns. None keeps no checkpoint.
         """
         ...
 

@@ -1,0 +1,264 @@
+"""The trainer of loops: a user's function or command (`study.loops`), one run a trial."""
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import math
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from study import plugins
+from study.config import Arm, Run, Study, canonical_json
+from study.loops import command, loss_file
+from study.loops.definition import keyword_options
+from study.loops.loss_file import Losses
+from study.loops.run import LoopRun
+from study.loops.watch import RunEnded, Watch
+from study.outcomes.gains import trailing_median
+from study.storage import stores
+from study.trainers import protocol
+from study.trainers.protocol import Checkpointer, TrainedRuns
+
+FOLDER = "loops"
+"""Folder of the runs' own folders in the study's folder."""
+
+TRIES = "tries"
+"""File in a run's folder, one byte for each try."""
+
+NOT_IN_IDS = ("cpus", "gpus", "options")
+"""Options of the trainer that change no run."""
+
+
+class Trainer(protocol.Trainer):
+    """Trains a user's loop."""
+
+    # The definition -------------------------------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> dict[str, Any]:
+        return self.study.trainer_options
+
+    @functools.cached_property
+    def function(self) -> Callable[..., Any] | None:
+        """The user's function; None for a command. Raises ValueError where it cannot be imported."""
+        name = self.loop.get("function")
+        if name is None:
+            return None
+        module, _, attribute = name.partition(":")
+        if plugins.only_ours:
+            raise ValueError(f"the loop {name} is the user's own code, which a command that only reads does not import")
+        try:
+            found = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+        except ModuleNotFoundError as error:
+            raise ValueError(f"the loop {name} cannot be imported: there is no module {error.name!r}") from error
+        except AttributeError:
+            raise ValueError(f"the module {module} has no function {attribute!r}") from None
+        if not callable(found):
+            raise ValueError(f"{name} is no function, but {type(found).__name__}")
+        return found
+
+    def validate(self, study: Study) -> Study:
+        names = {arm.method: sorted(arm.options) for arm in study.arms}
+        if self.function is None:
+            files = [self.loop[name] for name in ("losses", "metrics") if name in self.loop]
+            command.check(self.loop["command"], files, names)
+        arms = [Arm(method=arm.method, options=self.canonical_options(arm.method, arm.options)) for arm in study.arms]
+        once = {canonical_json([arm.method, arm.options]): arm for arm in arms}
+        return replace(study, arms=tuple(once.values()))
+
+    def canonical_options(self, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        defaults = keyword_options(self.function) if self.function else None
+        known = self.loop.get("options", []) if defaults is None else list(defaults)
+        if unknown := [name for name in options if name not in known]:
+            some = f"it has {', '.join(known)}" if known else "it has no options"
+            raise ValueError(f"the loop has no option {unknown[0]!r}; {some}")
+        return {name: value for name, value in options.items() if (defaults or {}).get(name, math.nan) != value}
+
+    # What is trained ------------------------------------------------------------------------------------------------
+
+    def description(self) -> dict[str, Any]:
+        baseline = self.loop.get("baseline") or {}
+        tasks = [
+            {"name": task, "kind": "loss", "constant_loss": baseline.get(task, 1.0)} for task in self.loop["tasks"]
+        ]
+        same_runs = {name: value for name, value in self.loop.items() if name not in NOT_IN_IDS}
+        content = hashlib.sha256(canonical_json(same_runs).encode()).hexdigest()
+        found = {"source": self._source(), "content": content, "tasks": tasks}
+        return found | ({"quality": self.loop["quality"]} if "quality" in self.loop else {})
+
+    def _source(self) -> str:
+        return self.loop.get("function") or self.loop["command"]
+
+    def summary(self) -> list[tuple[str, str]]:
+        return [("loop", self._source()), ("baseline", self._baseline_in_words())]
+
+    def _baseline_in_words(self) -> str:
+        if baseline := self.loop.get("baseline"):
+            return ", ".join(f"{value:g} for {task}" for task, value in baseline.items())
+        if self.function is None:
+            return "the loss at initialization"
+        return "the best constant predictor, if the loop gives `watch` its targets; else the loss at initialization"
+
+    def device_name(self, device: str) -> str:
+        if not device.startswith("cuda"):
+            return super().device_name(device)
+        import torch
+
+        return torch.cuda.get_device_name(device)
+
+    # Training -------------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        runs: Sequence[Run],
+        *,
+        device: str,
+        folder: Path | str,
+        on_step: Callable[[int], None],
+        checkpointer: Checkpointer,
+    ) -> TrainedRuns:
+        (run,) = runs
+        started = time.perf_counter()
+        own = self._folder_of(run, folder)
+        own.mkdir(parents=True, exist_ok=True)
+        tries = _count_try(own)
+        earlier = loss_file.read(own / loss_file.NAME, self.loop["tasks"])
+        if len(earlier.step) and (not np.isfinite(earlier.loss).all() or (tries > 2 and self._exploded(earlier))):
+            # The process of an earlier try ended with losses from which no run recovers.
+            trained = self._result(earlier, {}, declared=True, seconds=0.0)
+        else:
+            watch = Watch(own, self.loop["tasks"], on_step, lambda done: checkpointer.after(done, None))
+            try:
+                metrics = self._call(run, own, device, watch)
+                watch.flush()
+                if watch.step < 0:
+                    raise ValueError(f"{self._source()} ended without a call of watch")
+                losses = watch.file.read()
+            finally:
+                watch.file.close()
+            declared = bool(watch.reason) or metrics is None
+            trained = self._result(losses, metrics or {}, declared=declared, seconds=time.perf_counter() - started)
+        _tidy(own)
+        return trained
+
+    def _call(self, run: Run, own: Path, device: str, watch: Watch) -> dict[str, Any] | None:
+        """Call the loop; return its metrics, or None where it ended itself and its losses show why."""
+        about = LoopRun(
+            lr=run.lr, seed=run.seed, arm=run.method, options=run.options, model=run.model, folder=own, device=device
+        )
+        process = os.getpid()
+        try:
+            with _process_restored():
+                if self.function is None:
+                    files = self.loop["losses"], self.loop.get("metrics")
+                    return command.train(self.loop["command"], *files, about, watch)
+                _seed_everything(run.seed)
+                defaults = keyword_options(self.function)
+                returned = self.function(about, watch, **((defaults or {}) | run.options if defaults else {}))
+                return _metrics(returned, self._source())
+        except RunEnded:
+            if watch.error is not None:
+                raise watch.error from None
+            return {}
+        except (Exception, SystemExit):
+            watch.flush()
+            losses = watch.file.read()
+            if len(losses.step) and (not np.isfinite(losses.loss).all() or self._exploded(losses)):
+                return None
+            raise
+        finally:
+            if os.getpid() != process:  # a child that the loop forked came back from it
+                os._exit(0)
+
+    def _exploded(self, losses: Losses) -> bool:
+        """Whether the trailing median of the loss lies above `slow_loss` times the first loss."""
+        total = losses.loss.astype(np.float64).sum(axis=1)
+        last = trailing_median(total, self.study.rule.median_steps)[-1]
+        return bool(last > self.study.rule.slow_loss * total[0])
+
+    def _result(self, losses: Losses, metrics: Mapping[str, Any], *, declared: bool, seconds: float) -> TrainedRuns:
+        loss, baseline = losses.loss[None], losses.baseline[None]
+        given = self.loop.get("baseline")
+        if given:
+            baseline = np.broadcast_to(np.array([given[t] for t in self.loop["tasks"]], np.float32), loss.shape)
+        unknown = bool(np.isnan(baseline).any())
+        return TrainedRuns(
+            loss=loss,
+            baseline=None if unknown else baseline,
+            finite=np.array([np.isfinite(loss).all()]),
+            steps=losses.step if (np.diff(losses.step, prepend=-1) != 1).any() else None,
+            declared=np.array([declared]),
+            judged=self._judged(metrics),
+            seconds=seconds,
+        )
+
+    def _judged(self, metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        quality = self.loop.get("quality")
+        if quality is None:
+            return {}
+        name = quality.removeprefix("-")
+        return {f"metric_{name}": np.array([float(metrics.get(name, math.nan))])}
+
+    def _folder_of(self, run: Run, folder: Path | str) -> Path:
+        """The run's folder: in the study's, or in the cache where that is an object store."""
+        store = stores.store_for(folder)
+        at = (
+            store.folder
+            if isinstance(store, stores.LocalStore)
+            else self.cache / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        )
+        return Path(at) / FOLDER / run.id
+
+
+def _metrics(returned: Any, source: str) -> dict[str, Any]:
+    if returned is None:
+        return {}
+    if not isinstance(returned, Mapping):
+        raise ValueError(f"{source} returned {type(returned).__name__}; a loop returns a dict of metrics, or nothing")
+    return dict(returned)
+
+
+def _count_try(folder: Path) -> int:
+    with (folder / TRIES).open("ab") as file:
+        file.write(b"x")
+        return file.tell()
+
+
+def _tidy(folder: Path) -> None:
+    """Remove our files from a run's folder, and the folder if the loop left nothing in it."""
+    for name in (loss_file.NAME, TRIES):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _seed_everything(seed: int) -> None:
+    """Seed the global generators, so that a run does not depend on what its worker trained before."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _process_restored() -> Iterator[None]:
+    """Restore the working folder and signal handlers, for the next run of this process."""
+    folder = Path.cwd()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        with contextlib.suppress(ValueError):  # not the main thread, where a loop could not change them
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
