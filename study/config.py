@@ -280,6 +280,8 @@ class Study:
         if self.trainer != RANKER and not self.control_lrs and self.lrs:
             ladder = tuple(float(f"{min(self.lrs) / 2**k:.6g}") for k in reversed(range(6)))
             object.__setattr__(self, "control_lrs", ladder)  # written down: a study's lrs may grow
+        for axis in ("models", "arms", "lrs", "seeds", "control_lrs"):
+            object.__setattr__(self, axis, tuple(getattr(self, axis)))  # a range is welcome
         for axis in ("models", "arms", "lrs", "seeds"):
             values = [canonical_json(_as_one_number(_plain(v))) for v in getattr(self, axis)]
             _need(len(values) > 0, f"need at least one of {axis}")

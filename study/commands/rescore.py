@@ -158,7 +158,7 @@ def _columns(
     for model, of_model in runs.groupby("model", sort=False):
         is_control = losses["run_id"].isin(of_model.loc[of_model["role"] == "control", "run_id"])
         for run, own in losses_by_run(losses[is_control], tasks).items():
-            columns[run] = {"final_loss": final_loss(own.loss_TK, rule, own.step_T)}
+            columns[run] = {"final_loss": final_loss(own.loss, rule, own.step)}
         cells = losses[losses["run_id"].isin(of_model["run_id"]) & ~is_control]
         if cells.empty:
             continue

@@ -72,7 +72,7 @@ class Watch:
         if any(_is_elsewhere(value) for value in losses):
             self._keep(losses, baselines)
         else:
-            self._write(self.step, [*map(float, losses), *baselines])
+            self._write(self.step, [*map(_number, losses), *baselines])
         self.on_step(self.step)
         self.check_stop()
         if not self.finite:
@@ -195,3 +195,7 @@ def _is_elsewhere(value: Any) -> bool:
 def _copy(value: Any) -> Any:
     # A copy: a loop that reuses one buffer for its loss (a captured graph) would overwrite a view.
     return value.detach().clone() if hasattr(value, "detach") else value
+
+
+def _number(value: Any) -> float:
+    return float(value.detach() if hasattr(value, "detach") else value)

@@ -17,14 +17,14 @@ class RunLosses:
     """The losses of one run (T logged steps, K tasks).
 
     Args:
-        loss_TK: float32.
-        constant_TK: float32, the losses that they are paired with.
-        step_T: Numbers of the logged steps; None is every step.
+        loss: float32 (T, K).
+        constant: float32 (T, K), the losses that they are paired with.
+        step: Numbers of the logged steps; None is every step.
     """
 
-    loss_TK: np.ndarray
-    constant_TK: np.ndarray
-    step_T: np.ndarray | None = None
+    loss: np.ndarray
+    constant: np.ndarray
+    step: np.ndarray | None = None
 
 
 def losses_by_run(losses: Any, tasks: Sequence[str]) -> dict[str, RunLosses]:
@@ -48,9 +48,9 @@ def losses_by_run(losses: Any, tasks: Sequence[str]) -> dict[str, RunLosses]:
         steps = len(rows[0].loss)
         step = getattr(rows[0], "step", None)
         found[run] = RunLosses(
-            loss_TK=np.stack([np.asarray(row.loss, np.float32) for row in rows], axis=1),
-            constant_TK=np.stack([np.asarray(row.constant[:steps], np.float32) for row in rows], axis=1),
-            step_T=np.asarray(step, np.int64) if isinstance(step, np.ndarray | list) else None,
+            loss=np.stack([np.asarray(row.loss, np.float32) for row in rows], axis=1),
+            constant=np.stack([np.asarray(row.constant[:steps], np.float32) for row in rows], axis=1),
+            step=np.asarray(step, np.int64) if isinstance(step, np.ndarray | list) else None,
         )
     return found
 
@@ -70,13 +70,13 @@ def stack_losses(losses: Any, tasks: Sequence[str]) -> tuple[list[str], np.ndarr
         ValueError: If a run lacks a task.
     """
     by_run = losses_by_run(losses, tasks)
-    steps_R = np.array([len(run.loss_TK) for run in by_run.values()], int)
+    steps_R = np.array([len(run.loss) for run in by_run.values()], int)
     shape = (len(by_run), int(steps_R.max(initial=0)), len(tasks))
     loss_RTK = np.full(shape, np.nan, np.float32)
     constant_RTK = np.ones(shape, np.float32)
     for r, run in enumerate(by_run.values()):
-        loss_RTK[r, : steps_R[r]] = run.loss_TK
-        constant_RTK[r, : steps_R[r]] = run.constant_TK
+        loss_RTK[r, : steps_R[r]] = run.loss
+        constant_RTK[r, : steps_R[r]] = run.constant
     return list(by_run), loss_RTK, constant_RTK, steps_R
 
 
@@ -105,21 +105,21 @@ def judge_recorded(
     by_run = losses_by_run(losses, tasks)
     alike: dict[tuple[int, bytes], list[str]] = {}
     for run, own in by_run.items():
-        key = len(own.loss_TK), b"" if own.step_T is None else own.step_T.tobytes()
+        key = len(own.loss), b"" if own.step is None else own.step.tobytes()
         alike.setdefault(key, []).append(run)
     outcomes: dict[str, Outcome] = {}
     for ids in alike.values():
         outcomes |= zip(
             ids,
             judge(
-                np.stack([by_run[run].loss_TK for run in ids]),
-                np.stack([by_run[run].constant_TK for run in ids]),
+                np.stack([by_run[run].loss for run in ids]),
+                np.stack([by_run[run].constant for run in ids]),
                 constant_loss_K,
                 [run not in lost_weights for run in ids],
                 reference,
                 rule,
                 None if moved is None else [moved.get(run, math.nan) for run in ids],
-                step_T=by_run[ids[0]].step_T,
+                step_T=by_run[ids[0]].step,
                 declared_R=[run in declared for run in ids],
             ),
             strict=True,

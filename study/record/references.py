@@ -47,19 +47,19 @@ def references(
         by_run = losses_by_run(found_losses, [task["name"] for task in data["tasks"]])
         runs_of_model = runs_of_model.set_index("run_id").loc[list(by_run)]
         own = list(by_run.values())
-        constants, first_loss = [run.constant_TK for run in own], None
+        constants, first_loss = [run.constant for run in own], None
         if "baseline" in runs_of_model and (runs_of_model["baseline"] == FIRST_LOSSES).any():
-            first_loss = _first_losses(runs_of_model["seed"], [run.loss_TK[0] for run in own])
-            constants = [np.broadcast_to(first_loss, run.loss_TK.shape) for run in own]
+            first_loss = _first_losses(runs_of_model["seed"], [run.loss[0] for run in own])
+            constants = [np.broadcast_to(first_loss, run.loss.shape) for run in own]
         reference = control_reference(
             runs_of_model["lr"].to_numpy(),
             runs_of_model["seed"].to_numpy(dtype="int64"),
-            [run.loss_TK for run in own],
+            [run.loss for run in own],
             constants,
             np.array([task["constant_loss"] for task in data["tasks"]]),
             study.rule,
             None if runs_of_model["moved"].isna().all() else runs_of_model["moved"].to_numpy(dtype="float64"),
-            step_RT=[run.step_T for run in own],
+            step_RT=[run.step for run in own],
         )
         found[model] = dataclasses.replace(reference, first_loss=first_loss and tuple(map(float, first_loss)))
     return found

@@ -113,7 +113,7 @@ def read_losses(
     parts = []
     for path, table in files.read_each(folder, "losses", "parquet", _parse_losses, trials):
         frame = table.to_pandas()
-        frame["step"] = frame["step"] if "step" in frame else None
+        frame["step"] = frame.get("step")
         constants = frame[frame["run_id"].isna()].set_index(["seed", "task"])["loss"]
         frame = frame[frame["run_id"].notna()]
         if wanted is not None:

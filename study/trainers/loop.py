@@ -76,11 +76,22 @@ class Trainer(protocol.Trainer):
         once = {canonical_json([arm.method, arm.options]): arm for arm in arms}
         return replace(study, arms=tuple(once.values()))
 
+    @functools.cached_property
+    def defaults(self) -> dict[str, Any] | None:
+        """The options of the function with their defaults; None where it does not name them."""
+        return keyword_options(self.function) if self.function else None
+
     def canonical_options(self, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        defaults = keyword_options(self.function) if self.function else None
+        defaults = self.defaults
         known = self.loop.get("options", []) if defaults is None else list(defaults)
+        optimizer = options.get("optimizer", (defaults or {}).get("optimizer"))
+        if optimizer is not None:  # `run.optimizer` takes the options of this method
+            from study import methods
+
+            known = [*known, *methods.signature(optimizer).defaults]
+            methods.check(optimizer, {k: v for k, v in options.items() if k in methods.signature(optimizer).defaults})
         if unknown := [name for name in options if name not in known]:
-            some = f"it has {', '.join(known)}" if known else "it has no options"
+            some = f"it has {', '.join(dict.fromkeys(known))}" if known else "it has no options"
             raise ValueError(f"the loop has no option {unknown[0]!r}; {some}")
         return {name: value for name, value in options.items() if (defaults or {}).get(name, math.nan) != value}
 
@@ -153,8 +164,9 @@ class Trainer(protocol.Trainer):
 
     def _call(self, run: Run, own: Path, device: str, watch: Watch) -> dict[str, Any] | None:
         """Call the loop; return its metrics, or None where it ended itself and its losses show why."""
+        options = (self.defaults or {}) | run.options
         about = LoopRun(
-            lr=run.lr, seed=run.seed, arm=run.method, options=run.options, model=run.model, folder=own, device=device
+            lr=run.lr, seed=run.seed, arm=run.method, options=options, model=run.model, folder=own, device=device
         )
         process = os.getpid()
         try:
@@ -163,8 +175,7 @@ class Trainer(protocol.Trainer):
                     files = self.loop["losses"], self.loop.get("metrics")
                     return command.train(self.loop["command"], *files, about, watch)
                 _seed_everything(run.seed)
-                defaults = keyword_options(self.function)
-                returned = self.function(about, watch, **((defaults or {}) | run.options if defaults else {}))
+                returned = self.function(about, watch, **{name: options[name] for name in self.defaults or {}})
                 return _metrics(returned, self._source())
         except RunEnded:
             if watch.error is not None:
