@@ -35,8 +35,8 @@ def network(batch_norm: bool) -> nn.Module:
 @functools.cache
 def digits() -> tuple[Tensor, Tensor]:
     """Return images (N, 1, 8, 8) between 0 and 1, and their labels (N,)."""
-    found = load_digits()
-    return torch.tensor(found.images, dtype=torch.float32)[:, None] / 16, torch.tensor(found.target)
+    images, labels = load_digits(return_X_y=True)
+    return torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16, torch.tensor(labels)
 
 
 def train(run, watch, *, batch_norm=False, momentum=0.9):

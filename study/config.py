@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -262,7 +262,7 @@ class Study:
     models: tuple[str, ...] = ()
     arms: tuple[Arm, ...]
     lrs: tuple[float, ...]
-    seeds: tuple[int, ...] = tuple(range(8))
+    seeds: Sequence[int] = tuple(range(8))
     recipe: Recipe = Recipe()
     rule: Rule = Rule()
     search: Search | None = None
@@ -375,7 +375,7 @@ def study_from_json(values: dict[str, Any]) -> Study:
         **values
         | {
             "models": tuple(values["models"]),
-            "arms": tuple(Arm(**arm) for arm in values["arms"]),
+            "arms": tuple(_arm_from_json(arm) for arm in values["arms"]),
             "lrs": tuple(values["lrs"]),
             "seeds": tuple(values["seeds"]),
             "recipe": Recipe(**values["recipe"]),
@@ -384,6 +384,11 @@ def study_from_json(values: dict[str, Any]) -> Study:
             "control_lrs": tuple(values.get("control_lrs", ())),
         }
     )
+
+
+def _arm_from_json(values: dict[str, Any]) -> Arm:
+    _need(set(values) <= {"method", "options"}, f"unknown fields in an arm: {', '.join(sorted(values))}")
+    return Arm(method=values["method"], options=values.get("options"))
 
 
 def _search_from_json(values: dict[str, Any] | None) -> Search | None:

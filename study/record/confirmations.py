@@ -81,5 +81,5 @@ def _parse(content: bytes) -> Confirmation:
     found: dict[str, Any] = checksums.read_json(content)
     validation.validate_confirmation(found)
     found |= {key: tuple(found[key]) for key in ("seeds", "models")}
-    found["arms"] = tuple(Arm(**arm) for arm in found["arms"])
+    found["arms"] = tuple(Arm(method=arm["method"], options=arm["options"]) for arm in found["arms"])
     return Confirmation(**found)

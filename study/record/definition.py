@@ -126,7 +126,7 @@ def _merge_axes(old: Definition, new: Definition, folder: Path) -> Definition:
         models=_union(old.study.models, new.study.models),
         arms=_union(old.study.arms, new.study.arms),
         lrs=tuple(sorted(_union(old.study.lrs, new.study.lrs))),
-        seeds=tuple(sorted(_union(old.study.seeds, new.study.seeds))),
+        seeds=tuple(sorted({*old.study.seeds, *new.study.seeds})),
         search=new.study.search,
     )
     return dataclasses.replace(old, study=study)

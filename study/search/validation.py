@@ -61,6 +61,6 @@ def seeds_of_round(study: Study, number: int) -> tuple[int, ...]:
     """Return the seeds on which a round tests its leaders. New cells take the study's own seeds."""
     block = number - SPREAD_ROUNDS + 1
     if block < 1:
-        return study.seeds
+        return tuple(study.seeds)
     first = max(study.seeds) + 1 + (block - 1) * len(study.seeds)
     return tuple(range(first, first + len(study.seeds)))

@@ -26,7 +26,7 @@ ONLY_IN = {
 
 MAY_IMPORT = {
     "models": {"torch", "models"},
-    "search_spaces": {"study", "search_spaces"},
+    "search_spaces": {"study", "search_spaces", "torch", "sklearn"},
     "study.outcomes": {"numpy", "study.outcomes", "study.config"},
 }
 """All that a part may import, the standard library beside it."""
