@@ -1,4 +1,4 @@
-"""What the tests of several folders share: waiting for."""
+"""A study that takes long, and waiting until a child process has come so far."""
 
 import subprocess
 import time
@@ -18,4 +18,4 @@ def wait_until(child: subprocess.Popen[str], true: Callable[[], object]) -> None
     while not true():
         assert child.poll() is None, child.communicate()[0]
         assert time.monotonic() < give_up
-        time.sleep(0.05)
+        time.sleep(0.02)

@@ -1,13 +1,12 @@
 """The main job from end to end: plan, Ray Tune, stacks, record, report and MLflow, as child processes that may die."""
 
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from processes import SECONDS
 from studies import CONTROL, SMALL, Studies, kill_child, losses, recorded, shown, table
+from waiting_for import wait_until
 
 from study import data
 from study.record import tables
@@ -128,11 +127,7 @@ def test_a_study_that_was_killed_ends_where_an_undisturbed_one_does(
     words = ["run", "quick", *SMALL, "--seeds", "0-3", "--out", folder, "--stack", "4", "--workers", "2"]
     child = studies.start(*words)
     try:
-        give_up = time.monotonic() + SECONDS
-        while len(recorded(folder)) < CONTROL + 6:
-            assert child.poll() is None, child.communicate()[0]
-            assert time.monotonic() < give_up
-            time.sleep(0.02)
+        wait_until(child, lambda: len(recorded(folder)) >= CONTROL + 6)
     finally:
         kill_child(child)
     survived = recorded(folder)
@@ -167,11 +162,7 @@ def test_a_search_that_was_killed_ends_where_an_undisturbed_one_does(studies: St
     assert "none: half of the runs diverge" in printed
     child = studies.start("run", "edges", *SEARCH, "--out", folder, "--workers", "3", "--stack", "3")
     try:
-        give_up = time.monotonic() + SECONDS
-        while len(recorded(folder)) < CONTROL + 14:
-            assert child.poll() is None, child.communicate()[0]
-            assert time.monotonic() < give_up
-            time.sleep(0.02)
+        wait_until(child, lambda: len(recorded(folder)) >= CONTROL + 14)
     finally:
         kill_child(child)
     survived = recorded(folder)

@@ -80,24 +80,18 @@ def test_the_place_in_a_stack_does_not_change_a_run() -> None:
     assert len({together.loss[i].tobytes() for i in range(7)}) == 7
 
 
-@pytest.mark.parametrize("base", ["sgd", "rmsprop", "adamw"])
-def test_other_bases_have_the_same_bits_in_every_stack(base: str) -> None:
-    run = make_run(method="clippy", lr=0.02, options={"base": base})
-    others = [dataclasses.replace(run, seed=seed, lr=lr) for seed in (5, 1) for lr in (0.01, 0.1)]
-    expected = bits_of(train([run], LOG), 0)
-    assert bits_of(train([*others, run], LOG), 4) == expected
-
-
-def test_float64_has_the_same_bits_in_every_stack() -> None:
-    run = make_run(recipe=dataclasses.replace(RECIPE, precision="float64"), model="small_mmoe")
-    others = [dataclasses.replace(run, seed=i % 3, lr=0.1 * (1 + i)) for i in range(6)]
-    assert bits_of(train([*others, run], LOG), 6) == bits_of(train([run], LOG), 0)
-
-
-@pytest.mark.parametrize("model", ["branching", "batch_norm", "dropout"])
-def test_a_users_model_has_the_same_bits_in_every_stack(model: str) -> None:
-    run = make_run(model=f"own_models.{model}")
-    others = [dataclasses.replace(run, seed=(5, 1, 2)[i % 3], lr=0.05 * (1 + i)) for i in range(6)]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"model": f"own_models.{name}"} for name in ("branching", "batch_norm", "dropout")),
+        *({"method": "clippy", "lr": 0.02, "options": {"base": base}} for base in ("sgd", "rmsprop", "adamw")),
+        {"model": "small_mmoe", "recipe": dataclasses.replace(RECIPE, precision="float64")},
+    ],
+    ids=["branching", "batch_norm", "dropout", "sgd", "rmsprop", "adamw", "float64"],
+)
+def test_users_models_other_bases_and_float64_have_the_same_bits_in_every_stack(changes: dict[str, Any]) -> None:
+    run = make_run(**changes)
+    others = [dataclasses.replace(run, seed=(5, 1, 2)[i % 3], lr=run.lr * (1 + i) / 6) for i in range(6)]
     alone, together = train([run], LOG), train([*others[:3], run, *others[3:]], LOG)
     assert bits_of(together, 3) == bits_of(alone, 0)
     assert alone.loss[0, -1].sum() < alone.loss[0, 0].sum()
