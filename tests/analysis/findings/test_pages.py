@@ -19,12 +19,12 @@ from analysis.findings import tables as results_tables
 from analysis.findings.figures import FIGURES
 from analysis.findings.pages import TABLES
 from analysis.findings.tables import rates as rates_table
-from analysis.report.page import write
 from analysis.report.tables import report_tables
 from analysis.stats import signals
 from analysis.text.best import best_table
 from study.config import Arm
 from study.record.definition import RecordError, read_definition
+from study.record.tables import read_runs
 
 DOCS = ROOT / "docs"
 ROWS = DOCS / "results"
@@ -97,8 +97,13 @@ def test_every_published_study_is_used() -> None:
 def simulated(folder: Path, name: str, edges: dict[str, float]) -> None:
     arms = (Arm(method="none"), *(Arm(method="agc", options={"max_ratio": value}) for value in (0.02, 0.1)))
     definition = simulated_definition(models=("small",), arms=arms, lrs=(0.1, 0.4, 1.6), name=name)
-    write_simulated_study(folder, definition, edges=edges)
-    write(report_tables(folder))
+    write_simulated_study(folder, definition, edges=edges, with_losses=False)
+    with_rows(folder)
+
+
+def with_rows(folder: Path) -> None:
+    """Write the runs.parquet of a report, without the report."""
+    read_runs(folder).to_parquet(folder / "runs.parquet", index=False)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +119,7 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     published.publish(folder / "family", folder / "docs" / "f")
     searched = [*TUNED, ("none", 0.3, {}, FRESH), ("clippy", 0.5, {"rel": 0.4}, FRESH)]
     write_searched(folder / "searched", searched)
-    write(report_tables(folder / "searched"))
+    with_rows(folder / "searched")
     published.publish(folder / "searched", folder / "docs" / "q")
     (folder / "docs" / "w").mkdir()
     published.write_signals(WATCHED, folder / "docs" / "w")

@@ -1,6 +1,7 @@
 """The report shows what the record holds, whatever the record lacks."""
 
 import base64
+import dataclasses
 import re
 from html.parser import HTMLParser
 
@@ -55,11 +56,18 @@ def full(tmp_path_factory):
     definition = write_simulated_study(folder, leave_out=gone)
     first = missing_runs(definition, read_runs(folder))["run_id"].tolist()[:3]
     write_failure(folder, "lost", first, "out of memory <on a worker>")
-    return folder, definition, Page(report_page.write(report_tables(folder), reference()))
+    tables = report_tables(folder)
+    return folder, definition, Page(report_page.write(tables, reference())), tables
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Reports whose figures are not the subject of the test, and take most of its time."""
+    monkeypatch.setattr(report_page, "report_figures", lambda *_: {})
 
 
 def test_every_curve_has_a_sentence_before_any_table(full):
-    folder, _, page = full
+    folder, _, page, _ = full
     rows = analysis.edges(analysis.load(folder)).to_dict("records")
     assert len(rows) == 10
     for row in rows:
@@ -68,7 +76,7 @@ def test_every_curve_has_a_sentence_before_any_table(full):
 
 
 def test_sections_are_in_order_and_state_claims(full):
-    folder, _, page = full
+    folder, _, page, _ = full
     titles = re.findall(r"<h2>(.*?)</h2>", (folder / "report.html").read_text())
     assert titles[:4] == [
         "The largest learning rate that can be claimed",
@@ -82,7 +90,7 @@ def test_sections_are_in_order_and_state_claims(full):
 
 
 def test_every_planned_contrast_has_a_sentence_and_every_pair_a_row(full):
-    folder, definition, page = full
+    folder, definition, page, _ = full
     table = contrasts(analysis.load(folder), definition)
     said = [line for model in ("small", "large_dcn") for line in sentences(table[table["model"] == model])]
     assert len(said) == 8
@@ -90,7 +98,7 @@ def test_every_planned_contrast_has_a_sentence_and_every_pair_a_row(full):
     assert len(re.findall(r"<td>(?:agc|lamb|clippy)</td><td>(?:layer_clip|agc|lamb)</td>", page.path.read_text())) == 12
 
 
-def test_report_shows_how_far_other_rules_move_an_edge(tmp_path):
+def test_report_shows_how_far_other_rules_move_an_edge(tmp_path, without_figures):
     study_of(tmp_path, with_losses=False)
     own = {"rule": "own", "settings": "", "n": 8, "changed": 0, "edge": 0.4, "status": "reached", "ratio": 1.0}
     moved = own | {"rule": "stricter", "settings": "kept=0.5", "changed": 3, "edge": 0.3, "ratio": 0.75}
@@ -107,7 +115,7 @@ def test_report_shows_how_far_other_rules_move_an_edge(tmp_path):
 
 
 def test_csv_tables_have_no_infinity(full):
-    folder, _, _ = full
+    folder, _, _, _ = full
     names = ["cells", "contrasts", "edges", "lr_sensitivity", "recommendation"]
     assert sorted(path.stem for path in (folder / "tables").iterdir()) == names
     for name in names:
@@ -121,11 +129,10 @@ def test_csv_tables_have_no_infinity(full):
     assert {"rate", "low", "high", "kept", "kept_low", "auc_click", "rmse_play"} <= set(cells)
 
 
-def test_many_curves_are_summarized(full, monkeypatch):
-    folder, _, _ = full
+def test_many_curves_are_summarized(full, monkeypatch, tmp_path, without_figures):
+    found = dataclasses.replace(full[3], folder=tmp_path)
     for module, name, most in ((terminal, "MOST_CURVES", 4), (sections, "MOST_CELLS", 99)):
         monkeypatch.setattr(module, name, most)
-    found = report_tables(folder)
     said = terminal.text(found, "results/x", "study")
     for part in ("5 curves", "4 reached LR50", "1 did not", "0 have it below", "results/x/tables/edges.csv"):
         assert part in said.splitlines()[1]
@@ -136,8 +143,7 @@ def test_many_curves_are_summarized(full, monkeypatch):
 
 
 def test_terminal_text_has_answers_before_cells(full):
-    folder, _, _ = full
-    said = terminal.text(report_tables(folder), "results/x", "study")
+    said = terminal.text(full[3], "results/x", "study")
     lines = said.splitlines()
     assert lines[0] == "small:"
     assert lines[1].startswith("  none: half of the runs diverge within 200 steps at lr 0.")
@@ -148,14 +154,14 @@ def test_terminal_text_has_answers_before_cells(full):
     assert "AUC" not in said
 
 
-def test_claims_are_in_page_and_terminal_text(tmp_path):
+def test_claims_are_in_page_and_terminal_text(tmp_path, without_figures):
     study_of(tmp_path, seeds=range(60), edges={"none": 0.9, "clippy": np.inf}, with_losses=False)
     found = report_tables(tmp_path)
     for text in (terminal.text(found), Page(report_page.write(found)).text):
         contains(text, "Claimed", "none up to lr 0.4 (0 of 60)", "clippy up to lr 0.8 (0 of 60)")
 
 
-def test_report_of_an_adaptive_study_is_short(tmp_path):
+def test_report_of_an_adaptive_study_is_short(tmp_path, without_figures):
     rng = np.random.default_rng(0)
     lrs = sorted({float(f"{lr:.3g}") for lr in 0.05 * 10 ** (1.3 * rng.random(60))})
     kept = {(lr, i) for i, lr in enumerate(lrs)}
@@ -172,7 +178,7 @@ def test_report_of_an_adaptive_study_is_short(tmp_path):
 
 
 def test_page_loads_nothing_and_has_no_script(full):
-    folder, _, page = full
+    folder, _, page, _ = full
     assert not page.all("script")
     assert not page.all("link")
     assert page.all("img")
@@ -186,7 +192,7 @@ def test_page_loads_nothing_and_has_no_script(full):
 
 
 def test_every_figure_is_in_the_page_and_a_file(full):
-    folder, _, page = full
+    folder, _, page, _ = full
     names = ["divergence", "tradeoff", "kept", "auc_click", "auc_like", "rmse_play", "micro", "horizon", "gallery"]
     assert sorted(path.stem for path in (folder / "figures").iterdir()) == sorted(names)
     assert len(page.all("img")) == len(names)
@@ -194,14 +200,14 @@ def test_every_figure_is_in_the_page_and_a_file(full):
 
 
 def test_runs_parquet_has_every_run(full):
-    folder, _, _ = full
+    folder, _, _, _ = full
     beside = pd.read_parquet(folder / "runs.parquet")
     assert len(beside) == len(read_runs(folder)) == 796 + 2 * 24
     assert set(beside["role"]) == {"cell", "control"}
 
 
 def test_missing_runs_are_counted_by_reason(full):
-    _, _, page = full
+    _, _, page, _ = full
     assert "4 of 800 planned runs are not recorded" in page.text
     assert "out of memory <on a worker>" in page.text
     assert "not run yet" in page.text
@@ -216,7 +222,7 @@ def test_missing_runs_match_arms_with_explicit_defaults(tmp_path):
 
 
 def test_page_has_rule_control_versions_and_configuration(full):
-    _, definition, page = full
+    _, definition, page, _ = full
     for words in ("kept below 0.25", "once had 0.5 G", "safe lr 0.08", "torch", "2.13.0", definition.data["content"]):
         assert words in page.text
     assert '"initial_accumulator": 0.1' in page.text
@@ -224,7 +230,7 @@ def test_page_has_rule_control_versions_and_configuration(full):
 
 
 def test_every_cell_has_a_row(full):
-    folder, _, page = full
+    folder, _, page, _ = full
     rates = analysis.divergence_rates(analysis.load(folder))
     row = rates[(rates["model"] == "small") & (rates["curve"] == "lamb") & (rates["lr"] == 0.4)].iloc[0]
     assert row["n"] == 4
