@@ -1,5 +1,7 @@
 """Figures of the signals that foretell divergence: around the onset, ROC AUC, and alarms against false alarms."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -75,17 +77,21 @@ def draw_discrimination(ax: Axes, table: pd.DataFrame, value: str = "auc") -> No
     ax.set_ylabel("ROC AUC")
 
 
-def draw_rules(ax: Axes, table: pd.DataFrame, value: str) -> None:
+def alarm_summaries(table: pd.DataFrame) -> dict[str, list[dict[str, float]]]:
+    """Return signal -> `analysis.stats.signals.summary` at 30 thresholds, from the lowest of the largest values up."""
+    thresholds = {s: np.quantile(largest_values(table, s), np.linspace(0, 1, 30)) for s in SIGNALS if s != "lr"}
+    return {s: [summary(alarms(table, s, t)) for t in of_signal] for s, of_signal in thresholds.items()}
+
+
+def draw_rules(ax: Axes, summaries: Mapping[str, Sequence[Mapping[str, float]]], value: str) -> None:
     """Draw the share of diverged runs that raise an alarm in time against false alarms, as the threshold moves.
 
     Args:
         ax: The axes to draw on.
-        table: Signals of one model and method.
+        summaries: `alarm_summaries` of one model and method.
         value: "warned" (before the onset) or "early" (before the gain is gone).
     """
-    for signal in (s for s in SIGNALS if s != "lr"):
-        largest = largest_values(table, signal)
-        points = [summary(alarms(table, signal, t)) for t in np.quantile(largest, np.linspace(0, 1, 30))]
+    for signal, points in summaries.items():
         shares = [(1.0, points[0][value]), *((p["false"], p[value]) for p in points)]
         ax.plot(*zip(*shares, strict=True), color=COLOURS[signal], lw=1.4, label=LABELS[signal])
     ax.plot([0, 1], [0, 1], color="#666666", lw=1, ls=(0, (2, 2)))
@@ -117,8 +123,9 @@ def figure_alarms(table: pd.DataFrame) -> Figure | None:
     drawn = Figure(figsize=(2 * PANEL[0], 0.9 + 2.9 * len(shown)), layout="constrained")
     panels = drawn.subplots(len(shown), 2, squeeze=False, sharex=True)
     for row, ((model, method), own) in zip(panels, shown.items(), strict=True):
+        summaries = alarm_summaries(own)
         for ax, value in zip(row, ("warned", "early"), strict=True):
-            draw_rules(ax, own, value)
+            draw_rules(ax, summaries, value)
             ax.set_title(f"{model}, {method}")
     drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return drawn

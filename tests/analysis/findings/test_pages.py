@@ -51,7 +51,7 @@ def near(x: str, y: str) -> bool:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_tables_of_a_page_follow_from_its_rows(name: str) -> None:
+def test_tables_of_a_page_equal_those_made_from_its_rows(name: str) -> None:
     page = (DOCS / name).read_text()
     assert page.count("<!-- table ") >= 4
     made = pages.with_new_tables(page, ROWS)
@@ -60,7 +60,7 @@ def test_tables_of_a_page_follow_from_its_rows(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_figures_of_a_page_follow_from_its_rows(name: str, tmp_path: Path) -> None:
+def test_figures_of_a_page_equal_those_made_from_its_rows(name: str, tmp_path: Path) -> None:
     """A few pixels may differ: another processor shades them differently."""
     page = (DOCS / name).read_text()
     pages.draw(page, ROWS, tmp_path)
@@ -72,7 +72,7 @@ def test_figures_of_a_page_follow_from_its_rows(name: str, tmp_path: Path) -> No
         assert int((np.abs(was - now).max(axis=2) > 32).sum()) < 20, file
 
 
-def test_texts_may_differ_by_rounding_alone() -> None:
+def test_same_but_for_rounding_accepts_only_the_last_digit() -> None:
     assert same_but_for_rounding("| 0.60 (0.55 to 0.64), 26% |", "| 0.61 (0.55 to 0.64), 27% |")
     for a, b in (("0.60", "0.62"), ("3/8", "4/8"), ("0.60", "> 0.60"), ("p 1.0", "p 0.03"), ("2", "2.9"), ("8", "9")):
         assert not same_but_for_rounding(f"| {a} |", f"| {b} |")
@@ -190,7 +190,7 @@ def test_agreement_counts_pairs_ordered_alike_and_unlike(docs: Path, tmp_path: P
         pages.with_new_tables("<!-- table agreement s --> <!-- end -->", docs)
 
 
-def test_tables_follow_the_rows(docs: Path, tmp_path: Path) -> None:
+def test_tables_change_with_the_rows(docs: Path, tmp_path: Path) -> None:
     for path in (docs / "s").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     assert "| 1.6 | 8/8 |" in rates_table([tmp_path])

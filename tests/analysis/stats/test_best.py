@@ -30,7 +30,7 @@ def found(folder: Path, definition: Definition) -> pd.DataFrame:
     return best.best(runs, best.gains(runs, record.read_losses(folder), definition), definition)
 
 
-def test_the_best_is_judged_by_fresh_seeds_alone(tmp_path: Path) -> None:
+def test_best_is_judged_by_fresh_seeds_alone(tmp_path: Path) -> None:
     definition = write(tmp_path, [*TUNED, ("none", 0.3, {}, FRESH), ("none", 0.1, {}, FRESH)])
     table = found(tmp_path, definition).set_index("method")
     assert list(table.index) == ["none", "clippy"]
@@ -164,7 +164,7 @@ def test_other_studies_have_no_quality_section(tmp_path: Path) -> None:
     assert "The best quality" not in write_report(tables).read_text()
 
 
-def test_the_interval_of_a_median_by_pencil() -> None:
+def test_median_interval_by_hand() -> None:
     assert median_interval(np.arange(5.0)) == pytest.approx((math.nan, 2, math.nan), nan_ok=True)
     assert median_interval(np.arange(6.0)[::-1]) == (0, 2.5, 5)  # 1 - 2 / 2 ** 6 = 0.969
     assert median_interval(np.arange(10.0)) == (1, 4.5, 8)  # 1 - 2 * 11 / 2 ** 10 = 0.979
@@ -172,7 +172,7 @@ def test_the_interval_of_a_median_by_pencil() -> None:
 
 
 @pytest.mark.parametrize("n", [6, 9, 32])
-def test_the_interval_of_a_median_covers_and_is_the_narrowest_that_does(n: int) -> None:
+def test_median_interval_is_the_narrowest_that_covers(n: int) -> None:
     rng = np.random.default_rng(n)
     draws = rng.exponential(size=(4000, n))
     ends = np.array([median_interval(values) for values in draws])[:, ::2]
@@ -183,7 +183,7 @@ def test_the_interval_of_a_median_covers_and_is_the_narrowest_that_does(n: int) 
     assert 2 * stats.binom.cdf(inside + 1, n, 0.5) > 0.05  # one order statistic further in does not
 
 
-def test_the_interval_of_a_mean_is_students() -> None:
+def test_mean_interval_equals_students() -> None:
     values = np.array([1.0, 2.0, 4.0])
     expected = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
     assert mean_interval(values) == pytest.approx(expected)

@@ -7,7 +7,7 @@ import analysis
 from analysis.stats.rates import in_bins
 
 
-def test_many_lrs_are_put_into_quarter_octaves():
+def test_many_lrs_are_grouped_into_quarter_octaves():
     runs = adaptive()
     assert len(set(runs["lr"])) > 30
     shown = in_bins(runs)

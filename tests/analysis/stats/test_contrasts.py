@@ -45,7 +45,7 @@ def recorded(tmp_path_factory):
 # By pencil and by reference
 
 
-def test_holm_by_pencil_and_by_statsmodels():
+def test_holm_equals_statsmodels():
     assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.02, math.nan, 0.5]).tolist() == pytest.approx([0.06, math.nan, 1.0], nan_ok=True)
     p = np.random.default_rng(0).random(20) ** 3
@@ -53,13 +53,13 @@ def test_holm_by_pencil_and_by_statsmodels():
 
 
 @pytest.mark.parametrize(("only", "against"), [(8, 0), (0, 5), (3, 3), (2, 7), (1, 0), (40, 60)])
-def test_mcnemars_mid_p_is_the_exact_one_less_half_of_each_tail(only, against):
+def test_mcnemar_mid_p_equals_the_exact_p_less_half_the_probability_of_each_tail(only, against):
     exact = mcnemar([[0, only], [against, 0]], exact=True).pvalue
     both_ends = math.comb(only + against, only) / 2 ** (only + against)
     assert mcnemar_mid_p(only, against) == pytest.approx(1.0 if only == against else exact - both_ends)
 
 
-def test_p_is_1_without_a_discordant_pair():
+def test_mcnemar_p_is_1_without_discordant_pairs():
     assert mcnemar_mid_p(0, 0) == 1.0
 
 
@@ -119,7 +119,7 @@ def test_p_agrees_with_the_interval():
     assert min(found) < 0.05 < max(found)
 
 
-def test_an_edge_that_may_lie_beyond_the_lrs_tried_has_no_end_there():
+def test_ratio_is_one_sided_if_an_edge_may_be_outside_the_tried_lrs():
     """By pencil: LR50 of a is 0.3; that of b is 0.1, but with 10% of its weight above 1, the highest lr tried."""
     spread = np.linspace(-0.01, 0.01, 97)
     a = Points(edge_N=math.log10(0.3) + spread, x_min=-2, x_max=0)
@@ -138,7 +138,7 @@ def test_an_edge_that_may_lie_beyond_the_lrs_tried_has_no_end_there():
     assert high == math.inf
 
 
-def test_equal_methods_are_rarely_told_apart_and_intervals_cover():
+def test_equal_methods_rarely_differ_significantly_and_intervals_cover():
     """The family of four, at level 0.05, where a seed's thresholds are its own with all methods, and where they are
     not; the last of the five methods holds three times as far, off the grid. docs/statistics.md has the long one."""
     rng, studies, claims, covered = np.random.default_rng(7), 20, 0, []
@@ -158,7 +158,7 @@ def test_equal_methods_are_rarely_told_apart_and_intervals_cover():
     assert np.sum(covered[4::5]) >= 68
 
 
-def test_different_methods_are_told_apart():
+def test_different_methods_differ_significantly():
     table = contrasts(drawn(*(CURVES["steep"].at(lr) for lr in (0.15, 0.3, 0.45, 0.15, 0.9))), DEFINITION)
     told = table.loc[table["planned"] & (table["p_holm"] <= 0.05), "curve"]
     assert set(told) == {"layer_clip", "agc", "clippy"}
@@ -167,7 +167,7 @@ def test_different_methods_are_told_apart():
 # Bad input
 
 
-def test_seeds_that_only_one_method_has_are_no_pairs():
+def test_only_common_seeds_are_paired():
     runs = drawn(CURVES["steep"].at(0.2), CURVES["steep"].at(0.5), seeds=12)
     runs = runs[~((runs["method"] == "none") & (runs["seed"] >= 8))]
     runs = runs[~((runs["method"] == "layer_clip") & (runs["seed"] < 2))]
@@ -192,7 +192,7 @@ def test_without_none_all_pairs_are_descriptive():
     assert "without a claim" in sentence
 
 
-def test_none_alone_has_no_contrast():
+def test_study_of_none_alone_has_no_contrast():
     assert contrasts(drawn(CURVES["steep"]), DEFINITION).empty
     assert contrasts(drawn(CURVES["steep"]).iloc[:0], DEFINITION).empty
 
@@ -269,7 +269,7 @@ def confirmation(lr=0.4, seeds=range(100, 120)):
     return Confirmation(lr=lr, seeds=tuple(seeds), models=("small",), arms=arms, number=0, study_seeds=8)
 
 
-def test_mcnemar_is_a_claim_only_where_a_confirmation_named_the_lr(tmp_path):
+def test_mcnemar_p_needs_an_lr_named_by_a_confirmation(tmp_path):
     arms = [Arm(method="none"), Arm(method="clippy")]
     definition = simulated_definition(models=("small",), arms=arms, seeds=(*range(8), *range(100, 120)))
     write_simulated_study(tmp_path, definition, with_losses=False, edges={"none": 0.4, "clippy": math.inf})
@@ -295,7 +295,7 @@ def test_mcnemar_is_a_claim_only_where_a_confirmation_named_the_lr(tmp_path):
 # Quality and sensitivity
 
 
-def test_the_best_lr_of_a_seed_is_chosen_by_the_others():
+def test_other_seeds_choose_the_best_lr_of_a_seed():
     rows = [(0, 0.1, 0.9, 0.60), (1, 0.1, 0.9, 0.61), (2, 0.1, 0.1, 0.62)]
     rows += [(0, 0.2, 0.5, 0.70), (1, 0.2, 0.5, 0.71), (2, 0.2, 0.8, 0.72)]
     runs = pd.DataFrame(rows, columns=["seed", "lr", "kept_click", "auc_click"]).assign(
@@ -309,7 +309,7 @@ def test_the_best_lr_of_a_seed_is_chosen_by_the_others():
     assert judged_at_own_best(dead, DEFINITION, "auc_click")["m", "none"]["quality"].tolist() == [0.5, 0.5, 0.62]
 
 
-def test_the_best_lr_is_one_that_was_tried_as_often_as_others():
+def test_best_lr_needs_half_as_many_runs_as_others():
     """Neither a few lucky seeds at an lr, nor the many of a confirmation at theirs, say where quality is best."""
     runs = drawn(CURVES["never"], seeds=30, lrs=(0.05, 0.1, 0.2, 0.4), methods=("none",))
     runs = runs[(runs["seed"] < 8) | (runs["lr"] == 0.4)]
@@ -324,7 +324,7 @@ def test_the_best_lr_is_one_that_was_tried_as_often_as_others():
     assert math.isnan(row_of(contrasts(pair, searched), "layer_clip")["difference"])
 
 
-def test_equal_qualities_differ_by_nothing_and_better_ones_by_what_they_do():
+def test_difference_in_quality_recovers_the_true_difference():
     quality = {"clippy": 0.72}
     curves = [CURVES["never"]] * 5
     table = contrasts(drawn(*curves, seeds=16, quality=quality), DEFINITION)
@@ -336,7 +336,7 @@ def test_equal_qualities_differ_by_nothing_and_better_ones_by_what_they_do():
     assert "better." in sentences(table)[3]
 
 
-def test_sensitivity_by_pencil():
+def test_sensitivity_by_hand():
     lrs, losses = (0.01, 0.1, 1.0), (1.5, 1.0, 99.0)
     top = 0.664 + 0.098 + 1.0
     runs = pd.DataFrame({"lr": lrs, "final_loss": losses}).assign(
@@ -349,7 +349,7 @@ def test_sensitivity_by_pencil():
     assert lr_sensitivity(broken, DEFINITION)["sensitivity"].iloc[0] == pytest.approx(row["sensitivity"])
 
 
-def test_sensitivity_is_over_the_lrs_that_all_curves_share(recorded):
+def test_sensitivity_uses_the_lrs_that_all_curves_share(recorded):
     runs, definition, _ = recorded
     table = lr_sensitivity(runs[~((runs["method"] == "none") & (runs["lr"] > 1))], definition)
     assert set(table["sensitivity_lr_max"]) == {0.8}

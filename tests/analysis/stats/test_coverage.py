@@ -34,7 +34,7 @@ def least(share, n):
 
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("share", SHARES)
-def test_simulated_runs_diverge_as_often_as_their_curve_says(name, share):
+def test_simulated_rates_equal_the_curve(name, share):
     curve, n = CURVES[name], 3000
     outcomes = draw([curve], LRS, 2, rng=np.random.default_rng(1), share=share, simulations=n)
     # The two seeds of a simulation are independent: 2n draws at each lr.
@@ -43,7 +43,7 @@ def test_simulated_runs_diverge_as_often_as_their_curve_says(name, share):
     assert (np.abs(outcomes.mean((0, 1, 2)) - rate) < limit).all()
 
 
-def test_simulated_seeds_carry_their_thresholds_across_lrs_and_methods():
+def test_simulated_seeds_keep_their_thresholds_across_lrs_and_methods():
     def agreement(share, curve=CURVES["shallow"]):
         y = draw([curve, curve], [0.1, 0.1], 4000, rng=np.random.default_rng(2), share=share)[0]
         return [np.corrcoef(y[0, :, 0], other)[0, 1] for other in (y[0, :, 1], y[1, :, 0])]
@@ -99,7 +99,7 @@ def test_intervals_of_edges_cover(simulated, level):
         assert tallies(table[(table["seeds_drawn"] == 64) & (table["level"] == level)])["width"] < widest
 
 
-def test_edges_are_right_in_the_mean(simulated):
+def test_edges_are_unbiased(simulated):
     rows = pd.concat(simulated.values())
     rows = rows[(rows["level"] == 0.5) & (rows["true"] > 0.03) & (rows["true"] < 0.3) & np.isfinite(rows["width"])]
     error = (rows["median"] - np.log10(rows["true"])) / rows["width"]
@@ -108,7 +108,7 @@ def test_edges_are_right_in_the_mean(simulated):
     assert len(rows) > sum(map(len, simulated.values())) / 2 / 3  # a third of the simulations, at one of two levels
 
 
-def test_an_edge_beyond_the_range_is_never_a_number():
+def test_edge_outside_the_tried_lrs_is_nan():
     never = simulated_edges(CURVES["never"], 8, 0.5, 40, np.random.default_rng(1))
     assert set(never["status"]) == {NOT_REACHED}
     assert np.isnan(never["edge"].to_numpy()).all()
@@ -123,7 +123,7 @@ def test_an_edge_beyond_the_range_is_never_a_number():
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_a_curve_that_falls_again_is_flagged_and_its_bound_covers(share):
+def test_falling_curve_is_flagged_and_its_bound_covers(share):
     falls = simulated_edges(CURVES["falls again"], 8, share, 25, np.random.default_rng(3))
     assert tallies(falls)["flagged"] > 0.95
     assert tallies(falls)["bound"] * len(falls) >= least(0.95, len(falls))
@@ -138,7 +138,7 @@ def test_monotone_curves_are_seldom_flagged(simulated):
         assert flagged <= stats.binom.ppf(0.999, len(table) / 2, 0.03), name
 
 
-def test_missing_runs_cost_width_and_nothing_else():
+def test_missing_runs_widen_intervals_and_keep_coverage():
     rng = np.random.default_rng(5)
     whole, holes = (
         tallies(table.loc[table["level"] == 0.5])
@@ -150,7 +150,7 @@ def test_missing_runs_cost_width_and_nothing_else():
 
 @pytest.mark.parametrize("lrs", [(0.1,), (0.1, 0.2), LRS])
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_the_smallest_records_give_answers_without_a_warning(lrs, seeds):
+def test_smallest_records_have_edges_without_a_warning(lrs, seeds):
     for fill in (0.0, 1.0):
         outcomes = np.full((1, seeds, len(lrs)), fill)
         (row,) = analysis.edges(runs_table(outcomes, lrs)).to_dict("records")
@@ -163,7 +163,7 @@ def test_the_smallest_records_give_answers_without_a_warning(lrs, seeds):
 # --- against others --------------------------------------------------------------------------------------------------
 
 
-def test_many_curves_at_once_are_fitted_as_one_by_one():
+def test_fit_many_equals_fit_of_each():
     curves = [CURVES[name] for name in ("shallow", "lapse 0.3", "floor 0.02", "never")]
     outcomes = draw(curves, LRS, 9, rng=np.random.default_rng(6), share=0.5, missing=0.1)[0]
     for together, y in zip(fit_many(LRS, outcomes), outcomes, strict=True):
@@ -172,7 +172,7 @@ def test_many_curves_at_once_are_fitted_as_one_by_one():
 
 
 @pytest.mark.parametrize("name", ["shallow", "steep"])
-def test_estimates_agree_with_logistic_regression_where_that_works(name):
+def test_edges_agree_with_logistic_regression(name):
     """statsmodels: independent runs, no floor, no lapse, not separated, many seeds."""
     import statsmodels.api as sm
 
@@ -193,7 +193,7 @@ def test_estimates_agree_with_logistic_regression_where_that_works(name):
 
 
 @pytest.mark.parametrize(("share", "seeds"), [(1.0, 4), (0.5, 6), (0.0, 5)])
-def test_the_posterior_agrees_with_a_plain_sum_over_draws_of_the_prior(share, seeds):
+def test_posterior_agrees_with_a_sum_over_prior_draws(share, seeds):
     """An oracle of its own: parameters drawn from the prior, each seed's threshold integrated by quadrature."""
     lrs = LRS[::2]
     y = draw([CURVES["shallow"]], lrs, seeds, rng=np.random.default_rng(9), share=share)[0, 0]
@@ -229,7 +229,7 @@ def test_the_posterior_agrees_with_a_plain_sum_over_draws_of_the_prior(share, se
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["shallow", "steep", "lapse 0.3", "floor 0.02"])
-def test_estimates_agree_with_psignifit(name):
+def test_edges_agree_with_psignifit(name):
     psignifit = pytest.importorskip("psignifit", reason="psignifit is no dependency: pip install psignifit")
     seeds = 40
     k = draw([CURVES[name]], LRS, seeds, rng=np.random.default_rng(4), share=0)[0, 0]

@@ -42,7 +42,7 @@ def edge_of(diverged_SK, lrs=LRS, level=0.5):
     return row
 
 
-def test_edges_of_the_simulation_are_recovered(tmp_path):
+def test_edges_recover_the_simulated_edges(tmp_path):
     write_simulated_study(tmp_path, with_losses=False)
     table = analysis.edges(analysis.load(tmp_path))
     assert len(table) == 10
@@ -71,7 +71,7 @@ def test_intervals_cover_a_known_edge_with_seeds_as_clusters(spread, within):
     assert covered >= 43
 
 
-def test_runs_of_a_seed_are_not_independent_evidence():
+def test_copied_lrs_of_a_seed_do_not_narrow_the_interval():
     # A wide cliff, finely sampled: eight thresholds are known almost exactly, and are still only eight.
     lrs = tuple(10 ** np.linspace(-1.6, -0.4, 25))
     thresholds = -1 + np.linspace(-0.3, 0.3, 8)
@@ -81,7 +81,7 @@ def test_runs_of_a_seed_are_not_independent_evidence():
     assert high - low > 2 * 1.2 * spread / math.sqrt(8)
 
 
-def test_perfectly_separated_data_give_the_bracket_not_an_explosion():
+def test_separated_data_give_an_interval_that_covers_the_gap():
     row = edge_of(steps_at(0, 0, 0, 0, 0, 0, 8, 8, 8, 8))
     assert row["status"] == REACHED
     assert 0.4 < row["edge"] < 0.6
@@ -99,7 +99,7 @@ def test_more_seeds_narrow_the_interval():
     assert width[1] < 0.65 * width[0]
 
 
-def test_nothing_diverged_is_censored_and_says_so():
+def test_edge_is_not_reached_if_nothing_diverged():
     row = edge_of(steps_at(*[0] * 10))
     assert row["status"] == NOT_REACHED
     assert math.isnan(row["edge"])
@@ -112,14 +112,14 @@ def test_nothing_diverged_is_censored_and_says_so():
     assert edge_of(steps_at(*[0] * 10), level=LR05)["status"] == NOT_REACHED
 
 
-def test_everything_diverged_is_below_the_range():
+def test_edge_is_below_the_range_if_everything_diverged():
     row = edge_of(steps_at(*[8] * 10))
     assert (row["status"], row["low"], edge_text(row)) == (BELOW, 0.0, "< 0.01")
     assert math.isnan(row["edge"])
     contains(analysis.sentence(row), "at least half", "lr 0.01, the lowest", "8 of 8", "edge < 0.01")
 
 
-def test_a_plateau_under_the_level_is_not_reached_and_over_it_is_where_it_crosses():
+def test_edge_is_reached_only_if_the_plateau_is_above_the_level():
     under = edge_of(steps_at(0, 0, 0, 0, 0, 10, 10, 10, 10, 10, seeds=32))
     assert under["status"] == NOT_REACHED
     contains(analysis.sentence(under), "fewer than half", "200 steps", "up to lr 1.6", "10 of 32")
@@ -142,7 +142,7 @@ def test_sentence_has_edge_interval_seeds_and_bound():
     contains(risky, "1 of 8", "lr 0.01, the lowest", "at most 47%")
 
 
-def test_the_end_of_what_was_tried_is_not_rounded_beyond_it() -> None:
+def test_bound_at_the_highest_lr_is_not_rounded_up() -> None:
     row = {"low": 12.8, "high": math.inf, "lr_min": 0.125, "lr_max": 12.8}
     assert edge_span(row) == "above 12.8"
     assert edge_span(row | {"low": 6.66}) == "above 6.7"
@@ -151,7 +151,7 @@ def test_the_end_of_what_was_tried_is_not_rounded_beyond_it() -> None:
     assert edge_span(row | {"low": 0.5, "high": 1.0}) == "0.50 to 1.0"
 
 
-def test_a_curve_that_falls_again_is_flagged_and_answered_without_a_model():
+def test_falling_curve_is_flagged_and_has_model_free_bounds():
     row = edge_of(steps_at(0, 0, 0, 0, 0, 24, 32, 32, 8, 0, seeds=32))
     assert not row["monotone"]
     assert (
@@ -175,7 +175,7 @@ def drawn_once(curve: Curve, count: int) -> np.ndarray:
     return np.where(np.eye(len(SPARSE), dtype=bool), own[:, None], np.nan)
 
 
-def test_single_runs_of_a_search_are_no_fall_and_a_true_fall_is_still_one():
+def test_search_is_flagged_only_if_the_curve_falls():
     """Among 150 lrs some single run diverges far below the edge. Of rising curves 1 in 100 may be flagged."""
     rising = np.concatenate([drawn_once(CURVES[name].at(0.1), 100) for name in ("shallow", "lapse 0.3", "floor 0.02")])
     falling = drawn_once(CURVES["falls again"].at(0.05), 20)
@@ -185,7 +185,7 @@ def test_single_runs_of_a_search_are_no_fall_and_a_true_fall_is_still_one():
     assert all(not edge_of_matrix(list(SPARSE), y, one, 0.5)["monotone"] for y in falling)
 
 
-def test_the_edge_of_a_search_that_falls_again_is_not_read_off_a_single_run():
+def test_edge_of_a_falling_search_uses_pooled_lrs():
     """A run that diverged at a tenth of the edge moves neither the crossing nor the bound to it."""
     (y,) = drawn_once(CURVES["falls again"].at(0.1), 1)
     early = int(np.searchsorted(SPARSE, 0.02))
@@ -196,7 +196,7 @@ def test_the_edge_of_a_search_that_falls_again_is_not_read_off_a_single_run():
     assert row["low"] < 0.1 < row["high"]
 
 
-def test_lrs_farther_apart_than_a_quarter_octave_are_each_read_by_themselves(monkeypatch):
+def test_distant_lrs_are_not_pooled(monkeypatch):
     """The same to the last bit as where nothing is ever pooled, with a run or two at each."""
     lrs = [0.01 * 2 ** (0.26 * i) for i in range(10)]
     ys = np.array([[0.0, 0, 1, 1, 1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1, 0, 0, 0, math.nan]])
@@ -207,7 +207,7 @@ def test_lrs_farther_apart_than_a_quarter_octave_are_each_read_by_themselves(mon
     assert edge_of_matrix(lrs, ys, one, 0.5) == said
 
 
-def test_one_seed_one_lr_and_missing_cells_give_plain_answers():
+def test_one_seed_one_lr_and_missing_cells_have_edges():
     single = edge_of(steps_at(0, 0, 0, 0, 0, 0, 1, 1, 1, 1, seeds=1))
     assert single["status"] == REACHED
     assert single["low"] < 0.4 < 0.6 < single["high"]
@@ -223,13 +223,13 @@ def test_one_seed_one_lr_and_missing_cells_give_plain_answers():
     assert "8 seeds" in analysis.sentence(row)
 
 
-def test_the_same_table_in_another_order_gives_the_same_edges():
+def test_edges_do_not_depend_on_the_order_of_rows():
     runs = runs_of(steps_at(0, 0, 0, 0, 0, 1, 7, 8, 8, 8))
     shuffled = runs.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(analysis.edges(runs), analysis.edges(shuffled))
 
 
-def test_a_level_that_is_no_probability_is_refused():
+def test_level_outside_0_and_1_raises():
     with pytest.raises(ValueError, match="need 0 < level < 1, got level=50"):
         analysis.edges(runs_of(steps_at(*[0] * 10)), 50)
 

@@ -82,7 +82,7 @@ def test_clean_seeds_that_claim_a_risk(risk, seeds):
     assert size(seeds, 0, risk) == pytest.approx((1 - risk) ** seeds)
 
 
-def test_seeds_that_diverge_need_more_of_them():
+def test_diverged_seeds_raise_the_number_of_seeds_needed():
     assert seeds_needed(0.05, LEVEL, rate=1 / 100) == 93  # one of 93: two of 101 would not do
     for rate in (0.01, 0.02, 0.03):
         n = seeds_needed(0.05, LEVEL, rate)
@@ -93,7 +93,7 @@ def test_seeds_that_diverge_need_more_of_them():
 
 
 @given(st.integers(1, 400), st.floats(0, 1), st.floats(0.005, 0.6), st.sampled_from([0.8, 0.95, 0.99]))
-def test_a_claim_is_clopper_and_pearsons(n, share, risk, confidence):
+def test_claim_equals_the_clopper_pearson_bound(n, share, risk, confidence):
     k = round(share * n)
     test = stats.binomtest(k, n, risk, "less")
     if abs(test.pvalue - (1 - confidence)) < 1e-9:
@@ -106,7 +106,7 @@ def test_a_claim_is_clopper_and_pearsons(n, share, risk, confidence):
         assert (most_allowed(n, risk, 1 - confidence) >= k) == expected
 
 
-def test_a_fixed_sequence_stops_at_its_first_failure():
+def test_fixed_sequence_stops_at_the_first_failure():
     assert fixed_sequence([0, 0, 1, 0], 59) == 2
     assert fixed_sequence([1, 0, 0], 59) == 0
     assert fixed_sequence([0, 0, 0], 59) == 3
@@ -123,7 +123,7 @@ TOLERANCE = 3 * math.sqrt(0.05 * 0.95 / SIMULATIONS)
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("seeds", [59, 130])
-def test_a_claim_is_wrong_at_most_5_percent_of_the_time_the_choice_of_the_lr_included(seeds, share):
+def test_claims_are_wrong_at_most_5_percent_of_the_time(seeds, share):
     """Just above the risk at one lr (a steep and a shallow curve), and just above it at every lr: the worst there is.
     Seeds carry their thresholds from lr to lr."""
     at = SIMULATED_LRS[5]
@@ -141,7 +141,7 @@ def test_a_claim_is_wrong_at_most_5_percent_of_the_time_the_choice_of_the_lr_inc
     assert (claimed_NM[:, 0] >= 4).mean() > 0.4, "what is safe is claimed"
 
 
-def test_confirming_again_and_again_claims_a_risky_lr_at_most_5_percent_of_the_time():
+def test_repeated_confirmations_claim_a_risky_lr_at_most_5_percent_of_the_time():
     """A study of 59 seeds, then up to four confirmations of as many seeds as the next one needs, all at 5.1%. Judged
     each at 5%, one of them would claim in 21% of the studies."""
     rng, wrong, naive, studies = np.random.default_rng(8), 0, 0, 600
@@ -193,7 +193,7 @@ def test_59_clean_seeds_claim_the_largest_lr_below_the_first_failure():
     assert row["more_if_clean"] == 299
 
 
-def test_all_further_seeds_may_diverge_at_the_observed_rate():
+def test_more_seeds_are_needed_at_the_observed_rate():
     row = row_of(runs_of({0.1: (1, 80)}))
     assert (row["status"], row["nominated"]) == (CANNOT_SAY, 0.1)
     # The study's own test of 80 seeds has spent its size, and half of what is left serves the next.
@@ -229,7 +229,7 @@ def test_incomplete_confirmation_claims_nothing_unless_missing_runs_cannot_matte
     assert (row["status"], row["pending"], row["n"]) == (CLAIMED, 1, 93)
 
 
-def test_failed_confirmation_spends_level_and_successful_one_does_not():
+def test_only_a_failed_confirmation_spends_level():
     first, second = confirmation(0.4, range(100, 159)), confirmation(0.2, range(200, 259), number=1)
     runs = pd.concat(
         [runs_of({0.2: (0, 8)}), runs_of({0.4: (2, 59, 100)}), runs_of({0.2: (0, 59, 200)})], ignore_index=True
@@ -253,7 +253,7 @@ def test_failed_confirmation_spends_level_and_successful_one_does_not():
     assert row_of(runs, confirmations=[low, high])["lr"] == 0.4
 
 
-def test_failed_study_spends_level_unless_it_had_too_few_seeds():
+def test_failed_study_spends_level_if_it_had_enough_seeds():
     grid = runs_of({0.1: (0, 59), 0.2: (4, 59)})
     fresh = runs_of({0.2: (0, 59, 100)})
     both = pd.concat([grid, fresh], ignore_index=True)
@@ -263,7 +263,7 @@ def test_failed_study_spends_level_unless_it_had_too_few_seeds():
     assert (after["lr"], after["basis"]) == (0.2, "confirmation")
 
 
-def test_search_runs_only_nominate():
+def test_runs_of_a_search_nominate_and_claim_nothing():
     study = dataclasses.replace(DEFINITION.study, search=EdgeSearch())
     searched = dataclasses.replace(DEFINITION, study=study)
     lrs = {float(f"{lr:.3g}"): (int(lr > 0.5), 1, i) for i, lr in enumerate(np.geomspace(0.01, 3, 60))}
@@ -339,7 +339,7 @@ def test_records_with_many_curves_and_with_no_runs(tmp_path):
     assert sentences(empty) == commands(empty, "out") == json_records(empty) == []
 
 
-def test_each_threshold_is_a_curve(tmp_path):
+def test_each_threshold_has_its_own_row(tmp_path):
     arms = [Arm(method="clippy", options={"rel": 0.1}), Arm(method="clippy")]
     definition = simulated_definition(models=("small",), arms=arms, seeds=range(4))
     write_simulated_study(tmp_path, definition, with_losses=False)

@@ -29,7 +29,7 @@ from analysis.text.signals import sentences, skipped_text
 from study.monitor import GradientAlarm
 
 
-def test_a_signal_that_knows_is_told_from_one_that_knows_the_lr_and_from_noise() -> None:
+def test_auc_separates_predictive_signals_from_the_lr_and_from_noise() -> None:
     found = discrimination(TABLE, lags=(1, 2, 3), draws=200).set_index(["signal", "lag"])
     assert found.loc[("sharpness_share", 1), "auc"] == found.loc[("sharpness_share", 2), "same_lr"] == 1
     assert found.loc[("sharpness_share", 3), "same_lr"] == pytest.approx(0.5, abs=0.15)
@@ -40,7 +40,7 @@ def test_a_signal_that_knows_is_told_from_one_that_knows_the_lr_and_from_noise()
     assert (found.loc[("largest_share", 1), ["diverged", "seeds"]] == 20).all()
 
 
-def test_intervals_of_noise_hold_one_half() -> None:
+def test_auc_intervals_of_noise_contain_one_half() -> None:
     """Sixteen studies, three noisy signals each: 95% of 48 is 45.6."""
     signals_of_noise = ("largest_share", "activation_norm", "gradient_jump")
     held = 0
@@ -95,7 +95,7 @@ def two_methods() -> pd.DataFrame:
     return pd.concat([TABLE, agc, few.assign(run_id="lamb-" + few["run_id"])], ignore_index=True)
 
 
-def test_methods_are_judged_separately_and_small_ones_are_named() -> None:
+def test_methods_are_judged_separately_and_small_groups_are_skipped() -> None:
     table, skipped = judged(two_methods())
     assert skipped == [{"model": "small", "method": "lamb", "diverged": 4, "healthy": 12}]
     assert {"lamb", "4", "12", "5"} <= set(re.findall(r"\w+", skipped_text(skipped[0])))
@@ -208,7 +208,7 @@ def test_folder_without_signals_raises(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("as_tensor", [False, True])
-def test_the_alarm_for_any_loop_equals_the_measured_rule(as_tensor: bool, monkeypatch) -> None:
+def test_gradient_alarm_equals_the_rule_on_recorded_signals(as_tensor: bool, monkeypatch) -> None:
     monkeypatch.setattr(GradientAlarm, "BLOCK", 7)
     rung = alarms(TABLE, "gradient_jump", 5.0)
     for run, own in TABLE.groupby("run_id"):

@@ -48,7 +48,7 @@ def row_of(found: pd.DataFrame, method: str) -> dict:
     return row
 
 
-def test_the_others_choose_on_training_days_and_each_seed_judges_on_the_held_out_day() -> None:
+def test_other_seeds_choose_and_each_seed_judges_on_held_out_rows() -> None:
     row = row_of(table2(runs(), DEFINITION), "agc")
     assert (row["curve"], row["lr"], row["agreed"], row["seeds"]) == ("agc max_ratio=0.001", 2.0, 1.0, SEEDS)
     assert row["auc_click"] == pytest.approx(0.7035)
@@ -56,7 +56,7 @@ def test_the_others_choose_on_training_days_and_each_seed_judges_on_the_held_out
     assert (row["auc_click_low"], row["auc_click_high"]) == pytest.approx((0.70, 0.707))
 
 
-def test_a_seed_has_no_say_in_the_choice_that_it_judges() -> None:
+def test_seed_does_not_take_part_in_the_choice_that_it_judges() -> None:
     """Seed 0 alone would choose agc 0.01 at lr 1, by far: it is judged where the others choose all the same."""
     lucky = runs()
     own = (lucky["seed"] == 0) & (lucky["max_ratio"] == 0.01) & (lucky["lr"] == 1.0)
@@ -65,13 +65,13 @@ def test_a_seed_has_no_say_in_the_choice_that_it_judges() -> None:
     assert row_of(table2(lucky, DEFINITION), "agc")["auc_click_high"] == pytest.approx(0.707)
 
 
-def test_a_diverged_run_is_the_worst_result_and_is_counted() -> None:
+def test_diverged_run_counts_as_the_worst_result() -> None:
     row = row_of(table2(runs({(1.0, 3), (1.0, 4), (2.0, 0)}), DEFINITION), "none")
     assert (row["lr"], row["k"], row["n"]) == (1.0, 2, SEEDS)
     assert row["auc_click_low"] == 0.5
 
 
-def test_it_reads_like_the_papers_table() -> None:
+def test_text_has_the_columns_of_the_papers_table() -> None:
     table = runs({(2.0, seed) for seed in range(SEEDS)})
     head, rows = as_text(table2(table, DEFINITION), divergence_rates(table))
     assert head[:2] == ["model", "method"]
@@ -82,7 +82,7 @@ def test_it_reads_like_the_papers_table() -> None:
     assert "0.7035 (0.7000 to 0.7070)" in rows[1]
 
 
-def test_every_method_is_held_against_clippy_seed_by_seed() -> None:
+def test_methods_are_compared_with_clippy_paired_by_seed() -> None:
     table = runs()
     better, noise = np.linspace(0.001, 0.004, SEEDS), [0.01, -0.02, 0.0, 0.005, -0.004, 0.012, -0.01, 0.006]
     clippy = table.loc[table["method"] == "none"].assign(method="clippy")
@@ -105,14 +105,14 @@ def test_every_method_is_held_against_clippy_seed_by_seed() -> None:
     assert {row[1]: row[-2][:7] for row in rows} == {"none": "-0.0001", "agc": "+0.0025", "clippy": ""}
 
 
-def test_few_seeds_have_no_interval_and_no_runs_no_row() -> None:
+def test_few_seeds_have_no_interval_and_no_runs_have_no_row() -> None:
     table = runs()
     found = table2(table.loc[table["seed"] < 3], DEFINITION)
     assert math.isnan(row_of(found, "agc")["auc_click_low"])
     assert table2(table.iloc[:0], DEFINITION).empty
 
 
-def test_it_is_for_studies_with_something_to_choose() -> None:
+def test_table2_needs_several_arms_of_a_method() -> None:
     study = Study(name="s", models=("small",), arms=(Arm(method="none"), Arm(method="agc")), lrs=(1.0,))
     several = replace(study, arms=(*study.arms, Arm(method="agc", options={"max_ratio": 0.1})))
     assert is_for(several)

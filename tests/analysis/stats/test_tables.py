@@ -52,7 +52,7 @@ def test_curves_are_named_by_what_differs_between_arms_of_their_method(tmp_path)
     assert len(analysis.divergence_rates(runs)) == 2 * 4
 
 
-def test_rates_by_pencil():
+def test_rates_by_hand():
     runs = pd.DataFrame(
         [
             row(seed=0, outcome="diverged", reason="collapsed"),
@@ -69,7 +69,7 @@ def test_rates_by_pencil():
     assert cell["high"] == pytest.approx(0.6994, abs=1e-3)
 
 
-def test_rates_count_what_the_simulation_did(study):
+def test_rates_equal_the_simulated_counts(study):
     _, runs = study
     rates = analysis.divergence_rates(runs)
     assert rates["n"].eq(8).all()
@@ -81,7 +81,7 @@ def test_rates_count_what_the_simulation_did(study):
     assert rates.loc[rates["method"] == "clippy", "k"].eq(0).all()
 
 
-def test_a_run_that_is_merely_slow_is_in_n_and_not_in_k(study):
+def test_undertrained_run_counts_in_n_and_not_in_k(study):
     _, runs = study
     rates = analysis.divergence_rates(runs)
     slow = rates[rates["undertrained"] > 0]
@@ -90,7 +90,7 @@ def test_a_run_that_is_merely_slow_is_in_n_and_not_in_k(study):
 
 
 @given(st.integers(1, 60), st.data())
-def test_wilson_contains_the_rate_and_is_never_without_width(n, data):
+def test_wilson_interval_contains_the_rate_and_has_width(n, data):
     k = data.draw(st.integers(0, n))
     low, high = wilson(k, n)
     assert 0 <= low <= k / n <= high <= 1
@@ -99,7 +99,7 @@ def test_wilson_contains_the_rate_and_is_never_without_width(n, data):
     assert (low, high) == (pytest.approx(oracle.low, abs=1e-9), pytest.approx(oracle.high, abs=1e-9))
 
 
-def test_safety_bounds_are_clopper_and_pearsons_one_sided():
+def test_bounds_equal_one_sided_clopper_pearson():
     assert upper_bound(0, 8) == pytest.approx(1 - 0.05 ** (1 / 8))
     assert upper_bound(0, 59) < 0.05 < upper_bound(0, 58)
     assert upper_bound(8, 8) == 1
@@ -109,7 +109,7 @@ def test_safety_bounds_are_clopper_and_pearsons_one_sided():
     assert upper_bound(3, 8) == pytest.approx(oracle.high)
 
 
-def test_quality_takes_a_diverged_run_as_the_worst_result():
+def test_quality_counts_a_diverged_run_as_the_worst_result():
     definition = simulated_definition()
     runs = pd.DataFrame(
         [
@@ -128,12 +128,12 @@ def test_quality_takes_a_diverged_run_as_the_worst_result():
     assert cell["n"] == 4
 
 
-def test_quality_of_half_non_finite_runs_has_no_finite_median():
+def test_median_quality_of_half_nonfinite_runs_is_not_finite():
     runs = pd.DataFrame([row(seed=s, outcome="diverged", kept=None) for s in range(2)] + [row(seed=2), row(seed=3)])
     assert analysis.quality(runs, simulated_definition())["kept"].tolist() == [-math.inf]
 
 
-def test_quality_of_the_simulation_rises_with_clippy_and_dies_without(study):
+def test_simulated_quality_rises_with_clippy_and_falls_without(study):
     definition, runs = study
     table = analysis.quality(runs, definition).set_index(["model", "curve", "lr"])
     assert table.loc[("small", "none", 1.6), ["auc_click", "rmse_play"]].tolist() == [0.5, 1.43]
@@ -141,14 +141,14 @@ def test_quality_of_the_simulation_rises_with_clippy_and_dies_without(study):
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=9), st.integers(0, 3), st.floats(0, 1))
-def test_quantiles_are_numpys_where_finite_and_minus_infinity_is_lowest(values, lost, share):
+def test_quantiles_equal_numpy_and_allow_minus_infinity(values, lost, share):
     assert quantile(values, share) == pytest.approx(float(np.quantile(values, share)), abs=1e-9)
     with_lost = quantile([*values, *[-math.inf] * lost], share)
     lower = quantile([*values, *[-1e300] * lost], share)
     assert with_lost == (-math.inf if lower < -1e12 else pytest.approx(lower, abs=1e-6))
 
 
-def test_rates_table_fits_a_terminal_and_says_k_of_n(study):
+def test_rates_table_fits_the_width_and_shows_k_of_n(study):
     _, runs = study
     text = analysis.rates_table(analysis.divergence_rates(runs))
     assert max(map(len, text.splitlines())) <= 120
@@ -157,7 +157,7 @@ def test_rates_table_fits_a_terminal_and_says_k_of_n(study):
     assert text.count("\n\n") == 1
 
 
-def test_no_runs_give_empty_tables_and_a_plain_word(tmp_path):
+def test_no_runs_give_empty_tables_and_a_message(tmp_path):
     definition = write_simulated_study(tmp_path, simulated_definition(), leave_out=())
     runs = analysis.load(tmp_path).iloc[:0]
     rates = analysis.divergence_rates(runs)
@@ -170,7 +170,7 @@ def test_no_runs_give_empty_tables_and_a_plain_word(tmp_path):
 @pytest.mark.parametrize(
     ("column", "said"), [("study", "several studies (other, simulated)"), ("data", "one study on several data (")]
 )
-def test_mixed_studies_are_refused_in_a_sentence(tmp_path, column, said):
+def test_runs_of_several_studies_raise(tmp_path, column, said):
     write_simulated_study(tmp_path, simulated_definition(models=("small",), seeds=(0, 1)), with_losses=False)
     runs = read_runs(tmp_path)
     mixed = pd.concat([runs, runs.assign(**{column: "other"})])
