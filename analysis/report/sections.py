@@ -228,10 +228,8 @@ def _costs_table(tables: ReportTables) -> Table:
             cost = sensitivity[model, row["curve"]]
             known = math.isfinite(row["best_lr"])
             best_lr = f"{row['best_lr']:.2g}" if known else "-"
-            room = [
-                headroom_text(row) or "-",
-                span_text(row["headroom_low"], row["headroom_high"]) if known else "-",
-            ]
+            room = [headroom_text(row) or "-"]
+            room += [span_text(row["headroom_low"], row["headroom_high"]) if known else "-"]
             loss = [number(cost["sensitivity"]), interval(cost, "sensitivity_low", "sensitivity_high", 3)]
             body.append([model, row["curve"], best_lr, *room, *loss])
     score = quality_words(str(tables.recommended["quality"].iloc[0]))

@@ -157,15 +157,23 @@ def best_of(cells: pd.DataFrame) -> int | None:
 
 
 def best(runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition) -> pd.DataFrame:
-    """One row a model and arm: its best cell, as fresh seeds and the held-out day judge it.
+    """Return the best cell of each model and arm, judged on fresh seeds and the held-out day.
 
-    Columns: model, curve, method, <thresholds>, options, lr (NaN where no cell is within risk); tuning: cells, runs,
-    n_tuned, k_tuned, gain, at_end (what lies at an end of its range, comma-separated); judging: n, k, rate, low, high
-    (Wilson), bound (Clopper-Pearson, one-sided); and of each score (`auc_<task>`, `rmse_<task>`) its median under that
-    name with the interval <name>_low, <name>_high, and <name>_mean, <name>_mean_low, <name>_mean_high, a diverged run
-    as the worst result; all at 95%. NaN: not judged yet, or too few seeds for an interval.
+    Args:
+        runs: As for `tuned_cells`.
+        gain: As for `tuned_cells`.
+        definition: Of the study.
 
-    runs, gain: as for `tuned_cells`. Raises ValueError where the study has no such search.
+    Returns:
+        One row a model and arm; columns model, curve, method, <thresholds>, options, lr (NaN if no cell is within
+        risk); of tuning: cells, runs, n_tuned, k_tuned, gain, at_end (the values at an end of their range,
+        comma-separated); of judging: n, k, rate, low, high (Wilson), bound (Clopper-Pearson, one-sided); for each
+        score (`auc_<task>`, `rmse_<task>`) the median under that name, <name>_low, <name>_high, <name>_mean,
+        <name>_mean_low, <name>_mean_high, a diverged run as the worst result. All intervals are at 95%; NaN before
+        judging, and with too few seeds.
+
+    Raises:
+        ValueError: If the study is no search for the best quality.
     """
     study = definition.study
     cells = tuned_cells(runs, gain, definition)
@@ -185,20 +193,12 @@ def best(runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition) 
             rows.append(none | trained | _judged(judged.iloc[:0], scores, definition))
             continue
         cell = chosen[0]
-        fresh = judged.loc[_equal(judged, {name: cell[name] for name in keys})]
-        tuning = trained | {"n_tuned": cell["n"], "k_tuned": cell["k"], "gain": cell["gain"]}
-        row = {name: cell[name] for name in keys} | tuning | {"at_end": ", ".join(_at_end(cell, study))}
+        fresh = judged.merge(of_arm.loc[of_arm["best"], keys], on=keys)  # a missing threshold equals a missing one
+        tuned = {"n_tuned": cell["n"], "k_tuned": cell["k"], "gain": cell["gain"]}
+        row = {name: cell[name] for name in keys} | trained | tuned | {"at_end": ", ".join(_at_end(cell, study))}
         rows.append(row | _judged(fresh, scores, definition))
-    columns = [
-        *keys,
-        "cells",
-        "runs",
-        "n_tuned",
-        "k_tuned",
-        "gain",
-        "at_end",
-        *_judged(judged.iloc[:0], scores, definition),
-    ]
+    tuning = ["cells", "runs", "n_tuned", "k_tuned", "gain", "at_end"]
+    columns = [*keys, *tuning, *_judged(judged.iloc[:0], scores, definition)]
     return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
 
 
@@ -212,14 +212,6 @@ def quality_search(definition: Definition) -> QualitySearch:
 def _cell_keys(runs: pd.DataFrame) -> list[str]:
     known = ("cells", "runs", "n", "k", "gain", "within_risk", "best")
     return [*CURVE, "method", *(c for c in threshold_columns(runs) if c not in known), "options", "lr"]
-
-
-def _equal(table: pd.DataFrame, values: Mapping[str, Any]) -> np.ndarray:
-    """Which rows have these values; a missing threshold equals a missing one."""
-    same = np.ones(len(table), bool)
-    for name, value in values.items():
-        same &= (table[name].isna() if pd.isna(value) else table[name] == value).to_numpy(dtype=bool)
-    return same
 
 
 def _at_end(cell: Mapping[str, Any], study: Study) -> list[str]:

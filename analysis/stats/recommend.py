@@ -248,8 +248,7 @@ def _evidence(of_curve: pd.DataFrame, named: Iterable[tuple[Confirmation, set[st
 
 
 def claim(evidence: Evidence, risk: float, confidence: float) -> dict[str, Any]:
-    """Every test of a curve in its order, and the largest lr that one of them claims: columns of `recommend`, and
-    next_level, at which the next confirmation would be tested."""
+    """Return the largest lr that the tests of a curve claim: columns of `recommend`, and the next test's next_level."""
     left, some_failed, claims, failed = 1 - confidence, False, [], 0
 
     def level() -> float:
@@ -356,12 +355,7 @@ def _scores(runs: pd.DataFrame, definition: Definition, column: str) -> np.ndarr
 def _quality_at(of_curve: pd.DataFrame, lr: float) -> dict[str, Any]:
     scores = of_curve.loc[of_curve["lr"] == lr, "_score"].to_numpy(dtype=float)
     low, middle, high = median_interval(scores)
-    return {
-        "quality_median": middle,
-        "quality_low": low,
-        "quality_high": high,
-        "quality_n": len(scores),
-    }
+    return {"quality_median": middle, "quality_low": low, "quality_high": high, "quality_n": len(scores)}
 
 
 def _headroom(of_curve: pd.DataFrame, edge: Mapping[str, Any], column: str) -> dict[str, float]:

@@ -88,7 +88,7 @@ class Monitor:
             constant: The constant predictor's loss on the same batch, which cancels the noise of the labels. Without it
                 `constant_loss` is used.
         """
-        self._waiting.append((_kept_back(loss), None if constant is None else _kept_back(constant)))
+        self._waiting.append((copied(loss), None if constant is None else copied(constant)))
         if len(self._waiting) >= self.BLOCK:
             self._fold()
 
@@ -154,8 +154,8 @@ class Monitor:
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, []
-        loss = np.array([_number(value) for value, _ in waiting])
-        constant = np.array([self._constant_loss if value is None else _number(value) for _, value in waiting])
+        loss = np.array([number(value) for value, _ in waiting])
+        constant = np.array([self._constant_loss if value is None else number(value) for _, value in waiting])
         gain = gains_of_columns(loss, constant, np.array(self._constant_loss))
         before = np.array(self._gain[max(0, len(self._gain) + 1 - self._rule.median_steps) :])
         median = trailing_median(np.concatenate([before, gain]), self._rule.median_steps)[len(before) :]
@@ -165,10 +165,12 @@ class Monitor:
             kept.frombytes(values.tobytes())
 
 
-def _kept_back(value: Any) -> Any:
+def copied(value: Any) -> Any:
+    """Return a float, or a detached copy of a tensor."""
     # A copy: a loop that reuses one buffer for its loss (a captured graph) would overwrite a mere view.
     return value.detach().clone() if hasattr(value, "detach") else float(value)
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
+    """Return the value on the host."""
     return float(value.cpu()) if hasattr(value, "cpu") else value

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from study.monitor.divergence import copied, number
+
 
 class GradientAlarm:
     """Watches one run.
@@ -49,9 +51,7 @@ class GradientAlarm:
 
     def watch(self, gradient_norm: Any) -> None:
         """Record the norm of one step: a float, or a tensor of one element."""
-        # A copy: a loop that reuses one buffer would overwrite a mere view.
-        kept = gradient_norm.detach().clone() if hasattr(gradient_norm, "detach") else float(gradient_norm)
-        self._waiting.append(kept)
+        self._waiting.append(copied(gradient_norm))
         if len(self._waiting) >= self.BLOCK:
             self._fold()
 
@@ -62,7 +62,7 @@ class GradientAlarm:
 
     def _fold(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for norm in (float(value.cpu()) if hasattr(value, "cpu") else value for value in waiting):
+        for norm in map(number, waiting):
             if self._rang_at is None and self._steps >= self._start and self._jumped(norm):
                 self._rang_at = self._steps
             self._last = np.append(self._last, norm)[-self.WINDOW :]
