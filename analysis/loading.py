@@ -20,9 +20,6 @@ CELL = ["model", "curve", "lr"]
 def load(folder: Path) -> pd.DataFrame:
     """Return the runs of a study's cells, one row a run, with the column `curve`.
 
-    Args:
-        folder: Of the study.
-
     Returns:
         `study.record.tables.read_runs`, as `cells_of` selects them. Without runs, a table without rows.
 

@@ -73,7 +73,6 @@ def lr_axis(ax: Axes, lrs: Iterable[float], arrows: bool = False) -> None:
     """Make the x axis a logarithmic axis of learning rates.
 
     Args:
-        ax: The axes to change.
         lrs: The learning rates to show.
         arrows: Whether to leave room at the right end for arrows of edges that were not reached.
     """
@@ -90,7 +89,6 @@ def log_ticks(axis: Axis, left: float, right: float, ends: tuple[float, float]) 
     """Label a logarithmic axis with at most nine round numbers: 0.01, 0.02, 0.05, 0.1.
 
     Args:
-        axis: The axis to change.
         left: Lower limit of the axis.
         right: Upper limit of the axis.
         ends: Ticks to use where fewer than two round numbers lie between the limits.
@@ -119,7 +117,6 @@ def legend(figure: Figure, styles: Mapping[str, LineStyle], lines: bool = True) 
     """Add one legend above all panels.
 
     Args:
-        figure: The figure to change.
         styles: Name -> style of each entry.
         lines: Whether the figure draws lines; False for markers alone.
     """

@@ -1,7 +1,8 @@
 """Curves against the learning rate and over steps: P(divergence), quality, micro divergence, time of divergence.
 
-`draw_x(ax, table)` takes the rows of one model. Line styles come from `analysis.figures.palette`. An edge that was not
-reached is an arrow at the highest lr tried, never a point.
+`draw_x(ax, table)` takes the rows of one model and, in `styles`, the curves to draw with their styles (None: all of
+them, in the styles of `analysis.figures.palette`). An edge that was not reached is an arrow at the highest lr tried,
+never a point.
 """
 
 import math
@@ -35,11 +36,9 @@ def draw_rates(
     in it, only fuller cells have intervals. With more than `CROWD` curves there are no bands or intervals.
 
     Args:
-        ax: The axes to draw on.
         rates: `divergence_rates` of one model (of `in_bins`, for an adaptive study).
         fitted: `fitted_curves` of the model.
         edges: `edges` of the model.
-        styles: The curves to draw, with their styles; None draws all.
     """
     styles = curve_styles(rates) if styles is None else styles
     rates = rates.loc[rates["curve"].isin(list(styles))]
@@ -110,12 +109,10 @@ def draw_band(
     """Draw the median and band of a quality against lr.
 
     Args:
-        ax: The axes to draw on.
         table: `analysis.stats.quality.quality` of one model.
         value: The column; its band is `<value>_low` to `<value>_high`.
         label: The label of the y axis.
         bottom: Values below it, minus infinity included, are drawn on it, a median as a cross; None shows all values.
-        styles: The curves to draw, with their styles; None draws all.
     """
     styles = curve_styles(table) if styles is None else styles
     for curve in (c for c in styles if c in set(table["curve"])):
@@ -137,9 +134,7 @@ def draw_micro(ax: Axes, rates: pd.DataFrame, styles: Styles | None = None) -> N
     """Draw the share of runs with a micro divergence against lr, with its interval.
 
     Args:
-        ax: The axes to draw on.
         rates: `divergence_rates` of one model.
-        styles: The curves to draw, with their styles; None draws all.
     """
     styles = curve_styles(rates) if styles is None else styles
     curves = [c for c in styles if c in set(rates["curve"])]
@@ -160,9 +155,7 @@ def draw_horizon(ax: Axes, table: pd.DataFrame, styles: Styles | None = None) ->
     """Draw the cumulative share of diverged runs over steps.
 
     Args:
-        ax: The axes to draw on.
         table: `analysis.stats.trajectories.diverged_by_step` of one model.
-        styles: The curves to draw, with their styles; None draws all.
     """
     styles = curve_styles(table) if styles is None else styles
     for curve in (c for c in styles if c in set(table["curve"])):

@@ -33,7 +33,6 @@ def draw_forest(ax: Axes, table: pd.DataFrame) -> None:
     An edge that was not reached is an arrow.
 
     Args:
-        ax: The axes to draw on.
         table: `analysis.stats.forest.forest`, drawn from the top.
     """
     styles = method_styles(table["method"])

@@ -50,7 +50,6 @@ def draw_frontier(
     An open marker is the first crossing of a curve that is not monotone.
 
     Args:
-        ax: The axes to draw on.
         line: The rows of one threshold in `analysis.stats.frontier.frontier`.
         reference: The row of `none`, drawn as a band over the whole panel; may be empty.
         ends: Lowest and highest lr of the axis; None takes those of `line`.
@@ -159,7 +158,6 @@ def draw_map(ax: Axes, cells: pd.DataFrame, crossings: pd.DataFrame) -> None:
     """Draw one map: a column for each value of the threshold, a row for each lr, both evenly spaced.
 
     Args:
-        ax: The axes to draw on.
         cells: The rows of one threshold in `analysis.stats.frontier.threshold_map`.
         crossings: Its rows in `analysis.stats.frontier.contours`; a contour is drawn only where its edge was reached.
     """

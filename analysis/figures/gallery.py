@@ -32,7 +32,6 @@ def draw_pair(ax: Axes, gains: pd.DataFrame, diverged: Mapping[str, Any], health
     """Draw a diverged and a healthy run over steps: raw gains thin, their trailing median thick.
 
     Args:
-        ax: The axes to draw on.
         gains: `analysis.stats.trajectories.gain_by_step`.
         diverged: The row of the diverged run; a dotted line marks its `diverged_at_step`.
         healthy: The row of the healthy run.

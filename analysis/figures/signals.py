@@ -26,7 +26,6 @@ def draw_before(
     """Draw the median and quartiles of a signal by step from the onset; in grey, completed runs at the same steps.
 
     Args:
-        ax: The axes to draw on.
         table: Signals of one model (`analysis.stats.signals.judged`).
         value: The signal.
         steps: First and last step from the onset.
@@ -57,7 +56,6 @@ def draw_discrimination(ax: Axes, table: pd.DataFrame, value: str = "auc") -> No
     """Draw ROC AUC against the steps before the onset, one line a signal, with intervals.
 
     Args:
-        ax: The axes to draw on.
         table: `analysis.stats.signals.discrimination` of one model and method.
         value: "auc", or "same_lr" for pairs of runs with the same lr.
     """
@@ -87,7 +85,6 @@ def draw_rules(ax: Axes, summaries: Mapping[str, Sequence[Mapping[str, float]]],
     """Draw the share of diverged runs that raise an alarm in time against false alarms, as the threshold moves.
 
     Args:
-        ax: The axes to draw on.
         summaries: `alarm_summaries` of one model and method.
         value: "warned" (before the onset) or "early" (before the gain is gone).
     """

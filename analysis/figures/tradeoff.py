@@ -50,7 +50,6 @@ def draw_tradeoff(ax: Axes, table: pd.DataFrame) -> None:
     A quality far below the others is a cross at the lower edge.
 
     Args:
-        ax: The axes to draw on.
         table: `analysis.stats.frontier.tradeoff` of one model.
     """
     styles, measure = method_styles(table["method"]), str(table["measure"].iloc[0])

@@ -60,12 +60,10 @@ def _diverged(entry: Published) -> int:
 
 def rates(folders: Sequence[Path]) -> str:
     """Return k/n of every cell, a table a model: a row an lr, a column a curve."""
-    pages = []
-    for folder in folders:
-        entry = published.read(folder)
-        table = divergence_rates(in_bins(entry.runs))
-        pages += _cells(entry, table, lambda row: f"{row['k']}/{row['n']}")
-    return "\n\n".join(pages)
+    entries = map(published.read, folders)
+    return "\n\n".join(
+        _cells(entry, divergence_rates(in_bins(entry.runs)), lambda row: f"{row['k']}/{row['n']}") for entry in entries
+    )
 
 
 def medians(folders: Sequence[Path]) -> str:
@@ -75,11 +73,11 @@ def medians(folders: Sequence[Path]) -> str:
         entry = published.read(folder)
         first = f"auc_{entry.definition.data['tasks'][0]['name']}"
         table = quality(entry.runs, entry.definition)
-        pages += _cells(entry, table, lambda row, first=first: f"{row[first]:.4f}", f"{score_text(first)}, ")
+        pages.append(_cells(entry, table, lambda row, first=first: f"{row[first]:.4f}", f"{score_text(first)}, "))
     return "\n\n".join(pages)
 
 
-def _cells(entry: Published, table: pd.DataFrame, text: Callable[[dict[str, Any]], str], head: str = "") -> list[str]:
+def _cells(entry: Published, table: pd.DataFrame, text: Callable[[dict[str, Any]], str], head: str = "") -> str:
     """A table for each model with `text(row)` of each cell: a row an lr, a column a curve."""
     pages = []
     for model in entry.definition.study.models:
@@ -88,7 +86,7 @@ def _cells(entry: Published, table: pd.DataFrame, text: Callable[[dict[str, Any]
         at = {(row["curve"], row["lr"]): text(row) for row in records(of_model)}
         rows = [[f"{lr:g}", *(at.get((c, lr), "") for c in curves)] for lr in sorted(set(of_model["lr"]))]
         pages.append(markdown([f"{head}{model}, lr", *curves], rows))
-    return pages
+    return "\n\n".join(pages)
 
 
 def edge_table(folders: Sequence[Path]) -> str:

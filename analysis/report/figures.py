@@ -25,7 +25,6 @@ def report_figures(tables: ReportTables, losses: pd.DataFrame | None = None) -> 
     """Return name -> figure, in reading order; empty without runs. Call it inside `figure_style()`.
 
     Args:
-        tables: The tables of the report.
         losses: Losses of all runs, if they are in memory; None reads those that are shown.
     """
     runs, definition, rates, fitted = tables.runs, tables.definition, tables.rates, tables.fitted

@@ -33,7 +33,6 @@ def write(
     """Write a report into the folder of its study and return the path of report.html.
 
     Args:
-        tables: The tables of the report.
         reference: Model -> the control's "lr" (the safe lr), "gain" (the reference gain) and "gain_<task>".
         influence: `study.commands.rescore.rule_influence`: how far other rules move the edges.
         losses: Losses of all runs, if they are in memory.

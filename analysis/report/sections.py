@@ -55,7 +55,6 @@ def report(
     """Return the values of `report.html.j2`.
 
     Args:
-        tables: The tables of the report.
         images: Name -> figure.
         reference: Model -> safe lr and gains of the control, as in `page.write`.
         influence: How far other rules move the edges; None leaves the section out.

@@ -12,9 +12,6 @@ from analysis.text.signals import sentences, skipped_text
 def write(folder: Path) -> str:
     """Write tables and figures into `DIR/signals/` and return what a terminal prints.
 
-    Args:
-        folder: The folder of the study.
-
     Raises:
         ValueError: If no run was observed.
     """

@@ -20,7 +20,6 @@ def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> s
     """Return the answers for each model, then the rates of all cells.
 
     Args:
-        tables: The tables of the report.
         folder: The folder, as the user types it.
         command: The command, as the user types it.
     """

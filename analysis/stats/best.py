@@ -63,7 +63,6 @@ def gains(runs: pd.DataFrame, losses: pd.DataFrame, definition: Definition) -> d
     Args:
         runs: `study.record.tables.read_runs`.
         losses: `study.record.tables.read_losses`.
-        definition: Of the study.
     """
     task = task_of(definition.data, quality_search(definition))
     unit = next(t["constant_loss"] for t in tasks_of(definition.data) if t["name"] == task)
@@ -102,7 +101,6 @@ def tuned_cells(runs: pd.DataFrame, gain: Mapping[str, float], definition: Defin
     Args:
         runs: `study.record.tables.read_runs`.
         gain: `gains` of these runs. A run without one is left out.
-        definition: Of the study.
 
     Returns:
         One row a cell; columns model, curve (the arm), method, <thresholds>, options, lr; n, k (runs and diverged
@@ -162,7 +160,6 @@ def best(runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition) 
     Args:
         runs: As for `tuned_cells`.
         gain: As for `tuned_cells`.
-        definition: Of the study.
 
     Returns:
         One row a model and arm; columns model, curve, method, <thresholds>, options, lr (NaN if no cell is within

@@ -59,7 +59,6 @@ def contrasts(
 
     Args:
         runs: One row a run (`analysis.load`).
-        definition: Of the study.
         confirmations: `study.record.confirmations.read_confirmations`.
         quality: A column of held-out quality (`auc_click`); the first task's if None.
         fitted: `analysis.stats.edges.fits(runs)`; computed if None.

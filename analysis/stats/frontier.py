@@ -75,7 +75,6 @@ def tradeoff(runs: pd.DataFrame, definition: Definition, quality: str | None = N
 
     Args:
         runs: One row a run (`analysis.load`). Cells are those of `rates.in_bins`.
-        definition: Of the study.
         quality: A column of `analysis.stats.quality`, such as auc_click or rmse_play; the first task's if None.
 
     Returns:

@@ -30,7 +30,6 @@ def quality(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
 
     Args:
         runs: One row a run (`analysis.load`).
-        definition: Of the study.
 
     Returns:
         One row a cell; columns model, curve, method, <thresholds>, options, lr, n; then for each of `kept`,
@@ -77,7 +76,6 @@ def judged_at_own_best(runs: pd.DataFrame, definition: Definition, name: str) ->
 
     Args:
         runs: One row a run.
-        definition: Of the study.
         name: The column of held-out quality (`worst_filled`). The lr is chosen by `kept` of the same task
             (`chosen_by_others`).
 
@@ -106,7 +104,6 @@ def chosen_by_others(
 
     Args:
         runs: One row a run.
-        definition: Of the study.
         task: The name of the task.
         of: Two columns. A choice is made among all curves and lrs with the same values in them.
 
@@ -163,7 +160,6 @@ def quality_column(definition: Definition, name: str | None = None, others: Sequ
     """Return the requested column of held-out quality, by default the first task's AUC, or RMSE for a regression.
 
     Args:
-        definition: Of the study.
         name: The column, such as `auc_click`; None for the default.
         others: Further columns that may be requested.
 
@@ -194,7 +190,6 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
 
     Args:
         runs: One row a run.
-        definition: Of the study.
 
     Returns:
         Columns model, curve, method, sensitivity, sensitivity_low, sensitivity_high (95% bootstrap of whole seeds;

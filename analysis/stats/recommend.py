@@ -74,7 +74,6 @@ def recommend(
 
     Args:
         runs: One row a run (`analysis.load`).
-        definition: Of the study.
         confirmations: `study.record.confirmations.read_confirmations`.
         risk: The P(divergence) to claim.
         confidence: Of the claim.

@@ -35,7 +35,6 @@ def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
 
     Args:
         runs: One row a run (`analysis.load`).
-        definition: Of the study.
 
     Returns:
         One row a model and method that has runs; columns model, method; seeds (that judge); curve, lr (the choice of

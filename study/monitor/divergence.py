@@ -61,7 +61,6 @@ class Monitor:
         reference_gain: G, the gain of a training known to be good: (constant_loss - its final loss) / constant_loss.
             Without it, G is the best g so far, once it is `rule.learnable_errors` standard errors above 0. A training
             that never learned, or fades from the start, then looks like one that cannot do better.
-        rule: Numbers of the definition.
 
     Raises:
         ValueError: If `constant_loss` or `reference_gain` is not a positive number.

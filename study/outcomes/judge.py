@@ -116,7 +116,6 @@ def judge(
         constant_loss_K: Mean losses of the constant predictor.
         finite_weights_R: Whether all weights are finite after the last step.
         reference: What the control learns.
-        rule: Numbers of the definition.
         moved_R: Distance of each network from its start, NaN if unknown. Without it, or without the reference's, only
             the losses can show that a run is slow.
         step_T: Numbers of the logged steps; None is every step. T is then the number of logged steps.

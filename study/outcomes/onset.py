@@ -65,7 +65,6 @@ def moments(gain_T: np.ndarray, control_T: np.ndarray, rule: Rule) -> Moments | 
     Args:
         gain_T: Gain of each step in units of G; minus infinity where the loss is not finite.
         control_T: From `control_curve`, at least as long as `gain_T`.
-        rule: Numbers of the definition.
     """
     gain_T = np.asarray(gain_T, np.float64)
     floor_T = floor(control_T[: len(gain_T)], rule)

@@ -54,7 +54,6 @@ def control_reference(
         loss_RTK: Losses, as in `gains`, of each run; runs may differ in length.
         constant_RTK: Losses of the constant predictor, as in `gains`.
         constant_loss_K: Mean losses of the constant predictor.
-        rule: Numbers of the definition.
         moved_R: Distance of each network from its start, if it was measured.
         step_RT: Numbers of each run's logged steps; None is every step.
 
