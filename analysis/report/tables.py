@@ -17,7 +17,7 @@ from analysis.stats.psychometric import Fit
 from analysis.stats.quality import lr_sensitivity, quality
 from analysis.stats.rates import divergence_rates, in_bins
 from analysis.stats.recommend import recommend
-from analysis.stats.table2 import is_for, table2
+from analysis.stats.table2 import has_choices, table2
 from study.config import EdgeSearch, QualitySearch, Study
 from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, read_definition
@@ -114,7 +114,7 @@ def report_tables(folder: Path) -> ReportTables:
         contrasts=contrasts(compared, definition, confirmations=confirmations, fitted=fitted),
         sensitivity=lr_sensitivity(compared, definition),
         best=best(every, gains(every, read_losses(folder), definition), definition) if searched else None,
-        table2=table2(runs, definition) if is_for(definition.study) else None,
+        table2=table2(runs, definition) if has_choices(definition.study) else None,
     )
 
 

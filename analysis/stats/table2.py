@@ -24,8 +24,8 @@ from study.config import EdgeSearch, QualitySearch, Study
 from study.record.definition import Definition
 
 
-def is_for(study: Study) -> bool:
-    """Return whether there is something to choose: a plan of fixed runs with several arms of a method."""
+def has_choices(study: Study) -> bool:
+    """Return whether the study plans fixed runs with several arms of a method."""
     methods = [arm.method for arm in study.arms]
     return not isinstance(study.search, EdgeSearch | QualitySearch) and len(methods) > len(set(methods))
 

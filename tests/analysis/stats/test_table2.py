@@ -10,7 +10,7 @@ from scipy import stats
 from simulated_record import simulated_definition
 
 from analysis.stats.rates import divergence_rates
-from analysis.stats.table2 import is_for, table2
+from analysis.stats.table2 import has_choices, table2
 from analysis.text.table2 import as_text
 from study.config import Arm, EdgeSearch, Study
 
@@ -115,6 +115,6 @@ def test_few_seeds_have_no_interval_and_no_runs_have_no_row() -> None:
 def test_table2_needs_several_arms_of_a_method() -> None:
     study = Study(name="s", models=("small",), arms=(Arm(method="none"), Arm(method="agc")), lrs=(1.0,))
     several = replace(study, arms=(*study.arms, Arm(method="agc", options={"max_ratio": 0.1})))
-    assert is_for(several)
-    assert not is_for(study)
-    assert not is_for(replace(several, search=EdgeSearch()))
+    assert has_choices(several)
+    assert not has_choices(study)
+    assert not has_choices(replace(several, search=EdgeSearch()))
