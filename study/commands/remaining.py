@@ -6,7 +6,7 @@ from pathlib import Path
 
 from study.config import QualitySearch, Study
 from study.execution.planner import Plan, Stack, plan
-from study.execution.work_source import Planned, Source, Together
+from study.execution.work_source import CombinedSource, Planned, Source
 from study.trainers.protocol import Limits, Trainer
 
 
@@ -66,7 +66,7 @@ def remaining_work(
     return RemainingWork(
         plan=found[0].plan,
         control=tuple(control.values()),
-        source=Together(work.source for work in found),
+        source=CombinedSource(work.source for work in found),
         confirmation_runs=confirmation_runs,
     )
 

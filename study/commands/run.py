@@ -151,7 +151,7 @@ def _train_stacks(
     from study.tune import runner
 
     data = trainer.description()
-    checkpoints = checkpoint.begun(folder)
+    checkpoints = checkpoint.checkpointed_stacks(folder)
     if checkpoints:
         print(f"{len(checkpoints)} stacks continue from their checkpoints", flush=True)
     minutes = CHECKPOINT_MINUTES if request.checkpoint_minutes is None else request.checkpoint_minutes
@@ -172,7 +172,7 @@ def _train_stacks(
             reference=lambda model: references(study, data, folder, [model])[model],
             on_trial_end=on_trial_end,
             on_message=progress.note,
-            begun=tuple(checkpoints.values()),
+            checkpointed=tuple(checkpoints.values()),
             seconds_of_run=_seconds_of_run(folder),
             trial_seconds=None if request.trial_minutes is None else 60 * request.trial_minutes,
             checkpoint_seconds=60 * minutes,

@@ -124,7 +124,7 @@ def read_status(folder: Path) -> Status:
         cells=cells,
         training=[_trial_counts(trial) for trial in alive],
         silent=[_trial_counts(trial) for trial in silent],
-        kept=len(checkpoint.begun(folder)),
+        kept=len(checkpoint.checkpointed_stacks(folder)),
         failures=dict(Counter(failures.values()).most_common()),
         confirmations=confirmations,
         outline=_outline(study, content, folder),

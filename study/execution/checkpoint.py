@@ -1,12 +1,10 @@
-"""Checkpoints of stacks that train for long: all that a stack is between two steps, from which it goes on with the same
-bits on CPU.
+"""Checkpoints of stacks: the state between two steps, from which training continues with the same bits on CPU.
 
     DIR/checkpoints/<trial>.safetensors    tensors, and a description of them (`study.storage.arrays`)
 
-One file a stack, named as its trial, written whole (`study.storage.stores`), and removed once its runs are recorded.
-What a seed draws is not in it: streams are made anew from their names, and batches are counted to where they were.
-Reading one runs no code. What does not read, or was made by another version or on another kind of device, is set
-aside, and its stack starts anew.
+Each trial has one file, written atomically and removed once its runs are recorded. Random streams are not in it: they
+are made again from their names and read up to the step. Loading runs no code. A file that is damaged, or that another
+version or kind of device wrote, is set aside, and its stack starts again.
 """
 
 import contextlib
@@ -31,11 +29,11 @@ FORMAT = 1
 FOLDER = "checkpoints"
 SUFFIX = ".safetensors"
 SOON_SECONDS = 0.5
-"""A stack that is asked to stop goes on where it has no more than this to train."""
+"""A stack that is asked to stop trains to its end if that takes no longer than this."""
 
 
 class StoppedError(Exception):
-    """A stack that was asked to stop has been kept, or given up where it is not kept."""
+    """A stack was asked to stop. `kept`: whether it has a checkpoint."""
 
     def __init__(self, steps: int, *, kept: bool) -> None:
         super().__init__(f"stopped after {steps} steps")
@@ -95,8 +93,7 @@ class Checkpoint:
                 raise ValueError(f"{steps!r} steps were done")
             load(arrays)
             self.first = steps
-        # Whatever is wrong with a file that anyone may have written: it is not used.
-        except Exception as error:
+        except Exception as error:  # anyone may have written the file: no error in it stops the training
             self._set_aside(error)
             return 0
         return steps
@@ -110,8 +107,8 @@ class Checkpoint:
             self._keep(done, state())
 
     def remove(self) -> None:
-        """Once the runs are recorded."""
-        with contextlib.suppress(stores.StorageError):  # `tidy` comes by before the next training
+        """Remove the checkpoint once the runs are recorded."""
+        with contextlib.suppress(stores.StorageError):  # `tidy` removes it before the next training
             self.store.delete(self.name)
 
     def _soon_ends(self, done: int) -> bool:
@@ -122,7 +119,7 @@ class Checkpoint:
 
     def _keep(self, done: int, state: State) -> bool:
         if self.steps is not None and done >= self.steps:
-            return False  # what is left takes less than starting again
+            return False  # the stack is trained
         started = time.monotonic()
         try:
             write(self.store, self.name, self.about | {"steps": done}, state)
@@ -130,7 +127,7 @@ class Checkpoint:
             self.note(f"no checkpoint could be written: {error}")
             return False
         finally:
-            # Where the storage is slow, at most a tenth of the time goes to it.
+            # If the storage is slow, at most a tenth of the time goes to it.
             self.last = time.monotonic()
             self.every_seconds = max(self.every_seconds, 9 * (self.last - started))
         return True
@@ -147,7 +144,7 @@ class Checkpoint:
 
 
 def write(store: Store, name: str, about: Mapping[str, Any], state: State) -> None:
-    """Write a checkpoint, whole or not at all. For a folder, no tensor on CPU is copied. Raises StorageError."""
+    """Write a checkpoint atomically; in a folder, without a copy of the tensors on CPU. Raises StorageError."""
     arrays = dict(state)
     if isinstance(store, stores.ObjectStore):
         store.put(name, array_files.to_bytes(about, arrays), retry=False)
@@ -174,8 +171,8 @@ def find(store: Store, name: str, most_bytes: int) -> bytes | Path | None:
         return None
 
 
-def begun(where: Path | str) -> dict[str, tuple[str, ...]]:
-    """The stacks of a study that were kept: trial -> ids of their runs, in order. What does not read is left out."""
+def checkpointed_stacks(where: Path | str) -> dict[str, tuple[str, ...]]:
+    """Return the stacks that have a readable checkpoint: trial -> ids of their runs, in order."""
     found, store = {}, stores.store_for(where)
     for name in store.names(FOLDER):
         try:
@@ -185,16 +182,18 @@ def begun(where: Path | str) -> dict[str, tuple[str, ...]]:
                 runs = array_files.describe(file)["runs"]
             if isinstance(runs, list) and all(isinstance(run, str) for run in runs):
                 found[name.removesuffix(SUFFIX)] = tuple(runs)
-        except Exception:  # said when its stack is trained
+        except Exception:  # reported when its stack is trained
             continue
     return found
 
 
 def tidy(where: Path | str, recorded: set[str]) -> None:
-    """Remove checkpoints of which runs are recorded, and what a writer that died left beside them. Whoever calls holds
-    the study's lock, and nothing trains."""
+    """Remove the checkpoints of recorded runs, and files of killed writers.
+
+    The caller holds the study's lock, and nothing trains.
+    """
     store = stores.store_for(where)
-    for trial, runs in begun(where).items():
+    for trial, runs in checkpointed_stacks(where).items():
         if not recorded.isdisjoint(runs):
             store.delete(f"{FOLDER}/{trial}{SUFFIX}")
     if isinstance(store, stores.LocalStore):

@@ -1,10 +1,10 @@
-"""A trial's signs of life: what trains where, for `study status`, and the end of a process in which nothing moves.
+"""Heartbeat of a trial: what trains where, for `study status`, and the end of a process that hangs.
 
     DIR/training/<trial>.json    {"host": ..., "pid": ..., "since": ..., "beat": ..., "step": ..., "runs": [...], ...}
 
-Written by the process that trains, and removed by it; what a dead one left is as old as its last beat. Nothing of the
-record rests on these files. A process that makes no step for its limit ends itself: by SIGKILL from a thread, or, where
-the code that hangs holds Python's lock so that no thread runs, from C (`faulthandler`). Neither asks that code.
+The training process writes the file and removes it at the end; the file of a dead process is as old as its last beat.
+The record does not depend on these files. A process that makes no step within its limit kills itself: by SIGKILL from
+a thread, or from C (`faulthandler`) if the code that hangs holds Python's lock, so that no thread runs.
 """
 
 import contextlib
@@ -25,16 +25,20 @@ from study.storage import stores
 
 FOLDER = "training"
 BEAT_SECONDS = 10.0
-LOOK_SECONDS = 0.25
+CHECK_SECONDS = 0.25
 GRACE_SECONDS = 5.0
-"""How much later than its limit a process is ended from C: that leaves no word of why."""
+"""Time after the limit before the process is ended from C, which records no reason."""
 
 
 class Heartbeat:
-    """Beats while a trial trains, as a context.
+    """Writes the file of a trial while it trains, as a context.
 
-    about: what else stands in the file. limit_seconds: without a step, after which the process is ended; 0 is never.
-    stopping: asked a few times a second, from a thread.
+    Args:
+        where: The study's folder, or its URL.
+        trial: Name of the trial.
+        about: More values of the file.
+        limit_seconds: Without a step for so long, the process is ended; 0 is never.
+        stopping: Called a few times a second, in a thread. True sets the attribute `stopping`.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._live, name="heartbeat", daemon=True)
 
     def watch(self, step: int) -> None:
-        """A step is done, counted from 0. Costs nothing: the thread looks."""
+        """Take note of a finished step, counted from 0. The thread does the rest."""
         self.step = step + 1
         self.moved = time.monotonic()
 
@@ -79,7 +83,7 @@ class Heartbeat:
 
     def _live(self) -> None:
         written = armed = time.monotonic()
-        while not self._ended.wait(LOOK_SECONDS):
+        while not self._ended.wait(CHECK_SECONDS):
             now = time.monotonic()
             self.stopping = self.stopping or self._stopping()
             if self.limit_seconds and now - self.moved > self.limit_seconds:
@@ -104,19 +108,18 @@ class Heartbeat:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _write(self, **more: Any) -> None:
-        """Training does not depend on it: where nothing can be written, nothing is."""
         content = json.dumps(self.about | {"beat": time.time(), "step": self.step} | more)
-        with contextlib.suppress(stores.StorageError):
+        with contextlib.suppress(stores.StorageError):  # training does not depend on the file
             self.store.put(self.name, content.encode(), retry=False)
 
 
 def hung(limit_seconds: float) -> str:
-    """The reason of a trial that was ended for its limit."""
+    """Return the reason of a trial whose process exceeded its limit."""
     return f"no step within {limit_seconds:g} s, and its process was ended"
 
 
 def last(where: Path | str, trial: str) -> dict[str, Any]:
-    """The last that was heard of a trial; empty where that is nothing."""
+    """Return the content of a trial's file; empty if there is none, or it is invalid."""
     try:
         found = json.loads(stores.store_for(where).get(f"{FOLDER}/{trial}.json") or b"")
     except ValueError:  # StorageError is one
@@ -127,19 +130,19 @@ def last(where: Path | str, trial: str) -> dict[str, Any]:
 
 
 def each(where: Path | str) -> dict[str, dict[str, Any]]:
-    """The last that was heard of every trial that has not ended by itself."""
+    """Return the content of every file, by trial."""
     trials = [name.removesuffix(".json") for name in stores.store_for(where).names(FOLDER)]
     return {trial: found for trial in trials if (found := last(where, trial))}
 
 
 def forget(where: Path | str, trial: str) -> None:
-    """Remove what a process that ended left behind."""
+    """Remove the file of a process that has died."""
     with contextlib.suppress(stores.StorageError):
         stores.store_for(where).delete(f"{FOLDER}/{trial}.json")
 
 
 def tidy(where: Path | str) -> None:
-    """Forget all. Whoever calls holds the study's lock, and nothing trains."""
+    """Remove all files. The caller holds the study's lock, and nothing trains."""
     store = stores.store_for(where)
     for name in store.names(FOLDER):
         store.delete(f"{FOLDER}/{name}")
@@ -150,7 +153,7 @@ def tidy(where: Path | str) -> None:
 
 
 def why_it_ended(found: Mapping[str, Any]) -> str | None:
-    """The reason why a process that is gone was ended for its limit, from the last that was heard; None where not."""
+    """Return the reason if a dead process exceeded its limit, by the content of its file; else None."""
     if found.get("ended"):
         return str(found["ended"])
     silent = time.time() - found["beat"] if found else 0.0
@@ -158,8 +161,10 @@ def why_it_ended(found: Mapping[str, Any]) -> str | None:
 
 
 def killed_for_memory() -> int:
-    """How many processes the kernel has ended on this machine since its start because memory ran out; 0 where it does
-    not say."""
+    """Return how many processes the kernel of this machine has killed since its start because memory ran out.
+
+    0 if the kernel does not say.
+    """
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):

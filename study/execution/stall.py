@@ -71,7 +71,7 @@ class StallWatch:
             return missing_resource
         if served or any(seconds > GIVE_BACK_SECONDS for seconds in running_seconds):
             return None
-        return self.queue.last_unfit if self.clock() - self.last_running <= FORGET_SECONDS else None
+        return self.queue.rejection if self.clock() - self.last_running <= FORGET_SECONDS else None
 
 
 def _duration(seconds: float) -> str:

@@ -1,14 +1,14 @@
-"""The work queue of a study: which stack is trained next, and what becomes of one that failed. Knows no scheduler.
+"""The work queue of a study: chooses the stack to train next, and retries or gives up stacks that failed.
 
 A stack waits until the control of its model is recorded, since outcomes are judged against it. A crash is not
-divergence: a stack that ran out of memory is halved, one that failed otherwise is tried again, and what fails three
-times is recorded as missing, with its reason. A machine that goes away, or a device that is broken, says nothing about
-the stacks that trained there: as long as others work, they are trained elsewhere.
+divergence. A stack that ran out of memory is halved; one that failed otherwise is tried again. After three failures its
+runs are recorded as missing, with the reason. The loss of a machine or a broken device does not count against a stack,
+as long as other devices work: the stack is trained elsewhere.
 """
 
 import json
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,37 +23,42 @@ from study.storage.stores import StorageError
 
 FINISHED = "FINISHED"
 
-TRIES = 3
+MAX_TRIES = 3
 SAME_FAILURE_STOPS = 3
-MOST_TIMES_ELSEWHERE = 20
-"""How often a stack is trained anew after what says nothing about it. Each time takes longer to come."""
+"""The study stops after this many stacks failed for the same reason."""
+MAX_RELOCATIONS = 20
+"""Most times that a stack is trained again after failures that do not count against it."""
 
-LEAST_LIMIT_SECONDS = 600.0
+MIN_LIMIT_SECONDS = 600.0
 FIRST_LIMIT_SECONDS = 1800.0
 SHARE_OF_STACK = 0.25
-"""A trial without a step for this share of what its whole stack is expected to take hangs."""
+"""A trial hangs if it makes no step for this share of the expected time of its stack."""
 
 REST_SECONDS = 0.2
 SHARE_OF_WAIT = 0.05
-"""A rest takes this share of the wait so far: a long wait is cut into few rests, and outstayed by little."""
+"""A rest takes this share of the wait so far, so that a long wait needs few rests and ends on time."""
 
 
 class StudyStoppedError(ValueError):
-    """A study that cannot go on, in words for the user. What was recorded stays."""
+    """A study that cannot continue. The message is for the user; recorded runs stay."""
 
 
 @dataclass(kw_only=True)
 class Job:
-    """The trials of a study, and the callbacks for each that ends.
+    """The trials of a study, and the callbacks for their results.
 
-    control: stacks of the control that are to be trained, ahead of all else. source: where the others come from.
-    references: of the models whose control is recorded. reference: makes that of a model once it is; its ValueError
-    stops the study. on_trial_end: called with a stack, and the counts of its runs or the reason of its failure.
-    on_message: called with a sentence for the user.
-
-    begun: the runs of stacks of which there are checkpoints; they are trained first, as they were. seconds_of_run: by
-    model, as recorded runs took. trial_seconds: without a step, after which a trial hangs; None goes by what its stack
-    is expected to take. checkpoint_seconds: between two checkpoints of a stack; 0 is none.
+    Attributes:
+        control: Missing stacks of the control, trained before all others.
+        source: Of all other stacks.
+        references: By model; those known at the start.
+        reference: Returns the reference of a model once its control is recorded. Its ValueError stops the study.
+        on_trial_end: Called with a stack, and the counts of its runs or the reason of its failure.
+        on_message: Called with a sentence for the user.
+        checkpointed: Run ids of the stacks that have a checkpoint. These stacks are trained first, unchanged.
+        seconds_of_run: By model, from recorded runs.
+        trial_seconds: A trial without a step for so long hangs. None: depends on the expected time of its stack.
+        checkpoint_seconds: Time between two checkpoints; 0 writes none.
+        resume: The command that continues the study.
     """
 
     study: str
@@ -65,7 +70,7 @@ class Job:
     reference: Callable[[str], Reference]
     on_trial_end: Callable[[Stack, dict[str, float] | str], None] = field(default=lambda stack, result: None)
     on_message: Callable[[str], None] = field(default=lambda text: None)
-    begun: Sequence[Sequence[str]] = ()
+    checkpointed: Sequence[Sequence[str]] = ()
     seconds_of_run: Mapping[str, float] = field(default_factory=dict)
     trial_seconds: float | None = None
     checkpoint_seconds: float = 0.0
@@ -76,8 +81,11 @@ class Job:
 class Failure:
     """Why a trial failed.
 
-    kind: "error", of the code; "memory", out of it; "device", a GPU that does not work; "hung", no step within the
-    limit; "worker", its process ended; "machine", and its machine with it. place: the machine and device where it was.
+    Attributes:
+        kind: "error" (an exception), "memory" (out of memory), "device" (a GPU that does not work), "hung" (no step
+            within the limit), "worker" (its process died) or "machine" (its machine was lost).
+        reason: For the user.
+        place: The machine and device.
     """
 
     kind: str
@@ -86,110 +94,125 @@ class Failure:
 
 
 class Queue:
-    """Hands out stacks one after another, as the configuration of a trial: None is wait, FINISHED is the end.
+    """Hands out stacks as configurations of trials.
 
-    A worker for which there is nothing yet, since the control or what a search waits for is still being trained, is
-    handed a rest. Without one, Tune keeps a single idle worker and ends the others, and a new one takes seconds to
-    start.
+    A worker without a stack to train rests, while the control or a search still trains. Otherwise Tune would keep one
+    idle worker and end the others, and a new worker takes seconds to start.
+
+    Attributes:
+        training: Trial id -> its stack.
+        resting: Ids of trials that rest.
+        rejection: Why a machine returned the last stack that ended; None if another result has come since.
+        served: Trials that a machine has accepted, whatever their result.
+        kept: Stopped trials that have a checkpoint.
+        dropped: Stopped trials that have none.
+        interrupted: Set by a signal. No more stacks are handed out.
+        stopped: The error that stopped the study.
     """
 
     def __init__(self, job: Job) -> None:
-        self.job = job
-        self.source = job.source
-        self.waiting = deque(continued(job.control, job.begun))
-        self.again: deque[Stack] = deque()
+        self.job, self.source = job, job.source
         self.training: dict[str, Stack] = {}
         self.resting: set[str] = set()
-        self.waits_since: float | None = None
-        self.tries: Counter[str] = Counter()
-        self.elsewhere: Counter[str] = Counter()
-        self.failures: dict[str, set[str]] = {}
-        self.controls = Counter(stack.runs[0].model for stack in self.waiting)
-        self.seconds_of_run = dict(job.seconds_of_run)
-        self.works: set[str] = set()  # places whose last trial ended well
-        self.failed_at: dict[str, set[str]] = {}
-        self.unfit: set[str] = set()
-        self.last_unfit: str | None = None  # why a machine gave a stack back, where nothing else has come since
-        self.served = 0  # stacks that a machine has taken, and not given back, whatever became of them
-        self.kept = self.dropped = 0
+        self.rejection: str | None = None
+        self.served = self.kept = self.dropped = 0
         self.interrupted = False
         self.stopped: Exception | None = None
-        if job.begun:
-            at_hand = []
-            while stack := self.source.next():
-                at_hand.append(stack)
-            self.waiting.extend(continued(at_hand, job.begun))
+        self._waiting = deque(with_checkpointed_first(job.control, job.checkpointed))
+        self._retries: deque[Stack] = deque()
+        self._controls_left = Counter(stack.runs[0].model for stack in self._waiting)
+        self._waits_since: float | None = None
+        self._seconds_of_run = dict(job.seconds_of_run)
+        self._tries: Counter[str] = Counter()
+        self._relocations: Counter[str] = Counter()
+        self._stacks_of_failure: defaultdict[str, set[str]] = defaultdict(set)
+        self._working_places: set[str] = set()
+        self._failed_places: defaultdict[str, set[str]] = defaultdict(set)
+        self._rejections: set[str] = set()
+        if job.checkpointed:
+            self._waiting.extend(with_checkpointed_first(iter(self.source.next, None), job.checkpointed))
 
     def suggest(self, trial_id: str, capacity: int | None = None) -> Any:
-        """What the trial is to do. capacity: how many trials may be out."""
+        """Return the configuration of a trial; None means wait, FINISHED the end.
+
+        Args:
+            trial_id: Of the trial.
+            capacity: The most trials at a time.
+        """
         if self.stopped or self.interrupted:
             return FINISHED
         if capacity is not None and len(self.training) + len(self.resting) >= capacity:
             return None
         try:
-            return self._handed_out(trial_id)
+            return self._suggest(trial_id)
         except (StorageError, OSError) as error:
-            self.stopped = self._unwritable(error)
+            self.stopped = self._storage_failed(error)
             return FINISHED
 
-    def _handed_out(self, trial_id: str) -> Any:
-        stack = self._ready()
-        if stack:
+    def _suggest(self, trial_id: str) -> Any:
+        if stack := self._next_stack():
             self.training[trial_id] = stack
-            self.waits_since = None
+            self._waits_since = None
             reference = None if stack.is_control else self.job.references[stack.runs[0].model]
-            return {"stack": packed(stack, reference), "limit": self.limit_seconds(stack)}
-        if self.source.ended and not self.waiting:
+            return {"stack": stack_to_json(stack, reference), "limit": self.limit_seconds(stack)}
+        if self.source.ended and not self._waiting:
             return None if self.training else FINISHED
-        assert self.training, "a source has neither ended nor anything to be trained"
-        self.waits_since = self.waits_since or time.monotonic()
+        assert self.training, "a source has neither ended nor a stack to train"
+        self._waits_since = self._waits_since or time.monotonic()
         self.resting.add(trial_id)
-        return {"rest": max(REST_SECONDS, SHARE_OF_WAIT * (time.monotonic() - self.waits_since))}
+        return {"rest": max(REST_SECONDS, SHARE_OF_WAIT * (time.monotonic() - self._waits_since))}
 
     def limit_seconds(self, stack: Stack) -> float:
-        """Without a step for so long, a trial of the stack hangs."""
+        """Return the seconds without a step after which a trial of the stack hangs."""
         if self.job.trial_seconds is not None:
             return self.job.trial_seconds
-        known = self.seconds_of_run.get(stack.runs[0].model)
-        if known is None:
+        seconds = self._seconds_of_run.get(stack.runs[0].model)
+        if seconds is None:
             return FIRST_LIMIT_SECONDS
-        return max(LEAST_LIMIT_SECONDS, SHARE_OF_STACK * known * len(stack.runs))
+        return max(MIN_LIMIT_SECONDS, SHARE_OF_STACK * seconds * len(stack.runs))
 
-    def _ready(self) -> Stack | None:
-        """The first stack that waits for no control. What failed once is tried again after all others."""
-        for i, stack in enumerate(self.waiting):
+    def _next_stack(self) -> Stack | None:
+        """The first stack whose reference is known. Retries come last."""
+        for i, stack in enumerate(self._waiting):
             if self._can_train(stack):
-                del self.waiting[i]
+                del self._waiting[i]
                 return stack
         while stack := self.source.next():
             if self._can_train(stack):
                 return stack
-            self.waiting.append(stack)
-        return self.again.popleft() if self.again else None
+            self._waiting.append(stack)
+        return self._retries.popleft() if self._retries else None
 
     def _can_train(self, stack: Stack) -> bool:
         return stack.is_control or stack.runs[0].model in self.job.references
 
+    def rests(self, trial_id: str, failure: Failure) -> None:
+        """Note that a trial failed, and that its process rests: nothing else is trained in its place meanwhile."""
+        self.ended(trial_id, failure)
+        self.resting.add(trial_id)
+
     def ended(self, trial_id: str, result: dict[str, Any] | Failure) -> None:
-        """What became of a trial: its counts, that it was stopped, or why it failed. A trial that rests after it has
-        failed ends twice."""
-        if trial_id in self.resting:
+        """Take the result of a trial: its counts, that it was stopped or rejected, or why it failed."""
+        if trial_id in self.resting:  # a trial that failed and then rested ends twice
             self.resting.discard(trial_id)
             return
         stack = self.training.pop(trial_id)
         try:
             self._ended(stack, result)
-        except (StorageError, OSError) as unwritable:
-            self.stopped = self._unwritable(unwritable)
+        except (StorageError, OSError) as error:
+            self.stopped = self._storage_failed(error)
 
     def _ended(self, stack: Stack, result: dict[str, Any] | Failure) -> None:
-        self.last_unfit = None if isinstance(result, Failure) else result.get("unfit")
-        self.served += not self.last_unfit
+        self.rejection = None if isinstance(result, Failure) else result.get("rejected")
+        self.served += not self.rejection
         if isinstance(result, Failure):
             self._failed(stack, result)
             return
-        if self.last_unfit:
-            self._came_back(stack, self.last_unfit)
+        if self.rejection:
+            self._waiting.appendleft(stack)
+            if self.rejection not in self._rejections:
+                self._rejections.add(self.rejection)
+                self.job.on_message(self.rejection)
             return
         for note in result.get("notes", ()):
             self.job.on_message(f"warning: {note}")
@@ -197,31 +220,18 @@ class Queue:
             self.kept += result["stopped"] == "kept"
             self.dropped += result["stopped"] != "kept"
             return
-        self.works.add(result.get("place", ""))
+        self._working_places.add(result.get("place", ""))
         model, seconds = stack.runs[0].model, result["seconds"] / len(stack.runs)
-        self.seconds_of_run[model] = max(self.seconds_of_run.get(model, 0.0), seconds)
+        self._seconds_of_run[model] = max(self._seconds_of_run.get(model, 0.0), seconds)
         if not stack.is_control:
             self.source.recorded(stack)
         self.job.on_trial_end(stack, {key: result[key] for key in ("runs", "diverged", "undertrained", "seconds")})
         if stack.is_control:
-            self._control_done(stack)
+            self._control_recorded(model)
 
-    def _came_back(self, stack: Stack, reason: str) -> None:
-        """A machine that joined the cluster cannot take part: that says nothing about the stack, nor of the study."""
-        self.waiting.appendleft(stack)
-        if reason not in self.unfit:
-            self.unfit.add(reason)
-            self.job.on_message(reason)
-
-    def rests(self, trial_id: str, failure: Failure) -> None:
-        """The trial has failed, and keeps its place for a while, so that nothing else is trained there."""
-        self.ended(trial_id, failure)
-        self.resting.add(trial_id)
-
-    def _control_done(self, stack: Stack) -> None:
-        model = stack.runs[0].model
-        self.controls[model] -= 1
-        if self.controls[model]:
+    def _control_recorded(self, model: str) -> None:
+        self._controls_left[model] -= 1
+        if self._controls_left[model]:
             return
         try:
             self.job.references[model] = self.job.reference(model)
@@ -231,24 +241,23 @@ class Queue:
     def _failed(self, stack: Stack, failure: Failure) -> None:
         half = len(stack.runs) // 2
         if failure.kind == "memory" and half:
-            parts = [Stack(runs=stack.runs[:half]), Stack(runs=stack.runs[half:])]
-            self.waiting.extendleft(reversed(parts))
+            self._waiting.extendleft([Stack(runs=stack.runs[half:]), Stack(runs=stack.runs[:half])])
             if stack.is_control:
-                self.controls[stack.runs[0].model] += 1
+                self._controls_left[stack.runs[0].model] += 1
             return
-        if self._says_nothing(stack, failure):
-            self.elsewhere[stack.name] += 1
-            self.again.append(stack)
+        if self._may_relocate(stack, failure):
+            self._relocations[stack.name] += 1
+            self._retries.append(stack)
             return
-        self.tries[stack.name] += 1
-        tries_left = self.tries[stack.name] < TRIES
-        same = self.failures.setdefault(failure.reason if failure.kind == "error" else failure.kind, set())
-        # A machine in trouble ends all its workers at once, or lets them hang, and its memory may be taken by others:
-        # that says nothing about their stacks.
-        if not (failure.kind in ("worker", "machine", "hung", "memory") and tries_left):
-            same.add(stack.name)
-        if tries_left and len(same) < SAME_FAILURE_STOPS:
-            self.again.append(stack)
+        self._tries[stack.name] += 1
+        may_retry = self._tries[stack.name] < MAX_TRIES
+        alike = self._stacks_of_failure[failure.reason if failure.kind == "error" else failure.kind]
+        # A machine in trouble ends all of its workers at once, and other programs may take its memory. So these kinds
+        # count for the study only once a stack has no tries left.
+        if failure.kind in ("error", "device") or not may_retry:
+            alike.add(stack.name)
+        if may_retry and len(alike) < SAME_FAILURE_STOPS:
+            self._retries.append(stack)
             return
         write_failure(self.job.folder, stack.name, [run.id for run in stack.runs], failure.reason)
         if not stack.is_control:
@@ -256,47 +265,48 @@ class Queue:
         self.job.on_trial_end(stack, failure.reason)
         if stack.is_control:
             self.stopped = StudyStoppedError(f"the control of {stack.runs[0].model} failed: {failure.reason}")
-        elif len(same) >= SAME_FAILURE_STOPS:
+        elif len(alike) >= SAME_FAILURE_STOPS:
             self.stopped = StudyStoppedError(f"{SAME_FAILURE_STOPS} stacks failed the same way: {failure.reason}")
 
-    def _says_nothing(self, stack: Stack, failure: Failure) -> bool:
-        """Whether the failure is of its place alone, as far as can be told: a machine went away, or a device failed
-        that this stack has met before, or that is new to it while others work."""
-        if failure.kind not in ("machine", "device"):
-            return False
-        may_go_on = self.elsewhere[stack.name] < MOST_TIMES_ELSEWHERE
-        if failure.kind == "machine":
-            return may_go_on
-        self.works.discard(failure.place)
-        places = self.failed_at.setdefault(stack.name, set())
+    def _may_relocate(self, stack: Stack, failure: Failure) -> bool:
+        """Whether the failure is due to its place: a lost machine, or a device, while others work, unless the stack has
+        failed on MAX_TRIES of them."""
+        may_relocate = self._relocations[stack.name] < MAX_RELOCATIONS
+        if failure.kind != "device":
+            return failure.kind == "machine" and may_relocate
+        self._working_places.discard(failure.place)
+        places = self._failed_places[stack.name]
         places.add(failure.place)
-        others_work = bool(self.works or self.training)
-        return may_go_on and others_work and len(places) < TRIES
+        others_work = bool(self._working_places or self.training)
+        return may_relocate and others_work and len(places) < MAX_TRIES
 
-    def _unwritable(self, error: StorageError | OSError) -> StudyStoppedError:
-        """A record that can be neither written nor read ends the study: what trained on would be lost."""
-        why = (
-            str(error)
-            if isinstance(error, StorageError)
-            else f"{error.filename or 'the record'}: {error.strerror or error}"
-        )
+    def _storage_failed(self, error: StorageError | OSError) -> StudyStoppedError:
+        why = str(error)
+        if not isinstance(error, StorageError):
+            why = f"{error.filename or 'the record'}: {error.strerror or error}"
         return StudyStoppedError(f"{why}; what was recorded stays, and `{self.job.resume}` trains the rest")
 
 
-def continued(stacks: Iterable[Stack], begun: Iterable[Sequence[str]]) -> list[Stack]:
-    """The same runs in stacks of which the first are those that were begun, as far as all of their runs are there."""
+def with_checkpointed_first(stacks: Iterable[Stack], checkpointed: Iterable[Sequence[str]]) -> list[Stack]:
+    """Return the same runs in other stacks: first those that have a checkpoint, if all of their runs are there.
+
+    Args:
+        stacks: Planned now, perhaps for another number of workers.
+        checkpointed: Run ids of each stack that has a checkpoint.
+    """
     stacks = list(stacks)
     runs = {run.id: run for stack in stacks for run in stack.runs}
-    first: list[Stack] = []
-    for ids in begun:
-        if ids and all(run in runs for run in ids):
-            first.append(Stack(runs=tuple(runs.pop(run) for run in ids)))
-    left = [tuple(run for run in stack.runs if run.id in runs) for stack in stacks]
-    return [*first, *(Stack(runs=rest) for rest in left if rest)]
+    first = [
+        Stack(runs=tuple(runs.pop(run) for run in ids))
+        for ids in checkpointed
+        if ids and all(run in runs for run in ids)
+    ]
+    rest = [tuple(run for run in stack.runs if run.id in runs) for stack in stacks]
+    return [*first, *(Stack(runs=own) for own in rest if own)]
 
 
-def packed(stack: Stack, reference: Reference | None) -> str:
-    """A stack as text, what its runs share written once: Tune copies it with every result."""
+def stack_to_json(stack: Stack, reference: Reference | None) -> str:
+    """Return a stack as JSON that holds the shared fields of its runs once: Tune copies it with every result."""
     runs = [to_json(run) for run in stack.runs]
     shared = {key: runs[0][key] for key in ("data", "model", "method", "recipe")}
     return canonical_json(
@@ -309,8 +319,8 @@ def packed(stack: Stack, reference: Reference | None) -> str:
     )
 
 
-def unpacked(text: str) -> tuple[str, tuple[Run, ...], Reference | None]:
-    """The name of a stack, its runs, and the reference by which they are judged."""
+def stack_from_json(text: str) -> tuple[str, tuple[Run, ...], Reference | None]:
+    """Return the name of a stack, its runs, and the reference that judges them."""
     content = json.loads(text)
     runs = tuple(run_from_json(content["shared"] | own) for own in content["runs"])
     reference = content["reference"]

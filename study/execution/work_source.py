@@ -1,8 +1,7 @@
-"""Where the stacks of a study come from, one after another: a fixed plan, or a search that looks at what was recorded.
+"""Sources of a study's stacks: a fixed plan, or a search that depends on recorded outcomes.
 
-The queue (`study.tune.runner`) asks a source for stacks, and tells it what became of each. Retries, the halves of a
-stack that ran out of memory and the wait for the control are the queue's: a source hears of a stack once it is recorded
-or given up, and never of the control.
+The queue (`study.execution.work_queue`) takes stacks from a source and reports each result. Retries, halved stacks and
+the control are the queue's: a source learns of a stack once it is recorded or given up.
 """
 
 from collections import Counter, deque
@@ -15,49 +14,47 @@ from study.execution.planner import Stack
 class Source(Protocol):
     """Hands out the stacks of a study's cells.
 
-    A stack that was halved is told of in its parts: what counts is its runs, not the stack.
+    A halved stack is reported in its parts, so a source counts runs, not stacks.
     """
 
     def next(self) -> Stack | None:
-        """A stack to be trained now; None: nothing until one that is training has ended, or nothing more at all."""
+        """Return a stack to train now; None if there is none until a stack in training ends, or at the end."""
         ...
 
     @property
     def ended(self) -> bool:
-        """Nothing more will ever come."""
+        """Whether no more stacks will come."""
         ...
 
     @property
     def left(self) -> dict[str, int]:
-        """Runs, by model, that are neither recorded nor given up, those that train among them. Of a search: a guess."""
+        """Runs by model that are neither recorded nor given up. A search estimates them."""
         ...
 
     @property
     def state(self) -> str:
-        """Where a search stands, as a few words of a line of progress; empty for a plan."""
+        """A few words for the progress line of a search; empty for a plan."""
         ...
 
     def outline(self) -> list[str]:
-        """Where a search stands, in full: a line each for whatever it searches; empty for a plan."""
+        """Return lines that describe a search and its progress; none for a plan."""
         ...
 
     def recorded(self, stack: Stack) -> None:
-        """Its runs are in the record now."""
+        """Take note that the runs of a stack are recorded."""
         ...
 
     def given_up(self, stack: Stack, reason: str) -> None:
-        """It failed for good: its runs stay missing."""
+        """Take note that a stack failed for good: its runs stay missing."""
         ...
 
 
 class Planned:
-    """A fixed plan: its stacks, in order."""
+    """The stacks of a fixed plan, in order."""
 
     def __init__(self, stacks: Iterable[Stack]) -> None:
         self._waiting = deque(stacks)
-        self._left: dict[str, int] = {}
-        for stack in self._waiting:
-            self._count(stack, len(stack.runs))
+        self._left = Counter(run.model for stack in self._waiting for run in stack.runs)
 
     def next(self) -> Stack | None:
         return self._waiting.popleft() if self._waiting else None
@@ -78,18 +75,14 @@ class Planned:
         return []
 
     def recorded(self, stack: Stack) -> None:
-        self._count(stack, -len(stack.runs))
+        self._left[stack.runs[0].model] -= len(stack.runs)
 
     def given_up(self, stack: Stack, reason: str) -> None:
-        self._count(stack, -len(stack.runs))
-
-    def _count(self, stack: Stack, runs: int) -> None:
-        model = stack.runs[0].model
-        self._left[model] = self._left.get(model, 0) + runs
+        self.recorded(stack)
 
 
-class Together:
-    """Several sources as one: the next stack comes from the first that has one."""
+class CombinedSource:
+    """Several sources as one. The next stack comes from the first source that has one."""
 
     def __init__(self, sources: Iterable[Source]) -> None:
         self._sources = tuple(sources)

@@ -1,9 +1,9 @@
-"""Studies whose runs start from weights: what they ask of them, and where the weights lie for whoever trains.
+"""Studies whose runs start from weights: checks of the weights, and their file in the study's folder.
 
     DIR/init/<content>.safetensors    the weights that every run of a study starts from (`study.trainers.weights_file`)
 
-So a study needs the file that a user named only when it begins: it is resumed, extended, replayed and trained on other
-machines from its own folder.
+The study keeps its own copy, so the user's file is needed only when it begins: resume, replay and other machines read
+the copy.
 """
 
 import contextlib
@@ -31,8 +31,14 @@ FOLDER = "init"
 
 
 def place(where: str) -> tuple[stores.Store, str]:
-    """What a file of weights lies in, and its name there. where: a path, or a URL. Raises ValueError for a URL that
-    names no file of an object store. Contacts nothing."""
+    """Return the store of a file of weights and its name there, without any access.
+
+    Args:
+        where: A path, or a URL.
+
+    Raises:
+        ValueError: The URL names no file of an object store.
+    """
     if stores.is_url(where):
         folder, _, name = where.rpartition("/")
         if not name or not stores.is_url(folder):
@@ -43,7 +49,7 @@ def place(where: str) -> tuple[stores.Store, str]:
 
 
 def opened(where: Path | str) -> Weights:
-    """The weights in a file, by its path or URL. Raises ValueError, in a line, where there are none."""
+    """Return the weights in a file, by its path or URL. Raises ValueError if it holds none."""
     store, name = place(str(where))
     try:
         return weights_file.read(_content(store, name))
@@ -57,9 +63,9 @@ def opened(where: Path | str) -> Weights:
 
 def _content(store: stores.Store, name: str) -> bytes:
     if isinstance(store, stores.LocalStore):
-        # Not more of it than a file of weights may have: it may be a device that has no end.
+        # Read at most the size of a file of weights: the file may be an endless device.
         with (store.folder / name).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size or MAX_FILE_BYTES  # of a pipe or a device, none is said
+            size = os.fstat(file.fileno()).st_size or MAX_FILE_BYTES  # 0 for a pipe or a device
             return file.read(min(size, MAX_FILE_BYTES) + 1)
     content = store.get(name, MAX_FILE_BYTES + 1)
     if content is None:
@@ -68,8 +74,17 @@ def _content(store: stores.Store, name: str) -> bytes:
 
 
 def starting_from(where: str, study: Study, cache: Path, *, accumulators: bool = False) -> tuple[Study, Weights]:
-    """The study whose runs start from the weights in a file, and from their accumulators if asked, and these. Raises
-    ValueError where they cannot."""
+    """Return the study whose runs start from the weights in a file, and the weights.
+
+    Args:
+        where: A path, or a URL.
+        study: The study that starts from random weights.
+        cache: The folder of converted data.
+        accumulators: Whether the runs start from Adagrad's accumulators in the file too.
+
+    Raises:
+        ValueError: The runs cannot start from these weights.
+    """
     start = opened(where)
     log = data.load(study.data, study.data_options, cache)
     try:
@@ -83,15 +98,18 @@ def starting_from(where: str, study: Study, cache: Path, *, accumulators: bool =
 
 
 def of(study: Study, start: Weights, *, accumulators: bool = False) -> Study:
-    """The study whose runs start from these weights, and from their accumulators if asked: another one than that which
-    starts from random ones."""
-    handed = start.accumulators if accumulators else ""
-    return replace(study, recipe=replace(study.recipe, init_from=start.content, init_accumulators=handed))
+    """Return the study whose runs start from these weights, and from their accumulators if asked."""
+    hash_of_accumulators = start.accumulators if accumulators else ""
+    recipe = replace(study.recipe, init_from=start.content, init_accumulators=hash_of_accumulators)
+    return replace(study, recipe=recipe)
 
 
 def check(about: About, study: Study, log: Log, rows: Rows, *, accumulators: bool = False) -> None:
-    """Raises ValueError where runs of the study, on this log, cannot start from weights that are such: another network,
-    features, codes or tasks, or rows that the weights have seen; or cannot take over their accumulators, if asked."""
+    """Raise ValueError if runs of the study cannot start from the described weights.
+
+    The network, features, id codes and tasks must be equal, and the weights must not have been trained on the rows. If
+    `accumulators`, each method and the embeddings must keep Adagrad's accumulators.
+    """
     if accumulators:
         _check_accumulators(about, study)
     if others := [model for model in study.models if model != about.model]:
@@ -139,12 +157,12 @@ def _check_accumulators(about: About, study: Study) -> None:
 
 
 def keeps_accumulators(method: str, options: Mapping[str, Any]) -> bool:
-    """Whether a method keeps Adagrad's accumulator of each weight: it works on that base."""
+    """Return whether a method keeps Adagrad's accumulator of each weight."""
     return "accumulator" in methods.build(method, 0.1, methods.check(method, options)).init(torch.zeros(1, 1))
 
 
 def about_of(run: Run, log: Log, rows: Rows, steps: int, start: About | None = None) -> About:
-    """What the weights are that a run leaves, on this log. start: what it started from."""
+    """Return the description of the final weights of a run; `start` describes those it started from."""
     seen: tuple[tuple[int, int], ...] | None = None
     if rows.first is not None and rows.last is not None and not (start and start.seen is None):
         before = start.seen if start and start.seen else ()
@@ -171,13 +189,13 @@ def about_of(run: Run, log: Log, rows: Rows, steps: int, start: About | None = N
 
 
 def words(about: About) -> str:
-    """`small_dcn, agc max_ratio=0.05 at lr 0.1, seed 0, trained on days 1 to 6 (run 0123456789ab)`."""
+    """Return `small_dcn, agc max_ratio=0.05 at lr 0.1, seed 0, trained on days 1 to 6 (run 0123456789ab)`."""
     run = f"{about.model}, {about.curve} at lr {about.lr:g}, seed {about.seed}"
     return f"{run}, trained on {about.days_seen()} (run {about.run_id[:12]})"
 
 
 def keep(folder: Path, start: Weights) -> None:
-    """Put weights where the runs of the study in this folder find them. Raises StorageError."""
+    """Write the study's copy of the weights. Raises StorageError."""
     store, name = stores.store_for(folder), f"{FOLDER}/{start.content}{weights_file.SUFFIX}"
     there = store.get(name)
     with contextlib.suppress(ValueError):
@@ -187,8 +205,11 @@ def keep(folder: Path, start: Weights) -> None:
 
 
 def kept(where: Path | str, recipe: Recipe) -> Weights | None:
-    """The weights that runs of this recipe start from, as the study's folder, or the store at this address, has them;
-    None where they start from random ones. Raises ValueError where they are not there."""
+    """Return the study's copy of the weights that runs of this recipe start from; None if they start from random ones.
+
+    Raises:
+        ValueError: The copy is not there, or holds other weights.
+    """
     return _kept(str(where), recipe.init_from, recipe.init_accumulators) if recipe.init_from else None
 
 

@@ -12,7 +12,7 @@ from study import redaction
 from study.config import Rule
 from study.execution import heartbeat, preflight
 from study.execution.preflight import Needs, NodeError
-from study.execution.work_queue import unpacked
+from study.execution.work_queue import stack_from_json
 from study.tune.coordinator import Coordination
 
 BROKEN_DEVICE = re.compile(
@@ -82,7 +82,7 @@ def _train(config: dict[str, Any], context: TrialContext, node: str, place: str)
     from study.execution.checkpoint import StoppedError
     from study.execution.trial import Trial, TrialOptions, execute
 
-    name, runs, reference = unpacked(config["stack"])
+    name, runs, reference = stack_from_json(config["stack"])
     trial = Trial(study=context.study, runs=runs, rule=context.rule, reference=reference)
     options = TrialOptions(
         checkpoint_seconds=context.checkpoint_seconds,
@@ -93,7 +93,7 @@ def _train(config: dict[str, Any], context: TrialContext, node: str, place: str)
     try:
         trainer = preflight.ready(context.needs)
     except NodeError as error:
-        return _unfit(error, node, place, context)
+        return _rejected(error, node, place, context)
     failed = functools.partial(dict, runs=0, place=place)
     try:
         done = execute(trial, context.needs.where, trainer, name, context.device, options)
@@ -109,7 +109,7 @@ def _train(config: dict[str, Any], context: TrialContext, node: str, place: str)
     return done | {"place": place}
 
 
-def _unfit(error: NodeError, node: str, place: str, context: TrialContext) -> dict[str, Any]:
+def _rejected(error: NodeError, node: str, place: str, context: TrialContext) -> dict[str, Any]:
     """The result of a stack whose node cannot take part. A node that joined late gives the stack back."""
     import ray
 
@@ -120,7 +120,7 @@ def _unfit(error: NodeError, node: str, place: str, context: TrialContext) -> di
     # A folder may still be on its way to being mounted, and others take the stack meanwhile.
     time.sleep(preflight.SIGN_SECONDS)
     found = next(other for other in ray.nodes() if other["NodeID"] == node)
-    return {"runs": 0, "unfit": f"{node_name(found)} {error}; it takes no part"}
+    return {"runs": 0, "rejected": f"{node_name(found)} {error}; it takes no part"}
 
 
 def _place() -> tuple[str, str]:

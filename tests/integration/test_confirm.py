@@ -16,7 +16,7 @@ from study.cli.main import main
 from study.commands.request import RunRequest, requested_study
 from study.config import CONTROL_SEEDS, Arm, EdgeSearch, QualitySearch
 from study.execution.planner import plan
-from study.execution.work_source import Planned, Together
+from study.execution.work_source import CombinedSource, Planned
 from study.record.confirmations import Confirmation, read_confirmations, write_confirmation
 from study.record.definition import Definition, RecordError, open_study, read_definition
 from study.search import confirmation
@@ -265,7 +265,7 @@ def test_sources_together_are_one_source(tmp_path: Path) -> None:
     parts = (small, dataclasses.replace(small, seeds=(7,)))
     plans = [plan(part, trainer, workers=1, stack=1) for part in parts]
     first, second = (Planned(p.stacks) for p in plans)
-    both = Together([first, second])
+    both = CombinedSource([first, second])
     assert (both.left, both.ended, both.state, both.outline()) == ({"small": 3}, False, "", [])
     taken = [both.next() for _ in range(3)]
     assert [stack.runs[0].seed for stack in taken if stack] == [0, 1, 7]

@@ -65,7 +65,7 @@ def test_a_study_with_failing_trials_has_the_table_of_an_undisturbed_one(studies
     assert not read_failures(tmp_path / "out")
     assert "failed" not in printed
     assert not heartbeat.each(tmp_path / "out")
-    assert not checkpoint.begun(tmp_path / "out")
+    assert not checkpoint.checkpointed_stacks(tmp_path / "out")
     for pid in failed(tmp_path / "faults"):
         assert not Path(f"/proc/{pid}").exists(), "a process in which a stack failed is not used again"
 
@@ -236,7 +236,10 @@ def test_a_stopped_study_keeps_checkpoints_and_resumes_from_them(
     child = studies.start(*LONG, "--out", folder, "--checkpoint-minutes", every)
     try:
         wait_until(
-            child, lambda: trains_cells(folder) and (how != signal.SIGKILL or len(checkpoint.begun(folder)) == 2)
+            child,
+            lambda: (
+                trains_cells(folder) and (how != signal.SIGKILL or len(checkpoint.checkpointed_stacks(folder)) == 2)
+            ),
         )
         processes = tree(child.pid)
         if how == signal.SIGKILL:
@@ -259,13 +262,13 @@ def test_a_stopped_study_keeps_checkpoints_and_resumes_from_them(
     finally:
         if child.poll() is None:
             kill_child(child)
-    begun = checkpoint.begun(folder)
+    begun = checkpoint.checkpointed_stacks(folder)
     assert len(begun) == 2
     assert len(recorded(folder)) == CONTROL
     # Another number of workers cuts stacks anew, and still goes on where these were.
     printed = studies("resume", folder, "--workers", "1", "--stack", "4")
     assert "2 stacks go on from where training was kept" in printed
-    assert not checkpoint.begun(folder)
+    assert not checkpoint.checkpointed_stacks(folder)
     assert {path.stem for path in runs_of(folder)} >= set(begun)
     pd.testing.assert_frame_equal(table(folder), table(undisturbed), check_exact=True)
     assert losses(folder) == losses(undisturbed)

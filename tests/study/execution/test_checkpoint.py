@@ -379,13 +379,13 @@ def test_only_what_is_said_of_a_stack_is_fetched_to_list_it(tmp_path: Path, monk
     where = f"memory://listed/{tmp_path.name}"
     stores.store_for(where).put("checkpoints/a.safetensors", kept(tmp_path, RUNS).read_bytes())
     monkeypatch.setattr(stores.ObjectStore, "get", lambda *_: pytest.fail("the whole of it was fetched"))
-    assert checkpoint.begun(where) == {"a": tuple(run.id for run in RUNS)}
+    assert checkpoint.checkpointed_stacks(where) == {"a": tuple(run.id for run in RUNS)}
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     os.mkfifo(tmp_path / "checkpoints" / f"{'a' * 32}.safetensors")
-    assert checkpoint.begun(tmp_path) == {}
+    assert checkpoint.checkpointed_stacks(tmp_path) == {}
     assert make(Checkpoint, tmp_path, RUNS).begin(lambda _: pytest.fail("loaded"), MOST) == 0
 
 
@@ -449,17 +449,17 @@ def test_where_nothing_can_be_written_training_goes_on(tmp_path: Path) -> None:
 
 
 def test_what_was_begun_is_listed_and_what_is_recorded_is_removed(tmp_path: Path) -> None:
-    assert checkpoint.begun(tmp_path) == {}
+    assert checkpoint.checkpointed_stacks(tmp_path) == {}
     path = kept(tmp_path, RUNS)
     ids = tuple(run.id for run in RUNS)
-    assert checkpoint.begun(tmp_path) == {"a" * 32: ids}
+    assert checkpoint.checkpointed_stacks(tmp_path) == {"a" * 32: ids}
     (path.parent / "broken.safetensors").write_bytes(b"x" * 8)
     (path.parent / f".{path.name}.0123").write_bytes(b"half")
-    assert checkpoint.begun(tmp_path) == {"a" * 32: ids}
+    assert checkpoint.checkpointed_stacks(tmp_path) == {"a" * 32: ids}
     checkpoint.tidy(tmp_path, {"c" * 64})
     assert sorted(p.name for p in path.parent.iterdir()) == sorted([path.name, "broken.safetensors"])
     checkpoint.tidy(tmp_path, {ids[2]})
-    assert checkpoint.begun(tmp_path) == {}
+    assert checkpoint.checkpointed_stacks(tmp_path) == {}
 
 
 def test_an_object_store_keeps_them_too() -> None:
@@ -471,7 +471,7 @@ def test_an_object_store_keeps_them_too() -> None:
     with pytest.raises(Killed):
         trainer.train(runs, LOG, checkpointer=dying)
     assert stores.store_for(where).names("checkpoints") == [f"{'a' * 32}.safetensors"]
-    assert checkpoint.begun(where) == {"a" * 32: tuple(run.id for run in runs)}
+    assert checkpoint.checkpointed_stacks(where) == {"a" * 32: tuple(run.id for run in runs)}
     finishing = make(Finishing, where, runs, note=pytest.fail)  # type: ignore[arg-type]
     assert bits(trainer.train(runs, LOG, checkpointer=finishing)) == bits(trainer.train(runs, LOG))
     assert finishing.began == 5
@@ -480,7 +480,7 @@ def test_an_object_store_keeps_them_too() -> None:
     assert make(Checkpoint, where, runs, note=notes.append).begin(lambda _: None, MOST) == 0  # type: ignore[arg-type]
     assert len(notes) == 1
     assert len(stores.store_for(where).names("set_aside")) == 1
-    assert checkpoint.begun(where) == {}
+    assert checkpoint.checkpointed_stacks(where) == {}
     checkpoint.tidy(where, set())
 
 

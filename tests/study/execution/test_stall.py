@@ -32,7 +32,7 @@ def watched(folder: Path, *stacks: Stack) -> tuple[Queue, StallWatch, Clock]:
     return queue, StallWatch(queue.queue, clock), clock
 
 
-UNFIT = {"runs": 0, "unfit": "node 10.0.0.9 does not see the folder"}
+REJECTED = {"runs": 0, "rejected": "node 10.0.0.9 does not see the folder"}
 
 
 def test_a_stalled_study_warns_each_minute_and_stops_after_half_an_hour(tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_stall_reason(tmp_path: Path) -> None:
     assert why([1.0], "no CPU") is None, "a trial still runs"
     assert why([], None) is None, "others use the cluster"
     trial, _ = queue.must_take()
-    queue.queue.ended(trial, UNFIT)
-    assert why([], None) == why([3.0], None) == UNFIT["unfit"]
+    queue.queue.ended(trial, REJECTED)
+    assert why([], None) == why([3.0], None) == REJECTED["rejected"]
     assert why([3.0, stall.GIVE_BACK_SECONDS + 1], None) is None, "another machine takes part"
     queue.done(queue.must_take()[0])
     assert why([], None) is None
@@ -75,32 +75,32 @@ def test_stall_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", [20.0, 29.0, 31.0, 55.0, 300.0])
-@pytest.mark.parametrize("unfit", [1, 16])
-def test_a_study_that_one_node_serves_is_not_stalled(tmp_path: Path, unfit: int, seconds: float) -> None:
+@pytest.mark.parametrize("rejecting", [1, 16])
+def test_a_study_that_one_node_serves_is_not_stalled(tmp_path: Path, rejecting: int, seconds: float) -> None:
     ends_at = 1000.0 + 2 * stall.STOP_SECONDS
     queue, one, clock = watched(tmp_path, *(make_stack(seed=seed, runs=1) for seed in range(300)))
     end = {queue.must_take()[0]: (1000.0, seconds)}
-    end |= {queue.must_take()[0]: (1000.0 - 9.0 * i / unfit, 10.5) for i in range(unfit)}
+    end |= {queue.must_take()[0]: (1000.0 - 9.0 * i / rejecting, 10.5) for i in range(rejecting)}
     while clock.now < ends_at:
         clock.now += 2.0
         for trial, (began, takes) in list(end.items()):
             if clock.now < began + takes:
                 continue
             del end[trial]
-            queue.done(trial) if takes == seconds else queue.queue.ended(trial, UNFIT)
+            queue.done(trial) if takes == seconds else queue.queue.ended(trial, REJECTED)
             end[queue.must_take()[0]] = clock.now, takes
         one.check([clock.now - began for began, _ in end.values() if began < clock.now])
-    assert queue.noted == [UNFIT["unfit"]]
+    assert queue.noted == [REJECTED["rejected"]]
     assert queue.queue.served > 5
 
 
 def test_a_study_that_waits_for_its_turn_is_not_stalled(tmp_path: Path) -> None:
     queue, one, clock = watched(tmp_path)
-    queue.queue.ended(queue.must_take()[0], UNFIT)
+    queue.queue.ended(queue.must_take()[0], REJECTED)
     for _ in range(int(2 * stall.STOP_SECONDS)):
         clock.now += 2.0
         one.check([])
-    queue.queue.ended(queue.must_take()[0], UNFIT)  # the node is back
+    queue.queue.ended(queue.must_take()[0], REJECTED)  # the node is back
     one.check([9.0])
     clock.now += stall.STOP_SECONDS
     with pytest.raises(StudyStoppedError, match=r"10\.0\.0\.9"):

@@ -143,9 +143,9 @@ def test_a_known_reference_needs_no_control(tmp_path: Path) -> None:
 
 def test_the_config_of_a_trial_is_the_stack_and_its_reference(tmp_path: Path) -> None:
     stack = make_stack()
-    assert work.packed(stack, REFERENCE) == Queue(tmp_path, stack, known=("small",)).queue.suggest("1")["stack"]
-    assert all(f'"lr":{run.lr}' in work.packed(stack, REFERENCE) for run in stack.runs)
-    assert '"reference":null' in work.packed(make_stack(control=True), None)
+    assert work.stack_to_json(stack, REFERENCE) == Queue(tmp_path, stack, known=("small",)).queue.suggest("1")["stack"]
+    assert all(f'"lr":{run.lr}' in work.stack_to_json(stack, REFERENCE) for run in stack.runs)
+    assert '"reference":null' in work.stack_to_json(make_stack(control=True), None)
 
 
 def test_out_of_memory_halves_a_stack_down_to_single_runs(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_a_machine_that_cannot_take_part_gives_its_stacks_back_and_is_named_once
     for _ in range(9):
         trial, stack = queue.must_take()
         assert stack == stacks[0]
-        queue.queue.ended(trial, {"runs": 0, "unfit": "node b does not see the study's folder"})
+        queue.queue.ended(trial, {"runs": 0, "rejected": "node b does not see the study's folder"})
     assert queue.noted == ["node b does not see the study's folder"]
     for stack in stacks:
         trial, taken = queue.must_take()
@@ -324,7 +324,7 @@ def test_a_machine_that_cannot_take_part_gives_its_stacks_back_and_is_named_once
 
 def test_machines_that_go_away_cost_no_tries(tmp_path: Path) -> None:
     queue = Queue(tmp_path, make_stack(), known=("small",))
-    for _ in range(work.MOST_TIMES_ELSEWHERE):
+    for _ in range(work.MAX_RELOCATIONS):
         queue.fails(queue.must_take()[0], "its machine went away", "machine")
         assert not queue.failures()
     for _ in range(3):
@@ -401,7 +401,7 @@ def test_the_limit_goes_by_what_the_stack_is_expected_to_take(tmp_path: Path) ->
     assert queue.queue.limit_seconds(small) == 3600.0
     assert queue.queue.limit_seconds(large) == work.FIRST_LIMIT_SECONDS
     queue.queue.ended(queue.must_take()[0], {"runs": 4} | COUNTS)
-    assert queue.queue.limit_seconds(large) == work.LEAST_LIMIT_SECONDS
+    assert queue.queue.limit_seconds(large) == work.MIN_LIMIT_SECONDS
     assert queue.queue.suggest("3")["limit"] == 3600.0
     queue.queue.job.trial_seconds = 42.0
     assert queue.queue.limit_seconds(small) == 42.0
@@ -411,11 +411,11 @@ def test_what_was_begun_is_trained_first_and_as_it_was(tmp_path: Path) -> None:
     """Another number of workers cuts the runs anew; their checkpoints are of the stacks that there were."""
     runs = [run for seed in range(4) for run in make_stack(seed=seed).runs]
     stacks = [Stack(runs=tuple(runs[i : i + 8])) for i in (0, 8)]
-    begun = [[run.id for run in runs[6:11]], [run.id for run in runs[10:12]], ["x" * 64], []]
-    cut = work.continued(stacks, begun)
-    assert [run.id for run in cut[0].runs] == begun[0]
+    checkpointed = [[run.id for run in runs[6:11]], [run.id for run in runs[10:12]], ["x" * 64], []]
+    cut = work.with_checkpointed_first(stacks, checkpointed)
+    assert [run.id for run in cut[0].runs] == checkpointed[0]
     assert [stack.runs for stack in cut[1:]] == [tuple(runs[:6]), tuple(runs[11:])]
-    assert work.continued(stacks, []) == stacks
+    assert work.with_checkpointed_first(stacks, []) == stacks
 
     (tmp_path / "failures").mkdir()
     controls = [make_stack(control=True, seed=s, runs=2) for s in (0, 1)]
@@ -427,7 +427,7 @@ def test_what_was_begun_is_trained_first_and_as_it_was(tmp_path: Path) -> None:
         source=work_source.Planned(stacks),
         references={},
         reference=lambda model: REFERENCE,
-        begun=[*begun, [controls[0].runs[0].id, controls[1].runs[1].id]],
+        checkpointed=[*checkpointed, [controls[0].runs[0].id, controls[1].runs[1].id]],
     )
     queue = work.Queue(job)
     first = [queue.suggest(str(i)) for i in range(3)]
@@ -438,7 +438,7 @@ def test_what_was_begun_is_trained_first_and_as_it_was(tmp_path: Path) -> None:
     for i in range(3):
         queue.ended(str(i), {"runs": 1} | COUNTS)
     queue.suggest("4")
-    assert [run.id for run in queue.training["4"].runs] == begun[0]
+    assert [run.id for run in queue.training["4"].runs] == checkpointed[0]
     queue.ended("4", {"runs": 5} | COUNTS)
     assert queue.source.left == {"small": 11}
 

@@ -587,6 +587,7 @@ def test_warm_members_of_table3_are_told_apart() -> None:
 
 MINE = """
 from study.config import *
+from study.family import *
 def member(label, days, of=None, batch=128):
     s = Study(name=label, data_options={"rows": 40000, "only_days": days}, models=("small",),
               arms=(Arm(method="none"),), lrs=(0.1,), seeds=(0,), recipe=Recipe(batch=batch))
@@ -810,6 +811,7 @@ def test_a_member_that_was_begun_goes_on_from_the_weights_of_its_record(
 
 CHAIN = """
 from study.config import *
+from study.family import *
 def member(label, days, of=None):
     s = Study(name=label, data_options={"rows": 40000, "only_days": days}, models=("small",),
               arms=(Arm(method="none"),), lrs=(0.1,), seeds=(0,), recipe=Recipe(batch=128))
