@@ -35,8 +35,8 @@ from study.record.failures import read_failures
 from study.search.cells import Cell, Scored, leaders, scored_cell, spread
 from study.search.optuna_tpe import JOURNAL, Journal, propose
 from study.search.validation import SPREAD_ROUNDS, check, rounds_of, runs_at_most, seeds_of_round
+from study.streams import stream
 from study.trainers.protocol import Trainer
-from study.training.rng import stream
 
 
 @dataclass(kw_only=True)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from study.streams import stream
 from study.training.packed_copy import words
-from study.training.rng import stream
 
 IDS_AT_A_TIME = 2**13
 """Ids whose rows are checked together at the end, so that memory does not grow with the table."""

@@ -16,11 +16,11 @@ import models
 from study import model_options
 from study.config import Recipe
 from study.data._dataset import Log, Task
+from study.streams import stream
 from study.training.activation_clamp import ActivationClamp
 from study.training.inputs import Inputs
 from study.training.losses import mean_losses
 from study.training.matmul import BatchedLinear, onednn_is_exact
-from study.training.rng import stream
 from study.training.weights import Weights
 
 

@@ -1,19 +1,10 @@
-"""Named random streams of a run's seed, and the order in which a seed reads the log.
+"""The order in which a seed reads the log: the same batches for every method, learning rate and threshold."""
 
-A stream is named by its purpose, so that a new draw changes no other. A seed means the same weights and the same
-batches for every method, learning rate and threshold.
-"""
-
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
 
-
-def stream(seed: int, *name: str) -> int:
-    """Return a 63-bit seed for the stream of that name."""
-    digest = hashlib.sha256("/".join([str(seed), *name]).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+from study.streams import stream
 
 
 def batches(seed: int, *, rows: int, batch: int, window: int, steps: int) -> Iterator[np.ndarray]:

@@ -38,6 +38,7 @@ MAY_NOT_IMPORT = {
     "analysis.text": {"matplotlib", "seaborn"},
     "study.execution": {"torch", "study.training", "study.trainers.ranker", "study.trainers.loop", "study.data"},
     "study.record": {"analysis", "search_spaces", "models"},
+    "study.search": {"torch", "study.training", "study.trainers.ranker", "study.trainers.loop"},
     "study.training": {"analysis", "search_spaces", "study.record", "study.execution"},
 }
 

@@ -14,8 +14,9 @@ from study.config import Recipe, Rule, Run
 from study.data._dataset import Log, Task
 from study.outcomes.judge import judge
 from study.outcomes.reference import Reference
+from study.streams import stream
 from study.training.networks import build_network, spec_of
-from study.training.rng import batches, stream
+from study.training.rng import batches
 from study.training.stack import steps_of
 from study.training.trainer import Trained
 

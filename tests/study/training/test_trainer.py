@@ -19,12 +19,13 @@ from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule
 from study.data._dataset import Task
 from study.outcomes.judge import judge
 from study.outcomes.reference import control_reference
+from study.streams import stream
 from study.training import fused_mlp, stack
 from study.training.embeddings import EmbeddingTables, touched, touched_by_groups
 from study.training.evaluation import auc
 from study.training.inputs import WholeInputs
 from study.training.networks import spec_of, stackable
-from study.training.rng import batches, stream
+from study.training.rng import batches
 from study.training.stack import StackTraining, StepView, steps_of
 from study.training.stack_method import StackMethod
 from study.training.trainer import train
