@@ -2,21 +2,75 @@
 
 The file's name is the key: `load("models", "small", ...)` imports `models/small.py`. A dotted name (`my_pkg.my_model`)
 is a module of the user's own. A leading underscore means not a plugin. There is no list to keep.
+
+A user's folder comes last on `sys.path`, so no file there hides a module of ours, of a library or of Python. If the
+folder has its own `models/`, `models.mine` is found there, since `__path__` of our package names both folders.
 """
 
 import ast
+import contextlib
 import importlib
 import importlib.util
+import os
 import pkgutil
+import sys
+from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-only_ours = False
-"""True in a command that only reads: whoever wrote the record has no say in what is imported."""
+PACKAGES = ("study", "models", "search_spaces", "analysis")
+"""Our top-level packages. A user's folder may have folders of the same names."""
 
+ROOT = Path(__file__).parents[1]
+"""Folder of our packages: `site-packages`, or a checkout."""
+
+only_ours = False
+"""True in a command that only reads: the author of a record must not choose what is imported."""
+
+user_folder: str | None = None
+"""Folder of the user's own modules; None is none."""
 
 NOT_PLUGINS = {f"study.trainers.{name}" for name in ("protocol", "warm_start", "weights_file")}
 """Modules beside the plugins of a package that other packages import, so that their names have no underscore."""
+
+
+def drop_folder(folder: str) -> None:
+    """Remove a folder from `sys.path`, where `python -m study` puts the current one first."""
+    if Path(folder) != ROOT:
+        sys.path[:] = [entry for entry in sys.path if entry not in ("", folder)]
+
+
+def add_folder(folder: str | None) -> None:
+    """Import a user's modules from a folder, after all others. None adds none."""
+    global user_folder
+    user_folder = folder
+    if folder is None or Path(folder) == ROOT:
+        return
+    drop_folder(folder)
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))  # an editable install is searched after all of sys.path
+    sys.path.append(folder)
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        ours = list(spec.submodule_search_locations or ())
+        if (both := pkgutil.extend_path(ours, name)) != ours:
+            importlib.import_module(name).__path__ = both  # the spec keeps ours alone
+
+
+@contextlib.contextmanager
+def safe_path_in_children() -> Iterator[None]:
+    """Keep the current folder off the path of Python processes that start inside the block, as `python -P` does."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def names(package: str) -> list[str]:
@@ -60,28 +114,46 @@ def _options_of_build(module: ast.Module) -> str:
 
 
 def load(package: str, name: str, noun: str, wanted: str) -> Any:
-    """The module of a plugin, which has an attribute `wanted`.
+    """Return the module of a plugin.
 
-    noun: what a plugin of the package is, for the user's ears. Raises ValueError, which lists the right names, where
-    there is none of that name, and where the module has nothing called `wanted`.
+    Args:
+        package: package of the built-in plugins.
+        name: a plugin of the package, a dotted module, or a file in the user's own folder of the package's name.
+        noun: what a plugin of the package is, for messages.
+        wanted: attribute that the module must have.
+
+    Raises:
+        ValueError: there is no such plugin (the message lists the names), two modules have the name, or the module has
+            no attribute `wanted`.
     """
     known = names(package)
     unknown = f"unknown {noun} {name!r}; there are {', '.join(known)}, or a dotted module name such as my_pkg.mine"
-    if name not in known and "." not in name:
-        raise ValueError(unknown)
-    path = f"{package}.{name}" if name in known else name
-    if only_ours and name not in known:
-        raise ValueError(
-            f"the {noun} {name!r} is a module of somebody's own, which a command that only reads imports not"
-        )
+    path = name if "." in name else f"{package}.{name}"
+    if name not in known:
+        if "." not in name and (only_ours or name.startswith("_") or path in NOT_PLUGINS):
+            raise ValueError(unknown)
+        if only_ours:
+            raise ValueError(f"the {noun} {name!r} is not built in; commands that only read import no other modules")
     try:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
             raise ValueError(unknown) from error
-        raise ValueError(f"the {noun} {name!r} needs the module {error.name!r}, which is not there") from error
+        raise ValueError(f"the {noun} {name!r} needs the module {error.name!r}, which is not installed") from error
     except (TypeError, ValueError) as error:  # "..x" and the like
         raise ValueError(unknown) from error
+    if "." in name:
+        _refuse_same_name(path)
     if not hasattr(module, wanted):
         raise ValueError(f"{path} defines no `{wanted}`, so it is no {noun}")
     return module
+
+
+def _refuse_same_name(path: str) -> None:
+    """Raise ValueError if both our package and the user's own folder of its name have the module."""
+    package, _, name = path.rpartition(".")
+    if package in PACKAGES:
+        specs = [PathFinder.find_spec(path, [folder]) for folder in sys.modules[package].__path__]
+        origins = [spec.origin for spec in specs if spec is not None and spec.origin]
+        if len(origins) > 1:
+            raise ValueError(f"{path} is both {origins[0]} and {origins[1]}; rename your own, or use the name {name}")

@@ -73,8 +73,8 @@ def _allowed_imports(options: argparse.Namespace) -> Iterator[None]:
 
     plugins.only_ours = options.command in READING
     try:
-        if not plugins.only_ours:
-            _add_current_folder()
+        plugins.drop_folder(os.getcwd())
+        plugins.add_folder(None if plugins.only_ours else os.getcwd())
         for folder in (getattr(options, "dir", None), getattr(options, "out", None)):
             if folder and "://" not in str(folder):
                 untrusted_input.refuse_links(Path(folder).expanduser())
@@ -90,16 +90,6 @@ def _refuse_password(uri: str | None) -> None:
             f"--tracking-uri {redaction.redacted(uri)} holds a password, which other users can read "
             "on the command line; set MLFLOW_TRACKING_URI instead"
         )
-
-
-def _add_current_folder() -> None:
-    """Find modules in the current folder, in trials too: a user names them by dotted names."""
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if here not in paths:
-        os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, paths)])
 
 
 def _say(text: str) -> None:

@@ -145,7 +145,7 @@ def current_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def run_words(options: argparse.Namespace) -> list[str]:
     """Return the `study run` command of a submitted job: all options but the cluster's address."""
-    words = ["python", "-m", "study", "run", options.space]
+    words = ["python", "-P", "-m", "study", "run", options.space]
     for name in OPTIONS:
         value = getattr(options, name)
         if name == "address" or value is None:

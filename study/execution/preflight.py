@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from study import plugins
 from study.config import Study
 from study.storage import stores
 from study.storage.stores import StorageError, cache_folder
@@ -41,6 +42,7 @@ class Needs:
         study: the study, whose trainer each machine opens.
         content: the content hash that the trainer must have.
         hints: `Trainer.hints` of the driver.
+        user_folder: the folder of the user's own modules.
     """
 
     where: str
@@ -48,6 +50,7 @@ class Needs:
     study: Study
     content: str
     hints: dict[str, Any]
+    user_folder: str | None = None
 
 
 @contextlib.contextmanager
@@ -61,7 +64,14 @@ def needs(folder: Path, study: Study, trainer: Trainer) -> Iterator[Needs]:
     sign = f"{SIGNS}/{uuid.uuid4().hex}"
     stores.store_for(folder).put(sign, b"the driver\n")
     try:
-        yield Needs(where=stores.address(folder), sign=sign, study=study, content=trainer.content, hints=hints)
+        yield Needs(
+            where=stores.address(folder),
+            sign=sign,
+            study=study,
+            content=trainer.content,
+            hints=hints,
+            user_folder=plugins.user_folder,
+        )
     finally:
         remove_signs(folder)
 
@@ -109,6 +119,7 @@ def appears(needs: Needs, sign: str) -> bool:
 
 def trainer_here(needs: Needs) -> Trainer:
     """Return the study's trainer on this machine. Raises NodeError where it cannot be opened, or has other data."""
+    plugins.add_folder(needs.user_folder)
     try:
         trainer = open_trainer(needs.study, cache_folder(), needs.hints)
         content = trainer.content

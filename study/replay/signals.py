@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+from study import plugins
 from study.config import Run
 from study.execution.planner import Stack
 from study.record.definition import read_definition
@@ -139,5 +140,9 @@ def _parallel_map(workers: int) -> Iterator[Callable[..., Any]]:
     if workers == 1:
         yield map
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        plugins.safe_path_in_children(),
+        ProcessPoolExecutor(workers, spawn, initializer=plugins.add_folder, initargs=(plugins.user_folder,)) as pool,
+    ):
         yield pool.map

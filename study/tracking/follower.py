@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from study import plugins
 from study.tracking.client import TrackingError, quiet_mlflow
 from study.tracking.mirror import MirrorResult, mirror
 
@@ -39,7 +40,7 @@ class Follower:
         spawn = multiprocessing.get_context("spawn")
         self._connection, theirs = spawn.Pipe()
         self.process = spawn.Process(target=_mirror_on_request, args=(folder.resolve(), uri, theirs), daemon=True)
-        with _ctrl_c_blocked():
+        with _ctrl_c_blocked(), plugins.safe_path_in_children():
             self.process.start()
         theirs.close()
 

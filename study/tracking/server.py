@@ -67,7 +67,7 @@ def server(folder: Path, *, port: int | None = None, uri: str | None = None) -> 
             child = subprocess.Popen(
                 _command(folder, port),
                 env=_environment(uri or default_uri(folder)),
-                cwd=folder,
+                cwd="/",  # uvicorn puts its current folder first on sys.path
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -93,7 +93,7 @@ def _environment(uri: str) -> dict[str, str]:
     Job runners are off, since they take 2 GB of memory. MLflow's guard against foreign web pages stays on.
     """
     inherited = {k: v for k, v in os.environ.items() if k != "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"}
-    settings = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    settings = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONSAFEPATH": "1"}
     return inherited | settings | telemetry.disabled()
 
 

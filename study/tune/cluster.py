@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from study import redaction
+from study import plugins, redaction
 from study.tune import environment, liveness, local_cluster
 from study.tune.environment import LOCAL
 
@@ -114,7 +114,11 @@ def _init(address: str, workers: int | None, resume_hint: object) -> None:
     options = local_cluster.init_options(workers) if address == LOCAL else {}
     for last in (False, True) if address == LOCAL else (True,):
         try:
-            with liveness.exit_after(START_SECONDS, "Ray", resume_hint), _same_signal_handlers():
+            with (
+                liveness.exit_after(START_SECONDS, "Ray", resume_hint),
+                _same_signal_handlers(),
+                contextlib.chdir(plugins.ROOT),  # Ray puts the current folder first on the path of its workers
+            ):
                 ray.init(
                     address=address,
                     log_to_driver=False,

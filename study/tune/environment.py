@@ -43,6 +43,7 @@ LOCAL_SECURITY = {
 """A local Ray always has these, whatever the user has set for a cluster."""
 
 TOKEN = "RAY_AUTH_TOKEN"
+TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 _token = secrets.token_hex(32)
 
 
@@ -57,6 +58,8 @@ def prepare(address: str) -> None:
         defaults |= WORKERS
         os.environ.update(LOCAL_SECURITY | {TOKEN: _token})
     elif has_token():
+        if os.path.isfile(path := os.environ.get(TOKEN_PATH, "")):
+            os.environ[TOKEN_PATH] = os.path.abspath(path)  # Ray connects from another folder
         # Ray's job client does not look for a token unless the mode is set.
         defaults |= {"RAY_AUTH_MODE": "token"}
     for name, value in defaults.items():
@@ -65,5 +68,5 @@ def prepare(address: str) -> None:
 
 def has_token() -> bool:
     """True if the user has a token for a Ray cluster."""
-    named = {TOKEN, "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    named = {TOKEN, TOKEN_PATH} & os.environ.keys()
     return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()

@@ -4,15 +4,15 @@ import asyncio
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from study import redaction
+from study import plugins, redaction
 from study.tune import environment
 from study.tune.cluster import TOKEN_HINT, ClusterError
 
-PACKAGES = ("study", "models", "search_spaces", "analysis")
 STOP_SETTINGS = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
 """Give a stopped job time to checkpoint."""
 
@@ -50,15 +50,23 @@ def submit(address: str, words: list[str], *, working_dir: Path | None, wait: bo
 
 
 def _runtime_env(working_dir: Path | None, commit: str | None) -> dict[str, Any]:
-    root = Path(__file__).parents[2]
     runtime_env: dict[str, Any] = {
-        "py_modules": [str(root / name) for name in PACKAGES],
+        "py_modules": [str(plugins.ROOT / name) for name in plugins.PACKAGES],
         "excludes": ["**/__pycache__"],
         "env_vars": STOP_SETTINGS | ({"STUDY_COMMIT": commit} if commit else {}),
     }
     if working_dir:
+        _warn_of_hidden_modules(working_dir)
         runtime_env["working_dir"] = str(working_dir.resolve())
     return runtime_env
+
+
+def _warn_of_hidden_modules(working_dir: Path) -> None:
+    """Warn of files that hide a module of Python, since Ray puts the folder first on the path of a job."""
+    for path in sorted([*working_dir.glob("*.py"), *working_dir.glob("*/__init__.py")]):
+        found = path.parent if path.name == "__init__.py" else path
+        if found.stem in sys.stdlib_module_names:
+            warnings.warn(f"{found} hides Python's own module {found.stem!r} in the job; rename it", stacklevel=2)
 
 
 def _follow(client: Any, job: str) -> int:

@@ -405,8 +405,8 @@ def test_a_submitted_job_has_the_requested_options() -> None:
     words = "submit quick --address http://x:1 --data table --data-dir /d --out /o --seeds 0-3 --workers 4 --set lr=0.1"
     words += " --level 0.05 --precision 1.5 --budget 64 --gpu-fraction 1/3"
     line = run_words(build_parser(VERBS).parse_args([*words.split(), "--set", "methods=none, clippy", "--no-wait"]))
-    assert line[:5] == ["python", "-m", "study", "run", "quick"]
-    again = vars(build_parser(VERBS).parse_args(line[3:]))
+    assert line[:6] == ["python", "-P", "-m", "study", "run", "quick"]
+    again = vars(build_parser(VERBS).parse_args(line[4:]))
     asked = vars(build_parser(VERBS).parse_args(words.split()))
     assert (again["level"], again["precision"], again["budget"]) == (0.05, 1.5, 64)
     for name in ("space", "data", "data_dir", "out", "seeds", "workers", "stack", "tracking_uri", "gpu_fraction"):

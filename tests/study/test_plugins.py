@@ -1,0 +1,102 @@
+"""A user's own folder: its modules are found, and hide none of ours, of a library or of Python."""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from study import plugins
+from study.tune import submit
+
+MODEL = "def build(spec):\n    return 'mine'\n"
+
+Write = Callable[[str, str], None]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Write a file of the user's folder. What a test imports from there is forgotten after it."""
+
+    def write(name: str, text: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(plugins, "user_folder", None)
+    for package in plugins.PACKAGES:
+        module = importlib.import_module(package)
+        monkeypatch.setattr(module, "__path__", list(module.__path__))
+    before = set(sys.modules)
+    yield write
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("first", [True, False])  # `python -m study` puts the current folder first
+def test_user_folder_comes_last_on_the_path(write: Write, tmp_path: Path, first: bool) -> None:
+    if first:
+        sys.path.insert(0, str(tmp_path))
+    plugins.add_folder(str(tmp_path))
+    assert sys.path[-1] == str(tmp_path)
+    assert sys.path.count(str(tmp_path)) == 1
+    assert sys.path.index(str(plugins.ROOT)) < len(sys.path) - 1
+
+
+def test_reading_command_imports_nothing_from_the_current_folder(write: Write, tmp_path: Path) -> None:
+    sys.path.insert(0, str(tmp_path))
+    plugins.drop_folder(str(tmp_path))
+    plugins.add_folder(None)
+    assert str(tmp_path) not in sys.path
+
+
+def test_modules_of_user_packages_that_have_our_names_are_found(write: Write, tmp_path: Path) -> None:
+    write("analysis/__init__.py", "raise RuntimeError")
+    write("analysis/ours.py", "WIDTH = 8\n")
+    write("models/mine.py", "from analysis.ours import WIDTH\nfrom models import small\n" + MODEL)
+    write("models/__init__.py", "raise RuntimeError")
+    write("search_spaces/mine.py", "study = 1\n")
+    ours = plugins.names("models")
+    plugins.add_folder(str(tmp_path))
+    dotted = plugins.load("models", "models.mine", "model", "build")
+    assert dotted.build(None) == "mine"
+    assert plugins.load("models", "mine", "model", "build") is dotted
+    assert plugins.load("search_spaces", "mine", "study", "study").study == 1
+    assert plugins.names("models") == ours
+    assert Path(plugins.load("models", "small", "model", "build").__file__).is_relative_to(plugins.ROOT)
+
+
+def test_dotted_name_of_two_files_is_refused(write: Write, tmp_path: Path) -> None:
+    write("models/small.py", MODEL)
+    plugins.add_folder(str(tmp_path))
+    with pytest.raises(ValueError, match=r"models\.small is both .* rename"):
+        plugins.load("models", "models.small", "model", "build")
+    assert Path(plugins.load("models", "small", "model", "build").__file__).is_relative_to(plugins.ROOT)
+
+
+@pytest.mark.parametrize("name", ["nope", "_ranker", "models.nope", "", "..x", "a\0b"])
+def test_unknown_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="unknown model"):
+        plugins.load("models", name, "model", "build")
+
+
+@pytest.mark.parametrize("name", ["mine", "models.mine"])
+def test_reading_command_refuses_user_modules(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write("models/mine.py", MODEL)
+    plugins.add_folder(str(tmp_path))
+    monkeypatch.setattr(plugins, "only_ours", True)
+    with pytest.raises(ValueError, match="mine"):
+        plugins.load("models", name, "model", "build")
+
+
+def test_submit_warns_of_files_that_hide_modules_of_python(write: Write, tmp_path: Path) -> None:
+    write("mine.py", "")
+    write("queue.py", "")
+    write("code/readme.txt", "")  # no package
+    with pytest.warns(UserWarning, match="hides Python's own module") as warned:
+        assert submit._runtime_env(tmp_path, None)["working_dir"] == str(tmp_path)
+    assert [str(warning.message).partition(" ")[0] for warning in warned] == [str(tmp_path / "queue.py")]
