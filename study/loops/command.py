@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import shlex
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from study import plugins
 from study.loops import supervisor
 from study.loops.definition import RUN_FIELDS, placeholders
 from study.loops.run import LoopRun
@@ -94,6 +96,7 @@ def train(command: str, losses: str, metrics: str | None, run: LoopRun, watch: W
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env=_environment(),
         )
         assert process.stdin is not None
         try:
@@ -115,6 +118,12 @@ def train(command: str, losses: str, metrics: str | None, run: LoopRun, watch: W
     if watch.step < 0:
         raise ValueError(f"the command wrote no losses to {fill(losses, run)}")
     return _metrics(Path(fill(metrics, run))) if metrics else {}
+
+
+def _environment() -> dict[str, str]:
+    """Return the command's environment. A command such as `python -m my_train` finds modules in the user's folder."""
+    paths = (plugins.user_folder, os.environ.get("PYTHONPATH"))
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _metrics(path: Path) -> dict[str, Any]:

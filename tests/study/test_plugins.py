@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from study import plugins
+from study.loops import command
 from study.tune import submit
 
 MODEL = "def build(spec):\n    return 'mine'\n"
@@ -100,3 +101,11 @@ def test_submit_warns_of_files_that_hide_modules_of_python(write: Write, tmp_pat
     with pytest.warns(UserWarning, match="hides Python's own module") as warned:
         assert submit._runtime_env(tmp_path, None)["working_dir"] == str(tmp_path)
     assert [str(warning.message).partition(" ")[0] for warning in warned] == [str(tmp_path / "queue.py")]
+
+
+def test_command_of_a_loop_finds_modules_in_the_user_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    plugins.add_folder(str(tmp_path))
+    assert command._environment()["PYTHONPATH"] == str(tmp_path)
