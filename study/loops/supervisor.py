@@ -28,7 +28,8 @@ def main(command: list[str]) -> int:
 
 
 def _end_with_the_pipe(child: "subprocess.Popen[bytes]") -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):
+        pass
     _kill(child.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(GRACE_SECONDS)

@@ -68,7 +68,7 @@ class Watch:
             raise RunEnded
         self._count(step)
         losses = [loss] if len(self.tasks) == 1 and not isinstance(loss, Mapping) else self._by_task(loss, "a loss")
-        baselines = self._unknown if targets is None and self.targets is not True else self._baselines(targets)
+        baselines = self._baselines(targets)
         if any(_is_elsewhere(value) for value in losses):
             self._keep(losses, baselines)
         else:
@@ -117,11 +117,13 @@ class Watch:
             raise ValueError(f"watch needs {what} for each of the tasks {', '.join(self.tasks)}; got {found}")
         return [values[task] for task in self.tasks]
 
-    def _baselines(self, targets: Any) -> list[Any]:
-        if self.targets is None:
-            self.targets = targets is not None
+    def _baselines(self, targets: Any) -> Sequence[Any]:
         if self.targets is not (targets is not None):
-            raise ValueError("watch needs targets at every step, or at none")
+            if self.targets is not None:
+                raise ValueError("watch needs targets at every step, or at none")
+            self.targets = targets is not None
+        if targets is None:
+            return self._unknown
         if len(self.tasks) == 1 and not isinstance(targets, Mapping):
             return [constant_loss(targets)]
         return [constant_loss(of_task) for of_task in self._by_task(targets, "targets")]
