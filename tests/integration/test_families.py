@@ -106,7 +106,7 @@ def test_members_are_held_against_members() -> None:
 def test_a_plan_says_what_each_member_would_train(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
     (tmp_path / "mine.py").write_text(
-        "from study.config import *\n"
+        "from study import *\n"
         "s = Study(name='a', data_options={'rows': 3000}, models=('small',), arms=(Arm(method='none'),), lrs=(0.1,))\n"
         "study = Family(name='pair', members=(Member(label='a', words='as is', study=s), Member(label='b',"
         " words='one task', study=Study(name='b', data_options={'rows': 3000, 'only_tasks': 'click'},"

@@ -2,7 +2,6 @@
 
 import json
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -264,17 +263,6 @@ def test_a_failure_is_read_until_its_run_is_recorded(tmp_path: Path) -> None:
     assert read_failures(tmp_path) == {"a": "out of memory", "b": "out of memory"}
     write_trial(tmp_path, "u", [make_row("a")], make_losses({"a": 0}))
     assert read_failures(tmp_path) == {"b": "out of memory"}
-
-
-def test_a_damaged_failure_is_set_aside(tmp_path: Path) -> None:
-    open_study(tmp_path, make_definition())
-    (tmp_path / "failures").mkdir()
-    (tmp_path / "failures" / "t.json").write_text('{"run_ids": ["a"')
-    with pytest.warns(RuntimeWarning, match="set aside"):
-        assert read_failures(tmp_path) == {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert read_failures(tmp_path) == {}
 
 
 def test_an_unknown_column_is_an_assertion_error(tmp_path: Path) -> None:

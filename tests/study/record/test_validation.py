@@ -317,6 +317,7 @@ def test_a_bad_failure_is_set_aside(folder: Path, wrong: str) -> None:
     (folder / "failures" / "x.json").write_bytes(FAILURES[wrong])
     with pytest.warns(RuntimeWarning, match=r"failures/x.json cannot be read"):
         assert read_failures(folder) == {}
+    assert read_failures(folder) == {}, "no second warning"
 
 
 CONFIRMATION = {

@@ -15,7 +15,7 @@ from stacks import LOG, RECIPE, Plain, bits_of, make_log, make_run, plain_loop, 
 
 from search_spaces import table3
 from study.cli.main import main
-from study.commands import family
+from study.commands import family_weights
 from study.commands import run as driver
 from study.commands.request import RunRequest
 from study.config import Arm, Recipe, Run, Study
@@ -542,10 +542,10 @@ def test_a_seed_that_is_not_recorded_is_trained_for_its_weights(
     yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     definition, before = read_definition(yesterday), tables.recorded_ids(yesterday)
-    monkeypatch.setattr(family, "_source", lambda *_: (definition.study, yesterday))
+    monkeypatch.setattr(family_weights, "_source", lambda *_: (definition.study, yesterday))
     found = {}
     for seed, said in ((1, "bit for bit"), (7, "seed 7: completed; not in the record")):
-        made = family._weights(tmp_path, "warm", WeightsOf(member="yesterday", lr=0.1, seed=seed), [])
+        made = family_weights.weights_of_run(tmp_path, "warm", WeightsOf(member="yesterday", lr=0.1, seed=seed), [])
         assert said in capsys.readouterr().out
         found[made.content] = made
         assert (made.about.seed, made.about.lr, made.about.seen) == (seed, 0.1, ((1, 4),))
@@ -553,14 +553,14 @@ def test_a_seed_that_is_not_recorded_is_trained_for_its_weights(
     assert len(found) == 2
     assert tables.recorded_ids(yesterday) == before
     of = WeightsOf(member="yesterday", lr=0.1, seed=7, accumulators=True)
-    family._weights(tmp_path, "warm", of, [])
+    family_weights.weights_of_run(tmp_path, "warm", of, [])
     assert capsys.readouterr().out == ""
     # A file from before accumulators were kept is made anew for whoever asks for them.
     bare = {name: array for name, array in made.arrays.items() if "accumulator" not in name}
     (tmp_path / "warm.weights.safetensors").write_bytes(weights_file.to_bytes(weights.validate(made.about, bare)))
-    family._weights(tmp_path, "warm", dataclasses.replace(of, accumulators=False), [])
+    family_weights.weights_of_run(tmp_path, "warm", dataclasses.replace(of, accumulators=False), [])
     assert capsys.readouterr().out == ""
-    assert family._weights(tmp_path, "warm", of, []).accumulators == made.accumulators
+    assert family_weights.weights_of_run(tmp_path, "warm", of, []).accumulators == made.accumulators
 
 
 @pytest.mark.parametrize("label", ["warm_start", "warm_start_accumulators"])
@@ -586,8 +586,7 @@ def test_warm_members_of_table3_are_told_apart() -> None:
 
 
 MINE = """
-from study.config import *
-from study.family import *
+from study import *
 def member(label, days, of=None, batch=128):
     s = Study(name=label, data_options={"rows": 40000, "only_days": days}, models=("small",),
               arms=(Arm(method="none"),), lrs=(0.1,), seeds=(0,), recipe=Recipe(batch=batch))
@@ -623,7 +622,7 @@ def test_a_plan_says_where_weights_will_come_from_and_what_cannot_be(week, tmp_p
         assert "warm cannot start from the weights of yesterday: they have seen days 1 to 4" in refused(
             capsys, command, week(f"warm_bad_{command}", warm="3-8"), "--out", tmp_path / "out"
         )
-    assert "--init-from is of one study; week says itself" in refused(
+    assert "--init-from is for one study; the members of week" in refused(
         capsys, "plan", "warm_good.space", "--init-from", "x"
     )
     assert not (tmp_path / "out").exists()
@@ -644,7 +643,7 @@ def test_a_family_trains_yesterday_first_and_goes_on(week, tmp_path: Path, cache
     said = capsys.readouterr().out
     assert said.count("control   24 runs, of which 0 are to be trained first") == 3
     assert said.count("0 runs to train") == 3
-    assert f"weights   lie in {out / 'warm'}/init" in said
+    assert f"weights   in {out / 'warm'}/init" in said
     at = (out / "warm.weights.safetensors").stat().st_mtime_ns
     # Again, with more seeds: the same weights, and no run twice; then from the folder alone.
     before = len(tables.read_runs(out / "warm"))
@@ -662,20 +661,20 @@ def test_weights_of_a_family_are_made_again_where_they_do_not_read(
     yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     members = [(member("yesterday", "1-5"), read_definition(yesterday).study, None)]
-    monkeypatch.setattr(family, "_source", lambda *_: (members[0][1], yesterday))
+    monkeypatch.setattr(family_weights, "_source", lambda *_: (members[0][1], yesterday))
     of = WeightsOf(member="yesterday", lr=0.1)
-    made = family._weights(tmp_path, "warm", of, [])
+    made = family_weights.weights_of_run(tmp_path, "warm", of, [])
     path = tmp_path / "warm.weights.safetensors"
     whole = path.read_bytes()
     assert made.content == warm_start.opened(path).content
     assert "bit for bit" in capsys.readouterr().out
-    family._weights(tmp_path, "warm", of, [])
+    family_weights.weights_of_run(tmp_path, "warm", of, [])
     assert capsys.readouterr().out == ""
     path.write_bytes(whole[:-200])
-    family._weights(tmp_path, "warm", of, [])
+    family_weights.weights_of_run(tmp_path, "warm", of, [])
     assert path.read_bytes() == whole
     with pytest.raises(ValueError, match="warm cannot start from a run of yesterday that diverged"):
-        family._weights(tmp_path, "warm", WeightsOf(member="yesterday", lr=1.7), [])
+        family_weights.weights_of_run(tmp_path, "warm", WeightsOf(member="yesterday", lr=1.7), [])
     assert path.read_bytes() == whole
 
 
@@ -688,14 +687,14 @@ def test_a_run_that_diverges_as_it_is_trained_again_is_not_handed_on(
         trained = train(runs, log, **given)
         return dataclasses.replace(trained, loss=np.maximum(trained.loss, 2 * trained.constant))
 
-    monkeypatch.setattr(family, "_source", lambda *_: (read_definition(yesterday).study, yesterday))
+    monkeypatch.setattr(family_weights, "_source", lambda *_: (read_definition(yesterday).study, yesterday))
     monkeypatch.setattr(export_weights, "train", dead)
     for lr, was in (
         (0.1, "seed 0: completed in the record, diverged now"),
         (None, "of the control in the record, diverged now"),
     ):
         with pytest.raises(ValueError, match=f"cannot start from a run of yesterday that diverged .*{was}; the losses"):
-            family._weights(tmp_path, "warm", WeightsOf(member="yesterday", lr=lr), [])
+            family_weights.weights_of_run(tmp_path, "warm", WeightsOf(member="yesterday", lr=lr), [])
     assert not list(tmp_path.iterdir())
 
 
@@ -787,8 +786,8 @@ def test_a_member_that_was_begun_goes_on_from_the_weights_of_its_record(
     start = warm_start.opened(handed)
     one, study = warm_member(WeightsOf(member="yesterday", lr=0.1))
     own = RunRequest(space="x", out=str(where))
-    monkeypatch.setattr(family, "_source", lambda *_: (read_definition(yesterday).study, yesterday))
-    begun = family._begun(one, study, own)
+    monkeypatch.setattr(family_weights, "_source", lambda *_: (read_definition(yesterday).study, yesterday))
+    begun = family_weights.begun_study(one, study, own)
     assert begun
     assert begun.recipe.init_from == start.content
     changed = {name: array + np.float32(1e-7) * (name == "table/0") for name, array in start.arrays.items()}
@@ -796,22 +795,21 @@ def test_a_member_that_was_begun_goes_on_from_the_weights_of_its_record(
         weights=weights.validate(start.about, changed), outcome="completed", text="made anew"
     )
     monkeypatch.setattr(export_weights, "export_weights", lambda *_: other)
-    found, kept = family._started(tmp_path, one, study, own, [])
+    found, kept = family_weights.started_study(tmp_path, one, study, own, [])
     assert (found, kept.content) == (begun, start.content)
     assert not (tmp_path / "warm.weights.safetensors").exists()
     with pytest.raises(RecordError, match=r"start from small, none at lr 0.1, .* and warm asks for those of lr 0.2"):
-        family._started(tmp_path, warm_member(WeightsOf(member="yesterday", lr=0.2))[0], study, own, [])
+        family_weights.started_study(tmp_path, warm_member(WeightsOf(member="yesterday", lr=0.2))[0], study, own, [])
     shutil.rmtree(where / "init")
     warm_start._kept.cache_clear()
     with pytest.raises(RecordError, match="are lost, and those that yesterday leaves now have other bits"):
-        family._started(tmp_path, one, study, own, [])
+        family_weights.started_study(tmp_path, one, study, own, [])
     shutil.copy(handed, tmp_path / "warm.weights.safetensors")
-    assert family._started(tmp_path, one, study, own, [])[0] == begun
+    assert family_weights.started_study(tmp_path, one, study, own, [])[0] == begun
 
 
 CHAIN = """
-from study.config import *
-from study.family import *
+from study import *
 def member(label, days, of=None):
     s = Study(name=label, data_options={"rows": 40000, "only_days": days}, models=("small",),
               arms=(Arm(method="none"),), lrs=(0.1,), seeds=(0,), recipe=Recipe(batch=128))
@@ -848,4 +846,4 @@ def test_all_that_is_wrong_with_a_chain_is_said_before_the_first_is_trained(
     said = refused(
         capsys, "submit", "chained.good", "--address", "http://127.0.0.1:1", "--init-from", tmp_path / "w.zip"
     )
-    assert "--init-from is of one study; chain says itself which" in said
+    assert "--init-from is for one study; the members of chain" in said
