@@ -10,7 +10,7 @@ import pandas as pd
 
 from study.config import JUDGED_FROM, QualitySearch, Study
 from study.record.definition import RecordError, read_definition
-from study.record.schema import COLUMNS, COUNTS, PER_TASK
+from study.record.schema import COLUMNS, COUNTS, OF_LOOPS, PER_TASK
 from study.record.tables import read_runs
 
 CURVE = ["model", "curve"]
@@ -81,7 +81,7 @@ def curve_labels(arms: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
 
 def threshold_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of a table of runs that hold thresholds: those that the record does not name itself."""
-    own = {*COLUMNS.names, *COUNTS, "curve"}
+    own = {*COLUMNS.names, *COUNTS, *OF_LOOPS, "curve"}
     return [name for name in table.columns if name not in own and not name.startswith(tuple(PER_TASK))]
 
 

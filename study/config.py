@@ -317,12 +317,14 @@ def runs_of(study: Study, data: str) -> list[Run]:
     ]
 
 
-def control_of(study: Study, data: str) -> list[Run]:
-    """Return the control's runs, for each model: low learning rates, reserved seeds and no treatment.
+def untreated(study: Study) -> Arm:
+    """Return the arm that others are compared with: the method `none` for rankers, else the study's first arm."""
+    return Arm("none") if study.trainer == RANKER else study.arms[0]
 
-    No treatment is the method `none` for rankers, and the first arm for any other trainer.
-    """
-    arm = Arm(method="none") if study.trainer == RANKER else study.arms[0]
+
+def control_of(study: Study, data: str) -> list[Run]:
+    """Return the control's runs, for each model: the untreated arm at low learning rates, with reserved seeds."""
+    arm = untreated(study)
     return [
         study.run(data, model, arm, lr, seed)
         for model in study.models

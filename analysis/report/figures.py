@@ -14,6 +14,7 @@ from analysis.report.tables import LEVELS, ReportTables
 from analysis.stats import frontier as thresholds
 from analysis.stats.edges import fitted_curves
 from analysis.stats.trajectories import diverged_by_step, example_pairs, gain_by_step
+from analysis.text.format import score_text
 from study.record.definition import Definition
 from study.record.tables import read_losses
 
@@ -68,6 +69,9 @@ def report_figures(tables: ReportTables, losses: pd.DataFrame | None = None) -> 
             figures[f"auc_{name}"] = bands(f"auc_{name}", f"held-out AUC, {name}")
         if f"rmse_{name}" in table:
             figures[f"rmse_{name}"] = bands(f"rmse_{name}", f"held-out RMSE, {name}" + (f" [{unit}]" if unit else ""))
+    metric = str(definition.data.get("quality"))
+    if metric in table:
+        figures[metric] = bands(metric, score_text(metric))
     figures["micro"] = draw_panels(parts, lambda ax, p: curves.draw_micro(ax, of(rates, p), p.styles))
     figures["horizon"] = draw_panels(parts, lambda ax, p: curves.draw_horizon(ax, of(horizon, p), p.styles))
     if examples := _gallery(tables.folder, runs, definition, losses):

@@ -28,7 +28,7 @@ from analysis.text.format import p_text, percent, quality_words, score_text, spa
 from analysis.text.recommend import commands, headroom_text
 from analysis.text.report import claims_text
 from analysis.text.table2 import as_text
-from study.config import QualitySearch, to_json
+from study.config import QualitySearch, to_json, untreated
 from study.record.definition import Definition
 from study.record.failures import read_failures
 
@@ -42,7 +42,7 @@ MOST_CELLS = 2_000
 FEW_SEEDS = 5
 
 FRONTIERS = ("frontier", "threshold_map", "tradeoff")
-OTHER_FIGURES = ("kept", "auc_", "rmse_", "micro", "horizon", "gallery")
+OTHER_FIGURES = ("kept", "auc_", "rmse_", "score_", "error_", "micro", "horizon", "gallery")
 """Names of figures, or their beginnings."""
 
 
@@ -185,7 +185,7 @@ def contrasts(tables: ReportTables) -> Context | None:
     for model in tables.models(found):
         of_model = found.loc[found["model"] == model]
         curves = of_model.loc[of_model["planned"].astype(bool), "curve"].tolist() or [""]
-        lines = sentences(of_model)
+        lines = sentences(of_model, untreated(tables.definition.study).method)
         answers.append((model, [_split(curve, line) for curve, line in zip(curves, lines, strict=True)]))
     planned = found["planned"].to_numpy(dtype=bool)
     return {

@@ -8,6 +8,7 @@ from analysis.text.contrasts import sentences
 from analysis.text.edges import sentence
 from analysis.text.rates import rates_table
 from analysis.text.report import claims_text, many_contrasts_text, many_edges_text
+from study.config import untreated
 
 MOST_CURVES = 100
 """Curves of a model that are printed one by one."""
@@ -46,6 +47,6 @@ def _model_text(tables: ReportTables, model: str, folder: str, command: str) -> 
     if contrasts["planned"].tolist().count(True) > MOST_CONTRASTS:
         lines.append(many_contrasts_text(contrasts))
     elif len(contrasts):
-        lines += sentences(contrasts, quality=False)
+        lines += sentences(contrasts, untreated(tables.definition.study).method, quality=False)
     lines.append(f"{claims_text(recommended)} More: {command} recommend {folder}")
     return "\n".join([f"{model}:", *(f"  {line}" for line in lines)])

@@ -30,11 +30,11 @@ from analysis.stats.edges import NOT_REACHED, REACHED, edges, fits, outcomes, ou
 from analysis.stats.intervals import CONFIDENCE, mean_interval
 from analysis.stats.psychometric import Fit
 from analysis.stats.quality import judged_at_own_best, quality_column
+from study.config import untreated
 from study.record.confirmations import Confirmation
 from study.record.definition import Definition
 
 LEVEL = 0.5
-AGAINST = "none"
 TAIL = (1 - CONFIDENCE) / 2
 
 KNOWN, AT_LEAST, AT_MOST, UNDECIDED = "known", "at least", "at most", "undecided"
@@ -65,8 +65,8 @@ def contrasts(
 
     Returns:
         One row a pair, the planned ones first; columns model, curve, method; against (the other curve); planned
-        (against `none` and in the family; others are descriptive); seeds, seeds_against, pairs (distinct seeds of
-        each, and common ones);
+        (against the untreated arm and in the family; others are descriptive); seeds, seeds_against, pairs (distinct
+        seeds of each, and common ones);
         ratio (LR50 of curve over that of against; NaN unless both were reached), low, high (95% interval; 0 and inf
         if it lacks that end), status ("known", "at least": only low is known, "at most", "undecided"), monotone
         (False if a rate falls again; the interval is then of the model-free bounds, without p), p, p_holm (of
@@ -81,7 +81,7 @@ def contrasts(
     Raises:
         ValueError: If there is no such quality.
     """
-    runs = with_curves(runs)
+    runs, against = with_curves(runs), untreated(definition.study).method
     name = quality_column(definition, quality)
     fitted = fits(runs) if fitted is None else fitted
     edge_rows = {(row["model"], row["curve"]): row for row in records(edges(runs, LEVEL, fitted))}
@@ -107,7 +107,7 @@ def contrasts(
         sides.setdefault(key[0], []).append(side)
     tables = []
     for of_model in sides.values():
-        rows = [_contrast(a, b, planned, name) for a, b, planned in _pairs(of_model)]
+        rows = [_contrast(a, b, planned, name) for a, b, planned in _pairs(of_model, against)]
         tables.append(_with_holm(pd.DataFrame(rows, columns=pd.Index(COLUMNS))))
     if not tables:
         return pd.DataFrame(columns=pd.Index(COLUMNS))
@@ -213,17 +213,17 @@ def _by_seed_and_lr(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _pairs(of_model: Sequence[_Side]) -> list[tuple[_Side, _Side, bool]]:
+def _pairs(of_model: Sequence[_Side], against: str) -> list[tuple[_Side, _Side, bool]]:
     """(curve, against, planned), the planned pairs first.
 
-    An arm is compared with the `none` of its own options, such as its base optimizer, if there is one.
+    An arm is compared with the untreated one of its own options, such as its base optimizer, if there is one.
     """
-    nones = [side for side in of_model if side.row["method"] == AGAINST]
+    untreated_sides = [side for side in of_model if side.row["method"] == against]
     planned = []
     for side in of_model:
-        if side.row["method"] != AGAINST and nones:
-            alike = (none for none in nones if none.row["options"] == side.row["options"])
-            planned.append((side, next(alike, nones[0]), True))
+        if side.row["method"] != against and untreated_sides:
+            alike = (other for other in untreated_sides if other.row["options"] == side.row["options"])
+            planned.append((side, next(alike, untreated_sides[0]), True))
     if len(of_model) > FEW_CURVES:
         return planned
     compared = {(a.name, b.name) for a, b, _ in planned}

@@ -58,6 +58,12 @@ def worst_filled(runs: pd.DataFrame, definition: Definition) -> dict[str, np.nda
     kept = _floats(runs, "kept")
     columns = {"kept": np.where(np.isnan(kept), -math.inf, kept)}
     diverged = (runs["outcome"] == "diverged").to_numpy(dtype=bool)
+    metric = str(definition.data.get("quality"))
+    if metric in runs:
+        values = _floats(runs, metric)
+        finite = values[np.isfinite(values)]
+        worst = (max if lower_is_better(metric) else min)(finite, default=math.nan)
+        columns[metric] = np.where(diverged | ~np.isfinite(values), worst, values)
     for task in tasks_of(definition.data):
         name = task["name"]
         if f"kept_{name}" in runs:
@@ -157,7 +163,7 @@ def mean_of(values_N: np.ndarray, row_N: np.ndarray, column_N: np.ndarray) -> np
 
 
 def quality_column(definition: Definition, name: str | None = None, others: Sequence[str] = ()) -> str:
-    """Return the requested column of held-out quality, by default the first task's AUC, or RMSE for a regression.
+    """Return the requested column of held-out quality, by default a loop's metric, the first task's AUC, or its RMSE.
 
     Args:
         name: The column, such as `auc_click`; None for the default.
@@ -167,7 +173,8 @@ def quality_column(definition: Definition, name: str | None = None, others: Sequ
         ValueError: If there is no such column; the message lists those that exist.
     """
     of_task = {"binary": "auc", "regression": "rmse", "loss": "kept"}
-    known = [*(f"{of_task[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)), *others]
+    metric = [definition.data["quality"]] if "quality" in definition.data else []
+    known = [*metric, *(f"{of_task[task['kind']]}_{task['name']}" for task in tasks_of(definition.data)), *others]
     if name is not None and name not in known:
         raise ValueError(f"unknown quality {name!r}; there are {', '.join(known)}")
     return name or known[0]
@@ -175,7 +182,7 @@ def quality_column(definition: Definition, name: str | None = None, others: Sequ
 
 def lower_is_better(name: str) -> bool:
     """Return whether a column of quality is an error."""
-    return name.startswith("rmse_")
+    return name.startswith(("rmse_", "error_"))
 
 
 def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
@@ -197,6 +204,8 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     """
     runs = with_curves(runs)
     top = sum(float(task["constant_loss"]) for task in tasks_of(definition.data))
+    if "initial_loss" in runs:
+        top = float(np.nanmedian(_floats(runs, "initial_loss")))
     loss = _floats(runs, "final_loss")
     capped = runs[[*CURVE, "method", "lr", "seed"]].assign(loss=np.fmin(np.where(np.isnan(loss), top, loss), top))
     ends = capped.groupby(CURVE)["lr"].agg(["min", "max"]).groupby("model").agg({"min": "max", "max": "min"})

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.loading import CURVE, in_order, records, with_curves
+from study.outcomes.gains import LEAST_POINTS
 
 
 def diverged_by_step(runs: pd.DataFrame) -> pd.DataFrame:
@@ -49,10 +50,14 @@ def gain_by_step(losses: pd.DataFrame, tasks: Sequence[Mapping[str, Any]], media
     parts = []
     for run_id, of_run in losses.groupby("run_id", sort=True):
         loss, constant = (np.sum([np.asarray(v, dtype=float) for v in of_run[c]], axis=0) for c in ("loss", "constant"))
+        constant = constant[: len(loss)]
         with np.errstate(over="ignore", invalid="ignore"):
             gain = pd.Series((constant - loss) / unit).replace([np.inf, -np.inf], np.nan)
-        smooth = gain.rolling(median_steps, min_periods=1).median().where(gain.notna())
-        parts.append(pd.DataFrame({"run_id": run_id, "step": np.arange(len(gain)), "gain": gain, "smooth": smooth}))
+        logged = of_run["step"].iloc[0] if "step" in of_run else None
+        step = np.arange(len(gain)) if logged is None else np.asarray(logged)
+        points = max(1, round(median_steps * len(step) / (step[-1] + 1)))
+        smooth = gain.rolling(max(points, min(LEAST_POINTS, median_steps)), min_periods=1).median().where(gain.notna())
+        parts.append(pd.DataFrame({"run_id": run_id, "step": step, "gain": gain, "smooth": smooth}))
     empty = pd.DataFrame({"run_id": [], "step": [], "gain": [], "smooth": []})
     return pd.concat(parts, ignore_index=True) if parts else empty
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.loading import records
-from analysis.stats.contrasts import AGAINST, AT_LEAST, AT_MOST, UNDECIDED
+from analysis.stats.contrasts import AT_LEAST, AT_MOST, UNDECIDED
 from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.quality import lower_is_better
 from analysis.text.format import p_text, quality_words, span_text, two_digits
@@ -22,19 +22,20 @@ def ratio_text(row: Mapping[str, Any]) -> str:
     return f"< {two_digits(row['high'])}" if row["status"] == AT_MOST else "?"
 
 
-def sentences(table: pd.DataFrame, *, quality: bool = True) -> list[str]:
+def sentences(table: pd.DataFrame, against: str = "none", *, quality: bool = True) -> list[str]:
     """Return a sentence for each planned contrast of one model, or why there is none.
 
     Args:
         table: Rows of `analysis.stats.contrasts.contrasts`, of one model.
+        against: The untreated method (`study.config.untreated`).
         quality: Whether to add the difference in quality.
     """
     planned = records(table.loc[table["planned"].astype(bool)])
     if planned:
         return [_sentence(row) + (_quality_words(row) if quality else "") for row in planned]
-    if AGAINST in set(table["method"]) | set(table["against"]):
-        return ["only the method none was run: there is nothing to compare it with."]
-    return [f"the study has no runs of {AGAINST}: methods are only compared with each other, without a claim."]
+    if against in set(table["method"]) | set(table["against"]):
+        return [f"only the method {against} was run: there is nothing to compare it with."]
+    return [f"the study has no runs of {against}: methods are only compared with each other, without a claim."]
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

@@ -26,8 +26,10 @@ def p_text(p: float) -> str:
 
 
 def score_text(column: str) -> str:
-    """Return `auc_long_view` as `AUC long_view`; a column that is no quality of a task unchanged."""
+    """Return `auc_long_view` as `AUC long_view`; a loop's `error_val_loss` as `val_loss`; others unchanged."""
     kind, _, task = column.partition("_")
+    if kind in ("score", "error"):
+        return task
     return f"{kind.upper()} {task}" if task else column
 
 
@@ -36,7 +38,7 @@ def value_text(row: Mapping[str, Any], column: str) -> str:
 
     An AUC has four digits, an error three. `-` if there is no value.
     """
-    digits = 3 if column.startswith("rmse_") else 4
+    digits = 3 if column.startswith(("rmse_", "error_")) else 4
     middle, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
     if not math.isfinite(middle):
         return "-"
@@ -64,6 +66,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def quality_words(column: str) -> str:
-    """Return `auc_click` as `AUC of click`."""
+    """Return `auc_click` as `AUC of click`, and a loop's `error_val_loss` as `val_loss`."""
     kind, _, task = column.partition("_")
-    return f"{kind.upper()} of {task}"
+    return task if kind in ("score", "error") else f"{kind.upper()} of {task}"

@@ -21,9 +21,10 @@ class State:
         gain: g now; None before the first step, or if it is not finite.
         reference_gain: G; None if it is not known yet.
         kept: gain / G; None without either.
-        diverged: A loss was not finite, or what was once learned (`once_had`) is lost now (`kept`). A run that has not
-            learned yet is not called diverged while it trains; `Monitor.outcome` judges it.
-        reason: nonfinite or collapsed; None unless diverged.
+        diverged: A loss was not finite; or what was once learned (`once_had`) is lost now (`kept`); or the trailing
+            median of the loss lies above `slow_loss` times the first loss. Another run that has not learned yet is not
+            called diverged while it trains; `Monitor.outcome` judges it.
+        reason: nonfinite, collapsed or exploded; None unless diverged.
         diverged_at_step: As in `Outcome`.
         micro_episodes: As in `Outcome`.
         episodes: As in `Outcome`.
@@ -115,7 +116,9 @@ class Monitor:
             return State(reference_gain=self._reference_gain)
         G = self._reference()
         outcome = self._judged(np.inf if G is None else G)
-        diverged = outcome.reason in ("nonfinite", "collapsed")
+        if outcome.reason == "never_learned" and (since := self._exploded_since()) is not None:
+            outcome = replace(outcome, reason="exploded", diverged_at_step=since)
+        diverged = outcome.reason in ("nonfinite", "collapsed", "exploded")
         return State(
             steps=len(self._loss),
             gain=finite_or_none(self._median[-1]),
@@ -136,6 +139,17 @@ class Monitor:
         return outcomes_of_gains(
             loss, constant, gain, median, np.array([True]), np.array([True]), np.array([G]), self._rule
         )[0]
+
+    def _exploded_since(self) -> int | None:
+        """Return the first step of the last stretch with an exploded loss, or None if it is not so now."""
+        steps = self._rule.median_steps
+        if len(self._loss) < steps:
+            return None
+        loss, constant = np.array(self._loss), np.array(self._constant)
+        excess = loss * constant[0] - self._rule.slow_loss * loss[0] * constant
+        below = np.flatnonzero(trailing_median(excess, steps) <= 0)
+        first = int(below[-1]) + 1 if len(below) else 0
+        return first if first < len(loss) else None
 
     def _reference(self) -> float | None:
         if self._reference_gain is not None:

@@ -37,7 +37,14 @@ COLUMNS = pa.schema(
 COUNTS = ("rollbacks", "skipped_steps")
 """Columns (int64) of runs whose method acts on whole runs."""
 
-PER_TASK = {"kept_": pa.float64(), "diverged_": pa.bool_(), "auc_": pa.float64(), "rmse_": pa.float64()}
+PER_TASK = {
+    "kept_": pa.float64(),
+    "diverged_": pa.bool_(),
+    "auc_": pa.float64(),
+    "rmse_": pa.float64(),
+    "score_": pa.float64(),
+    "error_": pa.float64(),  # the metric by which a loop is judged: more, or less is better
+}
 """Columns per task, such as `kept_click`. A value is null if it is not finite or if the task is not learnable."""
 
 LOSSES = pa.schema(
@@ -54,17 +61,21 @@ STEP = pa.field("step", pa.list_(pa.int64()))
 """A further column of `losses/`: numbers of the logged steps. It is absent or null where every step is logged."""
 
 FIRST_LOSSES = "first_losses"
-"""Value of the column `baseline`: the run is judged against the loss at initialization."""
+
+OF_LOOPS = {"baseline": pa.string(), "declared": pa.bool_(), "initial_loss": pa.float64()}
+"""Columns of runs of other trainers than rankers.
+
+`baseline` is `FIRST_LOSSES` where the run is judged against the loss at initialization; `declared`, whether the trainer
+says that it diverged; `initial_loss` is the first training loss.
+"""
 
 OUTCOMES = ("completed", "diverged", "undertrained")
 
 
 def extra_column_type(name: str) -> pa.DataType:
     """Return the type of a column of `runs/` that is not in `COLUMNS`."""
-    if name in ("baseline", "declared"):
-        return pa.string() if name == "baseline" else pa.bool_()
-    if name.startswith("metric_"):
-        return pa.float64()
+    if name in OF_LOOPS:
+        return OF_LOOPS[name]
     if name in COUNTS:
         return pa.int64()
     for prefix, kind in PER_TASK.items():

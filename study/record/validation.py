@@ -120,7 +120,7 @@ def validate_runs(table: "pa.Table") -> None:
         check_name(field.name, "a column")
         if pa.types.is_floating(field.type):
             require(not pc.any(pc.is_inf(table[field.name])).as_py(), f"{field.name} is infinite")
-        elif field.name.startswith(("kept_", "auc_", "rmse_")):
+        elif field.name.startswith(("kept_", "auc_", "rmse_", "score_", "error_")):
             raise ValueError(f"{field.name} holds no numbers")
         if field.name.startswith("diverged_") and field.name != "diverged_at_step":
             require(pa.types.is_boolean(field.type), f"{field.name} holds no booleans")

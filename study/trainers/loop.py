@@ -105,7 +105,8 @@ class Trainer(protocol.Trainer):
         same_runs = {name: value for name, value in self.loop.items() if name not in NOT_IN_IDS}
         content = hashlib.sha256(canonical_json(same_runs).encode()).hexdigest()
         found = {"source": self._source(), "content": content, "tasks": tasks}
-        return found | ({"quality": self.loop["quality"]} if "quality" in self.loop else {})
+        quality = self.loop.get("quality")
+        return found | ({"quality": self._quality_column(quality)} if quality else {})
 
     def _source(self) -> str:
         return self.loop.get("function") or self.loop["command"]
@@ -209,7 +210,7 @@ class Trainer(protocol.Trainer):
             finite=np.array([np.isfinite(loss).all()]),
             steps=losses.step if (np.diff(losses.step, prepend=-1) != 1).any() else None,
             declared=np.array([declared]),
-            judged=self._judged(metrics),
+            judged={"initial_loss": losses.loss[:1].astype(np.float64).sum(axis=1)} | self._judged(metrics),
             seconds=seconds,
         )
 
@@ -218,7 +219,11 @@ class Trainer(protocol.Trainer):
         if quality is None:
             return {}
         name = quality.removeprefix("-")
-        return {f"metric_{name}": np.array([float(metrics.get(name, math.nan))])}
+        return {self._quality_column(quality): np.array([float(metrics.get(name, math.nan))])}
+
+    @staticmethod
+    def _quality_column(quality: str) -> str:
+        return f"error_{quality[1:]}" if quality.startswith("-") else f"score_{quality}"
 
     def _folder_of(self, run: Run, folder: Path | str) -> Path:
         """The run's folder: in the study's, or in the cache where that is an object store."""
