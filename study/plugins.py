@@ -118,7 +118,8 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
 
     Args:
         package: package of the built-in plugins.
-        name: a plugin of the package, a dotted module, or a file in the user's own folder of the package's name.
+        name: a plugin of the package, a dotted module, a file in the user's own folder of the package's name, or, for
+            a search space, a file in the current folder.
         noun: what a plugin of the package is, for messages.
         wanted: attribute that the module must have.
 
@@ -128,7 +129,8 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
     """
     known = names(package)
     unknown = f"unknown {noun} {name!r}; there are {', '.join(known)}, or a dotted module name such as my_pkg.mine"
-    path = name if "." in name else f"{package}.{name}"
+    own_file = package == "search_spaces" and name not in known and _own_file(name)
+    path = name if "." in name or own_file else f"{package}.{name}"
     if name not in known:
         if "." not in name and (only_ours or name.startswith("_") or path in NOT_PLUGINS):
             raise ValueError(unknown)
@@ -142,11 +144,19 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
         raise ValueError(f"the {noun} {name!r} needs the module {error.name!r}, which is not installed") from error
     except (TypeError, ValueError) as error:  # "..x" and the like
         raise ValueError(unknown) from error
+    if own_file and Path(module.__file__ or "") != own_file:
+        raise ValueError(f"{own_file} has the name of another module, {module.__file__}; rename it")
     if "." in name:
         _refuse_same_name(path)
     if not hasattr(module, wanted):
         raise ValueError(f"{path} defines no `{wanted}`, so it is no {noun}")
     return module
+
+
+def _own_file(name: str) -> Path | None:
+    """Return the file of a user's search space in the current folder, if there is one."""
+    path = Path(user_folder or "", f"{name}.py")
+    return path if user_folder and name.isidentifier() and path.is_file() else None
 
 
 def _refuse_same_name(path: str) -> None:

@@ -35,8 +35,24 @@ def test_the_monitor_gives_the_outcome_of_judge(seed: int, block: int) -> None:
         assert monitor.outcome() == without_tasks(outcome)
         state = monitor.state()
         assert state.kept == outcome.kept
-        assert state.diverged == (outcome.reason in ("nonfinite", "collapsed"))
+        excess = loss[r, :, 0] * constant[r, 0, 0] - RULE.slow_loss * loss[r, 0, 0] * constant[r, :, 0]
+        exploded = bool(np.median(excess[-RULE.median_steps :].astype(float)) > 0)
+        assert state.diverged == (outcome.reason in ("nonfinite", "collapsed", "exploded") or exploded)
         assert (state.steps, state.episodes, state.spikes) == (90, outcome.episodes, outcome.spikes)
+
+
+@pytest.mark.parametrize("reference_gain", [None, GAIN])
+def test_a_loss_that_explodes_has_diverged_at_once(reference_gain: float | None) -> None:
+    """Also in a run that had learned nothing before, of which nothing else is known."""
+    monitor = Monitor(0.69, reference_gain)
+    for _ in range(RULE.median_steps):
+        monitor.watch(0.69)
+    assert not monitor.state().diverged
+    for step in range(RULE.median_steps):
+        monitor.watch(500.0)
+        assert monitor.state().diverged == (step >= RULE.median_steps // 2)
+    state = monitor.state()
+    assert (state.reason, state.diverged_at_step) == ("exploded", RULE.median_steps + RULE.median_steps // 2)
 
 
 class DeviceNumber:

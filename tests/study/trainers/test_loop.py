@@ -79,7 +79,7 @@ def test_loop_returns_losses_metrics_and_leaves_nothing(make: Make, tmp_path: Pa
     trained = train(trainer, tmp_path / "out")
     np.testing.assert_allclose(losses(trained), [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5], rtol=1e-6)
     assert trained.baseline is None, "it has neither targets nor a number"
-    assert trained.judged["metric_val_loss"].tolist() == [0.25]
+    assert trained.judged["error_val_loss"].tolist() == [0.25]
     assert trained.finite.tolist() == [True]
     assert not list((tmp_path / "out" / "loops").iterdir())
 
