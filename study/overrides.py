@@ -9,13 +9,13 @@ from typing import Any
 from study import model_options, plugins
 from study.config import Arm, QualitySearch, Recipe, Rule, Study
 
-AXES = ("models", "methods", "lr", "seeds")
+AXES = ("models", "methods", "lr", "seeds", "control_lrs")
 
 
 def apply(study: Study, settings: Iterable[str]) -> Study:
     """Return the study with each `key=value` applied.
 
-        models=small,large  methods=none,clippy  lr=0.1,0.2  seeds=0-7
+        models=small,large  methods=none,clippy  lr=0.1,0.2  seeds=0-7  control_lrs=0.01,0.02
         METHOD.PARAMETER=v1,v2    one arm for each value (two parameters: every combination)
         MODEL.OPTION=v1,v2        one model for each value (two options: every combination)
         steps=300, batch=256      the recipe
@@ -73,6 +73,7 @@ def by_key(study: Study) -> dict[str, Any]:
         "methods": study.arms,
         "lr": study.lrs,
         "seeds": study.seeds,
+        "control_lrs": study.control_lrs,
         **{name: getattr(study.recipe, name) for name in _recipe_keys()},
         **{f"rule.{name}": getattr(study.rule, name) for name in _fields(Rule)},
         "search": study.search,
@@ -124,8 +125,9 @@ def _with_axis(study: Study, axis: str, text: str) -> Study:
     if axis == "methods":
         arms = [[arm for arm in study.arms if arm.method == name] or [Arm(method=name)] for name in _split(text)]
         return dataclasses.replace(study, arms=tuple(itertools.chain(*arms)))
-    if axis == "lr":
-        return dataclasses.replace(study, lrs=tuple(sorted(_number("lr", v) for v in _split(text))))
+    if axis in ("lr", "control_lrs"):
+        values = tuple(sorted(_number(axis, v) for v in _split(text)))
+        return dataclasses.replace(study, **{"lrs" if axis == "lr" else axis: values})
     return dataclasses.replace(study, seeds=seeds(text))
 
 

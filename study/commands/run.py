@@ -83,7 +83,11 @@ def train(
     with interrupts.with_resume_hint(resume_command) as hint, follower, contextlib.ExitStack() as held:
         imports.start()
         with ray_cluster.connected(
-            request.address, workers=request.workers, gpu_fraction=request.gpu_fraction, resume_hint=hint
+            request.address,
+            workers=request.workers,
+            gpu_fraction=request.gpu_fraction,
+            trial=trainer.resources(),
+            resume_hint=hint,
         ) as cluster:
             needs = _open(study, trainer, folder, cluster, held)
             parts = _parts(study, folder, confirmation)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study.config import EdgeSearch, QualitySearch, Study, study_from_json, to_json
+from study.config import RANKER, EdgeSearch, QualitySearch, Study, study_from_json, to_json
 from study.record import checksums, validation
 from study.storage import stores
 
@@ -128,6 +128,7 @@ def _merge_axes(old: Definition, new: Definition, folder: Path) -> Definition:
         lrs=tuple(sorted(_union(old.study.lrs, new.study.lrs))),
         seeds=tuple(sorted({*old.study.seeds, *new.study.seeds})),
         search=new.study.search,
+        trainer_options=new.study.trainer_options,  # the content says that runs are the same
     )
     return dataclasses.replace(old, study=study)
 
@@ -137,8 +138,9 @@ def _difference(old: Definition, new: Definition) -> str | None:
     if old.study.name != new.study.name:
         return f"the study {old.study.name!r}, not {new.study.name!r}"
     if old.data["content"] != new.data["content"]:
-        return f"this study on other data ({old.study.data})"
-    for part in ("trainer", "trainer_options", "control_lrs"):
+        what = f"on other data ({old.study.data})" if old.study.trainer == RANKER else "with another training loop"
+        return f"this study {what}"
+    for part in ("trainer", "control_lrs"):
         before, after = getattr(old.study, part), getattr(new.study, part)
         if before != after:
             return f"this study with another {part} (was {before}, is {after})"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from study import plugins
-from study.config import Arm, Run, Study, canonical_json
+from study.config import Arm, Recipe, Run, Study, canonical_json
 from study.loops import command, loss_file
 from study.loops.definition import keyword_options
 from study.loops.loss_file import Losses
@@ -68,6 +68,10 @@ class Trainer(protocol.Trainer):
         return found
 
     def validate(self, study: Study) -> Study:
+        if study.recipe != Recipe():
+            raise ValueError("a loop has no recipe: batch, steps and so on are its own; make them options of the loop")
+        if study.data_options or study.data != Study.data:
+            raise ValueError("a loop has no --data and --data-dir: it reads its own data")
         names = {arm.method: sorted(arm.options) for arm in study.arms}
         if self.function is None:
             files = [self.loop[name] for name in ("losses", "metrics") if name in self.loop]
@@ -127,6 +131,9 @@ class Trainer(protocol.Trainer):
         import torch
 
         return torch.cuda.get_device_name(device)
+
+    def resources(self) -> tuple[float, float]:
+        return self.loop["cpus"], self.loop["gpus"]
 
     # Training -------------------------------------------------------------------------------------------------------
 

@@ -167,6 +167,10 @@ class Trainer(ABC):
 
     # Processes and machines.
 
+    def resources(self) -> tuple[float, float] | None:
+        """Return the CPUs and GPUs of a trial; None is a share of a GPU where there are GPUs, else one CPU."""
+        return None
+
     def hints(self) -> dict[str, Any]:
         """Return JSON values that help other processes to open the same trainer."""
         return {}

@@ -1,8 +1,10 @@
 """Connects to Ray, local or at an address, and says what its trials may use."""
 
 import contextlib
+import dataclasses
 import importlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -33,12 +35,14 @@ class Cluster:
 
     Attributes:
         workers: Trials at a time, when the study starts.
-        gpu: Share of a GPU of one trial; 0 trains on CPU.
+        cpus: CPUs of one trial.
+        gpu: GPUs of one trial, such as a share; 0 trains on CPU.
         gpu_bytes: Memory of that share.
         max_workers: Trials at a time that the user allows; None is no limit.
     """
 
     workers: int
+    cpus: float = 1.0
     gpu: float = 0.0
     gpu_bytes: int | None = None
     max_workers: int | None = None
@@ -52,29 +56,36 @@ class Cluster:
         """Return how many trials fit now; machines may have joined or left."""
         import ray
 
-        return _workers(ray.cluster_resources(), self.gpu, self.max_workers)
+        return _workers(ray.cluster_resources(), self.cpus, self.gpu, self.max_workers)
 
     def missing_resource(self) -> str | None:
         """Return what the cluster lacks if no trial would fit an idle cluster, else None."""
         import ray
 
-        if _fitting(ray.cluster_resources(), self.gpu):
+        if _fitting(ray.cluster_resources(), self.cpus, self.gpu):
             return None
-        return f"the cluster has no {f'{self.gpu:g} of a GPU' if self.gpu else 'CPU'} for a trial"
+        needed = {"CPU": self.cpus, "GPU": self.gpu}
+        words = " and ".join(f"{n:g} {name}" for name, n in needed.items() if n)
+        return f"the cluster has no {words} for a trial"
 
 
-def _workers(resources: Mapping[str, float], gpu: float, max_workers: int | None) -> int:
-    fitting = _fitting(resources, gpu)
+def _workers(resources: Mapping[str, float], cpus: float, gpu: float, max_workers: int | None) -> int:
+    fitting = _fitting(resources, cpus, gpu)
     return max(1, fitting if max_workers is None else min(max_workers, fitting))
 
 
-def _fitting(resources: Mapping[str, float], gpu: float) -> int:
-    return int(resources.get("GPU", 0) / gpu) if gpu else int(resources.get("CPU", 0))
+def _fitting(resources: Mapping[str, float], cpus: float, gpu: float) -> int:
+    return min(int(resources.get(name, 0) / needed) for name, needed in (("CPU", cpus), ("GPU", gpu)) if needed)
 
 
 @contextlib.contextmanager
 def connected(
-    address: str | None, *, workers: int | None, gpu_fraction: float, resume_hint: object = "`study resume` continues"
+    address: str | None,
+    *,
+    workers: int | None,
+    gpu_fraction: float,
+    trial: tuple[float, float] | None = None,
+    resume_hint: object = "`study resume` continues",
 ) -> Iterator[Cluster]:
     """Connect to Ray, and disconnect after. A local Ray is started and ended.
 
@@ -82,6 +93,7 @@ def connected(
         address: Of a cluster; None is RAY_ADDRESS, as inside a submitted job, else a local Ray.
         workers: Trials at a time; None is one for each core, or for each share of a GPU.
         gpu_fraction: Share of a GPU of one trial, where there are GPUs.
+        trial: CPUs and GPUs of one trial; None is a share of a GPU where there are GPUs, else one CPU.
         resume_hint: How to continue, for the last line if Ray dies.
 
     Raises:
@@ -100,18 +112,19 @@ def connected(
         importer = threading.Thread(target=importlib.import_module, args=("ray.tune",))
         importer.start()
         try:
-            _init(address, workers, resume_hint)
+            cpus = workers and math.ceil(workers * (trial[0] if trial else 1))
+            _init(address, cpus, resume_hint)
         finally:
             importer.join()
         stack.enter_context(liveness.exit_if_dead(_servers(local=address == LOCAL), resume_hint))
-        yield _cluster(workers, gpu_fraction)
+        yield _cluster(workers, gpu_fraction, trial)
 
 
-def _init(address: str, workers: int | None, resume_hint: object) -> None:
+def _init(address: str, cpus: int | None, resume_hint: object) -> None:
     """Call `ray.init`. A local Ray is started once more if it fails: its agent may be too slow on a busy machine."""
     import ray
 
-    options = local_cluster.init_options(workers) if address == LOCAL else {}
+    options = local_cluster.init_options(cpus) if address == LOCAL else {}
     for last in (False, True) if address == LOCAL else (True,):
         try:
             with (
@@ -157,19 +170,16 @@ def _same_signal_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _cluster(workers: int | None, gpu_fraction: float) -> Cluster:
+def _cluster(workers: int | None, gpu_fraction: float, trial: tuple[float, float] | None) -> Cluster:
     import ray
 
     resources = ray.cluster_resources()
-    if not resources.get("GPU", 0):
-        return Cluster(workers=_workers(resources, 0.0, workers), max_workers=workers)
-    total = ray.get(ray.remote(_gpu_bytes).options(num_cpus=0, num_gpus=gpu_fraction).remote())
-    return Cluster(
-        workers=_workers(resources, gpu_fraction, workers),
-        gpu=gpu_fraction,
-        gpu_bytes=int(total * gpu_fraction),
-        max_workers=workers,
-    )
+    cpus, gpu = trial or ((0.0, gpu_fraction) if resources.get("GPU", 0) else (1.0, 0.0))
+    found = Cluster(workers=_workers(resources, cpus, gpu, workers), cpus=cpus, gpu=gpu, max_workers=workers)
+    if trial or not gpu:
+        return found
+    total = ray.get(ray.remote(_gpu_bytes).options(num_cpus=0, num_gpus=gpu).remote())
+    return dataclasses.replace(found, gpu_bytes=int(total * gpu))
 
 
 def _gpu_bytes() -> int:

@@ -34,10 +34,10 @@ def temp_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def init_options(workers: int | None) -> dict[str, object]:
+def init_options(cpus: int | None) -> dict[str, object]:
     """Return options of `ray.init` for a local cluster.
 
     Args:
-        workers: CPUs that the cluster has; None is those of this machine.
+        cpus: CPUs that the cluster has; None is those of this machine.
     """
-    return {"include_dashboard": False, "num_cpus": workers}
+    return {"include_dashboard": False, "num_cpus": cpus}

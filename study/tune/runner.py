@@ -64,7 +64,7 @@ def _fit(queue: Queue, needs: Needs, cluster: Cluster) -> bool:
         interruptible(queue, coordination.stop),
     ):
         tuner = tune.Tuner(
-            trainable.make(context, cluster.gpu),
+            trainable.make(context, cluster),
             tune_config=tune.TuneConfig(
                 search_alg=QueueSearcher(queue, cluster, coordination, watch),
                 num_samples=-1,

@@ -13,6 +13,7 @@ from study.config import Rule
 from study.execution import heartbeat, preflight
 from study.execution.preflight import Needs, NodeError
 from study.execution.work_queue import stack_from_json
+from study.tune.cluster import Cluster
 from study.tune.coordinator import Coordination
 
 BROKEN_DEVICE = re.compile(
@@ -40,15 +41,11 @@ class TrialContext:
     coordination: Coordination
 
 
-def make(context: TrialContext, gpu: float) -> Any:
-    """Return the Tune trainable of a study.
-
-    Args:
-        gpu: Share of a GPU of one trial; 0 takes a CPU.
-    """
+def make(context: TrialContext, cluster: Cluster) -> Any:
+    """Return the Tune trainable of a study, with the resources of one trial."""
     from ray import tune
 
-    resources = {"cpu": 0 if gpu else 1, "gpu": gpu}
+    resources = {"cpu": cluster.cpus, "gpu": cluster.gpu}
     return tune.with_resources(tune.with_parameters(train, context=context), resources)
 
 

@@ -27,6 +27,7 @@ def test_axes_are_replaced() -> None:
     assert after("models=small_dcn, own_models.linear").models == ("small_dcn", "own_models.linear")
     assert after("lr=0.4,0.1, 1e-3").lrs == (0.001, 0.1, 0.4)
     assert after("seeds=0-2,9").seeds == (0, 1, 2, 9)
+    assert after("control_lrs=0.02,0.01").control_lrs == (0.01, 0.02)
     assert after().lrs == STUDY.lrs
     assert apply(STUDY, []) == STUDY
 
