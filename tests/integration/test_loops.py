@@ -76,7 +76,7 @@ def test_a_quadratic_diverges_at_two_over_its_curvature(tmp_path: Path) -> None:
     assert len(analysis.load(tmp_path / "out")) == 84
     assert "steep" in ran(tmp_path, "recommend", "out")
     assert json.loads(ran(tmp_path, "status", "out", "--json"))["total"]["done"] == 84
-    assert "0 of" in ran(tmp_path, "rescore", "out", "--set", "rule.kept=0.3")
+    assert "0 of" in ran(tmp_path, "rescore", "out", "--rule", "kept=0.3")
     refused = command(tmp_path, "run", "quadratic", "--out", "out", "--set", "steep.curvatur=3")
     assert refused.returncode == 2
     assert "curvatur" in refused.stderr
