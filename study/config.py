@@ -25,6 +25,9 @@ CONTROL_LRS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 RANKER = "ranker"
 """The built-in trainer."""
 
+IMPORTED = "imported"
+"""The trainer of runs that were not trained here (`study import`)."""
+
 MAX_LR = 1e4
 MAX_COUNT = 10**9
 
@@ -322,13 +325,31 @@ def untreated(study: Study) -> Arm:
     return Arm("none") if study.trainer == RANKER else study.arms[0]
 
 
+def nominates_only(study: Study) -> bool:
+    """Return whether outcomes may have decided which runs there are, so that they can claim nothing.
+
+    True of a search for edges, and of imported runs unless they were planned beforehand.
+    """
+    imported = study.trainer == IMPORTED and not study.trainer_options.get("planned")
+    return imported or isinstance(study.search, EdgeSearch)
+
+
+def has_grid(study: Study) -> bool:
+    """Return whether every combination of the study's axes is one of its runs."""
+    return study.search is None and study.trainer != IMPORTED
+
+
 def control_of(study: Study, data: str) -> list[Run]:
-    """Return the control's runs, for each model: the untreated arm at low learning rates, with reserved seeds."""
+    """Return the control's runs, for each model: the untreated arm at low learning rates, with reserved seeds.
+
+    An imported record may have fewer of these seeds (`control_seeds` of its options).
+    """
     arm = untreated(study)
+    seeds = study.trainer_options.get("control_seeds") if study.trainer == IMPORTED else None
     return [
         study.run(data, model, arm, lr, seed)
         for model in study.models
-        for seed in CONTROL_SEEDS
+        for seed in CONTROL_SEEDS[:seeds]
         for lr in study.control_lrs or CONTROL_LRS
     ]
 

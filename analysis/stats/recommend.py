@@ -6,7 +6,8 @@ A claim "P(divergence at lr) <= risk" is a one-sided binomial test: with k of n 
 
 So 59 clean seeds claim 5% at 95%, and 299 claim 1%. Runs of a fixed number of seeds are tested upward from the lowest
 lr until the first failure. A fixed sequence needs no correction for the number of lrs, even if the runs of a seed are
-dependent. The runs of a search were placed by outcomes: they nominate an lr and claim nothing.
+dependent. The runs of a search were placed by outcomes: they nominate an lr and claim nothing. The same holds for
+imported runs, unless their grid and seeds were fixed beforehand.
 
 A confirmation is a test of its own: fresh seeds at one lr, named before they are trained
 (`study.record.confirmations`). It is judged by these runs alone once all are recorded. Each curve may be wrong with
@@ -35,7 +36,7 @@ from analysis.stats.edges import REACHED, edges, fits
 from analysis.stats.intervals import CONFIDENCE, lower_bound, median_interval, upper_bound
 from analysis.stats.psychometric import Fit
 from analysis.stats.quality import lower_is_better, quality_column, worst_filled
-from study.config import JUDGED_FROM, EdgeSearch, QualitySearch, log_grid
+from study.config import IMPORTED, JUDGED_FROM, QualitySearch, Study, log_grid, nominates_only
 from study.record.confirmations import Confirmation
 from study.record.definition import Definition
 
@@ -95,7 +96,8 @@ def recommend(
         seeds; NaN below 6), quality_n: at lr, or else at nominated; a diverged run is the worst result;
         best_lr (of best median quality), headroom (LR05 over best_lr; NaN unless LR05 was reached) with its 95%
         interval headroom_low, headroom_high (0 and inf outside the tried lrs), edge_status (status of LR05 in `edges`);
-        searched ("edges", "quality", or "" for a study of fixed runs); seeds (distinct);
+        searched ("edges", "quality", "imported", "planned import", or "" for a study of fixed runs);
+        seeds (distinct);
         lowest_k, lowest_n and lowest_bound (the cell of the lowest lr, and the bound of its risk, at the confidence);
         n_min, n_max (runs a cell), lr_min, lr_max, steps (the horizon).
 
@@ -104,7 +106,8 @@ def recommend(
             those that exist.
     """
     column = checked(definition, risk, confidence, quality)
-    search = definition.study.search
+    study = definition.study
+    search = study.search
     if isinstance(search, QualitySearch):
         # The judging seeds are independent of the tuning runs, so no run here was chosen by its outcome.
         runs, fitted = runs.loc[runs["seed"] >= JUDGED_FROM].drop(columns="curve", errors="ignore"), None
@@ -118,14 +121,14 @@ def recommend(
     needed = runs[[*CURVE, *same, "run_id", "lr", "outcome"]].assign(_score=scores)
     for key, of_curve in needed.groupby(CURVE, sort=False):
         model, curve = key  # pyright: ignore[reportGeneralTypeIssues]
-        evidence = _evidence(of_curve, named, placed=isinstance(search, EdgeSearch))
+        evidence = _evidence(of_curve, named, placed=nominates_only(study))
         row = claim(evidence, risk, confidence)
         row |= _nomination(evidence, fitted[model, curve], row, risk, confidence)
         row |= _quality_at(of_curve, row["lr"] if row["status"] == CLAIMED else row["nominated"])
         row |= _headroom(of_curve, edge[model, curve], column)
         head = {"model": model, "curve": curve} | {c: of_curve[c].iloc[0] for c in same}
         facts = {name: edge[model, curve][name] for name in ("seeds", "n_min", "n_max", "lr_min", "lr_max", "steps")}
-        facts |= {"edge_status": edge[model, curve]["status"], "searched": search.kind if search else ""}
+        facts |= {"edge_status": edge[model, curve]["status"], "searched": _origin(study)}
         rows.append(head | {"risk": risk, "confidence": confidence, "quality": column} | row | facts)
     return in_order(pd.DataFrame(rows, columns=pd.Index([*CURVE, *same, *COLUMNS])))
 
@@ -136,6 +139,16 @@ def checked(definition: Definition, risk: float, confidence: float, quality: str
         if not 0 < value < 1:
             raise ValueError(f"need 0 < {name} < 1, got {name}={value:g}")
     return quality_column(definition, quality)
+
+
+PLANNED_IMPORT = "planned import"
+
+
+def _origin(study: Study) -> str:
+    """The column `searched`."""
+    if study.trainer == IMPORTED:
+        return IMPORTED if nominates_only(study) else PLANNED_IMPORT
+    return study.search.kind if study.search else ""
 
 
 # The tests
@@ -200,7 +213,7 @@ class Evidence:
 
     Attributes:
         grid: (lr, k, n) of the study's own runs, ascending.
-        placed: Whether a search placed them by outcomes.
+        placed: Whether they may have been placed by outcomes.
         confirmations: In the order in which they were named.
     """
 

@@ -11,9 +11,9 @@ import pandas as pd
 from analysis.loading import records
 from analysis.stats.edges import NOT_REACHED, REACHED
 from analysis.stats.intervals import CONFIDENCE
-from analysis.stats.recommend import CLAIMED, RISK, TOO_RISKY
+from analysis.stats.recommend import CLAIMED, PLANNED_IMPORT, RISK, TOO_RISKY
 from analysis.text.format import percent, quality_words
-from study.config import EdgeSearch, QualitySearch
+from study.config import IMPORTED, EdgeSearch, QualitySearch
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
@@ -28,7 +28,8 @@ def sentence(row: Mapping[str, Any]) -> str:
         parts.append(f"{_count(row['failed'], 'confirmation')} failed.")
     if row["pending"]:
         are = "is" if row["pending"] == 1 else "are"
-        parts.append(f"{_count(row['pending'], 'run')} of a confirmation {are} missing: run study resume.")
+        how = "import" if row["searched"] in (IMPORTED, PLANNED_IMPORT) else "resume"
+        parts.append(f"{_count(row['pending'], 'run')} of a confirmation {are} missing: run study {how}.")
     if row["status"] == CLAIMED:
         parts += _quality_and_headroom(row)
     parts += _next(row)
@@ -52,6 +53,8 @@ def _answer(row: Mapping[str, Any]) -> str:
     seeds = f"cannot say with {_count(row['seeds'], 'seed')}"
     if row["searched"] == EdgeSearch.kind:
         return f"{seeds}: the search chose its lrs by earlier outcomes, so its runs can only nominate an lr."
+    if row["searched"] == IMPORTED:
+        return f"{seeds}: imported runs can only nominate an lr, unless they were planned (study import --planned)."
     tried, bound = lowest, row["lowest_bound"]
     if row["nominated_n"]:
         tried = f"{_of(row['nominated_k'], row['nominated_n'])} diverged at lr {row['nominated']:g}"

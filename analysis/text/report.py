@@ -10,6 +10,7 @@ from analysis.loading import records
 from analysis.stats.edges import BELOW, NOT_REACHED, REACHED
 from analysis.stats.intervals import CONFIDENCE, upper_bound
 from analysis.stats.recommend import CLAIMED, RISK
+from study.config import IMPORTED
 
 
 def claims_text(recommended: pd.DataFrame) -> str:
@@ -21,6 +22,8 @@ def claims_text(recommended: pd.DataFrame) -> str:
         return f"Claimed ({risk}): {lrs}."
     if "edges" in set(recommended["searched"]):
         return f"No lr can be claimed yet ({risk}): the search chose lrs by earlier outcomes, so it only nominates."
+    if IMPORTED in set(recommended["searched"]):
+        return f"No lr can be claimed yet ({risk}): imported runs that were not planned only nominate."
     most = max(recommended["nominated_n"].fillna(0).tolist(), default=0)
     bound = f": after 0 of {most:g} diverged, the risk may be up to {100 * upper_bound(0, int(most)):.2g}%"
     return f"No lr can be claimed yet ({risk}){bound if most else ''}."

@@ -192,6 +192,7 @@ def build_parser(verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]
     rescore.add_argument(
         "--rule", nargs="+", action="extend", required=True, metavar="KEY=VALUE", help="such as kept=0.5 once_had=0.6"
     )
+    _add_import(command("import", "make a record of runs that exist: a table of losses, or an MLflow experiment"))
     _add_single_runs(command)
     submit = command("submit", "run a study as a job on a Ray cluster", "space", "workers", "cluster")
     submit.add_argument("--working-dir", type=Path, help="a folder with your own modules that the job needs")
@@ -202,6 +203,31 @@ def build_parser(verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]
     _add(ui, "tracking_uri")
     _add_data(commands, verbs)
     return parser
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", metavar="FILE|mlflow", help="CSV or Parquet, one row a run and step; or mlflow")
+    add("--lr", required=True, metavar="COL", help="column of the learning rate; of MLflow such as params.lr")
+    add("--loss", required=True, action="append", metavar="COL", help="column of the loss; repeat it for several tasks")
+    add("--step", default="step", metavar="COL", help="column of the step's number (default: step)")
+    add("--seed", metavar="COL", help="column of the seed (default: each run has a seed of its own)")
+    add("--curve", action="append", default=[], metavar="COL", help="column that distinguishes curves; repeatable")
+    add("--run", metavar="COL", help="column that tells runs apart, if curve, lr and seed do not")
+    add("--baseline", type=float, action="append", default=[], metavar="X", help="loss of a model without skill")
+    add("--baseline-column", action="append", default=[], metavar="COL", help="the same, on the batch of each step")
+    add("--horizon", type=positive_int, metavar="N", help="judge all runs after N steps (default: each at its end)")
+    add(
+        "--ended",
+        choices=("missing", "completed"),
+        default="missing",
+        help="what runs are that were cut while healthy (default: missing)",
+    )
+    add("--planned", action="store_true", help="lrs and seeds were fixed before the runs were trained: they may claim")
+    add("--out", metavar="DIR", help="the study's folder, or a URL (default: results/NAME)")
+    add("--name", help="of the study (default: that of the file or experiment)")
+    add("--experiment", metavar="E", help="of MLflow")
+    _add(parser, "tracking_uri")
 
 
 def _add_single_runs(command: Callable[..., argparse.ArgumentParser]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from study.commands.recommend import Claim
     from study.commands.request import RunRequest
 
-READING = ("spaces", "status", "report", "recommend", "rescore", "mlflow", "ui")
+READING = ("spaces", "status", "report", "recommend", "rescore", "import", "mlflow", "ui")
 """Commands that read a record, which may be from somebody else. Only the others may import the user's own modules."""
 
 
@@ -121,6 +121,17 @@ def _rescore(options: argparse.Namespace) -> None:
     from study.commands.rescore import rescore_and_compare
 
     print(rescore_and_compare(_folder(options), options.rule))
+
+
+def _import(options: argparse.Namespace) -> None:
+    from study.commands.import_request import ImportRequest
+    from study.commands.import_runs import import_runs
+
+    given: dict[str, Any] = {}
+    for name in ImportRequest.__dataclass_fields__:
+        value = getattr(options, name)
+        given[name] = tuple(value) if isinstance(value, list) else value
+    print(import_runs(ImportRequest(**given)))
 
 
 def _replay(options: argparse.Namespace) -> None:
@@ -247,6 +258,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "recommend": _recommend,
     "confirm": _confirm,
     "rescore": _rescore,
+    "import": _import,
     "replay": _replay,
     "export-weights": _export_weights,
     "signals": _signals,

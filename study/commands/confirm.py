@@ -2,17 +2,25 @@
 
 from pathlib import Path
 
+from study.commands.imported_study import is_of_arm
+from study.commands.paths import typed_command, typed_path
 from study.commands.recommend import Claim, recommend
 from study.commands.request import RunRequest, validate_study
 from study.commands.run import train
-from study.record.definition import read_definition
+from study.config import IMPORTED
+from study.record.confirmations import Confirmation, write_confirmation
+from study.record.definition import Definition, check_not_a_view, read_definition
+from study.record.tables import recorded_ids
 from study.search.confirmation import ConfirmRequest
+from study.storage.lock import locked
 from study.storage.stores import cache_folder
 from study.trainers.protocol import open_trainer
 
 
 def confirm(folder: Path, request: RunRequest, wanted: ConfirmRequest, claim: Claim) -> Path:
     """Choose fresh seeds, train them, report, and print the claim. Returns the study's folder.
+
+    Of an imported record, it prints which runs the user has to train.
 
     Args:
         folder: the study's folder.
@@ -29,6 +37,44 @@ def confirm(folder: Path, request: RunRequest, wanted: ConfirmRequest, claim: Cl
     confirmation = confirmations.named(folder, definition, wanted, risk=claim.risk, confidence=claim.confidence)
     if note := confirmations.too_few(confirmation, claim.risk, claim.confidence):
         print(note, flush=True)
+    if study.trainer == IMPORTED:
+        print(_name_only(folder, definition, confirmation))
+        return folder
     train(request, study, open_trainer(study, cache_folder()), folder, confirmation)
     print(f"\n{recommend(folder, claim)}")
     return folder
+
+
+def _name_only(folder: Path, definition: Definition, confirmation: Confirmation) -> str:
+    """Write a confirmation of an imported record, and return which runs the user has to train and import."""
+    check_not_a_view(folder)
+    with locked(folder):
+        write_confirmation(folder, confirmation)
+    recorded = recorded_ids(folder)
+    lines = []
+    for arm in confirmation.arms:
+        seeds = [run.seed for run in confirmation.runs(definition) if is_of_arm(run, arm) and run.id not in recorded]
+        name = " ".join([arm.method, *(f"{key}={value}" for key, value in arm.options.items())])
+        if seeds:
+            lines.append(f"  {name}: lr {confirmation.lr:g}, seeds {_ranges(seeds)} ({len(seeds)} runs)")
+    shown = typed_path(folder)
+    if not lines:
+        return f"all runs of this confirmation are recorded; {typed_command()} recommend {shown} judges them"
+    return "\n".join(
+        [
+            "Train these runs, named now, and import them:",
+            *lines,
+            f"  {typed_command()} import FILE ... --out {shown}    (options as in the first import)",
+        ]
+    )
+
+
+def _ranges(seeds: list[int]) -> str:
+    """Return sorted seeds as `0-3,7`."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1].append(seed)
+        else:
+            parts.append([seed])
+    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts)

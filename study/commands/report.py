@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.commands.paths import typed_command, typed_path
 from study.commands.rescore import rule_influence
-from study.config import control_of
+from study.config import IMPORTED, control_of
 from study.record import tables
 from study.record.failures import read_failures
 from study.record.references import references
@@ -43,9 +43,10 @@ def _missing_runs(folder: Path, found: "ReportTables") -> list[str]:
     failures = read_failures(folder, set(found.every["run_id"]))
     if not failures:
         return []
-    again = f"{typed_command()} resume {typed_path(folder)}"
+    imported = found.definition.study.trainer == IMPORTED
+    again = "" if imported else f" (`{typed_command()} resume {typed_path(folder)}` tries again)"
     reasons = [f"  {n}: {reason}" for reason, n in Counter(failures.values()).most_common()]
-    return ["", f"{len(failures)} runs are missing and not counted in n (`{again}` tries again):", *reasons]
+    return ["", f"{len(failures)} runs are missing and not counted in n{again}:", *reasons]
 
 
 def _influence(found: "ReportTables", losses: "pd.DataFrame") -> "pd.DataFrame | None":

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from study.commands.progress import duration
-from study.config import Arm, EdgeSearch, Study, control_of, runs_of
+from study.config import IMPORTED, Arm, EdgeSearch, Study, control_of, has_grid, runs_of
 from study.execution import checkpoint, heartbeat
 from study.record import tables
 from study.record.confirmations import read_confirmations
@@ -67,6 +67,7 @@ class Status:
         kept: number of stacks with a checkpoint.
         failures: reason -> runs.
         confirmations, outline: lines for people.
+        imported: whether the runs were imported; nothing can be trained then.
     """
 
     study: str
@@ -82,6 +83,7 @@ class Status:
     failures: dict[str, int] = field(default_factory=dict)
     confirmations: list[str] = field(default_factory=list)
     outline: list[str] = field(default_factory=list)
+    imported: bool = False
 
 
 def status(folder: Path, *, as_json: bool = False) -> str:
@@ -101,11 +103,12 @@ def read_status(folder: Path) -> Status:
     failures = read_failures(folder, recorded_ids)
     alive, silent = _trials(folder)
     trains = {run for trial in alive for run in trial["runs"]} - recorded_ids
-    cells = _found_cells(recorded) if study.search else _planned_cells(study, content, recorded, failures, trains)
+    grid = has_grid(study)
+    cells = _planned_cells(study, content, recorded, failures, trains) if grid else _found_cells(recorded)
     control = {run.id for run in control_of(study, content)}
     total: dict[str, int | None] = {name: sum(getattr(c, name) or 0 for c in cells) for name in ("planned", *STATES)}
     total["done"] = len(recorded)
-    if study.search:
+    if not grid:
         total |= {"planned": None, "missing": None}
         total |= {"training": len(trains - control), "failed": len(failures.keys() - control)}
     holder = lock.read_holder(folder)
@@ -128,26 +131,28 @@ def read_status(folder: Path) -> Status:
         failures=dict(Counter(failures.values()).most_common()),
         confirmations=confirmations,
         outline=_outline(study, content, folder),
+        imported=study.trainer == IMPORTED,
     )
 
 
 def text(status: Status, width: int = 120) -> str:
     """Return the status for a terminal that is `width` characters wide."""
     total, control = status.total, status.control
+    failed_word = "missing" if status.imported else "failed"
     planned = "" if total["planned"] is None else f" of {total['planned']}"
     failed = (total["failed"] or 0) + control["failed"]
-    lines = [f"{status.study}: {total['done']}{planned} runs recorded, {failed} failed, in {status.folder}"]
+    lines = [f"{status.study}: {total['done']}{planned} runs recorded, {failed} {failed_word}, in {status.folder}"]
     if counts := [f"{total[name]} {name}" for name in STATES if total[name] and name != "failed"]:
         lines.append(f"  {', '.join(counts)}")
     if control["done"] < control["planned"]:
         lines.append(f"  control: {control['done']} of {control['planned']} done, {control['training']} training")
     lines += [
-        f"  {_driver(status)}",
+        *([] if status.imported else [f"  {_driver(status)}"]),
         *(f"  training: {_trial_line(trial)}" for trial in status.training),
         *(f"  process gone: {_trial_line(trial)}" for trial in status.silent),
         *(f"  {line}" for line in status.outline),
         *status.confirmations,
-        *(f"  failed: {n} runs: {reason}" for reason, n in status.failures.items()),
+        *(f"  {failed_word}: {n} runs: {reason}" for reason, n in status.failures.items()),
     ]
     grid = "" if status.outline else table(status.cells, width)
     return "\n".join(lines) + (f"\n\n{grid}" if grid else "")
@@ -198,7 +203,7 @@ def _planned_cells(
 
 
 def _found_cells(recorded: pd.DataFrame) -> list[Cell]:
-    """The cells that a search has trained so far."""
+    """The cells of the recorded runs, of a study without a grid."""
     from analysis.loading import CELL, in_order, records, with_curves
 
     if recorded.empty:
@@ -291,6 +296,6 @@ def _confirmations(folder: Path, definition: Definition, done: set[str]) -> tupl
             f"{len(own & done)} of {len(own)} done"
         )
         ids |= own
-    if ids and not definition.study.search:
+    if ids and has_grid(definition.study):
         ids -= {run.id for run in runs_of(definition.study, definition.data["content"])}
     return lines, ids

@@ -96,8 +96,7 @@ def execute(
         trained = trainer.train(
             trial.runs, device=device, folder=where, on_step=heartbeat.watch, checkpointer=checkpoint
         )
-        rows = _rows(trial, trained, trainer, device)
-        tables.write_trial(where, name, rows, _losses(trial, trained, trainer))
+        rows = record(trial, trained, where, trainer, name, device)
         checkpoint.remove()
     return {
         "runs": len(rows),
@@ -106,6 +105,27 @@ def execute(
         "seconds": time.perf_counter() - started,
         "notes": notes,
     }
+
+
+def record(
+    trial: Trial, trained: TrainedRuns, where: Path | str, trainer: Trainer, name: str, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Judge trained runs and write them to the record.
+
+    Args:
+        trial: the runs, and how to judge them.
+        trained: what training them gave.
+        where: the study's folder, or its URL.
+        trainer: of the study.
+        name: of the trial's files.
+        device: "cpu" or "cuda".
+
+    Returns:
+        Their rows in the record.
+    """
+    rows = _rows(trial, trained, trainer, device)
+    tables.write_trial(where, name, rows, _losses(trial, trained, trainer))
+    return rows
 
 
 def _rows(trial: Trial, trained: TrainedRuns, trainer: Trainer, device: str) -> list[dict[str, Any]]:

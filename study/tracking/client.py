@@ -172,8 +172,15 @@ def quiet_mlflow() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def tracking_errors(folder: Path, uri: str, *, own: bool) -> Iterator[None]:
-    """Turn errors of MLflow into a TrackingError of one line. It has no cause, which may hold a password."""
+def tracking_errors(folder: Path, uri: str, *, own: bool, again: str | None = None) -> Iterator[None]:
+    """Turn errors of MLflow into a TrackingError of one line. It has no cause, which may hold a password.
+
+    Args:
+        folder: the study's folder.
+        uri: tracking URI.
+        own: whether the database is the one in the study's folder.
+        again: the command to repeat; None is `study mlflow`.
+    """
     from mlflow.exceptions import MlflowException, RestException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -186,7 +193,7 @@ def tracking_errors(folder: Path, uri: str, *, own: bool) -> Iterator[None]:
         if own:
             message = f"cannot write {folder / DATABASE} ({why}); move it away, and it is rebuilt from the record"
         elif remote and not isinstance(error, RestException):
-            again = f"study mlflow {stores.address(folder)}"
+            again = again or f"study mlflow {stores.address(folder)}"
             message = f"the tracking server at {shown} does not answer; run `{again}` when it does"
         else:
             message = f"{shown} cannot be used as a tracking URI ({why})"
