@@ -275,10 +275,12 @@ def _seed_everything(seed: int) -> None:
 
 @contextlib.contextmanager
 def _process_restored() -> Iterator[None]:
-    """Restore the working folder and signal handlers, for the next run of this process."""
+    """Train in the user's folder, where it exists, and restore the process for its next run."""
     folder = Path.cwd()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        if plugins.user_folder and Path(plugins.user_folder).is_dir():
+            os.chdir(plugins.user_folder)
         yield
     finally:
         os.chdir(folder)
