@@ -82,7 +82,8 @@ def draw_tradeoff(ax: Axes, table: pd.DataFrame) -> None:
     _write_names(ax, [*records(front), *best])
     ax.set_xlabel("P(divergence)")
     kind, _, task = measure.partition("_")
-    ax.set_ylabel("kept" if kind == "kept" and not task else f"held-out {kind.upper()}, {task}")
+    words = {"kept": "kept", "score": task, "error": task}.get(kind, f"held-out {kind.upper()}, {task}")
+    ax.set_ylabel(f"kept, {task}" if kind == "kept" and task else words)
 
 
 def _draw_points(ax: Axes, of_method: pd.DataFrame, style: LineStyle, down: int, rasterized: bool) -> None:

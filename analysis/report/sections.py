@@ -190,6 +190,7 @@ def contrasts(tables: ReportTables) -> Context | None:
     planned = found["planned"].to_numpy(dtype=bool)
     return {
         "answers": answers,
+        "against": untreated(tables.definition.study).method,
         "planned": _contrasts_table(tables, found.loc[planned], "p (Holm)", "p_holm"),
         "others": _contrasts_table(tables, found.loc[~planned], "p, uncorrected", "p"),
         "costs": _costs_table(tables),
