@@ -15,7 +15,7 @@ from study.commands.imported_study import definition_of, is_of_arm, run_of, with
 from study.commands.paths import study_folder, typed_command, typed_path
 from study.config import CONTROL_SEEDS, IMPORTED, Rule, Run, canonical_json
 from study.execution.trial import Trial, record
-from study.loops.losses_table import Columns, History, histories, read_table, task_names
+from study.loops.losses_table import Columns, History, count, histories, read_table, task_names
 from study.outcomes.gains import trailing_median
 from study.outcomes.reference import Reference
 from study.record import tables
@@ -135,7 +135,9 @@ def _with_seeds(found: Sequence[History], earlier: Definition | None) -> tuple[l
     seeded = [
         history if history.seed is not None else dataclasses.replace(history, seed=next(unused)) for history in found
     ]
-    return seeded, [f"note: {without} runs have no seed; each counts as a seed of its own, and no two are paired"]
+    return seeded, [
+        f"note: {count(without, 'run')} without a seed; each counts as a seed of its own, and no two are paired"
+    ]
 
 
 def _until(
@@ -258,11 +260,16 @@ def _summary(
     study, shown = definition.study, typed_path(folder)
     curves = len({(one.run.method, canonical_json(one.run.options)) for one in runs})
     lrs = len({one.run.lr for one in runs})
-    lines = [f"{study.name}: {len(new) - len(cut)} runs imported, {curves} curves at {lrs} lrs", *notes]
+    lines = [
+        f"{study.name}: {count(len(new) - len(cut), 'run')} imported, {count(curves, 'curve')} at {count(lrs, 'lr')}",
+        *notes,
+    ]
     if known := len(runs) - len(new):
-        lines.append(f"note: {known} runs were recorded before, and are unchanged")
+        lines.append(f"note: {count(known, 'run')} recorded before, and unchanged")
     if cut:
-        lines.append(f"note: {len(cut)} runs are missing: {cut[0].cut} (--ended completed judges them at their end)")
+        lines.append(
+            f"note: {count(len(cut), 'run')} missing: {cut[0].cut} (--ended completed judges them at their end)"
+        )
     control_lrs = ", ".join(f"{lr:g}" for lr in study.control_lrs)
     lines.append(
         f"control: {study.arms[0].method} at lr {control_lrs}, {study.trainer_options['control_seeds']} seeds each; "

@@ -114,11 +114,9 @@ def histories(table: pa.Table, columns: Columns, source: str) -> list[History]:
         raise ValueError(f"the column {columns.lr} of {source} holds the lr {lr[wrong[0]]:g}; need lr > 0")
     step = _whole(table, columns.step, source, "step")
     _complete(step, columns.step, source)
-    loss_NK = np.stack([_numbers(table, name, source) for name in columns.loss], axis=1).astype(np.float32)
+    loss_NK = _losses(table, columns.loss, source)
     missing_N = np.all([_missing(table, name) for name in columns.loss], axis=0)
-    baseline_NK = None
-    if columns.baseline:
-        baseline_NK = np.stack([_numbers(table, name, source) for name in columns.baseline], axis=1).astype(np.float32)
+    baseline_NK = _losses(table, columns.baseline, source) if columns.baseline else None
     keys = pd.DataFrame({"lr": lr})
     keys["seed"] = _whole(table, columns.seed, source, "seed") if columns.seed else np.nan
     for i, name in enumerate(columns.curve):
@@ -170,6 +168,12 @@ def _check_steps(step: np.ndarray, said: str, source: str) -> None:
         raise ValueError(
             f"{source}: the steps of the run of {said} go back from {step[back[0]]} to {step[back[0] + 1]}"
         )
+
+
+def _losses(table: pa.Table, names: Sequence[str], source: str) -> np.ndarray:
+    """Return columns as float32 (N, K). What float32 cannot hold is infinite."""
+    with np.errstate(over="ignore"):
+        return np.stack([_numbers(table, name, source) for name in names], axis=1).astype(np.float32)
 
 
 def _numbers(table: pa.Table, name: str, source: str) -> np.ndarray:
@@ -226,3 +230,8 @@ def _said(curve: Mapping[str, Any], lr: float, seed: int | None) -> str:
 def task_names(loss: Sequence[str]) -> list[str]:
     """Return the names of tasks from those of their columns."""
     return [name.removeprefix("metrics.") for name in loss]
+
+
+def count(n: int, word: str) -> str:
+    """Return `1 run`, or `2 runs`."""
+    return f"{n} {word}" + ("" if n == 1 else "s")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from study.loops.losses_table import Columns
+from study.loops.losses_table import Columns, count
 from study.tracking.client import open_client, quiet_mlflow, tracking_errors
 
 if TYPE_CHECKING:  # MLflow takes a second to import
@@ -58,7 +58,9 @@ def read_experiment(uri: str | None, name: str, columns: Columns) -> tuple[pa.Ta
                         rows[column].append(value)
             if lacks:
                 lacking[lacks].append(run.info.run_name or run.info.run_id)
-    notes = [f"note: {len(runs)} runs left out, without {lacks}: {_some(runs)}" for lacks, runs in lacking.items()]
+    notes = [
+        f"note: {count(len(runs), 'run')} left out, without {lacks}: {_some(runs)}" for lacks, runs in lacking.items()
+    ]
     if not rows[RUN]:
         if not lacking:
             raise ValueError(f"the experiment {name} has no runs")

@@ -5,9 +5,12 @@ from pathlib import Path
 import pandas as pd
 from simulated_record import TASKS, simulated_definition, write_simulated_study
 
+import analysis
+from analysis.stats.recommend import recommend
 from study.commands.rescore import rescore
 from study.config import Arm
 from study.record import tables
+from study.record.definition import read_definition
 
 LRS = (0.05, 0.1, 0.3, 0.4, 0.6, 0.8)
 TASK_NAMES = [task["name"] for task in TASKS]
@@ -35,3 +38,22 @@ def long_table(folder: Path) -> pd.DataFrame:
         part |= {f"constant_{name}": of_run["constant"][name][:steps] for name in TASK_NAMES}
         parts.append(pd.DataFrame(part))
     return pd.concat(parts, ignore_index=True)
+
+
+def assert_same_answers(record: Path, imported: Path) -> None:
+    """Assert that two records of these runs have the same outcomes, rates, edges and recommendation."""
+    keys = ["method", "lr", "seed"]
+    frames = [analysis.load(folder).sort_values(keys, ignore_index=True) for folder in (record, imported)]
+    assert len(frames[0]) == 60
+    same = [*keys, "outcome", "reason", "diverged_at_step"]
+    pd.testing.assert_frame_equal(frames[0][same], frames[1][same])
+    assert set(frames[0]["outcome"]) >= {"completed", "diverged"}
+    rates = [analysis.divergence_rates(frame)[["method", "lr", "n", "k", "rate", "low", "high"]] for frame in frames]
+    pd.testing.assert_frame_equal(*rates)
+    edges = [analysis.edges(frame)[["method", "edge", "low", "high", "status"]] for frame in frames]
+    pd.testing.assert_frame_equal(*edges)
+    claims = [
+        recommend(frame, read_definition(folder))[["method", "status", "k", "n", "nominated", "more_if_clean"]]
+        for frame, folder in zip(frames, (record, imported), strict=True)
+    ]
+    pd.testing.assert_frame_equal(*claims)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from exported import TASK_NAMES, judged_record, long_table
+from exported import TASK_NAMES, assert_same_answers, judged_record, long_table
 
 import analysis
 from analysis.stats.recommend import CANNOT_SAY, recommend
@@ -86,24 +86,6 @@ def test_exported_runs_give_the_answers_of_their_record(judged: Path, tmp_path: 
     assert_same_answers(judged, tmp_path / "ours")
 
 
-def assert_same_answers(record: Path, imported: Path) -> None:
-    keys = ["method", "lr", "seed"]
-    frames = [analysis.load(folder).sort_values(keys, ignore_index=True) for folder in (record, imported)]
-    assert len(frames[0]) == 60
-    same = [*keys, "outcome", "reason", "diverged_at_step"]
-    pd.testing.assert_frame_equal(frames[0][same], frames[1][same])
-    assert set(frames[0]["outcome"]) >= {"completed", "diverged"}
-    rates = [analysis.divergence_rates(frame)[["method", "lr", "n", "k", "rate", "low", "high"]] for frame in frames]
-    pd.testing.assert_frame_equal(*rates)
-    edges = [analysis.edges(frame)[["method", "edge", "low", "high", "status"]] for frame in frames]
-    pd.testing.assert_frame_equal(*edges)
-    claims = [
-        recommend(frame, read_definition(folder))[["method", "status", "k", "n", "nominated", "more_if_clean"]]
-        for frame, folder in zip(frames, (record, imported), strict=True)
-    ]
-    pd.testing.assert_frame_equal(*claims)
-
-
 def test_commands_that_read_a_record_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = import_runs(asked(tmp_path, table()))
     folder = tmp_path / "ours"
@@ -157,7 +139,7 @@ def test_more_runs_extend_the_record(tmp_path: Path) -> None:
     text = import_runs(asked(tmp_path, table(seeds=(2, 3, 4))))
     after = tables.read_runs(folder)
     assert "20 runs imported" in text
-    assert "10 runs were recorded before" in text
+    assert "10 runs recorded before" in text
     kept = after[after["run_id"].isin(before["run_id"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, before)
     assert read_definition(folder).study.seeds == (0, 1, 2, 3, 4)
@@ -169,7 +151,7 @@ def test_runs_without_a_seed_have_seeds_of_their_own(tmp_path: Path) -> None:
     frame = table(optimizers=("sgd",))
     frame["id"] = frame["lr"].astype(str) + "/" + frame.pop("seed").astype(str)
     text = import_runs(asked(tmp_path, frame, seed=None, run="id"))
-    assert "15 runs have no seed" in text
+    assert "15 runs without a seed" in text
     cells = analysis.load(tmp_path / "ours")
     assert cells["seed"].nunique() == 15
     with pytest.raises(ValueError, match="without a seed"):
@@ -183,7 +165,7 @@ def test_runs_cut_while_healthy_are_missing(tmp_path: Path) -> None:
     frame = frame[~short & ~gone]
     text = import_runs(asked(tmp_path, frame))
     assert "30 to 60 steps" in text
-    assert "2 runs are missing" in text
+    assert "2 runs missing" in text
     folder = tmp_path / "ours"
     assert len(read_failures(folder)) == 2
     assert read_status(folder).total["failed"] == 2
