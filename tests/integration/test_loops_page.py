@@ -20,7 +20,7 @@ NEEDS = {"my_lightning": "lightning", "my_transformers": "transformers"}
 
 
 def test_the_page_has_its_examples() -> None:
-    assert EXAMPLES == ["my_digits", "my_command", "my_lightning", "my_transformers"]
+    assert EXAMPLES == ["my_digits", "my_command", "my_trainable", "my_lightning", "my_transformers"]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
