@@ -28,7 +28,7 @@ from analysis.text.format import p_text, percent, quality_words, score_text, spa
 from analysis.text.recommend import commands, headroom_text
 from analysis.text.report import claims_text
 from analysis.text.table2 import as_text
-from study.config import QualitySearch, to_json, untreated
+from study.config import IMPORTED, QualitySearch, has_grid, to_json, untreated
 from study.record.definition import Definition
 from study.record.failures import read_failures
 
@@ -289,12 +289,17 @@ def missing(tables: ReportTables) -> Context:
     failures = read_failures(tables.folder, set(tables.every["run_id"]))
     planned, count, runs = None, len(failures), None
     reasons = Counter(failures.values())
-    if not study.search:
+    if study.trainer == IMPORTED and failures:
+        lacking = missing_runs(tables.definition, tables.every)
+        lacking = lacking.loc[lacking["run_id"].isin(list(failures))]
+        runs = _missing_table(lacking.assign(why=lacking["run_id"].map(failures)))
+    elif has_grid(study):
         lacking = missing_runs(tables.definition, tables.every)
         why = [failures.get(run, "not run yet") for run in lacking["run_id"]]
         planned, count, reasons = planned_count(study), len(lacking), Counter(why)
         runs = _missing_table(lacking.assign(why=why)) if count else None
     return {
+        "imported": study.trainer == IMPORTED,
         "planned": planned,
         "count": count,
         "reasons": _reasons_table(reasons) if reasons else None,

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.config import canonical_json, to_json
+from study.config import IMPORTED, canonical_json, to_json
 from study.record.confirmations import read_confirmations
 from study.record.definition import Definition
+from study.record.failures import read_failures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +126,7 @@ def _curves(definition: Definition, runs: "pd.DataFrame", began: int) -> list[Cu
     study = definition.study
     tasks = [task["name"] for task in definition.data["tasks"]]
     thresholds = threshold_columns(runs)
-    plan = {(lr, seed) for lr in study.lrs for seed in study.seeds}
+    plan = {(lr, seed) for lr in study.lrs for seed in study.seeds} if study.trainer != IMPORTED else set()
     planned_cells = 0 if study.search else len(study.models) * len(study.arms) * len(study.lrs)
     scores = analysis.quality(runs, definition).set_index(CELL).to_dict("index")
     rates: dict[tuple[str, str], list[Any]] = defaultdict(list)
@@ -174,7 +175,8 @@ def _study_run(
     study = definition.study
     in_plan = runs["lr"].isin(study.lrs) & runs["seed"].isin(study.seeds)
     planned = len(study.models) * len(study.arms) * len(study.lrs) * len(study.seeds)
-    counts = {"runs": len(runs), "diverged": (runs["outcome"] == "diverged").sum(), "missing": planned - in_plan.sum()}
+    missing = len(read_failures(folder)) if study.trainer == IMPORTED else planned - in_plan.sum()
+    counts = {"runs": len(runs), "diverged": (runs["outcome"] == "diverged").sum(), "missing": missing}
     axes = {"models": study.models, "methods": dict.fromkeys(arm.method for arm in study.arms)}
     axes |= {"lrs": study.lrs, "seeds": study.seeds}
     files = [name for name in SHOWN_FILES if (folder / name).is_file()]

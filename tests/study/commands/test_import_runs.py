@@ -172,6 +172,9 @@ def test_runs_cut_while_healthy_are_missing(tmp_path: Path) -> None:
     assert "2 missing" in status(folder)
     assert "resume" not in status(folder)
     assert "2 runs are missing and not counted in n" in report(folder)
+    page = (folder / "report.html").read_text()
+    assert "2 of the imported runs were cut while healthy" in page
+    assert "not run yet" not in page
     cells = analysis.load(folder)
     assert len(cells) == 28
     exploded = cells[(cells["lr"] == 1.6) & (cells["seed"] == 1)]
