@@ -25,8 +25,9 @@ from analysis.text.best import sentence as best_sentence
 from analysis.text.contrasts import ratio_text, sentences
 from analysis.text.edges import edge_span, edge_text, sentence
 from analysis.text.format import p_text, percent, quality_words, score_text, span_text
+from analysis.text.missing import sentences as missing_sentences
 from analysis.text.recommend import commands, headroom_text
-from analysis.text.report import claims_text
+from analysis.text.report import claims_text, trust_notes
 from analysis.text.table2 import as_text
 from study.config import IMPORTED, QualitySearch, has_grid, to_json, untreated
 from study.record.definition import Definition
@@ -64,6 +65,7 @@ def report(
         "study": definition.study,
         "rule": definition.study.rule,
         "heading": heading(tables),
+        "notes": trust_notes(tables.runs),
         "best": best(tables),
         "claims": claims(tables),
         "divergence": divergence(tables) if len(tables.runs) else None,
@@ -144,7 +146,16 @@ def divergence(tables: ReportTables) -> Context:
     first = tables.first_edges
     answers = [(model, [_split(row["curve"], sentence(row)) for row in rows]) for model, rows in tables.by_model(first)]
     seeds = min(first["seeds"].tolist())
-    return {"answers": answers, "few_seeds": seeds if seeds < FEW_SEEDS else None, "table": _edges_table(tables)}
+    return {
+        "answers": answers,
+        "lost": [
+            (model, line)
+            for model in tables.models(tables.missing)
+            for line in missing_sentences(tables.missing.loc[tables.missing["model"] == model], first)
+        ],
+        "few_seeds": seeds if seeds < FEW_SEEDS else None,
+        "table": _edges_table(tables),
+    }
 
 
 def _split(curve: str, line: str) -> tuple[str, str]:

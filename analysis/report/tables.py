@@ -13,6 +13,7 @@ from analysis.loading import cells_of, records
 from analysis.stats.best import best, gains
 from analysis.stats.contrasts import contrasts
 from analysis.stats.edges import edges, fits
+from analysis.stats.missing import failed_runs, missing_by_curve
 from analysis.stats.psychometric import Fit
 from analysis.stats.quality import lr_sensitivity, quality
 from analysis.stats.rates import divergence_rates, in_bins
@@ -40,6 +41,8 @@ class ReportTables:
         scored: `quality`.
         fitted: `fits`.
         edges: Level -> `edges`, at `LEVELS` and at the level of a search.
+        failed: `failed_runs`: runs of cells that failed for good.
+        missing: `missing_by_curve` at the first level; empty for a search for the best quality, which has no curves.
         recommended: `recommend`, risk 5% at 95%.
         contrasts: `contrasts`; empty for a search for the best quality, which has no curves.
         sensitivity: `lr_sensitivity`; empty for such a search.
@@ -55,6 +58,8 @@ class ReportTables:
     scored: pd.DataFrame
     fitted: dict[Any, Fit]
     edges: dict[float, pd.DataFrame]
+    failed: pd.DataFrame
+    missing: pd.DataFrame
     recommended: pd.DataFrame
     contrasts: pd.DataFrame
     sensitivity: pd.DataFrame
@@ -101,6 +106,7 @@ def report_tables(folder: Path) -> ReportTables:
     fitted = fits(runs)
     confirmations = read_confirmations(folder)
     compared = runs.iloc[:0] if searched else runs
+    failed = failed_runs(folder, definition, runs)
     return ReportTables(
         folder=folder,
         definition=definition,
@@ -110,7 +116,9 @@ def report_tables(folder: Path) -> ReportTables:
         scored=quality(in_bins(runs), definition),
         fitted=fitted,
         edges={level: edges(runs, level, fitted) for level in dict.fromkeys([*LEVELS, first_level(definition.study)])},
-        recommended=recommend(compared, definition, confirmations=confirmations, fitted=fitted),
+        failed=failed,
+        missing=missing_by_curve(compared, failed.iloc[:0] if searched else failed, first_level(definition.study)),
+        recommended=recommend(compared, definition, confirmations=confirmations, fitted=fitted, failed=failed),
         contrasts=contrasts(compared, definition, confirmations=confirmations, fitted=fitted),
         sensitivity=lr_sensitivity(compared, definition),
         best=best(every, gains(every, read_losses(folder), definition), definition) if searched else None,

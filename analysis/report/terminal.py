@@ -6,8 +6,9 @@ from analysis.report.tables import ReportTables
 from analysis.text.best import text as best_text
 from analysis.text.contrasts import sentences
 from analysis.text.edges import sentence
+from analysis.text.missing import sentences as missing_sentences
 from analysis.text.rates import rates_table
-from analysis.text.report import claims_text, many_contrasts_text, many_edges_text
+from analysis.text.report import claims_text, many_contrasts_text, many_edges_text, trust_notes
 from study.config import untreated
 
 MOST_CURVES = 100
@@ -18,20 +19,21 @@ MOST_CONTRASTS = 12
 
 
 def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> str:
-    """Return the answers for each model, then the rates of all cells.
+    """Return the answers for each model, what weakens them, then the rates of all cells.
 
     Args:
         folder: The folder, as the user types it.
         command: The command, as the user types it.
     """
     if tables.best is not None:
-        return best_text(tables.best, tables.definition)
+        return "\n\n".join([best_text(tables.best, tables.definition), *trust_notes(tables.runs)])
     answers = [_model_text(tables, model, folder, command) for model in tables.models(tables.first_edges)]
     place = {model: i for i, model in enumerate(tables.definition.study.models)}
     rates = tables.rates.sort_values("model", key=lambda models: models.map(place), kind="stable")
     curves = pd.Series(rates.groupby("model")["curve"].transform("nunique"))
     printed = curves.to_numpy(dtype=int) <= MOST_CURVES
-    return "\n\n".join([*answers, *([rates_table(rates.loc[printed])] if printed.any() or rates.empty else [])])
+    notes = trust_notes(tables.runs)
+    return "\n\n".join([*answers, *notes, *([rates_table(rates.loc[printed])] if printed.any() or rates.empty else [])])
 
 
 def _model_text(tables: ReportTables, model: str, folder: str, command: str) -> str:
@@ -40,10 +42,12 @@ def _model_text(tables: ReportTables, model: str, folder: str, command: str) -> 
         table.loc[table["model"] == model] for table in (tables.first_edges, tables.contrasts, tables.recommended)
     )
     rows = edges.to_dict("records")
+    lost = missing_sentences(tables.missing.loc[tables.missing["model"] == model], edges)
     if len(rows) > MOST_CURVES:
         short = many_edges_text(rows, tables.first_level)
-        return f"{model}:\n  {short} All of them: {folder}/tables/edges.csv, cells.csv"
-    lines = [sentence(row) for row in rows]
+        lines = [f"{short} All of them: {folder}/tables/edges.csv, cells.csv", *lost]
+        return "\n".join([f"{model}:", *(f"  {line}" for line in lines)])
+    lines = [*lost, *(sentence(row) for row in rows)]
     if contrasts["planned"].tolist().count(True) > MOST_CONTRASTS:
         lines.append(many_contrasts_text(contrasts))
     elif len(contrasts):

@@ -16,6 +16,10 @@ the largest probability with which it could have claimed a risk that is too high
 After a failure, a test may take half of what is left. (59 seeds at 5% leave 0.0015 of 0.05: the next confirmation
 needs 141.)
 
+A run that failed for good may have failed because it diverged, and a few of them show no trend. So the study's own runs
+claim nothing from the lowest lr on at which one is missing, and that test counts as failed. A confirmation counts its
+missing runs as diverged, so its claim holds whatever they were.
+
 Sources: C. J. Clopper and E. S. Pearson, Biometrika 26 (1934); fixed sequences: W. Maurer, L. A. Hothorn and W.
 Lehmacher, in Biometrie in der chemisch-pharmazeutischen Industrie 6 (1995); levels passed on by tests that reject: F.
 Bretz et al., Statistics in Medicine 28 (2009).
@@ -23,8 +27,9 @@ Bretz et al., Statistics in Medicine 28 (2009).
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,6 +61,7 @@ COLUMNS = (
     *("pending", "failed", "quality", "quality_median", "quality_low", "quality_high", "quality_n"),
     *("best_lr", "headroom", "headroom_low", "headroom_high", "edge_status", "searched"),
     *("seeds", "lowest_k", "lowest_n", "lowest_bound", "n_min", "n_max", "lr_min", "lr_max", "steps"),
+    *("missing", "missing_from"),
 )
 
 
@@ -68,6 +74,7 @@ def recommend(
     confidence: float = CONFIDENCE,
     quality: str | None = None,
     fitted: Mapping[Any, Fit] | None = None,
+    failed: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return what can be claimed of each curve, and what to confirm next.
 
@@ -80,6 +87,7 @@ def recommend(
         confidence: Of the claim.
         quality: A column of held-out quality; the first task's if None.
         fitted: `analysis.stats.edges.fits(runs)`; computed if None.
+        failed: `analysis.stats.missing.failed_runs`; None if no run failed.
 
     Returns:
         One row a curve; columns model, curve, method, <thresholds>, options; risk, confidence (as requested);
@@ -99,7 +107,9 @@ def recommend(
         searched ("edges", "quality", "imported", "planned import", or "" for a study of fixed runs);
         seeds (distinct);
         lowest_k, lowest_n and lowest_bound (the cell of the lowest lr, and the bound of its risk, at the confidence);
-        n_min, n_max (runs a cell), lr_min, lr_max, steps (the horizon).
+        n_min, n_max (runs a cell), lr_min, lr_max, steps (the horizon); missing (the study's runs that failed, without
+        those of confirmations), missing_from (their lowest lr: the study's runs claim nothing from there on, and no
+        higher lr is nominated; NaN if none is missing).
 
     Raises:
         ValueError: Unless 0 < risk < 1 and 0 < confidence < 1, or if there is no such quality; the message lists
@@ -111,6 +121,7 @@ def recommend(
     if isinstance(search, QualitySearch):
         # The judging seeds are independent of the tuning runs, so no run here was chosen by its outcome.
         runs, fitted = runs.loc[runs["seed"] >= JUDGED_FROM].drop(columns="curve", errors="ignore"), None
+        failed = None if failed is None else failed.loc[failed["seed"] >= JUDGED_FROM]
     runs = with_curves(runs)
     scores = _scores(runs, definition, column)
     fitted = fits(runs) if fitted is None else fitted
@@ -121,7 +132,8 @@ def recommend(
     needed = runs[[*CURVE, *same, "run_id", "lr", "outcome"]].assign(_score=scores)
     for key, of_curve in needed.groupby(CURVE, sort=False):
         model, curve = key  # pyright: ignore[reportGeneralTypeIssues]
-        evidence = _evidence(of_curve, named, placed=nominates_only(study))
+        lost = _lost(failed, str(model), str(curve), named)
+        evidence = _evidence(of_curve, named, lost, placed=nominates_only(study))
         row = claim(evidence, risk, confidence)
         row |= _nomination(evidence, fitted[model, curve], row, risk, confidence)
         row |= _quality_at(of_curve, row["lr"] if row["status"] == CLAIMED else row["nominated"])
@@ -129,6 +141,7 @@ def recommend(
         head = {"model": model, "curve": curve} | {c: of_curve[c].iloc[0] for c in same}
         facts = {name: edge[model, curve][name] for name in ("seeds", "n_min", "n_max", "lr_min", "lr_max", "steps")}
         facts |= {"edge_status": edge[model, curve]["status"], "searched": _origin(study)}
+        facts |= {"missing": sum(lost.values()), "missing_from": min(lost, default=math.nan)}
         rows.append(head | {"risk": risk, "confidence": confidence, "quality": column} | row | facts)
     return in_order(pd.DataFrame(rows, columns=pd.Index([*CURVE, *same, *COLUMNS])))
 
@@ -215,11 +228,21 @@ class Evidence:
         grid: (lr, k, n) of the study's own runs, ascending.
         placed: Whether they may have been placed by outcomes.
         confirmations: In the order in which they were named.
+        missing: lr -> how many of the study's own runs failed.
     """
 
     grid: tuple[tuple[float, int, int], ...]
     placed: bool
     confirmations: tuple["Confirmed", ...]
+    missing: Mapping[float, int] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> list[tuple[float, int, int, int]]:
+        """(lr, k, n, missing) of the study's own runs, ascending; n includes the missing runs."""
+        recorded = {lr: (k, n) for lr, k, n in self.grid}
+        missing = self.missing
+        counts = ((lr, *recorded.get(lr, (0, 0)), missing.get(lr, 0)) for lr in sorted({*recorded, *missing}))
+        return [(lr, k, n + lost, lost) for lr, k, n, lost in counts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +256,23 @@ class Confirmed:
     study_seeds: int
 
 
-def _evidence(of_curve: pd.DataFrame, named: Iterable[tuple[Confirmation, set[str]]], placed: bool) -> Evidence:
+def _lost(
+    failed: pd.DataFrame | None, model: str, curve: str, named: Iterable[tuple[Confirmation, set[str]]]
+) -> dict[float, int]:
+    """Return lr -> how many of a curve's own runs failed. Those of a confirmation belong to its test."""
+    if failed is None or failed.empty:
+        return {}
+    confirmed = {run for _, of_confirmation in named for run in of_confirmation}
+    here = (failed["model"] == model) & (failed["curve"] == curve) & ~failed["run_id"].isin(list(confirmed))
+    return {float(lr): int(n) for lr, n in Counter(failed.loc[here, "lr"]).items()}
+
+
+def _evidence(
+    of_curve: pd.DataFrame,
+    named: Iterable[tuple[Confirmation, set[str]]],
+    missing: Mapping[float, int],
+    placed: bool,
+) -> Evidence:
     diverged = (of_curve["outcome"] == "diverged").to_numpy(dtype=bool)
     ids, lrs = of_curve["run_id"].tolist(), of_curve["lr"].to_numpy(dtype=float)
     confirmed: list[Confirmed] = []
@@ -256,7 +295,7 @@ def _evidence(of_curve: pd.DataFrame, named: Iterable[tuple[Confirmation, set[st
     tried, of_lr = np.unique(lrs[own], return_inverse=True)
     k, n = np.bincount(of_lr, diverged[own], len(tried)), np.bincount(of_lr, minlength=len(tried))
     grid = tuple(zip(tried.tolist(), k.astype(int).tolist(), n.tolist(), strict=True))
-    return Evidence(grid=grid, placed=placed, confirmations=tuple(confirmed))
+    return Evidence(grid=grid, placed=placed, confirmations=tuple(confirmed), missing=missing)
 
 
 def claim(evidence: Evidence, risk: float, confidence: float) -> dict[str, Any]:
@@ -271,11 +310,11 @@ def claim(evidence: Evidence, risk: float, confidence: float) -> dict[str, Any]:
         # The study's own test comes first, unless confirmations were named when it was too small to claim anything.
         tests.insert(_before(evidence, risk, 1 - confidence), None)
     for test in tests:
-        cells = [(test.lr, test.k, test.n, test.missing)] if test else [(*cell, 0) for cell in evidence.grid]
+        cells = [(test.lr, test.k, test.n, test.missing)] if test else evidence.cells
         for lr, k, n, missing in cells:
             at = level()
             allowed = most_allowed(n, risk, at)
-            if allowed >= 0 and k + missing <= allowed:
+            if allowed >= 0 and k + missing <= allowed and (test or not missing):
                 basis = "confirmation" if test else "study"
                 claims.append({"lr": lr, "basis": basis, "k": k, "n": n, "level": at})
                 continue
@@ -340,15 +379,18 @@ def _nomination(
 
 
 def _candidates(evidence: Evidence, risk: float) -> list[float]:
-    """Lrs up to which no cell's rate is above the risk. Those of a search lie anywhere, also below its tried lrs."""
-    good = []
+    """Lrs up to which no cell's rate is above the risk and no run is missing.
+
+    Those of a search lie anywhere, also below its tried lrs.
+    """
+    good, missing_from = [], min(evidence.missing, default=math.inf)
     for lr, k, n in evidence.grid:
-        if k > risk * n:
+        if k > risk * n or lr >= missing_from:
             break
         good.append(lr)
     if not evidence.placed:
         return good
-    lowest = evidence.grid[0][0] if evidence.grid else 1.0
+    lowest = min(evidence.grid[0][0] if evidence.grid else 1.0, missing_from)
     high = good[-1] if good else lowest / 1.25
     return [lr for lr in log_grid(lowest / BELOW_SEARCH, high, SEARCH_POINTS) if lr <= high] or [high]
 

@@ -30,6 +30,8 @@ def sentence(row: Mapping[str, Any]) -> str:
         are = "is" if row["pending"] == 1 else "are"
         how = "import" if row["searched"] in (IMPORTED, PLANNED_IMPORT) else "resume"
         parts.append(f"{_count(row['pending'], 'run')} of a confirmation {are} missing: run study {how}.")
+    if row["missing"]:
+        parts.append(_missing(row))
     if row["status"] == CLAIMED:
         parts += _quality_and_headroom(row)
     parts += _next(row)
@@ -60,6 +62,15 @@ def _answer(row: Mapping[str, Any]) -> str:
         tried = f"{_of(row['nominated_k'], row['nominated_n'])} diverged at lr {row['nominated']:g}"
         bound = row["nominated_bound"]
     return f"{seeds}." if math.isnan(bound) else f"{seeds}: {tried}, so the risk there may be up to {percent(bound)}."
+
+
+def _missing(row: Mapping[str, Any]) -> str:
+    are = "is" if row["missing"] == 1 else "are"
+    again = "" if row["searched"] in (IMPORTED, PLANNED_IMPORT) else " (study resume tries again)"
+    return (
+        f"{_count(row['missing'], 'run')} {are} missing, the lowest at lr {row['missing_from']:g}: the study's own "
+        f"runs claim nothing from there on{again}."
+    )
 
 
 def _quality_and_headroom(row: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sentences of a report about one model: its claims, and counts where it has many curves."""
+"""Sentences of a report: claims of a model, counts where it has many curves, and how far outcomes can be trusted."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,28 @@ from analysis.stats.edges import BELOW, NOT_REACHED, REACHED
 from analysis.stats.intervals import CONFIDENCE, upper_bound
 from analysis.stats.recommend import CLAIMED, RISK
 from study.config import IMPORTED
+from study.record.schema import FIRST_LOSSES
+
+MOST_CURVES = 12
+"""Curves whose missing runs are named one by one."""
 
 
 def claims_text(recommended: pd.DataFrame) -> str:
-    """Return a sentence with the lrs that are claimed for one model, or why none is."""
+    """Return the lrs that are claimed for one model, or why none is, and which missing runs forbid a claim."""
+    return f"{_claimed(recommended)}{_forbidden(recommended)}"
+
+
+def _forbidden(recommended: pd.DataFrame) -> str:
+    lost = [row for row in records(recommended) if row["missing"]]
+    if not lost:
+        return ""
+    if len(lost) > MOST_CURVES:
+        return f" {len(lost):,} curves have missing runs: nothing is claimed from the lowest lr of these on."
+    lrs = ", ".join(f"{row['curve']} from lr {row['missing_from']:g} on ({row['missing']} missing)" for row in lost)
+    return f" Missing runs forbid claims: {lrs}."
+
+
+def _claimed(recommended: pd.DataFrame) -> str:
     claimed = [row for row in records(recommended) if row["status"] == CLAIMED]
     risk = f"at most {100 * RISK:g}% of the runs diverge, {100 * CONFIDENCE:g}% confidence"
     if claimed:
@@ -44,3 +62,32 @@ def many_contrasts_text(contrasts: pd.DataFrame) -> str:
     """Return a sentence that counts the planned contrasts of one model that are significant."""
     p = contrasts.loc[contrasts["planned"].astype(bool), "p_holm"]
     return f"{int((p <= 0.05).sum())} of {len(p)} curves differ in LR50 from none (Holm's p at most 0.05)."
+
+
+def trust_notes(runs: pd.DataFrame) -> list[str]:
+    """Return what weakens the outcomes of a study's runs, a paragraph each: a weak baseline, and losses alone.
+
+    Args:
+        runs: One row a run (`analysis.load`).
+    """
+    notes = []
+    weak = (runs["baseline"] == FIRST_LOSSES).tolist().count(True) if "baseline" in runs else 0
+    if weak:
+        notes.append(
+            f"{_of_all(weak, len(runs))} judged against the loss at initialization. That baseline is weak: a run that "
+            "learns hardly more than class frequencies passes as healthy. `watch(loss, targets=y)` compares each batch "
+            "with its best constant predictor."
+        )
+    slow = (runs["outcome"] == "undertrained").tolist().count(True)
+    if slow and bool(runs["moved"].isna().to_numpy().all()):
+        notes.append(
+            f"{_of_all(slow, len(runs))} undertrained: slow, not diverged. The trainer does not measure how far "
+            "weights move, so this rests on the losses alone."
+        )
+    return notes
+
+
+def _of_all(n: int, total: int) -> str:
+    if n == total:
+        return f"All {total:,} runs are" if total > 1 else "The only run is"
+    return f"{n:,} of {total:,} runs {'is' if n == 1 else 'are'}"

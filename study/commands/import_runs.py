@@ -236,7 +236,7 @@ def _record_missing(runs: Sequence[_Judged], folder: Path) -> None:
         if one.cut:
             missing[one.cut].append(one)
     for why, cut in missing.items():
-        write_failure(folder, _trial_name(cut), [one.run.id for one in cut], why)
+        write_failure(folder, _trial_name(cut), [one.run for one in cut], why)
 
 
 def _trial_name(runs: Iterable[_Judged]) -> str:

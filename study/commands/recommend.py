@@ -21,16 +21,19 @@ class Claim:
 def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
     """Return the largest lr that can be claimed for each curve, as sentences or as JSON."""
     import analysis
+    from analysis.stats.missing import failed_runs
     from analysis.stats.recommend import recommend as recommend_table
     from analysis.text import recommend as text
 
+    runs, definition = analysis.load(folder), read_definition(folder)
     table = recommend_table(
-        analysis.load(folder),
-        read_definition(folder),
+        runs,
+        definition,
         confirmations=read_confirmations(folder),
         risk=claim.risk,
         confidence=claim.confidence,
         quality=claim.quality,
+        failed=failed_runs(folder, definition, runs),
     )
     if as_json:
         return json.dumps(text.json_records(table), indent=1, allow_nan=False)

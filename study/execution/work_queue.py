@@ -259,7 +259,7 @@ class Queue:
         if may_retry and len(alike) < SAME_FAILURE_STOPS:
             self._retries.append(stack)
             return
-        write_failure(self.job.folder, stack.name, [run.id for run in stack.runs], failure.reason)
+        write_failure(self.job.folder, stack.name, stack.runs, failure.reason)
         if not stack.is_control:
             self.source.given_up(stack, failure.reason)
         self.job.on_trial_end(stack, failure.reason)

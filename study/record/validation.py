@@ -95,6 +95,17 @@ def validate_failure(content: Mapping[str, Any]) -> None:
         _validate_run_id(run_id)
     reason = content.get("reason")
     require(isinstance(reason, str), f"its reason is {shorten(reason)}")
+    if "runs" not in content:
+        return
+    runs = _list(content, "runs")
+    require(len(runs) == len(content["run_ids"]), f"it describes {len(runs)} of {len(content['run_ids'])} runs")
+    for run in runs:
+        require(isinstance(run, dict), f"a run is {shorten(run)}")
+        check_name(run.get("model"), "a model")
+        _validate_arm(run)
+        check_number(run.get("lr"), "an lr")
+        require(run["lr"] > 0, f"an lr is {run['lr']:g}")
+        check_integer(run.get("seed"), "a seed")
 
 
 def validate_parquet_size(file: "pq.ParquetFile") -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from analysis.loading import with_curves
 from analysis.stats import recommend
+from analysis.stats.missing import failed_runs
 from study import overrides
 from study.config import Arm, EdgeSearch, QualitySearch, check_lr
 from study.record import tables
@@ -54,11 +55,15 @@ def named(
         if same and not {run.id for run in confirmation.runs(definition)} <= done:
             return confirmation
     cells = runs.loc[runs["role"] == "cell"]
-    used = {*study.seeds, *cells["seed"].tolist(), *(seed for confirmation in known for seed in confirmation.seeds)}
+    failed = failed_runs(folder, definition, cells)
+    tried = [*cells["seed"].tolist(), *failed["seed"].tolist()]
+    used = {*study.seeds, *tried, *(seed for confirmation in known for seed in confirmation.seeds)}
     if request.seeds is None:
         reserved = [min(study.seeds) + study.search.budget] if isinstance(study.search, EdgeSearch) else []
         first = max([seed + 1 for seed in used] + reserved)
-        table = recommend.recommend(cells, definition, confirmations=known, risk=risk, confidence=confidence)
+        table = recommend.recommend(
+            cells, definition, confirmations=known, risk=risk, confidence=confidence, failed=failed
+        )
         asked = table.loc[table["model"].isin(list(chosen)) & table["method"].isin([arm.method for arm in arms])]
         fewest = recommend.seeds_needed(risk, 1 - confidence)
         count = max([int(n) for n in asked["more_if_clean"].dropna()] or ([fewest] if fewest else []), default=None)

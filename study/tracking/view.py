@@ -207,13 +207,15 @@ def _answers(folder: Path, definition: Definition, runs: "pd.DataFrame") -> dict
     from analysis.loading import CURVE
     from analysis.stats.contrasts import contrasts
     from analysis.stats.edges import edges, fits
+    from analysis.stats.missing import failed_runs
     from analysis.stats.recommend import recommend
 
     if runs.groupby(CURVE).ngroups > MOST_CURVES:
         return {}
     fitted, confirmations = fits(runs), read_confirmations(folder)
     ratios = contrasts(runs, definition, confirmations=confirmations, fitted=fitted)
-    claims = recommend(runs, definition, confirmations=confirmations, fitted=fitted)
+    failed = failed_runs(folder, definition, runs)
+    claims = recommend(runs, definition, confirmations=confirmations, fitted=fitted, failed=failed)
     return (
         _named(edges(runs, 0.5, fitted), {"edge": "LR50", "low": "LR50_low", "high": "LR50_high"})
         | _named(edges(runs, 0.05, fitted), {"edge": "LR05", "low": "LR05_low", "high": "LR05_high"})

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 
@@ -17,10 +18,13 @@ from analysis.report import sections, terminal
 from analysis.report.tables import missing_runs, report_tables
 from analysis.stats.contrasts import contrasts
 from analysis.text.contrasts import sentences
+from study.commands.recommend import Claim, recommend
 from study.config import Arm
+from study.record import checksums
 from study.record.definition import RecordError, open_study
 from study.record.failures import write_failure
-from study.record.tables import read_runs
+from study.record.schema import FIRST_LOSSES
+from study.record.tables import read_runs, write_trial
 
 
 class Page(HTMLParser):
@@ -211,6 +215,58 @@ def test_missing_runs_are_counted_by_reason(full):
     assert "4 of 800 planned runs are not recorded" in page.text
     assert "out of memory <on a worker>" in page.text
     assert "not run yet" in page.text
+
+
+def of_a_loop(folder, *, weak=True, moved=None, seeds=range(4), lrs=(0.01, 0.02, 0.4)):
+    """Write the record of a loop that measures no distance from the start."""
+    study_of(folder, methods=("none",), lrs=lrs, seeds=seeds, with_losses=False)
+    (path,) = (folder / "runs").glob("small-00.parquet")
+    rows = checksums.read_parquet(path.read_bytes()).to_pylist()
+    for row in rows:
+        row |= {"moved": moved} | ({"baseline": FIRST_LOSSES} if weak else {})
+        row |= {"outcome": "undertrained"} if row["lr"] == 0.01 else {}
+    write_trial(folder, path.stem, rows, [])
+
+
+def texts_of(folder):
+    found = report_tables(folder)
+    return terminal.text(found), Page(report_page.write(found)).text
+
+
+def test_report_tells_a_weak_baseline_and_outcomes_that_rest_on_losses_alone(tmp_path, without_figures):
+    of_a_loop(tmp_path)
+    for text in texts_of(tmp_path):
+        contains(text, "All 12 runs are judged against the loss at initialization", "weak", "class frequencies")
+        contains(text, "watch(loss, targets=y)", "4 of 12 runs are undertrained", "losses alone")
+
+
+def test_report_of_a_strong_baseline_and_measured_distances_has_no_notes(tmp_path, without_figures):
+    of_a_loop(tmp_path, weak=False, moved=1.5)
+    for text in texts_of(tmp_path):
+        assert "at initialization" not in text
+        assert "losses alone" not in text
+
+
+@pytest.mark.parametrize("planned", [True, False], ids=["a grid", "ids alone"])
+def test_report_tells_that_missing_runs_depend_on_the_lr(tmp_path, without_figures, planned):
+    """A loop that exits where its loss is high: no recorded run diverged, and the edge seemed to be above all lrs."""
+    lrs, seeds = (0.1, 0.2, 0.4, 0.8, 1.6), range(6)
+    lost = [("small", "none", lr, seed) for lr in lrs[3:] for seed in seeds if (lr, seed) != (0.8, 0)]
+    definition = study_of(
+        tmp_path, methods=("none",), lrs=lrs, seeds=seeds, leave_out=lost, edges={"none": np.inf}, with_losses=False
+    )
+    study = definition.study
+    runs = [study.run(definition.data["content"], m, study.arms[0], lr, s) for m, _, lr, s in lost]
+    write_failure(tmp_path, "lost", runs if planned else [run.id for run in runs], "it exited")
+    for text in texts_of(tmp_path):
+        contains(text, "none: 11 of 30 runs are missing", "rises with the lr", "may have diverged", "> 0.8")
+        contains(text, "Missing runs forbid claims: none from lr 0.8 on (11 missing)")
+        assert re.search(r"If all of them did, LR50 is 0\.\d+ \(0\.\d+ to 0\.\d+\)", text)
+    said = recommend(tmp_path, Claim())
+    contains(said, "11 runs are missing, the lowest at lr 0.8", "claim nothing from there on")
+    (row,) = json.loads(recommend(tmp_path, Claim(), as_json=True))
+    assert (row["missing"], row["missing_from"]) == (11, 0.8)
+    assert row["nominated"] < 0.8
 
 
 def test_missing_runs_match_arms_with_explicit_defaults(tmp_path):

@@ -114,6 +114,71 @@ def test_fixed_sequence_stops_at_the_first_failure():
     np.testing.assert_array_equal(fixed_sequence([[0, 1], [0, 0], [9, 0]], 59), [1, 2, 0])
 
 
+# --- runs that failed for good ------------------------------------------------------------------------------------
+
+
+def failed(lrs, definition=DEFINITION):
+    """Failed runs of `none`: lr -> seeds."""
+    arm = definition.study.arms[0]
+    rows = []
+    for lr, seeds in lrs.items():
+        for seed in seeds:
+            run = definition.study.run(definition.data["content"], "small", arm, lr, seed)
+            rows.append({"run_id": run.id, "model": "small", "curve": "none", "method": "none", "lr": lr, "seed": seed})
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("lost", "lr", "missing_from"),
+    [({}, 0.4, math.nan), ({0.4: [300]}, 0.2, 0.4), ({0.2: [300], 0.4: [300]}, 0.1, 0.2), ({0.3: [7]}, 0.2, 0.3)],
+    ids=["none", "the highest", "two lrs", "an lr without a recorded run"],
+)
+def test_nothing_is_claimed_from_the_lowest_lr_with_a_missing_run_on(lost, lr, missing_from):
+    runs = runs_of({0.1: (0, 300), 0.2: (0, 300), 0.4: (0, 300)})
+    row = row_of(runs, failed=failed(lost) if lost else None)
+    assert (row["status"], row["lr"], row["missing"]) == (CLAIMED, lr, sum(map(len, lost.values())))
+    assert row["missing_from"] == pytest.approx(missing_from, nan_ok=True)
+    assert not row["nominated"] >= min(lost, default=math.inf)
+    if lost:
+        assert row["tested_at"] == pytest.approx(0.95)  # tests below come first
+        (said,) = sentences(pd.DataFrame([row]))
+        contains(said, "missing", f"at lr {missing_from:g}", "claim nothing from there on")
+
+
+def test_missing_runs_at_the_lowest_lr_allow_no_claim_and_count_as_a_failed_test():
+    runs = runs_of({0.1: (0, 59), 0.2: (0, 60), 0.4: (0, 60)})
+    row = row_of(runs, failed=failed({0.1: [59]}))
+    assert (row["status"], math.isnan(row["lr"]), math.isnan(row["nominated"])) == (CANNOT_SAY, True, True)
+    cells = [(0.1, 0, 59), (0.2, 0, 60)]
+    evidence = Evidence(grid=tuple(cells), placed=False, confirmations=(), missing={0.1: 1})
+    alone = Evidence(grid=((0.1, 1, 60),), placed=False, confirmations=())
+    assert claim(evidence, 0.05, 0.95)["next_level"] == pytest.approx(claim(alone, 0.05, 0.95)["next_level"])
+
+
+def test_confirmation_claims_beside_missing_runs_and_counts_its_own_as_diverged():
+    named = confirmation(0.4, range(100, 193))
+    runs = runs_of({0.1: (0, 8), 0.2: (0, 8)})
+    lost = failed({0.4: range(8)})
+    fresh = pd.concat([runs, runs_of({0.4: (0, 93, 100)})])
+    row = row_of(fresh, confirmations=[named], failed=lost)
+    assert (row["status"], row["lr"], row["basis"], row["missing"]) == (CLAIMED, 0.4, "confirmation", 8)
+    one_lost = pd.concat([runs, runs_of({0.4: (0, 92, 100)})])
+    row = row_of(one_lost, confirmations=[named], failed=pd.concat([lost, failed({0.4: [192]})]))
+    assert (row["status"], row["k"], row["missing"]) == (CLAIMED, 0, 8)  # 93 allow one
+    two_lost = pd.concat([runs, runs_of({0.4: (0, 91, 100)})])
+    row = row_of(two_lost, confirmations=[named], failed=pd.concat([lost, failed({0.4: [191, 192]})]))
+    assert row["status"] == CANNOT_SAY
+
+
+def test_search_nominates_no_lr_with_missing_runs():
+    searched = dataclasses.replace(DEFINITION, study=dataclasses.replace(DEFINITION.study, search=EdgeSearch()))
+    lrs = {lr: (0, 1, i) for i, lr in enumerate(np.geomspace(0.1, 2, 18).round(3))}
+    assert row_of(runs_of(lrs), searched)["nominated"] > 0.5
+    row = row_of(runs_of(lrs), searched, failed=failed({0.5: [40], 3.0: [41]}))
+    assert row["status"] == CANNOT_SAY
+    assert row["nominated"] < 0.5
+
+
 # --- the claim is wrong at most 5% of the time --------------------------------------------------------------------
 
 SIMULATED_LRS = tuple(np.geomspace(0.01, 1, 12))

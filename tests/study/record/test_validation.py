@@ -306,6 +306,10 @@ FAILURES = {
     "an id is a path": b'{"run_ids": ["../x"], "reason": "x"}',
     "an id is a number": b'{"run_ids": [3], "reason": "x"}',
     "a reason is a list": b'{"run_ids": ["a"], "reason": [1]}',
+    "a run is a number": b'{"run_ids": ["a"], "reason": "x", "runs": [1]}',
+    "more ids than runs": b'{"run_ids": ["a"], "reason": "x", "runs": []}',
+    "an lr is a word": b'{"run_ids": ["a"], "reason": "x", "runs": [{"model": "m", "method": "n", "options": {}, '
+    b'"lr": "high", "seed": 1}]}',
     "deep": b"[" * 200_000,
     "not UTF-8": b"\xff\xfe",
 }
