@@ -13,11 +13,14 @@ os.environ |= {"HOME": HOME.name, "STUDY_CACHE": str(Path(HOME.name) / "cache")}
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 STARTS_PROCESSES = ("integration", "robustness", "study/tune", "benchmarks")
-"""Tests in these folders start Ray or servers. They run one after another, on one worker of pytest-xdist."""
+"""Tests in these folders start Ray or servers, and so do slow tests elsewhere. They run on one worker, in turn."""
 
 
+@pytest.hookimpl(tryfirst=True)  # ahead of pytest-xdist, which reads the marker in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(root).as_posix().startswith(STARTS_PROCESSES):
+        where = item.path.relative_to(root).as_posix()
+        slow = item.get_closest_marker("slow") and not where.startswith("analysis")
+        if where.startswith(STARTS_PROCESSES) or slow:
             item.add_marker(pytest.mark.xdist_group("ray"))

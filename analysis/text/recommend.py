@@ -126,14 +126,14 @@ def commands(table: pd.DataFrame, folder: str, study: str = "study") -> list[str
     several = len(set(table["model"])) > 1
     lines = []
     for (lr, _), rows in sorted(to_confirm.items()):
-        words = [study, "confirm", folder, "--lr", f"{lr:g}"]
+        words = ["confirm", folder, "--lr", f"{lr:g}"]
         words += ["--method", ",".join(dict.fromkeys(str(row["curve"]) for row in rows))]
         if several:
             words += ["--model", ",".join(dict.fromkeys(str(row["model"]) for row in rows))]
         for option in ("risk", "confidence"):
             if rows[0][option] != {"risk": RISK, "confidence": CONFIDENCE}[option]:
                 words += [f"--{option}", f"{rows[0][option]:g}"]
-        lines.append(shlex.join(words))
+        lines.append(f"{study} {shlex.join(words)}")
     return lines
 
 

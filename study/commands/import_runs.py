@@ -16,7 +16,7 @@ from study.commands.paths import study_folder, typed_command, typed_path
 from study.config import CONTROL_SEEDS, IMPORTED, Rule, Run, canonical_json
 from study.execution.trial import Trial, record
 from study.loops.losses_table import Columns, History, count, histories, read_table, task_names
-from study.outcomes.gains import trailing_median
+from study.outcomes.judge import exploded_steps
 from study.outcomes.reference import Reference
 from study.record import tables
 from study.record.confirmations import read_confirmations
@@ -174,8 +174,7 @@ def _is_early(history: History, end: int, horizon: int, rule: Rule) -> str:
     total = history.loss.astype(np.float64).sum(axis=1)
     if not np.isfinite(total).all():
         return "diverged"
-    last = trailing_median(total, rule.median_steps, history.step)[-1]
-    return "diverged" if last > rule.slow_loss * total[0] else "healthy"
+    return "diverged" if exploded_steps(total, rule, step_T=history.step)[-1] else "healthy"
 
 
 # The record

@@ -11,7 +11,7 @@ import pandas as pd
 
 from study import overrides
 from study.commands.paths import typed_command, typed_path
-from study.config import Rule, Study
+from study.config import RANKER, Rule, Study
 from study.outcomes.judge import final_loss
 from study.outcomes.recorded import judge_recorded, losses_by_run
 from study.record import tables
@@ -166,6 +166,9 @@ def _columns(
         moved = dict(zip(of_model["run_id"], of_model["moved"].to_numpy(dtype=float, na_value=math.nan), strict=True))
         reference = references(study, definition.data, folder, [str(model)], losses=losses, runs=runs)[str(model)]
         declared = set(of_model.loc[of_model["declared"].fillna(False), "run_id"]) if "declared" in of_model else set()
-        outcomes = judge_recorded(cells, tasks, constant_K, set(lost), reference, rule, moved, declared)
+        lrs = None
+        if study.trainer != RANKER and bool(of_model["moved"].isna().all()):
+            moved, lrs = None, dict(zip(of_model["run_id"], of_model["lr"], strict=True))
+        outcomes = judge_recorded(cells, tasks, constant_K, set(lost), reference, rule, moved, declared, lrs)
         columns |= {run: outcome.columns(tasks) for run, outcome in outcomes.items()}
     return columns

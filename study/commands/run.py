@@ -3,7 +3,7 @@
 import contextlib
 import importlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from study.commands.remaining import RemainingWork, remaining_work
 from study.commands.report import report
 from study.commands.request import RunRequest, out_folder, study_and_trainer, validate_study
 from study.commands.versions import versions
-from study.config import Study
+from study.config import RANKER, Study
 from study.execution import checkpoint, heartbeat, interrupts, preflight
 from study.execution.planner import Stack, plan
 from study.execution.work_queue import Job
@@ -108,7 +108,7 @@ def train(
         imports.join()
         print(report(folder), flush=True)
         print(_mirror(folder, follower, request.tracking_uri), flush=True)
-    print(_next_steps(folder))
+    print(_next_steps(study, folder))
     return folder
 
 
@@ -231,13 +231,14 @@ def _opening(study: Study, work: RemainingWork, workers: int, folder: Path) -> s
     )
 
 
-def _next_steps(folder: Path) -> str:
+def _next_steps(study: Study, folder: Path) -> str:
     from study.search.optuna_tpe import JOURNAL
 
     command, shown = typed_command(), typed_path(folder)
-    steps: Sequence[str] = [
-        f"  {command} ui {shown}        the curves in MLflow, side by side",
-        *([f"  optuna-dashboard {shown}/{JOURNAL}        every proposal"] if (folder / JOURNAL).exists() else []),
-        f"  {command} run lr_curve --data-dir DIR        the same on real data ({command} data fetch kuairand)",
-    ]
+    steps = [f"  {command} ui {shown}        the curves in MLflow, side by side"]
+    if (folder / JOURNAL).exists():
+        steps.append(f"  optuna-dashboard {shown}/{JOURNAL}        every proposal")
+    if study.trainer == RANKER:
+        real = f"the same on real data ({command} data fetch kuairand)"
+        steps.append(f"  {command} run lr_curve --data-dir DIR        {real}")
     return "\n".join(["", "Next:", *steps])

@@ -143,6 +143,7 @@ def _rows(trial: Trial, trained: TrainedRuns, trainer: Trainer, device: str) -> 
             trained.moved,
             step_T=trained.steps,
             declared_R=trained.declared,
+            lr_R=[run.lr for run in trial.runs],
         )
     steps = trained.loss.shape[1] if trained.steps is None else int(trained.steps[-1]) + 1
     same = {"device": trainer.device_name(device), "version": trainer.version, "seconds": trained.seconds}

@@ -9,7 +9,7 @@ import numpy as np
 
 from study.config import Rule
 from study.outcomes.gains import gains_of_columns, trailing_median
-from study.outcomes.judge import Episode, Outcome, finite_or_none, outcomes_of_gains
+from study.outcomes.judge import Episode, Outcome, exploded_steps, finite_or_none, outcomes_of_gains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,14 +142,12 @@ class Monitor:
 
     def _exploded_since(self) -> int | None:
         """Return the first step of the last stretch with an exploded loss, or None if it is not so now."""
-        steps = self._rule.median_steps
-        if len(self._loss) < steps:
+        if len(self._loss) < self._rule.median_steps:
             return None
-        loss, constant = np.array(self._loss), np.array(self._constant)
-        excess = loss * constant[0] - self._rule.slow_loss * loss[0] * constant
-        below = np.flatnonzero(trailing_median(excess, steps) <= 0)
+        exploded = exploded_steps(np.array(self._loss), self._rule, np.array(self._constant))
+        below = np.flatnonzero(~exploded)
         first = int(below[-1]) + 1 if len(below) else 0
-        return first if first < len(loss) else None
+        return first if exploded[-1] else None
 
     def _reference(self) -> float | None:
         if self._reference_gain is not None:

@@ -8,7 +8,8 @@
     never_learned  kept < 0.25, and max h < 0.5
     undertrained   kept < 0.25, but h never fell more than 0.25 below its best, rose by at least 0.05 in the last
                    quarter, and the loss never exceeded twice its first value; or the network moved less than half
-                   as far from its start as the control's. Slow, not unstable, hence not diverged
+                   as far from its start as the control's. Slow, not unstable, hence not diverged. Where no distance
+                   is known, an lr up to the control's safe one counts like the rise in the last quarter
     exploded       the trailing median of the loss is above twice its first value at the end
     declared       the trainer says that the run diverged: a loop that ended itself
     completed      every other run
@@ -107,6 +108,7 @@ def judge(
     *,
     step_T: np.ndarray | None = None,
     declared_R: Sequence[bool] | np.ndarray | None = None,
+    lr_R: Sequence[float] | None = None,
 ) -> list[Outcome]:
     """Return the outcome of each run. A run alone has the same outcome, bit for bit.
 
@@ -120,6 +122,7 @@ def judge(
             the losses can show that a run is slow.
         step_T: Numbers of the logged steps; None is every step. T is then the number of logged steps.
         declared_R: Runs of which the trainer says that they diverged.
+        lr_R: Learning rate of each run, used only where `moved_R` is not given.
 
     Raises:
         ValueError: If the shapes do not agree, or a reference gain is not positive.
@@ -140,7 +143,17 @@ def judge(
     g_RTC = trailing_median(d_RTC, rule.median_steps, step_T)
     declared_R = np.zeros(len(loss_RTC), bool) if declared_R is None else np.asarray(declared_R, bool)
     return outcomes_of_gains(
-        loss_RTC, constant_RTC, d_RTC, g_RTC, finite_R, begun_R, G_C, rule, step_T=step_T, declared_R=declared_R
+        loss_RTC,
+        constant_RTC,
+        d_RTC,
+        g_RTC,
+        finite_R,
+        begun_R,
+        G_C,
+        rule,
+        step_T=step_T,
+        declared_R=declared_R,
+        safe_lr_R=None if lr_R is None or moved_R is not None else np.asarray(lr_R) <= reference.lr,
     )
 
 
@@ -156,11 +169,12 @@ def outcomes_of_gains(
     *,
     step_T: np.ndarray | None = None,
     declared_R: np.ndarray | None = None,
+    safe_lr_R: np.ndarray | None = None,
 ) -> list[Outcome]:
     """Return the outcomes of runs whose gains (d) and trailing medians (g) are known. G_C is NaN if not learnable."""
     R, T, _ = loss_RTC.shape
     enough = step_T is None or T >= LEAST_POINTS_SLOW
-    start_T = window_starts(T, rule.median_steps, step_T)
+    start_T, logged_T = window_starts(T, rule.median_steps, step_T), step_T
     step_T = np.arange(T) if step_T is None else np.asarray(step_T)
     whole = min(int(np.searchsorted(step_T, step_T[0] + rule.median_steps - 1)), T - 1)
     quarter = max(1, round(rule.slow_rise_steps * (int(step_T[-1]) + 1)))
@@ -179,8 +193,10 @@ def outcomes_of_gains(
 
     finite_loss_RTC = np.isfinite(loss_RTC)
     nonfinite_RC = ~finite_loss_RTC.all(axis=1) | ~finite_weights_R[:, None]
-    slow_RC = (fall_RTC.max(axis=1) <= rule.slow_fall) & (rise_RC >= rule.slow_rise) & ~grew_RC & enough
-    slow_RC |= ~begun_R[:, None]
+    rises_RC = rise_RC >= rule.slow_rise
+    if safe_lr_R is not None:
+        rises_RC |= safe_lr_R[:, None]
+    slow_RC = (fall_RTC.max(axis=1) <= rule.slow_fall) & rises_RC & ~grew_RC & enough | ~begun_R[:, None]
     low_RC = kept_RC < rule.kept
     lost_RC = low_RC & ~slow_RC
     diverged_RC = nonfinite_RC | lost_RC | exploded_RC
@@ -202,7 +218,8 @@ def outcomes_of_gains(
             at_step = int(step_T[min(alive[-1] + 1, T - 1)]) if len(alive) else 0
         elif exploded_RC[r, 0]:
             outcome, reason = "diverged", "exploded"
-            at_step = int(step_T[_last_rise_above_zero(excess_RTC[r, :, 0], start_T)])
+            below = np.flatnonzero(~exploded_steps(loss_RTC[r, :, 0], rule, constant_RTC[r, :, 0], logged_T))
+            at_step = int(step_T[below[-1] + 1]) if len(below) else 0
         elif diverged_RC[r, 0]:
             outcome, reason, at_step = "diverged", "declared", int(step_T[-1])
         episodes = _episodes(fall_RTC[r, :, 0], step_T, rule)
@@ -227,6 +244,23 @@ def outcomes_of_gains(
     return outcomes
 
 
+def exploded_steps(
+    loss_T: np.ndarray, rule: Rule, constant_T: np.ndarray | None = None, step_T: np.ndarray | None = None
+) -> np.ndarray:
+    """Return where the trailing median of a loss lies above `slow_loss` times the first loss, bool (T,).
+
+    Args:
+        loss_T: The training loss.
+        rule: Numbers of the definition.
+        constant_T: The losses that it is paired with: loss / constant is compared; None is a constant number.
+        step_T: Numbers of the logged steps; None is every step.
+    """
+    loss_T = np.asarray(loss_T, np.float64)
+    constant_T = np.ones(len(loss_T)) if constant_T is None else constant_T
+    excess_T = loss_T * constant_T[0] - rule.slow_loss * loss_T[0] * constant_T
+    return trailing_median(excess_T, rule.median_steps, step_T) > 0
+
+
 def final_loss(loss_TK: np.ndarray, rule: Rule, step_T: np.ndarray | None = None) -> float | None:
     """Return the mean training loss of a run's last `median_steps` steps; None if it is not finite."""
     first = window_starts(len(loss_TK), rule.median_steps, step_T)[-1]
@@ -236,12 +270,6 @@ def final_loss(loss_TK: np.ndarray, rule: Rule, step_T: np.ndarray | None = None
 def _mean(last: np.ndarray) -> float | None:
     # fsum: exact, so the same for every shape of the array.
     return math.fsum(last) / len(last) if np.isfinite(last).all() else None
-
-
-def _last_rise_above_zero(excess_T: np.ndarray, start_T: np.ndarray) -> int:
-    """Return where the last stretch begins in which the trailing median is above 0."""
-    above = [bool(median_of_last_axis(excess_T[a : t + 1]) > 0) for t, a in enumerate(start_T)]
-    return len(above) - above[::-1].index(False) if False in above else 0
 
 
 def _episodes(fall_T: np.ndarray, step_T: np.ndarray, rule: Rule) -> tuple[Episode, ...]:

@@ -89,6 +89,7 @@ def judge_recorded(
     rule: Rule,
     moved: Mapping[str, float] | None = None,
     declared: Collection[str] = (),
+    lrs: Mapping[str, float] | None = None,
 ) -> dict[str, Outcome]:
     """Return the outcomes of recorded runs under another rule: run id -> Outcome.
 
@@ -101,6 +102,7 @@ def judge_recorded(
         rule: The new rule.
         moved: Distance of each network from its start, by run id; NaN or absent if unknown.
         declared: Ids of the runs of which the trainer says that they diverged.
+        lrs: Learning rates by run id, used only without `moved`.
     """
     by_run = losses_by_run(losses, tasks)
     alike: dict[tuple[int, bytes], list[str]] = {}
@@ -121,6 +123,7 @@ def judge_recorded(
                 None if moved is None else [moved.get(run, math.nan) for run in ids],
                 step_T=by_run[ids[0]].step,
                 declared_R=[run in declared for run in ids],
+                lr_R=None if lrs is None else [lrs[run] for run in ids],
             ),
             strict=True,
         )

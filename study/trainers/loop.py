@@ -24,7 +24,7 @@ from study.loops.definition import keyword_options
 from study.loops.loss_file import Losses
 from study.loops.run import LoopRun
 from study.loops.watch import RunEnded, Watch
-from study.outcomes.gains import trailing_median
+from study.outcomes.judge import exploded_steps
 from study.storage import stores
 from study.trainers import protocol
 from study.trainers.protocol import Checkpointer, TrainedRuns
@@ -125,13 +125,6 @@ class Trainer(protocol.Trainer):
             return "the loss at initialization"
         return "the best constant predictor, if the loop gives `watch` its targets; else the loss at initialization"
 
-    def device_name(self, device: str) -> str:
-        if not device.startswith("cuda"):
-            return super().device_name(device)
-        import torch
-
-        return torch.cuda.get_device_name(device)
-
     def resources(self) -> tuple[float, float]:
         return self.loop["cpus"], self.loop["gpus"]
 
@@ -187,6 +180,7 @@ class Trainer(protocol.Trainer):
                 return _metrics(returned, self._source())
         except RunEnded:
             if watch.error is not None:
+                (own / TRIES).unlink(missing_ok=True)  # it was stopped, and did not die
                 raise watch.error from None
             return {}
         except (Exception, SystemExit):
@@ -202,8 +196,7 @@ class Trainer(protocol.Trainer):
     def _exploded(self, losses: Losses) -> bool:
         """Whether the trailing median of the loss lies above `slow_loss` times the first loss."""
         total = losses.loss.astype(np.float64).sum(axis=1)
-        last = trailing_median(total, self.study.rule.median_steps)[-1]
-        return bool(last > self.study.rule.slow_loss * total[0])
+        return bool(exploded_steps(total, self.study.rule, step_T=losses.step)[-1])
 
     def _result(self, losses: Losses, metrics: Mapping[str, Any], *, declared: bool, seconds: float) -> TrainedRuns:
         loss, baseline = losses.loss[None], losses.baseline[None]

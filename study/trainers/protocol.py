@@ -183,6 +183,10 @@ class Trainer(ABC):
 
     def device_name(self, device: str) -> str:
         """Return the name of the device "cpu" or "cuda" for the record."""
+        if device.startswith("cuda"):
+            import torch
+
+            return torch.cuda.get_device_name(device)
         return platform.processor() or platform.machine()
 
     def made_by(self, device: str) -> dict[str, str]:

@@ -262,13 +262,6 @@ class Trainer(protocol.Trainer):
 
             warm_start.keep(folder, self._start)
 
-    def device_name(self, device: str) -> str:
-        if not device.startswith("cuda"):
-            return super().device_name(device)
-        import torch
-
-        return torch.cuda.get_device_name(device)
-
     def made_by(self, device: str) -> dict[str, str]:
         import torch
 

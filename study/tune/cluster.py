@@ -65,8 +65,8 @@ class Cluster:
         if _fitting(ray.cluster_resources(), self.cpus, self.gpu):
             return None
         needed = {"CPU": self.cpus, "GPU": self.gpu}
-        words = " and ".join(f"{n:g} {name}" for name, n in needed.items() if n)
-        return f"the cluster has no {words} for a trial"
+        words = [name if n == 1 else f"{n:g} {name}s" for name, n in needed.items() if n]
+        return f"the cluster has no {' and '.join(words)} for a trial"
 
 
 def _workers(resources: Mapping[str, float], cpus: float, gpu: float, max_workers: int | None) -> int:

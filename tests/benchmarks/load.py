@@ -87,6 +87,7 @@ def measure(folder: Path, cells: int, seeds: int, workers: int | None = None) ->
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_space(folder, cells, seeds)
+    shutil.copytree(ROOT / "tests" / "helpers" / "own_models", folder / "own_models")
     write_data(folder / "data")
     out, load = folder / "study", Load(cells=cells)
     asked = [SPACE, "--data-dir", str(folder / "data"), "--out", str(out)]
@@ -170,7 +171,7 @@ def write_space(folder: Path, cells: int, seeds: int) -> None:
     path.parent.mkdir()
     path.write_text(
         f'"""Trivial cells."""\n\nfrom study.config import Arm, Recipe, Rule, Study\n\nstudy = Study(\n'
-        f'    name="load",\n    data="table",\n    models=("tests.own_models.linear",),\n'
+        f'    name="load",\n    data="table",\n    models=("own_models.linear",),\n'
         f"    arms=(\n        {made},\n    ),\n    lrs={tuple(lrs)},\n    seeds=tuple(range({seeds})),\n"
         f"    recipe=Recipe(batch=32, steps=5, warmup=0),\n    rule=Rule(median_steps=3),\n)\n"
     )

@@ -245,7 +245,7 @@ def test_a_resume_trains_what_is_missing_of_a_confirmation_too(confirmed: tuple[
         if (pd.read_parquet(path, columns=["role"])["role"] == "cell").any():
             path.unlink()
     printed = studies("resume", folder)
-    assert "beside them: 3 runs of confirmations" in printed
+    assert "3 runs of confirmations" in printed
     after = analysis.load(folder)
     assert sorted(after["seed"]) == [0, 0, 1, 1, 100, 101, 102]
     again = after[after["seed"] >= 100].reset_index(drop=True)

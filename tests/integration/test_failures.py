@@ -77,7 +77,7 @@ def test_runs_that_always_fail_are_missing_and_not_diverged(studies: Studies, tm
     printed = own(*words, "--out", tmp_path / "out")
     assert "failed, 2 runs of none: RuntimeError: an odd shape" in printed
     assert "failed, 2 runs of none: no step within 6 s, and its process was ended" in printed
-    assert "4 runs are missing, and in no n" in printed
+    assert "4 runs are missing" in printed
     assert "  2: RuntimeError: an odd shape" in printed
     assert "0/2" in printed, "two of four seeds"
     assert "0/4" not in printed.partition("diverged runs of n")[2]
@@ -170,6 +170,8 @@ from study.config import CONTROL_SEEDS, Recipe, Rule, Run, Study, Arm
 from study.execution.planner import Stack
 from study.execution.work_queue import Job
 from study.execution.work_source import Planned
+from study.outcomes.reference import Reference
+from study.trainers.protocol import open_trainer
 from study.tune import coordinator, runner
 from study.tune.cluster import Cluster
 
@@ -190,8 +192,8 @@ job = Job(study="quick", folder=folder, rule=Rule(), control=(), source=Planned(
           on_trial_end=lambda stack, result: print(json.dumps([stack.runs[0].seed, result])))
 coordinator.Coordinator.__init__.__defaults__ = ((2.0, 8.0),)
 ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
-with preflight.needs(folder, "synthetic", {"rows": 5000}, log) as needs:
-    runner.run(job, needs, Declared(workers=2, gpu=1.0))
+with preflight.needs(folder, study, open_trainer(study, Path(os.environ["STUDY_CACHE"]))) as needs:
+    runner.run(job, needs, Declared(workers=2, cpus=0.0, gpu=1.0))
 """
 
 
@@ -267,7 +269,7 @@ def test_a_stopped_study_keeps_checkpoints_and_resumes_from_them(
     assert len(recorded(folder)) == CONTROL
     # Another number of workers cuts stacks anew, and still goes on where these were.
     printed = studies("resume", folder, "--workers", "1", "--stack", "4")
-    assert "2 stacks go on from where training was kept" in printed
+    assert "2 stacks continue from their checkpoints" in printed
     assert not checkpoint.checkpointed_stacks(folder)
     assert {path.stem for path in runs_of(folder)} >= set(begun)
     pd.testing.assert_frame_equal(table(folder), table(undisturbed), check_exact=True)

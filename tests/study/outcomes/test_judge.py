@@ -378,3 +378,46 @@ def test_losses_that_cannot_be_judged_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         judge(loss, constant, np.ones(1), finite_weights, reference, RULE)
+
+
+def test_without_a_distance_a_flat_run_up_to_the_safe_lr_is_slow() -> None:
+    """Above it, and where its loss rises, the same losses are a divergence."""
+    steps = np.arange(300)
+    flat, rising_loss = np.full(300, 0.99), 0.99 + 1.5 * (steps > 200)
+    loss = np.stack([flat, flat, rising_loss])[:, :, None]
+    reference = Reference(lr=0.1, gain=0.5, task_gain=(0.5,))
+    judged = judge(loss, np.ones_like(loss), np.ones(1), [True] * 3, reference, Rule(), lr_R=[0.1, 0.2, 0.1])
+    assert [outcome.outcome for outcome in judged] == ["undertrained", "diverged", "diverged"]
+
+
+@pytest.mark.parametrize("every", [1, 5, 10])
+def test_a_run_that_explodes_has_diverged_whatever_it_kept(every: int) -> None:
+    """The baseline is far too high, so the gain stays large while the loss is five times its first."""
+    step_T = np.arange(0, 400, every)
+    loss = np.where(step_T < 200, 1.0, 5.0)[None, :, None]
+    reference = Reference(lr=0.1, gain=9.0, task_gain=(9.0,))
+    (outcome,) = judge(loss, np.full_like(loss, 100.0), np.ones(1), [True], reference, Rule(), step_T=step_T)
+    assert (outcome.outcome, outcome.reason) == ("diverged", "exploded")
+    assert outcome.diverged_at_step is not None
+    assert 200 <= outcome.diverged_at_step <= 200 + max(13, 2 * every)
+
+
+@pytest.mark.parametrize("every", [2, 5, 12])
+def test_logged_steps_are_judged_by_the_same_span_of_steps(every: int) -> None:
+    """A smooth loss, logged now and then, has the outcome of all its steps, at nearly the same step."""
+    steps = np.arange(600)
+    loss = np.where(steps < 300, 1 - 0.5 * np.minimum(steps / 150, 1), 1.05)[None, :, None]
+    reference = Reference(lr=0.1, gain=0.5, task_gain=(0.5,))
+    (every_step,) = judge(loss, np.ones_like(loss), np.ones(1), [True], reference, Rule())
+    some = loss[:, ::every]
+    (logged,) = judge(some, np.ones_like(some), np.ones(1), [True], reference, Rule(), step_T=steps[::every])
+    assert (logged.outcome, logged.reason) == (every_step.outcome, every_step.reason) == ("diverged", "collapsed")
+    assert logged.diverged_at_step == pytest.approx(every_step.diverged_at_step, abs=2 * every)
+    assert logged.final_loss == pytest.approx(every_step.final_loss)
+
+
+def test_the_trainer_may_declare_that_a_run_diverged() -> None:
+    loss = np.linspace(1, 0.5, 100)[None, :, None]
+    reference = Reference(lr=0.1, gain=0.5, task_gain=(0.5,))
+    (outcome,) = judge(loss, np.ones_like(loss), np.ones(1), [True], reference, Rule(), declared_R=[True])
+    assert (outcome.outcome, outcome.reason, outcome.diverged_at_step) == ("diverged", "declared", 99)
