@@ -9,6 +9,7 @@ import pytest
 HOME = tempfile.TemporaryDirectory(prefix="study-tests-", ignore_cleanup_errors=True)
 # Before any library reads it: nothing of a test reaches the user's home, and nothing of it reaches a test.
 os.environ |= {"HOME": HOME.name, "STUDY_CACHE": str(Path(HOME.name) / "cache")}
+os.environ["RAY_AUTH_MODE"] = "token"  # ray reads it once: a test may import ray before one that starts it
 # A worker of pytest-xdist has one core. More threads wait for each other, and took half of the CPU time of all tests.
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 

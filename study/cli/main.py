@@ -70,8 +70,11 @@ def _allowed_imports(options: argparse.Namespace) -> Iterator[None]:
     """Import the user's own modules only for commands that train; refuse folders with links that lead elsewhere."""
     from study import plugins
     from study.storage import untrusted_input
+    from study.tune import environment
 
     plugins.only_ours = options.command in READING
+    if not plugins.only_ours:
+        environment.prepare(getattr(options, "address", None))  # a user's own module may import ray
     try:
         plugins.drop_folder(os.getcwd())
         plugins.add_folder(None if plugins.only_ours else os.getcwd())

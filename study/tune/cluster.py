@@ -99,8 +99,7 @@ def connected(
     Raises:
         ClusterError: There is no Ray at the address, or none can be started.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
-    environment.prepare(address)
+    address = environment.prepare(address)
     refuse_dead_address(address)
     import ray
 

@@ -1,11 +1,12 @@
 """The environment variables that Ray reads, set before ray is imported.
 
 Ray reads most of them once, when it is first imported. So the modules of this folder import ray inside their functions,
-and `prepare` comes before all of them.
+and `prepare` comes before all of them, and before a user's own modules.
 """
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 from study import telemetry
@@ -47,12 +48,24 @@ TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 _token = secrets.token_hex(32)
 
 
-def prepare(address: str) -> None:
+def prepare(address: str | None) -> str:
     """Set the environment for a local Ray, or for a cluster at an address.
 
     The token of a local Ray is made anew by each process. It stands in the environment alone: no command line shows it
     and no file keeps it.
+
+    Args:
+        address: Of a cluster; None is RAY_ADDRESS, as inside a submitted job, else a local Ray.
+
+    Returns:
+        The address.
+
+    Raises:
+        ValueError: A local Ray is wanted, but ray was imported before, without a token: it could not connect.
     """
+    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    if address == LOCAL and "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise ValueError("ray was imported before study; set RAY_AUTH_MODE=token before that")
     defaults = telemetry.disabled() | TUNE
     if address == LOCAL:
         defaults |= WORKERS
@@ -64,6 +77,7 @@ def prepare(address: str) -> None:
         defaults |= {"RAY_AUTH_MODE": "token"}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    return address
 
 
 def has_token() -> bool:
