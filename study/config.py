@@ -8,7 +8,8 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -274,7 +275,17 @@ class Study:
     control_lrs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        for axis in ("models", "arms", "lrs", "seeds", "control_lrs"):
+            values = getattr(self, axis)
+            _need(isinstance(values, Iterable), f"{axis} needs a tuple, got {values!r}")
+            values = tuple(int(v) if isinstance(v, numbers.Integral) else v for v in values)  # also of numpy
+            object.__setattr__(self, axis, values)
+        for arm in self.arms:
+            _need(isinstance(arm, Arm), f'arms are made by Arm("name"), got {arm!r}')
+        for lr in (*self.lrs, *self.control_lrs):
+            check_lr(lr)
         if not isinstance(self.trainer, str):  # a `Loop`: a study holds JSON values alone
+            _need(hasattr(self.trainer, "options"), f"trainer needs a Loop(...) or a name, got {self.trainer!r}")
             object.__setattr__(self, "models", self.models or (self.trainer.name(),))
             object.__setattr__(self, "trainer_options", self.trainer.options(self.arms))
             object.__setattr__(self, "trainer", self.trainer.trainer)
@@ -283,17 +294,14 @@ class Study:
         if self.trainer != RANKER and not self.control_lrs and self.lrs:
             ladder = tuple(float(f"{min(self.lrs) / 2**k:.6g}") for k in reversed(range(6)))
             object.__setattr__(self, "control_lrs", ladder)  # written down: a study's lrs may grow
-        for axis in ("models", "arms", "lrs", "seeds", "control_lrs"):
-            object.__setattr__(self, axis, tuple(getattr(self, axis)))  # a range is welcome
+        for seed in self.seeds:
+            _need(isinstance(seed, int), f"need a whole number as seed, got seed={seed!r}")
+            _need(0 <= seed < CONTROL_SEEDS[0], f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={seed}")
         for axis in ("models", "arms", "lrs", "seeds"):
-            values = [canonical_json(_as_one_number(_plain(v))) for v in getattr(self, axis)]
+            values = [_json_of_value(v, axis) for v in getattr(self, axis)]
             _need(len(values) > 0, f"need at least one of {axis}")
             twice = sorted({v for v in values if values.count(v) > 1})
             _need(not twice, f"{axis} names {', '.join(twice)} twice")
-        for lr in (*self.lrs, *self.control_lrs):
-            check_lr(lr)
-        for seed in self.seeds:
-            _need(0 <= seed < CONTROL_SEEDS[0], f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={seed}")
 
     def run(self, data: str, model: str, arm: Arm, lr: float, seed: int) -> Run:
         """Return one run of this study. `data` is the content hash of the data."""
@@ -364,6 +372,7 @@ def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
 
 def check_lr(lr: float) -> None:
     """Raise ValueError for a learning rate that cannot be trained."""
+    _need(isinstance(lr, int | float), f"need a number as lr, got lr={lr!r}")
     _need(math.isfinite(lr) and 0 < lr <= MAX_LR, f"need 0 < lr <= {MAX_LR:g}, got lr={lr:g}")
 
 
@@ -446,6 +455,13 @@ def _as_one_number(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_as_one_number(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _json_of_value(value: Any, axis: str) -> str:
+    try:
+        return canonical_json(_as_one_number(_plain(value)))
+    except (TypeError, ValueError):
+        raise ValueError(f"{axis} needs finite numbers, texts and lists of them, got {value!r}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from study import model_options, plugins
-from study.config import Arm, QualitySearch, Recipe, Rule, Study
+from study.config import RANKER, Arm, QualitySearch, Recipe, Rule, Study
 
 AXES = ("models", "methods", "lr", "seeds", "control_lrs")
 
@@ -47,12 +47,16 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
         elif head == "data":
             options = study.data_options | {tail: model_options.parse_value(key, text)}
             study = dataclasses.replace(study, data_options=options)
+        elif dot and head in _models(study) and study.trainer != RANKER:
+            raise ValueError(
+                f"{key} is set, but only models of rankers have options; those of a loop belong to its arms"
+            )
         elif dot and head in _methods(study) | set(plugins.names("study.methods")):
             parameters.setdefault(head, {})[tail] = [model_options.parse_value(key, v) for v in _split(text)]
         elif dot and head in _models(study) | set(plugins.names("models")):
             sizes.setdefault(head, {})[tail] = [model_options.number(key, v) for v in _split(text)]
         else:
-            raise ValueError(f"unknown key {key!r}; there are {', '.join(_known_keys())}")
+            raise ValueError(f"unknown key {key!r}; there are {', '.join(_known_keys(study))}")
     # Last, since the axes say which arms and models there are.
     for method, values in parameters.items():
         if method not in _methods(study):
@@ -121,14 +125,25 @@ def seeds(text: str) -> tuple[int, ...]:
 
 def _with_axis(study: Study, axis: str, text: str) -> Study:
     if axis == "models":
+        _known_only(study, axis, _split(text), set(study.models))
         return dataclasses.replace(study, models=tuple(_split(text)))
     if axis == "methods":
+        _known_only(study, axis, _split(text), _methods(study) | set(plugins.names("study.methods")))
         arms = [[arm for arm in study.arms if arm.method == name] or [Arm(method=name)] for name in _split(text)]
         return dataclasses.replace(study, arms=tuple(itertools.chain(*arms)))
     if axis in ("lr", "control_lrs"):
         values = tuple(sorted(_number(axis, v) for v in _split(text)))
         return dataclasses.replace(study, **{"lrs" if axis == "lr" else axis: values})
     return dataclasses.replace(study, seeds=seeds(text))
+
+
+def _known_only(study: Study, axis: str, names: Iterable[str], known: set[str]) -> None:
+    """Raise ValueError for names that a loop does not have. A ranker's trainer checks its own."""
+    if study.trainer == RANKER:
+        return
+    if unknown := [name for name in names if name not in known]:
+        own = sorted(_methods(study)) if axis == "methods" else study.models
+        raise ValueError(f"the study has no {axis} named {unknown[0]!r}; it has {', '.join(own)}")
 
 
 def _with_parameters(study: Study, method: str, values: dict[str, list[Any]]) -> Study:
@@ -181,7 +196,10 @@ def _models(study: Study) -> set[str]:
     return {model_options.parse(model)[0] for model in study.models}
 
 
-def _known_keys() -> list[str]:
+def _known_keys(study: Study) -> list[str]:
+    if study.trainer != RANKER:
+        arms = [f"{arm}.OPTION" for arm in sorted(_methods(study))]
+        return ["lr", "seeds", "control_lrs", "methods", *arms, "rule.NAME", "search.NAME"]
     return [*AXES, *_recipe_keys(), "METHOD.PARAMETER", "MODEL.OPTION", "rule.NAME", "search.NAME", "data.OPTION"]
 
 

@@ -14,9 +14,11 @@ import importlib.util
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 PACKAGES = ("study", "models", "search_spaces", "analysis")
@@ -136,14 +138,14 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
             raise ValueError(unknown)
         if only_ours:
             raise ValueError(f"the {noun} {name!r} is not built in; commands that only read import no other modules")
+    if not all(part.isidentifier() for part in path.split(".")):
+        raise ValueError(unknown)
     try:
-        module = importlib.import_module(path)
+        module = import_module(path)
     except ModuleNotFoundError as error:
         if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
             raise ValueError(unknown) from error
         raise ValueError(f"the {noun} {name!r} needs the module {error.name!r}, which is not installed") from error
-    except (TypeError, ValueError) as error:  # "..x" and the like
-        raise ValueError(unknown) from error
     if own_file and Path(module.__file__ or "") != own_file:
         raise ValueError(f"{own_file} has the name of another module, {module.__file__}; rename it")
     if "." in name:
@@ -151,6 +153,30 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
     if not hasattr(module, wanted):
         raise ValueError(f"{path} defines no `{wanted}`, so it is no {noun}")
     return module
+
+
+def import_module(path: str) -> ModuleType:
+    """Return the module of a dotted name.
+
+    Raises:
+        ModuleNotFoundError: it is not there, or needs a module that is not there.
+        ValueError: its code does not compile or raises; the message says in which line.
+    """
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError:
+        raise
+    except SyntaxError as error:
+        raise _in_line(error.filename or path, error.lineno, f"{type(error).__name__}: {error.msg}") from error
+    except (Exception, SystemExit) as error:
+        frames = traceback.walk_tb(error.__traceback__)
+        own = [line for frame, line in frames if frame.f_globals.get("__name__") == path]
+        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise _in_line(f"{path.rpartition('.')[2]}.py", own[-1] if own else None, what) from error
+
+
+def _in_line(file: str, line: int | None, what: str) -> ValueError:
+    return ValueError(f"{Path(file).name}{f', line {line}' if line else ''}: {what}")
 
 
 def _own_file(name: str) -> Path | None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from study import data, overrides, plugins
 from study.commands.paths import on_cluster, study_folder
-from study.config import QualitySearch, Study
+from study.config import QualitySearch, Study, to_json
 from study.family import Family
+from study.record.validation import validate_study as validate_values
 from study.storage import stores
 from study.storage.stores import cache_folder
 from study.trainers.protocol import Trainer, open_trainer
@@ -73,6 +74,7 @@ def validate_study(study: Study) -> Study:
     """Return the study in canonical form. Raises ValueError for what its trainer or search cannot do."""
     trainer = open_trainer(study, cache_folder())
     study = trainer.validate(study)
+    validate_values(to_json(study))  # else its record could not be read
     if isinstance(study.search, QualitySearch):
         from study.search import validation
 

@@ -72,9 +72,11 @@ def plan(
         device_bytes: GPU memory of one trial; None is a CPU.
 
     Raises:
-        ValueError: the study cannot be trained on its data.
+        ValueError: the study cannot be trained on its data, or the trainer takes no stacks.
     """
     limits, content = trainer.limits(study, device_bytes), trainer.content
+    if stack and stack > 1 and not limits.stackable:
+        raise ValueError(f"--stack {stack} is for rankers; a {study.trainer} trains one run at a time")
     largest = {model: stack or limits.largest_stack[model] for model in study.models}
     cells = [] if study.search else runs_of(study, content)
     control = control_of(study, content)

@@ -58,6 +58,11 @@ def check(command: str, files: Sequence[str], options: Mapping[str, Sequence[str
             raise ValueError(f"the command has the placeholder {{{unknown[0]}}}, and the arm {arm} has only {known}")
         if unused := sorted(set(names) - used):
             raise ValueError(f"the option {unused[0]} of the arm {arm} is no placeholder of the command")
+    if "lr" not in placeholders(command):
+        raise ValueError("the command has no {lr}, so all of its runs would have the same learning rate")
+    for file in files:
+        if "folder" not in placeholders(file) and not {"lr", "seed"} <= placeholders(file):
+            raise ValueError(f"the file {file!r} needs {{folder}}, or several runs would write it")
 
 
 def fill(text: str, run: LoopRun) -> str:
@@ -137,7 +142,8 @@ def _metrics(path: Path) -> dict[str, Any]:
 
 
 def _last_line(path: Path) -> str:
-    lines = path.read_bytes()[-2000:].decode(errors="replace").strip().splitlines()
+    content = path.read_bytes() if path.exists() else b""
+    lines = content[-2000:].decode(errors="replace").strip().splitlines()
     return lines[-1].strip()[:200] if lines else ""
 
 

@@ -1,6 +1,7 @@
 """`Loop`: a user's own training, as the trainer of a study."""
 
 import inspect
+import math
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ class Loop:
 
     Args:
         function: `train(run, watch)`, or its name as "my_pkg.my_module:train". It calls `watch(loss)` at each step and
-            may return a dict of metrics. Keyword-only arguments of it are options of the arms, with their defaults.
+            may return a dict of metrics. Its further arguments are options of the arms, with their defaults.
         command: in place of a function, a command line with placeholders: `{lr}`, `{seed}`, `{folder}`, `{arm}`,
             `{model}`, `{device}`, and the options of the arms. No shell is started.
         losses: the file that the command writes, with placeholders: CSV or JSON lines with the columns `step` and
@@ -54,12 +55,33 @@ class Loop:
             raise ValueError('a Loop with a command needs losses="FILE": the file of losses that the command writes')
         if self.function is not None and (self.losses or self.metrics):
             raise ValueError("losses and metrics are files of a command; a function calls watch and returns metrics")
+        self._check_types()
+        if self.command is not None and self.quality and not self.metrics:
+            raise ValueError('quality of a command needs metrics="FILE": the JSON file of metrics that it leaves')
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise ValueError(f"a Loop needs different names of tasks, got {self.tasks}")
-        if self.cpus < 0 or self.gpus < 0 or not (self.cpus or self.gpus):
+        if not (0 <= self.cpus < math.inf and 0 <= self.gpus < math.inf and self.cpus + self.gpus):
             raise ValueError(f"a Loop needs CPUs or GPUs, got cpus={self.cpus:g}, gpus={self.gpus:g}")
         if isinstance(self.baseline, Mapping) and set(self.baseline) != set(self.tasks):
             raise ValueError(f"baseline needs a number for each of {', '.join(self.tasks)}; got {dict(self.baseline)}")
+        given = [] if self.baseline is None else [self.baseline]
+        numbers: list[Any] = [*self.baseline.values()] if isinstance(self.baseline, Mapping) else given
+        if wrong := [value for value in numbers if not (_is_number(value) and 0 < value < math.inf)]:
+            raise ValueError(f"need baseline > 0, got {wrong[0]!r}")
+        if self.quality is not None and not self.quality.removeprefix("-"):
+            raise ValueError(f'quality needs the name of a metric, such as "-val_loss"; got {self.quality!r}')
+
+    def _check_types(self) -> None:
+        if not (self.function is None or isinstance(self.function, str) or callable(self.function)):
+            raise ValueError(f"a Loop needs a function train(run, watch), got {self.function!r}")
+        for name in ("command", "losses", "metrics", "quality"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise ValueError(f"{name} needs a text, got {value!r}")
+        if isinstance(self.tasks, str) or not all(isinstance(n, str) and n and n.isprintable() for n in self.tasks):
+            raise ValueError(f"tasks needs a tuple of names, got {self.tasks!r}")
+        for name in ("cpus", "gpus"):
+            if not _is_number(value := getattr(self, name)):
+                raise ValueError(f"{name} needs a number, got {value!r}")
 
     trainer = "loop"
 
@@ -98,7 +120,8 @@ class Loop:
 def function_name(function: Callable[..., Any] | str) -> str:
     """Return `module:name` of a function. Raises ValueError where no other process could import it."""
     if isinstance(function, str):
-        if not all(function.partition(":")):
+        module, _, name = function.partition(":")
+        if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
             raise ValueError(f'a function is named as "my_module:train", got {function!r}')
         return function
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
@@ -110,20 +133,37 @@ def function_name(function: Callable[..., Any] | str) -> str:
 
 
 def keyword_options(function: Callable[..., Any]) -> dict[str, Any] | None:
-    """Return the keyword-only arguments of a loop with their defaults; None where it takes only (run, watch).
+    """Return the arguments of a loop after (run, watch) with their defaults; None where it names no others.
 
     Raises:
         ValueError: it cannot be called as `train(run, watch)`.
     """
+    name = getattr(function, "__qualname__", repr(function))
+    if inspect.isclass(function) or inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+        raise ValueError(f"a loop is a plain function, but {name} is a class, a generator or async")
     parameters = inspect.signature(function).parameters
+    positional = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = {
+        n: p.default
+        for n, p in parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n not in positional[:2]
+    }
+    if without := [n for n, default in named.items() if default is inspect.Parameter.empty]:
+        raise ValueError(f"a loop takes (run, watch) and options with defaults, but {without[0]} of {name} has none")
     try:
         inspect.signature(function).bind(None, None)
     except TypeError:
-        raise ValueError(
-            f"a loop takes (run, watch), but {function.__name__} takes ({', '.join(parameters)})"
-        ) from None
-    named = {n: p.default for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        raise ValueError(f"a loop takes (run, watch), but {name} takes ({', '.join(parameters)})") from None
     return named or None
+
+
+def takes_any_option(function: Callable[..., Any]) -> bool:
+    """Return whether a loop ends with `**options`."""
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def placeholders(text: str) -> set[str]:
@@ -132,6 +172,8 @@ def placeholders(text: str) -> set[str]:
         found = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
     except ValueError as error:
         raise ValueError(f"{text!r} has a brace that is no placeholder ({error}); write {{{{ for a brace") from None
+    if special := [n for _, n, spec, how in string.Formatter().parse(text) if n is not None and (spec or how)]:
+        raise ValueError(f"{text!r} gives {{{special[0]}}} a format, which is not supported; write {{{special[0]}}}")
     if wrong := sorted(name for name in found if not name.isidentifier()):
         raise ValueError(f"{text!r} has a placeholder without a name: {{{wrong[0]}}}; write {{{{ for a brace")
     return found

@@ -48,7 +48,7 @@ class LossFile:
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | (0 if begun else os.O_TRUNC), 0o644)
         if begun:  # a row that was cut off by the end of a process is dropped
             whole = (os.fstat(self._file).st_size - len(header)) // self._row.itemsize
-            os.truncate(self._file, len(header) + whole * self._row.itemsize)
+            os.ftruncate(self._file, len(header) + whole * self._row.itemsize)
         else:
             os.write(self._file, header)
         os.lseek(self._file, 0, os.SEEK_END)
@@ -60,21 +60,26 @@ class LossFile:
     def forget_from(self, step: int) -> None:
         """Drop the rows of an earlier try from a step on: this try trains them again."""
         kept = int(np.searchsorted(self.read().step, step))
-        os.truncate(self._file, len(_header(self.tasks)) + kept * self._row.itemsize)
+        os.ftruncate(self._file, len(_header(self.tasks)) + kept * self._row.itemsize)
         os.lseek(self._file, 0, os.SEEK_END)
 
     def read(self) -> Losses:
-        """Return all rows."""
-        return read(self.path, self.tasks)
+        """Return all rows, also where the loop removed the file."""
+        return _losses(os.pread(self._file, os.fstat(self._file).st_size, 0), self.tasks)
 
     def close(self) -> None:
-        os.close(self._file)
+        """Close the file. A later append of a thread that the loop left raises OSError."""
+        file, self._file = self._file, -1
+        os.close(file)
 
 
 def read(path: Path, tasks: Sequence[str]) -> Losses:
     """Return the rows of a file; none where it is not there, or belongs to other tasks."""
+    return _losses(path.read_bytes() if path.exists() else b"", tasks)
+
+
+def _losses(content: bytes, tasks: Sequence[str]) -> Losses:
     row, header = _row_type(len(tasks)), _header(tasks)
-    content = path.read_bytes() if path.exists() else b""
     body = content[len(header) :] if content.startswith(header) else b""
     rows = np.frombuffer(body[: len(body) // row.itemsize * row.itemsize], row)
     return Losses(step=rows["step"].copy(), loss=rows["loss"].copy(), baseline=rows["baseline"].copy())

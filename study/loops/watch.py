@@ -1,6 +1,7 @@
 """What a user's loop calls with each loss: the losses become durable, and a run that cannot recover ends."""
 
 import math
+import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ class Watch:
         self.finite = True
         self.reason = ""
         self.error: BaseException | None = None
+        self.process: int | None = os.getpid()
         self._pack = struct.Struct(f"<q{2 * len(tasks)}f").pack
         self._unknown = (math.nan,) * len(tasks)
         self._waiting: list[tuple[int, list[Any]]] = []
@@ -64,7 +66,7 @@ class Watch:
         """
         if self.error is not None:
             raise RunEnded from self.error
-        if not self.finite or self.reason:
+        if not self.finite or self.reason or os.getpid() != self.process:  # a child that the loop forked has no part
             raise RunEnded
         self._count(step)
         losses = [loss] if len(self.tasks) == 1 and not isinstance(loss, Mapping) else self._by_task(loss, "a loss")
@@ -101,6 +103,11 @@ class Watch:
             self._start_copy()
         while self._copies:
             self._finish_copy()
+
+    def close(self) -> None:
+        """End the run: a thread or child that the loop left can watch no more."""
+        self.process = None
+        self.file.close()
 
     def _count(self, step: int | None) -> None:
         first = self.step < 0

@@ -34,13 +34,14 @@ def validate_definition(content: Any) -> None:
     """Check the content of a `study.json`."""
     require(isinstance(content, dict), "it is no JSON object")
     study, data = _mapping(content, "study"), _mapping(content, "data")
-    _validate_study(study)
+    validate_study(study)
     _validate_data(data)
     for name, version in _mapping(content, "versions").items():
         check_name(version, f"the version of {name}")
 
 
-def _validate_study(study: dict[str, Any]) -> None:
+def validate_study(study: dict[str, Any]) -> None:
+    """Check the JSON values of a study."""
     for name in ("name", "data"):
         check_name(study.get(name, ""), name)
     _mapping(study, "data_options")

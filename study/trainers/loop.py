@@ -3,14 +3,12 @@
 import contextlib
 import functools
 import hashlib
-import importlib
 import math
 import os
 import random
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,8 @@ import numpy as np
 
 from study import plugins
 from study.config import Arm, Recipe, Run, Study, canonical_json
-from study.loops import command, loss_file
-from study.loops.definition import keyword_options
+from study.loops import command, loss_file, process_state
+from study.loops.definition import keyword_options, takes_any_option
 from study.loops.loss_file import Losses
 from study.loops.run import LoopRun
 from study.loops.watch import RunEnded, Watch
@@ -58,7 +56,7 @@ class Trainer(protocol.Trainer):
         if plugins.only_ours:
             raise ValueError(f"the loop {name} is the user's own code, which a command that only reads does not import")
         try:
-            found = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+            found = functools.reduce(getattr, attribute.split("."), plugins.import_module(module))
         except ModuleNotFoundError as error:
             raise ValueError(f"the loop {name} cannot be imported: there is no module {error.name!r}") from error
         except AttributeError:
@@ -72,6 +70,8 @@ class Trainer(protocol.Trainer):
             raise ValueError("a loop has no recipe: batch, steps and so on are its own; make them options of the loop")
         if study.data_options or study.data != Study.data:
             raise ValueError("a loop has no --data and --data-dir: it reads its own data")
+        for arm in study.arms:
+            _check_arm(arm)
         names = {arm.method: sorted(arm.options) for arm in study.arms}
         if self.function is None:
             files = [self.loop[name] for name in ("losses", "metrics") if name in self.loop]
@@ -87,17 +87,37 @@ class Trainer(protocol.Trainer):
 
     def canonical_options(self, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
         defaults = self.defaults
-        known = self.loop.get("options", []) if defaults is None else list(defaults)
-        optimizer = options.get("optimizer", (defaults or {}).get("optimizer"))
-        if optimizer is not None:  # `run.optimizer` takes the options of this method
+        known = list(defaults or {})
+        if defaults is None or (self.function and takes_any_option(self.function)):
+            known += self.loop.get("options", [])
+        if optimizer := self._optimizer(options):  # `run.optimizer` takes the options of this method
             from study import methods
 
-            known = [*known, *methods.signature(optimizer).defaults]
-            methods.check(optimizer, {k: v for k, v in options.items() if k in methods.signature(optimizer).defaults})
+            of_method = methods.signature(optimizer).defaults
+            known += of_method
+            methods.check(optimizer, {name: value for name, value in options.items() if name in of_method})
         if unknown := [name for name in options if name not in known]:
             some = f"it has {', '.join(dict.fromkeys(known))}" if known else "it has no options"
             raise ValueError(f"the loop has no option {unknown[0]!r}; {some}")
         return {name: value for name, value in options.items() if (defaults or {}).get(name, math.nan) != value}
+
+    def _optimizer(self, options: Mapping[str, Any]) -> str | None:
+        """Return the method that an arm names for `run.optimizer`, if it does.
+
+        An option `optimizer` of a command, or one whose default is no method, is the loop's own.
+        """
+        default = (self.defaults or {}).get("optimizer")
+        if self.function is None or "optimizer" not in {**options, **(self.defaults or {})}:
+            return None
+        if default is not None:
+            from study import methods
+
+            if "." not in str(default) and default not in methods.names():
+                return None
+        return options.get("optimizer", default)
+
+    def start_from(self, weights: str, *, accumulators: bool = False) -> Study:
+        raise ValueError("--init-from is for rankers; a loop reads the weights that it starts from itself")
 
     # What is trained ------------------------------------------------------------------------------------------------
 
@@ -157,7 +177,7 @@ class Trainer(protocol.Trainer):
                     raise ValueError(f"{self._source()} ended without a call of watch")
                 losses = watch.file.read()
             finally:
-                watch.file.close()
+                watch.close()
             declared = bool(watch.reason) or metrics is None
             trained = self._result(losses, metrics or {}, declared=declared, seconds=time.perf_counter() - started)
         _tidy(own)
@@ -171,12 +191,15 @@ class Trainer(protocol.Trainer):
         )
         process = os.getpid()
         try:
-            with _process_restored():
+            with process_state.restored():
+                if plugins.user_folder and Path(plugins.user_folder).is_dir():
+                    os.chdir(plugins.user_folder)
                 if self.function is None:
                     files = self.loop["losses"], self.loop.get("metrics")
                     return command.train(self.loop["command"], *files, about, watch)
                 _seed_everything(run.seed)
-                returned = self.function(about, watch, **{name: options[name] for name in self.defaults or {}})
+                named = options if takes_any_option(self.function) else self.defaults or {}
+                returned = self.function(about, watch, **{name: options[name] for name in named})
                 return _metrics(returned, self._source())
         except RunEnded:
             if watch.error is not None:
@@ -236,6 +259,17 @@ class Trainer(protocol.Trainer):
         return Path(at) / FOLDER / run.id
 
 
+def _check_arm(arm: Arm) -> None:
+    """Raise ValueError where the record could not hold the arm."""
+    if not (isinstance(arm.method, str) and arm.method and arm.method.isprintable()):
+        raise ValueError(f"an arm needs a name without control characters, got {arm.method!r}")
+    for name, value in arm.options.items():
+        if not isinstance(value, bool | int | float | str | None):
+            raise ValueError(
+                f"the option {name} of the arm {arm.method} needs a number, a text or a bool, got {value!r}"
+            )
+
+
 def _metrics(returned: Any, source: str) -> dict[str, Any]:
     if returned is None:
         return {}
@@ -264,19 +298,3 @@ def _seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
     if torch := sys.modules.get("torch"):
         torch.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def _process_restored() -> Iterator[None]:
-    """Train in the user's folder, where it exists, and restore the process for its next run."""
-    folder = Path.cwd()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        if plugins.user_folder and Path(plugins.user_folder).is_dir():
-            os.chdir(plugins.user_folder)
-        yield
-    finally:
-        os.chdir(folder)
-        with contextlib.suppress(ValueError):  # not the main thread, where a loop could not change them
-            for number, handler in handlers.items():
-                signal.signal(number, handler)

@@ -55,11 +55,13 @@ class Limits:
         largest_stack: most runs in one trial.
         work_of_run: relative cost of a run, in any unit that is the same for all models.
         notes: sentences for the user, such as "runs of X train one by one".
+        stackable: whether a trial can have several runs.
     """
 
     largest_stack: Mapping[str, int]
     work_of_run: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    stackable: bool = True
 
 
 class Checkpointer(Protocol):
@@ -159,7 +161,7 @@ class Trainer(ABC):
             ValueError: the study cannot be trained on its data.
         """
         one = dict.fromkeys(study.models, 1)
-        return Limits(largest_stack=one, work_of_run=dict.fromkeys(study.models, 1.0))
+        return Limits(largest_stack=one, work_of_run=dict.fromkeys(study.models, 1.0), stackable=False)
 
     def expected_seconds(self, limits: Limits) -> tuple[dict[str, float], str]:
         """Return the seconds of a run by model, and how they were estimated; nothing where nothing is known."""

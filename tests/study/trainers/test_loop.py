@@ -1,5 +1,6 @@
 """Loops of users: what they return, how they end, and what they leave behind."""
 
+import contextlib
 import math
 import random
 import textwrap
@@ -178,6 +179,106 @@ def test_a_stopped_loop_goes_on_from_its_own_checkpoint(make: Make, tmp_path: Pa
     assert losses(train(trainer, tmp_path / "out")) == list(range(8))
 
 
+@pytest.mark.parametrize(
+    "signature",
+    ["run, watch, width=1", "run, watch, *, width=1", "run, watch, **options", "run, watch, width=1, **more"],
+)
+def test_options_are_arguments(make: Make, tmp_path: Path, signature: str) -> None:
+    arms = (Arm("plain", width=1), Arm("wide", width=3))
+    body = "watch(width)" if "width" in signature else "watch(options['width'])"
+    trainer = make(body, signature=signature, arms=arms)
+    trainer.validate(trainer.study)
+    assert losses(train(trainer, tmp_path / "out", arms[1])) == [3]
+
+
+@pytest.mark.parametrize(
+    ("signature", "more"),
+    [("run, watch, *, optimizer='adam'", {}), ("", {"command": "true {lr} {optimizer}", "losses": "{folder}/x.csv"})],
+)
+def test_an_option_named_optimizer_may_be_the_loops_own(make: Make, signature: str, more: dict[str, str]) -> None:
+    arms = (Arm("plain", optimizer="sgd"),)
+    trainer = make("pass", signature=signature, arms=arms)
+    if more:
+        study = Study(name="s", trainer=Loop(**more), arms=arms, lrs=(0.1,))
+        trainer = open_trainer(study, trainer.cache)
+    assert trainer.validate(trainer.study).arms == arms
+
+
+STATE = """
+import os, signal, sys, torch
+def state():
+    return (
+        os.getcwd(), dict(os.environ), sys.stdin, sys.stdout, sys.stderr, signal.getsignal(signal.SIGUSR1),
+        signal.getsignal(signal.SIGTERM), signal.getitimer(signal.ITIMER_REAL), torch.get_default_dtype(),
+        torch.get_default_device(), torch.get_num_threads(), torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(), torch.is_anomaly_enabled(),
+    )
+"""
+
+
+@pytest.mark.parametrize("end", ["watch(1.0)", "raise KeyError", "watch(float('nan'))"])
+def test_what_a_loop_changes_in_its_process_is_restored(make: Make, tmp_path: Path, end: str) -> None:
+    body = f"""
+        import io, os, signal, sys, torch, warnings
+        os.chdir({str(tmp_path)!r})
+        os.environ["PATH"], os.environ["OF_A_LOOP"] = "", "1"
+        del os.environ["STUDY_TEST"]
+        sys.stdin = sys.stdout = sys.stderr = io.StringIO()
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_REAL, 1000)
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        torch.set_grad_enabled(False)
+        torch.use_deterministic_algorithms(True)
+        torch.set_float32_matmul_precision("medium")
+        torch.autograd.set_detect_anomaly(True)
+        {end}
+    """
+    namespace: dict[str, Any] = {}
+    exec(STATE, namespace)
+    trainer = make(textwrap.dedent(body))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STUDY_TEST", "1")
+        before = namespace["state"]()
+        with contextlib.suppress(KeyError):
+            train(trainer, tmp_path / "out")
+        assert namespace["state"]() == before
+
+
+def test_a_loop_may_delete_its_folder(make: Make, tmp_path: Path) -> None:
+    body = "import shutil\nwatch(2.0)\nshutil.rmtree(run.folder)\nwatch(1.0)"
+    assert losses(train(make(body), tmp_path / "out")) == [2, 1]
+
+
+def test_a_thread_that_a_loop_leaves_cannot_watch(make: Make, tmp_path: Path) -> None:
+    """Its losses would enter another file, which has the number of the closed one."""
+    body = """
+        import threading
+        def go_on():
+            gate.wait()
+            try:
+                watch(3.0)
+            except BaseException as error:
+                ended.append(type(error).__name__)
+        import __main__
+        gate, ended = threading.Event(), []
+        __main__.left = gate, ended, threading.Thread(target=go_on)
+        __main__.left[2].start()
+        watch(1.0)
+    """
+    import __main__
+
+    assert losses(train(make(textwrap.dedent(body)), tmp_path / "out")) == [1]
+    gate, ended, thread = __main__.left
+    with (tmp_path / "other").open("w+b") as other:
+        gate.set()
+        thread.join()
+        assert not other.read()
+    assert ended == ["RunEnded"]
+
+
 def test_a_loop_leaves_its_process_as_it_was(make: Make, tmp_path: Path) -> None:
     body = f"import os, random\nos.chdir({str(tmp_path)!r})\nwatch(random.random())"
     trainer, before = make(body), Path.cwd()
@@ -190,6 +291,7 @@ def test_a_loop_leaves_its_process_as_it_was(make: Make, tmp_path: Path) -> None
 def test_a_child_that_the_loop_forks_does_not_record(make: Make, tmp_path: Path) -> None:
     body = "import os\nwatch(1.0)\npid = os.fork()\nif pid:\n    os.waitpid(pid, 0)\n    watch(2.0)\n"
     assert losses(train(make(body), tmp_path / "out")) == [1, 2]
+    assert losses(train(make(body.replace("    watch(2.0)", "watch(2.0)")), tmp_path / "both")) == [1, 2]
 
 
 @pytest.mark.parametrize(
