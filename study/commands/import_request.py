@@ -55,5 +55,8 @@ class ImportRequest:
             raise ValueError(f"need --baseline > 0, got {wrong[0]:g}")
         if len(set(self.loss)) < len(self.loss):
             raise ValueError(f"--loss names a column twice: {', '.join(self.loss)}")
+        once = [name for name in (self.lr, self.step, self.seed) if name]
+        if both := [name for i, name in enumerate(once) if name in (*once[:i], *self.curve, *self.loss)]:
+            raise ValueError(f"the column {both[0]} cannot be two of --lr, --step, --seed, --curve and --loss")
         if (self.source == MLFLOW) != (self.experiment is not None):
             raise ValueError("an MLflow import is `study import mlflow --experiment NAME ...`")

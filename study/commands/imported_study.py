@@ -10,10 +10,11 @@ import numpy as np
 
 from study.commands.import_request import ImportRequest
 from study.commands.versions import versions
-from study.config import CONTROL_SEEDS, IMPORTED, Arm, Run, Study, canonical_json
+from study.config import CONTROL_SEEDS, IMPORTED, Arm, Run, Study, canonical_json, to_json
 from study.loops.losses_table import History
 from study.record.confirmations import Confirmation
 from study.record.definition import Definition
+from study.record.validation import validate_study
 from study.storage.untrusted_input import check_name
 
 CONTROL_LRS = 3
@@ -85,6 +86,7 @@ def definition_of(
         trainer_options=data | how | {"steps": horizon, "first_step": first_step, "control_seeds": control_seeds},
         control_lrs=control_lrs,
     )
+    validate_study(to_json(study))
     return Definition(study=study, data=data, versions=versions())
 
 

@@ -105,13 +105,16 @@ def histories(table: pa.Table, columns: Columns, source: str) -> list[History]:
     if absent := [name for name in columns.names if name not in table.column_names]:
         names = ", ".join(table.column_names[:MOST_NAMES]) + (", ..." if table.num_columns > MOST_NAMES else "")
         raise ValueError(f"{source} has no column {absent[0]!r}; it has {names}")
+    if twice := [name for name in columns.names if table.column_names.count(name) > 1]:
+        raise ValueError(f"{source} has several columns {twice[0]!r}")
     if not table.num_rows:
         raise ValueError(f"{source} has no rows")
     table = table.select(columns.names)
     lr = _numbers(table, columns.lr, source)
     _complete(lr, columns.lr, source)
-    if wrong := np.flatnonzero(~(lr > 0)).tolist():
+    if wrong := np.flatnonzero(~((lr > 0) & np.isfinite(lr))).tolist():
         raise ValueError(f"the column {columns.lr} of {source} holds the lr {lr[wrong[0]]:g}; need lr > 0")
+    constant_lr = f"; the column {columns.lr} is constant" if (lr == lr[0]).all() else ""
     step = _whole(table, columns.step, source, "step")
     _complete(step, columns.step, source)
     loss_NK = _losses(table, columns.loss, source)
@@ -139,7 +142,7 @@ def histories(table: pa.Table, columns: Columns, source: str) -> list[History]:
             raise ValueError(f"{source}: two runs have the same curve, lr and seed ({said})")
         seen.add(key)
         at = rows.index.to_numpy()
-        _check_steps(step[at].astype(np.int64), said, source)
+        _check_steps(step[at].astype(np.int64), said + constant_lr, source)
         logged = np.flatnonzero(~missing_N[at])
         if not len(logged):
             raise ValueError(f"{source}: the run of {said} has no losses")
@@ -182,7 +185,8 @@ def _numbers(table: pa.Table, name: str, source: str) -> np.ndarray:
     if not (
         pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
     ):
-        example = next((value for value in table[name].to_pylist() if not _is_number(value)), None)
+        values = table[name].to_pylist()
+        example = next((value for value in values if not _is_number(value)), values[0])
         raise ValueError(f"the column {name} of {source} is not a number (such as {example!r})")
     return table[name].cast(pa.float64()).to_numpy()
 
