@@ -104,8 +104,7 @@ def connected(
     import ray
 
     with contextlib.ExitStack() as stack:
-        if address == LOCAL:
-            stack.enter_context(local_cluster.temp_folder())
+        folder = stack.enter_context(local_cluster.temp_folder()) if address == LOCAL else None
         stack.callback(ray.shutdown)
         # Ray's processes take seconds to start, in which this one is idle.
         importer = threading.Thread(target=importlib.import_module, args=("ray.tune",))
@@ -115,7 +114,8 @@ def connected(
             _init(address, cpus, resume_hint)
         finally:
             importer.join()
-        stack.enter_context(liveness.exit_if_dead(_servers(local=address == LOCAL), resume_hint))
+        sockets = None if folder is None else next(folder.glob("ray/session_*/sockets"), folder)
+        stack.enter_context(liveness.exit_if_dead(_servers(local=address == LOCAL), resume_hint, sockets))
         yield _cluster(workers, gpu_fraction, trial)
 
 

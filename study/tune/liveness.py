@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 CHECK_SECONDS = 0.5
@@ -25,14 +26,15 @@ class Server:
 
 
 @contextlib.contextmanager
-def exit_if_dead(servers: Sequence[Server], resume_hint: object) -> Iterator[None]:
-    """Exit with status 1 and one line if a server dies inside the block.
+def exit_if_dead(servers: Sequence[Server], resume_hint: object, folder: Path | None = None) -> Iterator[None]:
+    """Exit with status 1 and one line if a server dies inside the block, or Ray's folder is removed.
 
     Nothing is cleaned up, since a call to Ray would hang. The record is whole at any moment.
 
     Args:
         servers: What must live. A slow server or network refuses nothing, and counts as alive.
         resume_hint: How to continue, for the last line.
+        folder: Of the sockets of a local Ray. Without it no new worker starts, and Ray waits for ever.
     """
     done = threading.Event()
 
@@ -40,6 +42,8 @@ def exit_if_dead(servers: Sequence[Server], resume_hint: object) -> Iterator[Non
         refused_since: dict[str, float] = {}
         while not done.wait(CHECK_SECONDS):
             now = time.monotonic()
+            if folder is not None and not folder.exists() and not done.is_set():
+                _exit(f"Ray's folder {folder} was removed", resume_hint)
             for server in servers:
                 if not _refuses(server):
                     refused_since.pop(server.name, None)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import analysis
+from study.record.failures import read_failed_runs
 
 pytestmark = pytest.mark.slow
 
@@ -136,6 +137,169 @@ def test_loops_that_end_themselves_take_down_their_trial_and_no_more(tmp_path: P
     for method in ("plain", "exit", "raise", "fork"):
         assert rates(tmp_path / "out", method) == {0.1: 0, 1.0: 1}
     assert not list((tmp_path / "out" / "failures").glob("*"))
+
+
+HOSTILE = """
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+
+import torch
+
+from study import Arm, Loop, Study
+
+
+def state():
+    return {
+        "folder": os.getcwd(),
+        "environment": {name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        "streams": [stream.closed for stream in (sys.stdout, sys.stderr)],
+        "signals": [str(signal.getsignal(number)).partition(" at ")[0] for number in (signal.SIGTERM, signal.SIGUSR1)],
+        "torch": [str(torch.get_default_dtype()), torch.get_num_threads(), torch.is_grad_enabled()],
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "random": torch.rand(()).item() if os.path.exists("states") else None,
+    }
+
+
+def train(run, watch, *, does="nothing"):
+    now = json.dumps(state(), sort_keys=True)
+    with open(f"states/{does}-{run.seed}-{run.lr:g}.json", "w") as file:
+        file.write(now)
+    for step in range(60):
+        watch(1 / (1 + step / 20))
+        if step == 30:
+            act(run, watch, does)
+
+
+def act(run, watch, does):
+    first_try = not (run.folder / "tried").exists()
+    if does in ("exits", "aborts", "is killed"):
+        (run.folder / "tried").touch()
+    if does == "prints":
+        for _ in range(50_000):
+            print("x" * 100)
+            print("y" * 100, file=sys.stderr)
+    elif does == "forks":
+        if os.fork() == 0:
+            watch(1e9)
+        if os.fork() == 0:
+            time.sleep(5)
+    elif does == "changes":
+        os.chdir("/")
+        os.environ.clear()
+        sys.stdout = sys.stderr = io.StringIO()
+        sys.stdout.close()
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(3)
+        torch.set_grad_enabled(False)
+        torch.use_deterministic_algorithms(True)
+        with contextlib.suppress(ValueError):  # a trial is no main thread
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    elif does == "leaves threads":
+        for daemon in (True, False):
+            threading.Thread(target=threading.Event().wait, daemon=daemon).start()
+    elif does == "deletes its folder":
+        shutil.rmtree(run.folder)
+    elif does == "exits" and first_try:
+        os._exit(0)
+    elif does == "aborts" and first_try:
+        os.abort()
+    elif does == "is killed" and first_try:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+DOES = ("prints", "forks", "changes", "leaves threads", "deletes its folder", "exits", "aborts", "is killed")
+study = Study(
+    name="hostile",
+    trainer=Loop(train),
+    arms=(Arm("plain"), *(Arm(does.replace(" ", "_"), does=does) for does in DOES)),
+    lrs=(0.1,),
+    seeds=range(2),
+)
+"""
+
+
+def test_hostile_loops_change_no_other_run(tmp_path: Path) -> None:
+    """One worker trains all runs, so each run would see what the one before it changed."""
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    (tmp_path / "states").mkdir()
+    done = command(tmp_path, "run", "hostile", "--out", "out", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout + done.stderr) < 20_000, "what loops print does not reach the user"
+    runs = analysis.load(tmp_path / "out")
+    assert len(runs) == 18, "no run is missing"
+    assert set(runs["outcome"]) == {"completed"}
+    assert set(runs["steps"]) == {60}
+    assert not list((tmp_path / "out" / "failures").glob("*"))
+    states = [json.loads(path.read_text()) for path in (tmp_path / "states").iterdir()]
+    assert len(states) == 24 + 18
+    for seed in runs["seed"].unique():
+        own = [json.loads(path.read_text())["random"] for path in (tmp_path / "states").glob(f"*-{seed}-*")]
+        assert len(set(own)) == 1, "random numbers follow from the seed"
+    for name in states[0].keys() - {"random"}:
+        assert len({json.dumps(state[name]) for state in states}) == 1, name
+
+
+FAULTS = """
+import os
+import sys
+
+from study import Arm, Loop, Study
+
+study = Study(
+    name="faults",
+    trainer=Loop(
+        command=f"{sys.executable} write.py {{lr}} {{fault}} {{folder}}/losses.csv", losses="{folder}/losses.csv"
+    ),
+    arms=(
+        Arm("plain", fault="none"),
+        *(Arm(name, fault=name) for name in ("none_came", "text", "nan", "back", "column")),
+    ),
+    lrs=(0.1,),
+    seeds=range(1),
+)
+"""
+
+WRITE = """
+import sys
+
+fault, path = sys.argv[2:]
+lines = ["step,loss", *(f"{step},{1 / (1 + step / 20)}" for step in range(60))]
+if fault == "text":
+    lines = ["no table", "at all"]
+if fault == "nan":
+    lines[30] = "nan,0.5"
+if fault == "back":
+    lines[30] = "3,0.5"
+if fault == "column":
+    lines[0] = "step,los"
+if fault != "none_came":
+    open(path, "w").write("\\n".join(lines))
+"""
+
+
+def test_faults_of_a_losses_file_are_the_reasons_of_missing_runs(tmp_path: Path) -> None:
+    (tmp_path / "faults.py").write_text(FAULTS)
+    (tmp_path / "write.py").write_text(WRITE)
+    ran(tmp_path, "run", "faults", "--out", "out", "--workers", "2")
+    assert list(analysis.load(tmp_path / "out")["method"]) == ["plain"]
+    found = {run.about["method"]: run.reason for run in read_failed_runs(tmp_path / "out")}
+    for method, words in {
+        "none_came": "wrote no losses to",
+        "text": "not a table",
+        "nan": "step is 'nan'",
+        "back": "step 3 comes after step 28",
+        "column": "no column 'loss'",
+    }.items():
+        assert words in found[method]
+        assert "losses.csv" in found[method]
+        assert "\n" not in found[method]
 
 
 def test_a_study_that_is_killed_is_resumed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from paths import ROOT
@@ -84,6 +85,26 @@ def test_a_slow_server_is_alive_and_nothing_is_checked_after_the_block() -> None
     time.sleep(3 * liveness.CHECK_SECONDS)
     assert child.communicate("\n", timeout=30) == ("", "")
     assert child.returncode == 0
+
+
+def test_a_removed_folder_ends_the_process_with_a_line_that_names_it(tmp_path: Path) -> None:
+    folder = tmp_path / "sockets"
+    folder.mkdir()
+    code = "import pathlib, sys, time; from study.tune import liveness\n"
+    code += (
+        "with liveness.exit_if_dead([], 'resume', pathlib.Path(sys.argv[1])):\n    print(flush=True); time.sleep(60)"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code, folder], cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as child:
+        assert child.stdout
+        child.stdout.readline()
+        time.sleep(3 * liveness.CHECK_SECONDS)
+        assert child.poll() is None
+        folder.rmdir()
+        _, errors = child.communicate(timeout=30)
+    assert child.returncode == liveness.EXIT_STATUS
+    assert errors.count("\n") == 1
+    assert f"{folder} was removed" in errors
 
 
 @pytest.mark.parametrize("seconds", [0.2, 20.0])
