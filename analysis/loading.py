@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from study.config import JUDGED_FROM, QualitySearch, Study
+from study.config import JUDGED_FROM, RANKER, QualitySearch, Study
 from study.record.definition import RecordError, read_definition
 from study.record.schema import COLUMNS, COUNTS, OF_LOOPS, PER_TASK
 from study.record.tables import read_runs
@@ -32,12 +32,17 @@ def load(folder: Path) -> pd.DataFrame:
 def cells_of(every: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Return the recorded runs that belong to cells, with the column `curve`.
 
-    The control is left out. Of a search for the best quality only the runs on fresh seeds remain: tuning has an lr and
-    thresholds of its own each time, chosen by the results; see `analysis.stats.best`.
+    The control is left out, and the arms of a loop are in the study's order. Of a search for the best quality only the
+    runs on fresh seeds remain: tuning has an lr and thresholds of its own each time, chosen by the results; see
+    `analysis.stats.best`.
     """
     if isinstance(study.search, QualitySearch):
         every = every.loc[every["seed"] >= JUDGED_FROM]
-    return with_curves(every)
+    runs = with_curves(every)
+    if study.trainer == RANKER:
+        return runs
+    rank = {method: i for i, method in enumerate(dict.fromkeys(arm.method for arm in study.arms))}
+    return runs.sort_values("method", key=lambda methods: methods.map(rank), kind="stable", ignore_index=True)
 
 
 def with_curves(runs: pd.DataFrame) -> pd.DataFrame:
@@ -102,13 +107,19 @@ METHOD_ORDER = (
     *("none", "layer_clip", "global_clip", "agc", "lamb", "clippy", "update_rms_clip", "zclip", "adagc", "autoclip"),
     *("activation_clip", "rollback", "rollback_lower_lr"),
 )
-"""The known methods in the order of tables and legends; others follow by name."""
+"""The known methods in the order of tables and legends."""
 
 
 def method_order(methods: Iterable[str]) -> list[str]:
-    """Return the distinct methods in the order of tables and legends: the known ones, then the others by name."""
-    distinct = set(methods)
-    return [m for m in METHOD_ORDER if m in distinct] + sorted(distinct - set(METHOD_ORDER))
+    """Return the distinct methods in the order of tables and legends.
+
+    The known ones come first, the others in their own order. Arms of a loop without `none` all keep their own order.
+    """
+    distinct = list(dict.fromkeys(methods))
+    others = [m for m in distinct if m not in METHOD_ORDER]
+    if others and "none" not in distinct:
+        return distinct
+    return [m for m in METHOD_ORDER if m in distinct] + others
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

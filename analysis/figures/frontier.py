@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.figures.axes import BAND_ALPHA, HALO, PANEL, figure_style, grid_shape, log_ticks, panel_figure
-from analysis.figures.palette import heat, method_styles
+from analysis.figures.palette import LineStyle, heat, method_styles
 from analysis.figures.panels import MOST_LINES, evenly_spaced, fewer_values, line_title, threshold_lines
 from analysis.loading import records
 from analysis.stats.edges import BELOW, NOT_REACHED, REACHED
@@ -31,19 +31,20 @@ def frontier(table: pd.DataFrame) -> Figure:
     Args:
         table: `analysis.stats.frontier.frontier` at one level. Without a varied threshold, the figure has no panel.
     """
-    lines = evenly_spaced(threshold_lines(table), MOST_LINES)
+    lines, styles = evenly_spaced(threshold_lines(table), MOST_LINES), method_styles(table["method"])
     with figure_style():
         figure = panel_figure(len(lines))
         for i, (_, line) in enumerate(lines):
             of_model = table.loc[table["model"] == line["model"].iloc[0]]
             ax = figure.add_subplot(*grid_shape(len(lines)), i + 1)
-            draw_frontier(ax, fewer_values(line), of_model.loc[of_model["curve"] == "none"], _edge_range(of_model))
+            reference, style = of_model.loc[of_model["curve"] == "none"], styles[line["method"].iloc[0]]
+            draw_frontier(ax, fewer_values(line), reference, style, _edge_range(of_model))
             ax.set_title(line_title(line))
     return figure
 
 
 def draw_frontier(
-    ax: Axes, line: pd.DataFrame, reference: pd.DataFrame, ends: tuple[float, float] | None = None
+    ax: Axes, line: pd.DataFrame, reference: pd.DataFrame, style: LineStyle, ends: tuple[float, float] | None = None
 ) -> None:
     """Draw the edge against one threshold, log-log, with its band; a censored edge is an arrow labelled `> 3.2`.
 
@@ -52,9 +53,9 @@ def draw_frontier(
     Args:
         line: The rows of one threshold in `analysis.stats.frontier.frontier`.
         reference: The row of `none`, drawn as a band over the whole panel; may be empty.
+        style: Of the line's method.
         ends: Lowest and highest lr of the axis; None takes those of `line`.
     """
-    style = method_styles(line["method"])[line["method"].iloc[0]]
     line = line.sort_values("value")
     rows = records(line)
     bottom, top = _edge_range(line) if ends is None else ends

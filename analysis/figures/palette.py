@@ -1,12 +1,13 @@
 """The line style of each method, the same in all figures.
 
 Colours suit colour-blind readers: M. Okabe and K. Ito, "Color Universal Design" (2008), without the yellow, which is
-too pale on white. Markers and dashes tell methods apart in grey. Methods without an entry take the spare styles in
-alphabetical order.
+too pale on white. Markers and dashes tell methods apart in grey. Methods without an entry take the styles left over:
+the first arm of a loop is black.
 """
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -63,8 +64,8 @@ HEAT = ("#ffffff", "#9ecae6", "#3d94c4", "#00558a")
 def method_styles(methods: Iterable[str]) -> dict[str, LineStyle]:
     """Return method -> style, in the order of legends."""
     ordered = method_order(methods)
-    others = [m for m in ordered if m not in KNOWN]
-    return {m: KNOWN[m] if m in KNOWN else OTHERS[others.index(m) % len(OTHERS)] for m in ordered}
+    free = itertools.cycle([*(style for m, style in KNOWN.items() if m not in ordered), *OTHERS])
+    return {m: KNOWN[m] if m in KNOWN else next(free) for m in ordered}
 
 
 def curve_styles(table: "pd.DataFrame") -> dict[str, LineStyle]:

@@ -54,7 +54,7 @@ def panels(table: pd.DataFrame, models: Sequence[str], lines: pd.DataFrame) -> l
     styles = curve_styles(table)
     if len(styles) <= MOST_CURVES:
         return [Panel(title=model, model=model, styles=styles) for model in models]
-    shown = []
+    shown, of_method = [], method_styles(table["method"])
     for model in models:
         of_model = lines.loc[lines["model"] == model]
         loose = {curve: styles[curve] for curve in of_model.loc[of_model["threshold"] == "", "curve"]}
@@ -64,7 +64,7 @@ def panels(table: pd.DataFrame, models: Sequence[str], lines: pd.DataFrame) -> l
         beside = {"none": loose["none"]} if "none" in loose else {}
         for _, whole in evenly_spaced(threshold_lines(of_model), MOST_LINES):
             line = fewer_values(whole)
-            ramp = shades(method_styles(line["method"])[line["method"].iloc[0]], len(line))
+            ramp = shades(of_method[line["method"].iloc[0]], len(line))
             own = beside | dict(zip(line["curve"], ramp, strict=True))
             names = [*beside, *(f"{value:g}" for value in line["value"])]
             shown.append(Panel(title=line_title(whole), model=model, styles=own, names=names))

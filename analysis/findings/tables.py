@@ -22,7 +22,7 @@ from analysis.text.best import best_table
 from analysis.text.edges import edge_span, edge_text
 from analysis.text.format import difference_text, p_text, score_text, span_text, two_digits, value_text
 from analysis.text.table2 import as_text
-from study.config import EdgeSearch
+from study.config import RANKER, EdgeSearch, untreated
 from study.record.definition import study_exists
 
 
@@ -35,11 +35,16 @@ def _about(entry: Published) -> str:
     study, runs, data = entry.definition.study, entry.runs, entry.definition.data
     versions = entry.definition.versions
     tuned = f"{entry.tuned:,} runs that tuned, and of what they chose " if entry.tuned else ""
+    steps = f"{max(runs['steps'].tolist())} steps"
+    if study.trainer == RANKER:
+        models = ", ".join(f"`{model}`" for model in study.models)
+        steps = (
+            f"{models}; {data['source']}, {data['train_rows']:,} training rows, {steps} at batch {study.recipe.batch}"
+        )
     return (
         f"*`{study.name}`: {tuned}{len(runs):,} runs ({_diverged(entry):,} diverged) and {entry.control} of the control"
-        f"; {runs['seed'].nunique()} seeds; {', '.join(f'`{model}`' for model in study.models)}; {data['source']}, "
-        f"{data['train_rows']:,} training rows, {max(runs['steps'].tolist())} steps at batch {study.recipe.batch}; "
-        f"torch {versions['torch']}, commit {versions.get('commit', 'unknown')}.*"
+        f"; {runs['seed'].nunique()} seeds; {steps}; torch {versions['torch']}, "
+        f"commit {versions.get('commit', 'unknown')}.*"
     )
 
 
@@ -90,10 +95,11 @@ def _cells(entry: Published, table: pd.DataFrame, text: Callable[[dict[str, Any]
 
 
 def edge_table(folders: Sequence[Path]) -> str:
-    """Return LR50 and LR05, or the edge at the level of a search, and the ratio of LR50 to that of `none`."""
-    rows, levels = [], LEVELS
+    """Return LR50 and LR05, or the edge at the level of a search, and the ratio of LR50 to the untreated arm's."""
+    rows, levels, against_names = [], LEVELS, set()
     for folder in folders:
         entry = published.read(folder)
+        against_names.add(untreated(entry.definition.study).method)
         fitted = fits(entry.runs)
         search = entry.definition.study.search
         if isinstance(search, EdgeSearch) and search.level not in LEVELS:
@@ -111,7 +117,8 @@ def edge_table(folders: Sequence[Path]) -> str:
             cells = [*(_edge(at[key]) for at in by_level), *((_ratio(ratio), _p(ratio)) if ratio else ("", ""))]
             rows.append([key[0], key[1], diverged, *cells, str(by_level[0][key]["seeds"])])
     head = ["model", "method", "diverged", *(f"LR{100 * level:02.0f} (95%)" for level in levels)]
-    return markdown([*head, "LR50 over that of `none` (95%)", "p (Holm)", "seeds"], rows)
+    over = " or ".join(f"`{name}`" for name in sorted(against_names))
+    return markdown([*head, f"LR50 over that of {over} (95%)", "p (Holm)", "seeds"], rows)
 
 
 LEVELS = (0.5, 0.05)

@@ -15,6 +15,16 @@ def test_each_method_has_its_own_colour_marker_and_dash():
     assert method_styles(["zzz", "none"])["none"] == method_styles(["none"])["none"]
 
 
+def test_arms_of_a_loop_keep_their_order_and_the_first_is_black():
+    styles = method_styles(["plain", "qk_norm", "clippy"])
+    assert list(styles) == ["plain", "qk_norm", "clippy"]
+    assert styles["plain"].colour == "#000000"
+    assert styles["clippy"] == KNOWN["clippy"]
+    assert len(set(method_styles(f"arm{i}" for i in range(len(KNOWN) + len(OTHERS))).values())) == len(KNOWN) + len(
+        OTHERS
+    )
+
+
 def test_heat_only_gets_darker():
     light = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b, _ in heat()(np.linspace(0, 1, 50))]
     assert (np.diff(light) < 0).all()
