@@ -205,7 +205,7 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     runs = with_curves(runs)
     top = sum(float(task["constant_loss"]) for task in tasks_of(definition.data))
     if "initial_loss" in runs:
-        top = float(np.nanmedian(_floats(runs, "initial_loss")))
+        top = float(pd.Series(_floats(runs, "initial_loss")).median())
     loss = _floats(runs, "final_loss")
     capped = runs[[*CURVE, "method", "lr", "seed"]].assign(loss=np.fmin(np.where(np.isnan(loss), top, loss), top))
     ends = capped.groupby(CURVE)["lr"].agg(["min", "max"]).groupby("model").agg({"min": "max", "max": "min"})

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         if isinstance(error, ValueError):
             _say(f"study: {_one_line(error)}")
-            return USER_ERROR
+            return getattr(error, "exit_code", USER_ERROR)
         if isinstance(error, OSError):
             _say(f"study: {error.filename or ''}: {error.strerror or error}")
             return USER_ERROR

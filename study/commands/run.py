@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,16 @@ from study.commands.versions import versions
 from study.config import RANKER, Study
 from study.execution import checkpoint, heartbeat, interrupts, preflight
 from study.execution.planner import Stack, plan
-from study.execution.work_queue import Job
+from study.execution.work_queue import Job, StudyStoppedError
 from study.record import tables
 from study.record.confirmations import Confirmation, read_confirmations, write_confirmation
 from study.record.definition import Definition, check_not_a_view, open_study, read_definition
+from study.record.failures import read_failures
 from study.record.references import references
 from study.storage import stores
 from study.storage.lock import locked
 from study.storage.stores import cache_folder
+from study.tracking.client import check_scheme
 from study.trainers.protocol import Trainer, open_trainer
 
 if TYPE_CHECKING:
@@ -74,6 +77,8 @@ def train(
     from study.tune import cluster as ray_cluster
 
     check_not_a_view(folder)
+    if request.tracking_uri:
+        check_scheme(request.tracking_uri)
     trainer.check_folder(folder)
     plan(study, trainer, workers=1)  # raises for an unusable study before anything is written
     follower = Follower(folder, request.tracking_uri)
@@ -108,6 +113,7 @@ def train(
         imports.join()
         print(report(folder), flush=True)
         print(_mirror(folder, follower, request.tracking_uri), flush=True)
+    _refuse_only_failures(folder, recorded)
     print(_next_steps(study, folder))
     return folder
 
@@ -192,6 +198,15 @@ def _progress(work: RemainingWork) -> Iterator[Progress]:
         yield progress
     finally:
         progress.close()
+
+
+def _refuse_only_failures(folder: Path, before: set[str]) -> None:
+    """Raise StudyStoppedError with exit code 1 if this command recorded no run of a cell, and runs failed."""
+    runs = tables.read_runs(folder)
+    trained = set(runs.loc[runs["role"] == "cell", "run_id"]) - before
+    if not trained and (reasons := Counter(read_failures(folder).values())):
+        (reason, most), total = reasons.most_common(1)[0], reasons.total()
+        raise StudyStoppedError(f"no run was trained: {most} of {total} failed with: {reason}", exit_code=1)
 
 
 def _mirror(folder: Path, follower: "Follower", uri: str | None) -> str:

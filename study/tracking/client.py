@@ -58,6 +58,23 @@ def without_credentials(uri: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
+SCHEMES = ("file", "sqlite", "http", "https", "mysql", "postgresql", "mssql", "databricks", "databricks-uc", "uc")
+"""The schemes of tracking URIs that MLflow itself knows. Its plugins may add others."""
+
+
+def check_scheme(uri: str) -> None:
+    """Raise TrackingError if neither MLflow nor a plugin knows the scheme of a tracking URI. Connects to nothing."""
+    scheme, found, _ = uri.partition("://")
+    if not found or scheme.partition("+")[0] in SCHEMES:
+        return
+    from mlflow.exceptions import MlflowException
+
+    try:
+        open_client(uri)
+    except MlflowException:
+        raise TrackingError(f"MLflow knows no tracking URIs that begin with {scheme}://") from None
+
+
 def open_client(uri: str) -> "MlflowClient":
     """Return a client for a tracking URI."""
     with warnings.catch_warnings():

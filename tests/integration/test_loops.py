@@ -323,3 +323,28 @@ def test_a_study_that_is_killed_is_resumed(tmp_path: Path) -> None:
     runs = analysis.load(tmp_path / "out")
     assert not runs["run_id"].duplicated().any()
     np.testing.assert_array_equal(sorted(runs["seed"].unique()), range(4))
+
+
+FAILS = """
+from study import Arm, Loop, Study
+
+
+def train(run, watch):
+    if run.seed < 2:
+        raise RuntimeError("no such file: tokens.bin")
+    for step in range(60):
+        watch(1 / (1 + step))
+
+
+study = Study(name="fails", trainer=Loop(train), arms=(Arm("plain"),), lrs=(0.1,), seeds=range(2))
+"""
+
+
+def test_a_command_of_which_every_run_failed_ends_with_1_and_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "fails.py").write_text(FAILS)
+    for words in (("run", "fails", "--out", "out"), ("resume", "out")):
+        done = command(tmp_path, *words, "--workers", "1")
+        assert done.returncode == 1
+        assert "no run was trained: 2 of 2 failed" in done.stderr
+        assert "no such file: tokens.bin" in done.stderr
+        assert "Traceback" not in done.stderr

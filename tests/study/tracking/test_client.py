@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow_view import View, assert_exactly_once, write
 
-from study.tracking.client import DATABASE, TrackingError, without_credentials
+from study.tracking.client import DATABASE, TrackingError, check_scheme, without_credentials
 from study.tracking.mirror import mirror
 
 
@@ -20,6 +20,13 @@ def test_first_mirror_creates_the_database(tmp_path: Path) -> None:
     mirror(tmp_path)
     assert_exactly_once(tmp_path, View(tmp_path))
     assert sorted(path.name for path in tmp_path.glob("*mlflow*")) == [".mlflow.lock", "mlflow-artifacts", "mlflow.db"]
+
+
+def test_unknown_scheme_is_refused_without_a_connection() -> None:
+    with pytest.raises(TrackingError, match="nosuch://"):
+        check_scheme("nosuch://me:s3cret@x")
+    for uri in ("mlruns", "http://127.0.0.1:1", "postgresql+psycopg2://127.0.0.1:1/x"):
+        check_scheme(uri)
 
 
 def test_moved_folder_gets_a_new_experiment_with_its_own_files(folder: Path) -> None:
