@@ -108,11 +108,38 @@ def described(package: str) -> dict[str, str]:
 
 def _options_of_build(module: ast.Module) -> str:
     """`width=64, depth=2`: keywords of the function `build` whose default is written there."""
+    return ", ".join(f"{name}={value!r}" for name, value in _defaults_of_build(module).items())
+
+
+def _defaults_of_build(module: ast.Module) -> dict[str, Any]:
+    found = {}
     for function in module.body:
         if isinstance(function, ast.FunctionDef) and function.name == "build":
             defaults = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
-            return ", ".join(f"{a.arg}={ast.unparse(d)}" for a, d in defaults if isinstance(d, ast.Constant))
-    return ""
+            found |= {a.arg: d.value for a, d in defaults if isinstance(d, ast.Constant)}
+    return found
+
+
+def written_defaults(package: str, name: str, folder: Path) -> dict[str, Any]:
+    """Return the defaults of a plugin's `build` that are written in its file, which is read and not imported.
+
+    Args:
+        package: package of the built-in plugins.
+        name: a plugin of the package, or a dotted module.
+        folder: where the modules of a user are looked for.
+
+    Returns:
+        Keyword -> default; empty if there is no such file, or it cannot be read.
+    """
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    folders = [Path(own) for own in spec.submodule_search_locations or ()] if "." not in name else [folder]
+    for path in (own / f"{name.replace('.', '/')}.py" for own in (*folders, folder / package)):
+        try:
+            return _defaults_of_build(ast.parse(path.read_text()))
+        except (OSError, SyntaxError, ValueError):
+            continue
+    return {}
 
 
 def load(package: str, name: str, noun: str, wanted: str) -> Any:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from study.commands.recommend import Claim
     from study.commands.request import RunRequest
 
-READING = ("spaces", "status", "report", "recommend", "rescore", "import", "mlflow", "ui")
+READING = ("spaces", "status", "report", "recommend", "rescore", "scale", "import", "mlflow", "ui")
 """Commands that read a record, which may be from somebody else. Only the others may import the user's own modules."""
 
 
@@ -121,6 +121,12 @@ def _rescore(options: argparse.Namespace) -> None:
     from study.commands.rescore import rescore_and_compare
 
     print(rescore_and_compare(_folder(options), options.rule))
+
+
+def _scale(options: argparse.Namespace) -> None:
+    from study.commands.scale import scale
+
+    print(scale(_folder(options), options.at, as_json=options.json))
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -258,6 +264,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "recommend": _recommend,
     "confirm": _confirm,
     "rescore": _rescore,
+    "scale": _scale,
     "import": _import,
     "replay": _replay,
     "export-weights": _export_weights,

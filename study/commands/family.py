@@ -96,7 +96,7 @@ def check(request: RunRequest, family: Family) -> None:
 
 def resume(folder: Path, request: RunRequest) -> Path:
     """Train the missing runs of the members that have begun, then report on all. Returns the family's folder."""
-    name, members = _read(folder)
+    name, members = read_members(folder)
     for i, member in enumerate(members, 1):
         print(f"\n== {i} of {len(members)}: {member.words} ==\n", flush=True)
         if study_exists(member.folder):
@@ -112,7 +112,7 @@ def report(folder: Path) -> str:
     from analysis.report import family as page
     from analysis.stats.forest import forest
 
-    name, members = _read(folder)
+    name, members = read_members(folder)
     table = forest(members)
     path = page.write(folder, name, members, table)
     stores.publish(folder)
@@ -123,7 +123,8 @@ def report(folder: Path) -> str:
 def status(folder: Path) -> str:
     """Return the status of every member."""
     return "\n\n".join(
-        f"{m.words}\n{one_status.status(m.folder) if study_exists(m.folder) else 'not begun'}" for m in _read(folder)[1]
+        f"{m.words}\n{one_status.status(m.folder) if study_exists(m.folder) else 'not begun'}"
+        for m in read_members(folder)[1]
     )
 
 
@@ -212,7 +213,7 @@ def _write(folder: Path, family: Family) -> None:
     """Write `family.json`. Raises RecordError if the folder holds something else."""
     from analysis.loading import FAMILY_FORMAT
 
-    if is_family(folder) and (before := _read(folder)[0]) != family.name:
+    if is_family(folder) and (before := read_members(folder)[0]) != family.name:
         raise RecordError(f"{folder} holds the family {before!r}, not {family.name!r}; choose another --out")
     if study_exists(folder):
         raise RecordError(f"{folder} holds a study, and no family; choose another --out")
@@ -222,7 +223,7 @@ def _write(folder: Path, family: Family) -> None:
     stores.store_for(folder).put("family.json", content.encode())
 
 
-def _read(folder: Path) -> "tuple[str, list[FamilyMember]]":
+def read_members(folder: Path) -> "tuple[str, list[FamilyMember]]":
     """Return the family's name and its members, with their local folders."""
     from analysis.loading import read_family
 

@@ -1,0 +1,97 @@
+"""Edges against a size on log axes: the measured edges, the fit, and its prediction interval."""
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.axes import BAND_ALPHA, figure_style, grid_shape, legend, log_ticks, panel_figure
+from analysis.figures.palette import LineStyle, curve_styles
+from analysis.loading import CURVE, records
+from analysis.stats.edges import NOT_REACHED, REACHED
+from analysis.stats.scale import PREDICTED, bands
+from analysis.text.scale import level_name
+
+
+def scale(axis: str, points: pd.DataFrame, predictions: pd.DataFrame | None = None, level: float = 0.5) -> Figure:
+    """Return the figure of edges against a size: one panel a model, or one a curve if there are predictions.
+
+    Filled markers were fitted, open ones were left out of the fit. Diamonds are predictions.
+
+    Args:
+        axis: Name of the size.
+        points: The edges, as for `analysis.stats.scale.exponents`.
+        predictions: `analysis.stats.scale.predictions`, or None.
+        level: P(divergence) at the edges that are drawn.
+    """
+    points = points.loc[points["level"] == level]
+    styles = curve_styles(points)
+    alone = predictions is not None and len(styles) > 1
+    keys = [*CURVE] if alone else ["model"]
+    panels = [panel for _, panel in points.groupby(keys, sort=False)]
+    with figure_style():
+        figure = panel_figure(len(panels))
+        for i, panel in enumerate(panels):
+            ax = figure.add_subplot(*grid_shape(len(panels)), i + 1)
+            for curve, line in panel.groupby("curve", sort=False):
+                own = None if predictions is None else _of(predictions, line)
+                draw_line(ax, line, own, styles[str(curve)])
+            _axes(ax, axis, level)
+            ax.set_title(" · ".join(str(panel[name].iloc[0]) for name in keys))
+        legend(figure, styles)
+    return figure
+
+
+def draw_line(ax: Axes, line: pd.DataFrame, predictions: pd.DataFrame | None, style: LineStyle) -> None:
+    """Draw one line: its edges with intervals, the fit with its prediction interval, and the predictions.
+
+    Args:
+        line: The edges of one line.
+        predictions: Its predictions, or None.
+        style: Of its method.
+    """
+    known = records(line) if predictions is None else records(predictions)
+    last = max(float(row["size"]) for row in known)
+    first = math.inf if predictions is None else min(float(row["size"]) for row in known)
+    left_out = line["size"].to_numpy(dtype=float) >= first
+    band = bands(line.loc[~left_out], last)
+    if predictions is None or PREDICTED in set(predictions["status"]):
+        x, edge, low, high = (band[name].to_numpy(dtype=float) for name in ("size", "edge", "low", "high"))
+        ax.plot(x, edge, color=style.colour, ls=style.dash, lw=1.5)
+        ax.fill_between(x, low, high, color=style.colour, alpha=BAND_ALPHA, lw=0)
+    for row, out in zip(records(line), left_out, strict=True):
+        _draw_edge(ax, row, style, "white" if out else style.colour)
+    for row in [] if predictions is None else records(predictions.loc[predictions["status"] == PREDICTED]):
+        ends = [[row["edge"] - row["low"]], [row["high"] - row["edge"]]]
+        at = row["size"] * 1.04
+        ax.errorbar(at, row["edge"], ends, fmt="D", ms=5, color=style.colour, mfc="white", lw=0.9, capsize=4)
+
+
+def _draw_edge(ax: Axes, row: dict, style: LineStyle, face: str) -> None:
+    if row["status"] != REACHED:
+        up = row["status"] == NOT_REACHED
+        lr = row["lr_max"] if up else row["lr_min"]
+        arrow = {"arrowstyle": "-|>", "color": style.colour, "lw": 1.6}
+        ax.annotate("", xy=(row["size"], lr * (1.5 if up else 1 / 1.5)), xytext=(row["size"], lr), arrowprops=arrow)
+        ax.plot(row["size"], lr * (1.5 if up else 1 / 1.5), alpha=0)  # the axis contains the arrow
+        return
+    low = row["low"] if row["low"] > 0 else row["lr_min"]
+    high = min(row["high"], row["lr_max"])
+    ax.plot([row["size"]] * 2, [low, high], color=style.colour, lw=1.6)
+    ax.plot(row["size"], row["edge"], style.marker, color=style.colour, mfc=face, ms=7, mew=1.3, zorder=4)
+
+
+def _axes(ax: Axes, axis: str, level: float) -> None:
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    for one, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        log_ticks(one, *limits, np.array(limits).tolist())
+    ax.set_xlabel(axis)
+    ax.set_ylabel(f"{level_name(level)} (learning rate)")
+
+
+def _of(predictions: pd.DataFrame, line: pd.DataFrame) -> pd.DataFrame:
+    same = [predictions[name] == line[name].iloc[0] for name in (*CURVE, "level")]
+    return predictions.loc[np.logical_and.reduce(same)]

@@ -1,0 +1,24 @@
+"""The edge against the batch: members from 128 to 2,048 rows predict larger batches.
+
+A study has one recipe, so each batch is a study of a family. `study scale results/scale_batch --at batch=8192`
+predicts.
+"""
+
+from study import Arm, EdgeSearch, Family, Member, Recipe, Study
+
+
+def member(batch: int) -> Member:
+    study = Study(
+        name=f"scale_batch_{batch}",
+        data="kuairand",
+        models=("small",),
+        arms=(Arm("none"), Arm("layer_clip"), Arm("agc")),
+        lrs=(0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2),
+        seeds=(0,),
+        recipe=Recipe(batch=batch),
+        search=EdgeSearch(),
+    )
+    return Member(label=f"batch_{batch}", words=f"batch {batch:,}", study=study)
+
+
+study = Family(name="scale_batch", members=tuple(member(batch) for batch in (128, 256, 512, 1024, 2048)))

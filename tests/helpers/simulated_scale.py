@@ -1,0 +1,126 @@
+"""How often prediction intervals of `study scale` hold the true edge: records are drawn at each size of a known law.
+
+    python tests/helpers/simulated_scale.py [--simulations 500]
+
+Each size has its own curve, and its LR50 follows a law. Seeds keep a part (`share`) of the variance of their thresholds
+over lrs and sizes. Edges are estimated as in every report, then extrapolated.
+"""
+
+import argparse
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from simulation import Curve, draw
+
+from analysis.stats.edges import edge_of
+from analysis.stats.psychometric import fit_many
+from analysis.stats.scale import PREDICTED, predictions
+
+LRS = tuple(float(f"{lr:.3g}") for lr in np.geomspace(0.02, 6, 18))
+
+DEPTHS, DEEPER = (1, 2, 3, 4, 6), (12, 24)
+WIDTHS, WIDER = (16, 32, 64, 128, 256, 512, 1024), (2048, 4096)
+
+
+def _broken(u: np.ndarray) -> np.ndarray:
+    return np.where(u < 0, -0.3 * u, -0.6 * u)
+
+
+LAWS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "no effect": lambda u: 0 * u,
+    "exponent -0.5": lambda u: -0.5 * u,
+    "exponent +0.4": lambda u: 0.4 * u,
+    "bend down": lambda u: -0.4 * u - 0.08 * u**2,
+    "bend up": lambda u: -0.4 * u + 0.08 * u**2,
+    "broken": _broken,
+    "levels off": lambda u: -0.5 * np.tanh(u),
+}
+"""Log edge by u, the log of a size over the geometric mean of the trained ones (bends are halved for seven sizes, which
+span more)."""
+
+
+def simulated_predictions(
+    law: str,
+    trained: Sequence[float],
+    targets: Sequence[float],
+    *,
+    seeds: int,
+    share: float,
+    simulations: int,
+    scatter: float = 0.0,
+    slope: float = 15.0,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Return `analysis.stats.scale.predictions` of simulated records, with the true edge.
+
+    Args:
+        law: A name of LAWS.
+        trained: Sizes with runs.
+        targets: Sizes to predict.
+        seeds: Of each record; all are at every lr.
+        share: Part of the variance of a threshold that its seed keeps, over lrs and sizes.
+        simulations: Number of records.
+        scatter: Standard deviation of the true log edges about the law.
+        slope: Of each curve, per decade.
+        rng: Random numbers.
+    """
+    centre = np.log(trained).mean()
+    sizes = np.array([*trained, *targets], float)
+    stretch = math.log(DEPTHS[-1]) / math.log(trained[-1] / trained[0])
+    shape = LAWS[law](stretch * (np.log(sizes) - centre)) / stretch
+    true_NM = math.log(0.35) + shape + scatter * rng.normal(size=(simulations, len(sizes)))
+    diverged = np.stack(
+        [
+            draw([Curve(lr50=math.exp(y), slope=slope) for y in row], LRS, seeds, rng=rng, share=share)[0]
+            for row in true_NM[:, : len(trained)]
+        ]
+    )
+    fits = fit_many(LRS, diverged.reshape(-1, seeds, len(LRS)))
+    lines = []
+    for n, m in itertools.product(range(simulations), range(len(trained))):
+        edge = edge_of(list(LRS), diverged[n, m], fits[n * len(trained) + m], 0.5)
+        lines.append({"model": str(n), "curve": law, "level": 0.5, "method": law, "size": float(trained[m])} | edge)
+    table = predictions(pd.DataFrame(lines), targets)
+    at = {size: i for i, size in enumerate(sizes.tolist())}
+    rows = zip(table["model"], table["size"], strict=True)
+    return table.assign(true=[math.exp(true_NM[int(n), at[size]]) for n, size in rows])
+
+
+def coverage(table: pd.DataFrame) -> dict[str, float]:
+    """Return the share that is predicted, the share of these that holds the true edge, and their median width."""
+    said = table.loc[table["status"] == PREDICTED]
+    inside = (said["low"] <= said["true"]) & (said["true"] <= said["high"])
+    width = (said["high"] / said["low"]).median()
+    return {"predicted": len(said) / len(table), "covered": float(inside.mean()), "width": float(width)}
+
+
+def report(simulations: int) -> str:
+    """Return the table of docs/scale.md: one row a law, trained sizes, seeds, share and scatter."""
+    lines = ["| law | sizes | predicted at | seeds | seed keeps | scatter | coverage | predicted | width |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    cells = itertools.product(LAWS, ((DEPTHS, DEEPER), (WIDTHS, WIDER)), ((8, 1.0), (16, 1.0), (16, 0.0)), (0.0, 0.05))
+    for i, (law, (trained, targets), (seeds, share), scatter) in enumerate(cells):
+        rng = np.random.default_rng([2026, i])
+        table = simulated_predictions(
+            law, trained, targets, seeds=seeds, share=share, simulations=simulations, scatter=scatter, rng=rng
+        )
+        for size in targets:
+            found = coverage(table.loc[table["size"] == size])
+            cell = [law, len(trained), f"{size / trained[-1]:g}x", seeds, f"{share:g}", f"{scatter:g}"]
+            cell += [f"{found['covered']:.3f}", f"{found['predicted']:.2f}", f"{found['width']:.2f}"]
+            lines.append(f"| {' | '.join(map(str, cell))} |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--simulations", type=int, default=500, help="of each row")
+    print(report(options.parse_args().simulations))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""`study scale`: the size of a record, its fit, and each request that is not valid."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scale_record import power_law, write_sizes
+
+from analysis.loading import with_curves
+from analysis.stats.edges import fits
+from search_spaces import scale as space
+from search_spaces import scale_batch
+from study import model_options
+from study.cli.main import main
+from study.commands import family as families
+from study.commands.scale import parse_at, points_of, points_of_study
+from study.config import Recipe
+from study.family import Family, Member
+from study.record.definition import read_definition
+from study.record.tables import read_runs
+
+DEPTHS = (1, 2, 3, 4, 6, 12)
+
+
+@pytest.fixture(scope="module")
+def depths(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("depths")
+    edges = power_law(DEPTHS, 0.9, -0.5, layer_clip=1.6, clippy=50)
+    edges["ranker"] = edges.pop("ranker depth=2")  # as a record writes the default
+    write_sizes(folder, edges)
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """Return the one line that a refused command prints."""
+    assert main([str(word) for word in words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_exponents_and_predictions_are_printed_and_written(depths, capsys):
+    assert main(["scale", str(depths)]) == 0
+    assert "predicted from" not in capsys.readouterr().out
+    assert main(["scale", str(depths), "--at", "ranker.depth=12,24"]) == 0
+    printed = capsys.readouterr().out
+    assert "ranker.depth, 6 sizes from 1 to 12" in printed
+    assert "predicted from ranker.depth below 12" in printed
+    assert "held up to 2 times the largest fitted size" in printed
+    assert "clippy, LR50 at 12" in printed
+    assert "cannot say: 0 of 5 edges were reached" in printed
+    for name in ("tables/scale.csv", "tables/scale_predictions.csv", "figures/scale.png"):
+        assert (depths / name).stat().st_size > 100
+
+
+def test_json_has_the_held_out_size_beside_its_prediction(depths, capsys):
+    assert main(["scale", str(depths), "--at", "ranker.depth=12,24", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["axis"] == "ranker.depth"
+    assert sorted({row["size"] for row in values["edges"]}) == [1, 2, 3, 4, 6, 12]
+    shown = {(row["curve"], row["level"], row["size"]): row for row in values["predictions"]}
+    held_out, new = shown["none", 0.5, 12], shown["none", 0.5, 24]
+    assert held_out["inside"] is True
+    assert held_out["low"] < 0.9 * 12**-0.5 < held_out["high"]
+    assert held_out["measured"] == pytest.approx(0.9 * 12**-0.5, rel=0.1)
+    assert new["measured"] is None
+    assert shown["clippy", 0.5, 24]["low"] is None
+    exponent = next(row for row in values["exponents"] if row["curve"] == "none" and row["level"] == 0.5)
+    assert exponent["exponent_low"] < -0.5 < exponent["exponent_high"]
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        ("ranker.depth=12,12", "given twice"),
+        ("ranker.depth=deep", "a size is a positive number"),
+        ("ranker.depth=true", "a size is a positive number"),
+        ("ranker.depth=-3", "a size is a positive number"),
+        ("ranker.depth=nan", "finite"),
+        ("ranker.depth=12.5", "whole number"),
+        ("ranker.depth", "KEY=SIZE"),
+        ("ranker.width=512", "ranker.width does not vary"),
+        ("ranker.depth=0.5", "whole number"),
+        ("ranker.depth=1", "above the smallest"),
+        ("ranker.depth=3", "needs 3 sizes below 3"),
+    ],
+)
+def test_invalid_sizes_are_refused_in_one_line(depths, capsys, at, words):
+    assert words in refused(capsys, "scale", depths, "--at", at)
+
+
+def test_records_without_a_size_are_refused(tmp_path, capsys):
+    def record(name, edges, **changes):
+        write_sizes(tmp_path / name, edges, lrs=(0.1, 0.3, 0.9), seeds=3, **changes)
+        return tmp_path / name
+
+    two = record("two", power_law((1, 4), 0.5, -0.5))
+    assert "needs 3 sizes or more, got ranker.depth=1, 4" in refused(capsys, "scale", two)
+    names = record("names", {"small": {"none": 0.4}, "large": {"none": 0.3}, "large_dcn": {"none": 0.3}})
+    assert "no size varies" in refused(capsys, "scale", names)
+    both = power_law((1, 3, 4), 0.5, -0.5) | power_law((16, 32, 128), 0.5, -0.5, key="ranker width")
+    several = refused(capsys, "scale", record("both", both))
+    assert "several sizes vary" in several
+    assert "ranker.depth" in several
+    assert "ranker.width" in several
+    words = {f"ranker layer_norm={value} cross_layers=1": {"none": 0.4} for value in ("true", "false")}
+    assert "ranker.layer_norm is not a positive number" in refused(capsys, "scale", record("words", words))
+    censored = record("censored", power_law((1, 3, 4), 50, 0))
+    assert "no edge was reached at any ranker.depth" in refused(capsys, "scale", censored)
+    assert "holds no study" in refused(capsys, "scale", tmp_path / "nowhere")
+
+
+def test_one_of_several_sizes_can_be_named(tmp_path):
+    both = power_law((1, 3, 4), 0.5, -0.5) | power_law((16, 32, 128), 0.5, -0.2, key="ranker width")
+    write_sizes(tmp_path, both | {"ranker": {"none": 0.4}}, seeds=3)
+    axis, points = points_of(tmp_path, "ranker.width")
+    assert axis == "ranker.width"
+    # Of depth 2, the default; the others have one width alone.
+    assert sorted(set(points["size"])) == [16, 32, 64, 128]
+
+
+def test_the_size_of_a_loop_is_an_option_of_its_arms(tmp_path):
+    edges = {"loop": {"plain": 0.4, "clip": 0.8}}
+    for i, width in enumerate((16, 32, 64)):
+        write_sizes(tmp_path / str(i), edges, options={"loop": {"width": width}}, seeds=3, trainer="my.loop")
+
+    runs = with_curves(pd.concat([read_runs(tmp_path / str(i)) for i in range(3)], ignore_index=True))
+    axis, points = points_of_study(read_definition(tmp_path / "0").study, runs, fits(runs))
+    assert axis == "width"
+    assert sorted(set(points["size"])) == [16, 32, 64]
+    assert set(points["curve"]) == {"plain", "clip"}
+    _, own = points_of_study(read_definition(tmp_path / "0").study, runs, fits(runs), "clip.width")
+    assert set(own["curve"]) == {"clip"}
+
+
+def family(folder: Path, recipes: dict[str, Recipe]) -> None:
+    members = []
+    for i, (label, recipe) in enumerate(recipes.items()):
+        definition = write_sizes(folder / label, {"small": {"none": 0.3 * 2**i}}, name=label, seeds=3, recipe=recipe)
+        members.append(Member(label=label, words=label, study=definition.study))
+    families._write(folder, Family(name="batches", members=tuple(members)))
+
+
+def test_the_size_of_a_family_is_a_number_of_its_recipe(tmp_path, capsys):
+    family(tmp_path, {f"b{batch}": Recipe(batch=batch) for batch in (128, 256, 512)})
+    axis, points = points_of(tmp_path)
+    assert (axis, sorted(set(points["size"]))) == ("batch", [128, 256, 512])
+    assert main(["scale", str(tmp_path), "--at", "batch=2048"]) == 0
+    assert "batch, 3 sizes from 128 to 512" in capsys.readouterr().out
+
+
+def test_a_family_that_varies_two_things_is_refused(tmp_path, capsys):
+    family(tmp_path, {f"b{batch}": Recipe(batch=batch, embedding_dim=batch // 32) for batch in (128, 256, 512)})
+    said = refused(capsys, "scale", tmp_path)
+    assert "batch" in said
+    assert "embedding_dim" in said
+
+
+def test_at_is_a_key_with_sizes():
+    assert parse_at("ranker.depth=12,24") == ("ranker.depth", (12.0, 24.0))
+
+
+def test_spaces_vary_one_size_with_shared_seeds():
+    models = [model_options.canonical(model) for model in space.study.models]
+    assert models == list(space.study.models)
+    assert len(scale_batch.study.members) == 5
+    assert {member.study.recipe.batch for member in scale_batch.study.members} == {128, 256, 512, 1024, 2048}
