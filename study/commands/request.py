@@ -8,6 +8,7 @@ from study import data, overrides, plugins
 from study.commands.paths import on_cluster, study_folder
 from study.config import QualitySearch, Study, to_json
 from study.family import Family
+from study.record.schema import check_thresholds
 from study.record.validation import validate_study as validate_values
 from study.storage import stores
 from study.storage.stores import cache_folder
@@ -74,6 +75,8 @@ def validate_study(study: Study) -> Study:
     """Return the study in canonical form. Raises ValueError for what its trainer or search cannot do."""
     trainer = open_trainer(study, cache_folder())
     study = trainer.validate(study)
+    for arm in study.arms:
+        check_thresholds(trainer.thresholds_of(arm.method), f"the arm {arm.method}")
     validate_values(to_json(study))  # else its record could not be read
     if isinstance(study.search, QualitySearch):
         from study.search import validation

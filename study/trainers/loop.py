@@ -178,6 +178,8 @@ class Trainer(protocol.Trainer):
                 losses = watch.file.read()
             finally:
                 watch.close()
+            if not (metrics is None or watch.reason or self._shows_divergence(losses)):
+                self._check_quality(metrics)
             declared = bool(watch.reason) or metrics is None
             trained = self._result(losses, metrics or {}, declared=declared, seconds=time.perf_counter() - started)
         _tidy(own)
@@ -209,12 +211,15 @@ class Trainer(protocol.Trainer):
         except (Exception, SystemExit):
             watch.flush()
             losses = watch.file.read()
-            if len(losses.step) and (not np.isfinite(losses.loss).all() or self._exploded(losses)):
+            if len(losses.step) and self._shows_divergence(losses):
                 return None
             raise
         finally:
             if os.getpid() != process:  # a child that the loop forked came back from it
                 os._exit(0)
+
+    def _shows_divergence(self, losses: Losses) -> bool:
+        return not np.isfinite(losses.loss).all() or self._exploded(losses)
 
     def _exploded(self, losses: Losses) -> bool:
         """Whether the trailing median of the loss lies above `slow_loss` times the first loss."""
@@ -237,12 +242,22 @@ class Trainer(protocol.Trainer):
             seconds=seconds,
         )
 
+    def _check_quality(self, metrics: Mapping[str, Any]) -> None:
+        """Raise ValueError where a healthy run has no metric by which to judge it."""
+        name = self.loop.get("quality", "").removeprefix("-")
+        if name and name not in metrics:
+            found = ", ".join(map(str, metrics)) or "none"
+            raise ValueError(f"{self._source()} returned no metric {name!r}, which is its quality; it returned {found}")
+        if name and _number(metrics[name]) is None:
+            raise ValueError(f"the metric {name!r} of {self._source()} is {metrics[name]!r}, not a number")
+
     def _judged(self, metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:
         quality = self.loop.get("quality")
         if quality is None:
             return {}
         name = quality.removeprefix("-")
-        return {self._quality_column(quality): np.array([float(metrics.get(name, math.nan))])}
+        value = _number(metrics.get(name))
+        return {self._quality_column(quality): np.array([math.nan if value is None else value])}
 
     @staticmethod
     def _quality_column(quality: str) -> str:
@@ -276,6 +291,13 @@ def _metrics(returned: Any, source: str) -> dict[str, Any]:
     if not isinstance(returned, Mapping):
         raise ValueError(f"{source} returned {type(returned).__name__}; a loop returns a dict of metrics, or nothing")
     return dict(returned)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _count_try(folder: Path) -> int:

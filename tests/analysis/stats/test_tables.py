@@ -12,10 +12,17 @@ from scipy import stats
 from simulated_record import EDGES, LRS, simulated_definition, write_simulated_study
 
 import analysis
-from analysis.loading import with_curves
+from analysis.loading import threshold_columns, with_curves
+from analysis.stats.contrasts import contrasts
+from analysis.stats.edges import fitted_curves
+from analysis.stats.frontier import contours, threshold_map
 from analysis.stats.intervals import lower_bound, upper_bound, wilson
-from analysis.stats.quality import quantile
+from analysis.stats.quality import lr_sensitivity, quantile
+from analysis.stats.recommend import recommend
+from analysis.stats.trajectories import diverged_by_step
+from study import methods
 from study.config import Arm
+from study.record.schema import COLUMNS, OF_TABLES, PER_TASK, check_thresholds
 from study.record.tables import read_runs
 
 
@@ -50,6 +57,35 @@ def test_curves_are_named_by_what_differs_between_arms_of_their_method(tmp_path)
     runs = analysis.load(tmp_path)
     assert set(runs["curve"]) == {"none", "clippy rel=0.5", "clippy rel=0.1", "clippy accumulator=delayed rel=0.1"}
     assert len(analysis.divergence_rates(runs)) == 2 * 4
+
+
+def test_columns_of_all_tables_are_reserved(study):
+    """A threshold of the same name would be a second column."""
+    definition, runs = study
+    thresholds = set(threshold_columns(runs))
+    found = [
+        analysis.divergence_rates(runs),
+        analysis.in_bins(runs),
+        analysis.edges(runs),
+        fitted_curves(runs),
+        analysis.frontier(runs),
+        contours(runs),
+        threshold_map(runs),
+        analysis.tradeoff(runs, definition),
+        analysis.quality(runs, definition),
+        lr_sensitivity(runs, definition),
+        contrasts(runs, definition),
+        recommend(runs, definition),
+        diverged_by_step(runs),
+    ]
+    names = {name for table in found for name in table.columns}
+    free = names - {*COLUMNS.names, *OF_TABLES} - thresholds
+    assert not {name for name in free if not name.startswith(tuple(PER_TASK))}
+
+
+def test_no_threshold_of_a_method_is_reserved():
+    for name in methods.names():
+        check_thresholds(methods.signature(name).thresholds, name)
 
 
 def test_rates_by_hand():

@@ -259,6 +259,7 @@ def with_step(at: int, value: Any) -> Any:
         (table(lr=0.1), {}, ["same curve, lr and seed", "lr is constant"]),
         (pd.concat([table(), table()[["loss"]]], axis=1), {}, ["several columns 'loss'"]),
         (table(), {"name": "a\nb"}, ["name holds control characters"]),
+        (table(k=3), {"curve": ("optimizer", "k")}, ["option k", "rename"]),
         (table(), {"horizon": 100}, ["no run has 100 steps", "60"]),
         (table(), {"source": "missing.csv"}, ["no file missing.csv"]),
     ],

@@ -163,6 +163,13 @@ def test_an_axis_of_wrong_values_is_refused(refused: Refuse, axis: str, value: s
     assert words in refused(space(**{axis: value}))
 
 
+@pytest.mark.parametrize("name", ["steps", "k", "rate", "score_scale", "final_loss", "curve"])
+def test_a_number_named_as_a_column_of_the_report_is_refused(refused: Refuse, name: str) -> None:
+    """Its runs would be trained, and their record could not be read."""
+    train = f"def train(run, watch, *, {name}=1):\n    watch(1.0)\n"
+    assert f"option {name}" in refused(space(train=train), "--set", f"plain.{name}=2,3")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -180,5 +187,5 @@ def test_an_axis_of_wrong_values_is_refused(refused: Refuse, axis: str, value: s
         (["--stack", "4"], "one run at a time"),
     ],
 )
-def test_options_of_rankers_are_refused(refused: Refuse, words: list[str], said: str) -> None:
+def test_wrong_options_are_refused(refused: Refuse, words: list[str], said: str) -> None:
     assert said in refused(space(), *words)

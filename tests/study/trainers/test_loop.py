@@ -304,6 +304,24 @@ def test_a_loop_that_gives_too_little_is_refused(make: Make, tmp_path: Path, bod
 
 
 @pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ("None", "no metric 'accuracy'.*returned none"),
+        ("{'acuracy': 1.0}", "no metric 'accuracy'.*returned acuracy"),
+        ("{'accuracy': 'high'}", "'high', not a number"),
+        ("{'accuracy': None}", "None, not a number"),
+    ],
+)
+def test_a_healthy_run_without_its_quality_is_refused(make: Make, tmp_path: Path, returned: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        train(make(FALLING + f"return {returned}", quality="accuracy"), tmp_path / "out")
+    diverged = train(
+        make("for loss in (1.0, *[9.0] * 40):\n    watch(loss)", quality="accuracy"), tmp_path / "diverged"
+    )
+    assert np.isnan(diverged.judged["score_accuracy"]).all()
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"function": "no_such_module_here:train"}, "no module 'no_such_module_here'"),
