@@ -13,7 +13,6 @@ from study.loops.loss_file import LossFile
 BLOCK = 16
 """Steps whose losses are copied from a device at a time. At most three blocks are on their way."""
 
-
 MAX_FLOAT32 = 3.4e38
 
 
@@ -47,6 +46,8 @@ class Watch:
         self.process: int | None = os.getpid()
         self._pack = struct.Struct(f"<q{2 * len(tasks)}f").pack
         self._unknown = (math.nan,) * len(tasks)
+        self._one_task = len(tasks) == 1
+        self._plain = False  # whether the last loss was a number without targets: the next needs no checks
         self._waiting: list[tuple[int, list[Any]]] = []
         self._copies: list[_Copy] = []
 
@@ -68,13 +69,14 @@ class Watch:
             raise RunEnded from self.error
         if not self.finite or self.reason or os.getpid() != self.process:  # a child that the loop forked has no part
             raise RunEnded
-        self._count(step)
-        losses = [loss] if len(self.tasks) == 1 and not isinstance(loss, Mapping) else self._by_task(loss, "a loss")
-        baselines = self._baselines(targets)
-        if any(_is_elsewhere(value) for value in losses):
-            self._keep(losses, baselines)
+        if step is None and self.step >= 0:
+            self.step += 1
         else:
-            self._write(self.step, [*map(_number, losses), *baselines])
+            self._count(step)
+        if type(loss) is float and targets is None and self._plain:
+            self._write(self.step, (loss, math.nan))
+        else:
+            self._record(loss, targets)
         self.on_step(self.step)
         self.check_stop()
         if not self.finite:
@@ -118,6 +120,17 @@ class Watch:
             self.file.forget_from(at)
         self.step = at
 
+    def _record(self, loss: Any, targets: Any) -> None:
+        losses = [loss] if self._one_task and not isinstance(loss, Mapping) else self._by_task(loss, "a loss")
+        baselines = self._baselines(targets)
+        elsewhere = any(_is_elsewhere(value) for value in losses)
+        self._plain = self._one_task and targets is None and not elsewhere
+        if elsewhere:
+            self._keep(losses, baselines)
+        else:
+            self.flush()  # rows are written in the order of their steps
+            self._write(self.step, [*map(_number, losses), *baselines])
+
     def _by_task(self, values: Any, what: str) -> list[Any]:
         if not isinstance(values, Mapping) or set(values) != set(self.tasks):
             found = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
@@ -131,7 +144,7 @@ class Watch:
             self.targets = targets is not None
         if targets is None:
             return self._unknown
-        if len(self.tasks) == 1 and not isinstance(targets, Mapping):
+        if self._one_task and not isinstance(targets, Mapping):
             return [constant_loss(targets)]
         return [constant_loss(of_task) for of_task in self._by_task(targets, "targets")]
 
@@ -142,9 +155,8 @@ class Watch:
             row = self._pack(step, *(math.copysign(math.inf, v) if abs(v) > MAX_FLOAT32 else v for v in values))
             self.finite = False
         self.file.append(row)
-        for value in values[: len(self.tasks)]:
-            if not math.isfinite(value):
-                self.finite = False
+        if not math.isfinite(values[0]) or not (self._one_task or all(map(math.isfinite, values[: len(self.tasks)]))):
+            self.finite = False
 
     # Losses on a device ---------------------------------------------------------------------------------------------
 

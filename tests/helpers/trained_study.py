@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from study.commands.request import RunRequest, requested_study
+from study.config import Study
 from study.execution.planner import plan
 from study.execution.trial import Trial, execute
 from study.record.definition import Definition, open_study
@@ -42,13 +43,17 @@ def train(
         patched.setenv("STUDY_CACHE", str(cache))
         start = str(init_from) if init_from else None
         asked = RunRequest(space="quick", settings=settings, init_from=start, init_accumulators=init_accumulators)
-        study = requested_study(asked)
-        trainer = open_trainer(study, cache)
-        described = trainer.description()
-        open_study(folder, Definition(study=study, data=described, versions={}))
-        if init_from:
-            warm_start.keep(folder, warm_start.opened(init_from))
-        planned = plan(study, trainer, workers=1)
+        record(requested_study(asked), folder, cache, init_from)
+
+
+def record(study: Study, folder: Path, cache: Path, init_from: Path | None = None) -> None:
+    """Train and record every run of a study, the control first, in this process."""
+    trainer = open_trainer(study, cache)
+    described = trainer.description()
+    open_study(folder, Definition(study=study, data=described, versions={}))
+    if init_from:
+        warm_start.keep(folder, warm_start.opened(init_from))
+    planned = plan(study, trainer, workers=1)
     for stack in planned.control:
         trial = Trial(study=study.name, runs=stack.runs, rule=study.rule, reference=None)
         execute(trial, folder, trainer, stack.name)

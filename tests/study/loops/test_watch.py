@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from study.loops import loss_file
+from study.loops import watch as watch_module
 from study.loops.watch import BLOCK, RunEnded, Watch
 
 
@@ -140,3 +141,15 @@ def test_a_loss_on_a_device_is_never_waited_for(tmp_path: Path) -> None:
     for _ in range(3 * BLOCK - 1):
         watch(torch.empty((), device="meta"), targets=torch.empty(64, dtype=torch.int64, device="meta"))
     assert watch.step == 3 * BLOCK - 2
+
+
+def test_losses_from_a_device_and_from_the_host_stay_in_the_order_of_their_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "_is_elsewhere", lambda value: hasattr(value, "detach"))
+    watch = watch_in(tmp_path)
+    for step in range(40):
+        watch(float(step) if step % 10 == 3 or step > 35 else torch.tensor(float(step)))
+    found = recorded(tmp_path)
+    np.testing.assert_array_equal(found.step, range(40))
+    np.testing.assert_array_equal(found.loss[:, 0], range(40))
