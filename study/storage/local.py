@@ -21,9 +21,16 @@ class LocalStore:
         self.folder = folder
 
     def put(self, name: str, content: bytes, *, retry: bool = True) -> None:
-        """Write a file, replacing any old one. Nothing is retried: `retry` is for object stores."""
+        """Write a file, replacing any old one.
+
+        Args:
+            name: of the file.
+            content: of the file.
+            retry: False for a file that may be lost, such as a heartbeat: it is not flushed to the disk. Nothing is
+                retried in a folder.
+        """
         with self._errors("write to"):
-            write_atomic(self.folder / name, content)
+            write_atomic(self.folder / name, content, sync=retry)
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a new file. Returns False if it exists already. A reader may see it before it is complete."""

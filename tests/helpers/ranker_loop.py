@@ -1,4 +1,4 @@
-"""The ranker `small` as a plain PyTorch loop: the data, initial weights and batches of a seed, and none of our training.
+"""The ranker `small` as a plain PyTorch loop: our data, initial weights and batches of a seed, none of our training.
 
 Adagrad divides by `sqrt(G + eps)` here, and by `sqrt(G) + eps` in torch. With `eps` in the initial accumulator, both
 are the same formula.
