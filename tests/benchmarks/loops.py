@@ -23,9 +23,6 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 10
-CONTROL = 24
-"""Runs of the control: six learning rates, four seeds."""
-
 SPACE = """
 import os
 import random
@@ -70,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"watch, {what}: {1e6 * seconds:.2f} microseconds", flush=True)
         times = run_study(folder, asked.runs, asked.workers)
         for what, number in overhead(times, asked.workers).items():
-            print(f"{what}: {number:.1f}")
+            print(f"{what}: {number:.1f}" if isinstance(number, float) else f"{what}: {number}")
     return 0
 
 
@@ -130,7 +127,7 @@ def run_study(folder: Path, runs: int, workers: int) -> np.ndarray:
     return np.loadtxt(times, ndmin=2)
 
 
-def overhead(times: np.ndarray, workers: int) -> dict[str, float]:
+def overhead(times: np.ndarray, workers: int) -> dict[str, int | float]:
     """Return what the runs took beside their own time.
 
     Args:
@@ -147,8 +144,8 @@ def overhead(times: np.ndarray, workers: int) -> dict[str, float]:
     return {
         "runs, the control included": len(times),
         "worker processes": len(gaps),
-        "of a run's own time, ms": 1e3 * own.mean(),
-        "overhead of a run, ms": 1e3 * (span * workers - own.sum()) / len(times),
+        "a run's own time, ms": 1e3 * float(own.mean()),
+        "overhead of a run, ms": 1e3 * float(span * workers - own.sum()) / len(times),
         "between two runs of a worker, median ms": 1e3 * float(np.median(np.concatenate(gaps))),
     }
 
