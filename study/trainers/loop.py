@@ -319,4 +319,13 @@ def _seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     if torch := sys.modules.get("torch"):
-        torch.manual_seed(seed)
+        # torch's `manual_seed` also notes a stack trace for each kind of accelerator that may be used later.
+        set_seed = torch.manual_seed if _has_accelerator() else torch.default_generator.manual_seed
+        set_seed(seed)
+
+
+@functools.cache
+def _has_accelerator() -> bool:
+    import torch
+
+    return torch.accelerator.is_available()

@@ -21,6 +21,9 @@ BROKEN_DEVICE = re.compile(
     re.IGNORECASE,
 )
 
+LAST = {"done": True}
+"""Part of a trial's only report. Without it, Tune asks the process once more, and waits for the answer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialContext:
@@ -60,11 +63,11 @@ def train(config: dict[str, Any], *, context: TrialContext) -> None:
 
     if "rest" in config:
         _rest(config["rest"], context.coordination)
-        tune.report({"runs": 0})
+        tune.report({"runs": 0} | LAST)
         return
     node, place = _place()
     result = _train(config, context, node, place)
-    tune.report(result)
+    tune.report(result if "failure" in result else result | LAST)
     if "failure" not in result:
         return
     if result["kind"] == "device":
@@ -102,7 +105,8 @@ def _train(config: dict[str, Any], context: TrialContext, node: str, place: str)
         broken = isinstance(error, RuntimeError) and BROKEN_DEVICE.search(str(error))
         why = f"{type(error).__name__}: {redaction.first_line(error)}"
         return failed(kind="device" if broken else "error", failure=why)
-    context.coordination.device_works(place)
+    if context.device != "cpu":
+        context.coordination.device_works(place)
     return done | {"place": place}
 
 
