@@ -157,6 +157,8 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
             no attribute `wanted`.
     """
     known = names(package)
+    if name.endswith(".py"):
+        raise ValueError(f"name the {noun} without .py: {Path(name).stem}")
     unknown = f"unknown {noun} {name!r}; there are {', '.join(known)}, or a dotted module name such as my_pkg.mine"
     own_file = package == "search_spaces" and name not in known and _own_file(name)
     path = name if "." in name or own_file else f"{package}.{name}"

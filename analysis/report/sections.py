@@ -354,7 +354,7 @@ def control(every: pd.DataFrame, reference: Mapping[str, Mapping[str, Any]]) -> 
 def _reference(model: str, values: Mapping[str, Any]) -> Context:
     prefix = "gain_"
     gains = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix) and v is not None}
-    per_task = ", ".join(f"{task} {number(float(gain), 4)}" for task, gain in gains.items())
+    per_task = ", ".join(f"{task} {number(float(gain), 4)}" for task, gain in gains.items()) if len(gains) > 1 else ""
     return {"model": model, "lr": f"{values['lr']:g}", "gain": f"{float(values['gain']):.4f}", "per_task": per_task}
 
 

@@ -50,8 +50,14 @@ def _counts(study: Study, work: RemainingWork) -> list[str]:
         f"  cells     {planned.cells}",
         f"  runs      {planned.runs}, of which {planned.recorded} are recorded",
         control,
-        f"  trials    {len(work.control) + len(planned.stacks)} stacks, {planned.missing} runs to train",
+        f"  trials    {planned.missing} runs to train"
+        + as_stacks(planned.missing, len(work.control) + len(planned.stacks)),
     ]
+
+
+def as_stacks(runs: int, stacks: int) -> str:
+    """Return ` as 3 stacks`, or nothing where each run is a stack."""
+    return f" as {stacks} stacks" if stacks < runs else ""
 
 
 def _outlook(work: RemainingWork, workers: int, folder: Path, trainer: Trainer) -> list[str]:
@@ -72,6 +78,8 @@ def expected_seconds(work: RemainingWork, workers: int, folder: Path, trainer: T
     stacks = len(work.control) + len(work.plan.stacks)
     at_a_time = max(1, min(workers, stacks)) if work.plan.stacks else workers
     to_train = Counter(work.source.left) + Counter(run.model for stack in work.control for run in stack.runs)
+    if not to_train.total():
+        return 0.0, "nothing is left to train"
     runs = tables.read_runs(folder) if study_exists(folder) else None
     if runs is not None and set(to_train) <= set(runs["model"]):
         seconds = sum(n * runs.loc[runs["model"] == model, "seconds"].median() for model, n in to_train.items())

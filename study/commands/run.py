@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.commands.paths import typed_command, typed_path
+from study.commands.plan import as_stacks
 from study.commands.progress import Progress
 from study.commands.remaining import RemainingWork, remaining_work
 from study.commands.report import report
@@ -226,14 +227,14 @@ def _seconds_of_run(folder: Path) -> dict[str, float]:
 
 
 def _opening(study: Study, work: RemainingWork, workers: int, folder: Path) -> str:
-    planned = work.plan
+    planned, stacks = work.plan, len(work.plan.control) + len(work.plan.stacks)
     if study.search:
         left = sum(work.source.left.values())
         what = f"{study.name}: about {left} runs to train, and {work.control_runs} of the control first"
     else:
         what = (
             f"{study.name}: {planned.runs} runs in {planned.cells} cells, {planned.recorded} recorded;"
-            f" {planned.missing} to train (control included) as {len(planned.control) + len(planned.stacks)} stacks"
+            f" {planned.missing} to train (control included){as_stacks(planned.missing, stacks)}"
         )
     return "\n".join(
         [

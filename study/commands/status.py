@@ -247,8 +247,9 @@ def _trial_line(trial: Mapping[str, Any]) -> str:
     steps = f" of {trial['steps']}" if trial["steps"] else ""
     silent = trial["silent_seconds"]
     last = f", last heartbeat {duration(silent)} ago" if silent > FRESH_SECONDS else ""
+    runs = "1 run" if trial["runs"] == 1 else f"{trial['runs']} runs"
     return (
-        f"{trial['runs']} runs of {trial['method']} on {trial['model']}, step {trial['step']:g}{steps} after "
+        f"{runs} of {trial['method']} on {trial['model']}, step {trial['step']:g}{steps} after "
         f"{duration(trial['seconds'])}, process {trial['pid']:g} on {trial['host']}{last}"
     )
 
@@ -270,7 +271,7 @@ def _driver(status: Status) -> str:
     if status.driver and status.at_work:
         return f"driver: {status.driver}"
     unfinished = status.total["missing"] or status.total["failed"] or status.control["failed"] or status.silent
-    what = f"no driver: {status.driver} has ended" if status.driver else "no driver"
+    what = f"nothing is training: {status.driver} has ended" if status.driver else "nothing is training"
     kept = f"; {status.kept} stacks have checkpoints" if status.kept else ""
     return what + kept + (f"; `study resume {status.folder}` continues" if status.driver or unfinished else "")
 

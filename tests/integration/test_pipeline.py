@@ -114,7 +114,7 @@ def test_a_study_grows_by_its_new_seeds_and_resumes_with_nothing_to_do(grown: Pa
     assert sorted(tables.read_runs(grown).query("role == 'cell'")["seed"].unique()) == [0, 1, 2, 3]
     before, view = {path: path.stat().st_mtime_ns for path in (grown / "runs").iterdir()}, shown(grown / DATABASE)
     printed = studies("resume", grown)
-    assert f"{RUNS} runs in 9 cells, {RUNS} recorded; 0 to train (control included) as 0 stacks" in printed
+    assert f"{RUNS} runs in 9 cells, {RUNS} recorded; 0 to train (control included)" in printed
     assert {path: path.stat().st_mtime_ns for path in (grown / "runs").iterdir()} == before
     assert shown(grown / DATABASE) == view
 

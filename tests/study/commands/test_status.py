@@ -119,7 +119,7 @@ def test_what_a_terminal_shows(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "step 120 of 405 after -" not in said
     assert ", last heartbeat 1:00:0" in said
     assert "  failed: 2 runs: RuntimeError: an odd shape\n" in said
-    assert f"no driver; `study resume {folder}` continues" in said
+    assert f"nothing is training; `study resume {folder}` continues" in said
     lines = said[said.index("small: runs done of those planned") :].splitlines()
     assert lines[1].split() == ["lr", "none", "clippy", "abs=0.01", "clippy", "abs=0.001"]
     assert lines[2].startswith("0.1  4/4")
