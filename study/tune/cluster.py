@@ -114,7 +114,8 @@ def connected(
             _init(address, cpus, resume_hint)
         finally:
             importer.join()
-        sockets = None if folder is None else next(folder.glob("ray/session_*/sockets"), folder)
+        # Each new worker makes the link `session_latest` anew, so for a moment it is not there.
+        sockets = None if folder is None else next(folder.glob("ray/session_*/sockets"), folder).resolve()
         stack.enter_context(liveness.exit_if_dead(_servers(local=address == LOCAL), resume_hint, sockets))
         yield _cluster(workers, gpu_fraction, trial)
 
