@@ -26,6 +26,7 @@ import pandas as pd
 from scipy import special
 
 from analysis.loading import CURVE, in_order, records, with_curves
+from analysis.stats.edge_posterior import edge_ends, edge_interval
 from analysis.stats.edges import NOT_REACHED, REACHED, edges, fits, outcomes, outcomes_by_curve
 from analysis.stats.intervals import CONFIDENCE, mean_interval
 from analysis.stats.psychometric import Fit
@@ -138,17 +139,31 @@ def mcnemar_mid_p(only: int, only_against: int) -> float:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Points:
-    """The posterior of an edge: its log10 at the scores NORMAL, (N,), and the ends of the tried lrs."""
+    """The posterior of an edge, in log10.
 
-    edge_N: np.ndarray  # noqa: N815 - carries its shape's letters
+    Attributes:
+        lowest_N, highest_N: `edge_ends` at the scores NORMAL, (N,).
+        edge: Of `edge_interval`.
+        x_min, x_max: The ends of the tried lrs.
+    """
+
+    lowest_N: np.ndarray  # noqa: N815 - carries its shape's letters
+    highest_N: np.ndarray  # noqa: N815
+    edge: float
     x_min: float
     x_max: float
 
 
 def points(fit: Fit) -> Points:
     """Return the values of a fit that `ratio_interval` needs."""
-    edge_N = np.array(fit.edge(LEVEL, special.ndtr(NORMAL).tolist()))
-    return Points(edge_N=edge_N, x_min=math.log10(fit.lrs[0]), x_max=math.log10(fit.lrs[-1]))
+    lowest, highest = edge_ends(fit, LEVEL, special.ndtr(NORMAL).tolist())
+    return Points(
+        lowest_N=np.array(lowest),
+        highest_N=np.array(highest),
+        edge=edge_interval(fit, LEVEL)[1],
+        x_min=math.log10(fit.lrs[0]),
+        x_max=math.log10(fit.lrs[-1]),
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -158,10 +173,10 @@ def ratio_interval(a: Points, b: Points) -> tuple[float, float, float]:
     low is 0 and high is inf if that end lies beyond the tried lrs.
     """
     # An edge outside the tried lrs is only known to be outside: each end takes its worst value.
-    lowest_a = np.where(a.edge_N < a.x_min, -math.inf, np.minimum(a.edge_N, a.x_max))
-    highest_a = np.where(a.edge_N > a.x_max, math.inf, np.maximum(a.edge_N, a.x_min))
-    lowest_b = np.where(b.edge_N < b.x_min, -math.inf, np.minimum(b.edge_N, b.x_max))
-    highest_b = np.where(b.edge_N > b.x_max, math.inf, np.maximum(b.edge_N, b.x_min))
+    lowest_a = np.where(a.lowest_N < a.x_min, -math.inf, np.minimum(a.lowest_N, a.x_max))
+    highest_a = np.where(a.highest_N > a.x_max, math.inf, np.maximum(a.highest_N, a.x_min))
+    lowest_b = np.where(b.lowest_N < b.x_min, -math.inf, np.minimum(b.lowest_N, b.x_max))
+    highest_b = np.where(b.highest_N > b.x_max, math.inf, np.maximum(b.highest_N, b.x_min))
     lowest_NN, highest_NN = lowest_a[:, None] - highest_b, highest_a[:, None] - lowest_b
     above, below = float(WEIGHT_NN[highest_NN >= 0].sum()), float(WEIGHT_NN[lowest_NN <= 0].sum())
     low, high = 10 ** _quantile(lowest_NN, TAIL), 10 ** _quantile(highest_NN, 1 - TAIL)

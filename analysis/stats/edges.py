@@ -1,7 +1,8 @@
 """The edge of each curve: the learning rate at which P(divergence) crosses a level, with an interval that respects
 seeds.
 
-`analysis.stats.psychometric` fits the curves. Bounds without a model: Clopper and Pearson, Bonferroni over lrs.
+`analysis.stats.psychometric` fits the curves; an interval averages over its model and a curve without a shape. Bounds
+without a model: Clopper and Pearson, Bonferroni over lrs.
 """
 
 import functools
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.loading import CURVE, in_order, records, threshold_columns, with_curves
+from analysis.stats.edge_posterior import edge_interval
 from analysis.stats.intervals import TAIL, lower_bound, upper_bound, wilson
 from analysis.stats.psychometric import Fit, fit
 from analysis.stats.rates import FEW_RUNS, octave_bins
@@ -165,7 +167,7 @@ def edge_of(lrs: list[float], diverged_SK: np.ndarray, fit: Fit, level: float) -
     bound_low, bound_high = _model_free(read, level)
     monotone = _is_monotone(read.k, read.n)
     if monotone:
-        low, edge, high = (10**q for q in fit.edge(level, (TAIL, 0.5, 1 - TAIL)))
+        low, edge, high = (10**q for q in edge_interval(fit, level))
     else:
         low, edge, high = bound_low, _first_crossing(read.middle.tolist(), read.k / read.n, level), bound_high
     if k.sum() == 0 or edge > lrs[-1]:

@@ -98,6 +98,5 @@ def _ratio(fit: Fit, against: Fit | None) -> dict[str, float]:
         return dict.fromkeys(("ratio", "ratio_low", "ratio_high", "p"), math.nan)
     a, b = points(fit), points(against)
     low, high, p = ratio_interval(a, b)
-    middle_a, middle_b = a.edge_N[len(a.edge_N) // 2], b.edge_N[len(b.edge_N) // 2]
-    known = a.x_min <= middle_a <= a.x_max and b.x_min <= middle_b <= b.x_max
-    return {"ratio": 10 ** (middle_a - middle_b) if known else math.nan, "ratio_low": low, "ratio_high": high, "p": p}
+    known = a.x_min <= a.edge <= a.x_max and b.x_min <= b.edge <= b.x_max
+    return {"ratio": 10 ** (a.edge - b.edge) if known else math.nan, "ratio_low": low, "ratio_high": high, "p": p}

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
+from analysis.stats.links import LOGISTIC, Link
+
 SIGMA = (0.01, 0.63)
 """The range of the logistic's scale, in decades of lr, uniform in log. 0.01 is a cliff (P from 0.1 to 0.9 within
 11%), 0.63 a gentle slope.
@@ -98,6 +100,7 @@ class Grid:
     lapse: Axis
     immune: Axis | None
     shares: tuple[float, ...]
+    link: Link
 
     @property
     def log_prior(self) -> np.ndarray:
@@ -111,6 +114,12 @@ class Grid:
             + np.concatenate(of_Q)[:, None]
             + self.mu.log_prior
         )
+
+    @property
+    def prior_mass(self) -> float:
+        """The sum of the prior's weights, of a first grid: those of sigma and of mu are 1 each."""
+        shares = sum(TAU_PRIOR[TAU_SHARE.index(share)] for share in self.shares)
+        return float(len(self.sigma.u) * len(self.mu.u)) * shares
 
     def points(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return mu, sigma, floor and plateau at flat indices."""
@@ -141,7 +150,7 @@ class Grid:
             return None
         of_share = weight.sum((0, 2, 3))
         shares = tuple(s for s, w in zip(self.shares, of_share, strict=True) if w > 1e-4 * of_share.max())
-        return Grid(sigma=sigma, mu=mu, floor=floor, lapse=lapse, immune=immune, shares=shares)
+        return replace(self, sigma=sigma, mu=mu, floor=floor, lapse=lapse, immune=immune, shares=shares)
 
 
 STEADY = LAPSE[0]
@@ -151,13 +160,14 @@ STEP = 0.05
 """Decades between the first values of mu."""
 
 
-def first_grid(x_K: np.ndarray, clustered: bool) -> Grid:
+def first_grid(x_K: np.ndarray, clustered: bool, link: Link = LOGISTIC) -> Grid:
     """Return the first grid for lrs at x_K = log10(lr).
 
     Args:
         x_K: Ascending.
         clustered: Whether some seed has several runs. If not, tau and immunity are left out: the data cannot tell
             them from sigma and lapse.
+        link: Of the thresholds. With another than the logistic, each seed switches once (tau is 0).
     """
     low, high = x_K[0] - PAD, x_K[-1] + PAD
     lapse_prior = [LAPSE_PRIOR[0], *(w / 2 for w in LAPSE_PRIOR[1:])] if clustered else LAPSE_PRIOR
@@ -169,5 +179,6 @@ def first_grid(x_K: np.ndarray, clustered: bool) -> Grid:
         floor=_axis(special.logit(FLOOR), FLOOR_PRIOR, 0.5),
         lapse=_axis(special.logit(LAPSE), lapse_prior, 0.5),
         immune=_axis(special.logit(LAPSE[1:]), lapse_prior[1:], 0.5) if clustered else None,
-        shares=TAU_SHARE if clustered else (1.0,),
+        shares=(TAU_SHARE if link is LOGISTIC else (0.0,)) if clustered else (1.0,),
+        link=link,
     )

@@ -21,12 +21,13 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from scipy import sparse, special
 
+from analysis.stats.links import Link
 from analysis.stats.posterior_grid import STEADY, Grid, first_grid
 
 
@@ -42,12 +43,18 @@ class Fit:
         at: Indices of the points that are kept, (G,).
         log_weight: Of these points, (G,).
         lrs: The tried learning rates, ascending.
+        log_evidence: Log probability of the outcomes under the model.
+        patterns: Outcomes of a seed, 1, 0, or -1 if missing, (P, K).
+        counts: Seeds with each pattern, (P,).
     """
 
     grid: "Grid"
     at: np.ndarray
     log_weight: np.ndarray
     lrs: tuple[float, ...]
+    log_evidence: float
+    patterns: np.ndarray
+    counts: np.ndarray
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -78,7 +85,7 @@ class Fit:
     def edge(self, level: float, shares: Sequence[float]) -> list[float]:
         """Return quantiles of log10 of the edge; see `edges` for infinite values."""
         return self.once(
-            ("edge", level, tuple(shares)), lambda: _weighted_quantiles(self.edges(level), self.weight, shares)
+            ("edge", level, tuple(shares)), lambda: weighted_quantiles(self.edges(level), self.weight, shares)
         )
 
     def curve(self, lrs: np.ndarray, shares: Sequence[float]) -> np.ndarray:
@@ -99,19 +106,23 @@ class Fit:
         need = (level - self.floor) / ((1 - self.floor) * self.plateau)
         edge = np.where(need <= 0, -np.inf, np.inf)
         inside = (need > 0) & (need < 1)
-        edge[inside] = self.mu[inside] + self.sigma[inside] * special.logit(need[inside])
+        edge[inside] = self.mu[inside] + self.sigma[inside] * self.grid.link.quantile(need[inside])
         return edge
 
-    def _curve(self, lrs: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    def drawn(self) -> np.ndarray:
+        """Return CURVE_POINTS points of the posterior, evenly spaced in its weight."""
         ends = np.cumsum(self.weight)
-        drawn = np.searchsorted(ends, (np.arange(CURVE_POINTS) + 0.5) / CURVE_POINTS * ends[-1])
+        return np.searchsorted(ends, (np.arange(CURVE_POINTS) + 0.5) / CURVE_POINTS * ends[-1])
+
+    def _curve(self, lrs: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+        drawn = self.drawn()
         mu, sigma, floor, plateau = (v[drawn] for v in (self.mu, self.sigma, self.floor, self.plateau))
-        p = floor + (1 - floor) * plateau * special.expit((np.log10(lrs)[:, None] - mu) / sigma)
+        p = floor + (1 - floor) * plateau * self.grid.link.cdf((np.log10(lrs)[:, None] - mu) / sigma)
         return np.quantile(p, shares, axis=1)
 
 
 CURVE_POINTS = 2000
-"""Points of the posterior, evenly spaced in its weight, that give the band of a fitted curve."""
+"""Points that give the band of a fitted curve, and stand for the fit of another link."""
 
 
 @functools.lru_cache(maxsize=2)
@@ -142,9 +153,19 @@ def fit_many(lrs: Sequence[float], diverged_NSK: np.ndarray) -> list[Fit]:
     counts_NP.sum_duplicates()
     grid = first_grid(x_K, clustered=bool((seen.sum(2) > 1).any()))
     return [
-        _zoomed(grid, log_weight_G, tuple(float(lr) for lr in lrs), patterns_PK, counts_NP[[n]])
-        for n, log_weight_G in enumerate(_log_posterior(grid, x_K, patterns_PK, counts_NP))
+        _zoomed(grid, log_joint_G, tuple(float(lr) for lr in lrs), patterns_PK, counts_NP[[n]])
+        for n, log_joint_G in enumerate(_log_joint(grid, x_K, patterns_PK, counts_NP))
     ]
+
+
+def fit_link(fit: Fit, link: Link) -> Fit:
+    """Return the fit of the same outcomes with another link; see `first_grid`."""
+    x_K, counts_1P = np.log10(fit.lrs), sparse.csr_array(fit.counts[None])
+    grid = first_grid(x_K, clustered=bool(((fit.patterns >= 0).sum(1) > 1).any()), link=link)
+    (log_joint_G,) = _log_joint(grid, x_K, fit.patterns, counts_1P)
+    found = _zoomed(grid, log_joint_G, fit.lrs, fit.patterns, counts_1P)
+    drawn = found.drawn()  # a study keeps these fits too
+    return replace(found, at=found.at[drawn], log_weight=np.zeros(len(drawn), dtype=np.float32), _known={})
 
 
 NEGLIGIBLE = 1e-7
@@ -156,7 +177,7 @@ ZOOMS = 4
 
 def _zoomed(
     grid: "Grid",
-    log_weight_G: np.ndarray,
+    log_joint_G: np.ndarray,
     lrs: tuple[float, ...],
     patterns_PK: np.ndarray,
     counts_1P: sparse.csr_array,
@@ -164,25 +185,39 @@ def _zoomed(
     """The posterior on a grid that resolves it: many seeds make it narrower than the first grid's steps."""
     done = counts_1P.indices
     patterns_PK, counts_1P = patterns_PK[done], counts_1P[:, done]
+    x_K, prior_mass = np.log10(lrs), grid.prior_mass
+    top = log_joint_G.max()
     for _ in range(ZOOMS):
-        finer = grid.zoom(log_weight_G)
+        finer = grid.zoom(log_joint_G - top)
         if finer is None:
             break
         grid = finer
-        (log_weight_G,) = _log_posterior(grid, np.log10(lrs), patterns_PK, counts_1P)
-    keep = np.flatnonzero(log_weight_G > log_weight_G.max() + math.log(NEGLIGIBLE))
-    return Fit(grid=grid, at=keep.astype(np.int32), log_weight=log_weight_G[keep], lrs=lrs)
+        (log_joint_G,) = _log_joint(grid, x_K, patterns_PK, counts_1P)
+        top = log_joint_G.max()
+    log_weight_G = log_joint_G - top
+    keep = np.flatnonzero(log_weight_G > math.log(NEGLIGIBLE))
+    mass = float(np.exp(log_weight_G[keep], dtype=float).sum())
+    return Fit(
+        grid=grid,
+        at=keep.astype(np.int32),
+        log_weight=log_weight_G[keep],
+        lrs=lrs,
+        log_evidence=float(top) + math.log(mass / prior_mass),
+        patterns=patterns_PK,
+        counts=counts_1P.toarray()[0],
+    )
 
 
-def _weighted_quantiles(values: np.ndarray, weight: np.ndarray, shares: Sequence[float]) -> list[float]:
+def weighted_quantiles(values: np.ndarray, weight: np.ndarray, shares: Sequence[float]) -> list[float]:
+    """Return quantiles of weighted values, which may be infinite."""
     order = np.argsort(values)
     ends = np.cumsum(weight[order])
     index = np.searchsorted(ends, np.asarray(shares) * ends[-1])
     return [float(v) for v in values[order][np.minimum(index, len(values) - 1)]]
 
 
-def _log_posterior(grid: Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_NP: sparse.csr_array) -> np.ndarray:
-    """Log weights of the posterior, the largest 0, for N data sets that count patterns: (N, G), single precision."""
+def _log_joint(grid: Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_NP: sparse.csr_array) -> np.ndarray:
+    """Log of prior weight times likelihood, for N data sets that count patterns: (N, G), single precision."""
     floor_F, lapse_L = special.expit(grid.floor.u), special.expit(grid.lapse.u)
     N, P, F, M = len(counts_NP.indptr) - 1, len(patterns_PK), len(floor_F), len(grid.mu.u)
     # C: floor x lapse, and where there is immunity floor alone, at its lapse.
@@ -197,7 +232,7 @@ def _log_posterior(grid: Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_
     some = max(1, ROOM // (P * len(floor_C) * max(CELLS, M, len(x_K))))
     for first, share in itertools.product(range(0, len(grid.sigma.u), some), range(len(grid.shares))):
         sigma_S = 10 ** grid.sigma.u[first : first + some]
-        p_SKT, weight_STM = _seeds(x_K, grid.mu.u, sigma_S, grid.shares[share])
+        p_SKT, weight_STM = _seeds(x_K, grid.mu.u, sigma_S, grid.shares[share], grid.link)
         p_SKCT = floor_C[:, None] + gain_C[:, None] * p_SKT[:, :, None]
         log_yes_SKX, log_no_SKX = (v.reshape(*p_SKT.shape[:2], -1) for v in (np.log(p_SKCT), np.log1p(-p_SKCT)))
         here = log_NSHQM[:, first : first + some, share]
@@ -220,7 +255,7 @@ def _log_posterior(grid: Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_
             here[:, i] = (counts_NP @ np.log(np.maximum(mean_PQM, TINY)).reshape(P, -1)).reshape(N, -1, M)
     log_NG = log_NSHQM.reshape(N, -1)
     log_NG += grid.log_prior.ravel().astype(np.float32)
-    return log_NG - log_NG.max(1, keepdims=True)
+    return log_NG
 
 
 TINY = 1e-280
@@ -233,7 +268,7 @@ ROOM = 500_000
 
 
 def _seeds(
-    x_K: np.ndarray, mu_M: np.ndarray, sigma_S: np.ndarray, share: float
+    x_K: np.ndarray, mu_M: np.ndarray, sigma_S: np.ndarray, share: float, link: Link
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(P(a run diverges | its seed's threshold lies in cell t), P(cell | mu)): (S, K, T) and (S, T, M), for S sigmas.
 
@@ -242,15 +277,15 @@ def _seeds(
     tau, omega = (v[:, None, None] for v in (share * sigma_S, math.sqrt(1 - share**2) * sigma_S))
     if share == 0:  # a step: all thresholds between two lrs are equivalent
         step_KT = (np.arange(len(x_K))[:, None] >= np.arange(len(x_K) + 1)).astype(float)
-        return np.broadcast_to(step_KT, (len(sigma_S), *step_KT.shape)), _between(x_K[:, None], mu_M, omega)
+        return np.broadcast_to(step_KT, (len(sigma_S), *step_KT.shape)), _between(x_K[:, None], mu_M, omega, link)
     if share == 1:
-        return special.expit((x_K[:, None] - mu_M) / tau), None
+        return link.cdf((x_K[:, None] - mu_M) / tau), None
     # Beyond these ends the runs of all seeds are equal; the outermost cells hold the tails.
     low, high = np.maximum(mu_M[0] - 8 * omega, x_K[0] - 8 * tau), np.minimum(mu_M[-1] + 8 * omega, x_K[-1] + 8 * tau)
     h = np.maximum(high - low, tau) / CELLS
     t_ST = low + h * (np.arange(CELLS) + 0.5)
     borders = np.swapaxes(t_ST[:, :, :-1] + h / 2, 1, 2)
-    return _mean_expit(x_K[:, None] - t_ST, h, tau), _between(borders, mu_M, omega)
+    return _mean_expit(x_K[:, None] - t_ST, h, tau), _between(borders, mu_M, omega, link)
 
 
 def _mean_expit(z: np.ndarray, h: np.ndarray, tau: np.ndarray) -> np.ndarray:
@@ -259,7 +294,7 @@ def _mean_expit(z: np.ndarray, h: np.ndarray, tau: np.ndarray) -> np.ndarray:
     return np.clip((upper - lower) * tau / h, 0, 1)
 
 
-def _between(borders: np.ndarray, mu_M: np.ndarray, omega: np.ndarray) -> np.ndarray:
+def _between(borders: np.ndarray, mu_M: np.ndarray, omega: np.ndarray, link: Link) -> np.ndarray:
     """P(a seed's threshold lies below, between and above the borders | mu): (S, B + 1, M) for borders (..., B, 1)."""
-    below = special.expit((borders - mu_M) / omega)
+    below = link.cdf((borders - mu_M) / omega)
     return np.diff(below, axis=1, prepend=0.0, append=1.0)

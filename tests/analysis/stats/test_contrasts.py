@@ -119,12 +119,16 @@ def test_p_agrees_with_the_interval():
     assert min(found) < 0.05 < max(found)
 
 
+def _points(edge_N):
+    return Points(lowest_N=edge_N, highest_N=edge_N, edge=float(edge_N[48]), x_min=-2, x_max=0)
+
+
 def test_ratio_is_one_sided_if_an_edge_may_be_outside_the_tried_lrs():
     """By pencil: LR50 of a is 0.3; that of b is 0.1, but with 10% of its weight above 1, the highest lr tried."""
     spread = np.linspace(-0.01, 0.01, 97)
-    a = Points(edge_N=math.log10(0.3) + spread, x_min=-2, x_max=0)
+    a = _points(math.log10(0.3) + spread)
     beyond = special.ndtr(NORMAL) > 0.9
-    b = Points(edge_N=np.where(beyond, 0.2, math.log10(0.1) + spread), x_min=-2, x_max=0)
+    b = _points(np.where(beyond, 0.2, math.log10(0.1) + spread))
     low, high, p = ratio_interval(a, b)
     assert low == 0
     assert high == pytest.approx(3, rel=0.06)
@@ -132,7 +136,7 @@ def test_ratio_is_one_sided_if_an_edge_may_be_outside_the_tried_lrs():
     low, high, _ = ratio_interval(b, a)
     assert low == pytest.approx(1 / 3, rel=0.06)
     assert high == math.inf
-    below = replace(b, edge_N=np.sort(np.where(beyond[::-1], -2.5, math.log10(0.1) + spread)))
+    below = _points(np.sort(np.where(beyond[::-1], -2.5, math.log10(0.1) + spread)))
     low, high, _ = ratio_interval(a, below)
     assert low == pytest.approx(3, rel=0.06)
     assert high == math.inf

@@ -85,9 +85,7 @@ def test_separated_data_give_an_interval_that_covers_the_gap():
     row = edge_of(steps_at(0, 0, 0, 0, 0, 0, 8, 8, 8, 8))
     assert row["status"] == REACHED
     assert 0.4 < row["edge"] < 0.6
-    assert 0.3 < row["low"] < 0.47 < 0.51 < row["high"] < 0.8
-    quantiles = fit(LRS, steps_at(0, 0, 0, 0, 0, 0, 8, 8, 8, 8)).edge(0.5, (0.025, 0.5, 0.975))
-    assert np.log10([row["low"], row["edge"], row["high"]]).tolist() == pytest.approx(quantiles)
+    assert (row["low"], row["high"]) == pytest.approx((0.4, 0.6))
     assert (row["safe_lr"], row["safe_k"], row["safe_n"]) == (0.4, 0, 8)
     assert row["safe_bound"] == pytest.approx(0.312, abs=1e-3)
 

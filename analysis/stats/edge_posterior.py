@@ -1,0 +1,73 @@
+"""The posterior of an edge, averaged over what is not known: the shape of the curve.
+
+Six models share the prior: the logistic of `analysis.stats.psychometric`, the same with each of OTHERS, and a curve
+without a shape (`analysis.stats.free_curve`). Each counts by its evidence. Where one shape fits, it decides, and the
+interval is as narrow as its own. Where none fits, or where all seeds switch inside one gap between lrs, it is that of
+the counts alone: at least the whole gap.
+
+Source: A. J. Bailer, R. B. Noble and M. W. Wheeler, "Model uncertainty and risk estimation for experimental studies of
+quantal responses", Risk Analysis 25 (2005), for the dose at which few respond.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import special
+
+from analysis.stats.free_curve import free_curve
+from analysis.stats.intervals import TAIL
+from analysis.stats.links import OTHERS
+from analysis.stats.psychometric import Fit, fit_link, weighted_quantiles
+
+FREE = 0.2
+"""The prior probability of the curve without a shape."""
+
+LOGISTIC_SHARE = 0.4
+"""Of the rest, the prior probability of the logistic."""
+
+SHORTER = 0.3
+"""See `edge_interval`: chosen by simulation, so that intervals of 95% cover (docs/statistics.md)."""
+
+
+def edge_interval(fit: Fit, level: float) -> tuple[float, float, float]:
+    """Return log10 of the edge with its 95% interval: (low, edge, high); see `Fit.edges` for infinite values.
+
+    The edge is the logistic's median, as far as the averaged posterior has it between its own medians. An edge at a low
+    or high level depends on a tail of the curve, where few seeds are, and no list of shapes is complete. So there the
+    interval leaves out less of the posterior: 1.5% instead of 2.5% beyond either end at level 0.05.
+    """
+    (edge,) = fit.edge(level, (0.5,))
+    tail = TAIL * (4 * level * (1 - level)) ** SHORTER
+    lowest, highest = edge_ends(fit, level, (tail, 0.5, 1 - tail))
+    low, least, most, high = lowest[0], lowest[1], highest[1], highest[2]
+    return low, min(max(edge, least), most), high
+
+
+def edge_ends(fit: Fit, level: float, shares: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return quantiles of log10 of the edge: (lowest, highest).
+
+    An edge that is in a gap between lrs by the free curve counts at the gap's lower end in the first, and at its upper
+    end in the second. With too few runs at some lr for a free curve, as in a search, both are the logistic's.
+    """
+    return fit.once(("ends", level, tuple(shares)), lambda: _edge_ends(fit, level, shares))
+
+
+def _edge_ends(fit: Fit, level: float, shares: Sequence[float]) -> tuple[list[float], list[float]]:
+    free = free_curve(np.log10(fit.lrs), fit.patterns, fit.counts)
+    if free is None:
+        quantiles = fit.edge(level, shares)
+        return quantiles, quantiles
+    fits = [fit, *_other_fits(fit)]
+    others = (1 - LOGISTIC_SHARE) / len(OTHERS)
+    prior = np.array([*((1 - FREE) * share for share in (LOGISTIC_SHARE, *[others] * len(OTHERS))), FREE])
+    log_evidence = np.array([*(one.log_evidence for one in fits), free.log_evidence])
+    *of_fits, of_free = special.softmax(np.log(prior) + log_evidence)
+    mass = of_free * np.diff(free.below(level), prepend=0.0, append=1.0)
+    weight = np.concatenate([*(share * one.weight for share, one in zip(of_fits, fits, strict=True)), mass])
+    edges, x = np.concatenate([one.edges(level) for one in fits]), np.log10(fit.lrs)
+    lowest, highest = np.array([*edges, -np.inf, *x]), np.array([*edges, *x, np.inf])
+    return weighted_quantiles(lowest, weight, shares), weighted_quantiles(highest, weight, shares)
+
+
+def _other_fits(fit: Fit) -> list[Fit]:
+    return fit.once("other links", lambda: [fit_link(fit, link) for link in OTHERS])
