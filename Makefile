@@ -40,9 +40,11 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python tests/benchmarks/bench.py --data-dir $(DATA)
 	$(BIN)/python tests/benchmarks/bench.py --data-dir $(DATA) --model large --runs 80 --plain-runs 20
 
-# The tables of docs/statistics.md: half an hour of CPU. SIMULATIONS="--simulations 200" makes it quick.
+# The tables of docs/statistics.md: half an hour of CPU, then hours for curves of other shapes, kept in
+# docs/statistics_shapes.csv; an interrupted run continues. SIMULATIONS="--simulations 200" makes it quick.
 statistics: $(VENV)/installed-dev
 	$(BIN)/python tests/helpers/simulation_long.py $(SIMULATIONS)
+	$(BIN)/python tests/helpers/simulation_shapes.py $(SIMULATIONS)
 
 # Every table and figure of the pages of findings again, from the rows in docs/results/.
 results: $(VENV)/installed

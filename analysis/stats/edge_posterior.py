@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from analysis.stats.free_curve import free_curve
+from analysis.stats.free_curve import FreeCurve, free_curve
 from analysis.stats.intervals import TAIL
 from analysis.stats.links import OTHERS
 from analysis.stats.psychometric import Fit, fit_link, weighted_quantiles
@@ -37,6 +37,9 @@ def edge_interval(fit: Fit, level: float) -> tuple[float, float, float]:
     interval leaves out less of the posterior: 1.5% instead of 2.5% beyond either end at level 0.05.
     """
     (edge,) = fit.edge(level, (0.5,))
+    if _free(fit) is None:
+        low, high = fit.edge(level, (TAIL, 1 - TAIL))
+        return low, edge, high
     tail = TAIL * (4 * level * (1 - level)) ** SHORTER
     lowest, highest = edge_ends(fit, level, (tail, 0.5, 1 - tail))
     low, least, most, high = lowest[0], lowest[1], highest[1], highest[2]
@@ -47,13 +50,14 @@ def edge_ends(fit: Fit, level: float, shares: Sequence[float]) -> tuple[list[flo
     """Return quantiles of log10 of the edge: (lowest, highest).
 
     An edge that is in a gap between lrs by the free curve counts at the gap's lower end in the first, and at its upper
-    end in the second. With too few runs at some lr for a free curve, as in a search, both are the logistic's.
+    end in the second. With too few runs at some lr for a free curve, as in a search, both are the logistic's: a search
+    trains near the edge, where the shape matters little.
     """
     return fit.once(("ends", level, tuple(shares)), lambda: _edge_ends(fit, level, shares))
 
 
 def _edge_ends(fit: Fit, level: float, shares: Sequence[float]) -> tuple[list[float], list[float]]:
-    free = free_curve(np.log10(fit.lrs), fit.patterns, fit.counts)
+    free = _free(fit)
     if free is None:
         quantiles = fit.edge(level, shares)
         return quantiles, quantiles
@@ -67,6 +71,10 @@ def _edge_ends(fit: Fit, level: float, shares: Sequence[float]) -> tuple[list[fl
     edges, x = np.concatenate([one.edges(level) for one in fits]), np.log10(fit.lrs)
     lowest, highest = np.array([*edges, -np.inf, *x]), np.array([*edges, *x, np.inf])
     return weighted_quantiles(lowest, weight, shares), weighted_quantiles(highest, weight, shares)
+
+
+def _free(fit: Fit) -> FreeCurve | None:
+    return fit.once("free", lambda: free_curve(np.log10(fit.lrs), fit.patterns, fit.counts))
 
 
 def _other_fits(fit: Fit) -> list[Fit]:

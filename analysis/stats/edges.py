@@ -7,7 +7,7 @@ without a model: Clopper and Pearson, Bonferroni over lrs.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,7 +167,7 @@ def edge_of(lrs: list[float], diverged_SK: np.ndarray, fit: Fit, level: float) -
     bound_low, bound_high = _model_free(read, level)
     monotone = _is_monotone(read.k, read.n)
     if monotone:
-        low, edge, high = (10**q for q in edge_interval(fit, level))
+        low, edge, high = (_as_tried(10**q, lrs) for q in edge_interval(fit, level))
     else:
         low, edge, high = bound_low, _first_crossing(read.middle.tolist(), read.k / read.n, level), bound_high
     if k.sum() == 0 or edge > lrs[-1]:
@@ -203,6 +203,11 @@ def edge_of(lrs: list[float], diverged_SK: np.ndarray, fit: Fit, level: float) -
         "n_min": int(n.min()),
         "n_max": int(n.max()),
     }
+
+
+def _as_tried(lr: float, lrs: Sequence[float]) -> float:
+    """The tried lr of which this is the logarithm's inverse, or else the lr itself."""
+    return next((tried for tried in lrs if math.isclose(lr, tried, rel_tol=1e-9)), lr)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

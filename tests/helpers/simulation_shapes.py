@@ -5,6 +5,7 @@ its lr lies above its seed's threshold, unless it lapses or its seed is immune, 
 part of the threshold's variance (on the scale of a normal score) that a seed keeps over all lrs, as in `simulation`.
 """
 
+import argparse
 import functools
 import itertools
 import math
@@ -196,13 +197,72 @@ def tally(table: pd.DataFrame) -> dict[str, float]:
     return said
 
 
-def simulate(simulations: int, seeds: Sequence[int], out: Path) -> pd.DataFrame:
-    """Return one row of `tally` a cell, grid and level, and write it after each cell."""
-    rows: list[dict[str, Any]] = []
-    for grid, n, name in itertools.product(GRIDS, seeds, [*SHAPES, NEAR]):
+def simulate(simulations: int, seeds: Sequence[int], grids: Sequence[str], out: Path) -> None:
+    """Write one row of `tally` a cell, grid and level, after each cell; cells with as many simulations are kept."""
+    kept = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=pd.Index(["shape", "seeds", "grid"]))
+    rows: list[Any] = kept.to_dict("records")
+    done = {(row["grid"], row["seeds"], row["shape"]) for row in rows if row["simulations"] >= simulations}
+    rows = [row for row in rows if (row["grid"], row["seeds"], row["shape"]) in done]
+    for grid, n, name in itertools.product(grids, seeds, [*SHAPES, NEAR]):
+        if (grid, n, name) in done:
+            continue
         table = intervals(name, grid, n, simulations)
         for level in LEVELS:
             of_level = table.loc[(table["level"] == level).to_numpy()]
             rows.append({"shape": name, "seeds": n, "grid": grid, "level": level} | tally(of_level))
         pd.DataFrame(rows).round(4).to_csv(out, index=False)
-    return pd.read_csv(out)
+
+
+TABLE = Path(__file__).parents[2] / "docs" / "statistics_shapes.csv"
+"""Where the rows of `simulate` are kept: docs/statistics.md shows them, and a test compares."""
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--simulations", type=int, default=500, help="of each shape, grid and number of seeds")
+    options.add_argument("--seeds", type=int, nargs="*", default=(3, 8, 16, 64))
+    options.add_argument("--grids", nargs="*", choices=list(GRIDS), default=list(GRIDS))
+    options.add_argument("--out", type=Path, default=TABLE)
+    asked = options.parse_args()
+    simulate(asked.simulations, asked.seeds, asked.grids, asked.out)
+    print(markdown(pd.read_csv(asked.out)))
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """Return what docs/statistics.md says of these rows: the worst cells, then a table for each level."""
+    return "\n\n".join(_of_level(rows.loc[(rows["level"] == level).to_numpy()], level) for level in LEVELS)
+
+
+def _of_level(rows: pd.DataFrame, level: float) -> str:
+    name = f"LR{100 * level:02.0f}"
+    rows = rows.sort_values(["covered", "shape"], kind="stable")
+    worst = rows.iloc[0]
+    few = rows.loc[(rows["covered"] < TARGET).to_numpy()]
+    cells = "cells" if len(rows) > 1 else "cell"
+    head = (
+        f"{name}: the worst of {len(rows)} {cells} covers {worst['covered']:.3f} ({worst['shape']}; {worst['seeds']}"
+        f" seeds, {worst['grid']}). {len(few)} of {len(rows)} cover less than {TARGET}."
+    )
+    columns = ("covered", "covered_alone", "width", "width_alone", "open_low", "open_low_alone")
+    lines = [["curve", "lrs", "seeds", "simulations", *(COLUMNS[column] for column in columns)]]
+    lines.append(["---"] * len(lines[0]))
+    for row in rows.to_dict("records"):
+        lines.append([str(row["shape"]), row["grid"], str(row["seeds"]), str(row["simulations"])])
+        lines[-1] += [f"{row[column]:.2f}" if "width" in column else f"{row[column]:.3f}" for column in columns]
+    return head + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+TARGET = 0.93
+
+COLUMNS = {
+    "covered": "covered",
+    "covered_alone": "logistic alone",
+    "width": "width, decades",
+    "width_alone": "logistic alone",
+    "open_low": "no lower end",
+    "open_low_alone": "logistic alone",
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Intervals of edges on curves that are not logistic: the fast version of `simulation_shapes`, and its page."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulation_shapes import GRIDS, NEAR, SHAPES, TABLE, intervals, markdown, tally
+
+from analysis.stats.edge_posterior import edge_ends, edge_interval
+from analysis.stats.edges import edge_of
+from analysis.stats.psychometric import fit
+
+PAGE = Path(__file__).parents[3] / "docs" / "statistics.md"
+
+
+def steps_at(*ks, seeds=8):
+    """Seeds that each switch once: k of the seeds have diverged at each lr."""
+    return (np.arange(seeds)[:, None] < np.array(ks)).astype(float)
+
+
+def test_page_shows_the_table_of_the_simulation():
+    shown = PAGE.read_text().split("<!-- shapes -->\n")[1].split("\n<!-- end -->")[0]
+    assert shown.strip() == markdown(pd.read_csv(TABLE)), "write the output of simulation_shapes.py into the page"
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_simulated_rates_equal_the_shape(name):
+    shape, rng = SHAPES[name], np.random.default_rng(1)
+    lrs, n = GRIDS["12 even"], 4000
+    rate = shape.rate(lrs)
+    limit = 4 * np.sqrt(rate * (1 - rate) / n) + 2e-3
+    assert (np.abs(shape.draw(lrs, n, rng).mean(0) - rate) < limit).all()
+    assert shape.rate([shape.edge(0.5) * 1.0001])[0] >= 0.499
+
+
+@pytest.mark.parametrize("seeds", [3, 8, 16, 64])
+def test_interval_holds_the_whole_gap_in_which_all_seeds_switch(seeds):
+    lrs = list(GRIDS["lr_curve"])
+    row = edge_of(
+        lrs, steps_at(*[0] * 6, *[seeds] * 4, seeds=seeds), fit(lrs, steps_at(*[0] * 6, *[seeds] * 4, seeds=seeds)), 0.5
+    )
+    assert row["low"] <= lrs[5]
+    assert row["high"] >= lrs[6]
+
+
+def test_interval_of_two_groups_of_seeds_holds_the_gap_of_the_larger():
+    lrs = list(GRIDS["12 even"])
+    outcomes = steps_at(0, 0, 0, 10, 10, 10, 10, 10, 16, 16, 16, 16, seeds=16)
+    found = fit(lrs, outcomes)
+    low, edge, high = edge_interval(found, 0.5)
+    assert low <= math.log10(lrs[2])
+    assert high >= math.log10(lrs[3])
+    assert low <= edge <= high
+
+
+def test_evidence_decides_where_the_logistic_fits():
+    lrs = list(GRIDS["12 even"])
+    outcomes = steps_at(0, 0, 1, 3, 8, 18, 32, 46, 56, 61, 63, 64, seeds=64)
+    found = fit(lrs, outcomes)
+    low, _, high = edge_interval(found, 0.5)
+    alone = found.edge(0.5, (0.025, 0.975))
+    assert high - low < 1.1 * (alone[1] - alone[0])
+    lowest, highest = edge_ends(found, 0.5, (0.025, 0.5, 0.975))
+    assert (np.array(lowest) <= np.array(highest)).all()
+
+
+@pytest.mark.parametrize("name", ["cliff", NEAR, "two groups, 35% and 65%, 0.6 decades apart"])
+def test_intervals_cover_curves_that_are_not_logistic(name):
+    table = intervals(name, "quick", 8, 30)
+    for level in (0.5, 0.05):
+        said = tally(table[table["level"] == level])
+        # Binomial(30, 0.93) lies below 23 with probability 0.1%.
+        assert said["covered"] >= 23 / 30
