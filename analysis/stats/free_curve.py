@@ -46,7 +46,7 @@ class FreeCurve:
 
 
 def free_curve(x_K: np.ndarray, patterns_PK: np.ndarray, counts_P: np.ndarray) -> FreeCurve | None:
-    """Return the free curve, or None if some lr has fewer than FEW_RUNS runs, as in a search.
+    """Return the free curve, or None of a search: few runs at an lr, each with a seed of its own.
 
     Args:
         x_K: log10 of the lrs, ascending.
@@ -55,13 +55,14 @@ def free_curve(x_K: np.ndarray, patterns_PK: np.ndarray, counts_P: np.ndarray) -
     """
     yes_PK, no_PK = (patterns_PK == 1).astype(float), (patterns_PK == 0).astype(float)
     k_K, n_K = counts_P @ yes_PK, counts_P @ (yes_PK + no_PK)
-    if n_K.min() < FEW_RUNS:
+    seen_P = (yes_PK + no_PK).sum(1)
+    searched = seen_P.max() < 2 or n_K.mean() < FEW_RUNS
+    if searched and n_K.min() < FEW_RUNS:
         return None
     prior_T = np.diff(np.concatenate([[x_K[0] - PAD], x_K, [x_K[-1] + PAD]]))
     prior_T /= prior_T.sum()
     above_KT = (np.arange(len(x_K))[:, None] >= np.arange(len(x_K) + 1)).astype(float)
     wrong_PT = no_PK @ above_KT + yes_PK @ (1 - above_KT)
-    seen_P = (yes_PK + no_PK).sum(1)
     likelihood_PT = NOISE**wrong_PT * (1 - NOISE) ** (seen_P[:, None] - wrong_PT)
     seeds_T, log_evidence = prior_T.copy(), 0.0
     for p in np.argsort(-seen_P, kind="stable"):  # complete seeds first: they say which gaps the others are in

@@ -94,9 +94,9 @@ def test_every_published_study_is_used() -> None:
     assert {path.name for path in ROWS.iterdir()} <= {name.split("/")[0] for name in named}
 
 
-def simulated(folder: Path, name: str, edges: dict[str, float]) -> None:
+def simulated(folder: Path, name: str, edges: dict[str, float], lrs: tuple[float, ...] = (0.1, 0.4, 1.6)) -> None:
     arms = (Arm(method="none"), *(Arm(method="agc", options={"max_ratio": value}) for value in (0.02, 0.1)))
-    definition = simulated_definition(models=("small",), arms=arms, lrs=(0.1, 0.4, 1.6), name=name)
+    definition = simulated_definition(models=("small",), arms=arms, lrs=lrs, name=name)
     write_simulated_study(folder, definition, edges=edges, with_losses=False)
     with_rows(folder)
 
@@ -177,9 +177,10 @@ def test_family_is_published_with_its_members(docs: Path) -> None:
 
 
 def test_agreement_counts_pairs_ordered_alike_and_unlike(docs: Path, tmp_path: Path) -> None:
-    simulated(tmp_path / "turned", "turned", {"none": 0.8, "agc": 0.1})
-    published.publish(tmp_path / "turned", tmp_path / "rows" / "turned")
-    (tmp_path / "rows" / "s").symlink_to(docs / "s")
+    lrs = (0.05, 0.15, 0.3, 0.6, 1.2, 1.6)  # an lr between two edges tells them apart
+    for name, edges in (("s", {"none": 0.2, "agc": 0.8}), ("turned", {"none": 0.8, "agc": 0.1})):
+        simulated(tmp_path / name, name, edges, lrs)
+        published.publish(tmp_path / name, tmp_path / "rows" / name)
     alike, unlike = (
         pages.with_new_tables(f"<!-- table agreement s {other} --> <!-- end -->", tmp_path / "rows").splitlines()[4]
         for other in ("s", "turned")
