@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.axes import figure_style
+from analysis.figures.scale import scale
 from analysis.loading import CELL
 from analysis.report import sections
 from analysis.report.figures import report_figures
@@ -29,6 +30,9 @@ def write(
     reference: Mapping[str, Mapping[str, Any]] | None = None,
     influence: pd.DataFrame | None = None,
     losses: pd.DataFrame | None = None,
+    *,
+    sizes: tuple[str, pd.DataFrame] | None = None,
+    doubling: pd.DataFrame | None = None,
 ) -> Path:
     """Write a report into the folder of its study and return the path of report.html.
 
@@ -36,19 +40,24 @@ def write(
         reference: Model -> the control's "lr" (the safe lr), "gain" (the reference gain) and "gain_<task>".
         influence: `study.commands.rescore.rule_influence`: how far other rules move the edges.
         losses: Losses of all runs, if they are in memory.
+        sizes: The name of a size, and the edges against it (`analysis.stats.scale`); None leaves the section out.
+        doubling: `analysis.stats.horizon.last_doubling`; None leaves it out.
 
     Raises:
         OSError: If the folder cannot be written.
     """
     folder = tables.folder
     images = _write_figures(tables, losses)
+    if sizes is not None:
+        with figure_style():
+            images["scale"] = image(scale(*sizes), folder / "figures" / "scale.png")
     buffer = io.BytesIO()
     tables.every.to_parquet(buffer, index=False)
     write_atomic(folder / "runs.parquet", buffer.getvalue(), sync=False)
     for name, answers in _answers(tables).items():
         finite = answers.replace([math.inf, -math.inf], np.nan)
         write_atomic(folder / "tables" / f"{name}.csv", finite.to_csv(index=False).encode(), sync=False)
-    content = render("report.html.j2", **sections.report(tables, images, reference or {}, influence))
+    content = render("report.html.j2", **sections.report(tables, images, reference or {}, influence, sizes, doubling))
     path = folder / "report.html"
     write_atomic(path, content.encode(), sync=False)
     return path

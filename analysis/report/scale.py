@@ -13,22 +13,30 @@ from study.storage.atomic import write_atomic
 
 
 def write(
-    folder: Path, axis: str, points: pd.DataFrame, exponents: pd.DataFrame, predictions: pd.DataFrame | None
+    folder: Path,
+    axis: str,
+    points: pd.DataFrame,
+    exponents: pd.DataFrame,
+    predictions: pd.DataFrame | None,
+    doubling: pd.DataFrame | None = None,
 ) -> list[Path]:
     """Write the tables and the figure of edges against a size, and return their paths.
 
     Args:
         folder: Of the study.
         axis: Name of the size.
-        points, exponents, predictions: As `analysis.text.scale.lines` takes them.
+        points, exponents, predictions, doubling: As `analysis.text.scale.lines` takes them.
     """
-    tables = {"scale": exponents} | ({} if predictions is None else {"scale_predictions": predictions})
+    name = "scale" if doubling is None else "edges_over_steps"
+    tables = {name: exponents if doubling is None else doubling, f"{name}_points": points}
+    if predictions is not None:
+        tables[f"{name}_predictions"] = predictions
     paths = []
-    for name, table in tables.items():
-        paths.append(folder / "tables" / f"{name}.csv")
+    for file, table in tables.items():
+        paths.append(folder / "tables" / f"{file}.csv")
         content = table.replace([math.inf, -math.inf], np.nan).assign(axis=axis).to_csv(index=False)
         write_atomic(paths[-1], content.encode(), sync=False)
-    paths.append(folder / "figures" / "scale.png")
+    paths.append(folder / "figures" / f"{name}.png")
     with figure_style():
         image(scale(axis, points, predictions), paths[-1])
     return paths

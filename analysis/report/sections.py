@@ -20,6 +20,7 @@ from analysis.stats.best import task_of
 from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.rates import divergence_rates
 from analysis.stats.recommend import CLAIMED, RISK
+from analysis.stats.scale import exponents
 from analysis.text.best import best_table
 from analysis.text.best import sentence as best_sentence
 from analysis.text.contrasts import ratio_text, sentences
@@ -28,6 +29,8 @@ from analysis.text.format import p_text, percent, quality_words, score_text, spa
 from analysis.text.missing import sentences as missing_sentences
 from analysis.text.recommend import commands, headroom_text
 from analysis.text.report import claims_text, trust_notes
+from analysis.text.scale import EXPONENT_HEAD, doubling_text, exponent_row, horizon_warnings, sizes_text
+from analysis.text.scale import warnings as size_warnings
 from analysis.text.table2 import as_text
 from study.config import IMPORTED, QualitySearch, has_grid, to_json, untreated
 from study.record.definition import Definition
@@ -52,6 +55,8 @@ def report(
     images: Mapping[str, Image],
     reference: Mapping[str, Mapping[str, Any]],
     influence: pd.DataFrame | None,
+    sizes: tuple[str, pd.DataFrame] | None = None,
+    doubling: pd.DataFrame | None = None,
 ) -> Context:
     """Return the values of `report.html.j2`.
 
@@ -59,6 +64,8 @@ def report(
         images: Name -> figure.
         reference: Model -> safe lr and gains of the control, as in `page.write`.
         influence: How far other rules move the edges; None leaves the section out.
+        sizes: The name of a size, and the edges against it; None leaves the section out.
+        doubling: How far the edges moved over the last doubling of the steps; None leaves it out.
     """
     definition = tables.definition
     return {
@@ -72,6 +79,8 @@ def report(
         "at_best": best_settings(tables),
         "contrasts": contrasts(tables),
         "influence": rule_influence(tables, influence),
+        "scale": None if sizes is None else scale(*sizes),
+        "horizon": horizon(tables, doubling),
         "cells": cells(tables),
         "missing": missing(tables),
         "control": control(tables.every, reference),
@@ -266,6 +275,31 @@ def rule_influence(tables: ReportTables, found: pd.DataFrame | None) -> Table | 
 def _moved(row: Mapping[str, Any]) -> list[str]:
     ratio = "-" if math.isnan(row["ratio"]) else f"{row['ratio']:.2f}"
     return [edge_text(row), ratio, f"{row['changed']} of {row['n']}"]
+
+
+def scale(axis: str, points: pd.DataFrame) -> Context:
+    """How the edges depend on a size."""
+    found = exponents(points)
+    rows = [[str(row["model"]), *exponent_row(row)] for row in records(found)]
+    lines = [line for _, of_model in found.groupby("model", sort=False) for line in size_warnings(of_model)]
+    table = Table(head=["model", *EXPONENT_HEAD], rows=rows, words=3)
+    return {"axis": axis, "sizes": sizes_text(points), "table": table, "lines": lines}
+
+
+def horizon(tables: ReportTables, doubling: pd.DataFrame | None) -> Context | None:
+    """How far the edges moved over the last doubling of the steps."""
+    if doubling is None or doubling.empty:
+        return None
+    by_model = tables.by_model(doubling)
+    every = records(doubling)
+    totals = {name: sum(row[name] for row in every) for name in ("runs", "late", "recovered")}
+    ends = {name: max(row[name] for row in every) for name in ("steps", "steps_half")}
+    return {
+        **totals,
+        **ends,
+        "answers": [(model, [_split(row["curve"], doubling_text(row)) for row in rows]) for model, rows in by_model],
+        "warnings": [(model, line) for model, rows in by_model for line in horizon_warnings(rows)],
+    }
 
 
 # The runs

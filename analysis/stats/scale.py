@@ -11,6 +11,9 @@ linear in that correlation. So an interval spans those for no correlation and fo
 (`CORRELATIONS`).
 
 A prediction interval is for the true edge at the new size, scatter included. It is wider than a band of the curve.
+Beyond the largest size the exponent may change again: there it is a random walk over log size, with a standard
+deviation of 2 BEND_SD at a factor of e, as the bend's prior has. At log distance d this adds a variance of
+(2 BEND_SD)^2 d^3 / 3.
 """
 
 import functools
@@ -63,6 +66,7 @@ class Posterior:
     Attributes:
         correlation: Of the measurement errors.
         centre: The mean log size.
+        end: The largest log size, less the centre.
         coefficients: a, b and c, (D, 3).
         tau: Scatter of the edges, (D,).
         normal: Standard normal numbers for the scatter at a new size, (D,).
@@ -71,6 +75,7 @@ class Posterior:
 
     correlation: float
     centre: float
+    end: float
     coefficients: np.ndarray
     tau: np.ndarray
     normal: np.ndarray
@@ -82,7 +87,9 @@ class Posterior:
 
     def edge(self, size: float, error: float = 0.0) -> np.ndarray:
         """Return the log edge at a size with scatter, (D,). error: of its measurement, a standard deviation."""
-        return self.curve(size) + np.hypot(self.tau, error) * self.normal
+        beyond = max(0.0, math.log(size) - self.centre - self.end)
+        wander = 2 * BEND_SD * math.sqrt(beyond**3 / 3)
+        return self.curve(size) + np.sqrt(self.tau**2 + error**2 + wander**2) * self.normal
 
     def exponent(self, size: float) -> np.ndarray:
         """Return the slope of the curve at a size, (D,)."""
@@ -203,11 +210,18 @@ def _posteriors_of(rows: tuple[tuple[float, float, float, float, str], ...]) -> 
     y = np.log([row[1] for row, yes in zip(rows, known, strict=True) if yes])
     error = np.array(errors)[known]
     censored = [row for row in rows if row[4] != REACHED]
-    return tuple(_posterior(u, y, error, correlation, centre, censored) for correlation in CORRELATIONS)
+    end = max(math.log(row[0]) for row in rows) - centre
+    return tuple(_posterior(u, y, error, correlation, centre, end, censored) for correlation in CORRELATIONS)
 
 
 def _posterior(
-    u: np.ndarray, y: np.ndarray, error: np.ndarray, correlation: float, centre: float, censored: Sequence[Any]
+    u: np.ndarray,
+    y: np.ndarray,
+    error: np.ndarray,
+    correlation: float,
+    centre: float,
+    end: float,
+    censored: Sequence[Any],
 ) -> Posterior:
     x, middle = np.stack([_terms(v) for v in u]), float(y.mean())
     prior = np.diag(np.square([LEVEL_SD, EXPONENT_SD, BEND_SD]))
@@ -230,6 +244,7 @@ def _posterior(
     found = Posterior(
         correlation=correlation,
         centre=centre,
+        end=end,
         coefficients=coefficients,
         tau=np.array(SCATTER)[drawn],
         normal=rng.normal(size=DRAWS),

@@ -1,18 +1,25 @@
 """Edges against a size as text: exponents, predictions, and what was measured beside them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from analysis.loading import records
+from analysis.stats.horizon import FALLING
 from analysis.stats.scale import CANNOT_SAY
 from analysis.text.edges import edge_span, edge_text
 from analysis.text.format import aligned, span_text, two_digits
 
 
-def lines(axis: str, points: pd.DataFrame, exponents: pd.DataFrame, predictions: pd.DataFrame | None) -> list[str]:
+def lines(
+    axis: str,
+    points: pd.DataFrame,
+    exponents: pd.DataFrame,
+    predictions: pd.DataFrame | None,
+    doubling: pd.DataFrame | None = None,
+) -> list[str]:
     """Return the text of `study scale` for a terminal.
 
     Args:
@@ -20,18 +27,67 @@ def lines(axis: str, points: pd.DataFrame, exponents: pd.DataFrame, predictions:
         points: The edges.
         exponents: `analysis.stats.scale.exponents` of the points.
         predictions: `analysis.stats.scale.predictions`, or None.
+        doubling: `analysis.stats.horizon.last_doubling` if the size is the horizon, else None.
     """
     found = [f"edges against {axis}, {sizes_text(points)}"]
     for model in dict.fromkeys(exponents["model"]):
         found += ["", f"{model}:"]
         of_model = exponents.loc[exponents["model"] == model]
-        found += [f"  {line}" for line in aligned([EXPONENT_HEAD, *map(exponent_row, records(of_model))])]
+        if doubling is None:
+            found += [f"  {line}" for line in aligned([EXPONENT_HEAD, *map(exponent_row, records(of_model))])]
+        else:
+            own = points.loc[points["model"] == model]
+            moved = doubling.loc[doubling["model"] == model]
+            found += [f"  {line}" for line in aligned(horizon_rows(own, moved))]
+            found += [f"  {sentence}" for sentence in horizon_warnings(records(moved))]
         if predictions is not None:
             own = predictions.loc[predictions["model"] == model]
             found += ["", f"  predicted from {axis} below {own['size'].min():g}:"]
             found += [f"  {line}" for line in aligned([prediction_head(axis), *map(prediction_row, records(own))])]
-        found += [f"  {sentence}" for sentence in warnings(of_model, predictions)]
+        if predictions is not None or doubling is None:
+            found += [f"  {sentence}" for sentence in warnings(of_model, predictions)]
     return found
+
+
+def horizon_rows(points: pd.DataFrame, doubling: pd.DataFrame) -> list[list[str]]:
+    """Return a table of edges by horizon, and how far each moved over the last doubling."""
+    sizes = sorted(set(points["size"]))
+    moved = {(row["curve"], row["level"]): row for row in records(doubling)}
+    edge_at = {(row["curve"], row["level"], row["size"]): edge_text(row) for row in records(points)}
+    rows = [["curve", "edge", *(f"{size:g}" for size in sizes), "last doubling", "95% interval", ""]]
+    for curve, level in dict.fromkeys((curve, level) for curve, level, _ in edge_at):
+        row = moved.get((curve, level))
+        ends = ["", "", ""] if row is None else ["-", "-", str(row["status"])]
+        if row is not None and math.isfinite(row["ratio"]):
+            span = "-" if math.isnan(row["low"]) else f"{row['low']:.2f} to {row['high']:.2f}"
+            ends = [f"{row['ratio']:.2f}", span, str(row["status"])]
+        edges = [edge_at.get((curve, level, size), "-") for size in sizes]
+        rows.append([str(curve), level_name(level), *edges, *ends])
+    return rows
+
+
+def doubling_text(row: Mapping[str, Any]) -> str:
+    """Return a row of `last_doubling` as text: `none: settled, LR50 x 1.00 (0.97 to 1.03)`."""
+    if math.isnan(row["ratio"]):
+        return f"{row['curve']}: {row['status']}"
+    span = "" if math.isnan(row["low"]) else f" ({row['low']:.2f} to {row['high']:.2f})"
+    return f"{row['curve']}: {row['status']}, {level_name(row['level'])} x {row['ratio']:.2f}{span}"
+
+
+def horizon_warnings(doubling: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return one line for each row of `last_doubling` whose edge still falls, or whose runs diverged late."""
+    found = []
+    for row in doubling:
+        if row["status"] == FALLING or (row["p"] < LATE and row["late"] > row["recovered"]):
+            found.append(
+                f"{row['curve']}, {level_name(row['level'])}: still falls: {row['late']} runs diverged after step "
+                f"{row['steps_half']:g}, {row['recovered']} recovered; longer training diverges at lower lrs"
+            )
+    return found
+
+
+LATE = 0.05
+"""Below this p, more runs diverged late than recovered."""
 
 
 def sizes_text(points: pd.DataFrame) -> str:
@@ -86,7 +142,7 @@ def prediction_row(row: Mapping[str, Any]) -> list[str]:
     return [str(row["curve"]), level_name(row["level"]), f"{row['size']:g}", *predicted, *measured, inside]
 
 
-def warnings(exponents: pd.DataFrame, predictions: pd.DataFrame | None) -> list[str]:
+def warnings(exponents: pd.DataFrame, predictions: pd.DataFrame | None = None) -> list[str]:
     """Return why some edges cannot be predicted, and how far predictions were tested, one line each."""
     rows = records(exponents) if predictions is None else records(predictions)
     shown = {(row["curve"], row["level"]) for row in records(exponents)}
@@ -112,15 +168,20 @@ def level_name(level: float) -> str:
 
 
 def json_values(
-    axis: str, points: pd.DataFrame, exponents: pd.DataFrame, predictions: pd.DataFrame | None
+    axis: str,
+    points: pd.DataFrame,
+    exponents: pd.DataFrame,
+    predictions: pd.DataFrame | None,
+    doubling: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """Return the tables as JSON values: finite numbers, or null."""
+    """Return the tables of `lines` as JSON values: finite numbers, or null."""
     shown = ["model", "curve", "level", "size", "edge", "low", "high", "status", "lr_min", "lr_max"]
     return {
         "axis": axis,
         "edges": _finite(points.reindex(columns=shown)),
         "exponents": _finite(exponents),
         "predictions": [] if predictions is None else _finite(predictions),
+        "last_doubling": [] if doubling is None else _finite(doubling),
     }
 
 

@@ -194,6 +194,7 @@ def build_parser(verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]
     )
     scale = command("scale", "show edges against a size, and predict them at a larger size", folder=True)
     scale.add_argument("--at", metavar="KEY=S", help="sizes to predict, such as ranker.depth=12,24")
+    scale.add_argument("--over", choices=("steps",), help="judge the runs at shorter horizons, from recorded losses")
     scale.add_argument("--json", action="store_true", help="print JSON records with finite numbers or null")
     _add_import(command("import", "make a record of runs that exist: a table of losses, or an MLflow experiment"))
     _add_single_runs(command)

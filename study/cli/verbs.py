@@ -126,7 +126,7 @@ def _rescore(options: argparse.Namespace) -> None:
 def _scale(options: argparse.Namespace) -> None:
     from study.commands.scale import scale
 
-    print(scale(_folder(options), options.at, as_json=options.json))
+    print(scale(_folder(options), options.at, options.over, as_json=options.json))
 
 
 def _import(options: argparse.Namespace) -> None:

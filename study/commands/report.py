@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.commands.paths import typed_command, typed_path
 from study.commands.rescore import rule_influence
-from study.config import IMPORTED, control_of
+from study.config import IMPORTED, RANKER, control_of
 from study.record import tables
 from study.record.failures import read_failures
 from study.record.references import references
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from analysis.report.tables import ReportTables
 
+    Sizes = tuple[str, pd.DataFrame]
+
 
 def report(folder: Path) -> str:
     """Write the report, and return its text for a terminal. Raises StorageError if it cannot be written."""
@@ -28,7 +30,14 @@ def report(folder: Path) -> str:
     found = report_tables(folder)
     try:
         losses = tables.read_losses(folder)
-        path = page.write(found, _references(found, losses), _influence(found, losses), losses)
+        path = page.write(
+            found,
+            _references(found, losses),
+            _influence(found, losses),
+            losses,
+            sizes=_sizes(found),
+            doubling=_doubling(found, losses),
+        )
     except OSError as error:
         raise StorageError(f"cannot write the report to {folder} ({error.strerror or error})") from error
     stores.publish(folder)
@@ -57,6 +66,44 @@ def _influence(found: "ReportTables", losses: "pd.DataFrame") -> "pd.DataFrame |
         return rule_influence(found.folder, fitted=found.fitted, every=found.every, losses=losses)
     except ValueError:
         return None  # the control is not recorded, or it learned nothing under a rule
+
+
+def _sizes(found: "ReportTables") -> "Sizes | None":
+    """The edges against a size; None if no size varies, or several do.
+
+    The thresholds of a ranker's methods are no sizes.
+    """
+    from study.commands.scale import points_of_study
+
+    study = found.definition.study
+    if (
+        found.best is not None
+        or found.runs.empty
+        or (study.trainer == RANKER and not any(map(_has_options, study.models)))
+    ):
+        return None
+    try:
+        return points_of_study(study, found.runs, found.fitted)
+    except ValueError:
+        return None
+
+
+def _has_options(model: str) -> bool:
+    return " " in model
+
+
+def _doubling(found: "ReportTables", losses: "pd.DataFrame") -> "pd.DataFrame | None":
+    """How far each edge moved over the last doubling of the steps; None if that is not known."""
+    from analysis.stats.horizon import last_doubling
+    from study.commands.horizon import outcomes_at
+
+    if found.best is not None:
+        return None
+    try:
+        judged = outcomes_at(found.folder, found.definition, found.every, losses, shares=(0.5, 1.0))
+    except ValueError:
+        return None
+    return last_doubling(judged[min(judged)], judged[max(judged)]) if len(judged) == 2 else None
 
 
 def _references(found: "ReportTables", losses: "pd.DataFrame") -> dict[str, dict[str, Any]]:

@@ -59,7 +59,7 @@ def rescore(folder: Path, rule: Rule) -> Path:
     definition = read_definition(folder)
     check_not_a_view(folder)
     runs, losses = tables.read_runs(folder), tables.read_losses(folder)
-    return write_view(folder, rule, _columns(folder, definition, runs, losses, rule))
+    return write_view(folder, rule, judged_columns(folder, definition, runs, losses, rule))
 
 
 def rule_influence(
@@ -102,7 +102,7 @@ def rule_influence(
     judged = {"own": own}
     for name, changed in rules.items() if len(own) else ():
         rule = dataclasses.replace(definition.study.rule, **changed)
-        columns = _columns(folder, definition, every, losses, rule)
+        columns = judged_columns(folder, definition, every, losses, rule)
         outcomes = {column: [columns[run][column] for run in own["run_id"]] for column in ("outcome", "reason")}
         judged[name] = own.assign(**outcomes)
     parts = []
@@ -145,10 +145,26 @@ def _words(changed: Mapping[str, float]) -> str:
     return ", ".join(f"{key}={value:g}" for key, value in changed.items())
 
 
-def _columns(
-    folder: Path, definition: Definition, runs: pd.DataFrame, losses: pd.DataFrame, rule: Rule
+def judged_columns(
+    folder: Path,
+    definition: Definition,
+    runs: pd.DataFrame,
+    losses: pd.DataFrame,
+    rule: Rule,
+    *,
+    distances: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """Return what a rule changes in each recorded run: run id -> column -> value."""
+    """Return what a rule changes in each recorded run: run id -> column -> value.
+
+    Args:
+        folder: the study's folder.
+        definition: of the study.
+        runs: all recorded runs.
+        losses: of these runs.
+        rule: the rule.
+        distances: whether a run's distance from its start is known; without it, an lr up to the control's safe one
+            can show that a run is slow.
+    """
     if missing := len(set(runs["run_id"]) - set(losses["run_id"])):
         raise RecordError(f"the losses of {missing} runs in {folder} are missing")
     study = dataclasses.replace(definition.study, rule=rule)
@@ -167,7 +183,7 @@ def _columns(
         reference = references(study, definition.data, folder, [str(model)], losses=losses, runs=runs)[str(model)]
         declared = set(of_model.loc[of_model["declared"].fillna(False), "run_id"]) if "declared" in of_model else set()
         lrs = None
-        if study.trainer != RANKER and bool(of_model["moved"].isna().all()):
+        if not distances or (study.trainer != RANKER and bool(of_model["moved"].isna().all())):
             moved, lrs = None, dict(zip(of_model["run_id"], of_model["lr"], strict=True))
         outcomes = judge_recorded(cells, tasks, constant_K, set(lost), reference, rule, moved, declared, lrs)
         columns |= {run: outcome.columns(tasks) for run, outcome in outcomes.items()}

@@ -37,12 +37,13 @@ class Scale:
     predictions: "pd.DataFrame | None"
 
 
-def scale(folder: Path, at: str | None = None, *, as_json: bool = False) -> str:
-    """Fit edges against the size that varies, write table and figure, and return the text.
+def scale(folder: Path, at: str | None = None, over: str | None = None, *, as_json: bool = False) -> str:
+    """Fit edges against the size that varies, write tables and a figure, and return the text.
 
     Args:
         folder: of a study, or of a family.
         at: `KEY=VALUE,...`: sizes to predict; None predicts none.
+        over: "steps": the size is the horizon, and the runs are judged anew at shorter ones.
         as_json: return JSON instead.
 
     Raises:
@@ -50,19 +51,25 @@ def scale(folder: Path, at: str | None = None, *, as_json: bool = False) -> str:
     """
     from analysis.report import scale as page
     from analysis.text import scale as text
+    from study.commands import horizon
 
     key, sizes = parse_at(at) if at else (None, ())
-    found = fitted(*points_of(folder, key), sizes)
+    doubling = None
+    if over is None:
+        found = fitted(*points_of(folder, key), sizes)
+    else:
+        if key not in (None, horizon.AXIS):
+            raise ValueError(f"--over {over} predicts at {horizon.AXIS}=N, got --at {at}")
+        found, doubling = horizon.over_steps(folder, sizes)
+    shown = (found.axis, found.points, found.exponents, found.predictions, doubling)
     try:
-        paths = page.write(folder, found.axis, found.points, found.exponents, found.predictions)
+        paths = page.write(folder, *shown)
     except OSError as error:
         raise StorageError(f"cannot write to {folder} ({error.strerror or error})") from error
     stores.publish(folder)
     if as_json:
-        values = text.json_values(found.axis, found.points, found.exponents, found.predictions)
-        return json.dumps(values, indent=1, allow_nan=False)
-    lines = text.lines(found.axis, found.points, found.exponents, found.predictions)
-    return "\n".join([*lines, "", *(f"written: {path}" for path in paths)])
+        return json.dumps(text.json_values(*shown), indent=1, allow_nan=False)
+    return "\n".join([*text.lines(*shown), "", *(f"written: {path}" for path in paths)])
 
 
 def fitted(axis: str, points: "pd.DataFrame", sizes: Sequence[float]) -> Scale:
@@ -111,10 +118,12 @@ def points_of(folder: Path, key: str | None = None) -> "tuple[str, pd.DataFrame]
     """
     import analysis
     from analysis.stats.edges import fits
-    from study.commands import family
+    from study.commands import family, horizon
 
     if family.is_family(folder):
         return _points_of_family(*family.read_members(folder), key)
+    if key == horizon.AXIS:
+        raise ValueError(f"{key} is the horizon of the runs; add --over {key}")
     definition, runs = read_definition(folder), analysis.load(folder)
     if runs.empty:
         raise ValueError(f"{stores.address(folder)} has no runs yet")
@@ -132,7 +141,7 @@ def points_of_study(
         fitted_curves: `analysis.stats.edges.fits` of the runs.
         key: as for `points_of`.
     """
-    table = _edges(runs, fitted_curves)
+    table = edges_of(runs, fitted_curves)
     of_models, of_arms = _model_options(table), _arm_options(table)
     owner, dot, name = (key or "").rpartition(".")
     if dot and owner in set(table["method"]):  # an option of one method alone
@@ -146,10 +155,11 @@ def points_of_study(
         points["model"] = [_without(model, axis.rpartition(".")[2]) for model in points["model"]]
     else:
         points["curve"] = [_without(curve, axis) for curve in points["curve"]]
-    return axis, _enough(points, axis)
+    return axis, enough(points, axis)
 
 
-def _edges(runs: "pd.DataFrame", fitted_curves: Mapping[Any, Any]) -> "pd.DataFrame":
+def edges_of(runs: "pd.DataFrame", fitted_curves: Mapping[Any, Any]) -> "pd.DataFrame":
+    """Return the edges of runs at every level of LEVELS."""
     import pandas as pd
 
     from analysis.stats.edges import edges
@@ -224,8 +234,8 @@ def _without(label: str, option: str) -> str:
     return " ".join(word for word in label.split() if not word.startswith(f"{option}="))
 
 
-def _enough(points: "pd.DataFrame", axis: str) -> "pd.DataFrame":
-    """The lines with at least three sizes. Raises ValueError if there are none."""
+def enough(points: "pd.DataFrame", axis: str) -> "pd.DataFrame":
+    """Return the lines with at least three sizes. Raises ValueError if there are none."""
     import pandas as pd
 
     from analysis.stats.scale import LEAST_SIZES, LINE
@@ -251,7 +261,7 @@ def _points_of_family(name: str, members: "Sequence[FamilyMember]", key: str | N
             continue
         study = read_definition(member.folder).study
         own = dataclasses.asdict(study.recipe) | {f"data.{k}": v for k, v in study.data_options.items() if k != "dir"}
-        tables.append(_edges(runs, fits(runs)))
+        tables.append(edges_of(runs, fits(runs)))
         options.append(own)
     if not tables:
         raise ValueError(f"{name} has no runs yet")
@@ -264,7 +274,7 @@ def _points_of_family(name: str, members: "Sequence[FamilyMember]", key: str | N
             f"several things vary in {name}: {', '.join([axis, *others])}; a fit needs members that differ in one"
         )
     points = [table.assign(size=float(size)) for table, size in zip(tables, of_members[axis], strict=True)]
-    return axis, _enough(pd.concat(points, ignore_index=True), axis)
+    return axis, enough(pd.concat(points, ignore_index=True), axis)
 
 
 MISSING = "default"
