@@ -47,11 +47,13 @@ def add_folder(folder: str | None) -> None:
     """Import a user's modules from a folder, after all others. None adds none."""
     global user_folder
     user_folder = folder
-    if folder is None or Path(folder) == ROOT:
+    if folder is None:
         return
-    drop_folder(folder)
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))  # an editable install is searched after all of sys.path
+    if Path(folder) == ROOT:
+        return
+    drop_folder(folder)
     sys.path.append(folder)
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)

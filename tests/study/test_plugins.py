@@ -109,3 +109,11 @@ def test_command_of_a_loop_finds_modules_in_the_user_folder(
     monkeypatch.delenv("PYTHONPATH", raising=False)
     plugins.add_folder(str(tmp_path))
     assert command._environment()["PYTHONPATH"] == str(tmp_path)
+
+
+def test_a_file_in_a_checkout_is_found_by_the_installed_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed command has no folder of ours on `sys.path`."""
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(plugins.ROOT))])
+    monkeypatch.setattr(plugins, "user_folder", None)
+    plugins.add_folder(str(plugins.ROOT))
+    assert sys.path[-1] == str(plugins.ROOT)
