@@ -6,7 +6,7 @@ options is one string everywhere, so that it groups runs, names curves and is pa
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from study import plugins
@@ -89,6 +89,36 @@ def parse_value(key: str, text: str) -> Option | str:
             raise ValueError(f"need a finite number, got {key}={text}")
         return value
     return text
+
+
+def parse_like(key: str, text: str, values: Sequence[Any]) -> Option | str:
+    """Return the value of an option from its text, of the kind of the values that the option has.
+
+    A whole number fits a fraction. Where all values are texts, `5` and `true` are texts.
+
+    Args:
+        key: the option, for messages.
+        text: the value.
+        values: of the option. If there are none, or one is no bool, number or text, any value fits.
+
+    Raises:
+        ValueError: the value is of another kind.
+    """
+    if not values or not all(isinstance(value, bool | int | float | str) for value in values):
+        return parse_value(key, text)
+    kinds = {next(kind for kind in (bool, int, float, str) if isinstance(value, kind)) for value in values}
+    if kinds == {str}:
+        return text
+    value = parse_value(key, text)
+    if type(value) is float and float not in kinds and int in kinds and value == int(value):
+        value = int(value)
+    if type(value) in kinds or (type(value) is int and float in kinds):
+        return value
+    if str in kinds:
+        return text
+    wanted = [words for kind, words in KINDS.items() if kind in kinds and not (kind is int and float in kinds)]
+    hint = "; a value such as 1.0 there allows fractions" if type(value) is float and int in kinds else ""
+    raise ValueError(f"need {' or '.join(wanted)}, got {key}={text} (in the study it is {_short(values[0])}{hint})")
 
 
 def options_of(name: str) -> dict[str, Option]:

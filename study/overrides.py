@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from study import model_options, plugins
@@ -12,7 +13,9 @@ from study.config import RANKER, Arm, QualitySearch, Recipe, Rule, Study
 AXES = ("models", "methods", "lr", "seeds", "control_lrs")
 
 
-def apply(study: Study, settings: Iterable[str]) -> Study:
+def apply(
+    study: Study, settings: Iterable[str], option_values: Mapping[str, Sequence[Any]] = MappingProxyType({})
+) -> Study:
     """Return the study with each `key=value` applied.
 
         models=small,large  methods=none,clippy  lr=0.1,0.2  seeds=0-7  control_lrs=0.01,0.02
@@ -22,6 +25,12 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
         rule.kept=0.5  search.risk=0.01  data.rows=50000
 
     In a search for the best quality, lr=0.1,10 and clippy.rel=0.1,1 are ranges.
+
+    Args:
+        study: the study.
+        settings: each is `key=value`.
+        option_values: option of an arm -> its values in the study (`Trainer.option_values`). A new value must be of
+            the kind of one of them. An option that is not in it takes any value.
 
     Raises:
         ValueError: a key is unknown (the message lists the keys), or a value is not valid.
@@ -52,7 +61,8 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
                 f"{key} is set, but only models of rankers have options; those of a loop belong to its arms"
             )
         elif dot and head in _methods(study) | set(plugins.names("study.methods")):
-            parameters.setdefault(head, {})[tail] = [model_options.parse_value(key, v) for v in _split(text)]
+            values = option_values.get(tail, ())
+            parameters.setdefault(head, {})[tail] = [model_options.parse_like(key, v, values) for v in _split(text)]
         elif dot and head in _models(study) | set(plugins.names("models")):
             sizes.setdefault(head, {})[tail] = [model_options.number(key, v) for v in _split(text)]
         else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from study import data, overrides, plugins
 from study.commands.paths import on_cluster, study_folder
-from study.config import QualitySearch, Study, to_json
+from study.config import RANKER, QualitySearch, Study, to_json
 from study.family import Family
 from study.record.schema import check_thresholds
 from study.record.validation import validate_study as validate_values
@@ -86,11 +86,13 @@ def validate_study(study: Study) -> Study:
 
 
 def change_study(study: Study, request: RunRequest) -> Study:
-    """Return the study with the requested settings, before validation. Raises ValueError for unknown keys."""
+    """Return the study with the requested settings, before validation. Raises ValueError for wrong keys and values."""
     if request.data and request.data != study.data:
         # Before --set, whose keys belong to the requested source.
         study = dataclasses.replace(study, data=request.data, data_options=data.common_options(study.data_options))
-    study = overrides.apply(study, request.settings)
+    if request.settings:
+        options = {} if study.trainer == RANKER else open_trainer(study, cache_folder()).option_values()
+        study = overrides.apply(study, request.settings, options)
     if request.data_dir:
         folder = str(Path(request.data_dir).expanduser().resolve())
         study = dataclasses.replace(study, data_options=study.data_options | {"dir": folder})

@@ -101,6 +101,17 @@ class Trainer(protocol.Trainer):
             raise ValueError(f"the loop has no option {unknown[0]!r}; {some}")
         return {name: value for name, value in options.items() if (defaults or {}).get(name, math.nan) != value}
 
+    def option_values(self) -> dict[str, list[Any]]:
+        found = super().option_values()
+        defaults = [self.defaults or {}]
+        for optimizer in {name for arm in self.study.arms if (name := self._optimizer(arm.options))}:
+            from study import methods
+
+            defaults.append(methods.signature(optimizer).defaults)
+        for name, value in (item for of_one in defaults for item in of_one.items()):
+            found.setdefault(name, []).append(value)
+        return found
+
     def _optimizer(self, options: Mapping[str, Any]) -> str | None:
         """Return the method that an arm names for `run.optimizer`, if it does.
 

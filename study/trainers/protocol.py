@@ -116,6 +116,14 @@ class Trainer(ABC):
         arms = [arm for arm in self.study.arms if arm.method == method]
         return {name: value for arm in arms for name, value in arm.options.items() if _is_number(value)}
 
+    def option_values(self) -> dict[str, list[Any]]:
+        """Return the values of each option in the study, defaults last. A value of `--set` must be of their kind."""
+        found: dict[str, list[Any]] = {}
+        for arm in self.study.arms:
+            for name, value in arm.options.items():
+                found.setdefault(name, []).append(value)
+        return found
+
     def start_from(self, weights: str, *, accumulators: bool = False) -> Study:
         """Return the study whose runs start from a file of weights. Raises ValueError where they cannot."""
         raise ValueError(f"runs of the trainer {self.study.trainer} cannot start from weights (--init-from)")

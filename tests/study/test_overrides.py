@@ -131,3 +131,27 @@ def test_options_of_a_search_are_replaced_where_there_is_one() -> None:
         with_search(searched, {"risk": 0.05})
     with pytest.raises(ValueError, match="need 0 < level < 1, got level=1"):
         with_search(searched, {"level": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "expected"),
+    [
+        ([32], "16", 16),
+        ([32], "16.0", 16),
+        ([0.9], "1", 1),
+        ([0, 0.9], "0.5", 0.5),
+        ([False], "true", True),
+        (["cosine"], "linear", "linear"),
+        (["cosine"], "5", "5"),
+        (["cosine"], "true", "true"),
+        (["auto", 8], "16", 16),
+        (["auto", 8], "full", "full"),
+        ([False, 0.5], "0.1", 0.1),
+        ([None], "abc", "abc"),
+        ([None, 8], "0.5", 0.5),
+        ([], "0.5", 0.5),
+    ],
+)
+def test_an_option_has_the_kind_of_its_values_in_the_study(values: list, text: str, expected: object) -> None:
+    changed = apply(STUDY, [f"clippy.more={text}"], {"more": values}).arms[1].options["more"]
+    assert (changed, type(changed)) == (expected, type(expected))

@@ -189,3 +189,35 @@ def test_a_number_named_as_a_column_of_the_report_is_refused(refused: Refuse, na
 )
 def test_wrong_options_are_refused(refused: Refuse, words: list[str], said: str) -> None:
     assert said in refused(space(), *words)
+
+
+KINDS = (
+    "def train(run, watch, *, width=32, momentum=0.9, nesterov=False, clip=None, schedule='none'):\n    watch(1.0)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [
+        ("width=abc", "whole number"),
+        ("width=8,abc", "whole number"),
+        ("width=true", "whole number"),
+        ("width=8.5", "whole number"),
+        ("momentum=abc", "a number"),
+        ("momentum=false", "a number"),
+        ("nesterov=1", "true or false"),
+        ("nesterov=no", "true or false"),
+    ],
+)
+def test_an_option_of_another_kind_than_its_default_is_refused(refused: Refuse, setting: str, kind: str) -> None:
+    said = refused(space(train=KINDS), "--set", f"plain.{setting}")
+    assert f"plain.{setting.partition('=')[0]}" in said
+    assert kind in said
+
+
+@pytest.mark.parametrize("setting", ["beta=abc", "beta=true"])
+def test_an_option_of_another_kind_than_in_the_study_is_refused(refused: Refuse, setting: str) -> None:
+    """A command has no defaults, so the values of the arms say what an option is."""
+    arms = "(Arm('plain', beta=0), Arm('momentum', beta=0.9))"
+    said = refused(space(COMMAND.format("python my_file.py {lr} {beta}"), arms=arms), "--set", f"plain.{setting}")
+    assert "need a number, got plain.beta" in said

@@ -204,6 +204,13 @@ def test_an_option_named_optimizer_may_be_the_loops_own(make: Make, signature: s
     assert trainer.validate(trainer.study).arms == arms
 
 
+def test_values_of_options_come_from_arms_defaults_and_the_method(make: Make) -> None:
+    arms = (Arm("plain"), Arm("clippy", optimizer="clippy", rel=1, width=2.5))
+    values = make("pass", signature="run, watch, *, width=32, optimizer=None", arms=arms).option_values()
+    assert values["width"] == [2.5, 32]
+    assert values["rel"] == [1, 0.5]
+
+
 STATE = """
 import os, signal, sys, torch
 def state():
