@@ -11,22 +11,20 @@ from analysis.figures.axes import BAND_ALPHA, figure_style, grid_shape, legend, 
 from analysis.figures.palette import LineStyle, curve_styles
 from analysis.loading import CURVE, records
 from analysis.stats.edges import NOT_REACHED, REACHED
-from analysis.stats.scale import PREDICTED, bands
+from analysis.stats.scale import PREDICTED, ScaleTables, bands
 from analysis.text.scale import level_name
 
 
-def scale(axis: str, points: pd.DataFrame, predictions: pd.DataFrame | None = None, level: float = 0.5) -> Figure:
+def scale(found: ScaleTables, level: float = 0.5) -> Figure:
     """Return the figure of edges against a size: one panel a model, or one a curve if there are predictions.
 
     Filled markers were fitted, open ones were left out of the fit. Diamonds are predictions.
 
     Args:
-        axis: Name of the size.
-        points: The edges, as for `analysis.stats.scale.exponents`.
-        predictions: `analysis.stats.scale.predictions`, or None.
+        found: The edges, and predictions if there are any.
         level: P(divergence) at the edges that are drawn.
     """
-    points = points.loc[points["level"] == level]
+    predictions, points = found.predictions, found.points.loc[found.points["level"] == level]
     styles = curve_styles(points)
     alone = predictions is not None and len(styles) > 1
     keys = [*CURVE] if alone else ["model"]
@@ -38,7 +36,7 @@ def scale(axis: str, points: pd.DataFrame, predictions: pd.DataFrame | None = No
             for curve, line in panel.groupby("curve", sort=False):
                 own = None if predictions is None else _of(predictions, line)
                 draw_line(ax, line, own, styles[str(curve)])
-            _axes(ax, axis, level)
+            _axes(ax, found.axis, level)
             ax.set_title(" · ".join(str(panel[name].iloc[0]) for name in keys))
         legend(figure, styles)
     return figure
@@ -52,18 +50,17 @@ def draw_line(ax: Axes, line: pd.DataFrame, predictions: pd.DataFrame | None, st
         predictions: Its predictions, or None.
         style: Of its method.
     """
-    known = records(line) if predictions is None else records(predictions)
-    last = max(float(row["size"]) for row in known)
-    first = math.inf if predictions is None else min(float(row["size"]) for row in known)
+    first = math.inf if predictions is None else predictions["size"].min()
+    shown = line if predictions is None else predictions.loc[predictions["status"] == PREDICTED]
     left_out = line["size"].to_numpy(dtype=float) >= first
-    band = bands(line.loc[~left_out], last)
-    if predictions is None or PREDICTED in set(predictions["status"]):
+    if len(shown):
+        band = bands(line.loc[~left_out], max(shown["size"]))
         x, edge, low, high = (band[name].to_numpy(dtype=float) for name in ("size", "edge", "low", "high"))
         ax.plot(x, edge, color=style.colour, ls=style.dash, lw=1.5)
         ax.fill_between(x, low, high, color=style.colour, alpha=BAND_ALPHA, lw=0)
     for row, out in zip(records(line), left_out, strict=True):
         _draw_edge(ax, row, style, "white" if out else style.colour)
-    for row in [] if predictions is None else records(predictions.loc[predictions["status"] == PREDICTED]):
+    for row in [] if predictions is None else records(shown):
         ends = [[row["edge"] - row["low"]], [row["high"] - row["edge"]]]
         at = row["size"] * 1.04
         ax.errorbar(at, row["edge"], ends, fmt="D", ms=5, color=style.colour, mfc="white", lw=0.9, capsize=4)

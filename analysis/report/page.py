@@ -22,6 +22,7 @@ from analysis.report import sections
 from analysis.report.figures import report_figures
 from analysis.report.html import Image, file_name, image, render
 from analysis.report.tables import ReportTables
+from analysis.stats.scale import ScaleTables
 from study.storage.atomic import write_atomic
 
 
@@ -31,7 +32,7 @@ def write(
     influence: pd.DataFrame | None = None,
     losses: pd.DataFrame | None = None,
     *,
-    sizes: tuple[str, pd.DataFrame] | None = None,
+    sizes: ScaleTables | None = None,
     doubling: pd.DataFrame | None = None,
 ) -> Path:
     """Write a report into the folder of its study and return the path of report.html.
@@ -40,7 +41,7 @@ def write(
         reference: Model -> the control's "lr" (the safe lr), "gain" (the reference gain) and "gain_<task>".
         influence: `study.commands.rescore.rule_influence`: how far other rules move the edges.
         losses: Losses of all runs, if they are in memory.
-        sizes: The name of a size, and the edges against it (`analysis.stats.scale`); None leaves the section out.
+        sizes: Edges against a size; None leaves the section out.
         doubling: `analysis.stats.horizon.last_doubling`; None leaves it out.
 
     Raises:
@@ -50,7 +51,7 @@ def write(
     images = _write_figures(tables, losses)
     if sizes is not None:
         with figure_style():
-            images["scale"] = image(scale(*sizes), folder / "figures" / "scale.png")
+            images["scale"] = image(scale(sizes), folder / "figures" / "scale.png")
     buffer = io.BytesIO()
     tables.every.to_parquet(buffer, index=False)
     write_atomic(folder / "runs.parquet", buffer.getvalue(), sync=False)

@@ -20,7 +20,7 @@ from analysis.stats.best import task_of
 from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.rates import divergence_rates
 from analysis.stats.recommend import CLAIMED, RISK
-from analysis.stats.scale import exponents
+from analysis.stats.scale import ScaleTables
 from analysis.text.best import best_table
 from analysis.text.best import sentence as best_sentence
 from analysis.text.contrasts import ratio_text, sentences
@@ -55,7 +55,7 @@ def report(
     images: Mapping[str, Image],
     reference: Mapping[str, Mapping[str, Any]],
     influence: pd.DataFrame | None,
-    sizes: tuple[str, pd.DataFrame] | None = None,
+    sizes: ScaleTables | None = None,
     doubling: pd.DataFrame | None = None,
 ) -> Context:
     """Return the values of `report.html.j2`.
@@ -64,7 +64,7 @@ def report(
         images: Name -> figure.
         reference: Model -> safe lr and gains of the control, as in `page.write`.
         influence: How far other rules move the edges; None leaves the section out.
-        sizes: The name of a size, and the edges against it; None leaves the section out.
+        sizes: Edges against a size; None leaves the section out.
         doubling: How far the edges moved over the last doubling of the steps; None leaves it out.
     """
     definition = tables.definition
@@ -79,7 +79,7 @@ def report(
         "at_best": best_settings(tables),
         "contrasts": contrasts(tables),
         "influence": rule_influence(tables, influence),
-        "scale": None if sizes is None else scale(*sizes),
+        "scale": scale(sizes),
         "horizon": horizon(tables, doubling),
         "cells": cells(tables),
         "missing": missing(tables),
@@ -277,13 +277,14 @@ def _moved(row: Mapping[str, Any]) -> list[str]:
     return [edge_text(row), ratio, f"{row['changed']} of {row['n']}"]
 
 
-def scale(axis: str, points: pd.DataFrame) -> Context:
+def scale(sizes: ScaleTables | None) -> Context | None:
     """How the edges depend on a size."""
-    found = exponents(points)
-    rows = [[str(row["model"]), *exponent_row(row)] for row in records(found)]
-    lines = [line for _, of_model in found.groupby("model", sort=False) for line in size_warnings(of_model)]
+    if sizes is None:
+        return None
+    rows = [[str(row["model"]), *exponent_row(row)] for row in records(sizes.exponents)]
+    lines = [line for _, own in sizes.by_model() for line in size_warnings(own.exponents)]
     table = Table(head=["model", *EXPONENT_HEAD], rows=rows, words=3)
-    return {"axis": axis, "sizes": sizes_text(points), "table": table, "lines": lines}
+    return {"axis": sizes.axis, "sizes": sizes_text(sizes.points), "table": table, "lines": lines}
 
 
 def horizon(tables: ReportTables, doubling: pd.DataFrame | None) -> Context | None:

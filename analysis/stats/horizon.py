@@ -54,27 +54,20 @@ def last_doubling(half: pd.DataFrame, full: pd.DataFrame, level: float = 0.5) ->
         same = (full["model"] == key[0]) & (full["curve"] == key[1])
         changed = later.loc[same]
         before = of_half[key]
-        found: dict[str, Any] = {name: row[name] for name in (*CURVE, "method", "level", "steps")}
-        found |= {"steps_half": before["steps"], "runs": int(same.sum())}
-        found |= {"late": int((changed > 0).sum()), "recovered": int((changed < 0).sum())}
         by_seed = np.sign(changed.groupby(full.loc[same, "seed"]).sum().to_numpy())
+        found = {name: row[name] for name in (*CURVE, "method", "level")}
+        found |= {"steps_half": before["steps"], "steps": row["steps"], "runs": int(same.sum())}
+        found |= {"late": int((changed > 0).sum()), "recovered": int((changed < 0).sum())}
         found["p"] = _sign_test(int((by_seed > 0).sum()), int((by_seed < 0).sum()))
-        found |= {
-            "edge_half": before["edge"],
-            "edge": row["edge"],
-            "ratio": math.nan,
-            "low": math.nan,
-            "high": math.nan,
-        }
+        ratio = factor = math.nan
         if before["status"] == row["status"] == REACHED:
-            found["ratio"] = row["edge"] / before["edge"]
+            ratio = row["edge"] / before["edge"]
             error = _error(matrices[0][key], matrices[1][key], level, (before["edge"], row["edge"]))
             factor = math.exp(-float(special.ndtri(TAIL)) * error)
-            found |= {"low": found["ratio"] / factor, "high": found["ratio"] * factor}
-        rows.append(found | {"status": _status(found["low"], found["high"])})
-    columns = [*CURVE, "method", "level", "steps_half", "steps", "runs", "late", "recovered", "p"]
-    columns += ["edge_half", "edge", "ratio", "low", "high", "status"]
-    return pd.DataFrame(rows, columns=pd.Index(columns))
+        low, high = ratio / factor, ratio * factor
+        found |= {"edge_half": before["edge"], "edge": row["edge"], "ratio": ratio, "low": low, "high": high}
+        rows.append(found | {"status": _status(low, high)})
+    return pd.DataFrame(rows)
 
 
 def _status(low: float, high: float) -> str:

@@ -8,45 +8,27 @@ import pandas as pd
 
 from analysis.loading import records
 from analysis.stats.horizon import FALLING
-from analysis.stats.scale import CANNOT_SAY
+from analysis.stats.scale import CANNOT_SAY, ScaleTables
 from analysis.text.edges import edge_span, edge_text
 from analysis.text.format import aligned, span_text, two_digits
 
 
-def lines(
-    axis: str,
-    points: pd.DataFrame,
-    exponents: pd.DataFrame,
-    predictions: pd.DataFrame | None,
-    doubling: pd.DataFrame | None = None,
-) -> list[str]:
-    """Return the text of `study scale` for a terminal.
-
-    Args:
-        axis: Name of the size.
-        points: The edges.
-        exponents: `analysis.stats.scale.exponents` of the points.
-        predictions: `analysis.stats.scale.predictions`, or None.
-        doubling: `analysis.stats.horizon.last_doubling` if the size is the horizon, else None.
-    """
-    found = [f"edges against {axis}, {sizes_text(points)}"]
-    for model in dict.fromkeys(exponents["model"]):
-        found += ["", f"{model}:"]
-        of_model = exponents.loc[exponents["model"] == model]
-        if doubling is None:
-            found += [f"  {line}" for line in aligned([EXPONENT_HEAD, *map(exponent_row, records(of_model))])]
+def lines(found: ScaleTables) -> list[str]:
+    """Return the text of `study scale` for a terminal."""
+    shown = [f"edges against {found.axis}, {sizes_text(found.points)}"]
+    for model, own in found.by_model():
+        if own.doubling is None:
+            parts = [aligned([EXPONENT_HEAD, *map(exponent_row, records(own.exponents))])]
         else:
-            own = points.loc[points["model"] == model]
-            moved = doubling.loc[doubling["model"] == model]
-            found += [f"  {line}" for line in aligned(horizon_rows(own, moved))]
-            found += [f"  {sentence}" for sentence in horizon_warnings(records(moved))]
-        if predictions is not None:
-            own = predictions.loc[predictions["model"] == model]
-            found += ["", f"  predicted from {axis} below {own['size'].min():g}:"]
-            found += [f"  {line}" for line in aligned([prediction_head(axis), *map(prediction_row, records(own))])]
-        if predictions is not None or doubling is None:
-            found += [f"  {sentence}" for sentence in warnings(of_model, predictions)]
-    return found
+            parts = [aligned(horizon_rows(own.points, own.doubling)), horizon_warnings(records(own.doubling))]
+        if own.predictions is not None:
+            parts.append(["", f"predicted from {found.axis} below {own.predictions['size'].min():g}:"])
+            parts.append(aligned(prediction_rows(found.axis, own.predictions)))
+            parts.append(warnings(own.predictions))
+        elif own.doubling is None:
+            parts.append(warnings(own.exponents))
+        shown += ["", f"{model}:", *(f"  {line}".rstrip() for part in parts for line in part)]
+    return shown
 
 
 def horizon_rows(points: pd.DataFrame, doubling: pd.DataFrame) -> list[list[str]]:
@@ -96,18 +78,21 @@ def sizes_text(points: pd.DataFrame) -> str:
     return f"{len(sizes)} sizes from {sizes[0]:g} to {sizes[-1]:g}"
 
 
-EXPONENT_HEAD = ["curve", "edge", "exponent", "95% interval", "less the first", "95% interval", "largest size left out"]
+EXPONENT_HEAD = [
+    "curve",
+    "edge",
+    "exponent",
+    "95% interval",
+    "minus first",
+    "95% interval",
+    "largest size left out",
+]
 
 
 def exponent_row(row: Mapping[str, Any]) -> list[str]:
     """Return a row of `exponents` as cells under EXPONENT_HEAD."""
-    return [
-        str(row["curve"]),
-        level_name(row["level"]),
-        *_signed(row, "exponent"),
-        *_signed(row, "difference"),
-        left_out_text(row),
-    ]
+    cells = [*_signed(row, "exponent"), *_signed(row, "difference"), left_out_text(row)]
+    return [str(row["curve"]), level_name(row["level"]), *cells]
 
 
 def _signed(row: Mapping[str, Any], name: str) -> list[str]:
@@ -118,43 +103,39 @@ def _signed(row: Mapping[str, Any], name: str) -> list[str]:
 
 def left_out_text(row: Mapping[str, Any]) -> str:
     """Return how well the largest size is predicted from the others: `+5%, inside`."""
-    if math.isnan(row["left_out"]):
-        return {True: "inside", False: "outside"}.get(row["left_out_inside"], "-")
-    return f"{100 * (row['left_out'] - 1):+.0f}%, {'inside' if row['left_out_inside'] else 'outside'}"
+    inside = {True: "inside", False: "outside"}.get(row["left_out_inside"], "-")
+    return inside if math.isnan(row["left_out"]) else f"{100 * (row['left_out'] - 1):+.0f}%, {inside}"
 
 
-def prediction_head(axis: str) -> list[str]:
-    """Return the head of a table of predictions."""
-    return ["curve", "edge", axis, "predicted", "95% prediction interval", "measured", "95% interval", "inside"]
+def prediction_rows(axis: str, predictions: pd.DataFrame) -> list[list[str]]:
+    """Return a table of predictions, each beside what was measured."""
+    rows = [["curve", "edge", axis, "predicted", "95% prediction interval", "measured", "95% interval", "inside"]]
+    for row in records(predictions):
+        predicted, measured = [CANNOT_SAY, "-"], ["-", "-"]
+        if row["status"] != CANNOT_SAY:
+            predicted = [two_digits(row["edge"]), span_text(row["low"], row["high"])]
+        if row["measured_status"]:
+            point = row | {name: row[f"measured_{name}"] for name in ("low", "high", "status")}
+            point["edge"] = row["measured"]
+            measured = [edge_text(point), edge_span(point)]
+        inside = {True: "yes", False: "no"}.get(row["inside"], "-")
+        rows.append([row["curve"], level_name(row["level"]), f"{row['size']:g}", *predicted, *measured, inside])
+    return rows
 
 
-def prediction_row(row: Mapping[str, Any]) -> list[str]:
-    """Return a row of `predictions` as cells under `prediction_head`."""
-    predicted = [CANNOT_SAY, "-"]
-    if row["status"] != CANNOT_SAY:
-        predicted = [two_digits(row["edge"]), span_text(row["low"], row["high"])]
-    measured = ["-", "-"]
-    if row["measured_status"]:
-        point = {name: row[f"measured_{name}"] for name in ("low", "high", "status")}
-        point |= {"edge": row["measured"], "lr_min": row["lr_min"], "lr_max": row["lr_max"]}
-        measured = [edge_text(point), edge_span(point)]
-    inside = {True: "yes", False: "no"}.get(row["inside"], "-")
-    return [str(row["curve"]), level_name(row["level"]), f"{row['size']:g}", *predicted, *measured, inside]
+def warnings(table: pd.DataFrame) -> list[str]:
+    """Return why some edges of a model cannot be predicted, and how far predictions were tested, one line each.
 
-
-def warnings(exponents: pd.DataFrame, predictions: pd.DataFrame | None = None) -> list[str]:
-    """Return why some edges cannot be predicted, and how far predictions were tested, one line each."""
-    rows = records(exponents) if predictions is None else records(predictions)
-    shown = {(row["curve"], row["level"]) for row in records(exponents)}
+    Args:
+        table: The model's rows of `ScaleTables.exponents` or `ScaleTables.predictions`.
+    """
     reasons: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row["why"] and (row["curve"], row["level"]) in shown:
-            at = "" if predictions is None else f" at {row['size']:g}"
+    for row in records(table):
+        if row["why"]:
+            at = f" at {row['size']:g}" if "size" in row else ""
             reasons.setdefault((row["curve"], row["why"]), []).append(f"{level_name(row['level'])}{at}")
     found = [f"{curve}, {', '.join(what)}: {CANNOT_SAY}: {why}" for (curve, why), what in reasons.items()]
-    tested = {(row["curve"], row["level"]): row["tested"] for row in rows}
-    known = [factor for key, factor in tested.items() if key in shown and math.isfinite(factor)]
-    if known:
+    if known := table["tested"].dropna().tolist():
         found.append(
             f"Leaving out the largest sizes, predictions held up to {min(known):.2g} times the largest fitted size"
             + (f" ({max(known):.2g} times for the best curve)." if max(known) > min(known) else ".")
@@ -167,21 +148,15 @@ def level_name(level: float) -> str:
     return f"LR{100 * level:02.3g}"
 
 
-def json_values(
-    axis: str,
-    points: pd.DataFrame,
-    exponents: pd.DataFrame,
-    predictions: pd.DataFrame | None,
-    doubling: pd.DataFrame | None = None,
-) -> dict[str, Any]:
-    """Return the tables of `lines` as JSON values: finite numbers, or null."""
+def json_values(found: ScaleTables) -> dict[str, Any]:
+    """Return the tables as JSON values: finite numbers, or null."""
     shown = ["model", "curve", "level", "size", "edge", "low", "high", "status", "lr_min", "lr_max"]
     return {
-        "axis": axis,
-        "edges": _finite(points.reindex(columns=shown)),
-        "exponents": _finite(exponents),
-        "predictions": [] if predictions is None else _finite(predictions),
-        "last_doubling": [] if doubling is None else _finite(doubling),
+        "axis": found.axis,
+        "edges": _finite(found.points.reindex(columns=shown)),
+        "exponents": _finite(found.exponents),
+        "predictions": [] if found.predictions is None else _finite(found.predictions),
+        "last_doubling": [] if found.doubling is None else _finite(found.doubling),
     }
 
 

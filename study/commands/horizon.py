@@ -8,17 +8,16 @@ shorter horizons only losses and the control's safe lr can show that a run is sl
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from study.commands import sizes
 from study.commands.rescore import judged_columns
 from study.record import tables
-from study.record.definition import Definition, RecordError, read_definition
-
-if TYPE_CHECKING:
-    from study.commands.scale import Scale
+from study.record.definition import Definition, RecordError
+from study.storage import stores
 
 SHARES = (0.15, 0.25, 0.37, 0.5, 0.75, 1.0)
 """Horizons as shares of the record's steps."""
@@ -29,33 +28,33 @@ REACHED_BY = 0.95
 AXIS = "steps"
 
 
-def over_steps(folder: Path, sizes: Sequence[float]) -> "tuple[Scale, pd.DataFrame]":
+def over_steps(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the edges of a record against the horizon, and how far they moved over its last doubling.
 
     Args:
         folder: of a study.
-        sizes: horizons to predict.
 
     Returns:
-        The fit (`study.commands.scale.Scale`), and `analysis.stats.horizon.last_doubling`.
+        `analysis.stats.scale.ScaleTables.points`, and `analysis.stats.horizon.last_doubling`.
 
     Raises:
-        ValueError: losses are missing, or fewer than three horizons can be judged.
+        ValueError: there are no runs, losses are missing, or fewer than three horizons can be judged.
     """
     from analysis.stats.edges import fits
     from analysis.stats.horizon import last_doubling
     from analysis.stats.scale import LEAST_SIZES
-    from study.commands import scale
 
-    definition, every, losses = read_definition(folder), tables.read_runs(folder), tables.read_losses(folder)
+    definition, every, losses = sizes.definition_of(folder), tables.read_runs(folder), tables.read_losses(folder)
+    if every.empty:
+        raise ValueError(f"{stores.address(folder)} has no runs yet")
     judged = outcomes_at(folder, definition, every, losses)
     if len(judged) < LEAST_SIZES:
         raise ValueError(f"the runs can be judged at {len(judged)} horizons, and a fit needs {LEAST_SIZES}")
-    points = [scale.edges_of(runs, fits(runs)).assign(size=float(steps)) for steps, runs in judged.items()]
-    found = scale.enough(pd.concat(points, ignore_index=True), AXIS)
+    points = [sizes.edges_of(runs, fits(runs)).assign(size=float(steps)) for steps, runs in judged.items()]
     longest = max(judged)
     middle = min(judged, key=lambda steps: abs(steps - longest / 2))
-    return scale.fitted(AXIS, found, sizes), last_doubling(judged[middle], judged[longest])
+    doubling = last_doubling(judged[middle], judged[longest])
+    return sizes.enough(pd.concat(points, ignore_index=True), AXIS), doubling
 
 
 def outcomes_at(
@@ -65,7 +64,7 @@ def outcomes_at(
     losses: pd.DataFrame,
     shares: Sequence[float] = SHARES,
 ) -> dict[int, pd.DataFrame]:
-    """Return the runs of a study's cells as they are judged after fewer steps: steps -> runs, ascending.
+    """Return the runs of a study's cells, judged after fewer steps: steps -> runs, ascending.
 
     Runs that were cut before a horizon while healthy are left out there. At the longest horizon the outcomes are those
     of the record if all its runs have that length. Horizons at which the control learned too little are left out.
@@ -99,14 +98,8 @@ def outcomes_at(
         elif steps >= median_steps:
             reached = own.loc[(trained >= steps) | ended]
             try:
-                columns = judged_columns(
-                    folder,
-                    definition,
-                    _known_by(every, length, steps),
-                    _cut(losses, steps),
-                    definition.study.rule,
-                    distances=False,
-                )
+                known, cut = _known_by(every, length, steps), _cut(losses, steps)
+                columns = judged_columns(folder, definition, known, cut, definition.study.rule, distances=False)
             except RecordError:
                 raise
             except ValueError:
@@ -121,10 +114,8 @@ OUTCOME = ("outcome", "reason", "diverged_at_step", "kept")
 
 def _lengths(losses: pd.DataFrame) -> dict[str, int]:
     """Run id -> the number of its last logged step, plus 1."""
-    lengths = {}
-    for run, loss, step in zip(losses["run_id"], losses["loss"], losses["step"], strict=True):
-        lengths[run] = len(loss) if step is None or np.ndim(step) == 0 else int(step[-1]) + 1
-    return lengths
+    rows = zip(losses["run_id"], losses["loss"], losses["step"], strict=True)
+    return {run: int(step[-1]) + 1 if np.ndim(step) and len(step) else len(loss) for run, loss, step in rows}
 
 
 def _declared(runs: pd.DataFrame) -> np.ndarray:
@@ -143,10 +134,9 @@ def _known_by(runs: pd.DataFrame, length: dict[str, int], steps: int) -> pd.Data
 
 def _cut(losses: pd.DataFrame, steps: int) -> pd.DataFrame:
     """The losses of the first steps."""
-    rows = []
-    for loss, constant, step in zip(losses["loss"], losses["constant"], losses["step"], strict=True):
-        count = steps if step is None or np.ndim(step) == 0 else int(np.searchsorted(step, steps))
-        logged = step if step is None or np.ndim(step) == 0 else np.asarray(step)[:count]
-        rows.append((loss[:count], constant[:count], logged))
-    cut = dict(zip(("loss", "constant", "step"), map(list, zip(*rows, strict=True)), strict=True))
-    return losses.assign(**{name: pd.Series(values, index=losses.index, dtype=object) for name, values in cut.items()})
+    counts = [int(np.searchsorted(step, steps)) if np.ndim(step) else steps for step in losses["step"]]
+    columns = {}
+    for name in ("loss", "constant", "step"):
+        values = [v[:count] if np.ndim(v) else v for v, count in zip(losses[name], counts, strict=True)]
+        columns[name] = pd.Series(values, index=losses.index, dtype=object)
+    return losses.assign(**columns)

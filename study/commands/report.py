@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study.commands import sizes
 from study.commands.paths import typed_command, typed_path
 from study.commands.rescore import rule_influence
 from study.config import IMPORTED, RANKER, control_of
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.report.tables import ReportTables
-
-    Sizes = tuple[str, pd.DataFrame]
+    from analysis.stats.scale import ScaleTables
 
 
 def report(folder: Path) -> str:
@@ -68,12 +68,12 @@ def _influence(found: "ReportTables", losses: "pd.DataFrame") -> "pd.DataFrame |
         return None  # the control is not recorded, or it learned nothing under a rule
 
 
-def _sizes(found: "ReportTables") -> "Sizes | None":
+def _sizes(found: "ReportTables") -> "ScaleTables | None":
     """The edges against a size; None if no size varies, or several do.
 
     The thresholds of a ranker's methods are no sizes.
     """
-    from study.commands.scale import points_of_study
+    from analysis.stats.scale import scale_tables
 
     study = found.definition.study
     if (
@@ -83,7 +83,7 @@ def _sizes(found: "ReportTables") -> "Sizes | None":
     ):
         return None
     try:
-        return points_of_study(study, found.runs, found.fitted)
+        return scale_tables(*sizes.of_study(study, found.runs, found.fitted))
     except ValueError:
         return None
 

@@ -9,7 +9,8 @@ from scale_record import points
 from simulated_scale import DEEPER, DEPTHS, WIDER, WIDTHS, coverage, simulated_predictions
 
 from analysis.loading import records
-from analysis.stats.scale import CANNOT_SAY, PREDICTED, bands, exponents, measurement_error, predictions
+from analysis.stats.power_law import measurement_error
+from analysis.stats.scale import CANNOT_SAY, PREDICTED, bands, exponents, predictions
 
 SIZES = (1, 2, 3, 4, 6)
 
@@ -108,6 +109,21 @@ def test_cannot_say_with_a_reason(sizes, edges, target, changes, words):
     assert words in row["why"]
     assert all(math.isnan(row[name]) for name in ("low", "edge", "high"))
     assert row["inside"] is None
+
+
+def test_censored_edges_that_contradict_the_others_determine_no_curve():
+    row = only(exponents(points((1, 2, 4, 8, 16, 32), [9, 9, 1, 1, 1, 1], 0.03, lr_max=2.5)))
+    assert math.isnan(row["exponent"])
+    assert "no curve fits" in row["why"]
+    assert row["left_out_inside"] is None
+
+
+def test_a_line_with_too_few_smaller_sizes_is_not_predicted():
+    lines = pd.concat([points(SIZES, law(SIZES)), points((1, 2, 6), law((1, 2, 6)), curve="agc")])
+    rows = records(predictions(lines, (6,)))
+    assert [row["status"] for row in rows] == [PREDICTED, CANNOT_SAY]
+    assert "a fit needs 3 sizes below 6, and it has 2" in rows[1]["why"]
+    assert rows[1]["measured"] == law((6,))[0]
 
 
 def test_distance_that_was_tested_is_stated():

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from records import make_definition
 from scale_record import power_law, write_sizes
 
 from analysis.loading import with_curves
@@ -14,10 +16,11 @@ from search_spaces import scale_batch
 from study import model_options
 from study.cli.main import main
 from study.commands import family as families
-from study.commands.scale import parse_at, points_of, points_of_study
-from study.config import Recipe
+from study.commands import sizes
+from study.commands.scale import parse_at
+from study.config import Arm, QualitySearch, Recipe
 from study.family import Family, Member
-from study.record.definition import read_definition
+from study.record.definition import open_study, read_definition
 from study.record.tables import read_runs
 
 DEPTHS = (1, 2, 3, 4, 6, 12)
@@ -79,6 +82,8 @@ def test_json_has_the_held_out_size_beside_its_prediction(depths, capsys):
         ("ranker.depth=true", "a size is a positive number"),
         ("ranker.depth=-3", "a size is a positive number"),
         ("ranker.depth=nan", "finite"),
+        ("ranker.depth=1e300", "a size is a positive number below"),
+        (f"ranker.depth={'9' * 400}", "a size is a positive number below"),
         ("ranker.depth=12.5", "whole number"),
         ("ranker.depth", "KEY=SIZE"),
         ("ranker.width=512", "ranker.width does not vary"),
@@ -107,15 +112,49 @@ def test_records_without_a_size_are_refused(tmp_path, capsys):
     assert "ranker.width" in several
     words = {f"ranker layer_norm={value} cross_layers=1": {"none": 0.4} for value in ("true", "false")}
     assert "ranker.layer_norm is not a positive number" in refused(capsys, "scale", record("words", words))
+    assert "is not above the smallest" in refused(
+        capsys, "scale", record("three", power_law((3, 4, 6), 0.5, 0)), "--at", "ranker.depth=1"
+    )
     censored = record("censored", power_law((1, 3, 4), 50, 0))
     assert "no edge was reached at any ranker.depth" in refused(capsys, "scale", censored)
     assert "holds no study" in refused(capsys, "scale", tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("over", [[], ["--over", "steps"]])
+def test_records_without_edges_are_refused(tmp_path, capsys, over):
+    models = tuple(power_law((1, 3, 4), 0.5, -0.5))
+    open_study(tmp_path / "empty", make_definition(models=models, arms=(Arm("none"),), lrs=(0.1, 0.2), seeds=(0,)))
+    assert "has no runs yet" in refused(capsys, "scale", tmp_path / "empty", *over)
+    search = QualitySearch()
+    write_sizes(tmp_path / "best", power_law((1, 3, 4), 0.5, -0.5), lrs=(0.1, 0.9), seeds=1, search=search)
+    assert "search for the best quality" in refused(capsys, "scale", tmp_path / "best", *over)
+
+
+def test_a_curve_with_few_sizes_does_not_stop_the_others(tmp_path, capsys):
+    edges = power_law((1, 2, 3, 4, 6, 12), 0.5, -0.5, agc=0.8)
+    for model in [*edges][2:5]:
+        del edges[model]["agc"]
+    write_sizes(tmp_path, edges, seeds=3)
+    assert main(["scale", str(tmp_path), "--at", "ranker.depth=12"]) == 0
+    printed = capsys.readouterr().out
+    assert "agc, LR50 at 12, LR05 at 12: cannot say: a fit needs 3 sizes below 12, and it has 2" in printed
+    assert "none, LR50 at 12" not in printed
+
+
+def test_each_model_has_its_own_reasons(tmp_path, capsys):
+    edges = power_law((1, 3, 4, 6), 0.5, -0.5)
+    edges |= {f"{model} cross_layers=2": {"none": 50.0} for model in edges}
+    write_sizes(tmp_path, edges, seeds=3)
+    assert main(["scale", str(tmp_path), "--at", "ranker.depth=8"]) == 0
+    first, second = capsys.readouterr().out.split("ranker cross_layers=2:")
+    assert "edges were reached" not in first
+    assert "edges were reached" in second
+
+
 def test_one_of_several_sizes_can_be_named(tmp_path):
     both = power_law((1, 3, 4), 0.5, -0.5) | power_law((16, 32, 128), 0.5, -0.2, key="ranker width")
     write_sizes(tmp_path, both | {"ranker": {"none": 0.4}}, seeds=3)
-    axis, points = points_of(tmp_path, "ranker.width")
+    axis, points = sizes.of_folder(tmp_path, "ranker.width")
     assert axis == "ranker.width"
     # Of depth 2, the default; the others have one width alone.
     assert sorted(set(points["size"])) == [16, 32, 64, 128]
@@ -127,39 +166,58 @@ def test_the_size_of_a_loop_is_an_option_of_its_arms(tmp_path):
         write_sizes(tmp_path / str(i), edges, options={"loop": {"width": width}}, seeds=3, trainer="my.loop")
 
     runs = with_curves(pd.concat([read_runs(tmp_path / str(i)) for i in range(3)], ignore_index=True))
-    axis, points = points_of_study(read_definition(tmp_path / "0").study, runs, fits(runs))
+    axis, points = sizes.of_study(read_definition(tmp_path / "0").study, runs, fits(runs))
     assert axis == "width"
     assert sorted(set(points["size"])) == [16, 32, 64]
     assert set(points["curve"]) == {"plain", "clip"}
-    _, own = points_of_study(read_definition(tmp_path / "0").study, runs, fits(runs), "clip.width")
+    _, own = sizes.of_study(read_definition(tmp_path / "0").study, runs, fits(runs), "clip.width")
     assert set(own["curve"]) == {"clip"}
 
 
-def family(folder: Path, recipes: dict[str, Recipe]) -> None:
+def family(folder: Path, recipes: dict[str, Recipe], **changes: Any) -> None:
     members = []
     for i, (label, recipe) in enumerate(recipes.items()):
-        definition = write_sizes(folder / label, {"small": {"none": 0.3 * 2**i}}, name=label, seeds=3, recipe=recipe)
+        own = {key: values[i] for key, values in changes.items()} | {"recipe": recipe}
+        definition = write_sizes(folder / label, {"small": {"none": 0.3 * 2**i}}, name=label, seeds=3, **own)
         members.append(Member(label=label, words=label, study=definition.study))
     families._write(folder, Family(name="batches", members=tuple(members)))
 
 
 def test_the_size_of_a_family_is_a_number_of_its_recipe(tmp_path, capsys):
     family(tmp_path, {f"b{batch}": Recipe(batch=batch) for batch in (128, 256, 512)})
-    axis, points = points_of(tmp_path)
+    axis, points = sizes.of_members(*families.read_members(tmp_path))
     assert (axis, sorted(set(points["size"]))) == ("batch", [128, 256, 512])
     assert main(["scale", str(tmp_path), "--at", "batch=2048"]) == 0
     assert "batch, 3 sizes from 128 to 512" in capsys.readouterr().out
 
 
-def test_a_family_that_varies_two_things_is_refused(tmp_path, capsys):
-    family(tmp_path, {f"b{batch}": Recipe(batch=batch, embedding_dim=batch // 32) for batch in (128, 256, 512)})
-    said = refused(capsys, "scale", tmp_path)
-    assert "batch" in said
-    assert "embedding_dim" in said
+def test_a_family_has_no_edges_over_steps(tmp_path, capsys):
+    family(tmp_path, {f"b{batch}": Recipe(batch=batch) for batch in (128, 256, 512)})
+    assert "takes a study" in refused(capsys, "scale", tmp_path, "--over", "steps")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "other"),
+    [
+        ({"embedding_dim": (4, 8, 16)}, {}, "embedding_dim"),
+        ({}, {"data": ("synthetic", "kuairand", "synthetic")}, "data"),
+        ({}, {"data_options": [{}, {"only_tasks": ["click"]}, {"only_tasks": ["like"]}]}, "data.only_tasks"),
+        ({"init_from": ("", "ab" * 32, "cd" * 32)}, {}, "init_from"),
+    ],
+)
+def test_a_family_that_varies_two_things_is_refused(tmp_path, capsys, recipe, changes, other):
+    values = [{key: values[i] for key, values in recipe.items()} for i in range(3)]
+    family(tmp_path, {f"b{i}": Recipe(batch=128 * 2**i, **own) for i, own in enumerate(values)}, **changes)
+    assert f"several things vary in batches: batch, {other};" in refused(capsys, "scale", tmp_path)
+
+
+def test_members_of_one_size_are_refused(tmp_path, capsys):
+    family(tmp_path, {f"b{i}": Recipe(batch=batch) for i, batch in enumerate((128, 256, 512, 512))})
+    assert "two curves named none have batch=512" in refused(capsys, "scale", tmp_path)
 
 
 def test_at_is_a_key_with_sizes():
-    assert parse_at("ranker.depth=12,24") == ("ranker.depth", (12.0, 24.0))
+    assert parse_at(" ranker.depth = 12, 24") == ("ranker.depth", (12.0, 24.0))
 
 
 def test_spaces_vary_one_size_with_shared_seeds():
