@@ -102,6 +102,7 @@ def train(command: str, losses: str, metrics: str | None, run: LoopRun, watch: W
             stdout=output,
             stderr=subprocess.STDOUT,
             env=_environment(),
+            start_new_session=True,  # Ray kills the process group of a worker that died
         )
         assert process.stdin is not None
         try:

@@ -1,7 +1,11 @@
 """A command as a loop: its placeholders, the file that it writes, its end."""
 
+import os
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,19 @@ def run_script(
     watch = Watch(own, tasks, lambda step: None, check_stop or (lambda done: None))
     line = f"{sys.executable} {folder}/train.py {{lr}} {{seed}} {{warm}} {{folder}}/{name}"
     return watch, command.train(line, f"{{folder}}/{name}", None, run, watch)
+
+
+def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def has_ended(pid: Path) -> bool:
+    """Whether the process whose id is in a file has ended; a zombie has."""
+    status = Path(f"/proc/{pid.read_text().strip()}/status")
+    return not status.exists() or "\nState:\tZ" in status.read_text()
 
 
 SCRIPT = """
@@ -101,11 +118,36 @@ def test_processes_of_a_command_end_with_it(tmp_path: Path) -> None:
 
     with pytest.raises(RunEnded):
         run_script(tmp_path, script, check_stop=stop)
-    child = Path(f"/proc/{pids.read_text().strip()}")
-    end = time.monotonic() + 30
-    while child.exists() and "\nState:\tZ" not in (child / "status").read_text() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not child.exists() or "\nState:\tZ" in (child / "status").read_text()
+    wait_until(lambda: has_ended(pids))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from test_command import run_script
+run_script(Path(sys.argv[1]), '''{script}''')
+"""
+
+STUBBORN = """
+import os, pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path(__file__).with_name("pid").write_text(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+def test_a_command_ends_when_the_process_group_of_its_trial_is_killed(tmp_path: Path) -> None:
+    """Ray kills the group of a worker that died, so what ends the command must not be in it."""
+    trial = subprocess.Popen(
+        [sys.executable, "-c", KILLED.format(script=STUBBORN), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(["tests/study/loops", *filter(None, sys.path)])},
+        start_new_session=True,
+    )
+    pid = tmp_path / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text())
+    os.killpg(trial.pid, signal.SIGKILL)
+    trial.wait()
+    wait_until(lambda: has_ended(pid))
 
 
 @pytest.mark.parametrize(
