@@ -10,9 +10,12 @@ import pandas as pd
 
 from analysis.figures.axes import figure_style
 from analysis.figures.forest import forest_plot
+from analysis.figures.scale import scale
 from analysis.loading import FamilyMember, records
+from analysis.report import sections
 from analysis.report.html import Table, image, render
 from analysis.stats.edges import REACHED
+from analysis.stats.scale import ScaleTables
 from analysis.text.edges import edge_text
 from analysis.text.forest import times_text
 from analysis.text.format import aligned, p_text, span_text
@@ -21,7 +24,13 @@ from study.storage.atomic import write_atomic
 HEAD = ("", "model", "curve", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)")
 
 
-def write(folder: Path, name: str, members: Sequence[FamilyMember], forest: pd.DataFrame) -> Path:
+def write(
+    folder: Path,
+    name: str,
+    members: Sequence[FamilyMember],
+    forest: pd.DataFrame,
+    sizes: ScaleTables | None = None,
+) -> Path:
     """Write report.html, tables/forest.csv and figures/forest.png of a family and return the path of report.html.
 
     Args:
@@ -29,21 +38,25 @@ def write(folder: Path, name: str, members: Sequence[FamilyMember], forest: pd.D
         name: The family's name.
         members: Its studies.
         forest: `analysis.stats.forest.forest`.
+        sizes: Edges against a size; None leaves the section out.
 
     Raises:
         OSError: If the folder cannot be written.
     """
     finite = forest.replace([math.inf, -math.inf], np.nan)
     write_atomic(folder / "tables" / "forest.csv", finite.to_csv(index=False).encode(), sync=False)
-    shown = None
-    if len(forest):
-        with figure_style():
-            shown = image(forest_plot(forest), folder / "figures" / "forest.png")
+    images = {}
+    with figure_style():
+        if len(forest):
+            images["forest"] = image(forest_plot(forest), folder / "figures" / "forest.png")
+        if sizes is not None:
+            images["scale"] = image(scale(sizes), folder / "figures" / "scale.png")
     content = render(
         "family.html.j2",
         name=name,
         members=members,
-        image=shown,
+        images=images,
+        scale=sections.scale(sizes),
         table=Table(head=HEAD, rows=[_cells(row) for row in records(forest)], words=3),
         without_runs=[member.words for member in members if member.label not in set(forest["label"])],
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study import overrides, plugins
-from study.commands import family_weights, plan
+from study.commands import family_weights, plan, sizes
 from study.commands import request as requests
 from study.commands import run as one_study
 from study.commands import status as one_status
@@ -28,6 +28,7 @@ from study.storage import stores
 
 if TYPE_CHECKING:
     from analysis.loading import FamilyMember
+    from analysis.stats.scale import ScaleTables
 
 FREE_KEYS = ("lr", "seeds", "search")
 """Keys that a request may make equal in all members: they say where a study trains, and `Member.words` what."""
@@ -114,10 +115,20 @@ def report(folder: Path) -> str:
 
     name, members = read_members(folder)
     table = forest(members)
-    path = page.write(folder, name, members, table)
+    path = page.write(folder, name, members, table, _sizes(name, members))
     stores.publish(folder)
     text = page.text(table) if len(table) else "no runs recorded yet"
     return f"{name}\n\n{text}\n\nreport: {path}"
+
+
+def _sizes(name: str, members: "Sequence[FamilyMember]") -> "ScaleTables | None":
+    """The edges against a size; None if the members do not differ in one number alone."""
+    from analysis.stats.scale import scale_tables
+
+    try:
+        return scale_tables(*sizes.of_members(name, members))
+    except ValueError:
+        return None
 
 
 def status(folder: Path) -> str:

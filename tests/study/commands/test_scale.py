@@ -191,6 +191,17 @@ def test_the_size_of_a_family_is_a_number_of_its_recipe(tmp_path, capsys):
     assert "batch, 3 sizes from 128 to 512" in capsys.readouterr().out
 
 
+def test_report_of_a_family_shows_edges_against_its_size(tmp_path):
+    for folder, batches in ((tmp_path / "three", (128, 256, 512)), (tmp_path / "two", (128, 256))):
+        family(folder, {f"b{batch}": Recipe(batch=batch) for batch in batches})
+        families.report(folder)
+    page = (tmp_path / "three" / "report.html").read_text()
+    assert "<h2>Edges against batch</h2>" in page
+    assert "3 sizes from 128 to 512" in page
+    assert (tmp_path / "three" / "figures" / "scale.png").is_file()
+    assert "Edges against" not in (tmp_path / "two" / "report.html").read_text()
+
+
 def test_a_family_has_no_edges_over_steps(tmp_path, capsys):
     family(tmp_path, {f"b{batch}": Recipe(batch=batch) for batch in (128, 256, 512)})
     assert "takes a study" in refused(capsys, "scale", tmp_path, "--over", "steps")
