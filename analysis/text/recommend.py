@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.loading import records
 from analysis.stats.edges import NOT_REACHED, REACHED
 from analysis.stats.intervals import CONFIDENCE
-from analysis.stats.recommend import CLAIMED, PLANNED_IMPORT, RISK, TOO_RISKY
+from analysis.stats.recommend import CLAIMED, LIKELY, PLANNED_IMPORT, RISK, TOO_RISKY
 from analysis.text.format import percent, quality_words
 from study.config import IMPORTED, EdgeSearch, QualitySearch
 
@@ -23,45 +23,64 @@ def sentences(table: pd.DataFrame) -> list[str]:
 
 def sentence(row: Mapping[str, Any]) -> str:
     """Return the text of one row of `recommend`: its claim or why there is none, its quality, and the next step."""
-    parts = [_answer(row)]
-    if row["failed"]:
-        parts.append(f"{_count(row['failed'], 'confirmation')} failed.")
-    if row["pending"]:
-        are = "is" if row["pending"] == 1 else "are"
-        how = "import" if row["searched"] in (IMPORTED, PLANNED_IMPORT) else "resume"
-        parts.append(f"{_count(row['pending'], 'run')} of a confirmation {are} missing: run study {how}.")
-    if row["missing"]:
-        parts.append(_missing(row))
+    parts = [_claim(row) if row["status"] == CLAIMED else _no_claim(row), *_tests(row)]
     if row["status"] == CLAIMED:
         parts += _quality_and_headroom(row)
     parts += _next(row)
     return f"{row['curve']}: {' '.join(parts)}"
 
 
-def _answer(row: Mapping[str, Any]) -> str:
-    risk, confidence = percent(row["risk"]), f"{100 * row['confidence']:.4g}% confidence"
-    if row["status"] == CLAIMED:
-        fresh = row["basis"] == "confirmation"
-        stricter = row["tested_at"] > row["confidence"] + 1e-9
-        test = f", tested at {100 * row['tested_at']:.4g}% because an earlier test failed" if stricter else ""
-        return (
-            f"at most {risk} of the runs diverge within {row['steps']} steps {'at' if fresh else 'up to'} lr "
-            f"{row['lr']:g}, with {confidence} ({_of(row['k'], row['n'])}{' fresh seeds' if fresh else ''} "
-            f"diverged{test})."
-        )
+def why_no_claim(row: Mapping[str, Any]) -> str | None:
+    """Return why a row of `recommend` claims no lr; None if it claims one."""
+    return None if row["status"] == CLAIMED else " ".join([_no_claim(row), *_tests(row)])
+
+
+def _claim(row: Mapping[str, Any]) -> str:
+    fresh = row["basis"] == "confirmation"
+    stricter = row["tested_at"] > row["confidence"] + 1e-9
+    test = f", tested at {100 * row['tested_at']:.4g}% because an earlier test failed" if stricter else ""
+    return (
+        f"at most {percent(row['risk'])} of the runs diverge within {row['steps']} steps {'at' if fresh else 'up to'} "
+        f"lr {row['lr']:g}, with {_confidence(row)} ({_of(row['k'], row['n'])}{' fresh seeds' if fresh else ''} "
+        f"diverged{test})."
+    )
+
+
+def _no_claim(row: Mapping[str, Any]) -> str:
     lowest = f"{_of(row['lowest_k'], row['lowest_n'])} diverged at lr {row['lr_min']:g}, the lowest tried"
     if row["status"] == TOO_RISKY:
-        return f"even the lowest lr has a risk above {risk}: {lowest} ({confidence})."
+        return f"even the lowest lr has a risk above {percent(row['risk'])}: {lowest} ({_confidence(row)})."
     seeds = f"cannot say with {_count(row['seeds'], 'seed')}"
     if row["searched"] == EdgeSearch.kind:
         return f"{seeds}: the search chose its lrs by earlier outcomes, so its runs can only nominate an lr."
     if row["searched"] == IMPORTED:
-        return f"{seeds}: imported runs can only nominate an lr, unless they were planned (study import --planned)."
+        return (
+            f"{seeds}: imported runs can only nominate an lr, since it is unknown how their lrs and seeds were chosen "
+            "(study import --planned, if both were fixed beforehand)."
+        )
     tried, bound = lowest, row["lowest_bound"]
-    if row["nominated_n"]:
+    if row["nominated_n"] and row["nominated_bound"] > row["risk"]:
         tried = f"{_of(row['nominated_k'], row['nominated_n'])} diverged at lr {row['nominated']:g}"
         bound = row["nominated_bound"]
-    return f"{seeds}." if math.isnan(bound) else f"{seeds}: {tried}, so the risk there may be up to {percent(bound)}."
+    if math.isnan(bound):
+        return f"{seeds}."
+    if bound <= row["risk"]:  # `_tests` says what failed or is missing
+        return f"{seeds}: {tried}."
+    return f"{seeds}: {tried}, so the risk there may be up to {percent(bound)}."
+
+
+def _tests(row: Mapping[str, Any]) -> list[str]:
+    """Return what confirmations and missing runs mean for a claim."""
+    parts = []
+    if row["failed"]:
+        parts.append(f"{_count(row['failed'], 'confirmation')} failed, so the next test is stricter.")
+    if row["pending"]:
+        are = "is" if row["pending"] == 1 else "are"
+        how = "import" if row["searched"] in (IMPORTED, PLANNED_IMPORT) else "resume"
+        parts.append(f"{_count(row['pending'], 'run')} of a confirmation {are} missing: run study {how}.")
+    if row["missing"]:
+        parts.append(_missing(row))
+    return parts
 
 
 def _missing(row: Mapping[str, Any]) -> str:
@@ -92,11 +111,16 @@ def _next(row: Mapping[str, Any]) -> list[str]:
     if math.isnan(row["nominated"]):
         return [] if row["status"] == CLAIMED else ["No lr is nominated: try lower ones."]
     seeds = f"{row['more_if_clean']:.0f} fresh seeds without divergence"
+    tried = ""
+    if row["status"] == CLAIMED and row["nominated_n"]:
+        diverged = f"{_of(row['nominated_k'], row['nominated_n'])} diverged there"
+        tried = f", not claimed: {diverged}, so its risk may be up to {percent(row['nominated_bound'])}"
     if row["nominated_k"] and not math.isnan(row["more_at_rate"]):
         seeds += f", or {row['more_at_rate']:.0f} that diverge at this rate"
+    unlikely = "; a lower lr is likelier to pass" if row["chance"] < LIKELY else ""
     return [
-        f"Nominated: lr {row['nominated']:g}. To claim it takes {seeds} "
-        f"(chance {percent(row['chance'])} by the fitted curve)."
+        f"Nominated: lr {row['nominated']:g}{tried}. To claim it takes {seeds} "
+        f"(chance {percent(row['chance'])} by the fitted curve{unlikely})."
     ]
 
 
@@ -121,25 +145,47 @@ def commands(table: pd.DataFrame, folder: str, study: str = "study") -> list[str
     """
     to_confirm: dict[tuple[float, float], list[dict[str, Any]]] = {}
     for row in records(table):
-        if row["status"] != CLAIMED and row["searched"] != QualitySearch.kind and not math.isnan(row["nominated"]):
+        if row["status"] != CLAIMED and _can_be_confirmed(row):
             to_confirm.setdefault((row["nominated"], row["more_if_clean"]), []).append(row)
     several = len(set(table["model"])) > 1
-    lines = []
-    for (lr, _), rows in sorted(to_confirm.items()):
-        words = ["confirm", folder, "--lr", f"{lr:g}"]
-        words += ["--method", ",".join(dict.fromkeys(str(row["curve"]) for row in rows))]
-        if several:
-            words += ["--model", ",".join(dict.fromkeys(str(row["model"]) for row in rows))]
-        for option in ("risk", "confidence"):
-            if rows[0][option] != {"risk": RISK, "confidence": CONFIDENCE}[option]:
-                words += [f"--{option}", f"{rows[0][option]:g}"]
-        lines.append(f"{study} {shlex.join(words)}")
-    return lines
+    return [
+        f"{study} {_confirm(rows, folder, several)}" for _, rows in sorted(to_confirm.items(), key=lambda it: it[0])
+    ]
 
 
-def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of `recommend` as JSON values; numbers that are not finite become null."""
-    return [{name: _json_value(value) for name, value in row.items()} for row in records(table)]
+def _can_be_confirmed(row: Mapping[str, Any]) -> bool:
+    return row["searched"] != QualitySearch.kind and not math.isnan(row["nominated"])
+
+
+def _confirm(rows: Sequence[Mapping[str, Any]], folder: str, several: bool) -> str:
+    """Return the words that confirm the nominated lr of rows. several: whether the study has several models."""
+    words = ["confirm", folder, "--lr", f"{rows[0]['nominated']:g}"]
+    words += ["--method", ",".join(dict.fromkeys(str(row["curve"]) for row in rows))]
+    if several:
+        words += ["--model", ",".join(dict.fromkeys(str(row["model"]) for row in rows))]
+    for option in ("risk", "confidence"):
+        if rows[0][option] != {"risk": RISK, "confidence": CONFIDENCE}[option]:
+            words += [f"--{option}", f"{rows[0][option]:g}"]
+    return shlex.join(words)
+
+
+def json_records(table: pd.DataFrame, folder: str, study: str = "study") -> list[dict[str, Any]]:
+    """Return the rows of `recommend` as JSON values; numbers that are not finite become null.
+
+    Each also has `why` (why nothing is claimed, or null) and `confirm` (the command that confirms its nominated lr, or
+    null).
+
+    Args:
+        table: `analysis.stats.recommend.recommend`.
+        folder: The folder of the study, as the user types it.
+        study: The command, as the user types it.
+    """
+    several = len(set(table["model"])) > 1
+    found = []
+    for row in records(table):
+        confirm = f"{study} {_confirm([row], folder, several)}" if _can_be_confirmed(row) else None
+        found.append({n: _json_value(v) for n, v in row.items()} | {"why": why_no_claim(row), "confirm": confirm})
+    return found
 
 
 def _json_value(value: Any) -> Any:
@@ -147,6 +193,10 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, float):
         return (int(value) if value.is_integer() else value) if math.isfinite(value) else None
     return None if value is pd.NA else value
+
+
+def _confidence(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['confidence']:.4g}% confidence"
 
 
 def _of(k: float, n: float) -> str:

@@ -36,7 +36,7 @@ def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
         failed=failed_runs(folder, definition, runs),
     )
     if as_json:
-        return json.dumps(text.json_records(table), indent=1, allow_nan=False)
+        return json.dumps(text.json_records(table, typed_path(folder), typed_command()), indent=1, allow_nan=False)
     if table.empty:
         return "no runs recorded yet"
     lines = []
@@ -44,5 +44,6 @@ def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
         of_model = table.loc[table["model"] == model]
         lines += [f"{model}:", *(f"  {sentence}" for sentence in text.sentences(of_model)), ""]
     if commands := text.commands(table, typed_path(folder), typed_command()):
-        lines += ["To claim what is nominated:", *(f"  {command}" for command in commands)]
+        head = "To claim what is nominated, with fresh seeds that are named before they are trained:"
+        lines += [head, *(f"  {command}" for command in commands)]
     return "\n".join(lines).rstrip()

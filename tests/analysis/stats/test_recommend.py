@@ -34,7 +34,7 @@ from analysis.stats.recommend import (
     size,
 )
 from analysis.text.recommend import commands, headroom_text, json_records, sentences
-from study.config import JUDGED_FROM, Arm, EdgeSearch, QualitySearch, Run
+from study.config import IMPORTED, JUDGED_FROM, Arm, EdgeSearch, QualitySearch, Run
 from study.record.confirmations import Confirmation
 
 LRS = (0.1, 0.2, 0.4)
@@ -379,7 +379,54 @@ def test_sentence_for_each_status(cells, status, words):
     assert said.startswith("none: ")
     assert "nan" not in said
     assert ("try lower ones" in said) == (status == TOO_RISKY or "the lowest" in said)
-    json.dumps(json_records(table), allow_nan=False)
+    json.dumps(json_records(table, "out"), allow_nan=False)
+
+
+IMPORT = dataclasses.replace(
+    DEFINITION, study=dataclasses.replace(DEFINITION.study, trainer=IMPORTED, trainer_options={"planned": False})
+)
+SEARCH = dataclasses.replace(DEFINITION, study=dataclasses.replace(DEFINITION.study, search=EdgeSearch()))
+
+
+@pytest.mark.parametrize(
+    ("definition", "options", "why"),
+    [
+        (DEFINITION, {}, "may be up to 31%"),
+        (SEARCH, {}, "the search chose its lrs by earlier outcomes"),
+        (IMPORT, {}, "--planned"),
+        (DEFINITION, {"failed": {0.1: [300]}}, "missing"),
+        (DEFINITION, {"confirmations": [((0, 8), 64)]}, "study resume"),
+        (DEFINITION, {"confirmations": [((9, 64), 64)]}, "1 confirmation failed"),
+    ],
+)
+def test_text_and_json_say_why_nothing_is_claimed_and_what_to_do(definition, options, why):
+    cells, more = {0.1: (0, 8)}, {}
+    runs = runs_of(cells, definition)
+    if "failed" in options:
+        more["failed"] = failed(options["failed"], definition)
+    for (k, n), named in options.get("confirmations", ()):
+        runs = pd.concat([runs, runs_of({0.1: (k, n, 100)}, definition)])
+        more["confirmations"] = [confirmation(0.1, range(100, 100 + named), definition=definition)]
+    table = recommend(runs, definition, **more)
+    (said,), (row,) = sentences(table), json_records(table, "out")
+    assert row["status"] == CANNOT_SAY
+    contains(said, why)
+    contains(row["why"], why)
+    if "failed" in options:
+        assert row["confirm"] is None
+        contains(said, "try lower ones")
+    else:
+        assert row["confirm"].startswith("study confirm out --lr 0.")
+        assert commands(table, "out") == [row["confirm"]]
+
+
+def test_a_claim_has_no_reason_and_a_higher_lr_says_why_it_is_only_nominated():
+    table = recommend(runs_of({0.1: (0, 64), 0.2: (1, 64)}), DEFINITION)
+    (said,), (row,) = sentences(table), json_records(table, "out")
+    assert (row["status"], row["why"]) == (CLAIMED, None)
+    if not math.isnan(table["nominated"].iloc[0]):
+        contains(said, "lr 0.2, not claimed: 1 of 64 diverged there", "up to 7.2%")
+        contains(row["confirm"], "--lr 0.2")
 
 
 def test_records_with_many_curves_and_with_no_runs(tmp_path):
@@ -393,7 +440,7 @@ def test_records_with_many_curves_and_with_no_runs(tmp_path):
     lines = commands(table, "out")
     assert all(" --model " in line for line in lines)
     assert sum(line.count("clippy") for line in lines) >= 1
-    records = json.loads(json.dumps(json_records(table), allow_nan=False))
+    records = json.loads(json.dumps(json_records(table, "out"), allow_nan=False))
     assert records[0]["lr"] is None
     assert records[0]["steps"] == 200
     assert isinstance(records[0]["steps"], int)
@@ -401,7 +448,7 @@ def test_records_with_many_curves_and_with_no_runs(tmp_path):
     pd.testing.assert_frame_equal(again, table)
     empty = recommend(runs.iloc[:0], definition)
     assert empty.empty
-    assert sentences(empty) == commands(empty, "out") == json_records(empty) == []
+    assert sentences(empty) == commands(empty, "out") == json_records(empty, "out") == []
 
 
 def test_each_threshold_has_its_own_row(tmp_path):
@@ -474,6 +521,6 @@ def test_best_lr_has_lowest_rmse_and_censored_headroom_is_one_sided():
     assert math.isnan(row["headroom"])
     assert row["headroom_high"] == math.inf
     assert headroom_text(row) == "> 2"
-    assert json_records(recommend(runs, DEFINITION))[0]["headroom_high"] is None
+    assert json_records(recommend(runs, DEFINITION), "out")[0]["headroom_high"] is None
     reached = row_of(runs_of({0.1: (0, 40), 0.2: (2, 40), 0.4: (30, 40)}))
     assert reached["headroom_low"] < reached["headroom"] < reached["headroom_high"]
