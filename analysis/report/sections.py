@@ -72,7 +72,7 @@ def report(
         "study": definition.study,
         "rule": definition.study.rule,
         "heading": heading(tables),
-        "notes": trust_notes(tables.runs),
+        "notes": trust_notes(tables.runs, tables.definition.study),
         "best": best(tables),
         "claims": claims(tables),
         "divergence": divergence(tables) if len(tables.runs) else None,

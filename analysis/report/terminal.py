@@ -26,13 +26,15 @@ def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> s
         command: The command, as the user types it.
     """
     if tables.best is not None:
-        return "\n\n".join([best_text(tables.best, tables.definition), *trust_notes(tables.runs)])
+        return "\n\n".join(
+            [best_text(tables.best, tables.definition), *trust_notes(tables.runs, tables.definition.study)]
+        )
     answers = [_model_text(tables, model, folder, command) for model in tables.models(tables.first_edges)]
     place = {model: i for i, model in enumerate(tables.definition.study.models)}
     rates = tables.rates.sort_values("model", key=lambda models: models.map(place), kind="stable")
     curves = pd.Series(rates.groupby("model")["curve"].transform("nunique"))
     printed = curves.to_numpy(dtype=int) <= MOST_CURVES
-    notes = trust_notes(tables.runs)
+    notes = trust_notes(tables.runs, tables.definition.study)
     return "\n\n".join([*answers, *notes, *([rates_table(rates.loc[printed])] if printed.any() or rates.empty else [])])
 
 

@@ -56,7 +56,7 @@ def _no_claim(row: Mapping[str, Any]) -> str:
     if row["searched"] == IMPORTED:
         return (
             f"{seeds}: imported runs can only nominate an lr, since it is unknown how their lrs and seeds were chosen "
-            "(study import --planned, if both were fixed beforehand)."
+            "(if both were fixed beforehand: study import --planned, into another --out)."
         )
     tried, bound = lowest, row["lowest_bound"]
     if row["nominated_n"] and row["nominated_bound"] > row["risk"]:

@@ -10,7 +10,7 @@ from analysis.loading import records
 from analysis.stats.edges import BELOW, NOT_REACHED, REACHED
 from analysis.stats.intervals import CONFIDENCE, upper_bound
 from analysis.stats.recommend import CLAIMED, RISK
-from study.config import IMPORTED
+from study.config import IMPORTED, Study
 from study.record.schema import FIRST_LOSSES
 
 MOST_CURVES = 12
@@ -64,19 +64,19 @@ def many_contrasts_text(contrasts: pd.DataFrame) -> str:
     return f"{int((p <= 0.05).sum())} of {len(p)} curves differ in LR50 from none (Holm's p at most 0.05)."
 
 
-def trust_notes(runs: pd.DataFrame) -> list[str]:
+def trust_notes(runs: pd.DataFrame, study: Study) -> list[str]:
     """Return what weakens the outcomes of a study's runs, a paragraph each: a weak baseline, and losses alone.
 
     Args:
         runs: One row a run (`analysis.load`).
+        study: The study, whose trainer says how to give a better baseline.
     """
     notes = []
     weak = (runs["baseline"] == FIRST_LOSSES).tolist().count(True) if "baseline" in runs else 0
     if weak:
         notes.append(
             f"{_of_all(weak, len(runs))} judged against the loss at initialization. That baseline is weak: a run that "
-            "learns hardly more than class frequencies passes as healthy. `watch(loss, targets=y)` compares each batch "
-            "with its best constant predictor."
+            f"learns hardly more than class frequencies passes as healthy. {_better_baseline(study)}"
         )
     slow = (runs["outcome"] == "undertrained").tolist().count(True)
     if slow and bool(runs["moved"].isna().to_numpy().all()):
@@ -85,6 +85,17 @@ def trust_notes(runs: pd.DataFrame) -> list[str]:
             "weights move, so this rests on the losses alone."
         )
     return notes
+
+
+def _better_baseline(study: Study) -> str:
+    if study.trainer == IMPORTED:
+        return (
+            "`study import --baseline-column` compares each batch with its best constant predictor, and `--baseline` "
+            "all with one number."
+        )
+    if "command" in study.trainer_options:
+        return "`Loop(command=..., baseline=X)` compares with X, the loss of a model without skill."
+    return "`watch(loss, targets=y)` compares each batch with its best constant predictor."
 
 
 def _of_all(n: int, total: int) -> str:

@@ -43,7 +43,7 @@ class Progress:
             self.control_left[stack.runs[0].model] -= runs
         if isinstance(result, str):
             self.failed += runs
-            self.note(f"failed, {runs} runs of {method}: {result}")
+            self.note(f"failed, {runs} {'run' if runs == 1 else 'runs'} of {method}: {result}")
             return
         self.done += runs
         self.work_done += self.work_of_run[stack.runs[0].model] * runs

@@ -18,8 +18,9 @@ from analysis.report import sections, terminal
 from analysis.report.tables import missing_runs, report_tables
 from analysis.stats.contrasts import contrasts
 from analysis.text.contrasts import sentences
+from analysis.text.report import trust_notes
 from study.commands.recommend import Claim, recommend
-from study.config import Arm
+from study.config import IMPORTED, Arm, Study
 from study.record import checksums
 from study.record.definition import RecordError, open_study
 from study.record.failures import write_failure
@@ -238,6 +239,22 @@ def test_report_tells_a_weak_baseline_and_outcomes_that_rest_on_losses_alone(tmp
     for text in texts_of(tmp_path):
         contains(text, "All 12 runs are judged against the loss at initialization", "weak", "class frequencies")
         contains(text, "watch(loss, targets=y)", "4 of 12 runs are undertrained", "losses alone")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "options", "advice"),
+    [
+        ("loop", {"function": "mine:train"}, "watch(loss, targets=y)"),
+        ("loop", {"command": "train {lr}"}, "baseline=X"),
+        (IMPORTED, {}, "--baseline-column"),
+    ],
+)
+def test_a_weak_baseline_comes_with_advice_that_its_trainer_can_follow(trainer, options, advice):
+    runs = pd.DataFrame({"baseline": [FIRST_LOSSES], "outcome": ["completed"], "moved": [1.0]})
+    changed = {"trainer": trainer, "trainer_options": options}
+    study = Study(name="s", models=("mine",), arms=(Arm("plain"),), lrs=(0.1,), **changed)
+    (note,) = trust_notes(runs, study)
+    contains(note, advice)
 
 
 def test_report_of_a_strong_baseline_and_measured_distances_has_no_notes(tmp_path, without_figures):
