@@ -1,9 +1,9 @@
-"""The posterior of an edge, averaged over what is not known: the shape of the curve.
+"""The posterior of an edge, averaged over shapes of the curve.
 
-Six models share the prior: the logistic of `analysis.stats.psychometric`, the same with each of OTHERS, and a curve
-without a shape (`analysis.stats.free_curve`). Each counts by its evidence. Where one shape fits, it decides, and the
-interval is as narrow as its own. Where none fits, or where all seeds switch inside one gap between lrs, it is that of
-the counts alone: at least the whole gap.
+There are six models: the logistic of `analysis.stats.psychometric`, the same with each of OTHERS, and a curve without a
+shape (`analysis.stats.free_curve`). Each is weighted by its evidence. If one shape fits, the interval is about as
+narrow as its own. If none fits, or if all seeds switch inside one gap between lrs, the counts alone decide, and the
+interval covers at least that gap.
 
 Source: A. J. Bailer, R. B. Noble and M. W. Wheeler, "Model uncertainty and risk estimation for experimental studies of
 quantal responses", Risk Analysis 25 (2005), for the dose at which few respond.
@@ -20,38 +20,40 @@ from analysis.stats.links import OTHERS
 from analysis.stats.psychometric import Fit, fit_link, weighted_quantiles
 
 FREE = 0.2
-"""The prior probability of the curve without a shape."""
+"""Prior probability of the curve without a shape."""
 
 LOGISTIC_SHARE = 0.4
-"""Of the rest, the prior probability of the logistic."""
+"""Prior probability of the logistic, given that the curve has a shape. The others share the rest equally."""
 
 SHORTER = 0.3
-"""See `edge_interval`: chosen by simulation, so that intervals of 95% cover (docs/statistics.md)."""
+"""Exponent of the tail in `edge_interval`. It was chosen by simulation, so that 95% intervals cover
+(docs/statistics.md)."""
 
 
 def edge_interval(fit: Fit, level: float) -> tuple[float, float, float]:
     """Return log10 of the edge with its 95% interval: (low, edge, high); see `Fit.edges` for infinite values.
 
-    The edge is the logistic's median, as far as the averaged posterior has it between its own medians. An edge at a low
-    or high level depends on a tail of the curve, where few seeds are, and no list of shapes is complete. So there the
-    interval leaves out less of the posterior: 1.5% instead of 2.5% beyond either end at level 0.05.
+    The edge is the logistic's median, moved into the range between the two medians of `edge_ends`. An edge at a low or
+    high level depends on a tail of the curve. Few seeds are there, and no list of shapes is complete. So the interval
+    leaves out less of the posterior: at level 0.05, 1.5% instead of 2.5% beyond either end.
     """
+    tail = TAIL if _free(fit) is None else TAIL * (4 * level * (1 - level)) ** SHORTER
+    (low, least, _), (_, most, high) = edge_ends(fit, level, (tail, 0.5, 1 - tail))
     (edge,) = fit.edge(level, (0.5,))
-    if _free(fit) is None:
-        low, high = fit.edge(level, (TAIL, 1 - TAIL))
-        return low, edge, high
-    tail = TAIL * (4 * level * (1 - level)) ** SHORTER
-    lowest, highest = edge_ends(fit, level, (tail, 0.5, 1 - tail))
-    low, least, most, high = lowest[0], lowest[1], highest[1], highest[2]
     return low, min(max(edge, least), most), high
 
 
 def edge_ends(fit: Fit, level: float, shares: Sequence[float]) -> tuple[list[float], list[float]]:
     """Return quantiles of log10 of the edge: (lowest, highest).
 
-    An edge that is in a gap between lrs by the free curve counts at the gap's lower end in the first, and at its upper
-    end in the second. With too few runs at some lr for a free curve, as in a search, both are the logistic's: a search
-    trains near the edge, where the shape matters little.
+    The free curve only says in which gap between lrs the edge is. `lowest` takes the gap's lower end, and `highest` its
+    upper end. With too few runs at some lr for a free curve, as in a search, both are the logistic's: a search trains
+    near the edge, where the shape matters little.
+
+    Args:
+        fit: Of the curve.
+        level: P(divergence) at the edge.
+        shares: Probabilities of the quantiles.
     """
     return fit.once(("ends", level, tuple(shares)), lambda: _edge_ends(fit, level, shares))
 

@@ -1,13 +1,13 @@
 """P(divergence | lr) of one curve without an assumed shape.
 
-Each seed has a threshold, in one of the gaps between the tried lrs or outside them. The seeds' thresholds have any
-distribution G over these gaps, with a Dirichlet prior of one seed's weight, uniform in log lr. A run at lr_j diverges
+Each seed has a threshold in one of the gaps between the tried lrs, or outside them. The distribution G of thresholds
+over these gaps is free. Its Dirichlet prior is uniform in log lr and has the weight of one seed. A run at lr_j diverges
 if its threshold is lower; with probability NOISE it does the opposite. So P_j = G(lr_j), and after k of n runs at lr_j
 
     P_j ~ Beta(B_j + k, 1 - B_j + n - k)        B_j: the prior share of thresholds below lr_j
 
-An edge at a level is below lr_j where P_j is above the level. Nothing is known of its place inside a gap, so the lower
-end of an interval takes the gap's lower end, and the upper end its upper end (A. P. Dempster, Annals of Mathematical
+An edge at a level is below lr_j if P_j is above the level. Its place inside a gap is not known. So the lower end of an
+interval is the lower end of a gap, and the upper end the upper end of one (A. P. Dempster, Annals of Mathematical
 Statistics 38, 1967).
 
 Source: T. S. Ferguson, "A Bayesian analysis of some nonparametric problems", Annals of Statistics 1 (1973). The
@@ -46,12 +46,12 @@ class FreeCurve:
 
 
 def free_curve(x_K: np.ndarray, patterns_PK: np.ndarray, counts_P: np.ndarray) -> FreeCurve | None:
-    """Return the free curve, or None of a search: few runs at an lr, each with a seed of its own.
+    """Return the free curve, or None if there are too few runs at some lr, as in a search.
 
     Args:
         x_K: log10 of the lrs, ascending.
-        patterns_PK: Outcomes of a seed: 1, 0, or -1 if missing.
-        counts_P: Seeds with each pattern.
+        patterns_PK: Distinct outcomes of a seed at the lrs: 1 diverged, 0 did not, -1 is missing.
+        counts_P: Number of seeds with each pattern.
     """
     yes_PK, no_PK = (patterns_PK == 1).astype(float), (patterns_PK == 0).astype(float)
     k_K, n_K = counts_P @ yes_PK, counts_P @ (yes_PK + no_PK)
@@ -65,7 +65,7 @@ def free_curve(x_K: np.ndarray, patterns_PK: np.ndarray, counts_P: np.ndarray) -
     wrong_PT = no_PK @ above_KT + yes_PK @ (1 - above_KT)
     likelihood_PT = NOISE**wrong_PT * (1 - NOISE) ** (seen_P[:, None] - wrong_PT)
     seeds_T, log_evidence = prior_T.copy(), 0.0
-    for p in np.argsort(-seen_P, kind="stable"):  # complete seeds first: they say which gaps the others are in
+    for p in np.argsort(-seen_P, kind="stable"):  # complete seeds first: they locate the others
         for _ in range(int(counts_P[p])):
             joint_T = seeds_T * likelihood_PT[p]
             total = float(joint_T.sum())

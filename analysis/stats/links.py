@@ -1,4 +1,4 @@
-"""Shapes of the distribution of seeds' thresholds, each with median 0 and the quartiles of the standard logistic."""
+"""Distributions of seeds' thresholds. Each has median 0 and the interquartile range of the standard logistic."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ import numpy as np
 from scipy import special
 
 QUARTILE = float(np.log(3))
-"""The upper quartile of the standard logistic."""
+"""Upper quartile of the standard logistic: half of its interquartile range."""
 
 MEDIAN = 2 * float(np.log(2))
-"""The median of an exponential variable of mean 2, whose quartiles are 2 log 3 apart."""
+"""Median of an exponential variable with mean 2. Its interquartile range is 2 log 3."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A distribution. cdf: P(z). quantile: Its inverse, between 0 and 1."""
+    """A distribution. cdf: P(threshold <= z). quantile: its inverse on (0, 1)."""
 
     cdf: Callable[[np.ndarray], np.ndarray]
     quantile: Callable[[np.ndarray], np.ndarray]
@@ -26,12 +26,10 @@ LOGISTIC = Link(cdf=special.expit, quantile=special.logit)
 OTHERS = (
     # Cauchy: heavy tails on both sides.
     Link(cdf=lambda z: 0.5 + np.arctan(z / QUARTILE) / np.pi, quantile=lambda p: QUARTILE * np.tan(np.pi * (p - 0.5))),
-    # Exponential to the left: a slow rise that ends at once.
+    # Exponential tail to the left: a slow rise with an abrupt end.
     Link(cdf=lambda z: np.exp(np.minimum(z - MEDIAN, 0) / 2), quantile=lambda p: 2 * np.log(p) + MEDIAN),
-    # Exponential to the right: a sudden start.
+    # Exponential tail to the right: an abrupt start.
     Link(cdf=lambda z: -np.expm1(-np.maximum(z + MEDIAN, 0) / 2), quantile=lambda p: -2 * np.log1p(-p) - MEDIAN),
     # Uniform: no tails.
-    Link(
-        cdf=lambda z: np.clip(0.5 + z / (4 * QUARTILE), 0, 1), quantile=lambda p: 4 * QUARTILE * (np.asarray(p) - 0.5)
-    ),
+    Link(cdf=lambda z: np.clip(0.5 + z / (4 * QUARTILE), 0, 1), quantile=lambda p: 4 * QUARTILE * (p - 0.5)),
 )

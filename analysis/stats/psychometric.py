@@ -93,7 +93,7 @@ class Fit:
         return self.once(("curve", lrs.tobytes(), tuple(shares)), lambda: self._curve(lrs, shares))
 
     def once(self, key: Any, find: Callable[[], Any]) -> Any:
-        """Return `find()`, computed once for each `asked`."""
+        """Return `find()`, computed once for each key."""
         if key not in self._known:
             self._known[key] = find()
         return self._known[key]
