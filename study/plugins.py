@@ -63,6 +63,19 @@ def add_folder(folder: str | None) -> None:
             importlib.import_module(name).__path__ = both  # the spec keeps ours alone
 
 
+def own_files() -> list[str]:
+    """Return the files of imported modules that lie in the user's folder and are not ours, as paths from there."""
+    if user_folder is None:
+        return []
+    found = []
+    for name, module in list(sys.modules.items()):
+        path = Path(user_folder, *name.split("."))
+        ours = Path(user_folder) == ROOT and name.partition(".")[0] in PACKAGES
+        if not ours and getattr(module, "__file__", None) in (f"{path}.py", f"{path / '__init__.py'}"):
+            found.append(os.path.relpath(str(module.__file__), user_folder))
+    return sorted(found)
+
+
 @contextlib.contextmanager
 def safe_path_in_children() -> Iterator[None]:
     """Keep the current folder off the path of Python processes that start inside the block, as `python -P` does."""

@@ -232,8 +232,9 @@ def _opening(study: Study, work: RemainingWork, workers: int, folder: Path) -> s
         left = sum(work.source.left.values())
         what = f"{study.name}: about {left} runs to train, and {work.control_runs} of the control first"
     else:
+        cells = f"{planned.cells} cell{'' if planned.cells == 1 else 's'}"
         what = (
-            f"{study.name}: {planned.runs} runs in {planned.cells} cells, {planned.recorded} recorded;"
+            f"{study.name}: {planned.runs} runs in {cells}, {planned.recorded} recorded;"
             f" {planned.missing} to train (control included){as_stacks(planned.missing, stacks)}"
         )
     return "\n".join(

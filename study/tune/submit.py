@@ -58,6 +58,8 @@ def _runtime_env(working_dir: Path | None, commit: str | None) -> dict[str, Any]
     if working_dir:
         _warn_of_hidden_modules(working_dir)
         runtime_env["working_dir"] = str(working_dir.resolve())
+    elif own := plugins.own_files():
+        warnings.warn(f"the cluster needs {own[0]} of this folder; send it with --working-dir .", stacklevel=2)
     return runtime_env
 
 

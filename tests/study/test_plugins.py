@@ -103,6 +103,18 @@ def test_submit_warns_of_files_that_hide_modules_of_python(write: Write, tmp_pat
     assert [str(warning.message).partition(" ")[0] for warning in warned] == [str(tmp_path / "queue.py")]
 
 
+def test_submit_warns_of_modules_that_the_cluster_lacks(write: Write, tmp_path: Path) -> None:
+    write("search_spaces/my_lrs.py", "LRS = (0.1,)\n")
+    write("mine.py", "from search_spaces.my_lrs import LRS\nstudy = LRS\n")
+    plugins.add_folder(str(tmp_path))
+    assert plugins.own_files() == []
+    plugins.load("search_spaces", "mine", "study", "study")
+    assert plugins.own_files() == ["mine.py", "search_spaces/my_lrs.py"]
+    with pytest.warns(UserWarning, match=r"mine\.py.*--working-dir"):
+        submit._runtime_env(None, None)
+    assert submit._runtime_env(tmp_path, None)["working_dir"] == str(tmp_path)
+
+
 def test_command_of_a_loop_finds_modules_in_the_user_folder(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
