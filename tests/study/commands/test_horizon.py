@@ -126,6 +126,15 @@ def test_invalid_horizons_are_refused_in_one_line(recorded, capsys, words, said)
     assert printed.count("\n") == 1
 
 
+def test_a_record_with_too_few_steps_is_refused(tmp_path, capsys):
+    definition = simulated_definition(models=("small",), arms=[Arm("none")], lrs=(0.1, 0.9), seeds=(0, 1), steps=40)
+    write_simulated_study(tmp_path, definition)
+    assert main(["scale", str(tmp_path), "--over", "steps"]) == 2
+    printed = capsys.readouterr().err
+    assert "judged at 2 horizons, and a fit needs 3" in printed
+    assert printed.count("\n") == 1
+
+
 def test_a_record_without_losses_is_refused(tmp_path, capsys):
     definition = simulated_definition(models=("small",), arms=[Arm("none")], lrs=(0.1, 0.9), seeds=(0, 1), steps=60)
     write_simulated_study(tmp_path, definition, with_losses=False)
