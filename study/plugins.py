@@ -174,7 +174,9 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
     known = names(package)
     if name.endswith(".py"):
         raise ValueError(f"name the {noun} without .py: {Path(name).stem}")
-    unknown = f"unknown {noun} {name!r}; there are {', '.join(known)}, or a dotted module name such as my_pkg.mine"
+    in_folder = "a file of the current folder, such as mine.py"
+    other = in_folder if package == "search_spaces" else "a dotted module name such as my_pkg.mine"
+    unknown = f"unknown {noun} {name!r}; there are {', '.join(known)}, or {other}"
     own_file = package == "search_spaces" and name not in known and _own_file(name)
     path = name if "." in name or own_file else f"{package}.{name}"
     if name not in known:

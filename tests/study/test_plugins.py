@@ -105,12 +105,12 @@ def test_submit_warns_of_files_that_hide_modules_of_python(write: Write, tmp_pat
 
 def test_submit_warns_of_modules_that_the_cluster_lacks(write: Write, tmp_path: Path) -> None:
     write("search_spaces/my_lrs.py", "LRS = (0.1,)\n")
-    write("mine.py", "from search_spaces.my_lrs import LRS\nstudy = LRS\n")
+    write("submitted.py", "from search_spaces.my_lrs import LRS\nstudy = LRS\n")
     plugins.add_folder(str(tmp_path))
     assert plugins.own_files() == []
-    plugins.load("search_spaces", "mine", "study", "study")
-    assert plugins.own_files() == ["mine.py", "search_spaces/my_lrs.py"]
-    with pytest.warns(UserWarning, match=r"mine\.py.*--working-dir"):
+    plugins.load("search_spaces", "submitted", "study", "study")
+    assert plugins.own_files() == ["search_spaces/my_lrs.py", "submitted.py"]
+    with pytest.warns(UserWarning, match=r"my_lrs\.py.*--working-dir"):
         submit._runtime_env(None, None)
     assert submit._runtime_env(tmp_path, None)["working_dir"] == str(tmp_path)
 

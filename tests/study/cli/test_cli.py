@@ -77,6 +77,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
     ("words", "message"),
     [
         (["quik"], "unknown study 'quik'; there are bases, best_quality, "),
+        (["my_digit"], "or a file of the current folder"),
         (["my_pkg.my_space"], "unknown study 'my_pkg.my_space'"),
         (["..x"], "unknown study '..x'"),
         (["study.config"], "study.config defines no `study`"),
