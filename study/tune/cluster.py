@@ -195,7 +195,16 @@ def _servers(*, local: bool) -> list[liveness.Server]:
     context = ray.get_runtime_context()
     node = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
     host, _, port = context.gcs_address.rpartition(":")
+    # The raylet ends itself when one of its agents dies. An agent without a server has the port -1.
+    agents = {"dashboard agent": "MetricsAgentPort", "agent of runtime environments": "RuntimeEnvAgentPort"}
     return [
+        *(
+            liveness.Server(
+                name=f"Ray's {name} on this machine", host=node["NodeManagerAddress"], port=node[key], seconds=0
+            )
+            for name, key in agents.items()
+            if node.get(key, -1) > 0
+        ),
         liveness.Server(
             name="Ray's process on this machine (raylet)",
             host=node["NodeManagerAddress"],

@@ -14,9 +14,10 @@ from study.tune import liveness
 DRIVER = """
 import sys
 from study.tune import liveness
+liveness.CHECK_SECONDS = float(sys.argv[1])
 servers = [
     liveness.Server(name=f"server {i}", host="127.0.0.1", port=int(port), seconds=float(seconds))
-    for i, (port, seconds) in enumerate(word.split(":") for word in sys.argv[1:])
+    for i, (port, seconds) in enumerate(word.split(":") for word in sys.argv[2:])
 ]
 with liveness.exit_if_dead(servers, "`study resume out` trains the rest"):
     print("started", flush=True)
@@ -30,8 +31,10 @@ def listening(port: int = 0) -> socket.socket:
     return socket.create_server(("127.0.0.1", port))
 
 
-def start(*servers: tuple[socket.socket, float]) -> subprocess.Popen[str]:
-    words = [f"{server.getsockname()[1]}:{seconds}" for server, seconds in servers]
+def start(
+    *servers: tuple[socket.socket, float], check_seconds: float = liveness.CHECK_SECONDS
+) -> subprocess.Popen[str]:
+    words = [str(check_seconds), *(f"{server.getsockname()[1]}:{seconds}" for server, seconds in servers)]
     pipe = subprocess.PIPE
     child = subprocess.Popen(
         [sys.executable, "-c", DRIVER, *words], cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True
@@ -51,6 +54,30 @@ def test_a_dead_server_ends_the_process_with_a_line_that_names_it() -> None:
     assert errors.count("\n") == 1
     assert "server 1 has died" in errors
     assert "`study resume out`" in errors
+
+
+def test_a_death_is_seen_before_the_next_check() -> None:
+    with listening() as one, listening() as other:
+        child = start((one, 0), (other, 0), check_seconds=600)
+        accepted = [other.accept()[0], one.accept()[0]]
+        one.close()
+        accepted[1].close()
+        assert child.wait(timeout=30) == liveness.EXIT_STATUS
+        assert "server 0 has died" in child.communicate()[1]
+        accepted[0].close()
+
+
+def test_a_server_that_only_closes_its_connections_is_alive() -> None:
+    with listening() as server:
+        child = start((server, 0))
+        server.settimeout(3 * liveness.CHECK_SECONDS)
+        opened, end = 0, time.monotonic() + 4 * liveness.CHECK_SECONDS
+        while time.monotonic() < end:
+            server.accept()[0].close()
+            opened += 1
+        assert child.communicate("\n\n", timeout=30) == ("left\n", "")
+    assert child.returncode == 0
+    assert opened < 40, "it connects again and again"
 
 
 def test_a_server_that_comes_back_in_time_is_alive() -> None:

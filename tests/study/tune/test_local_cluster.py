@@ -32,6 +32,7 @@ with cluster.connected(None, workers=1, gpu_fraction=1.0):
         for p in [me, *me.children(recursive=True)]
     ]
     found = {"processes": processes, "folder": os.environ["RAY_TMPDIR"], "token": os.environ["RAY_AUTH_TOKEN"]}
+    found["watched"] = [server.port for server in cluster._servers(local=True)]
     print(json.dumps(found), flush=True)
     sys.stdin.readline()
 """
@@ -69,6 +70,14 @@ def test_a_local_ray_refuses_a_client_without_its_token(local_ray: dict[str, Any
     answers = {(port, method): grpc_answer(port, method) for port in ports for method in METHODS}
     assert {asked: said for asked, said in answers.items() if said not in REFUSALS} == {}
     assert {method for (_, method), said in answers.items() if said == "UNAUTHENTICATED"} >= set(METHODS[:6])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count"), [("gcs", 1), ("raylet", 1), ("agent", 2)])
+def test_the_driver_watches_each_process_that_ray_needs(local_ray: dict[str, Any], kind: str, count: int) -> None:
+    ports = [{port for _, port in p["ports"]} for p in local_ray["processes"] if is_kind(kind, " ".join(p["words"]))]
+    assert len(ports) == count
+    assert all(one & set(local_ray["watched"]) for one in ports)
 
 
 @pytest.mark.slow
