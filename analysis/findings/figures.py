@@ -13,6 +13,7 @@ from analysis.figures.forest import forest_plot
 from analysis.figures.frontier import frontier as draw_frontier
 from analysis.figures.palette import LineStyle, curve_styles
 from analysis.figures.panels import Panel, draw_panels
+from analysis.figures.scale import scale as draw_scale
 from analysis.figures.tradeoff import tradeoff as draw_tradeoff
 from analysis.findings import published
 from analysis.findings.published import Published
@@ -91,6 +92,12 @@ def edges_of_family(folders: Sequence[Path]) -> Figure:
     return forest_plot(forest(published.family_members(folder), lambda path: published.read(path).runs))
 
 
+def edges_by_size(folders: Sequence[Path]) -> Figure:
+    """Return the figure of edges against a size, with their predictions."""
+    (folder,) = folders
+    return draw_scale(published.read_scale(folder))
+
+
 def curves_as_forest(folders: Sequence[Path]) -> Figure:
     """Return the forest plot of the curves of one study."""
     (folder,) = folders
@@ -131,6 +138,7 @@ FIGURES: dict[str, Callable[[Sequence[Path]], Figure]] = {
     "tradeoff": tradeoff,
     "frontier": frontier,
     "family": edges_of_family,
+    "scale": edges_by_size,
     "forest": curves_as_forest,
     "signals_before": signals_before,
     "signals_auc": signals_auc,

@@ -6,6 +6,7 @@ docs/results/NAME/
     study.json       the definition, without the folder of its data
     runs.parquet     one row a run, as `study report` writes it; no per-step losses
     gains.parquet    of a search for the best quality: the gain of each run (`analysis.stats.best.gains`)
+    scale_*.csv      of a study for which `study scale --at` was called: its edges by size, and its predictions
     signals.parquet  with --signals: the signals that tables and figures use (`analysis.stats.signals.condensed`),
                      to four digits
 
@@ -13,6 +14,7 @@ A family has family.json and such a folder for each member.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ import pandas as pd
 from analysis.loading import FamilyMember, cells_of, read_family
 from analysis.stats import signals
 from analysis.stats.best import gains
+from analysis.stats.scale import ScaleTables, scale_tables
 from study.config import QualitySearch
 from study.record.definition import Definition, RecordError, copy_definition, read_definition, study_exists
 from study.record.tables import read_losses
@@ -90,6 +93,23 @@ def read_signals(folder: Path) -> pd.DataFrame:
     return _table(folder / "signals.parquet")
 
 
+def read_scale(folder: Path) -> ScaleTables:
+    """Return the edges of a study against a size, fitted anew, and predicted where `study scale --at` predicted them.
+
+    Raises:
+        RecordError: If none are published.
+    """
+    try:
+        points, predicted = (pd.read_csv(folder / file) for file in SCALE_FILES)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"cannot read the edges by size in {folder} ({error})") from error
+    points["high"] = points["high"].fillna(math.inf)
+    return scale_tables(str(points["axis"].iloc[0]), points, sorted(set(predicted["size"])))
+
+
+SCALE_FILES = ("scale_points.csv", "scale_predictions.csv")
+
+
 def _table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
@@ -137,6 +157,9 @@ def publish(study: Path, into: Path, *, with_signals: bool = False) -> None:
     into.mkdir(parents=True, exist_ok=True)
     copy_definition(study, into)
     _write(every, into / "runs.parquet")
+    for file in (study / "tables" / name for name in SCALE_FILES):
+        if file.is_file():
+            (into / file.name).write_bytes(file.read_bytes())
     if gain is not None:
         _write(pd.DataFrame({"run_id": list(gain), "gain": list(gain.values())}), into / "gains.parquet")
     if watched is not None:

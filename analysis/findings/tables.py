@@ -21,6 +21,7 @@ from analysis.stats.table2 import table2
 from analysis.text.best import best_table
 from analysis.text.edges import edge_span, edge_text
 from analysis.text.format import difference_text, p_text, score_text, span_text, two_digits, value_text
+from analysis.text.scale import EXPONENT_HEAD, exponent_row, prediction_rows
 from analysis.text.table2 import as_text
 from study.config import RANKER, EdgeSearch, untreated
 from study.record.definition import study_exists
@@ -172,6 +173,22 @@ def family(folders: Sequence[Path]) -> str:
     return markdown(["", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)"], rows)
 
 
+def exponents_by_size(folders: Sequence[Path]) -> str:
+    """Return how the edge of each curve depends on a size, and how well the largest size is predicted."""
+    (folder,) = folders
+    rows = map(exponent_row, records(published.read_scale(folder).exponents))
+    return markdown(EXPONENT_HEAD, [*rows])
+
+
+def predicted_by_size(folders: Sequence[Path]) -> str:
+    """Return predicted edges at the largest sizes, each beside what was measured there."""
+    (folder,) = folders
+    found = published.read_scale(folder)
+    assert found.predictions is not None
+    head, *rows = prediction_rows(found.axis, found.predictions)
+    return markdown(head, rows)
+
+
 def frontier(folders: Sequence[Path]) -> str:
     """Return the edge of every threshold of one study, and its best median held-out quality.
 
@@ -249,6 +266,8 @@ TABLES: dict[str, Callable[[Sequence[Path]], str]] = {
     "table2": paper_table,
     "family": family,
     "frontier": frontier,
+    "exponents": exponents_by_size,
+    "predictions": predicted_by_size,
     "best": best_of_search,
     "agreement": agreement,
 }

@@ -22,6 +22,8 @@ from analysis.findings.tables import rates as rates_table
 from analysis.report.tables import report_tables
 from analysis.stats import signals
 from analysis.text.best import best_table
+from analysis.text.scale import json_values
+from study.commands.scale import scale
 from study.config import Arm
 from study.record.definition import RecordError, read_definition
 from study.record.tables import read_runs
@@ -32,7 +34,8 @@ PAGES = ("results.md", "causes.md")
 PAGE = "a\n<!-- table {what} {studies} --> stale <!-- end -->\nb <!-- table about s -->\n<!-- end -->\n"
 OF_FAMILIES = {"family"}
 OF_SIGNALS = {name for name in (*TABLES, *FIGURES) if name.startswith("signals")}
-FILES = {"study.json", "runs.parquet", "gains.parquet", "signals.parquet"}
+OF_SCALE = {"exponents", "predictions", "scale"}
+FILES = {"study.json", "runs.parquet", "gains.parquet", "signals.parquet", *published.SCALE_FILES}
 
 
 def same_but_for_rounding(a: str, b: str) -> bool:
@@ -101,6 +104,15 @@ def simulated(folder: Path, name: str, edges: dict[str, float], lrs: tuple[float
     with_rows(folder)
 
 
+def write_scaled(folder: Path) -> None:
+    """Write a study of five depths, with the edge at the deepest predicted from the others."""
+    models = tuple("ranker" if depth == 2 else f"ranker depth={depth}" for depth in (1, 2, 3, 4, 6))
+    definition = simulated_definition(models=models, arms=(Arm("none"),), lrs=(0.1, 0.2, 0.4, 0.8, 1.6))
+    write_simulated_study(folder, definition, edges={"none": 0.4}, with_losses=False)
+    with_rows(folder)
+    scale(folder, "ranker.depth=6")
+
+
 def with_rows(folder: Path) -> None:
     """Write the runs.parquet of a report, without the report."""
     read_runs(folder).to_parquet(folder / "runs.parquet", index=False)
@@ -108,7 +120,7 @@ def with_rows(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Publish a study `s`, a family `f` with a member without runs, a search for quality `q`, and signals `w`."""
+    """Publish a study `s`, a family `f` (a member has no runs), a search for quality `q`, signals `w`, scale `z`."""
     folder = tmp_path_factory.mktemp("results")
     simulated(folder / "study", "s", {"none": 0.2, "agc": 0.8})
     published.publish(folder / "study", folder / "docs" / "s")
@@ -123,6 +135,8 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     published.publish(folder / "searched", folder / "docs" / "q")
     (folder / "docs" / "w").mkdir()
     published.write_signals(WATCHED, folder / "docs" / "w")
+    write_scaled(folder / "scaled")
+    published.publish(folder / "scaled", folder / "docs" / "z")
     return folder / "docs"
 
 
@@ -133,8 +147,18 @@ def test_published_signals_give_the_same_tables(docs: Path) -> None:
     assert (docs / "w" / "signals.parquet").stat().st_size < 100_000
 
 
+def test_published_edges_by_size_give_the_same_tables(docs: Path, tmp_path: Path) -> None:
+    write_scaled(tmp_path / "z")
+    whole = json.loads(scale(tmp_path / "z", "ranker.depth=6", as_json=True))
+    said = json_values(published.read_scale(docs / "z"))
+    assert said["exponents"][0]["exponent"] == pytest.approx(whole["exponents"][0]["exponent"])
+    assert said["predictions"][0]["high"] == pytest.approx(whole["predictions"][0]["high"])
+    assert [row["size"] for row in said["predictions"]] == [6, 6]
+
+
 def studies_for(what: str) -> str:
-    of = dict.fromkeys(OF_FAMILIES, "f") | dict.fromkeys(OF_SIGNALS, "w") | {"best": "q", "agreement": "s s"}
+    of = dict.fromkeys(OF_FAMILIES, "f") | dict.fromkeys(OF_SIGNALS, "w")
+    of |= dict.fromkeys(OF_SCALE, "z") | {"best": "q", "agreement": "s s"}
     return of.get(what, "s")
 
 
