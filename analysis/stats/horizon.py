@@ -67,7 +67,13 @@ def last_doubling(half: pd.DataFrame, full: pd.DataFrame, level: float = 0.5) ->
         low, high = ratio / factor, ratio * factor
         found |= {"edge_half": before["edge"], "edge": row["edge"], "ratio": ratio, "low": low, "high": high}
         rows.append(found | {"status": _status(low, high)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+
+
+COLUMNS = (
+    *(*CURVE, "method", "level", "steps_half", "steps", "runs", "late", "recovered", "p"),
+    *("edge_half", "edge", "ratio", "low", "high", "status"),
+)
 
 
 def _status(low: float, high: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.loading import records
-from analysis.stats.horizon import FALLING
+from analysis.stats.horizon import FALLING, NOT_KNOWN
 from analysis.stats.scale import CANNOT_SAY, ScaleTables
 from analysis.text.edges import edge_span, edge_text
 from analysis.text.format import aligned, span_text, two_digits
@@ -39,7 +39,7 @@ def horizon_rows(points: pd.DataFrame, doubling: pd.DataFrame) -> list[list[str]
     rows = [["curve", "edge", *(f"{size:g}" for size in sizes), "last doubling", "95% interval", ""]]
     for curve, level in dict.fromkeys((curve, level) for curve, level, _ in edge_at):
         row = moved.get((curve, level))
-        ends = ["", "", ""] if row is None else ["-", "-", str(row["status"])]
+        ends = ["-", "-", NOT_KNOWN] if level == 0.5 else ["", "", ""]
         if row is not None and math.isfinite(row["ratio"]):
             span = "-" if math.isnan(row["low"]) else f"{row['low']:.2f} to {row['high']:.2f}"
             ends = [f"{row['ratio']:.2f}", span, str(row["status"])]

@@ -52,8 +52,8 @@ def over_steps(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         raise ValueError(f"the runs can be judged at {len(judged)} horizons, and a fit needs {LEAST_SIZES}")
     points = [sizes.edges_of(runs, fits(runs)).assign(size=float(steps)) for steps, runs in judged.items()]
     longest = max(judged)
-    middle = min(judged, key=lambda steps: abs(steps - longest / 2))
-    doubling = last_doubling(judged[middle], judged[longest])
+    half = round(longest / 2)
+    doubling = last_doubling(judged[half] if half in judged else judged[longest].iloc[:0], judged[longest])
     return sizes.enough(pd.concat(points, ignore_index=True), AXIS), doubling
 
 
@@ -67,7 +67,8 @@ def outcomes_at(
     """Return the runs of a study's cells, judged after fewer steps: steps -> runs, ascending.
 
     Runs that were cut before a horizon while healthy are left out there. At the longest horizon the outcomes are those
-    of the record if all its runs have that length. Horizons at which the control learned too little are left out.
+    of the record if all its runs have that length. A model is left out at horizons at which its control learned too
+    little.
 
     Args:
         folder: the study's folder.
@@ -97,15 +98,18 @@ def outcomes_at(
             found[steps] = own
         elif steps >= median_steps:
             reached = own.loc[(trained >= steps) | ended]
-            try:
-                known, cut = _known_by(every, length, steps), _cut(losses, steps)
-                columns = judged_columns(folder, definition, known, cut, definition.study.rule, distances=False)
-            except RecordError:
-                raise
-            except ValueError:
-                continue  # the control learned too little in so few steps
-            outcomes = {name: [columns[run][name] for run in reached["run_id"]] for name in OUTCOME}
-            found[steps] = reached.assign(**outcomes, steps=steps)
+            known, cut, columns = _known_by(every, length, steps), _cut(losses, steps), {}
+            for _, of_model in known.groupby("model", sort=False):
+                try:
+                    columns |= judged_columns(folder, definition, of_model, cut, definition.study.rule, distances=False)
+                except RecordError:
+                    raise
+                except ValueError:
+                    continue  # the model's control learned too little in so few steps
+            reached = reached.loc[reached["run_id"].isin(columns)]
+            if len(reached):
+                outcomes = {name: [columns[run][name] for run in reached["run_id"]] for name in OUTCOME}
+                found[steps] = reached.assign(**outcomes, steps=steps)
     return found
 
 

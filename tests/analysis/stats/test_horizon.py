@@ -69,6 +69,13 @@ def test_runs_of_one_horizon_alone_are_left_out():
     assert row["runs"] == 6 * len(LRS) - 10
 
 
+def test_without_runs_at_half_of_the_steps_the_table_is_empty():
+    half, full = judged(1.0, seeds=6)
+    table = last_doubling(half.iloc[:0], full)
+    assert len(table) == 0
+    assert [*table] == [*last_doubling(half, full)]
+
+
 def test_seeds_that_all_switch_in_one_gap_do_not_give_an_interval_without_width():
     row = only(last_doubling(*judged(1.0, seeds=4, spread=1e-6)))
     assert row["low"] < 0.97

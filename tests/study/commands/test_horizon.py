@@ -9,6 +9,7 @@ import pytest
 from simulated_record import simulated_definition, write_simulated_study
 
 import analysis
+from analysis.stats.horizon import last_doubling
 from study.cli.main import main
 from study.commands.horizon import _cut, _known_by, outcomes_at
 from study.config import Arm
@@ -63,6 +64,24 @@ def test_runs_that_were_cut_while_healthy_are_left_out_beyond_their_end(record):
     assert longest in (90, STEPS)
     lost = [steps for steps, runs in judged.items() if cut not in set(runs["run_id"])]
     assert lost == [steps for steps in judged if steps > 90]
+
+
+def test_a_model_whose_control_learns_late_is_left_out_of_short_horizons_alone(tmp_path):
+    definition = simulated_definition(
+        models=("small", "large"), arms=[Arm("none")], lrs=(0.1, 0.2, 0.4, 0.6, 0.9), seeds=range(4), steps=STEPS
+    )
+    write_simulated_study(tmp_path, definition)
+    every, losses = tables.read_runs(tmp_path), tables.read_losses(tmp_path)
+    late = set(every.loc[(every["model"] == "large") & (every["role"] == "control"), "run_id"])
+    rows = zip(losses["run_id"], losses["loss"], losses["constant"], strict=True)
+    held = [np.concatenate([c[:90], v[90:]]) if run in late else v for run, v, c in rows]
+    judged = outcomes_at(tmp_path, definition, every, losses.assign(loss=held))
+    models = {steps: set(runs["model"]) for steps, runs in judged.items()}
+    assert models[80] == {"small"}
+    assert models[120] == models[STEPS] == {"small", "large"}
+    doubling = last_doubling(judged[80], judged[STEPS])
+    assert [*doubling["model"]] == ["small"]
+    assert [*doubling["steps_half"]] == [80]
 
 
 def test_what_happens_later_is_not_known_earlier():
