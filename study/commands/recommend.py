@@ -44,6 +44,9 @@ def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
         of_model = table.loc[table["model"] == model]
         lines += [f"{model}:", *(f"  {sentence}" for sentence in text.sentences(of_model)), ""]
     if commands := text.commands(table, typed_path(folder), typed_command()):
-        head = "To claim what is nominated, with fresh seeds that are named before they are trained:"
-        lines += [head, *(f"  {command}" for command in commands)]
+        lines += [
+            "A nominated lr is the largest that fresh seeds would probably claim, or else the likeliest.",
+            "To claim it, with seeds that are named before they are trained:",
+            *(f"  {command}" for command in commands),
+        ]
     return "\n".join(lines).rstrip()

@@ -55,7 +55,7 @@ def interrupted(queue: Queue) -> Interrupted:
     """Return the exception of a study that was stopped, with how many stacks have a checkpoint."""
     parts = ["stopped; what was recorded stays"]
     if queue.kept:
-        parts.append(f"{queue.kept} of the stacks that trained have a checkpoint")
+        parts.append(f"{queue.kept} of the stacks that trained kept a checkpoint")
     if queue.dropped:
         parts.append(f"{queue.dropped} start again")
     return Interrupted(f"{', '.join(parts)}, and `{queue.job.resume}` trains the rest")

@@ -110,7 +110,7 @@ def train(command: str, losses: str, metrics: str | None, run: LoopRun, watch: W
                 if not table.read():
                     watch.check_stop()
                     time.sleep(POLL_SECONDS)
-            table.read(whole=True)
+            table.read()
         finally:
             process.stdin.close()  # ends the command, if it still runs
             try:
@@ -118,6 +118,7 @@ def train(command: str, losses: str, metrics: str | None, run: LoopRun, watch: W
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+    table.end(complete=process.returncode == 0)
     if process.returncode:
         last = _last_line(run.folder / OUTPUT)
         raise RuntimeError(f"the command ended with status {process.returncode}{f': {last}' if last else ''}")
@@ -149,31 +150,52 @@ def _last_line(path: Path) -> str:
 
 
 class _LossTable:
-    """Reads a growing CSV or JSON-lines file, one complete line at a time."""
+    """Reads a growing CSV or JSON-lines file, one complete line at a time.
+
+    As in `study import`, an empty field or null is a loss that is not finite, since pandas writes NaN so. But a row
+    without any loss is skipped if a later row has one: it holds other numbers, such as those of a validation.
+    """
 
     def __init__(self, path: Path, watch: Watch) -> None:
         self.path, self.watch = path, watch
         self.position = 0
         self.columns: list[str] | None = None
         self.line = 0
+        self.without_loss: list[tuple[dict[str, float], int]] = []
         if path.exists():  # of an earlier try
             path.unlink()
 
-    def read(self, *, whole: bool = False) -> int:
-        """Watch the new lines; return their number. whole: also a last line without an end."""
-        if not self.path.exists():
-            return 0
-        with self.path.open("rb") as file:
-            file.seek(self.position)
-            content = file.read()
-        end = len(content) if whole else content.rfind(b"\n") + 1
-        self.position += end
-        lines = content[:end].decode(errors="replace").splitlines()
+    def read(self) -> int:
+        """Watch the new complete lines; return their number."""
+        content = self._new()
+        complete = content[: content.rfind(b"\n") + 1]
+        self.position += len(complete)
+        lines = complete.decode(errors="replace").split("\n")[:-1]
         for line in lines:
-            self.line += 1
-            if line.strip():
-                self._watch(line)
+            self._read_line(line)
         return len(lines)
+
+    def end(self, *, complete: bool) -> None:
+        """Watch what is left. complete: also a last line without an end; a killed command may leave half a line."""
+        if complete:
+            self._read_line(self._new().decode(errors="replace"))
+        for losses, step in self.without_loss:
+            self.watch(losses, step=step)
+
+    def _new(self) -> bytes:
+        if not self.path.exists():
+            return b""
+        with self.path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self.position:
+                raise ValueError(f"{self.path} became shorter; the command must append to it")
+            file.seek(self.position)
+            return file.read()
+
+    def _read_line(self, line: str) -> None:
+        self.line += 1
+        line = line.removeprefix("\ufeff") if self.line == 1 else line
+        if line.strip():
+            self._watch(line)
 
     def _watch(self, line: str) -> None:
         row = self._row(line)
@@ -185,19 +207,23 @@ class _LossTable:
         if missing:
             raise ValueError(f"{self.path} has no column {missing[0]!r}; it has {', '.join(map(str, row))}")
         step = self._number(row["step"], "step")
-        if not math.isfinite(step) or step != int(step) or step < 0:
+        if not (0 <= step < 2**53 and step == int(step)):
             raise ValueError(f"{self.path}, line {self.line}: the step is {row['step']!r}, not a whole number")
         if step <= self.watch.step:
             raise ValueError(f"{self.path}, line {self.line}: step {step:g} comes after step {self.watch.step}")
-        losses = {task: self._number(row[name], name) for task, name in zip(tasks, names, strict=True)}
-        self.watch(losses, step=int(step))
+        losses = {task: self._loss(row[name], name) for task, name in zip(tasks, names, strict=True)}
+        if all(row[name] in ("", None) for name in names):
+            self.without_loss.append((losses, int(step)))
+        else:
+            self.without_loss.clear()
+            self.watch(losses, step=int(step))
 
     def _row(self, line: str) -> dict[str, Any] | None:
         if (self.columns is None and line.lstrip().startswith("{")) or self.columns == []:
             self.columns = []
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise ValueError(f"{self.path}, line {self.line}: not a line of JSON: {line[:60]!r}") from None
             if not isinstance(row, dict):
                 raise ValueError(f"{self.path}, line {self.line}: not a JSON object: {line[:60]!r}")
@@ -214,8 +240,13 @@ class _LossTable:
             )
         return dict(zip(self.columns, values, strict=True))
 
+    def _loss(self, value: Any, column: str) -> float:
+        return math.nan if value in ("", None) else self._number(value, column)
+
     def _number(self, value: Any, column: str) -> float:
         try:
+            if isinstance(value, bool):
+                raise TypeError
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{self.path}, line {self.line}: {column} is {value!r}, not a number") from None

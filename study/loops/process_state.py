@@ -1,6 +1,7 @@
 """Restores what a user's loop may change in its process, so that the next run of the process does not depend on it."""
 
 import contextlib
+import operator
 import os
 import signal
 import sys
@@ -14,8 +15,16 @@ TORCH_SETTINGS = {
     "get_deterministic_debug_mode": "set_deterministic_debug_mode",
     "get_float32_matmul_precision": "set_float32_matmul_precision",
     "is_anomaly_enabled": "set_anomaly_enabled",
+    "is_warn_always_enabled": "set_warn_always",
 }
 """Functions of torch that read a global setting, and those that set it."""
+
+TORCH_BACKENDS = {
+    "cudnn": ("enabled", "benchmark", "deterministic", "allow_tf32"),
+    "cuda.matmul": ("allow_tf32",),
+    "mkldnn": ("enabled",),
+}
+"""Settings of `torch.backends`."""
 
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
@@ -47,19 +56,30 @@ def _restore_signals(handlers: Mapping[Any, Any]) -> None:
                 signal.signal(number, handler)
 
 
-def _torch_settings() -> dict[str, Any]:
+def _torch_settings() -> dict[Any, Any]:
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return {}
-    return {name: getattr(torch, name)() for name in (*TORCH_SETTINGS, "get_default_device")}
+    settings = {name: getattr(torch, name)() for name in (*TORCH_SETTINGS, "get_default_device")}
+    return settings | {(name, setting): getattr(backend, setting) for name, setting, backend in _backends(torch)}
 
 
-def _restore_torch(settings: dict[str, Any]) -> None:
+def _restore_torch(settings: dict[Any, Any]) -> None:
     torch: Any = sys.modules.get("torch")
     now = _torch_settings()
     changed = {name: value for name, value in settings.items() if now[name] != value}
     if "get_default_device" in changed:
         device = changed.pop("get_default_device")
         torch.set_default_device(None if device.type == "cpu" else device)  # "cpu" would slow every call of torch
+    for name, setting, backend in _backends(torch) if changed else ():
+        if (name, setting) in changed:
+            setattr(backend, setting, changed.pop((name, setting)))
     for name, value in changed.items():
         getattr(torch, TORCH_SETTINGS[name])(value)
+
+
+def _backends(torch: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield the name of a backend, that of its setting, and the backend."""
+    for name, settings in TORCH_BACKENDS.items():
+        for setting in settings:
+            yield name, setting, operator.attrgetter(name)(torch.backends)

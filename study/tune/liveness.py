@@ -52,7 +52,7 @@ def exit_if_dead(servers: Sequence[Server], resume_hint: object, folder: Path | 
             if not _refuses(server):
                 refused_since.pop(server.name, None)
             elif now - refused_since.setdefault(server.name, now) >= server.seconds and not done.is_set():
-                _exit(f"{server.name} has died", resume_hint)
+                _exit(f"{server.name} has ended", resume_hint)
 
     def watch() -> None:
         while not done.is_set():

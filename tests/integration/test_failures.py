@@ -255,7 +255,7 @@ def test_a_stopped_study_keeps_checkpoints_and_resumes_from_them(
             assert child.returncode == 130, printed
             last = printed.rstrip().splitlines()[-1]
             shown = min(os.path.relpath(folder, studies.folder), str(folder), key=len)
-            assert "2 of the stacks that trained have a checkpoint" in last
+            assert "2 of the stacks that trained kept a checkpoint" in last
             assert f"`python -m study resume {shown}`" in last
             give_up = time.monotonic() + 20
             while alive := [pid for pid in processes if running(pid)]:

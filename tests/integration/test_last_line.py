@@ -42,7 +42,7 @@ def test_a_study_whose_ray_dies_says_how_to_continue(studies: Studies, tmp_path:
     printed = end_by_killing(kind, studies, folder)
     shown = min(os.path.relpath(folder, studies.folder), str(folder), key=len)
     lines = [line for line in printed.splitlines() if line.startswith("study: ")]
-    assert "has died" in lines[-1]
+    assert "has ended" in lines[-1]
     assert f"`python -m study resume {shown}`" in lines[-1]
     assert recorded(folder)
 
@@ -55,7 +55,7 @@ def test_a_study_whose_agent_dies_says_so_and_resumes(studies: Studies, tmp_path
     # line, and then Ray's message is the last one.
     ours = [line for line in printed.splitlines() if line.startswith("study: ")]
     if ours:
-        assert "has died" in ours[-1]
+        assert "has ended" in ours[-1]
         assert "study resume" in ours[-1]
     else:
         assert "has been marked dead" in printed

@@ -1,5 +1,7 @@
 """A command as a loop: its placeholders, the file that it writes, its end."""
 
+import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -81,12 +83,66 @@ def test_losses_of_every_tenth_step(tmp_path: Path, name: str, body: str) -> Non
         ("    file.write('step,loss\\n1,x\\n')", "loss is 'x'"),
         ("    file.write('step,loss\\n1,2,3\\n')", "3 values in 2 columns"),
         ("    file.write('{\"step\": 1')", "not a line of JSON"),
+        ('    file.write(\'{"step": true, "loss": 1}\')', "the step is True|step is True, not a number"),
+        ("    file.write('{\"step\": 1, \"loss\": 1' + 400 * '0' + '}')", "line 1: loss is 10"),
+        ("    file.write('step,loss\\n' + 20 * '9' + ',1\\n')", "the step is '9+', not a whole number"),
+        ("    file.write(9999 * '[')", "not a table"),
+        ("    file.write(9999 * '{\"a\":')", "not a line of JSON"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, body: str, words: str) -> None:
     with pytest.raises(ValueError, match=words) as refused:
         run_script(tmp_path, SCRIPT + body)
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "steps", "losses"),
+    [
+        (
+            "a.csv",
+            ["step,loss", "0,1", "1,", "2,"],
+            [0, 1],
+            [1, math.nan],
+        ),  # the first NaN ends it
+        ("b.jsonl", ['{"step": 0, "loss": 1}', '{"step": 1, "loss": null}'], [0, 1], [1, math.nan]),
+        ("c.csv", ["step,accuracy,loss", "0,,1", "1,0.5,", "2,,0.8"], [0, 2], [1, 0.8]),
+        ("d.csv", ["\ufeffstep,loss\r", "0,1\r", "1,0.5\r"], [0, 1], [1, 0.5]),
+        ("e.csv", ["step,note,loss", "0,a\x0cb\u2028c,1"], [0], [1]),
+    ],
+)
+def test_fields_without_a_loss_and_files_of_other_systems(
+    tmp_path: Path, name: str, lines: list[str], steps: list[int], losses: list[float]
+) -> None:
+    body = f"    pass\nopen(path, 'wb').write({chr(10).join([*lines, '']).encode()!r})"
+    with contextlib.suppress(RunEnded):
+        run_script(tmp_path, SCRIPT + body, name=name)
+    found = loss_file.read(tmp_path / "own" / loss_file.NAME, ["loss"])
+    np.testing.assert_array_equal(found.step, steps)
+    np.testing.assert_array_equal(found.loss[:, 0], np.float32(losses))
+
+
+def test_half_a_line_of_a_killed_command_is_no_loss(tmp_path: Path) -> None:
+    body = "    file.write('step,loss\\n0,1\\n1,3'); file.flush()\n    import os; os.kill(os.getpid(), 9)\n"
+    with pytest.raises(RuntimeError, match="ended with status"):
+        run_script(tmp_path, SCRIPT + body)
+    assert [*loss_file.read(tmp_path / "own" / loss_file.NAME, ["loss"]).step] == [0]
+
+
+def test_a_file_that_is_written_anew_is_refused(tmp_path: Path) -> None:
+    body = (
+        "    file.write('step,loss\\n0,1\\n1,1\\n2,1\\n')\n"
+        "import pathlib, time\nseen = pathlib.Path(path).with_name('seen')\n"
+        "while not seen.exists(): time.sleep(0.01)\n"
+        "open(path, 'w').write('step,loss\\n3,1\\n')\n"
+    )
+
+    def stop(done: int) -> None:
+        if done >= 3:
+            (tmp_path / "own" / "seen").touch()
+
+    with pytest.raises(ValueError, match="became shorter"):
+        run_script(tmp_path, SCRIPT + body, check_stop=stop)
 
 
 def test_a_command_that_fails_says_its_last_line(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_dead_server_ends_the_process_with_a_line_that_names_it() -> None:
         printed, errors = child.communicate()
     assert printed == ""
     assert errors.count("\n") == 1
-    assert "server 1 has died" in errors
+    assert "server 1 has ended" in errors
     assert "`study resume out`" in errors
 
 
@@ -63,7 +63,7 @@ def test_a_death_is_seen_before_the_next_check() -> None:
         one.close()
         accepted[1].close()
         assert child.wait(timeout=30) == liveness.EXIT_STATUS
-        assert "server 0 has died" in child.communicate()[1]
+        assert "server 0 has ended" in child.communicate()[1]
         accepted[0].close()
 
 
