@@ -71,7 +71,7 @@ def _edge_ends(fit: Fit, level: float, shares: Sequence[float]) -> tuple[list[fl
     mass = of_free * np.diff(free.below(level), prepend=0.0, append=1.0)
     weight = np.concatenate([*(share * one.weight for share, one in zip(of_fits, fits, strict=True)), mass])
     edges, x = np.concatenate([one.edges(level) for one in fits]), np.log10(fit.lrs)
-    lowest, highest = np.array([*edges, -np.inf, *x]), np.array([*edges, *x, np.inf])
+    lowest, highest = np.concatenate([edges, [-np.inf], x]), np.concatenate([edges, x, [np.inf]])
     return weighted_quantiles(lowest, weight, shares), weighted_quantiles(highest, weight, shares)
 
 

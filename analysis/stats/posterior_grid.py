@@ -1,5 +1,6 @@
 """The grid on which the posterior of `analysis.stats.psychometric` is summed: its points, prior and refinement."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -102,9 +103,9 @@ class Grid:
     shares: tuple[float, ...]
     link: Link
 
-    @property
+    @functools.cached_property
     def log_prior(self) -> np.ndarray:
-        """(sigma, share, Q, mu), up to a constant."""
+        """(sigma, share, Q, mu), up to a constant; single precision."""
         floor = self.floor.log_prior[:, None]
         of_Q = [(floor + axis.log_prior).ravel() for axis in (self.lapse, self.immune) if axis]
         shares = np.log([TAU_PRIOR[TAU_SHARE.index(share)] for share in self.shares])
@@ -113,7 +114,13 @@ class Grid:
             + shares[:, None, None]
             + np.concatenate(of_Q)[:, None]
             + self.mu.log_prior
-        )
+        ).astype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the points: (sigma, share, Q, mu)."""
+        kinds = len(self.lapse.u) + (len(self.immune.u) if self.immune else 0)
+        return len(self.sigma.u), len(self.shares), len(self.floor.u) * kinds, len(self.mu.u)
 
     @property
     def prior_mass(self) -> float:
@@ -123,7 +130,7 @@ class Grid:
 
     def points(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return mu, sigma, floor and plateau at flat indices."""
-        i_sigma, _, i_q, i_mu = np.unravel_index(at, self.log_prior.shape)
+        i_sigma, _, i_q, i_mu = np.unravel_index(at, self.shape)
         floor, lapse = special.expit(self.floor.u), special.expit(self.lapse.u)
         immune = special.expit(self.immune.u) if self.immune else np.zeros(0)
         floors = np.concatenate([np.repeat(floor, len(lapse)), np.repeat(floor, len(immune))])
@@ -136,7 +143,7 @@ class Grid:
     def zoom(self, log_weight_G: np.ndarray) -> "Grid | None":
         """Return a finer grid around the posterior's mass, or None if this one resolves it."""
         F, L = len(self.floor.u), len(self.lapse.u)
-        weight = np.exp(log_weight_G.reshape(self.log_prior.shape))
+        weight = np.exp(log_weight_G.reshape(self.shape))
         of_Q = weight.sum((0, 1, 3))
         lapsing_FL, immune_FI = of_Q[: F * L].reshape(F, L), of_Q[F * L :].reshape(F, -1)
         sigma, finer_sigma = self.sigma.zoom(weight.sum((1, 2, 3)))

@@ -125,7 +125,7 @@ CURVE_POINTS = 2000
 """Points that give the band of a fitted curve, and stand for the fit of another link."""
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)
 def _unfolded(fit: Fit) -> tuple[np.ndarray, ...]:
     """mu, sigma, floor, plateau and weight of a fit's points; cached for the latest fits only."""
     weight = np.exp(fit.log_weight.astype(float))
@@ -228,33 +228,38 @@ def _log_joint(grid: Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_NP: 
     yes_PK, no_PK = (patterns_PK == 1).astype(float), (patterns_PK == 0).astype(float)
     yes_P, no_P = yes_PK.sum(1)[:, None], no_PK.sum(1)[:, None]
     by_floor_PF = np.exp(yes_P * np.log(floor_F) + no_P * np.log1p(-floor_F))
-    log_NSHQM = np.empty((N, len(grid.sigma.u), *grid.log_prior.shape[1:]), dtype=np.float32)
+    log_NSHQM = np.empty((N, len(grid.sigma.u), *grid.shape[1:]), dtype=np.float32)
     some = max(1, ROOM // (P * len(floor_C) * max(CELLS, M, len(x_K))))
     for first, share in itertools.product(range(0, len(grid.sigma.u), some), range(len(grid.shares))):
         sigma_S = 10 ** grid.sigma.u[first : first + some]
         p_SKT, weight_STM = _seeds(x_K, grid.mu.u, sigma_S, grid.shares[share], grid.link)
         p_SKCT = floor_C[:, None] + gain_C[:, None] * p_SKT[:, :, None]
         log_yes_SKX, log_no_SKX = (v.reshape(*p_SKT.shape[:2], -1) for v in (np.log(p_SKCT), np.log1p(-p_SKCT)))
-        here = log_NSHQM[:, first : first + some, share]
+        here_NSQM = log_NSHQM[:, first : first + some, share]
         if weight_STM is None and not grid.immune:  # only how many diverged at each lr counts
             log_SNX = (counts_NP @ yes_PK) @ log_yes_SKX + (counts_NP @ no_PK) @ log_no_SKX
-            here[:] = np.moveaxis(log_SNX.reshape(len(sigma_S), N, -1, M), 0, 1)
+            here_NSQM[:] = np.moveaxis(log_SNX.reshape(len(sigma_S), N, -1, M), 0, 1)
             continue
         mean_SPX = yes_PK @ log_yes_SKX
         mean_SPX += no_PK @ log_no_SKX
         np.exp(mean_SPX, out=mean_SPX)
         if weight_STM is not None:
-            mean_SPX = mean_SPX.reshape(len(sigma_S), -1, p_SKT.shape[-1]) @ weight_STM
+            mean_SPX = mean_SPX.reshape(len(mean_SPX), -1, p_SKT.shape[-1]) @ weight_STM
         mean_SPCM = mean_SPX.reshape(len(sigma_S), P, -1, M)
+        parts = [mean_SPCM[:, :, : F * len(lapse_L)]]
         if grid.immune:
             share_I = special.expit(grid.immune.u)[:, None]
-            steady_SPFM, mean_SPCM = mean_SPCM[:, :, -F:], mean_SPCM[:, :, :-F]
+            steady_SPFM = mean_SPCM[:, :, F * len(lapse_L) :]
             mixed = (1 - share_I) * steady_SPFM[:, :, :, None] + share_I * by_floor_PF[:, :, None, None]
-            mean_SPCM = np.concatenate([mean_SPCM, mixed.reshape(len(sigma_S), P, -1, M)], axis=2)
-        for i, mean_PQM in enumerate(mean_SPCM):
-            here[:, i] = (counts_NP @ np.log(np.maximum(mean_PQM, TINY)).reshape(P, -1)).reshape(N, -1, M)
+            parts.append(mixed.reshape(len(sigma_S), P, -1, M))
+        q = 0
+        for mean_SPqM in parts:
+            for i, mean_PqM in enumerate(mean_SPqM):
+                log_PX = np.log(np.maximum(mean_PqM, TINY)).reshape(P, -1)
+                here_NSQM[:, i, q : q + mean_PqM.shape[1]] = (counts_NP @ log_PX).reshape(N, -1, M)
+            q += mean_SPqM.shape[2]
     log_NG = log_NSHQM.reshape(N, -1)
-    log_NG += grid.log_prior.ravel().astype(np.float32)
+    log_NG += grid.log_prior.ravel()
     return log_NG
 
 
@@ -272,12 +277,13 @@ def _seeds(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(P(a run diverges | its seed's threshold lies in cell t), P(cell | mu)): (S, K, T) and (S, T, M), for S sigmas.
 
-    The second is None if the threshold is mu itself; then T = M.
+    The first is (1, K, T) if it is the same for all sigmas. The second is None if the threshold is mu itself; then
+    T = M.
     """
     tau, omega = (v[:, None, None] for v in (share * sigma_S, math.sqrt(1 - share**2) * sigma_S))
     if share == 0:  # a step: all thresholds between two lrs are equivalent
         step_KT = (np.arange(len(x_K))[:, None] >= np.arange(len(x_K) + 1)).astype(float)
-        return np.broadcast_to(step_KT, (len(sigma_S), *step_KT.shape)), _between(x_K[:, None], mu_M, omega, link)
+        return step_KT[None], _between(x_K[:, None], mu_M, omega, link)
     if share == 1:
         return link.cdf((x_K[:, None] - mu_M) / tau), None
     # Beyond these ends the runs of all seeds are equal; the outermost cells hold the tails.
