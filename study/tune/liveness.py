@@ -1,6 +1,7 @@
 """Ends the driver once Ray is dead. Ray's own calls would wait for it, up to a minute or for ever."""
 
 import contextlib
+import faulthandler
 import os
 import select
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 CHECK_SECONDS = 0.5
+GRACE_SECONDS = 5.0
 EXIT_STATUS = 1
 HANGUP = getattr(select, "POLLRDHUP", select.POLLHUP)  # macOS has only the latter
 
@@ -70,13 +72,19 @@ def exit_if_dead(servers: Sequence[Server], resume_hint: object, folder: Path | 
 
 @contextlib.contextmanager
 def exit_after(seconds: float, what: str, resume_hint: object) -> Iterator[None]:
-    """Exit with status 1 and one line if the block takes longer than `seconds`."""
+    """Exit with status 1 and one line if the block takes longer than `seconds`.
+
+    If the block holds Python's lock, as `ray.init` does while it waits for a worker that was killed, no thread runs.
+    Then the exit comes from C, GRACE_SECONDS later, and a stack of Python takes the place of the line.
+    """
     timer = threading.Timer(seconds, _exit, (f"{what} does not answer after {seconds:g} s", resume_hint))
     timer.daemon = True
     timer.start()
+    faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True, file=2)
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         timer.cancel()
 
 
