@@ -33,6 +33,9 @@ from studies import losses, recorded, shown, table
 
 from study.record.failures import read_failures
 
+RAYS_LAST_WORDS = ("has been marked dead", "Worker will terminate")
+"""Of native code that ends the driver before our line (docs/operations.md)."""
+
 DRIVER_SECONDS = 75.0
 """A driver whose Ray is dead must end within this time: Ray waits a minute for a cluster's head."""
 
@@ -425,6 +428,9 @@ class Torment:
             return True
         give_up = time.monotonic() + 10
         while not (last := log.read_text().rstrip().rpartition("\n")[2]).startswith("study: "):
+            if any(words in log.read_text() for words in RAYS_LAST_WORDS):
+                last = "the driver was ended by Ray"
+                break
             assert time.monotonic() < give_up, f"exit {status}:\n{log.read_text()[-5000:]}"
             time.sleep(0.05)
         print(f"  exit {status}: {last}", flush=True)
