@@ -33,8 +33,8 @@ from studies import losses, recorded, shown, table
 
 from study.record.failures import read_failures
 
-RAYS_LAST_WORDS = ("has been marked dead", "Worker will terminate")
-"""Of native code that ends the driver before our line (docs/operations.md)."""
+RAYS_LAST_WORDS = ("has been marked dead", "Worker will terminate", "Timeout (0:03:")
+"""Of native code that ends the driver in place of our line (docs/operations.md)."""
 
 DRIVER_SECONDS = 75.0
 """A driver whose Ray is dead must end within this time: Ray waits a minute for a cluster's head."""

@@ -150,6 +150,6 @@ def test_exit_after_ends_a_block_that_holds_pythons_lock() -> None:
     """As `ray.init` does while it waits for a worker that was killed as it started: no thread of Python runs."""
     code = "import ctypes; from study.tune import liveness; liveness.GRACE_SECONDS = 0.2\n"
     code += "with liveness.exit_after(0.2, 'Ray', 'the same command starts again'): ctypes.PyDLL(None).sleep(60)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode == liveness.EXIT_STATUS
     assert "exit_after" in done.stderr or "<string>" in done.stderr
