@@ -185,6 +185,7 @@ def _train_stacks(
             on_message=progress.note,
             checkpointed=tuple(checkpoints.values()),
             seconds_of_run=_seconds_of_run(folder),
+            trained=_trained(folder),
             trial_seconds=None if request.trial_minutes is None else 60 * request.trial_minutes,
             checkpoint_seconds=60 * minutes,
             resume=resume_command,
@@ -224,6 +225,12 @@ def _seconds_of_run(folder: Path) -> dict[str, float]:
     """Model -> seconds of its slower recorded runs."""
     slower: Any = tables.read_runs(folder).groupby("model")["seconds"].quantile(0.9)
     return {str(model): float(seconds) for model, seconds in slower.items()}
+
+
+def _trained(folder: Path) -> set[tuple[str, str]]:
+    """Return (model, method) of the recorded cells."""
+    runs = tables.read_runs(folder)
+    return set(runs.loc[runs["role"] == "cell", ["model", "method"]].itertuples(index=False, name=None))
 
 
 def _opening(study: Study, work: RemainingWork, workers: int, folder: Path) -> str:

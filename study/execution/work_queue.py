@@ -9,7 +9,7 @@ as long as other devices work: the stack is trained elsewhere.
 import json
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ FINISHED = "FINISHED"
 
 MAX_TRIES = 3
 SAME_FAILURE_STOPS = 3
-"""The study stops after this many stacks failed for the same reason."""
+"""The study stops after this many stacks failed for the same reason, unless only some runs of an arm fail."""
 MAX_RELOCATIONS = 20
 """Most times that a stack is trained again after failures that do not count against it."""
 
@@ -65,6 +65,7 @@ class Job:
         on_message: Called with a sentence for the user.
         checkpointed: Run ids of the stacks that have a checkpoint. These stacks are trained first, unchanged.
         seconds_of_run: By model, from recorded runs.
+        trained: (model, method) of the recorded cells.
         trial_seconds: A trial without a step for so long hangs. None: depends on the expected time of its stack.
         checkpoint_seconds: Time between two checkpoints; 0 writes none.
         resume: The command that continues the study.
@@ -81,6 +82,7 @@ class Job:
     on_message: Callable[[str], None] = field(default=lambda text: None)
     checkpointed: Sequence[Sequence[str]] = ()
     seconds_of_run: Mapping[str, float] = field(default_factory=dict)
+    trained: Collection[tuple[str, str]] = ()
     trial_seconds: float | None = None
     checkpoint_seconds: float = 0.0
     resume: str = "study resume"
@@ -132,6 +134,7 @@ class Queue:
         self._controls_left = Counter(stack.runs[0].model for stack in self._waiting)
         self._waits_since: float | None = None
         self._seconds_of_run = dict(job.seconds_of_run)
+        self._trained = set(job.trained)
         self._tries: Counter[str] = Counter()
         self._relocations: Counter[str] = Counter()
         self._stacks_of_failure: defaultdict[str, set[str]] = defaultdict(set)
@@ -233,6 +236,7 @@ class Queue:
         model, seconds = stack.runs[0].model, result["seconds"] / len(stack.runs)
         self._seconds_of_run[model] = max(self._seconds_of_run.get(model, 0.0), seconds)
         if not stack.is_control:
+            self._trained.add(_arm_of(stack))
             self.source.recorded(stack)
         self.job.on_trial_end(stack, {key: result[key] for key in ("runs", "diverged", "undertrained", "seconds")})
         if stack.is_control:
@@ -265,7 +269,8 @@ class Queue:
         # count for the study only once a stack has no tries left.
         if failure.kind in ("error", "device") or not may_retry:
             alike.add(stack.name)
-        if may_retry and len(alike) < SAME_FAILURE_STOPS:
+        stops = len(alike) >= SAME_FAILURE_STOPS and not self._may_be_its_lr(stack, failure)
+        if may_retry and not stops:
             self._retries.append(stack)
             return
         write_failure(self.job.folder, stack.name, stack.runs, failure.reason)
@@ -274,8 +279,15 @@ class Queue:
         self.job.on_trial_end(stack, failure.reason)
         if stack.is_control:
             self.stopped = StudyStoppedError(f"the control of {stack.runs[0].model} failed: {failure.reason}")
-        elif len(alike) >= SAME_FAILURE_STOPS:
+        elif stops:
             self.stopped = StudyStoppedError(f"{SAME_FAILURE_STOPS} stacks failed the same way: {failure.reason}")
+
+    def _may_be_its_lr(self, stack: Stack, failure: Failure) -> bool:
+        """Whether a stack failed due to the lr or seed of its only run, since others of the same arm were trained.
+
+        A loop may fail at each high lr in the same way. These runs are missing, and the study goes on.
+        """
+        return len(stack.runs) == 1 and failure.kind != "device" and _arm_of(stack) in self._trained
 
     def _may_relocate(self, stack: Stack, failure: Failure) -> bool:
         """Whether the failure is due to its place: a lost machine, or a device, while others work, unless the stack has
@@ -294,6 +306,10 @@ class Queue:
         if not isinstance(error, StorageError):
             why = f"{error.filename or 'the record'}: {error.strerror or error}"
         return StudyStoppedError(f"{why}; what was recorded stays, and `{self.job.resume}` trains the rest")
+
+
+def _arm_of(stack: Stack) -> tuple[str, str]:
+    return stack.runs[0].model, stack.runs[0].method
 
 
 def with_checkpointed_first(stacks: Iterable[Stack], checkpointed: Iterable[Sequence[str]]) -> list[Stack]:

@@ -1,8 +1,10 @@
 """Restores what a user's loop may change in its process, so that the next run of the process does not depend on it."""
 
 import contextlib
+import fcntl
 import operator
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -28,23 +30,75 @@ TORCH_BACKENDS = {
 
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
+LIMITS = ("AS", "CPU", "DATA", "FSIZE", "NOFILE", "STACK")
+"""Limits of `resource`, without their prefix `RLIMIT_`."""
+
+STANDARD = {0: "r", 1: "w", 2: "w"}
+"""Descriptors of the standard input, output and errors, with the modes of their streams."""
+
 
 @contextlib.contextmanager
 def restored() -> Iterator[None]:
-    """Restore the process after the block: folder, environment, output, signals and settings of torch."""
+    """Restore the process after the block: folder, environment, output, limits, signals and settings of torch."""
+    limits, depth, descriptors = _limits(), sys.getrecursionlimit(), _copies()
     folder, environment, streams = os.getcwd(), dict(os.environ), (sys.stdin, sys.stdout, sys.stderr)
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     settings = _torch_settings()
     try:
         yield
     finally:
+        _restore_limits(limits)
+        sys.setrecursionlimit(depth)
+        _restore_descriptors(descriptors)
         os.chdir(folder)
-        sys.stdin, sys.stdout, sys.stderr = streams
+        sys.stdin, sys.stdout, sys.stderr = map(_open_stream, streams, STANDARD)
         if dict(os.environ) != environment:
             os.environ.clear()
             os.environ.update(environment)
         _restore_signals(handlers)
         _restore_torch(settings)
+
+
+def _limits() -> dict[int, tuple[int, int]]:
+    numbers = [getattr(resource, f"RLIMIT_{name}") for name in LIMITS]
+    return {number: resource.getrlimit(number) for number in numbers}
+
+
+def _restore_limits(limits: Mapping[int, tuple[int, int]]) -> None:
+    for number, before in limits.items():
+        if resource.getrlimit(number) != before:
+            with contextlib.suppress(ValueError, OSError):  # only root may raise a hard limit
+                resource.setrlimit(number, before)
+
+
+def _copies() -> dict[int, int]:
+    """Return a copy of each standard descriptor. A file opened later would take the number of one that is closed."""
+    found = {}
+    for number in STANDARD:
+        with contextlib.suppress(OSError):
+            found[number] = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, len(STANDARD))
+    return found
+
+
+def _restore_descriptors(copies: Mapping[int, int]) -> None:
+    for number, copy in copies.items():
+        if not _is_open_as(number, copy):
+            os.dup2(copy, number)
+        os.close(copy)
+
+
+def _is_open_as(number: int, copy: int) -> bool:
+    try:
+        return os.path.sameopenfile(number, copy)
+    except OSError:
+        return False
+
+
+def _open_stream(stream: Any, number: int) -> Any:
+    """Return a standard stream, or a new one if the loop closed it."""
+    if not getattr(stream, "closed", False):
+        return stream
+    return open(number, STANDARD[number], buffering=1, closefd=False)
 
 
 def _restore_signals(handlers: Mapping[Any, Any]) -> None:

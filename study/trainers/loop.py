@@ -219,7 +219,7 @@ class Trainer(protocol.Trainer):
                 (own / TRIES).unlink(missing_ok=True)  # it was stopped, and did not die
                 raise watch.error from None
             return {}
-        except (Exception, SystemExit):
+        except BaseException:  # also SystemExit and KeyboardInterrupt
             watch.flush()
             losses = watch.file.read()
             if len(losses.step) and self._shows_divergence(losses):

@@ -101,7 +101,7 @@ def _train(config: dict[str, Any], context: TrialContext, node: str, place: str)
         return {"runs": 0, "stopped": "kept" if stopped.kept else "dropped"}
     except (torch.OutOfMemoryError, MemoryError) as error:
         return failed(kind="memory", failure=f"out of memory ({redaction.first_line(error)})")
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a loop may raise KeyboardInterrupt, and no signal reaches this thread
         broken = isinstance(error, RuntimeError) and BROKEN_DEVICE.search(str(error))
         why = f"{type(error).__name__}: {redaction.first_line(error)}"
         return failed(kind="device" if broken else "error", failure=why)

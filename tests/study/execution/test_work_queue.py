@@ -239,6 +239,22 @@ def test_three_stacks_that_fail_the_same_way_stop_the_study(tmp_path: Path) -> N
     queue.done(trials[3])  # what was training may still end well
 
 
+@pytest.mark.parametrize("kind", ["error", "worker", "memory", "hung"])
+def test_single_runs_of_an_arm_that_fail_the_same_way_do_not_stop_the_study(tmp_path: Path, kind: str) -> None:
+    """A loop may fail at each high lr. The runs of its low lrs show that the arm works."""
+    stacks = [make_stack(seed=s, runs=1) for s in range(7)]
+    queue = Queue(tmp_path, *stacks, known=("small",))
+    failing = {stack.name for stack in stacks[1:5]}
+    tries = 0
+    while isinstance(taken := queue.take(), tuple):
+        trial, stack = taken
+        tries += stack.name in failing
+        queue.fails(trial, "no convergence", kind) if stack.name in failing else queue.done(trial)
+    assert queue.queue.stopped is None
+    assert tries == 4 * work.MAX_TRIES
+    assert set(queue.failures()) == {stack.runs[0].id for stack in stacks[1:5]}
+
+
 def test_workers_that_die_together_do_not_stop_the_study(tmp_path: Path) -> None:
     """A machine that is taken away takes all its workers: that says nothing about the stacks."""
     stacks = [make_stack(seed=s) for s in range(4)]

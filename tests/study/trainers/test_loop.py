@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import random
 import textwrap
 import uuid
@@ -122,6 +123,7 @@ def test_steps_are_kept_where_not_every_step_is_logged(make: Make, tmp_path: Pat
         ("watch(1.0)\nwatch(float('nan'))\nraise AssertionError('never here')", False),
         ("watch(1.0)\nfor _ in range(30):\n    watch(5.0)\nraise AssertionError('loss is too high')", True),
         ("watch(1.0)\nfor _ in range(30):\n    watch(5.0)\nraise SystemExit(1)", True),
+        ("watch(1.0)\nfor _ in range(30):\n    watch(5.0)\nraise KeyboardInterrupt", True),
         ("watch(1.0)\nwatch.diverged('grad norm 1e9')", True),
         ("watch(1.0)\ntry:\n    watch(float('inf'))\nexcept Exception:\n    pass", False),
     ],
@@ -133,9 +135,9 @@ def test_a_loop_that_ends_itself_has_diverged(make: Make, tmp_path: Path, body: 
     assert trained.finite.tolist() == [declared]
 
 
-@pytest.mark.parametrize("error", ["raise KeyError('x')", "raise SystemExit(2)", "1 / 0"])
+@pytest.mark.parametrize("error", ["raise KeyError('x')", "raise SystemExit(2)", "raise KeyboardInterrupt", "1 / 0"])
 def test_a_healthy_loop_that_raises_is_a_crash(make: Make, tmp_path: Path, error: str) -> None:
-    with pytest.raises((KeyError, SystemExit, ZeroDivisionError)):
+    with pytest.raises((KeyError, SystemExit, KeyboardInterrupt, ZeroDivisionError)):
         train(make(FALLING + error), tmp_path / "out")
 
 
@@ -154,11 +156,13 @@ def test_a_process_that_died_with_a_loss_that_is_not_finite_is_not_trained_again
 
 def test_a_process_that_died_twice_with_an_exploded_loss_has_diverged(make: Make, tmp_path: Path) -> None:
     """Once may be the end of its machine."""
-    body = "watch(1.0)\nfor _ in range(30):\n    watch(9.0)\nraise KeyboardInterrupt"
+    body = "import os\nwatch(1.0)\nfor _ in range(30):\n    watch(9.0)\nos._exit(3)"
     trainer = make(body)
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
+        child = os.fork()
+        if child == 0:
             train(trainer, tmp_path / "out")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
     trained = train(trainer, tmp_path / "out")
     assert trained.declared is not None
     assert trained.declared.tolist() == [True]
