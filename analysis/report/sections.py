@@ -35,6 +35,7 @@ from analysis.text.table2 import as_text
 from study.config import IMPORTED, QualitySearch, has_grid, to_json, untreated
 from study.record.definition import Definition
 from study.record.failures import read_failures
+from study.wording import count
 
 Context = dict[str, Any]
 Answers = list[tuple[str, list[tuple[str, str]]]]
@@ -162,7 +163,7 @@ def divergence(tables: ReportTables) -> Context:
             for model in tables.models(tables.missing)
             for line in missing_sentences(tables.missing.loc[tables.missing["model"] == model], first)
         ],
-        "few_seeds": seeds if seeds < FEW_SEEDS else None,
+        "few_seeds": count(seeds, "seed") if seeds < FEW_SEEDS else None,
         "table": _edges_table(tables),
     }
 

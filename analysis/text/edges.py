@@ -6,6 +6,7 @@ from typing import Any
 
 from analysis.stats.edges import BELOW, NOT_REACHED, REACHED
 from analysis.text.format import percent, span_text, two_digits
+from study.wording import count
 
 
 def edge_text(row: Mapping[str, Any]) -> str:
@@ -29,7 +30,7 @@ def sentence(row: Mapping[str, Any]) -> str:
     n = f"{row['n_min']}" if row["n_min"] == row["n_max"] else f"{row['n_min']} to {row['n_max']}"
     share = "half" if row["level"] == 0.5 else f"{100 * row['level']:g}%"
     within = f"within {row['steps']} steps"
-    seeds = f"{row['seeds']} seed" + ("s" if row["seeds"] != 1 else "")
+    seeds = count(row["seeds"], "seed")
     if row["status"] == NOT_REACHED and row["most_k"] == 0:
         return (
             f"{row['curve']}: no divergence {within} up to lr {row['lr_max']:g} (0 of {n} at each lr; "

@@ -14,6 +14,7 @@ from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.recommend import CLAIMED, LIKELY, PLANNED_IMPORT, RISK, TOO_RISKY
 from analysis.text.format import percent, quality_words
 from study.config import IMPORTED, EdgeSearch, QualitySearch
+from study.wording import count
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
@@ -50,7 +51,7 @@ def _no_claim(row: Mapping[str, Any]) -> str:
     lowest = f"{_of(row['lowest_k'], row['lowest_n'])} diverged at lr {row['lr_min']:g}, the lowest tried"
     if row["status"] == TOO_RISKY:
         return f"even the lowest lr has a risk above {percent(row['risk'])}: {lowest} ({_confidence(row)})."
-    seeds = f"cannot say with {_count(row['seeds'], 'seed')}"
+    seeds = f"cannot say with {count(row['seeds'], 'seed')}"
     if row["searched"] == EdgeSearch.kind:
         return f"{seeds}: the search chose its lrs by earlier outcomes, so its runs can only nominate an lr."
     if row["searched"] == IMPORTED:
@@ -73,11 +74,11 @@ def _tests(row: Mapping[str, Any]) -> list[str]:
     """Return what confirmations and missing runs mean for a claim."""
     parts = []
     if row["failed"]:
-        parts.append(f"{_count(row['failed'], 'confirmation')} failed, so the next test is stricter.")
+        parts.append(f"{count(row['failed'], 'confirmation')} failed, so the next test is stricter.")
     if row["pending"]:
         are = "is" if row["pending"] == 1 else "are"
         how = "import" if row["searched"] in (IMPORTED, PLANNED_IMPORT) else "resume"
-        parts.append(f"{_count(row['pending'], 'run')} of a confirmation {are} missing: run study {how}.")
+        parts.append(f"{count(row['pending'], 'run')} of a confirmation {are} missing: run study {how}.")
     if row["missing"]:
         parts.append(_missing(row))
     return parts
@@ -87,7 +88,7 @@ def _missing(row: Mapping[str, Any]) -> str:
     are = "is" if row["missing"] == 1 else "are"
     again = "" if row["searched"] in (IMPORTED, PLANNED_IMPORT) else " (study resume tries again)"
     return (
-        f"{_count(row['missing'], 'run')} {are} missing, the lowest at lr {row['missing_from']:g}: the study's own "
+        f"{count(row['missing'], 'run')} {are} missing, the lowest at lr {row['missing_from']:g}: the study's own "
         f"runs claim nothing from there on{again}."
     )
 
@@ -99,7 +100,7 @@ def _quality_and_headroom(row: Mapping[str, Any]) -> list[str]:
         inside = (
             f"95% interval {row['quality_low']:.3f} to {row['quality_high']:.3f}"
             if math.isfinite(row["quality_low"])
-            else f"{_count(row['quality_n'], 'seed')}: too few for a 95% interval"
+            else f"{count(row['quality_n'], 'seed')}: too few for a 95% interval"
         )
         parts.append(f"Held-out {words} there: {row['quality_median']:.3f} ({inside}).")
     if headroom := headroom_text(row):
@@ -201,7 +202,3 @@ def _confidence(row: Mapping[str, Any]) -> str:
 
 def _of(k: float, n: float) -> str:
     return f"{k:.0f} of {n:.0f}"
-
-
-def _count(n: float, word: str) -> str:
-    return f"{n:.0f} {word}" + ("" if n == 1 else "s")

@@ -15,6 +15,7 @@ from study.search.confirmation import ConfirmRequest
 from study.storage.lock import locked
 from study.storage.stores import cache_folder
 from study.trainers.protocol import open_trainer
+from study.wording import count
 
 
 def confirm(folder: Path, request: RunRequest, wanted: ConfirmRequest, claim: Claim) -> Path:
@@ -56,7 +57,7 @@ def _name_only(folder: Path, definition: Definition, confirmation: Confirmation)
         seeds = [run.seed for run in confirmation.runs(definition) if is_of_arm(run, arm) and run.id not in recorded]
         name = " ".join([arm.method, *(f"{key}={value}" for key, value in arm.options.items())])
         if seeds:
-            lines.append(f"  {name}: lr {confirmation.lr:g}, seeds {_ranges(seeds)} ({len(seeds)} runs)")
+            lines.append(f"  {name}: lr {confirmation.lr:g}, seeds {_ranges(seeds)} ({count(len(seeds), 'run')})")
     shown = typed_path(folder)
     if not lines:
         return f"all runs of this confirmation are recorded; {typed_command()} recommend {shown} judges them"

@@ -15,7 +15,7 @@ from study.commands.imported_study import definition_of, is_of_arm, run_of, with
 from study.commands.paths import study_folder, typed_command, typed_path
 from study.config import CONTROL_SEEDS, IMPORTED, Rule, Run, canonical_json
 from study.execution.trial import Trial, record
-from study.loops.losses_table import Columns, History, count, histories, read_table, task_names
+from study.loops.losses_table import Columns, History, histories, read_table, task_names
 from study.outcomes.judge import exploded_steps
 from study.outcomes.reference import Reference
 from study.record import tables
@@ -26,6 +26,7 @@ from study.record.references import references
 from study.storage.lock import locked
 from study.storage.stores import cache_folder
 from study.trainers.protocol import TrainedRuns, Trainer, open_trainer
+from study.wording import count
 
 WHOLE = 0.9
 """A run that has this share of the horizon was not cut."""

@@ -14,6 +14,7 @@ from study.record.definition import study_exists
 from study.storage import stores
 from study.storage.stores import cache_folder
 from study.trainers.protocol import Trainer, open_trainer
+from study.wording import count
 
 START_UP_SECONDS = 12
 
@@ -50,7 +51,7 @@ def _counts(study: Study, work: RemainingWork) -> list[str]:
         f"  cells     {planned.cells}",
         f"  runs      {planned.runs}, of which {planned.recorded} are recorded",
         control,
-        f"  trials    {planned.missing} runs to train"
+        f"  trials    {count(planned.missing, 'run')} to train"
         + as_stacks(planned.missing, len(work.control) + len(planned.stacks)),
     ]
 

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from study.execution.planner import Stack
 from study.execution.work_source import Source
+from study.wording import count
 
 
 class Progress:
@@ -43,7 +44,7 @@ class Progress:
             self.control_left[stack.runs[0].model] -= runs
         if isinstance(result, str):
             self.failed += runs
-            self.note(f"failed, {runs} {'run' if runs == 1 else 'runs'} of {method}: {result}")
+            self.note(f"failed, {count(runs, 'run')} of {method}: {result}")
             return
         self.done += runs
         self.work_done += self.work_of_run[stack.runs[0].model] * runs

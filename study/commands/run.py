@@ -29,6 +29,7 @@ from study.storage.lock import locked
 from study.storage.stores import cache_folder
 from study.tracking.client import check_scheme
 from study.trainers.protocol import Trainer, open_trainer
+from study.wording import count
 
 if TYPE_CHECKING:
     from study.tracking.follower import Follower
@@ -239,15 +240,14 @@ def _opening(study: Study, work: RemainingWork, workers: int, folder: Path) -> s
         left = sum(work.source.left.values())
         what = f"{study.name}: about {left} runs to train, and {work.control_runs} of the control first"
     else:
-        cells = f"{planned.cells} cell{'' if planned.cells == 1 else 's'}"
         what = (
-            f"{study.name}: {planned.runs} runs in {cells}, {planned.recorded} recorded;"
-            f" {planned.missing} to train (control included){as_stacks(planned.missing, stacks)}"
+            f"{study.name}: {count(planned.runs, 'run')} in {count(planned.cells, 'cell')}, {planned.recorded} "
+            f"recorded; {planned.missing} to train (control included){as_stacks(planned.missing, stacks)}"
         )
     return "\n".join(
         [
             f"{what}, {workers} at a time",
-            *([f"also {work.confirmation_runs} runs of confirmations"] if work.confirmation_runs else []),
+            *([f"also {count(work.confirmation_runs, 'run')} of confirmations"] if work.confirmation_runs else []),
             *work.source.outline(),
             f"record: {stores.address(folder)}",
             *planned.limits.notes,

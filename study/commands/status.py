@@ -24,6 +24,7 @@ from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, read_definition
 from study.record.failures import read_failures
 from study.storage import lock, stores
+from study.wording import count
 
 FRESH_SECONDS = 90.0
 """A process that has been silent for longer counts as dead."""
@@ -152,7 +153,7 @@ def text(status: Status, width: int = 120) -> str:
         *(f"  process gone: {_trial_line(trial)}" for trial in status.silent),
         *(f"  {line}" for line in status.outline),
         *status.confirmations,
-        *(f"  {failed_word}: {n} runs: {reason}" for reason, n in status.failures.items()),
+        *(f"  {failed_word}: {count(n, 'run')}: {reason}" for reason, n in status.failures.items()),
     ]
     grid = "" if status.outline else table(status.cells, width)
     return "\n".join(lines) + (f"\n\n{grid}" if grid else "")
@@ -247,9 +248,8 @@ def _trial_line(trial: Mapping[str, Any]) -> str:
     steps = f" of {trial['steps']}" if trial["steps"] else ""
     silent = trial["silent_seconds"]
     last = f", last heartbeat {duration(silent)} ago" if silent > FRESH_SECONDS else ""
-    runs = "1 run" if trial["runs"] == 1 else f"{trial['runs']} runs"
     return (
-        f"{runs} of {trial['method']} on {trial['model']}, step {trial['step']:g}{steps} after "
+        f"{count(trial['runs'], 'run')} of {trial['method']} on {trial['model']}, step {trial['step']:g}{steps} after "
         f"{duration(trial['seconds'])}, process {trial['pid']:g} on {trial['host']}{last}"
     )
 

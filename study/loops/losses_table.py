@@ -234,8 +234,3 @@ def _said(curve: Mapping[str, Any], lr: float, seed: int | None) -> str:
 def task_names(loss: Sequence[str]) -> list[str]:
     """Return the names of tasks from those of their columns."""
     return [name.removeprefix("metrics.") for name in loss]
-
-
-def count(n: int, word: str) -> str:
-    """Return `1 run`, or `2 runs`."""
-    return f"{n} {word}" + ("" if n == 1 else "s")

@@ -12,6 +12,7 @@ from study.config import Arm, EdgeSearch, QualitySearch, check_lr
 from study.record import tables
 from study.record.confirmations import Confirmation, read_confirmations
 from study.record.definition import Definition
+from study.wording import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +67,10 @@ def named(
         )
         asked = table.loc[table["model"].isin(list(chosen)) & table["method"].isin([arm.method for arm in arms])]
         fewest = recommend.seeds_needed(risk, 1 - confidence)
-        count = max([int(n) for n in asked["more_if_clean"].dropna()] or ([fewest] if fewest else []), default=None)
-        if count is None:
+        more = max([int(n) for n in asked["more_if_clean"].dropna()] or ([fewest] if fewest else []), default=None)
+        if more is None:
             raise ValueError(f"no number of seeds up to {recommend.MOST_SEEDS:,} claims a risk of {risk:g}")
-        wanted = tuple(range(first, first + count))
+        wanted = tuple(range(first, first + more))
     else:
         wanted = tuple(sorted(overrides.seeds(request.seeds)))
     found = Confirmation(
@@ -88,12 +89,12 @@ def named(
 
 def too_few(confirmation: Confirmation, risk: float, confidence: float) -> str | None:
     """Return a note if the seeds cannot claim the risk even if none diverges, else None."""
-    fewest, count = recommend.seeds_needed(risk, 1 - confidence), len(confirmation.seeds)
-    if fewest is None or count >= fewest:
+    fewest, seeds = recommend.seeds_needed(risk, 1 - confidence), len(confirmation.seeds)
+    if fewest is None or seeds >= fewest:
         return None
-    bound = recommend.upper_bound(0, count, confidence)
+    bound = recommend.upper_bound(0, seeds, confidence)
     return (
-        f"note: {count} seed{'s' if count != 1 else ''} cannot claim a risk of {100 * risk:g}%: even if none diverges, "
+        f"note: {count(seeds, 'seed')} cannot claim a risk of {100 * risk:g}%: even if none diverges, "
         f"they bound it at {100 * bound:.2g}%; {fewest} would do"
     )
 

@@ -33,6 +33,7 @@ from study.tracking.client import (
     without_credentials,
 )
 from study.tracking.view import VIEW, Curve, StudyRun, build_view, content_hash, mlflow_name
+from study.wording import count
 
 if TYPE_CHECKING:  # MLflow takes a second to import
     from mlflow import MlflowClient
@@ -65,7 +66,7 @@ class MirrorResult:
     url_path: str
 
     def __str__(self) -> str:
-        return f"MLflow: {self.curves} curves, {self.cells} cells in {self.uri}"
+        return f"MLflow: {count(self.curves, 'curve')}, {count(self.cells, 'cell')} in {self.uri}"
 
 
 def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> MirrorResult:

@@ -45,8 +45,15 @@ MAY_NOT_IMPORT = {
 ANALYSIS_PARTS = ("loading", "stats", "text", "figures", "report", "findings")
 """The parts of `analysis`. Each imports itself and those before it."""
 
-OF_STUDY_IN_ANALYSIS = ("study.config", "study.record", "study.outcomes", "study.monitor", "study.storage.atomic")
-"""The last two are leaves: the alarm that users deploy is judged, and there is one atomic write."""
+OF_STUDY_IN_ANALYSIS = (
+    "study.config",
+    "study.record",
+    "study.outcomes",
+    "study.monitor",
+    "study.storage.atomic",
+    "study.wording",
+)
+"""The last three are leaves: the alarm that users deploy is judged; there is one atomic write, and one plural."""
 
 NEEDS_ONLY = {
     "study.training": {"torch", "numpy", "pandas", "pyarrow", "filelock"},

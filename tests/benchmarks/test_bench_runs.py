@@ -39,7 +39,7 @@ def test_parts_of_a_study_run_are_told_by_its_lines():
         (8.0, "25/26 runs · 250/min · 0:02 left · diverged: none 0/1"),
         (9.0, "26/26 runs · 250/min · 0:00 left · diverged: none 1/2"),
         (11.5, "report: /somewhere/report.html"),
-        (12.5, "MLflow: 1 curves, 2 cells in sqlite:///somewhere"),
+        (12.5, "MLflow: 1 curve, 2 cells in sqlite:///somewhere"),
         (12.5, "Next:"),
     ]
     parts = bench.split(lines, 13.0)
