@@ -6,7 +6,7 @@ shorter horizons only losses and the control's safe lr can show that a run is sl
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ def over_steps(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         ValueError: there are no runs, losses are missing, or fewer than three horizons can be judged.
     """
     from analysis.stats.edges import fits
-    from analysis.stats.horizon import last_doubling
     from analysis.stats.scale import LEAST_SIZES
 
     definition, every, losses = sizes.definition_of(folder), tables.read_runs(folder), tables.read_losses(folder)
@@ -51,10 +50,15 @@ def over_steps(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if len(judged) < LEAST_SIZES:
         raise ValueError(f"the runs can be judged at {len(judged)} horizons, and a fit needs {LEAST_SIZES}")
     points = [sizes.edges_of(runs, fits(runs)).assign(size=float(steps)) for steps, runs in judged.items()]
+    return sizes.enough(pd.concat(points, ignore_index=True), AXIS), doubling_of(judged)
+
+
+def doubling_of(judged: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """Return `analysis.stats.horizon.last_doubling` of `outcomes_at`; no rows if half of the steps is not judged."""
+    from analysis.stats.horizon import last_doubling
+
     longest = max(judged)
-    half = round(longest / 2)
-    doubling = last_doubling(judged[half] if half in judged else judged[longest].iloc[:0], judged[longest])
-    return sizes.enough(pd.concat(points, ignore_index=True), AXIS), doubling
+    return last_doubling(judged.get(round(longest / 2), judged[longest].iloc[:0]), judged[longest])
 
 
 def outcomes_at(

@@ -94,8 +94,7 @@ def _has_options(model: str) -> bool:
 
 def _doubling(found: "ReportTables", losses: "pd.DataFrame") -> "pd.DataFrame | None":
     """How far each edge moved over the last doubling of the steps; None if that is not known."""
-    from analysis.stats.horizon import last_doubling
-    from study.commands.horizon import outcomes_at
+    from study.commands.horizon import doubling_of, outcomes_at
 
     if found.best is not None:
         return None
@@ -103,7 +102,7 @@ def _doubling(found: "ReportTables", losses: "pd.DataFrame") -> "pd.DataFrame | 
         judged = outcomes_at(found.folder, found.definition, found.every, losses, shares=(0.5, 1.0))
     except ValueError:
         return None
-    return last_doubling(judged[min(judged)], judged[max(judged)]) if len(judged) == 2 else None
+    return doubling_of(judged) if judged else None
 
 
 def _references(found: "ReportTables", losses: "pd.DataFrame") -> dict[str, dict[str, Any]]:

@@ -9,9 +9,8 @@ import pytest
 from simulated_record import simulated_definition, write_simulated_study
 
 import analysis
-from analysis.stats.horizon import last_doubling
 from study.cli.main import main
-from study.commands.horizon import _cut, _known_by, outcomes_at
+from study.commands.horizon import _cut, _known_by, doubling_of, outcomes_at
 from study.config import Arm
 from study.record import tables
 from study.record.definition import Definition, read_definition
@@ -79,9 +78,11 @@ def test_a_model_whose_control_learns_late_is_left_out_of_short_horizons_alone(t
     models = {steps: set(runs["model"]) for steps, runs in judged.items()}
     assert models[80] == {"small"}
     assert models[120] == models[STEPS] == {"small", "large"}
-    doubling = last_doubling(judged[80], judged[STEPS])
+    doubling = doubling_of(judged)
     assert [*doubling["model"]] == ["small"]
     assert [*doubling["steps_half"]] == [80]
+    del judged[80]
+    assert doubling_of(judged).empty
 
 
 def test_what_happens_later_is_not_known_earlier():
