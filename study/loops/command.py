@@ -153,7 +153,8 @@ class _LossTable:
     """Reads a growing CSV or JSON-lines file, one complete line at a time.
 
     As in `study import`, an empty field or null is a loss that is not finite, since pandas writes NaN so. But a row
-    without any loss is skipped if a later row has one: it holds other numbers, such as those of a validation.
+    without any loss is skipped if a later row has one: it holds other numbers, such as those of a validation. If no row
+    has a loss, the run diverged, while `study import` refuses it: there the named column may be a wrong one.
     """
 
     def __init__(self, path: Path, watch: Watch) -> None:

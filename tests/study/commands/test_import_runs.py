@@ -251,6 +251,7 @@ def with_step(at: int, value: Any) -> Any:
         (with_step(5, 99), {}, ["go back from 99 to 6"]),
         (table(loss="low"), {}, ["loss", "is not a number"]),
         (table(loss=1.0), {}, ["not learnable"]),
+        (table(loss=np.nan), {}, ["the run of optimizer sgd", "has no losses"]),
         (table(seed=-1), {}, ["seed -1"]),
         (table(seeds=(0,)), {}, ["two or more runs"]),
         (table()[:0], {}, ["no rows"]),

@@ -106,6 +106,7 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, body: str, words: s
             [1, math.nan],
         ),  # the first NaN ends it
         ("b.jsonl", ['{"step": 0, "loss": 1}', '{"step": 1, "loss": null}'], [0, 1], [1, math.nan]),
+        ("never.csv", ["step,loss", "0,", "1,"], [0], [math.nan]),
         ("c.csv", ["step,accuracy,loss", "0,,1", "1,0.5,", "2,,0.8"], [0, 2], [1, 0.8]),
         ("d.csv", ["\ufeffstep,loss\r", "0,1\r", "1,0.5\r"], [0, 1], [1, 0.5]),
         ("e.csv", ["step,note,loss", "0,a\x0cb\u2028c,1"], [0], [1]),
