@@ -29,7 +29,7 @@ from analysis.text.format import p_text, percent, quality_words, score_text, spa
 from analysis.text.missing import sentences as missing_sentences
 from analysis.text.recommend import commands, headroom_text
 from analysis.text.report import claims_text, trust_notes
-from analysis.text.scale import EXPONENT_HEAD, doubling_text, exponent_row, horizon_warnings, sizes_text
+from analysis.text.scale import EXPONENT_HEAD, doubling_text, exponent_row, horizon_warnings, sizes_text, too_few_text
 from analysis.text.scale import warnings as size_warnings
 from analysis.text.table2 import as_text
 from study.config import IMPORTED, QualitySearch, has_grid, to_json, untreated
@@ -284,6 +284,7 @@ def scale(sizes: ScaleTables | None) -> Context | None:
         return None
     rows = [[str(row["model"]), *exponent_row(row)] for row in records(sizes.exponents)]
     lines = [line for _, own in sizes.by_model() for line in size_warnings(own.exponents)]
+    lines += [too_few_text(sizes.too_few)] if len(sizes.too_few) else []
     table = Table(head=["model", *EXPONENT_HEAD], rows=rows, words=3)
     return {"axis": sizes.axis, "sizes": sizes_text(sizes.points), "table": table, "lines": lines}
 

@@ -55,6 +55,7 @@ class ScaleTables:
             NaN if there is none), inside (whether the measured edge lies inside the prediction interval; None if one of
             them is not known). None without sizes to predict.
         doubling: `analysis.stats.horizon.last_doubling` if the size is the horizon, else None.
+        too_few: Curves with fewer than LEAST_SIZES sizes, which are in none of the other tables; columns CURVE, sizes.
     """
 
     axis: str
@@ -62,6 +63,7 @@ class ScaleTables:
     exponents: pd.DataFrame
     predictions: pd.DataFrame | None
     doubling: pd.DataFrame | None
+    too_few: pd.DataFrame
 
     def by_model(self) -> "Iterator[tuple[str, ScaleTables]]":
         """Yield each model with its rows of every table."""
@@ -77,18 +79,29 @@ def scale_tables(
     """Return the tables of edges against a size.
 
     Args:
-        axis, points, doubling: As in `ScaleTables`.
+        axis, doubling: As in `ScaleTables`.
+        points: As in `ScaleTables`, of curves with any number of sizes.
         sizes: Where to predict.
 
     Raises:
-        ValueError: As `predictions`.
+        ValueError: If two edges of a line share a size, or no curve has LEAST_SIZES sizes; or as `predictions`.
     """
+    if len(twice := points.loc[points.duplicated([*LINE, "size"])]):
+        raise ValueError(f"two curves named {twice['curve'].iloc[0]} have {axis}={twice['size'].iloc[0]:g}")
+    lines = [line for _, line in points.groupby(LINE, sort=False)]
+    fitted = [line for line in lines if len(line) >= LEAST_SIZES]
+    if not fitted:
+        found = ", ".join(f"{size:g}" for size in sorted(set(points["size"])))
+        raise ValueError(f"a fit needs {LEAST_SIZES} sizes or more, got {axis}={found}")
+    points = pd.concat(fitted, ignore_index=True)
+    few = [(*line[CURVE].iloc[0], len(line)) for line in lines if len(line) < LEAST_SIZES]
     return ScaleTables(
         axis=axis,
         points=points,
         exponents=exponents(points),
         predictions=predictions(points, sizes) if sizes else None,
         doubling=doubling,
+        too_few=pd.DataFrame([*dict.fromkeys(few)], columns=pd.Index([*CURVE, "sizes"])),
     )
 
 

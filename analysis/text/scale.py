@@ -8,9 +8,10 @@ import pandas as pd
 
 from analysis.loading import records
 from analysis.stats.horizon import FALLING, NOT_KNOWN
-from analysis.stats.scale import CANNOT_SAY, ScaleTables
+from analysis.stats.scale import CANNOT_SAY, LEAST_SIZES, ScaleTables
 from analysis.text.edges import edge_span, edge_text
 from analysis.text.format import aligned, span_text, two_digits
+from study.wording import count
 
 
 def lines(found: ScaleTables) -> list[str]:
@@ -28,7 +29,15 @@ def lines(found: ScaleTables) -> list[str]:
         elif own.doubling is None:
             parts.append(warnings(own.exponents))
         shown += ["", f"{model}:", *(f"  {line}".rstrip() for part in parts for line in part)]
+    if len(found.too_few):
+        shown += ["", f"note: {too_few_text(found.too_few)}"]
     return shown
+
+
+def too_few_text(curves: pd.DataFrame) -> str:
+    """Return `1 curve left out, with fewer than 3 sizes: agc on small (2)`."""
+    named = ", ".join(f"{row['curve']} on {row['model']} ({row['sizes']})" for row in records(curves))
+    return f"{count(len(curves), 'curve')} left out, with fewer than {LEAST_SIZES} sizes: {named}"
 
 
 def horizon_rows(points: pd.DataFrame, doubling: pd.DataFrame) -> list[list[str]]:
@@ -156,6 +165,7 @@ def json_values(found: ScaleTables) -> dict[str, Any]:
         "edges": _finite(found.points.reindex(columns=shown)),
         "exponents": _finite(found.exponents),
         "predictions": [] if found.predictions is None else _finite(found.predictions),
+        "too_few_sizes": records(found.too_few),
         "last_doubling": [] if found.doubling is None else _finite(found.doubling),
     }
 

@@ -35,7 +35,7 @@ def over_steps(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         folder: of a study.
 
     Returns:
-        `analysis.stats.scale.ScaleTables.points`, and `analysis.stats.horizon.last_doubling`.
+        The edges as `analysis.stats.scale.scale_tables` takes them, and `analysis.stats.horizon.last_doubling`.
 
     Raises:
         ValueError: there are no runs, losses are missing, or fewer than three horizons can be judged.
@@ -50,7 +50,7 @@ def over_steps(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if len(judged) < LEAST_SIZES:
         raise ValueError(f"the runs can be judged at {len(judged)} horizons, and a fit needs {LEAST_SIZES}")
     points = [sizes.edges_of(runs, fits(runs)).assign(size=float(steps)) for steps, runs in judged.items()]
-    return sizes.enough(pd.concat(points, ignore_index=True), AXIS), doubling_of(judged)
+    return pd.concat(points, ignore_index=True), doubling_of(judged)
 
 
 def doubling_of(judged: Mapping[int, pd.DataFrame]) -> pd.DataFrame:

@@ -35,10 +35,10 @@ def of_folder(folder: Path, key: str | None = None) -> "tuple[str, pd.DataFrame]
         key: the size, if several vary; None takes the only one.
 
     Returns:
-        The name, and `analysis.stats.scale.ScaleTables.points`.
+        The name, and the edges as `analysis.stats.scale.scale_tables` takes them.
 
     Raises:
-        ValueError: there are no runs, no size varies, several do and none is named, or fewer than three are recorded.
+        ValueError: there are no runs, no size varies, or several do and none is named.
     """
     import analysis
     from analysis.stats.edges import fits
@@ -80,7 +80,7 @@ def of_study(
     points = table.loc[sizes.index].assign(size=sizes.astype(float))
     column, option = ("model", axis.rpartition(".")[2]) if axis in models else ("curve", axis)
     points[column] = [_without(label, option) for label in points[column]]
-    return axis, enough(points, axis)
+    return axis, points
 
 
 def of_members(name: str, members: "Iterable[FamilyMember]", key: str | None = None) -> "tuple[str, pd.DataFrame]":
@@ -111,7 +111,7 @@ def of_members(name: str, members: "Iterable[FamilyMember]", key: str | None = N
         raise ValueError(f"several things vary in {name}: {', '.join(varied)}; a fit needs members that differ in one")
     axis = _chosen(key, varied, name)
     points = [table.assign(size=float(size)) for table, size in zip(tables, of_all[axis], strict=True)]
-    return axis, enough(pd.concat(points, ignore_index=True), axis)
+    return axis, pd.concat(points, ignore_index=True)
 
 
 def edges_of(runs: "pd.DataFrame", fitted: Mapping[Any, Any]) -> "pd.DataFrame":
@@ -121,21 +121,6 @@ def edges_of(runs: "pd.DataFrame", fitted: Mapping[Any, Any]) -> "pd.DataFrame":
     from analysis.stats.edges import edges
 
     return pd.concat([edges(runs, level, fitted) for level in LEVELS], ignore_index=True)
-
-
-def enough(points: "pd.DataFrame", axis: str) -> "pd.DataFrame":
-    """Return the lines with at least three sizes. Raises ValueError if there are none, or two edges share a size."""
-    import pandas as pd
-
-    from analysis.stats.scale import LEAST_SIZES, LINE
-
-    if len(twice := points.loc[points.duplicated([*LINE, "size"])]):
-        raise ValueError(f"two curves named {twice['curve'].iloc[0]} have {axis}={twice['size'].iloc[0]:g}")
-    lines = [line for _, line in points.groupby(LINE, sort=False) if len(line) >= LEAST_SIZES]
-    if not lines:
-        sizes = ", ".join(f"{size:g}" for size in sorted(set(points["size"])))
-        raise ValueError(f"a fit needs {LEAST_SIZES} sizes or more, got {axis}={sizes}")
-    return pd.concat(lines, ignore_index=True)
 
 
 def is_size(value: Any) -> bool:

@@ -141,6 +141,22 @@ def test_a_curve_with_few_sizes_does_not_stop_the_others(tmp_path, capsys):
     assert "none, LR50 at 12" not in printed
 
 
+def test_a_curve_without_a_fit_is_named(tmp_path, capsys):
+    edges = power_law((1, 3, 4, 6), 0.5, -0.5, agc=0.8)
+    for model in [*edges][2:]:
+        del edges[model]["agc"]
+    write_sizes(tmp_path, edges, seeds=3)
+    note = "1 curve left out, with fewer than 3 sizes: agc on ranker (2)"
+    assert main(["scale", str(tmp_path)]) == 0
+    assert f"note: {note}" in capsys.readouterr().out.splitlines()
+    assert main(["scale", str(tmp_path), "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["too_few_sizes"] == [{"model": "ranker", "curve": "agc", "sizes": 2}]
+    assert {row["curve"] for row in values["edges"]} == {"none"}
+    assert main(["report", str(tmp_path)]) == 0
+    assert note in (tmp_path / "report.html").read_text()
+
+
 def test_each_model_has_its_own_reasons(tmp_path, capsys):
     edges = power_law((1, 3, 4, 6), 0.5, -0.5)
     edges |= {f"{model} cross_layers=2": {"none": 50.0} for model in edges}
