@@ -10,9 +10,15 @@ from study.execution.planner import Stack
 from study.execution.work_source import Source
 from study.wording import count
 
+LINE_SECONDS = 10.0
+"""Least time between two lines of progress where output is no terminal."""
+
 
 class Progress:
-    """Counts trials as they end. A terminal shows live bars; elsewhere, each trial is a line.
+    """Counts trials as they end. A terminal shows live bars.
+
+    Elsewhere, a line is written every LINE_SECONDS at most, one when the control is done, and one at the end. Failures
+    and notes are written at once.
 
     Args:
         control: stacks that are trained besides those of the source.
@@ -32,7 +38,8 @@ class Progress:
         self.work_done = 0.0
         self.judged: Counter[str] = Counter()
         self.diverged: Counter[str] = Counter()
-        self.started = time.monotonic()
+        self.started = self.next_line = time.monotonic()
+        self.withheld = False
         self.bars = _Bars(self.out) if self.out.isatty() and self._left() else None
         if self._left():
             self._show(f"{self._runs()} runs · the first stacks train")
@@ -51,7 +58,7 @@ class Progress:
         if not stack.is_control:
             self.judged[method] += runs
             self.diverged[method] += int(result["diverged"])
-        self._show(self.line())
+        self._show(self.line(), at_once=stack.is_control and not self.control_left.total())
 
     def note(self, text: str) -> None:
         """Write a line that stays."""
@@ -71,13 +78,19 @@ class Progress:
         return f"{self._runs()} runs · {self._pace()} · {state}"
 
     def close(self) -> None:
-        """Stop the live bars."""
+        """Stop the live bars, or write the last line."""
         if self.bars:
             self.bars.stop()
+        elif self.withheld:
+            self.note(self.line())
 
-    def _show(self, line: str) -> None:
+    def _show(self, line: str, *, at_once: bool = False) -> None:
         if not self.bars:
-            print(line, file=self.out, flush=True)
+            now = time.monotonic()
+            self.withheld = now < self.next_line and not at_once
+            if not self.withheld:
+                self.next_line = now + LINE_SECONDS
+                self.note(line)
             return
         done = self.done + self.failed
         state = self.source.state if self.judged else ""

@@ -50,6 +50,21 @@ def test_line_counts_runs_and_weighs_time_left_by_model(clock: list[float]) -> N
     assert "0:00 left" in shown.line()
 
 
+def test_a_long_study_does_not_flood_a_log(clock: list[float]) -> None:
+    control = [stack("small", "none", CONTROL_SEEDS[at : at + 1]) for at in range(2)]
+    stacks = [stack("small", "none", (seed,)) for seed in range(45)]
+    out, source = io.StringIO(), Planned(stacks)
+    shown = Progress(control, source, WORK, out)
+    for one in [*control, *stacks]:
+        clock[0] += 1.0
+        source.recorded(one)
+        shown(one, {"runs": 1, "diverged": 0})
+    shown.note("a note")
+    shown.close()
+    begins = [line.split("/")[0].strip() for line in out.getvalue().splitlines()]
+    assert begins == ["0", "2", "12", "22", "32", "42", "a note", "47"]
+
+
 def test_terminal_shows_a_bar_for_all_runs_and_one_per_method(
     clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
