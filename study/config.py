@@ -363,7 +363,15 @@ def control_of(study: Study, data: str) -> list[Run]:
 
 
 def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
-    """Return `count` values that are evenly spaced in the logarithm, rounded to two digits."""
+    """Return `count` values that are evenly spaced in the logarithm, rounded to two digits.
+
+    Args:
+        low, high: The first and the last value, above 0.
+        count: How many, before equal values are merged. One value is `low`.
+
+    Raises:
+        ValueError: Unless 0 < low <= high and count >= 1.
+    """
     _need(0 < low <= high, f"need 0 < low <= high, got low={low:g}, high={high:g}")
     _need(count >= 1, f"need count >= 1, got count={count}")
     ratio = 0.0 if count == 1 else math.log(high / low) / (count - 1)

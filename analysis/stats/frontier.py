@@ -38,8 +38,8 @@ def frontier(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = No
     Returns:
         One row a point of a line; columns model, curve, method; threshold (its name), held (the other values that
         vary in the study and are constant along the line, `abs=0.01`, or ""), value (of the threshold); level, and
-        the columns of `edges.edges` from edge on. A curve in no line, such as `none`, has one row with threshold ""
-        and value NaN.
+        the columns of `edges.edges` from edge on. A curve in no line, such as `none` or a loop's arm without the
+        option that varies, has one row with threshold "" and value NaN.
 
     Raises:
         ValueError: Unless 0 < level < 1.
@@ -137,7 +137,8 @@ def _lines(runs: pd.DataFrame) -> pd.DataFrame:
         for name in (key for key in varied if key in names):
             others = [key for key in varied if key != name]
             groups: dict[str, list[str]] = {}
-            for curve, own in values.items():
+            # A loop's arm that leaves an option at its default has no value on the axis.
+            for curve, own in ((curve, own) for curve, own in values.items() if name in own):
                 held = ", ".join(f"{key}={own[key]}" for key in others if key in own)
                 groups.setdefault(held, []).append(curve)
             for held, curves in groups.items():

@@ -39,15 +39,16 @@ def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     Returns:
         One row a model and method that has runs; columns model, method; seeds (that judge); curve, lr (the choice of
         most seeds), agreed (the share of seeds with that choice); for each held-out quality (`auc_<task>`,
-        `rmse_<task>`) the median over seeds with its exact 95% interval, <name>_low and <name>_high (NaN below 6
-        seeds); k, n, rate, low, high (the runs that judge and diverged, with the 95% Wilson interval); more,
-        more_low, more_high, more_p_holm (the mean difference to `clippy` of the first task's quality, paired by
-        seed, with Student's 95% interval and p, by Holm over the methods of a model; NaN without Clippy, with one
-        common seed, or if all differences are equal).
+        `rmse_<task>`, or a loop's metric) the median over seeds with its exact 95% interval, <name>_low and
+        <name>_high (NaN below 6 seeds); k, n, rate, low, high (the runs that judge and diverged, with the 95% Wilson
+        interval); more, more_low, more_high, more_p_holm (the mean difference to `clippy` of the first quality, paired
+        by seed, with Student's 95% interval and p, by Holm over the methods of a model; NaN without Clippy or quality,
+        with one common seed, or if all differences are equal).
     """
     runs = with_curves(runs)
     filled = worst_filled(runs, definition)
-    scores = [s for t in tasks_of(definition.data) for s in (f"auc_{t['name']}", f"rmse_{t['name']}") if s in filled]
+    of_tasks = [f"{kind}_{t['name']}" for t in tasks_of(definition.data) for kind in ("auc", "rmse")]
+    scores = [name for name in (str(definition.data.get("quality")), *of_tasks) if name in filled]
     diverged = (runs["outcome"] == "diverged").to_numpy(dtype=bool)
     first = str(tasks_of(definition.data)[0]["name"])
     rows = []
@@ -65,7 +66,8 @@ def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
             row |= {name: middle, f"{name}_low": low, f"{name}_high": high}
         k, n = int(diverged[at].sum()), len(at)
         low, high = (float(end) for end in wilson(k, n))
-        more = _more(chosen, choices_of.get((model, AGAINST)), filled[scores[0]]) if method != AGAINST else NO_MORE
+        against = None if method == AGAINST else choices_of.get((model, AGAINST))
+        more = NO_MORE if against is None or not scores else _more(chosen, against, filled[scores[0]])
         rows.append(row | {"k": k, "n": n, "rate": k / n, "low": low, "high": high} | more)
     ends = [f"{name}{end}" for name in scores for end in ("", "_low", "_high")]
     columns = ["model", "method", "seeds", "curve", "lr", "agreed", *ends, "k", "n", "rate", "low", "high", *NO_MORE]
@@ -84,10 +86,8 @@ AGAINST = "clippy"
 NO_MORE = {"more": math.nan, "more_low": math.nan, "more_high": math.nan, "more_p_holm": math.nan}
 
 
-def _more(chosen: pd.DataFrame, against: pd.DataFrame | None, quality: np.ndarray) -> dict[str, float]:
+def _more(chosen: pd.DataFrame, against: pd.DataFrame, quality: np.ndarray) -> dict[str, float]:
     """`more` of a method, with the p of Student's paired t-test."""
-    if against is None:
-        return NO_MORE
     seeds = chosen.index.intersection(against.index)
     more = quality[chosen.loc[seeds, "row"]] - quality[against.loc[seeds, "row"]]
     if len(more) < 2 or not more.std() > 0:

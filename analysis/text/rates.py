@@ -33,7 +33,8 @@ def rates_table(rates: pd.DataFrame, width: int = 120) -> str:
                 fit += 1
             rows = zip(["lr", *names], *columns[:fit], strict=True)
             lines = ["  ".join([r[0].rjust(left), *map(str.ljust, r[1:], widths)]).rstrip() for r in rows]
-            blocks.append("\n".join([f"{model}: diverged runs of n, 95% interval", *lines]))
+            slow = " (2u: 2 are undertrained)" if of_model["undertrained"].to_numpy().any() else ""
+            blocks.append("\n".join([f"{model}: diverged runs of n, 95% interval{slow}", *lines]))
             columns, widths = columns[fit:], widths[fit:]
     return "\n\n".join(blocks)
 

@@ -24,7 +24,7 @@ def as_text(table: pd.DataFrame, rates: pd.DataFrame) -> tuple[list[str], list[l
         table: `analysis.stats.table2.table2`.
         rates: `analysis.stats.rates.divergence_rates`.
     """
-    scores = [name for name in table.columns if name.startswith(("auc_", "rmse_")) and not name.endswith(ENDS)]
+    scores = [name for name in table.columns if name.startswith(QUALITIES) and not name.endswith(ENDS)]
     lrs = sorted(set(rates["lr"]))
     lrs = lrs if len(lrs) <= MOST_LRS else []
     at = {(row["model"], row["curve"], row["lr"]): row for row in records(rates)}
@@ -45,6 +45,7 @@ def as_text(table: pd.DataFrame, rates: pd.DataFrame) -> tuple[list[str], list[l
     return head, body
 
 
+QUALITIES = ("auc_", "rmse_", "score_", "error_")
 ENDS = ("_low", "_high")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 MLFLOW = "mlflow"
 """The source that is no file."""
 
-MISSING, COMPLETED = "missing", "completed"
+MISSING = "missing"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ COLUMNS = pa.schema(
         ("lr", pa.float64()),
         ("seed", pa.int64()),
         ("role", pa.string()),  # cell | control
-        ("outcome", pa.string()),  # one of OUTCOMES; null for the control
+        ("outcome", pa.string()),  # completed, diverged or undertrained; null for the control
         ("reason", pa.string()),  # nonfinite | collapsed | never_learned; null unless diverged
         ("diverged_at_step", pa.int64()),
         ("micro_episodes", pa.int64()),
@@ -84,8 +84,6 @@ OF_TABLES = frozenset(
     """.split()  # noqa: SIM905 - a list has a line for each word
 )
 """Columns of the tables that `analysis` makes of a record. Each threshold is a column there too."""
-
-OUTCOMES = ("completed", "diverged", "undertrained")
 
 
 def check_thresholds(names: Iterable[str], where: str) -> None:

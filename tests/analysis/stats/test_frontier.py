@@ -66,6 +66,16 @@ def test_arms_of_a_line_share_all_other_options():
     assert list(table.loc[table["threshold"] == "", "curve"]) == ["lamb", "clippy abs=0.1 rel=0.1", "clippy rel=0.5"]
 
 
+def test_an_arm_that_leaves_the_option_at_its_default_is_in_no_line():
+    arms = (("plain", options, 0.8) for options in ({}, {"width": 16}, {"width": 64}))
+    table = frontier(runs_of(*arms, lrs=(0.4, 0.8), seeds=(0, 1)))
+    assert table[["curve", "threshold"]].to_numpy().tolist() == [
+        ["plain width=16", "width"],
+        ["plain width=64", "width"],
+        ["plain", ""],
+    ]
+
+
 def test_lines_are_of_one_model():
     runs = runs_of(*(("agc", {"max_ratio": r}, 0.8) for r in (0.01, 0.1)), lrs=(0.4, 0.8), seeds=(0, 1))
     other = runs[runs["max_ratio"] == 0.1].assign(model="large")

@@ -105,6 +105,21 @@ def test_methods_are_compared_with_clippy_paired_by_seed() -> None:
     assert {row[1]: row[-2][:7] for row in rows} == {"none": "-0.0001", "agc": "+0.0025", "clippy": ""}
 
 
+@pytest.mark.parametrize("metric", ["score_accuracy", "error_val_loss", None])
+def test_a_loop_is_compared_by_its_metric_if_it_has_one(metric: str | None) -> None:
+    data = {"tasks": [{"name": "loss", "kind": "loss", "constant_loss": 1.0}]} | ({"quality": metric} if metric else {})
+    of_loop = runs().rename(columns={"auc_click": metric or "unused", "kept_click": "kept_loss"})
+    of_loop = of_loop if metric else of_loop.drop(columns="unused")
+    clippy = of_loop.loc[of_loop["method"] == "none"].assign(method="clippy")
+    found = table2(pd.concat([of_loop, clippy]), replace(DEFINITION, data=data))
+    agc = row_of(found, "agc")
+    assert (agc["curve"], agc["lr"]) == ("agc max_ratio=0.001", 2.0)
+    assert agc.get(metric) == (pytest.approx(0.7035) if metric else None)
+    assert agc["more"] == pytest.approx(0.0535 if metric else math.nan, nan_ok=True)
+    head, _ = as_text(found, divergence_rates(of_loop))
+    assert head[2] == (f"{metric.partition('_')[2]} (95%)" if metric else "best at")
+
+
 def test_few_seeds_have_no_interval_and_no_runs_have_no_row() -> None:
     table = runs()
     found = table2(table.loc[table["seed"] < 3], DEFINITION)

@@ -193,6 +193,15 @@ def test_rates_table_fits_the_width_and_shows_k_of_n(study):
     assert text.count("\n\n") == 1
 
 
+def test_rates_table_explains_its_mark_of_undertrained_runs(study):
+    rates = analysis.divergence_rates(study[1])
+    of_large = rates["model"] == sorted(set(rates["model"]))[0]
+    blocks = analysis.rates_table(rates.assign(undertrained=2 * of_large)).split("\n\n")
+    marked = [block for block in blocks if " 2u" in block]
+    assert len(marked) == 1
+    assert ["undertrained" in block for block in blocks] == [" 2u" in block for block in blocks]
+
+
 def test_no_runs_give_empty_tables_and_a_message(tmp_path):
     definition = write_simulated_study(tmp_path, simulated_definition(), leave_out=())
     runs = analysis.load(tmp_path).iloc[:0]
