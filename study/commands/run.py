@@ -32,6 +32,8 @@ from study.trainers.protocol import Trainer, open_trainer
 from study.wording import count
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from study.tracking.follower import Follower
     from study.tune.cluster import Cluster
 
@@ -162,7 +164,7 @@ def _train_stacks(
 ) -> None:
     from study.tune import runner
 
-    data = trainer.description()
+    data, recorded = trainer.description(), tables.read_runs(folder)
     checkpoints = checkpoint.checkpointed_stacks(folder)
     if checkpoints:
         print(f"{len(checkpoints)} stacks continue from their checkpoints", flush=True)
@@ -185,8 +187,8 @@ def _train_stacks(
             on_trial_end=on_trial_end,
             on_message=progress.note,
             checkpointed=tuple(checkpoints.values()),
-            seconds_of_run=_seconds_of_run(folder),
-            trained=_trained(folder),
+            seconds_of_run=_seconds_of_run(recorded),
+            trained=_trained(recorded),
             trial_seconds=None if request.trial_minutes is None else 60 * request.trial_minutes,
             checkpoint_seconds=60 * minutes,
             resume=resume_command,
@@ -222,16 +224,15 @@ def _mirror(folder: Path, follower: "Follower", uri: str | None) -> str:
         return f"MLflow was not updated: {error}. Later: study mlflow {stores.address(folder)}"
 
 
-def _seconds_of_run(folder: Path) -> dict[str, float]:
+def _seconds_of_run(recorded: "pd.DataFrame") -> dict[str, float]:
     """Model -> seconds of its slower recorded runs."""
-    slower: Any = tables.read_runs(folder).groupby("model")["seconds"].quantile(0.9)
+    slower: Any = recorded.groupby("model")["seconds"].quantile(0.9)
     return {str(model): float(seconds) for model, seconds in slower.items()}
 
 
-def _trained(folder: Path) -> set[tuple[str, str]]:
+def _trained(recorded: "pd.DataFrame") -> set[tuple[str, str]]:
     """Return (model, method) of the recorded cells."""
-    runs = tables.read_runs(folder)
-    return set(runs.loc[runs["role"] == "cell", ["model", "method"]].itertuples(index=False, name=None))
+    return set(recorded.loc[recorded["role"] == "cell", ["model", "method"]].itertuples(index=False, name=None))
 
 
 def _opening(study: Study, work: RemainingWork, workers: int, folder: Path) -> str:

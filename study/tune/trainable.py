@@ -103,7 +103,7 @@ def _train(config: dict[str, Any], context: TrialContext, node: str, place: str)
         return failed(kind="memory", failure=f"out of memory ({redaction.first_line(error)})")
     except BaseException as error:  # a loop may raise KeyboardInterrupt, and no signal reaches this thread
         broken = isinstance(error, RuntimeError) and BROKEN_DEVICE.search(str(error))
-        why = f"{type(error).__name__}: {redaction.first_line(error)}"
+        why = ": ".join(dict.fromkeys((type(error).__name__, redaction.first_line(error))))
         return failed(kind="device" if broken else "error", failure=why)
     if context.device != "cpu":
         context.coordination.device_works(place)

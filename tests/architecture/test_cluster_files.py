@@ -158,7 +158,7 @@ STAND_INS = {
     "python": """
       if [ "$1" = -c ]; then echo token; exit; fi
       cat >/dev/null
-      until grep -q 'node started' "$LOG" || [ -n "$STUCK" ]; do sleep 0.05; done
+      until [ "$(grep -c ' started' "$LOG")" = 2 ] || [ -n "$STUCK" ]; do sleep 0.05; done
       echo "slurm.sh: 2 of 2 nodes" """,
     "srun": """
       while [ "${1#--}" != "$1" ]; do case $1 in --nodelist=*) node=${1#*=};; esac; shift; done
