@@ -40,11 +40,12 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python tests/benchmarks/bench.py --data-dir $(DATA)
 	$(BIN)/python tests/benchmarks/bench.py --data-dir $(DATA) --model large --runs 80 --plain-runs 20
 
-# The tables of docs/statistics.md: half an hour of CPU, then hours for curves of other shapes, kept in
-# docs/statistics_shapes.csv; an interrupted run continues. SIMULATIONS="--simulations 200" makes it quick.
+# The tables of docs/statistics.md, from rows in docs/statistics/: hours of two cores; an interrupted run continues, and
+# cells that have as many simulations stay. SIMULATIONS="--simulations 200" makes it quick.
 statistics: $(VENV)/installed-dev
-	$(BIN)/python tests/helpers/simulation_long.py $(SIMULATIONS)
-	$(BIN)/python tests/helpers/simulation_shapes.py $(SIMULATIONS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/helpers/simulation_edges.py $(SIMULATIONS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/helpers/simulation_claims.py $(SIMULATIONS)
+	$(BIN)/python tests/helpers/statistics_page.py
 
 # Every table and figure of the pages of findings again, from the rows in docs/results/.
 results: $(VENV)/installed

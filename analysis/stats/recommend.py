@@ -177,18 +177,6 @@ def passes(k: Any, n: Any, risk: float, level: float) -> np.ndarray:
     return tail <= level
 
 
-def fixed_sequence(k: Any, n: Any, risk: float = RISK, level: float = 1 - CONFIDENCE) -> np.ndarray:
-    """Return how many of the lrs are claimed, from the lowest upward until the first failure.
-
-    Args:
-        k: Diverged runs at each lr, ascending along the last axis; any shape before it, which is returned.
-        n: Runs, of the same shape.
-        risk: The P(divergence) to claim.
-        level: 1 - confidence.
-    """
-    return np.cumprod(passes(k, n, risk, level), axis=-1).sum(axis=-1)
-
-
 def most_allowed(n: int, risk: float, level: float) -> int:
     """Return the most diverged of n runs that still claim; -1 if even none does not."""
     return int(passes(np.arange(n), n, risk, level).sum()) - 1

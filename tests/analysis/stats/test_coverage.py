@@ -1,7 +1,7 @@
 """The statistics keep their word, by simulation from known curves: the fast version of docs/statistics.md.
 
 Limits leave room for the binomial error of so few simulations: each test would fail once in a thousand by chance, were
-its seeds not fixed. The long version is tests/helpers/simulation_long.py.
+its seeds not fixed. The long versions are tests/helpers/simulation_edges.py and simulation_claims.py.
 """
 
 import warnings
@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import special, stats
+from simulated_edges import simulated_edges, tallies
 from simulation import CURVES, LRS, Curve, draw, runs_table
-from simulation_long import simulated_edges, tallies
 
 import analysis
 from analysis.stats.edges import BELOW, NOT_REACHED
@@ -92,8 +92,8 @@ def test_intervals_of_edges_cover(simulated, level):
     for seeds in SEEDS:
         of_seeds = covered[every["seeds_drawn"] == seeds]
         assert of_seeds.sum() >= least(TARGET, len(of_seeds)), f"{seeds} seeds"
-    # Nor do they cover by being wide: with 64 seeds, less than this many decades.
-    widths = {"shallow": 0.17, "steep": 0.07, "lapse 0.3": 0.15, "floor 0.02": 0.08}
+    # Nor do they cover by being wide: with 64 seeds, less than this many decades. Two lrs are 0.18 apart.
+    widths = {"shallow": 0.17, "steep": 0.12, "lapse 0.3": 0.15, "floor 0.02": 0.12}
     for name, widest in widths.items() if level == 0.5 else ():
         table = simulated[name]
         assert tallies(table[(table["seeds_drawn"] == 64) & (table["level"] == level)])["width"] < widest
@@ -145,7 +145,7 @@ def test_missing_runs_widen_intervals_and_keep_coverage():
         for table in (simulated_edges(CURVES["shallow"], 8, 0.5, 40, rng, missing=m) for m in (0.0, 0.5))
     )
     assert holes["covered"] * holes["n"] >= least(TARGET, int(holes["n"]))
-    assert holes["width"] > 1.05 * whole["width"]
+    assert holes["width"] > 1.2 * whole["width"]
 
 
 @pytest.mark.parametrize("lrs", [(0.1,), (0.1, 0.2), LRS])

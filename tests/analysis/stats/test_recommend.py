@@ -26,7 +26,6 @@ from analysis.stats.recommend import (
     Confirmed,
     Evidence,
     claim,
-    fixed_sequence,
     most_allowed,
     passes,
     recommend,
@@ -106,12 +105,18 @@ def test_claim_equals_the_clopper_pearson_bound(n, share, risk, confidence):
         assert (most_allowed(n, risk, 1 - confidence) >= k) == expected
 
 
-def test_fixed_sequence_stops_at_the_first_failure():
-    assert fixed_sequence([0, 0, 1, 0], 59) == 2
-    assert fixed_sequence([1, 0, 0], 59) == 0
-    assert fixed_sequence([0, 0, 0], 59) == 3
-    assert fixed_sequence([0, 0, 0], [59, 8, 59]) == 1
-    np.testing.assert_array_equal(fixed_sequence([[0, 1], [0, 0], [9, 0]], 59), [1, 2, 0])
+def claimed(k, n, lrs=(0.1, 0.2, 0.4, 0.8)):
+    """How many lrs of a study are claimed, from the lowest upward."""
+    grid = tuple(zip(lrs, k, n, strict=False))
+    found = claim(Evidence(grid=grid, placed=False, confirmations=()), 0.05, 0.95)
+    return 1 + lrs.index(found["lr"]) if found["status"] == CLAIMED else 0
+
+
+def test_claims_stop_at_the_first_failure():
+    assert claimed([0, 0, 1, 0], [59] * 4) == 2
+    assert claimed([1, 0, 0], [59] * 3) == 0
+    assert claimed([0, 0, 0], [59] * 3) == 3
+    assert claimed([0, 0, 0], [59, 8, 59]) == 1
 
 
 # --- runs that failed for good ------------------------------------------------------------------------------------
@@ -195,7 +200,9 @@ def test_claims_are_wrong_at_most_5_percent_of_the_time(seeds, share):
     curves = [Curve(slope=s, lr50=at * 10 ** (math.log(0.949 / 0.051) / s)) for s in (20, 6)]
     curves.append(Curve(slope=20, lr50=10.0, floor=0.051))
     drawn_NMSK = draw(curves, SIMULATED_LRS, seeds, rng=np.random.default_rng(5), share=share, simulations=SIMULATIONS)
-    claimed_NM = fixed_sequence(drawn_NMSK.sum(axis=2), seeds)
+    k_RK, of_row = np.unique(drawn_NMSK.sum(axis=2).astype(int).reshape(-1, 12), axis=0, return_inverse=True)
+    claimed_R = np.array([claimed(k_K.tolist(), [seeds] * 12, SIMULATED_LRS) for k_K in k_RK])
+    claimed_NM = claimed_R[of_row.ravel()].reshape(SIMULATIONS, -1)
     safe_M = np.array([np.cumprod(curve.rate(SIMULATED_LRS) <= 0.05).sum() for curve in curves])
     wrong_M = (claimed_NM > safe_M).mean(axis=0)
     assert safe_M.tolist() == [5, 5, 0]

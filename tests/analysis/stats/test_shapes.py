@@ -1,18 +1,18 @@
-"""Intervals of edges on curves that are not logistic: the fast version of `simulation_shapes`, and its page."""
+"""Intervals of edges on curves that are not logistic: the fast version of `simulation_edges`, and its page."""
 
 import math
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from simulation_shapes import GRIDS, NEAR, SHAPES, TABLE, intervals, markdown, tally
+import statistics_page
+from shapes import GRIDS, NEAR, SHAPES
+from simulation_edges import differences, intervals, tally
 
 from analysis.stats.edge_posterior import edge_ends, edge_interval
 from analysis.stats.edges import edge_of
 from analysis.stats.psychometric import fit
 
-PAGE = Path(__file__).parents[3] / "docs" / "statistics.md"
+PAGE = statistics_page.PAGE.read_text()
 
 
 def steps_at(*ks, seeds=8):
@@ -20,9 +20,9 @@ def steps_at(*ks, seeds=8):
     return (np.arange(seeds)[:, None] < np.array(ks)).astype(float)
 
 
-def test_page_shows_the_table_of_the_simulation():
-    shown = PAGE.read_text().split("<!-- shapes -->\n")[1].split("\n<!-- end -->")[0]
-    assert shown.strip() == markdown(pd.read_csv(TABLE)), "write the output of simulation_shapes.py into the page"
+def test_page_shows_the_tables_of_the_simulations():
+    assert statistics_page.with_new_tables(PAGE) == PAGE, "make statistics writes them"
+    assert all(f"<!-- table {name} " in PAGE for name in statistics_page.TABLES)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -32,7 +32,8 @@ def test_simulated_rates_equal_the_shape(name):
     rate = shape.rate(lrs)
     limit = 4 * np.sqrt(rate * (1 - rate) / n) + 2e-3
     assert (np.abs(shape.draw(lrs, n, rng).mean(0) - rate) < limit).all()
-    assert shape.rate([shape.edge(0.5) * 1.0001])[0] >= 0.499
+    edge = shape.edge(0.5)
+    assert shape.rate([edge * 1.0001])[0] >= 0.499 if edge < math.inf else rate.max() < 0.5
 
 
 @pytest.mark.parametrize("seeds", [3, 8, 16, 64])
@@ -73,3 +74,21 @@ def test_intervals_cover_curves_that_are_not_logistic(name):
         said = tally(table[table["level"] == level])
         # Binomial(30, 0.93) lies below 23 with probability 0.1%.
         assert said["covered"] >= 23 / 30
+
+
+def test_two_curves_with_one_lr50_are_seldom_said_to_differ():
+    shares = differences("logistic, scale 0.02", "quick", 16, 40)
+    # Binomial(40, 0.05) lies above 7 with probability 0.1%.
+    assert all(share <= 7 / 40 for share in shares.values())
+    assert len(shares) == 2
+    assert math.isnan(differences("cliff", "quick", 16, 40)["differs from cliff"])
+
+
+@pytest.mark.parametrize("seeds", [16, 64])
+def test_one_rate_between_0_and_1_does_not_place_the_edge_within_the_next_gap(seeds):
+    """A third of the seeds at one lr and all at the next: two groups of seeds give this, and so does a smooth curve."""
+    lrs = list(GRIDS["5 even"])
+    outcomes = steps_at(0, seeds // 3, seeds, seeds, seeds, seeds=seeds)
+    row = edge_of(lrs, outcomes, fit(lrs, outcomes), 0.5)
+    assert row["low"] <= lrs[1]
+    assert row["high"] >= lrs[2]

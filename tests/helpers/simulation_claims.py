@@ -1,0 +1,227 @@
+"""How often claims are wrong on curves of any shape: safe lrs, differences between methods, edges of adaptive searches,
+and curves that are said to fall again; and what a search saves.
+
+    python tests/helpers/simulation_claims.py [--tables safe families searches cost falls] [--simulations 400]
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from cells import options, simulate
+from shapes import GRIDS, SHAPES, Shape
+from simulated_edges import fitted_once
+from simulated_search import Found, recorded_search, search
+
+from analysis.stats.contrasts import holm, points, ratio_interval
+from analysis.stats.edges import edge_of
+from analysis.stats.intervals import CONFIDENCE, TAIL
+from analysis.stats.psychometric import fit
+from analysis.stats.rates import octave_bins
+from analysis.stats.recommend import CLAIMED, Evidence, claim
+
+LRS = GRIDS["12 even"]
+SHALLOW, STEEP, FALLING = "logistic, scale 0.167", "logistic, scale 0.05", "falls again"
+LAPSING, FLOOR = "plateau 0.6, runs lapse", "floor 0.05"
+
+
+def safe(shape: str, grid: str, seeds: int, simulations: int) -> list[dict[str, Any]]:
+    """How often `study recommend` claims an lr whose risk is above 5%, in SAFE_TIMES as many studies.
+
+    P passes 5% just below the lr in the middle of the grid: its risk is 5.1%.
+    """
+    lrs, curve = GRIDS[grid], SHAPES[shape]
+    curve = curve.at(curve.lr50 * lrs[len(lrs) // 2] / curve.edge(0.051))
+    rng = np.random.default_rng([seeds, list(GRIDS).index(grid), *shape.encode()])
+    n = SAFE_TIMES * simulations
+    diverged_NK = curve.draw(lrs, n * seeds, rng).reshape(n, seeds, -1).sum(1).astype(int)
+    k_RK, times_R = np.unique(diverged_NK, axis=0, return_counts=True)
+    risky = lrs[int(np.cumprod(curve.rate(lrs) <= 0.05).sum())]
+    wrong = made = 0
+    for k_K, times in zip(k_RK.tolist(), times_R.tolist(), strict=True):
+        grid_runs = tuple((lr, k, seeds) for lr, k in zip(lrs, k_K, strict=True))
+        found = claim(Evidence(grid=grid_runs, placed=False, confirmations=()), 0.05, CONFIDENCE)
+        made += times * (found["status"] == CLAIMED)
+        wrong += times * (found["status"] == CLAIMED and found["lr"] >= risky)
+    return [{"wrong": wrong / n, "made": made / n}]
+
+
+SAFE_TIMES = 25
+
+
+def families(shape: str, seeds: int, kept: float, simulations: int) -> list[dict[str, Any]]:
+    """How often any of four contrasts claims a difference at 5%, by Holm, where five methods have equal curves.
+
+    kept: The part of a threshold's variance that a seed keeps over all lrs; each method has its own thresholds.
+    """
+    rng = np.random.default_rng([seeds, int(2 * kept), *shape.encode()])
+    curve = replace(SHAPES[shape].at(0.13), share=kept)  # between two lrs
+    drawn = np.array([curve.draw(LRS, seeds, rng) for _ in range(5 * simulations)])
+    _, which, fitted = fitted_once(LRS, drawn)
+    of_record = [points(one) for one in fitted]
+    claimed = 0
+    for none, *others in which.reshape(5, simulations).T:
+        p = [ratio_interval(of_record[i], of_record[none])[2] for i in others]
+        claimed += bool((holm(p) <= 0.05).any())
+    return [{"wrong": claimed / simulations}]
+
+
+def searches(shape: str, level: float, precision: float, simulations: int) -> list[dict[str, Any]]:
+    """What searches find and take, on curves with an edge anywhere in two decades but for 0.3 at their ends."""
+    found, edges, _ = _found(SHAPES[shape], level, precision, simulations, [1, *shape.encode()])
+    runs = [one.runs for one in found]
+    row = {"runs": float(np.mean(runs)), "most_runs": float(np.quantile(runs, 0.9))}
+    return [row | _hits(found, edges)]
+
+
+def cost(shape: str, level: float, precision: float, simulations: int) -> list[dict[str, Any]]:
+    """The same, and the runs of a grid of 12 lrs whose intervals are as wide on average.
+
+    The grid's runs are all independent, or each seed keeps its threshold over all lrs.
+    """
+    found, edges, curves = _found(SHAPES[shape], level, precision, simulations, [2, *shape.encode()])
+    runs, hits = [one.runs for one in found], _hits(found, edges)
+    rng = np.random.default_rng(3)
+    row = {"runs": float(np.mean(runs)), "most_runs": float(np.quantile(runs, 0.9))}
+    for name, kept in (("grid_independent", 0.0), ("grid_kept", 1.0)):
+        row[name] = _grid_runs([replace(one, share=kept) for one in curves[:100]], level, hits["width"], rng)
+    return [row | hits]
+
+
+def _found(
+    shape: Shape, level: float, precision: float, simulations: int, seed: Sequence[int]
+) -> tuple[list[Found], list[float], list[Shape]]:
+    rng = np.random.default_rng([int(1000 * level), int(100 * precision), *seed])
+    curves = []
+    for place in rng.uniform(-1.7, -0.3, simulations):
+        edge = shape.edge(level) / shape.lr50
+        curves.append(shape.at(10**place / edge if 0 < edge < math.inf else 10**place))
+    found = [search(curve, 10_000 + i, level=level, precision=precision, budget=2000) for i, curve in enumerate(curves)]
+    return found, [math.log10(edge) if (edge := curve.edge(level)) else -math.inf for curve in curves], curves
+
+
+def _hits(found: Sequence[Found], edges: Sequence[float]) -> dict[str, float]:
+    error = [(f.edge - edge) / (f.high - f.low) for f, edge in zip(found, edges, strict=True) if f.high > f.low]
+    return {
+        "covered": float(np.mean([f.low <= edge <= f.high for f, edge in zip(found, edges, strict=True)])),
+        "width": float(np.mean([f.high - f.low for f in found if math.isfinite(f.high - f.low)])),
+        "bias": float(np.mean(error)),
+    }
+
+
+GRID_SEEDS = (3, 5, 8, 12, 20, 32, 50, 80, 130, 200)
+MOST_GRID_RUNS = GRID_SEEDS[-1] * len(LRS)
+
+
+def _grid_runs(curves: Sequence[Shape], level: float, width: float, rng: np.random.Generator) -> float:
+    """Runs of a grid whose intervals of the logistic have this mean width: between GRID_SEEDS, in logarithms.
+
+    NaN above MOST_GRID_RUNS.
+    """
+    widths = []
+    for seeds in GRID_SEEDS:
+        _, which, fitted = fitted_once(LRS, np.array([curve.draw(LRS, seeds, rng) for curve in curves]))
+        ends = np.array([one.edge(level, (TAIL, 1 - TAIL)) for one in fitted])[which]
+        widths.append(float(np.mean(ends[:, 1] - ends[:, 0])))
+        if widths[-1] < width:
+            break
+    if widths[-1] > width:
+        return math.nan
+    x, y = np.log(widths[::-1]), np.log(GRID_SEEDS[: len(widths)][::-1])
+    return float(np.exp(np.interp(math.log(width), x, y))) * len(LRS)
+
+
+def falls(shape: str, level: float, precision: float, simulations: int) -> list[dict[str, Any]]:
+    """How many searches of at most 400 runs leave a record that is flagged as falling again.
+
+    wrong: Those flagged whose edge is wrong by more than a factor of 1.25.
+    """
+    rng = np.random.default_rng([int(1000 * level), 7, *shape.encode()])
+    runs, lrs, pools, flagged, wrong = [], [], [], 0, 0
+    for i, place in enumerate(rng.uniform(-1.7, -0.3, simulations)):
+        curve = SHAPES[shape].at(10**place)
+        found, of_runs = recorded_search(curve, 20_000 + i, level=level, precision=precision, budget=400)
+        tried = sorted({lr for lr, _ in of_runs})
+        outcomes_SK = np.full((len(of_runs), len(tried)), np.nan)
+        for seed, (lr, diverged) in enumerate(of_runs):
+            outcomes_SK[seed, tried.index(lr)] = diverged
+        row = edge_of(tried, outcomes_SK, fit(tried, outcomes_SK), level)
+        flagged += not row["monotone"]
+        wrong += not row["monotone"] and not 1 / 1.25 <= row["edge"] / curve.edge(level) <= 1.25
+        runs.append(found.runs)
+        lrs.append(len(tried))
+        pools.append(len(set(octave_bins(tried).tolist())))
+    means = {"runs": np.mean(runs), "lrs": np.mean(lrs), "quarter_octaves": np.mean(pools)}
+    return [{name: float(mean) for name, mean in means.items()} | {"flagged": flagged, "wrong": wrong}]
+
+
+SEARCHED = [name for name, shape in SHAPES.items() if math.isfinite(shape.edge()) and math.isinf(shape.falls)]
+"""Curves that reach 0.5 and do not fall again."""
+
+TABLES = {
+    "safe": (
+        safe,
+        [
+            {"shape": shape, "grid": grid, "seeds": seeds}
+            for shape in SEARCHED
+            for grid in ("12 even", "quick", "lr_curve")
+            for seeds in (59, 100, 130)
+        ],
+    ),
+    "families": (
+        families,
+        [
+            {"shape": shape, "seeds": seeds, "kept": kept}
+            for shape in (SHALLOW, STEEP, "cliff", LAPSING)
+            for seeds in (3, 8, 16, 32)
+            for kept in (0.0, 1.0)
+        ],
+    ),
+    "searches": (
+        searches,
+        [
+            {"shape": shape, "level": level, "precision": precision}
+            for level, precision in ((0.5, 1.25), (0.05, 1.5))
+            for shape in SEARCHED
+        ],
+    ),
+    "cost": (
+        cost,
+        [
+            {"shape": shape, "level": level, "precision": precision}
+            for shape, level, precision in (
+                (STEEP, 0.5, 1.25),
+                (STEEP, 0.5, 1.15),
+                (SHALLOW, 0.5, 1.25),
+                (STEEP, 0.05, 1.5),
+            )
+        ],
+    ),
+    "falls": (
+        falls,
+        [
+            {"shape": shape, "level": level, "precision": precision}
+            for shape, level, precision in (
+                (SHALLOW, 0.5, 1.25),
+                (LAPSING, 0.5, 1.25),
+                (STEEP, 0.5, 1.25),
+                (FLOOR, 0.5, 1.25),
+                (STEEP, 0.05, 1.5),
+                (FALLING, 0.5, 1.25),
+            )
+        ],
+    ),
+}
+
+
+def main() -> None:
+    asked = options(__doc__, 400, tables=TABLES)
+    for name in asked.tables:
+        of_cell, cells = TABLES[name]
+        simulate(name, of_cell, cells, asked.simulations)
+
+
+if __name__ == "__main__":
+    main()

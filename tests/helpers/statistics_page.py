@@ -1,0 +1,232 @@
+"""Makes the tables of docs/statistics.md again, from the rows that simulations keep in docs/statistics/.
+
+    python tests/helpers/statistics_page.py      (make statistics)
+
+A table stands between `<!-- table WHAT LEVEL -->` and `<!-- end -->`. WHAT is a key of TABLES; LEVEL is that of an
+edge, where a table has one for each.
+"""
+
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from cells import FOLDER
+from shapes import FAMILY
+from simulation_claims import MOST_GRID_RUNS, SAFE_TIMES
+from simulation_edges import LEVELS, REFERENCES
+
+from analysis.findings.pages import MARK
+
+PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
+TARGET = 0.93
+
+
+def rows_of(name: str) -> pd.DataFrame:
+    """Return the kept rows of a simulation."""
+    return pd.read_csv(FOLDER / f"{name}.csv")
+
+
+def claims(_: float) -> str:
+    """Return the claims that simulations check, with the worst cell of each."""
+    lr50, lr05 = (_rising(level) for level in LEVELS)
+    family = lr50["shape"].isin(FAMILY) | (lr50["shape"] == "never")
+    found = rows_of("searches")
+    half = found.loc[(found["level"] == LEVELS[0]).to_numpy(), "covered"]
+    differing = lr50[[f"differs from {reference}" for reference in REFERENCES]].max().max()
+    equal, wrong = rows_of("families")["wrong"].max(), rows_of("safe")["wrong"].max()
+    said = (
+        "**Edges**: whatever the shape of the curve, the 95% interval of LR50 contains the true edge in at least "
+        f"{lr50['covered'].min():.1%} of the studies of each of {len(lr50)} cells, that of LR05 in at least "
+        f"{lr05['covered'].min():.1%}. The logistic alone: {lr50['covered_alone'].min():.0%} and "
+        f"{lr05['covered_alone'].min():.0%}; on its own curves {lr50['covered_alone'][family].min():.1%} for LR50.",
+        f"**Adaptive searches**: the interval rests on the logistic alone. It contains LR50 in at least "
+        f"{half.min():.0%} of the searches of each curve, and in {half.median():.0%} of those of the median curve.",
+        f"**Safe lrs** (`study recommend`): the true risk is above the claimed risk in at most {wrong:.1%} of the "
+        "studies of each cell. This includes the choice of the lr.",
+        "**Differences between methods**: two curves with the same LR50 and other shapes are said to differ in at most "
+        f"{differing:.1%} of the studies of each cell. Of five equal methods, one is said to differ in at most "
+        f"{equal:.1%}.",
+    )
+    return "\n".join(textwrap.fill(f"- {words}", 125, subsequent_indent="  ") for words in said)
+
+
+def simulated(_: float) -> str:
+    """Return which cells of edges there are."""
+    rows = rows_of("edges")
+    of_grid = rows.groupby("grid", sort=False)["seeds"].unique()
+    cells = "; ".join(f"`{grid}` with {', '.join(map(str, sorted(seeds)))} seeds" for grid, seeds in of_grid.items())
+    most, fewest = rows["simulations"].max(), rows["simulations"].min()
+    each = f"{most}" if most == fewest else f"{fewest} to {most}"
+    return f"{each} studies of each cell. Simulated: {cells}."
+
+
+def worst(level: float) -> str:
+    """Return which cell of edges covers least, and how many cover less than TARGET."""
+    rows = _rising(level).sort_values("covered", kind="stable")
+    first, few = rows.iloc[0], int((rows["covered"] < TARGET).sum())
+    return textwrap.fill(
+        f"{_name(level)}: the worst of {len(rows)} cells covers {first['covered']:.3f} ({first['shape']}; "
+        f"{first['seeds']} seeds, {first['grid']}). {few} of {len(rows)} cover less than {TARGET}. The logistic alone: "
+        f"worst {rows['covered_alone'].min():.3f}, {int((rows['covered_alone'] < TARGET).sum())} less than {TARGET}.",
+        125,
+    )
+
+
+def coverage(level: float) -> str:
+    """Return the lowest coverage over all grids, by curve and number of seeds, beside that of the logistic alone."""
+    return _by_seeds(level, ("covered", "covered_alone"), "min", "{:.3f}, {:.3f}", 0)
+
+
+def widths(level: float) -> str:
+    """Return mean widths over all grids, by curve and number of seeds, beside those of the logistic alone."""
+    return _by_seeds(level, ("width", "width_alone"), "mean", "{:.2f}, {:.2f}", 1)
+
+
+def _by_seeds(level: float, columns: Sequence[str], how: str, form: str, sort: int) -> str:
+    rows = _rising(level)
+    tables = [rows.pivot_table(index="shape", columns="seeds", values=name, aggfunc=how) for name in columns]
+    order = tables[0].min(axis=1).sort_values(kind="stable").index if sort == 0 else rows["shape"].unique()
+    seeds = list(tables[0].columns)
+    lines = [["curve", *(f"{n} seeds" for n in seeds)]]
+    for shape in order:
+        lines.append([shape, *(form.format(*(table.loc[shape, n] for table in tables)) for n in seeds)])
+    return markdown(lines)
+
+
+def flagged(level: float) -> str:
+    """Return the highest share of studies over all grids that are said to fall again, by curve and number of seeds."""
+    rows = rows_of("edges")
+    rows = rows.loc[(rows["level"] == level).to_numpy()]
+    rows = rows.assign(curve=np.where(rows["shape"] == "falls again", "falls again", "all others, highest"))
+    table = rows.pivot_table(index="curve", columns="seeds", values="flagged", aggfunc="max")
+    lowest = rows.pivot_table(index="curve", columns="seeds", values="flagged", aggfunc="min")
+    seeds = list(table.columns)
+    lines = [["curve", *(f"{n} seeds" for n in seeds)]]
+    lines.append(["all others, highest", *(f"{table.loc['all others, highest', n]:.4f}" for n in seeds)])
+    lines.append(["falls again, lowest", *(f"{lowest.loc['falls again', n]:.3f}" for n in seeds)])
+    bound = rows.groupby("curve")["bound"].min()
+    return (
+        f"{markdown(lines)}\n\nThe model-free bound of LR50 contains the true edge in at least "
+        f"{bound['all others, highest']:.1%} of the studies\nof each cell, and {bound['falls again']:.1%} for the "
+        "curve that falls again. It is wide."
+    )
+
+
+def differs(level: float) -> str:
+    """Return the highest share of studies over all grids in which two curves of one LR50 are said to differ."""
+    rows = _rising(level)
+    columns = [f"differs from {reference}" for reference in REFERENCES]
+    worst_of = rows.groupby("shape", sort=False)[columns].max().dropna(how="all")
+    worst_of = worst_of.loc[worst_of.max(axis=1).sort_values(ascending=False, kind="stable").index]
+    lines = [["curve", *(f"against {reference}" for reference in REFERENCES)]]
+    lines += [[str(shape), *(_number(row[name]) for name in columns)] for shape, row in worst_of.iterrows()]
+    return markdown(lines)
+
+
+def safe(_: float) -> str:
+    """Return the highest share of wrong claims of a safe lr over all grids, by curve and number of seeds."""
+    rows = rows_of("safe")
+    table = rows.pivot_table(index="shape", columns="seeds", values="wrong", aggfunc="max")
+    table = table.loc[table.max(axis=1).sort_values(ascending=False, kind="stable").index]
+    lines = [["curve", *(f"{n} seeds" for n in table.columns)]]
+    body = markdown([*lines, *([str(shape), *map(_number, row)] for shape, row in table.iterrows())])
+    return f"{_each(rows, 'studies of each curve, grid and number of seeds', SAFE_TIMES)}\n\n{body}"
+
+
+def families(_: float) -> str:
+    """Return the share of families of equal methods with a wrong claim, by curve, seeds and what a seed keeps."""
+    rows = rows_of("families")
+    table = rows.pivot_table(index=["seeds", "kept"], columns="shape", values="wrong", sort=False)
+    lines = [["seeds", "threshold of a seed", *map(str, table.columns)]]
+    for (seeds, kept), row in table.iterrows():  # pyright: ignore[reportGeneralTypeIssues]
+        lines.append([str(seeds), "one for each method" if kept else "none", *map(_number, row)])
+    return f"{_each(rows, 'families of each curve and number of seeds')}\n\n{markdown(lines)}"
+
+
+def searches(level: float) -> str:
+    """Return what adaptive searches find, by curve."""
+    rows = rows_of("searches")
+    rows = rows.loc[(rows["level"] == level).to_numpy()].sort_values("covered", kind="stable")
+    lines = [["curve", "covered", "bias / width", "mean runs", "90% of searches", "width, decades"]]
+    for row in rows.to_dict("records"):
+        lines.append([row["shape"], f"{row['covered']:.3f}", f"{row['bias']:+.2f}"])
+        lines[-1] += [f"{row['runs']:.0f}", f"{row['most_runs']:.0f}", f"{row['width']:.3f}"]
+    return f"{_each(rows, 'searches of each curve')}\n\n{markdown(lines)}"
+
+
+def cost(_: float) -> str:
+    """Return the runs of searches beside those of grids whose intervals are as wide."""
+    columns = ["curve", "level", "precision", "mean runs", "90% of searches", "width, decades"]
+    lines = [[*columns, "grid, independent runs", "grid, seeds keep thresholds", "covered", "bias / width"]]
+    rows = rows_of("cost")
+    for row in rows.to_dict("records"):
+        grids = [_grid(row[name], row["runs"]) for name in ("grid_independent", "grid_kept")]
+        lines.append([row["shape"], f"{row['level']:g}", f"{row['precision']:g}", f"{row['runs']:.0f}"])
+        lines[-1] += [f"{row['most_runs']:.0f}", f"{row['width']:.3f}", *grids, f"{row['covered']:.3f}"]
+        lines[-1].append(f"{row['bias']:+.3f}")
+    return f"{_each(rows, 'searches of each curve')}\n\n{markdown(lines)}"
+
+
+def falls(_: float) -> str:
+    """Return how many searches are flagged as falling again."""
+    columns = ["curve", "level", "precision", "mean runs", "lrs", "quarter octaves", "flagged", "flagged, edge wrong"]
+    lines = [columns]
+    rows = rows_of("falls")
+    for row in rows.to_dict("records"):
+        means = [f"{row[name]:.0f}" for name in ("runs", "lrs", "quarter_octaves")]
+        lines.append([row["shape"], f"{row['level']:g}", f"{row['precision']:g}", *means])
+        lines[-1] += [f"{row['flagged']} of {row['simulations']}", str(row["wrong"])]
+    return f"{_each(rows, 'searches of each curve')}\n\n{markdown(lines)}"
+
+
+TABLES: dict[str, Callable[[float], str]] = {
+    made.__name__: made
+    for made in (claims, simulated, worst, coverage, widths, flagged, differs, safe, families, searches, cost, falls)
+}
+
+
+def _grid(runs: float, of_search: float) -> str:
+    if np.isnan(runs):
+        return f"over {MOST_GRID_RUNS:,} ({MOST_GRID_RUNS / of_search:.1f}x)"
+    return f"{runs:.0f} ({runs / of_search:.1f}x)"
+
+
+def _each(rows: pd.DataFrame, what: str, times: int = 1) -> str:
+    fewest, most = times * int(rows["simulations"].min()), times * int(rows["simulations"].max())
+    return f"{fewest:,} {what}:" if fewest == most else f"{fewest:,} to {most:,} {what}:"
+
+
+def _rising(level: float) -> pd.DataFrame:
+    rows = rows_of("edges")
+    return rows.loc[((rows["level"] == level) & (rows["shape"] != "falls again")).to_numpy()]
+
+
+def _name(level: float) -> str:
+    return f"LR{100 * level:02.0f}"
+
+
+def _number(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.3f}"
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Return a table whose first line is its head."""
+    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
+
+
+def with_new_tables(page: str) -> str:
+    """Return the page with every table made again."""
+
+    def updated(mark: re.Match[str]) -> str:
+        made = TABLES[mark["what"]](float(mark["studies"]))
+        return f"<!-- table {mark['what']} {mark['studies']} -->\n\n{made}\n\n<!-- end -->"
+
+    return MARK.sub(updated, page)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_new_tables(PAGE.read_text()))
