@@ -51,7 +51,7 @@ def test_each_member_is_held_against_its_own_and_p_is_corrected_over_the_family(
     assert (rows["as_is"]["against"], rows["far"]["against"]) == ("", "as_is")
     assert math.isnan(rows["as_is"]["p_holm"])
     assert rows["far"]["ratio_low"] < 4 < rows["far"]["ratio_high"]
-    assert rows["far"]["ratio_low"] > 2
+    assert rows["far"]["ratio_low"] >= 2 * (1 - 1e-9)  # each edge is known to a gap, here a factor of 2
     assert rows["far"]["p_holm"] == pytest.approx(holm([rows["far"]["p"], rows["never"]["p"]])[0])
     # An edge that was not reached is never a number, and a ratio with it one-sided.
     assert math.isnan(rows["never"]["edge"])
