@@ -299,3 +299,25 @@ def test_relative_imports_have_full_names() -> None:
     assert imports("study.methods.a", "from . import b", modules) == {"study.methods.b"}
     assert imports("study.methods.a", "from ..config import Run", modules) == {"study.config"}
     assert imports("study.methods", "from .a import x", modules) == {"study.methods.a"}
+
+
+def test_a_module_beside_the_folders_of_study_serves_several_of_them() -> None:
+    """One that a single folder needs belongs into that folder. The face counts: it must stay light."""
+    modules = sources(ROOT)
+    users: dict[str, set[str]] = {name: set() for name in BESIDE}
+    for module, text in modules.items():
+        for target in imports(module, text, modules):
+            if target in users and module != target:
+                users[target].add(part_of(module))
+    beside = {f"study.{path.stem}" for path in (ROOT / "study").glob("[!_]*.py")}
+    assert beside == set(BESIDE)
+    assert {name: parts for name, parts in users.items() if len(parts) < 2} == {}
+
+
+BESIDE = tuple(
+    f"study.{name}"
+    for name in (
+        *("config", "family", "model_options", "overrides", "plugins"),
+        *("redaction", "streams", "telemetry", "wording"),
+    )
+)

@@ -160,6 +160,11 @@ def falls(shape: str, level: float, precision: float, simulations: int) -> list[
 SEARCHED = [name for name, shape in SHAPES.items() if math.isfinite(shape.edge()) and math.isinf(shape.falls)]
 """Curves that reach 0.5 and do not fall again."""
 
+
+def _cells(*rows: tuple[str, float, float]) -> list[dict[str, Any]]:
+    return [{"shape": name, "level": level, "precision": precision} for name, level, precision in rows]
+
+
 TABLES = {
     "safe": (
         safe,
@@ -181,37 +186,17 @@ TABLES = {
     ),
     "searches": (
         searches,
-        [
-            {"shape": shape, "level": level, "precision": precision}
-            for level, precision in ((0.5, 1.25), (0.05, 1.5))
-            for shape in SEARCHED
-        ],
+        _cells(*((name, *asked) for asked in ((0.5, 1.25), (0.05, 1.5)) for name in SEARCHED)),
     ),
     "cost": (
         cost,
-        [
-            {"shape": shape, "level": level, "precision": precision}
-            for shape, level, precision in (
-                (STEEP, 0.5, 1.25),
-                (STEEP, 0.5, 1.15),
-                (SHALLOW, 0.5, 1.25),
-                (STEEP, 0.05, 1.5),
-            )
-        ],
+        _cells((STEEP, 0.5, 1.25), (STEEP, 0.5, 1.15), (SHALLOW, 0.5, 1.25), (STEEP, 0.05, 1.5)),
     ),
     "falls": (
         falls,
-        [
-            {"shape": shape, "level": level, "precision": precision}
-            for shape, level, precision in (
-                (SHALLOW, 0.5, 1.25),
-                (LAPSING, 0.5, 1.25),
-                (STEEP, 0.5, 1.25),
-                (FLOOR, 0.5, 1.25),
-                (STEEP, 0.05, 1.5),
-                (FALLING, 0.5, 1.25),
-            )
-        ],
+        _cells(
+            *((name, 0.5, 1.25) for name in (SHALLOW, LAPSING, STEEP, FLOOR)), (STEEP, 0.05, 1.5), (FALLING, 0.5, 1.25)
+        ),
     ),
 }
 
