@@ -36,9 +36,11 @@ def claims(_: float) -> str:
     found = rows_of("searches")
     half = found.loc[(found["level"] == LEVELS[0]).to_numpy(), "covered"]
     differing = lr50[[f"differs from {reference}" for reference in REFERENCES]].max().max()
-    equal, wrong = rows_of("families")["wrong"].max(), rows_of("safe")["wrong"].max()
+    families_of_cell, equal = rows_of("families")[["simulations", "wrong"]].max()
+    wrong = rows_of("safe")["wrong"].max()
     said = (
-        "**Edges**: whatever the shape of the curve, the 95% interval of LR50 contains the true edge in at least "
+        f"**Edges**: on {lr50['shape'].nunique()} curves of many shapes, the 95% interval of LR50 contains the true "
+        "edge in at least "
         f"{lr50['covered'].min():.1%} of the studies of each of {len(lr50)} cells, that of LR05 in at least "
         f"{lr05['covered'].min():.1%}. The logistic alone: {lr50['covered_alone'].min():.0%} and "
         f"{lr05['covered_alone'].min():.0%}; on its own curves {lr50['covered_alone'][family].min():.1%} for LR50.",
@@ -48,7 +50,7 @@ def claims(_: float) -> str:
         "studies of each cell. This includes the choice of the lr.",
         "**Differences between methods**: two curves with the same LR50 and other shapes are said to differ in at most "
         f"{differing:.1%} of the studies of each cell. Of five equal methods, one is said to differ in at most "
-        f"{equal:.1%}.",
+        f"{equal:.1%} of {families_of_cell:.0f} families.",
     )
     return "\n".join(textwrap.fill(f"- {words}", 125, subsequent_indent="  ") for words in said)
 
