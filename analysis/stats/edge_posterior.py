@@ -9,6 +9,9 @@ No shape is exactly right, and no number of seeds shows where P rises between tw
 at the next fit every shape. But evidence grows with every seed, until a wrong shape is believed. So the evidence of S
 seeds at an lr counts as that of S / (1 + S / COARSE).
 
+An adaptive search has few runs at each lr. Its interval is that of the logistic, widened to that of
+`analysis.stats.monotone_edge`, which only assumes that P rises.
+
 Source: A. J. Bailer, R. B. Noble and M. W. Wheeler, "Model uncertainty and risk estimation for experimental studies of
 quantal responses", Risk Analysis 25 (2005), for the dose at which few respond; J. W. Miller and D. B. Dunson, "Robust
 Bayesian inference via coarsening", JASA 114 (2019), for evidence under models that are not exact.
@@ -22,6 +25,7 @@ from scipy import special
 from analysis.stats.free_curve import FreeCurve, free_curve
 from analysis.stats.intervals import TAIL
 from analysis.stats.links import OTHERS
+from analysis.stats.monotone_edge import monotone_ends
 from analysis.stats.psychometric import Fit, fit_link, weighted_quantiles
 
 FREE = 0.2
@@ -55,8 +59,7 @@ def edge_ends(fit: Fit, level: float, shares: Sequence[float]) -> tuple[list[flo
     """Return quantiles of log10 of the edge: (lowest, highest).
 
     The free curve only says in which gap between lrs the edge is. `lowest` takes the gap's lower end, and `highest` its
-    upper end. With too few runs at some lr for a free curve, as in a search, both are the logistic's: a search trains
-    near the edge, where the shape matters little.
+    upper end. After a search, both are quantiles of the logistic's, or of `monotone_ends` where these lie farther out.
 
     Args:
         fit: Of the curve.
@@ -70,7 +73,8 @@ def _edge_ends(fit: Fit, level: float, shares: Sequence[float]) -> tuple[list[fl
     free = _free(fit)
     if free is None:
         quantiles = fit.edge(level, shares)
-        return quantiles, quantiles
+        lowest, highest = _monotone_ends(fit, level, shares)
+        return np.minimum(quantiles, lowest).tolist(), np.maximum(quantiles, highest).tolist()
     fits = [fit, *_other_fits(fit)]
     others = (1 - LOGISTIC_SHARE) / len(OTHERS)
     prior = np.array([*((1 - FREE) * share for share in (LOGISTIC_SHARE, *[others] * len(OTHERS))), FREE])
@@ -82,6 +86,12 @@ def _edge_ends(fit: Fit, level: float, shares: Sequence[float]) -> tuple[list[fl
     edges, x = np.concatenate([one.edges(level) for one in fits]), np.log10(fit.lrs)
     lowest, highest = np.concatenate([edges, [-np.inf], x]), np.concatenate([edges, x, [np.inf]])
     return weighted_quantiles(lowest, weight, shares), weighted_quantiles(highest, weight, shares)
+
+
+def _monotone_ends(fit: Fit, level: float, shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    k_K, n_K = fit.counts @ (fit.patterns == 1), fit.counts @ (fit.patterns >= 0)
+    seen = n_K > 0
+    return monotone_ends(np.log10(fit.lrs)[seen], k_K[seen], n_K[seen], level, special.ndtri(shares))
 
 
 def _free(fit: Fit) -> FreeCurve | None:

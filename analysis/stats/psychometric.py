@@ -233,13 +233,16 @@ def _log_joint(grid: Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_NP: 
     for first, share in itertools.product(range(0, len(grid.sigma.u), some), range(len(grid.shares))):
         sigma_S = 10 ** grid.sigma.u[first : first + some]
         p_SKT, weight_STM = _seeds(x_K, grid.mu.u, sigma_S, grid.shares[share], grid.link)
-        p_SKCT = floor_C[:, None] + gain_C[:, None] * p_SKT[:, :, None]
-        log_yes_SKX, log_no_SKX = (v.reshape(*p_SKT.shape[:2], -1) for v in (np.log(p_SKCT), np.log1p(-p_SKCT)))
+        p_SKX = (floor_C[:, None] + gain_C[:, None] * p_SKT[:, :, None]).reshape(*p_SKT.shape[:2], -1)
         here_NSQM = log_NSHQM[:, first : first + some, share]
         if weight_STM is None and not grid.immune:  # only how many diverged at each lr counts
-            log_SNX = (counts_NP @ yes_PK) @ log_yes_SKX + (counts_NP @ no_PK) @ log_no_SKX
+            k_NK, rest_NK = counts_NP @ yes_PK, counts_NP @ no_PK
+            some_K, others_K = k_NK.any(0), rest_NK.any(0)
+            log_SNX = k_NK[:, some_K] @ np.log(p_SKX[:, some_K])
+            log_SNX += rest_NK[:, others_K] @ np.log1p(-p_SKX[:, others_K])
             here_NSQM[:] = np.moveaxis(log_SNX.reshape(len(sigma_S), N, -1, M), 0, 1)
             continue
+        log_yes_SKX, log_no_SKX = np.log(p_SKX), np.log1p(-p_SKX)
         mean_SPX = yes_PK @ log_yes_SKX
         mean_SPX += no_PK @ log_no_SKX
         np.exp(mean_SPX, out=mean_SPX)

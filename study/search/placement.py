@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from analysis.stats.edge_posterior import edge_interval
 from analysis.stats.intervals import TAIL
 from analysis.stats.psychometric import Fit, fit
 from study.config import EdgeSearch
@@ -94,7 +95,7 @@ def curve_posterior(lrs: Sequence[float], diverged: Sequence[bool | None], level
     for i, (lr, dead) in enumerate(seen):
         matrix[i, tried.index(lr)] = dead
     one = fit(tried, matrix)
-    low, edge, high = one.edge(level, (TAIL, 0.5, 1 - TAIL))
+    low, edge, high = edge_interval(one, level)
     lowest, highest = math.log10(tried[0]), math.log10(tried[-1])
     edges = one.edges(level)
     order = np.argsort(one.sigma)

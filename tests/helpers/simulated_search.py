@@ -120,7 +120,8 @@ def recorded_search(
 
 
 def grid_width(curves: Sequence[Curve], seeds: int, rng: np.random.Generator, level: float = 0.5) -> float:
-    """Return the mean width, in decades, of an edge's interval from a grid of 12 lrs with independent runs."""
+    """Return the mean width, in decades, of an edge's interval by the logistic alone, from a grid of 12 lrs with
+    independent runs."""
     outcomes_NSK = np.array([rng.random((seeds, len(LRS))) < curve.rate(LRS) for curve in curves]).astype(float)
     ends = [one.edge(level, (TAIL, 1 - TAIL)) for one in fit_many(LRS, outcomes_NSK)]
     return float(np.mean([high - low for low, high in ends]))

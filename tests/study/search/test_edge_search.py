@@ -393,12 +393,14 @@ def shallow() -> tuple[list[Curve], list[Found]]:
     return searches("shallow", 6, budget=600)
 
 
-@pytest.mark.parametrize(("name", "saves"), [("steep", 5), ("shallow", 2)])
+@pytest.mark.parametrize(("name", "saves"), [("steep", 3), ("shallow", 2)])
 def test_a_grid_of_the_same_precision_takes_several_times_as_many_runs(
     name: str, saves: float, request: pytest.FixtureRequest
 ) -> None:
     """The same mean width of the interval, that is; docs/statistics.md has the long table. The grid is 12 lrs over two
-    decades, its runs all independent. It takes 6.9 times as many runs on a steep curve, 3 times on a shallow one."""
+    decades, its runs all independent. Its intervals are those of the logistic alone, which hold for few other shapes;
+    those of a search hold for all. Still it takes 4.2 times as many runs on a steep curve, 3.5 times on a shallow one.
+    """
     curves, found = request.getfixturevalue(name)
     width = np.mean([f.high - f.low for f in found])
     runs = np.mean([f.runs for f in found])
