@@ -6,7 +6,7 @@ docs/results/NAME/
     study.json       the definition, without the folder of its data
     runs.parquet     one row a run, as `study report` writes it; no per-step losses
     gains.parquet    of a search for the best quality: the gain of each run (`analysis.stats.best.gains`)
-    scale_*.csv      of a study for which `study scale --at` was called: its edges by size, and its predictions
+    scale_*.csv      of a study or family for which `study scale --at` was called: its edges by size, and its predictions
     signals.parquet  with --signals: the signals that tables and figures use (`analysis.stats.signals.condensed`),
                      to four digits
 
@@ -148,6 +148,7 @@ def publish(study: Path, into: Path, *, with_signals: bool = False) -> None:
         for member in members:
             publish(member.folder, into / member.label)
         (into / "family.json").write_bytes((study / "family.json").read_bytes())
+        _copy_scale(study, into)
         return
     rows = _rows_of(study)
     watched = signals.watched(study) if with_signals else None
@@ -157,13 +158,17 @@ def publish(study: Path, into: Path, *, with_signals: bool = False) -> None:
     into.mkdir(parents=True, exist_ok=True)
     copy_definition(study, into)
     _write(every, into / "runs.parquet")
-    for file in (study / "tables" / name for name in SCALE_FILES):
-        if file.is_file():
-            (into / file.name).write_bytes(file.read_bytes())
+    _copy_scale(study, into)
     if gain is not None:
         _write(pd.DataFrame({"run_id": list(gain), "gain": list(gain.values())}), into / "gains.parquet")
     if watched is not None:
         write_signals(watched, into)
+
+
+def _copy_scale(study: Path, into: Path) -> None:
+    for file in (study / "tables" / name for name in SCALE_FILES):
+        if file.is_file():
+            (into / file.name).write_bytes(file.read_bytes())
 
 
 def write_signals(watched: pd.DataFrame, into: Path) -> None:

@@ -44,8 +44,10 @@ def _list(package: str) -> None:
     """Print each plugin of a package with the first line of its module."""
     from study import plugins
 
-    for name, text in plugins.described(package).items():
-        print(f"  {name:16} {text}")
+    described = plugins.described(package)
+    width = max(map(len, described), default=0)
+    for name, text in described.items():
+        print(f"  {name:{width}}  {text}")
 
 
 def _spaces(_options: argparse.Namespace) -> None:

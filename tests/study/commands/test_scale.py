@@ -250,5 +250,6 @@ def test_at_is_a_key_with_sizes():
 def test_spaces_vary_one_size_with_shared_seeds():
     models = [model_options.canonical(model) for model in space.study.models]
     assert models == list(space.study.models)
-    assert len(scale_batch.study.members) == 5
-    assert {member.study.recipe.batch for member in scale_batch.study.members} == {128, 256, 512, 1024, 2048}
+    recipes = [member.study.recipe for member in scale_batch.study.members]
+    assert [recipe.batch for recipe in recipes] == [128, 256, 512, 1024, 2048, 8192]
+    assert {recipe.steps for recipe in recipes} == {405}
