@@ -1,23 +1,29 @@
-"""MLflow's own pages of a study, served on loopback."""
+"""MLflow's own pages of a study, served on loopback, behind a password and to be read only.
 
-import contextlib
-import os
-import signal
+Other users of the machine reach loopback too. Whoever may create an experiment in MLflow also chooses the folder of its
+files, and so reads and writes files of the user who started the server.
+"""
+
+import logging
+import re
+import secrets
 import socket
-import subprocess
-import sys
-import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from study import telemetry
-from study.tracking.client import ARTIFACTS, WAIT_SECONDS, TrackingError, default_uri
+from study.tracking.client import ARTIFACTS, TrackingError, default_uri, quiet_mlflow
 from study.tracking.mirror import mirror
 
+if TYPE_CHECKING:
+    from werkzeug.serving import BaseWSGIServer
+
 DEFAULT_PORT = 5000
+LOGIN = "/open"
+"""The path in the printed address. A page whose own address holds a password cannot load its data (Chromium)."""
+
+SEARCH = re.compile(r"/graphql|/(ajax-)?api/\d\.0/mlflow/[\w-]+/search(-datasets)?")
+"""The requests of MLflow's pages that read, though they are POST."""
 
 
 def serve(folder: Path, port: int | None = None, uri: str | None = None) -> None:
@@ -30,114 +36,56 @@ def serve(folder: Path, port: int | None = None, uri: str | None = None) -> None
             already, only the address of the charts is printed.
 
     Raises:
-        TrackingError: the view cannot be written, or the server does not start.
+        TrackingError: the view cannot be written, or the port cannot be used.
     """
     shown = mirror(folder, uri)
     if uri is not None and uri.startswith(("http://", "https://")):
         print(f"{shown.uri.rstrip('/')}{shown.url_path}", flush=True)
         return
-    with _hangup_as_ctrl_c(), server(folder, port=port, uri=uri) as address:
-        print(f"{address}{shown.url_path}\nCtrl-C stops the server.", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(3600)
+    with quiet_mlflow(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's server uses deprecated parts of its libraries
+        logging.getLogger("werkzeug").setLevel(logging.CRITICAL)  # it logs every request, with what a stranger sent
+        password = secrets.token_urlsafe()
+        server = _server(folder.resolve(), port, uri or default_uri(folder), password)
+        address = f"http://study:{password}@127.0.0.1:{server.port}{LOGIN}{shown.url_path.removeprefix('/')}"
+        print(f"{address}\nCtrl-C stops the server.", flush=True)
+        server.serve_forever()  # returns on Ctrl-C
 
 
-@contextlib.contextmanager
-def server(folder: Path, *, port: int | None = None, uri: str | None = None) -> Iterator[str]:
-    """Run an MLflow server as a child process on loopback, while the block runs.
+def _server(folder: Path, port: int | None, uri: str, password: str) -> "BaseWSGIServer":
+    """MLflow's Flask app behind the password. Its assistant and gateway, which run commands, are no part of it."""
+    with _bound_socket(port) as listening:
+        from mlflow.server import app
+        from mlflow.server.handlers import initialize_backend_stores
+        from werkzeug.datastructures import WWWAuthenticate
+        from werkzeug.exceptions import Forbidden, Unauthorized
+        from werkzeug.serving import make_server
+        from werkzeug.utils import redirect
+        from werkzeug.wrappers import Request
 
-    Args:
-        folder: the study's folder; the server's log is written there.
-        port: see `serve`.
-        uri: of the database; None is the one in the study's folder.
+        initialize_backend_stores(uri, uri, (folder / ARTIFACTS).as_uri())
 
-    Yields:
-        its address, `http://127.0.0.1:PORT`, once it answers.
+        @Request.application
+        def guarded(request: Request):
+            given = request.authorization
+            if given is None or not secrets.compare_digest((given.password or "").encode(), password.encode()):
+                raise Unauthorized(www_authenticate=WWWAuthenticate("basic", {"realm": "study ui"}))
+            # A browser that knows the password also sends it for pages of other ports, which other users may serve.
+            if request.headers.get("Origin", request.host_url[:-1]) != request.host_url[:-1]:
+                raise Forbidden("This page answers no other page.")
+            reads = request.method in ("GET", "HEAD") or (request.method == "POST" and SEARCH.fullmatch(request.path))
+            if not reads:
+                raise Forbidden("`study ui` shows a study and changes nothing.")
+            return redirect(request.host_url) if request.path == LOGIN else app
 
-    Raises:
-        TrackingError: it does not answer in time.
-    """
-    folder = folder.resolve()
-    port = _free_port(port)
-    address = f"http://127.0.0.1:{port}"
-    log = folder / "mlflow-server.log"
-    try:
-        with log.open("w") as output:
-            child = subprocess.Popen(
-                _command(folder, port),
-                env=_environment(uri or default_uri(folder)),
-                cwd="/",  # uvicorn puts its current folder first on sys.path
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C must reach this process alone, which then ends the server
-            )
-    except OSError as error:
-        raise TrackingError(f"cannot start the MLflow server in {folder} ({error.strerror})") from None
-    try:
-        _wait_until_up(child, address, log)
-        yield address
-    finally:
-        _end(child)
+        return make_server("127.0.0.1", 0, guarded, threaded=True, fd=listening.fileno())
 
 
-def _command(folder: Path, port: int) -> list[str]:
-    words = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    return [*words, "--workers", "1", "--artifacts-destination", str(folder / ARTIFACTS)]
-
-
-def _environment(uri: str) -> dict[str, str]:
-    """The server's environment. It holds the database's URI, since other users can read a password on a command line.
-
-    Job runners are off, since they take 2 GB of memory. MLflow's guard against foreign web pages stays on.
-    """
-    inherited = {k: v for k, v in os.environ.items() if k != "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"}
-    settings = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONSAFEPATH": "1"}
-    return inherited | settings | telemetry.disabled()
-
-
-def _free_port(port: int | None) -> int:
+def _bound_socket(port: int | None) -> socket.socket:
+    """A listening socket. It is bound once, so that no other user can take the port before the server does."""
     for candidate in (DEFAULT_PORT, 0) if port is None else (port,):
-        with socket.socket() as probe, contextlib.suppress(OSError, OverflowError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", candidate))
-            return probe.getsockname()[1]
-    raise TrackingError(f"port {port} cannot be used; without --port, a free one is chosen")
-
-
-def _wait_until_up(child: subprocess.Popen, address: str, log: Path) -> None:
-    until = time.monotonic() + WAIT_SECONDS
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is not behind a proxy
-    while time.monotonic() < until:
-        if child.poll() is not None:
-            raise TrackingError(f"the MLflow server did not start (exit status {child.returncode}); see {log}")
         try:
-            with direct.open(f"{address}/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise TrackingError(f"the MLflow server does not answer at {address}; see {log}")
-
-
-def _end(child: subprocess.Popen) -> None:
-    """End the server and its workers, which are its process group."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, how)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=10)
-
-
-@contextlib.contextmanager
-def _hangup_as_ctrl_c() -> Iterator[None]:
-    """Treat a closed terminal (SIGHUP) like Ctrl-C, so that the server ends too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGHUP, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
+            return socket.create_server(("127.0.0.1", candidate))
+        except (OSError, OverflowError):
+            continue
+    raise TrackingError(f"port {port} cannot be used; without --port, a free one is chosen")

@@ -14,6 +14,7 @@ OURS = ("study", "models", "search_spaces", "analysis")
 ONLY_IN = {
     "ray": "study.tune",
     "mlflow": "study.tracking",
+    "werkzeug": "study.tracking.server",
     "optuna": "study.search.optuna_tpe",
     "fsspec": "study.storage.object_store",
     "s3fs": "study.storage.object_store",

@@ -1,7 +1,15 @@
-"""A simulated study, and what MLflow shows of it."""
+"""A simulated study, what MLflow shows of it, and servers that show it."""
 
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +87,43 @@ def assert_exactly_once(folder: Path, view: View) -> None:
         assert cell.data.metrics["n"] == len(of_cell)
     assert {run.data.tags[STATE] for run in view.tops} == {"complete"}
     assert {run.info.status for run in view.runs} == {"FINISHED"}
+
+
+@contextlib.contextmanager
+def study_ui(folder: Path) -> Iterator[str]:
+    """`study ui`, as a user runs and ends it. Yields the address that it prints."""
+    command = [sys.executable, "-m", "study", "ui", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as user:
+        assert user.stdout is not None
+        try:
+            yield user.stdout.readline().strip()
+        finally:
+            user.send_signal(signal.SIGTERM)
+            assert user.wait(timeout=30) == 0
+
+
+@contextlib.contextmanager
+def shared_server(folder: Path) -> Iterator[str]:
+    """An MLflow server for several studies, with the database in `folder`. Yields its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
+    settings = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # job runners take 2 GB
+    with (
+        (folder / "server.log").open("w") as log,
+        subprocess.Popen(words, stdout=log, stderr=log, env=settings) as server,
+    ):
+        try:
+            for _ in range(300):
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=2):
+                    break
+                time.sleep(0.2)
+            yield address
+        finally:
+            server.terminate()
 
 
 def study_run(folder: Path) -> Any:

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from mlflow_view import study_ui
 
 from study.record.definition import read_definition
 from study.tracking.mirror import mirror
-from study.tracking.server import server
 
 SIZE = (1600, 1000)
 SORTED_CELLS = {
@@ -45,19 +45,14 @@ def take(folder: Path, out: Path) -> list[Path]:
     """Both pictures. Raises RuntimeError where a page does not show what it should within half a minute."""
     out.mkdir(parents=True, exist_ok=True)
     shown = mirror(folder)
-    runs = f"/#/experiments/{shown.experiment_id}/runs?"
+    runs = f"#/experiments/{shown.experiment_id}/runs?"
     columns = [f"metrics.`{name}`" for name in (*COLUMNS, _first_score(folder))] + [
         f"params.`{name}`" for name in PARAMS
     ]
     settings = SETTINGS % (shown.experiment_id, json.dumps(columns))
-    with server(folder, port=0) as address:  # another study may be on its way to the usual port
-        pages = {
-            "mlflow_charts.png": (address + shown.url_path, CHARTS_ARE_DRAWN),
-            "mlflow_cells.png": (
-                address + runs + urllib.parse.urlencode(SORTED_CELLS),
-                CELLS_ARE_LISTED,
-            ),
-        }
+    with study_ui(folder) as address:
+        cells = address.partition("#")[0] + runs + urllib.parse.urlencode(SORTED_CELLS)
+        pages = {"mlflow_charts.png": (address, CHARTS_ARE_DRAWN), "mlflow_cells.png": (cells, CELLS_ARE_LISTED)}
         asyncio.run(_take(pages, settings, out))
     return [out / name for name in pages]
 
