@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.figures.axes import figure_style
@@ -13,6 +12,7 @@ from analysis.figures.forest import forest_plot
 from analysis.figures.scale import scale
 from analysis.loading import FamilyMember, records
 from analysis.report import sections
+from analysis.report.csv_file import write_csv
 from analysis.report.html import Table, image, render
 from analysis.stats.edges import REACHED
 from analysis.stats.scale import ScaleTables
@@ -43,8 +43,7 @@ def write(
     Raises:
         OSError: If the folder cannot be written.
     """
-    finite = forest.replace([math.inf, -math.inf], np.nan)
-    write_atomic(folder / "tables" / "forest.csv", finite.to_csv(index=False).encode(), sync=False)
+    write_csv(folder / "tables" / "forest.csv", forest)
     images = {}
     with figure_style():
         if len(forest):

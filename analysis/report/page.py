@@ -7,18 +7,17 @@ figures/*.png
 """
 
 import io
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.figures.axes import figure_style
 from analysis.figures.scale import scale
 from analysis.loading import CELL
 from analysis.report import sections
+from analysis.report.csv_file import write_csv
 from analysis.report.figures import report_figures
 from analysis.report.html import Image, file_name, image, render
 from analysis.report.tables import ReportTables
@@ -56,8 +55,7 @@ def write(
     tables.every.to_parquet(buffer, index=False)
     write_atomic(folder / "runs.parquet", buffer.getvalue(), sync=False)
     for name, answers in _answers(tables).items():
-        finite = answers.replace([math.inf, -math.inf], np.nan)
-        write_atomic(folder / "tables" / f"{name}.csv", finite.to_csv(index=False).encode(), sync=False)
+        write_csv(folder / "tables" / f"{name}.csv", answers)
     content = render("report.html.j2", **sections.report(tables, images, reference or {}, influence, sizes, doubling))
     path = folder / "report.html"
     write_atomic(path, content.encode(), sync=False)

@@ -1,15 +1,12 @@
 """The files of `study scale`: a figure and tables in the folder of a study, which reports and MLflow show."""
 
-import math
 from pathlib import Path
-
-import numpy as np
 
 from analysis.figures.axes import figure_style
 from analysis.figures.scale import scale
+from analysis.report.csv_file import write_csv
 from analysis.report.html import image
 from analysis.stats.scale import ScaleTables
-from study.storage.atomic import write_atomic
 
 
 def write(folder: Path, found: ScaleTables) -> list[Path]:
@@ -24,8 +21,7 @@ def write(folder: Path, found: ScaleTables) -> list[Path]:
     for file, table in tables.items():
         if table is not None:
             paths.append(folder / "tables" / f"{file}.csv")
-            content = table.replace([math.inf, -math.inf], np.nan).assign(axis=found.axis).to_csv(index=False)
-            write_atomic(paths[-1], content.encode(), sync=False)
+            write_csv(paths[-1], table.assign(axis=found.axis))
     paths.append(folder / "figures" / f"{name}.png")
     with figure_style():
         image(scale(found), paths[-1])
