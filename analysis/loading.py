@@ -170,11 +170,12 @@ def read_family(folder: Path) -> tuple[str, list[FamilyMember]]:
         content = json.loads(path.read_text())
         if content["format"] != FAMILY_FORMAT:
             raise RecordError(f"{path} has format {content['format']!r}; this version reads format {FAMILY_FORMAT}")
-        for member in content["members"]:
-            if not {"label", "words", "against"} <= set(member) or not str(member["label"]).replace("_", "").isalnum():
-                raise ValueError(f"a member is {member!r}")
+        name = str(content["name"])
         members = [{key: str(member[key]) for key in ("label", "words", "against")} for member in content["members"]]
-        return str(content["name"]), [FamilyMember(**member, folder=folder / member["label"]) for member in members]
+        for member in members:
+            if not member["label"].replace("_", "").isalnum() or not "".join([name, *member.values()]).isprintable():
+                raise ValueError(f"a member is {member!r}")
+        return name, [FamilyMember(**member, folder=folder / member["label"]) for member in members]
     except RecordError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:

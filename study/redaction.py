@@ -1,4 +1,4 @@
-"""Removes secrets and terminal control characters from messages, logs and command lines.
+"""Prints what a command says, without terminal control characters; removes secrets from messages and logs.
 
     https://user:password@host/x?token=abc  ->  https://***@host/x?token=***
 
@@ -7,7 +7,9 @@ The value of an environment variable counts as a secret if the variable's name s
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
+from typing import TextIO
 
 MIN_SECRET_LENGTH = 6
 """Shorter values occur in ordinary words."""
@@ -21,6 +23,11 @@ _QUERY = re.compile(
     r"([?&;][\w.-]*(?:token|key|secret|password|passwd|pwd|sig|signature|credential)[\w.-]*=)[^&;\s'\"#]+", re.I
 )
 _BEARER = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.I)
+
+
+def show(text: object, *, end: str = "\n", file: TextIO | None = None) -> None:
+    """Print a text at once, `printable`. Whatever a command says goes through here. file: None is stdout."""
+    print(printable(str(text)), end=end, file=file or sys.stdout, flush=True)
 
 
 def redacted(text: str) -> str:

@@ -15,6 +15,7 @@ every other step at first and rarely later; in between, its last value stands. E
 itself, since the predictive signals may differ; the thresholds of a method are one group.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def _recorded(folder: Path) -> pd.DataFrame:
     """One row a run and step, as `study signals` left it: run_id, step, and the signals."""
     files = sorted((folder / "signals").glob("*.parquet"))
     if not files:
-        raise ValueError(f"{folder} has no signals: `study signals {folder}` watches its runs")
+        raise ValueError(f"{folder} has no signals: `study signals {shlex.quote(str(folder))}` watches its runs")
     table = pd.concat([pd.read_parquet(path) for path in files], ignore_index=True)
     return table.drop_duplicates(["run_id", "step"], ignore_index=True)
 

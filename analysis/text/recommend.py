@@ -141,7 +141,7 @@ def commands(table: pd.DataFrame, folder: str, study: str = "study") -> list[str
 
     Args:
         table: `analysis.stats.recommend.recommend`.
-        folder: The folder of the study, as the user types it.
+        folder: The folder of the study, as the user types it in a shell.
         study: The command, as the user types it.
     """
     to_confirm: dict[tuple[float, float], list[dict[str, Any]]] = {}
@@ -160,14 +160,14 @@ def _can_be_confirmed(row: Mapping[str, Any]) -> bool:
 
 def _confirm(rows: Sequence[Mapping[str, Any]], folder: str, several: bool) -> str:
     """Return the words that confirm the nominated lr of rows. several: whether the study has several models."""
-    words = ["confirm", folder, "--lr", f"{rows[0]['nominated']:g}"]
+    words = ["--lr", f"{rows[0]['nominated']:g}"]
     words += ["--method", ",".join(dict.fromkeys(str(row["curve"]) for row in rows))]
     if several:
         words += ["--model", ",".join(dict.fromkeys(str(row["model"]) for row in rows))]
     for option in ("risk", "confidence"):
         if rows[0][option] != {"risk": RISK, "confidence": CONFIDENCE}[option]:
             words += [f"--{option}", f"{rows[0][option]:g}"]
-    return shlex.join(words)
+    return f"confirm {folder} {shlex.join(words)}"
 
 
 def json_records(table: pd.DataFrame, folder: str, study: str = "study") -> list[dict[str, Any]]:
@@ -178,7 +178,7 @@ def json_records(table: pd.DataFrame, folder: str, study: str = "study") -> list
 
     Args:
         table: `analysis.stats.recommend.recommend`.
-        folder: The folder of the study, as the user types it.
+        folder: The folder of the study, as the user types it in a shell.
         study: The command, as the user types it.
     """
     several = len(set(table["model"])) > 1

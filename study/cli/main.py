@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(f"study: {_one_line(error)}")
             return getattr(error, "exit_code", USER_ERROR)
         if isinstance(error, OSError):
-            _say(f"study: {error.filename or ''}: {error.strerror or error}")
+            _say(f"study: {redaction.one_line(str(error.filename or ''))}: {error.strerror or error}")
             return USER_ERROR
         _say(f"study: {type(error).__name__}: {_one_line(error)} (unexpected; STUDY_TRACEBACK=1 shows where)")
         return OUR_ERROR
@@ -96,7 +96,7 @@ def _refuse_password(uri: str | None) -> None:
 
 
 def _say(text: str) -> None:
-    print(redaction.printable(redaction.redacted(text)), file=sys.stderr)
+    redaction.show(redaction.redacted(text), file=sys.stderr)
 
 
 def _one_line(error: BaseException) -> str:

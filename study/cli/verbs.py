@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from study import redaction
 from study.cli.parser import run_words
+from study.redaction import show
 
 if TYPE_CHECKING:
     from study.commands.recommend import Claim
@@ -47,13 +48,13 @@ def _list(package: str) -> None:
     described = plugins.described(package)
     width = max(map(len, described), default=0)
     for name, text in described.items():
-        print(f"  {name:{width}}  {text}")
+        show(f"  {name:{width}}  {text}")
 
 
 def _spaces(_options: argparse.Namespace) -> None:
     packages = {"studies": "search_spaces", "methods": "study.methods", "models": "models", "data": "study.data"}
     for title, package in packages.items():
-        print(f"{title}:")
+        show(f"{title}:")
         _list(package)
 
 
@@ -63,7 +64,7 @@ def _plan(options: argparse.Namespace) -> None:
 
     request = _request(options)
     family = families.requested_family(request)
-    print(families.preview(request, family) if family else plan.preview(request))
+    show(families.preview(request, family) if family else plan.preview(request))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -90,11 +91,11 @@ def _status(options: argparse.Namespace) -> None:
 
     folder = _folder(options)
     if not family.is_family(folder):
-        print(status.status(folder, as_json=options.json))
+        show(status.status(folder, as_json=options.json))
         return
     if options.json:
         raise ValueError(f"{options.dir} holds a family of studies; --json takes one study")
-    print(family.status(folder))
+    show(family.status(folder))
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -102,13 +103,13 @@ def _report(options: argparse.Namespace) -> None:
 
     folder = _folder(options)
     command = family if family.is_family(folder) else report
-    print(command.report(folder))
+    show(command.report(folder))
 
 
 def _recommend(options: argparse.Namespace) -> None:
     from study.commands.recommend import recommend
 
-    print(recommend(_folder(options), _claim(options), as_json=options.json))
+    show(recommend(_folder(options), _claim(options), as_json=options.json))
 
 
 def _confirm(options: argparse.Namespace) -> None:
@@ -122,13 +123,13 @@ def _confirm(options: argparse.Namespace) -> None:
 def _rescore(options: argparse.Namespace) -> None:
     from study.commands.rescore import rescore_and_compare
 
-    print(rescore_and_compare(_folder(options), options.rule))
+    show(rescore_and_compare(_folder(options), options.rule))
 
 
 def _scale(options: argparse.Namespace) -> None:
     from study.commands.scale import scale
 
-    print(scale(_folder(options), options.at, options.over, as_json=options.json))
+    show(scale(_folder(options), options.at, options.over, as_json=options.json))
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -139,7 +140,7 @@ def _import(options: argparse.Namespace) -> None:
     for name in ImportRequest.__dataclass_fields__:
         value = getattr(options, name)
         given[name] = tuple(value) if isinstance(value, list) else value
-    print(import_runs(ImportRequest(**given)))
+    show(import_runs(ImportRequest(**given)))
 
 
 def _replay(options: argparse.Namespace) -> None:
@@ -147,7 +148,7 @@ def _replay(options: argparse.Namespace) -> None:
     from study.storage import stores
 
     folder, every = stores.folder_of(options.dir).resolve(), options.sharpness_every
-    print(replay.replay(folder, options.run_id, stores.cache_folder(), compare=options.compare, sharpness_every=every))
+    show(replay.replay(folder, options.run_id, stores.cache_folder(), compare=options.compare, sharpness_every=every))
     stores.publish(folder, ("replay/*/*",))
 
 
@@ -163,7 +164,7 @@ def _export_weights(options: argparse.Namespace) -> None:
     out = options.out or str(folder / "weights" / f"{run[:12]}.safetensors")
     warm_start.place(out)  # raises for an unusable place before the run is trained
     exported = export_weights.export_weights(folder, run, cache)
-    print(f"{exported.text}\n{export_weights.write(exported.weights, out)}")
+    show(f"{exported.text}\n{export_weights.write(exported.weights, out)}")
     if not options.out:
         stores.publish(folder, ("weights/*.safetensors",))
 
@@ -175,7 +176,7 @@ def _signals(options: argparse.Namespace) -> None:
     from study.storage import stores
 
     def on_progress(done: int, every: int) -> None:
-        print(f"{done}/{every} runs observed", flush=True)
+        show(f"{done}/{every} runs observed")
 
     folder = stores.folder_of(options.dir).resolve()
     observe_runs(
@@ -188,7 +189,7 @@ def _signals(options: argparse.Namespace) -> None:
         workers=options.workers or os.cpu_count() or 1,
         on_progress=on_progress,
     )
-    print(signals.write(folder))
+    show(signals.write(folder))
     stores.publish(folder, ("signals/*",))
 
 
@@ -196,7 +197,7 @@ def _mlflow(options: argparse.Namespace) -> None:
     from study.storage import stores
     from study.tracking.mirror import mirror
 
-    print(mirror(stores.folder_of(options.dir).resolve(), options.tracking_uri))
+    show(mirror(stores.folder_of(options.dir).resolve(), options.tracking_uri))
 
 
 def _ui(options: argparse.Namespace) -> None:
@@ -240,12 +241,12 @@ def _data_list(_options: argparse.Namespace) -> None:
 def _data_fetch(options: argparse.Namespace) -> None:
     from study import data
 
-    print(data.fetch(options.name, options.data_dir.resolve(), progress=_show_bytes))
+    show(data.fetch(options.name, options.data_dir.resolve(), progress=_show_bytes))
 
 
 def _show_bytes(done: int, total: int) -> None:
-    end = "\n" if done >= total else ""
-    print(f"\r{done / 2**20:.1f} of {total / 2**20:.1f} MiB", end=end, file=sys.stderr, flush=True)
+    end = "\n" if done >= total else "\r"
+    show(f"{done / 2**20:.1f} of {total / 2**20:.1f} MiB", end=end, file=sys.stderr)
 
 
 def _data_check(options: argparse.Namespace) -> None:
@@ -253,7 +254,7 @@ def _data_check(options: argparse.Namespace) -> None:
     from study.storage.stores import cache_folder
 
     where = {"dir": str(Path(options.data_dir).expanduser().resolve())} if options.data_dir else {}
-    print(data.check(options.name, where, cache_folder()))
+    show(data.check(options.name, where, cache_folder()))
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {

@@ -11,6 +11,7 @@ from study.config import IMPORTED
 from study.record.confirmations import Confirmation, write_confirmation
 from study.record.definition import Definition, check_not_a_view, read_definition
 from study.record.tables import recorded_ids
+from study.redaction import show
 from study.search.confirmation import ConfirmRequest
 from study.storage.lock import locked
 from study.storage.stores import cache_folder
@@ -37,12 +38,12 @@ def confirm(folder: Path, request: RunRequest, wanted: ConfirmRequest, claim: Cl
     study = validate_study(definition.study)
     confirmation = confirmations.named(folder, definition, wanted, risk=claim.risk, confidence=claim.confidence)
     if note := confirmations.too_few(confirmation, claim.risk, claim.confidence):
-        print(note, flush=True)
+        show(note)
     if study.trainer == IMPORTED:
-        print(_name_only(folder, definition, confirmation))
+        show(_name_only(folder, definition, confirmation))
         return folder
     train(request, study, open_trainer(study, cache_folder()), folder, confirmation)
-    print(f"\n{recommend(folder, claim)}")
+    show(f"\n{recommend(folder, claim)}")
     return folder
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import itertools
 import json
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from study.commands.request import RunRequest
 from study.config import Study
 from study.family import Family, Member
 from study.record.definition import RecordError, study_exists
+from study.redaction import show
 from study.storage import stores
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def run(request: RunRequest, family: Family) -> Path:
             plan.preview(own, study)
     _write(folder, family)
     for i, (member, study, own) in enumerate(members, 1):
-        print(f"\n== {i} of {len(members)}: {member.words} ==\n", flush=True)
+        show(f"\n== {i} of {len(members)}: {member.words} ==\n")
         trainer = None
         if member.init_from:
             from study.trainers import ranker
@@ -86,7 +88,7 @@ def run(request: RunRequest, family: Family) -> Path:
             study, start = family_weights.started_study(folder, member, study, own, members)
             trainer = ranker.Trainer(study, stores.cache_folder(), start=start)
         one_study.run(own, study, trainer)
-    print(f"\n{report(folder)}", flush=True)
+    show(f"\n{report(folder)}")
     return folder
 
 
@@ -99,12 +101,12 @@ def resume(folder: Path, request: RunRequest) -> Path:
     """Train the missing runs of the members that have begun, then report on all. Returns the family's folder."""
     name, members = read_members(folder)
     for i, member in enumerate(members, 1):
-        print(f"\n== {i} of {len(members)}: {member.words} ==\n", flush=True)
+        show(f"\n== {i} of {len(members)}: {member.words} ==\n")
         if study_exists(member.folder):
             one_study.resume(member.folder, request)
         else:
-            print(f"not begun; `study run {name} --out {stores.address(folder)}` begins it", flush=True)
-    print(f"\n{report(folder)}", flush=True)
+            show(f"not begun; `{shlex.join(['study', 'run', name, '--out', stores.address(folder)])}` begins it")
+    show(f"\n{report(folder)}")
     return folder
 
 

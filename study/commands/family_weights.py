@@ -14,6 +14,7 @@ from study.data._dataset import Log
 from study.family import Member, WeightsOf
 from study.record.definition import RecordError, read_definition, study_exists
 from study.record.tables import read_runs
+from study.redaction import show
 from study.storage import stores
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def weights_of_run(folder: Path, label: str, of: WeightsOf, members: Sequence[Re
     exported = export_weights.export_weights(where, run, stores.cache_folder())
     if exported.outcome == "diverged":
         raise ValueError(f"{label} cannot start from a run of {of.member} that diverged ({exported.text})")
-    print(f"{of.member}: {exported.text}\n{export_weights.write(exported.weights, str(path))}\n", flush=True)
+    show(f"{of.member}: {exported.text}\n{export_weights.write(exported.weights, str(path))}\n")
     return exported.weights
 
 

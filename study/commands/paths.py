@@ -1,6 +1,7 @@
 """Folders and commands as a user types them."""
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -19,11 +20,10 @@ def on_cluster(address: str | None) -> bool:
 
 
 def typed_path(folder: Path) -> str:
-    """Return a folder as it can be typed in the current folder; for the mirror of a URL, the URL."""
-    if (address := stores.address(folder)) != str(folder):
-        return address
-    relative = os.path.relpath(folder)
-    return relative if len(relative) < len(str(folder)) else str(folder)
+    """Return a folder as it is typed in a shell in the current folder; for the mirror of a URL, the URL."""
+    address, relative = stores.address(folder), os.path.relpath(folder)
+    is_short = address == str(folder) and len(relative) < len(address) and not relative.startswith("-")
+    return shlex.quote(relative if is_short else address)
 
 
 def typed_command() -> str:
@@ -31,4 +31,4 @@ def typed_command() -> str:
     typed = sys.argv[0]
     if not typed.endswith("study"):
         return "python -m study"
-    return "study" if shutil.which("study") == os.path.abspath(typed) else os.path.relpath(typed)
+    return "study" if shutil.which("study") == os.path.abspath(typed) else shlex.quote(os.path.relpath(typed))

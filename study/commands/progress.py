@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TextIO
 
+from study import redaction
 from study.execution.planner import Stack
 from study.execution.work_source import Source
 from study.wording import count
@@ -63,9 +64,9 @@ class Progress:
     def note(self, text: str) -> None:
         """Write a line that stays."""
         if self.bars:
-            self.bars.print(text)
+            self.bars.print(redaction.printable(text))
         else:
-            print(text, file=self.out, flush=True)
+            redaction.show(text, file=self.out)
 
     def line(self) -> str:
         """Return `  96/344 runs · 250/min · 1:02 left · diverged: none 12/32, clippy 0/32`.

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import shlex
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from study.record.confirmations import Confirmation, read_confirmations, write_c
 from study.record.definition import Definition, check_not_a_view, open_study, read_definition
 from study.record.failures import read_failures
 from study.record.references import references
+from study.redaction import show
 from study.storage import stores
 from study.storage.lock import locked
 from study.storage.stores import cache_folder
@@ -111,14 +113,14 @@ def train(
                 stack=request.stack,
                 device_bytes=cluster.gpu_bytes,
             )
-            print(_opening(study, work, cluster.workers, folder), flush=True)
+            show(_opening(study, work, cluster.workers, folder))
             _train_stacks(request, study, trainer, folder, work, needs, cluster, follower, resume_command)
         follower.update()
         imports.join()
-        print(report(folder), flush=True)
-        print(_mirror(folder, follower, request.tracking_uri), flush=True)
+        show(report(folder))
+        show(_mirror(folder, follower, request.tracking_uri))
     _refuse_only_failures(folder, recorded)
-    print(_next_steps(study, folder))
+    show(_next_steps(study, folder))
     return folder
 
 
@@ -167,7 +169,7 @@ def _train_stacks(
     data, recorded = trainer.description(), tables.read_runs(folder)
     checkpoints = checkpoint.checkpointed_stacks(folder)
     if checkpoints:
-        print(f"{len(checkpoints)} stacks continue from their checkpoints", flush=True)
+        show(f"{len(checkpoints)} stacks continue from their checkpoints")
     minutes = CHECKPOINT_MINUTES if request.checkpoint_minutes is None else request.checkpoint_minutes
     follower.update()
     with _progress(work) as progress:
@@ -221,7 +223,7 @@ def _mirror(folder: Path, follower: "Follower", uri: str | None) -> str:
     try:
         return str(follower.finish() or mirror(folder, uri))
     except ValueError as error:
-        return f"MLflow was not updated: {error}. Later: study mlflow {stores.address(folder)}"
+        return f"MLflow was not updated: {error}. Later: study mlflow {shlex.quote(stores.address(folder))}"
 
 
 def _seconds_of_run(recorded: "pd.DataFrame") -> dict[str, float]:

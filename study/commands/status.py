@@ -6,6 +6,7 @@ A crash leaves both behind, so a heartbeat counts only while it is fresh.
 
 import json
 import os
+import shlex
 import socket
 import time
 from collections import Counter
@@ -273,7 +274,8 @@ def _driver(status: Status) -> str:
     unfinished = status.total["missing"] or status.total["failed"] or status.control["failed"] or status.silent
     what = f"nothing is training: {status.driver} has ended" if status.driver else "nothing is training"
     kept = f"; {status.kept} stacks have checkpoints" if status.kept else ""
-    return what + kept + (f"; `study resume {status.folder}` continues" if status.driver or unfinished else "")
+    resume = f"; `study resume {shlex.quote(status.folder)}` continues" if status.driver or unfinished else ""
+    return what + kept + resume
 
 
 def _outline(study: Study, content: str, folder: Path) -> list[str]:

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from study.storage import stores
+from study.storage.untrusted_input import check_json, check_number, require
 
 FOLDER = "training"
 BEAT_SECONDS = 10.0
@@ -122,11 +123,13 @@ def last(where: Path | str, trial: str) -> dict[str, Any]:
     """Return the content of a trial's file; empty if there is none, or it is invalid."""
     try:
         found = json.loads(stores.store_for(where).get(f"{FOLDER}/{trial}.json") or b"")
+        require(isinstance(found, dict), "it is no JSON object")
+        check_json(found)
+        for name in ("since", "beat", "step", "limit", "pid"):
+            check_number(found.get(name), name)
     except ValueError:  # StorageError is one
         return {}
-    numbers = ("since", "beat", "step", "limit", "pid")
-    right = isinstance(found, dict) and all(isinstance(found.get(key), int | float) for key in numbers)
-    return found if right else {}
+    return found
 
 
 def each(where: Path | str) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 from study.config import Run
 from study.record import checksums, files, validation
 from study.record.tables import recorded_ids
+from study.redaction import one_line
 from study.storage import stores
 
 
@@ -76,4 +77,4 @@ def _parse(content: bytes) -> list[FailedRun]:
 def _runs(found: Mapping[str, Any]) -> Iterator[FailedRun]:
     abouts = found.get("runs") or [{}] * len(found["run_ids"])
     for run_id, about in zip(found["run_ids"], abouts, strict=True):
-        yield FailedRun(run_id=str(run_id), reason=str(found["reason"]), about=about)
+        yield FailedRun(run_id=str(run_id), reason=one_line(found["reason"]), about=about)

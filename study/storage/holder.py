@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from study.redaction import one_line
+
 
 def this_process() -> dict[str, Any]:
     """Return a JSON-able description of this process."""
@@ -29,9 +31,9 @@ def describe(found: Mapping[str, Any] | str) -> str:
     """
     try:
         holder = json.loads(found) if isinstance(found, str) else found
-        return f"{holder['user']}, process {holder['pid']} on {holder['host']} since {holder['since']}"
+        return one_line(f"{holder['user']}, process {holder['pid']} on {holder['host']} since {holder['since']}")
     except (ValueError, KeyError, TypeError):
-        return found.strip() or "another process" if isinstance(found, str) else "another process"
+        return one_line(found) or "another process" if isinstance(found, str) else "another process"
 
 
 def is_dead(holder: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from study.redaction import show
 from study.storage import holder
 from study.storage.errors import LockedError, StorageError
 from study.storage.local import LocalStore
@@ -122,7 +123,7 @@ def _acquire(store: Store) -> _Lease:
 
 def _wait_for_expiry(store: Store, number: int, content: dict[str, Any]) -> None:
     """Return when the lease has expired or was released. Raises LockedError as soon as it is renewed."""
-    print(f"{_place(store)} was in use by {holder.describe(content)}; waiting to see whether it still is", flush=True)
+    show(f"{_place(store)} was in use by {holder.describe(content)}; waiting to see whether it still is")
     since = time.monotonic()
     while time.monotonic() - since < LEASE_SECONDS:
         time.sleep(POLL_SECONDS)

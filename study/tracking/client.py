@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shlex
 import urllib.parse
 import uuid
 import warnings
@@ -210,7 +211,7 @@ def tracking_errors(folder: Path, uri: str, *, own: bool, again: str | None = No
         if own:
             message = f"cannot write {folder / DATABASE} ({why}); move it away, and it is rebuilt from the record"
         elif remote and not isinstance(error, RestException):
-            again = again or f"study mlflow {stores.address(folder)}"
+            again = again or f"study mlflow {shlex.quote(stores.address(folder))}"
             message = f"the tracking server at {shown} does not answer; run `{again}` when it does"
         else:
             message = f"{shown} cannot be used as a tracking URI ({why})"

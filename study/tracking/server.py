@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from study.redaction import show
 from study.tracking.client import ARTIFACTS, TrackingError, default_uri, quiet_mlflow
 from study.tracking.mirror import mirror
 
@@ -40,7 +41,7 @@ def serve(folder: Path, port: int | None = None, uri: str | None = None) -> None
     """
     shown = mirror(folder, uri)
     if uri is not None and uri.startswith(("http://", "https://")):
-        print(f"{shown.uri.rstrip('/')}{shown.url_path}", flush=True)
+        show(f"{shown.uri.rstrip('/')}{shown.url_path}")
         return
     with quiet_mlflow(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's server uses deprecated parts of its libraries
@@ -48,7 +49,7 @@ def serve(folder: Path, port: int | None = None, uri: str | None = None) -> None
         password = secrets.token_urlsafe()
         server = _server(folder.resolve(), port, uri or default_uri(folder), password)
         address = f"http://study:{password}@127.0.0.1:{server.port}{LOGIN}{shown.url_path.removeprefix('/')}"
-        print(f"{address}\nCtrl-C stops the server.", flush=True)
+        show(f"{address}\nCtrl-C stops the server.")
         server.serve_forever()  # returns on Ctrl-C
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from study import plugins, redaction
+from study.redaction import show
 from study.tune import environment
 from study.tune.cluster import TOKEN_HINT, ClusterError
 
@@ -45,7 +46,7 @@ def submit(address: str, words: list[str], *, working_dir: Path | None, wait: bo
         ) from error
     except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
         raise ClusterError(f"no Ray job server at {address} ({redaction.first_line(error)})") from error
-    print(f"job {job} submitted to {address}", flush=True)
+    show(f"job {job} submitted to {address}")
     return _follow(client, job) if wait else 0
 
 
@@ -76,7 +77,7 @@ def _follow(client: Any, job: str) -> int:
 
     async def print_log() -> None:
         async for lines in client.tail_job_logs(job):
-            print(lines, end="", flush=True)
+            show(lines, end="")
 
     asyncio.run(print_log())
     info = client.get_job_info(job)

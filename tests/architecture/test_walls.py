@@ -315,6 +315,18 @@ def test_a_module_beside_the_folders_of_study_serves_several_of_them() -> None:
     assert {name: parts for name, parts in users.items() if len(parts) < 2} == {}
 
 
+def test_all_output_goes_through_one_function() -> None:
+    """`redaction.show` escapes control characters. The supervisor of a loop's command is a script without imports."""
+    scripts = {"study.loops.supervisor", "analysis.findings.pages", "analysis.findings.published"}
+    printing = {
+        module
+        for module, text in sources(ROOT).items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write", "sys.stderr.write")
+    }
+    assert printing - scripts == {"study.redaction"}
+
+
 BESIDE = tuple(
     f"study.{name}"
     for name in (
