@@ -6,7 +6,7 @@ docs/results/NAME/
     study.json       the definition, without the folder of its data
     runs.parquet     one row a run, as `study report` writes it; no per-step losses
     gains.parquet    of a search for the best quality: the gain of each run (`analysis.stats.best.gains`)
-    scale_*.csv      of a study or family for which `study scale --at` was called: its edges by size, and its predictions
+    scale_*.csv      of a study or family for which `study scale --at` was called: its edges by size, predictions
     signals.parquet  with --signals: the signals that tables and figures use (`analysis.stats.signals.condensed`),
                      to four digits
 
