@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from study.storage.atomic import write_atomic
 from study.storage.errors import StorageError
@@ -48,7 +48,10 @@ def folder_of(where: str | Path) -> Path:
     """
     text = str(where)
     if text.startswith(("file://", "local://")):
-        return Path(urlsplit(text).path)
+        parts = urlsplit(text)
+        if parts.query or parts.fragment:
+            raise StorageError(f"a URL has %3F for ? and %23 for #, or give the path without {parts.scheme}://")
+        return Path(unquote(parts.path))
     if isinstance(where, Path) or not is_url(where):
         return Path(where)
     url = _validate_url(where)

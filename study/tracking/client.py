@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shlex
+import sqlite3
 import urllib.parse
 import uuid
 import warnings
@@ -24,6 +25,13 @@ DATABASE = "mlflow.db"
 ARTIFACTS = "mlflow-artifacts"
 WAIT_SECONDS = 60.0
 """How long to wait for another process that writes the same view, and for a server to start."""
+
+LOCK_SECONDS = 20.0
+"""How long to wait for an SQLite database that another program has locked. MLflow itself waits as long, but for its
+first look at a database."""
+
+BROKEN = (None, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""SQLite's codes of a database that stays unusable. None: MLflow refuses it, as one of another version."""
 
 HTTP_SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -47,13 +55,20 @@ class TrackingError(ValueError):
 
 def default_uri(folder: Path) -> str:
     """Return the tracking URI of the SQLite database inside the study's folder."""
-    return f"sqlite:///{folder.resolve() / DATABASE}"
+    return database_uri(folder.resolve() / DATABASE)
+
+
+def database_uri(path: Path) -> str:
+    """Return the tracking URI of an SQLite database."""
+    quoted = urllib.parse.quote(str(path))
+    # For a URI that begins with sqlite:///, MLflow creates the folder as it stands there, quotes included.
+    return f"sqlite:///{path}" if quoted == str(path) else f"sqlite+pysqlite:///{quoted}"
 
 
 def without_credentials(uri: str) -> str:
     """Return a tracking URI without user, password and query."""
     scheme, found, rest = uri.partition("://")
-    if not found or scheme == "sqlite":
+    if not found or scheme.partition("+")[0] == "sqlite":
         return uri
     # From the last @, because an unquoted password may hold any of the other separators.
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
@@ -78,6 +93,8 @@ def check_scheme(uri: str) -> None:
 
 def open_client(uri: str) -> "MlflowClient":
     """Return a client for a tracking URI."""
+    if uri.startswith("sqlite") and "?" not in uri:
+        uri += f"?timeout={LOCK_SECONDS}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow import MlflowClient
@@ -99,7 +116,7 @@ def create_database(folder: Path) -> None:
         warnings.simplefilter("ignore")  # MLflow uses deprecated parts of SQLAlchemy
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        store = SqlAlchemyStore(f"sqlite:///{unfinished}", (folder / ARTIFACTS).as_uri())
+        store = SqlAlchemyStore(database_uri(unfinished), (folder / ARTIFACTS).as_uri())
     store.engine.dispose()
     unfinished.replace(folder / DATABASE)
 
@@ -179,7 +196,7 @@ def quiet_mlflow() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("mlflow", "mlflow.store.db.utils", "alembic", "urllib3")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)  # MLflow also raises the errors that it logs
     try:
         yield
     finally:
@@ -207,15 +224,29 @@ def tracking_errors(folder: Path, uri: str, *, own: bool, again: str | None = No
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
-        why = _first_line(error, uri)
-        if own:
-            message = f"cannot write {folder / DATABASE} ({why}); move it away, and it is rebuilt from the record"
+        cause = _system_error(error)
+        code = getattr(cause, "sqlite_errorcode", None)
+        why = _first_line(cause, uri)
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            message = f"{folder / DATABASE if own else shown} is locked by another program, after {LOCK_SECONDS:g} s"
+        elif own:
+            broken = code in BROKEN and not isinstance(cause, (OSError, ImportError))
+            hint = "; move it away, and it is rebuilt from the record" if broken else ""
+            message = f"cannot write {folder / DATABASE} ({why}){hint}"
         elif remote and not isinstance(error, RestException):
             again = again or f"study mlflow {shlex.quote(stores.address(folder))}"
             message = f"the tracking server at {shown} does not answer; run `{again}` when it does"
         else:
             message = f"{shown} cannot be used as a tracking URI ({why})"
         raise TrackingError(message) from None
+
+
+def _system_error(error: BaseException) -> BaseException:
+    """Return the error of SQLite or of the system that caused an error of MLflow, or that error itself."""
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, (sqlite3.Error, OSError)):
+        cause = cause.__cause__
+    return cause or error
 
 
 def _first_line(error: BaseException, uri: str) -> str:

@@ -76,9 +76,11 @@ def _check_place(uri: str | None) -> None:
     if not uri:
         raise ValueError("study import mlflow needs --tracking-uri, or $MLFLOW_TRACKING_URI")
     scheme, found, rest = uri.partition("://")
-    if found and scheme not in ("sqlite", "file"):
+    sqlite = scheme.partition("+")[0] == "sqlite"
+    if found and not sqlite and scheme != "file":
         return
-    path = Path(urllib.parse.unquote(rest.removeprefix("/") if scheme == "sqlite" else rest) if found else uri)
+    quoted = rest.removeprefix("/") if sqlite else rest
+    path = Path(urllib.parse.unquote(quoted.partition("?")[0]) if found else uri)
     if not path.exists():
         raise ValueError(f"there is no MLflow database or folder at {path}")
 

@@ -6,20 +6,22 @@ user can enter.
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-LONGEST_TEMP_FOLDER = 24
-"""Bytes. The path of a socket has 107 at most, of which Ray takes 65, and the name of our own folder 18."""
+TEMP_FOLDER = re.compile(r"[\w./-]{1,24}", re.ASCII)
+"""Where Ray can work: it takes ASCII alone. The path of a socket has 107 bytes at most, of which Ray takes 65, and the
+name of our own folder 18."""
 
 
 @contextlib.contextmanager
 def temp_folder() -> Iterator[Path]:
     """Make the folder for Ray's sockets and logs, which RAY_TMPDIR names inside the block. It is removed after."""
     parent = tempfile.gettempdir()
-    if len(parent.encode()) > LONGEST_TEMP_FOLDER:
+    if not TEMP_FOLDER.fullmatch(parent):
         parent = "/tmp"
     folder = Path(tempfile.mkdtemp(prefix="study-ray-", dir=parent))
     before = os.environ.get("RAY_TMPDIR")

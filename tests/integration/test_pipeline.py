@@ -37,6 +37,22 @@ def write_table(folder: Path, block_rows: int, blocks: int) -> None:
     )
 
 
+def test_folders_of_any_name_serve(tmp_path: Path) -> None:
+    odd = tmp_path / "feature%2Flogin b?c#d'\"ü"
+    odd.mkdir()
+    write_table(odd / "data", block_rows=64, blocks=51)
+    studies = Studies(odd)
+    studies.environment["TMPDIR"] = str(odd)
+    settings = ["models=small", "methods=none", "lr=0.1", "batch=64", "window=64", "warmup=0"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    printed = studies(
+        *("run", "quick", "--data", "table", "--data-dir", odd / "data", "--seeds", "0", "--out", odd / "out", *words)
+    )
+    assert "MLflow: 1 curve, 1 cell" in printed
+    assert len(recorded(odd / "out")) == CONTROL + 1
+    assert list(tmp_path.iterdir()) == [odd]
+
+
 def test_plain_gradient_descent_diverges_beyond_two_over_the_curvature(studies: Studies, tmp_path: Path) -> None:
     write_table(tmp_path / "data", block_rows=64, blocks=11)
     log = data.load("table", {"dir": str(tmp_path / "data")}, tmp_path / "cache")

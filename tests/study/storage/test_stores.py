@@ -181,6 +181,9 @@ def test_names_that_lead_out_of_the_mirror_are_ignored(s3: str, server: str) -> 
 
 def test_file_urls_are_paths(tmp_path: Path) -> None:
     assert stores.folder_of(f"file://{tmp_path}/x") == tmp_path / "x"
+    assert stores.folder_of((tmp_path / "a b?%2F").as_uri()) == tmp_path / "a b?%2F"
+    with pytest.raises(stores.StorageError, match="%3F"):
+        stores.folder_of(f"file://{tmp_path}/a?b")
     assert stores.folder_of("results/x") == Path("results/x")
 
 

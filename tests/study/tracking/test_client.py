@@ -1,17 +1,22 @@
 """The connection to MLflow: database, experiment, lock, and errors without passwords."""
 
+import contextlib
 import fcntl
 import os
 import socket
+import sqlite3
+import threading
 import time
 import traceback
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow_view import View, assert_exactly_once, write
 
-from study.tracking.client import DATABASE, TrackingError, check_scheme, without_credentials
+from study.tracking.client import DATABASE, TrackingError, check_scheme, tracking_errors, without_credentials
 from study.tracking.mirror import mirror
+from study.tracking.server import server
 
 
 def test_first_mirror_creates_the_database(tmp_path: Path) -> None:
@@ -20,6 +25,57 @@ def test_first_mirror_creates_the_database(tmp_path: Path) -> None:
     mirror(tmp_path)
     assert_exactly_once(tmp_path, View(tmp_path))
     assert sorted(path.name for path in tmp_path.glob("*mlflow*")) == [".mlflow.lock", "mlflow-artifacts", "mlflow.db"]
+
+
+def test_any_name_of_a_folder_serves(tmp_path: Path) -> None:
+    name = "feature%2Flogin b?c#d'\"&=ü%"
+    folder = tmp_path / "inside" / name
+    write(folder)
+    (folder / "report.html").write_text("a report")
+    shown = mirror(folder)
+    assert_exactly_once(folder, View(folder))
+    assert mirror(folder, shown.uri) == shown
+    with server(folder, port=0) as address:
+        assert_exactly_once(folder, View(folder, address))
+        write(tmp_path / "other")
+        (tmp_path / "other" / "report.html").write_text("a report")
+        result = mirror(tmp_path / "other", address)
+        assert_exactly_once(tmp_path / "other", View(tmp_path / "other", address, result.experiment_id))
+    assert len([*folder.glob("mlflow-artifacts/**/report.html")]) == 2, "its own, and that of another study"
+    assert {path.name for path in tmp_path.iterdir()} == {"inside", "other"}
+    assert [path.name for path in (tmp_path / "inside").iterdir()] == [name]
+
+
+def test_locked_database_is_not_called_broken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.tracking.client.LOCK_SECONDS", 0.1)
+    with contextlib.closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TrackingError, match=r"is locked by another program, after 0.1 s$"):
+            mirror(folder)
+    monkeypatch.undo()
+    mirror(folder)
+    assert_exactly_once(folder, View(folder))
+
+
+@pytest.mark.slow
+def test_locked_database_is_waited_for(folder: Path) -> None:
+    """By default SQLite waits for 5 s."""
+    with contextlib.closing(sqlite3.connect(folder / DATABASE, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        release = threading.Timer(8, other.execute, ["ROLLBACK"])
+        release.start()
+        mirror(folder)
+        release.join()
+    assert_exactly_once(folder, View(folder))
+
+
+def test_full_disk_does_not_make_a_database_broken(folder: Path) -> None:
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    for cause in (full, OSError(28, "No space left on device")):
+        with pytest.raises(TrackingError, match=f"mlflow.db \\(.*{cause.args[-1]}\\)$"):  # noqa: SIM117
+            with tracking_errors(folder, "sqlite:///x", own=True):
+                raise MlflowException("(raised as a result of Query-invoked autoflush)") from cause
 
 
 def test_unknown_scheme_is_refused_without_a_connection() -> None:

@@ -159,13 +159,15 @@ def test_a_stop_while_ray_starts_leaves_nothing(tmp_path: Path, what: signal.Sig
     wait_until(lambda: not any(map(command, seen)), "all that it had started has ended", seconds=20)
 
 
-def test_the_folder_of_ray_is_private_short_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path of a Unix socket has 107 bytes at most."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+@pytest.mark.parametrize("parent", ["/tmp/longer-than-ray-can-take", "/tmp/ü", "/tmp/a b%2F"])
+def test_the_folder_of_ray_is_private_short_and_removed(parent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a Unix socket has 107 bytes at most, and Ray writes it in ASCII."""
+    monkeypatch.setattr(tempfile, "tempdir", parent)
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     with local_cluster.temp_folder() as folder:
         assert os.environ["RAY_TMPDIR"] == str(folder)
         assert folder.stat().st_mode & 0o777 == 0o700
-        assert len(str(folder)) <= local_cluster.LONGEST_TEMP_FOLDER + 19
+        assert len(str(folder)) <= 24 + 19
+        assert str(folder).isascii()
     assert "RAY_TMPDIR" not in os.environ
     assert not folder.exists()
