@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from study.record.definition import Definition, check_not_a_view, open_study, re
 from study.record.failures import write_failure
 from study.record.references import references
 from study.storage.lock import locked
+from study.storage.scratch import scratch_folder
 from study.storage.stores import cache_folder
 from study.trainers.protocol import TrainedRuns, Trainer, open_trainer
 from study.wording import count
@@ -84,11 +84,11 @@ def import_runs(request: ImportRequest) -> str:
     ]
     recorded = tables.recorded_ids(folder) if earlier else set()
     control = [one for one in _control_runs(definition, runs) if not earlier or one.run.id not in recorded]
-    with tempfile.TemporaryDirectory() as scratch:  # a control that learns nothing raises before anything is written
+    with scratch_folder("study-import-") as scratch:  # a control that learns nothing raises before anything is written
         if not earlier:
-            open_study(Path(scratch), definition)
-            _record(control, definition, Path(scratch), trainer, None)
-            references(definition.study, definition.data, Path(scratch), definition.study.models)
+            open_study(scratch, definition)
+            _record(control, definition, scratch, trainer, None)
+            references(definition.study, definition.data, scratch, definition.study.models)
     with locked(folder):
         if earlier:
             own = [one.run for one in runs]

@@ -14,8 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from filelock import FileLock
 from study.config import canonical_json
 from study.data._dataset import Log, Task
 from study.storage.atomic import write_atomic
+from study.storage.scratch import scratch_folder
 
 ARRAYS = {"ids": np.int32, "numbers": np.float32, "labels": np.float32}
 
@@ -34,9 +33,6 @@ BLOCK_ROWS = 1 << 17
 
 BUILDING = ".building-"
 """Prefix of the names of unfinished folders."""
-
-ABANDONED_SECONDS = 24 * 3600
-"""An unfinished folder that was not changed for so long is deleted: its process was killed."""
 
 
 def content_hash(made_from: dict[str, Any]) -> str:
@@ -82,7 +78,6 @@ def cached(cache: Path, source: str, content: str, build: Callable[[Path], Log])
     with _write_errors(cache), _exclusive(folder.with_name(f"{folder.name}.lock")):
         log = open_cached(folder, content)  # converted by another process while this one waited
         if log is None:
-            _remove_abandoned(cache)
             _convert(cache, folder, content, build)
             log = open_cached(folder, content)
     if log is None:
@@ -91,15 +86,13 @@ def cached(cache: Path, source: str, content: str, build: Callable[[Path], Log])
 
 
 def _convert(cache: Path, folder: Path, content: str, build: Callable[[Path], Log]) -> None:
-    beside = cache / f"{BUILDING}{uuid.uuid4().hex}"
-    beside.mkdir()
-    try:
+    with scratch_folder(BUILDING, cache) as scratch:
+        beside = scratch / "log"
+        beside.mkdir()
         built = build(beside)
         assert built.content == content
         _write_facts(beside, built)
         _move_into_place(beside, folder, content)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -241,13 +234,6 @@ def _move_into_place(beside: Path, folder: Path, content: str) -> None:
     else:
         folder.unlink(missing_ok=True)
     beside.rename(folder)
-
-
-def _remove_abandoned(cache: Path) -> None:
-    for path in cache.glob(f"{BUILDING}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -7,16 +7,16 @@ and MD5 are verified, and nothing is written outside the target folder. The fold
 import gzip
 import hashlib
 import http.client
-import shutil
 import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
-import uuid
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from study.storage.scratch import scratch_folder
 
 BLOCK = 1 << 18
 TIMEOUT_SECONDS = 30
@@ -151,18 +151,16 @@ def _verify(archive: Archive, part: Path) -> None:
 
 
 def _unpack(archive: Archive, part: Path, folder: Path) -> None:
-    beside = folder.with_name(f".unpacking-{uuid.uuid4().hex}")
-    beside.mkdir()
-    try:
-        with tarfile.open(part, "r:gz") as tar:
-            tar.extractall(beside, filter="data")
+    with scratch_folder(".unpacking-", folder.parent) as scratch:
+        beside = scratch / "files"
+        try:
+            with tarfile.open(part, "r:gz") as tar:
+                tar.extractall(beside, filter="data")
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{archive.url} does not unpack ({error})") from error
         top = beside / archive.folder
         try:
             (top if [p.name for p in beside.iterdir()] == [archive.folder] else beside).rename(folder)
         except OSError:
             if not folder.is_dir():  # else another process has unpacked the same files
                 raise
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{archive.url} does not unpack ({error})") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

@@ -38,6 +38,7 @@ from study.data._cache import BUILDING, cached, content_hash, file_hash
 from study.data._dataset import Log
 from study.data._days import Days
 from study.data._encode import csv_header, csv_type, make_log, ranked, require_columns, rewrite_csv
+from study.storage.scratch import scratch_folder
 
 T = TypeVar("T")
 
@@ -131,8 +132,8 @@ def load(cache: Path, *, dir: str | Path) -> Log:
 def days(cache: Path, *, dir: str | Path) -> Days:
     """Return the day (UTC) of each row. Raises as `load` does."""
     files, declared = _declared(dir)
-    with tempfile.TemporaryDirectory(prefix=BUILDING, dir=cache) as rewritten:
-        _, days = _in_time_order(_sources(files, Path(rewritten), declared, [declared.time]), declared)
+    with scratch_folder(BUILDING, cache) as rewritten:
+        _, days = _in_time_order(_sources(files, rewritten, declared, [declared.time]), declared)
     begins = np.append(True, np.diff(days) != 0)
     return Days(of_row=np.cumsum(begins), dates=tuple(_iso(day) for day in days[begins]))
 

@@ -21,6 +21,7 @@ import numpy as np
 from study import redaction
 from study.storage import arrays as array_files
 from study.storage import stores
+from study.storage.atomic import make_folder
 
 Store = stores.Store
 State = Iterable[tuple[str, np.ndarray]]
@@ -151,7 +152,7 @@ def write(store: Store, name: str, about: Mapping[str, Any], state: State) -> No
         return
     path = store.folder / name
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         array_files.write(path, about, arrays)
     except OSError as error:
         raise stores.StorageError(f"cannot write to {path.parent} ({error.strerror or error})") from error

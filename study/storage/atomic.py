@@ -1,6 +1,7 @@
 """Writes a file completely or not at all: to a temporary file beside it, which then replaces it."""
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
         content: its content.
         sync: flush it to the disk first, so that it survives a power failure.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_path(path, sync=sync) as temporary:
         temporary.write_bytes(content)
 
@@ -35,6 +36,31 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         temporary.replace(path)
+        if sync:
+            sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and those that it lies in, so that they survive a power failure."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk: a file that was created or renamed may be lost with its name."""
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one may write to a folder that one may not read
+        return
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that does not flush folders
+            raise
+    finally:
+        os.close(opened)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from study.storage.atomic import write_atomic
+from study.storage.atomic import make_folder, sync_folder, write_atomic
 from study.storage.errors import StorageError
 
 PROBE_BYTES = 2**16
@@ -36,7 +36,7 @@ class LocalStore:
         """Write a new file. Returns False if it exists already. A reader may see it before it is complete."""
         with self._errors("write to"):
             path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             try:
                 with path.open("xb") as file:
                     file.write(content)
@@ -44,6 +44,7 @@ class LocalStore:
                     os.fsync(file.fileno())
             except FileExistsError:
                 return False
+            sync_folder(path.parent)
             return True
 
     def get(self, name: str, max_bytes: int | None = None) -> bytes | None:
@@ -74,8 +75,11 @@ class LocalStore:
     def move(self, name: str, new_name: str) -> None:
         """Rename a file."""
         with self._errors("write to"):
-            (self.folder / new_name).parent.mkdir(exist_ok=True)
-            (self.folder / name).rename(self.folder / new_name)
+            old, new = self.folder / name, self.folder / new_name
+            make_folder(new.parent)
+            old.rename(new)
+            sync_folder(new.parent)
+            sync_folder(old.parent)
 
     def refresh(self, *kinds: str) -> None:
         """Do nothing: a folder is always up to date."""

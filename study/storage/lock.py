@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from study.storage import holder, lease, stores
+from study.storage.atomic import make_folder
 from study.storage.errors import LockedError, StorageError
 from study.storage.stores import LocalStore
 
@@ -65,7 +66,7 @@ def _lock_file(folder: Path, stack: contextlib.ExitStack) -> bool:
     """Lock the folder until `stack` ends. Returns False if the file system has no file locks."""
     path = folder / LOCK_FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         stack.enter_context(FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False))
     except Timeout as error:
         raise LockedError(f"{folder} is in use by {holder.describe(_read_text(path))}") from error

@@ -7,10 +7,11 @@ user can enter.
 import contextlib
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from study.storage.scratch import scratch_folder
 
 TEMP_FOLDER = re.compile(r"[\w./-]{1,24}", re.ASCII)
 """Where Ray can work: it takes ASCII alone. The path of a socket has 107 bytes at most, of which Ray takes 65, and the
@@ -21,19 +22,16 @@ name of our own folder 18."""
 def temp_folder() -> Iterator[Path]:
     """Make the folder for Ray's sockets and logs, which RAY_TMPDIR names inside the block. It is removed after."""
     parent = tempfile.gettempdir()
-    if not TEMP_FOLDER.fullmatch(parent):
-        parent = "/tmp"
-    folder = Path(tempfile.mkdtemp(prefix="study-ray-", dir=parent))
-    before = os.environ.get("RAY_TMPDIR")
-    os.environ["RAY_TMPDIR"] = str(folder)
-    try:
-        yield folder
-    finally:
-        if before is None:
-            del os.environ["RAY_TMPDIR"]
-        else:
-            os.environ["RAY_TMPDIR"] = before
-        shutil.rmtree(folder, ignore_errors=True)
+    with scratch_folder("study-ray-", parent if TEMP_FOLDER.fullmatch(parent) else "/tmp") as folder:
+        before = os.environ.get("RAY_TMPDIR")
+        os.environ["RAY_TMPDIR"] = str(folder)
+        try:
+            yield folder
+        finally:
+            if before is None:
+                del os.environ["RAY_TMPDIR"]
+            else:
+                os.environ["RAY_TMPDIR"] = before
 
 
 def init_options(cpus: int | None) -> dict[str, object]:

@@ -4,13 +4,13 @@ Workers write their own files of the record and report only counts.
 """
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 
 from study import redaction
 from study.execution.interrupts import interrupted, interruptible
 from study.execution.preflight import Needs
 from study.execution.work_queue import Failure, Job, Queue
+from study.storage.scratch import scratch_folder
 from study.tune import coordinator, trainable
 from study.tune.cluster import Cluster, ClusterError
 
@@ -60,7 +60,7 @@ def _fit(queue: Queue, needs: Needs, cluster: Cluster) -> bool:
         coordination=coordination,
     )
     with (
-        tempfile.TemporaryDirectory(prefix="study-tune-") as scratch,
+        scratch_folder("study-tune-") as scratch,
         interruptible(queue, coordination.stop),
     ):
         tuner = tune.Tuner(
@@ -72,7 +72,7 @@ def _fit(queue: Queue, needs: Needs, cluster: Cluster) -> bool:
                 trial_dirname_creator=lambda trial: trial.trial_id,
                 trial_name_creator=lambda trial: trial.trial_id,
             ),
-            run_config=tune.RunConfig(name="trials", storage_path=scratch, verbose=0, callbacks=[watch]),
+            run_config=tune.RunConfig(name="trials", storage_path=str(scratch), verbose=0, callbacks=[watch]),
         )
         try:
             with _as_cluster_error(job.resume):
