@@ -73,15 +73,16 @@ def needs(folder: Path, study: Study, trainer: Trainer) -> Iterator[Needs]:
             user_folder=plugins.user_folder,
         )
     finally:
-        remove_signs(folder)
+        remove_signs(folder, sign)  # another driver may have taken over
 
 
-def remove_signs(folder: Path) -> None:
-    """Remove the files of the driver and of all machines."""
+def remove_signs(folder: Path, sign: str = "") -> None:
+    """Remove the files of a driver and of the machines that have found it; without `sign`, those of all drivers."""
     store = stores.store_for(folder)
     with contextlib.suppress(StorageError):
         for name in store.names(SIGNS):
-            store.delete(f"{SIGNS}/{name}")
+            if f"{SIGNS}/{name}".startswith(sign):
+                store.delete(f"{SIGNS}/{name}")
     with contextlib.suppress(OSError):
         (folder / SIGNS).rmdir()
 

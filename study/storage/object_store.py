@@ -38,6 +38,9 @@ PACKAGES = {
 IMMUTABLE = ("runs", "losses", "failures", "confirm", "set_aside")
 """Subfolders of a study that `refresh` mirrors completely. Their files never change."""
 
+CONFLICT = "ConditionalRequestConflict"
+"""S3's name of the status 409."""
+
 MARKS = ".marks.json"
 RETRY_SECONDS = (1, 2, 4, 8, 15, 30)
 READ_BLOCK_BYTES = 2**18
@@ -78,14 +81,21 @@ class ObjectStore:
     def create(self, name: str, content: bytes) -> bool:
         """Write a new file by a conditional PUT (If-None-Match: *). Returns False if it exists already.
 
-        A PUT that was repeated because its answer was lost finds its own content, which counts as success.
+        A PUT that was repeated because its answer was lost finds its own content, which counts as success. S3 refuses
+        one of two at the same time without saying whether the file exists then, so it is tried again.
         """
-        with self._errors("write to") as (files, root):
+        for wait in (*RETRY_SECONDS, None):
             try:
-                files.pipe_file(f"{root}/{name}", content, mode="create")
+                with self._errors("write to") as (files, root):
+                    files.pipe_file(f"{root}/{name}", content, mode="create")
+                return True
             except FileExistsError:
                 return self.get(name) == content
-            return True
+            except StorageError as error:
+                if wait is None or CONFLICT not in str(error.__cause__):
+                    raise
+            time.sleep(wait)
+        raise AssertionError
 
     def get(self, name: str, max_bytes: int | None = None) -> bytes | None:
         """Return the content of a file, or its first `max_bytes`; None if there is no such file."""

@@ -1,5 +1,6 @@
 """What a machine needs for a study: the driver's sign in the study's folder, and the data as memory maps."""
 
+import contextlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +67,18 @@ def test_signs_are_gone_with_the_driver_and_those_of_a_killed_one_with_the_next(
         assert len(list(signs.iterdir())) == 2
         assert not (signs / "killed").exists()
     assert not signs.exists()
+
+
+def test_a_driver_that_was_overtaken_leaves_the_signs_of_the_next(tmp_path: Path) -> None:
+    trainer = Trainer(STUDY, tmp_path / "cache")
+    with contextlib.ExitStack() as overtaken:
+        preflight.answer(overtaken.enter_context(preflight.needs(tmp_path, STUDY, trainer)))
+        with preflight.needs(tmp_path, STUDY, trainer) as needs:
+            sign = preflight.answer(needs)
+            overtaken.close()
+            preflight.see_folder(needs)
+            assert preflight.appears(needs, sign)
+    assert not (tmp_path / "nodes").exists()
 
 
 def test_maps_are_opened_where_the_driver_has_them(needed: preflight.Needs, tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
+from s3fs.errors import translate_boto_error
 from stores import BUCKET, s3_server, settings
 
 from study.storage import object_store, stores
@@ -177,6 +180,29 @@ def test_names_that_lead_out_of_the_mirror_are_ignored(s3: str, server: str) -> 
     mirror = stores.folder_of(s3)
     stores.store_for(mirror).refresh("runs")
     assert [path.name for path in mirror.rglob("*") if path.is_file() and path.name[0] != "."] == ["good.parquet"]
+
+
+def test_a_conflict_of_two_conditional_puts_is_tried_again(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 answers 409 while another PUT or DELETE of the same key is under way."""
+    monkeypatch.setattr(object_store, "RETRY_SECONDS", (0, 0))
+    response: Any = {"Error": {"Code": "ConditionalRequestConflict", "Message": "At this time, it cannot be done."}}
+    error = translate_boto_error(ClientError(response, "PutObject"))
+    store = stores.store_for(s3)
+    files, _ = object_store.open_filesystem(s3, os.getpid())
+    put, conflicts = files.pipe_file, [error, error]
+
+    def busy(*args: Any, **kwargs: Any) -> Any:
+        if conflicts:
+            raise conflicts.pop()
+        return put(*args, **kwargs)
+
+    monkeypatch.setattr(files, "pipe_file", busy)
+    assert store.create("lease/1", b"mine")
+    conflicts += [error]
+    assert not store.create("lease/1", b"of another")
+    conflicts += [error] * 3
+    with pytest.raises(StorageError, match="ConditionalRequestConflict"):
+        store.create("lease/2", b"mine")
 
 
 def test_file_urls_are_paths(tmp_path: Path) -> None:
