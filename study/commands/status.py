@@ -1,13 +1,11 @@
 """`study status`: runs that are done, training, diverged, failed and missing, from the study's folder alone.
 
 The record says what is done. Heartbeats (`study.execution.heartbeat`) say what trains, and the lock names the driver.
-A crash leaves both behind, so a heartbeat counts only while it is fresh.
+A crash leaves both behind, so a heartbeat counts only while its process lives, or, on another machine, its driver.
 """
 
 import json
-import os
 import shlex
-import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,11 +22,11 @@ from study.record import tables
 from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, read_definition
 from study.record.failures import read_failures
-from study.storage import lock, stores
+from study.storage import holder, lock, stores
 from study.wording import count
 
 FRESH_SECONDS = 90.0
-"""A process that has been silent for longer counts as dead."""
+"""The time since the last heartbeat is shown if it is longer, by the clocks of both machines. It decides nothing."""
 
 MOST_LRS = 100
 STATES = ("training", "diverged", "undertrained", "failed", "missing")
@@ -103,7 +101,9 @@ def read_status(folder: Path) -> Status:
     confirmations, other_runs = _confirmations(folder, definition, recorded_ids)
     recorded: Any = runs[(runs["role"] == "cell") & ~runs["run_id"].isin(list(other_runs))]
     failures = read_failures(folder, recorded_ids)
-    alive, silent = _trials(folder)
+    driver = lock.read_holder(folder)
+    at_work = bool(driver) and not driver["gone"]
+    alive, silent = _trials(folder, at_work=at_work)
     trains = {run for trial in alive for run in trial["runs"]} - recorded_ids
     grid = has_grid(study)
     cells = _planned_cells(study, content, recorded, failures, trains) if grid else _found_cells(recorded)
@@ -113,12 +113,11 @@ def read_status(folder: Path) -> Status:
     if not grid:
         total |= {"planned": None, "missing": None}
         total |= {"training": len(trains - control), "failed": len(failures.keys() - control)}
-    holder = lock.read_holder(folder)
     return Status(
         study=study.name,
         folder=stores.address(folder),
-        driver=holder.get("who"),
-        at_work=bool(holder) and not holder["gone"],
+        driver=driver.get("who"),
+        at_work=at_work,
         total=total,
         control={
             "planned": len(control),
@@ -228,21 +227,22 @@ def _labels(arms: Sequence[Arm]) -> dict[tuple[str, str], str]:
     return {_key(arm.method, arm.options): label for arm, label in zip(arms, labels, strict=True)}
 
 
-def _trials(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the trials that train, and those whose process is gone."""
+def _trials(folder: Path, *, at_work: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the trials that train, and those whose process is gone. Those of other machines end with the driver."""
     alive, silent = [], []
     for trial, found in heartbeat.each(folder).items():
         found = found | {"trial": trial, "silent": max(0.0, time.time() - found["beat"])}
         found["runs"] = [run for run in found.get("runs", []) if isinstance(run, str)]
-        gone = found["silent"] > FRESH_SECONDS or found.get("ended") or not _may_live(found["host"], found["pid"])
-        (silent if gone else alive).append(found)
+        lives = holder.is_alive(found)
+        trains = not found.get("ended") and (at_work if lives is None else lives)
+        (alive if trains else silent).append(found)
     return alive, silent
 
 
 def _trial_counts(trial: Mapping[str, Any]) -> dict[str, Any]:
     counts = {name: trial.get(name) for name in ("trial", "model", "method", "host", "pid", "step", "steps")}
-    seconds = round(max(0.0, trial["beat"] - trial["since"]), 1)
-    return counts | {"runs": len(trial["runs"]), "seconds": seconds, "silent_seconds": round(trial["silent"], 1)}
+    seconds = {"seconds": round(trial["seconds"], 1), "silent_seconds": round(trial["silent"], 1)}
+    return counts | {"runs": len(trial["runs"])} | seconds
 
 
 def _trial_line(trial: Mapping[str, Any]) -> str:
@@ -253,19 +253,6 @@ def _trial_line(trial: Mapping[str, Any]) -> str:
         f"{count(trial['runs'], 'run')} of {trial['method']} on {trial['model']}, step {trial['step']:g}{steps} after "
         f"{duration(trial['seconds'])}, process {trial['pid']:g} on {trial['host']}{last}"
     )
-
-
-def _may_live(host: Any, pid: Any) -> bool:
-    """Return False if the process is known to be dead. Nothing is known of another machine."""
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError, ValueError, TypeError):
-        pass
-    return True
 
 
 def _driver(status: Status) -> str:

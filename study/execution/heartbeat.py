@@ -1,8 +1,9 @@
 """Heartbeat of a trial: what trains where, for `study status`, and the end of a process that hangs.
 
-    DIR/training/<trial>.json    {"host": ..., "pid": ..., "since": ..., "beat": ..., "step": ..., "runs": [...], ...}
+    DIR/training/<trial>.json    {"host": ..., "pid": ..., "step": ..., "clock": ..., "beat": ..., "runs": [...], ...}
 
-The training process writes the file and removes it at the end; the file of a dead process is as old as its last beat.
+The training process writes the file and removes it at the end. `clock` is the machine's monotonic clock at the last
+beat, which means something on that machine alone. `beat` is the time of day; it is only shown.
 The record does not depend on these files. A process that makes no step within its limit kills itself: by SIGKILL from
 a thread, or from C (`faulthandler`) if the code that hangs holds Python's lock, so that no thread runs.
 """
@@ -12,7 +13,6 @@ import faulthandler
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from study.storage import stores
+from study.storage import holder, stores
 from study.storage.untrusted_input import check_json, check_number, require
 
 FOLDER = "training"
@@ -52,12 +52,11 @@ class Heartbeat:
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.store, self.name = stores.store_for(where), f"{FOLDER}/{trial}.json"
-        now = time.time()
-        self.about = {"host": socket.gethostname(), "pid": os.getpid(), "since": now, "limit": limit_seconds, **about}
+        self.about = holder.this_process() | {"limit": limit_seconds, **about}
         self.limit_seconds, self._stopping = limit_seconds, stopping
         self.stopping = False
         self.step = 0
-        self.moved = time.monotonic()
+        self.began = self.moved = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._live, name="heartbeat", daemon=True)
 
@@ -80,7 +79,9 @@ class Heartbeat:
         if self.limit_seconds:
             faulthandler.cancel_dump_traceback_later()
         with contextlib.suppress(stores.StorageError):
-            self.store.delete(self.name)
+            # Once another driver has taken over, the file is that of its process.
+            if _read(self.store, self.name).get("process") == self.about["process"]:
+                self.store.delete(self.name)
 
     def _live(self) -> None:
         written = armed = time.monotonic()
@@ -109,7 +110,9 @@ class Heartbeat:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _write(self, **more: Any) -> None:
-        content = json.dumps(self.about | {"beat": time.time(), "step": self.step} | more)
+        now = time.monotonic()
+        beat = {"beat": time.time(), "clock": now, "seconds": now - self.began, "step": self.step}
+        content = json.dumps(self.about | beat | more)
         with contextlib.suppress(stores.StorageError):  # training does not depend on the file
             self.store.put(self.name, content.encode(), retry=False)
 
@@ -121,12 +124,16 @@ def hung(limit_seconds: float) -> str:
 
 def last(where: Path | str, trial: str) -> dict[str, Any]:
     """Return the content of a trial's file; empty if there is none, or it is invalid."""
+    return _read(stores.store_for(where), f"{FOLDER}/{trial}.json")
+
+
+def _read(store: stores.Store, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(stores.store_for(where).get(f"{FOLDER}/{trial}.json") or b"")
+        found = json.loads(store.get(name) or b"")
         require(isinstance(found, dict), "it is no JSON object")
         check_json(found)
-        for name in ("since", "beat", "step", "limit", "pid"):
-            check_number(found.get(name), name)
+        for key in ("beat", "clock", "seconds", "step", "limit", "pid"):
+            check_number(found.get(key), key)
     except ValueError:  # StorageError is one
         return {}
     return found
@@ -155,12 +162,22 @@ def tidy(where: Path | str) -> None:
                 path.unlink()
 
 
-def why_it_ended(found: Mapping[str, Any]) -> str | None:
-    """Return the reason if a dead process exceeded its limit, by the content of its file; else None."""
+def why_it_ended(found: Mapping[str, Any], clock: float | None = None) -> str | None:
+    """Return the reason if a dead process exceeded its limit; else None.
+
+    Args:
+        found: the content of its file.
+        clock: the monotonic clock of its machine; None if that machine does not answer.
+    """
     if found.get("ended"):
         return str(found["ended"])
-    silent = time.time() - found["beat"] if found else 0.0
+    silent = clock - found["clock"] if found and clock is not None else 0.0
     return hung(found["limit"]) if found and 0 < found["limit"] < silent else None
+
+
+def state_of_machine() -> tuple[float, int]:
+    """Return this machine's monotonic clock, and `killed_for_memory`."""
+    return time.monotonic(), killed_for_memory()
 
 
 def killed_for_memory() -> int:

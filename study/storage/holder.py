@@ -36,12 +36,17 @@ def describe(found: Mapping[str, Any] | str) -> str:
         return one_line(found) or "another process" if isinstance(found, str) else "another process"
 
 
-def is_dead(holder: Mapping[str, Any]) -> bool:
-    """Return whether a holder ran on this machine and has ended."""
+def is_alive(holder: Mapping[str, Any]) -> bool | None:
+    """Return whether a process still runs; None if that is not known, as of another machine."""
     process, own = holder.get("process"), _identity(os.getpid())
     if not (own and isinstance(process, list) and process[:2] == own[:2] and isinstance(holder.get("pid"), int)):
-        return False
-    return _identity(holder["pid"]) != process
+        return None
+    return _identity(holder["pid"]) == process
+
+
+def is_dead(holder: Mapping[str, Any]) -> bool:
+    """Return whether a holder ran on this machine and has ended."""
+    return is_alive(holder) is False
 
 
 def _user() -> str:

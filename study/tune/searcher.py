@@ -130,22 +130,23 @@ def why_it_died(queue: Queue, trial_id: str, trial: Any) -> Failure:
         return Failure(kind="memory", reason="out of memory (Ray ended the worker, since its machine ran low)")
     if MACHINE_WENT_AWAY.search(error):
         return Failure(kind="machine", reason="its machine went away")
-    if hung := heartbeat.why_it_ended(last):
+    clock, killed = _state_of_machine(last.get("node")) if last and not last.get("ended") else (None, -1)
+    if hung := heartbeat.why_it_ended(last, clock):
         return Failure(kind="hung", reason=hung)
-    if last and _killed_for_memory(last.get("node")) > last.get("killed_for_memory", 0):
+    if last and killed > last.get("killed_for_memory", 0):
         return Failure(kind="memory", reason="out of memory (the system ended the worker)")
     return Failure(kind="worker", reason="the worker process ended")
 
 
-def _killed_for_memory(node: Any) -> int:
-    """Return the node's count of processes that its kernel ended for memory; -1 if it does not answer."""
+def _state_of_machine(node: Any) -> tuple[float | None, int]:
+    """Return `heartbeat.state_of_machine` of a node; None and -1 if it does not answer."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     try:
         on_node = NodeAffinitySchedulingStrategy(str(node), soft=False)
-        task = ray.remote(heartbeat.killed_for_memory).options(num_cpus=0, scheduling_strategy=on_node)
+        task = ray.remote(heartbeat.state_of_machine).options(num_cpus=0, scheduling_strategy=on_node)
         return ray.get(task.remote(), timeout=10)
     except (RayError, ValueError, TypeError):
-        return -1
+        return None, -1

@@ -299,7 +299,9 @@ with Heartbeat(Path(sys.argv[1]), "t", {}, limit_seconds=float(sys.argv[3])) as 
 
 
 @pytest.mark.parametrize(("where", "seconds"), [("python", 0.6), ("c", 0.6)])
-def test_a_process_that_hangs_is_killed_and_leaves_its_reason(tmp_path: Path, where: str, seconds: float) -> None:
+def test_a_process_that_hangs_is_killed_and_leaves_its_reason(
+    tmp_path: Path, where: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started = time.monotonic()
     code = HANGS if where == "python" else f"import study.execution.heartbeat as h; h.GRACE_SECONDS = 1.0\n{HANGS}"
     words = [sys.executable, "-c", code, str(tmp_path), where, str(seconds)]
@@ -311,7 +313,8 @@ def test_a_process_that_hangs_is_killed_and_leaves_its_reason(tmp_path: Path, wh
     assert found["pid"] > 0
     if where == "python":
         assert found["step"] == 4
-    assert heartbeat.why_it_ended(found) == "no step within 0.6 s, and its process was ended"
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # the time of day plays no part
+    assert heartbeat.why_it_ended(found, time.monotonic()) == "no step within 0.6 s, and its process was ended"
 
 
 def test_a_process_that_makes_steps_is_not_killed(tmp_path: Path) -> None:
@@ -334,10 +337,25 @@ def test_malformed_heartbeats_are_ignored(tmp_path: Path) -> None:
     heartbeat.tidy(tmp_path)
     assert not list(folder.iterdir())
     assert heartbeat.why_it_ended({}) is None
-    now = time.time()
-    assert heartbeat.why_it_ended({"beat": now, "limit": 60.0}) is None
-    assert heartbeat.why_it_ended({"beat": now - 61, "limit": 60.0})
-    assert heartbeat.why_it_ended({"beat": now - 61, "limit": 0}) is None
+
+
+def test_only_the_clock_of_its_machine_tells_that_a_process_hung(tmp_path: Path) -> None:
+    """The time of day may have been set forward by a year between a beat and an end for lack of memory."""
+    with heartbeat.Heartbeat(tmp_path, "t", {}, limit_seconds=60.0):
+        found = heartbeat.last(tmp_path, "t")
+    found["beat"] -= 365 * 24 * 3600
+    clock, _ = heartbeat.state_of_machine()
+    assert heartbeat.why_it_ended(found, clock) is None
+    assert heartbeat.why_it_ended(found, found["clock"] + 61) == heartbeat.hung(60.0)
+    assert heartbeat.why_it_ended(found | {"limit": 0}, found["clock"] + 61) is None
+    assert heartbeat.why_it_ended(found) is None, "its machine does not answer"
+
+
+def test_a_process_that_was_overtaken_leaves_the_heartbeat_of_the_next(tmp_path: Path) -> None:
+    with heartbeat.Heartbeat(tmp_path, "t", {}):
+        of_another = heartbeat.last(tmp_path, "t") | {"process": ["other", 1, "2"]}
+        (tmp_path / "training" / "t.json").write_text(json.dumps(of_another))
+    assert heartbeat.last(tmp_path, "t") == of_another
 
 
 def test_a_kill_for_memory_is_counted_by_the_kernel() -> None:

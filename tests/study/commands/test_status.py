@@ -17,7 +17,7 @@ from study.execution import heartbeat
 from study.record import tables
 from study.record.definition import Definition, open_study
 from study.record.failures import write_failure
-from study.storage import lock
+from study.storage import holder, lock
 
 CONTENT = "c" * 64
 STUDY = Study(
@@ -30,6 +30,9 @@ STUDY = Study(
     seeds=(0, 1, 2, 3),
     recipe=Recipe(),
 )
+ELSEWHERE = ["another boot", 1, "2"]
+"""What identifies a process of another machine."""
+
 CLICK = {"name": "click", "kind": "binary", "base": 0.38, "scale": 1.0, "constant_loss": 0.664, "constant_rmse": None}
 TASKS = [CLICK]
 
@@ -59,8 +62,7 @@ def write(folder: Path, trial: str, runs: list[Run], outcome: str | None) -> Non
 
 
 def beats(folder: Path, trial: str, runs: list[Run], **more: Any) -> None:
-    now = time.time()
-    found = {"host": socket.gethostname(), "pid": os.getpid(), "since": now - 30, "beat": now - 1, "limit": 600}
+    found = holder.this_process() | {"beat": time.time() - 1, "clock": 0.0, "seconds": 29, "limit": 600}
     found |= {"step": 120, "steps": 405, "model": "small", "method": runs[0].method, "runs": [run.id for run in runs]}
     (folder / "training").mkdir(exist_ok=True)
     (folder / "training" / f"{trial}.json").write_text(json.dumps(found | more))
@@ -79,7 +81,7 @@ def folder(tmp_path: Path) -> Path:
     write(tmp_path, "higher", high[1:3], "diverged")
     clippy = [run for run in runs_of(STUDY, CONTENT) if run.method == "clippy" and run.options["abs"] == 0.01]
     beats(tmp_path, "alive", clippy[:3])
-    beats(tmp_path, "silent", clippy[4:6], beat=time.time() - 3600)
+    beats(tmp_path, "silent", clippy[4:6], beat=time.time() - 3600, process=ELSEWHERE)
     write_failure(tmp_path, "failed", [high[3].id, clippy[7].id], "RuntimeError: an odd shape")
     return tmp_path
 
@@ -151,9 +153,26 @@ def test_who_holds_it(folder: Path) -> None:
     assert "has ended" in status.text(gone)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"host": 3}', "\x00", '{"host": "h", "pid": 1, "since": 0, "beat": 0}'])
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+def test_clocks_of_other_machines_decide_nothing(folder: Path, seconds: int) -> None:
+    (folder / "training" / "alive.json").unlink()
+    runs = [run for run in runs_of(STUDY, CONTENT) if run.method == "clippy" and run.options["abs"] == 0.001]
+    beats(folder, "silent", runs[:2], beat=time.time() + seconds, process=ELSEWHERE)
+    with lock.locked(folder):
+        found = status.read_status(folder)
+        assert [trial["trial"] for trial in found.training] == ["silent"]
+        assert found.total["training"] == 2
+    found = status.read_status(folder)
+    assert [trial["trial"] for trial in found.silent] == ["silent"], "its driver has ended"
+    assert found.total["training"] == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"host": 3}', "\x00", '{"host": "h", "pid": 1, "beat": 0, "clock": 0, "seconds": 0}']
+)
 def test_files_of_anyone_do_no_harm(folder: Path, text: str) -> None:
     (folder / "training" / "alive.json").write_text(text)
+    (folder / "training" / "silent.json").unlink()
     (folder / "lock").write_text(text)
     found = status.read_status(folder)
     assert found.total["training"] == 0
