@@ -57,6 +57,11 @@ def first_line(error: BaseException) -> str:
     return _shown_line(error, str(error).splitlines())
 
 
+def kind_and_line(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message, as they may be shown."""
+    return ": ".join(dict.fromkeys((type(error).__name__, first_line(error))))
+
+
 def last_line(error: BaseException) -> str:
     """Return the last line of an error's message, as it may be shown. Ray puts a traceback before it."""
     return _shown_line(error, reversed(str(error).splitlines()))

@@ -3,12 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from study import redaction
 from study.config import Rule, Run, canonical_json
 from study.execution.checkpoint import Checkpoint
 from study.execution.heartbeat import Heartbeat
@@ -16,7 +17,7 @@ from study.outcomes.judge import final_loss, judge
 from study.outcomes.reference import Reference
 from study.record import tables
 from study.record.schema import FIRST_LOSSES
-from study.trainers.protocol import TrainedRuns, Trainer
+from study.trainers.protocol import RunError, TrainedRuns, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +46,15 @@ class TrialOptions:
         limit_seconds: without a step for so long, the process is ended; 0 is never.
         stopping: asked after each step; True ends the trial after a checkpoint.
         about: more values for the heartbeat file.
+        raised: the trial's only run has raised before. It has diverged if it raises again while its losses or weights
+            are not finite.
     """
 
     checkpoint_seconds: float = 0.0
     limit_seconds: float = 0.0
     stopping: Callable[[], bool] = lambda: False
     about: Mapping[str, Any] = field(default_factory=dict)
+    raised: bool = False
 
 
 def execute(
@@ -76,6 +80,7 @@ def execute(
 
     Raises:
         StoppedError: the trial was asked to stop.
+        RunError: some of its runs raised.
     """
     started = time.perf_counter()
     options = options or TrialOptions()
@@ -93,9 +98,15 @@ def execute(
             stopping=lambda: heartbeat.stopping,
             note=notes.append,
         )
-        trained = trainer.train(
-            trial.runs, device=device, folder=where, on_step=heartbeat.watch, checkpointer=checkpoint
-        )
+        try:
+            trained = trainer.train(
+                trial.runs, device=device, folder=where, on_step=heartbeat.watch, checkpointer=checkpoint
+            )
+        except RunError as error:
+            if not (error.trained and error.__cause__ and options.raised):
+                raise
+            trained = replace(error.trained, raised=redaction.kind_and_line(error.__cause__))
+            notes.append(f"{first.method} at lr {first.lr:g}, seed {first.seed} diverged, and raised {trained.raised}")
         rows = record(trial, trained, where, trainer, name, device)
         checkpoint.remove()
     return {
@@ -166,6 +177,7 @@ def _rows(trial: Trial, trained: TrainedRuns, trainer: Trainer, device: str) -> 
             **same,
         }
         row |= {"baseline": FIRST_LOSSES} if trained.baseline is None else {}
+        row |= {"raised": trained.raised} if trained.raised else {}
         row |= {"declared": True} if trained.declared is not None and trained.declared[i] else {}
         row |= {name: _finite(values[i]) for name, values in trained.judged.items()}
         row |= {name: int(values[i]) for name, values in trained.counts.items()}

@@ -1,9 +1,10 @@
 """The work queue of a study: chooses the stack to train next, and retries or gives up stacks that failed.
 
 A stack waits until the control of its model is recorded, since outcomes are judged against it. A crash is not
-divergence. A stack that ran out of memory is halved; one that failed otherwise is tried again. After three failures its
-runs are recorded as missing, with the reason. The loss of a machine or a broken device does not count against a stack,
-as long as other devices work: the stack is trained elsewhere.
+divergence. A stack is halved if it ran out of memory, or if one of its runs raised; one that failed otherwise is tried
+again. After three failures, or two of a run that raises alone, its runs are recorded as missing, with the reason. The
+loss of a machine or a broken device does not count against a stack, as long as other devices work: the stack is trained
+elsewhere.
 """
 
 import json
@@ -24,6 +25,8 @@ from study.storage.stores import StorageError
 FINISHED = "FINISHED"
 
 MAX_TRIES = 3
+MAX_RAISES = 2
+"""A run that raises alone does so again: it has diverged then (`TrialOptions.raised`), or is missing."""
 SAME_FAILURE_STOPS = 3
 """The study stops after this many stacks failed for the same reason, unless only some runs of an arm fail."""
 MAX_RELOCATIONS = 20
@@ -93,8 +96,9 @@ class Failure:
     """Why a trial failed.
 
     Attributes:
-        kind: "error" (an exception), "memory" (out of memory), "device" (a GPU that does not work), "hung" (no step
-            within the limit), "worker" (its process died) or "machine" (its machine was lost).
+        kind: "error" (an exception), "run" (an exception of one of the runs, see `RunError`), "memory" (out of memory),
+            "device" (a GPU that does not work), "hung" (no step within the limit), "worker" (its process died) or
+            "machine" (its machine was lost).
         reason: For the user.
         place: The machine and device.
     """
@@ -136,6 +140,7 @@ class Queue:
         self._seconds_of_run = dict(job.seconds_of_run)
         self._trained = set(job.trained)
         self._tries: Counter[str] = Counter()
+        self._raises: Counter[str] = Counter()
         self._relocations: Counter[str] = Counter()
         self._stacks_of_failure: defaultdict[str, set[str]] = defaultdict(set)
         self._working_places: set[str] = set()
@@ -166,7 +171,8 @@ class Queue:
             self.training[trial_id] = stack
             self._waits_since = None
             reference = None if stack.is_control else self.job.references[stack.runs[0].model]
-            return {"stack": stack_to_json(stack, reference), "limit": self.limit_seconds(stack)}
+            raised = bool(self._raises[stack.name])
+            return {"stack": stack_to_json(stack, reference), "limit": self.limit_seconds(stack), "raised": raised}
         if self.source.ended and not self._waiting:
             return None if self.training else FINISHED
         assert self.training, "a source has neither ended nor a stack to train"
@@ -253,7 +259,7 @@ class Queue:
 
     def _failed(self, stack: Stack, failure: Failure) -> None:
         half = len(stack.runs) // 2
-        if failure.kind == "memory" and half:
+        if failure.kind in ("memory", "run") and half:
             self._waiting.extendleft([Stack(runs=stack.runs[half:]), Stack(runs=stack.runs[:half])])
             if stack.is_control:
                 self._controls_left[stack.runs[0].model] += 1
@@ -263,11 +269,12 @@ class Queue:
             self._retries.append(stack)
             return
         self._tries[stack.name] += 1
-        may_retry = self._tries[stack.name] < MAX_TRIES
+        self._raises[stack.name] += failure.kind == "run"
+        may_retry = self._tries[stack.name] < MAX_TRIES and self._raises[stack.name] < MAX_RAISES
         alike = self._stacks_of_failure[failure.reason if failure.kind == "error" else failure.kind]
         # A machine in trouble ends all of its workers at once, and other programs may take its memory. So these kinds
         # count for the study only once a stack has no tries left.
-        if failure.kind in ("error", "device") or not may_retry:
+        if failure.kind in ("error", "device") or not (may_retry or failure.kind == "run"):
             alike.add(stack.name)
         stops = len(alike) >= SAME_FAILURE_STOPS and not self._may_be_its_lr(stack, failure)
         if may_retry and not stops:

@@ -63,11 +63,11 @@ STEP = pa.field("step", pa.list_(pa.int64()))
 
 FIRST_LOSSES = "first_losses"
 
-OF_LOOPS = {"baseline": pa.string(), "declared": pa.bool_(), "initial_loss": pa.float64()}
-"""Columns of runs of other trainers than rankers.
+OF_LOOPS = {"baseline": pa.string(), "declared": pa.bool_(), "initial_loss": pa.float64(), "raised": pa.string()}
+"""Columns that only some runs have, mostly those of other trainers than rankers.
 
 `baseline` is `FIRST_LOSSES` where the run is judged against the loss at initialization; `declared`, whether the trainer
-says that it diverged; `initial_loss` is the first training loss.
+says that it diverged; `initial_loss` is the first training loss; `raised`, what ended a run that was not finite.
 """
 
 OF_TABLES = frozenset(

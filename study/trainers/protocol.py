@@ -34,6 +34,7 @@ class TrainedRuns:
         moved: float64 (R,), L2 distance of the weights from their start; NaN or None where it is unknown.
         counts: column of the record -> int64 (R,), such as `rollbacks`.
         seconds: wall time per run.
+        raised: what ended a run that was alone, for the record; None is nothing.
     """
 
     loss: np.ndarray
@@ -45,6 +46,22 @@ class TrainedRuns:
     moved: np.ndarray | None = None
     counts: Mapping[str, np.ndarray] = field(default_factory=dict)
     seconds: float
+    raised: str | None = None
+
+
+class RunError(Exception):
+    """Runs raised because of what they are, such as their lr. The cause is what was raised.
+
+    A stack is then halved, so that its other runs are trained. Anything else that `Trainer.train` raises is taken for a
+    fault that other stacks have too.
+
+    Args:
+        trained: what a run that was alone leaves, if its losses or weights are not finite; else None.
+    """
+
+    def __init__(self, trained: TrainedRuns | None = None) -> None:
+        super().__init__("a run raised")
+        self.trained = trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +247,9 @@ class Trainer(ABC):
             folder: the study's folder, or its URL.
             on_step: to be called after each step with its number, from 0; a trial without a call for long is ended.
             checkpointer: may be ignored by a trainer that keeps no checkpoints.
+
+        Raises:
+            RunError: some of the runs cannot be trained, and others may be.
         """
 
     def columns(self, run: Run) -> tuple[dict[str, float], dict[str, Any]]:

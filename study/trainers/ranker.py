@@ -23,7 +23,7 @@ from study.outcomes.judge import Outcome, judge
 from study.outcomes.reference import Reference
 from study.trainers import protocol
 from study.trainers._plan_cache import cached_call, is_built_in
-from study.trainers.protocol import Checkpointer, Limits, TrainedRuns
+from study.trainers.protocol import Checkpointer, Limits, RunError, TrainedRuns
 
 if TYPE_CHECKING:
     from study.config import Rule
@@ -286,19 +286,14 @@ class Trainer(protocol.Trainer):
         checkpointer: Checkpointer,
     ) -> TrainedRuns:
         from study.trainers import warm_start
-        from study.training.trainer import train
+        from study.training.trainer import StepError, train
 
         start = warm_start.kept(folder, runs[0].recipe)
-        trained = train(runs, self.log, device, on_step, checkpointer=checkpointer, start=start)
-        return TrainedRuns(
-            loss=trained.loss,
-            baseline=trained.constant,
-            finite=trained.finite,
-            judged=trained.judged,
-            moved=trained.moved,
-            counts=trained.counts,
-            seconds=trained.seconds,
-        )
+        try:
+            trained = train(runs, self.log, device, on_step, checkpointer=checkpointer, start=start)
+        except StepError as error:
+            raise RunError(error.trained and _trained_runs(error.trained)) from error.__cause__
+        return _trained_runs(trained)
 
     def columns(self, run: Run) -> tuple[dict[str, float], dict[str, Any]]:
         from study import methods
@@ -316,6 +311,18 @@ class Trainer(protocol.Trainer):
         import torch
 
         return f"study {package.__version__}, torch {torch.__version__}"
+
+
+def _trained_runs(trained: "Trained") -> TrainedRuns:
+    return TrainedRuns(
+        loss=trained.loss,
+        baseline=trained.constant,
+        finite=trained.finite,
+        judged=trained.judged,
+        moved=trained.moved,
+        counts=trained.counts,
+        seconds=trained.seconds,
+    )
 
 
 def outcomes_of(trained: "Trained", log: Log, reference: Reference, rule: "Rule") -> list[Outcome]:

@@ -28,9 +28,13 @@ def evaluate(stack: "StackTraining") -> dict[str, np.ndarray]:
         labels_N = stack.log.labels_NT[stack.log.train_rows :, t].double().cpu().numpy()
         # One run at a time in double precision: the scores of all runs may take more memory than all else.
         scores = (scores_TN[t].double().numpy() for scores_TN in scores_RTN)
-        name = f"{'auc' if task.kind == 'binary' else 'rmse'}_{task.name}"
-        measured[name] = np.array([_metric(task, scores_N, labels_N) for scores_N in scores])
+        measured[measure_of(task)] = np.array([_metric(task, scores_N, labels_N) for scores_N in scores])
     return measured
+
+
+def measure_of(task: Task) -> str:
+    """Return the name of a task's measure, such as `auc_click`."""
+    return f"{'auc' if task.kind == 'binary' else 'rmse'}_{task.name}"
 
 
 def finite(stack: "StackTraining") -> Tensor:

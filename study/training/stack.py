@@ -170,8 +170,12 @@ class StackTraining:
             if self.rollbacks:
                 self._roll_back(self.rollbacks, step, loss_RT, buffers)
             self._update(step, gradients)
-            constant_GTB = self.constant_logit_T.unsqueeze(1).expand_as(labels_GTB).contiguous()
-            return loss_RT, mean_losses(constant_GTB, labels_GTB, self.log.tasks)
+            return loss_RT, self.constant_losses(labels_GTB)
+
+    def constant_losses(self, labels_GTB: Tensor) -> Tensor:
+        """Return the losses (G, T) of the constant predictor on a batch."""
+        constant_GTB = self.constant_logit_T.unsqueeze(1).expand_as(labels_GTB).contiguous()
+        return mean_losses(constant_GTB, labels_GTB, self.log.tasks)
 
     def read(self, rows_GB: Tensor) -> None:
         """Fill the inputs with a batch."""

@@ -8,6 +8,7 @@ Shape letters: R runs, G groups of K runs that share a seed (R = G * K), T tasks
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,19 @@ class Trained:
     judged: dict[str, np.ndarray]
     counts: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: float
+
+
+class StepError(Exception):
+    """A step after the first one raised. The cause is what was raised.
+
+    Args:
+        trained: What a run that was alone leaves if its losses or weights are not finite: its further losses are NaN.
+            Else None.
+    """
+
+    def __init__(self, trained: Trained | None) -> None:
+        super().__init__("a step raised")
+        self.trained = trained
 
 
 class Checkpointer(Protocol):
@@ -97,6 +111,9 @@ def train(
             `start` if the recipe's `init_accumulators` names them.
         on_end: Called with the trained networks, their tables, and a function that returns the accumulators of a run.
             The order of the run axis may differ from that of `runs`.
+
+    Raises:
+        StepError: A step after the first one raised; at the first one, what it raised.
     """
     started = time.perf_counter()
     with _one_thread_on_cpu(device):
@@ -104,24 +121,55 @@ def train(
         stack.on_update = on_update
         first = checkpointer.begin(stack.load_state, stack.max_bytes()) if checkpointer else 0
         for step, rows_GB in enumerate(stack.batches(first), first):
-            stack.loss_RST[:, step], stack.constant_GST[:, step] = stack.step(step, rows_GB)
+            with _step_errors(stack, step, started):
+                stack.loss_RST[:, step], stack.constant_GST[:, step] = stack.step(step, rows_GB)
             if on_step:
                 on_step(step)
             if checkpointer:
                 checkpointer.after(step + 1, stack.state_arrays)
         if on_end:
             on_end(stack.network, stack.tables, stack.accumulators)
-        judged = evaluation.evaluate(stack)
-        order = stack.groups.callers_order
-        return Trained(
-            loss=stack.loss_RST.cpu().numpy()[order],
-            constant=stack.constant_GST.cpu().numpy().repeat(stack.groups.size, axis=0)[order],
-            finite=evaluation.finite(stack).cpu().numpy()[order],
-            moved=evaluation.moved(stack)[order],
-            judged={name: values[order] for name, values in judged.items()},
-            counts={name: values[order] for name, values in stack.counts().items()},
-            seconds=(time.perf_counter() - started) / len(runs) * stack.steps / (stack.steps - first),
-        )
+        with _step_errors(stack, stack.steps, started):
+            judged = evaluation.evaluate(stack)
+        seconds = (time.perf_counter() - started) / len(runs) * stack.steps / (stack.steps - first)
+        return _trained(stack, judged, seconds)
+
+
+def _trained(stack: StackTraining, judged: dict[str, np.ndarray], seconds: float) -> Trained:
+    order = stack.groups.callers_order
+    return Trained(
+        loss=stack.loss_RST.cpu().numpy()[order],
+        constant=stack.constant_GST.cpu().numpy().repeat(stack.groups.size, axis=0)[order],
+        finite=evaluation.finite(stack).cpu().numpy()[order],
+        moved=evaluation.moved(stack)[order],
+        judged={name: values[order] for name, values in judged.items()},
+        counts={name: values[order] for name, values in stack.counts().items()},
+        seconds=seconds,
+    )
+
+
+@contextlib.contextmanager
+def _step_errors(stack: StackTraining, step: int, started: float) -> Iterator[None]:
+    """Raise StepError for what a step raises, but for a lack of memory. `stack.steps` is the evaluation."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if step == 0:  # nothing has been trained: lr and seed are not the reason
+            raise
+        raise StepError(_diverged(stack, step, time.perf_counter() - started)) from error
+
+
+def _diverged(stack: StackTraining, step: int, seconds: float) -> Trained | None:
+    """What a run leaves that was alone and raised at `step`, if its losses or weights are not finite; else None."""
+    is_finite = bool(stack.loss_RST[:, :step].isfinite().all() & evaluation.finite(stack).all())
+    if len(stack.groups.runs) > 1 or is_finite:
+        return None
+    stack.loss_RST[:, step:] = math.nan
+    for later, rows_GB in enumerate(stack.batches(step), step):
+        stack.constant_GST[:, later] = stack.constant_losses(stack.log.labels(rows_GB, stack.dtype))
+    return _trained(stack, {evaluation.measure_of(task): np.array([math.nan]) for task in stack.log.tasks}, seconds)
 
 
 @contextlib.contextmanager

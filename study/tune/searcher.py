@@ -94,8 +94,7 @@ class QueueSearcher(_Unsaved, Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """Note a failure at once, since the process that reports it may rest before it ends."""
-        if "failure" in result:
-            failure = Failure(kind=result["kind"], reason=result["failure"], place=result["place"])
+        if failure := _failure_of(result):
             self.queue.rests(trial_id, failure)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
@@ -103,13 +102,20 @@ class QueueSearcher(_Unsaved, Searcher):
         if error or result is None:
             self.queue.ended(trial_id, why_it_died(self.queue, trial_id, self.watch.trial(trial_id)))
         else:
-            self.queue.ended(trial_id, result)
+            self.queue.ended(trial_id, _failure_of(result) or result)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
+
+
+def _failure_of(result: dict) -> Failure | None:
+    """Return the failure that a trial reported, if it failed."""
+    if "failure" not in result:
+        return None
+    return Failure(kind=result["kind"], reason=result["failure"], place=result["place"])
 
 
 def why_it_died(queue: Queue, trial_id: str, trial: Any) -> Failure:

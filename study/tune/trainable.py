@@ -55,7 +55,7 @@ def make(context: TrialContext, cluster: Cluster) -> Any:
 def train(config: dict[str, Any], *, context: TrialContext) -> None:
     """Train the stack of `config`, or rest, and report once to Tune.
 
-    A process in which a stack failed kills itself: what broke it may have stayed.
+    A process in which a stack failed kills itself, unless one of its runs raised: what broke it may have stayed.
     """
     from ray import tune
 
@@ -67,8 +67,9 @@ def train(config: dict[str, Any], *, context: TrialContext) -> None:
         return
     node, place = _place()
     result = _train(config, context, node, place)
-    tune.report(result if "failure" in result else result | LAST)
-    if "failure" not in result:
+    stays = "failure" not in result or result["kind"] == "run"
+    tune.report(result | LAST if stays else result)
+    if stays:
         return
     if result["kind"] == "device":
         _rest(context.coordination.device_failed(place), context.coordination)
@@ -81,6 +82,7 @@ def _train(config: dict[str, Any], context: TrialContext, node: str, place: str)
 
     from study.execution.checkpoint import StoppedError
     from study.execution.trial import Trial, TrialOptions, execute
+    from study.trainers.protocol import RunError
 
     name, runs, reference = stack_from_json(config["stack"])
     trial = Trial(study=context.study, runs=runs, rule=context.rule, reference=reference)
@@ -89,6 +91,7 @@ def _train(config: dict[str, Any], context: TrialContext, node: str, place: str)
         limit_seconds=config["limit"],
         stopping=context.coordination.is_stopping,
         about={"node": node, "killed_for_memory": heartbeat.killed_for_memory()},
+        raised=config["raised"],
     )
     try:
         trainer = preflight.ready(context.needs)
@@ -102,9 +105,10 @@ def _train(config: dict[str, Any], context: TrialContext, node: str, place: str)
     except (torch.OutOfMemoryError, MemoryError) as error:
         return failed(kind="memory", failure=f"out of memory ({redaction.first_line(error)})")
     except BaseException as error:  # a loop may raise KeyboardInterrupt, and no signal reaches this thread
-        broken = isinstance(error, RuntimeError) and BROKEN_DEVICE.search(str(error))
-        why = ": ".join(dict.fromkeys((type(error).__name__, redaction.first_line(error))))
-        return failed(kind="device" if broken else "error", failure=why)
+        cause = (error.__cause__ if isinstance(error, RunError) else None) or error
+        broken = isinstance(cause, RuntimeError) and BROKEN_DEVICE.search(str(cause))
+        kind = "device" if broken else "run" if isinstance(error, RunError) else "error"
+        return failed(kind=kind, failure=redaction.kind_and_line(cause))
     if context.device != "cpu":
         context.coordination.device_works(place)
     return done | {"place": place}

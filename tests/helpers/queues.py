@@ -36,6 +36,7 @@ class Queue:
         self.folder, self.trials = folder, 0
         self.told: list[tuple[Stack, Any]] = []
         self.noted: list[str] = []
+        self.configs: dict[str, dict[str, Any]] = {}
         self.queue = work.Queue(
             work.Job(
                 study="quick",
@@ -58,6 +59,7 @@ class Queue:
             self.queue.ended(str(self.trials), {"runs": 0})
             return None
         if isinstance(config, dict):
+            self.configs[str(self.trials)] = config
             return str(self.trials), self.queue.training[str(self.trials)]
         return config
 

@@ -101,6 +101,22 @@ def test_runs_that_always_fail_are_missing_and_not_diverged(studies: Studies, tm
 
 
 @pytest.mark.slow
+def test_runs_that_raise_as_they_explode_have_diverged_and_take_no_others_along(
+    studies: Studies, tmp_path: Path
+) -> None:
+    small = ["data.rows=5000", "batch=64", "window=500", "models=own_models.guarded", "methods=none"]
+    settings = [*small, "none.weight_decay=1000", "lr=0.0001,10000"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    printed = studies("run", "quick", *words, "--seeds", "0-3", "--out", tmp_path / "out")
+    assert "failed" not in printed
+    assert "worker died" not in printed, "the process of a run that raised is used on"
+    cells = tables.read_runs(tmp_path / "out").query("role == 'cell'").set_index("lr")
+    assert cells["reason"].loc[1e4].tolist() == ["nonfinite"] * 4
+    assert set(cells["raised"].loc[1e4]) == {"FloatingPointError: activations are not finite"}
+    assert (cells["reason"].loc[1e-4] != "nonfinite").all()
+
+
+@pytest.mark.slow
 def test_three_stacks_that_fail_the_same_way_stop_the_study(studies: Studies, tmp_path: Path) -> None:
     own = faults(tmp_path / "faults", studies, **{f"s{seed}": ("error", 99) for seed in range(2, 10)})
     child = own.start(*FAULTY, "--seeds", "2-9", "--stack", "2", "--out", tmp_path / "out")

@@ -215,6 +215,28 @@ def test_a_stack_that_fails_three_times_is_missing_with_its_reason(tmp_path: Pat
     assert queue.queue.stopped is None, "the rest of the study goes on"
 
 
+def test_runs_that_raise_take_no_others_along(tmp_path: Path) -> None:
+    """A stack is halved until the run is alone, which is tried once more; the study goes on, whatever their number."""
+    stacks = [make_stack(seed=seed, runs=12) for seed in range(3)]
+    queue = Queue(tmp_path, *stacks, known=("small",))
+    bad = {run.id for stack in stacks for run in stack.runs if run.lr > 0.85}
+    alone: list[str] = []
+    while isinstance(taken := queue.take(), tuple):
+        trial, stack = taken
+        raised = queue.configs[trial]["raised"]
+        assert raised == (stack.runs[0].id in alone and len(stack.runs) == 1)
+        if not bad & {run.id for run in stack.runs}:
+            queue.done(trial)
+            continue
+        alone += [stack.runs[0].id] if len(stack.runs) == 1 else []
+        queue.fails(trial, "FloatingPointError: activations are not finite", "run")
+    assert queue.queue.stopped is None
+    assert set(queue.failures()) == bad
+    assert sorted(alone) == sorted([*bad, *bad])
+    done = {run.id for stack, result in queue.told if isinstance(result, dict) for run in stack.runs}
+    assert done == {run.id for stack in stacks for run in stack.runs} - bad
+
+
 def test_a_stack_that_failed_once_is_trained_again(tmp_path: Path) -> None:
     queue = Queue(tmp_path, make_stack(), known=("small",))
     trial, stack = queue.must_take()
