@@ -45,10 +45,10 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 def make_folder(folder: Path) -> None:
     """Create a folder and those that it lies in, so that they survive a power failure."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
