@@ -10,6 +10,7 @@ import pandas as pd
 
 from study.config import JUDGED_FROM, RANKER, QualitySearch, Study
 from study.record.definition import RecordError, read_definition
+from study.record.files import read_file
 from study.record.schema import COLUMNS, COUNTS, OF_LOOPS, PER_TASK
 from study.record.tables import read_runs
 
@@ -167,7 +168,7 @@ def read_family(folder: Path) -> tuple[str, list[FamilyMember]]:
     """
     path = folder / "family.json"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_file(folder, path.name) or b"")
         if content["format"] != FAMILY_FORMAT:
             raise RecordError(f"{path} has format {content['format']!r}; this version reads format {FAMILY_FORMAT}")
         name = str(content["name"])
@@ -178,5 +179,5 @@ def read_family(folder: Path) -> tuple[str, list[FamilyMember]]:
         return name, [FamilyMember(**member, folder=folder / member["label"]) for member in members]
     except RecordError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RecordError(f"{path} is not a family's ({error})") from error

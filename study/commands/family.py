@@ -21,10 +21,12 @@ from study.commands import family_weights, plan, sizes
 from study.commands import request as requests
 from study.commands import run as one_study
 from study.commands import status as one_status
+from study.commands.paths import study_folder
 from study.commands.request import RunRequest
 from study.config import Study
 from study.family import Family, Member
 from study.record.definition import RecordError, study_exists
+from study.record.files import read_file
 from study.redaction import show
 from study.storage import stores
 
@@ -45,7 +47,7 @@ def requested_family(request: RunRequest) -> Family | None:
 def is_family(folder: Path) -> bool:
     """Return whether a folder holds a family."""
     stores.store_for(folder).refresh("family.json")
-    return (folder / "family.json").is_file()
+    return read_file(folder, "family.json") is not None
 
 
 def preview(request: RunRequest, family: Family) -> str:
@@ -242,5 +244,5 @@ def read_members(folder: Path) -> "tuple[str, list[FamilyMember]]":
 
     stores.store_for(folder).refresh("family.json")
     name, members = read_family(folder)
-    local = [stores.folder_of(f"{stores.address(folder)}/{member.label}") for member in members]
+    local = [study_folder(f"{stores.address(folder)}/{member.label}") for member in members]
     return name, [dataclasses.replace(member, folder=own) for member, own in zip(members, local, strict=True)]

@@ -22,6 +22,7 @@ from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, check_not_a_view, open_study, read_definition, study_exists
 from study.record.failures import write_failure
 from study.record.references import references
+from study.record.repair import set_bad_files_aside
 from study.storage.lock import locked
 from study.storage.scratch import scratch_folder
 from study.storage.stores import cache_folder
@@ -94,6 +95,7 @@ def import_runs(request: ImportRequest) -> str:
             own = [one.run for one in runs]
             definition = without_confirmed(definition, own, earlier, read_confirmations(folder))
         open_study(folder, definition)
+        set_bad_files_aside(folder)
         _record(control, definition, folder, trainer, None)
         (reference,) = references(definition.study, definition.data, folder, definition.study.models).values()
         new = [one for one in runs if one.run.id not in recorded]

@@ -7,11 +7,18 @@ import sys
 from pathlib import Path
 
 from study.storage import stores
+from study.storage.untrusted_input import refuse_links
 
 
 def study_folder(where: str) -> Path:
-    """Return a study's folder from what a user typed: a path, or a URL, whose local mirror is returned."""
-    return stores.folder_of(where).expanduser().resolve()
+    """Return a study's folder from what a user typed: a path, or a URL, whose local mirror is returned.
+
+    Raises:
+        StorageError: the folder holds links, pipes or devices where a study has files.
+    """
+    folder = stores.folder_of(where).expanduser().resolve()
+    refuse_links(folder)
+    return folder
 
 
 def on_cluster(address: str | None) -> bool:

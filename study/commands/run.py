@@ -25,6 +25,7 @@ from study.record.confirmations import Confirmation, read_confirmations, write_c
 from study.record.definition import Definition, check_not_a_view, open_study, read_definition
 from study.record.failures import read_failures
 from study.record.references import references
+from study.record.repair import set_bad_files_aside
 from study.redaction import show
 from study.storage import stores
 from study.storage.lock import locked
@@ -132,7 +133,7 @@ def _open(study: Study, trainer: Trainer, folder: Path, cluster: "Cluster", held
     needs = held.enter_context(preflight.needs(folder, study, trainer))
     node_check.check_nodes(needs, cluster)
     open_study(folder, Definition(study=study, data=trainer.description(), versions=versions()))
-    tables.check_files(folder)
+    set_bad_files_aside(folder)
     trainer.write_folder(folder)
     return needs
 

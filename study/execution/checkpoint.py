@@ -9,6 +9,7 @@ version or kind of device wrote, is set aside, and its stack starts again.
 
 import contextlib
 import math
+import os
 import time
 import uuid
 import warnings
@@ -22,6 +23,7 @@ from study import redaction
 from study.storage import arrays as array_files
 from study.storage import stores
 from study.storage.atomic import make_folder
+from study.storage.untrusted_input import inside, open_file
 
 Store = stores.Store
 State = Iterable[tuple[str, np.ndarray]]
@@ -78,11 +80,16 @@ class Checkpoint:
     def begin(self, load: Callable[[dict[str, np.ndarray]], None], most_bytes: int) -> int:
         """Load the checkpoint; see `Checkpointer.begin`."""
         self.began = self.last = time.monotonic()
-        content = find(self.store, self.name, most_bytes)
+        # One byte more than the most shows that it is too large.
+        content = self.store.get(self.name, most_bytes + 1) if isinstance(self.store, stores.ObjectStore) else b""
         if content is None:
             return 0
         try:
-            size = len(content) if isinstance(content, bytes) else content.stat().st_size
+            size = len(content)
+            if isinstance(self.store, stores.LocalStore):
+                content = self.store.folder / self.name
+                with open_file(self.store.folder, self.name, None) as file:
+                    size = os.fstat(file.fileno()).st_size
             if size > most_bytes:
                 raise ValueError(f"it is larger than {most_bytes:,} bytes, the most that its stack could be")
             about, arrays = array_files.read(content)
@@ -94,7 +101,11 @@ class Checkpoint:
                 raise ValueError(f"{steps!r} steps were done")
             load(arrays)
             self.first = steps
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
         except Exception as error:  # anyone may have written the file: no error in it stops the training
+            if isinstance(error, OSError) and error.errno is not None:
+                raise stores.StorageError(f"cannot read the checkpoint {self.name} ({error.strerror})") from error
             self._set_aside(error)
             return 0
         return steps
@@ -150,26 +161,12 @@ def write(store: Store, name: str, about: Mapping[str, Any], state: State) -> No
     if isinstance(store, stores.ObjectStore):
         store.put(name, array_files.to_bytes(about, arrays), retry=False)
         return
-    path = store.folder / name
+    path = inside(store.folder, name)
     try:
         make_folder(path.parent)
         array_files.write(path, about, arrays)
     except OSError as error:
         raise stores.StorageError(f"cannot write to {path.parent} ({error.strerror or error})") from error
-
-
-def find(store: Store, name: str, most_bytes: int) -> bytes | Path | None:
-    """Return the content of a checkpoint, or its path in a folder; None if it is not there or cannot be read.
-
-    At most one byte more than `most_bytes` is read, which shows that it is too large.
-    """
-    if isinstance(store, stores.LocalStore):
-        path = store.folder / name
-        return path if path.is_file() else None
-    try:
-        return store.get(name, most_bytes + 1)
-    except stores.StorageError:
-        return None
 
 
 def checkpointed_stacks(where: Path | str) -> dict[str, tuple[str, ...]]:
@@ -199,7 +196,8 @@ def tidy(where: Path | str, recorded: set[str]) -> None:
             store.delete(f"{FOLDER}/{trial}{SUFFIX}")
     if isinstance(store, stores.LocalStore):
         # Temporary files of killed writers, and checkpoints in the format of earlier versions.
-        for path in [*(store.folder / FOLDER).glob(".*"), *(store.folder / FOLDER).glob("*.npz")]:
+        at = inside(store.folder, FOLDER)
+        for path in [*at.glob(".*"), *at.glob("*.npz")]:
             path.unlink(missing_ok=True)
 
 

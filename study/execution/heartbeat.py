@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from study.storage import holder, stores
-from study.storage.untrusted_input import check_json, check_number, require
+from study.storage.untrusted_input import check_json, check_number, inside, require
 
 FOLDER = "training"
 BEAT_SECONDS = 10.0
@@ -157,7 +157,7 @@ def tidy(where: Path | str) -> None:
     for name in store.names(FOLDER):
         store.delete(f"{FOLDER}/{name}")
     if isinstance(store, stores.LocalStore):
-        for path in (store.folder / FOLDER).glob(".*.json.*"):
+        for path in inside(store.folder, FOLDER).glob(".*.json.*"):
             with contextlib.suppress(OSError):
                 path.unlink()
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from study.config import Arm, Run, Study, canonical_json
-from study.record import checksums, validation
+from study.record import checksums, files, validation
 from study.record.definition import Definition, RecordError
-from study.record.files import UNREADABLE
 from study.storage import stores
 
 
@@ -65,16 +64,15 @@ def read_confirmations(folder: Path) -> list[Confirmation]:
     """Return the confirmations of a study, in the order in which they were made.
 
     Raises:
-        RecordError: a file cannot be read. To ignore it could hide a confirmation that failed.
+        RecordError: a file is bad. To ignore it could hide a confirmation that failed.
+        StorageError: a file cannot be read now.
     """
-    stores.store_for(folder).refresh("confirm")
-    found = []
-    for path in sorted((folder / "confirm").glob("*.json")):
-        try:
-            found.append(_parse(path.read_bytes()))
-        except UNREADABLE as error:
-            raise RecordError(f"{path} cannot be read ({error})") from error
+    found = [confirmation for _, confirmation in files.read_each(folder, "confirm", "json", _parse, on_bad=_refuse)]
     return sorted(found, key=lambda confirmation: (confirmation.number, confirmation.name))
+
+
+def _refuse(_folder: Path, path: Path, reason: str) -> None:
+    raise RecordError(f"{path} cannot be read ({reason})")
 
 
 def _parse(content: bytes) -> Confirmation:

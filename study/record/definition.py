@@ -7,6 +7,7 @@ from typing import Any
 
 from study.config import RANKER, EdgeSearch, QualitySearch, Study, study_from_json, to_json
 from study.record import checksums, validation
+from study.record.files import definition_text, origin_of
 from study.storage import stores
 
 FORMAT = 1
@@ -33,8 +34,7 @@ class Definition:
 
 def study_exists(folder: Path) -> bool:
     """Return whether the folder holds a study."""
-    stores.store_for(folder).refresh("study.json")
-    return (folder / "study.json").exists()
+    return definition_text(folder) is not None
 
 
 def read_definition(folder: Path) -> Definition:
@@ -42,12 +42,13 @@ def read_definition(folder: Path) -> Definition:
 
     Raises:
         RecordError: there is no study, or this version cannot read it.
+        StorageError: it cannot be read now.
     """
-    path = folder / "study.json"
-    if not study_exists(folder):
+    path, text = folder / "study.json", definition_text(folder)
+    if text is None:
         raise RecordError(f"{stores.address(folder)} holds no study (no study.json)")
     try:
-        content = checksums.read_json(path.read_bytes())
+        content = checksums.read_json(text)
         if content["format"] != FORMAT:
             raise RecordError(f"{path} has format {content['format']!r}; this version reads format {FORMAT}")
         validation.validate_definition(content)
@@ -59,7 +60,7 @@ def read_definition(folder: Path) -> Definition:
     except checksums.ChecksumError as error:
         advice = "move it away and repeat your `study run`, which keeps the recorded runs"
         raise RecordError(f"{path} is not a study's definition ({error}); {advice}") from error
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise RecordError(f"{path} is not a study's definition ({error})") from error
 
 
@@ -111,9 +112,7 @@ def copy_definition(folder: Path, into: Path) -> None:
 
 def check_not_a_view(folder: Path) -> None:
     """Raise RecordError if the folder is a rescored view: such a folder is neither trained nor rescored."""
-    folder = folder.resolve()
-    origin = folder.parent.parent
-    if folder.parent.name == "rescored" and study_exists(origin):
+    if (origin := origin_of(folder)) != folder:
         raise RecordError(f"{folder} is {origin} judged by another rule; use {origin} instead")
 
 

@@ -63,12 +63,13 @@ def read_failed_runs(folder: Path, recorded: Collection[str] | None = None) -> l
         folder: the study's folder.
         recorded: ids of the recorded runs, if the caller has them.
     """
-    runs = {run.run_id: run for _, found in files.read_each(folder, "failures", "json", _parse) for run in found}
+    runs = {run.run_id: run for _, found in files.read_each(folder, "failures", "json", parse) for run in found}
     done = (recorded_ids(folder) if recorded is None else recorded) if runs else ()
     return [run for run_id, run in runs.items() if run_id not in done]
 
 
-def _parse(content: bytes) -> list[FailedRun]:
+def parse(content: bytes) -> list[FailedRun]:
+    """Return the runs of a file of `failures/`. Raises ValueError if it is bad."""
     found: dict[str, Any] = checksums.read_json(content)
     validation.validate_failure(found)
     return list(_runs(found))

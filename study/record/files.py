@@ -1,24 +1,89 @@
-"""Reads the files of a record one by one. A file that cannot be read is moved to `set_aside/`, with a warning."""
+"""Reads the files of a record one by one. What is not a file of a record is skipped with a warning.
 
-import uuid
+Reading changes nothing. Only `study.record.repair`, whose caller holds the study's lock, moves a bad file to
+`set_aside/`. A file that cannot be read now may be readable later, so it is an error and not a bad file.
+"""
+
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from study.redaction import first_line
 from study.storage import stores
+from study.storage.stores import LocalStore, StorageError
+from study.storage.untrusted_input import open_file
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError, pa.ArrowException)
-"""What reading a damaged or foreign file may raise."""
+"""What parsing a damaged or foreign file may raise."""
 
 T = TypeVar("T")
 
+OnBad = Callable[[Path, Path, str], None]
+"""Called with the study's folder, a bad file and the reason."""
+
+
+def read_file(folder: Path, name: str) -> bytes | None:
+    """Return the content of a file of a record; None if there is no such file.
+
+    Raises:
+        StorageError: it cannot be read now, or it is no regular file of that folder.
+    """
+    try:
+        with open_file(folder, name) as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot read {folder / name} ({error.strerror or error})") from error
+
+
+def definition_text(folder: Path) -> bytes | None:
+    """Return the content of a folder's `study.json`; None if there is none. Raises StorageError as `read_file`."""
+    stores.store_for(folder).refresh("study.json")
+    return read_file(folder, "study.json")
+
+
+def origin_of(folder: Path) -> Path:
+    """Return the study whose losses, failures, confirmations and weights count for a folder.
+
+    For a rescored view it is the study that was judged again; any other study has its own.
+    """
+    view = folder.resolve()
+    origin = view.parent.parent
+    return origin if view.parent.name == "rescored" and definition_text(origin) is not None else folder
+
+
+class BadFileError(ValueError):
+    """The content of a file is not what was written."""
+
+
+def parsed(read: Callable[[Any], T], content: Any) -> T:
+    """Return what `read` returns for the content of a file. Raises BadFileError, with the reason, if that is bad."""
+    try:
+        return read(content)
+    except MemoryError:  # of Arrow too: it says nothing about the file
+        raise
+    except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise StorageError(f"cannot read a file of the record ({error.strerror or error})") from error
+        raise BadFileError(first_line(error)) from error
+
+
+def ignore(_folder: Path, path: Path, reason: str) -> None:
+    """Warn that a bad file is skipped."""
+    warnings.warn(f"{path} cannot be read ({reason}); it is ignored, and its runs count as missing", RuntimeWarning, 1)
+
 
 def read_each(
-    folder: Path, kind: str, suffix: str, read: Callable[[bytes], T], trials: Collection[str] | None = None
+    folder: Path,
+    kind: str,
+    suffix: str,
+    read: Callable[[bytes], T],
+    trials: Collection[str] | None = None,
+    on_bad: OnBad = ignore,
 ) -> Iterator[tuple[Path, T]]:
     """Yield the path of each file of one kind, and what `read` returns for its content.
 
@@ -28,34 +93,35 @@ def read_each(
         suffix: of the files to read, such as "parquet".
         read: parses a file's content; raises one of `UNREADABLE` on a bad file.
         trials: names of the trials to read; None reads all.
+        on_bad: called for each bad file.
+
+    Raises:
+        StorageError: a file cannot be read now.
     """
+    if kind != "runs":
+        folder = origin_of(folder)
     store = stores.store_for(folder)
     if trials is None:
         store.refresh(*(("runs", "losses") if suffix == "parquet" else (kind,)))
     else:
         store.fetch([f"{part}/{trial}.parquet" for part in ("losses", "runs") for trial in trials])
-    paths = sorted((folder / kind).glob(f"[!.]*.{suffix}"))
-    for path in paths if trials is None else [path for path in paths if path.stem in trials]:
-        try:
+    for name in LocalStore(folder).names(kind):
+        stem, _, ending = name.rpartition(".")
+        if ending != suffix or (trials is not None and stem not in trials):
+            continue
+        path, reason = f"{kind}/{name}", ""
+        for anew in (False, True):
+            if anew:
+                store.fetch([path], anew=True)  # only the mirrored copy may be damaged
+            content = read_file(folder, path)
+            if content is None:
+                break  # another process has set it aside
             try:
-                found = read(path.read_bytes())
-            except UNREADABLE:
-                store.fetch([f"{kind}/{path.name}"], anew=True)  # only the mirrored copy may be damaged
-                found = read(path.read_bytes())
-        except FileNotFoundError:
-            continue  # another process has set it aside
-        except UNREADABLE as error:
-            set_aside(folder, path, first_line(error))
+                found = parsed(read, content)
+            except BadFileError as error:
+                reason = str(error)
+            else:
+                yield folder / path, found
+                break
         else:
-            yield path, found
-
-
-def set_aside(folder: Path, path: Path, reason: str) -> None:
-    """Move an unreadable file to `set_aside/`, and warn."""
-    name = f"set_aside/{path.parent.name}-{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"
-    try:
-        stores.store_for(folder).move(path.relative_to(folder).as_posix(), name)
-        where = f"set aside as {stores.address(folder)}/{name}"
-    except stores.StorageError:
-        where = "left in place, and ignored"
-    warnings.warn(f"{path} cannot be read ({reason}); {where}; its runs count as missing", RuntimeWarning, stacklevel=3)
+            on_bad(folder, folder / path, reason)

@@ -6,7 +6,7 @@
     DIR/failures/<trial>.json  why runs are missing
     DIR/confirm/<hash>.json    runs that were named before they were trained
     DIR/init/                  the weights that runs start from, unless random (`study.trainers.warm_start`)
-    DIR/set_aside/             files that could not be read, unchanged
+    DIR/set_aside/             files with bad content, unchanged
     DIR/rescored/<hash>/       the same runs judged by another rule (`study.record.views`)
 
 Each file is written whole and holds its own hash (`study.record.checksums`). A trial's losses are written before its
@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 from study.record import checksums, files, validation
 from study.record.definition import read_definition
 from study.record.schema import COLUMNS, COUNTS, LOSSES, STEP, extra_column_type, nullable_dtype, pandas_dtype
-from study.redaction import first_line
 from study.storage import stores
+from study.storage.untrusted_input import open_file
 
 
 def write_trial(
@@ -54,8 +54,8 @@ def write_trial(
 def read_runs(folder: Path, trials: Collection[str] | None = None) -> pd.DataFrame:
     """Return one row a run, the control included, with a column for each threshold.
 
-    Rows and columns are sorted, so equal records give equal tables. A file that cannot be read is moved to
-    `set_aside/` with a warning, and its runs count as missing.
+    Rows and columns are sorted, so equal records give equal tables. A bad file is ignored with a warning, and its runs
+    count as missing.
 
     Args:
         folder: the study's folder.
@@ -63,6 +63,7 @@ def read_runs(folder: Path, trials: Collection[str] | None = None) -> pd.DataFra
 
     Raises:
         RecordError: there is no study.
+        StorageError: a file cannot be read now.
     """
     read_definition(folder)
     tables = [table for _, table in read_run_files(folder, trials)]
@@ -88,7 +89,7 @@ def recorded_ids(folder: Path) -> set[str]:
 
 
 def diverged_in(folder: Path, trial: str) -> dict[str, bool]:
-    """Return run id -> whether it diverged, for the runs of a trial; empty if its file cannot be read."""
+    """Return run id -> whether it diverged, for the runs of a trial; empty if its file is bad."""
     return {
         run: outcome == "diverged"
         for _, table in read_run_files(folder, [trial])
@@ -111,7 +112,7 @@ def read_losses(
     """
     wanted = None if run_ids is None else set(run_ids)
     parts = []
-    for path, table in files.read_each(folder, "losses", "parquet", _parse_losses, trials):
+    for _, table in files.read_each(folder, "losses", "parquet", parse_losses, trials):
         frame = table.to_pandas()
         frame["step"] = frame.get("step")
         constants = frame[frame["run_id"].isna()].set_index(["seed", "task"])["loss"]
@@ -120,31 +121,20 @@ def read_losses(
             frame = frame[frame["run_id"].isin(wanted)]
         if frame.empty:
             continue
-        keys = list(zip(frame["seed"], frame["task"], strict=True))
-        if not set(keys) <= set(constants.index):
-            files.set_aside(folder, path, "the constant predictor's losses are missing")
-            continue
+        keys = zip(frame["seed"], frame["task"], strict=True)
         parts.append(frame.assign(constant=[constants[key] for key in keys]))
     if not parts:
         return pd.DataFrame({"run_id": [], "seed": [], "task": [], "loss": [], "step": [], "constant": []})
     return pd.concat(parts).drop_duplicates(["run_id", "task"], ignore_index=True)
 
 
-def check_files(folder: Path) -> None:
-    """Read every table completely, so that damaged files are set aside before training starts."""
-    for _ in files.read_each(folder, "losses", "parquet", _parse_losses):
-        pass
-    for _ in read_run_files(folder):
-        pass
-
-
-def read_run_files(folder: Path, trials: Collection[str] | None = None) -> Iterator[tuple[Path, pa.Table]]:
+def read_run_files(
+    folder: Path, trials: Collection[str] | None = None, on_bad: files.OnBad = files.ignore
+) -> Iterator[tuple[Path, pa.Table]]:
     """Yield path and table of each file of `runs/` whose losses are there too."""
-    for path, table in files.read_each(folder, "runs", "parquet", _parse_runs, trials):
-        try:
-            _check_losses_of(path)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            files.set_aside(folder, path, first_line(error))
+    for path, table in files.read_each(folder, "runs", "parquet", _parse_runs, trials, on_bad):
+        if why := _without_losses(folder, path.name):
+            on_bad(folder, path, why)
         else:
             yield path, table
 
@@ -155,8 +145,14 @@ def _parse_runs(content: bytes) -> pa.Table:
     return table
 
 
-def _parse_losses(content: bytes) -> pa.Table:
-    return _parse(content, LOSSES)
+def parse_losses(content: bytes) -> pa.Table:
+    """Return the table of a file of `losses/`. Raises ValueError, or an error of pyarrow, if it is bad."""
+    table = _parse(content, LOSSES)
+    run, seed, task = (table[name].to_pylist() for name in ("run_id", "seed", "task"))
+    keys = list(zip((name is None for name in run), seed, task, strict=True))
+    if not {key[1:] for key in keys if not key[0]} <= {key[1:] for key in keys if key[0]}:
+        raise ValueError("the constant predictor's losses are missing")
+    return table
 
 
 def _parse(content: bytes, schema: pa.Schema) -> pa.Table:
@@ -169,12 +165,16 @@ def _parse(content: bytes, schema: pa.Schema) -> pa.Table:
     return table
 
 
-def _check_losses_of(path: Path) -> None:
-    """Runs without losses could not be judged again. Reads only the footer of the losses."""
-    losses = path.parent.parent / "losses" / path.name
-    if not losses.exists():
-        raise ValueError("the losses of its runs are missing")
+def _without_losses(folder: Path, name: str) -> str:
+    """Return why the runs of a file could not be judged again; empty if its losses are there. Reads their footer."""
+    folder = files.origin_of(folder)
     try:
-        pq.read_schema(losses)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{losses} cannot be read: {first_line(error)}") from error
+        with open_file(folder, f"losses/{name}") as file:
+            files.parsed(pq.read_schema, file)
+    except FileNotFoundError:
+        return "the losses of its runs are missing"
+    except files.BadFileError as error:
+        return f"losses/{name} cannot be read: {error}"
+    except OSError as error:
+        raise stores.StorageError(f"cannot read {folder}/losses/{name} ({error.strerror or error})") from error
+    return ""

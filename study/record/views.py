@@ -1,8 +1,10 @@
-"""`rescored/<hash of the rule>/`: the same runs judged by another rule. A view reads as a study and trains nothing."""
+"""`rescored/<hash of the rule>/`: the same runs judged by another rule. A view reads as a study and trains nothing.
+
+It holds the runs and the definition. All else is read from its study (`study.record.definition.origin_of`).
+"""
 
 import dataclasses
 import hashlib
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,7 @@ from study.record import checksums
 from study.record.definition import read_definition, write_definition
 from study.record.tables import read_run_files
 from study.storage import stores
-
-SHARED = ("losses", "failures", "confirm", "init")
-"""Folders that a view links to, or copies from, its study."""
+from study.storage.untrusted_input import inside
 
 
 def write_view(folder: Path, rule: Rule, columns: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -33,28 +33,14 @@ def write_view(folder: Path, rule: Rule, columns: Mapping[str, Mapping[str, Any]
     definition = read_definition(folder)
     name = hashlib.sha256(canonical_json(dataclasses.asdict(rule)).encode()).hexdigest()[:12]
     view = folder / "rescored" / name
-    (view / "runs").mkdir(parents=True, exist_ok=True)
-    if content := definition.study.recipe.init_from:  # a mirror fetches these only on request
-        stores.store_for(folder).fetch([f"init/{content}.safetensors", f"init/{content}.zip"])
-    for shared in SHARED:
-        _link_or_copy(folder / shared, view / shared)
+    store = stores.LocalStore(view)
+    inside(folder, f"rescored/{name}/runs")
     tables = dict(read_run_files(folder))
     for path, table in tables.items():
         replaced = [row | columns[row["run_id"]] for row in table.to_pylist()]
         content = checksums.parquet_bytes(pa.Table.from_pylist(replaced, schema=table.schema))
-        stores.store_for(view).put(f"runs/{path.name}", content)
-    for path in set((view / "runs").glob("*.parquet")) - {view / "runs" / path.name for path in tables}:
-        path.unlink()
+        store.put(f"runs/{path.name}", content)
+    for gone in set(store.names("runs")) - {path.name for path in tables}:
+        store.delete(f"runs/{gone}")
     write_definition(view, dataclasses.replace(definition, study=dataclasses.replace(definition.study, rule=rule)))
     return view
-
-
-def _link_or_copy(original: Path, shared: Path) -> None:
-    """Copies only if the file system has no links."""
-    if shared.is_symlink():
-        return
-    try:
-        shared.symlink_to(Path("..", "..", original.name), target_is_directory=True)
-    except (OSError, NotImplementedError):
-        if original.is_dir():
-            shutil.copytree(original, shared, dirs_exist_ok=True)

@@ -9,6 +9,7 @@ from typing import IO
 
 from study.storage.atomic import make_folder, sync_folder, write_atomic
 from study.storage.errors import StorageError
+from study.storage.untrusted_input import MAX_FILE_BYTES, inside, open_file
 
 PROBE_BYTES = 2**16
 """Large enough to notice a full disk."""
@@ -30,12 +31,12 @@ class LocalStore:
                 retried in a folder.
         """
         with self._errors("write to"):
-            write_atomic(self.folder / name, content, sync=retry)
+            write_atomic(self._place(name), content, sync=retry)
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a new file. Returns False if it exists already. A reader may see it before it is complete."""
         with self._errors("write to"):
-            path = self.folder / name
+            path = self._place(name)
             make_folder(path.parent)
             try:
                 with path.open("xb") as file:
@@ -51,31 +52,36 @@ class LocalStore:
         """Return the content of a file, or its first `max_bytes`; None if there is no such file."""
         with self._errors("read"):
             try:
-                with (self.folder / name).open("rb") as file:
+                with open_file(self.folder, name, MAX_FILE_BYTES if max_bytes is None else None) as file:
                     return file.read(-1 if max_bytes is None else max_bytes)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return None
 
     def open(self, name: str) -> IO[bytes] | None:
         """Open a file to read parts of it. Returns None if there is no such file."""
         with self._errors("read"):
-            path = self.folder / name
-            return path.open("rb") if path.is_file() else None  # opening a pipe would block
+            try:
+                return open_file(self.folder, name, None)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def names(self, kind: str) -> list[str]:
         """Return the sorted names of the files in a subfolder."""
         with self._errors("read"):
-            return sorted(path.name for path in (self.folder / kind).glob("[!.]*"))
+            try:  # `glob` would show a folder that cannot be read as an empty one
+                return sorted(name for name in os.listdir(inside(self.folder, kind)) if not name.startswith("."))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
 
     def delete(self, name: str) -> None:
         """Delete a file, if it exists."""
         with self._errors("write to"):
-            (self.folder / name).unlink(missing_ok=True)
+            self._place(name).unlink(missing_ok=True)
 
     def move(self, name: str, new_name: str) -> None:
         """Rename a file."""
         with self._errors("write to"):
-            old, new = self.folder / name, self.folder / new_name
+            old, new = self._place(name), self._place(new_name)
             make_folder(new.parent)
             old.rename(new)
             sync_folder(new.parent)
@@ -92,6 +98,10 @@ class LocalStore:
         name = f".probe-{uuid.uuid4().hex}"
         self.put(name, os.urandom(PROBE_BYTES))
         self.delete(name)
+
+    def _place(self, name: str) -> Path:
+        """The path of a file to create, replace, rename or delete, none of which follows a link at its end."""
+        return inside(self.folder, str(Path(name).parent)) / Path(name).name
 
     @contextlib.contextmanager
     def _errors(self, action: str) -> Iterator[None]:

@@ -17,6 +17,7 @@ from study.storage import holder, lease, stores
 from study.storage.atomic import make_folder
 from study.storage.errors import LockedError, StorageError
 from study.storage.stores import LocalStore
+from study.storage.untrusted_input import inside
 
 __all__ = ["LockedError", "locked", "read_holder"]
 
@@ -64,7 +65,7 @@ def read_holder(folder: Path) -> dict[str, Any]:
 
 def _lock_file(folder: Path, stack: contextlib.ExitStack) -> bool:
     """Lock the folder until `stack` ends. Returns False if the file system has no file locks."""
-    path = folder / LOCK_FILE
+    path = inside(folder, LOCK_FILE)
     try:
         make_folder(folder)
         stack.enter_context(FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False))

@@ -20,6 +20,7 @@ from typing import IO, Any
 from study.redaction import first_line
 from study.storage.atomic import write_atomic
 from study.storage.errors import StorageError
+from study.storage.untrusted_input import MAX_FILE_BYTES
 
 PROTOCOLS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory")
 """Protocols with atomic PUTs, and with conditional PUTs of which only one can succeed."""
@@ -199,6 +200,9 @@ class ObjectStore:
 
     def _download(self, found: dict[str, dict[str, Any]]) -> None:
         """Fetch files into the mirror, many in parallel, and note their marks."""
+        for name, info in found.items():
+            if info["size"] > MAX_FILE_BYTES:
+                raise StorageError(f"{self.url}/{name} has {info['size']:,} bytes; the most is {MAX_FILE_BYTES:,}")
         names, marks = list(found), {}
         for start in range(0, len(names), MAX_PARALLEL_FETCHES):
             part = names[start : start + MAX_PARALLEL_FETCHES]

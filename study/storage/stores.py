@@ -106,15 +106,22 @@ def _validate_url(url: str) -> str:
     return f"{protocol}://{rest.rstrip('/')}"
 
 
+def _mirrors() -> Path:
+    return cache_folder().resolve() / "stores"
+
+
 def _mirror_of(url: str) -> Path:
     name = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2]) or "study"
-    return cache_folder().resolve() / "stores" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    return _mirrors() / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
 
 
 def _url_of(folder: Path) -> str | None:
     """Return the URL of a mirror. Only a folder at a mirror's own place is one, whatever `.store` in it says."""
+    folder = folder.resolve()
+    if folder.parent != _mirrors():
+        return None
     try:
         url = (folder / ".store").read_text()
     except (OSError, ValueError):
         return None
-    return url if is_url(url) and folder.resolve() == _mirror_of(url) else None
+    return url if is_url(url) and folder == _mirror_of(url) else None

@@ -1,12 +1,17 @@
 """Checks of values and files that may come from someone else, or be damaged.
 
 A value must have its type, be finite and of a sensible size; names hold no control characters. A bad one raises a
-ValueError that says what is wrong.
+ValueError that says what is wrong. A record's files are regular files of its own folder: no link in it is followed.
 """
 
+import errno
 import math
+import os
+import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from study.storage.errors import StorageError
 
 MAX_FILE_BYTES = 1 << 30
 """Largest file, unpacked."""
@@ -16,18 +21,92 @@ MAX_DESCRIPTION_BYTES = 1 << 20
 
 MAX_NAME_LENGTH = 500
 
-LINKED_FOLDERS = ("runs", "losses", "failures", "confirm", "init")
-"""Folders of a study that may be links: those of a rescored view are."""
+FOLDERS = (
+    *("runs", "losses", "failures", "confirm", "init", "rescored", "tables", "figures", "set_aside", "checkpoints"),
+    *("training", "lease", "replay", "signals", "weights", "mlflow-artifacts"),
+)
+"""Folders of a study in which we write. A user's loop may keep links in `loops/`."""
+
+VIEW_FOLDERS = ("losses", "failures", "confirm", "init")
+"""Folders that a rescored view shares with its study. Earlier versions put links to them into the view."""
+
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise ValueError if something that we write to in a study's folder is a link."""
-    if not folder.is_dir():
-        return
-    for part in (folder, *(folder / name for name in ("tables", "figures", "rescored", "set_aside"))):
-        for path in part.iterdir() if part.is_dir() else ():
-            if path.is_symlink() and not (part == folder and path.name in LINKED_FOLDERS):
-                raise ValueError(f"{path} is a link, and no study makes one there: remove it first")
+    """Raise ValueError if a study's folder holds something else than files and folders where we read or write.
+
+    A link could lead anywhere, and to open a pipe may wait forever.
+    """
+    waiting = [folder]
+    while waiting:
+        at = waiting.pop()
+        try:
+            entries = list(os.scandir(at))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                waiting += [Path(entry)] if at != folder or entry.name in FOLDERS else []
+            elif not entry.is_file(follow_symlinks=False) and not _is_link_of_view(Path(entry)):
+                raise StorageError(_not_ours(Path(entry)))
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a file in a folder, to write to. Raises StorageError if a link is on the way."""
+    path = folder
+    for part in Path(name).parts:
+        path /= part
+        if path.is_symlink():
+            raise StorageError(_not_ours(path))
+    return path
+
+
+def open_file(folder: Path, name: str, max_bytes: int | None = MAX_FILE_BYTES) -> IO[bytes]:
+    """Open a file in a folder to read it. No link below the folder is followed, and nothing is waited for.
+
+    Args:
+        folder: the folder.
+        name: of the file, relative to it.
+        max_bytes: the largest size that is accepted; None accepts every size.
+
+    Raises:
+        StorageError: it is too large, or no regular file, or behind a link.
+        OSError: it cannot be opened now.
+    """
+    *parents, last = Path(name).parts
+    at = os.open(folder, FOLDER_FLAGS)
+    try:
+        for part in parents:
+            outer, at = at, os.open(part, FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=at)
+            os.close(outer)
+        # O_NONBLOCK: to open a pipe would wait for its writer.
+        number = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            inside(folder, name)
+        raise
+    finally:
+        os.close(at)
+    state, wrong = os.fstat(number), ""
+    if not stat.S_ISREG(state.st_mode):
+        wrong = _not_ours(folder / name)
+    elif max_bytes is not None and state.st_size > max_bytes:
+        wrong = f"{folder / name} has {state.st_size:,} bytes; the most is {max_bytes:,}"
+    if wrong:
+        os.close(number)
+        raise StorageError(wrong)
+    return os.fdopen(number, "rb")
+
+
+def _is_link_of_view(path: Path) -> bool:
+    in_view = path.parent.parent.name == "rescored" and path.name in VIEW_FOLDERS
+    return in_view and path.is_symlink() and os.readlink(path) == os.path.join("..", "..", path.name)
+
+
+def _not_ours(path: Path) -> str:
+    kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "no regular file"
+    return f"{path} is {kind}, and no study makes one there: remove it first"
 
 
 def check_name(value: Any, what: str) -> str:

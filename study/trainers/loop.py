@@ -24,6 +24,7 @@ from study.loops.run import LoopRun
 from study.loops.watch import RunEnded, Watch
 from study.outcomes.judge import exploded_steps
 from study.storage import stores
+from study.storage.untrusted_input import inside
 from study.trainers import protocol
 from study.trainers.protocol import Checkpointer, TrainedRuns
 
@@ -282,7 +283,7 @@ class Trainer(protocol.Trainer):
             if isinstance(store, stores.LocalStore)
             else self.cache / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
         )
-        return Path(at) / FOLDER / run.id
+        return inside(Path(at), f"{FOLDER}/{run.id}")
 
 
 def _check_arm(arm: Arm) -> None:

@@ -21,6 +21,7 @@ from study import data, methods
 from study.config import Recipe, Run, Study
 from study.data import Rows
 from study.data._dataset import Log
+from study.record.files import origin_of
 from study.storage import stores
 from study.storage.untrusted_input import MAX_FILE_BYTES
 from study.trainers import weights_file
@@ -219,7 +220,7 @@ def _known(start: Weights) -> tuple[str, str]:
 
 @functools.lru_cache(maxsize=1)
 def _kept(where: str, content: str, accumulators: str) -> Weights:
-    address = where if stores.is_url(where) else Path(where)
+    address = where if stores.is_url(where) else origin_of(Path(where))
     again = "give its `study run ... --init-from FILE` again"
     store = stores.store_for(address)
     names = (f"{FOLDER}/{content}{suffix}" for suffix in (weights_file.SUFFIX, weights_file.OLD_SUFFIX))

@@ -23,6 +23,7 @@ from study.record import tables
 from study.record.confirmations import Confirmation, read_confirmations, write_confirmation
 from study.record.definition import RecordError, open_study, read_definition
 from study.record.failures import read_failures, write_failure
+from study.record.repair import set_bad_files_aside
 from study.storage.lock import locked
 from study.storage.stores import StorageError
 from study.tracking import mirror
@@ -222,7 +223,7 @@ def test_whatever_happens_to_a_file_of_runs_they_are_missing_and_said(
     whole = tables.read_runs(recorded)
     name = f"{kind}/b.parquet"
     with damaged(recorded, name, harm(data, (recorded / name).read_bytes())) as said:
-        tables.check_files(recorded)
+        set_bad_files_aside(recorded)
         assert tables.recorded_ids(recorded) == {"a0"}
         assert any("its runs count as missing" in str(warning.message) for warning in said)
         aside = list((recorded / "set_aside").iterdir())

@@ -12,6 +12,7 @@ from study.commands.request import RunRequest, out_folder
 from study.config import runs_of
 from study.record import tables
 from study.record.failures import write_failure
+from study.record.repair import set_bad_files_aside
 from study.storage import stores
 from study.tracking import client
 
@@ -88,7 +89,7 @@ def test_a_record_that_breaks_in_the_mirror_is_fetched_again(url: str) -> None:
         import os
 
         os.utime(path, ns=(stamp, stamp))
-    tables.check_files(folder)
+    set_bad_files_aside(folder)
     assert tables.recorded_ids(folder) == whole
     assert not (folder / "set_aside").exists()
 
@@ -98,7 +99,7 @@ def test_a_record_that_breaks_in_the_store_is_set_aside_there(url: str) -> None:
     name = store.names("runs")[0]
     store.put(f"runs/{name}", b"PAR1 and no more")
     with pytest.warns(RuntimeWarning, match=rf"set aside as {url}/set_aside/runs-.*its runs count as missing"):
-        tables.check_files(folder)
+        set_bad_files_aside(folder)
     assert name not in store.names("runs")
     assert store.get(f"set_aside/{store.names('set_aside')[0]}") == b"PAR1 and no more"
 

@@ -1,6 +1,7 @@
 """`study rescore`: other outcome rules from recorded losses; the study itself is left as it is."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +146,7 @@ def test_a_view_reads_as_a_study_and_holds_no_losses_of_its_own(
     assert " diverged, LR50 " in said
     assert f"rescored: {view}\n" in said
     assert contents(simulated) == before
-    assert (view / "losses").is_symlink()
+    assert sorted(path.name for path in view.iterdir()) == ["runs", "study.json"]
     assert read_definition(view).study.rule == Rule(kept=0.5, once_had=0.6)
     pd.testing.assert_frame_equal(tables.read_losses(view), tables.read_losses(simulated))
     for command in ("status", "report", "recommend"):
@@ -177,18 +178,38 @@ def test_to_rescore_again_changes_nothing_and_follows_a_study_that_grew(simulate
     assert rescore(simulated, Rule(kept=0.4)) != view
 
 
-def test_losses_are_copied_where_there_are_no_links(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_arguments: object, **_options: object) -> None:
-        raise OSError("no links here")
-
-    monkeypatch.setattr(Path, "symlink_to", refused)
+def test_a_view_with_the_links_of_an_earlier_version_reads_and_with_others_does_not(
+    simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     view = rescore(simulated, Rule(kept=0.5))
-    assert not (view / "losses").is_symlink()
-    assert rescore(simulated, Rule(kept=0.5)) == view
-    assert len(analysis.load(view)) == 72
+    for name in ("losses", "failures", "confirm", "init"):
+        (view / name).symlink_to(Path("..", "..", name))
+    for folder in (simulated, view):
+        assert main(["status", str(folder)]) == 0
+    pd.testing.assert_frame_equal(tables.read_losses(view), tables.read_losses(simulated))
+    (view / "failures").unlink()
+    (view / "failures").symlink_to(Path("..", "..", "..", "failures"))
+    capsys.readouterr()
+    for folder in (simulated, view):
+        assert main(["status", str(folder)]) == 2
+        assert "failures is a link, and no study makes one there" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("where", ["folder", "store", "no links"])
+def test_no_view_is_written_through_a_link(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    mine = tmp_path_factory.mktemp("mine")
+    (mine / "x.parquet").write_text("precious")
+    view = rescore(simulated, Rule(kept=0.5))
+    for path in (view / "runs", view, simulated / "rescored"):
+        shutil.rmtree(path)
+        path.symlink_to(mine)
+        with pytest.raises(stores.StorageError, match="is a link"):
+            rescore(simulated, Rule(kept=0.5))
+        assert [(path.name, path.read_text()) for path in mine.iterdir()] == [("x.parquet", "precious")]
+        path.unlink()
+        rescore(simulated, Rule(kept=0.5))
+
+
+@pytest.mark.parametrize("where", ["folder", "store"])
 def test_runs_that_start_from_weights_find_them_in_the_view(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,15 +219,13 @@ def test_runs_that_start_from_weights_find_them_in_the_view(
     definition = simulated_definition(models=("small",), arms=[Arm(method="none")], lrs=(0.1,), seeds=(0, 1))
     write_simulated_study(folder, dataclasses.replace(definition, study=warm_start.of(definition.study, start)))
     warm_start.keep(folder, start)
-    if where == "no links":
-        monkeypatch.setattr(Path, "symlink_to", lambda *_a, **_k: (_ for _ in ()).throw(OSError("no links here")))
     warm_start._kept.cache_clear()
     view = rescore(folder, Rule(kept=0.5))
     untrusted_input.refuse_links(view)
     found = warm_start.kept(view, read_definition(view).study.recipe)
     assert found is not None
     assert found.content == start.content
-    assert (view / "init").is_symlink() == (where != "no links")
+    assert not (view / "init").exists()
 
 
 @pytest.mark.parametrize("words", [["resume"], ["confirm", "--lr", "0.3", "--seeds", "100-158"], ["rescore"]])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
@@ -386,7 +387,25 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     os.mkfifo(tmp_path / "checkpoints" / f"{'a' * 32}.safetensors")
     assert checkpoint.checkpointed_stacks(tmp_path) == {}
-    assert make(Checkpoint, tmp_path, RUNS).begin(lambda _: pytest.fail("loaded"), MOST) == 0
+    notes: list[str] = []
+    assert make(Checkpoint, tmp_path, RUNS, note=notes.append).begin(lambda _: pytest.fail("loaded"), MOST) == 0
+    assert "is no regular file" in notes[0]
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_what_cannot_be_read_now_is_not_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    path = kept(tmp_path, RUNS)
+    content, real = path.read_bytes(), os.open
+
+    def refuse(name: str, *args: Any, **options: Any) -> int:
+        if str(name) == path.name:
+            raise OSError(code, os.strerror(code))
+        return real(name, *args, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(stores.StorageError, match=f"cannot read the checkpoint .*{os.strerror(code)}"):
+        make(Checkpoint, tmp_path, RUNS).begin(lambda _: pytest.fail("loaded"), MOST)
+    assert path.read_bytes() == content
 
 
 # --- when it is kept ----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from records import STEPS, TASKS, make_definition, make_losses, make_row, write_
 from study.config import Arm, Recipe, Rule
 from study.record.definition import Definition, RecordError, open_study, read_definition
 from study.record.failures import read_failures, write_failure
+from study.record.repair import set_bad_files_aside
 from study.record.schema import COLUMNS, PER_TASK
 from study.record.tables import read_losses, read_runs, recorded_ids, write_trial
 from study.storage.stores import StorageError
@@ -110,7 +111,7 @@ def test_a_run_that_was_recorded_twice_is_one_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["runs", "losses"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.99, 1.0])
-def test_a_truncated_file_is_set_aside_and_its_runs_are_missing(tmp_path: Path, kind: str, share: float) -> None:
+def test_a_truncated_file_is_set_aside_by_who_holds_the_lock_alone(tmp_path: Path, kind: str, share: float) -> None:
     write_two_trials(tmp_path)
     path = tmp_path / kind / "b.parquet"
     whole = path.read_bytes()
@@ -120,11 +121,13 @@ def test_a_truncated_file_is_set_aside_and_its_runs_are_missing(tmp_path: Path, 
         assert recorded_ids(tmp_path) == {"a0"}
     assert len(said) == 1
     assert "\n" not in str(said[0].message)
+    assert path.read_bytes() == torn, "reading moves nothing"
+    assert not (tmp_path / "set_aside").exists()
+    with pytest.warns(RuntimeWarning, match="set aside as "):
+        set_bad_files_aside(tmp_path)
     assert read_runs(tmp_path)["run_id"].tolist() == ["a0"], "no second warning"
-    assert list((tmp_path / "set_aside").iterdir()) != []
-    if kind == "runs":
-        (aside,) = (tmp_path / "set_aside").iterdir()
-        assert aside.read_bytes() == torn
+    assert torn in [aside.read_bytes() for aside in (tmp_path / "set_aside").iterdir()]
+    assert not (tmp_path / "runs" / "b.parquet").exists(), "runs without losses are trained again"
     write_trial(tmp_path, "b", [make_row("b0", 0.1, 0), make_row("b1", 0.1, 1)], make_losses({"b0": 0, "b1": 1}))
     assert recorded_ids(tmp_path) == {"a0", "b0", "b1"}
     assert set(read_losses(tmp_path)["run_id"]) == {"a0", "b0", "b1"}
@@ -136,18 +139,21 @@ def test_damaged_losses_are_reported(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.warns(RuntimeWarning, match=r"b\.parquet cannot be read"):
         assert set(read_losses(tmp_path)["run_id"]) == {"a0"}
+    with pytest.warns(RuntimeWarning, match=r"losses/b\.parquet cannot be read"):
+        assert recorded_ids(tmp_path) == {"a0"}
+    path.unlink()
     with pytest.warns(RuntimeWarning, match="losses of its runs are missing"):
         assert recorded_ids(tmp_path) == {"a0"}
 
 
-def test_a_parquet_file_of_another_kind_is_set_aside(tmp_path: Path) -> None:
+def test_a_parquet_file_of_another_kind_is_ignored(tmp_path: Path) -> None:
     write_two_trials(tmp_path)
     pd.DataFrame({"run_id": ["x"], "lr": ["high"]}).to_parquet(tmp_path / "runs" / "b.parquet")
     with pytest.warns(RuntimeWarning, match="not a file of a record: columns run_id, study, data"):
         assert recorded_ids(tmp_path) == {"a0"}
 
 
-def test_losses_without_their_constant_are_set_aside(tmp_path: Path) -> None:
+def test_losses_without_their_constant_are_ignored(tmp_path: Path) -> None:
     write_two_trials(tmp_path)
     only_the_run = [row for row in make_losses({"b0": 0}) if row["run_id"]]
     write_trial(tmp_path, "b", [make_row("b0")], only_the_run)

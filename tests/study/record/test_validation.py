@@ -4,6 +4,7 @@ A bad one gives one line on stderr and exit code 2, or its file is set aside wit
 """
 
 import ast
+import errno
 import html.parser
 import json
 import os
@@ -31,8 +32,11 @@ from study.cli.parser import build_parser
 from study.cli.verbs import READING, VERBS
 from study.config import Arm
 from study.record import tables
+from study.record.confirmations import read_confirmations
 from study.record.definition import RecordError, open_study, read_definition
 from study.record.failures import read_failures
+from study.record.repair import set_bad_files_aside
+from study.storage import stores, untrusted_input
 
 
 @pytest.fixture(autouse=True)
@@ -277,7 +281,8 @@ def test_a_bad_file_of_runs_is_set_aside(folder: Path, wrong: str) -> None:
     pq.write_table(RUNS[wrong](pq.read_table(path)), path)
     content = path.read_bytes()
     with pytest.warns(RuntimeWarning, match=r"small-01.parquet cannot be read .* count as missing"):
-        left = tables.recorded_ids(folder)
+        set_bad_files_aside(folder)
+    left = tables.recorded_ids(folder)
     assert left < before
     assert len(left) == len(before) - 4
     (aside,) = (folder / "set_aside").iterdir()
@@ -292,7 +297,7 @@ LOSSES: dict[str, Callable[[pa.Table], pa.Table]] = {
 
 
 @pytest.mark.parametrize("wrong", LOSSES)
-def test_a_bad_file_of_losses_is_set_aside(folder: Path, wrong: str) -> None:
+def test_a_bad_file_of_losses_is_ignored(folder: Path, wrong: str) -> None:
     path = folder / "losses" / "small-01.parquet"
     pq.write_table(LOSSES[wrong](pq.read_table(path)), path)
     with pytest.warns(RuntimeWarning, match=r"losses/small-01.parquet cannot be read"):
@@ -321,6 +326,8 @@ def test_a_bad_failure_is_set_aside(folder: Path, wrong: str) -> None:
     (folder / "failures" / "x.json").write_bytes(FAILURES[wrong])
     with pytest.warns(RuntimeWarning, match=r"failures/x.json cannot be read"):
         assert read_failures(folder) == {}
+    with pytest.warns(RuntimeWarning, match=r"failures/x.json cannot be read .* set aside as"):
+        set_bad_files_aside(folder)
     assert read_failures(folder) == {}, "no second warning"
 
 
@@ -372,6 +379,165 @@ def test_links_in_a_record_are_refused(
     (folder / name).symlink_to(mine)
     assert "is a link, and no study makes one there" in refused(capsys, command, folder)
     assert mine.read_text() == "precious"
+
+
+PLACES = [
+    *("runs", "losses", "failures", "confirm", "init", "rescored", "set_aside", "checkpoints", "training", "replay"),
+    *("runs/small-00.parquet", "losses/small-00.parquet", "failures/x.json", "confirm/x.json", "tables/edges.csv"),
+    *("rescored/0123456789ab/runs", "rescored/0123456789ab/losses", "study.json", "report.html"),
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("command", ["report", "status", "recommend", "rescore", "mlflow", "resume"])
+def test_no_command_follows_a_link_out_of_a_record(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, place: str
+) -> None:
+    mine = tmp_path / "mine"
+    path, target = folder / place, mine / Path(place).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mine.mkdir()
+    if path.exists():
+        path.rename(target)
+    elif "." in path.name:
+        target.write_text("precious")
+    else:
+        target.mkdir()
+    (mine / "x.parquet").write_text("precious")
+    path.symlink_to(target)
+    before = contents(mine)
+    words = ["--rule", "kept=0.5"] if command == "rescore" else []
+    assert "is a link, and no study makes one there" in refused(capsys, command, folder, *words)
+    assert contents(mine) == before
+    assert not (folder / "set_aside").is_dir() or place == "set_aside"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_link_is_followed_below_the_commands(folder: Path, tmp_path: Path, place: str) -> None:
+    """Each way to a file, without the look at the whole folder that comes before a command."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "x.json").write_text("{}")
+    path = folder / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(mine / "own") if path.exists() else None
+    path.symlink_to(mine)
+    before = contents(mine)
+    store, inner = stores.LocalStore(folder), f"{place}/x.json"
+    for use in (
+        lambda: store.get(inner),
+        lambda: store.open(inner),
+        lambda: store.put(inner, b""),
+        lambda: store.create(inner, b""),
+        lambda: store.delete(inner),
+        lambda: store.move(inner, "set_aside/x"),
+        lambda: store.move("study.json", inner),
+        lambda: store.names(place),
+        lambda: store.get(place),
+    ):
+        with pytest.raises(stores.StorageError, match="is a link"):
+            use()
+    assert contents(mine) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("place", ["study.json", "runs/x.parquet", "losses/x.parquet", "failures/x.json", "lock"])
+@pytest.mark.parametrize("kind", ["a pipe", "endless", "a giant"])
+def test_what_is_no_file_is_refused_at_once(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: str, kind: str
+) -> None:
+    path = folder / place
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "a giant":
+        with path.open("wb") as file:
+            file.truncate(1 << 43)
+        expected = "8,796,093,022,208 bytes; the most is"
+    else:
+        os.mkfifo(path) if kind == "a pipe" else path.symlink_to("/dev/zero")
+        expected = "no study makes one there"
+    if kind != "a giant" or place not in ("lock", "losses/x.parquet"):  # `status` needs neither
+        assert expected in refused(capsys, "status", folder)
+    monkeypatch.setattr(untrusted_input, "refuse_links", lambda _folder: None)
+    with pytest.raises(stores.StorageError, match=r"no study makes one there|the most is"):
+        stores.LocalStore(folder).get(place)
+
+
+def test_the_members_of_a_family_hold_no_links(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "all").mkdir()
+    folder.rename(tmp_path / "all" / "one")
+    member = {"label": "one", "words": "one", "against": "one"}
+    content = {"format": 1, "name": "all", "members": [member]}
+    (tmp_path / "all" / "family.json").write_text(json.dumps(content))
+    assert main(["status", str(tmp_path / "all")]) == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "all" / "one" / "failures").symlink_to(tmp_path / "mine")
+    for command in ("status", "report", "resume"):
+        assert "failures is a link, and no study makes one there" in refused(capsys, command, tmp_path / "all")
+    (tmp_path / "all" / "one").rename(tmp_path / "mine" / "one")
+    (tmp_path / "all" / "one").symlink_to(tmp_path / "mine" / "one")
+    assert "one is a link, and no study makes one there" in refused(capsys, "status", tmp_path / "all")
+
+
+# --- what cannot be read now ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE, errno.EINTR, errno.ENOMEM])
+@pytest.mark.parametrize("name", ["runs", "losses", "failures", "confirm", "study.json", "small-01.parquet", "x.json"])
+def test_what_cannot_be_read_now_stops_the_command_and_stays(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    for kind, content in (("failures", FAILURE), ("confirm", CONFIRMATION)):
+        (folder / kind).mkdir()
+        (folder / kind / "x.json").write_text(json.dumps(content))
+    before = contents(folder)
+    fail_to_open(monkeypatch, name, code)
+    for command in ("status", "recommend", "report") if code == errno.EIO else ("status",):
+        assert os.strerror(code) in refused(capsys, command, folder)
+    read = {"study.json": read_definition, "confirm": read_confirmations, "x.json": read_confirmations}
+    with pytest.raises(stores.StorageError, match=os.strerror(code)):
+        read.get(name, set_bad_files_aside)(folder)
+    monkeypatch.undo()
+    assert contents(folder) == before
+    assert main(["status", str(folder)]) == 0
+
+
+FAILURE = {"run_ids": ["a"], "reason": "x"}
+
+
+def fail_to_open(monkeypatch: pytest.MonkeyPatch, name: str, code: int) -> None:
+    """Let the system refuse to open every file, or to list every folder, of this name."""
+    for function in ("open", "listdir", "scandir"):
+        real = getattr(os, function)
+
+        def refuse(path: Any, *args: Any, real: Any = real, **options: Any) -> Any:
+            if isinstance(path, str | Path) and Path(path).name == name:
+                raise OSError(code, os.strerror(code), name)
+            return real(path, *args, **options)
+
+        monkeypatch.setattr(os, function, refuse)
+
+
+def test_a_command_that_reads_leaves_a_bad_file_where_it_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, name in (("runs", "small-00.parquet"), ("losses", "small-01.parquet"), ("failures", "x.json")):
+        (folder / kind).mkdir(exist_ok=True)
+        (folder / kind / name).write_bytes(b"bad")
+    before = contents(folder)
+    for command in ("status", "recommend", "report", "mlflow"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            assert main([command, str(folder)]) == 0
+        said = capsys.readouterr().err.splitlines()
+        assert "small-00.parquet cannot be read" in said[0]
+        assert len(said) == len(set(said)), "each is said once"
+    after = contents(folder)
+    assert {path: after[path] for path in before} == before
+    assert not (folder / "set_aside").exists()
 
 
 # --- foreign code -----------------------------------------------------------------------------------------------------
