@@ -11,7 +11,7 @@ import pandas as pd
 from study.config import JUDGED_FROM, RANKER, QualitySearch, Study
 from study.record.definition import RecordError, read_definition
 from study.record.files import read_file
-from study.record.schema import COLUMNS, COUNTS, OF_LOOPS, PER_TASK
+from study.record.schema import is_threshold
 from study.record.tables import read_runs
 
 CURVE = ["model", "curve"]
@@ -87,8 +87,7 @@ def curve_labels(arms: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
 
 def threshold_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of a table of runs that hold thresholds: those that the record does not name itself."""
-    own = {*COLUMNS.names, *COUNTS, *OF_LOOPS, "curve"}
-    return [name for name in table.columns if name not in own and not name.startswith(tuple(PER_TASK))]
+    return [name for name in table.columns if name != "curve" and is_threshold(name)]
 
 
 def tasks_of(definition_data: dict[str, Any]) -> list[dict[str, Any]]:

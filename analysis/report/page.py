@@ -6,12 +6,15 @@ tables/*.csv    edges and other answers; an unknown end of an interval is an emp
 figures/*.png
 """
 
+import contextlib
 import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from analysis.figures.axes import figure_style
 from analysis.figures.scale import scale
@@ -22,6 +25,8 @@ from analysis.report.figures import report_figures
 from analysis.report.html import Image, file_name, image, render
 from analysis.report.tables import ReportTables
 from analysis.stats.scale import ScaleTables
+from study.record.files import read_file
+from study.record.tables import PUBLISHED, read_published
 from study.storage.atomic import write_atomic
 
 
@@ -51,15 +56,33 @@ def write(
     if sizes is not None:
         with figure_style():
             images["scale"] = image(scale(sizes), folder / "figures" / "scale.png")
-    buffer = io.BytesIO()
-    tables.every.to_parquet(buffer, index=False)
-    write_atomic(folder / "runs.parquet", buffer.getvalue(), sync=False)
+    _write_runs(tables.every, folder)
     for name, answers in _answers(tables).items():
         write_csv(folder / "tables" / f"{name}.csv", answers)
     content = render("report.html.j2", **sections.report(tables, images, reference or {}, influence, sizes, doubling))
     path = folder / "report.html"
     write_atomic(path, content.encode(), sync=False)
     return path
+
+
+def _write_runs(every: pd.DataFrame, folder: Path) -> None:
+    """Write `runs.parquet`, unless that would lose runs: the table may have some that the record lacks now."""
+    content, before = read_file(folder, PUBLISHED), []
+    with contextlib.suppress(ValueError, KeyError, pa.ArrowException):  # else it is no table of runs
+        before = read_published(content or b"").column("run_id").to_pylist()
+        if pd.read_parquet(io.BytesIO(content or b"")).equals(every):
+            return
+    if lost := len(set(before) - set(every["run_id"])):
+        warnings.warn(
+            f"{folder / PUBLISHED} has {lost} runs that the record lacks, and is kept; move it away, and a report "
+            "writes it again",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return
+    buffer = io.BytesIO()
+    every.to_parquet(buffer, index=False)
+    write_atomic(folder / PUBLISHED, buffer.getvalue(), sync=False)
 
 
 def _write_figures(tables: ReportTables, losses: pd.DataFrame | None) -> dict[str, Image]:

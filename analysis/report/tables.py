@@ -20,8 +20,10 @@ from analysis.stats.rates import divergence_rates, in_bins
 from analysis.stats.recommend import recommend
 from analysis.stats.table2 import has_choices, table2
 from study.config import EdgeSearch, QualitySearch, Study
+from study.record.checksums import read_parquet
 from study.record.confirmations import read_confirmations
-from study.record.definition import Definition, read_definition
+from study.record.definition import Definition, RecordError, read_definition
+from study.record.files import parsed, read_file
 from study.record.tables import read_losses, read_runs
 
 LEVELS = (0.5, 0.05)
@@ -121,9 +123,21 @@ def report_tables(folder: Path) -> ReportTables:
         recommended=recommend(compared, definition, confirmations=confirmations, fitted=fitted, failed=failed),
         contrasts=contrasts(compared, definition, confirmations=confirmations, fitted=fitted),
         sensitivity=lr_sensitivity(compared, definition),
-        best=best(every, gains(every, read_losses(folder), definition), definition) if searched else None,
+        best=best(every, _gains(folder, every, definition), definition) if searched else None,
         table2=table2(runs, definition) if has_choices(definition.study) else None,
     )
+
+
+def _gains(folder: Path, every: pd.DataFrame, definition: Definition) -> dict[str, float]:
+    """The gain of each run, from its losses; of a published study, whose losses are not there, from `gains.parquet`."""
+    losses = read_losses(folder)
+    if len(losses) or every.empty:
+        return gains(every, losses, definition)
+    content = read_file(folder, "gains.parquet")
+    if content is None:
+        raise RecordError(f"a search for the best quality is judged by losses, and those in {folder} are missing")
+    table = parsed(read_parquet, content)
+    return dict(zip(table["run_id"].to_pylist(), table["gain"].to_pylist(), strict=True))
 
 
 def planned_count(study: Study) -> int:

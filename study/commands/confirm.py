@@ -10,7 +10,7 @@ from study.commands.run import train
 from study.config import IMPORTED
 from study.record.confirmations import Confirmation, write_confirmation
 from study.record.definition import Definition, check_not_a_view, read_definition
-from study.record.tables import recorded_ids
+from study.record.tables import check_not_published, recorded_ids
 from study.redaction import show
 from study.search.confirmation import ConfirmRequest
 from study.storage.lock import locked
@@ -50,6 +50,7 @@ def confirm(folder: Path, request: RunRequest, wanted: ConfirmRequest, claim: Cl
 def _name_only(folder: Path, definition: Definition, confirmation: Confirmation) -> str:
     """Write a confirmation of an imported record, and return which runs the user has to train and import."""
     check_not_a_view(folder)
+    check_not_published(folder)
     with locked(folder):
         write_confirmation(folder, confirmation)
     recorded = recorded_ids(folder)

@@ -58,6 +58,7 @@ def import_runs(request: ImportRequest) -> str:
     found, name, notes = _read(request)
     folder = study_folder(request.out or f"results/{request.name or name}")
     check_not_a_view(folder)
+    tables.check_not_published(folder)
     earlier = read_definition(folder) if study_exists(folder) else None
     if earlier and earlier.study.trainer != IMPORTED:
         raise ValueError(

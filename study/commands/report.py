@@ -26,7 +26,7 @@ def report(folder: Path) -> str:
     from analysis.report import page, terminal
     from analysis.report.tables import report_tables
 
-    stores.store_for(folder).refresh("set_aside")
+    stores.store_for(folder).refresh("set_aside", tables.PUBLISHED)
     found = report_tables(folder)
     try:
         losses = tables.read_losses(folder)
@@ -44,7 +44,18 @@ def report(folder: Path) -> str:
     address = stores.address(folder)
     url = "" if address == str(folder) else f"\n        {address}/{path.name}"
     text = terminal.text(found, typed_path(folder), typed_command())
-    return "\n".join([text, *_missing_runs(folder, found), "", f"report: {path}{url}"])
+    return "\n".join([text, *_missing_losses(found, losses), *_missing_runs(folder, found), "", f"report: {path}{url}"])
+
+
+def _missing_losses(found: "ReportTables", losses: "pd.DataFrame") -> list[str]:
+    """What the report lacks where the losses of runs are not there, as in a published study."""
+    missing = len(set(found.every["run_id"]) - set(losses["run_id"]))
+    if not missing:
+        return []
+    return [
+        "",
+        f"the losses of {missing} runs are missing: no course of a run, and no edge under another rule or horizon",
+    ]
 
 
 def _missing_runs(folder: Path, found: "ReportTables") -> list[str]:

@@ -84,6 +84,7 @@ def train(
     from study.tune import cluster as ray_cluster
 
     check_not_a_view(folder)
+    tables.check_not_published(folder)
     if request.tracking_uri:
         check_scheme(request.tracking_uri)
     trainer.check_folder(folder)

@@ -44,6 +44,8 @@ def references(
         if runs_of_model.empty:
             raise RecordError(f"the control of {model} is not recorded in {folder}")
         found_losses = tables.read_losses(folder, ids) if losses is None else losses.loc[losses["run_id"].isin(ids)]
+        if found_losses.empty:
+            raise RecordError(f"the losses of the control of {model} are not in {folder}")
         by_run = losses_by_run(found_losses, [task["name"] for task in data["tasks"]])
         runs_of_model = runs_of_model.set_index("run_id").loc[list(by_run)]
         own = list(by_run.values())

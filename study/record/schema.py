@@ -99,6 +99,11 @@ def check_thresholds(names: Iterable[str], where: str) -> None:
             raise ValueError(f"{where} has the option {name}, but reports have a column of this name; rename it")
 
 
+def is_threshold(name: str) -> bool:
+    """Return whether a column of a table of runs holds a threshold: the record itself has no such column."""
+    return name not in {*COLUMNS.names, *COUNTS, *OF_LOOPS} and not name.startswith(tuple(PER_TASK))
+
+
 def extra_column_type(name: str) -> pa.DataType:
     """Return the type of a column of `runs/` that is not in `COLUMNS`."""
     if name in OF_LOOPS:

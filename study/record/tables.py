@@ -8,6 +8,7 @@
     DIR/init/                  the weights that runs start from, unless random (`study.trainers.warm_start`)
     DIR/set_aside/             files with bad content, unchanged
     DIR/rescored/<hash>/       the same runs judged by another rule (`study.record.views`)
+    DIR/runs.parquet           all rows, as a report writes them. A folder with this alone is published: it can be read
 
 Each file is written whole and holds its own hash (`study.record.checksums`). A trial's losses are written before its
 rows, so a recorded run always has its losses. DIR may mirror an object store (`study.storage.stores`). Reading runs no
@@ -24,11 +25,23 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from study.config import canonical_json
 from study.record import checksums, files, validation
-from study.record.definition import read_definition
-from study.record.schema import COLUMNS, COUNTS, LOSSES, STEP, extra_column_type, nullable_dtype, pandas_dtype
+from study.record.definition import RecordError, read_definition
+from study.record.schema import (
+    COLUMNS,
+    COUNTS,
+    LOSSES,
+    STEP,
+    extra_column_type,
+    is_threshold,
+    nullable_dtype,
+    pandas_dtype,
+)
 from study.storage import stores
 from study.storage.untrusted_input import open_file
+
+PUBLISHED = "runs.parquet"
 
 
 def write_trial(
@@ -131,12 +144,36 @@ def read_losses(
 def read_run_files(
     folder: Path, trials: Collection[str] | None = None, on_bad: files.OnBad = files.ignore
 ) -> Iterator[tuple[Path, pa.Table]]:
-    """Yield path and table of each file of `runs/` whose losses are there too."""
+    """Yield path and table of each file of `runs/` whose losses are there too, or those of a published table."""
     for path, table in files.read_each(folder, "runs", "parquet", _parse_runs, trials, on_bad):
         if why := _without_losses(folder, path.name):
             on_bad(folder, path, why)
         else:
             yield path, table
+    if trials is None and (table := _published(folder)) is not None:
+        yield folder / PUBLISHED, table
+
+
+def check_not_published(folder: Path) -> None:
+    """Raise RecordError if the folder has a table of runs without their losses: nothing can be trained there."""
+    if _published(folder) is not None:
+        raise RecordError(
+            f"{stores.address(folder)} holds a table of runs without their losses ({PUBLISHED}, no runs/), which can "
+            "be read and not continued; choose another --out"
+        )
+
+
+def read_published(content: bytes) -> pa.Table:
+    """Return a `runs.parquet` with the columns of `runs/`. Raises ValueError, or an error of pyarrow, if it is bad."""
+    table = checksums.read_parquet(content)
+    thresholds = table.select([name for name in table.column_names if is_threshold(name)]).to_pylist()
+    texts = [canonical_json({k: v for k, v in row.items() if v is not None}) for row in thresholds]
+    table = table.append_column("thresholds", pa.array(texts, pa.string()))
+    extra = [name for name in table.column_names if name not in COLUMNS.names and not is_threshold(name)]
+    schema = pa.schema([*COLUMNS, *((name, extra_column_type(name)) for name in extra)])
+    table = table.select(schema.names).cast(schema)
+    validation.validate_runs(table)
+    return table
 
 
 def _parse_runs(content: bytes) -> pa.Table:
@@ -163,6 +200,20 @@ def _parse(content: bytes, schema: pa.Schema) -> pa.Table:
     if wrong:
         raise ValueError(f"not a file of a record: columns {', '.join(wrong)}")
     return table
+
+
+def _published(folder: Path) -> pa.Table | None:
+    """The rows of `runs.parquet` where nothing was ever in `runs/`; None elsewhere."""
+    store = stores.store_for(folder)
+    if stores.LocalStore(folder).names("runs") or store.names("runs") or store.names("set_aside"):
+        return None
+    store.refresh(PUBLISHED)
+    content = files.read_file(folder, PUBLISHED)
+    try:
+        table = None if content is None else files.parsed(read_published, content)
+    except files.BadFileError as error:
+        raise RecordError(f"{folder / PUBLISHED} cannot be read ({error})") from error
+    return None if table is None or not table.num_rows else table
 
 
 def _without_losses(folder: Path, name: str) -> str:

@@ -104,7 +104,8 @@ def build_view(folder: Path, definition: Definition, *, finished: bool) -> tuple
     runs = analysis.load(folder)
     if runs.empty:
         return [], None
-    began = min(int(path.stat().st_mtime * 1000) for path in (folder / "runs").glob("*.parquet"))
+    files = [*(folder / "runs").glob("*.parquet")] or [folder / "runs.parquet"]
+    began = min(int(path.stat().st_mtime * 1000) for path in files)
     answers = _answers(folder, definition, runs) if finished else None
     return _curves(definition, runs, began), _study_run(folder, definition, runs, began, answers)
 
