@@ -282,3 +282,14 @@ def test_a_put_is_retried_while_the_store_is_unavailable(s3: str, monkeypatch: p
     store.put("runs/a", b"x")
     assert waits == [1, 2]
     assert store.get("runs/a") == b"x"
+
+
+def test_a_giant_in_an_object_store_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(object_store, "MAX_FILE_BYTES", 10)
+    url = f"memory://giant/{tmp_path.name}"
+    mirror = stores.folder_of(url)
+    stores.store_for(url).put("runs/a.parquet", bytes(11))
+    with pytest.raises(StorageError, match=r"runs/a\.parquet has 11 bytes; the most is 10"):
+        stores.store_for(mirror).refresh("runs")
+    assert not (mirror / "runs").exists()
