@@ -74,6 +74,8 @@ def _allowed_imports(options: argparse.Namespace) -> Iterator[None]:
 
     plugins.only_ours = options.command in READING
     if not plugins.only_ours:
+        if hasattr(options, "address"):
+            options.address = environment.checked_address(options.address, submits=options.command == "submit")
         environment.prepare(getattr(options, "address", None))  # a user's own module may import ray
     try:
         plugins.drop_folder(os.getcwd())

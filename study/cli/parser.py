@@ -147,7 +147,7 @@ def current_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def run_words(options: argparse.Namespace) -> list[str]:
     """Return the `study run` command of a submitted job: all options but the cluster's address."""
-    words = ["python", "-P", "-m", "study", "run", options.space]
+    words = [options.python, "-P", "-m", "study", "run", options.space]
     for name in OPTIONS:
         value = getattr(options, name)
         if name == "address" or value is None:
@@ -202,6 +202,7 @@ def build_parser(verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]
     _add_single_runs(command)
     submit = command("submit", "run a study as a job on a Ray cluster", "space", "workers", "cluster")
     submit.add_argument("--working-dir", type=Path, help="a folder with your own modules that the job needs")
+    submit.add_argument("--python", default="python", metavar="P", help="the cluster's Python (default: python)")
     submit.add_argument("--no-wait", action="store_true", help="return when the job is submitted")
     _add(command("mlflow", "rebuild the MLflow view from the record", folder=True), "tracking_uri")
     ui = command("ui", "open the MLflow view on loopback", folder=True)

@@ -213,7 +213,7 @@ def _submit(options: argparse.Namespace) -> int:
 
     request = _request(options)
     if not options.address:
-        raise ValueError("study submit needs --address, such as http://127.0.0.1:8265")
+        raise ValueError("study submit needs --address, such as http://127.0.0.1:8265, or RAY_API_SERVER_ADDRESS")
     words = run_words(options)
     for word in words:
         if redaction.redacted(word) != word:

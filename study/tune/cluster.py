@@ -142,6 +142,9 @@ def _init(address: str, cpus: int | None, resume_hint: object) -> None:
             break
         except Exception as error:  # a process of Ray that dies as it starts raises errors of many kinds
             ray.shutdown()
+            what, _, versions = str(error).partition(":")
+            if what == "Version mismatch":
+                raise ClusterError(f"{address} has another version: {redaction.one_line(versions)}") from error
             if last:
                 why = redaction.first_line(error)
                 raise ClusterError(

@@ -7,6 +7,7 @@ and `prepare` comes before all of them, and before a user's own modules.
 import os
 import secrets
 import sys
+import warnings
 from pathlib import Path
 
 from study import telemetry
@@ -78,6 +79,32 @@ def prepare(address: str | None) -> str:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     return address
+
+
+def checked_address(address: str | None, *, submits: bool) -> str | None:
+    """Return the address that a command uses, or raise before it contacts anything.
+
+    Args:
+        address: The option `--address`.
+        submits: The command needs a job server. Then the environment counts before the option, as for `ray job submit`.
+
+    Raises:
+        ValueError: The address is of another kind.
+    """
+    named = os.environ.get("RAY_API_SERVER_ADDRESS") if submits else address
+    found = named or os.environ.get("RAY_ADDRESS") or address
+    scheme, has_scheme, rest = (found or "").rpartition("://")
+    host = rest.rpartition("@")[2].partition("/")[0].rpartition(":")[0] or "HEAD"
+    takes = f"`study submit` takes the job server, such as http://{host}:8265"
+    if scheme == "ray":
+        raise ValueError(f"{found} is for Ray's client, which cannot run a study; {takes}")
+    if has_scheme and not submits:
+        raise ValueError(f"{found} is no address of Ray's head, such as {host}:6379; {takes}")
+    if found and found == address and submits and not has_scheme and found != "auto":
+        raise ValueError(f"{found} is no address of a job server; {takes}")
+    if submits and address and found != address:
+        warnings.warn(f"the environment names {found}, which counts before --address, as for `ray job`", stacklevel=2)
+    return found if submits else address
 
 
 def has_token() -> bool:

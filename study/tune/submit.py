@@ -12,49 +12,62 @@ from urllib.parse import urlsplit
 from study import plugins, redaction
 from study.redaction import show
 from study.tune import environment
-from study.tune.cluster import TOKEN_HINT, ClusterError
+from study.tune.cluster import TOKEN_HINT, ClusterError, refuse_dead_address
 
 STOP_SETTINGS = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
 """Give a stopped job time to checkpoint."""
+
+NOT_FOUND = 127
+"""Exit code of a shell that does not find the command."""
 
 
 def submit(address: str, words: list[str], *, working_dir: Path | None, wait: bool, commit: str | None = None) -> int:
     """Submit a command as a job, with this version of the code, and return its exit code.
 
     Args:
-        address: Of the cluster's job server, such as http://127.0.0.1:8265.
-        words: The command, "python" first.
+        address: Of the cluster's job server, such as http://127.0.0.1:8265, or of its head.
+        words: The command, the cluster's Python first.
         working_dir: Folder of the user's own modules.
         wait: Print the job's log until it ends. If False, return 0 once it is submitted.
         commit: Version of the code, for the record.
 
     Raises:
-        ClusterError: No cluster answers, or it refuses the token.
+        ClusterError: No cluster answers, or it refuses the token or the job.
     """
     environment.prepare(address)
+    if "://" not in address:
+        refuse_dead_address(address)
     from ray.exceptions import AuthenticationError, RayError
     from ray.job_submission import JobSubmissionClient
 
-    if urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1"):
-        words = [sys.executable, *words[1:]]  # a cluster of this machine has this Python
     try:
         client = JobSubmissionClient(address)
-        job = client.submit_job(entrypoint=shlex.join(words), runtime_env=_runtime_env(working_dir, commit))
+        runtime_env = _runtime_env(working_dir, commit, client.get_address())
+        job = client.submit_job(entrypoint=shlex.join(words), runtime_env=runtime_env)
     except AuthenticationError as error:
         raise ClusterError(
             f"the Ray job server at {address} refuses our token, or we have none: {TOKEN_HINT}"
         ) from error
-    except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
+    except ConnectionError as error:
         raise ClusterError(f"no Ray job server at {address} ({redaction.first_line(error)})") from error
-    show(f"job {job} submitted to {address}")
+    except (RuntimeError, ValueError, OSError, RayError) as error:
+        why = redaction.one_line(str(error))[: redaction.MAX_LINE_LENGTH]
+        if "Maximum request body size" in why:
+            why = f"{working_dir} has more than it accepts: list what the job does not need in .rayignore; {why}"
+        raise ClusterError(f"the Ray job server at {address} takes no job ({why})") from error
+    show(f"job {job} submitted to {redaction.redacted(client.get_address())}")
     return _follow(client, job) if wait else 0
 
 
-def _runtime_env(working_dir: Path | None, commit: str | None) -> dict[str, Any]:
+def _runtime_env(working_dir: Path | None, commit: str | None, server: str) -> dict[str, Any]:
+    settings = STOP_SETTINGS | ({"STUDY_COMMIT": commit} if commit else {})
+    if urlsplit(server).hostname in ("127.0.0.1", "localhost", "::1") and sys.prefix != sys.base_prefix:
+        # If the cluster is on this machine, its `python` is ours. At the other end of a tunnel there is no such folder.
+        settings["PATH"] = f"{Path(sys.prefix) / 'bin'}:${{PATH}}"
     runtime_env: dict[str, Any] = {
         "py_modules": [str(plugins.ROOT / name) for name in plugins.PACKAGES],
         "excludes": ["**/__pycache__"],
-        "env_vars": STOP_SETTINGS | ({"STUDY_COMMIT": commit} if commit else {}),
+        "env_vars": settings,
     }
     if working_dir:
         _warn_of_hidden_modules(working_dir)
@@ -84,4 +97,6 @@ def _follow(client: Any, job: str) -> int:
     while not info.status.is_terminal():  # the log may end a moment before the job
         time.sleep(0.5)
         info = client.get_job_info(job)
+    if info.driver_exit_code == NOT_FOUND:
+        warnings.warn("the cluster has no such Python; name it by --python", stacklevel=2)
     return 0 if info.status == "SUCCEEDED" else info.driver_exit_code or 1

@@ -218,6 +218,25 @@ def test_submit_needs_an_address(refused: Callable[..., str]) -> None:
     assert "study submit needs --address, such as http://127.0.0.1:8265" in refused("submit", "quick", *SMALL)
 
 
+@pytest.mark.parametrize(
+    ("command", "address", "message"),
+    [
+        ("run", "http://10.0.0.1:8265", "http://10.0.0.1:8265 is no address of Ray's head, such as 10.0.0.1:6379"),
+        ("run", "ray://10.0.0.1:10001", "ray://10.0.0.1:10001 is for Ray's client, which cannot run a study"),
+        ("submit", "ray://10.0.0.1:10001", "ray://10.0.0.1:10001 is for Ray's client, which cannot run a study"),
+        ("submit", "10.0.0.1:6379", "10.0.0.1:6379 is no address of a job server"),
+    ],
+)
+def test_an_address_of_another_kind_is_refused_at_once(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, command: str, address: str, message: str
+) -> None:
+    whole = f"study: {message}; `study submit` takes the job server, such as http://10.0.0.1:8265"
+    assert refused(command, "quick", "--out", "/nowhere/x", "--address", address) == whole
+    if command == "run":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert refused(command, "quick", "--out", "/nowhere/x") == whole
+
+
 def child(*words: str | Path, seconds: float, home: Path) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     return subprocess.run(

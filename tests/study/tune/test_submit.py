@@ -1,0 +1,157 @@
+"""`study submit` to a job server on loopback, as at the near end of a tunnel."""
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_ray import TINY, environment
+
+
+class JobServer(http.server.ThreadingHTTPServer):
+    """The requests of Ray's job client, and the jobs that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.jobs: list[dict[str, Any]] = []
+        self.too_large = False
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    server: JobServer
+
+    def do_GET(self) -> None:
+        if self.path == "/api/version":
+            self.answer(200, {"version": "4", "ray_version": "2.60.0", "ray_commit": "x"})
+        else:
+            self.answer(404 if self.server.too_large else 200, {})
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(413, "Maximum request body size 104857600 exceeded, actual body size 110100480")
+
+    def do_POST(self) -> None:
+        self.server.jobs.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.answer(200, {"job_id": "one", "submission_id": "one"})
+
+    def answer(self, code: int, text: object) -> None:
+        body = text if isinstance(text, str) else json.dumps(text)
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[JobServer]:
+    with JobServer() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def submit(home: Path, *words: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "study", "submit", *TINY, "--out", str(home / "out"), "--no-wait"]
+    return subprocess.run(
+        [*command, *map(str, words)],
+        cwd=home,
+        env=environment(home, **settings),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(("words", "python"), [([], "python"), (["--python", "/opt/ray/bin/python3"], None)])
+def test_the_job_runs_the_python_of_the_cluster(
+    server: JobServer, tmp_path: Path, words: list[str], python: str | None
+) -> None:
+    done = submit(tmp_path, "--address", f"http://{server.address}", *words)
+    assert done.returncode == 0, done.stderr
+    (job,) = server.jobs
+    assert job["entrypoint"].startswith(f"{python or words[1]} -P -m study run quick ")
+    assert sys.executable not in job["entrypoint"]
+    # Where the folder is, the cluster is on this machine; elsewhere the shell goes on to the cluster's own.
+    assert job["runtime_env"]["env_vars"]["PATH"] == f"{Path(sys.prefix) / 'bin'}:${{PATH}}"
+
+
+@pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
+def test_the_environment_names_the_job_server(server: JobServer, tmp_path: Path, name: str) -> None:
+    done = submit(tmp_path, **{name: f"http://{server.address}"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"job one submitted to http://{server.address}\n"
+    assert len(server.jobs) == 1
+
+
+def test_the_environment_counts_before_the_option_and_a_warning_says_so(server: JobServer, tmp_path: Path) -> None:
+    named = f"http://{server.address}"
+    done = submit(tmp_path, "--address", "http://127.0.0.1:1", RAY_API_SERVER_ADDRESS=named, RAY_ADDRESS="10.0.0.1:1")
+    assert f"the environment names {named}, which counts before --address" in done.stderr
+    assert done.stdout == f"job one submitted to {named}\n", done.stderr
+
+
+def test_a_working_directory_that_is_too_large_is_named(server: JobServer, tmp_path: Path) -> None:
+    server.too_large = True
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "model.py").write_text("")
+    done = submit(tmp_path, "--address", f"http://{server.address}", "--working-dir", folder)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert f"{folder} has more than it accepts: list what the job does not need in .rayignore" in last
+    assert "Maximum request body size 104857600 exceeded" in last
+    assert server.jobs == []
+
+
+def test_a_python_that_the_cluster_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from study.tune import submit as submitting
+
+    async def no_log(_job: str) -> Any:
+        for line in ():
+            yield line
+
+    status = type("Status", (str,), {"is_terminal": lambda self: True})("FAILED")
+    info = SimpleNamespace(status=status, driver_exit_code=127)
+    client = SimpleNamespace(tail_job_logs=no_log, get_job_info=lambda _job: info)
+    with pytest.warns(UserWarning, match="the cluster has no such Python; name it by --python"):
+        assert submitting._follow(client, "one") == 127
+
+
+OTHER = """
+import sys
+from study.tune import cluster, environment
+environment.prepare(sys.argv[1])
+cluster.refuse_dead_address = lambda address: None
+import ray
+def init(**_):
+    raise RuntimeError(
+        "Version mismatch: The cluster was started with:\\n    Ray: 2.59.1\\n    Python: 3.11.2\\n"
+        "This process on 10.0.0.9 was started with:\\n    Ray: 2.60.0\\n    Python: 3.11.4\\n"
+    )
+ray.init = init
+with cluster.connected(sys.argv[1], workers=1, gpu_fraction=1.0):
+    pass
+"""
+"""The text of `ray._private.utils.check_version_info`."""
+
+
+def test_a_cluster_of_another_version_is_named_with_both(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OTHER, "10.0.0.1:6379"]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=120)
+    assert done.stderr.splitlines()[-1].endswith(
+        "ClusterError: 10.0.0.1:6379 has another version: The cluster was started with: Ray: 2.59.1 Python: 3.11.2 "
+        "This process on 10.0.0.9 was started with: Ray: 2.60.0 Python: 3.11.4"
+    )
