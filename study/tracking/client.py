@@ -42,6 +42,8 @@ HTTP_SETTINGS = {
 }
 """By default MLflow retries for minutes. Settings that the user has made stay."""
 
+LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, where the study runs"
+
 EXPERIMENT_NOTE = (
     "P(divergence | learning rate): the charts show one line per curve; the steps of their axis are the learning "
     "rate in millionths. Each curve's cells are nested under it. A view of the study's record, rebuilt by "
@@ -224,17 +226,19 @@ def tracking_errors(folder: Path, uri: str, *, own: bool, again: str | None = No
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
-        cause = _system_error(error)
+        cause, status = _system_error(error), _http_status(error)
         code = getattr(cause, "sqlite_errorcode", None)
         why = _first_line(cause, uri)
+        again = again or f"study mlflow {shlex.quote(stores.address(folder))}"
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             message = f"{folder / DATABASE if own else shown} is locked by another program, after {LOCK_SECONDS:g} s"
         elif own:
             broken = code in BROKEN and not isinstance(cause, (OSError, ImportError))
             hint = "; move it away, and it is rebuilt from the record" if broken else ""
             message = f"cannot write {folder / DATABASE} ({why}){hint}"
-        elif remote and not isinstance(error, RestException):
-            again = again or f"study mlflow {shlex.quote(stores.address(folder))}"
+        elif remote and status in (401, 403):
+            message = f"the tracking server at {shown} refuses our login ({status}); set {LOGIN}, and run `{again}`"
+        elif remote and status >= 500 and not isinstance(error, RestException):
             message = f"the tracking server at {shown} does not answer; run `{again}` when it does"
         else:
             message = f"{shown} cannot be used as a tracking URI ({why})"
@@ -247,6 +251,14 @@ def _system_error(error: BaseException) -> BaseException:
     while cause and not isinstance(cause, (sqlite3.Error, OSError)):
         cause = cause.__cause__
     return cause or error
+
+
+def _http_status(error: BaseException) -> int:
+    """Return the status that a server answered; where none did, that of a server that fails."""
+    if status := getattr(getattr(error, "response", None), "status_code", None):
+        return status
+    of_mlflow = getattr(error, "get_http_status_code", None)
+    return of_mlflow() if of_mlflow else 503
 
 
 def _first_line(error: BaseException, uri: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import http.server
 import os
 import socket
 import sqlite3
@@ -128,6 +129,35 @@ def test_unreachable_server_raises_one_line_without_the_password(
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
     mirror(folder)  # and the record is as it was
     assert_exactly_once(folder, View(folder))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (401, "You are not authenticated.", r"refuses our login \(401\); set MLFLOW_TRACKING_USERNAME and"),
+        (401, '{"error_code": "UNAUTHENTICATED", "message": "no"}', r"refuses our login \(401\); set"),
+        (403, "Permission denied", r"refuses our login \(403\); set .* and run `study mlflow "),
+        (404, "Not Found", "cannot be used as a tracking URI"),
+        (503, "busy", "does not answer; run `study mlflow "),
+    ],
+)
+def test_what_a_server_answers_is_told_apart(folder: Path, status: int, body: str, message: str) -> None:
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(TrackingError, match=message):
+                mirror(folder, f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
 
 
 def test_second_writer_gives_up_after_a_while(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
