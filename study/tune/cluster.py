@@ -87,10 +87,10 @@ def connected(
     trial: tuple[float, float] | None = None,
     resume_hint: object = "`study resume` continues",
 ) -> Iterator[Cluster]:
-    """Connect to Ray, and disconnect after. A local Ray is started and ended.
+    """Connect to Ray, and disconnect after. A local Ray is started and ended. A connection of the user's own stays.
 
     Args:
-        address: Of a cluster; None is RAY_ADDRESS, as inside a submitted job, else a local Ray.
+        address: Of a cluster; None is as for `environment.prepare`.
         workers: Trials at a time; None is one for each core, or for each share of a GPU.
         gpu_fraction: Share of a GPU of one trial, where there are GPUs.
         trial: CPUs and GPUs of one trial; None is a share of a GPU where there are GPUs, else one CPU.
@@ -99,21 +99,31 @@ def connected(
     Raises:
         ClusterError: There is no Ray at the address, or none can be started.
     """
-    address = environment.prepare(address)
+    own = environment.own_connection()
+    if own and address not in (None, "auto", own):
+        raise ClusterError(
+            f"this process is connected to Ray at {own}; leave out --address, or call ray.shutdown() first"
+        )
+    address = environment.prepare(own or address)
     refuse_dead_address(address)
     import ray
 
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(local_cluster.temp_folder()) if address == LOCAL else None
-        stack.callback(ray.shutdown)
+        if not own:
+            stack.callback(ray.shutdown)
         # Ray's processes take seconds to start, in which this one is idle.
         importer = threading.Thread(target=importlib.import_module, args=("ray.tune",))
         importer.start()
         try:
-            cpus = workers and math.ceil(workers * (trial[0] if trial else 1))
-            _init(address, cpus, resume_hint)
+            if not own:
+                cpus = workers and math.ceil(workers * (trial[0] if trial else 1))
+                _init(address, cpus, resume_hint)
         finally:
             importer.join()
+        # Tune warns of every trial, since it looks for result files that we do not write.
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         # Each new worker makes the link `session_latest` anew, so for a moment it is not there.
         sockets = None if folder is None else next(folder.glob("ray/session_*/sockets"), folder).resolve()
         stack.enter_context(liveness.exit_if_dead(_servers(local=address == LOCAL), resume_hint, sockets))
@@ -152,9 +162,6 @@ def _init(address: str, cpus: int | None, resume_hint: object) -> None:
                     if address == LOCAL
                     else f"no Ray at {address} ({why}); if it needs a token, {TOKEN_HINT}"
                 ) from error
-    # Tune warns of every trial, since it looks for result files that we do not write.
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ def prepare(address: str | None) -> str:
     and no file keeps it.
 
     Args:
-        address: Of a cluster; None is RAY_ADDRESS, as inside a submitted job, else a local Ray.
+        address: Of a cluster; None is `own_connection`, else RAY_ADDRESS, as in a submitted job, else a local Ray.
 
     Returns:
         The address.
@@ -64,7 +64,7 @@ def prepare(address: str | None) -> str:
     Raises:
         ValueError: A local Ray is wanted, but ray was imported before, without a token: it could not connect.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    address = address or own_connection() or os.environ.get("RAY_ADDRESS") or LOCAL
     if address == LOCAL and "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
         raise ValueError("ray was imported before study; set RAY_AUTH_MODE=token before that")
     defaults = telemetry.disabled() | TUNE
@@ -79,6 +79,24 @@ def prepare(address: str | None) -> str:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     return address
+
+
+def own_connection() -> str | None:
+    """Return the address of Ray's head if this process has called `ray.init` itself, else None.
+
+    Raises:
+        ValueError: The connection is one of Ray's client, which cannot run a study.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
+    from ray.util import client
+
+    if client.ray.is_connected():
+        raise ValueError(
+            "this process is connected by Ray's client, which cannot run a study; call ray.shutdown() first"
+        )
+    return ray.get_runtime_context().gcs_address
 
 
 def checked_address(address: str | None, *, submits: bool) -> str | None:
