@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(f"study: {_one_line(error)}")
             return getattr(error, "exit_code", USER_ERROR)
         if isinstance(error, OSError):
-            _say(f"study: {redaction.one_line(str(error.filename or ''))}: {error.strerror or error}")
+            where = redaction.one_line(str(error.filename or ""))
+            _say(f"study: {': '.join(filter(None, (where, error.strerror or str(error))))}")
             return USER_ERROR
         _say(f"study: {type(error).__name__}: {_one_line(error)} (unexpected; STUDY_TRACEBACK=1 shows where)")
         return OUR_ERROR

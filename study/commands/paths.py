@@ -1,5 +1,6 @@
 """Folders and commands as a user types them."""
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -26,11 +27,27 @@ def on_cluster(address: str | None) -> bool:
     return bool(address or os.environ.get("RAY_ADDRESS"))
 
 
+def check_absolute(address: str | None, option: str, where: str | None, shown: str | None = None) -> None:
+    """Raise ValueError for a relative path on a cluster, where the current folder may not be the user's.
+
+    Args:
+        address: Of the cluster; None is RAY_ADDRESS, else this machine.
+        option: The option's name.
+        where: The path or URL.
+        shown: What the user gave, if not that.
+    """
+    if (
+        on_cluster(address)
+        and where
+        and not (stores.is_url(where) or stores.folder_of(where).expanduser().is_absolute())
+    ):
+        raise ValueError(f"on a cluster {option} must be an absolute path or a URL, got {shown or where}")
+
+
 def typed_path(folder: Path) -> str:
     """Return a folder as it is typed in a shell in the current folder; for the mirror of a URL, the URL."""
-    address, relative = stores.address(folder), os.path.relpath(folder)
-    is_short = address == str(folder) and len(relative) < len(address) and not relative.startswith("-")
-    return shlex.quote(relative if is_short else address)
+    address = stores.address(folder)
+    return _from_here(address) if address == str(folder) else shlex.quote(address)
 
 
 def typed_command() -> str:
@@ -38,4 +55,13 @@ def typed_command() -> str:
     typed = sys.argv[0]
     if not typed.endswith("study"):
         return "python -m study"
-    return "study" if shutil.which("study") == os.path.abspath(typed) else shlex.quote(os.path.relpath(typed))
+    return "study" if shutil.which("study") == typed else _from_here(typed)
+
+
+def _from_here(path: str) -> str:
+    """Return a path from the current folder, if that is shorter. In a job, or where that folder is gone, it stays."""
+    with contextlib.suppress(FileNotFoundError):
+        relative = os.path.relpath(path)
+        if not on_cluster(None) and len(relative) < len(path) and not relative.startswith("-"):
+            path = relative
+    return shlex.quote(path)

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study import data, overrides, plugins
-from study.commands.paths import on_cluster, study_folder
+from study.commands.paths import check_absolute, study_folder
 from study.config import RANKER, QualitySearch, Study, to_json
 from study.family import Family
 from study.record.schema import check_thresholds
 from study.record.validation import validate_study as validate_values
-from study.storage import stores
 from study.storage.stores import cache_folder
 from study.trainers.protocol import Trainer, open_trainer
 
@@ -94,6 +93,7 @@ def change_study(study: Study, request: RunRequest) -> Study:
         options = {} if study.trainer == RANKER else open_trainer(study, cache_folder()).option_values()
         study = overrides.apply(study, request.settings, options)
     if request.data_dir:
+        check_absolute(request.address, "--data-dir", request.data_dir)
         folder = str(Path(request.data_dir).expanduser().resolve())
         study = dataclasses.replace(study, data_options=study.data_options | {"dir": folder})
     if request.seeds:
@@ -104,12 +104,8 @@ def change_study(study: Study, request: RunRequest) -> Study:
 
 def weights_file(request: RunRequest) -> str | None:
     """Return the path or URL of `--init-from`. Raises ValueError for a relative path on a cluster."""
-    where = request.init_from
-    if not where:
-        return None
-    if on_cluster(request.address) and not (stores.is_url(where) or stores.folder_of(where).expanduser().is_absolute()):
-        raise ValueError(f"on a cluster --init-from must be an absolute path or a URL, got {where}")
-    return where
+    check_absolute(request.address, "--init-from", request.init_from)
+    return request.init_from or None
 
 
 def load_space(name: str) -> Study | Family:
@@ -127,6 +123,5 @@ def out_folder(request: RunRequest, study: Study) -> Path:
         ValueError: the path is relative on a cluster, where the working folder is not the user's.
     """
     out = request.out or f"results/{study.name}"
-    if on_cluster(request.address) and not (stores.is_url(out) or stores.folder_of(out).is_absolute()):
-        raise ValueError(f"on a cluster --out must be an absolute path or a URL, got {request.out or 'none'}")
+    check_absolute(request.address, "--out", out, request.out or "none")
     return study_folder(out)

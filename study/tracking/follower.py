@@ -97,6 +97,8 @@ def _ctrl_c_blocked() -> Iterator[None]:
 def _mirror_on_request(folder: Path, uri: str | None, requests: Connection) -> None:
     """Mirror whenever a request comes (`finished` of `mirror`); answer the last one. Ends with the parent process."""
     os.nice(19)
+    if uri is None or uri.startswith("http"):
+        os.chdir("/")  # MLflow needs a current folder, and the user's may be removed meanwhile
     warnings.simplefilter("ignore")
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     with quiet_mlflow():

@@ -4,6 +4,7 @@ Workers write their own files of the record and report only counts.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 from study import redaction
@@ -75,7 +76,7 @@ def _fit(queue: Queue, needs: Needs, cluster: Cluster) -> bool:
             run_config=tune.RunConfig(name="trials", storage_path=str(scratch), verbose=0, callbacks=[watch]),
         )
         try:
-            with _as_cluster_error(job.resume):
+            with _as_cluster_error(job.resume), _in_folder(scratch):
                 tuner.fit()
         except Exception as error:
             if queue.stopped or watch.nothing_trains:
@@ -97,6 +98,18 @@ def _requeue(queue: Queue) -> None:
         kind = "memory" if len(stack.runs) > 1 else "machine"
         queue.ended(trial_id, Failure(kind=kind, reason=OUT_OF_MEMORY))
     queue.resting.clear()
+
+
+@contextlib.contextmanager
+def _in_folder(folder: str) -> Iterator[None]:
+    """Make a folder the current one inside. Tune needs one to the end, and Ray may delete that of a job meanwhile."""
+    before = os.open(".", os.O_RDONLY)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 @contextlib.contextmanager

@@ -214,6 +214,16 @@ def test_a_cluster_needs_an_absolute_out(
     assert refused("run", "quick", *SMALL, *out).endswith(message)
 
 
+@pytest.mark.parametrize("command", [["submit", "--address", "http://10.0.0.1:8265"], ["run"]])
+def test_a_job_needs_an_absolute_data_dir(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    if command == ["run"]:
+        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    words = [command[0], "quick", *command[1:], "--data", "kuairand", "--data-dir", "data", "--out", "/nowhere/x"]
+    assert refused(*words) == "study: on a cluster --data-dir must be an absolute path or a URL, got data"
+
+
 def test_submit_needs_an_address(refused: Callable[..., str]) -> None:
     assert "study submit needs --address, such as http://127.0.0.1:8265" in refused("submit", "quick", *SMALL)
 
