@@ -61,6 +61,10 @@ class Progress:
             self.diverged[method] += int(result["diverged"])
         self._show(self.line(), at_once=stack.is_control and not self.control_left.total())
 
+    def begin(self) -> None:
+        """Start the clock anew, as the first trial begins: others may have used the cluster until now."""
+        self.started = time.monotonic()
+
     def note(self, text: str) -> None:
         """Write a line that stays."""
         if self.bars:

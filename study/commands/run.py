@@ -188,6 +188,7 @@ def _train_stacks(
             source=work.source,
             references=references(study, data, folder, work.models_with_control),
             reference=lambda model: references(study, data, folder, [model])[model],
+            on_begin=progress.begin,
             on_trial_end=on_trial_end,
             on_message=progress.note,
             checkpointed=tuple(checkpoints.values()),

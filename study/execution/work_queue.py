@@ -64,6 +64,7 @@ class Job:
         source: Of all other stacks.
         references: By model; those known at the start.
         reference: Returns the reference of a model once its control is recorded. Its ValueError stops the study.
+        on_begin: Called when the first trial begins.
         on_trial_end: Called with a stack, and the counts of its runs or the reason of its failure.
         on_message: Called with a sentence for the user.
         checkpointed: Run ids of the stacks that have a checkpoint. These stacks are trained first, unchanged.
@@ -81,6 +82,7 @@ class Job:
     source: Source
     references: dict[str, Reference]
     reference: Callable[[str], Reference]
+    on_begin: Callable[[], None] = field(default=lambda: None)
     on_trial_end: Callable[[Stack, dict[str, float] | str], None] = field(default=lambda stack, result: None)
     on_message: Callable[[str], None] = field(default=lambda text: None)
     checkpointed: Sequence[Sequence[str]] = ()

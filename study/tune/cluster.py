@@ -58,6 +58,12 @@ class Cluster:
 
         return _workers(ray.cluster_resources(), self.cpus, self.gpu, self.max_workers)
 
+    def has_room(self) -> bool:
+        """Return whether a trial fits beside what others run now."""
+        import ray
+
+        return _fitting(ray.available_resources(), self.cpus, self.gpu) > 0
+
     def missing_resource(self) -> str | None:
         """Return what the cluster lacks if no trial would fit an idle cluster, else None."""
         import ray

@@ -1,6 +1,7 @@
 """The work queue of a study as Ray Tune's searcher, and the callback that watches its trials."""
 
 import contextlib
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ from study.tune.coordinator import Coordination
 
 CHECK_SECONDS = 2.0
 """How often the size of the cluster is asked for."""
+
+WAIT_SECONDS = 60.0
+"""A trial starts within this time, unless others use the cluster."""
 
 RAY_OUT_OF_MEMORY = re.compile(r"running low on memory|memory pressure|OutOfMemory")
 MACHINE_WENT_AWAY = re.compile(r"node has died|node was (un)?expectedly|its node|preempt|node failure", re.IGNORECASE)
@@ -43,10 +47,11 @@ class TrialWatch(_Unsaved, Callback):
     def __init__(self, queue: Queue, cluster: Cluster) -> None:
         self.queue, self.cluster = queue, cluster
         self.trials: Sequence[Any] = ()
-        self.nothing_trains = False
+        self.nothing_trains = self.begun = False
         self.stall = StallWatch(queue)
         self.checked_at = time.monotonic()
         self.running_since: dict[str, float] = {}
+        self.waits_from = self.checked_at + (WAIT_SECONDS if cluster.has_room() else 0.0)
 
     def on_step_begin(self, iteration: int, trials: Any, **_info: Any) -> None:
         """Called by Tune in its loop."""
@@ -63,10 +68,22 @@ class TrialWatch(_Unsaved, Callback):
             raise StudyStoppedError("no trial is running")
         try:
             seconds = [now - since for since in self.running_since.values()]
-            self.stall.check(seconds, None if seconds else self.cluster.missing_resource())
+            missing = None if seconds else self.cluster.missing_resource()
+            self.stall.check(seconds, missing)
         except StudyStoppedError as stopped:
             self.queue.stopped = stopped  # Tune wraps what is raised here
             raise
+        if running:
+            self.waits_from = now + WAIT_SECONDS
+        elif now >= self.waits_from and not missing and not self.queue.rejection:
+            self.waits_from = math.inf  # said once
+            self.queue.job.on_message(f"waits for {'GPUs' if self.cluster.gpu else 'CPUs'} in use by others")
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_info: Any) -> None:
+        """Called by Tune once a trial has a worker."""
+        if not self.begun:
+            self.begun = True
+            self.queue.job.on_begin()
 
     def trial(self, trial_id: str) -> Any:
         """Return Tune's trial, or None."""

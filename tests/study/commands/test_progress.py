@@ -50,6 +50,18 @@ def test_line_counts_runs_and_weighs_time_left_by_model(clock: list[float]) -> N
     assert "0:00 left" in shown.line()
 
 
+def test_the_clock_starts_with_the_first_trial(clock: list[float]) -> None:
+    small, large = stack("small", "none", (0, 1)), stack("small", "none", (2, 3))
+    source = Planned([small, large])
+    shown = Progress([], source, WORK, io.StringIO())
+    clock[0] = 75.0  # others used the cluster
+    shown.begin()
+    clock[0] = 135.0
+    source.recorded(small)
+    shown(small, COUNTS)
+    assert shown.line() == "2/4 runs · 2/min · 1:00 left · diverged: none 1/2"
+
+
 def test_a_long_study_does_not_flood_a_log(clock: list[float]) -> None:
     control = [stack("small", "none", CONTROL_SEEDS[at : at + 1]) for at in range(2)]
     stacks = [stack("small", "none", (seed,)) for seed in range(45)]
