@@ -48,15 +48,36 @@ def minutes(text: str) -> float:
 
 
 def gpu_share(text: str) -> float:
-    """Return 1 / n from `1/n` or a decimal fraction."""
+    """Return 1 / n from `1/n` or a decimal fraction, or 0."""
+    if text == "0":
+        return 0.0
     try:
         value = Fraction(text)
         parts = round(1 / value)
     except (ValueError, ZeroDivisionError):
         parts, value = 0, Fraction(0)
     if parts < 1 or abs(value * parts - 1) > 1e-9:
-        raise argparse.ArgumentTypeError(f"need 1, 1/2, 1/3 ... of a GPU, got {text}")
+        raise argparse.ArgumentTypeError(f"need 0, 1, 1/2, 1/3 ... of a GPU, got {text}")
     return 1 / parts
+
+
+def amount(text: str) -> str:
+    """Return `NAME=N` if N is a number above 0."""
+    name, _, n = text.partition("=")
+    try:
+        if name and 0 < float(n) < float("inf"):
+            return text
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"need NAME=AMOUNT, such as a100=1, got {text!r}")
+
+
+def label(text: str) -> str:
+    """Return `KEY=VALUE` if both are there. Ray would read some other characters as operators."""
+    key, _, value = text.partition("=")
+    if not key or not value or set(value) & set("!(),="):
+        raise argparse.ArgumentTypeError(f"need KEY=VALUE, such as pool=research, got {text!r}")
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +94,8 @@ def _option(group: str, metavar: str, help: str, **settings: Any) -> Option:
     flag = settings.pop("flag", None)
     return Option(group=group, help=help, settings={"metavar": metavar} | settings, flag=flag)
 
+
+REPEATED: dict[str, Any] = {"action": "append", "default": []}
 
 OPTIONS: dict[str, Option] = {
     "data": _option("space", "D", "data source, instead of the space's own"),
@@ -104,7 +127,20 @@ OPTIONS: dict[str, Option] = {
     "tracking_uri": _option(
         "cluster", "U", "of MLflow (default: $MLFLOW_TRACKING_URI, else a database in the study's folder)"
     ),
-    "gpu_fraction": _option("cluster", "F", "share of a GPU for each trial", type=gpu_share, default=1.0),
+    "device": Option(
+        group="cluster",
+        help="train on CPUs or GPUs (default: cuda if there is a GPU)",
+        settings={"choices": ("cpu", "cuda")},
+    ),
+    "gpu_fraction": _option(
+        "cluster", "F", "share of a GPU for each trial; 0 trains on CPUs", type=gpu_share, default=1.0
+    ),
+    "resources": _option(
+        "cluster", "NAME=N", "a custom resource of Ray that each trial takes; repeatable", **REPEATED, type=amount
+    ),
+    "labels": _option(
+        "cluster", "KEY=VALUE", "a label of the nodes that train; repeatable", **REPEATED, type=label, flag="--label"
+    ),
     "checkpoint_minutes": _option(
         "cluster", "M", "time between checkpoints of a stack (default: 10; 0: none)", type=minutes
     ),

@@ -24,8 +24,9 @@ def _request(options: argparse.Namespace) -> "RunRequest":
     from study.commands.request import RunRequest
 
     given: dict[str, Any] = {"space": ""}
-    given |= {name: value for name, value in vars(options).items() if name in RunRequest.__dataclass_fields__}
-    given["settings"] = tuple(given.get("settings", ()))
+    for name, value in vars(options).items():
+        if name in RunRequest.__dataclass_fields__:
+            given[name] = tuple(value) if isinstance(value, list) else value
     return RunRequest(**given)
 
 

@@ -1,6 +1,7 @@
 """What a user asked of `study run`, and the study that follows from it."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,10 @@ class RunRequest:
     tracking_uri: str | None = None
     workers: int | None = None
     stack: int | None = None
+    device: str | None = None
     gpu_fraction: float = 1.0
+    resources: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     checkpoint_minutes: float | None = None
     trial_minutes: float | None = None
     level: float | None = None
@@ -38,6 +42,11 @@ class RunRequest:
     budget: int | None = None
     init_from: str | None = None
     init_accumulators: str | None = None
+
+
+def pairs(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (key, value) of each `KEY=VALUE`."""
+    return [(key, value) for key, _, value in (word.partition("=") for word in words)]
 
 
 def requested_study(request: RunRequest) -> Study:

@@ -1,6 +1,7 @@
 """`study run` and `study resume`: train what the record lacks, then report and show it in MLflow."""
 
 import contextlib
+import dataclasses
 import importlib
 import shlex
 import threading
@@ -14,7 +15,7 @@ from study.commands.plan import as_stacks
 from study.commands.progress import Progress
 from study.commands.remaining import RemainingWork, remaining_work
 from study.commands.report import report
-from study.commands.request import RunRequest, out_folder, study_and_trainer, validate_study
+from study.commands.request import RunRequest, out_folder, pairs, study_and_trainer, validate_study
 from study.commands.versions import versions
 from study.config import RANKER, Study
 from study.execution import checkpoint, heartbeat, interrupts, preflight
@@ -100,9 +101,12 @@ def train(
             workers=request.workers,
             gpu_fraction=request.gpu_fraction,
             trial=trainer.resources(),
+            device=request.device,
+            resources={name: float(n) for name, n in pairs(request.resources)},
+            labels=dict(pairs(request.labels)),
             resume_hint=hint,
         ) as cluster:
-            needs = _open(study, trainer, folder, cluster, held)
+            needs, cluster = _open(study, trainer, folder, cluster, held)
             parts = _parts(study, folder, confirmation)
             hint.started = True
             recorded = _tidy(folder)
@@ -126,17 +130,22 @@ def train(
     return folder
 
 
-def _open(study: Study, trainer: Trainer, folder: Path, cluster: "Cluster", held: contextlib.ExitStack) -> Any:
-    """Lock the folder, check the nodes, and write the definition. Returns what the nodes need."""
+def _open(
+    study: Study, trainer: Trainer, folder: Path, cluster: "Cluster", held: contextlib.ExitStack
+) -> tuple[Any, "Cluster"]:
+    """Lock the folder, check the nodes, and write the definition. Returns what nodes need, and those that have it."""
+    from study.tune import cluster as ray_cluster
     from study.tune import node_check
 
     held.enter_context(locked(folder))
-    needs = held.enter_context(preflight.needs(folder, study, trainer))
-    node_check.check_nodes(needs, cluster)
+    needs = held.enter_context(preflight.needs(folder, study, trainer, cluster.device))
+    cluster = node_check.check_nodes(needs, cluster) or cluster
+    if cluster.gpu and not trainer.resources():
+        cluster = dataclasses.replace(cluster, gpu_bytes=ray_cluster.gpu_bytes(cluster))
     open_study(folder, Definition(study=study, data=trainer.description(), versions=versions()))
     set_bad_files_aside(folder)
     trainer.write_folder(folder)
-    return needs
+    return needs, cluster
 
 
 def _parts(study: Study, folder: Path, confirmation: Confirmation | None) -> list[Study]:

@@ -43,6 +43,7 @@ class Needs:
         content: the content hash that the trainer must have.
         hints: `Trainer.hints` of the driver.
         user_folder: the folder of the user's own modules.
+        device: "cpu" or "cuda": what trials train on.
     """
 
     where: str
@@ -51,10 +52,11 @@ class Needs:
     content: str
     hints: dict[str, Any]
     user_folder: str | None = None
+    device: str = "cpu"
 
 
 @contextlib.contextmanager
-def needs(folder: Path, study: Study, trainer: Trainer) -> Iterator[Needs]:
+def needs(folder: Path, study: Study, trainer: Trainer, device: str = "cpu") -> Iterator[Needs]:
     """Yield what the machines need; meanwhile the driver's sign is in the folder.
 
     The caller holds the folder's lock. Raises StorageError where the folder cannot be written.
@@ -71,6 +73,7 @@ def needs(folder: Path, study: Study, trainer: Trainer) -> Iterator[Needs]:
             content=trainer.content,
             hints=hints,
             user_folder=plugins.user_folder,
+            device=device,
         )
     finally:
         remove_signs(folder, sign)  # another driver may have taken over
@@ -119,7 +122,11 @@ def appears(needs: Needs, sign: str) -> bool:
 
 
 def trainer_here(needs: Needs) -> Trainer:
-    """Return the study's trainer on this machine. Raises NodeError where it cannot be opened, or has other data."""
+    """Return the study's trainer on this machine.
+
+    Raises:
+        NodeError: it cannot be opened, has other data, or cannot use the machine's GPUs.
+    """
     plugins.add_folder(needs.user_folder)
     try:
         trainer = open_trainer(needs.study, cache_folder(), needs.hints)
@@ -129,6 +136,10 @@ def trainer_here(needs: Needs) -> Trainer:
     if content != needs.content:
         folder = needs.study.data_options.get("dir")
         raise NodeError(f"has other data{f' in {folder}' if folder else ''} than the machine that runs the study")
+    try:
+        trainer.check_device(needs.device)
+    except ValueError as error:
+        raise NodeError(str(error)) from error
     return trainer
 
 

@@ -202,6 +202,9 @@ class Trainer(ABC):
         """Return JSON values that help other processes to open the same trainer."""
         return {}
 
+    def check_device(self, device: str) -> None:  # noqa: B027 - a loop may use any library
+        """Raise ValueError if this machine cannot train on "cpu" or "cuda". The message follows the machine's name."""
+
     def check_folder(self, folder: Path) -> None:  # noqa: B027 - most trainers need nothing there
         """Raise ValueError where the study's folder lacks something that its runs need."""
 

@@ -250,6 +250,12 @@ class Trainer(protocol.Trainer):
         assert converted, "data.load maps its arrays"
         return {"content": self.log.content, "converted": str(converted)}
 
+    def check_device(self, device: str) -> None:
+        import torch
+
+        if device != "cpu" and not torch.backends.cuda.is_built():
+            raise ValueError(f"has a GPU, but its torch {torch.__version__} is built for CPUs (--device cpu)")
+
     def check_folder(self, folder: Path) -> None:
         if self.study.recipe.init_from and not self._start:
             from study.trainers import warm_start

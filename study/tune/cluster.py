@@ -9,8 +9,9 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from study import plugins, redaction
 from study.tune import environment, liveness, local_cluster
@@ -21,6 +22,12 @@ START_SECONDS = 180.0
 
 GCS_RECONNECT_SECONDS = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112
 """How long Ray waits for a cluster's head, which may come back."""
+
+GPU_WAIT_SECONDS = 10.0
+"""A task has a free GPU within this time."""
+
+NODE_ID = "ray.io/node-id"
+"""Ray's own label of each node."""
 
 TOKEN_HINT = "put the cluster's token into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
 
@@ -39,6 +46,9 @@ class Cluster:
         gpu: GPUs of one trial, such as a share; 0 trains on CPU.
         gpu_bytes: Memory of that share.
         max_workers: Trials at a time that the user allows; None is no limit.
+        resources: What else a trial takes, by Ray's name.
+        labels: Of the nodes that take part.
+        without: Ids of nodes that cannot take part.
     """
 
     workers: int
@@ -46,42 +56,58 @@ class Cluster:
     gpu: float = 0.0
     gpu_bytes: int | None = None
     max_workers: int | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    without: Collection[str] = ()
 
     @property
     def device(self) -> str:
         """Return the torch device of a trial."""
         return "cuda" if self.gpu else "cpu"
 
-    def current_workers(self) -> int:
-        """Return how many trials fit now; machines may have joined or left."""
+    @property
+    def needed(self) -> dict[str, float]:
+        """Return the resources of one trial, as Ray names them."""
+        return {name: n for name, n in ({"CPU": self.cpus, "GPU": self.gpu} | dict(self.resources)).items() if n}
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """Return the label selector of a trial, as Ray writes it."""
+        return dict(self.labels) | ({NODE_ID: f"!in({','.join(sorted(self.without))})"} if self.without else {})
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return those of `ray.nodes()` on which an idle cluster could run a trial."""
         import ray
 
-        return _workers(ray.cluster_resources(), self.cpus, self.gpu, self.max_workers)
+        return [
+            node for node in ray.nodes() if node["Alive"] and self._admits(node) and self._fitting(node["Resources"])
+        ]
+
+    def current_workers(self) -> int:
+        """Return how many trials fit now; machines may have joined or left."""
+        fitting = sum(self._fitting(node["Resources"]) for node in self.nodes())
+        return max(1, fitting if self.max_workers is None else min(self.max_workers, fitting))
 
     def has_room(self) -> bool:
         """Return whether a trial fits beside what others run now."""
         import ray
 
-        return _fitting(ray.available_resources(), self.cpus, self.gpu) > 0
+        return self._fitting(ray.available_resources()) > 0
 
     def missing_resource(self) -> str | None:
         """Return what the cluster lacks if no trial would fit an idle cluster, else None."""
-        import ray
-
-        if _fitting(ray.cluster_resources(), self.cpus, self.gpu):
+        if self.nodes():
             return None
-        needed = {"CPU": self.cpus, "GPU": self.gpu}
-        words = [name if n == 1 else f"{n:g} {name}s" for name, n in needed.items() if n]
-        return f"the cluster has no {' and '.join(words)} for a trial"
+        words = [name if n == 1 else f"{n:g} {name}s" for name, n in self.needed.items()]
+        labels = "".join(f" with the label {key}={value}" for key, value in self.labels.items())
+        return f"the cluster has no {' and '.join(words)}{labels} for a trial"
 
+    def _admits(self, node: Mapping[str, Any]) -> bool:
+        own = node["Labels"]
+        return node["NodeID"] not in self.without and all(own.get(key) == value for key, value in self.labels.items())
 
-def _workers(resources: Mapping[str, float], cpus: float, gpu: float, max_workers: int | None) -> int:
-    fitting = _fitting(resources, cpus, gpu)
-    return max(1, fitting if max_workers is None else min(max_workers, fitting))
-
-
-def _fitting(resources: Mapping[str, float], cpus: float, gpu: float) -> int:
-    return min(int(resources.get(name, 0) / needed) for name, needed in (("CPU", cpus), ("GPU", gpu)) if needed)
+    def _fitting(self, resources: Mapping[str, float]) -> int:
+        return min(int(resources.get(name, 0) / n) for name, n in self.needed.items())
 
 
 @contextlib.contextmanager
@@ -91,6 +117,9 @@ def connected(
     workers: int | None,
     gpu_fraction: float,
     trial: tuple[float, float] | None = None,
+    device: str | None = None,
+    resources: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
     resume_hint: object = "`study resume` continues",
 ) -> Iterator[Cluster]:
     """Connect to Ray, and disconnect after. A local Ray is started and ended. A connection of the user's own stays.
@@ -98,8 +127,11 @@ def connected(
     Args:
         address: Of a cluster; None is as for `environment.prepare`.
         workers: Trials at a time; None is one for each core, or for each share of a GPU.
-        gpu_fraction: Share of a GPU of one trial, where there are GPUs.
+        gpu_fraction: Share of a GPU of one trial, where there are GPUs; 0 trains on CPUs.
         trial: CPUs and GPUs of one trial; None is a share of a GPU where there are GPUs, else one CPU.
+        device: "cpu" or "cuda"; None is "cuda" where there are GPUs.
+        resources: What else each trial takes, by Ray's name.
+        labels: Of the nodes that take part.
         resume_hint: How to continue, for the last line if Ray dies.
 
     Raises:
@@ -133,7 +165,7 @@ def connected(
         # Each new worker makes the link `session_latest` anew, so for a moment it is not there.
         sockets = None if folder is None else next(folder.glob("ray/session_*/sockets"), folder).resolve()
         stack.enter_context(liveness.exit_if_dead(_servers(local=address == LOCAL), resume_hint, sockets))
-        yield _cluster(workers, gpu_fraction, trial)
+        yield _cluster(workers, gpu_fraction, trial, device, {"resources": resources or {}, "labels": labels or {}})
 
 
 def _init(address: str, cpus: int | None, resume_hint: object) -> None:
@@ -186,22 +218,44 @@ def _same_signal_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _cluster(workers: int | None, gpu_fraction: float, trial: tuple[float, float] | None) -> Cluster:
+def _cluster(
+    workers: int | None,
+    gpu_fraction: float,
+    trial: tuple[float, float] | None,
+    device: str | None,
+    limits: dict[str, Any],
+) -> Cluster:
+    on_cpu, on_gpu = (
+        Cluster(workers=1, cpus=cpus, gpu=gpu, max_workers=workers, **limits)
+        for cpus, gpu in ((trial, trial) if trial else ((1.0, 0.0), (0.0, gpu_fraction)))
+    )
+    found = on_gpu if on_gpu.gpu and device != "cpu" and (device or on_gpu.nodes()) else on_cpu
+    if found.device != (device or found.device):
+        raise ClusterError(f"--device {device} does not go with trials of {found.gpu:g} GPUs")
+    if device == "cuda" and (missing := found.missing_resource()):
+        raise ClusterError(missing)
+    return dataclasses.replace(found, workers=found.current_workers())
+
+
+def gpu_bytes(cluster: Cluster) -> int:
+    """Return the memory of a trial's share of a GPU. Says so if it waits. Raises ClusterError if torch sees none."""
     import ray
 
-    resources = ray.cluster_resources()
-    cpus, gpu = trial or ((0.0, gpu_fraction) if resources.get("GPU", 0) else (1.0, 0.0))
-    found = Cluster(workers=_workers(resources, cpus, gpu, workers), cpus=cpus, gpu=gpu, max_workers=workers)
-    if trial or not gpu:
-        return found
-    total = ray.get(ray.remote(_gpu_bytes).options(num_cpus=0, num_gpus=gpu).remote())
-    return dataclasses.replace(found, gpu_bytes=int(total * gpu))
+    options = {"num_cpus": 0, "num_gpus": cluster.gpu, "resources": dict(cluster.resources)}
+    answer = ray.remote(_gpu_bytes).options(**options, label_selector=cluster.selector or None).remote()
+    if not ray.wait([answer], timeout=GPU_WAIT_SECONDS)[0]:
+        print("waits for GPUs in use by others", flush=True)
+    node, total = ray.get(answer)
+    if total is None:
+        raise ClusterError(f"node {node} has a GPU that its torch cannot use; --device cpu trains on CPUs")
+    return int(total * cluster.gpu)
 
 
-def _gpu_bytes() -> int:
+def _gpu_bytes() -> tuple[str, int | None]:
+    import ray
     import torch
 
-    return torch.cuda.mem_get_info()[1]
+    return ray.util.get_node_ip_address(), torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
 
 
 def _servers(*, local: bool) -> list[liveness.Server]:

@@ -1,6 +1,8 @@
 """Checks, before a study trains, that every node of the cluster can take part."""
 
+import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,25 +15,44 @@ NODE_SECONDS = 180
 """Time for a node to start a worker process, with the code that a job brings along."""
 
 
-def check_nodes(needs: Needs, cluster: Cluster) -> None:
+def check_nodes(needs: Needs, cluster: Cluster) -> Cluster:
     """Check that each node that can train sees the study's folder, and have it convert its data if it must.
 
-    A node that joins later is checked by its own workers.
+    A node that cannot take part is named. A node that joins later is checked by its own workers.
+
+    Returns:
+        The cluster without the nodes that cannot take part.
 
     Raises:
-        ClusterError: A node cannot take part; the message names it.
+        ClusterError: No node can take part; the message names one.
     """
     import ray
 
-    driver, resource = ray.get_runtime_context().get_node_id(), "GPU" if cluster.gpu else "CPU"
-    others = [node for node in ray.nodes() if node["Resources"].get(resource) and node["NodeID"] != driver]
-    for node, sign in _on_each(others, preflight.answer, needs, seconds=NODE_SECONDS):
+    driver, nodes = ray.get_runtime_context().get_node_id(), cluster.nodes()
+    unfit: dict[str, str] = {}
+    if needs.device != "cpu":  # on a CPU, the driver's own trainer has shown that this machine can train
+        try:
+            preflight.trainer_here(needs)
+        except NodeError as error:
+            unfit[driver] = str(error)
+    others = [node for node in nodes if node["NodeID"] != driver]
+    for node, sign in _on_each(others, preflight.answer, needs, unfit, seconds=NODE_SECONDS):
         if not preflight.appears(needs, sign):
-            raise ClusterError(
-                f"{node_name(node)} has a folder of its own at {needs.where}; mount the study's folder there"
-            )
-    for _ in _on_each(others, _convert_data, needs, seconds=None):
+            unfit[node["NodeID"]] = f"has a folder of its own at {needs.where}; mount the study's folder there"
+    others = [node for node in others if node["NodeID"] not in unfit]
+    for _ in _on_each(others, _convert_data, needs, unfit, seconds=None):
         pass
+    reasons = [f"{node_name(node)} {unfit[node['NodeID']]}" for node in nodes if node["NodeID"] in unfit]
+    if reasons and len(reasons) == len(nodes):
+        raise ClusterError(reasons[0])
+    for reason in reasons:
+        warnings.warn(f"{reason}; it takes no part", stacklevel=2)
+    if reasons:
+        cluster = dataclasses.replace(cluster, without=tuple(unfit))
+        cluster = dataclasses.replace(cluster, workers=cluster.current_workers())
+    if cluster.gpu:
+        print(f"trains on GPUs of {', '.join(map(node_name, cluster.nodes()))}", flush=True)
+    return cluster
 
 
 def node_name(node: dict[str, Any]) -> str:
@@ -45,9 +66,14 @@ def _convert_data(needs: Needs) -> None:
 
 
 def _on_each(
-    nodes: Sequence[dict[str, Any]], question: Callable[[Needs], Any], needs: Needs, *, seconds: float | None
+    nodes: Sequence[dict[str, Any]],
+    question: Callable[[Needs], Any],
+    needs: Needs,
+    unfit: dict[str, str],
+    *,
+    seconds: float | None,
 ) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Run `question` on each node; yield the nodes that are still there with their answers."""
+    """Run `question` on each node; yield fit nodes with their answers. The reasons of others go into `unfit`."""
     import ray
     from ray.exceptions import GetTimeoutError, RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -69,12 +95,13 @@ def _on_each(
     for node, answer in zip(nodes, answers, strict=True):
         try:
             fine, said = ray.get(answer, timeout=None if end is None else max(0.0, end - time.monotonic()))
-        except GetTimeoutError as error:
-            raise ClusterError(f"{node_name(node)} has started no worker process in {seconds:.0f} s") from error
+        except GetTimeoutError:
+            fine, said = False, f"has started no worker process in {seconds:.0f} s"
         except RayError as error:
             if node["NodeID"] not in {other["NodeID"] for other in ray.nodes() if other["Alive"]}:
                 continue  # it has left
-            raise ClusterError(f"{node_name(node)} cannot run this study ({redaction.last_line(error)})") from error
-        if not fine:
-            raise ClusterError(f"{node_name(node)} {said}")
-        yield node, said
+            fine, said = False, f"cannot run this study ({redaction.last_line(error)})"
+        if fine:
+            yield node, said
+        else:
+            unfit[node["NodeID"]] = said

@@ -48,7 +48,8 @@ def make(context: TrialContext, cluster: Cluster) -> Any:
     """Return the Tune trainable of a study, with the resources of one trial."""
     from ray import tune
 
-    resources = {"cpu": cluster.cpus, "gpu": cluster.gpu}
+    selector: dict[str, Any] = {"bundle_label_selector": [cluster.selector]} if cluster.selector else {}
+    resources = tune.PlacementGroupFactory([cluster.needed], **selector)
     return tune.with_resources(tune.with_parameters(train, context=context), resources)
 
 

@@ -108,16 +108,29 @@ def test_wrong_arguments_are_refused_in_one_line(
     assert message in refused(command, *words)
 
 
-@pytest.mark.parametrize("fraction", ["0.3", "0", "2", "-1", "half", "nan", "2/3", "1/0", "-1/2", ""])
+@pytest.mark.parametrize("fraction", ["0.3", "2", "-1", "half", "nan", "2/3", "1/0", "-1/2", ""])
 def test_a_gpu_share_that_is_not_one_over_n_is_refused(refused: Callable[..., str], fraction: str) -> None:
     assert "--gpu-fraction" in refused("run", "quick", "--gpu-fraction", fraction)
 
 
 @pytest.mark.parametrize(
-    ("fraction", "share"), [("1", 1.0), ("1/2", 0.5), ("0.25", 0.25), ("1/3", 1 / 3), (str(1 / 3), 1 / 3), ("0.1", 0.1)]
+    ("fraction", "share"),
+    [("1", 1.0), ("1/2", 0.5), ("0.25", 0.25), ("1/3", 1 / 3), (str(1 / 3), 1 / 3), ("0.1", 0.1), ("0", 0)],
 )
 def test_a_gpu_share_is_a_fraction_or_a_decimal(fraction: str, share: float) -> None:
     assert build_parser(VERBS).parse_args(["run", "quick", "--gpu-fraction", fraction]).gpu_fraction == share
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--resources", text] for text in ("a100", "a100=0", "a100=much", "=1", "a100=nan")),
+        *(["--label", text] for text in ("pool", "pool=", "=mine", "pool=!mine", "pool=in(a,b)")),
+        ["--device", "tpu"],
+    ],
+)
+def test_a_wrong_place_for_trials_is_refused(refused: Callable[..., str], words: list[str]) -> None:
+    assert words[0] in refused("run", "quick", *words)
 
 
 def test_an_unknown_command_is_refused(refused: Callable[..., str]) -> None:
@@ -434,12 +447,26 @@ def test_ctrl_c_says_how_to_continue(monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_a_submitted_job_has_the_requested_options() -> None:
     words = "submit quick --address http://x:1 --data table --data-dir /d --out /o --seeds 0-3 --workers 4 --set lr=0.1"
     words += " --level 0.05 --precision 1.5 --budget 64 --gpu-fraction 1/3"
+    words += " --device cuda --resources a=1 --resources b=0.5 --label pool=mine"
     line = run_words(build_parser(VERBS).parse_args([*words.split(), "--set", "methods=none, clippy", "--no-wait"]))
     assert line[:6] == ["python", "-P", "-m", "study", "run", "quick"]
     again = vars(build_parser(VERBS).parse_args(line[4:]))
     asked = vars(build_parser(VERBS).parse_args(words.split()))
     assert (again["level"], again["precision"], again["budget"]) == (0.05, 1.5, 64)
-    for name in ("space", "data", "data_dir", "out", "seeds", "workers", "stack", "tracking_uri", "gpu_fraction"):
+    for name in (
+        "space",
+        "data",
+        "data_dir",
+        "out",
+        "seeds",
+        "workers",
+        "stack",
+        "tracking_uri",
+        "gpu_fraction",
+        "device",
+        "resources",
+        "labels",
+    ):
         assert again[name] == asked[name]
     assert again["settings"] == ["lr=0.1", "methods=none, clippy"]
     assert again["address"] is None
