@@ -224,12 +224,15 @@ def _submit(options: argparse.Namespace) -> int:
             )
     if family := families.requested_family(request):
         families.check(request, family)
+        name = family.name
     else:
         if requests.weights_file(request):  # the file and the data are where the job runs
             request = dataclasses.replace(request, init_from=None, init_accumulators=None)
-        requests.out_folder(request, requests.requested_study(request))
+        study = requests.requested_study(request)
+        requests.out_folder(request, study)
+        name = study.name
     return submit.submit(
-        options.address, words, working_dir=options.working_dir, wait=not options.no_wait, commit=commit()
+        options.address, words, study=name, working_dir=options.working_dir, wait=not options.no_wait, commit=commit()
     )
 
 

@@ -105,6 +105,7 @@ def train(
             resources={name: float(n) for name, n in pairs(request.resources)},
             labels=dict(pairs(request.labels)),
             resume_hint=hint,
+            study=study.name,
         ) as cluster:
             needs, cluster = _open(study, trainer, folder, cluster, held)
             parts = _parts(study, folder, confirmation)

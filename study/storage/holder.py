@@ -15,7 +15,7 @@ from study.redaction import one_line
 def this_process() -> dict[str, Any]:
     """Return a JSON-able description of this process."""
     return {
-        "user": _user(),
+        "user": user(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),  # only shown: no decision depends on a clock
@@ -49,7 +49,8 @@ def is_dead(holder: Mapping[str, Any]) -> bool:
     return is_alive(holder) is False
 
 
-def _user() -> str:
+def user() -> str:
+    """Return the name of this process's user."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a user in a container may have no name

@@ -16,7 +16,7 @@ import filelock
 
 from study import telemetry
 from study.record.definition import Definition
-from study.storage import stores
+from study.storage import holder, stores
 
 if TYPE_CHECKING:  # MLflow takes a second to import
     from mlflow import MlflowClient
@@ -138,6 +138,7 @@ def open_experiment(client: "MlflowClient", folder: Path, definition: Definition
     artifacts = (folder / ARTIFACTS).as_uri() if own else None
     if not own:
         name = f"{name} {folder_id(folder)[:8]}"
+    whose = {"study.folder": stores.address(folder), "study.user": holder.user()}
     found = client.get_experiment_by_name(name)
     if found is not None and found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
@@ -147,10 +148,13 @@ def open_experiment(client: "MlflowClient", folder: Path, definition: Definition
         client.delete_experiment(found.experiment_id)
         found = None
     if found is not None:
+        for key, value in whose.items():
+            if found.tags.get(key) != value:
+                client.set_experiment_tag(found.experiment_id, key, value)
         return found.experiment_id
     # The kind makes MLflow open the page of runs, not its page for language models.
     tags = {"study": definition.study.name, "mlflow.note.content": EXPERIMENT_NOTE}
-    tags |= {"mlflow.experimentKind": "custom_model_development"}
+    tags |= whose | {"mlflow.experimentKind": "custom_model_development"}
     try:
         return client.create_experiment(name, artifact_location=artifacts, tags=tags)
     except MlflowException:

@@ -121,6 +121,7 @@ def connected(
     resources: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
     resume_hint: object = "`study resume` continues",
+    study: str = "",
 ) -> Iterator[Cluster]:
     """Connect to Ray, and disconnect after. A local Ray is started and ended. A connection of the user's own stays.
 
@@ -133,6 +134,7 @@ def connected(
         resources: What else each trial takes, by Ray's name.
         labels: Of the nodes that take part.
         resume_hint: How to continue, for the last line if Ray dies.
+        study: Its name, which Ray shows.
 
     Raises:
         ClusterError: There is no Ray at the address, or none can be started.
@@ -156,7 +158,7 @@ def connected(
         try:
             if not own:
                 cpus = workers and math.ceil(workers * (trial[0] if trial else 1))
-                _init(address, cpus, resume_hint)
+                _init(address, cpus, resume_hint, study)
         finally:
             importer.join()
         # Tune warns of every trial, since it looks for result files that we do not write.
@@ -168,9 +170,10 @@ def connected(
         yield _cluster(workers, gpu_fraction, trial, device, {"resources": resources or {}, "labels": labels or {}})
 
 
-def _init(address: str, cpus: int | None, resume_hint: object) -> None:
+def _init(address: str, cpus: int | None, resume_hint: object, study: str) -> None:
     """Call `ray.init`. A local Ray is started once more if it fails: its agent may be too slow on a busy machine."""
     import ray
+    from ray.job_config import JobConfig
 
     options = local_cluster.init_options(cpus) if address == LOCAL else {}
     for last in (False, True) if address == LOCAL else (True,):
@@ -185,6 +188,7 @@ def _init(address: str, cpus: int | None, resume_hint: object) -> None:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     configure_logging=False,
+                    job_config=JobConfig(metadata={"job_name": f"study {study}"}),
                     **options,  # pyright: ignore[reportArgumentType]
                 )
             break

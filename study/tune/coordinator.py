@@ -12,10 +12,15 @@ ANSWER_SECONDS = 10.0
 class Coordinator:
     """State that all processes of a study share. It is lost if the actor restarts, which costs no run."""
 
-    def __init__(self, rest_seconds: tuple[float, float] = DEVICE_REST_SECONDS) -> None:
+    def __init__(self, study: str, rest_seconds: tuple[float, float] = DEVICE_REST_SECONDS) -> None:
+        self.study = study
         self.rest_seconds = rest_seconds
         self.stopping = False
         self.failures: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        """Return how Ray shows the actor."""
+        return f"study {self.study}: coordinator"
 
     def stop(self) -> None:
         """Have every trial checkpoint and end."""
@@ -70,11 +75,11 @@ class Coordination:
             return None
 
 
-def start() -> Coordination:
-    """Start the actor, on the driver's node. It ends with its last handle."""
+def start(study: str) -> Coordination:
+    """Start the actor of a study, on the driver's node. It ends with its last handle."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(Coordinator).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+    actor = ray.remote(Coordinator).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote(study)
     return Coordination(actor)

@@ -6,6 +6,7 @@ Workers write their own files of the record and report only counts.
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from study import redaction
 from study.execution.interrupts import interrupted, interruptible
@@ -49,7 +50,7 @@ def _fit(queue: Queue, needs: Needs, cluster: Cluster) -> bool:
     from study.tune.searcher import QueueSearcher, TrialWatch
 
     job = queue.job
-    coordination = coordinator.start()
+    coordination = coordinator.start(job.study)
     watch = TrialWatch(queue, cluster)
     context = trainable.TrialContext(
         needs=needs,
@@ -101,7 +102,7 @@ def _requeue(queue: Queue) -> None:
 
 
 @contextlib.contextmanager
-def _in_folder(folder: str) -> Iterator[None]:
+def _in_folder(folder: Path) -> Iterator[None]:
     """Make a folder the current one inside. Tune needs one to the end, and Ray may delete that of a job meanwhile."""
     before = os.open(".", os.O_RDONLY)
     os.chdir(folder)

@@ -1,9 +1,11 @@
 """Runs a command of ours as a job of a Ray cluster."""
 
 import asyncio
+import re
 import shlex
 import sys
 import time
+import uuid
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,15 @@ NOT_FOUND = 127
 """Exit code of a shell that does not find the command."""
 
 
-def submit(address: str, words: list[str], *, working_dir: Path | None, wait: bool, commit: str | None = None) -> int:
+def submit(
+    address: str, words: list[str], *, study: str, working_dir: Path | None, wait: bool, commit: str | None = None
+) -> int:
     """Submit a command as a job, with this version of the code, and return its exit code.
 
     Args:
         address: Of the cluster's job server, such as http://127.0.0.1:8265, or of its head.
         words: The command, the cluster's Python first.
+        study: Its name, which the job's id begins with.
         working_dir: Folder of the user's own modules.
         wait: Print the job's log until it ends. If False, return 0 once it is submitted.
         commit: Version of the code, for the record.
@@ -43,7 +48,8 @@ def submit(address: str, words: list[str], *, working_dir: Path | None, wait: bo
     try:
         client = JobSubmissionClient(address)
         runtime_env = _runtime_env(working_dir, commit, client.get_address())
-        job = client.submit_job(entrypoint=shlex.join(words), runtime_env=runtime_env)
+        name = re.sub(r"[^\w-]", "_", study) + f"-{uuid.uuid4().hex[:8]}"
+        job = client.submit_job(entrypoint=shlex.join(words), runtime_env=runtime_env, submission_id=name)
     except AuthenticationError as error:
         raise ClusterError(
             f"the Ray job server at {address} refuses our token, or we have none: {TOKEN_HINT}"

@@ -50,7 +50,9 @@ def make(context: TrialContext, cluster: Cluster) -> Any:
 
     selector: dict[str, Any] = {"bundle_label_selector": [cluster.selector]} if cluster.selector else {}
     resources = tune.PlacementGroupFactory([cluster.needed], **selector)
-    return tune.with_resources(tune.with_parameters(train, context=context), resources)
+    trains = tune.with_parameters(train, context=context)
+    trains.__name__ = f"study {context.study}"  # how Ray shows the actors of trials
+    return tune.with_resources(trains, resources)
 
 
 def train(config: dict[str, Any], *, context: TrialContext) -> None:

@@ -137,13 +137,21 @@ def test_the_entrypoint_is_a_valid_command_on_the_claim() -> None:
 SCRIPT = CLUSTER / "slurm.sh"
 
 
-def test_the_script_passes_shellcheck() -> None:
-    subprocess.run(["bash", "-n", SCRIPT], check=True)
+@pytest.mark.parametrize("script", [SCRIPT, ROOT / ".ci" / "run"], ids=lambda path: path.name)
+def test_a_script_passes_shellcheck(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
     shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
     if shellcheck is None:
         pytest.skip("ShellCheck is not installed")
-    done = subprocess.run([shellcheck, "--format=json", SCRIPT], capture_output=True, text=True, check=False)
+    done = subprocess.run([shellcheck, "--format=json", script], capture_output=True, text=True, check=False)
     assert json.loads(done.stdout) == []
+
+
+def test_an_image_holds_what_is_installed_and_no_local_files() -> None:
+    ignored = {line.strip("/").removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().splitlines()}
+    local = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    assert {".git", *local} <= ignored
+    assert not {"study", "models", "search_spaces", "analysis", "pyproject.toml", "README.md", "LICENSE"} & ignored
 
 
 def test_the_script_needs_a_search_space() -> None:

@@ -15,7 +15,15 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow_view import View, assert_exactly_once, write
 
-from study.tracking.client import DATABASE, TrackingError, check_scheme, tracking_errors, without_credentials
+from study.tracking.client import (
+    DATABASE,
+    TrackingError,
+    check_scheme,
+    default_uri,
+    open_client,
+    tracking_errors,
+    without_credentials,
+)
 from study.tracking.mirror import mirror
 from study.tracking.server import server
 
@@ -95,6 +103,14 @@ def test_moved_folder_gets_a_new_experiment_with_its_own_files(folder: Path) -> 
     assert_exactly_once(moved, view)
     assert not folder.exists()
     assert str(moved) in str(view.curves[0].info.artifact_uri)
+
+
+def test_an_experiment_says_whose_it_is_and_where(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for user in ("ada", "grace"):
+        monkeypatch.setenv("LOGNAME", user)
+        result = mirror(folder)
+        tags = open_client(default_uri(folder)).get_experiment(result.experiment_id).tags
+        assert (tags["study.folder"], tags["study.user"]) == (str(folder), user)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A cluster with a token: refused in one line without it, and a study that trains with it."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -100,3 +101,9 @@ def test_a_submitted_study_trains_on_a_cluster_with_a_token(cluster: dict[str, s
     done = study("submit", *SMALL, "--out", str(out), "--address", cluster["submit"], home=tmp_path, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (out / "report.html").is_file()
+    assert "\njob quick-" in f"\n{done.stdout}", "the job carries the study's name"
+    ray = [str(Path(sys.executable).with_name("ray")), "list", "actors", "--detail", "--format=json"]
+    told = environment(tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=cluster["token"])
+    words = [*ray, "--address", cluster["submit"]]
+    listed = subprocess.run(words, env=told, capture_output=True, text=True, timeout=60, check=True)
+    assert {"study quick", "study quick: coordinator"} <= {actor["repr_name"] for actor in json.loads(listed.stdout)}

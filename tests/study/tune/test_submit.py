@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -80,6 +81,7 @@ def test_the_job_runs_the_python_of_the_cluster(
     done = submit(tmp_path, "--address", f"http://{server.address}", *words)
     assert done.returncode == 0, done.stderr
     (job,) = server.jobs
+    assert re.fullmatch(r"quick-[0-9a-f]{8}", job["submission_id"]), "the job carries the study's name"
     assert job["entrypoint"].startswith(f"{python or words[1]} -P -m study run quick ")
     assert sys.executable not in job["entrypoint"]
     # Where the folder is, the cluster is on this machine; elsewhere the shell goes on to the cluster's own.
