@@ -248,7 +248,7 @@ def gpu_bytes(cluster: Cluster) -> int:
     options = {"num_cpus": 0, "num_gpus": cluster.gpu, "resources": dict(cluster.resources)}
     answer = ray.remote(_gpu_bytes).options(**options, label_selector=cluster.selector or None).remote()
     if not ray.wait([answer], timeout=GPU_WAIT_SECONDS)[0]:
-        print("waits for GPUs in use by others", flush=True)
+        redaction.show("waits for GPUs in use by others")
     node, total = ray.get(answer)
     if total is None:
         raise ClusterError(f"node {node} has a GPU that its torch cannot use; --device cpu trains on CPUs")

@@ -51,7 +51,7 @@ def check_nodes(needs: Needs, cluster: Cluster) -> Cluster:
         cluster = dataclasses.replace(cluster, without=tuple(unfit))
         cluster = dataclasses.replace(cluster, workers=cluster.current_workers())
     if cluster.gpu:
-        print(f"trains on GPUs of {', '.join(map(node_name, cluster.nodes()))}", flush=True)
+        redaction.show(f"trains on GPUs of {', '.join(map(node_name, cluster.nodes()))}")
     return cluster
 
 

@@ -10,10 +10,11 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from mlflow.exceptions import MlflowException
-from mlflow_view import View, assert_exactly_once, write
+from mlflow_view import View, assert_exactly_once, study_ui, write
 
 from study.tracking.client import (
     DATABASE,
@@ -25,7 +26,6 @@ from study.tracking.client import (
     without_credentials,
 )
 from study.tracking.mirror import mirror
-from study.tracking.server import server
 
 
 def test_first_mirror_creates_the_database(tmp_path: Path) -> None:
@@ -44,14 +44,13 @@ def test_any_name_of_a_folder_serves(tmp_path: Path) -> None:
     shown = mirror(folder)
     assert_exactly_once(folder, View(folder))
     assert mirror(folder, shown.uri) == shown
-    with server(folder, port=0) as address:
-        assert_exactly_once(folder, View(folder, address))
-        write(tmp_path / "other")
-        (tmp_path / "other" / "report.html").write_text("a report")
-        result = mirror(tmp_path / "other", address)
-        assert_exactly_once(tmp_path / "other", View(tmp_path / "other", address, result.experiment_id))
-    assert len([*folder.glob("mlflow-artifacts/**/report.html")]) == 2, "its own, and that of another study"
-    assert {path.name for path in tmp_path.iterdir()} == {"inside", "other"}
+    with study_ui(folder) as line:
+        at = urlsplit(line)
+        own = View(folder, f"http://study:{at.password}@127.0.0.1:{at.port}")
+        assert_exactly_once(folder, own)
+        assert [file for run in own.tops for file in own.client.list_artifacts(run.info.run_id)]
+    assert len([*folder.glob("mlflow-artifacts/**/report.html")]) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"inside"}
     assert [path.name for path in (tmp_path / "inside").iterdir()] == [name]
 
 
