@@ -43,14 +43,14 @@ def test_a_reason_controls_no_terminal_and_forges_no_line(folder: Path, capsys: 
 
 
 def test_a_heartbeat_controls_no_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    about = {"since": time.time(), "beat": time.time(), "step": 3, "limit": 0, "pid": 1, "steps": 9, "runs": ["a"]}
+    about = {"clock": 1, "seconds": 1, "beat": time.time(), "step": 3, "limit": 0, "pid": 1, "steps": 9, "runs": ["a"]}
     (folder / "training").mkdir()
     for name, host in {"bad": f"{BAD}\n{FORGED}\n", "good": "elsewhere"}.items():
         beat = json.dumps(about | {"host": host, "model": "small", "method": "none"})
         (folder / "training" / f"{name}.json").write_text(beat)
     said = output(capsys, "status", folder)
     assert "on elsewhere" in said
-    assert said.count("training: 1 run") == 1
+    assert said.count("process gone: 1 run") == 1
 
 
 @pytest.mark.parametrize("pid", [10**400, True, "1", None])
@@ -58,7 +58,17 @@ def test_a_heartbeat_with_an_odd_number_does_not_count(
     folder: Path, capsys: pytest.CaptureFixture[str], pid: object
 ) -> None:
     (folder / "training").mkdir()
-    beat = {"since": 1, "beat": 1, "step": 3, "limit": 0, "pid": pid, "host": "elsewhere", "model": "m", "method": "n"}
+    beat = {
+        "clock": 1,
+        "seconds": 1,
+        "beat": 1,
+        "step": 3,
+        "limit": 0,
+        "pid": pid,
+        "host": "elsewhere",
+        "model": "m",
+        "method": "n",
+    }
     (folder / "training" / "odd.json").write_text(json.dumps(beat | {"steps": 9}))
     assert "elsewhere" not in output(capsys, "status", folder)
 
@@ -101,7 +111,8 @@ def test_suggested_commands_are_quoted(
     monkeypatch.chdir(odd.parent)
     write_failure(odd, "x", ["a"], "no memory")
     silent = {
-        "since": 1,
+        "clock": 1,
+        "seconds": 1,
         "beat": 1,
         "step": 3,
         "limit": 0,
