@@ -86,17 +86,20 @@ def lr_axis(ax: Axes, lrs: Iterable[float], arrows: bool = False) -> None:
 
 
 def log_ticks(axis: Axis, left: float, right: float, ends: tuple[float, float]) -> None:
-    """Label a logarithmic axis with at most nine round numbers: 0.01, 0.02, 0.05, 0.1.
+    """Label a logarithmic axis with at most nine round numbers: 0.01, 0.02, 0.05, 0.1; or 1.5, 2, 3 on a short axis.
 
     Args:
         left: Lower limit of the axis.
         right: Upper limit of the axis.
         ends: Ticks to use where fewer than two round numbers lie between the limits.
     """
-    for steps in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [s * 10.0**e for e in range(-12, 6) for s in steps if left <= s * 10.0**e <= right]
-        if len(ticks) <= 9:
-            break
+
+    def between(*steps: float) -> list[float]:
+        return [s * 10.0**e for e in range(-12, 6) for s in steps if left <= s * 10.0**e <= right]
+
+    ticks = next((found for steps in ((1, 2, 5), (1, 3)) if len(found := between(*steps)) <= 9), between(1))
+    if len(ticks) < 3:
+        ticks = between(1, 1.5, 2, 3, 4, 5, 6, 8)
     if len(ticks) < 2:
         ticks = sorted(set(ends))
     axis.set_major_locator(FixedLocator(ticks))
