@@ -211,7 +211,8 @@ def test_it_is_said_in_a_line_before_anything_is_trained(
     monkeypatch.setattr("study.commands.run.train", lambda *_a, **_k: pytest.fail("trained"))
     monkeypatch.setattr(submit, "submit", lambda *_a, **_k: pytest.fail("submitted"))
     words = ["table3", "--set", "models=small", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
-    words += ["--address", "http://127.0.0.1:1"] if command != "plan" else []
+    address = {"plan": [], "run": ["--address", "127.0.0.1:1"], "submit": ["--address", "http://127.0.0.1:1"]}
+    words += address[command]
     assert main([command, *words]) == 2
     said = capsys.readouterr().err
     assert said.startswith("study: --set models=small would undo what members of table3 change (models of larger,")

@@ -99,7 +99,7 @@ def test_submit_warns_of_files_that_hide_modules_of_python(write: Write, tmp_pat
     write("queue.py", "")
     write("code/readme.txt", "")  # no package
     with pytest.warns(UserWarning, match="hides Python's own module") as warned:
-        assert submit._runtime_env(tmp_path, None)["working_dir"] == str(tmp_path)
+        assert submit._runtime_env(tmp_path, None, "http://head:8265")["working_dir"] == str(tmp_path)
     assert [str(warning.message).partition(" ")[0] for warning in warned] == [str(tmp_path / "queue.py")]
 
 
@@ -111,8 +111,8 @@ def test_submit_warns_of_modules_that_the_cluster_lacks(write: Write, tmp_path: 
     plugins.load("search_spaces", "submitted", "study", "study")
     assert plugins.own_files() == ["search_spaces/my_lrs.py", "submitted.py"]
     with pytest.warns(UserWarning, match=r"my_lrs\.py.*--working-dir"):
-        submit._runtime_env(None, None)
-    assert submit._runtime_env(tmp_path, None)["working_dir"] == str(tmp_path)
+        submit._runtime_env(None, None, "http://head:8265")
+    assert submit._runtime_env(tmp_path, None, "http://head:8265")["working_dir"] == str(tmp_path)
 
 
 def test_command_of_a_loop_finds_modules_in_the_user_folder(
