@@ -4,7 +4,8 @@ For each gap between neighboring lrs, the log-likelihood ratio compares the best
 crosses the level inside this gap. An interval consists of the gaps whose ratio is small enough. Its ends are tried lrs.
 
 Under the true gap, twice the log ratio has the limiting distribution D of the source. Its quantiles are those of the
-square of a normal variable times NARROWER, to within 2%.
+square of a normal variable times 0.59, to within 2%. A search looks at its interval after every batch and stops when it
+is narrow, so the limit is larger here (LIMIT).
 
 Source: M. Banerjee and J. A. Wellner, "Likelihood ratio tests for monotone functions", Annals of Statistics 29 (2001).
 """
@@ -14,8 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-NARROWER = 0.59
-"""The 0.95 quantile of D is 2.27, that of the square of a normal variable is 3.84."""
+LIMIT = 0.7
+"""Times the square of the score. It was chosen by simulation, so that intervals of searches cover: with 0.59 those of
+two groups of seeds (60% and 40%) covered in 91% of 200 searches.
+"""
 
 
 def monotone_ends(
@@ -35,7 +38,7 @@ def monotone_ends(
     ratio_G = gap_ratios(k_K, n_K, level)
     gaps = []
     for score in scores:
-        inside = np.flatnonzero(ratio_G <= NARROWER * score**2 + 1e-9)
+        inside = np.flatnonzero(ratio_G <= LIMIT * score**2 + 1e-9)
         gaps.append(inside[0] if score < 0 else inside[-1])
     ends = np.concatenate([[-np.inf], x_K, [np.inf]])
     return ends[gaps], ends[np.array(gaps) + 1]
