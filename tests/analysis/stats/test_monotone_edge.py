@@ -51,6 +51,14 @@ def test_ends_are_tried_lrs_and_infinite_beyond_them():
     assert high[1] == x[0]
 
 
+@pytest.mark.parametrize(("runs", "low"), [(1, -math.inf), (2, -1.0)])
+def test_limit_of_the_95_percent_interval_by_pencil(runs, low):
+    """No run of n diverged at lr 0.1: an edge below it has ratio 2 n log 2, which is 1.39 for one run, 2.77 for two."""
+    lowest, highest = monotone_ends(np.array([-1.0]), np.zeros(1), np.array([runs]), 0.5, [-1.96, 1.96])
+    assert lowest[0] == low
+    assert highest[1] == math.inf
+
+
 def test_bounds_rise_with_the_score_and_lowest_is_never_above_highest():
     rng = np.random.default_rng(3)
     x, scores = np.linspace(-2, 0, 60), np.linspace(-4, 4, 33)
