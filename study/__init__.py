@@ -8,7 +8,7 @@
 from typing import TYPE_CHECKING, Any
 
 from study.config import Arm, EdgeSearch, QualitySearch, Recipe, Rule, Study, log_grid
-from study.family import Family, Member, WeightsOf
+from study.definition.family import Family, Member, WeightsOf
 
 if TYPE_CHECKING:
     from study.loops.definition import Loop

@@ -35,7 +35,7 @@ from analysis.text.table2 import as_text
 from study.config import IMPORTED, QualitySearch, has_grid, to_json, untreated
 from study.record.definition import Definition
 from study.record.failures import read_failures
-from study.wording import count
+from study.text.wording import count
 
 Context = dict[str, Any]
 Answers = list[tuple[str, list[tuple[str, str]]]]

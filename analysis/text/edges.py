@@ -6,7 +6,7 @@ from typing import Any
 
 from analysis.stats.edges import BELOW, NOT_REACHED, REACHED
 from analysis.text.format import percent, span_text, two_digits
-from study.wording import count
+from study.text.wording import count
 
 
 def edge_text(row: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.recommend import CLAIMED, LIKELY, PLANNED_IMPORT, RISK, TOO_RISKY
 from analysis.text.format import percent, quality_words
 from study.config import IMPORTED, EdgeSearch, QualitySearch
-from study.wording import count
+from study.text.wording import count
 
 
 def sentences(table: pd.DataFrame) -> list[str]:

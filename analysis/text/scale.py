@@ -11,7 +11,7 @@ from analysis.stats.horizon import FALLING, NOT_KNOWN
 from analysis.stats.scale import CANNOT_SAY, LEAST_SIZES, ScaleTables
 from analysis.text.edges import edge_span, edge_text
 from analysis.text.format import aligned, span_text, two_digits
-from study.wording import count
+from study.text.wording import count
 
 
 def lines(found: ScaleTables) -> list[str]:

@@ -10,9 +10,10 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 
-from study import redaction, telemetry
+from study import telemetry
 from study.cli.parser import USER_ERROR, build_parser, current_words, tracking_uri
 from study.cli.verbs import READING, VERBS
+from study.text import console, redaction
 
 # Trials need the cores, and small problems are solved faster without threads. Numpy reads this when it is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(f"study: {_one_line(error)}")
             return getattr(error, "exit_code", USER_ERROR)
         if isinstance(error, OSError):
-            where = redaction.one_line(str(error.filename or ""))
+            where = console.one_line(str(error.filename or ""))
             _say(f"study: {': '.join(filter(None, (where, error.strerror or str(error))))}")
             return USER_ERROR
         _say(f"study: {type(error).__name__}: {_one_line(error)} (unexpected; STUDY_TRACEBACK=1 shows where)")
@@ -96,7 +97,7 @@ def _refuse_password(uri: str | None) -> None:
 
 
 def _say(text: str) -> None:
-    redaction.show(redaction.redacted(text), file=sys.stderr)
+    console.show(redaction.redacted(text), file=sys.stderr)
 
 
 def _one_line(error: BaseException) -> str:

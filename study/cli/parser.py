@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
-from study import redaction
+from study.text import console
 
 USER_ERROR = 2
 
@@ -22,7 +22,7 @@ class _Parser(argparse.ArgumentParser):
     """Reports an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USER_ERROR, f"study: {redaction.one_line(message)} (see {self.prog} --help)\n")
+        self.exit(USER_ERROR, f"study: {console.one_line(message)} (see {self.prog} --help)\n")
 
 
 def positive_int(text: str) -> int:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study import redaction
 from study.cli.parser import run_words
-from study.redaction import show
+from study.text import redaction
+from study.text.console import show
 
 if TYPE_CHECKING:
     from study.commands.recommend import Claim

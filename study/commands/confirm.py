@@ -11,12 +11,12 @@ from study.config import IMPORTED
 from study.record.confirmations import Confirmation, write_confirmation
 from study.record.definition import Definition, check_not_a_view, read_definition
 from study.record.tables import check_not_published, recorded_ids
-from study.redaction import show
 from study.search.confirmation import ConfirmRequest
 from study.storage.lock import locked
 from study.storage.stores import cache_folder
+from study.text.console import show
+from study.text.wording import count
 from study.trainers.protocol import open_trainer
-from study.wording import count
 
 
 def confirm(folder: Path, request: RunRequest, wanted: ConfirmRequest, claim: Claim) -> Path:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study import overrides, plugins
+from study import plugins
 from study.commands import family_weights, plan, sizes
 from study.commands import request as requests
 from study.commands import run as one_study
@@ -24,11 +24,12 @@ from study.commands import status as one_status
 from study.commands.paths import study_folder
 from study.commands.request import RunRequest
 from study.config import Study
-from study.family import Family, Member
+from study.definition import overrides
+from study.definition.family import Family, Member
 from study.record.definition import RecordError, study_exists
 from study.record.files import read_file
-from study.redaction import show
 from study.storage import stores
+from study.text.console import show
 
 if TYPE_CHECKING:
     from analysis.loading import FamilyMember

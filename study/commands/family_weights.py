@@ -11,11 +11,11 @@ from study.commands import request as requests
 from study.commands.request import RunRequest
 from study.config import CONTROL_LRS, Arm, QualitySearch, Run, Study
 from study.data._dataset import Log
-from study.family import Member, WeightsOf
+from study.definition.family import Member, WeightsOf
 from study.record.definition import RecordError, read_definition, study_exists
 from study.record.tables import read_runs
-from study.redaction import show
 from study.storage import stores
+from study.text.console import show
 
 if TYPE_CHECKING:
     from study.training.weights import About, Weights

@@ -26,8 +26,8 @@ from study.record.repair import set_bad_files_aside
 from study.storage.lock import locked
 from study.storage.scratch import scratch_folder
 from study.storage.stores import cache_folder
+from study.text.wording import count
 from study.trainers.protocol import TrainedRuns, Trainer, open_trainer
-from study.wording import count
 
 WHOLE = 0.9
 """A run that has this share of the horizon was not cut."""

@@ -13,8 +13,8 @@ from study.record.confirmations import read_confirmations
 from study.record.definition import study_exists
 from study.storage import stores
 from study.storage.stores import cache_folder
+from study.text.wording import count
 from study.trainers.protocol import Trainer, open_trainer
-from study.wording import count
 
 START_UP_SECONDS = 12
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TextIO
 
-from study import redaction
 from study.execution.planner import Stack
 from study.execution.work_source import Source
-from study.wording import count
+from study.text import console
+from study.text.wording import count
 
 LINE_SECONDS = 10.0
 """Least time between two lines of progress where output is no terminal."""
@@ -68,9 +68,9 @@ class Progress:
     def note(self, text: str) -> None:
         """Write a line that stays."""
         if self.bars:
-            self.bars.print(redaction.printable(text))
+            self.bars.print(console.printable(text))
         else:
-            redaction.show(text, file=self.out)
+            console.show(text, file=self.out)
 
     def line(self) -> str:
         """Return `  96/344 runs · 250/min · 1:02 left · diverged: none 12/32, clippy 0/32`.

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from study import data, overrides, plugins
+from study import data, plugins
 from study.commands.paths import check_absolute, study_folder
 from study.config import RANKER, QualitySearch, Study, to_json
-from study.family import Family
+from study.definition import overrides
+from study.definition.family import Family
 from study.record.schema import check_thresholds
 from study.record.validation import validate_study as validate_values
 from study.storage.stores import cache_folder

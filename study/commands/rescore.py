@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from study import overrides
 from study.commands.paths import typed_command, typed_path
 from study.config import RANKER, Rule, Study
+from study.definition import overrides
 from study.outcomes.judge import final_loss
 from study.outcomes.recorded import judge_recorded, losses_by_run
 from study.record import tables

@@ -27,13 +27,13 @@ from study.record.definition import Definition, check_not_a_view, open_study, re
 from study.record.failures import read_failures
 from study.record.references import references
 from study.record.repair import set_bad_files_aside
-from study.redaction import show
 from study.storage import stores
 from study.storage.lock import locked
 from study.storage.stores import cache_folder
+from study.text.console import show
+from study.text.wording import count
 from study.tracking.client import check_scheme
 from study.trainers.protocol import Trainer, open_trainer
-from study.wording import count
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study import model_options
 from study.commands import family, horizon, sizes
+from study.definition import model_options
 from study.storage import stores
 from study.storage.stores import StorageError
 

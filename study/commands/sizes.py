@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study import model_options, overrides, plugins
+from study import plugins
 from study.config import QualitySearch, Study
+from study.definition import model_options, overrides
 from study.record.definition import Definition, read_definition, study_exists
 from study.storage import stores
 

@@ -23,7 +23,7 @@ from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, read_definition
 from study.record.failures import read_failures
 from study.storage import holder, lock, stores
-from study.wording import count
+from study.text.wording import count
 
 FRESH_SECONDS = 90.0
 """The time since the last heartbeat is shown if it is longer, by the clocks of both machines. It decides nothing."""

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from study import redaction
 from study.storage import arrays as array_files
 from study.storage import stores
 from study.storage.atomic import make_folder
 from study.storage.untrusted_input import inside, open_file
+from study.text import console
 
 Store = stores.Store
 State = Iterable[tuple[str, np.ndarray]]
@@ -151,7 +151,7 @@ class Checkpoint:
             then = f"set aside as {aside}"
         except (OSError, stores.StorageError):
             then = "left where it is, and not used"
-        why = redaction.one_line(str(error))[:200] or type(error).__name__
+        why = console.one_line(str(error))[:200] or type(error).__name__
         self.note(f"the checkpoint {self.name} cannot be used ({why}); {then}; its stack starts anew")
 
 

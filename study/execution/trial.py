@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from study import redaction
 from study.config import Rule, Run, canonical_json
 from study.execution.checkpoint import Checkpoint
 from study.execution.heartbeat import Heartbeat
@@ -17,6 +16,7 @@ from study.outcomes.judge import final_loss, judge
 from study.outcomes.reference import Reference
 from study.record import tables
 from study.record.schema import FIRST_LOSSES
+from study.text import console
 from study.trainers.protocol import RunError, TrainedRuns, Trainer
 
 
@@ -105,7 +105,7 @@ def execute(
         except RunError as error:
             if not (error.trained and error.__cause__ and options.raised):
                 raise
-            trained = replace(error.trained, raised=redaction.kind_and_line(error.__cause__))
+            trained = replace(error.trained, raised=console.kind_and_line(error.__cause__))
             notes.append(f"{first.method} at lr {first.lr:g}, seed {first.seed} diverged, and raised {trained.raised}")
         rows = record(trial, trained, where, trainer, name, device)
         checkpoint.remove()

@@ -8,8 +8,8 @@ from typing import Any
 from study.config import Run
 from study.record import checksums, files, validation
 from study.record.tables import recorded_ids
-from study.redaction import one_line
 from study.storage import stores
+from study.text.console import one_line
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from study.redaction import first_line
 from study.storage import stores
 from study.storage.stores import LocalStore, StorageError
 from study.storage.untrusted_input import open_file
+from study.text.console import first_line
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError, pa.ArrowException)
 """What parsing a damaged or foreign file may raise."""

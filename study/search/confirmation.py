@@ -7,12 +7,12 @@ from pathlib import Path
 from analysis.loading import with_curves
 from analysis.stats import recommend
 from analysis.stats.missing import failed_runs
-from study import overrides
 from study.config import Arm, EdgeSearch, QualitySearch, check_lr
+from study.definition import overrides
 from study.record import tables
 from study.record.confirmations import Confirmation, read_confirmations
 from study.record.definition import Definition
-from study.wording import count
+from study.text.wording import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,8 @@ class ConfirmRequest:
 
     Attributes:
         lr: The learning rate.
-        seeds: As `study.overrides.seeds` reads them. None: above all seeds of the study, as many as the risk and
-            confidence need for every curve; or those of the same confirmation if it is named and incomplete.
+        seeds: As `study.definition.overrides.seeds` reads them. None: above all seeds of the study, as many as the
+            risk and confidence need for every curve; or those of the same confirmation if it is named and incomplete.
         methods: Names of methods or curves (`clippy rel=0.1`), separated by commas. None: all.
         models: Names, separated by commas. None: all.
     """

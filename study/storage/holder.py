@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from study.redaction import one_line
+from study.text.console import one_line
 
 
 def this_process() -> dict[str, Any]:

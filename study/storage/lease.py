@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from study.redaction import show
 from study.storage import holder
 from study.storage.errors import LockedError, StorageError
 from study.storage.local import LocalStore
 from study.storage.stores import Store
+from study.text.console import show
 
 BEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0

@@ -17,10 +17,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from study.redaction import first_line
 from study.storage.atomic import write_atomic
 from study.storage.errors import StorageError
 from study.storage.untrusted_input import MAX_FILE_BYTES
+from study.text.console import first_line
 
 PROTOCOLS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory")
 """Protocols with atomic PUTs, and with conditional PUTs of which only one can succeed."""

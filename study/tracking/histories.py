@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from study.loops.losses_table import Columns
+from study.text.wording import count
 from study.tracking.client import open_client, quiet_mlflow, tracking_errors
-from study.wording import count
 
 if TYPE_CHECKING:  # MLflow takes a second to import
     from mlflow import MlflowClient

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from study.record.definition import read_definition
+from study.text.wording import count
 from study.tracking.client import (
     create_database,
     default_uri,
@@ -33,7 +34,6 @@ from study.tracking.client import (
     without_credentials,
 )
 from study.tracking.view import VIEW, Curve, StudyRun, build_view, content_hash, mlflow_name
-from study.wording import count
 
 if TYPE_CHECKING:  # MLflow takes a second to import
     from mlflow import MlflowClient

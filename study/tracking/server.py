@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.redaction import show
+from study.text.console import show
 from study.tracking.client import ARTIFACTS, TrackingError, default_uri, quiet_mlflow
 from study.tracking.mirror import mirror
 

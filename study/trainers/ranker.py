@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import study as package
-from study import data, model_options
+from study import data
 from study.config import Arm, Run, Study, canonical_json, to_json
 from study.data._dataset import Log
+from study.definition import model_options
 from study.outcomes.judge import Outcome, judge
 from study.outcomes.reference import Reference
 from study.trainers import protocol

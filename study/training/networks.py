@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 import models
-from study import model_options
 from study.config import Recipe
 from study.data._dataset import Log, Task
+from study.definition import model_options
 from study.streams import stream
 from study.training.activation_clamp import ActivationClamp
 from study.training.inputs import Inputs

@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from study import plugins, redaction
+from study import plugins
+from study.text import console
 from study.tune import environment, liveness, local_cluster
 from study.tune.environment import LOCAL
 
@@ -196,9 +197,9 @@ def _init(address: str, cpus: int | None, resume_hint: object, study: str) -> No
             ray.shutdown()
             what, _, versions = str(error).partition(":")
             if what == "Version mismatch":
-                raise ClusterError(f"{address} has another version: {redaction.one_line(versions)}") from error
+                raise ClusterError(f"{address} has another version: {console.one_line(versions)}") from error
             if last:
-                why = redaction.first_line(error)
+                why = console.first_line(error)
                 raise ClusterError(
                     f"Ray does not start ({why})"
                     if address == LOCAL
@@ -248,7 +249,7 @@ def gpu_bytes(cluster: Cluster) -> int:
     options = {"num_cpus": 0, "num_gpus": cluster.gpu, "resources": dict(cluster.resources)}
     answer = ray.remote(_gpu_bytes).options(**options, label_selector=cluster.selector or None).remote()
     if not ray.wait([answer], timeout=GPU_WAIT_SECONDS)[0]:
-        redaction.show("waits for GPUs in use by others")
+        console.show("waits for GPUs in use by others")
     node, total = ray.get(answer)
     if total is None:
         raise ClusterError(f"node {node} has a GPU that its torch cannot use; --device cpu trains on CPUs")
@@ -302,4 +303,4 @@ def refuse_dead_address(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError, UnicodeError) as error:
-        raise ClusterError(f"no Ray at {address} ({redaction.first_line(error)})") from error
+        raise ClusterError(f"no Ray at {address} ({console.first_line(error)})") from error

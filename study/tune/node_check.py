@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from study import redaction
 from study.execution import preflight
 from study.execution.preflight import Needs, NodeError
+from study.text import console
 from study.tune.cluster import Cluster, ClusterError
 
 NODE_SECONDS = 180
@@ -51,7 +51,7 @@ def check_nodes(needs: Needs, cluster: Cluster) -> Cluster:
         cluster = dataclasses.replace(cluster, without=tuple(unfit))
         cluster = dataclasses.replace(cluster, workers=cluster.current_workers())
     if cluster.gpu:
-        redaction.show(f"trains on GPUs of {', '.join(map(node_name, cluster.nodes()))}")
+        console.show(f"trains on GPUs of {', '.join(map(node_name, cluster.nodes()))}")
     return cluster
 
 
@@ -100,7 +100,7 @@ def _on_each(
         except RayError as error:
             if node["NodeID"] not in {other["NodeID"] for other in ray.nodes() if other["Alive"]}:
                 continue  # it has left
-            fine, said = False, f"cannot run this study ({redaction.last_line(error)})"
+            fine, said = False, f"cannot run this study ({console.last_line(error)})"
         if fine:
             yield node, said
         else:

@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from study import redaction
 from study.execution.interrupts import interrupted, interruptible
 from study.execution.preflight import Needs
 from study.execution.work_queue import Failure, Job, Queue
 from study.storage.scratch import scratch_folder
+from study.text import console
 from study.tune import coordinator, trainable
 from study.tune.cluster import Cluster, ClusterError
 
@@ -124,9 +124,7 @@ def _as_cluster_error(resume: str) -> Iterator[None]:
         found = next((e for e in _chain(error) if isinstance(e, RayError) and not isinstance(e, RayTaskError)), None)
         if found is None or isinstance(found, OutOfMemoryError):
             raise
-        why = (
-            f"Ray cannot go on ({redaction.last_line(found)}); what was recorded stays, and `{resume}` trains the rest"
-        )
+        why = f"Ray cannot go on ({console.last_line(found)}); what was recorded stays, and `{resume}` trains the rest"
         raise ClusterError(why) from error
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from study import plugins, redaction
-from study.redaction import show
+from study import plugins
+from study.text import console, redaction
+from study.text.console import show
 from study.tune import environment
 from study.tune.cluster import TOKEN_HINT, ClusterError, refuse_dead_address
 
@@ -55,9 +56,9 @@ def submit(
             f"the Ray job server at {address} refuses our token, or we have none: {TOKEN_HINT}"
         ) from error
     except ConnectionError as error:
-        raise ClusterError(f"no Ray job server at {address} ({redaction.first_line(error)})") from error
+        raise ClusterError(f"no Ray job server at {address} ({console.first_line(error)})") from error
     except (RuntimeError, ValueError, OSError, RayError) as error:
-        why = redaction.one_line(str(error))[: redaction.MAX_LINE_LENGTH]
+        why = console.one_line(str(error))[: console.MAX_LINE_LENGTH]
         if "Maximum request body size" in why:
             why = f"{working_dir} has more than it accepts: list what the job does not need in .rayignore; {why}"
         raise ClusterError(f"the Ray job server at {address} takes no job ({why})") from error

@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from study import redaction
 from study.config import Rule
 from study.execution import heartbeat, preflight
 from study.execution.preflight import Needs, NodeError
 from study.execution.work_queue import stack_from_json
+from study.text import console
 from study.tune.cluster import Cluster
 from study.tune.coordinator import Coordination
 
@@ -106,12 +106,12 @@ def _train(config: dict[str, Any], context: TrialContext, node: str, place: str)
     except StoppedError as stopped:
         return {"runs": 0, "stopped": "kept" if stopped.kept else "dropped"}
     except (torch.OutOfMemoryError, MemoryError) as error:
-        return failed(kind="memory", failure=f"out of memory ({redaction.first_line(error)})")
+        return failed(kind="memory", failure=f"out of memory ({console.first_line(error)})")
     except BaseException as error:  # a loop may raise KeyboardInterrupt, and no signal reaches this thread
         cause = (error.__cause__ if isinstance(error, RunError) else None) or error
         broken = isinstance(cause, RuntimeError) and BROKEN_DEVICE.search(str(cause))
         kind = "device" if broken else "run" if isinstance(error, RunError) else "error"
-        return failed(kind=kind, failure=redaction.kind_and_line(cause))
+        return failed(kind=kind, failure=console.kind_and_line(cause))
     if context.device != "cpu":
         context.coordination.device_works(place)
     return done | {"place": place}

@@ -52,7 +52,7 @@ OF_STUDY_IN_ANALYSIS = (
     "study.outcomes",
     "study.monitor",
     "study.storage.atomic",
-    "study.wording",
+    "study.text.wording",
 )
 """The last three are leaves: the alarm that users deploy is judged; there is one atomic write, and one plural."""
 
@@ -316,7 +316,7 @@ def test_a_module_beside_the_folders_of_study_serves_several_of_them() -> None:
 
 
 def test_all_output_goes_through_one_function() -> None:
-    """`redaction.show` escapes control characters. The supervisor of a loop's command is a script without imports."""
+    """`console.show` escapes control characters. The supervisor of a loop's command is a script without imports."""
     scripts = {"study.loops.supervisor", "analysis.findings.pages", "analysis.findings.published"}
     printing = {
         module
@@ -324,13 +324,7 @@ def test_all_output_goes_through_one_function() -> None:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write", "sys.stderr.write")
     }
-    assert printing - scripts == {"study.redaction"}
+    assert printing - scripts == {"study.text.console"}
 
 
-BESIDE = tuple(
-    f"study.{name}"
-    for name in (
-        *("config", "family", "model_options", "overrides", "plugins"),
-        *("redaction", "streams", "telemetry", "wording"),
-    )
-)
+BESIDE = ("study.config", "study.plugins", "study.streams", "study.telemetry")

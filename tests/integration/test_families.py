@@ -18,7 +18,7 @@ from study.cli.main import main
 from study.commands import family as families
 from study.commands.request import RunRequest, load_space
 from study.config import Arm, Study
-from study.family import Family, Member
+from study.definition.family import Family, Member
 from study.record.definition import RecordError
 from study.tune import submit
 

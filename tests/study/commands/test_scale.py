@@ -13,13 +13,13 @@ from analysis.loading import with_curves
 from analysis.stats.edges import fits
 from search_spaces import scale as space
 from search_spaces import scale_batch
-from study import model_options
 from study.cli.main import main
 from study.commands import family as families
 from study.commands import sizes
 from study.commands.scale import parse_at
 from study.config import Arm, QualitySearch, Recipe
-from study.family import Family, Member
+from study.definition import model_options
+from study.definition.family import Family, Member
 from study.record.definition import open_study, read_definition
 from study.record.tables import read_runs
 

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from paths import ROOT
 from simulated_record import simulated_definition, write_simulated_study
 
-from study import plugins, redaction
+from study import plugins
 from study.cli.main import main
 from study.cli.parser import build_parser
 from study.cli.verbs import READING, VERBS
@@ -37,6 +37,7 @@ from study.record.definition import RecordError, open_study, read_definition
 from study.record.failures import read_failures
 from study.record.repair import set_bad_files_aside
 from study.storage import stores, untrusted_input
+from study.text import console
 
 
 @pytest.fixture(autouse=True)
@@ -672,9 +673,9 @@ def test_names_that_are_scripts_are_escaped_on_the_page(tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize("name", ["\x1b[2J", "a\x07b", "a\rb", "\u202etxt", "\x9b31m", "x\u200by"])
 def test_control_characters_are_escaped(name: str) -> None:
-    shown = redaction.printable(f"a {name} b")
+    shown = console.printable(f"a {name} b")
     assert shown.isprintable()
-    assert redaction.printable(shown) == shown
+    assert console.printable(shown) == shown
 
 
 # --- command lines and settings ---------------------------------------------------------------------------------------

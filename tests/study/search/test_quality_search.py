@@ -16,9 +16,9 @@ from simulated_tuning import DATA, STEPS, Trainer, Truth, opened
 
 from analysis.stats import best
 from analysis.text import best as best_text
-from study import overrides
 from study.commands.request import validate_study
 from study.config import JUDGED_FROM, Arm, QualitySearch, Recipe, Run, Study, study_from_json, to_json
+from study.definition import overrides
 from study.execution.planner import Stack
 from study.record import tables
 from study.record.definition import Definition, RecordError, read_definition

@@ -20,7 +20,7 @@ from study.commands import run as driver
 from study.commands.request import RunRequest
 from study.config import Arm, Recipe, Run, Study
 from study.data import Rows
-from study.family import Family, Member, WeightsOf
+from study.definition.family import Family, Member, WeightsOf
 from study.record import tables
 from study.record.definition import RecordError, open_study, read_definition
 from study.replay import export_weights

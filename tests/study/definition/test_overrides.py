@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study.config import Arm, EdgeSearch, Recipe, Rule, Study
-from study.overrides import apply, seeds, with_search
+from study.definition.overrides import apply, seeds, with_search
 
 STUDY = Study(
     name="edges",

@@ -9,10 +9,11 @@ import pytest
 from paths import ROOT
 from simulated_record import simulated_definition, write_simulated_study
 
-from study import redaction, telemetry
+from study import telemetry
 from study.cli.main import main
 from study.config import Arm
 from study.record.failures import read_failures, write_failure
+from study.text import console, redaction
 from study.tracking.client import default_uri
 from study.tune import environment, submit
 
@@ -55,7 +56,7 @@ def test_values_of_secret_variables_are_redacted(
 ) -> None:
     monkeypatch.setenv(name, SECRET)
     assert redaction.redacted(f"denied for {SECRET}!") == "denied for ***!"
-    assert redaction.first_line(ValueError(f"denied for {SECRET}\nand more")) == "denied for ***"
+    assert console.first_line(ValueError(f"denied for {SECRET}\nand more")) == "denied for ***"
     assert main(["status", f"/nowhere/{SECRET}"]) == 2
     assert SECRET not in capsys.readouterr().err
 
@@ -76,7 +77,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_record_its_report_and_its_view_hold_no_secret(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, SECRET)
-    write_failure(folder, "x", ["a"], redaction.first_line(OSError(f"https://me:{SECRET}@host said no to {SECRET}")))
+    write_failure(folder, "x", ["a"], console.first_line(OSError(f"https://me:{SECRET}@host said no to {SECRET}")))
     assert main(["report", str(folder)]) == 0
     assert main(["mlflow", str(folder), "--tracking-uri", default_uri(folder)]) == 0
     files = [path for path in folder.rglob("*") if path.is_file()]

@@ -1,42 +1,17 @@
-"""Prints what a command says, without terminal control characters; removes secrets from messages and logs.
+"""Prints what a command says, and makes text from outside printable: no control characters, no secrets, one line."""
 
-    https://user:password@host/x?token=abc  ->  https://***@host/x?token=***
-
-The value of an environment variable counts as a secret if the variable's name says so (TOKEN, PASSWORD, SECRET, ...).
-"""
-
-import os
-import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TextIO
 
-MIN_SECRET_LENGTH = 6
-"""Shorter values occur in ordinary words."""
+from study.text.redaction import redacted
 
 MAX_LINE_LENGTH = 300
-
-_NAME = re.compile(r"TOKEN|PASSWORD|PASSWD|SECRET|ACCESS_KEY|CREDENTIAL", re.I)
-_PLACE = re.compile(r"(_PATH|_FILE|_DIR|_URI|_URL)$", re.I)
-_USER = re.compile(r"\b((?!sqlite:///|file:///)[a-z][\w+.-]*://)[^\s'\"<>]*@", re.I)
-_QUERY = re.compile(
-    r"([?&;][\w.-]*(?:token|key|secret|password|passwd|pwd|sig|signature|credential)[\w.-]*=)[^&;\s'\"#]+", re.I
-)
-_BEARER = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.I)
 
 
 def show(text: object, *, end: str = "\n", file: TextIO | None = None) -> None:
     """Print a text at once, `printable`. Whatever a command says goes through here. file: None is stdout."""
     print(printable(str(text)), end=end, file=file or sys.stdout, flush=True)
-
-
-def redacted(text: str) -> str:
-    """Return the text with each secret replaced by `***`."""
-    # _USER matches up to the last @, since an unquoted password may contain one.
-    text = _BEARER.sub(r"\1 ***", _QUERY.sub(r"\1***", _USER.sub(r"\1***@", text)))
-    for secret in _secrets():
-        text = text.replace(secret, "***")
-    return text
 
 
 def printable(text: str) -> str:
@@ -70,9 +45,3 @@ def last_line(error: BaseException) -> str:
 def _shown_line(error: BaseException, lines: Iterable[str]) -> str:
     filled = (line.strip() for line in lines if line.strip())
     return one_line(next(filled, type(error).__name__))[:MAX_LINE_LENGTH]
-
-
-def _secrets() -> Iterator[str]:
-    for name, value in os.environ.items():
-        if _NAME.search(name) and not _PLACE.search(name) and len(value) >= MIN_SECRET_LENGTH:
-            yield value

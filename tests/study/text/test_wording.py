@@ -2,8 +2,8 @@
 
 import pytest
 
+from study.text.wording import count
 from study.tracking.mirror import MirrorResult
-from study.wording import count
 
 
 @pytest.mark.parametrize(("n", "text"), [(0, "0 runs"), (1, "1 run"), (1.0, "1 run"), (12345, "12345 runs")])

@@ -10,8 +10,9 @@ from simulated_record import simulated_definition, write_simulated_study
 from stacks import LOG, RECIPE, make_run
 
 import analysis
-from study import model_options, overrides, plugins
+from study import plugins
 from study.config import Arm, Study, runs_of
+from study.definition import model_options, overrides
 from study.training.networks import network_of_seed, spec_of
 from study.training.trainer import train
 

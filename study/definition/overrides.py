@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from study import model_options, plugins
+from study import plugins
 from study.config import RANKER, Arm, QualitySearch, Recipe, Rule, Study
+from study.definition import model_options
 
 AXES = ("models", "methods", "lr", "seeds", "control_lrs")
 
