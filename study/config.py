@@ -380,7 +380,8 @@ def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
 
 def check_lr(lr: float) -> None:
     """Raise ValueError for a learning rate that cannot be trained."""
-    _need(isinstance(lr, int | float), f"need a number as lr, got lr={lr!r}")
+    text = "; YAML reads 1e-3 as text and 1.0e-3 as a number" if isinstance(lr, str) else ""
+    _need(isinstance(lr, int | float), f"need a number as lr, got lr={lr!r}{text}")
     _need(math.isfinite(lr) and 0 < lr <= MAX_LR, f"need 0 < lr <= {MAX_LR:g}, got lr={lr:g}")
 
 

@@ -44,6 +44,9 @@ def _sentence(row: Mapping[str, Any]) -> str:
         seeds = f"{row['seeds']} and {row['seeds_against']} seeds, {row['pairs']} in common"
     basis = f"{seeds}, p {p_text(row['p_holm'])}"
     significant = row["p_holm"] <= 1 - CONFIDENCE
+    if not significant and (row["low"] > 1 or row["high"] < 1):  # the interval is of this contrast alone
+        answer = f"no significant difference in LR50 after Holm's correction (ratio {ratio_text(row)}; {basis})"
+        return f"{row['curve']} against {row['against']}: {answer}.{_rest(row)}"
     if not math.isnan(row["ratio"]):
         interval = span_text(row["low"], row["high"]) if row["status"] != UNDECIDED else "wider than the lrs tried"
         answer = f"LR50 is {two_digits(row['ratio'])} times as high (95% interval {interval}; {basis})"

@@ -12,7 +12,7 @@ from analysis.loading import records
 from analysis.stats.edges import NOT_REACHED, REACHED
 from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.recommend import CLAIMED, LIKELY, PLANNED_IMPORT, RISK, TOO_RISKY
-from analysis.text.format import percent, quality_words
+from analysis.text.format import percent, quality_words, two_digits
 from study.config import IMPORTED, EdgeSearch, QualitySearch
 from study.text.wording import count
 
@@ -130,12 +130,14 @@ def headroom_text(row: Mapping[str, Any]) -> str:
     if math.isnan(row["best_lr"]):
         return ""
     if row["edge_status"] == NOT_REACHED:
-        return f"> {row['lr_max'] / row['best_lr']:.2g}"
-    return f"{row['headroom']:.2g}" if row["edge_status"] == REACHED else f"< {row['lr_min'] / row['best_lr']:.2g}"
+        return f"> {two_digits(row['lr_max'] / row['best_lr'])}"
+    if row["edge_status"] == REACHED:
+        return two_digits(row["headroom"])
+    return f"< {two_digits(row['lr_min'] / row['best_lr'])}"
 
 
 def commands(table: pd.DataFrame, folder: str, study: str = "study") -> list[str]:
-    """Return the commands that confirm the nominated lrs of curves without a claim.
+    """Return the commands that confirm the nominated lrs of curves.
 
     There is one for each lr and number of seeds, and none for a quality search, which judges its own winners.
 
@@ -146,7 +148,7 @@ def commands(table: pd.DataFrame, folder: str, study: str = "study") -> list[str
     """
     to_confirm: dict[tuple[float, float], list[dict[str, Any]]] = {}
     for row in records(table):
-        if row["status"] != CLAIMED and _can_be_confirmed(row):
+        if _can_be_confirmed(row):
             to_confirm.setdefault((row["nominated"], row["more_if_clean"]), []).append(row)
     several = len(set(table["model"])) > 1
     return [

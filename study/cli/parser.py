@@ -275,16 +275,11 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
 
 def _add_single_runs(command: Callable[..., argparse.ArgumentParser]) -> None:
     replay = command("replay", "train one recorded run again and record its inner values and figures", folder=True)
-    replay.add_argument("run_id", metavar="RUN_ID", help="a run of the record, or the start of its id")
+    _add_run(replay)
     replay.add_argument("--compare", metavar="M", help="also other methods at this seed and lr: none,clippy or all")
     replay.add_argument("--sharpness-every", type=positive_int, default=20, metavar="N", help="steps (default: 20)")
     export = command("export-weights", "write the final weights of a recorded run to a file", folder=True)
-    export.add_argument(
-        "run_id", metavar="RUN_ID", nargs="?", help="a run, or the start of its id (default: by --lr, or the control)"
-    )
-    export.add_argument("--lr", type=float, metavar="X", help="the lowest seed trained with this lr")
-    export.add_argument("--method", metavar="M", help="needed if the study has several")
-    export.add_argument("--model", metavar="M", help="needed if the study has several")
+    _add_run(export)
     export.add_argument(
         "--out", metavar="FILE", help="a path, or a URL such as s3://bucket/w (default: DIR/weights/RUN_ID.safetensors)"
     )
@@ -294,6 +289,17 @@ def _add_single_runs(command: Callable[..., argparse.ArgumentParser]) -> None:
     signals.add_argument("--method", metavar="M", help="methods, such as none,clippy (default: all)")
     signals.add_argument("--sharpness-every", type=positive_int, default=40, metavar="N", help="steps (default: 40)")
     signals.add_argument("--workers", type=positive_int, metavar="N", help="stacks at a time (default: one per core)")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name one recorded run."""
+    parser.add_argument(
+        "run_id", metavar="RUN_ID", nargs="?", help="a run, or the start of its id (default: by --lr, or the control)"
+    )
+    parser.add_argument("--lr", type=float, metavar="X", help="a run with this lr")
+    parser.add_argument("--method", metavar="M", help="needed if the study has several")
+    parser.add_argument("--model", metavar="M", help="needed if the study has several")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the run (default: the lowest)")
 
 
 def _add_data(commands: Any, verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> None:

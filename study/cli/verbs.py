@@ -149,8 +149,15 @@ def _replay(options: argparse.Namespace) -> None:
     from study.storage import stores
 
     folder, every = _folder(options), options.sharpness_every
-    show(replay.replay(folder, options.run_id, stores.cache_folder(), compare=options.compare, sharpness_every=every))
+    show(replay.replay(folder, _run_id(folder, options), stores.cache_folder(), compare=options.compare, sharpness_every=every))
     stores.publish(folder, ("replay/*/*",))
+
+
+def _run_id(folder: Path, options: argparse.Namespace) -> str:
+    from study.replay.export_weights import select_run
+
+    named = {name: getattr(options, name) for name in ("lr", "method", "model", "seed")}
+    return select_run(folder, run=options.run_id, **named)
 
 
 def _export_weights(options: argparse.Namespace) -> None:
@@ -159,9 +166,7 @@ def _export_weights(options: argparse.Namespace) -> None:
     from study.trainers import warm_start
 
     folder, cache = _folder(options), stores.cache_folder()
-    run = export_weights.select_run(
-        folder, run=options.run_id, lr=options.lr, method=options.method, model=options.model
-    )
+    run = _run_id(folder, options)
     out = options.out or str(folder / "weights" / f"{run[:12]}.safetensors")
     warm_start.place(out)  # raises for an unusable place before the run is trained
     exported = export_weights.export_weights(folder, run, cache)

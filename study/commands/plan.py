@@ -63,9 +63,11 @@ def as_stacks(runs: int, stacks: int) -> str:
 
 def _outlook(work: RemainingWork, workers: int, folder: Path, trainer: Trainer) -> list[str]:
     seconds, how = expected_seconds(work, workers, folder, trainer)
+    time = "unknown" if seconds is None else duration(seconds)
+    expected = how if seconds == 0 else f"{time} with {workers} trials at a time ({how})"
     return [
         *([f"  confirm   {work.confirmation_runs} runs of earlier confirmations"] if work.confirmation_runs else []),
-        f"  expected  {'unknown' if seconds is None else duration(seconds)} with {workers} trials at a time ({how})",
+        f"  expected  {expected}",
         f"  out       {stores.address(folder)}",
         *work.plan.limits.notes,
     ]

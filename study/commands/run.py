@@ -278,7 +278,7 @@ def _next_steps(study: Study, folder: Path) -> str:
     steps = [f"  {command} ui {shown}        the curves in MLflow, side by side"]
     if (folder / JOURNAL).exists():
         steps.append(f"  optuna-dashboard {shown}/{JOURNAL}        every proposal")
-    if study.trainer == RANKER:
+    if study.trainer == RANKER and study.data == "synthetic":
         real = f"the same on real data ({command} data fetch kuairand)"
         steps.append(f"  {command} run lr_curve --data-dir DIR        {real}")
     return "\n".join(["", "Next:", *steps])

@@ -172,4 +172,5 @@ def _check_options(source: str, options: dict[str, Any]) -> None:
         raise ValueError(f"the data source {source!r} has no option {', '.join(unknown)}; {listed}")
     missing = [p.name for p in parameters if p.default is inspect.Parameter.empty and p.name not in options]
     if missing:
-        raise ValueError(f"the data source {source!r} needs the option {', '.join(missing)}; {listed}")
+        named = ", ".join("--data-dir" if name == "dir" else f"--set data.{name}=" for name in missing)
+        raise ValueError(f"the data source {source!r} needs {named}; {listed}")

@@ -148,6 +148,7 @@ def select_run(
     lr: float | None = None,
     method: str | None = None,
     model: str | None = None,
+    seed: int | None = None,
     arm: Arm | None = None,
 ) -> str:
     """Return the id of a recorded run.
@@ -155,17 +156,18 @@ def select_run(
     Args:
         folder: The folder of the study.
         run: How its id begins.
-        lr: Take the lowest seed at this lr. Without `run` and `lr`: the lowest seed of the control at its safe lr.
+        lr: Its lr. Without `run` and `lr`: a run of the control at its safe lr.
         method: The method, if the study has several.
         model: The model, if the study has several.
+        seed: Its seed; None is the lowest.
         arm: Method and options, if the study may have the method with several options.
 
     Raises:
         ValueError: If there is no such run, or there are several that differ in more than the seed.
     """
     if run is not None:
-        if lr is not None or method or model:
-            raise ValueError("a run id already determines lr, method and model; leave these out")
+        if lr is not None or method or model or seed is not None:
+            raise ValueError("a run id already determines lr, method, model and seed; leave these out")
         return find_run(folder, run)
     definition = read_definition(folder)
     study = definition.study
@@ -177,14 +179,14 @@ def select_run(
             raise ValueError(f"the control has no method; for a run of {method}, give an lr too")
         wanted = references(study, definition.data, folder, [model])[model].lr
         found = table.loc[(table["role"] == "control") & (table["lr"] == wanted)]
-        return _lowest_seed(found)
+        return _of_seed(found, seed)
     method = arm.method if arm else _one_of("method", method, tuple(dict.fromkeys(arm.method for arm in study.arms)))
     cells = table.loc[(table["role"] == "cell") & (table["method"] == method)]
     found = _of_one_arm(cells.loc[cells["lr"] == lr], definition, arm)
     if found.empty:
         lrs = ", ".join(f"{other:g}" for other in sorted(set(cells["lr"]))) or "none yet"
         raise ValueError(f"{folder} has no recorded run of {model} with {method} at lr {lr:g}; it has {lrs}")
-    return _lowest_seed(found)
+    return _of_seed(found, seed)
 
 
 def _of_one_arm(cells: pd.DataFrame, definition: Definition, arm: Arm | None) -> pd.DataFrame:
@@ -205,8 +207,13 @@ def _curve(options: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in sorted(options.items())) or "defaults"
 
 
-def _lowest_seed(found: pd.DataFrame) -> str:
-    return str(found.sort_values(["seed", "run_id"])["run_id"].iloc[0])
+def _of_seed(found: pd.DataFrame, seed: int | None) -> str:
+    """The id of the run of a seed; None is the lowest."""
+    seeds = sorted(set(found["seed"]))
+    if seed is not None and seed not in seeds:
+        raise ValueError(f"no recorded run there has seed {seed}; recorded are {', '.join(map(str, seeds))}")
+    of_seed = found.loc[found["seed"] == (seeds[0] if seed is None else seed)]
+    return str(of_seed["run_id"].min())
 
 
 def _one_of(what: str, wanted: str | None, known: tuple[str, ...]) -> str:

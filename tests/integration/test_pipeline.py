@@ -174,7 +174,7 @@ def test_a_search_that_was_killed_ends_where_an_undisturbed_one_does(studies: St
     whole, folder = tmp_path / "whole", tmp_path / "out"
     printed = studies("run", "edges", *SEARCH, "--out", whole)
     assert "search    of 2 curves, the lr at which half of the runs diverge, to within a factor of 1.6" in printed
-    assert "edges: none " in printed
+    assert " of 2 edges found" in printed
     assert "none: half of the runs diverge" in printed
     child = studies.start("run", "edges", *SEARCH, "--out", folder, "--workers", "3", "--stack", "3")
     try:

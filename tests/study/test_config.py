@@ -177,6 +177,7 @@ def test_values_are_frozen() -> None:
     [
         (lambda: dataclasses.replace(RUN, lr=0.0), "need 0 < lr <= 10000, got lr=0"),
         (lambda: dataclasses.replace(RUN, lr=math.nan), "need 0 < lr <= 10000, got lr=nan"),
+        (lambda: dataclasses.replace(RUN, lr="1e-3"), "got lr='1e-3'; YAML reads 1e-3 as text and 1.0e-3 as a number"),
         (lambda: dataclasses.replace(RUN, lr=1.1e4), "need 0 < lr <= 10000, got lr=11000"),
         (lambda: dataclasses.replace(RUN, seed=-1), "need 0 <= seed < 1000000000, got seed=-1"),
         (lambda: dataclasses.replace(RUN, seed=10**9 + 4), "need 0 <= seed < 1000000000, got seed=1000000004"),

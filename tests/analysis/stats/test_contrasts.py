@@ -97,6 +97,19 @@ def test_sentences_have_ratio_seeds_p_and_quality(recorded):
     assert "no significant difference" in said[2]
 
 
+@pytest.mark.parametrize(("ratio", "low", "high"), [(2.1, 1.1, 4.0), (math.nan, 2.0, math.inf), (math.nan, 0.0, 0.5)])
+def test_a_sentence_has_one_verdict_that_of_the_corrected_p(recorded, ratio, low, high):
+    status = "reached" if math.isfinite(ratio) else "at least" if low else "at most"
+    _, _, table = recorded
+    row = table[table["planned"]].iloc[[0]].assign(ratio=ratio, low=low, high=high, status=status, p_holm=0.063)
+    (said,) = sentences(row, quality=False)
+    assert "no significant difference in LR50 after Holm's correction (ratio " in said
+    assert "times as high" not in said
+    (said,) = sentences(row.assign(p_holm=0.03), quality=False)
+    assert "times as high" in said
+    assert "no significant difference" not in said
+
+
 def test_swapping_two_curves_inverts_the_interval():
     outcomes = draw([Curve(lr50=0.1), Curve(lr50=0.3)], LRS, 8, rng=np.random.default_rng(1))[0]
     a, b = (points(fit(LRS, y)) for y in outcomes)

@@ -17,7 +17,7 @@ from text_checks import contains
 
 import analysis
 from analysis.stats import recommend as module
-from analysis.stats.edges import fits
+from analysis.stats.edges import BELOW, NOT_REACHED, REACHED, fits
 from analysis.stats.intervals import median_interval
 from analysis.stats.recommend import (
     CANNOT_SAY,
@@ -428,12 +428,21 @@ def test_text_and_json_say_why_nothing_is_claimed_and_what_to_do(definition, opt
 
 
 def test_a_claim_has_no_reason_and_a_higher_lr_says_why_it_is_only_nominated():
-    table = recommend(runs_of({0.1: (0, 64), 0.2: (1, 64)}), DEFINITION)
+    table = recommend(runs_of({0.1: (0, 64), 0.2: (1, 64), 0.8: (64, 64)}), DEFINITION)
     (said,), (row,) = sentences(table), json_records(table, "out")
     assert (row["status"], row["why"]) == (CLAIMED, None)
-    if not math.isnan(table["nominated"].iloc[0]):
-        contains(said, "lr 0.2, not claimed: 1 of 64 diverged there", "up to 7.2%")
-        contains(row["confirm"], "--lr 0.2")
+    contains(said, "lr 0.2, not claimed: 1 of 64 diverged there", "up to 7.2%")
+    contains(row["confirm"], "--lr 0.2")
+    assert commands(table, "out") == [row["confirm"]]
+
+
+@pytest.mark.parametrize(
+    ("status", "headroom", "said"),
+    [(REACHED, 290.4, "290"), (REACHED, 2.04, "2.0"), (NOT_REACHED, math.nan, "> 1000"), (BELOW, math.nan, "< 0.010")],
+)
+def test_headroom_has_no_exponent(status, headroom, said):
+    lrs = {"best_lr": 0.01, "lr_min": 0.0001, "lr_max": 10.0}
+    assert headroom_text(lrs | {"edge_status": status, "headroom": headroom}) == said
 
 
 def test_records_with_many_curves_and_with_no_runs(tmp_path):
@@ -527,7 +536,7 @@ def test_best_lr_has_lowest_rmse_and_censored_headroom_is_one_sided():
     assert row_of(runs)["best_lr"] == 0.2, "the lowest of equals"
     assert math.isnan(row["headroom"])
     assert row["headroom_high"] == math.inf
-    assert headroom_text(row) == "> 2"
+    assert headroom_text(row) == "> 2.0"
     assert json_records(recommend(runs, DEFINITION), "out")[0]["headroom_high"] is None
     reached = row_of(runs_of({0.1: (0, 40), 0.2: (2, 40), 0.4: (30, 40)}))
     assert reached["headroom_low"] < reached["headroom"] < reached["headroom_high"]

@@ -382,7 +382,7 @@ def test_another_source_keeps_the_selection_but_not_the_own_options_of_the_first
 
 
 def test_a_source_without_its_folder_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
-    assert "the data source 'table' needs the option dir" in refused("run", "quick", "--data", "table")
+    assert "the data source 'table' needs --data-dir" in refused("run", "quick", "--data", "table")
     assert "nowhere" in refused("run", "quick", "--data", "kuairand", "--data-dir", tmp_path / "nowhere")
 
 

@@ -202,7 +202,7 @@ def test_names_lists_the_sources():
         (".mine", {}, "unknown data source '.mine'"),
         ("json.decoder", {}, "json.decoder defines no `load`"),
         ("synthetic", {"row": 5}, r"'synthetic' has no option row; its options are rows, days, seed"),
-        ("kuairand", {}, "'kuairand' needs the option dir"),
+        ("kuairand", {}, "'kuairand' needs --data-dir"),
         ("table", {"dir": "x", "heldout": 1}, "has no option heldout; its options are dir"),
     ],
 )

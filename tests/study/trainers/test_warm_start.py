@@ -361,6 +361,8 @@ def test_the_run_that_is_meant_is_found(yesterday: Path) -> None:
     runs = tables.read_runs(yesterday).set_index("run_id")
     by_lr = runs.loc[export_weights.select_run(yesterday, lr=1.7, method="clippy")]
     assert (by_lr["lr"], by_lr["method"], by_lr["seed"]) == (1.7, "clippy", 0)
+    other = runs.loc[export_weights.select_run(yesterday, lr=1.7, method="clippy", seed=1)]
+    assert (other["lr"], other["method"], other["seed"]) == (1.7, "clippy", 1)
     control = runs.loc[export_weights.select_run(yesterday)]
     assert (control["role"], control["seed"]) == ("control", 10**9)
     one = runs.index[3]
@@ -486,6 +488,7 @@ def test_plan_and_run_say_in_one_line_what_cannot_be(handed: Path, today: Path, 
         (["--model", "large"], "the study has no model 'large'"),
         (["--method", "clippy"], "the control has no method"),
         (["ab", "--lr", "0.1"], "already determines lr"),
+        (["--lr", "0.1", "--method", "none", "--seed", "77"], "no recorded run there has seed 77"),
     ],
 )
 def test_a_run_that_is_not_there_leaves_no_weights(yesterday: Path, more: list[str], message: str, capsys) -> None:
