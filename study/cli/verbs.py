@@ -149,7 +149,11 @@ def _replay(options: argparse.Namespace) -> None:
     from study.storage import stores
 
     folder, every = _folder(options), options.sharpness_every
-    show(replay.replay(folder, _run_id(folder, options), stores.cache_folder(), compare=options.compare, sharpness_every=every))
+    show(
+        replay.replay(
+            folder, _run_id(folder, options), stores.cache_folder(), compare=options.compare, sharpness_every=every
+        )
+    )
     stores.publish(folder, ("replay/*/*",))
 
 

@@ -307,7 +307,6 @@ class EdgeSource:
         return f"{runs}; edge {curve}, {ends[curve.end]}"
 
 
-
 def _shown(x: float) -> str:
     """An lr from its log10, to two digits: 0.51, 3.2, 100."""
     return f"{float(f'{10**x:.2g}'):g}"

@@ -1,13 +1,15 @@
 """Shows the record in MLflow: divergence rates as curves, one line a curve, with every cell under its curve.
 
     experiment   one per study
-      study        edges, contrasts and claims as metrics; definition, report, tables and figures as artifacts
-      curve        one per curve, at the top level; every cell's metrics at step = round(lr * 1e6)
-        cell         one per learning rate of the curve; the same metrics at step 0
+      study        definition, report, tables and figures as artifacts
+      curve        one per curve, at the top level; metrics of each cell at the step of its lr (`view.lr_steps`);
+                   its edges, ratio and claimed lr at step 0
+        cell         one per learning rate of the curve; all its metrics at step 0
 
-A study of more than MOST_CELLS cells has no runs for them: MLflow takes longer to write each than training may. Its
-curves hold the same numbers, and `tables/cells.csv` of the study's run has a row a cell. Of more than MOST_CURVES
-curves, `tables/edges.csv` alone holds the answers, since each metric is a chart of its own.
+A metric is a chart, and the part of its name before a slash is a section of the page. MLflow sorts both by name, so
+`divergence/rate` is among the first. A study of more than MOST_CELLS cells has no runs for them: MLflow takes longer to
+write each than training may. Its curves hold the same numbers, and `tables/cells.csv` of the study's run has a row a
+cell. Of more than MOST_CURVES curves, `tables/edges.csv` alone holds the answers.
 
 The record is the truth and MLflow is a view of it: `mirror` can be repeated, interrupted and run against an empty
 server at any time. It ends with exactly one run per curve, cell and study. MLflow's metrics are append-only, so a curve
@@ -17,8 +19,10 @@ a run shows. A generation counts once its curve has the tag `study.state = compl
 
 import functools
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from study.record.definition import read_definition
@@ -33,7 +37,7 @@ from study.tracking.client import (
     view_lock,
     without_credentials,
 )
-from study.tracking.view import VIEW, Curve, StudyRun, build_view, content_hash, mlflow_name
+from study.tracking.view import MOST_RATES, Curve, StudyRun, build_view, content_hash, mlflow_name
 
 if TYPE_CHECKING:  # MLflow takes a second to import
     from mlflow import MlflowClient
@@ -46,8 +50,8 @@ LONGEST_VALUE = 5_000
 PARENT, COLOUR = "mlflow.parentRunId", "mlflow.runColor"
 KIND, KEY, CONTENT, STATE = "study.kind", "study.key", "study.content", "study.state"
 ANSWERS = "study.answers"
-"""Tags of our runs: the kind (study, curve, cell), which one, a hash of what it shows (of the study's metrics: ANSWERS,
-set before they are written), and whether it is complete. Runs without these tags are the user's own and stay."""
+"""Tags of our runs: the kind (study, curve, cell), which one, a hash of what it shows (of a curve's answers: ANSWERS),
+and whether it is complete. Runs without these tags are the user's own and stay."""
 FINISHED = "FINISHED"
 
 
@@ -100,6 +104,8 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> Mi
                 run_id = _complete_run(view, curve.key)
             elif run_id is None:
                 run_id = _write_curve(client, experiment, curve)
+            elif curve.answers is not None and ANSWERS not in view.runs[run_id]:
+                _log(client, run_id, curve.start, _answers(curve), {}, {ANSWERS: content_hash(curve.answers)})
             if run_id is not None:
                 valid[curve.key] = run_id
         if study is not None:
@@ -160,12 +166,13 @@ def _complete_run(view: _View, key: str) -> str | None:
 
 def _matching_run(view: _View, curve: Curve) -> str | None:
     """The run that shows exactly this curve and each of its cells (a user may have deleted one)."""
+    answers = None if curve.answers is None else content_hash(curve.answers)
     for run_id in view.tops(curve.key):
         tags = view.runs[run_id]
         cells = sorted(view.runs[child].get(KEY, "") for child in view.children(run_id))
         wanted = sorted(cell.key for cell in curve.cells) if curve.nested else []
         whole = tags.get(STATE) == "complete" and cells == wanted
-        if whole and tags.get(CONTENT) == curve.content:
+        if whole and tags.get(CONTENT) == curve.content and answers in (None, tags.get(ANSWERS, answers)):
             return run_id
     return None
 
@@ -175,9 +182,12 @@ def _write_curve(client: "MlflowClient", experiment: str, curve: Curve) -> str:
     seconds = sum(cell.seconds for cell in curve.cells)
     tags = curve.params | {"missing": str(curve.missing), COLOUR: curve.colour}
     tags |= {KIND: "curve", KEY: curve.key, CONTENT: curve.content}
+    tags |= {} if curve.answers is None else {ANSWERS: content_hash(curve.answers)}
     run_id = _create(client, experiment, curve.name, curve.start, tags | {STATE: "incomplete"})
-    metrics = [(name, value, cell.step) for cell in curve.cells for name, value in cell.metrics.items()]
-    _log(client, run_id, curve.start, metrics, curve.params)
+    metrics = [
+        (name, value, cell.step) for cell in curve.cells for name, value in list(cell.metrics.items())[:MOST_RATES]
+    ]
+    _log(client, run_id, curve.start, metrics + _answers(curve), curve.params)
     for cell in curve.cells if curve.nested else ():
         tags = cell.params | {COLOUR: curve.colour, KIND: "cell", KEY: cell.key, PARENT: run_id}
         cell_id = _create(client, experiment, cell.name, cell.start, tags)
@@ -189,34 +199,29 @@ def _write_curve(client: "MlflowClient", experiment: str, curve: Curve) -> str:
 
 
 def _write_study(client: "MlflowClient", experiment: str, view: _View, study: StudyRun) -> str:
-    """Write the study's run. Files are replaced; other metrics need a new generation, since they are append-only."""
+    """Write the study's run, or replace its files and tags."""
     from mlflow.entities import RunTag
 
-    answers = None if study.answers is None else content_hash([VIEW, study.answers])
     run_id = _complete_run(view, study.key) or next(iter(view.tops(study.key)), None)
-    if answers is not None:
-        fit = [i for i in view.tops(study.key) if view.runs[i].get(ANSWERS, answers) == answers]
-        # Prefer the run that has these metrics to one that has none yet.
-        run_id = max(fit, key=lambda i: (ANSWERS in view.runs[i], view.runs[i].get(STATE) == "complete"), default=None)
-    before = view.runs[run_id] if run_id is not None else {}
-    whole = before.get(STATE) == "complete"
-    measured = answers is None or (whole and ANSWERS in before)
-    if run_id is not None and whole and measured and before.get(CONTENT) == study.content:
+    before = {} if run_id is None else view.runs[run_id]
+    if run_id is not None and before.get(STATE) == "complete" and before.get(CONTENT) == study.content:
         return run_id
-    marks = {} if answers is None else {ANSWERS: answers}
     if run_id is None:
-        tags = {"study": study.params["study"], KIND: "study", KEY: study.key, STATE: "incomplete"} | marks
+        tags = {"study": study.params["study"], KIND: "study", KEY: study.key, STATE: "incomplete"}
         run_id = _create(client, experiment, study.name, study.start, tags)
     else:
-        client.log_batch(run_id, tags=[RunTag(k, v) for k, v in ({STATE: "updating"} | marks).items()])
-    metrics = [] if measured else [(name, value, 0) for name, value in (study.answers or {}).items()]
-    _log(client, run_id, study.start, metrics, study.params)
+        client.set_tag(run_id, STATE, "updating")
+    _log(client, run_id, study.start, [], study.params)
     for name in study.files:
         client.log_artifact(run_id, str(study.folder / name), str(Path(name).parent) if "/" in name else None)
     _finish(client, run_id, study.start, 0)
     tags = study.tags | {CONTENT: study.content, STATE: "complete"}
     client.log_batch(run_id, tags=[RunTag(mlflow_name(k), v[:LONGEST_VALUE]) for k, v in tags.items()])
     return run_id
+
+
+def _answers(curve: Curve) -> list[tuple[str, float, int]]:
+    return [(name, value, 0) for name, value in (curve.answers or {}).items()]
 
 
 def _delete_all_but(client: "MlflowClient", view: _View, kept: set[str]) -> None:
@@ -234,14 +239,20 @@ def _create(client: "MlflowClient", experiment: str, name: str, start: int, tags
 
 
 def _log(
-    client: "MlflowClient", run_id: str, at: int, metrics: list[tuple[str, float, int]], params: dict[str, str]
+    client: "MlflowClient",
+    run_id: str,
+    at: int,
+    metrics: list[tuple[str, float, int]],
+    params: dict[str, str],
+    tags: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric, Param, RunTag
 
     first = [Param(mlflow_name(k), v[:LONGEST_VALUE]) for k, v in params.items()]
+    marks = [RunTag(name, value) for name, value in tags.items()]
     for i in range(0, max(len(metrics), 1), METRICS_PER_BATCH):
         batch = [Metric(name, value, at, step) for name, value, step in metrics[i : i + METRICS_PER_BATCH]]
-        client.log_batch(run_id, metrics=batch, params=first if i == 0 else [])
+        client.log_batch(run_id, metrics=batch, params=first if i == 0 else [], tags=marks)
 
 
 def _finish(client: "MlflowClient", run_id: str, start: int, seconds: float) -> None:

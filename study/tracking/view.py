@@ -22,23 +22,22 @@ from study.record.failures import read_failures
 if TYPE_CHECKING:
     import pandas as pd
 
-VIEW = 1
+VIEW = 2
 """Increase it when the same record is to be shown in another way: every run is then written again."""
 
 SHOWN_FILES = ("study.json", "report.html", "runs.parquet")
-LR_UNITS = 1e6
 MOST_CELLS = 2_000
 MOST_CURVES = 100
-
-RATIOS = {"ratio": "LR50_ratio", "low": "LR50_ratio_low", "high": "LR50_ratio_high", "p_holm": "LR50_ratio_p"} | {
-    f"difference{end}": f"quality_difference{end}" for end in ("", "_low", "_high")
-}
-CLAIMS = {"lr": "claimed_lr", "bound": "claimed_risk", "nominated": "nominated_lr", "quality_median": "quality"}
+MOST_RATES = 10
+"""Metrics of a cell that its curve shows too, the most important ones. With the answers, a page has 20 charts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A cell as a run of MLflow. step: of the curve's charts; start: milliseconds since 1970."""
+    """A cell as a run of MLflow. step: of the curve's charts; start: milliseconds since 1970.
+
+    metrics: the most important ones first.
+    """
 
     key: str
     name: str
@@ -51,7 +50,10 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A curve as a run of MLflow. missing: planned runs that are not recorded. nested: whether its cells are runs."""
+    """A curve as a run of MLflow. missing: planned runs that are not recorded. nested: whether its cells are runs.
+
+    answers: metrics of the curve alone; None leaves those that MLflow has, while runs are still missing.
+    """
 
     key: str
     name: str
@@ -61,10 +63,11 @@ class Curve:
     cells: tuple[Cell, ...]
     nested: bool
     start: int
+    answers: dict[str, float] | None
 
     @functools.cached_property
     def content(self) -> str:
-        """Hash of all that the run shows."""
+        """Hash of all that the run shows but its answers."""
         cells = [[c.key, c.name, c.step, c.metrics, c.params, c.seconds] for c in self.cells]
         alone = [] if self.nested else ["cells are no runs"]
         return content_hash([VIEW, self.key, self.name, self.params, self.colour, self.missing, cells, *alone])
@@ -72,11 +75,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRun:
-    """The study itself as a run of MLflow.
-
-    files: path inside the folder -> hash of its content. answers: metrics; None leaves those that MLflow has, while
-    runs are still missing.
-    """
+    """The study itself as a run of MLflow. files: path inside the folder -> hash of its content."""
 
     key: str
     folder: Path
@@ -84,12 +83,11 @@ class StudyRun:
     params: dict[str, str]
     tags: dict[str, str]
     files: dict[str, str]
-    answers: dict[str, float] | None
     start: int
 
     @property
     def content(self) -> str:
-        """Hash of all that the run shows but its metrics."""
+        """Hash of all that the run shows."""
         return content_hash([VIEW, self.params, self.tags, self.files])
 
 
@@ -107,7 +105,7 @@ def build_view(folder: Path, definition: Definition, *, finished: bool) -> tuple
     files = [*(folder / "runs").glob("*.parquet")] or [folder / "runs.parquet"]
     began = min(int(path.stat().st_mtime * 1000) for path in files)
     answers = _answers(folder, definition, runs) if finished else None
-    return _curves(definition, runs, began), _study_run(folder, definition, runs, began, answers)
+    return _curves(definition, runs, began, answers), _study_run(folder, definition, runs, began)
 
 
 def mlflow_name(text: str) -> str:
@@ -120,7 +118,24 @@ def content_hash(content: Any) -> str:
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:32]
 
 
-def _curves(definition: Definition, runs: "pd.DataFrame", began: int) -> list[Curve]:
+def lr_steps(lrs: Sequence[float]) -> list[int]:
+    """Return the step of each learning rate, ascending: 1000 log10(lr / 1e-6), so 3000 is 0.001, and 6000 is 1.
+
+    MLflow's axis of steps is linear. Two rates on the same step are put on neighbouring ones.
+    """
+    steps: list[int] = []
+    for lr in lrs:
+        step = round(1000 * math.log10(lr / 1e-6))
+        steps.append(max(step, steps[-1] + 1) if steps else step)
+    return steps
+
+
+def _curves(
+    definition: Definition,
+    runs: "pd.DataFrame",
+    began: int,
+    answers: Mapping[tuple[str, str], dict[str, float]] | None,
+) -> list[Curve]:
     import analysis
     from analysis.loading import CELL, CURVE, threshold_columns
 
@@ -141,19 +156,19 @@ def _curves(definition: Definition, runs: "pd.DataFrame", began: int) -> list[Cu
     for rank, ((model, label), colour) in enumerate(zip(order, colours, strict=True)):
         group: Any = groups[model, label]
         params = {"study": study.name, "model": model} | _arm(group.iloc[0].to_dict(), thresholds)
-        key = content_hash([model, params])
+        key, of_curve = content_hash([model, params]), rates[model, label]
         seconds = group["seconds"].fillna(0).groupby(group["lr"]).sum().to_dict()
         cells = tuple(
             Cell(
                 key=content_hash([key, rate["lr"]]),
                 name=f"{model} · {label} · lr {rate['lr']:.6g}",
-                step=round(rate["lr"] * LR_UNITS),
+                step=step,
                 metrics=_metrics(rate, scores[model, label, rate["lr"]], tasks),
                 params=params | {"lr": f"{rate['lr']:.12g}"},
                 seconds=round(seconds[rate["lr"]], 3),
                 start=began - (rank + 1) * 10_000 - place,
             )
-            for place, rate in enumerate(rates[model, label])
+            for place, (rate, step) in enumerate(zip(of_curve, lr_steps([r["lr"] for r in of_curve]), strict=True))
         )
         curves.append(
             Curve(
@@ -165,14 +180,13 @@ def _curves(definition: Definition, runs: "pd.DataFrame", began: int) -> list[Cu
                 cells=cells,
                 nested=max(planned_cells, len(scores)) <= MOST_CELLS,
                 start=began + 100_000 - rank,
+                answers=None if answers is None else answers.get((model, label), {}),
             )
         )
     return curves
 
 
-def _study_run(
-    folder: Path, definition: Definition, runs: "pd.DataFrame", began: int, answers: dict[str, float] | None
-) -> StudyRun:
+def _study_run(folder: Path, definition: Definition, runs: "pd.DataFrame", began: int) -> StudyRun:
     study = definition.study
     in_plan = runs["lr"].isin(study.lrs) & runs["seed"].isin(study.seeds)
     planned = len(study.models) * len(study.arms) * len(study.lrs) * len(study.seeds)
@@ -194,17 +208,12 @@ def _study_run(
         tags={name: str(int(count)) for name, count in counts.items()}
         | {name: ", ".join(map(str, values)) for name, values in axes.items()},
         files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files},
-        answers=answers,
         start=began,
     )
 
 
-def _answers(folder: Path, definition: Definition, runs: "pd.DataFrame") -> dict[str, float]:
-    """What the study found, `study LR50 small clippy` -> value. Values that are not finite are left out.
-
-    MLflow sorts its charts by name: "study" comes after the curves' metrics. A name with a slash would be a section of
-    its own, before them.
-    """
+def _answers(folder: Path, definition: Definition, runs: "pd.DataFrame") -> dict[tuple[str, str], dict[str, float]]:
+    """What the study found, (model, curve) -> metric -> value. Values that are not finite are left out."""
     from analysis.loading import CURVE
     from analysis.stats.contrasts import contrasts
     from analysis.stats.edges import edges, fits
@@ -217,22 +226,19 @@ def _answers(folder: Path, definition: Definition, runs: "pd.DataFrame") -> dict
     ratios = contrasts(runs, definition, confirmations=confirmations, fitted=fitted)
     failed = failed_runs(folder, definition, runs)
     claims = recommend(runs, definition, confirmations=confirmations, fitted=fitted, failed=failed)
-    return (
-        _named(edges(runs, 0.5, fitted), {"edge": "LR50", "low": "LR50_low", "high": "LR50_high"})
-        | _named(edges(runs, 0.05, fitted), {"edge": "LR05", "low": "LR05_low", "high": "LR05_high"})
-        | _named(ratios.loc[ratios["planned"].astype(bool)], RATIOS)
-        | _named(claims, CLAIMS)
-    )
-
-
-def _named(table: Any, columns: Mapping[str, str]) -> dict[str, float]:
-    found = {}
-    for row in table.to_dict("records"):
-        for column, name in columns.items():
-            value = float(row[column])
-            # A low end of 0 means that there is none.
-            if math.isfinite(value) and not (column == "low" and value == 0):
-                found[mlflow_name(f"study {name} {row['model']} {row['curve']}")] = float(f"{value:.6g}")
+    found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for table, columns in (
+        (edges(runs, 0.5, fitted), {"edge": "LR50", "low": "LR50_low", "high": "LR50_high"}),
+        (edges(runs, 0.05, fitted), {"edge": "LR05", "low": "LR05_low", "high": "LR05_high"}),
+        (ratios.loc[ratios["planned"].astype(bool)], {"ratio": "ratio", "low": "ratio_low", "high": "ratio_high"}),
+        (claims, {"lr": "claimed_lr"}),
+    ):
+        for row in table.to_dict("records"):
+            for column, name in columns.items():
+                value = float(row[column])
+                # A low end of 0 means that there is none.
+                if math.isfinite(value) and not (column == "low" and value == 0):
+                    found[row["model"], row["curve"]][f"edges/{name}"] = float(f"{value:.6g}")
     return found
 
 
@@ -260,14 +266,9 @@ def _colours(methods: Sequence[str]) -> list[str]:
 
 def _metrics(rate: Mapping[Any, Any], scores: Mapping[Any, Any], tasks: list[str]) -> dict[str, float]:
     """The finite metrics of a cell: MLflow stores infinity as a number, and its pages fail on NaN."""
-    values = {
-        "divergence_rate": rate["rate"],
-        "divergence_rate_low": rate["low"],
-        "divergence_rate_high": rate["high"],
-        "micro_rate": rate["micro_rate"],
-        "undertrained_rate": rate["undertrained"] / rate["n"],
-        "n": rate["n"],
-    }
+    values = {"divergence/rate": rate["rate"], "divergence/rate_low": rate["low"], "divergence/rate_high": rate["high"]}
+    values |= {"divergence/runs": rate["n"], "micro/rate": rate["micro_rate"]}
     for name in ("kept", *(f"{score}_{task}" for task in tasks for score in ("auc", "rmse"))):
-        values |= {name: scores[name]} if name in scores else {}
+        values |= {f"quality/{name}": scores[name]} if name in scores else {}
+    values["micro/undertrained"] = rate["undertrained"] / rate["n"]
     return {mlflow_name(k): float(f"{v:.6g}") for k, v in values.items() if math.isfinite(v)}

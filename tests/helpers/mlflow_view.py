@@ -84,7 +84,7 @@ def assert_exactly_once(folder: Path, view: View) -> None:
     for cell in view.cells:
         assert method_of[cell.data.tags[PARENT]] == cell.data.tags["method"]
         of_cell = runs[(runs["method"] == cell.data.tags["method"]) & (runs["lr"] == float(cell.data.tags["lr"]))]
-        assert cell.data.metrics["n"] == len(of_cell)
+        assert cell.data.metrics["divergence/runs"] == len(of_cell)
     assert {run.data.tags[STATE] for run in view.tops} == {"complete"}
     assert {run.info.status for run in view.runs} == {"FINISHED"}
 
@@ -131,8 +131,19 @@ def study_run(folder: Path) -> Any:
     return run
 
 
-def answers_of(folder: Path) -> dict[str, float]:
-    return _answers(folder, read_definition(folder), analysis.load(folder))
+def answers_of(folder: Path) -> dict[str, dict[str, float]]:
+    """What a study found, by the name of the curve."""
+    found = _answers(folder, read_definition(folder), analysis.load(folder))
+    return {f"{model} · {curve}": values for (model, curve), values in found.items()}
+
+
+def shown_answers(folder: Path) -> dict[str, dict[str, float]]:
+    """What MLflow shows of it."""
+    found = {
+        run.info.run_name: {name: value for name, value in run.data.metrics.items() if name.startswith("edges/")}
+        for run in View(folder).curves
+    }
+    return {name: values for name, values in found.items() if values}
 
 
 class Killed(BaseException):

@@ -27,11 +27,11 @@ from mlflow_view import study_ui
 from study.record.definition import read_definition
 from study.tracking.mirror import mirror
 
-SIZE = (1600, 1000)
+SIZE = (1366, 768)
 SORTED_CELLS = {
     "workflowType": "machine_learning",
     "searchFilter": 'tags.`study.kind` = "cell"',
-    "orderByKey": "metrics.`divergence_rate`",
+    "orderByKey": "metrics.`divergence/rate`",
     "orderByAsc": "false",
     "compareRunsMode": "TABLE",
 }
@@ -64,13 +64,13 @@ CHARTS_ARE_DRAWN = """
 CELLS_ARE_LISTED = "document.querySelectorAll('.ag-center-cols-container .ag-row').length >= 5"
 
 
-COLUMNS = ("divergence_rate", "divergence_rate_low", "divergence_rate_high", "n", "kept")
+COLUMNS = ("divergence/rate", "divergence/rate_low", "divergence/rate_high", "divergence/runs", "quality/kept")
 PARAMS = ("model", "method", "lr")
 
 
 def _first_score(folder: Path) -> str:
     task = read_definition(folder).data["tasks"][0]
-    return f"{'auc' if task['kind'] == 'binary' else 'rmse'}_{task['name']}"
+    return f"quality/{'auc' if task['kind'] == 'binary' else 'rmse'}_{task['name']}"
 
 
 SETTINGS = """

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_view import Killed, View, answers_of, assert_exactly_once, study_run, write
+from mlflow_view import Killed, View, answers_of, assert_exactly_once, shown_answers, study_run, write
 from simulated_record import simulated_definition, write_simulated_study
 
 from study.record.definition import RecordError
@@ -19,33 +19,30 @@ from study.tracking.mirror import mirror
 
 def test_answers_are_written_once_when_the_study_is_finished(folder: Path, watch: Any) -> None:
     mirror(folder, finished=False)
-    before = study_run(folder)
-    assert before.data.metrics == {}
-    mirror(folder)
-    after = study_run(folder)
-    assert after.info.run_id == before.info.run_id
-    assert after.data.metrics == answers_of(folder)
+    before = {run.info.run_id for run in View(folder).curves}
+    assert shown_answers(folder) == {}
+    with watch() as writes:
+        mirror(folder)
+    assert writes == ["log_batch", "log_batch"]
+    assert {run.info.run_id for run in View(folder).curves} == before
+    assert shown_answers(folder) == answers_of(folder)
     with watch() as writes:
         mirror(folder, finished=False)
         mirror(folder)
     assert writes == []
 
 
-def test_changed_answers_make_a_new_study_run(folder: Path) -> None:
+def test_changed_answers_make_new_runs_of_curves(folder: Path) -> None:
     mirror(folder)
-    first = study_run(folder)
+    first = shown_answers(folder)
     write(folder, seeds=6)
-    mirror(folder, finished=False)
-    growing = study_run(folder)
-    assert (growing.info.run_id, growing.data.metrics) == (first.info.run_id, first.data.metrics)
     mirror(folder)
-    second = study_run(folder)
-    assert second.info.run_id != first.info.run_id
-    assert second.data.metrics == answers_of(folder) != first.data.metrics
-    assert_exactly_once(folder, View(folder))
+    assert shown_answers(folder) == answers_of(folder) != first
     view = View(folder)
-    for metric, value in second.data.metrics.items():
-        assert view.history(second, metric) == {0: value}
+    assert_exactly_once(folder, view)
+    for run in view.curves:
+        for metric, value in answers_of(folder).get(run.info.run_name, {}).items():
+            assert view.history(run, metric) == {0: value}
 
 
 def test_second_mirror_writes_nothing(folder: Path, watch: Any) -> None:
@@ -100,7 +97,7 @@ def test_mirror_after_a_kill_at_any_write_is_complete_without_duplicates(
                 mirror(tmp_path)
             mirror(tmp_path)
             assert_exactly_once(tmp_path, View(tmp_path))
-            assert study_run(tmp_path).data.metrics == found
+            assert shown_answers(tmp_path) == found
             with watch() as writes:
                 mirror(tmp_path)
             assert writes == []
@@ -151,7 +148,7 @@ def test_incomplete_curve_is_shown_only_when_the_study_is_finished(tmp_path: Pat
     view = View(folder)
     assert view.curve("small · clippy").data.tags["missing"] == "2"
     assert view.curve("small · none").data.tags["missing"] == "0"
-    assert view.history(view.curve("small · clippy"), "n") == {100_000: 4, 400_000: 3, 1_600_000: 3}
+    assert view.history(view.curve("small · clippy"), "divergence/runs") == {5000: 4, 5602: 3, 6204: 3}
     assert study_run(folder).data.tags["missing"] == "2"
 
 
@@ -165,7 +162,7 @@ def test_new_seeds_replace_a_curve_once_complete(folder: Path) -> None:
     mirror(folder, finished=False)
     view = View(folder)
     assert not {run.info.run_id for run in view.curves} & before
-    assert view.history(view.curve("small · none"), "n") == {100_000: 5, 400_000: 5, 1_600_000: 5}
+    assert view.history(view.curve("small · none"), "divergence/runs") == {5000: 5, 5602: 5, 6204: 5}
     assert_exactly_once(folder, view)
 
 
@@ -198,7 +195,7 @@ def test_writes_more_metrics_than_one_call_takes(folder: Path, monkeypatch: pyte
     monkeypatch.setattr("study.tracking.mirror.METRICS_PER_BATCH", 4)
     mirror(folder)
     view = View(folder)
-    assert len(view.history(view.curve("small · none"), "rmse_play")) == 3
+    assert len(view.history(view.curve("small · none"), "quality/rmse_play")) == 3
 
 
 def test_folder_without_a_study_raises(tmp_path: Path) -> None:

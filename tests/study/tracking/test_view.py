@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from mlflow_view import ARMS, LRS, View, answers_of, assert_exactly_once, study_run, write
+from mlflow_view import ARMS, LRS, View, answers_of, assert_exactly_once, shown_answers, study_run, write
 from simulated_record import simulated_definition
 
 import analysis
@@ -21,7 +21,8 @@ from study.config import Arm
 from study.record import tables as record
 from study.record.definition import open_study, read_definition
 from study.tracking.client import ARTIFACTS, DATABASE
-from study.tracking.mirror import KIND, mirror
+from study.tracking.mirror import mirror
+from study.tracking.view import lr_steps
 
 
 def test_curve_metrics_are_rates_by_learning_rate(folder: Path) -> None:
@@ -30,13 +31,12 @@ def test_curve_metrics_are_rates_by_learning_rate(folder: Path) -> None:
     runs = record.read_runs(folder)
     for method in ("none", "clippy"):
         cells = runs[(runs["method"] == method) & (runs["role"] == "cell")].groupby("lr")
-        by_hand = {round(float(str(lr)) * 1e6): (of_lr["outcome"] == "diverged").mean() for lr, of_lr in cells}
-        shown = view.history(view.curve(f"small · {method}"), "divergence_rate")
-        assert shown == by_hand
-        assert set(shown) == {100_000, 400_000, 1_600_000}
-    assert view.history(view.curve("small · none"), "divergence_rate")[1_600_000] == 1
-    assert view.history(view.curve("small · none"), "auc_click")[1_600_000] == 0.5
-    assert set(view.history(view.curve("small · none"), "n").values()) == {4}
+        by_hand = [(of_lr["outcome"] == "diverged").mean() for _, of_lr in cells]
+        shown = view.history(view.curve(f"small · {method}"), "divergence/rate")
+        assert shown == dict(zip((5000, 5602, 6204), by_hand, strict=True))  # lrs 0.1, 0.4, 1.6
+    assert view.history(view.curve("small · none"), "divergence/rate")[6204] == 1
+    assert view.history(view.curve("small · none"), "quality/auc_click")[6204] == 0.5
+    assert set(view.history(view.curve("small · none"), "divergence/runs").values()) == {4}
     assert (result.curves, result.cells) == (2, 6)
     assert f"/#/experiments/{result.experiment_id}/runs?compareRunsMode=CHART" in result.url_path
     assert view.client.get_experiment(result.experiment_id).name == "simulated"
@@ -50,10 +50,36 @@ def test_cell_has_its_params_as_tags_too(folder: Path) -> None:
     (cell,) = [run for run in view.cells if run.info.run_name == "small · clippy · lr 0.4"]
     assert cell.data.params == expected
     assert expected.items() <= cell.data.tags.items()
-    metrics = {"divergence_rate", "divergence_rate_low", "divergence_rate_high", "micro_rate", "undertrained_rate"}
-    assert set(cell.data.metrics) == metrics | {"n", "kept", "auc_click", "auc_like", "rmse_play"}
-    assert set(view.history(cell, "divergence_rate")) == {0}
-    assert cell.data.metrics["divergence_rate_low"] <= cell.data.metrics["divergence_rate"]
+    metrics = {f"divergence/{name}" for name in ("rate", "rate_low", "rate_high", "runs")} | {
+        "micro/rate",
+        "micro/undertrained",
+    }
+    metrics |= {f"quality/{name}" for name in ("kept", "auc_click", "auc_like", "rmse_play")}
+    assert set(cell.data.metrics) == metrics
+    assert set(view.history(cell, "divergence/rate")) == {0}
+    assert cell.data.metrics["divergence/rate_low"] <= cell.data.metrics["divergence/rate"]
+
+
+def test_a_page_has_at_most_twenty_charts_and_begins_with_divergence(tmp_path: Path, empty_database: Path) -> None:
+    shutil.copy(empty_database, tmp_path)
+    write(tmp_path, seeds=59, lrs=(0.05, 0.1, 0.2, 0.4, 0.8, 1.6))
+    mirror(tmp_path)
+    charts = sorted({name for run in View(tmp_path).tops for name in run.data.metrics})
+    assert len(charts) <= 20
+    assert charts[:4] == ["divergence/rate", "divergence/rate_high", "divergence/rate_low", "divergence/runs"]
+    assert "edges/claimed_lr" in charts
+
+
+@pytest.mark.parametrize(
+    ("lrs", "steps"),
+    [
+        ([1e-6, 1e-3, 0.1, 1, 1e4], [0, 3000, 5000, 6000, 10_000]),
+        ([3e-8], [-1523]),
+        ([1, 1.0005, 1.001, 1.1], [6000, 6001, 6002, 6041]),
+    ],
+)
+def test_steps_are_logarithms_and_differ(lrs: list[float], steps: list[int]) -> None:
+    assert lr_steps(lrs) == steps
 
 
 def test_newest_runs_are_the_curves_in_the_order_of_the_study(folder: Path) -> None:
@@ -87,8 +113,8 @@ def test_nan_and_infinity_are_left_out(folder: Path) -> None:
     mirror(folder)
     view = View(folder)
     (cell,) = [run for run in view.cells if run.info.run_name == "small · none · lr 1.6"]
-    assert "kept" not in cell.data.metrics
-    assert set(view.history(view.curve("small · none"), "kept")) == {100_000, 400_000}
+    assert "quality/kept" not in cell.data.metrics
+    assert set(view.history(view.curve("small · none"), "quality/kept")) == {5000, 5602}
     with contextlib.closing(sqlite3.connect(folder / DATABASE)) as database:
         (odd,) = database.execute("select count(*) from metrics where is_nan or abs(value) > 1e300").fetchone()
         (all_,) = database.execute("select count(*) from metrics").fetchone()
@@ -120,24 +146,21 @@ def test_study_run_has_definition_report_and_figures(folder: Path) -> None:
     assert after.data.params["recipe.batch"] == "512"
 
 
-def test_study_run_has_finite_answers_as_metrics(folder: Path) -> None:
+def test_curves_have_finite_answers(folder: Path) -> None:
     write(folder, seeds=8, lrs=(0.1, 0.2, 0.4, 0.8, 1.6))
     mirror(folder)
-    shown = study_run(folder).data.metrics
+    shown = shown_answers(folder)
     assert shown == answers_of(folder)
+    none, clippy = shown["small · none"], shown["small · clippy"]
     runs, definition = analysis.load(folder), read_definition(folder)
     edge = {row["curve"]: row for row in analysis.edges(runs).to_dict("records")}
-    assert shown["study LR50 small none"] == pytest.approx(edge["none"]["edge"], rel=1e-5)
-    assert shown["study LR50_low small none"] == pytest.approx(edge["none"]["low"], rel=1e-5)
+    assert none["edges/LR50"] == pytest.approx(edge["none"]["edge"], rel=1e-5)
+    assert none["edges/LR50_low"] == pytest.approx(edge["none"]["low"], rel=1e-5)
     (ratio,) = [row for row in contrasts(runs, definition).to_dict("records") if row["planned"]]
-    assert shown["study LR50_ratio_low small clippy"] == pytest.approx(ratio["low"], rel=1e-5)
-    assert shown["study LR50_ratio_p small clippy"] == pytest.approx(ratio["p_holm"], rel=1e-5)
-    assert shown["study nominated_lr small clippy"] == 1.6
-    assert shown["study quality_difference small clippy"] == pytest.approx(ratio["difference"], rel=1e-5)
+    assert clippy["edges/ratio_low"] == pytest.approx(ratio["low"], rel=1e-5)
     # Clippy's edge was not reached: no number says that it was.
-    assert not {"study LR50 small clippy", "study LR50_high small clippy", "study LR50_ratio small clippy"} & set(shown)
-    assert not [name for name in shown if "claimed" in name]
-    assert all(math.isfinite(value) for value in shown.values())
+    assert not {"edges/LR50", "edges/LR50_high", "edges/ratio", "edges/claimed_lr"} & set(clippy)
+    assert all(math.isfinite(value) for values in shown.values() for value in values.values())
 
 
 def test_study_run_has_the_tables(folder: Path) -> None:
@@ -159,10 +182,9 @@ def test_large_study_has_curves_without_cells(folder: Path, watch: Any, monkeypa
     assert len(view.runs) == 3
     assert not view.cells
     for name in ("small · none", "small · clippy"):
-        for metric in ("divergence_rate", "kept", "n"):
+        for metric in ("divergence/rate", "quality/kept", "divergence/runs"):
             assert view.history(view.curve(name), metric) == nested.history(nested.curve(name), metric)
-    (study,) = [run for run in view.tops if run.data.tags[KIND] == "study"]
-    assert study.data.metrics == {}
+    assert shown_answers(folder) == {}
     with watch() as writes:
         mirror(folder)
     assert writes == []
