@@ -400,9 +400,11 @@ def configuration(definition: Definition, every: pd.DataFrame) -> Context:
     made_by = ", ".join(sorted({str(version) for version in every["version"].dropna()}))
     versions = definition.versions | {"runs made by version": made_by}
     rows = [[name, str(version)] for name, version in versions.items() if version]
+    plans = [list(plan) for plan in definition.plans]
     return {
         "versions": Table(head=["part", "version"], rows=rows, words=2),
         "arms": _arms_table(cells_of(every, definition.study)),
+        "plans": Table(head=["fixed at", "SHA-256 of the plan"], rows=plans, words=2) if plans else None,
         "study": json_by_line(to_json(definition.study)),
         "data": json_by_line(definition.data),
     }

@@ -10,7 +10,7 @@ from study.commands.request import RunRequest, out_folder, study_and_trainer
 from study.config import QualitySearch, Study
 from study.record import tables
 from study.record.confirmations import read_confirmations
-from study.record.definition import study_exists
+from study.record.definition import Definition, plan_hash, planned, read_definition, study_exists
 from study.storage import stores
 from study.storage.stores import cache_folder
 from study.text.wording import count
@@ -33,11 +33,19 @@ def preview(request: RunRequest, study: Study | None = None) -> str:
     parts = [study, *(confirmation.part_of(study) for confirmation in (read_confirmations(folder) if exists else []))]
     workers = request.workers or os.cpu_count() or 1
     work = remaining_work(parts, trainer, folder, recorded, workers=workers, stack=request.stack)
+    data = trainer.description()
+    whole = planned(folder, Definition(study=study, data=data, versions={}))
+    is_fixed = exists and whole == read_definition(folder)
     head = [
         f"{study.name}: {_goal(study)} of {_methods(study)}",
+        f"  plan      SHA-256 {plan_hash(whole.study, data)}, {_fixed(whole) if is_fixed else 'fixed when it is run'}",
         *(f"  {word:9} {line}" for word, line in trainer.summary()),
     ]
     return "\n".join([*head, *_counts(study, work), *_outlook(work, workers, folder, trainer)])
+
+
+def _fixed(definition: Definition) -> str:
+    return f"fixed {definition.plans[-1][0]}" if definition.plans else "fixed by a version that kept no time"
 
 
 def _counts(study: Study, work: RemainingWork) -> list[str]:

@@ -1,11 +1,14 @@
 """`study.json`: what a study is. Its axes may grow; its name, data, recipe and rule may not change."""
 
 import dataclasses
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from study.config import RANKER, EdgeSearch, QualitySearch, Study, study_from_json, to_json
+from study.config import RANKER, EdgeSearch, QualitySearch, Study, canonical_json, study_from_json, to_json
 from study.record import checksums, validation
 from study.record.files import definition_text, origin_of
 from study.storage import stores
@@ -25,11 +28,24 @@ class Definition:
         study: axes, recipe, rule and search.
         data: facts about the data (`study.data.describe`).
         versions: package name -> version, of every package that training uses.
+        plans: (time in UTC, `plan_hash`) of the plan and of each that extended it, oldest first. Each was fixed before
+            its runs were trained. Empty in a record of an older version.
     """
 
     study: Study
     data: dict[str, Any]
     versions: dict[str, str]
+    plans: tuple[tuple[str, str], ...] = ()
+
+
+def plan_hash(study: Study, data: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a plan: the study and the content of its data, without the folder where the data lie.
+
+    It is that of canonical JSON, so everyone who has `study.json` can compute it.
+    """
+    options = {name: value for name, value in study.data_options.items() if name != "dir"}
+    plan = {"study": to_json(dataclasses.replace(study, data_options=options)), "data": data["content"]}
+    return hashlib.sha256(canonical_json(plan).encode()).hexdigest()
 
 
 def study_exists(folder: Path) -> bool:
@@ -53,7 +69,10 @@ def read_definition(folder: Path) -> Definition:
             raise RecordError(f"{path} has format {content['format']!r}; this version reads format {FORMAT}")
         validation.validate_definition(content)
         return Definition(
-            study=study_from_json(content["study"]), data=dict(content["data"]), versions=dict(content["versions"])
+            study=study_from_json(content["study"]),
+            data=dict(content["data"]),
+            versions=dict(content["versions"]),
+            plans=tuple((time, digest) for time, digest in content.get("plans", ())),
         )
     except RecordError:
         raise
@@ -81,10 +100,21 @@ def open_study(folder: Path, definition: Definition) -> Definition:
     """
     check_not_a_view(folder)
     stores.probe(folder)
-    if study_exists(folder):
-        definition = _merge_axes(read_definition(folder), definition, folder)
+    definition = planned(folder, definition)
     write_definition(folder, definition)
     return definition
+
+
+def planned(folder: Path, definition: Definition) -> Definition:
+    """Return what `open_study` would write, with the plan that would be fixed now. Raises as it does."""
+    before = read_definition(folder) if study_exists(folder) else None
+    if before:
+        definition = _merge_axes(before, definition, folder)
+    digest = plan_hash(definition.study, definition.data)
+    if before and plan_hash(before.study, before.data) == digest:
+        return definition
+    fixed = datetime.now(UTC).isoformat(timespec="seconds")
+    return dataclasses.replace(definition, plans=(*definition.plans, (fixed, digest)))
 
 
 def write_definition(folder: Path, definition: Definition) -> None:
@@ -95,6 +125,8 @@ def write_definition(folder: Path, definition: Definition) -> None:
         "data": definition.data,
         "versions": definition.versions,
     }
+    if definition.plans:
+        content["plans"] = [list(plan) for plan in definition.plans]
     stores.store_for(folder).put("study.json", checksums.json_bytes(content))
 
 

@@ -38,6 +38,10 @@ def validate_definition(content: Any) -> None:
     _validate_data(data)
     for name, version in _mapping(content, "versions").items():
         check_name(version, f"the version of {name}")
+    for plan in _list(content, "plans") if "plans" in content else ():
+        require(isinstance(plan, list) and len(plan) == 2, f"a plan is {shorten(plan)}")
+        for word in plan:
+            check_name(word, "the time or hash of a plan")
 
 
 def validate_study(study: dict[str, Any]) -> None:

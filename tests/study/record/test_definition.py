@@ -1,0 +1,45 @@
+"""`study.json` holds when a plan was fixed, and a hash that anyone can check."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from records import make_definition
+
+from study.record.definition import open_study, plan_hash, read_definition, write_definition
+
+
+def test_a_plan_is_fixed_when_a_study_is_made_and_each_time_it_grows(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition())
+    (first,) = read_definition(tmp_path).plans
+    open_study(tmp_path, make_definition())
+    open_study(tmp_path, make_definition(seeds=(0,)))
+    assert read_definition(tmp_path).plans == (first,), "nothing was added"
+    open_study(tmp_path, make_definition(seeds=(0, 1, 2)))
+    plans = read_definition(tmp_path).plans
+    assert plans[0] == first
+    assert len({digest for _, digest in plans}) == len(plans) == 2
+
+
+def test_anyone_can_compute_the_hash_from_study_json(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition(data_options={"rows": 1000, "dir": str(tmp_path)}))
+    content = json.loads((tmp_path / "study.json").read_text())
+    del content["study"]["data_options"]["dir"]
+    plan = {"study": content["study"], "data": content["data"]["content"]}
+    text = json.dumps(plan, sort_keys=True, separators=(",", ":"))
+    assert content["plans"][-1][1] == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("change", [{"lrs": (0.1, 0.3)}, {"seeds": (0, 2)}, {"name": "other"}])
+def test_another_plan_has_another_hash(change: dict) -> None:
+    one, other = make_definition(), make_definition(**change)
+    assert plan_hash(one.study, one.data) != plan_hash(other.study, other.data)
+
+
+def test_a_record_of_an_older_version_gets_no_time_afterwards(tmp_path: Path) -> None:
+    old = open_study(tmp_path, make_definition())
+    write_definition(tmp_path, dataclasses.replace(old, plans=()))
+    open_study(tmp_path, make_definition())
+    assert read_definition(tmp_path).plans == ()
