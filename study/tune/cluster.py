@@ -172,12 +172,13 @@ def connected(
 
 
 def _init(address: str, cpus: int | None, resume_hint: object, study: str) -> None:
-    """Call `ray.init`. A local Ray is started once more if it fails: its agent may be too slow on a busy machine."""
+    """Call `ray.init`. A local Ray is started again if it fails."""
     import ray
     from ray.job_config import JobConfig
 
     options = local_cluster.init_options(cpus) if address == LOCAL else {}
-    for last in (False, True) if address == LOCAL else (True,):
+
+    def init() -> None:
         try:
             with (
                 liveness.exit_after(START_SECONDS, "Ray", resume_hint),
@@ -192,19 +193,22 @@ def _init(address: str, cpus: int | None, resume_hint: object, study: str) -> No
                     job_config=JobConfig(metadata={"job_name": f"study {study}"}),
                     **options,  # pyright: ignore[reportArgumentType]
                 )
-            break
-        except Exception as error:  # a process of Ray that dies as it starts raises errors of many kinds
+        except Exception:
             ray.shutdown()
-            what, _, versions = str(error).partition(":")
-            if what == "Version mismatch":
-                raise ClusterError(f"{address} has another version: {console.one_line(versions)}") from error
-            if last:
-                why = console.first_line(error)
-                raise ClusterError(
-                    f"Ray does not start ({why})"
-                    if address == LOCAL
-                    else f"no Ray at {address} ({why}); if it needs a token, {TOKEN_HINT}"
-                ) from error
+            raise
+
+    try:
+        local_cluster.start(init) if address == LOCAL else init()
+    except Exception as error:
+        what, _, versions = str(error).partition(":")
+        if what == "Version mismatch":
+            raise ClusterError(f"{address} has another version: {console.one_line(versions)}") from error
+        why = console.first_line(error)
+        raise ClusterError(
+            f"Ray does not start, with {local_cluster.load()} ({why})"
+            if address == LOCAL
+            else f"no Ray at {address} ({why}); if it needs a token, {TOKEN_HINT}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -36,6 +36,14 @@ WORKERS = {
 }
 """Defaults of a local Ray's workers."""
 
+START = {
+    # How long Ray waits for its head, its agents and each worker: two or three times its own limits.
+    "RAY_gcs_server_port_wait_time_s": "60",
+    "RAY_agent_register_timeout_ms": "180000",
+    "RAY_worker_register_timeout_seconds": "180",
+}
+"""Defaults of a local Ray, which may start on a busy machine."""
+
 LOCAL_SECURITY = {
     "RAY_AUTH_MODE": "token",
     # Ray's switch for macOS and Windows. Its ports are then on loopback alone, on Linux too.
@@ -69,7 +77,7 @@ def prepare(address: str | None) -> str:
         raise ValueError("ray was imported before study; set RAY_AUTH_MODE=token before that")
     defaults = telemetry.disabled() | TUNE
     if address == LOCAL:
-        defaults |= WORKERS
+        defaults |= WORKERS | START
         os.environ.update(LOCAL_SECURITY | {TOKEN: _token})
     elif has_token():
         if os.path.isfile(path := os.environ.get(TOKEN_PATH, "")):

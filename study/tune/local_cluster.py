@@ -8,10 +8,20 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from study.storage.scratch import scratch_folder
+from study.text import console
+
+SLOW_SECONDS = 15.0
+"""A start that fails later than this was too slow. Ray 2.60 gives each of its agents 15 s and the node 30 s to appear,
+and no setting changes that."""
+
+STARTS = {True: 5, False: 2}
+"""Most starts, by whether they were too slow. Each slow one leaves more of Ray's bytecode and files in memory."""
 
 TEMP_FOLDER = re.compile(r"[\w./-]{1,24}", re.ASCII)
 """Where Ray can work: it takes ASCII alone. The path of a socket has 107 bytes at most, of which Ray takes 65, and the
@@ -41,3 +51,25 @@ def init_options(cpus: int | None) -> dict[str, object]:
         cpus: CPUs that the cluster has; None is those of this machine.
     """
     return {"include_dashboard": False, "num_cpus": cpus}
+
+
+def start(init: Callable[[], None]) -> None:
+    """Call `init`, which starts Ray, again if it fails. Says if it was too slow. Raises the error of the last try."""
+    failed: Counter[bool] = Counter()
+    while True:
+        began = time.monotonic()
+        try:
+            return init()
+        except Exception:  # a process of Ray that dies as it starts raises errors of many kinds
+            seconds = time.monotonic() - began
+            slow = seconds >= SLOW_SECONDS
+            failed[slow] += 1
+            if failed[slow] == STARTS[slow]:
+                raise
+        if slow:
+            console.show(f"Ray was not up after {seconds:.0f} s, with {load()}; it is started again")
+
+
+def load() -> str:
+    """Return how busy this machine is, in words."""
+    return f"a load of {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
