@@ -6,6 +6,9 @@ The highest number holds. A driver takes the next number by a conditional PUT, w
 holder rewrites its lease every `BEAT_SECONDS`, and stops if a higher number exists. Another driver may take over if the
 lease stays unchanged for `LEASE_SECONDS` of its own clock, so clocks of different machines are never compared.
 
+Numbers, and not one file that is compared and swapped: a folder without file locks has exclusive creation alone, and
+fsspec has no conditional replacement for all stores (s3fs passes S3's If-Match on, but gives no content with its ETag).
+
 After a takeover both drivers may write for a moment. The record stays correct: its files are whole and named by their
 content.
 """

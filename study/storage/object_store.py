@@ -102,7 +102,10 @@ class ObjectStore:
         """Return the content of a file, or its first `max_bytes`; None if there is no such file."""
         with self._errors("read") as (files, root):
             try:
-                return files.cat_file(f"{root}/{name}", end=max_bytes)
+                size = files.info(f"{root}/{name}")["size"]
+                if max_bytes is None:
+                    self._check_size(name, size)
+                return files.cat_file(f"{root}/{name}", end=max_bytes or size) if size else b""
             except FileNotFoundError:
                 return None
 
@@ -201,8 +204,7 @@ class ObjectStore:
     def _download(self, found: dict[str, dict[str, Any]]) -> None:
         """Fetch files into the mirror, many in parallel, and note their marks."""
         for name, info in found.items():
-            if info["size"] > MAX_FILE_BYTES:
-                raise StorageError(f"{self.url}/{name} has {info['size']:,} bytes; the most is {MAX_FILE_BYTES:,}")
+            self._check_size(name, info["size"])
         names, marks = list(found), {}
         for start in range(0, len(names), MAX_PARALLEL_FETCHES):
             part = names[start : start + MAX_PARALLEL_FETCHES]
@@ -219,6 +221,10 @@ class ObjectStore:
                 marks[name] = mark_of(found[name])
         if marks:
             self._write_mirror(MARKS, json.dumps(self._read_marks() | marks).encode(), sync=False)
+
+    def _check_size(self, name: str, size: int) -> None:
+        if size > MAX_FILE_BYTES:
+            raise StorageError(f"{self.url}/{name} has {size:,} bytes; the most is {MAX_FILE_BYTES:,}")
 
     def _read_marks(self) -> dict[str, Any]:
         """Name -> mark of the mirrored files. Without marks, everything is fetched again."""

@@ -289,7 +289,12 @@ def test_a_giant_in_an_object_store_is_not_fetched(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(object_store, "MAX_FILE_BYTES", 10)
     url = f"memory://giant/{tmp_path.name}"
     mirror = stores.folder_of(url)
-    stores.store_for(url).put("runs/a.parquet", bytes(11))
-    with pytest.raises(StorageError, match=r"runs/a\.parquet has 11 bytes; the most is 10"):
-        stores.store_for(mirror).refresh("runs")
+    store = stores.store_for(url)
+    store.put("runs/a.parquet", bytes(11))
+    for read in (lambda: stores.store_for(mirror).refresh("runs"), lambda: store.get("runs/a.parquet")):
+        with pytest.raises(StorageError, match=r"runs/a\.parquet has 11 bytes; the most is 10"):
+            read()
     assert not (mirror / "runs").exists()
+    assert store.get("runs/a.parquet", 4) == bytes(4)
+    store.put("runs/none", b"")
+    assert [store.get(name, 4) for name in ("runs/none", "runs/other")] == [b"", None]
