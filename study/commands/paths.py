@@ -9,6 +9,7 @@ from pathlib import Path
 
 from study.storage import stores
 from study.storage.untrusted_input import refuse_links
+from study.tracking import client
 
 
 def study_folder(where: str) -> Path:
@@ -42,6 +43,12 @@ def check_absolute(address: str | None, option: str, where: str | None, shown: s
         and not (stores.is_url(where) or stores.folder_of(where).expanduser().is_absolute())
     ):
         raise ValueError(f"on a cluster {option} must be an absolute path or a URL, got {shown or where}")
+
+
+def check_tracking_uri(address: str | None, uri: str | None) -> None:
+    """Raise ValueError for a relative tracking URI of MLflow on a cluster; see `check_absolute`."""
+    if uri and on_cluster(address) and client.is_relative(uri):
+        raise ValueError(f"on a cluster --tracking-uri must be an absolute path or a server, got {uri}")
 
 
 def typed_path(folder: Path) -> str:

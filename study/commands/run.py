@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.commands.paths import typed_command, typed_path
+from study.commands.paths import check_tracking_uri, typed_command, typed_path
 from study.commands.plan import as_stacks
 from study.commands.progress import Progress
 from study.commands.remaining import RemainingWork, remaining_work
@@ -86,6 +86,7 @@ def train(
 
     check_not_a_view(folder)
     tables.check_not_published(folder)
+    check_tracking_uri(request.address, request.tracking_uri)
     if request.tracking_uri:
         check_scheme(request.tracking_uri)
     trainer.check_folder(folder)

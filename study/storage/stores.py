@@ -31,6 +31,9 @@ PUBLISHED = ("report.html", "runs.parquet", "optuna.journal", "tables/*.csv", "f
 def cache_folder() -> Path:
     """Return where converted data and mirrors are kept: $STUDY_CACHE, or the user's cache folder."""
     if own := os.environ.get("STUDY_CACHE"):
+        os.environ["STUDY_CACHE"] = own = os.path.abspath(
+            own
+        )  # the current folder changes, in this process and workers
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "learning-rate-edge"
 

@@ -93,6 +93,16 @@ def check_scheme(uri: str) -> None:
         raise TrackingError(f"MLflow knows no tracking URIs that begin with {scheme}://") from None
 
 
+def is_relative(uri: str) -> bool:
+    """Return whether a tracking URI names a file or folder below the current folder."""
+    scheme, _, path = uri.partition(":")
+    if scheme.partition("+")[0] == "sqlite":
+        return not path.startswith("////")
+    if scheme == "file":
+        return not path.startswith("/")
+    return scheme not in SCHEMES and "://" not in uri and not uri.startswith("/")
+
+
 def open_client(uri: str) -> "MlflowClient":
     """Return a client for a tracking URI."""
     if uri.startswith("sqlite") and "?" not in uri:

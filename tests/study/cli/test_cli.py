@@ -237,6 +237,24 @@ def test_a_job_needs_an_absolute_data_dir(
     assert refused(*words) == "study: on a cluster --data-dir must be an absolute path or a URL, got data"
 
 
+@pytest.mark.parametrize(
+    "uri", ["mlruns", "./mlruns", "file:mlruns", "sqlite:///x.db", "sqlite+pysqlite:///x.db?timeout=3"]
+)
+@pytest.mark.parametrize("command", [["submit", "--address", "http://10.0.0.1:8265"], ["run"], ["resume"]])
+def test_a_job_needs_an_absolute_tracking_uri(
+    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, command: list[str], uri: str
+) -> None:
+    out = tmp_path / "out"
+    if command[0] != "submit":
+        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    words = [command[0], "quick", *command[1:], *SMALL, "--out", str(out), "--tracking-uri", uri]
+    if command == ["resume"]:
+        out.mkdir()
+        _make_study(out)
+        words = ["resume", str(out), "--tracking-uri", uri]
+    assert refused(*words) == f"study: on a cluster --tracking-uri must be an absolute path or a server, got {uri}"
+
+
 def test_submit_needs_an_address(refused: Callable[..., str]) -> None:
     assert "study submit needs --address, such as http://127.0.0.1:8265" in refused("submit", "quick", *SMALL)
 

@@ -298,3 +298,13 @@ def test_a_giant_in_an_object_store_is_not_fetched(tmp_path: Path, monkeypatch: 
     assert store.get("runs/a.parquet", 4) == bytes(4)
     store.put("runs/none", b"")
     assert [store.get(name, 4) for name in ("runs/none", "runs/other")] == [b"", None]
+
+
+def test_a_relative_cache_folder_stays_where_the_command_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUDY_CACHE", "cache")
+    monkeypatch.chdir(tmp_path)
+    stores.cache_folder()
+    monkeypatch.chdir("/")
+    assert stores.cache_folder() == tmp_path / "cache"

@@ -21,6 +21,7 @@ from study.tracking.client import (
     TrackingError,
     check_scheme,
     default_uri,
+    is_relative,
     open_client,
     tracking_errors,
     without_credentials,
@@ -91,6 +92,17 @@ def test_unknown_scheme_is_refused_without_a_connection() -> None:
         check_scheme("nosuch://me:s3cret@x")
     for uri in ("mlruns", "http://127.0.0.1:1", "postgresql+psycopg2://127.0.0.1:1/x"):
         check_scheme(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("http://x:5000", "databricks", "databricks://a", "uc", "postgresql://x/y", "plugin://x", "/x/mlruns"),
+        *("file:/x", "file:///x/y", "sqlite:////x.db", "sqlite+pysqlite:////x%2Fy.db?timeout=3"),
+    ],
+)
+def test_uris_that_hold_in_every_folder(uri: str) -> None:
+    assert not is_relative(uri)
 
 
 def test_moved_folder_gets_a_new_experiment_with_its_own_files(folder: Path) -> None:
