@@ -121,7 +121,9 @@ OPTIONS: dict[str, Option] = {
         default=[],
         flag="--set",
     ),
-    "workers": _option("workers", "N", "trials at a time (default: one per core)", type=positive_int),
+    "workers": _option(
+        "workers", "N", "trials at a time, also for nodes to come (default: one per core)", type=positive_int
+    ),
     "stack": _option("workers", "N", "most runs of a stack", type=positive_int),
     "address": _option("cluster", "A", "of a Ray cluster (default: a local one for this command)"),
     "tracking_uri": _option(

@@ -151,24 +151,25 @@ class Queue:
         if job.checkpointed:
             self._waiting.extend(with_checkpointed_first(iter(self.source.next, None), job.checkpointed))
 
-    def suggest(self, trial_id: str, capacity: int | None = None) -> Any:
+    def suggest(self, trial_id: str, capacity: int | None = None, fitting: int | None = None) -> Any:
         """Return the configuration of a trial; None means wait, FINISHED the end.
 
         Args:
             trial_id: Of the trial.
-            capacity: The most trials at a time.
+            capacity: The most trials at a time; None is no limit.
+            fitting: How many of them run now; the others wait for a machine. A trial that would rest does not wait.
         """
         if self.stopped or self.interrupted:
             return FINISHED
         if capacity is not None and len(self.training) + len(self.resting) >= capacity:
             return None
         try:
-            return self._suggest(trial_id)
+            return self._suggest(trial_id, fitting)
         except (StorageError, OSError) as error:
             self.stopped = self._storage_failed(error)
             return FINISHED
 
-    def _suggest(self, trial_id: str) -> Any:
+    def _suggest(self, trial_id: str, fitting: int | None) -> Any:
         if stack := self._next_stack():
             self.training[trial_id] = stack
             self._waits_since = None
@@ -178,6 +179,8 @@ class Queue:
         if self.source.ended and not self._waiting:
             return None if self.training else FINISHED
         assert self.training, "a source has neither ended nor a stack to train"
+        if fitting is not None and len(self.training) + len(self.resting) >= fitting:
+            return None
         self._waits_since = self._waits_since or time.monotonic()
         self.resting.add(trial_id)
         return {"rest": max(REST_SECONDS, SHARE_OF_WAIT * (time.monotonic() - self._waits_since))}
@@ -238,7 +241,7 @@ class Queue:
             self.job.on_message(f"warning: {note}")
         if "stopped" in result:
             self.kept += result["stopped"] == "kept"
-            self.dropped += result["stopped"] != "kept"
+            self.dropped += result["stopped"] == "dropped"
             return
         self._working_places.add(result.get("place", ""))
         model, seconds = stack.runs[0].model, result["seconds"] / len(stack.runs)

@@ -24,6 +24,9 @@ START_SECONDS = 180.0
 GCS_RECONNECT_SECONDS = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112
 """How long Ray waits for a cluster's head, which may come back."""
 
+MAX_WAITING = 1000
+"""Most trials that wait for nodes."""
+
 GPU_WAIT_SECONDS = 10.0
 """A task has a free GPU within this time."""
 
@@ -42,7 +45,7 @@ class Cluster:
     """What the trials of a study may use.
 
     Attributes:
-        workers: Trials at a time, when the study starts.
+        workers: Trials at a time, for which stacks are sized.
         cpus: CPUs of one trial.
         gpu: GPUs of one trial, such as a share; 0 trains on CPU.
         gpu_bytes: Memory of that share.
@@ -50,6 +53,7 @@ class Cluster:
         resources: What else a trial takes, by Ray's name.
         labels: Of the nodes that take part.
         without: Ids of nodes that cannot take part.
+        grows: An autoscaler may add nodes for trials that wait.
     """
 
     workers: int
@@ -60,6 +64,7 @@ class Cluster:
     resources: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     without: Collection[str] = ()
+    grows: bool = False
 
     @property
     def device(self) -> str:
@@ -88,6 +93,15 @@ class Cluster:
         """Return how many trials fit now; machines may have joined or left."""
         fitting = sum(self._fitting(node["Resources"]) for node in self.nodes())
         return max(1, fitting if self.max_workers is None else min(self.max_workers, fitting))
+
+    def wanted_workers(self) -> int:
+        """Return how many trials to ask Ray for. Those that do not fit wait, as demands that an autoscaler sees.
+
+        The demands end with the study, however it ends. `ray.autoscaler.sdk.request_resources` would be one request for
+        the whole cluster: another study's would replace it, and that of a killed driver would stay.
+        """
+        fitting = self.current_workers()
+        return min(self.max_workers, fitting + MAX_WAITING) if self.grows and self.max_workers else fitting
 
     def has_room(self) -> bool:
         """Return whether a trial fits beside what others run now."""
@@ -168,7 +182,8 @@ def connected(
         # Each new worker makes the link `session_latest` anew, so for a moment it is not there.
         sockets = None if folder is None else next(folder.glob("ray/session_*/sockets"), folder).resolve()
         stack.enter_context(liveness.exit_if_dead(_servers(local=address == LOCAL), resume_hint, sockets))
-        yield _cluster(workers, gpu_fraction, trial, device, {"resources": resources or {}, "labels": labels or {}})
+        limits = {"resources": resources or {}, "labels": labels or {}, "grows": address != LOCAL}
+        yield _cluster(workers, gpu_fraction, trial, device, limits)
 
 
 def _init(address: str, cpus: int | None, resume_hint: object, study: str) -> None:
@@ -243,7 +258,7 @@ def _cluster(
         raise ClusterError(f"--device {device} does not go with trials of {found.gpu:g} GPUs")
     if device == "cuda" and (missing := found.missing_resource()):
         raise ClusterError(missing)
-    return dataclasses.replace(found, workers=found.current_workers())
+    return dataclasses.replace(found, workers=found.wanted_workers())
 
 
 def gpu_bytes(cluster: Cluster) -> int:

@@ -4,6 +4,7 @@ Ray reads most of them once, when it is first imported. So the modules of this f
 and `prepare` comes before all of them, and before a user's own modules.
 """
 
+import functools
 import os
 import secrets
 import sys
@@ -52,6 +53,9 @@ LOCAL_SECURITY = {
 }
 """A local Ray always has these, whatever the user has set for a cluster."""
 
+ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+"""What Ray's processes ask the head to know that it lives."""
+
 TOKEN = "RAY_AUTH_TOKEN"
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 _token = secrets.token_hex(32)
@@ -79,7 +83,7 @@ def prepare(address: str | None) -> str:
     if address == LOCAL:
         defaults |= WORKERS | START
         os.environ.update(LOCAL_SECURITY | {TOKEN: _token})
-    elif has_token():
+    elif has_token() and not answers_anyone(address):
         if os.path.isfile(path := os.environ.get(TOKEN_PATH, "")):
             os.environ[TOKEN_PATH] = os.path.abspath(path)  # Ray connects from another folder
         # Ray's job client does not look for a token unless the mode is set.
@@ -131,6 +135,23 @@ def checked_address(address: str | None, *, submits: bool) -> str | None:
     if submits and address and found != address:
         warnings.warn(f"the environment names {found}, which counts before --address, as for `ray job`", stacklevel=2)
     return found if submits else address
+
+
+@functools.lru_cache
+def answers_anyone(address: str) -> bool:
+    """Return whether Ray's head at `host:port` answers without a token.
+
+    A driver that has one there would refuse the workers, which have none. Ray reads the mode once, before it connects.
+    """
+    import grpc
+
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary(ALIVE, request_serializer=bytes, response_deserializer=bytes)
+        try:
+            ask(b"", timeout=5)
+        except grpc.RpcError:
+            return False
+        return True
 
 
 def has_token() -> bool:

@@ -49,7 +49,9 @@ def check_nodes(needs: Needs, cluster: Cluster) -> Cluster:
         warnings.warn(f"{reason}; it takes no part", stacklevel=2)
     if reasons:
         cluster = dataclasses.replace(cluster, without=tuple(unfit))
-        cluster = dataclasses.replace(cluster, workers=cluster.current_workers())
+        cluster = dataclasses.replace(cluster, workers=cluster.wanted_workers())
+    if cluster.workers > (fitting := len(nodes) and cluster.current_workers()):
+        console.show(f"asks for {cluster.workers} trials at a time; {fitting} fit the cluster now")
     if cluster.gpu:
         console.show(f"trains on GPUs of {', '.join(map(node_name, cluster.nodes()))}")
     return cluster

@@ -73,9 +73,9 @@ class TrialWatch(_Unsaved, Callback):
         except StudyStoppedError as stopped:
             self.queue.stopped = stopped  # Tune wraps what is raised here
             raise
-        if running:
+        if running or missing:  # once there is a node, its first process needs time to start
             self.waits_from = now + WAIT_SECONDS
-        elif now >= self.waits_from and not missing and not self.queue.rejection:
+        elif now >= self.waits_from and not self.queue.rejection:
             self.waits_from = math.inf  # said once
             self.queue.job.on_message(f"waits for {'GPUs' if self.cluster.gpu else 'CPUs'} in use by others")
 
@@ -96,15 +96,15 @@ class QueueSearcher(_Unsaved, Searcher):
     def __init__(self, queue: Queue, cluster: Cluster, coordination: Coordination, watch: TrialWatch) -> None:
         super().__init__(metric="runs", mode="max")
         self.queue, self.cluster, self.coordination, self.watch = queue, cluster, coordination, watch
-        self.capacity = cluster.workers
-        self.checked_at = time.monotonic()
+        self.wanted = self.fitting = cluster.workers
+        self.checked_at = -math.inf
 
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration of a trial."""
         if time.monotonic() - self.checked_at > CHECK_SECONDS:
             self.checked_at = time.monotonic()
-            self.capacity = self.cluster.current_workers()
-        suggested = self.queue.suggest(trial_id, self.capacity)
+            self.wanted, self.fitting = self.cluster.wanted_workers(), self.cluster.current_workers()
+        suggested = self.queue.suggest(trial_id, self.wanted, self.fitting)
         if suggested == FINISHED:
             self.coordination.stop()
         return suggested

@@ -68,6 +68,9 @@ def train(config: dict[str, Any], *, context: TrialContext) -> None:
         _rest(config["rest"], context.coordination)
         tune.report({"runs": 0} | LAST)
         return
+    if context.coordination.is_stopping():  # it waited for a machine until then
+        tune.report({"runs": 0, "stopped": "waited"} | LAST)
+        return
     node, place = _place()
     result = _train(config, context, node, place)
     stays = "failure" not in result or result["kind"] == "run"

@@ -96,6 +96,15 @@ def test_a_worker_rests_while_the_control_trains_and_is_let_go_when_nothing_is_l
     assert queue.take() == FINISHED
 
 
+def test_stacks_wait_for_machines_to_come_and_a_rest_does_not(tmp_path: Path) -> None:
+    queue = Queue(tmp_path, make_stack(control=True), *(make_stack(seed=seed) for seed in range(4)))
+    control, _ = queue.must_take()
+    assert queue.queue.suggest("early", 3, 1) is None, "it would rest once it fits, in the place of a stack"
+    queue.done(control)
+    assert ["stack" in queue.queue.suggest(trial, 3, 1) for trial in "abc"] == [True] * 3
+    assert queue.queue.suggest("d", 3, 1) is None
+
+
 def test_a_worker_rests_while_a_search_waits_for_a_stack_that_trains(tmp_path: Path) -> None:
     first, second = make_stack(), make_stack(seed=1)
     queue = Queue(tmp_path, make_stack(control=True))

@@ -29,6 +29,17 @@ def test_an_address_where_nothing_listens_is_refused_at_once(address: str) -> No
     ray_cluster.refuse_dead_address("auto")
 
 
+@pytest.mark.parametrize(
+    ("grows", "allowed", "wanted"),
+    [(True, 8, 8), (True, 1, 1), (True, 99_999_999, 1002), (True, None, 2), (False, 8, 2)],
+)
+def test_trials_are_asked_for_where_nodes_may_come(
+    monkeypatch: pytest.MonkeyPatch, grows: bool, allowed: int | None, wanted: int
+) -> None:
+    monkeypatch.setattr(ray_cluster.Cluster, "nodes", lambda self: [{"Resources": {"CPU": 2.0}}])
+    assert ray_cluster.Cluster(workers=1, max_workers=allowed, grows=grows).wanted_workers() == wanted
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A user's cluster with a token, as `ray start --head` makes it; its addresses, and where its token lies."""

@@ -65,6 +65,18 @@ def test_a_worker_that_starts_slowly_waits_for_nobody(
     assert queue.noted == []
 
 
+def test_a_node_that_comes_is_not_in_use_by_others(
+    tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, watch, trials = watched(tmp_path, Shared(workers=1))
+    missing: list[str | None] = ["the cluster has no CPU for a trial"]
+    monkeypatch.setattr(Shared, "missing_resource", lambda self: missing[0])
+    step(watch, trials, clock, 50)
+    missing[0] = None
+    step(watch, trials, clock, searcher.WAIT_SECONDS - 6)
+    assert queue.noted == []
+
+
 def test_the_first_trial_is_told_once(tmp_path: Path, clock: list[float]) -> None:
     queue, watch, trials = watched(tmp_path, Shared(workers=1))
     begun: list[float] = []
