@@ -181,7 +181,7 @@ def _export_weights(options: argparse.Namespace) -> None:
 
 def _signals(options: argparse.Namespace) -> None:
     from analysis.report import signals
-    from study import overrides
+    from study.definition import overrides
     from study.replay.signals import observe_runs
     from study.storage import stores
 

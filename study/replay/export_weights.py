@@ -19,14 +19,22 @@ from study.data._dataset import Log
 from study.record.definition import Definition, read_definition
 from study.record.references import references
 from study.record.tables import read_runs
-from study.replay.recorded_study import bits_text, find_run, first_difference, load_data, recorded_losses, run_of
+from study.replay.recorded_study import (
+    bits_text,
+    find_run,
+    first_difference,
+    load_data,
+    recorded_losses,
+    run_of,
+    train_again,
+)
 from study.trainers import warm_start, weights_file
 from study.trainers.ranker import outcomes_of
 from study.training import weights
 from study.training.embeddings import EmbeddingTables
 from study.training.networks import StackedNetworks, network_of_seed, spec_of
 from study.training.stack import steps_of
-from study.training.trainer import Trained, train
+from study.training.trainer import Trained
 from study.training.weights import About, Weights
 
 
@@ -69,8 +77,10 @@ def export_weights(folder: Path, run: str | Run, cache: Path) -> ExportedWeights
     reference = references(definition.study, definition.data, folder, [run.model])[run.model]
     arrays: dict[str, np.ndarray] = {}
 
-    trained = train([run], log, start=start, on_end=lambda *stack: arrays.update(arrays_of(*stack)))
+    trained = train_again([run], log, start=start, on_end=lambda *stack: arrays.update(arrays_of(*stack)))
     try:
+        if not arrays:
+            raise ValueError("it raised before its end, since it is not finite")
         final = weights.validate(about, arrays)
     except ValueError as error:
         raise ValueError(f"run {run_id[:12]} leaves no weights to start from: {error}") from error

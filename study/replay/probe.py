@@ -42,6 +42,9 @@ MEASURES = (
     "factor",  # what the method multiplied the update by
 )
 
+OF_SOME_MODELS = ("held_auc", "dead_share")
+"""What needs a binary task, or activations that are modules."""
+
 
 class Probe:
     """Observes every run of one stack.
@@ -82,7 +85,12 @@ class Probe:
         with view.network.judging():
             for r, run in enumerate(view.runs):
                 key = {"run_id": run.id, "step": view.step, "layer": ALL}
-                values, by_layer = held.forward(r)
+                try:
+                    values, by_layer = held.forward(r)
+                except Exception:  # a model may check its activations
+                    if all(bool(leaf.weight[r].isfinite().all()) for leaf in view.leaves.values()):
+                        raise
+                    values, by_layer = {"held_loss": math.nan}, {}
                 sharpness = {}
                 if self.sharpness_at(view.step) and math.isfinite(values["held_loss"]):
                     sharpness = held.sharpness(r, self.settings)
@@ -101,6 +109,7 @@ class Probe:
         if self.layers:
             parts.append(_frame(steps, self.runs, self.names, measured_SLMR))
         rows, key = pd.DataFrame(self.rows), ["run_id", "step", "layer"]
+        rows = rows.assign(**{name: math.nan for name in OF_SOME_MODELS if name not in rows})
         table = pd.concat(parts, ignore_index=True).merge(rows, on=key, how="outer")
         place = {name: i for i, name in enumerate([ALL, *dict.fromkeys([*self.names, *table["layer"]])])}
         table = table.assign(_place=[place[name] for name in table["layer"]]).sort_values(["run_id", "step", "_place"])

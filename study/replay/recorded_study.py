@@ -19,7 +19,9 @@ from study.outcomes.reference import Reference
 from study.record.definition import Definition, RecordError, read_definition
 from study.record.references import references
 from study.record.tables import read_losses, read_runs
+from study.text import console
 from study.trainers import warm_start
+from study.training.trainer import StepError, Trained, train
 from study.training.weights import Weights
 
 
@@ -162,6 +164,21 @@ def run_of(row: Mapping[str, Any], study: Study) -> Run:
     if run.id != row["run_id"]:
         raise ValueError(f"run {row['run_id'][:12]} was recorded by another version and cannot be trained again")
     return run
+
+
+def train_again(runs: Sequence[Run], log: Log, **options: Any) -> Trained:
+    """Train recorded runs again, as `train`. One that raised when it was recorded ends there again, with losses of NaN.
+
+    Raises:
+        ValueError: If a run raises while its losses and weights are finite, or beside others.
+    """
+    try:
+        return train(runs, log, **options)
+    except StepError as error:
+        if error.trained is None:
+            why = console.kind_and_line(error.__cause__ or error)
+            raise ValueError(f"run {runs[0].id[:12]} raised {why}") from error
+        return error.trained
 
 
 def first_difference(before: np.ndarray, after: np.ndarray) -> int | None:

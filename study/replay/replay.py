@@ -29,10 +29,11 @@ from study.replay.recorded_study import (
     load_study,
     recorded_losses,
     run_of,
+    train_again,
 )
 from study.replay.sharpness import ALL
 from study.trainers.ranker import outcomes_of
-from study.training.trainer import Trained, train
+from study.training.trainer import Trained
 
 CLOSE = 6
 """Steps on either side of a moment at which sharpness is computed at every step."""
@@ -103,7 +104,7 @@ def _replay_run(
     if in_record:
         before_TK, constant_TK = recorded_losses(recorded.folder, run.id, recorded.tasks)
     else:
-        plain = train([run], recorded.log, start=recorded.start)
+        plain = train_again([run], recorded.log, start=recorded.start)
         before_TK, constant_TK = plain.loss[0], plain.constant[0]
     found = recorded.moments(before_TK, constant_TK, run.model)
     own = None if found is None else dataclasses.asdict(found)
@@ -113,7 +114,7 @@ def _replay_run(
         return step % sharpness_every == 0 or any(abs(step - at) <= CLOSE for at in near)
 
     probe = Probe(recorded.log, sharpness_at=sharpness_at, blocks=first is None)
-    trained = train([run], recorded.log, on_update=probe, start=recorded.start)
+    trained = train_again([run], recorded.log, on_update=probe, start=recorded.start)
     outcome = outcomes_of(trained, recorded.log, recorded.references[run.model], recorded.study.rule)[0]
     differs = first_difference(before_TK, trained.loss[0])
     about = {

@@ -21,9 +21,8 @@ from study.execution.planner import Stack
 from study.record.definition import read_definition
 from study.record.tables import read_runs
 from study.replay.probe import Probe, write_parquet
-from study.replay.recorded_study import load_study, run_of
+from study.replay.recorded_study import load_study, run_of, train_again
 from study.trainers.ranker import Trainer
-from study.training.trainer import train
 
 WARM_UP_STEPS = 40
 """First steps, with sharpness at every other step: most divergences begin there."""
@@ -71,8 +70,10 @@ def observe_runs(
     if table.empty:
         raise ValueError(f"{folder} holds no such runs")
     seen = observed(folder)
-    runs = [run_of(row, study) for row in table.to_dict("records") if row["run_id"] not in seen]
-    stacks = list(_stacks(runs, Trainer(study, cache)))
+    table = table.assign(raised=table["raised"].notna() if "raised" in table else False)
+    runs = [(run_of(row, study), row["raised"]) for row in table.to_dict("records") if row["run_id"] not in seen]
+    stacks = [[run] for run, raised in runs if raised]  # it would take others along
+    stacks += _stacks([run for run, raised in runs if not raised], Trainer(study, cache))
     done = len(table) - len(runs)
     on_progress(done, len(table))
     with _parallel_map(min(workers, len(stacks) or 1)) as each:
@@ -94,16 +95,17 @@ def observe_stack(folder: Path, runs: Sequence[Run], cache: Path, sharpness_ever
         tolerance=SHARPNESS_TOLERANCE,
         held_rows=HELD_ROWS,
     )
-    trained = train(runs, recorded.log, on_update=probe, start=recorded.start)
+    trained = train_again(runs, recorded.log, on_update=probe, start=recorded.start)
     table = probe.table().drop(columns="layer").set_index(["run_id", "step"])
     parts = []
     for r, run in enumerate(runs):
         moments = recorded.moments(trained.loss[r], trained.constant[r], run.model)
         gain_T = recorded.gains(trained.loss[r][None], trained.constant[r][None], run.model)[0]
-        own = table.loc[run.id].assign(
-            loss=trained.loss[r].sum(1),
-            constant=trained.constant[r].sum(1),
-            gain=gain_T,
+        own = table.loc[run.id]
+        own = own.assign(  # a run that raised has fewer steps
+            loss=trained.loss[r].sum(1)[own.index],
+            constant=trained.constant[r].sum(1)[own.index],
+            gain=gain_T[own.index],
             onset=None if moments is None else moments.rising,
             gone=None if moments is None else moments.gone,
         )
