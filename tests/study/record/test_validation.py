@@ -31,7 +31,7 @@ from study.cli.main import main
 from study.cli.parser import build_parser
 from study.cli.verbs import READING, VERBS
 from study.config import Arm
-from study.record import tables
+from study.record import files, tables
 from study.record.confirmations import read_confirmations
 from study.record.definition import RecordError, open_study, read_definition
 from study.record.failures import read_failures
@@ -438,6 +438,10 @@ def test_no_link_is_followed_below_the_commands(folder: Path, tmp_path: Path, pl
     ):
         with pytest.raises(stores.StorageError, match="is a link"):
             use()
+    (folder / "link.json").symlink_to(mine / "x.json")
+    for use in (store.get, store.open):
+        with pytest.raises(stores.StorageError, match="is a link"):
+            use("link.json")
     assert contents(mine) == before
 
 
@@ -506,6 +510,16 @@ def test_what_cannot_be_read_now_stops_the_command_and_stays(
     monkeypatch.undo()
     assert contents(folder) == before
     assert main(["status", str(folder)]) == 0
+
+
+def test_a_file_that_fails_while_it_is_read_is_not_bad() -> None:
+    def fails(error: OSError) -> None:
+        raise error
+
+    with pytest.raises(stores.StorageError, match=os.strerror(errno.EIO)):
+        files.parsed(fails, OSError(errno.EIO, os.strerror(errno.EIO)))
+    with pytest.raises(files.BadFileError, match="Arrow"):
+        files.parsed(fails, OSError("Arrow: the magic bytes are wrong"))
 
 
 FAILURE = {"run_ids": ["a"], "reason": "x"}
