@@ -138,6 +138,8 @@ def _failure_of(result: dict) -> Failure | None:
 def why_it_died(queue: Queue, trial_id: str, trial: Any) -> Failure:
     """Return why the process of a trial ended without a report.
 
+    Ray 2.60 gives the same text for each signal and each exit code, so the reason names none.
+
     Args:
         trial: Tune's trial, whose error file holds Ray's account.
     """
