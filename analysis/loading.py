@@ -124,7 +124,9 @@ def method_order(methods: Iterable[str]) -> list[str]:
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows as mappings of column names to values."""
-    return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False, name=None)]
+    names = list(table.columns)
+    columns = [column.to_numpy(dtype=object) for _, column in table.items()]  # texts of Arrow are slow one by one
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _arm(row: dict[str, Any]) -> tuple[str, tuple[tuple[str, str], ...]]:

@@ -5,10 +5,12 @@ left out of that JSON, so a new option keeps the ids of old runs.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import numbers
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +33,8 @@ IMPORTED = "imported"
 
 MAX_LR = 1e4
 MAX_COUNT = 10**9
+MAX_RUNS = 500_000
+"""Most runs of a study without a search: all of them are planned at once."""
 
 
 def _need(condition: bool, message: str) -> None:
@@ -88,6 +92,11 @@ class Recipe:
             value = getattr(self, name)
             is_hash = len(value) == 64 and set(value) <= set("0123456789abcdef")
             _need(value == "" or is_hash, f"{name} is the SHA-256 of {what}, got {value!r}")
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """Its part of a run's id; the runs of a study share it."""
+        return _as_one_number(_without_defaults(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,13 +303,21 @@ class Study:
         if self.trainer != RANKER and not self.control_lrs and self.lrs:
             ladder = tuple(float(f"{min(self.lrs) / 2**k:.6g}") for k in reversed(range(6)))
             object.__setattr__(self, "control_lrs", ladder)  # written down: a study's lrs may grow
-        for seed in self.seeds:
-            _need(isinstance(seed, int), f"need a whole number as seed, got seed={seed!r}")
-            _need(0 <= seed < CONTROL_SEEDS[0], f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={seed}")
         for axis in ("models", "arms", "lrs", "seeds"):
-            values = [_json_of_value(v, axis) for v in getattr(self, axis)]
-            _need(len(values) > 0, f"need at least one of {axis}")
-            twice = sorted({v for v in values if values.count(v) > 1})
+            _need(len(getattr(self, axis)) > 0, f"need at least one of {axis}")
+        runs = len(self.models) * len(self.arms) * len(self.lrs) * len(self.seeds)
+        _need(not has_grid(self) or runs <= MAX_RUNS, f"a study has at most {MAX_RUNS:,} runs, and these are {runs:,}")
+        for seed in self.seeds:
+            if not isinstance(seed, int):
+                raise ValueError(f"need a whole number as seed, got seed={seed!r}")
+            if not 0 <= seed < CONTROL_SEEDS[0]:
+                raise ValueError(f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={seed}")
+        for axis in ("models", "arms", "lrs", "seeds"):
+            values = getattr(self, axis)
+            if {*map(type, values)} <= {int, float, str} and len(set(values)) == len(values):
+                continue
+            values = [_json_of_value(v, axis) for v in values]
+            twice = sorted(v for v, n in Counter(values).items() if n > 1)
             _need(not twice, f"{axis} names {', '.join(twice)} twice")
 
     def run(self, data: str, model: str, arm: Arm, lr: float, seed: int) -> Run:
@@ -387,7 +404,10 @@ def check_lr(lr: float) -> None:
 
 def canonical_json(value: Any) -> str:
     """Return the shortest JSON of a value, with sorted keys. Equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 NEWER: dict[str, Any] = {"search": None, "trainer": RANKER, "trainer_options": {}, "control_lrs": ()}
@@ -448,13 +468,19 @@ def run_from_json(values: dict[str, Any]) -> Run:
 
 def _without_defaults(value: Any) -> dict[str, Any]:
     content = {}
-    for f in dataclasses.fields(value):
-        item = getattr(value, f.name)
-        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-        if item == default:
-            continue
-        content[f.name] = _without_defaults(item) if dataclasses.is_dataclass(item) else item
+    for name, default in _defaults(type(value)):
+        item = getattr(value, name)
+        if item is not default and item != default:
+            content[name] = item._identity if isinstance(item, Recipe) else item
     return content
+
+
+@functools.cache
+def _defaults(kind: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple(
+        (f.name, f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
+        for f in dataclasses.fields(kind)
+    )
 
 
 def _as_one_number(value: Any) -> Any:

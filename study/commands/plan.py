@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from study.commands.progress import duration
 from study.commands.remaining import RemainingWork, remaining_work
@@ -15,6 +16,9 @@ from study.storage import stores
 from study.storage.stores import cache_folder
 from study.text.wording import count
 from study.trainers.protocol import Trainer, open_trainer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 START_UP_SECONDS = 12
 
@@ -29,7 +33,8 @@ def preview(request: RunRequest, study: Study | None = None) -> str:
     study, trainer = (study, open_trainer(study, cache_folder())) if study else study_and_trainer(request)
     folder = out_folder(request, study)
     exists = study_exists(folder)
-    recorded = tables.recorded_ids(folder) if exists else set()
+    runs = tables.read_runs(folder) if exists else None
+    recorded = set() if runs is None else set(runs["run_id"])
     parts = [study, *(confirmation.part_of(study) for confirmation in (read_confirmations(folder) if exists else []))]
     workers = request.workers or os.cpu_count() or 1
     work = remaining_work(parts, trainer, folder, recorded, workers=workers, stack=request.stack)
@@ -41,7 +46,7 @@ def preview(request: RunRequest, study: Study | None = None) -> str:
         f"  plan      SHA-256 {plan_hash(whole.study, data)}, {_fixed(whole) if is_fixed else 'fixed when it is run'}",
         *(f"  {word:9} {line}" for word, line in trainer.summary()),
     ]
-    return "\n".join([*head, *_counts(study, work), *_outlook(work, workers, folder, trainer)])
+    return "\n".join([*head, *_counts(study, work), *_outlook(work, workers, folder, trainer, runs)])
 
 
 def _fixed(definition: Definition) -> str:
@@ -69,8 +74,10 @@ def as_stacks(runs: int, stacks: int) -> str:
     return f" as {stacks} stacks" if stacks < runs else ""
 
 
-def _outlook(work: RemainingWork, workers: int, folder: Path, trainer: Trainer) -> list[str]:
-    seconds, how = expected_seconds(work, workers, folder, trainer)
+def _outlook(
+    work: RemainingWork, workers: int, folder: Path, trainer: Trainer, runs: "pd.DataFrame | None"
+) -> list[str]:
+    seconds, how = expected_seconds(work, workers, trainer, runs)
     time = "unknown" if seconds is None else duration(seconds)
     expected = how if seconds == 0 else f"{time} with {workers} trials at a time ({how})"
     return [
@@ -81,17 +88,19 @@ def _outlook(work: RemainingWork, workers: int, folder: Path, trainer: Trainer) 
     ]
 
 
-def expected_seconds(work: RemainingWork, workers: int, folder: Path, trainer: Trainer) -> tuple[float | None, str]:
+def expected_seconds(
+    work: RemainingWork, workers: int, trainer: Trainer, runs: "pd.DataFrame | None"
+) -> tuple[float | None, str]:
     """Return the seconds that training will take, and how they were estimated.
 
-    They come from recorded runs of the same models, or else from the trainer. None means that nothing is known.
+    They come from `runs`, the recorded ones, where these have the same models, or else from the trainer. None means
+    that nothing is known.
     """
     stacks = len(work.control) + len(work.plan.stacks)
     at_a_time = max(1, min(workers, stacks)) if work.plan.stacks else workers
     to_train = Counter(work.source.left) + Counter(run.model for stack in work.control for run in stack.runs)
     if not to_train.total():
         return 0.0, "nothing is left to train"
-    runs = tables.read_runs(folder) if study_exists(folder) else None
     if runs is not None and set(to_train) <= set(runs["model"]):
         seconds = sum(n * runs.loc[runs["model"] == model, "seconds"].median() for model, n in to_train.items())
         return START_UP_SECONDS + seconds / at_a_time, "as the recorded runs took"

@@ -84,8 +84,8 @@ def validate_study(study: Study) -> Study:
     """Return the study in canonical form. Raises ValueError for what its trainer or search cannot do."""
     trainer = open_trainer(study, cache_folder())
     study = trainer.validate(study)
-    for arm in study.arms:
-        check_thresholds(trainer.thresholds_of(arm.method), f"the arm {arm.method}")
+    for method in dict.fromkeys(arm.method for arm in study.arms):
+        check_thresholds(trainer.thresholds_of(method), f"the arm {method}")
     validate_values(to_json(study))  # else its record could not be read
     if isinstance(study.search, QualitySearch):
         from study.search import validation

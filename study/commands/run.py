@@ -108,10 +108,10 @@ def train(
             resume_hint=hint,
             study=study.name,
         ) as cluster:
-            needs, cluster = _open(study, trainer, folder, cluster, held)
+            needs, cluster, runs = _open(study, trainer, folder, cluster, held)
             parts = _parts(study, folder, confirmation)
             hint.started = True
-            recorded = _tidy(folder)
+            recorded = _tidy(folder, runs)
             work = remaining_work(
                 parts,
                 trainer,
@@ -122,7 +122,7 @@ def train(
                 device_bytes=cluster.gpu_bytes,
             )
             show(_opening(study, work, cluster.workers, folder))
-            _train_stacks(request, study, trainer, folder, work, needs, cluster, follower, resume_command)
+            _train_stacks(request, study, trainer, folder, work, runs, needs, cluster, follower, resume_command)
         follower.update()
         imports.join()
         show(report(folder))
@@ -134,8 +134,12 @@ def train(
 
 def _open(
     study: Study, trainer: Trainer, folder: Path, cluster: "Cluster", held: contextlib.ExitStack
-) -> tuple[Any, "Cluster"]:
-    """Lock the folder, check the nodes, and write the definition. Returns what nodes need, and those that have it."""
+) -> tuple[Any, "Cluster", "pd.DataFrame"]:
+    """Lock the folder, check the nodes, and write the definition.
+
+    Returns:
+        What nodes need, those that have it, and the recorded runs.
+    """
     from study.tune import cluster as ray_cluster
     from study.tune import node_check
 
@@ -145,9 +149,9 @@ def _open(
     if cluster.gpu and not trainer.resources():
         cluster = dataclasses.replace(cluster, gpu_bytes=ray_cluster.gpu_bytes(cluster))
     open_study(folder, Definition(study=study, data=trainer.description(), versions=versions()))
-    set_bad_files_aside(folder)
+    runs = set_bad_files_aside(folder)
     trainer.write_folder(folder)
-    return needs, cluster
+    return needs, cluster, runs
 
 
 def _parts(study: Study, folder: Path, confirmation: Confirmation | None) -> list[Study]:
@@ -158,9 +162,9 @@ def _parts(study: Study, folder: Path, confirmation: Confirmation | None) -> lis
     return [study, *(earlier.part_of(study) for earlier in read_confirmations(folder))]
 
 
-def _tidy(folder: Path) -> set[str]:
-    """Remove files of trials that have ended. Returns the ids of recorded runs."""
-    recorded = tables.recorded_ids(folder)
+def _tidy(folder: Path, runs: "pd.DataFrame") -> set[str]:
+    """Remove files of trials that have ended. Returns the ids of the recorded runs."""
+    recorded = set(runs["run_id"])
     checkpoint.tidy(folder, recorded)
     heartbeat.tidy(folder)
     return recorded
@@ -172,6 +176,7 @@ def _train_stacks(
     trainer: Trainer,
     folder: Path,
     work: RemainingWork,
+    recorded: "pd.DataFrame",
     needs: Any,
     cluster: "Cluster",
     follower: "Follower",
@@ -179,7 +184,7 @@ def _train_stacks(
 ) -> None:
     from study.tune import runner
 
-    data, recorded = trainer.description(), tables.read_runs(folder)
+    data = trainer.description()
     checkpoints = checkpoint.checkpointed_stacks(folder)
     if checkpoints:
         show(f"{len(checkpoints)} stacks continue from their checkpoints")
@@ -197,7 +202,7 @@ def _train_stacks(
             rule=study.rule,
             control=work.control,
             source=work.source,
-            references=references(study, data, folder, work.models_with_control),
+            references=references(study, data, folder, work.models_with_control, runs=recorded),
             reference=lambda model: references(study, data, folder, [model])[model],
             on_begin=progress.begin,
             on_trial_end=on_trial_end,
@@ -223,9 +228,12 @@ def _progress(work: RemainingWork) -> Iterator[Progress]:
 
 def _refuse_only_failures(folder: Path, before: set[str]) -> None:
     """Raise StudyStoppedError with exit code 1 if this command recorded no run of a cell, and runs failed."""
+    failed = read_failures(folder, ())
+    if not failed:
+        return
     runs = tables.read_runs(folder)
-    trained = set(runs.loc[runs["role"] == "cell", "run_id"]) - before
-    if not trained and (reasons := Counter(read_failures(folder).values())):
+    trained, recorded = set(runs.loc[runs["role"] == "cell", "run_id"]) - before, set(runs["run_id"])
+    if not trained and (reasons := Counter(reason for run, reason in failed.items() if run not in recorded)):
         (reason, most), total = reasons.most_common(1)[0], reasons.total()
         raise StudyStoppedError(f"no run was trained: {most} of {total} failed with: {reason}", exit_code=1)
 

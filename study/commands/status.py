@@ -29,6 +29,9 @@ FRESH_SECONDS = 90.0
 """The time since the last heartbeat is shown if it is longer, by the clocks of both machines. It decides nothing."""
 
 MOST_LRS = 100
+MOST_CURVES = 200
+"""A model with more lrs or curves is in no table."""
+
 STATES = ("training", "diverged", "undertrained", "failed", "missing")
 LEGEND = "d diverged, u undertrained, t training, f failed"
 
@@ -165,8 +168,9 @@ def table(cells: Sequence[Cell], width: int = 120) -> str:
     for model in dict.fromkeys(cell.model for cell in cells):
         counts = {(cell.curve, cell.lr): _cell_text(cell) for cell in cells if cell.model == model}
         lrs, curves = sorted({lr for _, lr in counts}), list(dict.fromkeys(curve for curve, _ in counts))
-        if len(lrs) > MOST_LRS:
-            blocks.append(f"{model}: {len(lrs)} lrs are too many for a table; --json has every cell")
+        if len(lrs) > MOST_LRS or len(curves) > MOST_CURVES:
+            many = f"{count(len(curves), 'curve')} and {count(len(lrs), 'lr')}"
+            blocks.append(f"{model}: {many} are too many for a table; --json has every cell")
             continue
         left = [text.rjust(max(2, *(len(f"{lr:g}") for lr in lrs))) for text in ("lr", *(f"{lr:g}" for lr in lrs))]
         columns = [[curve, *(counts.get((curve, lr), "-") for lr in lrs)] for curve in curves]

@@ -19,6 +19,10 @@ STACK_COSTS_RUNS = 2
 """What a stack takes beside its runs, in the time of a run: measured, roughly, for the small networks."""
 
 
+MOST_CUTS = 256
+"""How often a plan is cut finer to see whether it ends sooner."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stack:
     """Runs to be trained together, and the name of their trial: the hash of their ids."""
@@ -106,6 +110,7 @@ def plan(
 
 def _stacks(runs: Sequence[Run], kind_of: Callable[[Run], str], largest: int, workers: int) -> list[Stack]:
     """Stacks of at most `largest` runs of one model, each of one kind: the fewest that keep all workers at work."""
+    workers = min(workers, max(1, len(runs)))
     kinds: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         kinds[kind_of(run)].append(run)
@@ -113,7 +118,7 @@ def _stacks(runs: Sequence[Run], kind_of: Callable[[Run], str], largest: int, wo
     cut = {kind: _cut(of_kind, size) for kind, of_kind in kinds.items()}
     best, best_time = cut, _rounds(cut, workers)
     # Where the last round leaves workers idle, one stack more, and smaller ones, may end sooner.
-    for _ in range(workers if runs else 0):
+    for _ in range(min(workers, MOST_CUTS) if runs else 0):
         kind = max(cut, key=lambda k: max(len(stack.runs) for stack in cut[k]))
         cut = cut | {kind: _cut(kinds[kind], math.ceil(len(kinds[kind]) / (len(cut[kind]) + 1)))}
         if _rounds(cut, workers) < best_time:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -106,9 +106,14 @@ def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     _known_only(name, known, options)
     values = known.defaults | {key: _typed(key, value, known.defaults[key]) for key, value in options.items()}
     _check_common(values)
-    if hasattr(load(name), "check"):
-        load(name).check(**{key: value for key, value in values.items() if key not in COMMON or key == "base"})
+    if check_values := _check_of(name):
+        check_values(**{key: value for key, value in values.items() if key not in COMMON or key == "base"})
     return {key: value for key, value in values.items() if value != known.defaults[key]}
+
+
+@functools.cache
+def _check_of(name: str) -> Callable[..., None] | None:
+    return getattr(load(name), "check", None)
 
 
 def build(

@@ -4,25 +4,30 @@ import uuid
 import warnings
 from pathlib import Path
 
+import pandas as pd
+
 from study.record import failures, files, tables
 from study.storage import stores
 
 
-def set_bad_files_aside(folder: Path) -> None:
+def set_bad_files_aside(folder: Path) -> pd.DataFrame:
     """Read every file of a record completely, and move each bad one to `set_aside/`, with a warning.
 
     Args:
         folder: the study's folder. The caller holds its lock.
+
+    Returns:
+        The recorded runs, as `study.record.tables.read_runs`.
 
     Raises:
         StorageError: a file cannot be read now, or cannot be moved.
     """
     for _ in files.read_each(folder, "losses", "parquet", tables.parse_losses, on_bad=_set_aside):
         pass
-    for _ in tables.read_run_files(folder, on_bad=_set_aside):
-        pass
+    runs = tables.read_runs(folder, on_bad=_set_aside)
     for _ in files.read_each(folder, "failures", "json", failures.parse, on_bad=_set_aside):
         pass
+    return runs
 
 
 def _set_aside(folder: Path, path: Path, reason: str) -> None:

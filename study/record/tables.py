@@ -58,13 +58,20 @@ def write_trial(
     extra = sorted({key for row in rows for key in row} - set(COLUMNS.names))
     schema = pa.schema([*COLUMNS, *((name, extra_column_type(name)) for name in extra)])
     table = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
-    store = stores.store_for(where)
     of_losses = LOSSES.append(STEP) if any(row.get("step") is not None for row in losses) else LOSSES
-    store.put(f"losses/{trial}.parquet", checksums.parquet_bytes(pa.Table.from_pylist(list(losses), schema=of_losses)))
-    store.put(f"runs/{trial}.parquet", checksums.parquet_bytes(table))
+    write_tables(where, trial, table, pa.Table.from_pylist(list(losses), schema=of_losses))
 
 
-def read_runs(folder: Path, trials: Collection[str] | None = None) -> pd.DataFrame:
+def write_tables(where: Path | str, trial: str, runs: pa.Table, losses: pa.Table) -> None:
+    """Record the runs of one trial, as `write_trial`, from tables with the columns of both files."""
+    store = stores.store_for(where)
+    store.put(f"losses/{trial}.parquet", checksums.parquet_bytes(losses))
+    store.put(f"runs/{trial}.parquet", checksums.parquet_bytes(runs))
+
+
+def read_runs(
+    folder: Path, trials: Collection[str] | None = None, on_bad: files.OnBad = files.ignore
+) -> pd.DataFrame:
     """Return one row a run, the control included, with a column for each threshold.
 
     Rows and columns are sorted, so equal records give equal tables. A bad file is ignored with a warning, and its runs
@@ -73,13 +80,14 @@ def read_runs(folder: Path, trials: Collection[str] | None = None) -> pd.DataFra
     Args:
         folder: the study's folder.
         trials: names of the trials to read; None reads all.
+        on_bad: called for each bad file.
 
     Raises:
         RecordError: there is no study.
         StorageError: a file cannot be read now.
     """
     read_definition(folder)
-    tables = [table for _, table in read_run_files(folder, trials)]
+    tables = [table for _, table in read_run_files(folder, trials, on_bad)]
     if tables:  # to pandas once: each conversion takes milliseconds, and there are hundreds of files
         frame = pa.concat_tables(tables, promote_options="default").to_pandas(types_mapper=nullable_dtype)
     else:
@@ -87,10 +95,11 @@ def read_runs(folder: Path, trials: Collection[str] | None = None) -> pd.DataFra
     frame = frame.drop_duplicates("run_id", keep="first")
     # The control's files lack some columns: the order of the files must not change the order of the columns.
     frame = frame.reindex(columns=[*COLUMNS.names, *sorted(set(frame.columns) - set(COLUMNS.names))])
-    thresholds = [json.loads(text) for text in frame.pop("thresholds")]
+    of_text, texts = pd.factorize(frame.pop("thresholds"))
+    thresholds = [json.loads(text) for text in texts]
     for name in sorted({key for values in thresholds for key in values}):
         column = np.array([values.get(name, np.nan) for values in thresholds], np.float64)
-        frame.insert(list(frame.columns).index("lr"), name, column)
+        frame.insert(list(frame.columns).index("lr"), name, column[of_text])
     if COUNTS[0] in frame:  # older records hold a meaningless distance for runs that were rolled back
         frame["moved"] = frame["moved"].mask(frame[COUNTS[0]].fillna(0) > 0)
     return frame.sort_values(["role", "model", "method", "options", "lr", "seed", "run_id"], ignore_index=True)

@@ -3,10 +3,11 @@
 Nothing that a record names is imported, followed or executed.
 """
 
+import functools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from study.storage.untrusted_input import (
@@ -50,6 +51,8 @@ def validate_study(study: dict[str, Any]) -> None:
         check_name(study.get(name, ""), name)
     _mapping(study, "data_options")
     axes = {name: _list(study, name) for name in ("models", "arms", "lrs", "seeds")}
+    runs = math.prod(len(values) for values in axes.values())
+    require(runs <= MAX_RUNS, f"it names {runs:,} runs; the maximum is {MAX_RUNS:,}")
     for model in axes["models"]:
         check_name(model, "a model")
     for arm in axes["arms"]:
@@ -58,8 +61,6 @@ def validate_study(study: dict[str, Any]) -> None:
         check_number(lr, "an lr")
     for seed in axes["seeds"]:
         check_integer(seed, "a seed")
-    runs = math.prod(len(values) for values in axes.values())
-    require(runs <= MAX_RUNS, f"it names {runs:,} runs; the maximum is {MAX_RUNS:,}")
     for part in ("recipe", "rule"):
         for name, value in _mapping(study, part).items():
             require(value is None or isinstance(value, int | float | str), f"{part}.{name} is {shorten(value)}")
@@ -127,9 +128,9 @@ def validate_runs(table: "pa.Table") -> None:
     import pyarrow.compute
 
     pc: Any = pyarrow.compute  # its functions are generated at import, unknown to type checkers
-    names = ["run_id", "data", "model", "method", "options", "thresholds", "lr", "seed", "role", "outcome", "steps"]
-    for row in table.select(names).to_pylist():
-        _validate_row(row)
+    for name, check in _CELLS.items():
+        for value in table[name].unique().to_pylist():  # a file repeats most values in each of its rows
+            check(value)
     for name in ("diverged_at_step", "micro_episodes", "spikes"):
         require((pc.min(table[name]).as_py() or 0) >= 0, f"{name} is negative")
     for field in table.schema:
@@ -142,19 +143,17 @@ def validate_runs(table: "pa.Table") -> None:
             require(pa.types.is_boolean(field.type), f"{field.name} holds no booleans")
 
 
-def _validate_row(row: Mapping[str, Any]) -> None:
-    _validate_run_id(row["run_id"])
-    for name in ("data", "model", "method"):
-        check_name(row[name], name)
-    require(row["role"] in ("cell", "control"), f"role is {shorten(row['role'])}")
-    outcomes = (None, "completed", "diverged", "undertrained")
-    require(row["outcome"] in outcomes, f"outcome is {shorten(row['outcome'])}")
-    require(check_number(row["lr"], "lr") > 0, f"lr is {row['lr']}")
-    require(check_integer(row["seed"], "seed") >= 0, f"seed is {row['seed']}")
-    require(check_integer(row["steps"], "steps") > 0, f"steps is {row['steps']}")
-    for name, value in _object(row["thresholds"], "thresholds").items():
+def _validate_role(value: Any) -> None:
+    require(value in ("cell", "control"), f"role is {shorten(value)}")
+
+
+def _validate_outcome(value: Any) -> None:
+    require(value in (None, "completed", "diverged", "undertrained"), f"outcome is {shorten(value)}")
+
+
+def _validate_thresholds(text: Any) -> None:
+    for name, value in _object(text, "thresholds").items():
         check_number(value, f"the threshold {check_name(name, 'a threshold')}")
-    check_json(_object(row["options"], "options"))
 
 
 def _validate_arm(arm: Any) -> None:
@@ -166,8 +165,25 @@ def _validate_arm(arm: Any) -> None:
 
 
 def _validate_run_id(value: Any) -> None:
-    valid = isinstance(value, str) and re.fullmatch(r"[\w-]{1,128}", value) is not None
-    require(valid, f"a run's id is {shorten(value)}")
+    if not isinstance(value, str) or _RUN_ID.fullmatch(value) is None:
+        raise ValueError(f"a run's id is {shorten(value)}")
+
+
+_RUN_ID = re.compile(r"[\w-]{1,128}")
+
+
+_CELLS: Mapping[str, Callable[[Any], None]] = {
+    "run_id": _validate_run_id,
+    **{name: functools.partial(check_name, what=name) for name in ("data", "model", "method")},
+    "role": _validate_role,
+    "outcome": _validate_outcome,
+    "lr": lambda value: require(check_number(value, "lr") > 0, f"lr is {value}"),
+    "seed": lambda value: require(check_integer(value, "seed") >= 0, f"seed is {value}"),
+    "steps": lambda value: require(check_integer(value, "steps") > 0, f"steps is {value}"),
+    "thresholds": _validate_thresholds,
+    "options": lambda text: check_json(_object(text, "options")),
+}
+"""Column of `runs/` -> the check of each of its values."""
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:

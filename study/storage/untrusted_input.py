@@ -111,23 +111,25 @@ def _not_ours(path: Path) -> str:
 
 def check_name(value: Any, what: str) -> str:
     """Return a name: printable, not empty, and at most `MAX_NAME_LENGTH` characters."""
-    require(isinstance(value, str), f"{what} is {shorten(value)}")
+    if not isinstance(value, str):
+        raise ValueError(f"{what} is {shorten(value)}")
     require(0 < len(value) <= MAX_NAME_LENGTH, f"{what} has {len(value):,} characters")
-    require(value.isprintable(), f"{what} holds control characters: {shorten(value)}")
+    if not value.isprintable():
+        raise ValueError(f"{what} holds control characters: {shorten(value)}")
     return value
 
 
 def check_number(value: Any, what: str) -> float:
     """Return a finite number as a float."""
-    require(isinstance(value, int | float) and not isinstance(value, bool), f"{what} is {shorten(value)}")
-    require(abs(value) < 1e300, f"{what} is {shorten(value)}")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e300:
+        raise ValueError(f"{what} is {shorten(value)}")
     return float(value)
 
 
 def check_integer(value: Any, what: str) -> int:
     """Return an integer that fits in 64 bits."""
-    require(isinstance(value, int) and not isinstance(value, bool), f"{what} is {shorten(value)}")
-    require(abs(value) < 1 << 62, f"{what} is {shorten(value)}")
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 62:
+        raise ValueError(f"{what} is {shorten(value)}")
     return value
 
 

@@ -36,6 +36,9 @@ STACK_RUNS_CPU = 40
 
 STACK_RUNS_GPU = 1024
 
+CACHED_ARMS = 100
+"""Most arms whose options are looked up in the cache, where each is a file read or written. More import torch."""
+
 BYTES_OF_STACKS_CPU = 3 * 2**30
 """Most memory of one CPU trial, by our estimate."""
 
@@ -110,7 +113,12 @@ class Trainer(protocol.Trainer):
         if not study.models:
             raise ValueError("need at least one of models")
         models = [self._canonical_model(model) for model in study.models]
-        arms = [Arm(method=arm.method, options=self.canonical_options(arm.method, arm.options)) for arm in study.arms]
+        canonical = self.canonical_options
+        if len(study.arms) > CACHED_ARMS:
+            from study import methods
+
+            canonical = methods.check
+        arms = [Arm(method=arm.method, options=canonical(arm.method, arm.options)) for arm in study.arms]
         once = {canonical_json([arm.method, arm.options]): arm for arm in arms}
         return replace(study, models=tuple(dict.fromkeys(models)), arms=tuple(once.values()))
 
