@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from study.config import JUDGED_FROM, RANKER, QualitySearch, Study
@@ -61,10 +62,14 @@ def with_curves(runs: pd.DataFrame) -> pd.DataFrame:
             raise ValueError(f"these are runs of {studies} ({', '.join(found)}): look at one at a time")
     if "curve" in runs:
         return runs
-    arms = [_arm(row) for row in records(runs.reindex(columns=["method", *threshold_columns(runs), "options"]))]
+    named = runs.reindex(columns=["method", *threshold_columns(runs), "options"])
+    of_row = named.groupby(list(named.columns), sort=False, dropna=False).ngroup().to_numpy()
+    _, first, of_row = np.unique(of_row, return_index=True, return_inverse=True)
+    arms = [_arm(row) for row in records(named.iloc[first])]
     distinct = list(dict.fromkeys(arms))
     labels = dict(zip(distinct, curve_labels([(method, dict(values)) for method, values in distinct]), strict=True))
-    return runs.assign(curve=pd.Series([labels[arm] for arm in arms], index=runs.index, dtype=object))
+    curves = np.array([labels[arm] for arm in arms], dtype=object)[of_row]
+    return runs.assign(curve=pd.Series(curves, index=runs.index, dtype=object))
 
 
 def curve_labels(arms: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:

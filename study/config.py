@@ -318,7 +318,8 @@ class Study:
                 continue
             values = [_json_of_value(v, axis) for v in values]
             twice = sorted(v for v, n in Counter(values).items() if n > 1)
-            _need(not twice, f"{axis} names {', '.join(twice)} twice")
+            more = f" and {len(twice) - 5:,} more" if len(twice) > 5 else ""
+            _need(not twice, f"{axis} names {', '.join(twice[:5])}{more} twice")
 
     def run(self, data: str, model: str, arm: Arm, lr: float, seed: int) -> Run:
         """Return one run of this study. `data` is the content hash of the data."""
@@ -500,4 +501,6 @@ def _json_of_value(value: Any, axis: str) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Arm):
+        return {"method": value.method, "options": value.options}
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

@@ -35,9 +35,8 @@ def report_figures(tables: ReportTables, losses: pd.DataFrame | None = None) -> 
     models = tables.models(rates)
     moving = thresholds.frontier(runs, LEVELS[0], fitted)
     parts = panels(rates, models, moving)
-    horizon = diverged_by_step(runs)
-    drawn = {curve for part in parts for curve in part.styles}
-    lines = fitted_curves(runs.loc[runs["curve"].isin(list(drawn))], fitted=fitted)
+    drawn = runs.loc[runs["curve"].isin([curve for part in parts for curve in part.styles])]
+    horizon, lines = diverged_by_step(drawn), fitted_curves(drawn, fitted=fitted)
 
     def of(frame: pd.DataFrame, part: Panel) -> pd.DataFrame:
         return frame.loc[frame["model"] == part.model]

@@ -154,14 +154,14 @@ def missing_runs(definition: Definition, every: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns run_id, model, method, options (JSON), lr, seed.
     """
-    study, rows = definition.study, []
+    study, rows, planned, recorded = definition.study, [], set(), set(every["run_id"])
     for model, arm, lr, seed in itertools.product(study.models, study.arms, study.lrs, study.seeds):
         run_id = study.run(definition.data["content"], model, arm, lr, seed).id
-        arm_of = {"method": arm.method, "options": json.dumps(arm.options, sort_keys=True)}
-        rows.append({"run_id": run_id, "model": model} | arm_of | {"lr": lr, "seed": seed})
-    columns = ["run_id", "model", "method", "options", "lr", "seed"]
-    planned, keys = pd.DataFrame(rows, columns=pd.Index(columns)), ["model", "method", "lr", "seed"]
-    missing = planned.loc[~planned["run_id"].isin(every["run_id"])]
-    spare = every.loc[~every["run_id"].isin(planned["run_id"]), keys].value_counts().to_dict()
+        planned.add(run_id)
+        if run_id not in recorded:
+            rows.append((run_id, model, arm.method, json.dumps(arm.options, sort_keys=True), lr, seed))
+    missing = pd.DataFrame(rows, columns=pd.Index(["run_id", "model", "method", "options", "lr", "seed"]))
+    keys = ["model", "method", "lr", "seed"]
+    spare = every.loc[~every["run_id"].isin(list(planned)), keys].value_counts().to_dict()
     stands_for = np.array([spare.get(key, 0) for key in missing[keys].itertuples(index=False, name=None)], int)
     return missing.loc[missing.groupby(keys).cumcount() >= stands_for].reset_index(drop=True)

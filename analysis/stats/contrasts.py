@@ -302,7 +302,8 @@ NO_PAIRS = {"lr": math.nan, "lr_pairs": 0, "lr_only": 0, "lr_only_against": 0}
 
 def _discordant(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
     """The common lr at which the seeds of two tables differ most; the lowest of equals."""
-    a, b = a.align(b, join="inner")
+    if not (a.index.equals(b.index) and a.columns.equals(b.columns)):
+        a, b = a.align(b, join="inner")
     y_a, y_b = a.to_numpy(dtype=float), b.to_numpy(dtype=float)
     if not y_a.size:
         return NO_PAIRS
@@ -313,7 +314,9 @@ def _discordant(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
 
 
 def _quality_difference(a: _Side, b: _Side) -> dict[str, Any]:
-    paired = (a.best["quality"] - b.best["quality"]).dropna().to_numpy(dtype=float)
+    paired = np.empty(0)
+    if len(a.best) and len(b.best):
+        paired = (a.best["quality"] - b.best["quality"]).dropna().to_numpy(dtype=float)
     low, high = mean_interval(paired)
     mean = float(paired.mean()) if len(paired) else math.nan
     chosen = [float(s.best["lr"].mode().iloc[0]) if len(s.best) else math.nan for s in (a, b)]

@@ -48,15 +48,16 @@ def last_doubling(half: pd.DataFrame, full: pd.DataFrame, level: float = 0.5) ->
         for table in (half, full)
     )
     matrices = [outcomes_by_curve(table) for table in (half, full)]
-    later = (full["outcome"] == "diverged").astype(int) - (half["outcome"] == "diverged").astype(int)
+    later_N = ((full["outcome"] == "diverged").astype(int) - (half["outcome"] == "diverged").astype(int)).to_numpy()
+    seed_N, of_curve = full["seed"].to_numpy(dtype=np.int64), full.groupby(CURVE, sort=False).indices
     rows = []
     for key, row in of_full.items():
-        same = (full["model"] == key[0]) & (full["curve"] == key[1])
-        changed = later.loc[same]
-        before = of_half[key]
-        by_seed = np.sign(changed.groupby(full.loc[same, "seed"]).sum().to_numpy())
+        at = of_curve[key]
+        changed, before = later_N[at], of_half[key]
+        _, of_seed = np.unique(seed_N[at], return_inverse=True)
+        by_seed = np.sign(np.bincount(of_seed, changed))
         found = {name: row[name] for name in (*CURVE, "method", "level")}
-        found |= {"steps_half": before["steps"], "steps": row["steps"], "runs": int(same.sum())}
+        found |= {"steps_half": before["steps"], "steps": row["steps"], "runs": len(at)}
         found |= {"late": int((changed > 0).sum()), "recovered": int((changed < 0).sum())}
         found["p"] = _sign_test(int((by_seed > 0).sum()), int((by_seed < 0).sum()))
         ratio = factor = math.nan

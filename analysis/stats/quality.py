@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.loading import CELL, CURVE, in_order, tasks_of, threshold_columns, with_curves
+from analysis.loading import CELL, CURVE, in_order, records, tasks_of, threshold_columns, with_curves
 from study.config import EdgeSearch
 from study.record.definition import Definition
 
@@ -92,8 +92,11 @@ def judged_at_own_best(runs: pd.DataFrame, definition: Definition, name: str) ->
     runs = with_curves(runs)
     quality_N = worst_filled(runs, definition).get(name, np.full(len(runs), math.nan))
     searched = isinstance(definition.study.search, EdgeSearch)
-    tables = {}
+    tables, none = {}, _no_choice().assign(quality=pd.Series(dtype=float))[["lr", "quality"]]
     for (model, curve), chosen in chosen_by_others(runs, definition, name.partition("_")[2], CURVE).items():
+        if chosen.empty:
+            tables[model, curve] = none
+            continue
         judged = chosen.assign(quality=quality_N[chosen["row"]])[["lr", "quality"]]
         tables[model, curve] = judged.iloc[:0] if searched else judged.loc[np.isfinite(judged["quality"])]
     return tables
@@ -121,25 +124,33 @@ def chosen_by_others(
     filled = worst_filled(runs, definition)
     kept = filled.get(f"kept_{task}", filled["kept"])
     kept = filled["kept"] if np.isnan(kept).any() else kept
-    scored = runs[["model", "method", "curve", "lr", "seed"]].assign(by=kept, row=np.arange(len(runs)))
-    tables = {}
-    for key, alike in scored.groupby(list(of), sort=False):
-        seeds, of_seed = np.unique(alike["seed"].to_numpy(dtype=np.int64), return_inverse=True)
-        lrs, of_lr = np.unique(alike["lr"].to_numpy(dtype=float), return_inverse=True)
-        curves, of_curve = np.unique(alike["curve"].to_numpy(dtype=object), return_inverse=True)
+    seed_N, lr_N = runs["seed"].to_numpy(dtype=np.int64), runs["lr"].to_numpy(dtype=float)
+    curve_N, tables, none = runs["curve"].to_numpy(dtype=object), {}, _no_choice()
+    for key, at in runs.groupby(list(of), sort=False).indices.items():
+        first, second = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
+        tables[first, second] = none
+        seeds, of_seed = np.unique(seed_N[at], return_inverse=True)
+        if len(seeds) < 2:
+            continue  # there are no other seeds
+        lrs, of_lr = np.unique(lr_N[at], return_inverse=True)
+        curves, of_curve = np.unique(curve_N[at], return_inverse=True)
         choices, of_choice = np.unique(of_lr * len(curves) + of_curve, return_inverse=True)
-        by_SK = mean_of(alike["by"].to_numpy(dtype=float), of_seed, of_choice)
+        by_SK = mean_of(kept[at], of_seed, of_choice)
         run_SK = np.full(by_SK.shape, -1)
-        run_SK[of_seed, of_choice] = alike["row"]
+        run_SK[of_seed, of_choice] = at
         rows = []
         for s, seed in enumerate(seeds.tolist()):
             k = _best(np.delete(by_SK, s, axis=0))
             if k is not None and run_SK[s, k] >= 0:
                 lr, curve = float(lrs[choices[k] // len(curves)]), curves[choices[k] % len(curves)]
                 rows.append({"seed": seed, "curve": curve, "lr": lr, "row": int(run_SK[s, k])})
-        first, second = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
-        tables[first, second] = pd.DataFrame(rows, columns=pd.Index(["seed", "curve", "lr", "row"])).set_index("seed")
+        if rows:
+            tables[first, second] = pd.DataFrame(rows).set_index("seed")
     return tables
+
+
+def _no_choice() -> pd.DataFrame:
+    return pd.DataFrame(columns=pd.Index(["seed", "curve", "lr", "row"])).set_index("seed")
 
 
 def _best(by_SK: np.ndarray) -> int | None:
@@ -209,14 +220,17 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     loss = _floats(runs, "final_loss")
     capped = runs[[*CURVE, "method", "lr", "seed"]].assign(loss=np.fmin(np.where(np.isnan(loss), top, loss), top))
     ends = capped.groupby(CURVE)["lr"].agg(["min", "max"]).groupby("model").agg({"min": "max", "max": "min"})
+    ends_of = dict(zip(ends.index, ends.to_numpy(dtype=float).tolist(), strict=True))
     rows = []
-    for key, curve in capped.groupby(CURVE, sort=False):
-        low, high = ends.loc[key[0]]  # pyright: ignore[reportIndexIssue]
-        inside = curve.loc[(curve["lr"] >= low) & (curve["lr"] <= high)]
-        lrs, of_lr = np.unique(inside["lr"].to_numpy(dtype=float), return_inverse=True)
-        _, of_seed = np.unique(inside["seed"].to_numpy(dtype=np.int64), return_inverse=True)
-        loss_SK = mean_of(inside["loss"].to_numpy(dtype=float), of_seed, of_lr)
-        same = {"model": key[0], "curve": key[1], "method": curve["method"].iloc[0]}  # pyright: ignore[reportIndexIssue]
+    lr_N, seed_N = capped["lr"].to_numpy(dtype=float), capped["seed"].to_numpy(dtype=np.int64)
+    loss_N, of_curve = capped["loss"].to_numpy(dtype=float), capped.groupby(CURVE, sort=False).indices
+    for same in records(capped[[*CURVE, "method"]].drop_duplicates(CURVE)):
+        low, high = ends_of[same["model"]]
+        at = of_curve[same["model"], same["curve"]]
+        at = at[(lr_N[at] >= low) & (lr_N[at] <= high)]
+        lrs, of_lr = np.unique(lr_N[at], return_inverse=True)
+        _, of_seed = np.unique(seed_N[at], return_inverse=True)
+        loss_SK = mean_of(loss_N[at], of_seed, of_lr)
         ends_here = {"sensitivity_lr_min": low, "sensitivity_lr_max": high}
         rows.append(same | _sensitivity(np.log10(lrs), loss_SK) | ends_here)
     columns = [*CURVE, "method", *SENSITIVITY, "sensitivity_lr_min", "sensitivity_lr_max"]

@@ -27,6 +27,7 @@ Bretz et al., Statistics in Medicine 28 (2009).
 
 import functools
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -129,16 +130,19 @@ def recommend(
     named = [(confirmation, {run.id for run in confirmation.runs(definition)}) for confirmation in confirmations]
     same = ["method", *threshold_columns(runs), "options"]
     rows = []
-    needed = runs[[*CURVE, *same, "run_id", "lr", "outcome"]].assign(_score=scores)
-    for key, of_curve in needed.groupby(CURVE, sort=False):
-        model, curve = key  # pyright: ignore[reportGeneralTypeIssues]
+    ids, lr_N = runs["run_id"].to_numpy(dtype=object), runs["lr"].to_numpy(dtype=float)
+    diverged_N = (runs["outcome"] == "diverged").to_numpy(dtype=bool)
+    heads = records(runs.drop_duplicates(CURVE).reindex(columns=[*CURVE, *same]))
+    of_curve = runs.groupby(CURVE, sort=False).indices
+    for head in heads:  # arrays, since a table for each of thousands of curves takes seconds
+        model, curve = head["model"], head["curve"]
+        at = of_curve[model, curve]
         lost = _lost(failed, str(model), str(curve), named)
-        evidence = _evidence(of_curve, named, lost, placed=nominates_only(study))
-        row = claim(evidence, risk, confidence)
-        row |= _nomination(evidence, fitted[model, curve], row, risk, confidence)
-        row |= _quality_at(of_curve, row["lr"] if row["status"] == CLAIMED else row["nominated"])
-        row |= _headroom(of_curve, edge[model, curve], column)
-        head = {"model": model, "curve": curve} | {c: of_curve[c].iloc[0] for c in same}
+        evidence = _evidence(ids[at].tolist(), lr_N[at], diverged_N[at], named, lost, placed=nominates_only(study))
+        row = _claim_and_nomination(evidence, fitted[model, curve], risk, confidence)
+        named_lr = row["lr"] if row["status"] == CLAIMED else row["nominated"]
+        row |= _quality_at(scores[at][lr_N[at] == named_lr])
+        row |= _headroom(lr_N[at], scores[at], edge[model, curve], column)
         facts = {name: edge[model, curve][name] for name in ("seeds", "n_min", "n_max", "lr_min", "lr_max", "steps")}
         facts |= {"edge_status": edge[model, curve]["status"], "searched": _origin(study)}
         facts |= {"missing": sum(lost.values()), "missing_from": min(lost, default=math.nan)}
@@ -256,13 +260,13 @@ def _lost(
 
 
 def _evidence(
-    of_curve: pd.DataFrame,
+    ids: Sequence[str],
+    lrs: np.ndarray,
+    diverged: np.ndarray,
     named: Iterable[tuple[Confirmation, set[str]]],
     missing: Mapping[float, int],
     placed: bool,
 ) -> Evidence:
-    diverged = (of_curve["outcome"] == "diverged").to_numpy(dtype=bool)
-    ids, lrs = of_curve["run_id"].tolist(), of_curve["lr"].to_numpy(dtype=float)
     confirmed: list[Confirmed] = []
     own = np.ones(len(ids), bool)
     for confirmation, of_confirmation in named:
@@ -336,6 +340,18 @@ def _before(evidence: Evidence, risk: float, level: float) -> int:
 # What to try next
 
 
+def _claim_and_nomination(evidence: Evidence, fit: Fit, risk: float, confidence: float) -> dict[str, Any]:
+    """The claim of a curve, and what to try next; once for curves with the same fit and evidence."""
+    lost = tuple(sorted(evidence.missing.items()))
+    key = ("claim", evidence.grid, evidence.placed, evidence.confirmations, lost, risk, confidence)
+
+    def find() -> dict[str, Any]:
+        claimed = claim(evidence, risk, confidence)
+        return claimed | _nomination(evidence, fit, claimed, risk, confidence)
+
+    return dict(fit.once(key, find))
+
+
 def _nomination(
     evidence: Evidence, fit: Fit, claimed: Mapping[str, Any], risk: float, confidence: float
 ) -> dict[str, Any]:
@@ -394,14 +410,13 @@ def _scores(runs: pd.DataFrame, definition: Definition, column: str) -> np.ndarr
     return worst_filled(runs, definition).get(column, np.full(len(runs), np.nan))
 
 
-def _quality_at(of_curve: pd.DataFrame, lr: float) -> dict[str, Any]:
-    scores = of_curve.loc[of_curve["lr"] == lr, "_score"].to_numpy(dtype=float)
+def _quality_at(scores: np.ndarray) -> dict[str, Any]:
     low, middle, high = median_interval(scores)
     return {"quality_median": middle, "quality_low": low, "quality_high": high, "quality_n": len(scores)}
 
 
-def _headroom(of_curve: pd.DataFrame, edge: Mapping[str, Any], column: str) -> dict[str, float]:
-    best = _best_lr(of_curve, column)
+def _headroom(lr_N: np.ndarray, score_N: np.ndarray, edge: Mapping[str, Any], column: str) -> dict[str, float]:
+    best = _best_lr(lr_N, score_N, column)
     return {
         "best_lr": best,
         "headroom": edge["edge"] / best if edge["status"] == REACHED else math.nan,
@@ -410,15 +425,16 @@ def _headroom(of_curve: pd.DataFrame, edge: Mapping[str, Any], column: str) -> d
     }
 
 
-def _best_lr(of_curve: pd.DataFrame, column: str) -> float:
+def _best_lr(lr_N: np.ndarray, score_N: np.ndarray, column: str) -> float:
     """The lr of best median quality, the lowest of equals; of a search, of the best quarter octave."""
-    lr_N, score_N = (of_curve[name].to_numpy(dtype=float) for name in ("lr", "_score"))
-    alone = float(np.median(np.unique(lr_N, return_counts=True)[1])) < 2
+    alone = statistics.median(Counter(lr_N.tolist()).values()) < 2
     group_N = (4 * np.log2(lr_N)).round() if alone else lr_N
-    there = ~np.isnan(score_N)
-    groups = [group_N == group for group in np.unique(group_N[there])]
-    if not groups:
+    scores: dict[float, list[float]] = {}
+    for group, score in zip(group_N.tolist(), score_N.tolist(), strict=True):
+        if not math.isnan(score):
+            scores.setdefault(group, []).append(score)
+    if not scores:
         return math.nan
-    medians = [float(np.median(score_N[group & there])) for group in groups]
-    best = groups[int(np.argmin(medians) if lower_is_better(column) else np.argmax(medians))]
-    return float(np.median(lr_N[best]))
+    medians = {group: statistics.median(scores[group]) for group in sorted(scores)}
+    best = (min if lower_is_better(column) else max)(medians, key=lambda group: medians[group])
+    return float(np.median(lr_N[group_N == best]))

@@ -77,7 +77,10 @@ def example_pairs(runs: pd.DataFrame, limit: int = 8) -> list[tuple[dict[str, An
         reasons = list(dict.fromkeys(r["reason"] for r in broken))
         first = [next(r for r in broken if r["reason"] == reason) for reason in reasons]
         nearest = [min(healthy, key=lambda h: _distance(h, b), default=None) for b in first]
-        per_curve.append([(b, h) for b, h in zip(first, nearest, strict=True) if h is not None])
+        if pairs := [(b, h) for b, h in zip(first, nearest, strict=True) if h is not None]:
+            per_curve.append(pairs)
+        if len(per_curve) == limit:  # the first pairs of so many curves are enough
+            break
     rounds = range(max(map(len, per_curve), default=0))
     return [pairs[i] for i in rounds for pairs in per_curve if i < len(pairs)][:limit]
 

@@ -64,14 +64,23 @@ def many_contrasts_text(contrasts: pd.DataFrame) -> str:
     return f"{int((p <= 0.05).sum())} of {len(p)} curves differ in LR50 from none (Holm's p at most 0.05)."
 
 
+MOST_REJUDGED = 50_000
+"""Runs of a study that a report judges again, from their losses: each takes a millisecond, and memory by its steps."""
+
+
 def trust_notes(runs: pd.DataFrame, study: Study) -> list[str]:
-    """Return what weakens the outcomes of a study's runs, a paragraph each: a weak baseline, and losses alone.
+    """Return what weakens or is left out of the outcomes of a study's runs, a paragraph each.
 
     Args:
         runs: One row a run (`analysis.load`).
         study: The study, whose trainer says how to give a better baseline.
     """
     notes = []
+    if len(runs) > MOST_REJUDGED:
+        notes.append(
+            f"A report of over {MOST_REJUDGED:,} runs leaves out how other rules and fewer steps would move the edges: "
+            "`study rescore` and `study scale --over steps` show it."
+        )
     weak = (runs["baseline"] == FIRST_LOSSES).tolist().count(True) if "baseline" in runs else 0
     if weak:
         notes.append(

@@ -25,18 +25,21 @@ def report(folder: Path) -> str:
     """Write the report, and return its text for a terminal. Raises StorageError if it cannot be written."""
     from analysis.report import page, terminal
     from analysis.report.tables import report_tables
+    from analysis.text.report import MOST_REJUDGED
 
     stores.store_for(folder).refresh("set_aside", tables.PUBLISHED)
     found = report_tables(folder)
     try:
-        losses = tables.read_losses(folder)
+        many = len(found.runs) > MOST_REJUDGED
+        judged = found.every.loc[found.every["role"] == "control"] if many else found.every
+        losses = tables.read_losses(folder, judged["run_id"] if many else None)
         path = page.write(
             found,
             _references(found, losses),
-            _influence(found, losses),
-            losses,
+            None if many else _influence(found, losses),
+            None if many else losses,
             sizes=_sizes(found),
-            doubling=_doubling(found, losses),
+            doubling=None if many else _doubling(found, losses),
         )
     except OSError as error:
         raise StorageError(f"cannot write the report to {folder} ({error.strerror or error})") from error
@@ -44,12 +47,14 @@ def report(folder: Path) -> str:
     address = stores.address(folder)
     url = "" if address == str(folder) else f"\n        {address}/{path.name}"
     text = terminal.text(found, typed_path(folder), typed_command())
-    return "\n".join([text, *_missing_losses(found, losses), *_missing_runs(folder, found), "", f"report: {path}{url}"])
+    return "\n".join(
+        [text, *_missing_losses(judged, losses), *_missing_runs(folder, found), "", f"report: {path}{url}"]
+    )
 
 
-def _missing_losses(found: "ReportTables", losses: "pd.DataFrame") -> list[str]:
+def _missing_losses(runs: "pd.DataFrame", losses: "pd.DataFrame") -> list[str]:
     """What the report lacks where the losses of runs are not there, as in a published study."""
-    missing = len(set(found.every["run_id"]) - set(losses["run_id"]))
+    missing = len(set(runs["run_id"]) - set(losses["run_id"]))
     if not missing:
         return []
     return [

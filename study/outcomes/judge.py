@@ -203,7 +203,10 @@ def outcomes_of_gains(
     if declared_R is not None:
         diverged_RC[:, 0] |= declared_R
     once_had_R = h_RTC[:, :, 0].max(axis=1) >= rule.once_had
-    spikes_R = (depth_RT >= rule.spike).sum(axis=1)
+    spikes_R = (depth_RT >= rule.spike).sum(axis=1).tolist()
+    deep_R = ~(fall_RTC[:, :, 0].max(axis=1) < rule.micro_fall)
+    kept_R, learnable_K = kept_RC.tolist(), [not math.isnan(G) for G in G_C[1:]]
+    diverged_R = diverged_RC.tolist()
 
     outcomes = []
     for r in range(R):
@@ -222,9 +225,9 @@ def outcomes_of_gains(
             at_step = int(step_T[below[-1] + 1]) if len(below) else 0
         elif diverged_RC[r, 0]:
             outcome, reason, at_step = "diverged", "declared", int(step_T[-1])
-        episodes = _episodes(fall_RTC[r, :, 0], step_T, rule)
+        episodes = _episodes(fall_RTC[r, :, 0], step_T, rule) if deep_R[r] else ()
         last = loss_RTC[r, start_T[-1] :, 0]
-        kept = [finite_or_none(k) if finite_weights_R[r] else None for k in kept_RC[r]]
+        kept = [finite_or_none(k) if finite_weights_R[r] else None for k in kept_R[r]]
         outcomes.append(
             Outcome(
                 outcome=outcome,
@@ -232,12 +235,12 @@ def outcomes_of_gains(
                 diverged_at_step=at_step,
                 micro_episodes=len(episodes),
                 episodes=episodes,
-                spikes=int(spikes_R[r]),
+                spikes=spikes_R[r],
                 final_loss=_mean(last) if finite_weights_R[r] else None,
                 kept=kept[0],
                 task_kept=tuple(kept[1:]),
                 task_diverged=tuple(
-                    None if math.isnan(G) else bool(yes) for G, yes in zip(G_C[1:], diverged_RC[r, 1:], strict=True)
+                    yes if learnable else None for learnable, yes in zip(learnable_K, diverged_R[r][1:], strict=True)
                 ),
             )
         )
@@ -269,12 +272,10 @@ def final_loss(loss_TK: np.ndarray, rule: Rule, step_T: np.ndarray | None = None
 
 def _mean(last: np.ndarray) -> float | None:
     # fsum: exact, so the same for every shape of the array.
-    return math.fsum(last) / len(last) if np.isfinite(last).all() else None
+    return math.fsum(last.tolist()) / len(last) if np.isfinite(last).all() else None
 
 
 def _episodes(fall_T: np.ndarray, step_T: np.ndarray, rule: Rule) -> tuple[Episode, ...]:
-    if fall_T.max() < rule.micro_fall:
-        return ()
     down = np.concatenate([[False], fall_T > rule.micro_recovery, [False]])
     starts, stops = np.flatnonzero(down[1:] & ~down[:-1]), np.flatnonzero(down[:-1] & ~down[1:])
     episodes = []

@@ -1,5 +1,6 @@
 """Outcomes of recorded runs: from tables of losses to arrays, and to outcomes under another rule."""
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,19 +38,19 @@ def losses_by_run(losses: Any, tasks: Sequence[str]) -> dict[str, RunLosses]:
     Raises:
         ValueError: If a run lacks a task.
     """
+    names = ["run_id", "task", "loss", "constant", *(["step"] if "step" in losses else [])]
     by_run: dict[str, dict[str, Any]] = {}
-    for row in losses.itertuples(index=False):
-        by_run.setdefault(row.run_id, {})[row.task] = row
+    for run, task, *rest in zip(*(losses[name].to_numpy(dtype=object) for name in names), strict=True):
+        by_run.setdefault(run, {})[task] = rest
     found = {}
     for run, parts in by_run.items():
         if missing := [task for task in tasks if task not in parts]:
             raise ValueError(f"the losses of run {run[:12]} lack {', '.join(missing)}")
         rows = [parts[task] for task in tasks]
-        steps = len(rows[0].loss)
-        step = getattr(rows[0], "step", None)
+        steps, step = len(rows[0][0]), rows[0][2] if "step" in names else None
         found[run] = RunLosses(
-            loss=np.stack([np.asarray(row.loss, np.float32) for row in rows], axis=1),
-            constant=np.stack([np.asarray(row.constant[:steps], np.float32) for row in rows], axis=1),
+            loss=np.stack([np.asarray(row[0], np.float32) for row in rows], axis=1),
+            constant=np.stack([np.asarray(row[1][:steps], np.float32) for row in rows], axis=1),
             step=np.asarray(step, np.int64) if isinstance(step, np.ndarray | list) else None,
         )
     return found
@@ -104,7 +105,33 @@ def judge_recorded(
         declared: Ids of the runs of which the trainer says that they diverged.
         lrs: Learning rates by run id, used only without `moved`.
     """
-    by_run = losses_by_run(losses, tasks)
+    outcomes: dict[str, Outcome] = {}
+    # All runs at once would take several times the memory of the losses.
+    of_run, runs = losses["run_id"].factorize()
+    order = np.argsort(of_run, kind="stable")
+    ends = np.searchsorted(of_run[order], np.arange(0, len(runs) + RUNS_AT_ONCE, RUNS_AT_ONCE))
+    for start, end in itertools.pairwise(ends.tolist()):
+        by_run = losses_by_run(losses.iloc[order[start:end]], tasks)
+        outcomes |= _judge_part(
+            by_run, constant_loss_K, lost_weights, reference, rule, moved=moved, declared=declared, lrs=lrs
+        )
+    return outcomes
+
+
+RUNS_AT_ONCE = 500
+
+
+def _judge_part(
+    by_run: Mapping[str, RunLosses],
+    constant_loss_K: np.ndarray,
+    lost_weights: Collection[str],
+    reference: Reference,
+    rule: Rule,
+    *,
+    moved: Mapping[str, float] | None,
+    declared: Collection[str],
+    lrs: Mapping[str, float] | None,
+) -> dict[str, Outcome]:
     alike: dict[tuple[int, bytes], list[str]] = {}
     for run, own in by_run.items():
         key = len(own.loss), b"" if own.step is None else own.step.tobytes()

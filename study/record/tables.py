@@ -69,9 +69,7 @@ def write_tables(where: Path | str, trial: str, runs: pa.Table, losses: pa.Table
     store.put(f"runs/{trial}.parquet", checksums.parquet_bytes(runs))
 
 
-def read_runs(
-    folder: Path, trials: Collection[str] | None = None, on_bad: files.OnBad = files.ignore
-) -> pd.DataFrame:
+def read_runs(folder: Path, trials: Collection[str] | None = None, on_bad: files.OnBad = files.ignore) -> pd.DataFrame:
     """Return one row a run, the control included, with a column for each threshold.
 
     Rows and columns are sorted, so equal records give equal tables. A bad file is ignored with a warning, and its runs
@@ -133,21 +131,20 @@ def read_losses(
         predictor on the same batches) and step (numbers of the logged steps; None is every step).
     """
     wanted = None if run_ids is None else set(run_ids)
-    parts = []
+    found: dict[tuple[str, str], tuple[Any, ...]] = {}
     for _, table in files.read_each(folder, "losses", "parquet", parse_losses, trials):
-        frame = table.to_pandas()
-        frame["step"] = frame.get("step")
-        constants = frame[frame["run_id"].isna()].set_index(["seed", "task"])["loss"]
-        frame = frame[frame["run_id"].notna()]
-        if wanted is not None:
-            frame = frame[frame["run_id"].isin(wanted)]
-        if frame.empty:
-            continue
-        keys = zip(frame["seed"], frame["task"], strict=True)
-        parts.append(frame.assign(constant=[constants[key] for key in keys]))
-    if not parts:
-        return pd.DataFrame({"run_id": [], "seed": [], "task": [], "loss": [], "step": [], "constant": []})
-    return pd.concat(parts).drop_duplicates(["run_id", "task"], ignore_index=True)
+        # Tables of pandas take milliseconds each, and there are thousands of files.
+        run, seed, task = (table[name].to_pylist() for name in ("run_id", "seed", "task"))
+        loss = table["loss"].to_numpy(zero_copy_only=False)
+        step = table[STEP.name].to_numpy(zero_copy_only=False) if STEP.name in table.column_names else [None] * len(run)
+        rows = list(zip(run, seed, task, loss, step, strict=True))
+        constants = {row[1:3]: row[3] for row in reversed(rows) if row[0] is None}
+        for row in rows:
+            if row[0] is not None and (wanted is None or row[0] in wanted):
+                found.setdefault((row[0], row[2]), (*row, constants[row[1:3]]))
+    names = ("run_id", "seed", "task", "loss", "step", "constant")
+    columns = zip(*found.values(), strict=True) if found else [[]] * len(names)
+    return pd.DataFrame({name: list(column) for name, column in zip(names, columns, strict=True)})
 
 
 def read_run_files(

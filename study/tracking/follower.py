@@ -1,4 +1,8 @@
-"""Updates the MLflow view while a study trains, in a process of its own."""
+"""Updates the MLflow view while a study trains, in a process of its own.
+
+Updates during training have the lowest priority. The last one has the user's: nothing trains then, and it would hardly
+get on where others keep the machine busy.
+"""
 
 import contextlib
 import importlib
@@ -6,9 +10,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -96,21 +101,40 @@ def _ctrl_c_blocked() -> Iterator[None]:
 
 def _mirror_on_request(folder: Path, uri: str | None, requests: Connection) -> None:
     """Mirror whenever a request comes (`finished` of `mirror`); answer the last one. Ends with the parent process."""
-    os.nice(19)
     if uri is None or uri.startswith("http"):
         os.chdir("/")  # MLflow needs a current folder, and the user's may be removed meanwhile
     warnings.simplefilter("ignore")
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    with quiet_mlflow():
-        for name in IMPORTS:
-            importlib.import_module(name)
+    _in_background(_import_all)
     with contextlib.suppress(EOFError, OSError):
         while True:
             finished = requests.recv()
-            answer: MirrorResult | str
-            try:
-                answer = mirror(folder, uri, finished=finished)
-            except ValueError as error:
-                answer = str(error)
             if finished:
-                requests.send(answer)
+                requests.send(_mirrored(folder, uri, finished=True))
+            else:
+                _in_background(_mirrored, folder, uri, finished=False)
+
+
+def _in_background(call: Callable[..., object], *args: object, **options: object) -> None:
+    """Call with the lowest priority. It cannot be raised again, but belongs to a thread (on Linux)."""
+
+    def run() -> None:
+        os.nice(19)
+        call(*args, **options)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+
+
+def _import_all() -> None:
+    with quiet_mlflow():
+        for name in IMPORTS:
+            importlib.import_module(name)
+
+
+def _mirrored(folder: Path, uri: str | None, *, finished: bool) -> MirrorResult | str:
+    try:
+        return mirror(folder, uri, finished=finished)
+    except ValueError as error:
+        return str(error)

@@ -9,7 +9,8 @@
 A metric is a chart, and the part of its name before a slash is a section of the page. MLflow sorts both by name, so
 `divergence/rate` is among the first. A study of more than MOST_CELLS cells has no runs for them: MLflow takes longer to
 write each than training may. Its curves hold the same numbers, and `tables/cells.csv` of the study's run has a row a
-cell. Of more than MOST_CURVES curves, `tables/edges.csv` alone holds the answers.
+cell. Of more than MOST_CURVES curves, `tables/edges.csv` alone holds the answers. More
+than MOST_CELLS curves have no runs either.
 
 The record is the truth and MLflow is a view of it: `mirror` can be repeated, interrupted and run against an empty
 server at any time. It ends with exactly one run per curve, cell and study. MLflow's metrics are append-only, so a curve
@@ -60,7 +61,7 @@ class MirrorResult:
     """Where to see a study in MLflow.
 
     curves, cells: how many the view has. uri: without credentials. url_path: of the page of charts, to be appended to
-    the server's address.
+    the server's address. too_many: curves, so that the study has none there.
     """
 
     experiment_id: str
@@ -68,9 +69,13 @@ class MirrorResult:
     curves: int
     cells: int
     url_path: str
+    too_many: bool = False
 
     def __str__(self) -> str:
-        return f"MLflow: {count(self.curves, 'curve')}, {count(self.cells, 'cell')} in {self.uri}"
+        shown = f"{count(self.curves, 'curve')}, {count(self.cells, 'cell')}"
+        if self.too_many:
+            shown = "the study without its curves, which are in tables/edges.csv and cells.csv,"
+        return f"MLflow: {shown} in {self.uri}"
 
 
 def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> MirrorResult:
@@ -121,6 +126,7 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> Mi
         curves=len(shown),
         cells=sum(len(set(view.children(valid[c.key])) - view.unfinished) or len(c.cells) for c in shown),
         url_path=f"/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning",
+        too_many=study is not None and not curves,
     )
 
 

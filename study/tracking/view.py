@@ -95,9 +95,10 @@ def build_view(folder: Path, definition: Definition, *, finished: bool) -> tuple
     """Return what MLflow should show: the curves, most important first, and the study (None before its first run).
 
     MLflow lists and draws the newest runs first. So the first curve starts last, the study before all curves, and the
-    cells before the study.
+    cells before the study. Without curves where there are more than MOST_CELLS: each takes MLflow as long as a cell.
     """
     import analysis
+    from analysis.loading import CURVE
 
     runs = analysis.load(folder)
     if runs.empty:
@@ -105,7 +106,9 @@ def build_view(folder: Path, definition: Definition, *, finished: bool) -> tuple
     files = [*(folder / "runs").glob("*.parquet")] or [folder / "runs.parquet"]
     began = min(int(path.stat().st_mtime * 1000) for path in files)
     answers = _answers(folder, definition, runs) if finished else None
-    return _curves(definition, runs, began, answers), _study_run(folder, definition, runs, began)
+    few = runs.groupby(CURVE).ngroups <= MOST_CELLS
+    curves = _curves(definition, runs, began, answers) if few else []
+    return curves, _study_run(folder, definition, runs, began)
 
 
 def mlflow_name(text: str) -> str:

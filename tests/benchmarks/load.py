@@ -2,13 +2,16 @@
 report.
 
     python tests/benchmarks/load.py [--cells 1000,5000,20000] [--seeds 1] [--folder DIR]
+    python tests/benchmarks/load.py --recorded --cells 200000                 10,001 arms of 20 cells
+    python tests/benchmarks/load.py --recorded --cells 100 --seeds 2000       5 arms, 200,000 runs
 
 A cell is a linear regression on a table of its own, 5 steps of a batch of 32: methods x thresholds x 20 learning rates.
 Each command is a process of its own. The parts of `study run` are timed inside it; CPU seconds are those of the process
 that is named, its workers apart. Overhead of a cell is all wall time of `study run` in which its workers do not train,
 over the cells: wall time less the recorded seconds of training, shared by the workers. Peak memory is the highest
 resident size (Linux). The exponent is the slope of log cost over log cells, from the smallest to the largest study, of
-wall time or bytes: 1 grows straight, 0 not at all.
+wall time or bytes: 1 grows straight, 0 not at all. With --recorded nothing is trained: `tests/helpers/fake_record.py`
+writes every run, and `plan`, `status`, `report` and `recommend` read them.
 """
 
 import argparse
@@ -71,26 +74,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cells", default="1000,5000,20000")
     parser.add_argument("--seeds", type=int, default=1, help="of a cell (default: 1)")
     parser.add_argument("--workers", type=int, help="trials at a time (default: one a core)")
+    parser.add_argument("--recorded", action="store_true", help="of runs that are written and not trained")
     parser.add_argument("--folder", type=Path, help="where the studies are kept (default: a temporary folder)")
     asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="load-") as scratch:
         folder = (asked.folder or Path(scratch)).resolve()
         loads = []
         for cells in map(int, asked.cells.split(",")):
-            loads.append(measure(folder / str(cells), cells, asked.seeds, asked.workers))
+            of_cells = folder / str(cells)
+            if asked.recorded:
+                loads.append(measure_recorded(of_cells, cells, asked.seeds))
+            else:
+                loads.append(measure(of_cells, cells, asked.seeds, asked.workers))
             print(table(loads), "\n", flush=True)
     return 0
 
 
 def measure(folder: Path, cells: int, seeds: int, workers: int | None = None) -> Load:
     """Every command on a study of so many cells, which is written into the folder anew."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    write_space(folder, cells, seeds)
-    shutil.copytree(ROOT / "tests" / "helpers" / "own_models", folder / "own_models")
-    write_data(folder / "data")
-    out, load = folder / "study", Load(cells=cells)
-    asked = [SPACE, "--data-dir", str(folder / "data"), "--out", str(out)]
+    asked, out, load = prepare(folder, cells, seeds), folder / "study", Load(cells=cells)
     load.parts["plan"] = command(folder, "-m", "study", "plan", *asked)
     told = folder / "told.json"
     words = ["--workers", str(workers)] if workers else []
@@ -111,6 +113,26 @@ def measure(folder: Path, cells: int, seeds: int, workers: int | None = None) ->
     shutil.rmtree(out / "mlflow-artifacts", ignore_errors=True)
     load.parts["mlflow, rebuilt"] = command(folder, "-m", "study", "mlflow", str(out))
     return load
+
+
+def measure_recorded(folder: Path, cells: int, seeds: int) -> Load:
+    """The reading commands on a study of so many cells, all of whose runs are recorded."""
+    asked, out, load = prepare(folder, cells, seeds), str(folder / "study"), Load(cells=cells)
+    command(folder, str(Path(__file__)), "--fake", *asked)
+    load.parts["plan"] = command(folder, "-m", "study", "plan", *asked)
+    for name in ("status", "report", "recommend"):
+        load.parts[name] = command(folder, "-m", "study", name, out)
+    return load
+
+
+def prepare(folder: Path, cells: int, seeds: int) -> list[str]:
+    """Write the search space, its model and data into the folder anew, and return the words that name the study."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_space(folder, cells, seeds)
+    shutil.copytree(ROOT / "tests" / "helpers" / "own_models", folder / "own_models")
+    write_data(folder / "data")
+    return [SPACE, "--data-dir", str(folder / "data"), "--out", str(folder / "study")]
 
 
 def command(folder: Path, *words: str) -> Cost:
@@ -137,12 +159,13 @@ def table(loads: Sequence[Load]) -> str:
         costs = [load.parts[name] for load in loads]
         shown = [f"{c.seconds:.2f} ({c.cpu:.2f}" + (")" if c.peak is None else f"; {c.peak / 1e6:.0f})") for c in costs]
         rows.append([name, *shown, growth(loads, [c.seconds for c in costs])])
-    rows.append(["stacks", *(f"{load.stacks}" for load in loads), growth(loads, [load.stacks for load in loads])])
     for name, values in (
+        ("stacks", [load.stacks for load in loads]),
         ("overhead of a cell, ms", [load.overhead_ms for load in loads]),
         ("between two trials of a worker, ms", [load.idle_ms for load in loads]),
     ):
-        rows.append([name, *(f"{v:.1f}" for v in values), growth(loads, values)])
+        if any(load.stacks for load in loads):  # else nothing was trained
+            rows.append([name, *(f"{v:.{int(name != 'stacks')}f}" for v in values), growth(loads, values)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -186,6 +209,19 @@ def write_data(folder: Path) -> None:
     columns = {name: numbers[:, i] for i, name in enumerate("abc")} | {"time": np.arange(len(y)), "y": y}
     pd.DataFrame(columns).to_parquet(folder / "log.parquet")
     (folder / "table.toml").write_text(DECLARED)
+
+
+def _fake(words: Sequence[str]) -> int:
+    """Write every run of the study that the words name."""
+    sys.path.append(str(ROOT / "tests" / "helpers"))
+    from fake_record import write_fake_record
+
+    from study.commands.request import RunRequest, study_and_trainer
+
+    space, _, data, _, out = words
+    _, trainer = study_and_trainer(RunRequest(space=space, data_dir=data))
+    write_fake_record(Path(out), trainer)
+    return 0
 
 
 # Inside `study run`
@@ -251,6 +287,8 @@ def _child(told: Path, words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--fake"]:
+        sys.exit(_fake(sys.argv[2:]))
     if sys.argv[1:2] == ["--child"]:
         sys.exit(_child(Path(sys.argv[2]), sys.argv[3:]))
     sys.exit(main())

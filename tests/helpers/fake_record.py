@@ -54,7 +54,8 @@ def _write_trial(folder: Path, trial: str, runs: Sequence[Run], diverged: np.nda
     same = {"study": trainer.study.name, "micro_episodes": 0, "episodes": "[]", "spikes": 0, "final_loss": 0.5}
     same |= {"moved": 3.0, "steps": steps, "seconds": 0.01, "device": "cpu", "version": "study 1"}
     columns |= {name: [value] * len(runs) for name, value in same.items()}
-    columns |= {name: [getattr(run, name) for run in runs] for name in ("data", "model", "method", "lr", "seed", "role")}
+    own = ("data", "model", "method", "lr", "seed", "role")
+    columns |= {name: [getattr(run, name) for run in runs] for name in own}
     columns |= {
         "run_id": [run.id for run in runs],
         "thresholds": [_json(thresholds) for thresholds, _ in parts],

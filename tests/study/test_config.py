@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from study import config
 from study.config import (
     CONTROL_SEEDS,
     MAX_LR,
     RESULTS_VERSION,
     Arm,
+    EdgeSearch,
     Recipe,
     Rule,
     Run,
@@ -220,3 +222,34 @@ def test_a_grid_is_written_as_people_say_it() -> None:
     assert log_grid(0.3, 0.3, 1) == (0.3,)
     # Two neighbours that round to one value are one value.
     assert log_grid(1.0, 1.02, 4) == (1.0,)
+
+
+def test_a_grid_of_too_many_runs_is_refused_and_a_search_is_not() -> None:
+    with pytest.raises(ValueError, match=r"at most 500,000 runs, and these are 1,000,000"):
+        make_study(seeds=range(1_000_000), lrs=(0.1,), arms=(Arm("none"),), models=("small",))
+    study = make_study(seeds=range(500_000), lrs=(0.1,), arms=(Arm("none"),), models=("small",))
+    assert len(study.seeds) == 500_000
+    assert len(dataclasses.replace(study, seeds=range(600_000), search=EdgeSearch()).seeds) == 600_000
+
+
+def test_a_message_does_not_list_thousands_of_values() -> None:
+    with pytest.raises(ValueError, match=r"^seeds names 0, 1, 10, 11, 12 and 95 more twice$"):
+        make_study(seeds=(*range(100), *range(100)))
+
+
+def test_each_arm_is_written_once_to_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 arms were compared with each other, in 100 million pairs."""
+
+    class Text(str):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Text.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    written = config.canonical_json
+    monkeypatch.setattr(config, "canonical_json", lambda value: Text(written(value)))
+    make_study(arms=tuple(Arm("clippy", rel=0.1 + i) for i in range(300)))
+    assert Text.compared < 1_000

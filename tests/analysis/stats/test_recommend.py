@@ -524,7 +524,7 @@ def test_diverged_run_has_the_worst_quality():
     assert rmse["quality_median"] == pytest.approx(1.23)
     worst = runs_of({0.1: (1, 7)})
     assert row_of(worst, quality="rmse_play")["quality_n"] in (0, 7)
-    assert module._quality_at(worst.assign(_score=[1.0] * 6 + [1.43]), 0.1)["quality_high"] == 1.43
+    assert module._quality_at(np.array([1.0] * 6 + [1.43]))["quality_high"] == 1.43
 
 
 def test_best_lr_has_lowest_rmse_and_censored_headroom_is_one_sided():

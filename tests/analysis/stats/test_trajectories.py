@@ -6,6 +6,8 @@ import pytest
 from simulated_record import TASKS, write_simulated_study
 
 import analysis
+from analysis.loading import records
+from analysis.stats import trajectories
 from analysis.stats.trajectories import diverged_by_step, example_pairs, gain_by_step
 from study.record.tables import read_losses
 
@@ -52,3 +54,13 @@ def test_example_pairs_are_of_one_curve(folder):
         assert (broken["model"], broken["curve"]) == (healthy["model"], healthy["curve"])
     table = gain_by_step(read_losses(folder, [pairs[0][0]["run_id"]]), TASKS)
     assert len(table) == 200
+
+
+def test_only_curves_that_are_shown_are_searched_for_examples(folder, monkeypatch):
+    runs = analysis.load(folder)
+    every = example_pairs(runs, limit=100)
+    searched = []
+    monkeypatch.setattr(trajectories, "records", lambda curve: searched.append(1) or records(curve))
+    pairs = example_pairs(runs, limit=2)
+    assert [(a["run_id"], b["run_id"]) for a, b in pairs] == [(a["run_id"], b["run_id"]) for a, b in every[:2]]
+    assert len(searched) < runs.groupby(["model", "curve"]).ngroups

@@ -189,3 +189,10 @@ def test_runs_that_were_recorded_since_count_once(folder: Path) -> None:
     assert found.total["done"] == 7
     heartbeat.tidy(folder)
     assert not status.read_status(folder).training
+
+
+def test_a_model_of_too_many_curves_is_in_no_table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "MOST_CURVES", 2)
+    said = status.status(folder)
+    assert "small: 3 curves and 2 lrs are too many for a table; --json has every cell" in said
+    assert len(json.loads(status.status(folder, as_json=True))["cells"]) == 6

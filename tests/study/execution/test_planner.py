@@ -4,12 +4,14 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from plans import LOG, make_study, planned_of
 
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Run, control_of, runs_of
+from study.execution import planner
 from study.execution.planner import Plan, Stack
 from study.trainers.ranker import STACK_RUNS_CPU
 
@@ -185,3 +187,21 @@ def test_the_name_of_a_stack_is_its_content() -> None:
 def test_a_plan_is_the_same_each_time() -> None:
     study = dataclasses.replace(make_study(), seeds=(3, 0, 2, 1))
     assert planned_of(study, workers=3) == planned_of(study, workers=3)
+
+
+def test_more_workers_than_runs_plan_as_many_as_there_are_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = make_study()
+    as_many = planned_of(study, workers=len(runs_of(study, LOG.content)))
+    rounds = []
+    monkeypatch.setattr(planner, "_rounds", lambda cut, workers: rounds.append(workers) or 0.0)
+    planned_of(study, workers=99_999_999)
+    assert max(rounds) <= len(runs_of(study, LOG.content))
+    monkeypatch.undo()
+    assert planned_of(study, workers=99_999_999).stacks == as_many.stacks
+
+
+def test_a_plan_is_cut_finer_a_limited_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts, rounds = [], planner._rounds
+    monkeypatch.setattr(planner, "_rounds", lambda cut, workers: cuts.append(1) or rounds(cut, workers))
+    planned_of(make_study(seeds=range(200)), workers=1_000)
+    assert len(cuts) <= 2 * planner.MOST_CUTS + 2  # the control has a plan of its own

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from loss_curves import RULE, THREE_TASKS, random_runs
 
+from study.outcomes import recorded as recorded_outcomes
 from study.outcomes.judge import judge
 from study.outcomes.recorded import judge_recorded, stack_losses
 
@@ -60,3 +61,17 @@ def test_a_recorded_run_with_nonfinite_weights_is_diverged() -> None:
 def test_a_run_without_a_tasks_losses_is_refused() -> None:
     with pytest.raises(ValueError, match="run0 lack share"):
         stack_losses(recorded(*random_runs(7)), ("click", "share"))
+
+
+def test_runs_judged_a_few_at_a_time_have_the_same_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = recorded(*random_runs(7)).sample(frac=1, random_state=0)  # the tasks of a run lie apart
+    whole = judge_recorded(table, TASKS, np.ones(3), (), THREE_TASKS, RULE)
+    sizes = []
+    monkeypatch.setattr(recorded_outcomes, "RUNS_AT_ONCE", 2)
+    monkeypatch.setattr(
+        recorded_outcomes, "judge", lambda loss, *a, **o: sizes.append(len(loss)) or judge(loss, *a, **o)
+    )
+    parts = judge_recorded(table, TASKS, np.ones(3), (), THREE_TASKS, RULE)
+    assert list(parts.items()) == list(whole.items())
+    assert max(sizes) <= 2
+    assert judge_recorded(table.iloc[:0], TASKS, np.ones(3), (), THREE_TASKS, RULE) == {}

@@ -1,8 +1,10 @@
 """The record: what is written reads back, and half-written files never count as runs."""
 
 import json
+import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 from records import STEPS, TASKS, make_definition, make_losses, make_row, write_two_trials
 
 from study.config import Arm, Recipe, Rule
+from study.record import tables
 from study.record.definition import Definition, RecordError, open_study, read_definition
 from study.record.failures import read_failures, write_failure
 from study.record.repair import set_bad_files_aside
@@ -287,3 +290,24 @@ def test_each_column_of_a_row_is_written(tmp_path: Path) -> None:
     for name, value in row.items():
         if name != "thresholds":
             assert pd.isna(back[name]) if value is None else back[name] == value, name
+
+
+def test_a_resume_reads_the_recorded_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_two_trials(tmp_path)
+    expected, parsed, parse = read_runs(tmp_path), [], tables._parse_runs
+    monkeypatch.setattr(tables, "_parse_runs", lambda content: parsed.append(1) or parse(content))
+    pd.testing.assert_frame_equal(set_bad_files_aside(tmp_path), expected)
+    assert len(parsed) == 2
+
+
+def test_a_bad_value_in_any_row_is_found(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition())
+    bad: dict[str, list[Any]] = {"run_id": ["a/b", ""], "lr": [0.0, math.nan], "seed": [-1], "steps": [0]}
+    bad |= {"role": ["else"], "outcome": ["else"], "model": ["\x1b[2J", None], "thresholds": ['{"rel": NaN}', "[]"]}
+    bad |= {"options": ["1"], "method": [""], "data": [None]}
+    for name, values in bad.items():
+        for value in values:
+            rows = [make_row("a", seed=0), make_row("b", seed=1), make_row("c", seed=2) | {name: value}]
+            write_trial(tmp_path, "t", rows, make_losses({"a": 0, "b": 1, "c": 2}))
+            with pytest.warns(RuntimeWarning, match="cannot be read"):
+                assert read_runs(tmp_path).empty, (name, value)

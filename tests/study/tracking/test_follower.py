@@ -103,3 +103,10 @@ def test_the_process_ends_when_its_parent_is_killed(folder: Path, tmp_path: Path
         parent.kill()
         parent.wait()
     wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2])
+
+
+def test_only_updates_during_training_have_a_low_priority() -> None:
+    before, found = os.getpriority(os.PRIO_PROCESS, 0), []
+    follower_module._in_background(lambda: found.append(os.getpriority(os.PRIO_PROCESS, 0)))
+    assert found == [19]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before

@@ -20,6 +20,7 @@ from analysis.stats.contrasts import contrasts
 from study.config import Arm
 from study.record import tables as record
 from study.record.definition import open_study, read_definition
+from study.tracking import view as tracking_view
 from study.tracking.client import ARTIFACTS, DATABASE
 from study.tracking.mirror import mirror
 from study.tracking.view import lr_steps
@@ -203,3 +204,12 @@ def test_study_without_runs_has_an_empty_view(tmp_path: Path, empty_database: Pa
 def test_import_does_not_load_mlflow() -> None:
     code = "import sys, study.tracking.mirror; sys.exit('mlflow' in sys.modules or 'scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_too_many_curves_have_no_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror(folder)
+    monkeypatch.setattr(tracking_view, "MOST_CELLS", 1)
+    result = mirror(folder)
+    assert View(folder).curves == []
+    assert study_run(folder).data.tags["runs"] == "24"
+    assert "the study without its curves, which are in tables/edges.csv and cells.csv, in" in str(result)

@@ -9,7 +9,7 @@ from plans import LOG, make_study, planned_of, validated
 
 from study import methods
 from study.config import Arm, Recipe, control_of
-from study.trainers import ranker
+from study.trainers import _plan_cache, ranker
 from study.training import sizing
 from study.training.networks import build_network, spec_of
 
@@ -124,3 +124,15 @@ def test_validate_puts_arms_in_one_form() -> None:
 def test_validate_says_what_is_wrong(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         validated(make_study(**changes))
+
+
+def test_the_options_of_many_arms_are_not_looked_up_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look-up reads the whole cache, and each new answer writes it: 10,000 arms took minutes."""
+    reads, read = [], _plan_cache._read
+    monkeypatch.setattr(_plan_cache, "_read", lambda path: reads.append(path) or read(path))
+    arms = tuple(Arm("clippy", rel=0.1 + i) for i in range(ranker.CACHED_ARMS + 1))
+    found = validated(make_study(arms=arms), tmp_path)
+    assert found.arms == arms
+    assert len(reads) < 10
+    with pytest.raises(ValueError, match="rel"):
+        validated(make_study(arms=(*arms, Arm("clippy", rel=-1.0))), tmp_path)
