@@ -63,6 +63,9 @@ TABLE_IDS = {
 }
 EXTRA_SIZES = (7, 2, 50, 5, 15, 3, 118, 2)
 
+MAX_SIZE = 10**8
+"""Most rows, users and items: 14 GB, and minutes."""
+
 BLOCK_ROWS = 1 << 16
 """Rows whose scores are computed together."""
 
@@ -114,6 +117,8 @@ class Options:
             value = getattr(self, name)
             if type(value) is not int or value < low:
                 raise ValueError(f"need a whole number {name} >= {low}, got {name}={value!r}")
+            if name != "seed" and value > MAX_SIZE:
+                raise ValueError(f"need {name} <= {MAX_SIZE:,}, got {name}={value!r}")
         for name in [name for name in asdict(self) if name not in whole]:
             value = getattr(self, name)
             if type(value) not in (int, float) or not math.isfinite(value) or value < 0:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from study.config import MAX_NAMED
 from study.storage.untrusted_input import (
     MAX_FILE_BYTES,
     check_integer,
@@ -26,9 +27,6 @@ if TYPE_CHECKING:  # keeps start-up short: `status` and `--help` need no pyarrow
 
 MAX_VALUES = 10**6
 """Most values of an axis, and most rows of one trial's file."""
-
-MAX_RUNS = 10**7
-"""Most runs that a definition may name."""
 
 
 def validate_definition(content: Any) -> None:
@@ -52,7 +50,7 @@ def validate_study(study: dict[str, Any]) -> None:
     _mapping(study, "data_options")
     axes = {name: _list(study, name) for name in ("models", "arms", "lrs", "seeds")}
     runs = math.prod(len(values) for values in axes.values())
-    require(runs <= MAX_RUNS, f"it names {runs:,} runs; the maximum is {MAX_RUNS:,}")
+    require(runs <= MAX_NAMED, f"it names {runs:,} runs; the maximum is {MAX_NAMED:,}")
     for model in axes["models"]:
         check_name(model, "a model")
     for arm in axes["arms"]:

@@ -264,6 +264,8 @@ def test_label_noise_drift_and_interaction_change_the_probabilities():
         ({"heavy_tail": 0}, "heavy_tail > 0"),
         ({"ids": 0, "numbers": 0}, "need 1 to 200 features"),
         ({"ids": 201}, "need 1 to 200 features"),
+        ({"rows": 10**9}, "need rows <= 100,000,000, got rows=1000000000"),
+        ({"users": 10**9}, "need users <= 100,000,000"),
     ],
 )
 def test_bad_options_are_refused(tmp_path, options, message):
