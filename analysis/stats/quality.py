@@ -126,7 +126,7 @@ def chosen_by_others(
     kept = filled["kept"] if np.isnan(kept).any() else kept
     seed_N, lr_N = runs["seed"].to_numpy(dtype=np.int64), runs["lr"].to_numpy(dtype=float)
     curve_N, tables, none = runs["curve"].to_numpy(dtype=object), {}, _no_choice()
-    for key, at in runs.groupby(list(of), sort=False).indices.items():
+    for key, at in sorted(runs.groupby(list(of), sort=False).indices.items(), key=lambda item: item[1][0]):
         first, second = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
         tables[first, second] = none
         seeds, of_seed = np.unique(seed_N[at], return_inverse=True)
