@@ -164,13 +164,15 @@ def family(folders: Sequence[Path]) -> str:
     (folder,) = folders
     table = forest(published.family_members(folder), lambda path: published.read(path).runs)
     words = {row["label"]: row["words"] for row in records(table)}
-    rows = []
+    rows, several = [], table["curve"].nunique() > 1
     for row in records(table):
         ratio = _ratio({**row, "low": row["ratio_low"], "high": row["ratio_high"]}) if row["against"] else ""
         against = words.get(row["against"], "") if row["against"] else ""
         diverged = f"{row['k']}/{row['n']}"
-        rows.append([row["words"], diverged, _edge(row), against, ratio, _p(row) if row["against"] else ""])
-    return markdown(["", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)"], rows)
+        curve = [row["curve"]] if several else []
+        rows.append([row["words"], *curve, diverged, _edge(row), against, ratio, _p(row) if row["against"] else ""])
+    head = ["", *(["curve"] if several else []), "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)"]
+    return markdown(head, rows)
 
 
 def exponents_by_size(folders: Sequence[Path]) -> str:
