@@ -146,17 +146,33 @@ class MethodOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: If the state belongs to another method, or a value is out of range.
         """
-        for group, loaded in zip(self.param_groups, state_dict["param_groups"], strict=False):
-            if loaded.get("method") != group["method"]:
-                raise ValueError(f"need a state of method {group['method']}, got one of {loaded.get('method')}")
-            self._check(group | loaded)
-        super().load_state_dict(state_dict)
-        ours = (p for group in self.param_groups for p in group["params"])
-        theirs = (number for group in state_dict["param_groups"] for number in group["params"])
-        for p, number in zip(ours, theirs, strict=True):
-            # torch would round the state to the parameter's dtype, and share memory with `state_dict`
-            for key, value in state_dict["state"].get(number, {}).items():
-                self.state[p][key] = value.detach().to(device=p.device, copy=True)
+        given: dict[str, Any] = {}
+
+        def check(_: Any, state_dict: dict[str, Any]) -> None:
+            for group, loaded in zip(self.param_groups, state_dict["param_groups"], strict=False):
+                if loaded.get("method") != group["method"]:
+                    raise ValueError(f"need a state of method {group['method']}, got one of {loaded.get('method')}")
+                self._check(group | loaded)
+            given.update(state_dict)
+
+        def restore(_: Any) -> None:
+            ours = (p for group in self.param_groups for p in group["params"])
+            theirs = (number for group in given["param_groups"] for number in group["params"])
+            for p, number in zip(ours, theirs, strict=True):
+                # torch has rounded the state to the parameter's dtype, and may share memory with `state_dict`
+                for key, value in given["state"].get(number, {}).items():
+                    self.state[p][key] = value.detach().to(device=p.device, copy=True)
+
+        # after the user's pre-hooks, which may replace the state, and before the user's post-hooks
+        hooks = (
+            self.register_load_state_dict_pre_hook(check),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"record_clip_factors": self.record_clip_factors}

@@ -37,6 +37,38 @@ def test_a_loaded_state_continues_with_the_same_bits(tmp_path, optimizer, base, 
     assert all(value.dtype == wide for state in other.state.values() for value in state.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("make", [Clippy, lambda p, lr: torch.optim.Adagrad(p, lr, eps=0.0)])
+def test_hooks_may_reorder_a_loaded_state_by_name(make, dtype):
+    """torch documents this use of a pre-hook. A post-hook sees the loaded state, and what it changes stays."""
+    names, params = ("a", "b"), parameters((3,), (3,), dtype=dtype)
+    first = make(list(zip(names, params, strict=True)), 0.1)
+    steps(first, params, 3)
+    turned = [nn.Parameter(p.detach().clone()) for p in params[::-1]]
+    second = make(list(zip(names[::-1], turned, strict=True)), 0.1)
+    seen = {}
+
+    def by_name(optimizer, state):
+        [group], [loaded] = optimizer.state_dict()["param_groups"], state["param_groups"]
+        number = dict(zip(loaded["param_names"], loaded["params"], strict=True))
+        moved = {i: state["state"][number[name]] for i, name in enumerate(group["param_names"])}
+        return {"state": moved, "param_groups": [loaded | {"param_names": group["param_names"]}]}
+
+    def double(optimizer):
+        for p, state in optimizer.state.items():
+            key = "accumulator" if "accumulator" in state else "sum"
+            seen[p] = state[key].clone()
+            state[key] = state[key] * 2
+
+    second.register_load_state_dict_pre_hook(by_name)
+    second.register_load_state_dict_post_hook(double)
+    second.load_state_dict(first.state_dict())
+    key = "accumulator" if isinstance(first, Clippy) else "sum"
+    for p, q in zip(params, turned[::-1], strict=True):
+        assert torch.equal(seen[q], first.state[p][key])
+        assert torch.equal(second.state[q][key], first.state[p][key] * 2)
+
+
 def test_optimizers_can_be_copied_and_pickled():
     params = parameters((4, 3))
     optimizer = Clippy(params, 0.1, record_clip_factors=True)
