@@ -163,7 +163,8 @@ class UpdateRMSClip(MethodOptimizer):
 class ZClip(MethodOptimizer):
     """Clip all gradients when their norm is an outlier among past norms (`study.methods.zclip`).
 
-    The norm is taken over all parameter groups. Each group remembers the norms of the steps that it took part in.
+    The norm is taken over all parameter groups, and each group remembers all norms: those of steps without a gradient
+    of its own too.
 
     Args:
         z_max: Standard deviations above the mean at which a norm is an outlier.

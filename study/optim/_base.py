@@ -18,8 +18,9 @@ from torch.optim.optimizer import ParamsT
 
 from study import methods
 from study.optim import _foreach_clippy
+from study.optim._loading import with_past_norms
 from study.optim._touched import TouchedPart, gradient_of
-from study.transforms import Chain, global_norm
+from study.transforms import Chain, Leaf, global_norm
 
 
 class Common(TypedDict, total=False):
@@ -120,13 +121,13 @@ class MethodOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._factors = {}
-        left = [(group, params) for i, group in enumerate(self.param_groups) if (params := self._fast_step(i, group))]
+        left = [(group, self._fast_step(i, group)) for i, group in enumerate(self.param_groups)]
         chains = [self._chain(group) for group, _ in left]
         norm = None if all(chain.per_leaf for chain in chains) else self._global_norm()
         for (group, params), chain in zip(left, chains, strict=True):
             # one by one where the method allows it, so that only one parameter's temporaries are held
             for part in [[p] for p in params] if chain.per_leaf else [params]:
-                self._update(part, chain, group["maximize"], norm)
+                self._update(part, chain, group, norm)
         return loss
 
     def clip_factors(self) -> dict[Tensor, Tensor]:
@@ -148,12 +149,13 @@ class MethodOptimizer(torch.optim.Optimizer):
         """
         given: dict[str, Any] = {}
 
-        def check(_: Any, state_dict: dict[str, Any]) -> None:
+        def check(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
             for group, loaded in zip(self.param_groups, state_dict["param_groups"], strict=False):
                 if loaded.get("method") != group["method"]:
                     raise ValueError(f"need a state of method {group['method']}, got one of {loaded.get('method')}")
                 self._check(group | loaded)
-            given.update(state_dict)
+            given.update(with_past_norms(state_dict, [self._chain(group) for group in state_dict["param_groups"]]))
+            return given
 
         def restore(_: Any) -> None:
             ours = (p for group in self.param_groups for p in group["params"])
@@ -162,6 +164,9 @@ class MethodOptimizer(torch.optim.Optimizer):
                 # torch has rounded the state to the parameter's dtype, and may share memory with `state_dict`
                 for key, value in given["state"].get(number, {}).items():
                     self.state[p][key] = value.detach().to(device=p.device, copy=True)
+            for group in self.param_groups:
+                if group["params"] and "past_norms" in group:
+                    group["past_norms"] = {k: x.to(group["params"][0].device) for k, x in group["past_norms"].items()}
 
         # after the user's pre-hooks, which may replace the state, and before the user's post-hooks
         hooks = (
@@ -240,22 +245,36 @@ class MethodOptimizer(torch.optim.Optimizer):
                 self._factors |= zip(own, factors.unbind(), strict=True)
         return others
 
-    def _update(self, params: list[Tensor], chain: Chain, maximize: bool, norm: Tensor | None) -> None:
-        parts = [TouchedPart(p, self.state[p], chain, maximize) for p in params]
-        for part in parts:
+    def _update(self, params: list[Tensor], chain: Chain, group: dict[str, Any], norm: Tensor | None) -> None:
+        parts = [TouchedPart(p, self.state[p], chain, group["maximize"]) for p in params]
+        leaves = [part.leaf for part in parts]
+        if norm is not None and not leaves:
+            nothing = norm.new_zeros(1, 0)
+            leaves = [Leaf(nothing, nothing, nothing, chain.init(nothing))]  # the group remembers the norm
+        past = self._past_norms(group, chain, leaves)
+        for leaf in leaves:
             if norm is not None:
-                part.leaf.scratch["global_norm"] = norm
+                leaf.scratch["global_norm"] = norm
+            leaf.state |= {key: value.unsqueeze(0) for key, value in past.items()}
             if self.record_clip_factors:
-                part.leaf.factor = part.leaf.weight.new_ones(1)
-        chain.updates([part.leaf for part in parts])
+                leaf.factor = leaf.weight.new_ones(1)
+        chain.updates(leaves)
+        for key, value in past.items():
+            value.copy_(leaves[0].state[key].squeeze(0))
         for p, part in zip(params, parts, strict=True):
             part.write_back()
             if part.leaf.factor is not None:
                 self._factors[p] = part.leaf.factor.squeeze(0)
 
-    def _global_norm(self) -> Tensor:
+    def _past_norms(self, group: dict[str, Any], chain: Chain, leaves: list[Leaf]) -> dict[str, Tensor]:
+        if chain.shared and "past_norms" not in group:
+            new = chain.init(leaves[0].weight.new_zeros(1, 0))
+            group["past_norms"] = {key: value.squeeze(0) for key, value in new.items() if key in chain.shared}
+        return group["past_norms"] if chain.shared else {}
+
+    def _global_norm(self) -> Tensor | None:
         every = [(p, g["maximize"]) for g in self.param_groups for p in g["params"] if p.grad is not None]
-        return global_norm([gradient_of(p, maximize)[1].unsqueeze(0) for p, maximize in every] or [torch.zeros(1)])
+        return global_norm([gradient_of(p, maximize)[1].unsqueeze(0) for p, maximize in every]) if every else None
 
 
 def _is_finite(value: Any) -> bool:

@@ -16,7 +16,7 @@ class TouchedPart:
         wide = _wide(parameter.dtype)
         if not state:
             blank = self.parameter.to(wide).unsqueeze(0)
-            state |= {key: value.squeeze(0) for key, value in chain.init(blank).items()}
+            state |= {key: x.squeeze(0) for key, x in chain.init(blank).items() if key not in chain.shared}
         gradient = gradient.unsqueeze(0)
         weight = self._rows_of(self.parameter).to(wide).unsqueeze(0)
         self.taken = {key: self._rows_of(value).unsqueeze(0) for key, value in state.items()}

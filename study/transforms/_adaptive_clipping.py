@@ -8,6 +8,7 @@ is copied to the host.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ def percentile_limit(history: Tensor, count: Tensor, percentile: Scalar) -> Tens
 
 @dataclass(frozen=True)
 class ClipByZScore(Link):
+    shared: ClassVar = frozenset(("norms_seen", "norm_mean", "norm_variance"))
     z_max: Scalar
     decay: Scalar
     warmup_steps: int
@@ -82,6 +84,7 @@ def clip_by_z_score(z_max: Scalar, decay: Scalar = 0.97, warmup_steps: int = 25)
 
 @dataclass(frozen=True)
 class ClipByPercentile(Link):
+    shared: ClassVar = frozenset(("norms_seen", "norm_history"))
     percentile: Scalar
     history: int
 

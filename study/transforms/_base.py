@@ -4,6 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,9 +36,14 @@ class Leaf:
 
 
 class Link(ABC):
-    """One transform of the update. `per_leaf` is False if it needs all tensors of the model together."""
+    """One transform of the update.
+
+    `per_leaf` is False if it needs all tensors of the model together. `shared` names the state that is the same for all
+    tensors: it is read from the first one.
+    """
 
     per_leaf = False
+    shared: ClassVar[frozenset[str]] = frozenset()
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         """Return the state before the first step, for a weight of shape (R, *shape)."""
@@ -68,6 +74,7 @@ class Chain:
     def __init__(self, links: Sequence[Link]) -> None:
         self.links = tuple(links)
         self.per_leaf = all(link.per_leaf for link in self.links)
+        self.shared = frozenset[str]().union(*(link.shared for link in self.links))
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         """Return the state of all links before the first step, for a weight of shape (R, *shape)."""

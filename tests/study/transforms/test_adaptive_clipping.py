@@ -1,5 +1,6 @@
 """Clips that follow the history of norms, by hand and against loops that the papers describe."""
 
+import copy
 import math
 
 import numpy as np
@@ -207,3 +208,66 @@ def test_the_norm_over_all_parameter_groups_has_one_history(optimizer):
         one.step()
         two.step()
     assert all(torch.equal(p, q) for p, q in zip(together, apart, strict=True))
+
+
+def test_a_history_has_no_parameter_of_its_own():
+    """An expert has a gradient at each 20th step only, and another layer is frozen at first."""
+    expert, dense, head = (torch.nn.Parameter(torch.ones(4, dtype=F64)) for _ in range(3))
+    optimizer = ZClip([expert, dense, head], 0.1, record_clip_factors=True)
+    alone = ZClip([torch.nn.Parameter(dense.detach().clone())], 0.1, record_clip_factors=True)
+    [other] = alone.param_groups[0]["params"]
+    for step in range(301):
+        gradient = torch.randn(4, generator=torch.Generator().manual_seed(step), dtype=F64)
+        gradient *= (100 if step == 300 else 1) / gradient.norm() * (1 + 0.02 * math.sin(step))
+        other.grad = gradient
+        expert.grad = gradient * 0.6 if step % 20 == 0 else None
+        head.grad = gradient * 0.64 if step >= 150 else None
+        square = sum(0.0 if p.grad is None else float(p.grad.norm() / gradient.norm()) ** 2 for p in (expert, head))
+        dense.grad = gradient * math.sqrt(1 - square)
+        optimizer.step()
+        alone.step()
+    factor = optimizer.clip_factors()[expert].item()
+    assert factor == pytest.approx(alone.clip_factors()[other].item(), rel=1e-3) == pytest.approx(0.0105, abs=5e-4)
+    assert all("norm" not in key for state in optimizer.state.values() for key in state)
+
+
+@pytest.mark.parametrize("optimizer", [ZClip, AutoClip])
+def test_a_group_that_is_unfrozen_knows_the_norms_so_far(optimizer):
+    frozen, dense = (torch.nn.Parameter(torch.ones(4, dtype=F64)) for _ in range(2))
+    made = optimizer([{"params": [frozen]}, {"params": [dense]}], 0.1, record_clip_factors=True)
+    for step in range(60):
+        dense.grad = torch.full_like(dense, 1 + 0.1 * math.sin(step))
+        made.step()
+    frozen.grad, dense.grad = torch.full_like(frozen, 30.0), torch.ones_like(dense)
+    made.step()
+    factors = made.clip_factors()
+    assert factors[frozen] == factors[dense] < 0.1
+
+
+@pytest.mark.parametrize("optimizer", [ZClip, AutoClip])
+def test_a_history_is_saved_and_the_state_of_an_older_version_loads(optimizer):
+    a, b = (torch.nn.Parameter(torch.ones(4, dtype=F64)) for _ in range(2))
+    made = optimizer([a, b], 0.1)
+    for step in range(40):
+        b.grad = torch.from_numpy(gradients_of(step)[0][0]).sum() * torch.ones_like(b)
+        a.grad = b.grad.clone() if step % 7 == 0 else None
+        made.step()
+    new = made.state_dict()
+    old = copy.deepcopy(new)
+    [group] = old["param_groups"]
+    history = group.pop("past_norms")
+    # each parameter had the history of the group at the last step with a gradient of its own
+    old["state"][0] |= {key: value * 0 for key, value in history.items()}
+    old["state"][1] |= history
+    ends = []
+    for state in (new, old):
+        params = [torch.nn.Parameter(p.detach().clone()) for p in (a, b)]
+        other = optimizer(params, 0.1)
+        other.load_state_dict(copy.deepcopy(state))
+        assert other.state[params[0]].keys() == made.state[a].keys()
+        for p in params:
+            p.grad = torch.full_like(p, 7.0)
+        other.step()
+        other.step()
+        ends.append([p.detach() for p in params])
+    assert all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
