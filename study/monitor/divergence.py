@@ -1,6 +1,7 @@
 """A monitor for anyone's training loop: fed with the loss of each step, it tells when the run has diverged."""
 
 import math
+import operator
 from array import array
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,6 +88,9 @@ class Monitor:
             loss: A float, or a tensor of one element on any device.
             constant: The constant predictor's loss on the same batch, which cancels the noise of the labels. Without it
                 `constant_loss` is used.
+
+        Raises:
+            ValueError: For what is not one number, such as the losses of a batch. The monitor stays as it was.
         """
         self._waiting.append((copied(loss), None if constant is None else copied(constant)))
         if len(self._waiting) >= self.BLOCK:
@@ -164,9 +168,9 @@ class Monitor:
     def _fold(self) -> None:
         if not self._waiting:
             return
-        waiting, self._waiting = self._waiting, []
-        loss = np.array([number(value) for value, _ in waiting])
-        constant = np.array([self._constant_loss if value is None else number(value) for _, value in waiting])
+        loss = np.array([number(value) for value, _ in self._waiting])
+        constant = np.array([self._constant_loss if value is None else number(value) for _, value in self._waiting])
+        self._waiting = []
         gain = gains_of_columns(loss, constant, np.array(self._constant_loss))
         before = np.array(self._gain[max(0, len(self._gain) + 1 - self._rule.median_steps) :])
         median = trailing_median(np.concatenate([before, gain]), self._rule.median_steps)[len(before) :]
@@ -177,9 +181,21 @@ class Monitor:
 
 
 def copied(value: Any) -> Any:
-    """Return a float, or a detached copy of a tensor."""
+    """Return a float, or a detached copy of a tensor. Raises ValueError for what is not one number."""
+    if not hasattr(value, "detach"):
+        try:
+            return float(operator.pos(value))  # a text has no sign
+        except (TypeError, ValueError):
+            raise ValueError(f"need one number, got {value!r:.60}") from None
+    shape = tuple(getattr(value, "shape", ()))
+    if math.prod(shape) != 1:
+        raise ValueError(f"need one number, got a tensor of shape {shape}: reduce it first, as by .mean()")
+    if not all(part.is_replicate() for part in getattr(value, "placements", ())):
+        raise ValueError("need one number, got a part of one: pass the DTensor's full_tensor()")
+    if getattr(value, "is_meta", False) or getattr(value, "is_complex", bool)():
+        raise ValueError(f"need one number, got a tensor on {value.device} of {value.dtype}")
     # A copy: a loop that reuses one buffer for its loss (a captured graph) would overwrite a mere view.
-    return value.detach().clone() if hasattr(value, "detach") else float(value)
+    return value.detach().clone()
 
 
 def number(value: Any) -> float:

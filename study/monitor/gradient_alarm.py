@@ -20,12 +20,22 @@ class GradientAlarm:
         alarm = GradientAlarm()
         for batch in batches:
             loss = train(batch)                                     # backward, before the optimizer's step
-            alarm.watch(torch.nn.utils.get_total_norm([p.grad for p in network.parameters()]))
+            gradients = [p.grad for p in network.parameters() if p.grad is not None]
+            alarm.watch(torch.nn.utils.get_total_norm(gradients))
             if step % 10 == 0 and alarm.rang_at() is not None:
-                ...
+                ...                                                 # return to a snapshot
+                alarm.reset()
 
-    `watch` never waits for the device: the copies come to the host when `rang_at` is called, or every `BLOCK` steps. A
-    norm that is not finite rings.
+    With a `torch.amp.GradScaler`, give its scale. The gradients carry it, or did so before `scaler.unscale_`:
+
+            scaler.scale(loss).backward()
+            alarm.watch(norm, scale=scaler.get_scale())             # after unscale_: unscaled=True, too
+            scaler.step(optimizer)
+            scaler.update()
+
+    `watch` never waits for the device: the copies come to the host when `rang_at` is called, or every `BLOCK` steps.
+    (`get_scale` waits.) A norm that is not finite rings, but not under a scale above 1: the scaler skips that step and
+    lowers the scale. It then is no step of the median either.
 
     Args:
         times: Factor above the median at which it rings.
@@ -44,14 +54,27 @@ class GradientAlarm:
         if not times > 1:
             raise ValueError(f"need times > 1, got times={times}")
         self.times, self._start = times, start
-        self._waiting: list[Any] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again as new, for a run that returned to a snapshot. Steps count from 0."""
+        self._waiting: list[tuple[Any, Any, bool]] = []
         self._last = np.empty(0)
         self._steps = 0
         self._rang_at: int | None = None
 
-    def watch(self, gradient_norm: Any) -> None:
-        """Record the norm of one step: a float, or a tensor of one element."""
-        self._waiting.append(copied(gradient_norm))
+    def watch(self, gradient_norm: Any, scale: Any = 1.0, *, unscaled: bool = False) -> None:
+        """Record the norm of one step.
+
+        Args:
+            gradient_norm: A float, or a tensor of one element.
+            scale: What the loss was multiplied by in this step, a number as well. The norm is divided by it.
+            unscaled: Whether the gradients were divided by it already.
+
+        Raises:
+            ValueError: For what is not one number.
+        """
+        self._waiting.append((copied(gradient_norm), copied(scale), unscaled))
         if len(self._waiting) >= self.BLOCK:
             self._fold()
 
@@ -61,11 +84,15 @@ class GradientAlarm:
         return self._rang_at
 
     def _fold(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for norm in map(number, waiting):
-            if self._rang_at is None and self._steps >= self._start and self._jumped(norm):
+        waiting = [(number(norm), number(scale), unscaled) for norm, scale, unscaled in self._waiting]
+        self._waiting = []
+        for norm, scale, unscaled in waiting:
+            norm = norm if unscaled else norm / scale
+            skipped = scale > 1 and not np.isfinite(norm)
+            if self._rang_at is None and self._steps >= self._start and not skipped and self._jumped(norm):
                 self._rang_at = self._steps
-            self._last = np.append(self._last, norm)[-self.WINDOW :]
+            if not skipped:
+                self._last = np.append(self._last, norm)[-self.WINDOW :]
             self._steps += 1
 
     def _jumped(self, norm: float) -> bool:

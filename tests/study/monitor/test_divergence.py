@@ -197,3 +197,39 @@ def test_a_constant_loss_or_reference_gain_that_is_not_positive_is_refused(bad: 
         Monitor(bad)
     with pytest.raises(ValueError, match="reference_gain > 0"):
         Monitor(1.0, bad)
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(32), torch.ones(0), torch.ones((), device="meta"), [1.0], None, "1.0"])
+def test_what_is_not_one_number_is_refused_at_once_and_nothing_is_lost(wrong: object) -> None:
+    monitor = Monitor(1.0, GAIN)
+    monitor.watch(torch.ones(1, 1))
+    with pytest.raises(ValueError, match="need one number, got"):
+        monitor.watch(wrong)
+    if wrong is not None:
+        with pytest.raises(ValueError, match="need one number, got"):
+            monitor.watch(1.0, constant=wrong)
+    monitor.watch(np.float32(0.5))
+    assert monitor.state().steps == 2
+
+
+def test_a_copy_to_the_host_that_fails_loses_nothing() -> None:
+    class Failing(DeviceNumber):
+        fails = True
+
+        def clone(self) -> "DeviceNumber":
+            return self
+
+        detach = clone
+
+        def cpu(self) -> float:
+            if Failing.fails:
+                raise RuntimeError("the device is busy")
+            return self.value
+
+    monitor = Monitor(1.0, GAIN)
+    monitor.watch(1.0)
+    monitor.watch(Failing(0.5))
+    with pytest.raises(RuntimeError, match="busy"):
+        monitor.state()
+    Failing.fails = False
+    assert monitor.state().steps == 2
