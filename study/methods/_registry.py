@@ -29,7 +29,7 @@ from study.transforms import (
 PACKAGE = "study.methods"
 
 COMMON = {"base": "adagrad", "weight_decay": 0.0, "momentum": 0.0}
-"""Options of every method. base: one of `BASES`. weight_decay: decoupled, outside clips. momentum: of base "sgd"."""
+"""Of every method. base: one of `BASES`. weight_decay: decoupled, outside clips. momentum: of sgd and rmsprop."""
 
 BESIDE = ("unit_limit", "rollback_options")
 """Functions of a method that acts on more than the update."""
@@ -123,6 +123,7 @@ def build(
     *,
     initial_accumulator: float = 0.1,
     eps: float = 1e-7,
+    of_base: Mapping[str, Any] | None = None,
 ) -> Chain:
     """Return the chain of a method.
 
@@ -132,27 +133,50 @@ def build(
         options: As `check` returns them; thresholds may be tensors (R,).
         initial_accumulator: Adagrad's G0.
         eps: Added inside Adagrad's root, and to the root of RMSProp and AdamW.
+        of_base: Further arguments of the base's link, such as AdamW's b1.
 
     Raises:
         ValueError: If the method or an option is unknown.
     """
-    known = signature(name)
-    _known_only(name, known, options)
-    values = known.defaults | dict(options)
-    common = {key: values.pop(key) for key in COMMON}
-    base = functools.partial(_base, common["base"], common["momentum"], initial_accumulator, eps)
-    links = load(name).build(lr, base=base, **values)
-    decay = common["weight_decay"]
-    return chain(links, decay_weights(decay, lr)) if isinstance(decay, Tensor) or decay != 0 else links
+    return builder(name)(lr, options, initial_accumulator=initial_accumulator, eps=eps, of_base=of_base)
 
 
-def _base(base: str, momentum: Scalar, initial_accumulator: float, eps: float, **adagrad_only: bool) -> Link:
+@functools.cache
+def builder(name: str) -> Callable[..., Chain]:
+    """Return `build` of one method: it looks nothing up, so that `torch.compile` can trace it."""
+    known, make = signature(name), load(name).build
+    defaults = known.defaults
+
+    def of_method(
+        lr: Scalar,
+        options: Mapping[str, Any],
+        *,
+        initial_accumulator: float = 0.1,
+        eps: float = 1e-7,
+        of_base: Mapping[str, Any] | None = None,
+    ) -> Chain:
+        _known_only(name, known, options)
+        values = defaults | dict(options)
+        common = {key: values.pop(key) for key in COMMON}
+        base = functools.partial(_base, common["base"], common["momentum"], initial_accumulator, eps, of_base or {})
+        links = make(lr, base=base, **values)
+        decay = common["weight_decay"]
+        return chain(links, decay_weights(decay, lr)) if isinstance(decay, Tensor) or decay != 0 else links
+
+    return of_method
+
+
+def _base(
+    base: str, momentum: Scalar, initial_accumulator: float, eps: float, more: Mapping[str, Any], **adagrad_only: bool
+) -> Link:
     if base == "adagrad":
         return scale_by_adagrad(initial_accumulator, eps, **adagrad_only)
     assert not any(adagrad_only.values()), f"{adagrad_only} with base={base}"
     if base == "sgd":
-        return scale_by_sgd(momentum)
-    return scale_by_rmsprop(eps=eps) if base == "rmsprop" else scale_by_adam(eps=eps)
+        return scale_by_sgd(momentum, **more)
+    if base == "rmsprop":
+        return scale_by_rmsprop(eps=eps, momentum=momentum, **more)
+    return scale_by_adam(eps=eps, **more)
 
 
 def acts_on(name: str) -> list[str]:
@@ -218,13 +242,14 @@ def _check_common(values: Mapping[str, Any]) -> None:
     need_finite(weight_decay=values["weight_decay"], momentum=values["momentum"])
     need_not_negative(weight_decay=values["weight_decay"])
     need_below_one(momentum=values["momentum"])
-    if values["momentum"] and values["base"] != "sgd":
-        raise ValueError(f"momentum needs base=sgd, got base={values['base']}")
+    if values["momentum"] and values["base"] not in ("sgd", "rmsprop"):
+        raise ValueError(f"momentum needs base=sgd or base=rmsprop, got base={values['base']}")
 
 
 def _known_only(name: str, known: MethodSignature, options: Mapping[str, Any]) -> None:
-    unknown = sorted(str(key) for key in options if key not in known.defaults)
+    unknown = [str(key) for key in options if key not in known.defaults]
     if unknown:
+        unknown.sort()
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known.defaults)}")
 
 

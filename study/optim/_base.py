@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from study import methods
-from study.optim import _foreach_clippy
-from study.optim._loading import with_past_norms
+from study.optim import _bases, _foreach_clippy, _loading
 from study.optim._touched import TouchedPart, gradient_of
 from study.transforms import Chain, Leaf, global_norm
 
@@ -31,7 +30,12 @@ class Common(TypedDict, total=False):
     base: str
     weight_decay: float
     momentum: float
+    nesterov: bool
+    betas: tuple[float, float]
+    alpha: float
     maximize: bool
+    foreach: bool | None
+    capturable: bool
     record_clip_factors: bool
 
 
@@ -49,8 +53,13 @@ class MethodOptimizer(torch.optim.Optimizer):
         eps: Inside Adagrad's root; added to the root of RMSProp and AdamW.
         base: What the method works on: "adagrad", "sgd", "rmsprop" or "adamw".
         weight_decay: Decoupled, outside the clip.
-        momentum: Of the base "sgd".
+        momentum: Of the bases "sgd" and "rmsprop".
+        nesterov: Of the base "sgd".
+        betas: Of the base "adamw"; by default (0.9, 0.999).
+        alpha: Of the base "rmsprop"; by default 0.99.
         maximize: Ascend instead of descend.
+        foreach: Whether many tensors may be updated together. By default, where that is faster.
+        capturable: As torch's own take it. A step never waits for the device, so a CUDA graph can always capture it.
         record_clip_factors: Keep the factors of each step for `clip_factors`, from the first step on.
 
     Raises:
@@ -72,15 +81,18 @@ class MethodOptimizer(torch.optim.Optimizer):
         base: str = "adagrad",
         weight_decay: float = 0.0,
         momentum: float = 0.0,
+        nesterov: bool = False,
+        betas: tuple[float, float] | None = None,
+        alpha: float | None = None,
         maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
         record_clip_factors: bool = False,
     ) -> None:
         if methods.acts_on(method):
             raise ValueError(f"{method} is not available as an optimizer: it acts on more than the update")
         asked = {"base": base, "weight_decay": weight_decay, "momentum": momentum} | (options or {})
         values = methods.signature(method).defaults | self._in_words(lambda: methods.check(method, asked))
-        if values["base"] != "sgd":
-            del values["momentum"]  # schedulers that cycle a momentum look for one
         defaults = {
             "lr": lr,
             "method": method,
@@ -88,8 +100,15 @@ class MethodOptimizer(torch.optim.Optimizer):
             "initial_accumulator_value": initial_accumulator_value,
             "eps": eps,
             "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
         }
-        self._check(defaults)
+        given = {"momentum": momentum, "nesterov": nesterov, "betas": betas, "alpha": alpha}
+        given = {key: value for key, value in given.items() if value is not None}
+        self._methods: dict[str, tuple[Callable[..., Chain], dict[str, str]]] = {}
+        self._check(defaults | given)
+        del defaults["momentum"]
+        defaults |= _bases.of_base(values["base"], given)
         self.record_clip_factors = record_clip_factors
         self._factors: dict[Tensor, Tensor] = {}
         self._fast: dict[int, _foreach_clippy.FastClippy] = {}
@@ -97,8 +116,12 @@ class MethodOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as in `torch.optim.Optimizer`. Raises ValueError for a value out of range."""
-        self._check(self.defaults | param_group)
-        super().add_param_group(param_group)
+        own = _bases.of_base(param_group.get("base", self.defaults["base"]), self.defaults | param_group)
+        rest = {key: value for key, value in self.defaults.items() if key not in _bases.ALL}
+        self._check(rest | own | param_group)
+        super().add_param_group(own | param_group)
+        for key in _bases.ALL - own.keys():
+            self.param_groups[-1].pop(key, None)
         if any(p.is_complex() for p in self.param_groups[-1]["params"]):
             self.param_groups.pop()
             raise ValueError("need real parameters, got a complex one")
@@ -125,9 +148,10 @@ class MethodOptimizer(torch.optim.Optimizer):
         chains = [self._chain(group) for group, _ in left]
         norm = None if all(chain.per_leaf for chain in chains) else self._global_norm()
         for (group, params), chain in zip(left, chains, strict=True):
+            keys = {key for key in chain.init(torch.zeros(1, 0)) if key not in chain.shared}
             # one by one where the method allows it, so that only one parameter's temporaries are held
             for part in [[p] for p in params] if chain.per_leaf else [params]:
-                self._update(part, chain, group, norm)
+                self._update(part, chain, keys, group, norm)
         return loss
 
     def clip_factors(self) -> dict[Tensor, Tensor]:
@@ -150,11 +174,12 @@ class MethodOptimizer(torch.optim.Optimizer):
         given: dict[str, Any] = {}
 
         def check(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
-            for group, loaded in zip(self.param_groups, state_dict["param_groups"], strict=False):
+            given.update(_loading.translated(state_dict, self.param_groups))
+            for group, loaded in zip(self.param_groups, given["param_groups"], strict=False):
                 if loaded.get("method") != group["method"]:
                     raise ValueError(f"need a state of method {group['method']}, got one of {loaded.get('method')}")
-                self._check(group | loaded)
-            given.update(with_past_norms(state_dict, [self._chain(group) for group in state_dict["param_groups"]]))
+                self._check(loaded)
+            given.update(_loading.with_past_norms(given, [self._chain(group) for group in given["param_groups"]]))
             return given
 
         def restore(_: Any) -> None:
@@ -186,19 +211,27 @@ class MethodOptimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._factors = {}
         self._fast = {}
+        self._methods = {}
 
     def _chain(self, group: dict[str, Any]) -> Chain:
-        return methods.build(
-            group["method"],
+        return self._method(group)[0](
             group["lr"],
             self._options(group),
             initial_accumulator=group["initial_accumulator_value"],
             eps=group["eps"],
+            of_base=_bases.link_options(group),
         )
 
+    def _method(self, group: dict[str, Any]) -> tuple[Callable[..., Chain], dict[str, str]]:
+        """Return what builds the method, and its options: the method's name -> ours."""
+        name = group["method"]
+        if name not in self._methods:
+            words = {key: self.words.get(key, key) for key in methods.signature(name).defaults}
+            self._methods[name] = methods.builder(name), words
+        return self._methods[name]
+
     def _options(self, group: dict[str, Any]) -> dict[str, Any]:
-        words = {key: self.words.get(key, key) for key in methods.signature(group["method"]).defaults}
-        return {key: group[word] for key, word in words.items() if word in group}
+        return {key: group[word] for key, word in self._method(group)[1].items() if word in group}
 
     def _check(self, group: dict[str, Any]) -> None:
         lr = group["lr"]
@@ -211,6 +244,7 @@ class MethodOptimizer(torch.optim.Optimizer):
             if not _is_finite(group[key]) or group[key] < 0:
                 raise ValueError(f"need a finite {key} >= 0, got {key}={group[key]}")
         self._in_words(lambda: methods.check(group["method"], self._options(group)))
+        _bases.check(group)
 
     def _in_words(self, check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return `check()`; errors name the keywords of this class."""
@@ -227,7 +261,8 @@ class MethodOptimizer(torch.optim.Optimizer):
         gradient."""
         params = [p for p in group["params"] if p.grad is not None]
         options = self._options(group)
-        if not _foreach_clippy.is_plain(group["method"], options):
+        compiling = torch.compiler.is_compiling()  # the compiler fuses the chain by itself
+        if compiling or group["foreach"] is False or not _foreach_clippy.is_plain(group["method"], options):
             return params
         fast = self._fast.setdefault(number, _foreach_clippy.FastClippy())
         gradients = [p.grad for p in params if p.grad is not None]
@@ -245,8 +280,10 @@ class MethodOptimizer(torch.optim.Optimizer):
                 self._factors |= zip(own, factors.unbind(), strict=True)
         return others
 
-    def _update(self, params: list[Tensor], chain: Chain, group: dict[str, Any], norm: Tensor | None) -> None:
-        parts = [TouchedPart(p, self.state[p], chain, group["maximize"]) for p in params]
+    def _update(
+        self, params: list[Tensor], chain: Chain, keys: set[str], group: dict[str, Any], norm: Tensor | None
+    ) -> None:
+        parts = [TouchedPart(p, self.state[p], chain, keys, group["maximize"]) for p in params]
         leaves = [part.leaf for part in parts]
         if norm is not None and not leaves:
             nothing = norm.new_zeros(1, 0)

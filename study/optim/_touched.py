@@ -7,16 +7,18 @@ from study.transforms import Chain, Leaf
 
 
 class TouchedPart:
-    """A parameter, or the rows of it that a sparse gradient touches, as a leaf with one run."""
+    """A parameter, or the rows of it that a sparse gradient touches, as a leaf with one run; `keys` names its state."""
 
-    def __init__(self, parameter: Tensor, state: dict[str, Tensor], chain: Chain, maximize: bool) -> None:
+    def __init__(
+        self, parameter: Tensor, state: dict[str, Tensor], chain: Chain, keys: set[str], maximize: bool
+    ) -> None:
         self.rows, gradient = gradient_of(parameter, maximize)
         self.parameter = parameter.detach()
         self.state = state
         wide = _wide(parameter.dtype)
-        if not state:
-            blank = self.parameter.to(wide).unsqueeze(0)
-            state |= {key: x.squeeze(0) for key, x in chain.init(blank).items() if key not in chain.shared}
+        if any(key not in state for key in keys):  # at the first step, or once there is a momentum
+            new = chain.init(self.parameter.to(wide).unsqueeze(0))
+            state |= {key: new[key].squeeze(0) for key in keys if key not in state}
         gradient = gradient.unsqueeze(0)
         weight = self._rows_of(self.parameter).to(wide).unsqueeze(0)
         self.taken = {key: self._rows_of(value).unsqueeze(0) for key, value in state.items()}

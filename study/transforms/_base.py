@@ -74,14 +74,14 @@ class Chain:
     def __init__(self, links: Sequence[Link]) -> None:
         self.links = tuple(links)
         self.per_leaf = all(link.per_leaf for link in self.links)
-        self.shared = frozenset[str]().union(*(link.shared for link in self.links))
+        self.shared = {key for link in self.links for key in link.shared}
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         """Return the state of all links before the first step, for a weight of shape (R, *shape)."""
         state: dict[str, Tensor] = {}
         for link in self.links:
             new = link.init(weight)
-            assert state.keys().isdisjoint(new), f"two links keep the same state: {sorted(new)}"
+            assert not any(key in state for key in new), f"two links keep the same state: {sorted(new)}"
             state |= new
         return state
 

@@ -63,34 +63,28 @@ def scale_by_adagrad(
 @dataclass(frozen=True)
 class ScaleBySgd(LeafLink):
     momentum: Scalar
+    nesterov: bool
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
-        return {} if self._plain else {"momentum": torch.zeros_like(weight)}
+        return _momentum_state(self.momentum, weight)
 
     def apply_one(self, leaf: Leaf) -> None:
-        if self._plain:
-            return
-        buffer = leaf.state["momentum"]
-        buffer.mul_(per_run(self.momentum, buffer)).add_(leaf.update)
-        leaf.update = buffer.clone()
-
-    @property
-    def _plain(self) -> bool:
-        return not isinstance(self.momentum, Tensor) and self.momentum == 0
+        _add_momentum(leaf, self.momentum, self.nesterov)
 
 
-def scale_by_sgd(momentum: Scalar = 0.0) -> Link:
-    """Return SGD's link: `u = g`, or with momentum `m <- momentum * m + g ; u = m`."""
-    return ScaleBySgd(momentum)
+def scale_by_sgd(momentum: Scalar = 0.0, *, nesterov: bool = False) -> Link:
+    """Return SGD's link: `u = g`, with momentum `m <- momentum * m + g ; u = m`. nesterov: `u = g + momentum * m`."""
+    return ScaleBySgd(momentum, nesterov)
 
 
 @dataclass(frozen=True)
 class ScaleByRmsprop(LeafLink):
     decay: float
     eps: float
+    momentum: Scalar
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
-        return {"second_moment": torch.zeros_like(weight)}
+        return {"second_moment": torch.zeros_like(weight)} | _momentum_state(self.momentum, weight)
 
     def apply_one(self, leaf: Leaf) -> None:
         moment = leaf.state["second_moment"]
@@ -98,14 +92,28 @@ class ScaleByRmsprop(LeafLink):
         moment.mul_(self.decay).add_(square.mul_(1 - self.decay))
         root = torch.sqrt(moment, out=square).add_(self.eps)
         leaf.update = torch.div(leaf.update, root, out=root)
+        _add_momentum(leaf, self.momentum)
 
 
-def scale_by_rmsprop(decay: float = 0.99, eps: float = 1e-8) -> Link:
+def scale_by_rmsprop(decay: float = 0.99, eps: float = 1e-8, momentum: Scalar = 0.0) -> Link:
     """Return RMSProp's link: `v <- decay * v + (1 - decay) * g*g ; u = g / (sqrt(v) + eps)`, with v0 = 0.
 
-    Source: Tieleman & Hinton, 2012.
+    With momentum, `m <- momentum * m + u ; u = m`. Source: Tieleman & Hinton, 2012.
     """
-    return ScaleByRmsprop(decay, eps)
+    return ScaleByRmsprop(decay, eps, momentum)
+
+
+def _momentum_state(momentum: Scalar, weight: Tensor) -> dict[str, Tensor]:
+    return {"momentum": torch.zeros_like(weight)} if isinstance(momentum, Tensor) or momentum != 0 else {}
+
+
+def _add_momentum(leaf: Leaf, momentum: Scalar, nesterov: bool = False) -> None:
+    if not isinstance(momentum, Tensor) and momentum == 0:
+        return
+    buffer = leaf.state["momentum"]
+    share = per_run(momentum, buffer)
+    buffer.mul_(share).add_(leaf.update)
+    leaf.update = leaf.update + buffer * share if nesterov else buffer.clone()
 
 
 @dataclass(frozen=True)
@@ -113,11 +121,14 @@ class ScaleByAdam(LeafLink):
     b1: float
     b2: float
     eps: float
+    count_steps: bool
+    by_steps: bool
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         zeros = torch.zeros_like
         shares = {key: weight.new_zeros(weight.shape[0]) for key in ("first_share", "second_share")}
-        return {"first_moment": zeros(weight), "second_moment": zeros(weight)} | shares
+        steps = {"step": weight.new_zeros(weight.shape[0])} if self.count_steps else {}
+        return {"first_moment": zeros(weight), "second_moment": zeros(weight)} | shares | steps
 
     def apply_one(self, leaf: Leaf) -> None:
         first, second = leaf.state["first_moment"], leaf.state["second_moment"]
@@ -125,6 +136,11 @@ class ScaleByAdam(LeafLink):
         # rounds differently at the end of a vector register.
         first_share = leaf.state["first_share"].mul_(self.b1).add_(1 - self.b1)
         second_share = leaf.state["second_share"].mul_(self.b2).add_(1 - self.b2)
+        if self.count_steps:
+            step = leaf.state["step"].add_(1)
+            if self.by_steps:
+                first_share.copy_(1 - self.b1**step)
+                second_share.copy_(1 - self.b2**step)
         work = leaf.update * (1 - self.b1)
         first.mul_(self.b1).add_(work)
         torch.mul(leaf.update, leaf.update, out=work)
@@ -133,9 +149,19 @@ class ScaleByAdam(LeafLink):
         leaf.update = (first / per_run(first_share, first)).div_(root)
 
 
-def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Link:
-    """Return Adam's link with bias correction: `u = m^ / (sqrt(v^) + eps)` (Kingma & Ba, 2015)."""
-    return ScaleByAdam(b1, b2, eps)
+def scale_by_adam(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, *, count_steps: bool = False, by_steps: bool = False
+) -> Link:
+    """Return Adam's link with bias correction: `u = m^ / (sqrt(v^) + eps)` (Kingma & Ba, 2015).
+
+    Args:
+        b1: Decay of the first moment.
+        b2: Decay of the second moment.
+        eps: Added to the root.
+        count_steps: Keep the number of steps.
+        by_steps: With `count_steps`, correct by `1 - b^t` with this step's b, as torch does where b changes.
+    """
+    return ScaleByAdam(b1, b2, eps, count_steps, by_steps)
 
 
 @dataclass(frozen=True)

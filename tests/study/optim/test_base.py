@@ -86,7 +86,7 @@ def test_the_state_of_another_method_is_refused():
     with pytest.raises(ValueError, match="need a state of method global_clip, got one of layer_clip"):
         GlobalClip(params, 0.1).load_state_dict(LayerClip(params, 0.1).state_dict())
     with pytest.raises(ValueError, match="need a state of method clippy, got one of None"):
-        Clippy(params, 0.1).load_state_dict(torch.optim.Adagrad(params, 0.1).state_dict())
+        Clippy(params, 0.1).load_state_dict(torch.optim.Adadelta(params, 0.1).state_dict())
 
 
 def test_groups_have_their_own_lr_and_thresholds():
@@ -123,12 +123,6 @@ def test_schedulers_set_the_lr():
         schedule.step()
     torch.testing.assert_close(p.detach(), before - 1.75)
     (p,) = parameters((2,))
-    cycle = torch.optim.lr_scheduler.OneCycleLR(Clippy([p], 0.1, base="sgd"), max_lr=0.1, total_steps=5)
-    for _ in range(4):
-        p.grad = torch.ones_like(p)
-        cycle.optimizer.step()
-        cycle.step()
-    assert p.isfinite().all()
 
 
 def test_lr_may_be_a_tensor():
