@@ -14,12 +14,14 @@ Formulas and sources stand in `study.methods`.
 
 from study.optim._aliases import AGC, LAMB, AdaGC, AutoClip, Clippy, GlobalClip, LayerClip, UpdateRMSClip, ZClip
 from study.optim._base import MethodOptimizer
+from study.optim._clip_updates import ClipUpdates
 
 __all__ = [
     "AGC",
     "LAMB",
     "AdaGC",
     "AutoClip",
+    "ClipUpdates",
     "Clippy",
     "GlobalClip",
     "LayerClip",

@@ -15,12 +15,12 @@ class TouchedPart:
         self.rows, gradient = gradient_of(parameter, maximize)
         self.parameter = parameter.detach()
         self.state = state
-        wide = _wide(parameter.dtype)
+        dtype = wide(parameter.dtype)
         if any(key not in state for key in keys):  # at the first step, or once there is a momentum
-            new = chain.init(self.parameter.to(wide).unsqueeze(0))
+            new = chain.init(self.parameter.to(dtype).unsqueeze(0))
             state |= {key: new[key].squeeze(0) for key in keys if key not in state}
         gradient = gradient.unsqueeze(0)
-        weight = self._rows_of(self.parameter).to(wide).unsqueeze(0)
+        weight = self._rows_of(self.parameter).to(dtype).unsqueeze(0)
         self.taken = {key: self._rows_of(value).unsqueeze(0) for key, value in state.items()}
         self.leaf = Leaf(weight=weight, gradient=gradient, update=gradient, state=dict(self.taken))
 
@@ -42,7 +42,7 @@ class TouchedPart:
     def _rows_of(self, tensor: Tensor) -> Tensor:
         if self.rows is None or not self._is_by_row(tensor):
             return tensor
-        return tensor.index_select(0, self.rows[0]) if len(self.rows) == 1 else tensor[self.rows]
+        return rows_of(tensor, self.rows)
 
     def _put(self, target: Tensor, value: Tensor) -> None:
         if self.rows is None or not self._is_by_row(target):
@@ -59,7 +59,7 @@ def gradient_of(parameter: Tensor, maximize: bool) -> tuple[tuple[Tensor, ...] |
     assert gradient is not None
     if gradient.layout not in (torch.strided, torch.sparse_coo):
         raise ValueError(f"need dense or sparse COO gradients, got {gradient.layout}")
-    gradient = gradient.detach().to(_wide(parameter.dtype))
+    gradient = gradient.detach().to(wide(parameter.dtype))
     rows = None
     if gradient.is_sparse:
         gradient = gradient.coalesce()
@@ -68,5 +68,13 @@ def gradient_of(parameter: Tensor, maximize: bool) -> tuple[tuple[Tensor, ...] |
     return rows, gradient.neg() if maximize else gradient
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def rows_of(tensor: Tensor, rows: tuple[Tensor, ...] | None) -> Tensor:
+    """Return the touched rows of a tensor, in a copy; None is the tensor itself."""
+    if rows is None:
+        return tensor
+    return tensor.index_select(0, rows[0]) if len(rows) == 1 else tensor[rows]
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that a parameter is computed in: at least float32."""
     return torch.float32 if dtype.itemsize < 4 else dtype

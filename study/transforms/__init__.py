@@ -19,6 +19,7 @@ from study.transforms._clipping import (
 )
 from study.transforms._math import Scalar, global_norm
 from study.transforms._scaling import (
+    Scale,
     decay_weights,
     scale,
     scale_by_adagrad,
@@ -35,6 +36,7 @@ __all__ = [
     "LeafLink",
     "Link",
     "Scalar",
+    "Scale",
     "chain",
     "clip_by_global_norm",
     "clip_by_norm",
