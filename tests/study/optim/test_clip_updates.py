@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from optimizer_steps import assert_same, parameters, steps
+from optimizer_steps import F64, assert_same, parameters, steps
 from paths import ROOT
 from torch import nn
 
@@ -47,7 +47,7 @@ class Signs(torch.optim.Optimizer):
 
 @each_rule
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("lr", [0.25, torch.tensor(0.25)])
+@pytest.mark.parametrize("lr", [0.25, torch.tensor(0.25, dtype=F64)])
 def test_it_equals_the_method_on_the_same_base(rule, base, lr):
     optimizer, options, words = RULES[rule]
     torchs, common, more = BASES[base]
