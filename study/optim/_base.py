@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from study import methods
-from study.optim import _bases, _foreach_clippy, _loading
+from study.optim import _bases, _foreach_clippy, _loading, _shards
 from study.optim._touched import TouchedPart, gradient_of
-from study.transforms import Chain, Leaf, global_norm
+from study.transforms import Chain, Leaf
 
 
 class Common(TypedDict, total=False):
@@ -64,6 +64,10 @@ class MethodOptimizer(torch.optim.Optimizer):
 
     Raises:
         ValueError: For a value out of range, here, in `add_param_group` and in `load_state_dict`.
+
+    Attributes:
+        split_across: A process group whose processes update other parameters each, and its device: norms over all
+            parameters go over the group. `ZeroRedundancyOptimizer` sets it.
     """
 
     words: ClassVar[dict[str, str]] = {}
@@ -112,6 +116,8 @@ class MethodOptimizer(torch.optim.Optimizer):
         self.record_clip_factors = record_clip_factors
         self._factors: dict[Tensor, Tensor] = {}
         self._fast: dict[int, _foreach_clippy.FastClippy] = {}
+        self.split_across: tuple[Any, torch.device] | None = None
+        _shards.follow_zero_redundancy()
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -122,9 +128,14 @@ class MethodOptimizer(torch.optim.Optimizer):
         super().add_param_group(own | param_group)
         for key in _bases.ALL - own.keys():
             self.param_groups[-1].pop(key, None)
-        if any(p.is_complex() for p in self.param_groups[-1]["params"]):
+        params = self.param_groups[-1]["params"]
+        try:
+            if any(p.is_complex() for p in params):
+                raise ValueError("need real parameters, got a complex one")
+            _shards.refuse_flattened(params, self.param_groups[-1]["method"])
+        except ValueError:
             self.param_groups.pop()
-            raise ValueError("need real parameters, got a complex one")
+            raise
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -212,6 +223,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         self._factors = {}
         self._fast = {}
         self._methods = {}
+        self.split_across = None
 
     def _chain(self, group: dict[str, Any]) -> Chain:
         return self._method(group)[0](
@@ -311,7 +323,8 @@ class MethodOptimizer(torch.optim.Optimizer):
 
     def _global_norm(self) -> Tensor | None:
         every = [(p, g["maximize"]) for g in self.param_groups for p in g["params"] if p.grad is not None]
-        return global_norm([gradient_of(p, maximize)[1].unsqueeze(0) for p, maximize in every]) if every else None
+        gradients = [(gradient_of(p, maximize)[1], _shards.parts_of(p)) for p, maximize in every]
+        return _shards.norm_of_all(gradients, self.split_across)
 
 
 def _is_finite(value: Any) -> bool:

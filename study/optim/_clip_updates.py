@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from study import methods
+from study.optim import _shards
 from study.optim._touched import gradient_of, rows_of, wide
-from study.transforms import Chain, Leaf, LeafLink, Scale, global_norm
+from study.transforms import Chain, Leaf, LeafLink, Scale
 
 _SHARED_HOOKS = (
     "register_state_dict_pre_hook",
@@ -24,7 +25,7 @@ class ClipUpdates(torch.optim.Optimizer):
         optimizer = ClipUpdates(torch.optim.AdamW(model.parameters(), lr=1e-3), "clippy", rel=0.5, abs=0.01)
 
     The optimizer makes its step; the change of each weight is its update, lr and weight decay included. A rule on the
-    gradient (agc, layer_clip, global_clip) scales `.grad` in place before that. Use it in the optimizer's place:
+    gradient (agc, layer_clip, global_clip) clips `.grad` before that. Use it in the optimizer's place:
     parameter groups, state and state dict are the optimizer's own, and it takes schedulers, closures and a GradScaler.
     A step never waits for the device, and needs one copy of the weights. Of a sparse gradient, the touched rows are
     limited.
@@ -54,6 +55,7 @@ class ClipUpdates(torch.optim.Optimizer):
         del options["base"]
         if _chain(rule, options, 1.0).init(torch.zeros(1, 0)):
             raise ValueError(f"need a rule without a state, got {rule}")
+        _shards.refuse_flattened([p for group in optimizer.param_groups for p in group["params"]], rule)
         self.__setstate__({"optimizer": optimizer, "rule": rule, "options": options})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -127,12 +129,12 @@ class ClipUpdates(torch.optim.Optimizer):
         chains = [self._part(group, of_gradient=True) for group, _ in groups]
         norm = None
         if not all(chain.per_leaf for chain in chains):
-            gradients = [gradient_of(p, False)[1].unsqueeze(0) for _, params in groups for p in params]
-            norm = global_norm(gradients) if gradients else None
+            every = [p for _, params in groups for p in params]
+            norm = _shards.norm_of_all([(gradient_of(p, False)[1], _shards.parts_of(p)) for p in every], None)
         for (_, params), chain in zip(groups, chains, strict=True):
             for p in params:
                 rows, gradient = gradient_of(p, False)
-                weight = rows_of(p.detach(), rows)
+                weight = rows_of(_shards.local_part(p.detach()), rows)
                 if chain.links:
                     self._scale_gradient(p, rows, gradient, weight, chain, norm)
                 self._before.setdefault(p, (rows, weight if rows is not None else weight.clone()))
@@ -146,23 +148,23 @@ class ClipUpdates(torch.optim.Optimizer):
         chain: Chain,
         norm: Tensor | None,
     ) -> None:
-        leaf = _leaf(weight, gradient)
+        leaf = _leaf(p, weight, gradient)
         if norm is not None:
             leaf.scratch["global_norm"] = norm
         chain.updates([leaf])
-        assert p.grad is not None
         assert leaf.factor is not None
         self._factors[p] = leaf.factor.squeeze(0)
         if rows is None:
-            p.grad.copy_(leaf.update.squeeze(0))
+            p.grad = _shards.sharded_like(leaf.update.squeeze(0).to(p.dtype), p)
         else:
             values = leaf.update.squeeze(0).to(p.dtype)
             p.grad = torch.sparse_coo_tensor(torch.stack(rows), values, p.shape, is_coalesced=True)
 
     def _limit(self, p: Tensor, lr: float | Tensor, chain: Chain) -> None:
         rows, before = self._before[p]
-        after = rows_of(p.detach(), rows)
-        leaf = _leaf(before, gradient_of(p, False)[1])
+        weight = _shards.local_part(p.detach())
+        after = rows_of(weight, rows)
+        leaf = _leaf(p, before, gradient_of(p, False)[1])
         leaf.scratch["direction"] = (leaf.weight - after.to(leaf.weight.dtype)) / _divisor(lr)
         chain.updates([leaf])
         assert leaf.factor is not None
@@ -171,9 +173,9 @@ class ClipUpdates(torch.optim.Optimizer):
         limited = (leaf.weight - leaf.update).squeeze(0).to(p.dtype)
         limited = torch.where(factor == 1, after, limited)  # a factor of 1 changes no bit
         if rows is None:
-            p.copy_(limited)
+            weight.copy_(limited)
         else:
-            p[rows] = limited
+            weight[rows] = limited
 
     def _part(self, group: dict[str, Any], *, of_gradient: bool) -> Chain:
         links = _chain(self.rule, self.options, _divisor(group["lr"])).links
@@ -198,6 +200,6 @@ def _divisor(lr: float | Tensor) -> float | Tensor:
     return torch.where(lr == 0, 1.0, lr) if isinstance(lr, Tensor) else lr or 1.0
 
 
-def _leaf(weight: Tensor, gradient: Tensor) -> Leaf:
+def _leaf(p: Tensor, weight: Tensor, gradient: Tensor) -> Leaf:
     weight, gradient = weight.to(wide(weight.dtype)).unsqueeze(0), gradient.unsqueeze(0)
-    return Leaf(weight, gradient, gradient, factor=weight.new_ones(1))
+    return Leaf(weight, gradient, gradient, factor=weight.new_ones(1), parts=_shards.parts_of(p))

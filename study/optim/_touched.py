@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from study.optim import _shards
 from study.transforms import Chain, Leaf
 
 
@@ -13,16 +14,16 @@ class TouchedPart:
         self, parameter: Tensor, state: dict[str, Tensor], chain: Chain, keys: set[str], maximize: bool
     ) -> None:
         self.rows, gradient = gradient_of(parameter, maximize)
-        self.parameter = parameter.detach()
-        self.state = state
+        self.parameter = _shards.local_part(parameter.detach())
         dtype = wide(parameter.dtype)
         if any(key not in state for key in keys):  # at the first step, or once there is a momentum
             new = chain.init(self.parameter.to(dtype).unsqueeze(0))
-            state |= {key: new[key].squeeze(0) for key in keys if key not in state}
+            state |= {k: _shards.sharded_like(new[k].squeeze(0), parameter) for k in keys if k not in state}
+        self.state = {key: _shards.local_part(value) for key, value in state.items()}
         gradient = gradient.unsqueeze(0)
         weight = self._rows_of(self.parameter).to(dtype).unsqueeze(0)
-        self.taken = {key: self._rows_of(value).unsqueeze(0) for key, value in state.items()}
-        self.leaf = Leaf(weight=weight, gradient=gradient, update=gradient, state=dict(self.taken))
+        self.taken = {key: self._rows_of(value).unsqueeze(0) for key, value in self.state.items()}
+        self.leaf = Leaf(weight, gradient, gradient, dict(self.taken), parts=_shards.parts_of(parameter))
 
     def write_back(self) -> None:
         """Apply the update and store the new state."""
@@ -59,7 +60,7 @@ def gradient_of(parameter: Tensor, maximize: bool) -> tuple[tuple[Tensor, ...] |
     assert gradient is not None
     if gradient.layout not in (torch.strided, torch.sparse_coo):
         raise ValueError(f"need dense or sparse COO gradients, got {gradient.layout}")
-    gradient = gradient.detach().to(wide(parameter.dtype))
+    gradient = _shards.local_gradient(parameter).to(wide(parameter.dtype))
     rows = None
     if gradient.is_sparse:
         gradient = gradient.coalesce()

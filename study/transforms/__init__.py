@@ -9,7 +9,7 @@ A hyperparameter is a float, or a tensor of shape (R,) with one value for each r
 """
 
 from study.transforms._adaptive_clipping import clip_by_percentile, clip_by_z_score, clip_to_average_norm
-from study.transforms._base import Base, Chain, Leaf, LeafLink, Link, chain
+from study.transforms._base import Base, Chain, Leaf, LeafLink, Link, Parts, chain
 from study.transforms._clipping import (
     clip_by_global_norm,
     clip_by_norm,
@@ -35,6 +35,7 @@ __all__ = [
     "Leaf",
     "LeafLink",
     "Link",
+    "Parts",
     "Scalar",
     "Scale",
     "chain",

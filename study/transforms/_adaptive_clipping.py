@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from study.transforms._base import Leaf, Link, apply_factor
-from study.transforms._math import Scalar, clip_factor, global_norm, l2_norm, per_run
+from study.transforms._math import Scalar, clip_factor, global_norm, per_run
 
 
 def z_score_limit(norm: Tensor, mean: Tensor, variance: Tensor, z_max: Scalar) -> Tensor:
@@ -135,7 +135,7 @@ class ClipToAverageNorm(Link):
         of_all = clip_factor(total, per_run(self.abs_, total))
         for leaf in leaves:
             seen, usual = leaf.state["norms_seen"], leaf.state["usual_norm"]
-            norm = l2_norm(leaf.update)
+            norm = leaf.norm(leaf.update)
             warm = seen < self.warmup_steps
             factor = torch.where(warm, of_all.to(norm), clip_factor(norm, usual * per_run(self.rel, usual)))
             clipped = norm * factor

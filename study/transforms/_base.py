@@ -9,7 +9,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from study.transforms._math import Scalar, per_run
+from study.transforms._math import Scalar, l2_norm, per_run
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one tensor, of which several processes hold one each.
+
+    Args:
+        gather: (...) of this part -> (parts, ...) of all, the same in each process.
+        size: Elements of the whole tensor, of one run.
+        by_rows: Whether each part has whole rows of (out, ...).
+    """
+
+    gather: Callable[[Tensor], Tensor]
+    size: int
+    by_rows: bool
 
 
 @dataclass
@@ -25,6 +40,7 @@ class Leaf:
         scratch: Tensors that one link leaves for a later one within a step.
         factor: Product of the factors of the update in this step, (R,); the smallest, if a tensor has several. The
             caller sets it to ones to record it. None records nothing and costs nothing.
+        parts: Where this is a part of the tensor: links then take norms and minima over all parts.
     """
 
     weight: Tensor
@@ -33,6 +49,12 @@ class Leaf:
     state: dict[str, Tensor] = field(default_factory=dict)
     scratch: dict[str, Tensor] = field(default_factory=dict)
     factor: Tensor | None = None
+    parts: Parts | None = None
+
+    def norm(self, x: Tensor) -> Tensor:
+        """Return the Euclidean norm of each run of a tensor of this leaf: (R, *shape) -> (R,)."""
+        norm = l2_norm(x)
+        return norm if self.parts is None else torch.linalg.vector_norm(self.parts.gather(norm), dim=0)
 
 
 class Link(ABC):

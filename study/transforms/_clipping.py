@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from study.transforms._base import Leaf, LeafLink, Link, apply_factor, measured
-from study.transforms._math import Scalar, clip_factor, global_norm, l2_norm, per_run, shrink_factor, unit_norm
+from study.transforms._math import Scalar, clip_factor, global_norm, per_run, shrink_factor, unit_norm
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class ClipByNorm(LeafLink):
     measured_on: str
 
     def apply_one(self, leaf: Leaf) -> None:
-        norm = l2_norm(measured(leaf, self.measured_on))
+        norm = leaf.norm(measured(leaf, self.measured_on))
         apply_factor(leaf, clip_factor(norm, per_run(self.max_norm, norm)))
 
 
@@ -36,8 +36,9 @@ class ClipByRms(LeafLink):
     max_rms: Scalar
 
     def apply_one(self, leaf: Leaf) -> None:
-        norm = l2_norm(leaf.update)
-        rms = norm / math.sqrt(max(1, leaf.update[:1].numel()))
+        norm = leaf.norm(leaf.update)
+        size = leaf.update[:1].numel() if leaf.parts is None else leaf.parts.size
+        rms = norm / math.sqrt(max(1, size))
         apply_factor(leaf, clip_factor(rms, per_run(self.max_rms, rms)))
 
 
@@ -85,7 +86,10 @@ class ClipToWeights(LeafLink):
     measured_on: str
 
     def apply_one(self, leaf: Leaf) -> None:
-        norm_of = l2_norm if self.per == "tensor" else unit_norm
+        by_unit = self.per == "unit" and leaf.weight.ndim > 2
+        if by_unit and leaf.parts is not None and not leaf.parts.by_rows:
+            raise ValueError("per=unit needs a matrix that is split by its rows; use per=tensor")
+        norm_of = unit_norm if by_unit else leaf.norm
         norm = norm_of(measured(leaf, self.measured_on))
         limit = norm_of(leaf.weight)
         floor = per_run(self.floor, limit)
@@ -120,7 +124,14 @@ class ShrinkToWeights(LeafLink):
     def apply_one(self, leaf: Leaf) -> None:
         root = leaf.scratch["root"] if isinstance(self.acc_rel, Tensor) or self.acc_rel != 0 else None
         factor = shrink_factor(
-            leaf.update, leaf.weight, self.rel, self.abs_, acc_rel=self.acc_rel, root=root, norm=self.norm
+            leaf.update,
+            leaf.weight,
+            self.rel,
+            self.abs_,
+            acc_rel=self.acc_rel,
+            root=root,
+            norm=self.norm,
+            parts=leaf.parts,
         )
         apply_factor(leaf, factor)
         if self.clip_accumulator:

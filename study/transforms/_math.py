@@ -8,9 +8,13 @@ at the end of a vector register, so that a run would depend on its place in the 
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from study.transforms._base import Parts
 
 Scalar = float | Tensor
 """A float for all runs, or a tensor of shape (R,)."""
@@ -74,6 +78,7 @@ def shrink_factor(
     acc_rel: Scalar = 0.0,
     root: Tensor | None = None,
     norm: str = "max",
+    parts: "Parts | None" = None,
 ) -> Tensor:
     """Return the factor (R,) by which an update respects the bound of each weight.
 
@@ -91,8 +96,9 @@ def shrink_factor(
         acc_rel: Share of `1 / root` in the bound.
         root: Adagrad's `sqrt(G + eps)`, (R, *shape). None leaves out the third term.
         norm: "max" or "rms".
+        parts: The parts of the tensor, where update and weight are one of them.
     """
-    if update.numel() == 0:
+    if update.numel() == 0 and parts is None:
         return update.new_ones(update.shape[0])
     bound = _bound(weight, rel, abs_, acc_rel, root)
     # 0 / 0 and infinity / infinity are NaN but do not limit the factor. They are replaced if a bound can be 0 or
@@ -101,16 +107,20 @@ def shrink_factor(
     tame = not as_tensor and rel < math.inf and 0 < abs_ < math.inf
     if norm == "max":
         room = bound.div_(update).abs_()
-        factor = _rows(room if tame else room.nan_to_num_(nan=1.0)).amin(1).clamp_(max=1.0)
+        room = _rows(room if tame else room.nan_to_num_(nan=1.0))
+        # the part of another process may have all elements
+        factor = room.amin(1).clamp_(max=1.0) if room.numel() else update.new_ones(update.shape[0])
     else:
         ratio = torch.div(update, bound, out=bound)
         ratio = _rows(ratio if tame else ratio.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf))
-        rms = ratio.mul_(ratio).mean(1).sqrt_()
+        squares = ratio.mul_(ratio)
+        mean = squares.mean(1) if parts is None else parts.gather(squares.sum(1)).sum(0).div_(parts.size)
+        rms = mean.sqrt_()
         factor = rms.reciprocal().masked_fill_(rms <= 1, 1.0)
-    if not tame:
+    if not tame and update.numel():
         for x in (update, weight):
             factor.masked_fill_(_rows(x).amax(1).isnan(), math.nan)
-    return factor
+    return factor if parts is None else parts.gather(factor).amin(0)
 
 
 def _bound(weight: Tensor, rel: Scalar, abs_: Scalar, acc_rel: Scalar, root: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from study.transforms._base import Leaf, LeafLink, Link, apply_factor, multiply
-from study.transforms._math import Scalar, adagrad_root, l2_norm, per_run, trust_ratio
+from study.transforms._math import Scalar, adagrad_root, per_run, trust_ratio
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class ScaleByTrustRatio(LeafLink):
     mu: Scalar
 
     def apply_one(self, leaf: Leaf) -> None:
-        ratio = trust_ratio(l2_norm(leaf.weight), l2_norm(leaf.update))
+        ratio = trust_ratio(leaf.norm(leaf.weight), leaf.norm(leaf.update))
         apply_factor(leaf, ratio.mul_(per_run(self.mu, ratio)))
 
 
