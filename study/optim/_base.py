@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from study import methods
-from study.optim import _bases, _foreach_clippy, _loading, _shards
+from study.optim import _bases, _foreach_clippy, _loading, _shards, _together
 from study.optim._touched import TouchedPart, gradient_of
 from study.transforms import Chain, Leaf
 
@@ -107,7 +107,7 @@ class MethodOptimizer(torch.optim.Optimizer):
             "foreach": foreach,
             "capturable": capturable,
         }
-        given = {"momentum": momentum, "nesterov": nesterov, "betas": betas, "alpha": alpha}
+        given = {"momentum": values["momentum"], "nesterov": nesterov, "betas": betas, "alpha": alpha}
         given = {key: value for key, value in given.items() if value is not None}
         self._methods: dict[str, tuple[Callable[..., Chain], dict[str, str]]] = {}
         self._check(defaults | given)
@@ -160,6 +160,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         norm = None if all(chain.per_leaf for chain in chains) else self._global_norm()
         for (group, params), chain in zip(left, chains, strict=True):
             keys = {key for key in chain.init(torch.zeros(1, 0)) if key not in chain.shared}
+            params = self._together(group, params, chain, keys)
             # one by one where the method allows it, so that only one parameter's temporaries are held
             for part in [[p] for p in params] if chain.per_leaf else [params]:
                 self._update(part, chain, keys, group, norm)
@@ -291,6 +292,23 @@ class MethodOptimizer(torch.optim.Optimizer):
             if self.record_clip_factors:
                 self._factors |= zip(own, factors.unbind(), strict=True)
         return others
+
+    def _together(self, group: dict[str, Any], params: list[Tensor], chain: Chain, keys: set[str]) -> list[Tensor]:
+        """Update what `study.optim._together` takes, and return the other parameters."""
+        if torch.compiler.is_compiling() or group["foreach"] is False or not (links := _together.Links.of(chain)):
+            return params
+        own = [p for p in params if _together.takes(p, self.state[p])]
+        for p in own:
+            if any(key not in self.state[p] for key in keys):
+                new = chain.init(p.detach().unsqueeze(0))
+                self.state[p] |= {key: new[key].squeeze(0) for key in keys if key not in self.state[p]}
+        gradients = [gradient_of(p, group["maximize"])[1] for p in own]
+        states = [{key: self.state[p][key] for key in keys} for p in own]
+        factors = links.step([p.detach() for p in own], gradients, states)
+        if self.record_clip_factors:
+            self._factors |= zip(own, factors, strict=True)
+        taken = set(map(id, own))
+        return [p for p in params if id(p) not in taken]
 
     def _update(
         self, params: list[Tensor], chain: Chain, keys: set[str], group: dict[str, Any], norm: Tensor | None

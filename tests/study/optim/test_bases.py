@@ -69,7 +69,9 @@ def test_schedulers_cycle_the_momentum(base, options, torchs, schedule):
 
 def test_a_momentum_may_begin_later():
     ours, theirs = parameters(*SHAPES), parameters(*SHAPES)
-    us, them = unclipped(ours, base="sgd"), torch.optim.SGD(theirs, 0.01)
+    us = MethodOptimizer(ours, 0.01, "none", {"base": "sgd", "momentum": 0.5})
+    assert us.param_groups[0]["momentum"] == us.defaults["momentum"] == 0.5
+    them = torch.optim.SGD(theirs, 0.01)
     for t in range(6):
         for optimizer in (us, them):
             optimizer.param_groups[0]["momentum"] = 0.9 if t >= 3 else 0.0
