@@ -18,6 +18,8 @@ from study.transforms._clipping import ShrinkToWeights
 from study.transforms._scaling import DecayWeights, Scale, ScaleByAdagrad, ScaleByAdam, ScaleByRmsprop, ScaleBySgd
 
 ELEMENTWISE = (ScaleByAdagrad, ScaleBySgd, ScaleByRmsprop, ScaleByAdam, Scale, DecayWeights)
+OF_TENSOR = frozenset(("first_share", "second_share", "step"))
+"""State of these links that has one value a tensor."""
 
 _copy_all, _subtract_all = torch._foreach_copy_, torch._foreach_sub_  # pyright: ignore[reportPrivateImportUsage]
 
@@ -60,8 +62,7 @@ class Links:
         sizes = [w.numel() for w in weights]
         counts = torch.tensor(sizes)
         starts = counts.cumsum(0) - counts
-        by_element = {key: value.shape == weights[0].shape for key, value in states[0].items()}
-        by_element = {key: by_element[key] and key not in ("first_share", "second_share", "step") for key in by_element}
+        by_element = {key: key not in OF_TENSOR for key in states[0]}
         state = {
             key: _flat([s[key] for s in states])
             if whole
@@ -82,14 +83,17 @@ class Links:
         for link in self.after:
             link.apply_one(leaf)
         for key, whole in by_element.items():
-            new = state[key].split(sizes) if whole else state[key].index_select(0, starts).unbind()
-            _copy_all([s[key] for s in states], [x.view(s[key].shape) for x, s in zip(new, states, strict=True)])
+            own = [s[key] for s in states]
+            if whole:
+                _copy_all(own, [x.view(w.shape) for x, w in zip(state[key].split(sizes), weights, strict=True)])
+            else:
+                _copy_all(own, state[key].index_select(0, starts).unbind())
         _subtract_all(weights, [u.view(w.shape) for u, w in zip(leaf.update.split(sizes), weights, strict=True)])
         return factors
 
     def _step_large(self, weight: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
         flat = weight.view(-1), gradient.reshape(-1)
-        by_element = {key: value.view(-1) for key, value in state.items() if value.shape == weight.shape}
+        by_element = {key: value.view(-1) for key, value in state.items() if key not in OF_TENSOR}
         of_tensor = {key: value for key, value in state.items() if key not in by_element}
         leaves, least, after = [], [weight.new_ones(())], of_tensor
         for at in range(0, weight.numel(), CHUNK):
