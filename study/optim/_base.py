@@ -59,7 +59,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         alpha: Of the base "rmsprop"; by default 0.99.
         maximize: Ascend instead of descend.
         foreach: Whether many tensors may be updated together. By default, where that is faster.
-        capturable: As torch's own take it. A step never waits for the device, so a CUDA graph can always capture it.
+        capturable: As torch's own take it. It changes nothing: no step waits for the device.
         record_clip_factors: Keep the factors of each step for `clip_factors`, from the first step on.
 
     Raises:
