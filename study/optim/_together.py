@@ -50,8 +50,8 @@ class Links:
         for dtype in {w.dtype for w in weights}:
             sizes = {i: w.numel() for i, w in enumerate(weights) if w.dtype is dtype}
             for pack in _foreach_clippy._parts({i: n for i, n in sizes.items() if n <= SMALL}):
-                own = ([x[i] for i in pack] for x in (weights, gradients, states))
-                factors |= zip(pack, self._step_small(*own), strict=True)
+                own, theirs = ([x[i] for i in pack] for x in (weights, gradients))
+                factors |= zip(pack, self._step_small(own, theirs, [states[i] for i in pack]), strict=True)
             for i in (i for i, n in sizes.items() if n > SMALL):
                 factors[i] = self._step_large(weights[i], gradients[i], states[i])
         return [factors[i] for i in range(len(weights))]
@@ -140,8 +140,7 @@ def _is_plain(link: object) -> bool:
         isinstance(link, ShrinkToWeights)
         and link.norm == "max"
         and not (link.clip_accumulator or link.acc_rel)
-        and link.rel < math.inf
-        and 0 < link.abs_ < math.inf
+        and bool(link.rel < math.inf and 0 < link.abs_ < math.inf)
     )
 
 
