@@ -32,7 +32,7 @@ from study.trainers import warm_start, weights_file
 from study.trainers.ranker import outcomes_of
 from study.training import weights
 from study.training.embeddings import EmbeddingTables
-from study.training.networks import StackedNetworks, network_of_seed, spec_of
+from study.training.networks import StackedNetworks, constants, network_of_seed, spec_of, trained_parameters
 from study.training.stack import steps_of
 from study.training.trainer import Trained
 from study.training.weights import About, Weights
@@ -127,13 +127,14 @@ def check_form(about: About, run: Run, log: Log) -> None:
     def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         return np.broadcast_to(np.zeros((), dtype), shape)
 
-    arrays = {f"parameter/{name}": empty(tuple(x.shape), precision) for name, x in network.named_parameters()}
-    for name, x in network.named_buffers():
+    trained = trained_parameters(network)
+    arrays = {f"parameter/{name}": empty(tuple(x.shape), precision) for name, x in trained.items()}
+    for name, x in constants(network).items():
         own = x.numpy().dtype
         arrays[f"buffer/{name}"] = empty(tuple(x.shape), precision if own.kind == "f" else own)
     kept = warm_start.keeps_accumulators(run.method, run.options)
     if kept:
-        arrays |= {f"accumulator/{name}": empty(tuple(x.shape), precision) for name, x in network.named_parameters()}
+        arrays |= {f"accumulator/{name}": empty(tuple(x.shape), precision) for name, x in trained.items()}
     for kind in ("table", "table_accumulator") if kept else ("table",):
         arrays |= {f"{kind}/{f}": empty((n, about.embedding_dim), precision) for f, n in enumerate(about.vocabulary)}
     try:

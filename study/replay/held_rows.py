@@ -74,7 +74,7 @@ class HeldRows:
 
     def forward(self, r: int) -> tuple[Values, dict[str, Values]]:
         """Return held_loss, held_auc, activation_norm and dead_share of run `r`, and dead_share by layer."""
-        with torch.no_grad(), record_activations(self.view.network.module) as activations:
+        with torch.no_grad(), record_activations(self.view.network.module_of(r)) as activations:
             logits_BT = self.view.network.logits_of_run(r, self._inputs(self._embedded(r)))
         loss_T = losses(logits_BT.T[None], self.labels_TB[None], self.log.tasks).mean(2)[0]
         values = {"held_loss": float(loss_T.sum())}
@@ -135,7 +135,7 @@ class HeldRows:
         factors = [float(leaf.factor[r]) if leaf.factor is not None else 1.0 for leaf in leaves.values()]
         layers: dict[str, list[int]] = {}
         for place, name in enumerate(leaves):
-            layers.setdefault(layer_of(view.network.module, name), []).append(place)
+            layers.setdefault(layer_of(view.network.module_of(r), name), []).append(place)
         inverse = None
         if self.positions_G is not None and run.recipe.embeddings == "adagrad":
             touched_U, inverse = torch.unique(self.positions_G[r // self.tables.runs], return_inverse=True)

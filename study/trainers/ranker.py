@@ -210,7 +210,8 @@ class Trainer(protocol.Trainer):
 
         def find() -> dict[str, Any]:
             from study.training import sizing
-            from study.training.networks import has_hidden_units, spec_of, stackable
+            from study.training.model_check import has_hidden_units, stackable
+            from study.training.networks import spec_of
 
             spec = spec_of(log, recipe)
             return {

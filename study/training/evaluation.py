@@ -39,14 +39,14 @@ def measure_of(task: Task) -> str:
 
 def finite(stack: "StackTraining") -> Tensor:
     """Return whether all weights of each run are finite, bool (R,)."""
-    weights = [w.isfinite().flatten(1).all(1) for w in stack.network.parameters.values()]
+    weights = [w.isfinite().view(len(w), math.prod(w.shape[1:])).all(1) for w in stack.network.parameters.values()]
     return torch.stack([*weights, stack.tables.finite()]).all(0)
 
 
 def moved(stack: "StackTraining") -> np.ndarray:
     """Return the L2 distance of each network from its start, float64 (R,); NaN where a run was rolled back."""
     squares = np.zeros(len(stack.groups.runs))
-    start = stack.initial_networks()  # made anew, since a copy would take memory during the training
+    start = stack.initial_networks(stack.groups.seeds)  # made anew, since a copy would take memory during the training
     for name, weight in stack.network.parameters.items():
         for r, run in enumerate(stack.groups.runs):
             initial = start[run.seed].get_parameter(name).detach().to(weight.dtype).double().numpy()

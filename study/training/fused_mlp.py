@@ -30,22 +30,33 @@ BYTES_AT_A_TIME = 2**21
 
 
 def takes(network: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether the networks of a stack can be computed here."""
+    """Return whether the networks of a stack can be computed here: rankers as `models` builds them, unchanged."""
     return (
         type(network) is Ranker
         and type(network.front) in (nn.Identity, CrossNorm)
         and type(network.heads) is Heads
         and type(network.bottom) is nn.Sequential
+        and [type(layer) for layer in network.bottom] == [nn.Linear, nn.ReLU] * (len(network.bottom) // 2)
+        and not any(_is_changed(module) for module in network.modules())
+        and all(p.requires_grad for p in network.parameters())
+        and len(list(network.parameters())) == len(list(network.named_parameters(remove_duplicate=False)))
         and (dtype, device.type) == (torch.float32, "cpu")
     )
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """Whether a user has changed what a module computes: hooks, a forward of its own, no bias."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    own = "forward" in vars(module) or getattr(module, "bias", module) is None
+    return any(hooks) or own or bool(module._buffers)
 
 
 class FusedRankers(StackedNetworks):
     """Rankers of one shape: one cross layer with LayerNorm or none, linear layers with ReLU, heads."""
 
-    def _prepare(self) -> None:
+    def _prepare(self, networks: Sequence[nn.Module]) -> None:
         self.limits_R11 = None if self.unit_limit is None else self.unit_limit.float().view(-1, 1, 1)
-        network = self.module
+        network = networks[0]
         assert isinstance(network, Ranker)
         assert isinstance(network.bottom, nn.Sequential)
         self.gradients = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}

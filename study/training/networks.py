@@ -4,13 +4,12 @@ Shape letters: R runs, G groups of runs that share a seed and so their batches, 
 """
 
 import contextlib
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state
+from torch.func import functional_call
 
 import models
 from study.config import Recipe
@@ -58,8 +57,8 @@ def network_of_weights(model: str, spec: models.Spec, weights: Weights) -> nn.Mo
         ValueError: If a parameter or buffer is missing, or has another shape or type.
     """
     network = network_of_seed(model, spec, 0).to(getattr(torch, weights.about.precision))
-    for kind, own in (("parameter", network.named_parameters()), ("buffer", network.named_buffers())):
-        tensors, arrays = dict(own), weights.network(kind)
+    for kind, tensors in (("parameter", trained_parameters(network)), ("buffer", constants(network))):
+        arrays = weights.network(kind)
         if other := sorted(tensors.keys() ^ arrays.keys()):
             raise ValueError(f"the weights lack or add the {kind} {other[0]} of a {model} network")
         for name, tensor in tensors.items():
@@ -73,31 +72,15 @@ def network_of_weights(model: str, spec: models.Spec, weights: Weights) -> nn.Mo
     return network
 
 
-@functools.cache
-def stackable(model: str, spec: models.Spec) -> bool:
-    """Return whether `vmap` can compute two runs of the model together. If not, its runs train one by one."""
-    networks = [network_of_seed(model, spec, seed) for seed in (0, 1)]
-    inputs = torch.randn(2, 32, spec.width, generator=torch.Generator().manual_seed(0))
-    try:
-        with torch.random.fork_rng(devices=[]):
-            stacked = StackedNetworks(networks, torch.float32, inputs.device)
-            logits = stacked(inputs)
-            torch.autograd.grad(logits.sum(), list(stacked.parameters.values()))
-    except RuntimeError:
-        return False
-    with torch.random.fork_rng(devices=[]):
-        return all(
-            torch.allclose(logits[i], network(inputs[i]), rtol=1e-3, atol=1e-5) for i, network in enumerate(networks)
-        )
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that training changes, by name: those that require a gradient."""
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
-@functools.cache
-def has_hidden_units(model: str, spec: models.Spec) -> bool:
-    """Return whether a model has activations that can be clamped."""
-    network = network_of_seed(model, spec, 0)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), ActivationClamp(torch.tensor(1.0)) as clamped:
-        network(torch.zeros(32, spec.width))
-    return clamped.seen > 0
+def constants(network: nn.Module) -> dict[str, Tensor]:
+    """Return what no gradient changes, by name: buffers, and frozen parameters."""
+    frozen = {name: p.detach() for name, p in network.named_parameters() if not p.requires_grad}
+    return dict(network.named_buffers()) | frozen
 
 
 class StackedNetworks:
@@ -109,8 +92,8 @@ class StackedNetworks:
         unit_limit: The limit of each run's hidden units (R,); None clamps nothing.
 
     Attributes:
-        parameters: By name, (R, *shape), leaves that require a gradient.
-        buffers: By name, (R, *shape).
+        parameters: The trained ones by name, (R, *shape), leaves that require a gradient.
+        buffers: Buffers and frozen parameters by name, (R, *shape).
     """
 
     def __init__(
@@ -121,19 +104,21 @@ class StackedNetworks:
         seeds: Sequence[int] = (),
         unit_limit: Tensor | None = None,
     ) -> None:
-        self.module, self.seeds = networks[0], seeds
-        parameters, buffers = stack_module_state(list(networks))
-        self.parameters = {k: v.detach().to(device, dtype).requires_grad_() for k, v in parameters.items()}
+        self.seeds, self.dtype, self.device = seeds, dtype, device
+        self.modules = list(networks[:1])
+        parameters = _stacked([trained_parameters(network) for network in networks])
+        self.parameters = {k: v.to(device, dtype).requires_grad_() for k, v in parameters.items()}
         # Running statistics in the run's precision; counters and masks as they are.
+        buffers = _stacked([constants(network) for network in networks])
         self.buffers = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in buffers.items()}
         self.unit_limit = unit_limit
         onednn_is_exact()  # cached here, so that no step has to measure it
         self._call = torch.vmap(
             self._of_one_run, in_dims=(0, 0, 0, None if unit_limit is None else 0), randomness="error"
         )
-        self._prepare()
+        self._prepare(networks)
 
-    def _prepare(self) -> None:
+    def _prepare(self, networks: Sequence[nn.Module]) -> None:
         """Set what a subclass adds."""
 
     def __call__(self, inputs_RBI: Tensor) -> Tensor:
@@ -146,11 +131,19 @@ class StackedNetworks:
         """
         rows_RBI = inputs.rows().requires_grad_(inputs.features > 0)
         loss_RT = mean_losses(self(rows_RBI).mT.contiguous(), labels_RTB, tasks)
-        watched = [*self.parameters.values(), *([rows_RBI] if inputs.features else [])]
+        watched = [*self.leaves(), *([rows_RBI] if inputs.features else [])]
         gradients = list(torch.autograd.grad(loss_RT.sum(), watched, materialize_grads=True))
         if inputs.features:
             inputs.take_gradient(gradients.pop())
-        return loss_RT.detach(), gradients
+        return loss_RT.detach(), self.by_parameter(gradients)
+
+    def leaves(self) -> list[Tensor]:
+        """Return the tensors that a loss is differentiated by."""
+        return list(self.parameters.values())
+
+    def by_parameter(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Return the gradients of `parameters` from those of the leaves."""
+        return list(gradients)
 
     def logits(self, inputs: Inputs) -> Tensor:
         """Return the logits (R, T, B), without a gradient."""
@@ -170,7 +163,11 @@ class StackedNetworks:
         own, buffers = self._of_run(run)
         buffers = {k: v.to(inputs_BI.dtype) if v.is_floating_point() else v for k, v in buffers.items()}
         with _clamped(None if self.unit_limit is None else self.unit_limit[run]):
-            return functional_call(self.module, ({**own, **(parameters or {})}, buffers), (inputs_BI,))
+            return functional_call(self.module_of(run), ({**own, **(parameters or {})}, buffers), (inputs_BI,))
+
+    def module_of(self, run: int) -> nn.Module:
+        """Return the module that computes a run."""
+        return self.modules[0]
 
     def _of_run(self, run: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         parameters = {name: values[run] for name, values in self.parameters.items()}
@@ -191,44 +188,71 @@ class StackedNetworks:
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs_BI: Tensor, unit_limit: Tensor | None
     ) -> Tensor:
         with BatchedLinear(), _clamped(unit_limit):
-            return functional_call(self.module, (parameters, buffers), (inputs_BI,))
+            return functional_call(self.modules[0], (parameters, buffers), (inputs_BI,))
 
     @contextlib.contextmanager
     def judging(self) -> Iterator[None]:
         """Put the networks into evaluation mode inside the block."""
-        self.module.eval()
+        modes = [(part, part.training) for module in self.modules for part in module.modules()]
+        for module in self.modules:
+            module.eval()
         yield
-        self.module.train()
+        for part, training in modes:  # a user may keep a part in evaluation mode
+            part.training = training
 
 
 class SeparateNetworks(StackedNetworks):
-    """Networks that `vmap` cannot compute: each run is computed alone, inside the same stack.
+    """Networks that `vmap` cannot compute: each run has a module of its own, which is called as in a plain loop.
 
-    Random numbers of a network, as of dropout, come from the run's own stream, by seed and call.
+    The parameters of the modules are views of `parameters`. Random numbers of a network, as of dropout, come from the
+    run's own stream, by seed and call.
+
+    Args:
+        networks: One per run, none of them twice.
     """
 
-    def _prepare(self) -> None:
+    def _prepare(self, networks: Sequence[nn.Module]) -> None:
         self.calls = torch.zeros((), dtype=torch.int64)
-        self.own_buffers = [{k: v[r].clone() for k, v in self.buffers.items()} for r in range(len(self.seeds))]
+        self.buffers.clear()  # each module has its own
+        self.modules = [network.to(self.device, self.dtype) for network in networks]
+        owned = [trained_parameters(network) for network in self.modules]
+        for r, of_run in enumerate(owned):
+            for name, parameter in of_run.items():
+                parameter.data = self.parameters[name].detach()[r]
+        self.leaves_of_runs: list[Tensor] = [of_run[name] for name in self.parameters for of_run in owned]
+
+    def leaves(self) -> list[Tensor]:
+        return self.leaves_of_runs
+
+    def by_parameter(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        runs = len(self.modules)
+        dense = [gradient.to_dense() for gradient in gradients]  # `nn.Embedding(sparse=True)`
+        return [torch.stack(dense[first : first + runs]) for first in range(0, len(dense), runs)]
+
+    def module_of(self, run: int) -> nn.Module:
+        return self.modules[run]
 
     def _of_run(self, run: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return super()._of_run(run)[0], self.own_buffers[run]
+        return super()._of_run(run)[0], constants(self.modules[run])
 
     def __call__(self, inputs_RBI: Tensor) -> Tensor:
         self.calls += 1
         devices = [inputs_RBI.device] if inputs_RBI.device.type == "cuda" else []
         logits = []
         with torch.random.fork_rng(devices=devices):
-            for r, seed in enumerate(self.seeds):
+            for r, (seed, module) in enumerate(zip(self.seeds, self.modules, strict=True)):
                 torch.manual_seed(stream(seed, "network", str(int(self.calls))))
-                own = {name: values[r] for name, values in self.parameters.items()}
                 with _clamped(None if self.unit_limit is None else self.unit_limit[r]):
-                    logits.append(functional_call(self.module, (own, self.own_buffers[r]), (inputs_RBI[r],)))
+                    logits.append(module(inputs_RBI[r]))
         return torch.stack(logits)
 
     def state(self) -> dict[str, Tensor]:
-        own = {f"buffer/{r}/{name}": x for r, buffers in enumerate(self.own_buffers) for name, x in buffers.items()}
+        own = {f"buffer/{r}/{name}": x for r, m in enumerate(self.modules) for name, x in m.named_buffers()}
         return super().state() | own | {"calls": self.calls}
+
+
+def _stacked(of_runs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([own[name].detach() for own in of_runs]) for name in of_runs[0]}
 
 
 def _clamped(unit_limit: Tensor | None) -> contextlib.AbstractContextManager:

@@ -21,13 +21,13 @@ from study.training.device_log import DeviceLog
 from study.training.embeddings import EmbeddingTables
 from study.training.inputs import Inputs, InputSizes, TouchedInputs, WholeInputs
 from study.training.losses import mean_losses
+from study.training.model_check import stackable
 from study.training.networks import (
     SeparateNetworks,
     StackedNetworks,
     network_of_seed,
     network_of_weights,
     spec_of,
-    stackable,
 )
 from study.training.rollback import Rollbacks, StatePart
 from study.training.stack_method import StackMethod, TableMethod
@@ -138,8 +138,7 @@ class StackTraining:
 
         spec = spec_of(log, self.recipe)
         self.constant_logit_T = torch.tensor(spec.head_bias, dtype=self.dtype, device=device)
-        seeds = tuple(dict.fromkeys(self.groups.seeds))
-        self.initial_networks = functools.partial(_initial_networks, first.model, spec, seeds, start)
+        self.initial_networks = functools.partial(_initial_networks, first.model, spec, start)
         accumulators = start if first.recipe.init_accumulators else None
         self.tables = self._new_tables(log, start, accumulators)
         self.method = StackMethod(self.groups.runs, self.recipe, self.dtype, device)
@@ -310,11 +309,13 @@ class StackTraining:
         )
 
     def _new_networks(self, model: str, spec: Spec) -> StackedNetworks:
-        networks = self.initial_networks()
         seeds = [run.seed for run in self.groups.runs]
-        kind = kind_of_networks(model, spec, networks[seeds[0]], self.dtype, self.device)
-        limit = self.method.unit_limit()
-        return kind([networks[seed] for seed in seeds], self.dtype, self.device, seeds, limit)
+        by_seed = self.initial_networks(seeds)
+        kind = kind_of_networks(model, spec, by_seed[seeds[0]], self.dtype, self.device)
+        networks = [by_seed[seed] for seed in seeds]
+        if kind is SeparateNetworks:  # a module of its own for each run; some cannot be copied
+            networks = [self.initial_networks([seed])[seed] for seed in seeds]
+        return kind(networks, self.dtype, self.device, seeds, self.method.unit_limit())
 
     def _new_inputs(self, spec: Spec) -> Inputs:
         sizes = InputSizes(
@@ -366,9 +367,9 @@ class StackTraining:
     def _buffer_parts(self) -> list[StatePart]:
         if isinstance(self.network, SeparateNetworks):
             return [
-                StatePart(get=functools.partial(buffers.__getitem__, name), axes=(), runs=slice(r, r + 1))
-                for r, buffers in enumerate(self.network.own_buffers)
-                for name in buffers
+                StatePart(get=functools.partial(module.get_buffer, name), axes=(), runs=slice(r, r + 1))
+                for r, module in enumerate(self.network.modules)
+                for name, _ in module.named_buffers()
             ]
         buffers, axes = self.network.buffers, (len(self.groups.runs),)
         return [StatePart(get=functools.partial(buffers.__getitem__, name), axes=axes) for name in buffers]
@@ -399,11 +400,11 @@ def kind_of_networks(
     return StackedNetworks if stackable(model, spec) else SeparateNetworks
 
 
-def _initial_networks(model: str, spec: Spec, seeds: Sequence[int], start: Weights | None) -> dict[int, nn.Module]:
+def _initial_networks(model: str, spec: Spec, start: Weights | None, seeds: Sequence[int]) -> dict[int, nn.Module]:
     """The networks that the runs of each seed start from."""
     if start:
         return dict.fromkeys(seeds, network_of_weights(model, spec, start))
-    return {seed: network_of_seed(model, spec, seed) for seed in seeds}
+    return {seed: network_of_seed(model, spec, seed) for seed in dict.fromkeys(seeds)}
 
 
 def _check_runs(runs: Sequence[Run], log: Log, start: Weights | None) -> None:

@@ -2,7 +2,7 @@
 
     about                  what they are: model, features, vocabularies, tasks, the run that left them, the days it saw
     parameter/<name>       the network's parameters, by name
-    buffer/<name>          its running statistics, by name
+    buffer/<name>          its running statistics and frozen parameters, by name
     table/<number>         embedding rows (codes, dim) of each id feature, in the order of the features
     accumulator/<name>, table_accumulator/<number>
                            Adagrad's G of each parameter and table: all of them, or none if the method keeps none

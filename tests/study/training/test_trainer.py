@@ -24,7 +24,8 @@ from study.training import fused_mlp, stack
 from study.training.embeddings import EmbeddingTables, touched, touched_by_groups
 from study.training.evaluation import auc
 from study.training.inputs import WholeInputs
-from study.training.networks import spec_of, stackable
+from study.training.model_check import stackable
+from study.training.networks import spec_of
 from study.training.rng import batches
 from study.training.stack import StackTraining, StepView, steps_of
 from study.training.stack_method import StackMethod

@@ -1,0 +1,60 @@
+"""What a model can do, found by trying it: whether its runs are computed together, and whether it has hidden units."""
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+import models
+from study.training.activation_clamp import ActivationClamp
+from study.training.networks import SeparateNetworks, StackedNetworks, network_of_seed
+
+ROWS = 32
+SEEDS = (0, 1, 1)
+
+
+@functools.cache
+def stackable(model: str, spec: models.Spec) -> bool:
+    """Return whether `vmap` computes runs of the model together, each with the bits that it has alone.
+
+    If not, its runs train one by one.
+    """
+    inputs = torch.randn(len(SEEDS), ROWS, spec.width, generator=torch.Generator().manual_seed(0))
+    network_of_seed(model, spec, 0)  # raises if there is no such model
+    try:
+        together = _step(StackedNetworks, model, spec, SEEDS, inputs)
+        alone = [_step(StackedNetworks, model, spec, SEEDS[i : i + 1], inputs[i : i + 1]) for i in range(len(SEEDS))]
+        plain = _step(SeparateNetworks, model, spec, SEEDS, inputs)
+    except Exception:  # what is wrong with the model itself, its runs alone show too
+        return False
+    same = all(torch.equal(t, torch.cat(parts)) for t, *parts in zip(together, *alone, strict=True))
+    return same and all(torch.allclose(t, p, rtol=1e-3, atol=1e-5) for t, p in zip(together, plain, strict=True))
+
+
+def _step(
+    kind: type[StackedNetworks], model: str, spec: models.Spec, seeds: Sequence[int], inputs_RBI: Tensor
+) -> list[Tensor]:
+    """Logits, gradients and new buffers of networks whose weights have moved from their start."""
+    networks = [network_of_seed(model, spec, seed) for seed in seeds]
+    with torch.random.fork_rng(devices=[]):
+        stack = kind(networks, torch.float32, inputs_RBI.device, seeds)
+        with torch.no_grad():
+            for parameter in stack.parameters.values():
+                parameter.mul_(1.25)
+        rows_RBI = inputs_RBI.clone().requires_grad_()
+        logits_RBT = stack(rows_RBI)
+        outputs = logits_RBT.sigmoid() * torch.linspace(-1, 1, logits_RBT[0].numel()).view_as(logits_RBT[0])
+        gradients = torch.autograd.grad(outputs.sum(), [*stack.leaves(), rows_RBI], materialize_grads=True)
+    weights = [stack.weights_of_run(r) for r in range(len(seeds))]
+    buffers = [torch.stack([w[name] for w in weights]) for name in weights[0] if name.startswith("buffer/")]
+    return [logits_RBT.detach(), *stack.by_parameter(gradients[:-1]), gradients[-1], *buffers]
+
+
+@functools.cache
+def has_hidden_units(model: str, spec: models.Spec) -> bool:
+    """Return whether a model has activations that can be clamped."""
+    network = network_of_seed(model, spec, 0)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), ActivationClamp(torch.tensor(1.0)) as clamped:
+        network(torch.zeros(ROWS, spec.width))
+    return clamped.seen > 0
