@@ -9,23 +9,20 @@ folder has its own `models/`, `models.mine` is found there, since `__path__` of 
 
 import ast
 import contextlib
+import difflib
 import importlib
 import importlib.util
 import os
 import pkgutil
 import sys
-import traceback
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PACKAGES = ("study", "models", "search_spaces", "analysis")
-"""Our top-level packages. A user's folder may have folders of the same names."""
-
-ROOT = Path(__file__).parents[1]
-"""Folder of our packages: `site-packages`, or a checkout."""
+from study import own_errors
+from study.own_errors import PACKAGES, ROOT
 
 only_ours = False
 """True in a command that only reads: the author of a record must not choose what is imported."""
@@ -176,7 +173,7 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
         raise ValueError(f"name the {noun} without .py: {Path(name).stem}")
     in_folder = "a file of the current folder, such as mine.py"
     other = in_folder if package == "search_spaces" else "a dotted module name such as my_pkg.mine"
-    unknown = f"unknown {noun} {name!r}; there are {', '.join(known)}, or {other}"
+    unknown = f"unknown {noun} {name!r}; there are {', '.join(known)}, or {other}{_did_you_mean(name, known)}"
     own_file = package == "search_spaces" and name not in known and _own_file(name)
     path = name if "." in name or own_file else f"{package}.{name}"
     if name not in known:
@@ -189,9 +186,10 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
     try:
         module = import_module(path)
     except ModuleNotFoundError as error:
-        if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
+        if is_missing(error, path):
             raise ValueError(unknown) from error
-        raise ValueError(f"the {noun} {name!r} needs the module {error.name!r}, which is not installed") from error
+        lacks = f"the {noun} {name!r} needs the module {error.name!r}, which is not installed"
+        raise ValueError(": ".join(filter(None, (own_errors.place(error, path), lacks)))) from error
     if own_file and Path(module.__file__ or "") != own_file:
         raise ValueError(f"{own_file} has the name of another module, {module.__file__}; rename it")
     if "." in name:
@@ -212,17 +210,26 @@ def import_module(path: str) -> ModuleType:
         return importlib.import_module(path)
     except ModuleNotFoundError:
         raise
-    except SyntaxError as error:
-        raise _in_line(error.filename or path, error.lineno, f"{type(error).__name__}: {error.msg}") from error
     except (Exception, SystemExit) as error:
-        frames = traceback.walk_tb(error.__traceback__)
-        own = [line for frame, line in frames if frame.f_globals.get("__name__") == path]
-        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise _in_line(f"{path.rpartition('.')[2]}.py", own[-1] if own else None, what) from error
+        where = own_errors.place(error, path) or f"{path.rpartition('.')[2]}.py"
+        raise ValueError(f"{where}: {own_errors.words(error)}") from error
 
 
-def _in_line(file: str, line: int | None, what: str) -> ValueError:
-    return ValueError(f"{Path(file).name}{f', line {line}' if line else ''}: {what}")
+def is_missing(error: ModuleNotFoundError, path: str) -> bool:
+    """Return whether the module itself is not there, or a package that it is in; else it needs another module."""
+    return error.name is not None and (path == error.name or path.startswith(f"{error.name}."))
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    """`. Did you mean clippy?` for a name that is nearly one of a plugin, or of a module in the same folder."""
+    package, dot, own = name.rpartition(".")
+    folders = [user_folder] if user_folder else []
+    with contextlib.suppress(Exception):  # a package of the user's may raise
+        spec = importlib.util.find_spec(package) if dot else None
+        folders = list(spec.submodule_search_locations or ()) if spec else folders
+    beside = [module.name for module in pkgutil.iter_modules(folders)]
+    close = difflib.get_close_matches(own, [*known, *beside] if not dot else beside, n=1, cutoff=0.7)
+    return f". Did you mean {package}{dot}{close[0]}?" if close else ""
 
 
 def _own_file(name: str) -> Path | None:

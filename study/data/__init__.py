@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from study import plugins
+from study import own_errors, plugins
 from study.data._cache import folder_of_log, open_cached, store_log
 from study.data._dataset import Log, Task
 from study.data._days import ONLY_DAYS, Days, days_in, holds_out_a_day, parse_days, select_days
@@ -78,7 +78,9 @@ def _whole(source: str, options: dict[str, Any], cache: Path) -> Log:
     load_source = _module(source).load
     own = _own(options)
     _check_options(source, own)
-    return store_log(Path(cache), source, load_source(Path(cache), **own))
+    with own_errors.of_plugin(source, _module(source).__name__):
+        log = load_source(Path(cache), **own)
+    return store_log(Path(cache), source, log)
 
 
 def _some_days(whole: Log, source: str, options: dict[str, Any], cache: Path) -> Log:

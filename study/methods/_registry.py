@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from study import plugins
+from study import own_errors, plugins
 from study.methods._checks import need_below_one, need_finite, need_not_negative, need_one_of
 from study.methods._rollback import RollbackOptions
 from study.transforms import (
@@ -107,7 +107,8 @@ def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     values = known.defaults | {key: _typed(key, value, known.defaults[key]) for key, value in options.items()}
     _check_common(values)
     if check_values := _check_of(name):
-        check_values(**{key: value for key, value in values.items() if key not in COMMON or key == "base"})
+        with own_errors.of_plugin(name, load(name).__name__):
+            check_values(**{key: value for key, value in values.items() if key not in COMMON or key == "base"})
     return {key: value for key, value in values.items() if value != known.defaults[key]}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from study import plugins
+from study import own_errors, plugins
 from study.config import Arm, Recipe, Run, Study, canonical_json
 from study.loops import command, loss_file, process_state
 from study.loops.definition import keyword_options, takes_any_option
@@ -59,7 +59,9 @@ class Trainer(protocol.Trainer):
         try:
             found = functools.reduce(getattr, attribute.split("."), plugins.import_module(module))
         except ModuleNotFoundError as error:
-            raise ValueError(f"the loop {name} cannot be imported: there is no module {error.name!r}") from error
+            where = "" if plugins.is_missing(error, module) else own_errors.place(error, module)
+            lacks = f"the loop {name} cannot be imported: there is no module {error.name!r}"
+            raise ValueError(": ".join(filter(None, (where, lacks)))) from error
         except AttributeError:
             raise ValueError(f"the module {module} has no function {attribute!r}") from None
         if not callable(found):

@@ -1,0 +1,82 @@
+"""Errors of a user's own files, in one line: the file, the line, and the error's own words."""
+
+import contextlib
+import os
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("study", "models", "search_spaces", "analysis")
+"""Our top-level packages. A user's folder may have folders of the same names."""
+
+ROOT = Path(__file__).parents[1]
+"""Folder of our packages: `site-packages`, or a checkout."""
+
+LIBRARIES = tuple({f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def place(error: BaseException, module: str) -> str:
+    """Return where a user's own code raised an error: `my_models/mine.py, line 7`; empty if it did not.
+
+    Args:
+        error: the error.
+        module: name of a module that counts as the user's own, wherever it is.
+    """
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return in_line(error.filename, error.lineno)
+    own = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__") == module or _is_own(frame.f_code.co_filename)
+    ]
+    return in_line(*own[-1]) if own else ""
+
+
+def in_line(file: str, line: int) -> str:
+    """Return `my_models/mine.py, line 7`: from the current folder, or the last two parts of the path."""
+    path, here = Path(file).absolute(), Path.cwd()
+    shown = path.relative_to(here) if path.is_relative_to(here) else Path(*path.parts[-2:])
+    return f"{shown}, line {line}"
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """Return where a function is defined, as `place` does."""
+    code = getattr(function, "__code__", None)
+    return in_line(code.co_filename, code.co_firstlineno) if code else ""
+
+
+def words(error: BaseException) -> str:
+    """Return the error's own words in one line, with its type unless it is a ValueError."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg}"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+@contextlib.contextmanager
+def located(module: str, what: str = "") -> Iterator[None]:
+    """Raise what a user's code raises inside the block as a ValueError that says where.
+
+    Args:
+        module: name of the user's module.
+        what: what was tried, for an error that no line of the user's files raised.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        where = place(error, module) or what
+        raise ValueError(f"{where}: {words(error)}" if where else words(error)) from error
+
+
+def of_plugin(name: str, module: str) -> contextlib.AbstractContextManager:
+    """Return `located` for a user's own plugin, whose name is dotted; ours raise what they raise."""
+    return located(module) if "." in name else contextlib.nullcontext()
+
+
+def _is_own(file: str) -> bool:
+    """Whether a file is none of ours, of a library or of Python."""
+    path = os.path.abspath(file)
+    ours = tuple(str(ROOT / package) + os.sep for package in PACKAGES)
+    return os.path.isfile(path) and not path.startswith((*ours, *LIBRARIES))
