@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from study import plugins
+from study import own_errors, plugins
 
 Option = bool | int | float
 
@@ -127,10 +127,16 @@ def options_of(name: str) -> dict[str, Option]:
     Raises:
         ValueError: If there is no such model, or a keyword of its `build` has no default.
     """
-    parameters = inspect.signature(load(name).build).parameters.values()
+    build = load(name).build
+    parameters = inspect.signature(build).parameters.values()
     own = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
     if bare := [p.name for p in own if p.default is inspect.Parameter.empty]:
         raise ValueError(f"{name!r} is no model: {', '.join(bare)} of its build needs a default")
+    try:
+        inspect.signature(build).bind(None)
+    except TypeError as error:
+        where = own_errors.place_of(build) or repr(name)
+        raise ValueError(f"{where}: build takes (spec, *, width=64, ...), but: {error}") from None
     return {p.name: p.default for p in own if type(p.default) in KINDS}
 
 

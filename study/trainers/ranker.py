@@ -205,14 +205,16 @@ class Trainer(protocol.Trainer):
         )
 
     def size_of(self, model: str) -> ModelSize:
-        """Return the size of a model. Raises ValueError where the data fill no batch."""
-        recipe, log = self.study.recipe, self.log
+        """Return the size of a model. Raises ValueError if the data fill no batch, or it cannot be trained."""
+        recipe, log, ours = self.study.recipe, self.log, _is_built_in_model(model)
 
         def find() -> dict[str, Any]:
-            from study.training import sizing
+            from study.training import own_model, sizing
             from study.training.model_check import has_hidden_units, stackable
             from study.training.networks import spec_of
 
+            if not ours:
+                own_model.check(model, recipe, log)
             spec = spec_of(log, recipe)
             return {
                 "run_bytes": sizing.bytes_of_run(model, recipe, log),
@@ -224,7 +226,7 @@ class Trainer(protocol.Trainer):
             }
 
         question = ["size", model, to_json(recipe), log.content]
-        return ModelSize(**cached_call(self.cache, question, find, built_in=_is_built_in_model(model)))
+        return ModelSize(**cached_call(self.cache, question, find, built_in=ours))
 
     def expected_seconds(self, limits: Limits) -> tuple[dict[str, float], str]:
         speed = _gigaflops_per_second()

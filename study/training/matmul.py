@@ -95,6 +95,11 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     same = all(x.dtype == input.dtype for x in (weight, bias) if x is not None)
     if same and suits(input.dtype, input.device, *weight.shape):
         return _LinearOfRuns.apply(input, weight, bias)  # type: ignore[return-value]
+    if weight.shape[:-1] == (
+        1,
+    ):  # a product with a vector has other bits for one run than for several: compute it twice
+        twice = None if bias is None else bias.expand(2)
+        return functional.linear(input, weight.expand(2, -1), twice)[..., :1]
     return functional.linear(input, weight, bias)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 import models
 from study.training.activation_clamp import ActivationClamp
 from study.training.networks import SeparateNetworks, StackedNetworks, network_of_seed
+from study.training.threads import one_thread_on_cpu
 
 ROWS = 32
 SEEDS = (0, 1, 1)
@@ -22,10 +23,12 @@ def stackable(model: str, spec: models.Spec) -> bool:
     """
     inputs = torch.randn(len(SEEDS), ROWS, spec.width, generator=torch.Generator().manual_seed(0))
     network_of_seed(model, spec, 0)  # raises if there is no such model
+    one = [slice(i, i + 1) for i in range(len(SEEDS))]
     try:
-        together = _step(StackedNetworks, model, spec, SEEDS, inputs)
-        alone = [_step(StackedNetworks, model, spec, SEEDS[i : i + 1], inputs[i : i + 1]) for i in range(len(SEEDS))]
-        plain = _step(SeparateNetworks, model, spec, SEEDS, inputs)
+        with one_thread_on_cpu("cpu"):
+            together = _step(StackedNetworks, model, spec, SEEDS, inputs)
+            alone = [_step(StackedNetworks, model, spec, SEEDS[part], inputs[part]) for part in one]
+            plain = _step(SeparateNetworks, model, spec, SEEDS, inputs)
     except Exception:  # what is wrong with the model itself, its runs alone show too
         return False
     same = all(torch.equal(t, torch.cat(parts)) for t, *parts in zip(together, *alone, strict=True))
@@ -54,7 +57,7 @@ def _step(
 @functools.cache
 def has_hidden_units(model: str, spec: models.Spec) -> bool:
     """Return whether a model has activations that can be clamped."""
-    network = network_of_seed(model, spec, 0)
+    network = network_of_seed(model, spec, 0).float()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), ActivationClamp(torch.tensor(1.0)) as clamped:
         network(torch.zeros(ROWS, spec.width))
     return clamped.seen > 0

@@ -1,13 +1,17 @@
 """How much memory and work a run of a ranker takes, by its model, recipe and data: estimated, not measured."""
 
+import functools
+
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves
 
 import models
 from study.config import Recipe
 from study.data._dataset import Log
 from study.training import fused_mlp
-from study.training.networks import build_network, spec_of
+from study.training.model_check import ROWS
+from study.training.networks import network_of_seed, spec_of
 from study.training.stack import steps_of
 
 WORK_BESIDE = 1.4e-4
@@ -25,8 +29,7 @@ def bytes_of_run(model: str, recipe: Recipe, log: Log, *, gpu: bool = False) -> 
     spec = spec_of(log, recipe)
     parameters, activations, _ = _counts(model, spec)
     dtype = getattr(torch, recipe.precision)
-    with torch.device("meta"):
-        network = build_network(model, spec)
+    network = network_of_seed(model, spec, 0)
     if fused_mlp.takes(network, dtype, torch.device("cuda" if gpu else "cpu")):
         activations = 0
     rows = sum(log.vocabulary) * recipe.embedding_dim
@@ -60,17 +63,22 @@ def work_of_run(model: str, recipe: Recipe, log: Log) -> float:
     return 6e-9 * products * examples + WORK_BESIDE * examples
 
 
-def _counts(model: str, spec: models.Spec) -> tuple[int, int, int]:
+@functools.cache
+def _counts(model: str, spec: models.Spec) -> tuple[int, float, int]:
     """Parameters, activations of one row, and multiplications of one row in matrix products."""
-    with torch.device("meta"):
-        network = build_network(model, spec)
-        activations: list[int] = [2 * spec.width]
-        for module in network.modules():
-            if not list(module.children()):
-                module.register_forward_hook(lambda _m, _i, out: activations.append(out.numel()))
-        try:
-            network(torch.empty(1, spec.width))
-        except (RuntimeError, NotImplementedError):
-            activations.append(sum(p.shape[0] for p in network.parameters() if p.dim() > 1))
+    network = network_of_seed(model, spec, 0).float()
+    rows = torch.randn(ROWS, spec.width, generator=torch.Generator().manual_seed(0))
+    outputs: list[int] = []
+    for module in network.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda _m, _i, out: outputs.extend(map(_numbers, tree_leaves(out))))
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        network(rows)
     parameters = sum(p.numel() for p in network.parameters())
-    return parameters, sum(activations), sum(p.numel() for p in network.parameters() if p.dim() > 1)
+    products = sum(p.numel() for p in network.parameters() if p.dim() > 1)
+    return parameters, 2 * spec.width + sum(outputs) / ROWS, products
+
+
+def _numbers(output: object) -> int:
+    """Numbers in one output of a module, which may return several, as a GRU does."""
+    return output.numel() if isinstance(output, torch.Tensor) else 0

@@ -24,6 +24,7 @@ from study.training import evaluation
 from study.training.embeddings import EmbeddingTables
 from study.training.networks import StackedNetworks
 from study.training.stack import StackTraining, StepView
+from study.training.threads import one_thread_on_cpu
 from study.training.weights import Weights
 
 
@@ -116,7 +117,7 @@ def train(
         StepError: A step after the first one raised; at the first one, what it raised.
     """
     started = time.perf_counter()
-    with _one_thread_on_cpu(device):
+    with one_thread_on_cpu(device):
         stack = StackTraining(runs, log, torch.device(device), start)
         stack.on_update = on_update
         first = checkpointer.begin(stack.load_state, stack.max_bytes()) if checkpointer else 0
@@ -170,15 +171,3 @@ def _diverged(stack: StackTraining, step: int, seconds: float) -> Trained | None
     for later, rows_GB in enumerate(stack.batches(step), step):
         stack.constant_GST[:, later] = stack.constant_losses(stack.log.labels(rows_GB, stack.dtype))
     return _trained(stack, {evaluation.measure_of(task): np.array([math.nan]) for task in stack.log.tasks}, seconds)
-
-
-@contextlib.contextmanager
-def _one_thread_on_cpu(device: str) -> Iterator[None]:
-    """With more threads, sums over large tensors are split by the size of the stack."""
-    threads = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

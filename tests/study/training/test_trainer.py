@@ -107,7 +107,8 @@ def test_stackable_tells_which_models_can_be_stacked() -> None:
         False,
         False,
     ]
-    assert all(stackable(name, spec) for name in ("small", "small_dcn", "small_mmoe"))
+    one_task = dataclasses.replace(spec, head_bias=(0.0,))
+    assert all(stackable(name, s) for name in ("small", "small_dcn", "small_mmoe") for s in (spec, one_task))
 
 
 def test_stackable_refuses_an_unknown_model() -> None:
