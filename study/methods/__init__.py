@@ -9,6 +9,8 @@ A method is a module with a function
   is a str, bool or int are options, and agree within a stack.
 - `check(*, base, <thresholds>, <options>)`, if present, raises ValueError for values out of range.
 
+A method acts on the network. Embeddings stay on Adagrad, unless the recipe says `embeddings="method"`.
+
 The file's name is the method's name. Your own method is a file here, or any dotted name (`my_pkg.my_method`). Every
 method also takes the options in `COMMON`.
 
@@ -32,6 +34,7 @@ from study.methods._registry import (
     signature,
     stack_options,
     unit_limit,
+    uses_base,
 )
 
 __all__ = [
@@ -49,4 +52,5 @@ __all__ = [
     "signature",
     "stack_options",
     "unit_limit",
+    "uses_base",
 ]

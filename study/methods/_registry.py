@@ -106,6 +106,8 @@ def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     _known_only(name, known, options)
     values = known.defaults | {key: _typed(key, value, known.defaults[key]) for key, value in options.items()}
     _check_common(values)
+    if values["base"] != COMMON["base"] and not uses_base(name):
+        raise ValueError(f"{name} does not use `base`: base={values['base']} would change nothing")
     if check_values := _check_of(name):
         with own_errors.of_plugin(name, load(name).__name__):
             check_values(**{key: value for key, value in values.items() if key not in COMMON or key == "base"})
@@ -143,6 +145,21 @@ def build(
 
 
 @functools.cache
+def uses_base(name: str) -> bool:
+    """Return whether a method works on `base`. If not, it has a base of its own."""
+    asked = []
+
+    def base(**options: bool) -> Link:
+        asked.append(options)
+        return scale_by_adagrad(**options)
+
+    own = {key: value for key, value in signature(name).defaults.items() if key not in COMMON}
+    with own_errors.of_plugin(name, load(name).__name__):
+        load(name).build(torch.ones(1), base=base, **own)
+    return bool(asked)
+
+
+@functools.cache
 def builder(name: str) -> Callable[..., Chain]:
     """Return `build` of one method: it looks nothing up, so that `torch.compile` can trace it."""
     known, make = signature(name), load(name).build
@@ -162,7 +179,7 @@ def builder(name: str) -> Callable[..., Chain]:
         base = functools.partial(_base, common["base"], common["momentum"], initial_accumulator, eps, of_base or {})
         links = make(lr, base=base, **values)
         decay = common["weight_decay"]
-        return chain(links, decay_weights(decay, lr)) if isinstance(decay, Tensor) or decay != 0 else links
+        return chain(links, decay_weights(decay, lr)) if isinstance(decay, Tensor) or decay != 0 else chain(links)
 
     return of_method
 

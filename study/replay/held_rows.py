@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from study import methods
 from study.config import Run
 from study.data._dataset import Log
 from study.replay.activations import layer_of, record_activations
@@ -22,6 +23,9 @@ from study.training.stack import StepView
 
 EMBEDDINGS = "embeddings"
 """The layer of all embedding tables together."""
+
+OF_ALL = ("treated_sharpness", "treated_share", "edge")
+"""What the sharpness of all parameters has beside that of a layer."""
 
 Values = dict[str, float]
 
@@ -93,8 +97,11 @@ class HeldRows:
         """Return by block the sharpness of run `r` and its share of the threshold `edge`, 2 / lr.
 
         The block of all parameters also has the sharpness under the method's factors: treated_sharpness, treated_share.
+        All are NaN for a method with a base of its own.
         """
         view, run = self.view, self.view.runs[r]
+        if not methods.uses_base(run.method):  # nobody knows what its own base divides a gradient by
+            return {ALL: dict.fromkeys(("sharpness", "sharpness_share", *OF_ALL), math.nan)}
         names = list(view.leaves)
         block, inverse = self._parameters(r)
         fixed = None if inverse is not None else self._embedded(r).double()

@@ -186,6 +186,8 @@ class Trainer(protocol.Trainer):
 
     def limits(self, study: Study, device_bytes: int | None = None) -> Limits:
         sizes = {model: self.size_of(model) for model in study.models}
+        for arm in study.arms:
+            self._try_own(arm)
         acts_on = {method: self._acts_on(method) for method in dict.fromkeys(arm.method for arm in study.arms)}
         bare = [model for model, size in sizes.items() if not size.clampable]
         for method, acts in acts_on.items():
@@ -241,6 +243,13 @@ class Trainer(protocol.Trainer):
             return list(methods.signature(method).options)
 
         return self._cached(method, ["options of", method], find)
+
+    def _try_own(self, arm: Arm) -> None:
+        """Raise ValueError if a user's own method cannot be trained, or mixes runs. Ours are tried by the tests."""
+        if not is_built_in("study.methods", arm.method):
+            from study.methods import _own
+
+            _own.check(arm.method, self.canonical_options(arm.method, arm.options))
 
     def _acts_on(self, method: str) -> list[str]:
         """What the method changes beside the update."""

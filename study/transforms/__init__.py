@@ -9,7 +9,7 @@ A hyperparameter is a float, or a tensor of shape (R,) with one value for each r
 """
 
 from study.transforms._adaptive_clipping import clip_by_percentile, clip_by_z_score, clip_to_average_norm
-from study.transforms._base import Base, Chain, Leaf, LeafLink, Link, Parts, chain
+from study.transforms._base import Base, Chain, Leaf, LeafLink, Link, Parts, apply_factor, chain
 from study.transforms._clipping import (
     clip_by_global_norm,
     clip_by_norm,
@@ -17,7 +17,7 @@ from study.transforms._clipping import (
     clip_to_weights,
     shrink_to_weights,
 )
-from study.transforms._math import Scalar, global_norm
+from study.transforms._math import Scalar, global_norm, per_run
 from study.transforms._scaling import (
     Scale,
     decay_weights,
@@ -38,6 +38,7 @@ __all__ = [
     "Parts",
     "Scalar",
     "Scale",
+    "apply_factor",
     "chain",
     "clip_by_global_norm",
     "clip_by_norm",
@@ -48,6 +49,7 @@ __all__ = [
     "clip_to_weights",
     "decay_weights",
     "global_norm",
+    "per_run",
     "scale",
     "scale_by_adagrad",
     "scale_by_adam",

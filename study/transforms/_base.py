@@ -94,6 +94,8 @@ class Chain:
     """Applies links in their order."""
 
     def __init__(self, links: Sequence[Link]) -> None:
+        if wrong := [link for link in links if not isinstance(link, Link)]:
+            raise TypeError(f"a chain takes links, got {type(wrong[0]).__name__}")
         self.links = tuple(links)
         self.per_leaf = all(link.per_leaf for link in self.links)
         self.shared = {key for link in self.links for key in link.shared}
@@ -138,10 +140,14 @@ def multiply(leaf: Leaf, factor: Scalar) -> None:
 
 
 def apply_factor(leaf: Leaf, factor: Tensor) -> None:
-    """Multiply the update by a factor per run (R,) or per unit (R, out), and record the factor."""
+    """Multiply the update by a factor per run (R,), per unit (R, out) or per element (R, *shape), and record it.
+
+    The factor that a replay shows is the smallest of a tensor.
+    """
     multiply(leaf, factor)
     if leaf.factor is not None:
-        smallest = factor if factor.ndim == 1 else factor.amin(1) if factor.numel() else torch.ones_like(leaf.factor)
+        several = factor.flatten(1).amin(1) if factor.ndim > 1 and factor.numel() else torch.ones_like(leaf.factor)
+        smallest = factor if factor.ndim == 1 else several
         leaf.factor = leaf.factor * smallest
 
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from own_files import own_folder, write  # noqa: F401 - a fixture
 from stacks import LOG, make_run
 from torch.func import functional_call
 
@@ -221,3 +223,14 @@ def test_activations_of_a_clamped_network_are_clamped() -> None:
     whole = table[table["layer"] == "all"]
     assert 0 < whole["activation_norm"].max() <= 0.01 * math.sqrt(64) * (1 + 1e-6)
     assert whole["sharpness"].notna().sum() == 1
+
+
+def test_the_sharpness_of_a_base_that_is_not_known_is_blank(own_folder: Path) -> None:  # noqa: F811
+    text = "from study.transforms import chain, scale, scale_by_rmsprop\n\n\ndef build(lr, *, base):\n    return {}\n"
+    for links, blank in (("chain(scale_by_rmsprop(), scale(lr))", True), ("chain(base(), scale(lr))", False)):
+        probe = Probe(LOG, sharpness_at=lambda step: step == 3, held_rows=32)
+        train([make_run(method=write(own_folder, text.format(links)))], LOG, on_update=probe)
+        row = probe.table().query("step == 3 and layer == 'all'").iloc[0]
+        columns = ["sharpness", "sharpness_share", "treated_sharpness", "treated_share", "edge"]
+        assert row[columns].isna().all() == blank
+        assert row[columns].notna().all() == (not blank)
