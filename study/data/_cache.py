@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,41 +58,46 @@ def file_hash(path: Path, cache: Path) -> str:
     return digest
 
 
-def cached(cache: Path, source: str, content: str, build: Callable[[Path], Log]) -> Log:
+def cached(cache: Path, source: str, content: str | Sequence[str], build: Callable[[Path], Log]) -> Log:
     """Return a log from the cache, or build it. Its arrays are read-only memory maps.
 
     Args:
         cache: the folder for converted logs.
         source: the name of the source, for the name of the folder.
-        content: the hash of what the log is made from.
+        content: the hash of what the log is made from; or several, one of which the built log has.
         build: writes an `ArrayFile` of each of `ARRAYS` into an empty folder on the cache's disk, which it may also use
             for temporary files, and returns the log of these arrays.
 
     Raises:
         ValueError: the cache cannot be written; and whatever `build` raises.
     """
-    folder = cache / f"{source}-{content}"
-    log = open_cached(folder, content)
+    contents = [content] if isinstance(content, str) else content
+    folders = {content: cache / f"{source}-{content}" for content in contents}
+
+    def found() -> Log | None:
+        return next((log for content, at in folders.items() if (log := open_cached(at, content)) is not None), None)
+
+    log = found()
     if log is not None:
         return log
-    with _write_errors(cache), _exclusive(folder.with_name(f"{folder.name}.lock")):
-        log = open_cached(folder, content)  # converted by another process while this one waited
+    last = folders[contents[-1]]
+    with _write_errors(cache), _exclusive(last.with_name(f"{last.name}.lock")):
+        log = found()  # converted by another process while this one waited
         if log is None:
-            _convert(cache, folder, content, build)
-            log = open_cached(folder, content)
+            _convert(cache, folders, build)
+            log = found()
     if log is None:
-        raise ValueError(f"{folder} does not read back as it was written; the disk may be full")
+        raise ValueError(f"{last} does not read back as it was written; the disk may be full")
     return log
 
 
-def _convert(cache: Path, folder: Path, content: str, build: Callable[[Path], Log]) -> None:
+def _convert(cache: Path, folders: Mapping[str, Path], build: Callable[[Path], Log]) -> None:
     with scratch_folder(BUILDING, cache) as scratch:
         beside = scratch / "log"
         beside.mkdir()
         built = build(beside)
-        assert built.content == content
         _write_facts(beside, built)
-        _move_into_place(beside, folder, content)
+        _move_into_place(beside, folders[built.content], built.content)
 
 
 @contextlib.contextmanager

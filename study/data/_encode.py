@@ -1,18 +1,13 @@
 """Encodes raw columns as a `Log`: codes, standardized numbers and tasks, all learned from training rows."""
 
-import contextlib
-import csv
-import gzip
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from study.data._cache import ArrayFile
 from study.data._dataset import Log, Task
@@ -20,12 +15,16 @@ from study.data._dataset import Log, Task
 NUMBER_CLIP = 5.0
 """Standardized numbers are clipped at this many standard deviations, so that an outlier cannot dominate a study."""
 
-CSV_BLOCK_BYTES = 1 << 23
-"""Size of a block of a CSV file. A row must fit into one."""
 
+def ranked(
+    column: pa.ChunkedArray | pa.Array, name_of: Callable[[pa.Array], pa.Array] | None = None
+) -> tuple[np.ndarray, int]:
+    """Return int32 codes of a column's sorted distinct values, from 0, and their number; -1 if missing or NaN.
 
-def ranked(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, int]:
-    """Return int32 codes of a column's sorted distinct values, from 0, and their number; -1 if missing or NaN."""
+    Args:
+        column: the values.
+        name_of: maps distinct values to names; values of one name have one code.
+    """
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)  # pyright: ignore[reportAttributeAccessIssue]
     if pa.types.is_dictionary(column.type):
@@ -34,15 +33,18 @@ def ranked(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, int]:
         column = pa.chunked_array([column])
     encoded = column.dictionary_encode().unify_dictionaries()
     values = encoded.chunk(0).dictionary if encoded.num_chunks else pa.array([], column.type)
-    order = pc.sort_indices(values).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
+    named = name_of(values) if name_of else values
+    order = pc.sort_indices(named).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
+    ordered = named.take(pa.array(order))
+    begins = pc.not_equal(ordered[1:], ordered[:-1]).to_numpy(zero_copy_only=False)  # pyright: ignore[reportAttributeAccessIssue]
     rank = np.full(len(order) + 1, -1, dtype=np.int32)  # the last entry is for missing values
-    rank[order] = np.arange(len(order), dtype=np.int32)
+    rank[order] = np.cumsum(np.append(np.zeros(min(len(order), 1), bool), begins), dtype=np.int32)
     codes, start = np.empty(len(column), dtype=np.int32), 0
     for chunk in encoded.chunks:
         found = chunk.indices.fill_null(len(order)).to_numpy(zero_copy_only=False)
         codes[start : start + len(chunk)] = rank[found]
         start += len(chunk)
-    return codes, len(order)
+    return codes, int(rank.max()) + 1
 
 
 def make_log(
@@ -136,106 +138,3 @@ def _regression(name: str, target: np.ndarray, train_rows: int, unit: str) -> tu
     rmse = float(np.sqrt(np.mean((target[train_rows:] - mean) ** 2)))
     task = Task(name=name, kind="regression", base=mean, scale=scale, constant_loss=1.0, constant_rmse=rmse, unit=unit)
     return task, labels
-
-
-def csv_header(path: Path) -> list[str]:
-    """Return the column names of a CSV file. Raises ValueError if it is empty or not text."""
-    try:
-        opened = gzip.open if path.name.lower().endswith(".gz") else open
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), None)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} does not read as CSV ({_first_line(error)})") from error
-    if not header:
-        raise ValueError(f"{path} is empty")
-    return header
-
-
-def read_csv(path: Path, types: Mapping[str, pa.DataType], *, only: Sequence[str] | None = None) -> pa.Table:
-    """Return a CSV file as a table; empty fields are missing.
-
-    Args:
-        path: the file.
-        types: of some columns; others are inferred.
-        only: the columns to read; None reads all.
-
-    Raises:
-        ValueError: the file or a column does not read. The message names it.
-    """
-    with _reading_csv(path) as header:
-        return pyarrow.csv.read_csv(path, convert_options=_conversion(header, types, only))
-
-
-def rewrite_csv(path: Path, into: Path, types: Mapping[str, pa.DataType]) -> None:
-    """Write columns of a CSV file as an Arrow file, which can be read column by column. Holds a block at a time.
-
-    Args:
-        path: the CSV file.
-        into: the Arrow file.
-        types: of each wanted column.
-
-    Raises:
-        ValueError: as `read_csv`.
-    """
-    schema = pa.schema(list(types.items()))
-    with pa.OSFile(str(into), "wb") as file, pa.ipc.new_file(file, schema) as rewritten:
-        for block in _csv_blocks(path, types, list(types)):
-            rewritten.write_batch(block)
-
-
-def csv_type(path: Path, name: str) -> pa.DataType:
-    """Return the type of a CSV column that fits all its fields. Raises as `read_csv` does."""
-    kind = pa.null()
-    try:
-        for block in _csv_blocks(path, {}, [name]):
-            kind = block.schema.field(name).type
-    except ValueError:  # a later block has another type, or does not read: reading the whole file tells which
-        return read_csv(path, {}, only=[name])[name].type
-    return kind
-
-
-def _csv_blocks(path: Path, types: Mapping[str, pa.DataType], only: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    with _reading_csv(path) as header:
-        yield from pyarrow.csv.open_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
-            convert_options=_conversion(header, types, only),
-        )
-
-
-def _conversion(
-    header: list[str], types: Mapping[str, pa.DataType], only: Sequence[str] | None
-) -> pyarrow.csv.ConvertOptions:
-    return pyarrow.csv.ConvertOptions(
-        column_types={name: kind for name, kind in types.items() if name in header},
-        include_columns=list(only or []),
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=True,
-        null_values=["", "NaN", "nan", "NA", "null", "NULL"],
-    )
-
-
-@contextlib.contextmanager
-def _reading_csv(path: Path) -> Iterator[list[str]]:
-    header = csv_header(path)
-    try:
-        yield header
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} does not read ({_name_columns(_first_line(error), header)})") from error
-
-
-def require_columns(path: Path, present: Sequence[str], needed: Sequence[str]) -> None:
-    """Raise ValueError if a needed column is missing."""
-    missing = [name for name in needed if name not in present]
-    if missing:
-        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(present)}")
-
-
-def _name_columns(message: str, header: list[str]) -> str:
-    return re.sub(
-        r"CSV column #(\d+)", lambda m: f"column {header[int(m[1])]}" if int(m[1]) < len(header) else m[0], message
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -21,9 +21,10 @@ import numpy as np
 import pyarrow as pa
 
 from study.data._cache import cached, content_hash, file_hash
+from study.data._csv import csv_header, read_csv, require_columns
 from study.data._dataset import Log
 from study.data._days import Days
-from study.data._encode import csv_header, make_log, ranked, read_csv, require_columns
+from study.data._encode import make_log, ranked
 
 VERSION = 1
 """Must be increased if the same files are converted to other arrays."""

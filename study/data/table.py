@@ -12,9 +12,12 @@
     click = "binary"                 # a column of 0 and 1
     watch_seconds = "regression"     # a column of numbers
 
-A missing id counts as unseen; a missing number, label or time is an error. Rows are sorted by time, and rows of equal
-time keep their order. No row is dropped. Days are UTC days that have rows, counted from 1. If only some days are
-selected (`study.data._days`), the last of them is held out, whatever `heldout` says.
+A missing id counts as unseen; only an empty field (a null in Parquet) is one. A missing number, label or time is an
+error. Ids that are whole numbers are equal if their values are (`study.data._ids`).
+
+Rows are sorted by time, and rows of equal time keep their order. No row is dropped. Days are UTC days that have rows,
+counted from 1. If only some days are selected (`study.data._days`), the last of them is held out, whatever `heldout`
+says.
 
 Columns are read one at a time: memory holds about 100 bytes a row and the distinct values of one id. A CSV file is
 first rewritten by columns on the cache's disk, block by block.
@@ -24,8 +27,8 @@ import glob
 import re
 import tempfile
 import tomllib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,15 +38,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from study.data._cache import BUILDING, cached, content_hash, file_hash
+from study.data._csv import csv_header, csv_type, require_columns, rewrite_csv
 from study.data._dataset import Log
 from study.data._days import Days
-from study.data._encode import csv_header, csv_type, make_log, ranked, require_columns, rewrite_csv
+from study.data._encode import make_log
+from study.data._ids import id_codes
 from study.storage.scratch import scratch_folder
 
 T = TypeVar("T")
 
-VERSION = 1
-"""Must be increased if the same files are converted to other arrays."""
+VERSION = 2
+"""Must be increased if the same files are converted to other arrays. Version 2 reads `1.0` as `1`, and `NA` as text, in
+ids; a log that has none keeps the content hash of version 1, and so do the ids of its runs."""
 
 PER_DAY = {unit: 86_400 * per_second for unit, per_second in {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}.items()}
 
@@ -120,13 +126,12 @@ def load(cache: Path, *, dir: str | Path) -> Log:
     files, declared = _declared(dir)
     made_from = {
         "source": "table",
-        "version": VERSION,
         "declaration": {k: v for k, v in asdict(declared).items() if k != "files"}
         | {"tasks": [*declared.tasks.items()]},
         "files": [[_kind(file), file_hash(file, cache)] for file in files],
     }
-    content = content_hash(made_from)
-    return cached(cache, "table", content, lambda into: _convert(into, files, declared, content))
+    contents = [content_hash(made_from | {"version": version}) for version in range(1, VERSION + 1)]
+    return cached(cache, f"table-{VERSION}", contents, lambda into: _convert(into, files, declared, contents))
 
 
 def days(cache: Path, *, dir: str | Path) -> Days:
@@ -183,13 +188,15 @@ def _kind(file: Path) -> str:
     raise ValueError(f"{file} is neither .csv, .csv.gz nor .parquet")
 
 
-def _convert(into: Path, files: list[Path], declared: Declaration, content: str) -> Log:
+def _convert(into: Path, files: list[Path], declared: Declaration, contents: Sequence[str]) -> Log:
     with tempfile.TemporaryDirectory(dir=into) as rewritten:
         sources = _sources(files, Path(rewritten), declared, declared.columns)
-        return _log(into, files, sources, declared, content)
+        return _log(into, files, sources, declared, contents)
 
 
-def _log(into: Path, files: list[Path], sources: Sequence["_Source"], declared: Declaration, content: str) -> Log:
+def _log(
+    into: Path, files: list[Path], sources: Sequence["_Source"], declared: Declaration, contents: Sequence[str]
+) -> Log:
     order, days = _in_time_order(sources, declared)
     facts: dict[str, Any] = {
         "files": [file.name for file in files],
@@ -205,19 +212,29 @@ def _log(into: Path, files: list[Path], sources: Sequence["_Source"], declared: 
     def values(name: str) -> np.ndarray:
         return _ordered(_numbers(sources, name, name in declared.log1p), order)
 
-    return make_log(
+    as_before: list[bool] = []
+
+    def ids() -> Iterator[tuple[str, np.ndarray, int]]:
+        for name in declared.ids:
+            columns = [source.read(name) for source in sources]
+            codes, distinct, same = id_codes(name, columns, csv=any(_kind(file) == "csv" for file in files))
+            as_before.append(same)
+            yield name, _ordered(codes, order), distinct
+
+    log = make_log(
         into,
         rows=rows,
         train_rows=train_rows,
-        ids=((name, *_codes(sources, name, order)) for name in declared.ids),
+        ids=ids(),
         numbers=((name, values(name)) for name in declared.numbers),
         tasks=(
             (name, kind, values(name), f"log(1 + {name})" if name in declared.log1p else "")
             for name, kind in declared.tasks.items()
         ),
-        content=content,
+        content=contents[-1],
         facts=facts,
     )
+    return replace(log, content=contents[0]) if all(as_before) else log
 
 
 def _in_time_order(sources: Sequence["_Source"], declared: Declaration) -> tuple[np.ndarray | None, np.ndarray]:
@@ -329,17 +346,6 @@ def _train_rows(days: np.ndarray, heldout: float | None) -> int:
     if not 0 < train_rows < len(days):
         raise ValueError(f"heldout = {heldout:g} of {len(days):,} rows leaves nothing to train on or to hold out")
     return train_rows
-
-
-def _codes(sources: Sequence[_Source], name: str, order: np.ndarray | None) -> tuple[np.ndarray, int]:
-    columns = [source.read(name) for source in sources]
-    if len({column.type for column in columns}) > 1:  # numbers in one file, text in another
-        columns = [column.cast(pa.string()) for column in columns]
-    try:
-        codes, distinct = ranked(pa.chunked_array([chunk for column in columns for chunk in column.chunks]))
-    except pa.ArrowException as error:
-        raise ValueError(f"the ids of {name} are neither text nor numbers ({columns[0].type})") from error
-    return _ordered(codes, order), distinct
 
 
 def _numbers(sources: Sequence[_Source], name: str, log1p: bool) -> np.ndarray:

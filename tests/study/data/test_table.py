@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from study.data import Rows, _cache, _encode, check, load, rows_of
+from study.data import Rows, _cache, _csv, check, load, rows_of
 from study.data._dataset import Log
 
 FRAME = pd.DataFrame(
@@ -212,8 +212,8 @@ def test_a_csv_of_many_blocks_is_the_same_log(tmp_path, monkeypatch):
     folder = write(tmp_path / "t", frame.sample(frac=1, random_state=0), declared)
     frame.assign(ts=frame["ts"].map("{:.10g}".format)).to_csv(folder / "log.csv", index=False)
     (folder / "csv.toml").write_text(declared.replace("log.parquet", "log.csv"))
-    monkeypatch.setattr(_encode, "CSV_BLOCK_BYTES", 2048)
-    assert _encode.csv_type(folder / "log.csv", "ts") == pa.float64()
+    monkeypatch.setattr(_csv, "CSV_BLOCK_BYTES", 2048)
+    assert _csv.csv_type(folder / "log.csv", "ts") == pa.float64()
     assert_same(convert(folder), load("table", {"dir": str(folder / "csv.toml")}, tmp_path / "cache"))
     kept = {path.name for path in (tmp_path / "cache").rglob("*")} - {
         path.name for path in (tmp_path / "cache").iterdir()

@@ -1,0 +1,103 @@
+"""Codes of ids: an id has one code in every file, whether it is written `1` or `1.0`.
+
+pandas writes whole numbers as `1.0` as soon as one of a column is missing, so files of one log differ. Ids that are
+whole numbers are equal if their values are. A float above 2^53 (2^24 in single precision) is refused, since it cannot
+say which whole number was meant. All other ids are text, and text is compared as it is.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from study.data._csv import MISSING
+from study.data._encode import ranked
+
+EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
+"""Up to here every whole number is a float of this type."""
+
+WHOLE = r"^(-?(?:0|[1-9]\d*))\.0*$"
+SCIENTIFIC = r"^-?\d(?:\.\d+)?[eE]\+\d+$"
+
+
+def id_codes(name: str, columns: Sequence[pa.ChunkedArray], *, csv: bool) -> tuple[np.ndarray, int, bool]:
+    """Return int32 codes of the sorted distinct ids, from 0 (-1 if missing), and how many there are.
+
+    Args:
+        name: of the feature, for messages.
+        columns: of each file.
+        csv: whether a file is CSV.
+
+    Returns:
+        The codes, their number, and whether version 1 of `table` returned the same.
+
+    Raises:
+        ValueError: the ids are no ids, or floats that cannot say which.
+    """
+    columns = [c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c for c in columns]
+    kinds = {column.type for column in columns}
+    same = len(kinds) == 1 or kinds.isdisjoint(EXACT)
+
+    def one_name(distinct: pa.Array) -> pa.Array:
+        nonlocal same
+        named = _one_name(name, distinct)
+        same = same and named.equals(distinct) and not (csv and _any_in(distinct, MISSING))
+        return named
+
+    try:
+        for column in columns:
+            _require_exact(name, column)
+        columns = [c.cast(pa.float32()) if c.type == pa.float16() else c for c in columns]
+        if len(kinds) > 1:  # numbers in one file, text in another
+            columns = [_text(column) for column in columns]
+        together = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
+        codes, count = ranked(together, one_name if _is_text(together.type) else None)
+    except pa.ArrowException as error:
+        raise ValueError(f"the ids of {name} are neither text nor numbers ({columns[0].type})") from error
+    return codes, count, same
+
+
+def _require_exact(name: str, column: pa.ChunkedArray) -> None:
+    if (limit := EXACT.get(column.type)) is None:
+        return
+    largest = pc.max(pc.abs(column.cast(pa.float64()))).as_py()  # pyright: ignore[reportAttributeAccessIssue]
+    if largest is not None and largest > limit:
+        raise ValueError(
+            f"the ids of {name} are floats up to {largest:.0f}; above {limit:,} a float cannot say which id it is: "
+            "write them as integers or as text"
+        )
+
+
+def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return ids as text, whole floats like integers."""
+    if column.type not in EXACT:
+        return column.cast(pa.string())
+    whole = pc.equal(pc.floor(column), column)  # pyright: ignore[reportAttributeAccessIssue]
+    integers = pc.if_else(whole, column, None).cast(pa.int64()).cast(pa.string())  # pyright: ignore[reportAttributeAccessIssue]
+    others = pc.if_else(pc.is_nan(column), None, column).cast(pa.string())  # pyright: ignore[reportAttributeAccessIssue]
+    return pc.coalesce(integers, others)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _one_name(name: str, distinct: pa.Array) -> pa.Array:
+    """Return text ids with one name for each whole number: `1` for `1.0`."""
+    lossy = pc.filter(distinct, pc.match_substring_regex(distinct, SCIENTIFIC))  # pyright: ignore[reportAttributeAccessIssue]
+    is_whole = pc.match_substring_regex(distinct, WHOLE)  # pyright: ignore[reportAttributeAccessIssue]
+    whole = pc.filter(distinct, is_whole).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
+    lossy = lossy.to_pylist() + [text for text in whole if abs(int(text.partition(".")[0])) > EXACT[pa.float64()]]
+    if lossy:
+        raise ValueError(
+            f"the ids of {name} are floats like {lossy[0]}, which cannot say which id it is: write them as integers"
+        )
+    if not whole:
+        return distinct
+    named = pc.replace_substring_regex(distinct, WHOLE, r"\1")  # pyright: ignore[reportAttributeAccessIssue]
+    return pc.if_else(pc.equal(named, "-0"), "0", named)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _any_in(values: pa.Array, words: Sequence[str]) -> bool:
+    return bool(pc.any(pc.is_in(values, pa.array(words, values.type))).as_py())  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
