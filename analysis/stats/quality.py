@@ -1,7 +1,8 @@
 """What a learning rate costs: held-out quality and `kept` per cell, with a diverged run as the worst result.
 
 A run that diverged counts as AUC 0.5 and the constant predictor's RMSE, whatever its dead network scores; a `kept`
-that is not finite counts as minus infinity. Nothing is dropped: a cell of 8 has the quantiles of 8 runs.
+that is not finite counts as minus infinity. Nothing is dropped: a cell of 8 has the quantiles of 8 runs. Where no run
+has a score, as an AUC of held-out rows of one class, it is missing.
 
 LR sensitivity: M. Wortsman et al., "Small-scale proxies for large-scale Transformer training instabilities", ICLR 2024
 (arXiv 2309.14322).
@@ -53,8 +54,10 @@ def quality(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
 
 
 def worst_filled(runs: pd.DataFrame, definition: Definition) -> dict[str, np.ndarray]:
-    """Return the quality of each run, name -> float column, with the worst value for runs that diverged or have
-    none."""
+    """Return the quality of each run, name -> float column, with the worst value for runs that diverged or have none.
+
+    A score that no run has stays NaN, unless all diverged.
+    """
     kept = _floats(runs, "kept")
     columns = {"kept": np.where(np.isnan(kept), -math.inf, kept)}
     diverged = (runs["outcome"] == "diverged").to_numpy(dtype=bool)
@@ -73,7 +76,9 @@ def worst_filled(runs: pd.DataFrame, definition: Definition) -> dict[str, np.nda
         for score, worst in ((f"auc_{name}", WORST_AUC), (f"rmse_{name}", task.get("constant_rmse"))):
             if score in runs and worst is not None:
                 values = _floats(runs, score)
-                columns[score] = np.where(diverged | ~np.isfinite(values), worst, values)
+                # Where no run has a score there is nothing to judge by: held-out rows of one class.
+                judged = np.isfinite(values).any() or diverged.all()
+                columns[score] = np.where((diverged | ~np.isfinite(values)) & judged, worst, values)
     return columns
 
 

@@ -130,6 +130,8 @@ def check(source: str, options: dict[str, Any], cache: Path) -> str:
         lines[0] += f", {facts['days']} days ({facts['first_day']} to {facts['last_day']})"
     if facts.get("duplicates_dropped"):
         lines[0] += f"; {facts['duplicates_dropped']:,} exact duplicates dropped"
+    if facts.get("rows_left_out"):
+        lines[0] += f"; {facts['rows_left_out']:,} rows left out by time_from and time_to"
     if "days_kept" in facts:
         first, last = facts["days_kept"]
         lines[0] += f"; days {first} to {last} of {facts['days_of_the_whole']}, with codes and scales of all"

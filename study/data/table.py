@@ -3,6 +3,8 @@
     files = ["log-*.parquet"]        # beside the TOML file, or absolute; patterns allowed; .csv, .csv.gz or .parquet
     time = "ts"                      # a timestamp (no zone means UTC), or a number
     time_unit = "ms"                 # where time is a number: s, ms, us or ns since 1970
+    time_format = "%y%m%d%H"         # where it is another stamp
+    time_from = 2022-04-25           # rows before are left out; time_to: rows after
     ids = ["user", "item", "country"]
     numbers = ["price", "age"]       # standardized, cut at 5 standard deviations
     log1p = ["watch_seconds"]        # numbers or regression targets to take log(1 + x) of
@@ -15,101 +17,44 @@
 A missing id counts as unseen; only an empty field (a null in Parquet) is one. A missing number, label or time is an
 error. Ids that are whole numbers are equal if their values are (`study.data._ids`).
 
-Rows are sorted by time, and rows of equal time keep their order. No row is dropped. Days are UTC days that have rows,
-counted from 1. If only some days are selected (`study.data._days`), the last of them is held out, whatever `heldout`
-says.
+Rows are sorted by time, and rows of equal time keep their order. No other row is dropped. Days are UTC days that have
+rows, counted from 1. If only some days are selected (`study.data._days`), the last of them is held out, whatever
+`heldout` says.
 
 Columns are read one at a time: memory holds about 100 bytes a row and the distinct values of one id. A CSV file is
 first rewritten by columns on the cache's disk, block by block.
 """
 
 import glob
-import re
+import math
 import tempfile
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from study.data._cache import BUILDING, cached, content_hash, file_hash
 from study.data._csv import csv_header, csv_type, require_columns, rewrite_csv
 from study.data._dataset import Log
 from study.data._days import Days
+from study.data._declaration import Declaration, read_declaration
 from study.data._encode import make_log
 from study.data._ids import id_codes
+from study.data._times import Times, in_order
 from study.storage.scratch import scratch_folder
 
 T = TypeVar("T")
 
+LEAST_HELDOUT, LEAST_HELDOUT_SHARE = 100, 0.005
+"""With fewer held-out rows, or a smaller share, quality would be noise: a stray stamp makes a day of one row."""
+
 VERSION = 2
 """Must be increased if the same files are converted to other arrays. Version 2 reads `1.0` as `1`, and `NA` as text, in
 ids; a log that has none keeps the content hash of version 1, and so do the ids of its runs."""
-
-PER_DAY = {unit: 86_400 * per_second for unit, per_second in {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Declaration:
-    """The validated content of `table.toml`; the module's docstring explains the keys."""
-
-    files: list[str]
-    time: str
-    time_unit: str | None = None
-    ids: list[str] = field(default_factory=list)
-    numbers: list[str] = field(default_factory=list)
-    tasks: dict[str, str]
-    log1p: list[str] = field(default_factory=list)
-    heldout: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("files", "ids", "numbers", "log1p"):
-            value = getattr(self, name)
-            if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
-                raise ValueError(f'{name} is a list of names, like {name} = ["a", "b"]; got {value!r}')
-            if len(set(value)) < len(value):
-                raise ValueError(f"{name} names {', '.join(sorted({v for v in value if value.count(v) > 1}))} twice")
-        if not self.files:
-            raise ValueError("files names no file")
-        if not isinstance(self.time, str):
-            raise ValueError(f"time is the name of a column; got {self.time!r}")
-        if self.time_unit is not None and self.time_unit not in PER_DAY:
-            raise ValueError(f"time_unit is one of {', '.join(PER_DAY)}; got {self.time_unit!r}")
-        if not self.ids and not self.numbers:
-            raise ValueError("need at least one column in ids or numbers")
-        self._check_tasks()
-        if self.heldout is not None and not (type(self.heldout) is float and 0 < self.heldout < 1):
-            raise ValueError(f"heldout is a share between 0 and 1; got {self.heldout!r}")
-
-    def _check_tasks(self) -> None:
-        if not isinstance(self.tasks, dict) or not self.tasks:
-            raise ValueError('need at least one task, like [tasks] click = "binary"')
-        for name, kind in self.tasks.items():
-            if kind not in ("binary", "regression"):
-                raise ValueError(f'the task {name} is "binary" or "regression"; got {kind!r}')
-            if not re.fullmatch(r"\w+", name):
-                raise ValueError(f"the task {name!r} becomes part of column names: letters, digits and _ only")
-        leaked = sorted(set(self.tasks) & {*self.ids, *self.numbers})
-        if leaked:
-            raise ValueError(f"{', '.join(leaked)} cannot be both a task and a feature")
-        known = {*self.numbers, *(name for name, kind in self.tasks.items() if kind == "regression")}
-        stray = sorted(set(self.log1p) - known)
-        if stray:
-            raise ValueError(f"log1p names {', '.join(stray)}, which is no number and no regression target")
-
-    @property
-    def values(self) -> list[str]:
-        """Return the columns that are read as numbers."""
-        return list(dict.fromkeys([*self.numbers, *self.tasks]))
-
-    @property
-    def columns(self) -> list[str]:
-        return list(dict.fromkeys([self.time, *self.ids, *self.values]))
 
 
 def load(cache: Path, *, dir: str | Path) -> Log:
@@ -126,8 +71,7 @@ def load(cache: Path, *, dir: str | Path) -> Log:
     files, declared = _declared(dir)
     made_from = {
         "source": "table",
-        "declaration": {k: v for k, v in asdict(declared).items() if k != "files"}
-        | {"tasks": [*declared.tasks.items()]},
+        "declaration": declared.canonical(),
         "files": [[_kind(file), file_hash(file, cache)] for file in files],
     }
     contents = [content_hash(made_from | {"version": version}) for version in range(1, VERSION + 1)]
@@ -138,7 +82,7 @@ def days(cache: Path, *, dir: str | Path) -> Days:
     """Return the day (UTC) of each row. Raises as `load` does."""
     files, declared = _declared(dir)
     with scratch_folder(BUILDING, cache) as rewritten:
-        _, days = _in_time_order(_sources(files, rewritten, declared, [declared.time]), declared)
+        days = _in_time_order(_sources(files, rewritten, declared, [declared.time]), declared).days
     begins = np.append(True, np.diff(days) != 0)
     return Days(of_row=np.cumsum(begins), dates=tuple(_iso(day) for day in days[begins]))
 
@@ -148,27 +92,6 @@ def _declared(dir: str | Path) -> tuple[list[Path], Declaration]:
     path = Path(dir) if Path(dir).suffix == ".toml" else Path(dir) / "table.toml"
     declared = read_declaration(path)
     return _files(path, declared), declared
-
-
-def read_declaration(path: Path) -> Declaration:
-    """Return the declaration in a TOML file. Raises ValueError, with the file's name, if it is missing or wrong."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {path} ({error.strerror})") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not TOML ({error})") from error
-    known = list(Declaration.__dataclass_fields__)
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f"{path}: unknown key {', '.join(unknown)}; the keys are {', '.join(known)}")
-    missing = [name for name in ("files", "time", "tasks") if name not in values]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}")
-    try:
-        return Declaration(**values)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _files(path: Path, declared: Declaration) -> list[Path]:
@@ -197,7 +120,8 @@ def _convert(into: Path, files: list[Path], declared: Declaration, contents: Seq
 def _log(
     into: Path, files: list[Path], sources: Sequence["_Source"], declared: Declaration, contents: Sequence[str]
 ) -> Log:
-    order, days = _in_time_order(sources, declared)
+    times = _in_time_order(sources, declared)
+    order, days = times.order, times.days
     facts: dict[str, Any] = {
         "files": [file.name for file in files],
         "first_day": _iso(days[0]),
@@ -206,8 +130,10 @@ def _log(
     }
     if declared.heldout is not None:
         facts["heldout"] = f"the last {declared.heldout:.3g} of the rows"
+    if times.left_out:
+        facts["rows_left_out"] = times.left_out
     rows, train_rows = len(days), _train_rows(days, declared.heldout)
-    del days
+    del days, times
 
     def values(name: str) -> np.ndarray:
         return _ordered(_numbers(sources, name, name in declared.log1p), order)
@@ -234,16 +160,15 @@ def _log(
         content=contents[-1],
         facts=facts,
     )
+    _check_classes(log)
     return replace(log, content=contents[0]) if all(as_before) else log
 
 
-def _in_time_order(sources: Sequence["_Source"], declared: Declaration) -> tuple[np.ndarray | None, np.ndarray]:
-    """Return the order of the rows by time (None if they are sorted), and in that order each row's day since 1970."""
-    time, per_day = _times(sources, declared)
-    if len(time) == 0:
+def _in_time_order(sources: Sequence["_Source"], declared: Declaration) -> Times:
+    columns = [source.read(declared.time) for source in sources]
+    if not any(len(column) for column in columns):
         raise ValueError(f"no rows in {', '.join(str(source.file) for source in sources)}")
-    order = None if (time[1:] >= time[:-1]).all() else np.argsort(time, kind="stable")
-    return order, np.floor_divide(_ordered(time, order), per_day).astype(np.int64)
+    return in_order(columns, declared.clock)
 
 
 def _iso(day: int) -> str:
@@ -281,6 +206,8 @@ def _source(file: Path, rewritten: Path, declared: Declaration, columns: list[st
         return _Source(file, lambda name: _parquet(file, lambda parquet: parquet.read(columns=[name]))[name])
     require_columns(file, csv_header(file), declared.columns)
     known = dict.fromkeys(declared.ids, pa.string()) | dict.fromkeys(declared.values, pa.float64())
+    if declared.time_format:  # 05010100 is no number
+        known[declared.time] = pa.string()
     types = {name: known.get(name) or csv_type(file, name) for name in columns}
     rewrite_csv(file, rewritten, types)
 
@@ -293,59 +220,40 @@ def _source(file: Path, rewritten: Path, declared: Declaration, columns: list[st
 
 def _parquet(file: Path, read: Callable[[pq.ParquetFile], T]) -> T:
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, coerce_int96_timestamp_unit="us") as parquet:  # the year 9999 has no nanoseconds
             return read(parquet)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file} does not read as Parquet ({(str(error).splitlines() or ['?'])[0]})") from error
 
 
-def _times(sources: Sequence[_Source], declared: Declaration) -> tuple[np.ndarray, int]:
-    """Return the times of all rows as numbers, and how many of these units make a day."""
-    name = declared.time
-    columns = [chunk for source in sources for chunk in source.read(name).chunks if len(chunk)]
-    if not columns:
-        return np.empty(0, np.int64), 1
-    missing = sum(column.null_count for column in columns)
-    if missing:
-        raise ValueError(f"{missing:,} rows have no time ({name})")
-    if all(_is_number(column.type) for column in columns):
-        if declared.time_unit is None:
-            raise ValueError(f'the time {name} is a number: say in which unit, like time_unit = "ms"')
-        time = np.concatenate([column.to_numpy(zero_copy_only=False) for column in columns])
-        wrong = int((~np.isfinite(time)).sum())
-        if wrong:
-            raise ValueError(f"the time {name} is NaN or infinite in {wrong:,} rows")
-        return time, PER_DAY[declared.time_unit]
-    try:
-        stamps = [column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()) for column in map(_utc, columns)]
-    except pa.ArrowException as error:
-        why = str(error).splitlines()[0]
-        raise ValueError(f"the time {name} is neither a number nor a timestamp ({why})") from error
-    return np.concatenate([stamp.to_numpy(zero_copy_only=False) for stamp in stamps]), PER_DAY["us"]
-
-
-def _utc(column: pa.Array) -> pa.Array:
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return column
-    zoned = pc.match_substring_regex(column, r"(Z|[+-]\d\d:?\d\d)$")  # pyright: ignore[reportAttributeAccessIssue]
-    has_zone = bool(len(column)) and zoned[0].as_py()
-    return column.cast(pa.timestamp("us", "UTC" if has_zone else None))
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
-
-
 def _train_rows(days: np.ndarray, heldout: float | None) -> int:
+    rows = len(days)
     if heldout is None:
         train_rows = int(np.searchsorted(days, days[-1]))
         if train_rows == 0:
             raise ValueError("the log holds one day (UTC); hold out a share of its rows instead, like heldout = 0.1")
-        return train_rows
-    train_rows = len(days) - round(len(days) * heldout)
-    if not 0 < train_rows < len(days):
-        raise ValueError(f"heldout = {heldout:g} of {len(days):,} rows leaves nothing to train on or to hold out")
+        what, change = f"the last day, {_iso(days[-1])}, has", "set heldout, like heldout = 0.1, or time_to"
+    else:
+        train_rows = rows - round(rows * heldout)
+        what, change = f"heldout = {heldout:g} holds out", "set another heldout"
+    held = rows - train_rows
+    least = max(LEAST_HELDOUT, math.ceil(LEAST_HELDOUT_SHARE * rows))
+    if held < least:
+        raise ValueError(f"{what} {held:,} of {rows:,} rows; need {least:,} to judge by: {change}")
+    if train_rows == 0:
+        raise ValueError(f"heldout = {heldout:g} of {rows:,} rows leaves nothing to train on")
     return train_rows
+
+
+def _check_classes(log: Log) -> None:
+    """Raise ValueError if a task cannot be judged."""
+    for t, task in enumerate(log.tasks):
+        held = log.labels[log.train_rows :, t]
+        if task.kind == "binary" and held.min() == held.max():
+            raise ValueError(
+                f"all {len(held):,} held-out labels of {task.name} are {held[0]:g}, so that no AUC can be computed: "
+                "hold out more rows, like heldout = 0.2"
+            )
 
 
 def _numbers(sources: Sequence[_Source], name: str, log1p: bool) -> np.ndarray:

@@ -33,6 +33,7 @@ SLICE_LOG = "log_standard_4_25_to_5_08_pure.csv"
 USERS = "user_features_pure.csv"
 VIDEOS = "video_features_basic_pure.csv"
 BLOCK_ROWS, MS_PER_DAY = 500_000, 86_400_000
+START_MS = 1_704_067_200_000  # 2024-01-01
 IDS, NUMBERS = [f"id{i}" for i in range(14)], [f"number{i}" for i in range(5)]
 
 
@@ -132,7 +133,7 @@ def write_table(into: Path, rows: int) -> None:
     random, parquet, csv = np.random.default_rng(0), None, None
     for start in range(0, rows, BLOCK_ROWS):
         count = min(BLOCK_ROWS, rows - start)
-        columns: dict[str, Any] = {"ts": random.integers(0, 10 * MS_PER_DAY, count)}
+        columns: dict[str, Any] = {"ts": START_MS + random.integers(0, 10 * MS_PER_DAY, count)}
         for f, name in enumerate(IDS):
             codes = random.zipf(1.3, count) % 10 ** (6 if f < 4 else 1 + f % 4)
             columns[name] = np.char.add("id-", codes.astype(str)) if f in (1, 3) else codes

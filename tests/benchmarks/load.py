@@ -206,7 +206,10 @@ def write_data(folder: Path) -> None:
     random = np.random.default_rng(0)
     numbers = random.standard_normal((1_000, 3))
     y = numbers.sum(1) + 0.1 * random.standard_normal(len(numbers))
-    columns = {name: numbers[:, i] for i, name in enumerate("abc")} | {"time": np.arange(len(y)), "y": y}
+    columns = {name: numbers[:, i] for i, name in enumerate("abc")} | {
+        "time": 1_700_000_000 + np.arange(len(y)),
+        "y": y,
+    }
     pd.DataFrame(columns).to_parquet(folder / "log.parquet")
     (folder / "table.toml").write_text(DECLARED)
 

@@ -23,24 +23,25 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Studies:
 
 
 def write_table(folder: Path, block_rows: int, blocks: int) -> None:
-    """A log in which every batch of `block_rows` holds the same rows: gradient descent on it is exact."""
+    """A log in which every batch of `block_rows` holds the same rows: gradient descent on it is exact. The last two
+    blocks are held out."""
     folder.mkdir()
     rng = np.random.default_rng(3)
     x = rng.standard_normal((block_rows, 3)) @ np.array([[1.0, 0.6, 0.0], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
     y = x @ np.array([0.5, -0.8, 1.1]) + 0.1 * rng.standard_normal(block_rows)
     frame = pd.DataFrame(np.tile(np.column_stack([x, y]), (blocks, 1)), columns=["a", "b", "c", "y"])
-    frame.insert(0, "second", np.arange(len(frame)))
+    frame.insert(0, "second", 1_700_000_000 + np.arange(len(frame)))
     frame.to_csv(folder / "rows.csv", index=False)
     (folder / "table.toml").write_text(
         'files = ["rows.csv"]\ntime = "second"\ntime_unit = "s"\nnumbers = ["a", "b", "c"]\n'
-        f'heldout = {1 / blocks}\n\n[tasks]\ny = "regression"\n'
+        f'heldout = {2 / blocks}\n\n[tasks]\ny = "regression"\n'
     )
 
 
 def test_folders_of_any_name_serve(tmp_path: Path) -> None:
     odd = tmp_path / "feature%2Flogin b?c#d'\"ü"
     odd.mkdir()
-    write_table(odd / "data", block_rows=64, blocks=51)
+    write_table(odd / "data", block_rows=64, blocks=52)
     studies = Studies(odd)
     studies.environment["TMPDIR"] = str(odd)
     settings = ["models=small", "methods=none", "lr=0.1", "batch=64", "window=64", "warmup=0"]
@@ -54,10 +55,10 @@ def test_folders_of_any_name_serve(tmp_path: Path) -> None:
 
 
 def test_plain_gradient_descent_diverges_beyond_two_over_the_curvature(studies: Studies, tmp_path: Path) -> None:
-    write_table(tmp_path / "data", block_rows=64, blocks=11)
+    write_table(tmp_path / "data", block_rows=64, blocks=12)
     log = data.load("table", {"dir": str(tmp_path / "data")}, tmp_path / "cache")
     x = log.numbers[:64].astype(np.float64)
-    np.testing.assert_array_equal(log.numbers, np.tile(log.numbers[:64], (11, 1)))
+    np.testing.assert_array_equal(log.numbers, np.tile(log.numbers[:64], (12, 1)))
     edge = 2 / np.linalg.eigvalsh(2 / 64 * x.T @ x)[-1]
 
     shares = {0.5: "completed", 0.97: "completed", 1.03: "diverged", 1.5: "diverged"}

@@ -164,6 +164,15 @@ def test_quality_counts_a_diverged_run_as_the_worst_result():
     assert cell["n"] == 4
 
 
+def test_an_auc_of_one_class_is_missing_and_not_a_half():
+    """Held-out rows of one class leave every run without an AUC; that of a network that failed stays 0.5."""
+    runs = [row(seed=seed, auc_click=None) for seed in (0, 1)] + [row(seed=2, outcome="diverged", auc_click=None)]
+    (cell,) = analysis.quality(pd.DataFrame(runs), simulated_definition()).to_dict("records")
+    assert math.isnan(cell["auc_click"])
+    (cell,) = analysis.quality(pd.DataFrame(runs[2:]), simulated_definition()).to_dict("records")
+    assert cell["auc_click"] == 0.5
+
+
 def test_median_quality_of_half_nonfinite_runs_is_not_finite():
     runs = pd.DataFrame([row(seed=s, outcome="diverged", kept=None) for s in range(2)] + [row(seed=2), row(seed=3)])
     assert analysis.quality(runs, simulated_definition())["kept"].tolist() == [-math.inf]

@@ -312,10 +312,10 @@ def test_a_missing_cluster_is_reported_soon(tmp_path: Path, command: str) -> Non
 
 def good_rows() -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    rows = 400
+    rows = 1000
     return pd.DataFrame(
         {
-            "ts": np.arange(rows) * 1000,
+            "ts": 1_704_067_200 + np.arange(rows) * 1000,
             "user": rng.integers(0, 9, rows),
             "price": rng.standard_normal(rows),
             "click": rng.integers(0, 2, rows),
@@ -343,7 +343,7 @@ def write(folder: Path, rows: pd.DataFrame, toml: str = TOML) -> Path:
 
 WRONG_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     "column": (lambda f: write(f, good_rows().drop(columns="price")), "lacks the columns price"),
-    "value": (lambda f: write(f, good_rows().assign(price=np.nan)), "price is missing, NaN or infinite in 400 rows"),
+    "value": (lambda f: write(f, good_rows().assign(price=np.nan)), "price is missing, NaN or infinite in 1,000 rows"),
     "file": (lambda f: (write(f, good_rows()), (f / "log.parquet").unlink()), "no file log.parquet in"),
     "torn": (lambda f: (write(f, good_rows()), os.truncate(f / "log.parquet", 1500)), "does not read as Parquet"),
     "not UTF-8": (
@@ -372,10 +372,10 @@ def test_unusable_data_are_refused(refused: Callable[..., str], tmp_path: Path, 
 def test_good_data_are_checked_and_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, good_rows())
     assert main(["data", "check", "table", "--data-dir", str(tmp_path)]) == 0
-    assert "training: 320 rows; held out: 80 rows" in capsys.readouterr().out
+    assert "training: 800 rows; held out: 200 rows" in capsys.readouterr().out
     words = f"plan quick --data table --data-dir {tmp_path} --set batch=32 --set models=small"
     assert main(words.split()) == 0
-    assert "table: 320 training rows, 80 held out" in capsys.readouterr().out
+    assert "table: 800 training rows, 200 held out" in capsys.readouterr().out
 
 
 def test_data_options_belong_to_the_requested_source(

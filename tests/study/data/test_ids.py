@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from study.data import check, load
+from study.data import check, load, table
 from study.data._dataset import Log
 
 DECLARED = """
@@ -43,6 +43,11 @@ def convert(folder: Path, *files: list | pa.Array, kind: str = "csv") -> Log:
 
 def codes(log: Log) -> list[int]:
     return log.ids[: log.train_rows, 0].tolist()
+
+
+@pytest.fixture(autouse=True)
+def few_rows_may_be_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "LEAST_HELDOUT", 1)
 
 
 @pytest.mark.parametrize("other", [["1.0", "2.0", "30.0"], ["1.", "2.00", "30"], ["1", "2.0", "30.000"]])
