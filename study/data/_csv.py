@@ -1,11 +1,14 @@
-"""Reads CSV files: whole, or rewritten by columns as an Arrow file."""
+"""Reads CSV files of any separator, compression and encoding: whole, or rewritten by columns as an Arrow file."""
 
+import codecs
 import contextlib
 import csv
-import gzip
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,22 +20,61 @@ CSV_BLOCK_BYTES = 1 << 23
 MISSING = ("NaN", "nan", "NA", "null", "NULL")
 """Words that stand for a missing number."""
 
+ONE = "\x1f"
+"""Stands for a separator of several characters: the unit separator of ASCII."""
 
-def csv_header(path: Path) -> list[str]:
-    """Return the column names of a CSV file. Raises ValueError if it is empty or not text."""
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How a CSV file is written.
+
+    Args:
+        separator: between fields, one character or more.
+        decimal: in numbers.
+        encoding: of the text, by Python's name.
+        columns: names of the columns of a file without a header; None if its first row names them.
+    """
+
+    separator: str = ","
+    decimal: str = "."
+    encoding: str = "utf8"
+    columns: tuple[str, ...] | None = None
+
+    @property
+    def delimiter(self) -> str:
+        return self.separator if len(self.separator) == 1 else ONE
+
+    @property
+    def quote(self) -> str | bool:
+        return '"' if len(self.separator) == 1 else False
+
+
+PLAIN = Dialect()
+
+
+def csv_header(path: Path, dialect: Dialect = PLAIN) -> list[str]:
+    """Return the column names of a CSV file. Raises ValueError if it is empty, not text, or has other columns."""
+    quoting = csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE
     try:
-        opened = gzip.open if path.name.lower().endswith(".gz") else open
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), None)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        with _opened(path, dialect) as file:
+            text = io.TextIOWrapper(file, encoding=_encoding(dialect), newline="")
+            row = next(csv.reader(text, delimiter=dialect.delimiter, quoting=quoting), None)
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise ValueError(f"{path} does not read as CSV ({_first_line(error)})") from error
-    if not header:
+    if not row:
         raise ValueError(f"{path} is empty")
-    return header
+    if dialect.columns is None:
+        return [name.removeprefix("\ufeff") for name in row]
+    names = list(dialect.columns)
+    if len(row) != len(names):
+        raise ValueError(f"{path} has {len(row)} fields in its first row; columns names {len(names)}")
+    if row == names:
+        raise ValueError(f"{path} names its columns in its first row: leave columns out")
+    return names
 
 
 def read_csv(path: Path, types: Mapping[str, pa.DataType], *, only: Sequence[str] | None = None) -> pa.Table:
-    """Return a CSV file as a table. Empty fields are missing, and so are `MISSING` in text too.
+    """Return a CSV file with a header as a table. Empty fields are missing, and so are `MISSING` in text too.
 
     Args:
         path: the file.
@@ -42,11 +84,10 @@ def read_csv(path: Path, types: Mapping[str, pa.DataType], *, only: Sequence[str
     Raises:
         ValueError: the file or a column does not read. The message names it.
     """
-    with _reading_csv(path) as header:
-        return pyarrow.csv.read_csv(path, convert_options=_conversion(header, types, only))
+    return _read(path, types, only, PLAIN)
 
 
-def rewrite_csv(path: Path, into: Path, types: Mapping[str, pa.DataType]) -> None:
+def rewrite_csv(path: Path, into: Path, types: Mapping[str, pa.DataType], dialect: Dialect = PLAIN) -> None:
     """Write columns of a CSV file as an Arrow file, which can be read column by column. Holds a block at a time.
 
     Text is missing where the field is empty, and only there: `NA` is a country.
@@ -55,33 +96,47 @@ def rewrite_csv(path: Path, into: Path, types: Mapping[str, pa.DataType]) -> Non
         path: the CSV file.
         into: the Arrow file.
         types: of each wanted column.
+        dialect: of the CSV file.
 
     Raises:
         ValueError: as `read_csv`.
     """
     schema = pa.schema(list(types.items()))
     with pa.OSFile(str(into), "wb") as file, pa.ipc.new_file(file, schema) as rewritten:
-        for block in _csv_blocks(path, types, list(types)):
+        for block in _csv_blocks(path, types, list(types), dialect):
             rewritten.write_batch(_with_missing_text(block))
 
 
-def csv_type(path: Path, name: str) -> pa.DataType:
+def csv_type(path: Path, name: str, dialect: Dialect = PLAIN) -> pa.DataType:
     """Return the type of a CSV column that fits all its fields. Raises as `read_csv` does."""
     kind = pa.null()
     try:
-        for block in _csv_blocks(path, {}, [name]):
+        for block in _csv_blocks(path, {}, [name], dialect):
             kind = block.schema.field(name).type
     except ValueError:  # a later block has another type, or does not read: reading the whole file tells which
-        return read_csv(path, {}, only=[name])[name].type
+        return _read(path, {}, [name], dialect)[name].type
     return kind
 
 
-def _csv_blocks(path: Path, types: Mapping[str, pa.DataType], only: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    with _reading_csv(path) as header:
+def _read(path: Path, types: Mapping[str, pa.DataType], only: Sequence[str] | None, dialect: Dialect) -> pa.Table:
+    with _reading_csv(path, dialect) as (header, file):
+        return pyarrow.csv.read_csv(
+            file,
+            read_options=_reading(dialect),
+            parse_options=_parsing(dialect),
+            convert_options=_conversion(header, types, only, dialect),
+        )
+
+
+def _csv_blocks(
+    path: Path, types: Mapping[str, pa.DataType], only: Sequence[str], dialect: Dialect
+) -> Iterator[pa.RecordBatch]:
+    with _reading_csv(path, dialect) as (header, file):
         yield from pyarrow.csv.open_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
-            convert_options=_conversion(header, types, only, words_in_text=False),
+            file,
+            read_options=_reading(dialect, block_size=CSV_BLOCK_BYTES),
+            parse_options=_parsing(dialect),
+            convert_options=_conversion(header, types, only, dialect, words_in_text=False),
         )
 
 
@@ -93,8 +148,23 @@ def _with_missing_text(block: pa.RecordBatch) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=block.schema)
 
 
+def _reading(dialect: Dialect, **options: Any) -> pyarrow.csv.ReadOptions:
+    if dialect.columns is not None:
+        options["column_names"] = list(dialect.columns)
+    return pyarrow.csv.ReadOptions(encoding="utf8" if dialect.delimiter == ONE else dialect.encoding, **options)
+
+
+def _parsing(dialect: Dialect) -> pyarrow.csv.ParseOptions:
+    return pyarrow.csv.ParseOptions(delimiter=dialect.delimiter, quote_char=dialect.quote)
+
+
 def _conversion(
-    header: list[str], types: Mapping[str, pa.DataType], only: Sequence[str] | None, *, words_in_text: bool = True
+    header: list[str],
+    types: Mapping[str, pa.DataType],
+    only: Sequence[str] | None,
+    dialect: Dialect,
+    *,
+    words_in_text: bool = True,
 ) -> pyarrow.csv.ConvertOptions:
     return pyarrow.csv.ConvertOptions(
         column_types={name: kind for name, kind in types.items() if name in header},
@@ -102,23 +172,81 @@ def _conversion(
         strings_can_be_null=words_in_text,
         quoted_strings_can_be_null=True,
         null_values=["", *MISSING],
+        decimal_point=dialect.decimal,
     )
 
 
 @contextlib.contextmanager
-def _reading_csv(path: Path) -> Iterator[list[str]]:
-    header = csv_header(path)
+def _reading_csv(path: Path, dialect: Dialect) -> Iterator[tuple[list[str], Any]]:
+    header = csv_header(path, dialect)
     try:
-        yield header
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        with _opened(path, dialect) as file:
+            yield header, file
+    except (OSError, EOFError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"{path} does not read ({_name_columns(_first_line(error), header)})") from error
 
 
+def _opened(path: Path, dialect: Dialect) -> Any:
+    """Open a file, decompressed by its ending: .gz, .bz2 or .zst."""
+    file = pa.input_stream(str(path), compression="detect")
+    return file if dialect.delimiter != ONE else io.BufferedReader(_OneSeparator(file, dialect))
+
+
+def _encoding(dialect: Dialect) -> str:
+    return "utf-8-sig" if dialect.delimiter == ONE or dialect.encoding == "utf8" else dialect.encoding
+
+
+class _OneSeparator(io.RawIOBase):
+    """A file as UTF-8, with one character in place of a longer separator."""
+
+    def __init__(self, file: pa.NativeFile, dialect: Dialect) -> None:
+        self.file, self.separator = file, dialect.separator
+        self.decode = codecs.getincrementaldecoder(dialect.encoding)().decode
+        self.held, self.ready, self.at_end = "", b"", False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        while not self.ready and not self.at_end:
+            self._read()
+        count = min(len(into), len(self.ready))
+        into[:count], self.ready = self.ready[:count], self.ready[count:]
+        return count
+
+    def _read(self) -> None:
+        block = self.file.read(CSV_BLOCK_BYTES)
+        self.at_end = not block
+        text = (self.held + self.decode(block, self.at_end)).replace(self.separator, ONE)
+        # The end may be the beginning of a separator.
+        keep = (
+            0
+            if self.at_end
+            else next((n for n in range(len(self.separator) - 1, 0, -1) if text.endswith(self.separator[:n])), 0)
+        )
+        self.held = text[len(text) - keep :]
+        self.ready = text[: len(text) - keep].encode()
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
 def require_columns(path: Path, present: Sequence[str], needed: Sequence[str]) -> None:
-    """Raise ValueError if a needed column is missing."""
+    """Raise ValueError if a needed column is missing, or stands twice."""
     missing = [name for name in needed if name not in present]
     if missing:
-        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(present)}")
+        hint = ""
+        if len(present) == 1 and (found := re.search(r"::|[\t;|,^]", present[0])):
+            hint = f"; set separator = {found[0]!r}".replace("'", '"')
+        raise ValueError(f"{path} lacks the columns {listed(missing)}; it has {listed(present)}{hint}")
+    if twice := [name for name in needed if present.count(name) > 1]:
+        raise ValueError(f"{path} has two columns with the name {listed(twice)}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message: in quotes if one could not tell where they end."""
+    return ", ".join(name if re.fullmatch(r"[\w.:-]+", name) else repr(name) for name in names)
 
 
 def _name_columns(message: str, header: list[str]) -> str:

@@ -109,6 +109,8 @@ def _check_days(days: Days, log: Log) -> None:
 
 def parse_days(wanted: Any, log: Log) -> tuple[int, int]:
     """Return the first and the last day. Raises as `select_days` does."""
+    if "days" not in log.facts and not holds_out_a_day(log):
+        raise ValueError(f"{ONLY_DAYS}={wanted} needs days, and this log has no times")
     found = re.fullmatch(r"([0-9]{1,6})-([0-9]{1,6})", wanted) if isinstance(wanted, str) else None
     if not found:
         raise ValueError(f"{ONLY_DAYS} takes the first and the last day, such as 1-7; got {wanted!r}")

@@ -1,13 +1,24 @@
 """What `table.toml` says: the keys, their values, and what is wrong with them. docs/data.md explains each key."""
 
+import codecs
 import datetime
+import functools
 import re
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from study.data._csv import Dialect, listed
+from study.data._targets import Target, target_of
 from study.data._times import PER_DAY, Clock, check_format, day_of
+
+ALWAYS = ("time", "time_unit", "ids", "numbers", "log1p", "heldout")
+"""Keys that count in the content hash even where they are left out, since version 1 had them."""
+
+HELDOUT_WITHOUT_TIMES = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,38 +26,65 @@ class Declaration:
     """The validated content of `table.toml`."""
 
     files: list[str]
-    time: str
+    format: str | None = None
+    separator: str = ","
+    decimal: str = "."
+    encoding: str = "utf8"
+    columns: list[str] | None = None
+    time: str | None = None
+    order: str | None = None
     time_unit: str | None = None
-    ids: list[str] = field(default_factory=list)
-    numbers: list[str] = field(default_factory=list)
-    tasks: dict[str, str]
-    log1p: list[str] = field(default_factory=list)
-    heldout: float | None = None
     time_format: str | None = None
     time_from: str | None = None
     time_to: str | None = None
+    heldout: float | None = None
+    ids: list[str] = field(default_factory=list)
+    numbers: list[str] = field(default_factory=list)
+    log1p: list[str] = field(default_factory=list)
+    missing: str = "refuse"
+    tasks: dict[str, Any]
 
     def __post_init__(self) -> None:
-        for name in ("files", "ids", "numbers", "log1p"):
-            value = getattr(self, name)
-            if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
-                raise ValueError(f'{name} is a list of names, like {name} = ["a", "b"]; got {value!r}')
-            if len(set(value)) < len(value):
-                raise ValueError(f"{name} names {', '.join(sorted({v for v in value if value.count(v) > 1}))} twice")
+        for name in ("files", "ids", "numbers", "log1p", *(["columns"] if self.columns is not None else [])):
+            object.__setattr__(self, name, _names(name, getattr(self, name)))
         if not self.files:
             raise ValueError("files names no file")
-        if not isinstance(self.time, str):
-            raise ValueError(f"time is the name of a column; got {self.time!r}")
-        if self.time_unit is not None and self.time_unit not in PER_DAY:
-            raise ValueError(f"time_unit is one of {', '.join(PER_DAY)}; got {self.time_unit!r}")
+        self._check_files()
         self._check_times()
         if not self.ids and not self.numbers:
             raise ValueError("need at least one column in ids or numbers")
         self._check_tasks()
+        if self.missing not in ("refuse", "mean"):
+            raise ValueError(f'missing is "refuse" or "mean"; got {self.missing!r}')
         if self.heldout is not None and not (type(self.heldout) is float and 0 < self.heldout < 1):
             raise ValueError(f"heldout is a share between 0 and 1; got {self.heldout!r}")
 
+    def _check_files(self) -> None:
+        if self.format not in (None, "csv", "parquet"):
+            raise ValueError(f'format is "csv" or "parquet"; got {self.format!r}')
+        if not isinstance(self.separator, str) or not self.separator or set(self.separator) & set('\r\n"'):
+            raise ValueError(f'separator is what stands between fields, like separator = "\\t"; got {self.separator!r}')
+        if self.decimal not in (".", ",") or self.decimal == self.separator:
+            raise ValueError(f'decimal is "." or ",", and not the separator; got {self.decimal!r}')
+        try:
+            codecs.lookup(self.encoding)
+        except (LookupError, TypeError) as error:
+            raise ValueError(f'encoding is like "utf8" or "latin1"; got {self.encoding!r}') from error
+
     def _check_times(self) -> None:
+        if (self.time is None) == (self.order is None):
+            raise ValueError('need one of time and order: the column of times, or order = "rows" where there is none')
+        if self.order not in (None, "rows"):
+            raise ValueError(f'order is "rows", the order of the rows in the files; got {self.order!r}')
+        if self.time is not None and (not isinstance(self.time, str) or not self.time):
+            raise ValueError(f"time is the name of a column; got {self.time!r}")
+        if self.time_unit is not None and self.time_unit not in PER_DAY:
+            raise ValueError(f"time_unit is one of {', '.join(PER_DAY)}; got {self.time_unit!r}")
+        stray = [
+            name for name in ("time_unit", "time_format", "time_from", "time_to") if getattr(self, name) is not None
+        ]
+        if self.order and stray:
+            raise ValueError(f"{stray[0]} needs time, the column of times")
         if self.time_format is not None:
             if self.time_unit is not None:
                 raise ValueError("time_unit is for numbers, time_format for stamps: need one of them")
@@ -61,41 +99,77 @@ class Declaration:
     def _check_tasks(self) -> None:
         if not isinstance(self.tasks, dict) or not self.tasks:
             raise ValueError('need at least one task, like [tasks] click = "binary"')
-        for name, kind in self.tasks.items():
-            if kind not in ("binary", "regression"):
-                raise ValueError(f'the task {name} is "binary" or "regression"; got {kind!r}')
+        for name in self.tasks:
             if not re.fullmatch(r"\w+", name):
-                raise ValueError(f"the task {name!r} becomes part of column names: letters, digits and _ only")
-        leaked = sorted(set(self.tasks) & {*self.ids, *self.numbers})
+                raise ValueError(
+                    f"the task {name!r} becomes part of column names: letters, digits and _ only; name its column "
+                    f'apart, like like = {{ column = "{name}", kind = "binary" }}'
+                )
+        leaked = sorted({target.column for target in self.targets} & {*self.ids, *self.numbers})
         if leaked:
-            raise ValueError(f"{', '.join(leaked)} cannot be both a task and a feature")
-        known = {*self.numbers, *(name for name, kind in self.tasks.items() if kind == "regression")}
+            raise ValueError(f"{listed(leaked)} cannot be both a task and a feature")
+        known = {*self.numbers, *(target.name for target in self.targets if target.kind == "regression")}
         stray = sorted(set(self.log1p) - known)
         if stray:
-            raise ValueError(f"log1p names {', '.join(stray)}, which is no number and no regression target")
+            raise ValueError(f"log1p names {listed(stray)}, which is no number and no regression target")
 
     @property
-    def clock(self) -> Clock:
-        """Return how the times are stated."""
+    def clock(self) -> Clock | None:
+        """Return how the times are stated; None if the rows are in order."""
+        if self.time is None:
+            return None
         return Clock(
             name=self.time, unit=self.time_unit, format=self.time_format, first=self.time_from, last=self.time_to
         )
 
+    @property
+    def dialect(self) -> Dialect:
+        """Return how the CSV files are written."""
+        columns = None if self.columns is None else tuple(self.columns)
+        return Dialect(separator=self.separator, decimal=self.decimal, encoding=self.encoding, columns=columns)
+
+    @functools.cached_property
+    def targets(self) -> list[Target]:
+        """Return what the tasks predict."""
+        return [target_of(name, said) for name, said in self.tasks.items()]
+
+    @property
+    def share(self) -> float | None:
+        """Return the share of the rows that is held out; None for the last day."""
+        return self.heldout or (HELDOUT_WITHOUT_TIMES if self.order else None)
+
+    @property
+    def csv_types(self) -> dict[str, pa.DataType]:
+        """Return the types of the columns of CSV files. That of the time is not known, unless it is a stamp."""
+        types = dict.fromkeys(self.ids, pa.string()) | dict.fromkeys(self.numbers, pa.float64())
+        types |= {target.column: pa.string() if target.is_text else pa.float64() for target in self.targets}
+        if self.time and self.time_format:  # 05010100 is no number
+            types[self.time] = pa.string()
+        return types
+
+    @property
+    def used(self) -> list[str]:
+        """Return the columns that are read."""
+        of_tasks = [target.column for target in self.targets]
+        return list(dict.fromkeys([*([self.time] if self.time else []), *self.ids, *self.numbers, *of_tasks]))
+
     def canonical(self) -> dict[str, Any]:
-        """Return what changes the log, for its content hash. Keys that version 1 did not have count where they are
-        set."""
-        always = ("time", "time_unit", "ids", "numbers", "log1p", "heldout")
-        said = {name: value for name, value in asdict(self).items() if name in always or value != DEFAULTS.get(name)}
+        """Return what changes the log, for its content hash. New keys count where they are set."""
+        said = {name: value for name, value in asdict(self).items() if name in ALWAYS or value != DEFAULTS.get(name)}
         return {k: v for k, v in said.items() if k != "files"} | {"tasks": [*self.tasks.items()]}
 
-    @property
-    def values(self) -> list[str]:
-        """Return the columns that are read as numbers."""
-        return list(dict.fromkeys([*self.numbers, *self.tasks]))
 
-    @property
-    def columns(self) -> list[str]:
-        return list(dict.fromkeys([self.time, *self.ids, *self.values]))
+def _names(key: str, value: Any) -> list[str]:
+    """Return a list of names, in which C1..C26 stands for C1, C2, ... C26. Raises ValueError."""
+    if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
+        raise ValueError(f'{key} is a list of names, like {key} = ["a", "b"]; got {value!r}')
+    names: list[str] = []
+    for name in value:
+        found = re.fullmatch(r"(.*?)(\d{1,6})\.\.\1(\d{1,6})", name)
+        names += [f"{found[1]}{n}" for n in range(int(found[2]), int(found[3]) + 1)] if found else [name]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{key} names {listed(sorted({v for v in names if names.count(v) > 1}))} twice")
+    return names
 
 
 DEFAULTS = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(Declaration)}
@@ -113,7 +187,7 @@ def read_declaration(path: Path) -> Declaration:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"{path}: unknown key {', '.join(unknown)}; the keys are {', '.join(known)}")
-    missing = [name for name in ("files", "time", "tasks") if name not in values]
+    missing = [name for name in ("files", "tasks") if name not in values]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     try:

@@ -65,7 +65,7 @@ def make_log(
         rows: N.
         train_rows: number of training rows, which come first.
         ids: name, codes (N,) from 0 (-1 if missing), and the number of distinct values.
-        numbers: name and values (N,), NaN if missing.
+        numbers: name and values (N,), NaN if missing; truth values stay 0 and 1.
         tasks: name, kind, finite target (N,), and unit.
         content, facts: as in `Log`.
 
@@ -81,7 +81,7 @@ def make_log(
     number_names: list[str] = []
     with ArrayFile(folder, "numbers", rows) as standardized:
         for name, values in numbers:
-            standardized.append(_standardized(values, train_rows))
+            standardized.append(values if values.dtype == bool else _standardized(values, train_rows))
             number_names.append(name)
     made: list[Task] = []
     with ArrayFile(folder, "labels", rows) as labels:

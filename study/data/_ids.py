@@ -35,9 +35,9 @@ def id_codes(name: str, columns: Sequence[pa.ChunkedArray], *, csv: bool) -> tup
     Raises:
         ValueError: the ids are no ids, or floats that cannot say which.
     """
-    columns = [c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c for c in columns]
+    columns = [plain(column) for column in columns]
     kinds = {column.type for column in columns}
-    same = len(kinds) == 1 or kinds.isdisjoint(EXACT)
+    same = len(kinds) == 1 or kinds.isdisjoint([*EXACT, pa.bool_()])
 
     def one_name(distinct: pa.Array) -> pa.Array:
         nonlocal same
@@ -48,9 +48,8 @@ def id_codes(name: str, columns: Sequence[pa.ChunkedArray], *, csv: bool) -> tup
     try:
         for column in columns:
             _require_exact(name, column)
-        columns = [c.cast(pa.float32()) if c.type == pa.float16() else c for c in columns]
         if len(kinds) > 1:  # numbers in one file, text in another
-            columns = [_text(column) for column in columns]
+            columns = [text_of(column) for column in columns]
         together = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
         codes, count = ranked(together, one_name if _is_text(together.type) else None)
     except pa.ArrowException as error:
@@ -69,10 +68,18 @@ def _require_exact(name: str, column: pa.ChunkedArray) -> None:
         )
 
 
-def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return ids as text, whole floats like integers."""
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column without categories."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def text_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return values as text, whole floats like integers, and truth as `True` and `False`."""
+    if pa.types.is_boolean(column.type):
+        return pc.if_else(column, "True", "False")  # pyright: ignore[reportAttributeAccessIssue]
     if column.type not in EXACT:
         return column.cast(pa.string())
+    column = column.cast(pa.float32()) if column.type == pa.float16() else column
     whole = pc.equal(pc.floor(column), column)  # pyright: ignore[reportAttributeAccessIssue]
     integers = pc.if_else(whole, column, None).cast(pa.int64()).cast(pa.string())  # pyright: ignore[reportAttributeAccessIssue]
     others = pc.if_else(pc.is_nan(column), None, column).cast(pa.string())  # pyright: ignore[reportAttributeAccessIssue]

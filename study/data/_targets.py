@@ -1,0 +1,111 @@
+"""Labels of a table: numbers as they are, or the classes and thresholds that `table.toml` declares.
+
+click = "binary"                                                   # a column of 0 and 1
+like = { column = "rating", kind = "binary", above = 3 }           # 1 above a threshold
+buy = { column = "behaviour", kind = "binary", positive = ["buy"] }    # 1 for these values, 0 for all others
+good = { kind = "binary", positive = [1], negative = [-1] }        # other values are an error
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from study.data._csv import MISSING
+from study.data._ids import WHOLE, plain, text_of
+
+KINDS = ("binary", "regression")
+OF_BINARY = ("above", "positive", "negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a task predicts."""
+
+    name: str
+    kind: str
+    column: str
+    above: float | None = None
+    positive: tuple[Any, ...] = ()
+    negative: tuple[Any, ...] = ()
+
+    @property
+    def is_text(self) -> bool:
+        """Return whether the column holds classes, and not numbers."""
+        return bool(self.positive)
+
+    def from_text(self, column: pa.ChunkedArray) -> np.ndarray:
+        """Return 1, 0, or NaN where missing, for classes. Raises ValueError."""
+        text = pc.replace_substring_regex(text_of(plain(column)), WHOLE, r"\1")  # pyright: ignore[reportAttributeAccessIssue]
+        positive, negative = (
+            pa.array([word for value in values for word in _words(value)], pa.string())
+            for values in (self.positive, self.negative)
+        )
+        one = _is_in(text, positive)
+        known = one | _is_in(text, negative) if self.negative else np.ones(len(one), dtype=bool)
+        missing = _is_in(text, pa.array([None, *MISSING], pa.string())) & ~one & ~(known & bool(self.negative))
+        if wrong := np.flatnonzero(~known & ~missing).tolist():
+            raise ValueError(
+                f"the labels of {self.name} are neither positive nor negative in {len(wrong):,} rows, for instance "
+                f"{text[wrong[0]].as_py()!r}"
+            )
+        return np.where(missing, np.nan, one)
+
+    def from_numbers(self, values: np.ndarray) -> np.ndarray:
+        """Return labels. Raises ValueError if they are not 0 and 1, and are to be."""
+        if self.above is not None:
+            return np.where(np.isnan(values), np.nan, values > self.above)
+        known = values[~np.isnan(values)]
+        if self.kind == "binary" and len(wrong := known[(known != 0) & (known != 1)]):
+            raise ValueError(
+                f"the labels of {self.name} are not all 0 or 1: {len(wrong):,} others, for instance {wrong[0]:g}; "
+                f"{self.how_to_declare(f'{wrong[0]:g}')}"
+            )
+        return values
+
+    def how_to_declare(self, value: str) -> str:
+        column = "" if self.column == self.name else f'column = "{self.column}", '
+        return f'say which count, like {self.name} = {{ {column}kind = "binary", positive = ["{value}"] }}'
+
+
+def target_of(name: str, said: Any) -> Target:
+    """Return a target by what `[tasks]` says of it. Raises ValueError."""
+    keys: dict[str, Any] = dict(said) if isinstance(said, dict) else {"kind": said}
+    known = [key for key in Target.__dataclass_fields__ if key != "name"]
+    if unknown := sorted(set(keys) - set(known)):
+        raise ValueError(f"the task {name} has no key {', '.join(unknown)}; the keys are {', '.join(known)}")
+    kind, column = keys.get("kind"), keys.get("column", name)
+    if kind not in KINDS:
+        raise ValueError(f'the task {name} is "binary" or "regression"; got {kind!r}')
+    if not isinstance(column, str) or not column:
+        raise ValueError(f"column of the task {name} is the name of a column; got {column!r}")
+    if kind == "regression" and (stray := [key for key in OF_BINARY if key in keys]):
+        raise ValueError(f"{stray[0]} is for binary tasks, and {name} is a regression")
+    above = keys.get("above")
+    if above is not None and (isinstance(above, bool) or not isinstance(above, int | float)):
+        raise ValueError(f"above of the task {name} is a number; got {above!r}")
+    for key in ("positive", "negative"):
+        values = keys.get(key, [])
+        if not isinstance(values, list) or not all(isinstance(v, str | int | float) for v in values):
+            raise ValueError(f'{key} of the task {name} is a list of values, like {key} = ["yes"]; got {values!r}')
+        keys[key] = tuple(values)
+    if above is not None and keys["positive"]:
+        raise ValueError(f"the task {name} has above and positive; need one of them")
+    if keys["negative"] and not keys["positive"]:
+        raise ValueError(f"the task {name} has negative; it needs positive too")
+    return Target(**{"name": name, "column": column, **keys})
+
+
+def _words(value: Any) -> Sequence[str]:
+    """Return the ways to write a value."""
+    if isinstance(value, bool):
+        text = str(value)
+        return text, text.lower(), text.upper()
+    return [value if isinstance(value, str) else f"{value:.17g}"]
+
+
+def _is_in(text: pa.ChunkedArray, words: pa.Array) -> np.ndarray:
+    return pc.is_in(text, words).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]

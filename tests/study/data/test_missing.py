@@ -1,0 +1,84 @@
+"""Missing numbers and labels of a table."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from study.data import load
+from study.data._dataset import Log
+
+ROWS = 1000
+TRAIN = 800
+TOML = """files = ["log.csv"]
+order = "rows"
+heldout = 0.2
+ids = ["user"]
+numbers = ["price", "age"]
+[tasks]
+click = "binary"
+watch = "regression"
+"""
+RANDOM = np.random.default_rng(1)
+FRAME = pd.DataFrame(
+    {
+        "user": RANDOM.integers(0, 9, ROWS),
+        "price": RANDOM.lognormal(size=ROWS),
+        "age": RANDOM.integers(1, 99, ROWS).astype(float),
+        "click": RANDOM.integers(0, 2, ROWS),
+        "watch": RANDOM.exponential(size=ROWS),
+    }
+)
+GONE = np.arange(ROWS) % 7 == 3
+
+
+def convert(folder: Path, frame: pd.DataFrame, said: str = "", kind: str = "csv") -> Log:
+    folder.mkdir()
+    frame.to_csv(folder / "log.csv", index=False) if kind == "csv" else frame.to_parquet(folder / "log.parquet")
+    (folder / "table.toml").write_text(f"{said}\n{TOML}".replace("log.csv", f"log.{kind}"))
+    return load("table", {"dir": str(folder)}, folder.parent / "cache")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("log1p", ["", '\nlog1p = ["price"]'])
+def test_a_missing_number_is_the_mean_of_the_training_rows(tmp_path, kind, log1p):
+    log = convert(tmp_path / "t", FRAME.assign(price=FRAME["price"].mask(GONE)), f'missing = "mean"{log1p}', kind)
+    assert log.number_names == ("price", "price_missing", "age")
+    np.testing.assert_array_equal(log.numbers[:, 1], GONE)
+    assert (log.numbers[GONE, 0] == 0).all()
+    known = (np.log1p(FRAME["price"]) if log1p else FRAME["price"]).to_numpy()
+    train = known[:TRAIN][~GONE[:TRAIN]]
+    expected = np.clip((known - train.mean()) / train.std(), -5, 5)
+    np.testing.assert_allclose(log.numbers[~GONE, 0], expected[~GONE], rtol=1e-5, atol=1e-6)
+
+
+def test_a_number_that_is_missing_in_held_out_rows_alone_needs_no_column(tmp_path):
+    log = convert(tmp_path / "t", FRAME.assign(price=FRAME["price"].mask(np.arange(ROWS) >= TRAIN)), 'missing = "mean"')
+    assert log.number_names == ("price", "age")
+    assert (log.numbers[TRAIN:, 0] == 0).all()
+
+
+def test_nothing_missing_leaves_the_log_as_it_is(tmp_path):
+    log, other = convert(tmp_path / "t", FRAME, 'missing = "mean"'), convert(tmp_path / "u", FRAME)
+    for name in ("ids", "numbers", "labels"):
+        np.testing.assert_array_equal(getattr(log, name), getattr(other, name))
+    assert log.number_names == other.number_names
+
+
+@pytest.mark.parametrize(
+    ("values", "said", "message"),
+    [
+        (
+            FRAME["price"].mask(GONE),
+            "",
+            'price is missing, .* in 143 rows; missing = "mean" takes the mean',
+        ),
+        (FRAME["price"].mask(GONE, np.inf), 'missing = "mean"', "price is missing, NaN or infinite in 143 rows$"),
+        (None, 'missing = "mean"', "price is missing in every training row"),
+        (FRAME["price"], 'missing = "zero"', 'missing is "refuse" or "mean"; got \'zero\''),
+    ],
+)
+def test_what_cannot_be_filled_is_refused(tmp_path, values, said, message):
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path / "t", FRAME.assign(price=values), said)
