@@ -137,7 +137,10 @@ def check(source: str, options: dict[str, Any], cache: Path) -> str:
         lines[0] += f"; days {first} to {last} of {facts['days_of_the_whole']}, with codes and scales of all"
     lines.append(f"training: {log.train_rows:,} rows; held out: {heldout_rows:,} rows ({_heldout(facts)})")
     lines.append("tasks:")
-    lines += [f"  {_task_line(task, log.labels[log.train_rows :, t])}" for t, task in enumerate(log.tasks)]
+    for t, task in enumerate(log.tasks):
+        share = float(np.mean(~np.isnan(log.labels[:, t])))
+        lines.append(f"  {_task_line(task, log.labels[log.train_rows :, t])}")
+        lines[-1] += f", labelled in {share:.1%} of the rows" if share < 1 else ""
     lines.append(f"{len(log.id_names)} id features (codes, share of held-out rows not seen in training):")
     for f, name in enumerate(log.id_names):
         unseen = float(np.mean(log.ids[log.train_rows :, f] == 0))
@@ -152,9 +155,10 @@ def _heldout(facts: dict[str, Any]) -> str:
 
 
 def _task_line(task: Task, heldout: np.ndarray) -> str:
+    known = heldout[~np.isnan(heldout)]
     if task.kind == "binary":
-        return f"{task.name}: binary, rate {task.base:.4g} (held out {float(np.mean(heldout)):.4g})"
-    mean = task.base + task.scale * float(np.mean(heldout, dtype=np.float64))
+        return f"{task.name}: binary, rate {task.base:.4g} (held out {float(np.mean(known)):.4g})"
+    mean = task.base + task.scale * float(np.mean(known, dtype=np.float64))
     unit = f" {task.unit}" if task.unit else ""
     return (
         f"{task.name}: regression, mean {task.base:.4g}{unit}, standard deviation {task.scale:.4g} "

@@ -37,7 +37,7 @@ class Log:
     Args:
         ids: int32 (N, F), codes from 0; code 0 of each feature means "not seen in training".
         numbers: float32 (N, D), standardized over the training rows, finite.
-        labels: float32 (N, T).
+        labels: float32 (N, T), NaN where missing: such a row does not count for the task.
         train_rows: the first rows, for training; the others (the last day) are held out.
         vocabulary: number of codes of each id feature, code 0 included.
         id_names, number_names: names of the features.

@@ -133,6 +133,10 @@ def _rows(into: Path, name: str, whole: np.ndarray, rows: np.ndarray) -> np.ndar
 
 def _task(task: Task, labels: np.ndarray, train_rows: int, wanted: str) -> Task:
     train, heldout = labels[:train_rows].astype(np.float64), labels[train_rows:].astype(np.float64)
+    train, heldout = train[~np.isnan(train)], heldout[~np.isnan(heldout)]
+    if not len(train) or not len(heldout):
+        what = "to judge by" if len(train) else "to learn from"
+        raise ValueError(f"the days {wanted} hold no label of {task.name} {what}")
     if task.kind == "regression":
         if not train.any():
             raise ValueError(f"the target {task.name} is the same in every training row of the days {wanted}")

@@ -42,6 +42,7 @@ class Declaration:
     numbers: list[str] = field(default_factory=list)
     log1p: list[str] = field(default_factory=list)
     missing: str = "refuse"
+    missing_labels: str = "refuse"
     tasks: dict[str, Any]
 
     def __post_init__(self) -> None:
@@ -56,6 +57,8 @@ class Declaration:
         self._check_tasks()
         if self.missing not in ("refuse", "mean"):
             raise ValueError(f'missing is "refuse" or "mean"; got {self.missing!r}')
+        if self.missing_labels not in ("refuse", "skip"):
+            raise ValueError(f'missing_labels is "refuse" or "skip"; got {self.missing_labels!r}')
         if self.heldout is not None and not (type(self.heldout) is float and 0 < self.heldout < 1):
             raise ValueError(f"heldout is a share between 0 and 1; got {self.heldout!r}")
 

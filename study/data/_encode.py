@@ -66,7 +66,7 @@ def make_log(
         train_rows: number of training rows, which come first.
         ids: name, codes (N,) from 0 (-1 if missing), and the number of distinct values.
         numbers: name and values (N,), NaN if missing; truth values stay 0 and 1.
-        tasks: name, kind, finite target (N,), and unit.
+        tasks: name, kind, target (N,), NaN if missing, and unit.
         content, facts: as in `Log`.
 
     Raises:
@@ -120,10 +120,10 @@ def _standardized(values: np.ndarray, train_rows: int) -> np.ndarray:
 
 
 def _binary(name: str, target: np.ndarray, train_rows: int) -> tuple[Task, np.ndarray]:
-    wrong = target[(target != 0) & (target != 1)]
+    wrong = target[(target != 0) & (target != 1) & ~np.isnan(target)]
     if len(wrong):
         raise ValueError(f"the labels of {name} are not all 0 or 1: {len(wrong):,} others, for instance {wrong[0]:g}")
-    rate = float(np.mean(target[:train_rows], dtype=np.float64))
+    rate = float(np.mean(_known(name, target[:train_rows]), dtype=np.float64))
     if rate in (0.0, 1.0):
         raise ValueError(f"the labels of {name} are all {rate:g} in the training part: nothing to learn")
     loss = -rate * math.log(rate) - (1 - rate) * math.log1p(-rate)
@@ -131,10 +131,18 @@ def _binary(name: str, target: np.ndarray, train_rows: int) -> tuple[Task, np.nd
 
 
 def _regression(name: str, target: np.ndarray, train_rows: int, unit: str) -> tuple[Task, np.ndarray]:
-    mean, scale = float(np.mean(target[:train_rows])), float(np.std(target[:train_rows]))
+    known = _known(name, target[:train_rows])
+    mean, scale = float(np.mean(known)), float(np.std(known))
     if scale == 0:
         raise ValueError(f"the target {name} is {mean:g} in every training row: nothing to learn")
     labels = ((target - mean) / scale).astype(np.float32)
-    rmse = float(np.sqrt(np.mean((target[train_rows:] - mean) ** 2)))
+    rmse = float(np.sqrt(np.mean((_known(name, target[train_rows:], "held-out") - mean) ** 2)))
     task = Task(name=name, kind="regression", base=mean, scale=scale, constant_loss=1.0, constant_rmse=rmse, unit=unit)
     return task, labels
+
+
+def _known(name: str, target: np.ndarray, part: str = "training") -> np.ndarray:
+    known = target[~np.isnan(target)]
+    if not len(known):
+        raise ValueError(f"no {part} row has a label of {name}")
+    return known

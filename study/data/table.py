@@ -128,7 +128,13 @@ def _log(
         for target in declared.targets:
             logged = target.name in declared.log1p
             unit = f"log(1 + {target.name})" if logged else ""
-            yield target.name, target.kind, _ordered(_labels(sources, target, logged), order), unit
+            labels = _ordered(_labels(sources, target, logged), order)
+            if declared.missing_labels == "refuse" and (count := int(np.isnan(labels).sum())):
+                raise ValueError(
+                    f'{target.name} is missing, NaN or infinite in {count:,} rows; missing_labels = "skip" leaves '
+                    "these rows out for this task"
+                )
+            yield target.name, target.kind, labels, unit
 
     as_before: list[bool] = []
 
@@ -199,6 +205,12 @@ def _check_classes(log: Log) -> None:
     """Raise ValueError if a task cannot be judged."""
     for t, task in enumerate(log.tasks):
         held = log.labels[log.train_rows :, t]
+        held = held[~np.isnan(held)]
+        if len(held) < LEAST_HELDOUT:
+            raise ValueError(
+                f"{len(held):,} held-out rows have a label of {task.name}; need {LEAST_HELDOUT:,} to judge by: hold "
+                "out more rows, like heldout = 0.2"
+            )
         if task.kind == "binary" and held.min() == held.max():
             raise ValueError(
                 f"all {len(held):,} held-out labels of {task.name} are {held[0]:g}, so that no AUC can be computed: "
@@ -208,12 +220,8 @@ def _check_classes(log: Log) -> None:
 
 def _labels(sources: Sequence[Source], target: Target, log1p: bool) -> np.ndarray:
     if target.is_text:
-        labels = target.from_text(pa.chunked_array([c for s in sources for c in s.read(target.column).chunks]))
-    else:
-        labels = target.from_numbers(_numbers(sources, target.column, log1p, target.name))
-    if count := int(np.isnan(labels).sum()):
-        raise ValueError(f"{target.name} is missing, NaN or infinite in {count:,} rows")
-    return labels
+        return target.from_text(pa.chunked_array([c for s in sources for c in s.read(target.column).chunks]))
+    return target.from_numbers(_numbers(sources, target.column, log1p, target.name))
 
 
 def _numbers(sources: Sequence[Source], column: str, log1p: bool, name: str = "") -> np.ndarray:

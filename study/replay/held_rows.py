@@ -18,7 +18,7 @@ from study.data._dataset import Log
 from study.replay.activations import layer_of, record_activations
 from study.replay.sharpness import ALL, divisor, sharpness, threshold
 from study.training.evaluation import auc
-from study.training.losses import losses
+from study.training.losses import labelled, mean_losses
 from study.training.stack import StepView
 
 EMBEDDINGS = "embeddings"
@@ -68,7 +68,10 @@ class HeldRows:
         self.log, self.view, self.tables = log, view, view.tables
         dtype, device = view.tables.weight.dtype, view.tables.weight.device
         self.numbers_BD = torch.from_numpy(np.array(log.numbers[rows_B])).to(device, dtype)
-        self.labels_TB = torch.from_numpy(np.array(log.labels[rows_B])).to(device, dtype).T.contiguous()
+        labels_TB = torch.from_numpy(np.array(log.labels[rows_B])).to(device, dtype).T.contiguous()
+        self.labels_1TB, self.share_1TB = labels_TB[None], None
+        if labels_TB.isnan().any():
+            self.labels_1TB, self.share_1TB = labelled(labels_TB[None])
         self.binary_task = next((t for t, task in enumerate(log.tasks) if task.kind == "binary"), None)
         self.positions_G = None
         if self.tables.features:
@@ -80,12 +83,13 @@ class HeldRows:
         """Return held_loss, held_auc, activation_norm and dead_share of run `r`, and dead_share by layer."""
         with torch.no_grad(), record_activations(self.view.network.module_of(r)) as activations:
             logits_BT = self.view.network.logits_of_run(r, self._inputs(self._embedded(r)))
-        loss_T = losses(logits_BT.T[None], self.labels_TB[None], self.log.tasks).mean(2)[0]
+        loss_T = self._losses(logits_BT)
         values = {"held_loss": float(loss_T.sum())}
         if (t := self.binary_task) is not None:
             scores_B = logits_BT[:, t].double().cpu().numpy()
-            labels_B = self.labels_TB[t].cpu().numpy()
-            values["held_auc"] = auc(scores_B, labels_B) if np.isfinite(scores_B).all() else math.nan
+            known_B = slice(None) if self.share_1TB is None else (self.share_1TB[0, t] > 0).cpu().numpy()
+            labels_B = self.labels_1TB[0, t].cpu().numpy()[known_B]
+            values["held_auc"] = auc(scores_B[known_B], labels_B) if np.isfinite(scores_B).all() else math.nan
         values["activation_norm"] = activations.last_norm()
         dead = activations.dead()
         if dead:
@@ -110,7 +114,7 @@ class HeldRows:
             embedded = parameters[-1].index_select(0, inverse) if inverse is not None else fixed
             own = dict(zip(names, parameters, strict=False))
             logits_BT = view.network.logits_of_run(r, self._inputs(embedded), own)
-            return losses(logits_BT.T[None], self.labels_TB.double()[None], self.log.tasks).mean(2).sum()
+            return self._losses(logits_BT).sum()
 
         everything = list(range(len(block.weights)))
         blocks = {ALL: everything, **(block.layers if settings.blocks else {})}
@@ -152,6 +156,12 @@ class HeldRows:
             factors.append(1.0)
             layers[EMBEDDINGS] = [len(weights) - 1]
         return _Block(weights=weights, divisors=divisors, factors=factors, layers=layers), inverse
+
+    def _losses(self, logits_BT: Tensor) -> Tensor:
+        """The mean loss of each task (T,), in the precision of the logits."""
+        labels_1TB = self.labels_1TB.to(logits_BT.dtype)
+        share_1TB = None if self.share_1TB is None else self.share_1TB.to(logits_BT.dtype)
+        return mean_losses(logits_BT.T[None], labels_1TB, self.log.tasks, share_1TB)[0]
 
     def _rows(self, table: Tensor, rows_U: Tensor, r: int) -> Tensor:
         k, dim = r % self.tables.runs, self.tables.dim

@@ -24,6 +24,7 @@ class DeviceLog:
         self.ids_NF = _tensor(log.ids).to(device)
         self.numbers_ND = _tensor(log.numbers).to(device)
         self.labels_NT = _tensor(log.labels).to(device)
+        self.labels_are_missing = bool(np.isnan(log.labels).any())
 
     def ids(self, rows_GB: Tensor) -> Tensor:
         """Return the ids (G, B, F) of a batch."""
@@ -34,7 +35,7 @@ class DeviceLog:
         return _rows(self.numbers_ND, rows_GB)
 
     def labels(self, rows_GB: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the labels (G, T, B) of a batch."""
+        """Return the labels (G, T, B) of a batch, NaN where missing."""
         return _rows(self.labels_NT, rows_GB).mT.contiguous().to(dtype)
 
     def batches(self, seeds: Sequence[int], recipe: Recipe, steps: int, first: int = 0) -> Iterator[Tensor]:

@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 def evaluate(stack: "StackTraining") -> dict[str, np.ndarray]:
     """Return the AUC or RMSE (R,) of each task on the held-out rows, such as `auc_click`.
 
-    RMSE is in the unit of the target. A value is NaN where a run has a score that is not finite.
+    Only labelled rows count. RMSE is in the unit of the target. A value is NaN where a run has a score that is not
+    finite.
     """
     scores_RTN = _scores(stack).cpu()
     measured = {}
     for t, task in enumerate(stack.log.tasks):
         labels_N = stack.log.labels_NT[stack.log.train_rows :, t].double().cpu().numpy()
         # One run at a time in double precision: the scores of all runs may take more memory than all else.
+        known_N = ~np.isnan(labels_N)
         scores = (scores_TN[t].double().numpy() for scores_TN in scores_RTN)
-        measured[measure_of(task)] = np.array([_metric(task, scores_N, labels_N) for scores_N in scores])
+        measured[measure_of(task)] = np.array([_metric(task, scores_N, labels_N, known_N) for scores_N in scores])
     return measured
 
 
@@ -85,9 +87,11 @@ def _scores(stack: "StackTraining") -> Tensor:
     return scores_RTN
 
 
-def _metric(task: Task, scores_N: np.ndarray, labels_N: np.ndarray) -> float:
-    if not np.isfinite(scores_N).all():
+def _metric(task: Task, scores_N: np.ndarray, labels_N: np.ndarray, known_N: np.ndarray) -> float:
+    if not np.isfinite(scores_N).all() or not known_N.any():
         return math.nan
+    if not known_N.all():
+        scores_N, labels_N = scores_N[known_N], labels_N[known_N]
     if task.kind == "binary":
         return auc(scores_N, labels_N)
     with np.errstate(over="ignore"):

@@ -66,7 +66,9 @@ class FusedRankers(StackedNetworks):
         self.bottom = [_FusedLinear(both, name) for name in names]
         self.heads = _FusedHeads(both)
 
-    def learn(self, inputs: Inputs, labels_RTB: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, list[Tensor]]:
+    def learn(
+        self, inputs: Inputs, labels_RTB: Tensor, tasks: Sequence[Task], share_RTB: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         assert isinstance(inputs, TouchedInputs)
         by_logits = LossGradient(tasks, inputs.batch, inputs.dtype, inputs.device)
         logits_RTB = torch.empty_like(labels_RTB)
@@ -76,12 +78,12 @@ class FusedRankers(StackedNetworks):
                 part = slice(runs.start, runs.stop)
                 logits_CTB, activations = self._forward(part, rows)
                 logits_RTB[part] = logits_CTB
-                gradient_CTB = by_logits(logits_CTB, labels_RTB[part])
+                gradient_CTB = by_logits(logits_CTB, labels_RTB[part], None if share_RTB is None else share_RTB[part])
                 gradient_CBI = self._backward(part, activations, gradient_CTB, inputs.embedded_width)
                 if inputs.features:
                     inputs.take_gradient_of(runs, gradient_CBI)
             self.heads.finish()
-            return mean_losses(logits_RTB, labels_RTB, tasks), list(self.gradients.values())
+            return mean_losses(logits_RTB, labels_RTB, tasks, share_RTB), list(self.gradients.values())
 
     def logits(self, inputs: Inputs) -> Tensor:
         assert isinstance(inputs, TouchedInputs)

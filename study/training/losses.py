@@ -24,9 +24,19 @@ def losses(logits_RTB: Tensor, labels_RTB: Tensor, tasks: Sequence[Task]) -> Ten
     return torch.cat(of_spans, 1)
 
 
-def mean_losses(logits_RTB: Tensor, labels_RTB: Tensor, tasks: Sequence[Task]) -> Tensor:
-    """Return the mean loss of each task on the batch (R, T)."""
-    return losses(logits_RTB, labels_RTB, tasks).mean(2)
+def mean_losses(
+    logits_RTB: Tensor, labels_RTB: Tensor, tasks: Sequence[Task], share_RTB: Tensor | None = None
+) -> Tensor:
+    """Return the mean loss of each task on the batch (R, T): of its labelled rows, if `share_RTB` is given."""
+    of_rows = losses(logits_RTB, labels_RTB, tasks)
+    return of_rows.mean(2) if share_RTB is None else (of_rows * share_RTB).sum(2)
+
+
+def labelled(labels_RTB: Tensor) -> tuple[Tensor, Tensor]:
+    """Return labels with 0 in place of missing ones, and each row's share of its task's mean loss: 0 if missing."""
+    known = ~labels_RTB.isnan()
+    count = known.sum(2, keepdim=True).clamp_(min=1)
+    return labels_RTB.masked_fill(~known, 0.0), known.to(labels_RTB.dtype) / count
 
 
 class LossGradient:
@@ -35,13 +45,15 @@ class LossGradient:
     def __init__(self, tasks: Sequence[Task], batch: int, dtype: torch.dtype, device: torch.device) -> None:
         self.binary = [slice(start, stop) for start, stop, kind in _spans(tasks) if kind == "binary"]
         slopes = [1.0 if task.kind == "binary" else 2.0 for task in tasks]
+        self.batch = batch
         self.slope_T1 = torch.tensor(slopes, dtype=dtype, device=device).unsqueeze(1) / batch
 
-    def __call__(self, logits_RTB: Tensor, labels_RTB: Tensor) -> Tensor:
-        """Return the gradient (R, T, B). Overwrites the logits."""
+    def __call__(self, logits_RTB: Tensor, labels_RTB: Tensor, share_RTB: Tensor | None = None) -> Tensor:
+        """Return the gradient (R, T, B). Overwrites the logits. Takes `share_RTB` as `mean_losses` does."""
         for span in self.binary:
             logits_RTB[:, span].sigmoid_()
-        return logits_RTB.sub_(labels_RTB).mul_(self.slope_T1)
+        by_row = logits_RTB.sub_(labels_RTB).mul_(self.slope_T1)
+        return by_row if share_RTB is None else by_row.mul_(share_RTB * self.batch)
 
 
 def _spans(tasks: Sequence[Task]) -> list[tuple[int, int, str]]:

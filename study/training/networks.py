@@ -124,13 +124,17 @@ class StackedNetworks:
     def __call__(self, inputs_RBI: Tensor) -> Tensor:
         return self._call(self.parameters, self.buffers, inputs_RBI, self.unit_limit)
 
-    def learn(self, inputs: Inputs, labels_RTB: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, list[Tensor]]:
+    def learn(
+        self, inputs: Inputs, labels_RTB: Tensor, tasks: Sequence[Task], share_RTB: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return the mean loss of each task (R, T), and the gradients of their sum by the parameters, in their order.
+
+        `share_RTB` says what each row counts, where labels are missing (`losses.labelled`).
 
         The gradient by the embeddings is given to `inputs`. The next call may overwrite what this one returned.
         """
         rows_RBI = inputs.rows().requires_grad_(inputs.features > 0)
-        loss_RT = mean_losses(self(rows_RBI).mT.contiguous(), labels_RTB, tasks)
+        loss_RT = mean_losses(self(rows_RBI).mT.contiguous(), labels_RTB, tasks, share_RTB)
         watched = [*self.leaves(), *([rows_RBI] if inputs.features else [])]
         gradients = list(torch.autograd.grad(loss_RT.sum(), watched, materialize_grads=True))
         if inputs.features:

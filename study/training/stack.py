@@ -20,7 +20,7 @@ from study.training import fused_mlp
 from study.training.device_log import DeviceLog
 from study.training.embeddings import EmbeddingTables
 from study.training.inputs import Inputs, InputSizes, TouchedInputs, WholeInputs
-from study.training.losses import mean_losses
+from study.training.losses import labelled, mean_losses
 from study.training.model_check import stackable
 from study.training.networks import (
     SeparateNetworks,
@@ -161,20 +161,36 @@ class StackTraining:
     def step(self, step: int, rows_GB: Tensor) -> tuple[Tensor, Tensor]:
         """Train one step. Returns the losses (R, T) before it, and those of the constant predictor (G, T)."""
         self.read(rows_GB)
-        labels_GTB = self.log.labels(rows_GB, self.dtype)
+        labels_GTB, share_GTB = self.labels(rows_GB)
         labels_RTB = labels_GTB.repeat_interleave(self.groups.size, dim=0)
+        share_RTB = None if share_GTB is None else share_GTB.repeat_interleave(self.groups.size, dim=0)
         buffers = [part.get().clone() for part in self._buffer_parts()] if self.rollbacks else []
-        loss_RT, gradients = self.network.learn(self.inputs, labels_RTB, self.log.tasks)
+        loss_RT, gradients = self.network.learn(self.inputs, labels_RTB, self.log.tasks, share_RTB)
         with torch.no_grad():
+            constant_GT = self.constant_losses(labels_GTB, share_GTB)
+            if share_RTB is not None and share_GTB is not None:
+                loss_RT = self._or_as_before(step, loss_RT, share_RTB, self.loss_RST)
+                constant_GT = self._or_as_before(step, constant_GT, share_GTB, self.constant_GST)
             if self.rollbacks:
                 self._roll_back(self.rollbacks, step, loss_RT, buffers)
             self._update(step, gradients)
-            return loss_RT, self.constant_losses(labels_GTB)
+            return loss_RT, constant_GT
 
-    def constant_losses(self, labels_GTB: Tensor) -> Tensor:
+    def labels(self, rows_GB: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the labels (G, T, B) of a batch and, if the log lacks some, what each row counts."""
+        labels_GTB = self.log.labels(rows_GB, self.dtype)
+        return labelled(labels_GTB) if self.log.labels_are_missing else (labels_GTB, None)
+
+    def _or_as_before(self, step: int, loss_XT: Tensor, share_XTB: Tensor, losses_XST: Tensor) -> Tensor:
+        """Return the losses; of a task without any label in the batch, those of the step before."""
+        constant_T = loss_XT.new_tensor([task.constant_loss for task in self.log.tasks])
+        before_XT = losses_XST[:, step - 1].to(loss_XT.dtype) if step else constant_T.expand_as(loss_XT)
+        return torch.where(share_XTB.any(2), loss_XT, before_XT)
+
+    def constant_losses(self, labels_GTB: Tensor, share_GTB: Tensor | None = None) -> Tensor:
         """Return the losses (G, T) of the constant predictor on a batch."""
         constant_GTB = self.constant_logit_T.unsqueeze(1).expand_as(labels_GTB).contiguous()
-        return mean_losses(constant_GTB, labels_GTB, self.log.tasks)
+        return mean_losses(constant_GTB, labels_GTB, self.log.tasks, share_GTB)
 
     def read(self, rows_GB: Tensor) -> None:
         """Fill the inputs with a batch."""

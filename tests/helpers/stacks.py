@@ -152,14 +152,7 @@ def plain_loop(
     order = batches(run.seed, rows=log.train_rows, batch=recipe.batch, window=recipe.window, steps=steps)
     for step, rows in enumerate(order):
         logits = plain(ids[rows], numbers[rows])
-        loss = torch.stack(
-            [
-                functional.mse_loss(logits[:, t], labels[rows, t])
-                if task.kind == "regression"
-                else functional.binary_cross_entropy_with_logits(logits[:, t], labels[rows, t])
-                for t, task in enumerate(log.tasks)
-            ]
-        )
+        loss = torch.stack([_loss(logits[:, t], labels[rows, t], task) for t, task in enumerate(log.tasks)])
         losses.append(loss.detach())
         for group in optimizer.param_groups:
             group["lr"] = run.lr * min(1.0, (step + 1) / recipe.warmup)
@@ -171,3 +164,12 @@ def plain_loop(
     with torch.no_grad():
         heldout = plain(ids[log.train_rows :], numbers[log.train_rows :])
     return torch.stack(losses).numpy(), heldout.double().numpy()
+
+
+def _loss(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """The mean over the labelled rows; 0 if there are none."""
+    known = ~labels.isnan()
+    if not known.any():
+        return 0 * logits.sum()
+    loss = functional.mse_loss if task.kind == "regression" else functional.binary_cross_entropy_with_logits
+    return loss(logits[known], labels[known])
