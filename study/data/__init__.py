@@ -146,6 +146,7 @@ def check(source: str, options: dict[str, Any], cache: Path) -> str:
         unseen = float(np.mean(log.ids[log.train_rows :, f] == 0))
         lines.append(f"  {name}: {log.vocabulary[f]:,}, {unseen:.1%}")
     lines.append(f"{len(log.number_names)} numbers: {', '.join(log.number_names) or 'none'}")
+    lines += [f"warning: {warning}" for warning in facts.get("warnings", [])]
     lines.append(f"content: {log.content}")
     return "\n".join(lines)
 

@@ -81,7 +81,7 @@ def make_log(
     number_names: list[str] = []
     with ArrayFile(folder, "numbers", rows) as standardized:
         for name, values in numbers:
-            standardized.append(values if values.dtype == bool else _standardized(values, train_rows))
+            standardized.append(values if values.dtype == bool else _standardized(name, values, train_rows))
             number_names.append(name)
     made: list[Task] = []
     with ArrayFile(folder, "labels", rows) as labels:
@@ -111,11 +111,15 @@ def _seen_in_training(codes: np.ndarray, distinct: int, train_rows: int) -> tupl
     return np.where(seen, np.cumsum(seen), 0).astype(np.int32)[codes + 1], 1 + int(seen.sum())
 
 
-def _standardized(values: np.ndarray, train_rows: int) -> np.ndarray:
+def _standardized(name: str, values: np.ndarray, train_rows: int) -> np.ndarray:
     known = values[:train_rows][~np.isnan(values[:train_rows])]
-    if len(known) == 0 or known.std() == 0:
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, scale = (known.mean(), known.std()) if len(known) else (0.0, 0.0)
+    if scale == 0:
         return np.zeros(len(values), dtype=np.float32)
-    scaled = np.clip((values - known.mean()) / known.std(), -NUMBER_CLIP, NUMBER_CLIP)
+    if not np.isfinite(scale):
+        raise ValueError(f"the number {name} has values of {np.abs(known).max():g}, too large for a standard deviation")
+    scaled = np.clip((values - mean) / scale, -NUMBER_CLIP, NUMBER_CLIP)
     return np.nan_to_num(scaled, nan=0.0).astype(np.float32)
 
 
@@ -132,7 +136,13 @@ def _binary(name: str, target: np.ndarray, train_rows: int) -> tuple[Task, np.nd
 
 def _regression(name: str, target: np.ndarray, train_rows: int, unit: str) -> tuple[Task, np.ndarray]:
     known = _known(name, target[:train_rows])
-    mean, scale = float(np.mean(known)), float(np.std(known))
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, scale = float(np.mean(known)), float(np.std(known))
+    if not math.isfinite(scale):
+        raise ValueError(
+            f"the target {name} has values of {np.abs(known).max():g}, too large for a standard deviation: set "
+            f'{name} = {{ kind = "regression", clip = 0.999 }}'
+        )
     if scale == 0:
         raise ValueError(f"the target {name} is {mean:g} in every training row: nothing to learn")
     labels = ((target - mean) / scale).astype(np.float32)

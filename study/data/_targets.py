@@ -19,6 +19,10 @@ from study.data._ids import WHOLE, plain, text_of
 
 KINDS = ("binary", "regression")
 OF_BINARY = ("above", "positive", "negative")
+OF_REGRESSION = ("transform", "clip")
+
+FAR = 1000
+"""A value this many robust standard deviations away from the median decides mean and scale alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,8 @@ class Target:
     above: float | None = None
     positive: tuple[Any, ...] = ()
     negative: tuple[Any, ...] = ()
+    transform: str | None = None
+    clip: float | None = None
 
     @property
     def is_text(self) -> bool:
@@ -66,6 +72,13 @@ class Target:
             )
         return values
 
+    def clipped(self, values: np.ndarray, train_rows: int) -> np.ndarray:
+        """Return labels cut at the quantiles `clip` and 1 - `clip` of the training rows, which come first."""
+        known = values[:train_rows][~np.isnan(values[:train_rows])]
+        if self.clip is None or not len(known):
+            return values
+        return np.clip(values, *np.quantile(known, [1 - self.clip, self.clip]))
+
     def how_to_declare(self, value: str) -> str:
         column = "" if self.column == self.name else f'column = "{self.column}", '
         return f'say which count, like {self.name} = {{ {column}kind = "binary", positive = ["{value}"] }}'
@@ -84,6 +97,13 @@ def target_of(name: str, said: Any) -> Target:
         raise ValueError(f"column of the task {name} is the name of a column; got {column!r}")
     if kind == "regression" and (stray := [key for key in OF_BINARY if key in keys]):
         raise ValueError(f"{stray[0]} is for binary tasks, and {name} is a regression")
+    if kind == "binary" and (stray := [key for key in OF_REGRESSION if key in keys]):
+        raise ValueError(f"{stray[0]} is for regressions, and {name} is a binary task")
+    if keys.get("transform") not in (None, "log1p"):
+        raise ValueError(f'transform of the task {name} is "log1p"; got {keys["transform"]!r}')
+    clip = keys.get("clip")
+    if clip is not None and not (type(clip) is float and 0.5 < clip < 1):
+        raise ValueError(f"clip of the task {name} is a quantile, like clip = 0.999; got {clip!r}")
     above = keys.get("above")
     if above is not None and (isinstance(above, bool) or not isinstance(above, int | float)):
         raise ValueError(f"above of the task {name} is a number; got {above!r}")
@@ -97,6 +117,21 @@ def target_of(name: str, said: Any) -> Target:
     if keys["negative"] and not keys["positive"]:
         raise ValueError(f"the task {name} has negative; it needs positive too")
     return Target(**{"name": name, "column": column, **keys})
+
+
+def farthest(values: np.ndarray, train_rows: int) -> tuple[int, float] | None:
+    """Return the row of the value farthest from the median of the training rows, and that median; None if it is near.
+
+    Near is within `FAR` robust standard deviations: those of the middle half, or of the middle 98% where half of the
+    values are equal.
+    """
+    known = values[:train_rows][~np.isnan(values[:train_rows])]
+    if not len(known):
+        return None
+    low, first, median, third, high = np.quantile(known, [0.01, 0.25, 0.5, 0.75, 0.99])
+    scale = (third - first) / 1.349 or (high - low) / 4.653
+    row = int(np.nanargmax(np.abs(values - median)))
+    return (row, float(median)) if scale and abs(values[row] - median) > FAR * scale else None
 
 
 def _words(value: Any) -> Sequence[str]:

@@ -34,7 +34,7 @@ from study.data._declaration import Declaration, read_declaration
 from study.data._encode import make_log
 from study.data._ids import id_codes
 from study.data._sources import Source, files_of, kind_of, open_sources
-from study.data._targets import Target
+from study.data._targets import FAR, Target, farthest
 from study.data._times import in_order
 from study.storage.scratch import scratch_folder
 
@@ -107,6 +107,17 @@ def _log(
     train_rows = _train_rows(rows, days, declared.share)
     del days
 
+    warnings: list[str] = []
+
+    def warn(name: str, values: np.ndarray, change: str) -> None:
+        if found := farthest(values, train_rows):
+            row, median = found
+            file, at = _place(sources, row if order is None else int(order[row]), declared.used[0])
+            warnings.append(
+                f"{name} is {values[row]:.4g} in row {at:,} of {file.name}, over {FAR:,} standard deviations (robust) "
+                f"from its median {median:.4g}: it decides mean and scale; {change}"
+            )
+
     def numbers() -> Iterator[tuple[str, np.ndarray]]:
         for name in declared.numbers:
             values = _ordered(_numbers(sources, name, name in declared.log1p), order)
@@ -118,6 +129,7 @@ def _log(
                 )
             if missing[:train_rows].all():
                 raise ValueError(f"{name} is missing in every training row")
+            warn(name, values, f'set log1p = ["{name}"], or leave such rows out')
             yield name, values
             if missing[:train_rows].any():
                 if f"{name}_missing" in declared.numbers:
@@ -126,7 +138,7 @@ def _log(
 
     def labels() -> Iterator[tuple[str, str, np.ndarray, str]]:
         for target in declared.targets:
-            logged = target.name in declared.log1p
+            logged = target.name in declared.log1p or target.transform == "log1p"
             unit = f"log(1 + {target.name})" if logged else ""
             labels = _ordered(_labels(sources, target, logged), order)
             if declared.missing_labels == "refuse" and (count := int(np.isnan(labels).sum())):
@@ -134,6 +146,10 @@ def _log(
                     f'{target.name} is missing, NaN or infinite in {count:,} rows; missing_labels = "skip" leaves '
                     "these rows out for this task"
                 )
+            labels = target.clipped(labels, train_rows)
+            if target.kind == "regression":
+                how = "clip = 0.999" if logged else 'clip = 0.999 or transform = "log1p"'
+                warn(target.name, labels, f'set {{ kind = "regression", {how} }}')
             yield target.name, target.kind, labels, unit
 
     as_before: list[bool] = []
@@ -156,6 +172,7 @@ def _log(
         facts=facts,
     )
     _check_classes(log)
+    log = replace(log, facts=facts | {"warnings": warnings}) if warnings else log
     return replace(log, content=contents[0]) if all(as_before) else log
 
 
@@ -216,6 +233,15 @@ def _check_classes(log: Log) -> None:
                 f"all {len(held):,} held-out labels of {task.name} are {held[0]:g}, so that no AUC can be computed: "
                 "hold out more rows, like heldout = 0.2"
             )
+
+
+def _place(sources: Sequence[Source], row: int, column: str) -> tuple[Path, int]:
+    """Return the file of a row, and its number there, from 1, without a header."""
+    for source in sources:
+        if row < (rows := len(source.read(column))):
+            return source.file, row + 1
+        row -= rows
+    raise AssertionError
 
 
 def _labels(sources: Sequence[Source], target: Target, log1p: bool) -> np.ndarray:

@@ -199,7 +199,8 @@ class Trainer(protocol.Trainer):
         return Limits(
             largest_stack={model: size.largest_stack(device_bytes) for model, size in sizes.items()},
             work_of_run={model: size.work for model, size in sizes.items()},
-            notes=tuple(
+            notes=tuple(f"warning: {warning}" for warning in self.log.facts.get("warnings", []))
+            + tuple(
                 f"note: {model} cannot be computed as a stack (vmap); its runs train one by one inside their trials"
                 for model, size in sizes.items()
                 if not size.stackable
