@@ -143,8 +143,11 @@ def check(source: str, options: dict[str, Any], cache: Path) -> str:
         lines[-1] += f", labelled in {share:.1%} of the rows" if share < 1 else ""
     lines.append(f"{len(log.id_names)} id features (codes, share of held-out rows not seen in training):")
     for f, name in enumerate(log.id_names):
-        unseen = float(np.mean(log.ids[log.train_rows :, f] == 0))
+        span = log.spans[f]
+        held = log.ids[log.train_rows :, span.start : span.stop]
+        unseen = float(np.mean(held[held >= 0] == 0))
         lines.append(f"  {name}: {log.vocabulary[f]:,}, {unseen:.1%}")
+        lines[-1] += f", lists of up to {len(span)} ids ({log.pools[f]})" if len(span) > 1 else ""
     lines.append(f"{len(log.number_names)} numbers: {', '.join(log.number_names) or 'none'}")
     lines += [f"warning: {warning}" for warning in facts.get("warnings", [])]
     lines.append(f"content: {log.content}")

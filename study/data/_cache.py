@@ -202,6 +202,8 @@ def open_cached(folder: Path, content: str) -> Log | None:
             tasks=tuple(Task(**task) for task in values["tasks"]),
             content=values["content"],
             facts=values["facts"],
+            lengths=tuple(values.get("lengths", ())),
+            pools=tuple(values.get("pools", ())),
         )
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -209,8 +211,9 @@ def open_cached(folder: Path, content: str) -> Log | None:
 
 
 def _is_whole(log: Log, content: str) -> bool:
-    rows, widths = len(log.labels), {"ids": log.id_names, "numbers": log.number_names, "labels": log.tasks}
-    shapes = all(getattr(log, name).shape == (rows, len(of)) for name, of in widths.items())
+    of_ids = sum(log.lengths) if log.lengths else len(log.id_names)
+    rows, widths = len(log.labels), {"ids": of_ids, "numbers": len(log.number_names), "labels": len(log.tasks)}
+    shapes = all(getattr(log, name).shape == (rows, width) for name, width in widths.items())
     types = all(getattr(log, name).dtype == dtype for name, dtype in ARRAYS.items())
     return shapes and types and len(log.vocabulary) == len(log.id_names) and log.content == content
 

@@ -35,7 +35,7 @@ class Log:
     """A time-ordered log, ready for training: N rows, F id features, D number features, T tasks.
 
     Args:
-        ids: int32 (N, F), codes from 0; code 0 of each feature means "not seen in training".
+        ids: int32 (N, F), codes from 0; code 0 of each feature means "not seen in training". With lists, (N, C).
         numbers: float32 (N, D), standardized over the training rows, finite.
         labels: float32 (N, T), NaN where missing: such a row does not count for the task.
         train_rows: the first rows, for training; the others (the last day) are held out.
@@ -44,6 +44,9 @@ class Log:
         tasks: the tasks, in the order of the labels' columns.
         content: SHA-256 of what the arrays were made from (content of files, options, version of the conversion).
         facts: facts for reports (name, licence, first and last day, ...), JSON-able.
+        lengths: the columns of `ids` that each feature takes; () if it is one each. A list of ids has its codes first,
+            at least one, and then -1.
+        pools: how the rows of each feature's ids become one: "mean" or "sum"; () without lists.
     """
 
     ids: np.ndarray
@@ -56,3 +59,11 @@ class Log:
     tasks: tuple[Task, ...]
     content: str
     facts: dict[str, Any]
+    lengths: tuple[int, ...] = ()
+    pools: tuple[str, ...] = ()
+
+    @property
+    def spans(self) -> list[range]:
+        """Return the columns of `ids` of each feature."""
+        stops = np.cumsum(self.lengths or (1,) * len(self.vocabulary)).tolist()
+        return [range(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from study.data._csv import Dialect, listed
+from study.data._lists import IdList, list_of
 from study.data._targets import Target, target_of
 from study.data._times import PER_DAY, Clock, check_format, day_of
 
@@ -39,6 +40,7 @@ class Declaration:
     time_to: str | None = None
     heldout: float | None = None
     ids: list[str] = field(default_factory=list)
+    lists: dict[str, Any] = field(default_factory=dict)
     numbers: list[str] = field(default_factory=list)
     log1p: list[str] = field(default_factory=list)
     missing: str = "refuse"
@@ -52,7 +54,11 @@ class Declaration:
             raise ValueError("files names no file")
         self._check_files()
         self._check_times()
-        if not self.ids and not self.numbers:
+        if not isinstance(self.lists, dict):
+            raise ValueError(f'lists is a table of columns, like [lists] genres = "mean"; got {self.lists!r}')
+        if twice := sorted(set(self.lists) & set(self.ids)):
+            raise ValueError(f"{listed(twice)} cannot be both in ids and in lists")
+        if not self.ids and not self.numbers and not self.id_lists:
             raise ValueError("need at least one column in ids or numbers")
         self._check_tasks()
         if self.missing not in ("refuse", "mean"):
@@ -108,7 +114,7 @@ class Declaration:
                     f"the task {name!r} becomes part of column names: letters, digits and _ only; name its column "
                     f'apart, like like = {{ column = "{name}", kind = "binary" }}'
                 )
-        leaked = sorted({target.column for target in self.targets} & {*self.ids, *self.numbers})
+        leaked = sorted({target.column for target in self.targets} & {*self.ids, *self.lists, *self.numbers})
         if leaked:
             raise ValueError(f"{listed(leaked)} cannot be both a task and a feature")
         known = {*self.numbers, *(target.name for target in self.targets if target.kind == "regression")}
@@ -136,6 +142,11 @@ class Declaration:
         """Return what the tasks predict."""
         return [target_of(name, said) for name, said in self.tasks.items()]
 
+    @functools.cached_property
+    def id_lists(self) -> list[IdList]:
+        """Return the features of several ids."""
+        return [list_of(name, said) for name, said in self.lists.items()]
+
     @property
     def share(self) -> float | None:
         """Return the share of the rows that is held out; None for the last day."""
@@ -144,7 +155,7 @@ class Declaration:
     @property
     def csv_types(self) -> dict[str, pa.DataType]:
         """Return the types of the columns of CSV files. That of the time is not known, unless it is a stamp."""
-        types = dict.fromkeys(self.ids, pa.string()) | dict.fromkeys(self.numbers, pa.float64())
+        types = dict.fromkeys([*self.ids, *self.lists], pa.string()) | dict.fromkeys(self.numbers, pa.float64())
         types |= {target.column: pa.string() if target.is_text else pa.float64() for target in self.targets}
         if self.time and self.time_format:  # 05010100 is no number
             types[self.time] = pa.string()
@@ -154,7 +165,9 @@ class Declaration:
     def used(self) -> list[str]:
         """Return the columns that are read."""
         of_tasks = [target.column for target in self.targets]
-        return list(dict.fromkeys([*([self.time] if self.time else []), *self.ids, *self.numbers, *of_tasks]))
+        return list(
+            dict.fromkeys([*([self.time] if self.time else []), *self.ids, *self.lists, *self.numbers, *of_tasks])
+        )
 
     def canonical(self) -> dict[str, Any]:
         """Return what changes the log, for its content hash. New keys count where they are set."""

@@ -64,7 +64,8 @@ def make_log(
         folder: for the arrays.
         rows: N.
         train_rows: number of training rows, which come first.
-        ids: name, codes (N,) from 0 (-1 if missing), and the number of distinct values.
+        ids: name, codes (N,) from 0 (-1 if missing), and the number of distinct values; of lists, codes (N, L) that
+            end with -1.
         numbers: name and values (N,), NaN if missing; truth values stay 0 and 1.
         tasks: name, kind, target (N,), NaN if missing, and unit.
         content, facts: as in `Log`.
@@ -74,10 +75,14 @@ def make_log(
     """
     assert 0 < train_rows < rows
     vocabulary: dict[str, int] = {}
+    lengths: list[int] = []
     with ArrayFile(folder, "ids", rows) as encoded:
         for name, codes, distinct in ids:
-            column, vocabulary[name] = _seen_in_training(codes, distinct, train_rows)
-            encoded.append(column)
+            seen = _seen_in_training if codes.ndim == 1 else _lists_seen_in_training
+            columns, vocabulary[name] = seen(codes, distinct, train_rows)
+            for column in columns.reshape(rows, -1).T:
+                encoded.append(column)
+            lengths.append(columns.size // rows)
     number_names: list[str] = []
     with ArrayFile(folder, "numbers", rows) as standardized:
         for name, values in numbers:
@@ -102,6 +107,7 @@ def make_log(
         tasks=tuple(made),
         content=content,
         facts=facts,
+        lengths=tuple(lengths) if len(lengths) < sum(lengths) else (),
     )
 
 
@@ -109,6 +115,15 @@ def _seen_in_training(codes: np.ndarray, distinct: int, train_rows: int) -> tupl
     seen = np.bincount(codes[:train_rows] + 1, minlength=distinct + 1) > 0
     seen[0] = False  # missing values share code 0 with unseen ones
     return np.where(seen, np.cumsum(seen), 0).astype(np.int32)[codes + 1], 1 + int(seen.sum())
+
+
+def _lists_seen_in_training(codes_NL: np.ndarray, distinct: int, train_rows: int) -> tuple[np.ndarray, int]:
+    train = codes_NL[:train_rows]
+    seen = np.bincount(train[train >= 0], minlength=distinct) > 0
+    new = np.append(np.where(seen, np.cumsum(seen), 0), -1).astype(np.int32)  # -1, the end of a list, is the last
+    encoded = new[codes_NL]
+    encoded[:, 0] = np.maximum(encoded[:, 0], 0)  # an empty list is one id that was not seen
+    return encoded, 1 + int(seen.sum())
 
 
 def _standardized(name: str, values: np.ndarray, train_rows: int) -> np.ndarray:

@@ -37,6 +37,7 @@ def select_columns(log: Log, options: Mapping[str, Any], cache: Path) -> Log:
     if all(len(kept[option]) == len(names) for option, names in have.items()):
         return log
     names = {option: [have[option][i] for i in at] for option, at in kept.items()}
+    lists = any(len(log.spans[i]) > 1 for i in kept["only_ids"])
     content = content_hash({"part_of": log.content, **names})
 
     def convert(into: Path) -> Log:
@@ -44,14 +45,18 @@ def select_columns(log: Log, options: Mapping[str, Any], cache: Path) -> Log:
         for option, name in SELECTED.items():
             columns = getattr(log, name)
             with ArrayFile(into, name, len(columns)) as file:
+                spans = log.spans if option == "only_ids" else [range(i, i + 1) for i in range(columns.shape[1])]
                 for i in kept[option]:
-                    file.append(columns[:, i])
+                    for column in spans[i]:
+                        file.append(columns[:, column])
             arrays[name] = file.read()
         return replace(
             log,
             **arrays,
             vocabulary=tuple(log.vocabulary[i] for i in kept["only_ids"]),
             id_names=tuple(names["only_ids"]),
+            lengths=tuple(len(log.spans[i]) for i in kept["only_ids"]) if lists else (),
+            pools=tuple(log.pools[i] for i in kept["only_ids"]) if lists else (),
             number_names=tuple(names["only_numbers"]),
             tasks=tuple(log.tasks[i] for i in kept["only_tasks"]),
             content=content,

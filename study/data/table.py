@@ -33,6 +33,7 @@ from study.data._days import Days
 from study.data._declaration import Declaration, read_declaration
 from study.data._encode import make_log
 from study.data._ids import id_codes
+from study.data._lists import list_codes
 from study.data._sources import Source, files_of, kind_of, open_sources
 from study.data._targets import FAR, Target, farthest
 from study.data._times import in_order
@@ -153,13 +154,18 @@ def _log(
             yield target.name, target.kind, labels, unit
 
     as_before: list[bool] = []
+    is_csv = any(kind_of(file, declared) == "csv" for file in files)
 
     def ids() -> Iterator[tuple[str, np.ndarray, int]]:
         for name in declared.ids:
             columns = [source.read(name) for source in sources]
-            codes, distinct, same = id_codes(name, columns, csv=any(kind_of(file, declared) == "csv" for file in files))
+            codes, distinct, same = id_codes(name, columns, csv=is_csv)
             as_before.append(same)
             yield name, _ordered(codes, order), distinct
+        for feature in declared.id_lists:
+            columns = [source.read(feature.name) for source in sources]
+            codes, distinct = list_codes(feature, columns, csv=is_csv)
+            yield feature.name, _ordered(codes, order), distinct
 
     log = make_log(
         into,
@@ -171,6 +177,8 @@ def _log(
         content=contents[-1],
         facts=facts,
     )
+    if log.lengths:
+        log = replace(log, pools=("mean",) * len(declared.ids) + tuple(feature.pool for feature in declared.id_lists))
     _check_classes(log)
     log = replace(log, facts=facts | {"warnings": warnings}) if warnings else log
     return replace(log, content=contents[0]) if all(as_before) else log

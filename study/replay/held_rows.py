@@ -19,6 +19,7 @@ from study.replay.activations import layer_of, record_activations
 from study.replay.sharpness import ALL, divisor, sharpness, threshold
 from study.training.evaluation import auc
 from study.training.losses import labelled, mean_losses
+from study.training.pooling import lists_of, pooled
 from study.training.stack import StepView
 
 EMBEDDINGS = "embeddings"
@@ -78,6 +79,7 @@ class HeldRows:
             ids_BF = torch.from_numpy(np.array(log.ids[rows_B])).long().to(device)
             groups = self.tables.groups
             self.positions_G = self.tables.positions(ids_BF.expand(groups, -1, -1)).view(groups, -1)
+        self.lists = lists_of(log.lengths, log.pools)
 
     def forward(self, r: int) -> tuple[Values, dict[str, Values]]:
         """Return held_loss, held_auc, activation_norm and dead_share of run `r`, and dead_share by layer."""
@@ -111,7 +113,9 @@ class HeldRows:
         fixed = None if inverse is not None else self._embedded(r).double()
 
         def loss(parameters: Sequence[Tensor]) -> Tensor:
-            embedded = parameters[-1].index_select(0, inverse) if inverse is not None else fixed
+            embedded = fixed
+            if inverse is not None:
+                embedded = self._pooled(parameters[-1].index_select(0, inverse), r)
             own = dict(zip(names, parameters, strict=False))
             logits_BT = view.network.logits_of_run(r, self._inputs(embedded), own)
             return self._losses(logits_BT).sum()
@@ -171,7 +175,12 @@ class HeldRows:
         """(B * F, E); without ids, (0, E)."""
         if self.positions_G is None:
             return self.numbers_BD.new_empty(0, 1)
-        return self._rows(self.tables.weight, self.positions_G[r // self.tables.runs], r)
+        return self._pooled(self._rows(self.tables.weight, self.positions_G[r // self.tables.runs], r), r)
+
+    def _pooled(self, rows_NE: Tensor, r: int) -> Tensor:
+        if self.lists is None or self.positions_G is None:
+            return rows_NE
+        return pooled(rows_NE, self.positions_G[r // self.tables.runs], self.lists, self.tables.no_row)
 
     def _inputs(self, embedded: Tensor | None) -> Tensor:
         assert embedded is not None

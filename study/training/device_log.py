@@ -13,6 +13,7 @@ from torch import Tensor
 
 from study.config import Recipe
 from study.data._dataset import Log
+from study.training.pooling import lists_of
 from study.training.rng import batches
 
 
@@ -21,6 +22,7 @@ class DeviceLog:
 
     def __init__(self, log: Log, device: torch.device) -> None:
         self.tasks, self.train_rows, self.device = log.tasks, log.train_rows, device
+        self.lists = lists_of(log.lengths, log.pools)
         self.ids_NF = _tensor(log.ids).to(device)
         self.numbers_ND = _tensor(log.numbers).to(device)
         self.labels_NT = _tensor(log.labels).to(device)

@@ -39,6 +39,7 @@ class EmbeddingTables:
         initial_accumulator: Adagrad's G0.
         start: Initial rows (codes, dim) of each feature, the same for all runs, instead of random ones.
         start_accumulator: Initial accumulators, likewise.
+        lengths: Columns of ids of each feature, where some are lists; the end of a list is -1.
     """
 
     def __init__(
@@ -55,12 +56,16 @@ class EmbeddingTables:
         device: torch.device,
         start: Sequence[Tensor] | None = None,
         start_accumulator: Sequence[Tensor] | None = None,
+        lengths: Sequence[int] = (),
     ) -> None:
         self.groups, self.runs, self.dim = len(seeds), runs_of_group, dim
         self.features = len(vocabulary)
         self.ids = int(sum(vocabulary))
         starts = np.concatenate([[0], np.cumsum(vocabulary)[:-1]]) if self.features else np.zeros(0)
         self.starts_F = torch.as_tensor(starts, dtype=torch.int64, device=device)
+        self.has_lists = bool(lengths)
+        of_columns = np.repeat(starts, lengths) if lengths else starts
+        self.starts_C = torch.as_tensor(of_columns, dtype=torch.int64, device=device)
         # One row more than ids means "no row" where the number of touched rows is not read back.
         self.no_row = self.groups * self.ids
         self.weight = torch.zeros(self.no_row + 1, self.runs * dim, dtype=dtype, device=device)
@@ -75,9 +80,10 @@ class EmbeddingTables:
                 rows.copy_(initial)
 
     def positions(self, ids_GBF: Tensor) -> Tensor:
-        """Return the rows of the table, int64 (G * B * F,), for a batch of ids."""
+        """Return the rows of the table, int64 (G * B * F,), for a batch of ids; `no_row` after the end of a list."""
         groups_G11 = torch.arange(self.groups, device=ids_GBF.device).view(-1, 1, 1)
-        return (ids_GBF + (self.starts_F + groups_G11 * self.ids)).view(-1)
+        rows_GBF = ids_GBF + (self.starts_C + groups_G11 * self.ids)
+        return (rows_GBF.masked_fill_(ids_GBF < 0, self.no_row) if self.has_lists else rows_GBF).view(-1)
 
     def read(self, positions: Tensor, out_GBFKE: Tensor) -> None:
         """Copy the rows of a batch, for all runs of each group."""
@@ -196,6 +202,12 @@ def touched_by_groups(positions: Tensor, groups: int, ids: int) -> list[TouchedR
             own, own_values = _touched(values), values
         found.append(dataclasses.replace(own, rows=own.rows + group * ids))
     return found
+
+
+def touched_rows(values: np.ndarray, first: int) -> TouchedRows:
+    """Return the rows that ids touch, as places after the row `first`."""
+    found = _touched(values)
+    return dataclasses.replace(found, rows=found.rows + first)
 
 
 def _touched(values: np.ndarray) -> TouchedRows:

@@ -35,7 +35,7 @@ def bytes_of_run(model: str, recipe: Recipe, log: Log, *, gpu: bool = False) -> 
     rows = sum(log.vocabulary) * recipe.embedding_dim
     ids_BF = log.ids[: recipe.batch]
     # On a GPU the number of touched rows is never read back: there are as many as ids.
-    touched = ids_BF.size if gpu else sum(len(np.unique(ids_BF[:, f])) for f in range(spec.features))
+    touched = ids_BF.size if gpu else sum(len(np.unique(column)) for column in ids_BF.T)
     of_batch = (2 * ids_BF.size + 6 * touched) * spec.embedding_dim
     heldout = (len(log.labels) - log.train_rows) * len(log.tasks)
     numbers = 4 * parameters + 2 * rows + of_batch + heldout

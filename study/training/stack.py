@@ -29,6 +29,7 @@ from study.training.networks import (
     network_of_weights,
     spec_of,
 )
+from study.training.pooling import PooledTouchedInputs, PooledWholeInputs
 from study.training.rollback import Rollbacks, StatePart
 from study.training.stack_method import StackMethod, TableMethod
 from study.training.weights import Weights
@@ -322,6 +323,7 @@ class StackTraining:
             device=self.device,
             start=_tensors(start.tables) if start else None,
             start_accumulator=_tensors(accumulators.table_accumulators) if accumulators else None,
+            lengths=log.lengths,
         )
 
     def _new_networks(self, model: str, spec: Spec) -> StackedNetworks:
@@ -344,10 +346,11 @@ class StackTraining:
             dtype=self.dtype,
             device=self.device,
         )
-        if self.device.type == "cpu":
-            return TouchedInputs(sizes)
         # A method that acts on embeddings needs the number of touched rows, on a GPU too.
-        return WholeInputs(sizes, fixed=self.recipe.embeddings != "method")
+        fixed, lists = self.recipe.embeddings != "method", self.log.lists
+        if self.device.type == "cpu":
+            return PooledTouchedInputs(sizes, lists) if lists else TouchedInputs(sizes)
+        return PooledWholeInputs(sizes, lists, fixed=fixed) if lists else WholeInputs(sizes, fixed=fixed)
 
     def _new_states(self, accumulators: Weights | None) -> dict[str, dict[str, Tensor]]:
         chain = self.method.chain(0)

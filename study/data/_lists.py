@@ -1,0 +1,91 @@
+"""Lists of ids: a column of lists in Parquet, or a text with a separator.
+
+[lists]
+genres = "mean"                                  # a column of lists: the mean of their embeddings
+tags = { separator = "|", pool = "sum", most = 20 }    # a text; of longer lists, the last 20 count
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from study.data._ids import id_codes, plain
+
+POOLS = ("mean", "sum")
+
+LONGEST = 64
+"""Longer lists need `most`: every list takes the columns of the longest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdList:
+    """A feature of several ids."""
+
+    name: str
+    pool: str = "mean"
+    separator: str | None = None
+    most: int | None = None
+
+
+def list_of(name: str, said: Any) -> IdList:
+    """Return a feature by what `[lists]` says of it. Raises ValueError."""
+    keys: dict[str, Any] = dict(said) if isinstance(said, dict) else {"pool": said}
+    known = [key for key in IdList.__dataclass_fields__ if key != "name"]
+    if unknown := sorted(set(keys) - set(known)):
+        raise ValueError(f"the list {name} has no key {', '.join(unknown)}; the keys are {', '.join(known)}")
+    if keys.get("pool", "mean") not in POOLS:
+        raise ValueError(f'pool of the list {name} is "mean" or "sum"; got {keys["pool"]!r}')
+    separator, most = keys.get("separator"), keys.get("most")
+    if separator is not None and (not isinstance(separator, str) or not separator):
+        raise ValueError(f'separator of the list {name} is like "|"; got {separator!r}')
+    if most is not None and not (type(most) is int and 1 <= most <= 1000):
+        raise ValueError(f"most of the list {name} is a number of ids from 1 to 1000; got {most!r}")
+    return IdList(**{"name": name, **keys})
+
+
+def list_codes(feature: IdList, columns: Sequence[pa.ChunkedArray], *, csv: bool) -> tuple[np.ndarray, int]:
+    """Return codes (N, L) of lists of ids, -1 after the end of each, and the number of distinct ids.
+
+    Missing ids inside a list do not count. Raises ValueError.
+    """
+    lists = [_split(feature, column) for column in columns]
+    count_N = np.concatenate([pc.list_value_length(c).fill_null(0).to_numpy() for c in lists]).astype(np.int64)  # pyright: ignore[reportAttributeAccessIssue]
+    codes, distinct, _ = id_codes(feature.name, [pc.list_flatten(c) for c in lists], csv=csv)  # pyright: ignore[reportAttributeAccessIssue]
+    row = np.repeat(np.arange(len(count_N)), count_N)[codes >= 0]
+    codes = codes[codes >= 0]
+    count_N = np.bincount(row, minlength=len(count_N))
+    longest = int(count_N.max(initial=1))
+    if feature.most is None and longest > LONGEST:
+        raise ValueError(
+            f"a list of {feature.name} holds {longest:,} ids: set {feature.name} = {{ most = {LONGEST} }} under "
+            "[lists]; of longer lists, the last ones count"
+        )
+    width = max(1, min(longest, feature.most or longest))
+    first_N = np.cumsum(count_N) - count_N + np.maximum(count_N - width, 0)
+    place = np.arange(len(codes)) - np.repeat(first_N, count_N)
+    padded = np.full((len(count_N), width), -1, dtype=np.int32)
+    kept = place >= 0
+    padded[row[kept], place[kept]] = codes[kept]
+    return padded, distinct
+
+
+def _split(feature: IdList, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    column = plain(column)
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return column
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ValueError(f"{feature.name} holds {kind}, and no lists")
+    if feature.separator is None:
+        raise ValueError(f'{feature.name} holds text: set its separator, like {feature.name} = {{ separator = "|" }}')
+    parts = pc.split_pattern(column, feature.separator)  # pyright: ignore[reportAttributeAccessIssue]
+    return pa.chunked_array([_without_blanks(chunk) for chunk in parts.chunks], parts.type)
+
+
+def _without_blanks(lists: pa.ListArray) -> pa.ListArray:
+    values = pc.if_else(pc.equal(lists.values, ""), None, lists.values)  # pyright: ignore[reportAttributeAccessIssue]
+    return type(lists).from_arrays(lists.offsets, values, mask=lists.is_null())

@@ -1,0 +1,107 @@
+"""Lists of ids of a table: columns of lists, and texts with a separator."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from study.data import check, load
+from study.data._dataset import Log
+
+ROWS = 1000
+TOML = """files = ["log.*"]
+order = "rows"
+heldout = 0.2
+ids = ["user"]
+[lists]
+genres = "mean"
+[tasks]
+click = "binary"
+"""
+RANDOM = np.random.default_rng(1)
+GENRES = [RANDOM.choice(["a", "b", "c", "NA"], RANDOM.integers(0, 5)).tolist() for _ in range(ROWS)]
+GENRES[900] = ["never", "a"]
+FRAME = pd.DataFrame(
+    {"user": RANDOM.integers(0, 9, ROWS), "genres": GENRES, "click": RANDOM.integers(0, 2, ROWS)},
+)
+
+
+def convert(folder: Path, frame: pd.DataFrame, toml: str = TOML, kind: str = "parquet") -> Log:
+    folder.mkdir()
+    frame.to_parquet(folder / "log.parquet") if kind == "parquet" else frame.to_csv(folder / "log.csv", index=False)
+    (folder / "table.toml").write_text(toml)
+    return load("table", {"dir": str(folder)}, folder.parent / "cache")
+
+
+def test_lists_of_a_parquet_file_and_texts_of_a_csv_file_are_one_log(tmp_path):
+    log = convert(tmp_path / "p", FRAME)
+    assert (log.id_names, log.lengths, log.pools, log.vocabulary) == (
+        ("user", "genres"),
+        (1, 4),
+        ("mean", "mean"),
+        (10, 5),
+    )
+    code = {"NA": 1, "a": 2, "b": 3, "c": 4, "never": 0}
+    expected = np.full((ROWS, 4), -1)
+    for row, genres in zip(expected, GENRES, strict=True):
+        row[: len(genres)] = [code[genre] for genre in genres]
+        row[0] = max(row[0], 0)  # an empty list is an id that was not seen
+    np.testing.assert_array_equal(log.ids[:, 1:], expected)
+    text = FRAME.assign(genres=FRAME["genres"].map("|".join))
+    other = convert(tmp_path / "c", text, TOML.replace('"mean"', '{ separator = "|", pool = "sum" }'), "csv")
+    np.testing.assert_array_equal(log.ids, other.ids)
+    assert other.pools == ("mean", "sum")
+    assert "lists of up to 4 ids (mean)" in check("table", {"dir": str(tmp_path / "p")}, tmp_path / "x")
+
+
+def test_of_longer_lists_the_last_ids_count(tmp_path):
+    log = convert(tmp_path / "t", FRAME, TOML.replace('"mean"', "{ most = 2 }"))
+    whole = convert(tmp_path / "w", FRAME)
+    for short, long in zip(log.ids[:, 1:], whole.ids[:, 1:], strict=True):
+        assert short[short >= 0].tolist() == long[long >= 0][-2:].tolist()
+
+
+def test_lists_of_numbers_may_hold_missing_ids_and_be_missing(tmp_path):
+    lists = FRAME.assign(genres=[[1, 7], None, [], [7.0, None]] * 250)
+    log = convert(tmp_path / "t", lists)
+    np.testing.assert_array_equal(log.ids[:4, 1:], [[1, 2], [0, -1], [0, -1], [2, -1]])
+
+
+def test_lists_of_one_id_are_plain_ids(tmp_path):
+    one = convert(tmp_path / "t", FRAME.assign(genres=[["x"], ["y"]] * 500))
+    plain = convert(
+        tmp_path / "p",
+        FRAME.assign(genres=["x", "y"] * 500),
+        TOML.replace('[lists]\ngenres = "mean"\n', "").replace('["user"]', '["user", "genres"]'),
+    )
+    assert one.lengths == ()
+    np.testing.assert_array_equal(one.ids, plain.ids)
+
+
+def test_columns_and_days_can_be_selected(tmp_path):
+    convert(tmp_path / "t", FRAME)
+    options = {"dir": str(tmp_path / "t")}
+    whole = load("table", options, tmp_path / "cache")
+    log = load("table", options | {"only_ids": "genres"}, tmp_path / "cache")
+    np.testing.assert_array_equal(log.ids, whole.ids[:, 1:])
+    assert (log.lengths, log.pools) == ((4,), ("mean",))
+    plain = load("table", options | {"only_ids": "user"}, tmp_path / "cache")
+    assert (plain.lengths, plain.ids.shape) == ((), (ROWS, 1))
+
+
+@pytest.mark.parametrize(
+    ("lists", "said", "message"),
+    [
+        ([["a"] * 65] * ROWS, '"mean"', r"a list of genres holds 65 ids: set genres = \{ most = 64 \} under \[lists\]"),
+        (["a|b"] * ROWS, '"mean"', 'genres holds text: set its separator, like genres = { separator = "|" }'),
+        ([1] * ROWS, '"mean"', "genres holds int64, and no lists"),
+        (GENRES, '"max"', 'pool of the list genres is "mean" or "sum"; got \'max\''),
+        (GENRES, "{ mode = 1 }", "the list genres has no key mode; the keys are pool, separator, most"),
+        (GENRES, "{ most = 0 }", "most of the list genres is a number of ids from 1 to 1000; got 0"),
+        (GENRES, '{ separator = "" }', "separator of the list genres is like"),
+    ],
+)
+def test_wrong_lists_are_refused(tmp_path, lists, said, message):
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path / "t", FRAME.assign(genres=lists), TOML.replace('"mean"', said))
