@@ -164,7 +164,7 @@ def family(folders: Sequence[Path]) -> str:
     (folder,) = folders
     table = forest(published.family_members(folder), lambda path: published.read(path).runs)
     words = {row["label"]: row["words"] for row in records(table)}
-    rows, several = [], table["curve"].nunique() > 1
+    rows, several = [], len(set(table["curve"])) > 1
     for row in records(table):
         ratio = _ratio({**row, "low": row["ratio_low"], "high": row["ratio_high"]}) if row["against"] else ""
         against = words.get(row["against"], "") if row["against"] else ""

@@ -11,6 +11,7 @@ LR sensitivity: M. Wortsman et al., "Small-scale proxies for large-scale Transfo
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -229,7 +230,8 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     rows = []
     lr_N, seed_N = capped["lr"].to_numpy(dtype=float), capped["seed"].to_numpy(dtype=np.int64)
     loss_N, of_curve = capped["loss"].to_numpy(dtype=float), capped.groupby(CURVE, sort=False).indices
-    for same in records(capped[[*CURVE, "method"]].drop_duplicates(CURVE)):
+    firsts: Any = capped.drop_duplicates(CURVE)
+    for same in records(firsts[[*CURVE, "method"]]):
         low, high = ends_of[same["model"]]
         at = of_curve[same["model"], same["curve"]]
         at = at[(lr_N[at] >= low) & (lr_N[at] <= high)]

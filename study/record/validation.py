@@ -170,7 +170,7 @@ def _validate_run_id(value: Any) -> None:
 _RUN_ID = re.compile(r"[\w-]{1,128}")
 
 
-_CELLS: Mapping[str, Callable[[Any], None]] = {
+_CELLS: Mapping[str, Callable[[Any], object]] = {
     "run_id": _validate_run_id,
     **{name: functools.partial(check_name, what=name) for name in ("data", "model", "method")},
     "role": _validate_role,
