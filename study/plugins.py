@@ -21,8 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from study import own_errors
-from study.own_errors import PACKAGES, ROOT
+from study.text import own_errors
+from study.text.own_errors import PACKAGES, ROOT
 
 only_ours = False
 """True in a command that only reads: the author of a record must not choose what is imported."""

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from study import own_errors, plugins
+from study import plugins
 from study.data._cache import folder_of_log, open_cached, store_log
 from study.data._dataset import Log, Task
 from study.data._days import ONLY_DAYS, Days, days_in, holds_out_a_day, parse_days, select_days
 from study.data._download import ARCHIVES, Archive, fetch
 from study.data._selection import SELECTED, select_columns
+from study.text import own_errors
 
 __all__ = ["ARCHIVES", "Archive", "Days", "Log", "Rows", "Task", "check", "describe", "fetch", "load", "names"]
 __all__ += ["common_options", "folder_of_log", "open_cached", "rows_of"]

@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from study import own_errors, plugins
+from study import plugins
+from study.text import own_errors
 
 Option = bool | int | float
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from study import own_errors
 from study.methods import _registry as registry
+from study.text import own_errors
 from study.transforms import Chain, Leaf, LeafLink, Link
 
 SHAPES = ((4, 3), (4,), (1,))

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from study import own_errors, plugins
+from study import plugins
 from study.methods._checks import need_below_one, need_finite, need_not_negative, need_one_of
 from study.methods._rollback import RollbackOptions
+from study.text import own_errors
 from study.transforms import (
     Chain,
     Link,

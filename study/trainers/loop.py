@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from study import own_errors, plugins
+from study import plugins
 from study.config import Arm, Recipe, Run, Study, canonical_json
 from study.loops import command, loss_file, process_state
 from study.loops.definition import keyword_options, takes_any_option
@@ -25,6 +25,7 @@ from study.loops.watch import RunEnded, Watch
 from study.outcomes.judge import exploded_steps
 from study.storage import stores
 from study.storage.untrusted_input import inside
+from study.text import own_errors
 from study.trainers import protocol
 from study.trainers.protocol import Checkpointer, TrainedRuns
 

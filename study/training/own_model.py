@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from study import own_errors
 from study.config import Recipe, Run
 from study.data._dataset import Log
 from study.definition import model_options
+from study.text import own_errors
 from study.training import evaluation
 from study.training.model_check import ROWS
 from study.training.networks import network_of_seed, spec_of

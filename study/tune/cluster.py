@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -159,8 +160,12 @@ def connected(
         raise ClusterError(
             f"this process is connected to Ray at {own}; leave out --address, or call ray.shutdown() first"
         )
-    address = environment.prepare(own or address)
-    refuse_dead_address(address)
+    asked = own or address
+    address = environment.prepare(asked)
+    shown = address if asked or address == LOCAL else f"{address}, which RAY_ADDRESS names"
+    refuse_dead_address(address, shown)
+    if not own:
+        console.show("Ray starts" if address == LOCAL else f"connects to Ray at {shown}", file=sys.stderr)
     import ray
 
     with contextlib.ExitStack() as stack:
@@ -173,7 +178,7 @@ def connected(
         try:
             if not own:
                 cpus = workers and math.ceil(workers * (trial[0] if trial else 1))
-                _init(address, cpus, resume_hint, study)
+                _init(address, shown, cpus, resume_hint, study)
         finally:
             importer.join()
         # Tune warns of every trial, since it looks for result files that we do not write.
@@ -186,8 +191,8 @@ def connected(
         yield _cluster(workers, gpu_fraction, trial, device, limits)
 
 
-def _init(address: str, cpus: int | None, resume_hint: object, study: str) -> None:
-    """Call `ray.init`. A local Ray is started again if it fails."""
+def _init(address: str, shown: str, cpus: int | None, resume_hint: object, study: str) -> None:
+    """Call `ray.init`. A local Ray is started again if it fails. shown: the address in messages."""
     import ray
     from ray.job_config import JobConfig
 
@@ -217,12 +222,12 @@ def _init(address: str, cpus: int | None, resume_hint: object, study: str) -> No
     except Exception as error:
         what, _, versions = str(error).partition(":")
         if what == "Version mismatch":
-            raise ClusterError(f"{address} has another version: {console.one_line(versions)}") from error
+            raise ClusterError(f"{shown} has another version: {console.one_line(versions)}") from error
         why = console.first_line(error)
         raise ClusterError(
             f"Ray does not start, with {local_cluster.load()} ({why})"
             if address == LOCAL
-            else f"no Ray at {address} ({why}); if it needs a token, {TOKEN_HINT}"
+            else f"no Ray at {shown} ({why}); if it needs a token, {TOKEN_HINT}"
         ) from error
 
 
@@ -314,7 +319,7 @@ def _servers(*, local: bool) -> list[liveness.Server]:
     ]
 
 
-def refuse_dead_address(address: str) -> None:
+def refuse_dead_address(address: str, shown: str | None = None) -> None:
     """Raise ClusterError if nothing listens at `host:port`. Ray itself would try for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not (host and port.isdecimal()):
@@ -322,4 +327,4 @@ def refuse_dead_address(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError, UnicodeError) as error:
-        raise ClusterError(f"no Ray at {address} ({console.first_line(error)})") from error
+        raise ClusterError(f"no Ray at {shown or address} ({console.first_line(error)})") from error

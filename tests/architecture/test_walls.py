@@ -327,4 +327,4 @@ def test_all_output_goes_through_one_function() -> None:
     assert printing - scripts == {"study.text.console"}
 
 
-BESIDE = ("study.config", "study.own_errors", "study.plugins", "study.streams", "study.telemetry")
+BESIDE = ("study.config", "study.plugins", "study.streams", "study.telemetry")

@@ -29,6 +29,18 @@ def test_an_address_where_nothing_listens_is_refused_at_once(address: str) -> No
     ray_cluster.refuse_dead_address("auto")
 
 
+def test_the_message_names_the_variable_that_the_address_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(ray_cluster.environment, "prepare", lambda address: address or os.environ["RAY_ADDRESS"])
+    for address, message in ((None, "127.0.0.1:1, which RAY_ADDRESS names ("), ("127.0.0.1:1", "127.0.0.1:1 (")):
+        with (
+            pytest.raises(ray_cluster.ClusterError, match="no Ray at ") as error,
+            ray_cluster.connected(address, workers=1, gpu_fraction=0),
+        ):
+            pass
+        assert message in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("grows", "allowed", "wanted"),
     [(True, 8, 8), (True, 1, 1), (True, 99_999_999, 1002), (True, None, 2), (False, 8, 2)],

@@ -11,7 +11,7 @@ from typing import Any
 PACKAGES = ("study", "models", "search_spaces", "analysis")
 """Our top-level packages. A user's folder may have folders of the same names."""
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 """Folder of our packages: `site-packages`, or a checkout."""
 
 LIBRARIES = tuple({f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
