@@ -173,21 +173,21 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
         raise ValueError(f"name the {noun} without .py: {Path(name).stem}")
     in_folder = "a file of the current folder, such as mine.py"
     other = in_folder if package == "search_spaces" else "a dotted module name such as my_pkg.mine"
-    unknown = f"unknown {noun} {name!r}; there are {', '.join(known)}, or {other}{_did_you_mean(name, known)}"
+    unknown = f"unknown {noun} {name!r}; there are {', '.join(known)}, or {other}"
     own_file = package == "search_spaces" and name not in known and _own_file(name)
     path = name if "." in name or own_file else f"{package}.{name}"
     if name not in known:
         if "." not in name and (only_ours or name.startswith("_") or path in NOT_PLUGINS):
-            raise ValueError(unknown)
+            raise ValueError(unknown + _did_you_mean(name, known))
         if only_ours:
             raise ValueError(f"the {noun} {name!r} is not built in; commands that only read import no other modules")
     if not all(part.isidentifier() for part in path.split(".")):
-        raise ValueError(unknown)
+        raise ValueError(unknown + _did_you_mean(name, known))
     try:
         module = import_module(path)
     except ModuleNotFoundError as error:
         if is_missing(error, path):
-            raise ValueError(unknown) from error
+            raise ValueError(unknown + _did_you_mean(name, known)) from error
         lacks = f"the {noun} {name!r} needs the module {error.name!r}, which is not installed"
         raise ValueError(": ".join(filter(None, (own_errors.place(error, path), lacks)))) from error
     if own_file and Path(module.__file__ or "") != own_file:
@@ -224,9 +224,10 @@ def _did_you_mean(name: str, known: list[str]) -> str:
     """`. Did you mean clippy?` for a name that is nearly one of a plugin, or of a module in the same folder."""
     package, dot, own = name.rpartition(".")
     folders = [user_folder] if user_folder else []
-    with contextlib.suppress(Exception):  # a package of the user's may raise
-        spec = importlib.util.find_spec(package) if dot else None
-        folders = list(spec.submodule_search_locations or ()) if spec else folders
+    if dot and not only_ours:  # finding a module imports its package
+        with contextlib.suppress(Exception, SystemExit):
+            spec = importlib.util.find_spec(package)
+            folders = list(spec.submodule_search_locations or ()) if spec else folders
     beside = [module.name for module in pkgutil.iter_modules(folders)]
     close = difflib.get_close_matches(own, [*known, *beside] if not dot else beside, n=1, cutoff=0.7)
     return f". Did you mean {package}{dot}{close[0]}?" if close else ""

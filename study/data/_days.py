@@ -21,7 +21,7 @@ from study.data._dataset import Log, Task
 ONLY_DAYS = "only_days"
 """The option: first and last day to keep, counted from 1, such as 8-14."""
 
-OF_THE_WHOLE = ("bayes_loss", "duplicates_dropped", "heldout")
+OF_THE_WHOLE = ("bayes_loss", "duplicates_dropped", "heldout", "rows_left_out", "warnings")
 """Facts of the whole log that are not true of some of its days."""
 
 

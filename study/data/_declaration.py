@@ -103,7 +103,7 @@ class Declaration:
             if isinstance(value, datetime.date):  # a datetime is one too
                 object.__setattr__(self, name, value := value.isoformat())
             if value is not None:
-                day_of(value, name)
+                day_of(value, name)  # also refuses what is no text
 
     def _check_tasks(self) -> None:
         if not isinstance(self.tasks, dict) or not self.tasks:
@@ -182,7 +182,10 @@ def _names(key: str, value: Any) -> list[str]:
     names: list[str] = []
     for name in value:
         found = re.fullmatch(r"(.*?)(\d{1,6})\.\.\1(\d{1,6})", name)
-        names += [f"{found[1]}{n}" for n in range(int(found[2]), int(found[3]) + 1)] if found else [name]
+        if found and int(found[2]) > int(found[3]):
+            raise ValueError(f"{key} names {name}, which holds no column: the first number is the larger one")
+        digits = len(found[2]) if found else 0  # C01..C26 are C01, C02, ... C26
+        names += [f"{found[1]}{n:0{digits}}" for n in range(int(found[2]), int(found[3]) + 1)] if found else [name]
     if len(set(names)) < len(names):
         raise ValueError(f"{key} names {listed(sorted({v for v in names if names.count(v) > 1}))} twice")
     return names

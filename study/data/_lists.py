@@ -78,6 +78,10 @@ def _split(feature: IdList, column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return column
+    if pa.types.is_fixed_size_list(kind):
+        return column.cast(pa.list_(kind.value_type))
+    if pa.types.is_null(kind):  # a part without any list
+        return column.cast(pa.list_(pa.string()))
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise ValueError(f"{feature.name} holds {kind}, and no lists")
     if feature.separator is None:

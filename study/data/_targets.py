@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from study.data._csv import MISSING
-from study.data._ids import WHOLE, plain, text_of
 
 KINDS = ("binary", "regression")
 OF_BINARY = ("above", "positive", "negative")
@@ -44,10 +43,10 @@ class Target:
         return bool(self.positive)
 
     def from_text(self, column: pa.ChunkedArray) -> np.ndarray:
-        """Return 1, 0, or NaN where missing, for classes. Raises ValueError."""
-        text = pc.replace_substring_regex(text_of(plain(column)), WHOLE, r"\1")  # pyright: ignore[reportAttributeAccessIssue]
+        """Return 1, 0, or NaN where missing, for classes as text (`text_of`). Raises ValueError."""
+        text = _normal(column)
         positive, negative = (
-            pa.array([word for value in values for word in _words(value)], pa.string())
+            _normal(pa.array([word for value in values for word in _words(value)], pa.string()))
             for values in (self.positive, self.negative)
         )
         one = _is_in(text, positive)
@@ -139,7 +138,19 @@ def _words(value: Any) -> Sequence[str]:
     if isinstance(value, bool):
         text = str(value)
         return text, text.lower(), text.upper()
-    return [value if isinstance(value, str) else f"{value:.17g}"]
+    return [value if isinstance(value, str) else repr(value)]
+
+
+def _normal(text: Any) -> Any:
+    """Return texts in which a number has one form: `5.50` is `5.5`, and `1.0` is `1`."""
+    number = pc.match_substring_regex(text, NUMBER)  # pyright: ignore[reportAttributeAccessIssue]
+    for pattern, written in ((r"(\.\d*?)0+$", r"\1"), (r"\.$", "")):
+        changed = pc.replace_substring_regex(text, pattern, written)  # pyright: ignore[reportAttributeAccessIssue]
+        text = pc.if_else(number, changed, text)  # pyright: ignore[reportAttributeAccessIssue]
+    return text
+
+
+NUMBER = r"^-?(?:0|[1-9]\d*)\.\d*$"
 
 
 def _is_in(text: pa.ChunkedArray, words: pa.Array) -> np.ndarray:

@@ -84,6 +84,8 @@ def check_format(text: str) -> None:
 def day_of(text: str, name: str) -> np.datetime64:
     """Return a limit of times (UTC). Raises ValueError."""
     try:
+        if not isinstance(text, str) or len(text) < len("2022-05-08"):  # 1511539200 would count as nanoseconds
+            raise ValueError
         stamp = pd.Timestamp(text)
         stamp = stamp.tz_convert(None) if stamp.tz else stamp
         return np.datetime64(stamp.isoformat(), "us")

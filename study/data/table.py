@@ -32,7 +32,7 @@ from study.data._dataset import Log
 from study.data._days import Days
 from study.data._declaration import Declaration, read_declaration
 from study.data._encode import make_log
-from study.data._ids import id_codes
+from study.data._ids import id_codes, plain, text_of
 from study.data._lists import list_codes
 from study.data._sources import Source, files_of, kind_of, open_sources
 from study.data._targets import FAR, Target, farthest
@@ -116,7 +116,7 @@ def _log(
             file, at = _place(sources, row if order is None else int(order[row]), declared.used[0])
             warnings.append(
                 f"{name} is {values[row]:.4g} in row {at:,} of {file.name}, over {FAR:,} standard deviations (robust) "
-                f"from its median {median:.4g}: it decides mean and scale; {change}"
+                f"from its median {median:.4g}: it alone decides a mean or an error; {change}"
             )
 
     def numbers() -> Iterator[tuple[str, np.ndarray]]:
@@ -254,7 +254,8 @@ def _place(sources: Sequence[Source], row: int, column: str) -> tuple[Path, int]
 
 def _labels(sources: Sequence[Source], target: Target, log1p: bool) -> np.ndarray:
     if target.is_text:
-        return target.from_text(pa.chunked_array([c for s in sources for c in s.read(target.column).chunks]))
+        texts = [text_of(plain(source.read(target.column))) for source in sources]
+        return target.from_text(pa.chunked_array([chunk for text in texts for chunk in text.chunks], pa.string()))
     return target.from_numbers(_numbers(sources, target.column, log1p, target.name))
 
 

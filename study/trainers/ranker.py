@@ -225,7 +225,7 @@ class Trainer(protocol.Trainer):
                 "snapshot_bytes": sizing.bytes_of_snapshots(model, recipe, log),
                 "work": sizing.work_of_run(model, recipe, log),
                 "stackable": stackable(model, spec),
-                "clampable": has_hidden_units(model, spec),
+                "clampable": has_hidden_units(model, spec, recipe.precision),
             }
 
         question = ["size", model, to_json(recipe), log.content]

@@ -33,7 +33,7 @@ def takes(network: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether the networks of a stack can be computed here: rankers as `models` builds them, unchanged."""
     return (
         type(network) is Ranker
-        and type(network.front) in (nn.Identity, CrossNorm)
+        and _is_plain(network.front)
         and type(network.heads) is Heads
         and type(network.bottom) is nn.Sequential
         and [type(layer) for layer in network.bottom] == [nn.Linear, nn.ReLU] * (len(network.bottom) // 2)
@@ -42,6 +42,12 @@ def takes(network: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
         and len(list(network.parameters())) == len(list(network.named_parameters(remove_duplicate=False)))
         and (dtype, device.type) == (torch.float32, "cpu")
     )
+
+
+def _is_plain(front: nn.Module) -> bool:
+    if type(front) is CrossNorm:
+        return (type(front.cross), type(front.norm)) == (nn.Linear, nn.LayerNorm)
+    return type(front) is nn.Identity
 
 
 def _is_changed(module: nn.Module) -> bool:

@@ -55,9 +55,10 @@ def _step(
 
 
 @functools.cache
-def has_hidden_units(model: str, spec: models.Spec) -> bool:
-    """Return whether a model has activations that can be clamped."""
-    network = network_of_seed(model, spec, 0).float()
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), ActivationClamp(torch.tensor(1.0)) as clamped:
-        network(torch.zeros(ROWS, spec.width))
+def has_hidden_units(model: str, spec: models.Spec, precision: str) -> bool:
+    """Return whether a model has activations that can be clamped. precision: "float32" or "float64"."""
+    dtype = getattr(torch, precision)
+    network = network_of_seed(model, spec, 0).to(dtype)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), ActivationClamp(torch.tensor(1.0, dtype=dtype)) as clamped:
+        network(torch.zeros(ROWS, spec.width, dtype=dtype))
     return clamped.seen > 0

@@ -127,9 +127,11 @@ def _small(recipe: Recipe) -> Recipe:
 def _first_rows(log: Log) -> Log:
     """The first rows of the data, with few codes."""
     places = np.arange(ROWS * (STEPS + 1)) % len(log.labels)
+    ids = np.asarray(log.ids[places])
+    codes = np.repeat(np.minimum(CODES, log.vocabulary), [len(span) for span in log.spans]).astype(np.int32)
     return dataclasses.replace(
         log,
-        ids=np.asarray(log.ids[places]) % np.minimum(CODES, log.vocabulary).astype(np.int32),
+        ids=np.where(ids < 0, ids, ids % codes),  # below 0: the end of a list
         numbers=np.asarray(log.numbers[places]),
         labels=np.asarray(log.labels[places]),
         train_rows=ROWS * STEPS,

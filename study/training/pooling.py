@@ -140,7 +140,8 @@ class PooledWholeInputs(WholeInputs):
     def gradients(self, tables: EmbeddingTables) -> tuple[Tensor, Tensor]:
         columns = sum(self.lists.lengths)
         gradient = self.gradient_GBFKE.repeat_interleave(self.lengths_F, dim=2, output_size=columns)
-        gradient = gradient * self.share_GBC[..., None, None]
+        share = self.share_GBC[..., None, None]
+        gradient = torch.where(share > 0, gradient * share, 0.0)  # the ends of lists are one row for all runs: no NaN
         rows_U, summed = tables.gradients(self.positions, gradient, fixed=self.fixed)
         if self.fixed:
             return rows_U, summed

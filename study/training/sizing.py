@@ -27,7 +27,7 @@ def bytes_of_run(model: str, recipe: Recipe, log: Log, *, gpu: bool = False) -> 
     On CPU within 20% of what was measured (docs/performance.md); not measured on a GPU.
     """
     spec = spec_of(log, recipe)
-    parameters, activations, _ = _counts(model, spec)
+    parameters, activations, _ = _counts(model, spec, recipe.precision)
     dtype = getattr(torch, recipe.precision)
     network = network_of_seed(model, spec, 0)
     if fused_mlp.takes(network, dtype, torch.device("cuda" if gpu else "cpu")):
@@ -47,7 +47,7 @@ def bytes_of_snapshots(model: str, recipe: Recipe, log: Log) -> int:
 
     It counts two copies of its weights and embedding rows with their accumulators, and the state before a step.
     """
-    parameters, _, _ = _counts(model, spec_of(log, recipe))
+    parameters, _, _ = _counts(model, spec_of(log, recipe), recipe.precision)
     rows = sum(log.vocabulary) * recipe.embedding_dim
     return getattr(torch, recipe.precision).itemsize * (2 * (2 * parameters + 2 * rows) + 3 * parameters)
 
@@ -58,16 +58,17 @@ def work_of_run(model: str, recipe: Recipe, log: Log) -> float:
     Raises:
         ValueError: the training rows fill no batch.
     """
-    products = _counts(model, spec_of(log, recipe))[2]
+    products = _counts(model, spec_of(log, recipe), recipe.precision)[2]
     examples = recipe.batch * steps_of(recipe, log.train_rows)
     return 6e-9 * products * examples + WORK_BESIDE * examples
 
 
 @functools.cache
-def _counts(model: str, spec: models.Spec) -> tuple[int, float, int]:
+def _counts(model: str, spec: models.Spec, precision: str) -> tuple[int, float, int]:
     """Parameters, activations of one row, and multiplications of one row in matrix products."""
-    network = network_of_seed(model, spec, 0).float()
-    rows = torch.randn(ROWS, spec.width, generator=torch.Generator().manual_seed(0))
+    dtype = getattr(torch, precision)
+    network = network_of_seed(model, spec, 0).to(dtype)
+    rows = torch.randn(ROWS, spec.width, generator=torch.Generator().manual_seed(0), dtype=dtype)
     outputs: list[int] = []
     for module in network.modules():
         if not list(module.children()):

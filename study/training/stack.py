@@ -168,10 +168,8 @@ class StackTraining:
         buffers = [part.get().clone() for part in self._buffer_parts()] if self.rollbacks else []
         loss_RT, gradients = self.network.learn(self.inputs, labels_RTB, self.log.tasks, share_RTB)
         with torch.no_grad():
-            constant_GT = self.constant_losses(labels_GTB, share_GTB)
-            if share_RTB is not None and share_GTB is not None:
-                loss_RT = self._or_as_before(step, loss_RT, share_RTB, self.loss_RST)
-                constant_GT = self._or_as_before(step, constant_GT, share_GTB, self.constant_GST)
+            constant_GT = self.constants(step, labels_GTB, share_GTB)
+            loss_RT = self._or_as_before(step, loss_RT, share_RTB, self.loss_RST)
             if self.rollbacks:
                 self._roll_back(self.rollbacks, step, loss_RT, buffers)
             self._update(step, gradients)
@@ -182,8 +180,14 @@ class StackTraining:
         labels_GTB = self.log.labels(rows_GB, self.dtype)
         return labelled(labels_GTB) if self.log.labels_are_missing else (labels_GTB, None)
 
-    def _or_as_before(self, step: int, loss_XT: Tensor, share_XTB: Tensor, losses_XST: Tensor) -> Tensor:
+    def constants(self, step: int, labels_GTB: Tensor, share_GTB: Tensor | None) -> Tensor:
+        """Return the losses (G, T) of the constant predictor at a step, as they are recorded."""
+        return self._or_as_before(step, self.constant_losses(labels_GTB, share_GTB), share_GTB, self.constant_GST)
+
+    def _or_as_before(self, step: int, loss_XT: Tensor, share_XTB: Tensor | None, losses_XST: Tensor) -> Tensor:
         """Return the losses; of a task without any label in the batch, those of the step before."""
+        if share_XTB is None:
+            return loss_XT
         constant_T = loss_XT.new_tensor([task.constant_loss for task in self.log.tasks])
         before_XT = losses_XST[:, step - 1].to(loss_XT.dtype) if step else constant_T.expand_as(loss_XT)
         return torch.where(share_XTB.any(2), loss_XT, before_XT)

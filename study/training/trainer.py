@@ -169,5 +169,5 @@ def _diverged(stack: StackTraining, step: int, seconds: float) -> Trained | None
         return None
     stack.loss_RST[:, step:] = math.nan
     for later, rows_GB in enumerate(stack.batches(step), step):
-        stack.constant_GST[:, later] = stack.constant_losses(*stack.labels(rows_GB))
+        stack.constant_GST[:, later] = stack.constants(later, *stack.labels(rows_GB))
     return _trained(stack, {evaluation.measure_of(task): np.array([math.nan]) for task in stack.log.tasks}, seconds)

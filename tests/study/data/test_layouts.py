@@ -13,6 +13,7 @@ import pytest
 
 from study.data import _csv, check, load
 from study.data._dataset import Log
+from study.data._declaration import _names
 
 ROOT = Path(__file__).parents[3]
 ROWS = 1200
@@ -193,6 +194,13 @@ def test_a_folder_of_spark_is_read(tmp_path, plain, kind):
     same(plain, convert(tmp_path / "t", TOML.replace("log*", "log").replace('"csv"', f'"{kind}"')))
 
 
+def test_a_range_of_names_keeps_its_zeros_and_goes_up():
+    assert _names("ids", ["a", "C09..C11"]) == ["a", "C09", "C10", "C11"]
+    assert _names("ids", ["C9..C11"]) == ["C9", "C10", "C11"]
+    with pytest.raises(ValueError, match=r"ids names C26\.\.C1, which holds no column"):
+        _names("ids", ["C26..C1"])
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 @pytest.mark.parametrize(
     ("labels", "said"),
@@ -205,6 +213,10 @@ def test_a_folder_of_spark_is_read(tmp_path, plain, kind):
         (np.where(CLICKS, "yes", "no"), 'positive = ["yes", "maybe"]'),
         (CLICKS * 2.5 + 1, "above = 2"),
         (CLICKS * 4, "above = 3.5"),
+        (CLICKS * 5 + 0.1, "positive = [5.1], negative = [0.1]"),
+        (np.where(CLICKS, "5.50", "1.0"), "positive = [5.5], negative = [1]"),
+        (np.where(CLICKS, "1", "2"), 'positive = ["1.0"], negative = ["2"]'),
+        (CLICKS + 12345678901234566, "positive = [12345678901234567]"),
     ],
 )
 def test_labels_are_mapped_as_declared(tmp_path, plain, labels, said, kind):

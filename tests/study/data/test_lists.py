@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from study.data import check, load
@@ -105,3 +107,22 @@ def test_columns_and_days_can_be_selected(tmp_path):
 def test_wrong_lists_are_refused(tmp_path, lists, said, message):
     with pytest.raises(ValueError, match=message):
         convert(tmp_path / "t", FRAME.assign(genres=lists), TOML.replace('"mean"', said))
+
+
+def test_lists_of_fixed_size_and_parts_without_lists_are_lists(tmp_path):
+    pairs = FRAME.assign(genres=[["a", "b"]] * ROWS)
+    plain = convert(tmp_path / "p", pairs)
+    (tmp_path / "f").mkdir()
+    table = pa.Table.from_pandas(pairs, preserve_index=False)
+    fixed = pa.FixedSizeListArray.from_arrays(pa.array(["a", "b"] * ROWS), 2)
+    pq.write_table(table.set_column(1, "genres", fixed), tmp_path / "f" / "log.parquet")
+    (tmp_path / "f" / "table.toml").write_text(TOML)
+    np.testing.assert_array_equal(load("table", {"dir": str(tmp_path / "f")}, tmp_path / "x").ids, plain.ids)
+    (tmp_path / "n").mkdir()
+    first, last = FRAME[:500], FRAME[500:].assign(genres=None)
+    first.to_parquet(tmp_path / "n" / "log.1.parquet")
+    last.to_parquet(tmp_path / "n" / "log.2.parquet")
+    (tmp_path / "n" / "table.toml").write_text(TOML)
+    log = load("table", {"dir": str(tmp_path / "n")}, tmp_path / "x")
+    assert (log.ids[500:, 1] == 0).all()
+    assert (log.ids[500:, 2:] == -1).all()

@@ -162,6 +162,8 @@ def test_a_held_out_share_that_is_too_small_is_refused(tmp_path, share):
         ('time_format = "yyyy"', "time_format is like \"%Y%m%d\" .*; got 'yyyy'"),
         ('time_format = "%d.%m.%Y"', "ts does not read by time_format"),
         ('time_unit = "s"\ntime_from = "soon"', "time_from is a date or a time, like .*; got 'soon'"),
+        ('time_unit = "s"\ntime_from = 1511539200', "time_from is a date or a time, like .*; got 1511539200"),
+        ('time_unit = "s"\ntime_to = 12:00:00', "time_to is a date or a time, like .*; got datetime.time"),
         ('time_unit = "s"\ntime_from = 2023-01-01', "no row lies between time_from and time_to"),
         ("", 'ts is a number: say in which unit or format, like time_unit = "s"'),
     ],

@@ -1,6 +1,7 @@
 """Mistakes in a user's own files: the file, the line, and the error's own words; "unknown" only where nothing is."""
 
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +74,16 @@ def test_a_name_that_is_not_there_is_unknown(own_folder: Path, package: str, nam
     hint = re.escape(f"Did you mean {meant}?") if meant else "my_pkg.mine$"
     with pytest.raises(ValueError, match=f"unknown thing '{name}'; there are .*{hint}"):
         plugins.load(package, name, "thing", "build")
+
+
+def test_a_command_that_only_reads_runs_no_code_of_another_package(own_folder: Path, monkeypatch) -> None:  # noqa: F811
+    (own_folder / "evil").mkdir()
+    (own_folder / "evil" / "__init__.py").write_text("raise SystemExit(3)\n")
+    for only_ours, message in ((True, "commands that only read"), (False, "SystemExit: 3")):
+        monkeypatch.setattr(plugins, "only_ours", only_ours)
+        with pytest.raises(ValueError, match=message):
+            plugins.load("study.methods", "evil.sub.m", "method", "build")
+        assert "evil" not in sys.modules
 
 
 def test_what_own_functions_raise_is_shown_with_its_line(own_folder: Path) -> None:  # noqa: F811

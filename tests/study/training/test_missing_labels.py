@@ -13,7 +13,7 @@ from study.data._dataset import Log
 from study.training import losses
 from study.training.evaluation import auc
 from study.training.rng import batches
-from study.training.trainer import train
+from study.training.trainer import StepError, train
 
 
 def with_missing(log: Log, *shares: float) -> Log:
@@ -110,3 +110,12 @@ def test_a_task_without_held_out_labels_has_no_quality() -> None:
     trained = train([make_run()], dataclasses.replace(LOG, labels=labels))
     assert math.isnan(trained.judged["auc_click"][0])
     assert np.isfinite(trained.judged["auc_like"][0])
+
+
+def test_constants_of_a_run_that_raised_are_those_of_a_run_that_did_not() -> None:
+    run = make_run(model="own_models.guarded", options={"weight_decay": 1e3}, method="none", lr=1e4)
+    with pytest.raises(StepError) as raised:
+        train([run], MISSING)
+    assert raised.value.trained is not None
+    healthy = train([dataclasses.replace(run, lr=1e-4)], MISSING)
+    np.testing.assert_array_equal(raised.value.trained.constant, healthy.constant)

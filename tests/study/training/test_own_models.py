@@ -62,6 +62,8 @@ MODELS = {
         build="network = ranker.build(spec, width=8); network.bottom[1] = nn.GELU()"),
     "ranker with a norm": network(
         build="network = ranker.build(spec, width=8); network.bottom.insert(1, nn.LayerNorm(8))"),
+    "ranker with another cross layer": network(
+        build="network = ranker.build(spec, width=8, cross_layers=1); network.front.norm = nn.Identity()"),
     "ranker with weight norm": network(build="network = ranker.build(spec, width=8); weight_norm(network.bottom[0])"),
     "ranker, tied": network(
         build="network = ranker.build(spec, width=8); network.bottom[2].bias = network.bottom[0].bias"),

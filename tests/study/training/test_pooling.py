@@ -1,6 +1,7 @@
 """Lists of ids: pooled as torch's EmbeddingBag does, with the same bits in every stack, and sparse updates."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from stacks import LOG, RECIPE, bits_of, make_run, ragged_stack
 
 from study.data._dataset import Log
 from study.replay.held_rows import HeldRows, SharpnessSettings
+from study.training import own_model
 from study.training.embeddings import EmbeddingTables
 from study.training.inputs import InputSizes
 from study.training.pooling import Lists, PooledTouchedInputs, PooledWholeInputs
@@ -119,6 +121,23 @@ def test_rows_of_other_ids_do_not_change() -> None:
     for one, other in zip(*weights, strict=True):
         assert torch.equal(one[0, 0, 3], other[0, 0, 3])
         assert not torch.equal(one[0, 0, 0], other[0, 0, 0])
+
+
+def test_an_own_model_is_tried_on_lists() -> None:
+    own_model.check("own_models.branching", RECIPE, LISTS)
+    tried = own_model._first_rows(LISTS)
+    assert ((tried.ids < 0) == (np.asarray(LISTS.ids[: len(tried.ids)]) < 0)).all()
+
+
+def test_the_row_of_all_ends_of_lists_gets_no_gradient_of_a_run_that_is_not_finite() -> None:
+    inputs, tables = inputs_of("whole", torch.float32, fixed=True)
+    inputs.read(
+        tables, tables.positions(torch.from_numpy(LISTS.ids[:128]).long().view(2, 64, -1)), torch.zeros(2, 64, 2)
+    )
+    inputs.take_gradient(torch.full(inputs.rows().shape, math.nan))
+    rows_U, summed = inputs.gradients(tables)
+    assert (summed[rows_U == tables.no_row] == 0).all()
+    assert summed[rows_U != tables.no_row].isnan().all()
 
 
 def test_lists_of_one_id_equal_plain_ids() -> None:
