@@ -33,10 +33,8 @@ IMPORTED = "imported"
 
 MAX_LR = 1e4
 MAX_COUNT = 10**9
-MAX_RUNS = 500_000
-"""Most runs of a study without a search: all of them are planned at once."""
 MAX_NAMED = 10**7
-"""Most runs that the axes of any other study make."""
+"""Most runs that the axes of a study make."""
 
 
 def _need(condition: bool, message: str) -> None:
@@ -308,8 +306,7 @@ class Study:
         for axis in ("models", "arms", "lrs", "seeds"):
             _need(len(getattr(self, axis)) > 0, f"need at least one of {axis}")
         runs = len(self.models) * len(self.arms) * len(self.lrs) * len(self.seeds)
-        most = MAX_RUNS if has_grid(self) else MAX_NAMED
-        _need(runs <= most, f"a study has at most {most:,} runs, and these are {runs:,}")
+        _need(runs <= MAX_NAMED, f"a study has at most {MAX_NAMED:,} runs, and these are {runs:,}")
         for seed in self.seeds:
             if not isinstance(seed, int):
                 raise ValueError(f"need a whole number as seed, got seed={seed!r}")

@@ -59,12 +59,13 @@ def preview(request: RunRequest, family: Family) -> str:
     for member, study, own in members:
         parts.append(f"\n{member.label}: {member.words}")
         with _errors_of(member):
+            begun = None
             if member.init_from:
                 weights = family_weights.check(member.init_from, study, members)
                 if begun := family_weights.begun_study(member, study, own):
                     study, weights = begun, f"in {stores.address(requests.out_folder(own, begun))}/init"
                 parts.append(f"  weights   {weights}")
-            parts.append(plan.preview(own, study))
+            parts.append(plan.preview(own, study, weights_exist=begun is not None or not member.init_from))
     return "\n".join(parts)
 
 

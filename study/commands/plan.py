@@ -2,8 +2,9 @@
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from study.commands.progress import duration
 from study.commands.remaining import RemainingWork, remaining_work
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 START_UP_SECONDS = 12
 
 
-def preview(request: RunRequest, study: Study | None = None) -> str:
+def preview(request: RunRequest, study: Study | None = None, *, weights_exist: bool = True) -> str:
     """Return the text of `study plan`. Trains nothing, and writes only the cache of converted data.
 
     Args:
         request: the user's request.
         study: a study with the request applied; None is that of the search space.
+        weights_exist: False if another study makes the weights from which its runs will start.
     """
     study, trainer = (study, open_trainer(study, cache_folder())) if study else study_and_trainer(request)
     folder = out_folder(request, study)
@@ -40,17 +42,20 @@ def preview(request: RunRequest, study: Study | None = None) -> str:
     work = remaining_work(parts, trainer, folder, recorded, workers=workers, stack=request.stack)
     data = trainer.description()
     whole = planned(folder, Definition(study=study, data=data, versions={}))
-    is_fixed = exists and whole == read_definition(folder)
+    is_fixed = exists and whole.plans == read_definition(folder).plans
     head = [
         f"{study.name}: {_goal(study)} of {_methods(study)}",
-        f"  plan      SHA-256 {plan_hash(whole.study, data)}, {_fixed(whole) if is_fixed else 'fixed when it is run'}",
+        f"  plan      {_fixed(whole, data, is_fixed) if weights_exist else 'fixed once its weights are made'}",
         *(f"  {word:9} {line}" for word, line in trainer.summary()),
     ]
     return "\n".join([*head, *_counts(study, work), *_outlook(work, workers, folder, trainer, runs)])
 
 
-def _fixed(definition: Definition) -> str:
-    return f"fixed {definition.plans[-1][0]}" if definition.plans else "fixed by a version that kept no time"
+def _fixed(definition: Definition, data: Mapping[str, Any], is_fixed: bool) -> str:
+    when = "when it is run"
+    if is_fixed:
+        when = definition.plans[-1][0] if definition.plans else "by a version that kept no time"
+    return f"SHA-256 {plan_hash(definition.study, data)}, fixed {when}"
 
 
 def _counts(study: Study, work: RemainingWork) -> list[str]:

@@ -1,13 +1,14 @@
 """What a user asked of `study run`, and the study that follows from it."""
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from study import data, plugins
 from study.commands.paths import check_absolute, study_folder
-from study.config import RANKER, QualitySearch, Study, to_json
+from study.config import RANKER, QualitySearch, Study, has_grid, to_json
 from study.definition import overrides
 from study.definition.family import Family
 from study.record.schema import check_thresholds
@@ -80,8 +81,15 @@ def apply_request(study: Study, request: RunRequest) -> Study:
     return validate_study(change_study(study, request))
 
 
+MAX_RUNS = 500_000
+"""Most runs of a study without a search: all of them are planned at once."""
+
+
 def validate_study(study: Study) -> Study:
     """Return the study in canonical form. Raises ValueError for what its trainer or search cannot do."""
+    runs = math.prod(len(axis) for axis in (study.models, study.arms, study.lrs, study.seeds))
+    if has_grid(study) and runs > MAX_RUNS:
+        raise ValueError(f"a study has at most {MAX_RUNS:,} runs, and these are {runs:,}")
     trainer = open_trainer(study, cache_folder())
     study = trainer.validate(study)
     for method in dict.fromkeys(arm.method for arm in study.arms):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from study.config import RANKER, EdgeSearch, QualitySearch, Study, canonical_json, study_from_json, to_json
+from study.config import IMPORTED, RANKER, EdgeSearch, QualitySearch, Study, canonical_json, study_from_json, to_json
 from study.record import checksums, validation
 from study.record.files import definition_text, origin_of
 from study.storage import stores
@@ -43,8 +43,10 @@ def plan_hash(study: Study, data: Mapping[str, Any]) -> str:
 
     It is that of canonical JSON, so everyone who has `study.json` can compute it.
     """
-    options = {name: value for name, value in study.data_options.items() if name != "dir"}
-    plan = {"study": to_json(dataclasses.replace(study, data_options=options)), "data": data["content"]}
+    plan = {"study": to_json(study), "data": data["content"]}
+    plan["study"]["data_options"].pop("dir", None)
+    for axis in ("lrs", "seeds"):
+        plan["study"][axis] = sorted(plan["study"][axis])
     return hashlib.sha256(canonical_json(plan).encode()).hexdigest()
 
 
@@ -110,6 +112,8 @@ def planned(folder: Path, definition: Definition) -> Definition:
     before = read_definition(folder) if study_exists(folder) else None
     if before:
         definition = _merge_axes(before, definition, folder)
+    if definition.study.trainer == IMPORTED:
+        return definition  # its runs existed before
     digest = plan_hash(definition.study, definition.data)
     if before and plan_hash(before.study, before.data) == digest:
         return definition

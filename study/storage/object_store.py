@@ -105,7 +105,7 @@ class ObjectStore:
                 size = files.info(f"{root}/{name}")["size"]
                 if max_bytes is None:
                     self._check_size(name, size)
-                return files.cat_file(f"{root}/{name}", end=max_bytes or size) if size else b""
+                return files.cat_file(f"{root}/{name}", end=max_bytes) if size else b""
             except FileNotFoundError:
                 return None
 

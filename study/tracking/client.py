@@ -158,7 +158,8 @@ def open_experiment(client: "MlflowClient", folder: Path, definition: Definition
         client.delete_experiment(found.experiment_id)
         found = None
     if found is not None:
-        for key, value in (whose | NOTE).items():
+        own_note = not found.tags.get("mlflow.note.content", "").startswith("P(divergence | learning rate)")
+        for key, value in (whose if own_note else whose | NOTE).items():
             if found.tags.get(key) != value:
                 client.set_experiment_tag(found.experiment_id, key, value)
         return found.experiment_id

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study import config
+from study.commands.request import validate_study
 from study.config import (
     CONTROL_SEEDS,
     MAX_LR,
     RESULTS_VERSION,
     Arm,
-    EdgeSearch,
     Recipe,
     Rule,
     Run,
@@ -179,7 +179,10 @@ def test_values_are_frozen() -> None:
     [
         (lambda: dataclasses.replace(RUN, lr=0.0), "need 0 < lr <= 10000, got lr=0"),
         (lambda: dataclasses.replace(RUN, lr=math.nan), "need 0 < lr <= 10000, got lr=nan"),
-        (lambda: dataclasses.replace(RUN, lr="1e-3"), "got lr='1e-3'; YAML reads 1e-3 as text and 1.0e-3 as a number"),
+        (
+            lambda: dataclasses.replace(RUN, lr="1e-3"),
+            "need a number as lr, got lr='1e-3'; YAML reads 1e-3 as text and 1.0e-3 as a number",
+        ),
         (lambda: dataclasses.replace(RUN, lr=1.1e4), "need 0 < lr <= 10000, got lr=11000"),
         (lambda: dataclasses.replace(RUN, seed=-1), "need 0 <= seed < 1000000000, got seed=-1"),
         (lambda: dataclasses.replace(RUN, seed=10**9 + 4), "need 0 <= seed < 1000000000, got seed=1000000004"),
@@ -224,12 +227,12 @@ def test_a_grid_is_written_as_people_say_it() -> None:
     assert log_grid(1.0, 1.02, 4) == (1.0,)
 
 
-def test_a_grid_of_too_many_runs_is_refused_and_a_search_is_not() -> None:
-    with pytest.raises(ValueError, match=r"at most 500,000 runs, and these are 1,000,000"):
-        make_study(seeds=range(1_000_000), lrs=(0.1,), arms=(Arm("none"),), models=("small",))
-    study = make_study(seeds=range(500_000), lrs=(0.1,), arms=(Arm("none"),), models=("small",))
-    assert len(study.seeds) == 500_000
-    assert len(dataclasses.replace(study, seeds=range(600_000), search=EdgeSearch()).seeds) == 600_000
+def test_a_grid_of_too_many_runs_can_be_read_and_not_trained() -> None:
+    many = make_study(seeds=range(600_000), lrs=(0.1,), arms=(Arm("none"),), models=("small",))
+    with pytest.raises(ValueError, match=r"at most 500,000 runs, and these are 600,000"):
+        validate_study(many)
+    with pytest.raises(ValueError, match=r"at most 10,000,000 runs, and these are 12,000,000"):
+        make_study(seeds=range(12_000_000), lrs=(0.1,), arms=(Arm("none"),), models=("small",))
 
 
 def test_a_message_does_not_list_thousands_of_values() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from records import make_definition
 
+from study.config import IMPORTED
 from study.record.definition import open_study, plan_hash, read_definition, write_definition
 
 
@@ -15,6 +16,7 @@ def test_a_plan_is_fixed_when_a_study_is_made_and_each_time_it_grows(tmp_path: P
     open_study(tmp_path, make_definition())
     (first,) = read_definition(tmp_path).plans
     open_study(tmp_path, make_definition())
+    open_study(tmp_path, make_definition(seeds=(1, 0)))
     open_study(tmp_path, make_definition(seeds=(0,)))
     assert read_definition(tmp_path).plans == (first,), "nothing was added"
     open_study(tmp_path, make_definition(seeds=(0, 1, 2)))
@@ -24,9 +26,10 @@ def test_a_plan_is_fixed_when_a_study_is_made_and_each_time_it_grows(tmp_path: P
 
 
 def test_anyone_can_compute_the_hash_from_study_json(tmp_path: Path) -> None:
-    open_study(tmp_path, make_definition(data_options={"rows": 1000, "dir": str(tmp_path)}))
+    open_study(tmp_path, make_definition(data_options={"rows": 1000, "dir": str(tmp_path)}, lrs=(0.1, 0.01, 1)))
     content = json.loads((tmp_path / "study.json").read_text())
     del content["study"]["data_options"]["dir"]
+    content["study"]["lrs"].sort()
     plan = {"study": content["study"], "data": content["data"]["content"]}
     text = json.dumps(plan, sort_keys=True, separators=(",", ":"))
     assert content["plans"][-1][1] == hashlib.sha256(text.encode()).hexdigest()
@@ -42,4 +45,9 @@ def test_a_record_of_an_older_version_gets_no_time_afterwards(tmp_path: Path) ->
     old = open_study(tmp_path, make_definition())
     write_definition(tmp_path, dataclasses.replace(old, plans=()))
     open_study(tmp_path, make_definition())
+    assert read_definition(tmp_path).plans == ()
+
+
+def test_runs_that_existed_before_have_no_plan(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition(trainer=IMPORTED))
     assert read_definition(tmp_path).plans == ()

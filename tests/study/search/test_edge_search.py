@@ -125,7 +125,7 @@ def test_a_curve_that_never_diverges_grows_by_factors_of_2_to_lr_100_and_says_so
     assert lrs == [*LADDER, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 100.0]
     assert source.outline()[-1].endswith("0 diverged; edge > 100, censored: not reached up to lr 100")
     assert trainer.trained < 40
-    assert source.state == "edges: none > 100"
+    assert source.state == "1 of 1 edges found"
 
 
 def test_a_curve_that_always_diverges_grows_downward_to_its_floor_and_says_so() -> None:
@@ -339,7 +339,7 @@ def test_a_search_without_a_record_has_everything_to_do(tmp_path: Path) -> None:
     found = source(make_study(["none", "agc"]), "c" * 64, tmp_path / "none", workers=2, largest_stack={"small": 32})
     assert len(drain(found)) == 2
     assert found.outline()[0].startswith("search    of 2 curves, the lr at which half of the runs diverge")
-    assert found.state == "edges: none yet"
+    assert found.state == "0 of 2 edges found"
 
 
 def test_the_report_tells_the_edge_that_was_sought(tmp_path: Path) -> None:

@@ -691,7 +691,7 @@ def test_a_run_that_diverges_as_it_is_trained_again_is_not_handed_on(
         return dataclasses.replace(trained, loss=np.maximum(trained.loss, 2 * trained.constant))
 
     monkeypatch.setattr(family_weights, "_source", lambda *_: (read_definition(yesterday).study, yesterday))
-    monkeypatch.setattr(export_weights, "train", dead)
+    monkeypatch.setattr(export_weights, "train_again", dead)
     for lr, was in (
         (0.1, "seed 0: completed in the record, diverged now"),
         (None, "of the control in the record, diverged now"),
@@ -730,7 +730,7 @@ def test_weights_that_no_file_could_hold_are_refused_before_the_training(
     yesterday: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = export_weights.select_run(yesterday, lr=0.1, method="none")
-    monkeypatch.setattr(export_weights, "train", None)
+    monkeypatch.setattr(export_weights, "train_again", None)
     monkeypatch.setattr(weights, "MAX_FILE_BYTES", MAX_DESCRIPTION_BYTES + 400_000)
     with pytest.raises(ValueError, match=r"the weights of small cannot be exported: they take \d+,\d+ bytes"):
         export_weights.export_weights(yesterday, run, cache)
