@@ -1,5 +1,6 @@
 """The form in which every data source returns its log: encoded, sorted by time, split by day."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,4 +67,4 @@ class Log:
     def spans(self) -> list[range]:
         """Return the columns of `ids` of each feature."""
         stops = np.cumsum(self.lengths or (1,) * len(self.vocabulary)).tolist()
-        return [range(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
+        return [range(start, stop) for start, stop in itertools.pairwise([0, *stops])]

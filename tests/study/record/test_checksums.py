@@ -122,6 +122,12 @@ def test_flipped_bits_of_json_are_found_or_change_nothing(data: st.DataObject) -
     assert {key: value for key, value in found.items() if key in CONTENT} == CONTENT
 
 
+def test_json_whose_name_of_the_hash_has_changed_is_refused() -> None:
+    text = checksums.json_bytes({"reason": "out of memory"}).replace(b'"sha256"', b'"sha257"').replace(b"out", b"nut")
+    with pytest.raises(checksums.ChecksumError):
+        checksums.read_json(text)
+
+
 @pytest.mark.parametrize("text", ["[]", "3", "null", "", "{", '{"a": 1, "sha256": "sha256:0"}', "[" * 100_000])
 def test_other_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - json's own among them

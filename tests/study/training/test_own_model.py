@@ -1,10 +1,14 @@
 """What is wrong with a user's own model is one line when the study is planned, with the file and the line."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from own_files import network, own_folder, write  # noqa: F401 - a fixture
 from plans import make_study, planned_of
+from stacks import LOG, RECIPE
+
+from study.training import own_model
 
 HEADER = "import numpy as np\nimport torch\nfrom torch import nn\n\n\n"
 
@@ -89,3 +93,9 @@ def test_what_can_be_trained_is_planned(own_folder: Path, text: str, one_by_one:
     assert plan.limits.notes[:1] == plan.limits.notes
     assert bool(plan.limits.notes) == one_by_one
     assert plan.missing
+
+
+def test_a_model_is_tried_on_data_without_ids() -> None:
+    log = dataclasses.replace(LOG, ids=LOG.ids[:, :0], vocabulary=(), id_names=())
+    assert log.spans == []
+    own_model.check("own_models.linear", RECIPE, log)

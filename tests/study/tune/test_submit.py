@@ -136,7 +136,7 @@ OTHER = """
 import sys
 from study.tune import cluster, environment
 environment.prepare(sys.argv[1])
-cluster.refuse_dead_address = lambda address: None
+cluster.refuse_dead_address = lambda address, shown=None: None
 import ray
 def init(**_):
     raise RuntimeError(
