@@ -12,7 +12,7 @@ from study.commands.request import RunRequest, out_folder, study_and_trainer
 from study.config import QualitySearch, Study
 from study.record import tables
 from study.record.confirmations import read_confirmations
-from study.record.definition import Definition, plan_hash, planned, read_definition, study_exists
+from study.record.definition import Definition, plan_hash, read_definition, study_exists, with_plan
 from study.storage import stores
 from study.storage.stores import cache_folder
 from study.text.wording import count
@@ -41,8 +41,9 @@ def preview(request: RunRequest, study: Study | None = None, *, weights_exist: b
     workers = request.workers or os.cpu_count() or 1
     work = remaining_work(parts, trainer, folder, recorded, workers=workers, stack=request.stack)
     data = trainer.description()
-    whole = planned(folder, Definition(study=study, data=data, versions={}))
-    is_fixed = exists and whole.plans == read_definition(folder).plans
+    before = read_definition(folder) if exists else None
+    whole = with_plan(folder, before, Definition(study=study, data=data, versions={}))
+    is_fixed = before is not None and whole.plans == before.plans
     head = [
         f"{study.name}: {_goal(study)} of {_methods(study)}",
         f"  plan      {_fixed(whole, data, is_fixed) if weights_exist else 'fixed once its weights are made'}",

@@ -102,14 +102,20 @@ def open_study(folder: Path, definition: Definition) -> Definition:
     """
     check_not_a_view(folder)
     stores.probe(folder)
-    definition = planned(folder, definition)
+    before = read_definition(folder) if study_exists(folder) else None
+    definition = with_plan(folder, before, definition)
     write_definition(folder, definition)
     return definition
 
 
-def planned(folder: Path, definition: Definition) -> Definition:
-    """Return what `open_study` would write, with the plan that would be fixed now. Raises as it does."""
-    before = read_definition(folder) if study_exists(folder) else None
+def with_plan(folder: Path, before: Definition | None, definition: Definition) -> Definition:
+    """Return what `open_study` would write, with the plan that would be fixed now. Raises as it does.
+
+    Args:
+        folder: the study's folder, for messages.
+        before: the definition that it holds; None if it holds none.
+        definition: the study as asked for.
+    """
     if before:
         definition = _merge_axes(before, definition, folder)
     if definition.study.trainer == IMPORTED:

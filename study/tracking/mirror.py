@@ -9,8 +9,8 @@
 A metric is a chart, and the part of its name before a slash is a section of the page. MLflow sorts both by name, so
 `divergence/rate` is among the first. A study of more than MOST_CELLS cells has no runs for them: MLflow takes longer to
 write each than training may. Its curves hold the same numbers, and `tables/cells.csv` of the study's run has a row a
-cell. Of more than MOST_CURVES curves, `tables/edges.csv` alone holds the answers. More
-than MOST_CELLS curves have no runs either.
+cell. Of more than MOST_CURVES curves, `tables/edges.csv` alone holds the answers. More than MOST_CELLS curves have no
+runs either.
 
 The record is the truth and MLflow is a view of it: `mirror` can be repeated, interrupted and run against an empty
 server at any time. It ends with exactly one run per curve, cell and study. MLflow's metrics are append-only, so a curve

@@ -188,8 +188,10 @@ class StackTraining:
         """Return the losses; of a task without any label in the batch, those of the step before."""
         if share_XTB is None:
             return loss_XT
-        constant_T = loss_XT.new_tensor([task.constant_loss for task in self.log.tasks])
-        before_XT = losses_XST[:, step - 1].to(loss_XT.dtype) if step else constant_T.expand_as(loss_XT)
+        if step:
+            before_XT = losses_XST[:, step - 1].to(loss_XT.dtype)
+        else:
+            before_XT = loss_XT.new_tensor([task.constant_loss for task in self.log.tasks]).expand_as(loss_XT)
         return torch.where(share_XTB.any(2), loss_XT, before_XT)
 
     def constant_losses(self, labels_GTB: Tensor, share_GTB: Tensor | None = None) -> Tensor:
