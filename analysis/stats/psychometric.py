@@ -224,7 +224,7 @@ def _log_joint(grid: Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_NP: 
     floor_C, lapse_C = np.repeat(floor_F, len(lapse_L)), np.tile(lapse_L, F)
     if grid.immune:
         floor_C, lapse_C = np.append(floor_C, floor_F), np.append(lapse_C, np.full(F, STEADY))
-    gain_C = (1 - floor_C) * (1 - lapse_C)
+    gain_C, rest_C = (1 - floor_C) * (1 - lapse_C), (1 - floor_C) * lapse_C
     yes_PK, no_PK = (patterns_PK == 1).astype(float), (patterns_PK == 0).astype(float)
     yes_P, no_P = yes_PK.sum(1)[:, None], no_PK.sum(1)[:, None]
     by_floor_PF = np.exp(yes_P * np.log(floor_F) + no_P * np.log1p(-floor_F))
@@ -233,15 +233,15 @@ def _log_joint(grid: Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_NP: 
     for first, share in itertools.product(range(0, len(grid.sigma.u), some), range(len(grid.shares))):
         sigma_S = 10 ** grid.sigma.u[first : first + some]
         p_SKT, weight_STM = _seeds(x_K, grid.mu.u, sigma_S, grid.shares[share], grid.link)
-        p_SKX = (floor_C[:, None] + gain_C[:, None] * p_SKT[:, :, None]).reshape(*p_SKT.shape[:2], -1)
         here_NSQM = log_NSHQM[:, first : first + some, share]
         if weight_STM is None and not grid.immune:  # only how many diverged at each lr counts
             k_NK, rest_NK = counts_NP @ yes_PK, counts_NP @ no_PK
             some_K, others_K = k_NK.any(0), rest_NK.any(0)
-            log_SNX = k_NK[:, some_K] @ np.log(p_SKX[:, some_K])
-            log_SNX += rest_NK[:, others_K] @ np.log1p(-p_SKX[:, others_K])
+            log_SNX = k_NK[:, some_K].astype(np.float32) @ _logs(floor_C, gain_C, p_SKT[:, some_K])
+            log_SNX += rest_NK[:, others_K].astype(np.float32) @ _logs(rest_C, gain_C, 1 - p_SKT[:, others_K])
             here_NSQM[:] = np.moveaxis(log_SNX.reshape(len(sigma_S), N, -1, M), 0, 1)
             continue
+        p_SKX = (floor_C[:, None] + gain_C[:, None] * p_SKT[:, :, None]).reshape(*p_SKT.shape[:2], -1)
         log_yes_SKX, log_no_SKX = np.log(p_SKX), np.log1p(-p_SKX)
         mean_SPX = yes_PK @ log_yes_SKX
         mean_SPX += no_PK @ log_no_SKX
@@ -264,6 +264,16 @@ def _log_joint(grid: Grid, x_K: np.ndarray, patterns_PK: np.ndarray, counts_NP: 
     log_NG = log_NSHQM.reshape(N, -1)
     log_NG += grid.log_prior.ravel()
     return log_NG
+
+
+def _logs(least_C: np.ndarray, gain_C: np.ndarray, share_SKM: np.ndarray) -> np.ndarray:
+    """Log of a probability that is at least `least_C`, single precision: (S, K, C * M).
+
+    The probabilities of an outcome and of its opposite are both sums of positive terms, so nothing is lost.
+    """
+    least_C, gain_C, share_SKM = (part.astype(np.float32) for part in (least_C, gain_C, share_SKM))
+    p_SKCM = least_C[:, None] + gain_C[:, None] * share_SKM[:, :, None]
+    return np.log(p_SKCM, out=p_SKCM).reshape(*share_SKM.shape[:2], len(least_C) * share_SKM.shape[2])
 
 
 TINY = 1e-280

@@ -90,12 +90,16 @@ def run(trainer: Trainer, source: EdgeSource, *, workers: int = 2, order: int = 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The result of a search. runs: number trained. low, edge, high: log10 of the interval's ends and the median."""
+    """The result of a search. runs: number trained. low, edge, high: log10 of the interval's ends and the median.
+
+    alone: log10 of the ends of the interval of the logistic alone.
+    """
 
     runs: int
     low: float
     edge: float
     high: float
+    alone: tuple[float, float]
     end: str
 
 
@@ -115,7 +119,15 @@ def recorded_search(
     (found,) = source.curves
     assert found.now is not None
     assert found.end is not None
-    said = Found(runs=trainer.trained, low=found.now.low, edge=found.now.edge, high=found.now.high, end=found.end)
+    low, high = found.now.one.edge(source.study.search.level, (TAIL, 1 - TAIL))
+    said = Found(
+        runs=trainer.trained,
+        low=found.now.low,
+        edge=found.now.edge,
+        high=found.now.high,
+        alone=(low, high),
+        end=found.end,
+    )
     return said, [(trainer.runs[id].lr, diverged) for id, diverged in trainer.recorded.items()]
 
 

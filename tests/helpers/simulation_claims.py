@@ -106,6 +106,9 @@ def _hits(found: Sequence[Found], edges: Sequence[float]) -> dict[str, float]:
     error = [(f.edge - edge) / (f.high - f.low) for f, edge in zip(found, edges, strict=True) if f.high > f.low]
     return {
         "covered": float(np.mean([f.low <= edge <= f.high for f, edge in zip(found, edges, strict=True)])),
+        "covered_alone": float(
+            np.mean([f.alone[0] <= edge <= f.alone[1] for f, edge in zip(found, edges, strict=True)])
+        ),
         "width": float(np.mean([f.high - f.low for f in found if math.isfinite(f.high - f.low)])),
         "bias": float(np.mean(error)),
     }

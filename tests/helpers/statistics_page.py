@@ -157,9 +157,9 @@ def searches(level: float) -> str:
     rows = rows.loc[(rows["level"] == level).to_numpy()].sort_values("covered", kind="stable")
     if not len(rows):
         return f"Searches of {_name(level)} are not simulated yet."
-    lines = [["curve", "covered", "bias / width", "mean runs", "90% of searches", "width, decades"]]
+    lines = [["curve", "covered", "logistic alone", "bias / width", "mean runs", "90% of searches", "width, decades"]]
     for row in rows.to_dict("records"):
-        lines.append([row["shape"], f"{row['covered']:.3f}", f"{row['bias']:+.2f}"])
+        lines.append([row["shape"], f"{row['covered']:.3f}", f"{row['covered_alone']:.3f}", f"{row['bias']:+.2f}"])
         lines[-1] += [f"{row['runs']:.0f}", f"{row['most_runs']:.0f}", f"{row['width']:.3f}"]
     return f"{_each(rows, 'searches of each curve')}\n\n{markdown(lines)}"
 
