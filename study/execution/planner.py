@@ -5,7 +5,7 @@ import hashlib
 import heapq
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -90,10 +90,10 @@ def plan(
     missing_control = [run for run in control if run.id not in recorded and run.model in needed]
 
     def stacks_of(missing: Sequence[Run]) -> tuple[Stack, ...]:
-        stacks: list[Stack] = []
-        for model in study.models:
-            of_model = [run for run in missing if run.model == model]
-            stacks += _stacks(of_model, trainer.kind_of, largest[model], workers)
+        of_model: dict[str, list[Run]] = {model: [] for model in study.models}
+        for run in missing:
+            of_model[run.model].append(run)
+        stacks = [s for m, runs in of_model.items() for s in _stacks(runs, trainer.kind_of, largest[m], workers)]
         # The largest first: small ones at the end leave fewer workers without work.
         return tuple(sorted(stacks, key=lambda s: -limits.work_of_run[s.runs[0].model] * len(s.runs)))
 
@@ -114,24 +114,44 @@ def _stacks(runs: Sequence[Run], kind_of: Callable[[Run], str], largest: int, wo
     kinds: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         kinds[kind_of(run)].append(run)
-    size = max(1, min(largest, math.ceil(len(runs) / workers)))
-    cut = {kind: _cut(of_kind, size) for kind, of_kind in kinds.items()}
-    best, best_time = cut, _rounds(cut, workers)
+    seeds = {kind: Counter(Counter(run.seed for run in of_kind).values()) for kind, of_kind in kinds.items()}
+    most = dict.fromkeys(kinds, max(1, min(largest, math.ceil(len(runs) / workers))))
+    sizes = {kind: _sizes(seeds[kind], most[kind]) for kind in kinds}
+    best, best_time = most, _rounds(sizes, workers)
     # Where the last round leaves workers idle, one stack more, and smaller ones, may end sooner.
     for _ in range(min(workers, MOST_CUTS) if runs else 0):
-        kind = max(cut, key=lambda k: max(len(stack.runs) for stack in cut[k]))
-        cut = cut | {kind: _cut(kinds[kind], math.ceil(len(kinds[kind]) / (len(cut[kind]) + 1)))}
-        if _rounds(cut, workers) < best_time:
-            best, best_time = cut, _rounds(cut, workers)
-    return [stack for of_kind in best.values() for stack in of_kind]
+        kind = max(sizes, key=lambda k: max(sizes[k]))
+        most = most | {kind: math.ceil(len(kinds[kind]) / (sizes[kind].total() + 1))}
+        sizes = sizes | {kind: _sizes(seeds[kind], most[kind])}
+        if (time := _rounds(sizes, workers)) < best_time:
+            best, best_time = most, time
+    return [stack for kind, of_kind in kinds.items() for stack in _cut(of_kind, best[kind])]
 
 
-def _rounds(cut: Mapping[str, Sequence[Stack]], workers: int) -> float:
+def _sizes(seeds: Counter[int], size: int) -> Counter[int]:
+    """Size of a stack -> how many there are, as `_cut` makes them of seeds that have so many runs: runs -> seeds."""
+    groups, sizes = Counter[int](), Counter[int]()
+    for runs, count in seeds.items():
+        for part, parts in _even_sizes(runs, size):
+            groups[part] += parts * count
+    for runs, count in groups.items():
+        for part, parts in _even_sizes(count, max(1, size // runs)):
+            sizes[part * runs] += parts
+    return sizes
+
+
+def _rounds(sizes: Mapping[str, Counter[int]], workers: int) -> int:
     """When the last worker is done, in the time of a run, if whoever is free takes the largest stack that is left."""
-    busy_until = [0.0] * workers
-    for runs in sorted((len(stack.runs) for of_kind in cut.values() for stack in of_kind), reverse=True):
-        heapq.heapreplace(busy_until, busy_until[0] + runs + STACK_COSTS_RUNS)
-    return max(busy_until)
+    free_at = [(0, workers)]  # workers that are free at the same time are one entry: there may be thousands
+    for runs, stacks in sorted(sum(sizes.values(), Counter[int]()).items(), reverse=True):
+        while stacks:
+            time, free = heapq.heappop(free_at)
+            taking = min(free, stacks)
+            stacks -= taking
+            heapq.heappush(free_at, (time + runs + STACK_COSTS_RUNS, taking))
+            if free > taking:
+                heapq.heappush(free_at, (time, free - taking))
+    return max(time for time, _ in free_at)
 
 
 def _cut(runs: Sequence[Run], size: int) -> list[Stack]:
@@ -148,6 +168,13 @@ def _cut(runs: Sequence[Run], size: int) -> list[Stack]:
         for count, groups in by_count.items()
         for part in _even_parts(groups, max(1, size // count))
     ]
+
+
+def _even_sizes(count: int, size: int) -> list[tuple[int, int]]:
+    """The lengths of `_even_parts` of so many items: (length, parts)."""
+    parts = math.ceil(count / size)
+    length, longer = divmod(count, parts)
+    return [(n, k) for n, k in ((length + 1, longer), (length, parts - longer)) if k]
 
 
 def _even_parts(items: Sequence[T], size: int) -> list[list[T]]:

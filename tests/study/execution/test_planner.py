@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -205,3 +206,20 @@ def test_a_plan_is_cut_finer_a_limited_number_of_times(monkeypatch: pytest.Monke
     monkeypatch.setattr(planner, "_rounds", lambda cut, workers: cuts.append(1) or rounds(cut, workers))
     planned_of(make_study(seeds=range(200)), workers=1_000)
     assert len(cuts) <= 2 * planner.MOST_CUTS + 2  # the control has a plan of its own
+
+
+def test_stacks_are_made_once_however_many_plans_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, cut = [], planner._cut
+    monkeypatch.setattr(planner, "_cut", lambda runs, size: made.append(len(runs)) or cut(runs, size))
+    study = make_study(seeds=range(200))
+    planned = planned_of(study, workers=300)
+    assert sum(made) == planned.missing
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 40])
+@pytest.mark.parametrize("of_seed", [(1,), (4,) * 7, (1, 2, 2, 5, 5, 5, 12), range(1, 14)])
+def test_sizes_are_those_of_the_stacks_that_are_cut(of_seed: Sequence[int], size: int) -> None:
+    run = runs_of(make_study(), LOG.content)[0]
+    runs = [dataclasses.replace(run, seed=seed) for seed, count in enumerate(of_seed) for _ in range(count)]
+    sizes = Counter(len(stack.runs) for stack in planner._cut(runs, size))
+    assert planner._sizes(Counter(of_seed), size) == sizes
