@@ -79,9 +79,11 @@ def curve_labels(arms: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
         arms: The method of each, and its thresholds and options.
     """
     written = [(method, {name: _short(value) for name, value in values.items()}) for method, values in arms]
+    of_method: dict[str, list[dict[str, str]]] = {}
+    for method, values in written:
+        of_method.setdefault(method, []).append(values)
     varied = {}
-    for method in {method for method, _ in written}:
-        alike = [values for other, values in written if other == method]
+    for method, alike in of_method.items():
         names = sorted({name for values in alike for name in values})
         varied[method] = [name for name in names if len({values.get(name) for values in alike}) > 1]
     return [

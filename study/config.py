@@ -365,16 +365,21 @@ def has_grid(study: Study) -> bool:
     return study.search is None and study.trainer != IMPORTED
 
 
-def control_of(study: Study, data: str) -> list[Run]:
+def control_of(study: Study, data: str, models: Sequence[str] | None = None) -> list[Run]:
     """Return the control's runs, for each model: the untreated arm at low learning rates, with reserved seeds.
 
     An imported record may have fewer of these seeds (`control_seeds` of its options).
+
+    Args:
+        study: The study.
+        data: Content hash of the data.
+        models: Some of the study's models; None is all of them.
     """
     arm = untreated(study)
     seeds = study.trainer_options.get("control_seeds") if study.trainer == IMPORTED else None
     return [
         study.run(data, model, arm, lr, seed)
-        for model in study.models
+        for model in (study.models if models is None else models)
         for seed in CONTROL_SEEDS[:seeds]
         for lr in study.control_lrs or CONTROL_LRS
     ]

@@ -42,7 +42,7 @@ def draw_rates(
     """
     styles = curve_styles(rates) if styles is None else styles
     rates = rates.loc[rates["curve"].isin(list(styles))]
-    curves = [curve for curve in styles if curve in set(rates["curve"])]
+    curves = _present(rates, styles)
     most = max(rates["n"].tolist(), default=1)
     crowded = len(curves) > CROWD
     for i, curve in enumerate(curves):
@@ -97,6 +97,12 @@ def _draw_arrow(ax: Axes, lr: float, height: float, colour: str) -> None:
     )
 
 
+def _present(table: pd.DataFrame, styles: Styles) -> list[str]:
+    """Return the curves of the styles that the table has."""
+    present = set(table["curve"].unique())
+    return [curve for curve in styles if curve in present]
+
+
 def _columns(table: pd.DataFrame, curve: str, *names: str) -> list[np.ndarray]:
     """Return columns of one curve, ordered by lr, as float arrays."""
     of_curve = table.loc[table["curve"] == curve].sort_values(by="lr")
@@ -115,7 +121,7 @@ def draw_band(
         bottom: Values below it, minus infinity included, are drawn on it, a median as a cross; None shows all values.
     """
     styles = curve_styles(table) if styles is None else styles
-    for curve in (c for c in styles if c in set(table["curve"])):
+    for curve in _present(table, styles):
         lr, low, mid, high = _columns(table, curve, "lr", f"{value}_low", value, f"{value}_high")
         floor = -math.inf if bottom is None else bottom
         off = mid < floor
@@ -137,7 +143,7 @@ def draw_micro(ax: Axes, rates: pd.DataFrame, styles: Styles | None = None) -> N
         rates: `divergence_rates` of one model.
     """
     styles = curve_styles(rates) if styles is None else styles
-    curves = [c for c in styles if c in set(rates["curve"])]
+    curves = _present(rates, styles)
     for i, curve in enumerate(curves):
         lr, rate, low, high = _columns(rates, curve, "lr", "micro_rate", "micro_low", "micro_high")
         lr = lr * _dodge(i, len(curves))
@@ -158,7 +164,7 @@ def draw_horizon(ax: Axes, table: pd.DataFrame, styles: Styles | None = None) ->
         table: `analysis.stats.trajectories.diverged_by_step` of one model.
     """
     styles = curve_styles(table) if styles is None else styles
-    for curve in (c for c in styles if c in set(table["curve"])):
+    for curve in _present(table, styles):
         of_curve = table[table["curve"] == curve]
         style = styles[curve]
         ax.step(of_curve["step"], of_curve["share"], where="post", color=style.colour, ls=style.dash, lw=1.8)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.loading import method_order
+from analysis.loading import method_order, records
 
 if TYPE_CHECKING:  # matplotlib and seaborn are slow to import, and the order of methods needs neither
     import pandas as pd
@@ -74,10 +74,12 @@ def curve_styles(table: "pd.DataFrame") -> dict[str, LineStyle]:
     Args:
         table: Rows with method and curve.
     """
-    of_method = method_styles(table["method"])
+    curves_of: dict[str, list[str]] = {}
+    for row in records(table.loc[:, ["method", "curve"]].drop_duplicates()):
+        curves_of.setdefault(row["method"], []).append(row["curve"])
     styles = {}
-    for method, style in of_method.items():
-        curves = sorted(set(table.loc[table["method"] == method, "curve"]))
+    for method, style in method_styles(curves_of).items():
+        curves = sorted(curves_of[method])
         for i, curve in enumerate(curves):
             white = 0.6 * i / len(curves)
             r, g, b = (round(255 * (c + (1 - c) * white)) for c in _rgb(style.colour))

@@ -22,6 +22,9 @@ MOST_VALUES = 12
 MOST_LINES = 12
 """Panels of a figure that has one for each threshold."""
 
+MOST_PANELS = 24
+"""Panels of any figure."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
@@ -44,14 +47,14 @@ def panels(table: pd.DataFrame, models: Sequence[str], lines: pd.DataFrame) -> l
     """Divide curves into panels: one for each model, if its curves can be told apart.
 
     With more than `MOST_CURVES` curves, each threshold of a method gets a panel, beside `none`, and one panel shows the
-    curves that vary no threshold.
+    curves that vary no threshold. Of more than `MOST_PANELS` panels, evenly spaced ones are returned.
 
     Args:
         table: Rows with model, curve and method.
         models: The models, in the order of the panels.
         lines: `analysis.stats.frontier.frontier` at any level.
     """
-    styles = curve_styles(table)
+    styles, models = curve_styles(table), evenly_spaced(models, MOST_PANELS)
     if len(styles) <= MOST_CURVES:
         return [Panel(title=model, model=model, styles=styles) for model in models]
     shown, of_method = [], method_styles(table["method"])
@@ -68,7 +71,7 @@ def panels(table: pd.DataFrame, models: Sequence[str], lines: pd.DataFrame) -> l
             own = beside | dict(zip(line["curve"], ramp, strict=True))
             names = [*beside, *(f"{value:g}" for value in line["value"])]
             shown.append(Panel(title=line_title(whole), model=model, styles=own, names=names))
-    return shown
+    return evenly_spaced(shown, MOST_PANELS)
 
 
 def threshold_lines(table: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:

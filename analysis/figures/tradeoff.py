@@ -11,11 +11,15 @@ from matplotlib.figure import Figure
 
 from analysis.figures.axes import HALO, figure_style, grid_shape, legend, panel_figure
 from analysis.figures.palette import LineStyle, method_styles
+from analysis.figures.panels import MOST_PANELS, evenly_spaced
 from analysis.loading import method_order, records
 from analysis.stats.quality import lower_is_better
 
 MANY_POINTS = 2_000
 """Points of a figure above which they are drawn as pixels, so that the page opens quickly."""
+
+MANY_METHODS = 50
+"""Methods above which only evenly spaced ones are drawn, and those on a Pareto front."""
 
 STEP = 0.018
 """Distance between neighbouring methods on the x axis, so that equal rates do not hide each other."""
@@ -32,7 +36,10 @@ def tradeoff(table: pd.DataFrame) -> Figure:
     Args:
         table: `analysis.stats.frontier.tradeoff`.
     """
-    models = list(dict.fromkeys(table["model"]))
+    models, methods = evenly_spaced(list(dict.fromkeys(table["model"])), MOST_PANELS), method_order(table["method"])
+    if len(methods) > MANY_METHODS:
+        shown = [*evenly_spaced(methods, MANY_METHODS), *table.loc[table["pareto"], "method"]]
+        table = table.loc[table["method"].isin(shown)]
     with figure_style():
         figure = panel_figure(len(models), PANEL_HEIGHT)
         for i, model in enumerate(models):

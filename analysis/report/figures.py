@@ -35,7 +35,14 @@ def report_figures(tables: ReportTables, losses: pd.DataFrame | None = None) -> 
     models = tables.models(rates)
     moving = thresholds.frontier(runs, LEVELS[0], fitted)
     parts = panels(rates, models, moving)
-    drawn = runs.loc[runs["curve"].isin([curve for part in parts for curve in part.styles])]
+    curves_drawn = list({curve for part in parts for curve in part.styles})
+    models_drawn = [part.model for part in parts]
+
+    def drawn_of(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.loc[frame["curve"].isin(curves_drawn) & frame["model"].isin(models_drawn)]
+
+    drawn = drawn_of(runs)
+    rates, edges, table = drawn_of(rates), drawn_of(edges), drawn_of(table)
     horizon, lines = diverged_by_step(drawn), fitted_curves(drawn, fitted=fitted)
 
     def of(frame: pd.DataFrame, part: Panel) -> pd.DataFrame:

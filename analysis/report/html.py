@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
+from analysis.figures.panels import evenly_spaced
 from study.storage.atomic import write_atomic
 
 DPI = 150
@@ -58,7 +59,7 @@ def render(template: str, **values: Any) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -66,6 +67,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["spaced"] = evenly_spaced
+    return environment
 
 
 def image(figure: Figure, path: Path) -> Image:

@@ -267,8 +267,10 @@ def rule_influence(tables: ReportTables, found: pd.DataFrame | None) -> Table | 
     head = ["model", "curve", "LR50", *(h for r in others for h in (f"{r}: {rules[r]}", "times", "runs changed"))]
     body = []
     for model, of_model in tables.by_model(found):
-        for curve in dict.fromkeys(row["curve"] for row in of_model):
-            rows = {row["rule"]: row for row in of_model if row["curve"] == curve}
+        of_curve: dict[str, dict[str, Mapping[str, Any]]] = {}
+        for row in of_model:
+            of_curve.setdefault(row["curve"], {})[row["rule"]] = row
+        for curve, rows in of_curve.items():
             body.append([model, curve, edge_text(rows["own"]), *(text for r in others for text in _moved(rows[r]))])
     return Table(head=head, rows=body, words=2)
 

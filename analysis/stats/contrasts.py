@@ -93,10 +93,11 @@ def contrasts(
     ordered = in_order(runs)
     did, seeds_of = outcomes_by_curve(ordered), ordered.groupby(CURVE, sort=False)["seed"].unique().to_dict()
     confirmed_runs = [ordered.loc[ordered["run_id"].isin(list(ids))] for ids in named]
+    at_curve = [confirmation_runs.groupby(CURVE, sort=False).indices for confirmation_runs in confirmed_runs]
     for key, (lrs, diverged_SK) in did.items():
         confirmed = [
-            confirmation_runs.loc[(confirmation_runs["model"] == key[0]) & (confirmation_runs["curve"] == key[1])]
-            for confirmation_runs in confirmed_runs
+            confirmation_runs.iloc[at.get(key, [])]
+            for confirmation_runs, at in zip(confirmed_runs, at_curve, strict=True)
         ]
         side = _Side(
             row=edge_rows[key],
@@ -234,11 +235,12 @@ def _pairs(of_model: Sequence[_Side], against: str) -> list[tuple[_Side, _Side, 
     An arm is compared with the untreated one of its own options, such as its base optimizer, if there is one.
     """
     untreated_sides = [side for side in of_model if side.row["method"] == against]
-    planned = []
-    for side in of_model:
-        if side.row["method"] != against and untreated_sides:
-            alike = (other for other in untreated_sides if other.row["options"] == side.row["options"])
-            planned.append((side, next(alike, untreated_sides[0]), True))
+    alike = {side.row["options"]: side for side in reversed(untreated_sides)}
+    planned = [
+        (side, alike.get(side.row["options"], untreated_sides[0]), True)
+        for side in of_model
+        if side.row["method"] != against and untreated_sides
+    ]
     if len(of_model) > FEW_CURVES:
         return planned
     compared = {(a.name, b.name) for a, b, _ in planned}

@@ -114,10 +114,11 @@ def missing_by_curve(runs: pd.DataFrame, failed: pd.DataFrame, level: float = 0.
         "no trend").
     """
     runs = with_curves(runs)
-    rows = []
+    of_curve = runs.groupby(CURVE, sort=False).indices if len(failed) else {}
+    runs, rows = runs.loc[:, ["seed", "lr", "outcome"]], []
     for key, lost in failed.groupby(CURVE, sort=False):
         model, curve = key  # pyright: ignore[reportGeneralTypeIssues]
-        there = runs.loc[(runs["model"] == model) & (runs["curve"] == curve), ["seed", "lr", "outcome"]]
+        there = runs.iloc[of_curve.get(key, [])]
         both = pd.concat([there, lost[["seed", "lr"]].assign(outcome="diverged")], ignore_index=True)
         lrs, of_lr = np.unique(both["lr"].to_numpy(dtype=float), return_inverse=True)
         total = np.bincount(of_lr, minlength=len(lrs))

@@ -16,6 +16,9 @@ from study.record.schema import FIRST_LOSSES
 MOST_CURVES = 12
 """Curves whose missing runs are named one by one."""
 
+MOST_CLAIMS = 100
+"""Claims of a model that are named one by one."""
+
 
 def claims_text(recommended: pd.DataFrame) -> str:
     """Return the lrs that are claimed for one model, or why none is, and which missing runs forbid a claim."""
@@ -35,6 +38,9 @@ def _forbidden(recommended: pd.DataFrame) -> str:
 def _claimed(recommended: pd.DataFrame) -> str:
     claimed = [row for row in records(recommended) if row["status"] == CLAIMED]
     risk = f"at most {100 * RISK:g}% of the runs diverge, {100 * CONFIDENCE:g}% confidence"
+    if len(claimed) > MOST_CLAIMS:
+        lrs = sorted(row["lr"] for row in claimed)
+        return f"Claimed ({risk}): {len(claimed):,} curves, the lowest up to lr {lrs[0]:g}, the highest to {lrs[-1]:g}."
     if claimed:
         lrs = ", ".join(f"{row['curve']} up to lr {row['lr']:g} ({row['k']:g} of {row['n']:g})" for row in claimed)
         return f"Claimed ({risk}): {lrs}."

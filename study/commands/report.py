@@ -25,6 +25,7 @@ def report(folder: Path) -> str:
     """Write the report, and return its text for a terminal. Raises StorageError if it cannot be written."""
     from analysis.report import page, terminal
     from analysis.report.tables import report_tables
+    from analysis.stats.trajectories import example_pairs
     from analysis.text.report import MOST_REJUDGED
 
     stores.store_for(folder).refresh("set_aside", tables.PUBLISHED)
@@ -32,12 +33,13 @@ def report(folder: Path) -> str:
     try:
         many = len(found.runs) > MOST_REJUDGED
         judged = found.every.loc[found.every["role"] == "control"] if many else found.every
-        losses = tables.read_losses(folder, judged["run_id"] if many else None)
+        examples = [run["run_id"] for pair in example_pairs(found.runs) for run in pair] if many else []
+        losses = tables.read_losses(folder, [*judged["run_id"], *examples] if many else None)
         path = page.write(
             found,
             _references(found, losses),
             None if many else _influence(found, losses),
-            None if many else losses,
+            losses,
             sizes=_sizes(found),
             doubling=None if many else _doubling(found, losses),
         )
@@ -124,9 +126,11 @@ def _doubling(found: "ReportTables", losses: "pd.DataFrame") -> "pd.DataFrame | 
 def _references(found: "ReportTables", losses: "pd.DataFrame") -> dict[str, dict[str, Any]]:
     """The reference of each model whose control is recorded, as the report takes it."""
     study, data, runs = found.definition.study, found.definition.data, found.every
+    runs = runs.loc[runs["role"] == "control"]  # else each model's would be looked for among all runs
+    losses = losses.loc[losses["run_id"].isin(runs["run_id"])]
     recorded, described = set(runs["run_id"]), {}
     for model in study.models:
-        if not all(run.id in recorded for run in control_of(study, data["content"]) if run.model == model):
+        if not all(run.id in recorded for run in control_of(study, data["content"], [model])):
             continue
         try:
             reference = references(study, data, found.folder, [model], losses=losses, runs=runs)[model]

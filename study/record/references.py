@@ -39,7 +39,7 @@ def references(
     """
     runs, found = tables.read_runs(folder) if runs is None else runs, {}
     for model in models:
-        ids = [run.id for run in control_of(study, data["content"]) if run.model == model]
+        ids = [run.id for run in control_of(study, data["content"], [model])]
         runs_of_model = runs[runs["run_id"].isin(ids)]
         if runs_of_model.empty:
             raise RecordError(f"the control of {model} is not recorded in {folder}")
