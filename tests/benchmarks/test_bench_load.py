@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import load
+import pandas as pd
 import pytest
 
 from study import data
@@ -52,3 +53,14 @@ def test_the_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     for part in ("plan", "run: Tune", "run: report", "status", "report", "recommend", "overhead of a cell, ms"):
         assert f"\n{part} " in said
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_recorded_runs_reads_each_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--recorded", "--cells", "100", "--seeds", "2", "--folder", str(tmp_path)]
+    assert load.main(words) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines()[1:5]] == ["plan", "status", "report", "recommend"]
+    runs = pd.read_parquet(tmp_path / "100" / "study" / "runs.parquet")
+    assert (runs["role"] == "cell").sum() == 2 * 100
+    assert set(runs.loc[runs["role"] == "cell", "outcome"]) == {"completed", "diverged"}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from records import TASK, make_definition
+from simulated_record import simulated_definition, write_simulated_study
 from threshold_runs import runs_of
 
 from analysis.figures import panels as panel_figures
@@ -23,6 +24,7 @@ from analysis.stats.missing import missing_by_curve
 from analysis.text import report as report_text
 from study.commands import report as report_command
 from study.config import Study, control_of
+from study.record import files
 
 
 class CountedText(str):
@@ -170,3 +172,14 @@ def test_many_claims_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     said = report_text.claims_text(claims)
     assert said.endswith("3 curves, the lowest up to lr 0.1, the highest to 0.4.")
     assert "a up to lr 0.4 (0 of 59)" in report_text.claims_text(claims.head(2))
+
+
+def test_a_report_of_many_runs_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_simulated_study(tmp_path, simulated_definition(models=("small",), lrs=(0.2, 0.6, 1.2), seeds=(0, 1)))
+    monkeypatch.setattr(report_text, "MOST_REJUDGED", 0)
+    read, read_file = [], files.read_file
+    monkeypatch.setattr(files, "read_file", lambda folder, name: read.append(name) or read_file(folder, name))
+    assert "leaves out how other rules" in report_command.report(tmp_path)
+    every = [f"{path.parent.name}/{path.name}" for kind in ("runs", "losses") for path in tmp_path.glob(f"{kind}/*")]
+    assert sorted(name for name in read if name.startswith(("runs/", "losses/"))) == sorted(every)
+    assert (tmp_path / "figures" / "gallery.png").exists()
