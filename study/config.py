@@ -267,6 +267,8 @@ class Study:
         trainer_options: options of the trainer.
         control_lrs: learning rates of the control. If empty, `CONTROL_LRS` for rankers; for any other trainer six
             rates, from the lowest of `lrs` downward by factors of 2.
+        compare: methods that every other method is compared with; the plan names these contrasts before the run. If
+            empty, the method `none` for rankers, and the first arm's for any other trainer.
     """
 
     name: str
@@ -282,11 +284,13 @@ class Study:
     trainer: Any = RANKER
     trainer_options: dict[str, Any] = field(default_factory=dict)
     control_lrs: tuple[float, ...] = ()
+    compare: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for axis in ("models", "arms", "lrs", "seeds", "control_lrs"):
+        for axis in ("models", "arms", "lrs", "seeds", "control_lrs", "compare"):
             values = getattr(self, axis)
-            _need(isinstance(values, Iterable), f"{axis} needs a tuple, got {values!r}")
+            is_tuple = isinstance(values, Iterable) and not isinstance(values, str)
+            _need(is_tuple, f"{axis} needs a tuple, got {values!r}")
             values = tuple(int(v) if isinstance(v, numbers.Integral) else v for v in values)  # also of numpy
             object.__setattr__(self, axis, values)
         for arm in self.arms:
@@ -320,6 +324,10 @@ class Study:
             twice = sorted(v for v, n in Counter(values).items() if n > 1)
             more = f" and {len(twice) - 5:,} more" if len(twice) > 5 else ""
             _need(not twice, f"{axis} names {', '.join(twice[:5])}{more} twice")
+        methods = list(dict.fromkeys(arm.method for arm in self.arms))
+        for name in self.compare:
+            _need(name in methods, f"compare names {name!r}, but the study's methods are {', '.join(methods)}")
+        _need(len(set(self.compare)) == len(self.compare), f"compare names a method twice: {', '.join(self.compare)}")
 
     def run(self, data: str, model: str, arm: Arm, lr: float, seed: int) -> Run:
         """Return one run of this study. `data` is the content hash of the data."""
@@ -347,8 +355,26 @@ def runs_of(study: Study, data: str) -> list[Run]:
 
 
 def untreated(study: Study) -> Arm:
-    """Return the arm that others are compared with: the method `none` for rankers, else the study's first arm."""
+    """Return the arm of the control: the method `none` for rankers, else the study's first arm."""
     return Arm("none") if study.trainer == RANKER else study.arms[0]
+
+
+def comparators(study: Study) -> tuple[str, ...]:
+    """Return the methods that the others are compared with: `compare`, or else the untreated one."""
+    return study.compare or (untreated(study).method,)
+
+
+def planned_contrasts(study: Study) -> list[tuple[Arm, str]]:
+    """Return (arm, comparator) of each contrast that the study plans, for one model.
+
+    Two comparators are compared once. A search for the best quality measures no edges, and plans none.
+    """
+    methods, before, planned = {arm.method for arm in study.arms}, set(), []
+    for comparator in comparators(study):
+        before.add(comparator)
+        if comparator in methods and not isinstance(study.search, QualitySearch):
+            planned += [(arm, comparator) for arm in study.arms if arm.method not in before]
+    return planned
 
 
 def nominates_only(study: Study) -> bool:
@@ -416,7 +442,7 @@ def canonical_json(value: Any) -> str:
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-NEWER: dict[str, Any] = {"search": None, "trainer": RANKER, "trainer_options": {}, "control_lrs": ()}
+NEWER: dict[str, Any] = {"search": None, "trainer": RANKER, "trainer_options": {}, "control_lrs": (), "compare": ()}
 """Fields that JSON leaves out at their default, so that older versions can read it."""
 
 
@@ -449,6 +475,7 @@ def study_from_json(values: dict[str, Any]) -> Study:
             "rule": Rule(**values["rule"]),
             "search": _search_from_json(values.get("search")),
             "control_lrs": tuple(values.get("control_lrs", ())),
+            "compare": tuple(values.get("compare", ())),
         }
     )
 

@@ -11,7 +11,7 @@ from analysis.findings import published
 from analysis.findings.published import Published
 from analysis.loading import records
 from analysis.stats.best import best
-from analysis.stats.contrasts import contrasts
+from analysis.stats.contrasts import contrasts, first_planned
 from analysis.stats.edges import edges, fits
 from analysis.stats.forest import forest
 from analysis.stats.frontier import frontier as edge_by_threshold
@@ -23,7 +23,7 @@ from analysis.text.edges import edge_span, edge_text
 from analysis.text.format import difference_text, p_text, score_text, span_text, two_digits, value_text
 from analysis.text.scale import EXPONENT_HEAD, exponent_row, prediction_rows
 from analysis.text.table2 import as_text
-from study.config import RANKER, EdgeSearch, untreated
+from study.config import RANKER, EdgeSearch, comparators
 from study.record.definition import study_exists
 
 
@@ -96,11 +96,11 @@ def _cells(entry: Published, table: pd.DataFrame, text: Callable[[dict[str, Any]
 
 
 def edge_table(folders: Sequence[Path]) -> str:
-    """Return LR50 and LR05, or the edge at the level of a search, and the ratio of LR50 to the untreated arm's."""
+    """Return LR50 and LR05, or the edge at the level of a search, and the ratio of LR50 to its comparator's."""
     rows, levels, against_names = [], LEVELS, set()
     for folder in folders:
         entry = published.read(folder)
-        against_names.add(untreated(entry.definition.study).method)
+        against_names |= set(comparators(entry.definition.study))
         fitted = fits(entry.runs)
         search = entry.definition.study.search
         if isinstance(search, EdgeSearch) and search.level not in LEVELS:
@@ -109,7 +109,7 @@ def edge_table(folders: Sequence[Path]) -> str:
             {(row["model"], row["curve"]): row for row in records(edges(entry.runs, level, fitted))} for level in levels
         ]
         ratios = contrasts(entry.runs, entry.definition, fitted=fitted)
-        against = {(r["model"], r["curve"]): r for r in records(ratios.loc[ratios["planned"].astype(bool)])}
+        against = first_planned(ratios)
         models = entry.definition.study.models
         for key in sorted(by_level[0], key=lambda key: models.index(key[0])):
             ratio = against.get(key)
@@ -137,7 +137,7 @@ def chosen(folders: Sequence[Path]) -> str:
         first = f"auc_{tasks[0]['name']}"
         errors = [f"rmse_{task['name']}" for task in tasks if f"rmse_{task['name']}" in table]
         paired = contrasts(entry.runs, entry.definition)
-        more = {(r["model"], r["curve"]): r for r in records(paired.loc[paired["planned"].astype(bool)])}
+        more = first_planned(paired)
         head = ["model", "method", f"{score_text(first)} (95%)", *(f"{score_text(name)} (95%)" for name in errors)]
         head += ["lr of most seeds", "diverged there", "AUC more than `none` (95%)"]
         for row in records(table):

@@ -32,7 +32,7 @@ from analysis.text.report import claims_text, trust_notes
 from analysis.text.scale import EXPONENT_HEAD, doubling_text, exponent_row, horizon_warnings, sizes_text, too_few_text
 from analysis.text.scale import warnings as size_warnings
 from analysis.text.table2 import as_text
-from study.config import IMPORTED, QualitySearch, has_grid, to_json, untreated
+from study.config import IMPORTED, QualitySearch, comparators, has_grid, to_json
 from study.record.definition import Definition
 from study.record.failures import read_failures
 from study.text.wording import count
@@ -203,15 +203,16 @@ def contrasts(tables: ReportTables) -> Context | None:
     if found.empty:
         return None
     answers: Answers = []
+    against = comparators(tables.definition.study)
     for model in tables.models(found):
         of_model = found.loc[found["model"] == model]
         curves = of_model.loc[of_model["planned"].astype(bool), "curve"].tolist() or [""]
-        lines = sentences(of_model, untreated(tables.definition.study).method)
+        lines = sentences(of_model, against)
         answers.append((model, [_split(curve, line) for curve, line in zip(curves, lines, strict=True)]))
     planned = found["planned"].to_numpy(dtype=bool)
     return {
         "answers": answers,
-        "against": untreated(tables.definition.study).method,
+        "against": " and with ".join(against),
         "planned": _contrasts_table(tables, found.loc[planned], "p (Holm)", "p_holm"),
         "others": _contrasts_table(tables, found.loc[~planned], "p, uncorrected", "p"),
         "costs": _costs_table(tables),

@@ -9,7 +9,7 @@ from analysis.text.edges import sentence
 from analysis.text.missing import sentences as missing_sentences
 from analysis.text.rates import rates_table
 from analysis.text.report import claims_text, many_contrasts_text, many_edges_text, trust_notes
-from study.config import untreated
+from study.config import comparators
 
 MOST_CURVES = 100
 """Curves of a model that are printed one by one."""
@@ -51,8 +51,8 @@ def _model_text(tables: ReportTables, model: str, folder: str, command: str) -> 
         return "\n".join([f"{model}:", *(f"  {line}" for line in lines)])
     lines = [*lost, *(sentence(row) for row in rows)]
     if contrasts["planned"].tolist().count(True) > MOST_CONTRASTS:
-        lines.append(many_contrasts_text(contrasts))
+        lines.append(many_contrasts_text(contrasts, comparators(tables.definition.study)))
     elif len(contrasts):
-        lines += sentences(contrasts, untreated(tables.definition.study).method, quality=False)
+        lines += sentences(contrasts, comparators(tables.definition.study), quality=False)
     lines.append(f"{claims_text(recommended)} More: {command} recommend {folder}")
     return "\n".join([f"{model}:", *(f"  {line}" for line in lines)])

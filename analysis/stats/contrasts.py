@@ -1,4 +1,4 @@
-"""Which method moves the edge, and by how much: each method against `none`, then every other pair.
+"""Which method moves the edge, and by how much: each method against its comparators, then every other pair.
 
 The interval of a ratio of edges is that of the difference of their posteriors (`analysis.stats.edges`, level 0.5). It
 holds at any number of seeds and includes what a grid of lrs hides: a bootstrap of seeds that all switch between the
@@ -9,10 +9,11 @@ data they hardly correlate. (Tried: coupling the posteriors by the correlation o
 Intervals of 95% covered 85%, since a grid's part of the uncertainty is not shared.) See docs/statistics.md for
 simulations. Quality, and outcomes at one lr, are paired by seed.
 
-The contrasts against `none` of one model are a family: Holm (S. Holm, Scandinavian Journal of Statistics 6, 1979). If a
-confirmation (`study.record.confirmations`) named an lr and fresh seeds before they were trained, McNemar's mid-p of
-these runs joins the family (M. W. Fagerland, S. Lydersen, P. Laake, BMC Medical Research Methodology 13:91, 2013). All
-other contrasts are descriptive and not corrected.
+The contrasts that the study plans (`study.config.planned_contrasts`: each method against the untreated one, or against
+those that `Study.compare` names) are a family, over all of its models: Holm (S. Holm, Scandinavian Journal of
+Statistics 6, 1979). One without runs yet counts too. If a confirmation (`study.record.confirmations`) named an lr and
+fresh seeds before they were trained, McNemar's mid-p of these runs joins the family (M. W. Fagerland, S. Lydersen, P.
+Laake, BMC Medical Research Methodology 13:91, 2013). All other contrasts are descriptive and not corrected.
 """
 
 import functools
@@ -31,7 +32,7 @@ from analysis.stats.edges import NOT_REACHED, REACHED, edges, fits, outcomes, ou
 from analysis.stats.intervals import CONFIDENCE, mean_interval
 from analysis.stats.psychometric import Fit
 from analysis.stats.quality import judged_at_own_best, quality_column
-from study.config import untreated
+from study.config import comparators, planned_contrasts
 from study.record.confirmations import Confirmation
 from study.record.definition import Definition
 
@@ -65,9 +66,9 @@ def contrasts(
         fitted: `analysis.stats.edges.fits(runs)`; computed if None.
 
     Returns:
-        One row a pair, the planned ones first; columns model, curve, method; against (the other curve); planned
-        (against the untreated arm and in the family; others are descriptive); seeds, seeds_against, pairs (distinct
-        seeds of each, and common ones);
+        One row a pair, the planned ones first, in the order of the comparators; columns model, curve, method; against
+        (the other curve); planned (against a comparator and in the family; others are descriptive); seeds,
+        seeds_against, pairs (distinct seeds of each, and common ones);
         ratio (LR50 of curve over that of against; NaN unless both were reached), low, high (95% interval; 0 and inf
         if it lacks that end), status ("known", "at least": only low is known, "at most", "undecided"), monotone
         (False if a rate falls again; the interval is then of the model-free bounds, without p), p, p_holm (of
@@ -82,7 +83,7 @@ def contrasts(
     Raises:
         ValueError: If there is no such quality.
     """
-    runs, against = with_curves(runs), untreated(definition.study).method
+    runs, against = with_curves(runs), comparators(definition.study)
     name = quality_column(definition, quality)
     fitted = fits(runs) if fitted is None else fitted
     edge_rows = {(row["model"], row["curve"]): row for row in records(edges(runs, LEVEL, fitted))}
@@ -110,12 +111,18 @@ def contrasts(
     tables = []
     for of_model in sides.values():
         rows = [_contrast(a, b, planned, name) for a, b, planned in _pairs(of_model, against)]
-        tables.append(_with_holm(pd.DataFrame(rows, columns=pd.Index(COLUMNS))))
+        tables.append(pd.DataFrame(rows, columns=pd.Index(COLUMNS)))
     if not tables:
         return pd.DataFrame(columns=pd.Index(COLUMNS))
-    return pd.concat(tables, ignore_index=True).sort_values(
-        "planned", ascending=False, kind="stable", ignore_index=True
-    )
+    table = pd.concat(tables, ignore_index=True)
+    table = table.sort_values("planned", ascending=False, kind="stable", ignore_index=True)
+    return with_holm(table, len(definition.study.models) * len(planned_contrasts(definition.study)))
+
+
+def first_planned(table: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return (model, curve) -> its planned row of `contrasts`, that with its first comparator."""
+    planned = records(table.loc[table["planned"].astype(bool)])
+    return {(row["model"], row["curve"]): row for row in reversed(planned)}
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -229,18 +236,18 @@ def _by_seed_and_lr(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _pairs(of_model: Sequence[_Side], against: str) -> list[tuple[_Side, _Side, bool]]:
-    """(curve, against, planned), the planned pairs first.
+def _pairs(of_model: Sequence[_Side], against: Sequence[str]) -> list[tuple[_Side, _Side, bool]]:
+    """(curve, against, planned), the planned pairs first, as `planned_contrasts` has them.
 
-    An arm is compared with the untreated one of its own options, such as its base optimizer, if there is one.
+    An arm is compared with the comparator of its own options, such as its base optimizer, if there is one.
     """
-    untreated_sides = [side for side in of_model if side.row["method"] == against]
-    alike = {side.row["options"]: side for side in reversed(untreated_sides)}
-    planned = [
-        (side, alike.get(side.row["options"], untreated_sides[0]), True)
-        for side in of_model
-        if side.row["method"] != against and untreated_sides
-    ]
+    planned = []
+    for i, comparator in enumerate(against):
+        others = [side for side in of_model if side.row["method"] == comparator]
+        alike = {side.row["options"]: side for side in reversed(others)}
+        for side in of_model:
+            if others and side.row["method"] not in against[: i + 1]:
+                planned.append((side, alike.get(side.row["options"], others[0]), True))
     if len(of_model) > FEW_CURVES:
         return planned
     compared = {(a.name, b.name) for a, b, _ in planned}
@@ -326,12 +333,20 @@ def _quality_difference(a: _Side, b: _Side) -> dict[str, Any]:
     return ends | {"best_lr": chosen[0], "best_lr_against": chosen[1]}
 
 
-def _with_holm(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with p corrected over the family of one model."""
+def with_holm(table: pd.DataFrame, contrasts: int) -> pd.DataFrame:
+    """Return a table of contrasts with p_holm and lr_p_holm, over the planned ones as one family.
+
+    The p of a confirmation belongs to it for every planned contrast of a model that has one.
+
+    Args:
+        table: Rows of `contrasts`, of all models; of a family of studies, of all members.
+        contrasts: How many were planned. Those without a row count as p = 1.
+    """
     planned = table["planned"].to_numpy(dtype=bool)
-    p = table.loc[planned, ["p", "lr_p"]].to_numpy(dtype=float)
-    named = bool(table["lr_named"].any())
-    family = holm(p.ravel() if named else p[:, 0])
-    adjusted = np.full((len(table), 2), math.nan)
-    adjusted[planned, : 1 + named] = family.reshape(len(p), 1 + named)
+    named = table.groupby("model")["lr_named"].transform("any").to_numpy(dtype=bool)
+    of_family = np.stack([planned, planned & named], axis=1)
+    p = table[["p", "lr_p"]].to_numpy(dtype=float)
+    without_runs = np.full(max(contrasts - planned.sum(), 0), math.nan)
+    adjusted = np.full_like(p, math.nan)
+    adjusted[of_family] = holm(np.concatenate([p[of_family], without_runs]))[: of_family.sum()]
     return table.assign(p_holm=adjusted[:, 0], lr_p_holm=adjusted[:, 1])

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.loading import FamilyMember, load, records
-from analysis.stats.contrasts import LEVEL, contrasts, holm, points, ratio_interval
+from analysis.stats.contrasts import LEVEL, contrasts, first_planned, holm, points, ratio_interval
 from analysis.stats.edges import edges, fits
 from analysis.stats.psychometric import Fit
 from study.record.definition import Definition, study_exists
@@ -74,13 +74,13 @@ COLUMNS = (
 
 
 def curves(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
-    """Return the same columns for the curves of one study, each compared with the `none` of its options and model.
+    """Return the same columns for the curves of one study, each compared with its first comparator of its model.
 
-    p is corrected by Holm's method over the curves of a model (`analysis.stats.contrasts`).
+    p is corrected by Holm's method over the planned contrasts of the study (`analysis.stats.contrasts`).
     """
     fitted = fits(runs)
     ratios = contrasts(runs, definition, fitted=fitted)
-    planned = {(r["model"], r["curve"]): r for r in records(ratios.loc[ratios["planned"].astype(bool)])}
+    planned = first_planned(ratios)
     models, rows = definition.study.models, []
     for row in sorted(_edges(runs, fitted), key=lambda row: models.index(row["model"])):
         ratio = planned.get((row["model"], row["curve"]), dict.fromkeys(RATIO.values(), math.nan) | {"against": ""})

@@ -42,7 +42,7 @@ def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
         `rmse_<task>`, or a loop's metric) the median over seeds with its exact 95% interval, <name>_low and
         <name>_high (NaN below 6 seeds); k, n, rate, low, high (the runs that judge and diverged, with the 95% Wilson
         interval); more, more_low, more_high, more_p_holm (the mean difference to `clippy` of the first quality, paired
-        by seed, with Student's 95% interval and p, by Holm over the methods of a model; NaN without Clippy or quality,
+        by seed, with Student's 95% interval and p, by Holm over all methods and models; NaN without Clippy or quality,
         with one common seed, or if all differences are equal).
     """
     runs = with_curves(runs)
@@ -75,8 +75,8 @@ def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     place = {model: i for i, model in enumerate(definition.study.models)}
     rows.sort(key=lambda row: (place.get(row["model"], len(place)), rank[row["method"]]))
     table = pd.DataFrame(rows, columns=pd.Index(columns))
-    for _, of_model in table.loc[table["method"] != AGAINST].groupby("model"):
-        table.loc[of_model.index, "more_p_holm"] = holm(of_model["more_p_holm"].to_numpy(dtype=float))
+    others = table["method"] != AGAINST
+    table.loc[others, "more_p_holm"] = holm(table.loc[others, "more_p_holm"].to_numpy(dtype=float))
     return table
 
 

@@ -1,7 +1,7 @@
 """Contrasts as text: ratios and intervals for a table, and a sentence for each planned contrast."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -22,20 +22,22 @@ def ratio_text(row: Mapping[str, Any]) -> str:
     return f"< {two_digits(row['high'])}" if row["status"] == AT_MOST else "?"
 
 
-def sentences(table: pd.DataFrame, against: str = "none", *, quality: bool = True) -> list[str]:
+def sentences(table: pd.DataFrame, against: Sequence[str] = ("none",), *, quality: bool = True) -> list[str]:
     """Return a sentence for each planned contrast of one model, or why there is none.
 
     Args:
         table: Rows of `analysis.stats.contrasts.contrasts`, of one model.
-        against: The untreated method (`study.config.untreated`).
+        against: The methods that the others are compared with (`study.config.comparators`).
         quality: Whether to add the difference in quality.
     """
     planned = records(table.loc[table["planned"].astype(bool)])
     if planned:
         return [_sentence(row) + (_quality_words(row) if quality else "") for row in planned]
-    if against in set(table["method"]) | set(table["against"]):
-        return [f"only the method {against} was run: there is nothing to compare it with."]
-    return [f"the study has no runs of {against}: methods are only compared with each other, without a claim."]
+    if set(against) & (set(table["method"]) | set(table["against"])):
+        return [f"only the method {' or '.join(against)} was run: there is nothing to compare it with."]
+    return [
+        f"the study has no runs of {' or '.join(against)}: methods are only compared with each other, without a claim."
+    ]
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

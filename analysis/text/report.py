@@ -64,10 +64,11 @@ def many_edges_text(edges: Sequence[Mapping[str, Any]], level: float) -> str:
     )
 
 
-def many_contrasts_text(contrasts: pd.DataFrame) -> str:
+def many_contrasts_text(contrasts: pd.DataFrame, against: Sequence[str]) -> str:
     """Return a sentence that counts the planned contrasts of one model that are significant."""
     p = contrasts.loc[contrasts["planned"].astype(bool), "p_holm"]
-    return f"{int((p <= 0.05).sum())} of {len(p)} curves differ in LR50 from none (Holm's p at most 0.05)."
+    found = f"{int((p <= 0.05).sum())} of {len(p)} planned contrasts with {' or '.join(against)}"
+    return f"{found} show a difference in LR50 (Holm's p at most 0.05)."
 
 
 MOST_REJUDGED = 50_000

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from study.commands.progress import duration
 from study.commands.remaining import RemainingWork, remaining_work
 from study.commands.request import RunRequest, out_folder, study_and_trainer
-from study.config import QualitySearch, Study
+from study.config import QualitySearch, Study, comparators, planned_contrasts
 from study.record import tables
 from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, plan_hash, read_definition, study_exists, with_plan
@@ -49,7 +49,9 @@ def preview(request: RunRequest, study: Study | None = None, *, weights_exist: b
         f"  plan      {_fixed(whole, data, is_fixed) if weights_exist else 'fixed once its weights are made'}",
         *(f"  {word:9} {line}" for word, line in trainer.summary()),
     ]
-    return "\n".join([*head, *_counts(study, work), *_outlook(work, workers, folder, trainer, runs)])
+    return "\n".join(
+        [*head, *_counts(study, work), *_contrasts(study), *_outlook(work, workers, folder, trainer, runs)]
+    )
 
 
 def _fixed(definition: Definition, data: Mapping[str, Any], is_fixed: bool) -> str:
@@ -73,6 +75,21 @@ def _counts(study: Study, work: RemainingWork) -> list[str]:
         f"  trials    {count(planned.missing, 'run')} to train"
         + as_stacks(planned.missing, len(work.control) + len(planned.stacks)),
     ]
+
+
+def _contrasts(study: Study) -> list[str]:
+    """`  contrasts 4: layer_clip, agc, lamb, clippy against none`."""
+    planned = planned_contrasts(study)
+    if not planned:
+        return []
+    models = len(study.models)
+    of_models = f" on each of {models} models" if models > 1 else ""
+    parts = []
+    for comparator in comparators(study):
+        arms = Counter(arm.method for arm, other in planned if other == comparator)
+        methods = ", ".join(method if n == 1 else f"{method} ({n} arms)" for method, n in arms.items())
+        parts += [f"{methods} against {comparator}"] if methods else []
+    return [f"  contrasts {models * len(planned)}: {'; '.join(parts)}{of_models}; p is corrected over all of them"]
 
 
 def as_stacks(runs: int, stacks: int) -> str:

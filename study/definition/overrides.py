@@ -11,7 +11,7 @@ from study import plugins
 from study.config import RANKER, Arm, QualitySearch, Recipe, Rule, Study
 from study.definition import model_options
 
-AXES = ("models", "methods", "lr", "seeds", "control_lrs")
+AXES = ("models", "methods", "lr", "seeds", "control_lrs", "compare")
 
 
 def apply(
@@ -20,6 +20,7 @@ def apply(
     """Return the study with each `key=value` applied.
 
         models=small,large  methods=none,clippy  lr=0.1,0.2  seeds=0-7  control_lrs=0.01,0.02
+        compare=agc               each other method is compared with agc
         METHOD.PARAMETER=v1,v2    one arm for each value (two parameters: every combination)
         MODEL.OPTION=v1,v2        one model for each value (two options: every combination)
         steps=300, batch=256      the recipe
@@ -38,13 +39,16 @@ def apply(
     """
     parameters: dict[str, dict[str, list[Any]]] = {}
     sizes: dict[str, dict[str, list[Any]]] = {}
+    compare, study = study.compare, dataclasses.replace(study, compare=())
     for setting in settings:
         key, equals, text = setting.partition("=")
         key, text = key.strip(), text.strip()
         if not equals or not key or not text:
             raise ValueError(f"--set takes key=value, got {setting!r}")
         head, dot, tail = key.rpartition(".")  # the name of a user's method has dots
-        if key in AXES:
+        if key == "compare":
+            compare = tuple(_split(text))
+        elif key in AXES:
             study = _with_axis(study, key, text)
         elif key in _recipe_keys():
             study = dataclasses.replace(study, recipe=_with_field(study.recipe, key, text))
@@ -78,7 +82,7 @@ def apply(
         if model not in _models(study):
             raise ValueError(f"{model}.{next(iter(values))} is set, but {model} is not among the study's models")
         study = _with_model_options(study, model, values)
-    return study
+    return dataclasses.replace(study, compare=compare)
 
 
 def by_key(study: Study) -> dict[str, Any]:
@@ -89,6 +93,7 @@ def by_key(study: Study) -> dict[str, Any]:
         "lr": study.lrs,
         "seeds": study.seeds,
         "control_lrs": study.control_lrs,
+        "compare": study.compare,
         **{name: getattr(study.recipe, name) for name in _recipe_keys()},
         **{f"rule.{name}": getattr(study.rule, name) for name in _fields(Rule)},
         "search": study.search,
@@ -210,7 +215,7 @@ def _models(study: Study) -> set[str]:
 def _known_keys(study: Study) -> list[str]:
     if study.trainer != RANKER:
         arms = [f"{arm}.OPTION" for arm in sorted(_methods(study))]
-        return ["lr", "seeds", "control_lrs", "methods", *arms, "rule.NAME", "search.NAME"]
+        return ["lr", "seeds", "control_lrs", "compare", "methods", *arms, "rule.NAME", "search.NAME"]
     return [*AXES, *_recipe_keys(), "METHOD.PARAMETER", "MODEL.OPTION", "rule.NAME", "search.NAME", "data.OPTION"]
 
 

@@ -8,7 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from study.config import IMPORTED, RANKER, EdgeSearch, QualitySearch, Study, canonical_json, study_from_json, to_json
+from study.config import (
+    IMPORTED,
+    RANKER,
+    EdgeSearch,
+    QualitySearch,
+    Study,
+    canonical_json,
+    comparators,
+    study_from_json,
+    to_json,
+)
 from study.record import checksums, validation
 from study.record.files import definition_text, origin_of
 from study.storage import stores
@@ -185,6 +195,9 @@ def _difference(old: Definition, new: Definition) -> str | None:
         before, after = getattr(old.study, part), getattr(new.study, part)
         if before != after:
             return f"this study with another {part} (was {before}, is {after})"
+    if old.study.compare != new.study.compare:
+        before, after = (" and ".join(comparators(d.study)) for d in (old, new))
+        return f"this study, which plans to compare methods with {before}, not with {after}"
     if type(old.study.search) is not type(new.study.search):
         return "this study with another kind of search"
     if changed := _search_difference(old.study, new.study):

@@ -218,7 +218,7 @@ def _study_run(folder: Path, definition: Definition, runs: "pd.DataFrame", began
 def _answers(folder: Path, definition: Definition, runs: "pd.DataFrame") -> dict[tuple[str, str], dict[str, float]]:
     """What the study found, (model, curve) -> metric -> value. Values that are not finite are left out."""
     from analysis.loading import CURVE
-    from analysis.stats.contrasts import contrasts
+    from analysis.stats.contrasts import contrasts, first_planned
     from analysis.stats.edges import edges, fits
     from analysis.stats.missing import failed_runs
     from analysis.stats.recommend import recommend
@@ -231,12 +231,12 @@ def _answers(folder: Path, definition: Definition, runs: "pd.DataFrame") -> dict
     claims = recommend(runs, definition, confirmations=confirmations, fitted=fitted, failed=failed)
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for table, columns in (
-        (edges(runs, 0.5, fitted), {"edge": "LR50", "low": "LR50_low", "high": "LR50_high"}),
-        (edges(runs, 0.05, fitted), {"edge": "LR05", "low": "LR05_low", "high": "LR05_high"}),
-        (ratios.loc[ratios["planned"].astype(bool)], {"ratio": "ratio", "low": "ratio_low", "high": "ratio_high"}),
-        (claims, {"lr": "claimed_lr"}),
+        (edges(runs, 0.5, fitted).to_dict("records"), {"edge": "LR50", "low": "LR50_low", "high": "LR50_high"}),
+        (edges(runs, 0.05, fitted).to_dict("records"), {"edge": "LR05", "low": "LR05_low", "high": "LR05_high"}),
+        (first_planned(ratios).values(), {"ratio": "ratio", "low": "ratio_low", "high": "ratio_high"}),
+        (claims.to_dict("records"), {"lr": "claimed_lr"}),
     ):
-        for row in table.to_dict("records"):
+        for row in table:
             for column, name in columns.items():
                 value = float(row[column])
                 # A low end of 0 means that there is none.

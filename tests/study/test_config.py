@@ -256,3 +256,35 @@ def test_each_arm_is_written_once_to_be_compared(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(config, "canonical_json", lambda value: Text(written(value)))
     make_study(arms=tuple(Arm("clippy", rel=0.1 + i) for i in range(300)))
     assert Text.compared < 1_000
+
+
+def test_methods_are_compared_with_the_untreated_one_or_with_those_that_the_study_names() -> None:
+    arms = tuple(map(Arm, ("none", "agc", "spam", "lion")))
+    named = make_study(arms=arms, compare=("agc", "spam"))
+    pairs = [(arm.method, comparator) for arm, comparator in config.planned_contrasts(named)]
+    against_agc = [("none", "agc"), ("spam", "agc"), ("lion", "agc")]
+    assert pairs == [*against_agc, ("none", "spam"), ("lion", "spam")]  # two comparators are compared once
+    pairs = [(arm.method, comparator) for arm, comparator in config.planned_contrasts(make_study(arms=arms))]
+    assert pairs == [("agc", "none"), ("spam", "none"), ("lion", "none")]
+    assert config.control_of(named, "d")[0].method == "none"
+    assert config.planned_contrasts(make_study(arms=arms[1:])) == []
+
+
+def test_comparators_come_back_from_json_and_are_left_out_where_none_is_named() -> None:
+    assert "compare" not in to_json(make_study())
+    named = make_study(compare=("clippy",))
+    assert to_json(named)["compare"] == ["clippy"]
+    assert study_from_json(json.loads(json.dumps(to_json(named)))) == named
+
+
+@pytest.mark.parametrize(
+    ("compare", "message"),
+    [
+        ("clippy", "compare needs a tuple, got 'clippy'"),
+        (("agc",), "compare names 'agc', but the study's methods are none, clippy"),
+        (("none", "none"), "compare names a method twice: none, none"),
+    ],
+)
+def test_a_comparator_that_no_arm_has_is_refused(compare: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_study(compare=compare)

@@ -372,3 +372,43 @@ def test_sensitivity_uses_the_lrs_that_all_curves_share(recorded):
     assert set(table["sensitivity_lr_max"]) == {0.8}
     assert table["sensitivity"].between(table["sensitivity_low"], table["sensitivity_high"]).all()
     assert table["sensitivity"].gt(0).all()
+
+
+# What was planned
+
+
+def compared(*methods):
+    return replace(DEFINITION, study=replace(DEFINITION.study, compare=methods))
+
+
+def test_each_method_is_compared_with_the_named_comparators():
+    runs = drawn(*[Curve(lr50=lr) for lr in (0.1, 0.2, 0.3, 0.1, 0.4)])
+    table = contrasts(runs, compared("agc", "clippy"))
+    planned = table[table["planned"]]
+    pairs = list(zip(planned["curve"], planned["against"], strict=True))
+    against_agc = [(name, "agc") for name in ("none", "layer_clip", "lamb", "clippy")]
+    assert pairs == [*against_agc, *((name, "clippy") for name in ("none", "layer_clip", "lamb"))]
+    assert len(table) == 10
+    assert planned["p_holm"].to_numpy() == pytest.approx(holm(planned["p"].to_numpy()))
+    assert not table.loc[~table["planned"], "p_holm"].notna().any()
+
+
+def test_holm_counts_every_model_of_the_study():
+    rng = np.random.default_rng(2)
+    curves = [Curve(lr50=lr) for lr in (0.1, 0.2, 0.2, 0.1, 0.1)]
+    tables = [runs_table(draw(curves, LRS, 8, rng=rng)[0], LRS, METHODS, model=model) for model in ("small", "large")]
+    definition = simulated_definition(models=("small", "large"), lrs=LRS)
+    table = contrasts(pd.concat(tables, ignore_index=True), definition)
+    planned = table[table["planned"]]
+    assert len(planned) == 8
+    assert planned["p_holm"].to_numpy() == pytest.approx(holm(planned["p"].to_numpy()))
+
+
+def test_holm_counts_planned_contrasts_that_have_no_runs_yet():
+    """After two of five methods, p is that of four contrasts: a look at the record does not make it smaller."""
+    runs = drawn(Curve(lr50=0.1), Curve(lr50=0.4))
+    row = row_of(contrasts(runs, DEFINITION), "layer_clip")
+    assert row["p_holm"] == pytest.approx(min(1.0, 4 * row["p"]))
+    study = replace(DEFINITION.study, models=("small", "large"))
+    row = row_of(contrasts(runs, replace(DEFINITION, study=study)), "layer_clip")
+    assert row["p_holm"] == pytest.approx(min(1.0, 8 * row["p"]))

@@ -413,8 +413,22 @@ def test_plan_counts_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     assert "cells     10\n" in said
     assert "runs      40, of which 0 are recorded\n" in said
     assert "control   24 runs, of which 24 are to be trained first\n" in said
+    assert "  contrasts 4: layer_clip, agc, lamb, clippy against none; p is corrected over all of them\n" in said
     assert " 64 runs to train as " in said
     assert not list(tmp_path.iterdir())
+
+
+def test_plan_names_the_contrasts_of_every_model(capsys: pytest.CaptureFixture[str], no_ray: None) -> None:
+    settings = ("--set", "models=small,large", "--set", "compare=agc,none", "--set", "agc.max_ratio=0.01,0.1")
+    assert main(["plan", "quick", *SMALL, "--seeds", "0-1", "--set", "methods=none,agc,clippy", *settings]) == 0
+    said = capsys.readouterr().out
+    assert "  contrasts 6: none, clippy against agc; clippy against none on each of 2 models; p is" in said
+
+
+def test_a_comparator_that_is_not_there_is_refused(refused: Callable[..., str]) -> None:
+    assert "compare names 'adagc', but the study's methods are none, " in refused(
+        "plan", "quick", "--set", "compare=adagc"
+    )
 
 
 def test_plan_names_a_method_once_and_counts_confirmations(tmp_path: Path, no_ray: None) -> None:

@@ -155,3 +155,17 @@ def test_options_of_a_search_are_replaced_where_there_is_one() -> None:
 def test_an_option_has_the_kind_of_its_values_in_the_study(values: list, text: str, expected: object) -> None:
     changed = apply(STUDY, [f"clippy.more={text}"], {"more": values}).arms[1].options["more"]
     assert (changed, type(changed)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize(
+    "settings", [("methods=none,agc,lamb", "compare=agc,none"), ("compare=agc,none", "methods=none,agc,lamb")]
+)
+def test_comparators_are_set_in_any_order(settings: tuple[str, ...]) -> None:
+    assert apply(STUDY, settings).compare == ("agc", "none")
+
+
+def test_a_comparator_that_methods_leave_out_is_refused() -> None:
+    named = dataclasses.replace(STUDY, compare=("clippy",))
+    with pytest.raises(ValueError, match="compare names 'clippy', but the study's methods are none, agc"):
+        apply(named, ["methods=none,agc"])
+    assert apply(named, ["methods=none,agc", "compare=agc"]).compare == ("agc",)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from records import make_definition
 
-from study.config import IMPORTED
-from study.record.definition import open_study, plan_hash, read_definition, write_definition
+from study.config import IMPORTED, Arm
+from study.record.definition import RecordError, open_study, plan_hash, read_definition, write_definition
 
 
 def test_a_plan_is_fixed_when_a_study_is_made_and_each_time_it_grows(tmp_path: Path) -> None:
@@ -51,3 +51,23 @@ def test_a_record_of_an_older_version_gets_no_time_afterwards(tmp_path: Path) ->
 def test_runs_that_existed_before_have_no_plan(tmp_path: Path) -> None:
     open_study(tmp_path, make_definition(trainer=IMPORTED))
     assert read_definition(tmp_path).plans == ()
+
+
+TWO = (Arm("none"), Arm("clippy"))
+
+
+def test_a_plan_without_comparators_has_the_hash_that_it_always_had() -> None:
+    one = make_definition()
+    assert plan_hash(one.study, one.data) == "416d0253fee99aac6b275f5934f277a70ff4af8e15267c4a6946ef2d96309c24"
+    plain, compared = make_definition(arms=TWO), make_definition(arms=TWO, compare=("clippy",))
+    assert plan_hash(plain.study, plain.data) != plan_hash(compared.study, compared.data)
+
+
+def test_comparators_are_named_before_the_run_and_cannot_be_changed_later(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition(arms=TWO, compare=("clippy",)))
+    assert json.loads((tmp_path / "study.json").read_text())["study"]["compare"] == ["clippy"]
+    open_study(tmp_path, make_definition(arms=(*TWO, Arm("agc")), compare=("clippy",)))
+    assert read_definition(tmp_path).study.compare == ("clippy",)
+    message = "holds this study, which plans to compare methods with clippy, not with none; choose another --out"
+    with pytest.raises(RecordError, match=message):
+        open_study(tmp_path, make_definition(arms=TWO))
