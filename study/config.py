@@ -134,14 +134,31 @@ class Arm:
     """A method with its thresholds and options, such as `Arm("clippy", rel=0.5)`.
 
     Of a loop, it is what the loop is told to do differently, under any name.
+
+    Args:
+        method: its name.
+        options: thresholds and options; also as keywords.
+        lrs: learning rates of this arm, in place of `Study.lrs`: the edge of another optimizer may lie far from the
+            others'. Empty takes the study's.
     """
 
     method: str
     options: dict[str, Any] = field(default_factory=dict)
+    lrs: tuple[float, ...] = ()
 
-    def __init__(self, method: str, options: Mapping[str, Any] | None = None, **more: Any) -> None:
+    def __init__(
+        self, method: str, options: Mapping[str, Any] | None = None, *, lrs: Iterable[float] = (), **more: Any
+    ) -> None:
         object.__setattr__(self, "method", method)
         object.__setattr__(self, "options", {**(options or {}), **more})
+        what = f"lrs of the arm {method}"
+        _need(isinstance(lrs, Iterable) and not isinstance(lrs, str), f"{what} needs a tuple, got {lrs!r}")
+        lrs = tuple(lrs)
+        for lr in lrs:
+            check_lr(lr)
+        object.__setattr__(self, "lrs", tuple(sorted(set(lrs))))
+        twice = [f"{lr:g}" for lr, n in Counter(lrs).items() if n > 1]
+        _need(not twice, f"{what} names {', '.join(twice)} twice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +276,7 @@ class Study:
         data: a data source of `study.data`.
         data_options: options of the source, such as a folder or a size.
         models: names of models. A trainer without models of its own counts as one.
-        arms, lrs, seeds: the other axes.
+        arms, lrs, seeds: the other axes. An arm may have lrs of its own (`Arm.lrs`).
         recipe: how runs are trained.
         rule: how runs are judged.
         search: None trains every combination.
@@ -305,11 +322,12 @@ class Study:
         if self.trainer != RANKER and not self.models:
             object.__setattr__(self, "models", (self.trainer.rpartition(".")[2],))
         if self.trainer != RANKER and not self.control_lrs and self.lrs:
-            ladder = tuple(float(f"{min(self.lrs) / 2**k:.6g}") for k in reversed(range(6)))
+            lowest = min(self.lrs_of(self.arms[0]) if self.arms else self.lrs)
+            ladder = tuple(float(f"{lowest / 2**k:.6g}") for k in reversed(range(6)))
             object.__setattr__(self, "control_lrs", ladder)  # written down: a study's lrs may grow
         for axis in ("models", "arms", "lrs", "seeds"):
             _need(len(getattr(self, axis)) > 0, f"need at least one of {axis}")
-        runs = len(self.models) * len(self.arms) * len(self.lrs) * len(self.seeds)
+        runs = self.cells * len(self.seeds)
         _need(runs <= MAX_NAMED, f"a study has at most {MAX_NAMED:,} runs, and these are {runs:,}")
         for seed in self.seeds:
             if not isinstance(seed, int):
@@ -328,6 +346,15 @@ class Study:
         for name in self.compare:
             _need(name in methods, f"compare names {name!r}, but the study's methods are {', '.join(methods)}")
         _need(len(set(self.compare)) == len(self.compare), f"compare names a method twice: {', '.join(self.compare)}")
+
+    @property
+    def cells(self) -> int:
+        """The cells that the axes make."""
+        return len(self.models) * sum(len(self.lrs_of(arm)) for arm in self.arms)
+
+    def lrs_of(self, arm: Arm) -> tuple[float, ...]:
+        """Return the learning rates of an arm: its own, or else those that arms share."""
+        return arm.lrs or self.lrs
 
     def run(self, data: str, model: str, arm: Arm, lr: float, seed: int) -> Run:
         """Return one run of this study. `data` is the content hash of the data."""
@@ -350,7 +377,7 @@ def runs_of(study: Study, data: str) -> list[Run]:
         for model in study.models
         for arm in study.arms
         for seed in study.seeds
-        for lr in study.lrs
+        for lr in study.lrs_of(arm)
     ]
 
 
@@ -455,6 +482,8 @@ def to_json(value: Any) -> dict[str, Any]:
     for name, default in NEWER.items():
         if name in content and content[name] == default:
             del content[name]
+    if isinstance(value, Study):
+        content["arms"] = [arm_to_json(arm) for arm in value.arms]
     if isinstance(value, Study) and value.search:
         content["search"] = {"kind": value.search.kind} | dataclasses.asdict(value.search)
     return json.loads(canonical_json(content))
@@ -480,9 +509,14 @@ def study_from_json(values: dict[str, Any]) -> Study:
     )
 
 
+def arm_to_json(arm: Arm) -> dict[str, Any]:
+    """Return an arm as JSON values, without `lrs` if it has none of its own."""
+    return {"method": arm.method, "options": arm.options} | ({"lrs": list(arm.lrs)} if arm.lrs else {})
+
+
 def _arm_from_json(values: dict[str, Any]) -> Arm:
-    _need(set(values) <= {"method", "options"}, f"unknown fields in an arm: {', '.join(sorted(values))}")
-    return Arm(method=values["method"], options=values.get("options"))
+    _need(set(values) <= {"method", "options", "lrs"}, f"unknown fields in an arm: {', '.join(sorted(values))}")
+    return Arm(method=values["method"], options=values.get("options"), lrs=values.get("lrs", ()))
 
 
 def _search_from_json(values: dict[str, Any] | None) -> Search | None:

@@ -1,6 +1,5 @@
 """The tables of a report, computed once from the record of a study."""
 
-import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from analysis.stats.quality import lr_sensitivity, quality
 from analysis.stats.rates import divergence_rates, in_bins
 from analysis.stats.recommend import recommend
 from analysis.stats.table2 import has_choices, table2
-from study.config import EdgeSearch, QualitySearch, Study
+from study.config import EdgeSearch, QualitySearch, Study, runs_of
 from study.record.checksums import read_parquet
 from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, RecordError, read_definition
@@ -142,7 +141,7 @@ def _gains(folder: Path, every: pd.DataFrame, definition: Definition) -> dict[st
 
 def planned_count(study: Study) -> int:
     """Return how many runs the axes of a study make, without the control."""
-    return len(study.models) * len(study.arms) * len(study.lrs) * len(study.seeds)
+    return study.cells * len(study.seeds)
 
 
 def missing_runs(definition: Definition, every: pd.DataFrame) -> pd.DataFrame:
@@ -155,11 +154,11 @@ def missing_runs(definition: Definition, every: pd.DataFrame) -> pd.DataFrame:
         Columns run_id, model, method, options (JSON), lr, seed.
     """
     study, rows, planned, recorded = definition.study, [], set(), set(every["run_id"])
-    for model, arm, lr, seed in itertools.product(study.models, study.arms, study.lrs, study.seeds):
-        run_id = study.run(definition.data["content"], model, arm, lr, seed).id
-        planned.add(run_id)
-        if run_id not in recorded:
-            rows.append((run_id, model, arm.method, json.dumps(arm.options, sort_keys=True), lr, seed))
+    for run in runs_of(study, definition.data["content"]):
+        planned.add(run.id)
+        if run.id not in recorded:
+            options = json.dumps(run.options, sort_keys=True)
+            rows.append((run.id, run.model, run.method, options, run.lr, run.seed))
     missing = pd.DataFrame(rows, columns=pd.Index(["run_id", "model", "method", "options", "lr", "seed"]))
     keys = ["model", "method", "lr", "seed"]
     spare = every.loc[~every["run_id"].isin(list(planned)), keys].value_counts().to_dict()

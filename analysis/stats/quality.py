@@ -207,7 +207,8 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
 
         mean over log lr of min(loss(lr), loss at initialization) - min over lr of the same
 
-    The range is that of the lrs on which all curves of the model were tried, so that curves can be compared. The
+    The range is that of the lrs on which all curves of the model were tried, so that curves can be compared. A curve
+    without an lr in that range, such as an arm with lrs of its own, does not narrow it, and has no sensitivity. The
     mean is a trapezoid rule, since lrs need not be evenly spaced. loss is the final training loss, the mean over
     seeds, in its own unit (a sum over tasks). A loss that is not finite counts as that at initialization, which is
     the best constant predictor's: head biases start at the base rates.
@@ -217,7 +218,8 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
 
     Returns:
         Columns model, curve, method, sensitivity, sensitivity_low, sensitivity_high (95% bootstrap of whole seeds;
-        NaN with one), sensitivity_lr_min, sensitivity_lr_max (the range; sensitivity is NaN if it is a single lr).
+        NaN with one), sensitivity_lr_min, sensitivity_lr_max (the range; sensitivity is NaN with fewer than two lrs in
+        it).
     """
     runs = with_curves(runs)
     top = sum(float(task["constant_loss"]) for task in tasks_of(definition.data))
@@ -225,8 +227,12 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
         top = float(pd.Series(_floats(runs, "initial_loss")).median())
     loss = _floats(runs, "final_loss")
     capped = runs[[*CURVE, "method", "lr", "seed"]].assign(loss=np.fmin(np.where(np.isnan(loss), top, loss), top))
-    ends = capped.groupby(CURVE)["lr"].agg(["min", "max"]).groupby("model").agg({"min": "max", "max": "min"})
-    ends_of = dict(zip(ends.index, ends.to_numpy(dtype=float).tolist(), strict=True))
+    ends_of: dict[str, tuple[float, float]] = {}
+    tried = capped.groupby(CURVE, sort=False)["lr"].agg(["min", "max"])
+    for (model, _), low, high in tried.itertuples(name=None):
+        before = ends_of.get(model, (low, high))
+        both = max(before[0], low), min(before[1], high)
+        ends_of[model] = both if both[0] <= both[1] else before
     rows = []
     lr_N, seed_N = capped["lr"].to_numpy(dtype=float), capped["seed"].to_numpy(dtype=np.int64)
     loss_N, of_curve = capped["loss"].to_numpy(dtype=float), capped.groupby(CURVE, sort=False).indices

@@ -134,14 +134,15 @@ def _kept(where: Path, begun: Study) -> "Weights | None":
 
 def _check_trained(of: WeightsOf, source: Study, where: Path) -> None:
     """Raise ValueError if the source neither has nor will have a run at the lr."""
-    if of.lr is None or of.seed is not None or (of.lr in source.lrs and not isinstance(source.search, QualitySearch)):
+    trained = source.lrs_of(source.arms[0])
+    if of.lr is None or of.seed is not None or (of.lr in trained and not isinstance(source.search, QualitySearch)):
         return  # a run of a given seed is trained for its weights if it is not recorded
     recorded = set()
     if study_exists(where):
         runs = read_runs(where)
         recorded = set(runs.loc[(runs["role"] == "cell") & (runs["method"] == source.arms[0].method), "lr"])
     if of.lr not in recorded:
-        lrs = ", ".join(f"{lr:g}" for lr in source.lrs)
+        lrs = ", ".join(f"{lr:g}" for lr in trained)
         raise ValueError(f"{of.member} trains no run at lr {of.lr:g}, whose weights are asked for; it trains {lrs}")
 
 

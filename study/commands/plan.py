@@ -67,7 +67,7 @@ def _counts(study: Study, work: RemainingWork) -> list[str]:
     if study.search:
         return [control, *(f"  {line}" for line in work.source.outline())]
     return [
-        f"  lrs       {', '.join(f'{lr:g}' for lr in study.lrs)}",
+        *_lrs(study),
         f"  seeds     {len(study.seeds)} ({study.seeds[0]} to {study.seeds[-1]})",
         f"  cells     {planned.cells}",
         f"  runs      {planned.runs}, of which {planned.recorded} are recorded",
@@ -75,6 +75,18 @@ def _counts(study: Study, work: RemainingWork) -> list[str]:
         f"  trials    {count(planned.missing, 'run')} to train"
         + as_stacks(planned.missing, len(work.control) + len(planned.stacks)),
     ]
+
+
+def _lrs(study: Study) -> list[str]:
+    """The shared lrs, and a line for each arm with lrs of its own."""
+    lines = []
+    if not all(arm.lrs for arm in study.arms):
+        lines.append(f"  lrs       {', '.join(f'{lr:g}' for lr in study.lrs)}")
+    for arm in study.arms:
+        if arm.lrs:
+            name = " ".join([arm.method, *(f"{key}={value}" for key, value in arm.options.items())])
+            lines.append(f"  lrs       {', '.join(f'{lr:g}' for lr in arm.lrs)} of {name}")
+    return lines
 
 
 def _contrasts(study: Study) -> list[str]:

@@ -1,7 +1,6 @@
 """What a user asked of `study run`, and the study that follows from it."""
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +86,7 @@ MAX_RUNS = 500_000
 
 def validate_study(study: Study) -> Study:
     """Return the study in canonical form. Raises ValueError for what its trainer or search cannot do."""
-    runs = math.prod(len(axis) for axis in (study.models, study.arms, study.lrs, study.seeds))
+    runs = study.cells * len(study.seeds)
     if has_grid(study) and runs > MAX_RUNS:
         raise ValueError(f"a study has at most {MAX_RUNS:,} runs, and these are {runs:,}")
     trainer = open_trainer(study, cache_folder())

@@ -22,6 +22,7 @@ def apply(
         models=small,large  methods=none,clippy  lr=0.1,0.2  seeds=0-7  control_lrs=0.01,0.02
         compare=agc               each other method is compared with agc
         METHOD.PARAMETER=v1,v2    one arm for each value (two parameters: every combination)
+        METHOD.lrs=0.001,0.003    lrs of this method's arms alone
         MODEL.OPTION=v1,v2        one model for each value (two options: every combination)
         steps=300, batch=256      the recipe
         rule.kept=0.5  search.risk=0.01  data.rows=50000
@@ -39,6 +40,7 @@ def apply(
     """
     parameters: dict[str, dict[str, list[Any]]] = {}
     sizes: dict[str, dict[str, list[Any]]] = {}
+    grids: dict[str, list[float]] = {}
     compare, study = study.compare, dataclasses.replace(study, compare=())
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -66,6 +68,9 @@ def apply(
                 f"{key} is set, but only models of rankers have options; those of a loop belong to its arms"
             )
         elif dot and head in _methods(study) | set(plugins.names("study.methods")):
+            if tail == "lrs":
+                grids[head] = [_number(key, v) for v in _split(text)]
+                continue
             values = option_values.get(tail, ())
             parameters.setdefault(head, {})[tail] = [model_options.parse_like(key, v, values) for v in _split(text)]
         elif dot and head in _models(study) | set(plugins.names("models")):
@@ -78,6 +83,11 @@ def apply(
             raise ValueError(f"{method}.{next(iter(values))} is set, but {method} is not among the study's methods")
         change = _with_ranges if isinstance(study.search, QualitySearch) else _with_parameters
         study = change(study, method, values)
+    for method, lrs in grids.items():
+        if method not in _methods(study):
+            raise ValueError(f"{method}.lrs is set, but {method} is not among the study's methods")
+        arms = [dataclasses.replace(arm, lrs=lrs) if arm.method == method else arm for arm in study.arms]
+        study = dataclasses.replace(study, arms=tuple(arms))
     for model, values in sizes.items():
         if model not in _models(study):
             raise ValueError(f"{model}.{next(iter(values))} is set, but {model} is not among the study's models")
@@ -166,8 +176,9 @@ def _with_parameters(study: Study, method: str, values: dict[str, list[Any]]) ->
     arms: list[Arm] = []
     for arm in study.arms:
         choices = _combinations(values) if arm.method == method else [{}]
-        changed = [Arm(method=arm.method, options=arm.options | choice) for choice in choices]
-        arms += [new for new in changed if new not in arms]  # arms that differed only in these parameters are one
+        changed = [dataclasses.replace(arm, options=arm.options | choice) for choice in choices]
+        known = [(arm.method, arm.options) for arm in arms]  # arms that differed only in these parameters are one
+        arms += [new for new in changed if (new.method, new.options) not in known]
     return dataclasses.replace(study, arms=tuple(arms))
 
 
@@ -214,9 +225,18 @@ def _models(study: Study) -> set[str]:
 
 def _known_keys(study: Study) -> list[str]:
     if study.trainer != RANKER:
-        arms = [f"{arm}.OPTION" for arm in sorted(_methods(study))]
+        arms = [f"{arm}.OPTION" for arm in sorted(_methods(study))] + ["METHOD.lrs"]
         return ["lr", "seeds", "control_lrs", "compare", "methods", *arms, "rule.NAME", "search.NAME"]
-    return [*AXES, *_recipe_keys(), "METHOD.PARAMETER", "MODEL.OPTION", "rule.NAME", "search.NAME", "data.OPTION"]
+    return [
+        *AXES,
+        *_recipe_keys(),
+        "METHOD.PARAMETER",
+        "METHOD.lrs",
+        "MODEL.OPTION",
+        "rule.NAME",
+        "search.NAME",
+        "data.OPTION",
+    ]
 
 
 def _recipe_keys() -> list[str]:

@@ -98,7 +98,7 @@ def plan(
         return tuple(sorted(stacks, key=lambda s: -limits.work_of_run[s.runs[0].model] * len(s.runs)))
 
     return Plan(
-        cells=0 if study.search else len(study.models) * len(study.arms) * len(study.lrs),
+        cells=0 if study.search else study.cells,
         runs=len(cells),
         control_runs=len(control),
         recorded=sum(run.id in recorded for run in cells),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study.config import Arm, Run, Study, canonical_json
+from study.config import Arm, Run, Study, arm_to_json, canonical_json
 from study.record import checksums, files, validation
 from study.record.definition import Definition, RecordError
 from study.storage import stores
@@ -40,7 +40,7 @@ class Confirmation:
     def part_of(self, study: Study) -> Study:
         """Return the confirmation as a study: every combination of its models, arms and seeds, at its lr."""
         return dataclasses.replace(
-            study, models=self.models, arms=self.arms, lrs=(self.lr,), seeds=self.seeds, search=None
+            study, models=self.models, arms=self.arms, lrs=(self.lr,), seeds=self.seeds, search=None, compare=()
         )
 
     def runs(self, definition: Definition) -> list[Run]:
@@ -57,7 +57,8 @@ def write_confirmation(folder: Path, confirmation: Confirmation) -> None:
     """Write a confirmation, unless it is already there: a confirmation never changes."""
     name, store = f"confirm/{confirmation.name}.json", stores.store_for(folder)
     if store.get(name) is None:
-        store.put(name, checksums.json_bytes(dataclasses.asdict(confirmation)))
+        content = dataclasses.asdict(confirmation) | {"arms": [arm_to_json(arm) for arm in confirmation.arms]}
+        store.put(name, checksums.json_bytes(content))
 
 
 def read_confirmations(folder: Path) -> list[Confirmation]:

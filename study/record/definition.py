@@ -11,6 +11,7 @@ from typing import Any
 from study.config import (
     IMPORTED,
     RANKER,
+    Arm,
     EdgeSearch,
     QualitySearch,
     Study,
@@ -175,13 +176,29 @@ def _merge_axes(old: Definition, new: Definition, folder: Path) -> Definition:
     study = dataclasses.replace(
         old.study,
         models=_union(old.study.models, new.study.models),
-        arms=_union(old.study.arms, new.study.arms),
+        arms=_merge_arms(old.study, new.study),
         lrs=tuple(sorted(_union(old.study.lrs, new.study.lrs))),
         seeds=tuple(sorted({*old.study.seeds, *new.study.seeds})),
         search=new.study.search,
         trainer_options=new.study.trainer_options,  # the content says that runs are the same
     )
     return dataclasses.replace(old, study=study)
+
+
+def _merge_arms(old: Study, new: Study) -> tuple[Arm, ...]:
+    """Return the union of the arms. One with a grid of its own in either study keeps the lrs of both."""
+    grids: dict[str, set[float]] = {}
+    of_key: dict[str, list[Arm]] = {}
+    for study in (old, new):
+        for arm in study.arms:
+            key = canonical_json([arm.method, arm.options])
+            grids.setdefault(key, set()).update(study.lrs_of(arm))
+            of_key.setdefault(key, []).append(arm)
+    shared = {*old.lrs, *new.lrs}
+    return tuple(
+        dataclasses.replace(arms[0], lrs=grids[key] if any(arm.lrs for arm in arms) and grids[key] != shared else ())
+        for key, arms in of_key.items()
+    )
 
 
 def _difference(old: Definition, new: Definition) -> str | None:
@@ -220,7 +237,13 @@ def _search_difference(old: Study, new: Study) -> str:
     search. New models and arms have searches of their own.
     """
     was, now = old.search, new.search
-    parts = [("lrs", ", ".join(f"{lr:g}" for lr in old.lrs), ", ".join(f"{lr:g}" for lr in new.lrs))]
+    grids = [("lrs", old.lrs, new.lrs)]
+    for arm in old.arms:
+        same = [other for other in new.arms if (other.method, other.options) == (arm.method, arm.options)]
+        grids += [
+            (f"lrs of {arm.method}", old.lrs_of(arm), new.lrs_of(other)) for other in same if arm.lrs or other.lrs
+        ]
+    parts: list[tuple[str, Any, Any]] = [(name, _listed(before), _listed(after)) for name, before, after in grids]
     if isinstance(was, EdgeSearch) and isinstance(now, EdgeSearch):
         parts += [("level", was.level, now.level), ("first seed", min(old.seeds), min(new.seeds))]
     elif isinstance(was, QualitySearch) and isinstance(now, QualitySearch):
@@ -231,6 +254,10 @@ def _search_difference(old: Study, new: Study) -> str:
     else:
         return ""
     return "; ".join(f"another {name} (was {before}, is {after})" for name, before, after in parts if before != after)
+
+
+def _listed(lrs: tuple[float, ...]) -> str:
+    return ", ".join(f"{lr:g}" for lr in lrs)
 
 
 def _union(old: tuple, new: tuple) -> tuple:

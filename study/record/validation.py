@@ -5,7 +5,6 @@ Nothing that a record names is imported, followed or executed.
 
 import functools
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -49,12 +48,13 @@ def validate_study(study: dict[str, Any]) -> None:
         check_name(study.get(name, ""), name)
     _mapping(study, "data_options")
     axes = {name: _list(study, name) for name in ("models", "arms", "lrs", "seeds")}
-    runs = math.prod(len(values) for values in axes.values())
+    for arm in axes["arms"]:
+        _validate_arm(arm)
+    lrs = sum(len(arm.get("lrs", axes["lrs"])) for arm in axes["arms"])
+    runs = len(axes["models"]) * lrs * len(axes["seeds"])
     require(runs <= MAX_NAMED, f"it names {runs:,} runs; the maximum is {MAX_NAMED:,}")
     for model in axes["models"]:
         check_name(model, "a model")
-    for arm in axes["arms"]:
-        _validate_arm(arm)
     for lr in axes["lrs"]:
         check_number(lr, "an lr")
     for seed in axes["seeds"]:
@@ -160,6 +160,8 @@ def _validate_arm(arm: Any) -> None:
     for name, value in _mapping(arm, "options").items():
         check_name(name, "an option")
         require(isinstance(value, str | int | float | None), f"the option {name} is {shorten(value)}")
+    for lr in _list(arm, "lrs") if "lrs" in arm else ():
+        check_number(lr, f"an lr of the arm {arm['method']}")
 
 
 def _validate_run_id(value: Any) -> None:

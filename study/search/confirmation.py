@@ -101,19 +101,20 @@ def too_few(confirmation: Confirmation, risk: float, confidence: float) -> str |
 
 def _arms(definition: Definition, runs, methods: str | None) -> tuple[Arm, ...]:
     study = definition.study
+    arms = tuple(Arm(arm.method, arm.options) for arm in study.arms)  # a confirmation has one lr
     if methods is None:
-        return study.arms
+        return arms
     of_name: dict[str, list[Arm]] = {}
-    for arm in study.arms:
+    for arm in arms:
         of_name.setdefault(arm.method, []).append(arm)
     for curve, of_curve in runs.groupby("curve", sort=True):
         first = of_curve.iloc[0]
-        for arm in study.arms:
+        for arm in arms:
             run = study.run(first["data"], first["model"], arm, float(first["lr"]), int(first["seed"]))
             if run.id == first["run_id"]:
                 of_name.setdefault(str(curve), [arm])
     names = _chosen("method", methods, list(of_name))
-    return tuple(arm for arm in study.arms if any(arm in of_name[name] for name in names))
+    return tuple(arm for arm in arms if any(arm in of_name[name] for name in names))
 
 
 def _chosen(kind: str, asked: str | None, known: Sequence[str]) -> tuple[str, ...]:

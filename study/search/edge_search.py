@@ -144,7 +144,7 @@ class CurveSearch:
     def _next_batch(self) -> list[Run]:
         first = min(self.study.seeds) + len(self.tried)
         if self.now is None:
-            lrs = first_batch(self.study.lrs)
+            lrs = first_batch(self.study.lrs_of(self.arm))
         else:
             rng = np.random.default_rng([min(self.study.seeds), self.batches])
             lrs = next_batch(self.now, len(self.tried), self.search.level, rng)
@@ -201,7 +201,7 @@ class EdgeSource:
         assert isinstance(study.search, EdgeSearch)
         if min(study.seeds) + study.search.budget > CONTROL_SEEDS[0]:
             raise ValueError(f"{study.search.budget} seeds from {min(study.seeds)} on reach those of the control")
-        outside = [lr for lr in study.lrs if not LOWEST <= lr <= HIGHEST]
+        outside = [lr for arm in study.arms for lr in study.lrs_of(arm) if not LOWEST <= lr <= HIGHEST]
         if outside:
             raise ValueError(f"a search of edges begins within lr {LOWEST:g} to {HIGHEST:g}, got {outside[0]:g}")
         self.study, self.search = study, study.search
@@ -270,6 +270,11 @@ class EdgeSource:
             f" {', '.join(f'{lr:g}' for lr in sorted(set(ladder)))}; seeds from {seed} on, one a run",
             f"budget    {search.budget} runs a curve, {search.budget * len(self.curves):,} in all, at most",
         ]
+        for arm in self.study.arms:
+            if arm.lrs:
+                ladder, label = first_batch(arm.lrs), self._labels[canonical_json([arm.method, arm.options])]
+                lrs = ", ".join(f"{lr:g}" for lr in sorted(set(ladder)))
+                lines.insert(2, f"          {label}: {min(len(ladder), search.budget)} runs at lrs {lrs}")
         return lines + [f"{self._name(curve)}: {self._told(curve)}" for curve in self.curves if curve.now]
 
     def recorded(self, stack: Stack) -> None:

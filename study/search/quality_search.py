@@ -99,12 +99,16 @@ class QualitySource:
             self._learn()
         self._journal: Journal | None = None
         self._ready: deque[Stack] = deque()
-        lrs = (min(self._study.lrs), max(self._study.lrs))
+        lrs_of = self._study.lrs_of
         self._tunings = [
             _Tuning(
                 model=model,
                 arm=arm,
-                ranges=dict(sorted(({"lr": lrs} | self._search.ranges.get(arm.method, {})).items())),
+                ranges=dict(
+                    sorted(
+                        ({"lr": (min(lrs_of(arm)), max(lrs_of(arm)))} | self._search.ranges.get(arm.method, {})).items()
+                    )
+                ),
             )
             for model in self._study.models
             for arm in self._study.arms

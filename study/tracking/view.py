@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.config import IMPORTED, canonical_json, to_json
+from study.config import IMPORTED, Study, canonical_json, to_json
 from study.record.confirmations import read_confirmations
 from study.record.definition import Definition
 from study.record.failures import read_failures
@@ -145,8 +145,7 @@ def _curves(
     study = definition.study
     tasks = [task["name"] for task in definition.data["tasks"]]
     thresholds = threshold_columns(runs)
-    plan = {(lr, seed) for lr in study.lrs for seed in study.seeds} if study.trainer != IMPORTED else set()
-    planned_cells = 0 if study.search else len(study.models) * len(study.arms) * len(study.lrs)
+    planned_cells = 0 if study.search else study.cells
     scores = analysis.quality(runs, definition).set_index(CELL).to_dict("index")
     rates: dict[tuple[str, str], list[Any]] = defaultdict(list)
     for rate in analysis.divergence_rates(runs).to_dict("records"):
@@ -160,6 +159,8 @@ def _curves(
         group: Any = groups[model, label]
         params = {"study": study.name, "model": model} | _arm(group.iloc[0].to_dict(), thresholds)
         key, of_curve = content_hash([model, params]), rates[model, label]
+        grid = () if study.trainer == IMPORTED else _lrs_of(study, group)
+        plan = {(lr, seed) for lr in grid for seed in study.seeds}
         seconds = group["seconds"].fillna(0).groupby(group["lr"]).sum().to_dict()
         cells = tuple(
             Cell(
@@ -191,9 +192,7 @@ def _curves(
 
 def _study_run(folder: Path, definition: Definition, runs: "pd.DataFrame", began: int) -> StudyRun:
     study = definition.study
-    in_plan = runs["lr"].isin(study.lrs) & runs["seed"].isin(study.seeds)
-    planned = len(study.models) * len(study.arms) * len(study.lrs) * len(study.seeds)
-    missing = len(read_failures(folder)) if study.trainer == IMPORTED else planned - in_plan.sum()
+    missing = len(read_failures(folder)) if study.trainer == IMPORTED else _missing(study, runs)
     counts = {"runs": len(runs), "diverged": (runs["outcome"] == "diverged").sum(), "missing": missing}
     axes = {"models": study.models, "methods": dict.fromkeys(arm.method for arm in study.arms)}
     axes |= {"lrs": study.lrs, "seeds": study.seeds}
@@ -213,6 +212,29 @@ def _study_run(folder: Path, definition: Definition, runs: "pd.DataFrame", began
         files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files},
         start=began,
     )
+
+
+def _missing(study: Study, runs: "pd.DataFrame") -> int:
+    """How many of the planned runs of cells are not among these."""
+    from analysis.loading import CURVE
+
+    grids = [(runs, study.lrs)]
+    if any(arm.lrs for arm in study.arms):
+        grids = [(group, _lrs_of(study, group)) for _, group in runs.groupby(CURVE)]
+    in_plan = sum(len(group.loc[group["lr"].isin(lrs) & group["seed"].isin(study.seeds)]) for group, lrs in grids)
+    return study.cells * len(study.seeds) - in_plan
+
+
+def _lrs_of(study: Study, of_curve: "pd.DataFrame") -> tuple[float, ...]:
+    """The lrs that the study plans for the curve of recorded runs."""
+    if not any(arm.lrs for arm in study.arms):
+        return study.lrs
+    run = of_curve.iloc[0]
+    alike = [arm for arm in study.arms if arm.method == run["method"]]
+    for arm in alike:
+        if study.run(run["data"], run["model"], arm, float(run["lr"]), int(run["seed"])).id == run["run_id"]:
+            return study.lrs_of(arm)
+    return study.lrs_of(alike[0]) if alike else study.lrs  # an older version may have written out a default
 
 
 def _answers(folder: Path, definition: Definition, runs: "pd.DataFrame") -> dict[tuple[str, str], dict[str, float]]:

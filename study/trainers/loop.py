@@ -80,7 +80,7 @@ class Trainer(protocol.Trainer):
         if self.function is None:
             files = [self.loop[name] for name in ("losses", "metrics") if name in self.loop]
             command.check(self.loop["command"], files, names)
-        arms = [Arm(method=arm.method, options=self.canonical_options(arm.method, arm.options)) for arm in study.arms]
+        arms = [replace(arm, options=self.canonical_options(arm.method, arm.options)) for arm in study.arms]
         once = {canonical_json([arm.method, arm.options]): arm for arm in arms}
         return replace(study, arms=tuple(once.values()))
 

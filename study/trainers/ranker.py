@@ -118,7 +118,7 @@ class Trainer(protocol.Trainer):
             from study import methods
 
             canonical = methods.check
-        arms = [Arm(method=arm.method, options=canonical(arm.method, arm.options)) for arm in study.arms]
+        arms = [replace(arm, options=canonical(arm.method, arm.options)) for arm in study.arms]
         once = {canonical_json([arm.method, arm.options]): arm for arm in arms}
         return replace(study, models=tuple(dict.fromkeys(models)), arms=tuple(once.values()))
 

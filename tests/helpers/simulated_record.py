@@ -107,7 +107,7 @@ def write_simulated_study(
         for number, arm in enumerate(study.arms):
             rows, losses = [], []
             for seed in study.seeds:
-                for lr in study.lrs:
+                for lr in study.lrs_of(arm):
                     if (model, arm.method, lr, seed) in leave_out:
                         continue
                     row, curves = _run(definition, model, arm, lr, seed, steps, edges, spread)

@@ -288,3 +288,47 @@ def test_comparators_come_back_from_json_and_are_left_out_where_none_is_named() 
 def test_a_comparator_that_no_arm_has_is_refused(compare: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         make_study(compare=compare)
+
+
+OWN_GRID = (Arm("none"), Arm("lion", {"rel": 0.5}, lrs=(0.003, 0.001)))
+
+
+def test_an_arm_has_a_grid_of_its_own_in_place_of_the_shared_one() -> None:
+    study = make_study(models=("small",), arms=OWN_GRID, seeds=(0,))
+    runs = config.runs_of(study, "d" * 64)
+    assert [(run.method, run.lr) for run in runs] == [("none", 0.1), ("none", 0.2), ("lion", 0.001), ("lion", 0.003)]
+    assert make_study(arms=OWN_GRID, lrs=(0.1,)).cells == 2 * (1 + 2)
+    shared = make_study(arms=(Arm("lion", {"rel": 0.5}),), lrs=(0.001,))
+    assert runs[2].id == shared.run("d" * 64, "small", shared.arms[0], 0.001, 0).id
+
+
+def test_a_grid_of_an_arm_comes_back_from_json_and_is_left_out_where_there_is_none() -> None:
+    study = make_study(arms=OWN_GRID)
+    none, lion = to_json(study)["arms"]
+    assert none == {"method": "none", "options": {}}
+    assert lion == {"method": "lion", "options": {"rel": 0.5}, "lrs": [0.001, 0.003]}
+    assert study_from_json(json.loads(json.dumps(to_json(study)))) == study
+
+
+@pytest.mark.parametrize(
+    ("lrs", "message"),
+    [
+        ((0.1, 0.2, 0.1), "lrs of the arm lion names 0.1 twice"),
+        ((0.1, "1e-3"), "need a number as lr, got lr='1e-3'"),
+        ((0.0,), "need 0 < lr <= 10000, got lr=0"),
+        (0.1, "lrs of the arm lion needs a tuple, got 0.1"),
+    ],
+)
+def test_a_bad_grid_of_an_arm_is_refused(lrs: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Arm("lion", lrs=lrs)
+
+
+def test_arms_that_differ_in_their_grids_alone_are_one_curve() -> None:
+    with pytest.raises(ValueError, match=r"arms names .* twice"):
+        make_study(arms=(Arm("lion"), Arm("lion", lrs=(0.1,))))
+
+
+def test_the_control_of_a_loop_begins_below_the_grid_of_its_own_arm() -> None:
+    study = make_study(trainer="loops.mine", arms=(Arm("plain", lrs=(0.01, 0.02)), Arm("warm")))
+    assert max(study.control_lrs) == 0.01

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+import math
 import re
 from html.parser import HTMLParser
 
@@ -10,13 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from simulated_record import METHODS, reference, simulated_definition, write_simulated_study
+from simulation import runs_table
 from text_checks import contains
 
 import analysis
 from analysis.report import page as report_page
 from analysis.report import sections, terminal
-from analysis.report.tables import missing_runs, report_tables
+from analysis.report.tables import missing_runs, planned_count, report_tables
 from analysis.stats.contrasts import contrasts
+from analysis.stats.quality import lr_sensitivity
 from analysis.text.contrasts import sentences
 from analysis.text.report import trust_notes
 from study.commands.recommend import Claim, recommend
@@ -344,3 +347,25 @@ def test_study_without_runs_gets_a_report(tmp_path):
 def test_folder_without_a_study_is_refused(tmp_path):
     with pytest.raises(RecordError, match="holds no study"):
         report_page.write(report_tables(tmp_path))
+
+
+def test_missing_runs_are_those_of_each_arms_own_grid(tmp_path):
+    arms = (Arm("none"), Arm("clippy", lrs=(1.6, 3.2)))
+    definition = simulated_definition(models=("small",), arms=arms, lrs=(0.1, 0.4, 0.8), seeds=range(4))
+    write_simulated_study(tmp_path, definition, leave_out=[("small", "clippy", 3.2, 1)], with_losses=False)
+    found = report_tables(tmp_path)
+    assert planned_count(definition.study) == 4 * (3 + 2)
+    assert missing_runs(definition, found.every)[["method", "lr", "seed"]].values.tolist() == [["clippy", 3.2, 1]]
+    assert set(found.rates.loc[found.rates["method"] == "clippy", "lr"]) == {1.6, 3.2}
+
+
+def test_grids_without_a_common_lr_have_no_sensitivity_to_compare():
+    """A curve without an lr in common with those before it does not empty their range."""
+    definition = simulated_definition(models=("small",), lrs=(0.1, 0.2, 0.4))
+    tables = []
+    for methods, lrs in ((("none", "agc"), (0.1, 0.2, 0.4)), (("lion",), (0.001, 0.002))):
+        tables.append(runs_table(np.zeros((len(methods), 4, len(lrs))), lrs, methods))
+    found = lr_sensitivity(pd.concat(tables, ignore_index=True), definition).set_index("curve")
+    assert found.loc[["none", "agc"], "sensitivity"].tolist() == [0.0, 0.0]
+    assert math.isnan(found.loc["lion", "sensitivity"])
+    assert set(found["sensitivity_lr_min"]) == {0.1}

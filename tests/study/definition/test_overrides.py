@@ -169,3 +169,14 @@ def test_a_comparator_that_methods_leave_out_is_refused() -> None:
     with pytest.raises(ValueError, match="compare names 'clippy', but the study's methods are none, agc"):
         apply(named, ["methods=none,agc"])
     assert apply(named, ["methods=none,agc", "compare=agc"]).compare == ("agc",)
+
+
+def test_an_arm_gets_a_grid_of_its_own() -> None:
+    study = after("clippy.lrs=0.8,0.4")
+    assert [study.lrs_of(arm) for arm in study.arms] == [(0.1, 0.2), (0.4, 0.8), (0.4, 0.8)]
+    both = after("clippy.lrs=0.8", "clippy.rel=0.2,0.3", "lr=0.3")
+    assert [both.lrs_of(arm) for arm in both.arms] == [(0.3,), (0.8,), (0.8,)]
+    with pytest.raises(ValueError, match=r"agc\.lrs is set, but agc is not among the study's methods"):
+        after("agc.lrs=0.1")
+    with pytest.raises(ValueError, match=r"need a number, got clippy\.lrs=high"):
+        after("clippy.lrs=high")

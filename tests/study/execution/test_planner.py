@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from plans import LOG, make_study, planned_of
+from plans import LOG, make_study, planned_of, validated
 
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Run, control_of, runs_of
 from study.execution import planner
@@ -223,3 +223,10 @@ def test_sizes_are_those_of_the_stacks_that_are_cut(of_seed: Sequence[int], size
     runs = [dataclasses.replace(run, seed=seed) for seed, count in enumerate(of_seed) for _ in range(count)]
     sizes = Counter(len(stack.runs) for stack in planner._cut(runs, size))
     assert planner._sizes(Counter(of_seed), size) == sizes
+
+
+def test_a_grid_of_an_arm_makes_its_own_cells() -> None:
+    study = make_study(arms=(Arm(method="none"), Arm(method="clippy", lrs=(1.6,))))
+    planned = planned_of(validated(study), workers=1)
+    assert (planned.cells, planned.runs) == (4, 16)
+    assert {run.lr for run in stacked(planned) if run.method == "clippy"} == {1.6}

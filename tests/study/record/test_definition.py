@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from records import make_definition
 
-from study.config import IMPORTED, Arm
+from study.config import IMPORTED, Arm, EdgeSearch
 from study.record.definition import RecordError, open_study, plan_hash, read_definition, write_definition
 
 
@@ -71,3 +71,28 @@ def test_comparators_are_named_before_the_run_and_cannot_be_changed_later(tmp_pa
     message = "holds this study, which plans to compare methods with clippy, not with none; choose another --out"
     with pytest.raises(RecordError, match=message):
         open_study(tmp_path, make_definition(arms=TWO))
+
+
+def grids(folder: Path) -> list[tuple[float, ...]]:
+    study = read_definition(folder).study
+    return [study.lrs_of(arm) for arm in study.arms]
+
+
+def test_the_grid_of_an_arm_grows_as_the_shared_one_does(tmp_path: Path) -> None:
+    own = (Arm("none"), Arm("clippy", lrs=(0.4, 0.8)))
+    open_study(tmp_path, make_definition(arms=TWO))
+    open_study(tmp_path, make_definition(arms=own))
+    assert grids(tmp_path) == [(0.1, 0.2), (0.1, 0.2, 0.4, 0.8)]
+    open_study(tmp_path, make_definition(arms=TWO, lrs=(0.05, 0.4, 0.8)))
+    assert grids(tmp_path) == [(0.05, 0.1, 0.2, 0.4, 0.8)] * 2
+    open_study(tmp_path, make_definition(arms=(Arm("none"), Arm("clippy", lrs=(1.6,))), lrs=(0.05,)))
+    assert grids(tmp_path) == [(0.05, 0.1, 0.2, 0.4, 0.8), (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)]
+
+
+def test_a_search_with_another_ladder_of_an_arm_is_another_search(tmp_path: Path) -> None:
+    own = (Arm("none"), Arm("clippy", lrs=(0.4, 0.8)))
+    open_study(tmp_path, make_definition(arms=own, search=EdgeSearch()))
+    open_study(tmp_path, make_definition(arms=(*own, Arm("lion", lrs=(0.01,))), search=EdgeSearch(budget=400)))
+    assert grids(tmp_path) == [(0.1, 0.2), (0.4, 0.8), (0.01,)]
+    with pytest.raises(RecordError, match=r"another lrs of clippy \(was 0.4, 0.8, is 0.1, 0.2\); choose another --out"):
+        open_study(tmp_path, make_definition(arms=TWO, search=EdgeSearch()))

@@ -418,3 +418,27 @@ def test_its_interval_covers_though_the_data_chose_when_to_stop_and_its_middle_i
     error = np.mean([(f.edge - edge) / (f.high - f.low) for f, edge in zip(steep[1], edges, strict=True)])
     # In the long run under a tenth; of 50 searches the mean has a standard error of 0.035.
     assert abs(error) < 0.2
+
+
+def test_an_arm_begins_with_a_ladder_of_its_own() -> None:
+    trainer = Trainer({"none": STEEP, "lion": STEEP.at(0.002)})
+    study = make_study(["none"])
+    own = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
+    study = dataclasses.replace(study, arms=(*study.arms, Arm("lion", lrs=own)))
+    source = trainer.source(study)
+    outline = "\n".join(source.outline())
+    assert (
+        "begin     7 runs a curve at lrs 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8; seeds from 0 on, one a run" in outline
+    )
+    assert "          lion: 6 runs at lrs 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016" in outline
+    run(trainer, source)
+    assert tuple(lr for _, lr in tried(trainer, source, "lion"))[: len(own)] == own
+    (curve,) = [curve for curve in source.curves if curve.arm.method == "lion"]
+    assert curve.now is not None
+    assert 0.0015 < 10**curve.now.edge < 0.0027
+
+
+def test_a_ladder_of_an_arm_outside_the_allowed_lrs_is_refused() -> None:
+    study = dataclasses.replace(make_study(["none"]), arms=(Arm("none", lrs=(1e-9,)),))
+    with pytest.raises(ValueError, match=r"a search of edges begins within lr .* got 1e-09"):
+        Trainer({"none": STEEP}).source(study)

@@ -477,3 +477,14 @@ def test_settings_narrow_a_search() -> None:
 def test_wrong_settings_of_a_search_are_said(setting: str, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         overrides.apply(study_of(), [setting])
+
+
+def test_an_arm_is_tuned_over_the_lrs_of_its_own(tmp_path: Path) -> None:
+    study = study_of(arms=(Arm(method="none"), Arm(method="clippy", lrs=(0.001, 0.01, 0.004))))
+    source = source_of(study, tmp_path)
+    lrs: dict[str, list[float]] = {"none": [], "clippy": []}
+    while stack := source.next():
+        for run in stack.runs:
+            lrs[run.method].append(run.lr)
+    assert 0.001 <= min(lrs["clippy"]) < max(lrs["clippy"]) <= 0.01
+    assert max(lrs["none"]) > 0.1

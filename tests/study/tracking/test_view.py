@@ -213,3 +213,15 @@ def test_too_many_curves_have_no_runs(folder: Path, monkeypatch: pytest.MonkeyPa
     assert View(folder).curves == []
     assert study_run(folder).data.tags["runs"] == "24"
     assert "the study without its curves, which are in tables/edges.csv and cells.csv, in" in str(result)
+
+
+def shown(folder: Path) -> list[tracking_view.Curve]:
+    return tracking_view.build_view(folder, read_definition(folder), finished=False)[0]
+
+
+def test_missing_runs_are_counted_on_the_grid_of_each_arm(tmp_path: Path, empty_database: Path) -> None:
+    arms = (Arm(method="none"), Arm(method="clippy", lrs=(1.6, 3.2)))
+    write(tmp_path, arms=arms, leave_out=[("small", "clippy", 3.2, 1)])
+    assert [curve.missing for curve in shown(tmp_path)] == [0, 1]
+    mirror(tmp_path)
+    assert study_run(tmp_path).data.tags["missing"] == "1"
