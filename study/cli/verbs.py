@@ -64,8 +64,11 @@ def _plan(options: argparse.Namespace) -> None:
     from study.commands import plan
 
     request = _request(options)
-    family = families.requested_family(request)
-    show(families.preview(request, family) if family else plan.preview(request))
+    if found := families.requested_family(request):
+        family, request = found
+        show(families.preview(request, family))
+    else:
+        show(plan.preview(request))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -73,7 +76,8 @@ def _run(options: argparse.Namespace) -> None:
     from study.commands import run
 
     request = _request(options)
-    if family := families.requested_family(request):
+    if found := families.requested_family(request):
+        family, request = found
         families.run(request, family)
     else:
         run.run(request)
@@ -233,7 +237,8 @@ def _submit(options: argparse.Namespace) -> int:
                 "and set MLFLOW_TRACKING_URI, or the variable that holds the secret, where the cluster is started"
             )
     check_tracking_uri(request.address, request.tracking_uri)
-    if family := families.requested_family(request):
+    if found := families.requested_family(request):
+        family, request = found
         families.check(request, family)
         name = family.name
     else:

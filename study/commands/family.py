@@ -11,7 +11,6 @@ import dataclasses
 import inspect
 import itertools
 import json
-import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from study.commands.paths import study_folder
 from study.commands.request import RunRequest
 from study.config import Study
 from study.definition import overrides
-from study.definition.family import Family, Member
+from study.definition.family import Family, Member, of_settings
 from study.record.definition import RecordError, study_exists
 from study.record.files import read_file
 from study.storage import stores
@@ -39,10 +38,22 @@ FREE_KEYS = ("lr", "seeds", "search")
 """Keys that a request may make equal in all members: they say where a study trains, and `Member.words` what."""
 
 
-def requested_family(request: RunRequest) -> Family | None:
-    """Return the family of a search space; None if the space is one study."""
+def requested_family(request: RunRequest) -> tuple[Family, RunRequest] | None:
+    """Return the family of a request, and the request for its members; None if it asks for one study.
+
+    The search space is a family, or settings give several values to what a study has one of (`family.of_settings`).
+
+    Raises:
+        ValueError: settings vary what cannot be varied.
+    """
     found = requests.load_space(request.space)
-    return found if isinstance(found, Family) else None
+    if isinstance(found, Family):
+        for setting in request.settings:
+            if overrides.varied_values(found.members[0].study, setting):
+                raise ValueError(f"{found.name} is a family already, so {overrides.key_of(setting)} takes one value")
+        return found, request
+    made, rest = of_settings(requests.with_source(found, request), request.settings)
+    return made and (made, dataclasses.replace(request, settings=rest))
 
 
 def is_family(folder: Path) -> bool:
@@ -103,13 +114,13 @@ def check(request: RunRequest, family: Family) -> None:
 
 def resume(folder: Path, request: RunRequest) -> Path:
     """Train the missing runs of the members that have begun, then report on all. Returns the family's folder."""
-    name, members = read_members(folder)
+    _, members = read_members(folder)
     for i, member in enumerate(members, 1):
         show(f"\n== {i} of {len(members)}: {member.words} ==\n")
         if study_exists(member.folder):
             one_study.resume(member.folder, request)
         else:
-            show(f"not begun; `{shlex.join(['study', 'run', name, '--out', stores.address(folder)])}` begins it")
+            show(f"not begun; repeat the `study run` that made {stores.address(folder)}, which begins it")
     show(f"\n{report(folder)}")
     return folder
 
@@ -230,13 +241,17 @@ def _write(folder: Path, family: Family) -> None:
     """Write `family.json`. Raises RecordError if the folder holds something else."""
     from analysis.loading import FAMILY_FORMAT
 
-    if is_family(folder) and (before := read_members(folder)[0]) != family.name:
+    before, recorded = read_members(folder) if is_family(folder) else (family.name, [])
+    if before != family.name:
         raise RecordError(f"{folder} holds the family {before!r}, not {family.name!r}; choose another --out")
     if study_exists(folder):
         raise RecordError(f"{folder} holds a study, and no family; choose another --out")
-    first = family.members[0].label
-    members = [{"label": m.label, "words": m.words, "against": m.against or first} for m in family.members]
-    content = json.dumps({"format": FAMILY_FORMAT, "name": family.name, "members": members}, indent=1) + "\n"
+    first = recorded[0].label if recorded else family.members[0].label
+    members = {m.label: {"label": m.label, "words": m.words, "against": m.against} for m in recorded}  # it may grow
+    members |= {m.label: {"label": m.label, "words": m.words, "against": m.against or first} for m in family.members}
+    content = (
+        json.dumps({"format": FAMILY_FORMAT, "name": family.name, "members": [*members.values()]}, indent=1) + "\n"
+    )
     stores.store_for(folder).put("family.json", content.encode())
 
 

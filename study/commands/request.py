@@ -103,9 +103,7 @@ def validate_study(study: Study) -> Study:
 
 def change_study(study: Study, request: RunRequest) -> Study:
     """Return the study with the requested settings, before validation. Raises ValueError for wrong keys and values."""
-    if request.data and request.data != study.data:
-        # Before --set, whose keys belong to the requested source.
-        study = dataclasses.replace(study, data=request.data, data_options=data.common_options(study.data_options))
+    study = with_source(study, request)  # before --set, whose keys belong to the requested source
     if request.settings:
         options = {} if study.trainer == RANKER else open_trainer(study, cache_folder()).option_values()
         study = overrides.apply(study, request.settings, options)
@@ -117,6 +115,13 @@ def change_study(study: Study, request: RunRequest) -> Study:
         study = dataclasses.replace(study, seeds=overrides.seeds(request.seeds))
     search = {name: value for name in SEARCHED if (value := getattr(request, name)) is not None}
     return overrides.with_search(study, search)
+
+
+def with_source(study: Study, request: RunRequest) -> Study:
+    """Return the study on the requested data source. Options of its own source are dropped with it."""
+    if not request.data or request.data == study.data:
+        return study
+    return dataclasses.replace(study, data=request.data, data_options=data.common_options(study.data_options))
 
 
 def weights_file(request: RunRequest) -> str | None:

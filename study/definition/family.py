@@ -1,8 +1,13 @@
 """A family: studies that differ in one part that a single study does not vary, such as the recipe, data or model."""
 
+import dataclasses
+import itertools
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from study.config import CONTROL_SEEDS, Study, check_lr
+from study.config import CONTROL_SEEDS, QualitySearch, Study, check_lr
+from study.definition import overrides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,40 @@ class Family:
         for i, member in enumerate(self.members):
             if (start := member.init_from) and start.member not in labels[:i]:
                 raise ValueError(f"{member.label} starts from weights of {start.member!r}, which is no earlier member")
+
+
+def of_settings(study: Study, settings: Sequence[str]) -> tuple[Family | None, tuple[str, ...]]:
+    """Return the family that settings make with several values of the recipe or of the data, and the other settings.
+
+    `warmup=0,20` makes two members, `warmup_0` and `warmup_20`. Two such settings make every combination. Each member
+    is compared with the first. None if no setting has several values.
+
+    Raises:
+        ValueError: a value is not valid or stands twice, or the study is a search for the best quality.
+    """
+    varied = {
+        key: values
+        for setting in settings
+        if (values := overrides.varied_values(study, setting))
+        for key in [overrides.key_of(setting)]
+    }
+    rest = tuple(setting for setting in settings if not overrides.varied_values(study, setting))
+    if not varied:
+        return None, rest
+    if isinstance(study.search, QualitySearch):
+        raise ValueError(f"{study.name} searches for the best quality, so {next(iter(varied))} takes one value")
+    for key, values in varied.items():
+        twice = sorted({value for value in values if values.count(value) > 1})
+        _need(not twice, f"{key} names {', '.join(twice)} twice")
+    names = [key.rpartition(".")[2] for key in varied]
+    members = []
+    for values in itertools.product(*varied.values()):
+        changed = overrides.apply(study, [f"{key}={value}" for key, value in zip(varied, values, strict=True)])
+        pairs = list(zip(names, values, strict=True))
+        label = "_".join(f"{name}_{re.sub(r'[^A-Za-z0-9]', '_', value)}" for name, value in pairs)
+        member = dataclasses.replace(changed, name=f"{study.name}_{label}")
+        members.append(Member(label=label, words=", ".join(f"{name} {value}" for name, value in pairs), study=member))
+    return Family(name="_".join([study.name, *names]), members=tuple(members)), rest
 
 
 def _need(condition: bool, message: str) -> None:

@@ -123,6 +123,23 @@ def key_of(setting: str) -> str:
     return "methods" if dot and head not in ("rule", "data") else key
 
 
+def varied_values(study: Study, setting: str) -> list[str]:
+    """Return the values of a setting that gives several to a number or word of the recipe, or to a number of the data.
+
+    One study has one of them: they make a family (`study.definition.family.of_settings`). Empty for other settings.
+    """
+    key, _, text = setting.partition("=")
+    key = key.strip()
+    of_data = key.removeprefix("data.")
+    is_number = isinstance(study.data_options.get(of_data), int | float) or study.data == "synthetic"
+    if "," not in text or not (key in _recipe_keys() or (of_data != key and is_number)):
+        return []
+    values = _split(text)
+    if of_data != key and any(isinstance(model_options.parse_value(key, value), str) for value in values):
+        return []  # such as the names of columns
+    return values
+
+
 def with_search(study: Study, wanted: Mapping[str, Any]) -> Study:
     """Return the study with options of its search replaced. Raises ValueError if its search has no such option."""
     if not wanted:

@@ -17,7 +17,7 @@ from analysis.stats.forest import forest
 from study.cli.main import main
 from study.commands import family as families
 from study.commands.request import RunRequest, load_space
-from study.config import Arm, Study
+from study.config import Arm, Study, control_of
 from study.definition.family import Family, Member
 from study.record.definition import RecordError
 from study.tune import submit
@@ -235,3 +235,87 @@ def test_data_dir_goes_to_the_members_that_read_one(tmp_path: Path) -> None:
     wish = RunRequest(space="x", data_dir=str(tmp_path), out=str(tmp_path / "out"))
     (_, a, _), (_, b, _) = families._members(wish, mixed)
     assert "dir" not in a.data_options | b.data_options
+
+
+# Families of the command line
+
+
+def quick(*settings: str, **more: str) -> tuple[Family, RunRequest]:
+    found = families.requested_family(RunRequest(space="quick", settings=settings, **more))
+    assert found is not None
+    return found
+
+
+def test_several_values_of_the_recipe_make_the_family_that_they_mean() -> None:
+    made, rest = quick("warmup=0,20,100", "lr=0.1,0.2")
+    assert made.name == "quick_warmup"
+    assert [(m.label, m.words, m.study.recipe.warmup) for m in made.members] == [
+        ("warmup_0", "warmup 0", 0),
+        ("warmup_20", "warmup 20", 20),
+        ("warmup_100", "warmup 100", 100),
+    ]
+    assert rest.settings == ("lr=0.1,0.2",)
+    studies = [study for _, study, _ in families._members(rest, made)]
+    assert [(study.name, study.recipe.warmup, study.lrs) for study in studies] == [
+        (f"quick_warmup_{warmup}", warmup, (0.1, 0.2)) for warmup in (0, 20, 100)
+    ]
+
+
+def test_a_member_has_the_runs_that_one_value_has() -> None:
+    """A member's record could have been made by a study of its own."""
+    made, _ = quick("warmup=0,20")
+    base = load_space("quick")
+    assert isinstance(base, Study)
+    assert control_of(made.members[1].study, "d" * 64)[0].id == control_of(base, "d" * 64)[0].id
+
+
+def test_two_varied_keys_make_every_combination() -> None:
+    made, _ = quick("warmup=0,20", "data.rows=3000,6000", "embeddings=method")
+    assert made.name == "quick_warmup_rows"
+    assert [m.label for m in made.members] == [f"warmup_{w}_rows_{r}" for w in (0, 20) for r in (3000, 6000)]
+    assert made.members[3].words == "warmup 20, rows 6000"
+    assert made.members[3].study.data_options["rows"] == 6000
+    made, _ = quick("eps=1e-7,0.5", "embeddings=adagrad,method")
+    assert [m.label for m in made.members][::3] == ["eps_1e_7_embeddings_adagrad", "eps_0_5_embeddings_method"]
+
+
+def test_what_is_one_study_makes_no_family() -> None:
+    for settings in (("warmup=0",), ("lr=0.1,0.2", "clippy.rel=0.1,0.2"), ("data.only_tasks=click,like",)):
+        assert families.requested_family(RunRequest(space="quick", settings=settings)) is None
+
+
+@pytest.mark.parametrize(
+    ("space", "setting", "message"),
+    [
+        ("quick", "warmup=0,0", "warmup names 0 twice"),
+        ("quick", "warmup=0,-1", "need warmup >= 0, got warmup=-1"),
+        ("quick", "batch=64,high", "need a number, got batch=high"),
+        ("quick", "warmup=0,", "an empty value in '0,'"),
+        ("scale_batch", "warmup=0,20", "scale_batch is a family already, so warmup takes one value"),
+        ("best_quality", "warmup=0,20", "best_quality searches for the best quality, so warmup takes one value"),
+    ],
+)
+def test_a_family_that_cannot_be_is_refused_in_a_line(
+    space: str, setting: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    for command in ("plan", "run"):
+        assert main([command, space, "--set", setting]) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+
+
+def test_a_plan_of_a_family_of_the_command_line(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    words = ["--set", "data.rows=3000", "--set", "warmup=0,20", "--set", "batch=64", "--out", str(tmp_path / "out")]
+    assert main(["plan", "quick", *words, "--seeds", "0-1"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("quick_warmup: 2 studies, one after another, in ")
+    assert "\nwarmup_20: warmup 20\n" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_members_may_be_added_to_a_family_of_the_command_line(tmp_path: Path) -> None:
+    families._write(tmp_path, quick("warmup=0,20")[0])
+    families._write(tmp_path, quick("warmup=20,100")[0])
+    members = [(m.label, m.against) for m in families.read_members(tmp_path)[1]]
+    assert members == [("warmup_0", "warmup_0"), ("warmup_20", "warmup_0"), ("warmup_100", "warmup_0")]
