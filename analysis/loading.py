@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from study.config import JUDGED_FROM, RANKER, QualitySearch, Study
+from study.config import JUDGED_FROM, MAX_NAMED, RANKER, QualitySearch, Study
 from study.record.definition import RecordError, read_definition
 from study.record.files import read_file
 from study.record.schema import is_threshold
@@ -160,12 +160,14 @@ class FamilyMember:
         words: What it changes.
         against: The label of the study that it is compared with.
         folder: Where it is recorded.
+        contrasts: How many contrasts between methods it plans; 0 if an older version wrote the family.
     """
 
     label: str
     words: str
     against: str
     folder: Path
+    contrasts: int = 0
 
 
 def read_family(folder: Path) -> tuple[str, list[FamilyMember]]:
@@ -184,7 +186,14 @@ def read_family(folder: Path) -> tuple[str, list[FamilyMember]]:
         for member in members:
             if not member["label"].replace("_", "").isalnum() or not "".join([name, *member.values()]).isprintable():
                 raise ValueError(f"a member is {member!r}")
-        return name, [FamilyMember(**member, folder=folder / member["label"]) for member in members]
+        planned = [member.get("contrasts", 0) for member in content["members"]]
+        for n in planned:
+            if type(n) is not int or not 0 <= n <= MAX_NAMED:
+                raise ValueError(f"a member plans {n!r:.40} contrasts")
+        return name, [
+            FamilyMember(**member, folder=folder / member["label"], contrasts=n)
+            for member, n in zip(members, planned, strict=True)
+        ]
     except RecordError:
         raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:

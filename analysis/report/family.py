@@ -1,7 +1,7 @@
 """The page and the terminal text of a family: the edges of its studies, one below the other."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from analysis.report.csv_file import write_csv
 from analysis.report.html import Table, image, render
 from analysis.stats.edges import REACHED
 from analysis.stats.scale import ScaleTables
+from analysis.text.contrasts import ratio_text
 from analysis.text.edges import edge_text
-from analysis.text.forest import times_text
+from analysis.text.forest import interaction_text, times_text
 from analysis.text.format import aligned, p_text, span_text
 from study.storage.atomic import write_atomic
 
 HEAD = ("", "model", "curve", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)")
+GAINS_HEAD = ("", "model", "curve", "against", "LR50 ratio", "95% interval", "p (Holm)")
+INTERACTIONS_HEAD = ("", "model", "curve", "against", "compared with", "ratio of ratios", "95% interval", "p (Holm)")
 
 
 def write(
@@ -30,8 +33,10 @@ def write(
     members: Sequence[FamilyMember],
     forest: pd.DataFrame,
     sizes: ScaleTables | None = None,
+    gains: pd.DataFrame | None = None,
+    interactions: pd.DataFrame | None = None,
 ) -> Path:
-    """Write report.html, tables/forest.csv and figures/forest.png of a family and return the path of report.html.
+    """Write report.html, its tables and figures/forest.png of a family and return the path of report.html.
 
     Args:
         folder: The folder of the family.
@@ -39,11 +44,14 @@ def write(
         members: Its studies.
         forest: `analysis.stats.forest.forest`.
         sizes: Edges against a size; None leaves the section out.
+        gains, interactions: `analysis.stats.interactions`; None or no rows leave the sections out.
 
     Raises:
         OSError: If the folder cannot be written.
     """
-    write_csv(folder / "tables" / "forest.csv", forest)
+    for table_name, table in (("forest", forest), ("gains", gains), ("interactions", interactions)):
+        if table is not None:
+            write_csv(folder / "tables" / f"{table_name}.csv", table)
     images = {}
     with figure_style():
         if len(forest):
@@ -57,6 +65,9 @@ def write(
         images=images,
         scale=sections.scale(sizes),
         table=Table(head=HEAD, rows=[_cells(row) for row in records(forest)], words=3),
+        gains=_table(GAINS_HEAD, gains, _gain_cells, words=4),
+        interactions=_table(INTERACTIONS_HEAD, interactions, _interaction_cells, words=5),
+        answers=[] if interactions is None else [interaction_text(row) for row in records(interactions)],
         without_runs=[member.words for member in members if member.label not in set(forest["label"])],
     )
     path = folder / "report.html"
@@ -64,13 +75,35 @@ def write(
     return path
 
 
-def text(forest: pd.DataFrame) -> str:
-    """Return the table that a terminal prints: a line for each study and curve.
+def text(forest: pd.DataFrame, gains: pd.DataFrame | None = None, interactions: pd.DataFrame | None = None) -> str:
+    """Return what a terminal prints: a line for each study and curve, then each method within each study.
 
     Args:
         forest: `analysis.stats.forest.forest`.
+        gains, interactions: `analysis.stats.interactions`.
     """
-    return "\n".join(aligned([HEAD, *map(_cells, records(forest))]))
+    parts = ["\n".join(aligned([HEAD, *map(_cells, records(forest))]))]
+    if gains is not None and len(gains):
+        parts.append("\n".join(aligned([GAINS_HEAD, *map(_gain_cells, records(gains))])))
+    if interactions is not None and len(interactions):
+        parts.append("\n".join(map(interaction_text, records(interactions))))
+    return "\n\n".join(parts)
+
+
+def _table(
+    head: Sequence[str], found: pd.DataFrame | None, cells: Callable[[Mapping[str, Any]], list[str]], *, words: int
+) -> Table | None:
+    return None if found is None or found.empty else Table(head=head, rows=[*map(cells, records(found))], words=words)
+
+
+def _gain_cells(row: Mapping[str, Any]) -> list[str]:
+    names = [str(row[name]) for name in ("words", "model", "curve", "against")]
+    return [*names, ratio_text(row), span_text(row["low"], row["high"]), p_text(row["p_holm"])]
+
+
+def _interaction_cells(row: Mapping[str, Any]) -> list[str]:
+    names = [str(row[name]) for name in ("words", "model", "curve", "against", "words_against")]
+    return [*names, ratio_text(row), span_text(row["low"], row["high"]), p_text(row["p_holm"])]
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.loading import CELL, cells_of, records, tasks_of, threshold_columns
+from analysis.loading import CELL, cells_of, read_family, records, tasks_of, threshold_columns
 from analysis.report.html import Image, Table
 from analysis.report.tables import LEVELS, ReportTables, missing_runs, planned_count
 from analysis.stats.best import task_of
@@ -33,7 +33,7 @@ from analysis.text.scale import EXPONENT_HEAD, doubling_text, exponent_row, hori
 from analysis.text.scale import warnings as size_warnings
 from analysis.text.table2 import as_text
 from study.config import IMPORTED, QualitySearch, comparators, has_grid, to_json
-from study.record.definition import Definition
+from study.record.definition import Definition, RecordError
 from study.record.failures import read_failures
 from study.text.wording import count
 
@@ -213,12 +213,21 @@ def contrasts(tables: ReportTables) -> Context | None:
     return {
         "answers": answers,
         "against": " and with ".join(against),
+        "family": _family_of(tables.folder),
         "planned": _contrasts_table(tables, found.loc[planned], "p (Holm)", "p_holm"),
         "others": _contrasts_table(tables, found.loc[~planned], "p, uncorrected", "p"),
         "costs": _costs_table(tables),
         "lr_min": tables.sensitivity["sensitivity_lr_min"].iloc[0],
         "lr_max": tables.sensitivity["sensitivity_lr_max"].iloc[0],
     }
+
+
+def _family_of(folder: Path) -> str | None:
+    """The name of the family whose member the study is; None of another study."""
+    try:
+        return read_family(folder.parent)[0]
+    except (RecordError, OSError):
+        return None
 
 
 def _contrasts_table(tables: ReportTables, found: pd.DataFrame, p_head: str, p: str) -> Table | None:

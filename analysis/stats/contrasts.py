@@ -180,15 +180,17 @@ def ratio_interval(a: Points, b: Points) -> tuple[float, float, float]:
 
     low is 0 and high is inf if that end lies beyond the tried lrs.
     """
+    return interval_of_pairs(*differences(a, b))
+
+
+def differences(a: Points, b: Points) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and the highest log10 of LR50 of a over that of b, at all pairs of scores, each (N, N)."""
     # An edge outside the tried lrs is only known to be outside: each end takes its worst value.
     lowest_a = np.where(a.lowest_N < a.x_min, -math.inf, np.minimum(a.lowest_N, a.x_max))
     highest_a = np.where(a.highest_N > a.x_max, math.inf, np.maximum(a.highest_N, a.x_min))
     lowest_b = np.where(b.lowest_N < b.x_min, -math.inf, np.minimum(b.lowest_N, b.x_max))
     highest_b = np.where(b.highest_N > b.x_max, math.inf, np.maximum(b.highest_N, b.x_min))
-    lowest_NN, highest_NN = lowest_a[:, None] - highest_b, highest_a[:, None] - lowest_b
-    above, below = float(WEIGHT_NN[highest_NN >= 0].sum()), float(WEIGHT_NN[lowest_NN <= 0].sum())
-    low, high = 10 ** _quantile(lowest_NN, TAIL), 10 ** _quantile(highest_NN, 1 - TAIL)
-    return low, high, min(1.0, 2 * min(above, below))
+    return lowest_a[:, None] - highest_b, highest_a[:, None] - lowest_b
 
 
 NORMAL = np.linspace(-4.5, 4.5, 97)
@@ -197,10 +199,18 @@ WEIGHT_NN = WEIGHT[:, None] * WEIGHT
 """Scores at which a posterior is evaluated, and their weights. A difference is taken over all pairs of them."""
 
 
-def _quantile(values_NN: np.ndarray, share: float) -> float:
+def interval_of_pairs(lowest_NN: np.ndarray, highest_NN: np.ndarray) -> tuple[float, float, float]:
+    """Return (low, high, p) of a ratio from the ends of its log10 at all pairs of scores."""
+    above, below = float(WEIGHT_NN[highest_NN >= 0].sum()), float(WEIGHT_NN[lowest_NN <= 0].sum())
+    low, high = quantile_of_pairs(lowest_NN, TAIL), quantile_of_pairs(highest_NN, 1 - TAIL)
+    return 10 ** float(low), 10 ** float(high), min(1.0, 2 * min(above, below))
+
+
+def quantile_of_pairs(values_NN: np.ndarray, shares: float | np.ndarray) -> np.ndarray:
+    """Return the quantiles of values that have the weights of pairs of scores, as the shares are shaped."""
     order = np.argsort(values_NN, axis=None)
-    at = np.searchsorted(np.cumsum(WEIGHT_NN.ravel()[order]), share)
-    return float(values_NN.ravel()[order[min(int(at), len(order) - 1)]])
+    at = np.searchsorted(np.cumsum(WEIGHT_NN.ravel()[order]), shares)
+    return values_NN.ravel()[order[np.minimum(at, len(order) - 1)]]
 
 
 # One pair

@@ -8,6 +8,7 @@ of thresholds.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +18,63 @@ from analysis.loading import FamilyMember, load, records
 from analysis.stats.contrasts import LEVEL, contrasts, first_planned, holm, points, ratio_interval
 from analysis.stats.edges import edges, fits
 from analysis.stats.psychometric import Fit
-from study.record.definition import Definition, study_exists
+from study.config import Study
+from study.record.definition import Definition, read_definition, study_exists
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedMember:
+    """A member of a family with its runs and the fits of its curves; None and no fit without runs."""
+
+    member: FamilyMember
+    definition: Definition | None
+    runs: pd.DataFrame | None
+    fitted: Mapping[tuple[str, str], Fit]
+
+    @property
+    def study(self) -> Study | None:
+        return self.definition.study if self.definition else None
+
+
+def fitted_members(members: Sequence[FamilyMember], read: Callable[[Path], pd.DataFrame] = load) -> list[FittedMember]:
+    """Return each member with what it has recorded. Raises RecordError if a record cannot be read."""
+    found = []
+    for member in members:
+        begun = study_exists(member.folder)
+        definition, runs = (read_definition(member.folder), read(member.folder)) if begun else (None, None)
+        runs = runs if runs is not None and len(runs) else None
+        fitted = {} if runs is None else fits(runs)
+        found.append(FittedMember(member=member, definition=definition, runs=runs, fitted=fitted))
+    return found
 
 
 def forest(members: Sequence[FamilyMember], read: Callable[[Path], pd.DataFrame] = load) -> pd.DataFrame:
+    """Return `forest_of` the members, as they are recorded."""
+    return forest_of(fitted_members(members, read))
+
+
+def forest_of(family: Sequence[FittedMember]) -> pd.DataFrame:
     """Return one row a member and curve, in the order of the members; members without runs are left out.
 
     Args:
-        members: `analysis.loading.read_family`.
-        read: Returns the table of runs of a member's folder.
+        family: `fitted_members`.
 
     Returns:
         Columns label, words, model, curve, method, n, k (runs, and diverged ones), seeds, level, edge, low, high,
         status, lr_min, lr_max (`analysis.stats.edges.edges`); against (a label, or "" if there is nothing to compare
         with), ratio (of LR50 over that of against; NaN unless both were reached), ratio_low, ratio_high (95%; 0 and
         inf if it lacks that end), p, p_holm.
-
-    Raises:
-        RecordError: If a record cannot be read. A ValueError.
     """
-    tables = {m.label: read(m.folder) for m in members if study_exists(m.folder)}
-    fitted = {label: fits(runs) for label, runs in tables.items() if len(runs)}
+    fitted = {one.member.label: one.fitted for one in family if one.runs is not None}
     rows = []
-    for member in members:
-        if member.label not in fitted:
+    for one in family:
+        member = one.member
+        if one.runs is None:
             continue
         other = {} if member.against == member.label else fitted.get(member.against, {})
-        for row in _edges(tables[member.label], fitted[member.label]):
+        for row in _edges(one.runs, one.fitted):
             against = _counterpart(row["model"], row["curve"], other)
-            ratio = _ratio(fitted[member.label][row["model"], row["curve"]], against)
+            ratio = _ratio(one.fitted[row["model"], row["curve"]], against)
             names = {"label": member.label, "words": member.words, "against": member.against if against else ""}
             rows.append(row | names | ratio)
     table = pd.DataFrame(rows, columns=pd.Index(COLUMNS))

@@ -22,7 +22,7 @@ from study.commands import run as one_study
 from study.commands import status as one_status
 from study.commands.paths import study_folder
 from study.commands.request import RunRequest
-from study.config import Study
+from study.config import Study, planned_contrasts
 from study.definition import overrides
 from study.definition.family import Family, Member, of_settings
 from study.record.definition import RecordError, study_exists
@@ -93,7 +93,7 @@ def run(request: RunRequest, family: Family) -> Path:
                 family_weights.check(member.init_from, study, members)
                 study = family_weights.begun_study(member, study, own) or study
             plan.preview(own, study)
-    _write(folder, family)
+    _write(folder, family, {member.label: study for member, study, _ in members})
     for i, (member, study, own) in enumerate(members, 1):
         show(f"\n== {i} of {len(members)}: {member.words} ==\n")
         trainer = None
@@ -128,13 +128,16 @@ def resume(folder: Path, request: RunRequest) -> Path:
 def report(folder: Path) -> str:
     """Write the family's page from the members' records. Returns its text for a terminal."""
     from analysis.report import family as page
-    from analysis.stats.forest import forest
+    from analysis.stats.forest import fitted_members, forest_of
+    from analysis.stats.interactions import gains, interactions
 
     name, members = read_members(folder)
-    table = forest(members)
-    path = page.write(folder, name, members, table, _sizes(name, members))
+    fitted = fitted_members(members)
+    table, of_methods = forest_of(fitted), gains(fitted)
+    between = interactions(fitted, of_methods)
+    path = page.write(folder, name, members, table, _sizes(name, members), of_methods, between)
     stores.publish(folder)
-    text = page.text(table) if len(table) else "no runs recorded yet"
+    text = page.text(table, of_methods, between) if len(table) else "no runs recorded yet"
     return f"{name}\n\n{text}\n\nreport: {path}"
 
 
@@ -237,8 +240,14 @@ def _typed(request: RunRequest, keys: Collection[str]) -> str:
     return " ".join(found) or "the request"
 
 
-def _write(folder: Path, family: Family) -> None:
-    """Write `family.json`. Raises RecordError if the folder holds something else."""
+def _write(folder: Path, family: Family, studies: Mapping[str, Study]) -> None:
+    """Write `family.json`. Raises RecordError if the folder holds something else.
+
+    Args:
+        folder: of the family.
+        family: the family.
+        studies: label -> the member's study with the request applied.
+    """
     from analysis.loading import FAMILY_FORMAT
 
     before, recorded = read_members(folder) if is_family(folder) else (family.name, [])
@@ -247,8 +256,13 @@ def _write(folder: Path, family: Family) -> None:
     if study_exists(folder):
         raise RecordError(f"{folder} holds a study, and no family; choose another --out")
     first = recorded[0].label if recorded else family.members[0].label
-    members = {m.label: {"label": m.label, "words": m.words, "against": m.against} for m in recorded}  # it may grow
-    members |= {m.label: {"label": m.label, "words": m.words, "against": m.against or first} for m in family.members}
+    members: dict[str, dict[str, Any]] = {  # it may grow
+        m.label: {"label": m.label, "words": m.words, "against": m.against, "contrasts": m.contrasts} for m in recorded
+    }
+    for m in family.members:
+        study = studies[m.label]
+        planned = len(study.models) * len(planned_contrasts(study))
+        members[m.label] = {"label": m.label, "words": m.words, "against": m.against or first, "contrasts": planned}
     content = (
         json.dumps({"format": FAMILY_FORMAT, "name": family.name, "members": [*members.values()]}, indent=1) + "\n"
     )

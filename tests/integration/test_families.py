@@ -16,6 +16,7 @@ from analysis.stats.contrasts import holm
 from analysis.stats.forest import forest
 from study.cli.main import main
 from study.commands import family as families
+from study.commands.report import report as report_of
 from study.commands.request import RunRequest, load_space
 from study.config import Arm, Study, control_of
 from study.definition.family import Family, Member
@@ -32,6 +33,10 @@ def study(name: str) -> Study:
 
 def family(*labels: str) -> Family:
     return Family(name="f", members=tuple(Member(label=x, words=f"about {x}", study=study(x)) for x in labels))
+
+
+def write_family(folder: Path, made: Family) -> None:
+    families._write(folder, made, {member.label: member.study for member in made.members})
 
 
 @pytest.fixture
@@ -128,14 +133,14 @@ def test_a_plan_says_what_each_member_would_train(capsys: pytest.CaptureFixture,
 
 
 def test_a_folder_of_another_family_or_of_a_study_is_left_alone(tmp_path: Path) -> None:
-    families._write(tmp_path, family("a"))
-    families._write(tmp_path, family("a", "b"))
+    write_family(tmp_path, family("a"))
+    write_family(tmp_path, family("a", "b"))
     assert [m.label for m in families.read_members(tmp_path)[1]] == ["a", "b"]
     with pytest.raises(RecordError, match="holds the family 'f', not 'g'"):
-        families._write(tmp_path, replace(family("a"), name="g"))
+        write_family(tmp_path, replace(family("a"), name="g"))
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(RecordError, match="holds a study, and no family"):
-        families._write(tmp_path, family("a"))
+        write_family(tmp_path, family("a"))
 
 
 @pytest.mark.parametrize(
@@ -146,6 +151,9 @@ def test_a_folder_of_another_family_or_of_a_study_is_left_alone(tmp_path: Path) 
         "{}",
         '{"format": 2}',
         json.dumps({"format": 1, "name": "f", "members": [{"label": "../x", "words": "", "against": ""}]}),
+        json.dumps(
+            {"format": 1, "name": "f", "members": [{"label": "x", "words": "", "against": "", "contrasts": 1e9}]}
+        ),
     ],
 )
 def test_what_is_no_familys_file_is_refused_in_a_line(
@@ -315,7 +323,22 @@ def test_a_plan_of_a_family_of_the_command_line(capsys: pytest.CaptureFixture, t
 
 
 def test_members_may_be_added_to_a_family_of_the_command_line(tmp_path: Path) -> None:
-    families._write(tmp_path, quick("warmup=0,20")[0])
-    families._write(tmp_path, quick("warmup=20,100")[0])
-    members = [(m.label, m.against) for m in families.read_members(tmp_path)[1]]
-    assert members == [("warmup_0", "warmup_0"), ("warmup_20", "warmup_0"), ("warmup_100", "warmup_0")]
+    write_family(tmp_path, quick("warmup=0,20")[0])
+    write_family(tmp_path, quick("warmup=20,100")[0])
+    members = [(m.label, m.against, m.contrasts) for m in families.read_members(tmp_path)[1]]
+    assert members == [("warmup_0", "warmup_0", 4), ("warmup_20", "warmup_0", 4), ("warmup_100", "warmup_0", 4)]
+
+
+def test_a_report_of_a_member_names_the_page_that_counts_all_members(tmp_path: Path) -> None:
+    arms = (Arm("none"), Arm("clippy"))
+    definition = simulated_definition(models=("small",), arms=arms, lrs=LRS, name="a")
+    write_simulated_study(tmp_path / "a", definition, with_losses=False)
+    report_of(tmp_path / "a")
+    note = 'It is a member of f, whose <a href="../report.html">page</a>'
+    assert note not in (tmp_path / "a" / "report.html").read_text()
+    write_family(tmp_path, family("a", "b"))
+    report_of(tmp_path / "a")
+    assert note in (tmp_path / "a" / "report.html").read_text()
+    said = families.report(tmp_path)
+    assert "about a  small  clippy  none     " in said
+    assert "Each method within each study" in (tmp_path / "report.html").read_text()
