@@ -1,18 +1,29 @@
-"""What a user sees while a study trains: runs done, runs per minute, time left, and diverged runs by method."""
+"""What a user sees while a study trains: runs done, runs per minute, time left, and diverged runs by method.
 
+A stack of 40 runs may train for an hour, so steps count as well: the heartbeats of trials say how far each has come.
+"""
+
+import contextlib
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TextIO
 
+from study.execution import heartbeat
 from study.execution.planner import Stack
 from study.execution.work_source import Source
+from study.storage.stores import StorageError
 from study.text import console
 from study.text.wording import count
 
 LINE_SECONDS = 10.0
 """Least time between two lines of progress where output is no terminal."""
+
+STEPS_LINE_SECONDS = 30.0
+"""Least time before a line that has new steps and no new run."""
 
 
 class Progress:
@@ -26,10 +37,17 @@ class Progress:
         source: says how many runs are left.
         work_of_run: relative cost of a run by model; the time left is proportional to it.
         out: where to write; None is stderr.
+        folder: of the study, whose heartbeats say how far trials have come; None counts whole runs alone.
     """
 
     def __init__(
-        self, control: Iterable[Stack], source: Source, work_of_run: Mapping[str, float], out: TextIO | None = None
+        self,
+        control: Iterable[Stack],
+        source: Source,
+        work_of_run: Mapping[str, float],
+        out: TextIO | None = None,
+        *,
+        folder: Path | None = None,
     ) -> None:
         self.out = out or sys.stderr
         self.source = source
@@ -37,6 +55,8 @@ class Progress:
         self.done = self.failed = 0
         self.work_of_run = work_of_run
         self.work_done = 0.0
+        self.folder, self.steps, self.ended = folder, dict[str, tuple[str, float]](), set[str]()
+        self.shown_steps = 0.0
         self.judged: Counter[str] = Counter()
         self.diverged: Counter[str] = Counter()
         self.started = self.next_line = time.monotonic()
@@ -44,9 +64,12 @@ class Progress:
         self.bars = _Bars(self.out) if self.out.isatty() and self._left() else None
         if self._left():
             self._show(f"{self._runs()} runs · the first stacks train")
+        self._closed = threading.Event()
+        self._reader = threading.Thread(target=self._read, name="progress", daemon=True)
 
     def __call__(self, stack: Stack, result: dict[str, float] | str) -> None:
         """Count a trial that has ended. result: counts of its runs, or the reason of its failure."""
+        self.ended.add(stack.name)
         runs, method = len(stack.runs), stack.runs[0].method
         if stack.is_control:
             self.control_left[stack.runs[0].model] -= runs
@@ -64,6 +87,33 @@ class Progress:
     def begin(self) -> None:
         """Start the clock anew, as the first trial begins: others may have used the cluster until now."""
         self.started = time.monotonic()
+        if self.folder is not None and self._reader.ident is None:  # Tune may begin again
+            self._reader.start()
+
+    def check(self) -> None:
+        """Show what trials have done since the last line. Called every few seconds."""
+        done, now = sum(runs for _, runs in self._training().values()), time.monotonic()
+        if done == self.shown_steps or (not self.bars and now < self.next_line - LINE_SECONDS + STEPS_LINE_SECONDS):
+            return
+        self._show(self.line())
+        self.shown_steps = done
+
+    def read_steps(self) -> None:
+        """Read the heartbeats of all trials."""
+        assert self.folder is not None
+        with contextlib.suppress(StorageError, OSError):
+            self.steps = heartbeat.work_done(self.folder)
+
+    def _read(self) -> None:
+        """Read them again and again, in a thread: an object store may take seconds."""
+        while not self._closed.wait(heartbeat.BEAT_SECONDS):
+            self.read_steps()
+
+    def _training(self) -> dict[str, tuple[str, float]]:
+        """The steps of trials that have not ended since they were read, of models that are still to train."""
+        left = self._left()
+        steps = self.steps.items()
+        return {name: done for name, done in steps if name not in self.ended and left[done[0]]}
 
     def note(self, text: str) -> None:
         """Write a line that stays."""
@@ -73,7 +123,7 @@ class Progress:
             console.show(text, file=self.out)
 
     def line(self) -> str:
-        """Return `  96/344 runs · 250/min · 1:02 left · diverged: none 12/32, clippy 0/32`.
+        """Return `  96/344 runs · 31% · 250/min · 1:02 left · diverged: none 12/32, clippy 0/32`.
 
         For a search, the last part is its state.
         """
@@ -84,6 +134,7 @@ class Progress:
 
     def close(self) -> None:
         """Stop the live bars, or write the last line."""
+        self._closed.set()
         if self.bars:
             self.bars.stop()
         elif self.withheld:
@@ -99,16 +150,20 @@ class Progress:
             return
         done = self.done + self.failed
         state = self.source.state if self.judged else ""
-        self.bars.update("runs", done, done + self._left().total(), f"{self._runs()} · {self._pace()} {state}")
+        total, steps = done + self._left().total(), sum(runs for _, runs in self._training().values())
+        self.bars.update("runs", done + steps, total, f"{self._runs()} · {self._pace()} {state}")
         for method, n in self.judged.items():
             self.bars.update(method, self.diverged[method], n, f"{self.diverged[method]}/{n} diverged")
 
     def _pace(self) -> str:
-        minutes = (time.monotonic() - self.started) / 60
-        rate = self.done / minutes if minutes else 0.0
-        work_left = sum(self.work_of_run[model] * n for model, n in self._left().items())
-        left = minutes * work_left / self.work_done if self.work_done else 0.0
-        return f"{rate:.0f}/min · {duration(60 * left)} left"
+        minutes, training = (time.monotonic() - self.started) / 60, self._training().values()
+        rate = (self.done + sum(runs for _, runs in training)) / minutes if minutes else 0.0
+        of_steps = sum(self.work_of_run[model] * runs for model, runs in training)
+        work_left = sum(self.work_of_run[model] * n for model, n in self._left().items()) - of_steps
+        done = self.work_done + of_steps
+        left = minutes * work_left / done if done else 0.0
+        share = done / (done + work_left) if done + work_left > 0 else 1.0
+        return f"{100 * share:.0f}% · {rate:.0f}/min · {duration(60 * max(left, 0.0))} left"
 
     def _left(self) -> Counter[str]:
         return Counter(self.source.left) + self.control_left
@@ -130,7 +185,7 @@ class _Bars:
         self.rows = {}
         self.progress.start()
 
-    def update(self, name: str, done: int, total: int, text: str) -> None:
+    def update(self, name: str, done: float, total: int, text: str) -> None:
         if name not in self.rows:
             self.rows[name] = self.progress.add_task(name, total=None, text="")
         self.progress.update(self.rows[name], completed=done, total=total, text=text)

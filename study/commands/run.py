@@ -190,7 +190,7 @@ def _train_stacks(
         show(f"{len(checkpoints)} stacks continue from their checkpoints")
     minutes = CHECKPOINT_MINUTES if request.checkpoint_minutes is None else request.checkpoint_minutes
     follower.update()
-    with _progress(work) as progress:
+    with _progress(work, folder) as progress:
 
         def on_trial_end(stack: Stack, result: dict[str, float] | str) -> None:
             progress(stack, result)
@@ -207,6 +207,7 @@ def _train_stacks(
             on_begin=progress.begin,
             on_trial_end=on_trial_end,
             on_message=progress.note,
+            on_check=progress.check,
             checkpointed=tuple(checkpoints.values()),
             seconds_of_run=_seconds_of_run(recorded),
             trained=_trained(recorded),
@@ -218,8 +219,8 @@ def _train_stacks(
 
 
 @contextlib.contextmanager
-def _progress(work: RemainingWork) -> Iterator[Progress]:
-    progress = Progress(work.control, work.source, work.plan.limits.work_of_run)
+def _progress(work: RemainingWork, folder: Path) -> Iterator[Progress]:
+    progress = Progress(work.control, work.source, work.plan.limits.work_of_run, folder=folder)
     try:
         yield progress
     finally:

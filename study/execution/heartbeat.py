@@ -145,6 +145,19 @@ def each(where: Path | str) -> dict[str, dict[str, Any]]:
     return {trial: found for trial in trials if (found := last(where, trial))}
 
 
+def work_done(where: Path | str) -> dict[str, tuple[str, float]]:
+    """Return trial -> (model, how many runs its steps are worth), of every trial that knows how many steps it has.
+
+    Half of the steps of a stack of 40 runs are worth 20.
+    """
+    found = {}
+    for trial, about in each(where).items():
+        runs, steps, model = about.get("runs"), about.get("steps"), about.get("model")
+        if isinstance(runs, list) and isinstance(steps, int) and steps > 0 and isinstance(model, str):
+            found[trial] = model, len(runs) * min(max(about["step"] / steps, 0.0), 1.0)
+    return found
+
+
 def forget(where: Path | str, trial: str) -> None:
     """Remove the file of a process that has died."""
     with contextlib.suppress(stores.StorageError):

@@ -67,6 +67,7 @@ class Job:
         on_begin: Called when the first trial begins.
         on_trial_end: Called with a stack, and the counts of its runs or the reason of its failure.
         on_message: Called with a sentence for the user.
+        on_check: Called every few seconds while trials run.
         checkpointed: Run ids of the stacks that have a checkpoint. These stacks are trained first, unchanged.
         seconds_of_run: By model, from recorded runs.
         trained: (model, method) of the recorded cells.
@@ -85,6 +86,7 @@ class Job:
     on_begin: Callable[[], None] = field(default=lambda: None)
     on_trial_end: Callable[[Stack, dict[str, float] | str], None] = field(default=lambda stack, result: None)
     on_message: Callable[[str], None] = field(default=lambda text: None)
+    on_check: Callable[[], None] = field(default=lambda: None)
     checkpointed: Sequence[Sequence[str]] = ()
     seconds_of_run: Mapping[str, float] = field(default_factory=dict)
     trained: Collection[tuple[str, str]] = ()

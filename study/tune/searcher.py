@@ -60,6 +60,7 @@ class TrialWatch(_Unsaved, Callback):
         if now - self.checked_at < CHECK_SECONDS:
             return
         self.checked_at = now
+        self.queue.job.on_check()
         out = {name: self.trial(name) for name in (*self.queue.training, *self.queue.resting)}
         running = [name for name, trial in out.items() if trial and trial.status == "RUNNING"]
         self.running_since = {name: self.running_since.get(name, now) for name in running}

@@ -1,6 +1,8 @@
 """What a user sees while a study trains."""
 
 import io
+import json
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from study.commands.progress import Progress, duration
 from study.config import CONTROL_SEEDS, Run
 from study.execution.planner import Stack
 from study.execution.work_source import Planned
+from study.storage import stores
 
 COUNTS = {"runs": 2, "diverged": 1, "undertrained": 0, "seconds": 1.0}
 
@@ -35,13 +38,13 @@ def test_line_counts_runs_and_weighs_time_left_by_model(clock: list[float]) -> N
     shown = Progress([control], source, WORK, out)
     clock[0] = 60.0
     shown(control, COUNTS)
-    assert shown.line().startswith("2/6 runs · 2/min · ")
+    assert shown.line().startswith("2/6 runs · 6% · 2/min · ")
     assert shown.line().endswith("diverged: control first")
     clock[0] = 120.0
     source.recorded(small)
     shown(small, COUNTS)
     # Two minutes for 4 x 20 of work; 2 x 290 are left.
-    assert shown.line() == "4/6 runs · 2/min · 14:30 left · diverged: none 1/2"
+    assert shown.line() == "4/6 runs · 12% · 2/min · 14:30 left · diverged: none 1/2"
     source.given_up(large, "the worker process ended")
     shown(large, "the worker process ended")
     said = out.getvalue().splitlines()
@@ -59,7 +62,7 @@ def test_the_clock_starts_with_the_first_trial(clock: list[float]) -> None:
     clock[0] = 135.0
     source.recorded(small)
     shown(small, COUNTS)
-    assert shown.line() == "2/4 runs · 2/min · 1:00 left · diverged: none 1/2"
+    assert shown.line() == "2/4 runs · 50% · 2/min · 1:00 left · diverged: none 1/2"
 
 
 def test_a_long_study_does_not_flood_a_log(clock: list[float]) -> None:
@@ -104,3 +107,52 @@ def test_terminal_shows_a_bar_for_all_runs_and_one_per_method(
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (62, "1:02"), (725, "12:05"), (11040, "3:04:00")])
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def beat(folder: Path, trained: Stack, step: int, **more: object) -> None:
+    about = {"model": trained.runs[0].model, "runs": [run.id for run in trained.runs], "steps": 200, "pid": 1, **more}
+    content = {"beat": 0.0, "clock": 0.0, "seconds": 1.0, "limit": 0.0, "step": step, **about}
+    stores.store_for(folder).put(f"training/{trained.name}.json", json.dumps(content).encode())
+
+
+def test_the_line_moves_with_the_steps_of_what_trains(clock: list[float], tmp_path: Path) -> None:
+    """Two stacks of two runs each: the work of 4 runs. After 60 steps of 200 of the first, 0.6 of a run is done."""
+    first, second = stack("small", "none", (0, 1)), stack("small", "none", (2, 3))
+    source, out = Planned([first, second]), io.StringIO()
+    shown = Progress([], source, WORK, out, folder=tmp_path)
+    clock[0] = 60.0
+    beat(tmp_path, first, 60)
+    shown.read_steps()
+    assert shown.line() == "0/4 runs · 15% · 1/min · 5:40 left · diverged: control first"
+    shown.check()
+    assert out.getvalue().splitlines()[-1] == shown.line()
+    clock[0] = 120.0
+    source.recorded(first)
+    shown(first, COUNTS)  # its steps, read before, are not counted once more
+    assert shown.line() == "2/4 runs · 50% · 1/min · 2:00 left · diverged: none 1/2"
+
+
+def test_steps_of_the_control_count_and_unknown_ones_do_not(clock: list[float], tmp_path: Path) -> None:
+    control, cells = stack("small", "none", CONTROL_SEEDS[:2]), stack("small", "none", (0, 1))
+    shown = Progress([control], Planned([cells]), WORK, io.StringIO(), folder=tmp_path)
+    clock[0] = 60.0
+    beat(tmp_path, control, 100)
+    beat(tmp_path, cells, 100, steps=None)  # a loop that does not know how long it is
+    shown.read_steps()
+    assert shown.line().startswith("0/4 runs · 25% · ")
+    beat(tmp_path, stack("other", "none", (5,)), 100)  # left by another command
+    (tmp_path / "training" / "broken.json").write_text("{")
+    shown.read_steps()
+    assert shown.line().startswith("0/4 runs · 25% · ")
+
+
+def test_a_line_without_news_is_not_repeated(clock: list[float], tmp_path: Path) -> None:
+    one, out = stack("small", "none", (0, 1)), io.StringIO()
+    shown = Progress([], Planned([one]), WORK, out, folder=tmp_path)
+    for step in (50, 50, 50, 100):
+        clock[0] += 2 * progress.STEPS_LINE_SECONDS
+        beat(tmp_path, one, step)
+        shown.read_steps()
+        shown.check()
+        shown.check()
+    assert [line.split(" · ")[1] for line in out.getvalue().splitlines()] == ["the first stacks train", "25%", "50%"]
