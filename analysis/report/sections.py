@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,7 @@ from study.record.failures import read_failures
 from study.text.wording import count
 
 Context = dict[str, Any]
+Said = TypeVar("Said")
 Answers = list[tuple[str, list[tuple[str, str]]]]
 """For each model: (curve, rest of its sentence) pairs."""
 
@@ -96,6 +97,19 @@ def report(
 # The answers
 
 
+def once(of_models: list[tuple[str, Said]]) -> list[tuple[str, Said]]:
+    """Return what is said of each model, with what several have in common once: under all of their names."""
+    models, said = list(dict.fromkeys(model for model, _ in of_models)), list[tuple[list[str], Any]]()
+    for model, words in of_models:
+        alike = next((names for names, known in said if known == words), None)
+        if alike is None:
+            said.append(([model], words))
+        else:
+            alike.append(model)
+    every = f"all {len(models)} models"
+    return [(every if len(names) == len(models) > 1 else ", ".join(names), words) for names, words in said]
+
+
 def heading(tables: ReportTables) -> Context:
     definition, runs = tables.definition, tables.runs
     facts = definition.data.get("facts", {})
@@ -130,9 +144,10 @@ def claims(tables: ReportTables) -> Context | None:
     head += ["fresh seeds to claim it", "chance", f"{score} there", "95% interval"]
     by_model = tables.by_model(found)
     return {
+        "several": len(by_model) > 1,
         "risk": RISK,
         "confidence": CONFIDENCE,
-        "sentences": [(model, claims_text(found.loc[found["model"] == model])) for model, _ in by_model],
+        "sentences": once([(model, claims_text(found.loc[found["model"] == model])) for model, _ in by_model]),
         "table": Table(head=head, rows=[_claim(row) for _, rows in by_model for row in rows], words=2),
         "commands": commands(found, "DIR"),
     }
@@ -157,12 +172,14 @@ def divergence(tables: ReportTables) -> Context:
     answers = [(model, [_split(row["curve"], sentence(row)) for row in rows]) for model, rows in tables.by_model(first)]
     seeds = min(first["seeds"].tolist())
     return {
-        "answers": answers,
-        "lost": [
-            (model, line)
-            for model in tables.models(tables.missing)
-            for line in missing_sentences(tables.missing.loc[tables.missing["model"] == model], first)
-        ],
+        "answers": once(answers),
+        "lost": once(
+            [
+                (model, line)
+                for model in tables.models(tables.missing)
+                for line in missing_sentences(tables.missing.loc[tables.missing["model"] == model], first)
+            ]
+        ),
         "few_seeds": count(seeds, "seed") if seeds < FEW_SEEDS else None,
         "table": _edges_table(tables),
     }
@@ -211,7 +228,7 @@ def contrasts(tables: ReportTables) -> Context | None:
         answers.append((model, [_split(curve, line) for curve, line in zip(curves, lines, strict=True)]))
     planned = found["planned"].to_numpy(dtype=bool)
     return {
-        "answers": answers,
+        "answers": once(answers),
         "against": " and with ".join(against),
         "family": _family_of(tables.folder),
         "planned": _contrasts_table(tables, found.loc[planned], "p (Holm)", "p_holm"),
@@ -312,8 +329,10 @@ def horizon(tables: ReportTables, doubling: pd.DataFrame | None) -> Context | No
     return {
         **totals,
         **ends,
-        "answers": [(model, [_split(row["curve"], doubling_text(row)) for row in rows]) for model, rows in by_model],
-        "warnings": [(model, line) for model, rows in by_model for line in horizon_warnings(rows)],
+        "answers": once(
+            [(model, [_split(row["curve"], doubling_text(row)) for row in rows]) for model, rows in by_model]
+        ),
+        "warnings": once([(model, line) for model, rows in by_model for line in horizon_warnings(rows)]),
     }
 
 

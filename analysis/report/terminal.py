@@ -21,6 +21,8 @@ MOST_CONTRASTS = 12
 def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> str:
     """Return the answers for each model, what weakens them, then the rates of all cells.
 
+    A remark that holds for every one of several models stands once, behind them.
+
     Args:
         folder: The folder, as the user types it.
         command: The command, as the user types it.
@@ -29,7 +31,16 @@ def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> s
         return "\n\n".join(
             [best_text(tables.best, tables.definition), *trust_notes(tables.runs, tables.definition.study)]
         )
-    answers = [_model_text(tables, model, folder, command) for model in tables.models(tables.first_edges)]
+    lines = {model: _model_lines(tables, model, folder) for model in tables.models(tables.first_edges)}
+    edges = set(map(sentence, tables.first_edges.to_dict("records")))  # these are looked up under a model
+    first = next(iter(lines.values()), []) if len(lines) > 1 else []
+    of_all = [line for line in first if line not in edges and all(line in own for own in lines.values())]
+    own = {model: [line for line in of_model if line not in of_all] for model, of_model in lines.items()}
+    if of_all:
+        own[f"all {len(lines)} models"] = of_all
+    if lines:
+        [*own.values()][-1].append(f"More: {command} recommend {folder}")
+    answers = ["\n".join([f"{name}:", *(f"  {line}" for line in some)]) for name, some in own.items() if some]
     place = {model: i for i, model in enumerate(tables.definition.study.models)}
     rates = tables.rates.sort_values("model", key=lambda models: models.map(place), kind="stable")
     curves = pd.Series(rates.groupby("model")["curve"].transform("nunique"))
@@ -38,7 +49,7 @@ def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> s
     return "\n\n".join([*answers, *notes, *([rates_table(rates.loc[printed])] if printed.any() or rates.empty else [])])
 
 
-def _model_text(tables: ReportTables, model: str, folder: str, command: str) -> str:
+def _model_lines(tables: ReportTables, model: str, folder: str) -> list[str]:
     """The answers for one model; counts only, if it has many curves."""
     edges, contrasts, recommended = (
         table.loc[table["model"] == model] for table in (tables.first_edges, tables.contrasts, tables.recommended)
@@ -47,12 +58,10 @@ def _model_text(tables: ReportTables, model: str, folder: str, command: str) -> 
     lost = missing_sentences(tables.missing.loc[tables.missing["model"] == model], edges)
     if len(rows) > MOST_CURVES:
         short = many_edges_text(rows, tables.first_level)
-        lines = [f"{short} All of them: {folder}/tables/edges.csv, cells.csv", *lost]
-        return "\n".join([f"{model}:", *(f"  {line}" for line in lines)])
+        return [f"{short} All of them: {folder}/tables/edges.csv, cells.csv", *lost]
     lines = [*lost, *(sentence(row) for row in rows)]
     if contrasts["planned"].tolist().count(True) > MOST_CONTRASTS:
         lines.append(many_contrasts_text(contrasts, comparators(tables.definition.study)))
     elif len(contrasts):
         lines += sentences(contrasts, comparators(tables.definition.study), quality=False)
-    lines.append(f"{claims_text(recommended)} More: {command} recommend {folder}")
-    return "\n".join([f"{model}:", *(f"  {line}" for line in lines)])
+    return [*lines, claims_text(recommended)]

@@ -200,11 +200,7 @@ class Trainer(protocol.Trainer):
             largest_stack={model: size.largest_stack(device_bytes) for model, size in sizes.items()},
             work_of_run={model: size.work for model, size in sizes.items()},
             notes=tuple(f"warning: {warning}" for warning in self.log.facts.get("warnings", []))
-            + tuple(
-                f"note: {model} cannot be computed as a stack (vmap); its runs train one by one inside their trials"
-                for model, size in sizes.items()
-                if not size.stackable
-            ),
+            + _one_by_one([model for model, size in sizes.items() if not size.stackable]),
         )
 
     def size_of(self, model: str) -> ModelSize:
@@ -357,6 +353,13 @@ def outcomes_of(trained: "Trained", log: Log, reference: Reference, rule: "Rule"
     """Return the outcome of each run of a trained stack, in its order."""
     constant_losses = np.array([task.constant_loss for task in log.tasks])
     return judge(trained.loss, trained.constant, constant_losses, trained.finite, reference, rule, trained.moved)
+
+
+def _one_by_one(models: Sequence[str]) -> tuple[str, ...]:
+    """One note for all models that cannot be stacked."""
+    whose = "its" if len(models) == 1 else "their"
+    why = f"cannot be computed as a stack (vmap); {whose} runs train one by one inside their trials"
+    return (f"note: {', '.join(models)} {why}",) if models else ()
 
 
 def _is_built_in_model(model: str) -> bool:

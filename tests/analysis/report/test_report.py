@@ -157,7 +157,7 @@ def test_terminal_text_has_answers_before_cells(full):
     assert lines[1].startswith("  none: half of the runs diverge within 200 steps at lr 0.")
     assert lines[6].startswith("  layer_clip against none: LR50 is 1.")
     contains(lines[10], "No lr can be claimed yet", "at most 5%", "0 of 8")
-    assert lines[10].endswith("More: study recommend results/x")
+    assert said.count("  More: study recommend results/x\n\n") == said.count("More: ") == 1
     assert said.index("large_dcn:") < said.index("small: diverged runs of n, 95% interval")
     assert "AUC" not in said
 
@@ -369,3 +369,22 @@ def test_grids_without_a_common_lr_have_no_sensitivity_to_compare():
     assert found.loc[["none", "agc"], "sensitivity"].tolist() == [0.0, 0.0]
     assert math.isnan(found.loc["lion", "sensitivity"])
     assert set(found["sensitivity_lr_min"]) == {0.1}
+
+
+def test_what_holds_for_every_model_is_said_once(tmp_path, without_figures):
+    models = ("large", "large_dcn", "large_mmoe")
+    study_of(tmp_path, models=models, methods=("agc", "clippy"), with_losses=False)
+    found = report_tables(tmp_path)
+    said, page = terminal.text(found, "DIR", "study"), Page(report_page.write(found)).text
+    for sentence in ("the study has no runs of none", "No lr can be claimed yet", "More: study recommend DIR"):
+        assert said.count(sentence) == 1, sentence
+    assert "all 3 models:\n  " in said
+    for sentence in ("the study has no runs of none", "No lr can be claimed yet"):
+        assert page.count(sentence) == 1, sentence
+
+
+def test_what_some_models_have_in_common_is_said_under_their_names():
+    assert sections.once([("a", "x"), ("b", "y"), ("c", "x")]) == [("a, c", "x"), ("b", "y")]
+    assert sections.once([("a", ["x"]), ("b", ["x"])]) == [("all 2 models", ["x"])]
+    assert sections.once([("a", "x"), ("a", "y")]) == [("a", "x"), ("a", "y")]
+    assert sections.once([("a", "x")]) == [("a", "x")]

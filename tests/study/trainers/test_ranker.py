@@ -47,6 +47,12 @@ def test_models_that_vmap_cannot_take_are_named() -> None:
     )
 
 
+def test_models_that_vmap_cannot_take_share_one_note() -> None:
+    assert ranker._one_by_one([]) == ()
+    (note,) = ranker._one_by_one(["mine", "mine width=4"])
+    assert note.startswith("note: mine, mine width=4 cannot be computed as a stack (vmap); their runs train one by one")
+
+
 def test_room_is_left_for_snapshots() -> None:
     without, with_them = (make_study(arms=(Arm(method="none"), *more)) for more in ((), (Arm(method="rollback"),)))
     run_bytes = sizing.bytes_of_run("large", without.recipe, LOG, gpu=True)
