@@ -276,7 +276,7 @@ class Study:
         data: a data source of `study.data`.
         data_options: options of the source, such as a folder or a size.
         models: names of models. A trainer without models of its own counts as one.
-        arms, lrs, seeds: the other axes. An arm may have lrs of its own (`Arm.lrs`).
+        arms, lrs, seeds: the other axes. An arm may have its own lrs (`Arm.lrs`).
         recipe: how runs are trained.
         rule: how runs are judged.
         search: None trains every combination.

@@ -63,21 +63,53 @@ def is_family(folder: Path) -> bool:
 
 
 def preview(request: RunRequest, family: Family) -> str:
-    """Return the text of `study plan` for each member."""
+    """Return the text of `study plan` for each member. What holds for most of them stands once."""
     folder = _folder(request, family)
-    parts = [f"{family.name}: {len(family.members)} studies, one after another, in {stores.address(folder)}"]
-    members = _members(request, family)
+    members, blocks = _members(request, family), []
+    contrasts = sum(planned_count(study) for _, study, _ in members)
     for member, study, own in members:
-        parts.append(f"\n{member.label}: {member.words}")
+        lines = []
         with _errors_of(member):
             begun = None
             if member.init_from:
                 weights = family_weights.check(member.init_from, study, members)
                 if begun := family_weights.begun_study(member, study, own):
                     study, weights = begun, f"in {stores.address(requests.out_folder(own, begun))}/init"
-                parts.append(f"  weights   {weights}")
-            parts.append(plan.preview(own, study, weights_exist=begun is not None or not member.init_from))
+                lines.append(f"  weights   {weights}")
+            exist = begun is not None or not member.init_from
+            head, *more = plan.preview_lines(own, study, weights_exist=exist, of_family=contrasts)
+            blocks.append([f"  measures  {head.partition(': ')[2]}", *lines, *more])
+    of_most, own_lines = said_once(blocks)
+    parts = [f"{family.name}: {len(family.members)} studies, one after another, in {stores.address(folder)}"]
+    if of_most:
+        parts += ["\nin each, unless it says otherwise:", *of_most]
+    for member, lines in zip(family.members, own_lines, strict=True):
+        parts += [f"\n{member.label}: {member.words}", *lines]
     return "\n".join(parts)
+
+
+def said_once(blocks: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Split the lines of several plans into those of most plans, and those in which each differs from them.
+
+    Lines are compared by their first word. Only what every plan has can be left out of one.
+
+    Args:
+        blocks: the lines of each plan.
+    """
+    by_word: list[dict[str, list[str]]] = []
+    for block in blocks:
+        words: dict[str, list[str]] = {}
+        for line in block:
+            words.setdefault(line[:12] if line[:2] == "  " else line, []).append(line)
+        by_word.append(words)
+    of_most: dict[str, list[str]] = {}
+    for word in by_word[0] if len(blocks) > 1 else ():
+        every = [words[word] for words in by_word if word in words]
+        most = max(every, key=every.count)
+        if len(every) == len(blocks) and every.count(most) > len(blocks) / 2:
+            of_most[word] = most
+    own = [[line for word, lines in words.items() if of_most.get(word) != lines for line in lines] for words in by_word]
+    return [line for lines in of_most.values() for line in lines], own
 
 
 def run(request: RunRequest, family: Family) -> Path:
@@ -92,7 +124,7 @@ def run(request: RunRequest, family: Family) -> Path:
             if member.init_from:
                 family_weights.check(member.init_from, study, members)
                 study = family_weights.begun_study(member, study, own) or study
-            plan.preview(own, study)
+            plan.preview_lines(own, study)
     _write(folder, family, {member.label: study for member, study, _ in members})
     for i, (member, study, own) in enumerate(members, 1):
         show(f"\n== {i} of {len(members)}: {member.words} ==\n")
@@ -261,12 +293,17 @@ def _write(folder: Path, family: Family, studies: Mapping[str, Study]) -> None:
     }
     for m in family.members:
         study = studies[m.label]
-        planned = len(study.models) * len(planned_contrasts(study))
-        members[m.label] = {"label": m.label, "words": m.words, "against": m.against or first, "contrasts": planned}
+        own = {"label": m.label, "words": m.words, "against": m.against or first}
+        members[m.label] = own | {"contrasts": planned_count(study)}
     content = (
         json.dumps({"format": FAMILY_FORMAT, "name": family.name, "members": [*members.values()]}, indent=1) + "\n"
     )
     stores.store_for(folder).put("family.json", content.encode())
+
+
+def planned_count(study: Study) -> int:
+    """Return how many contrasts a study plans, of all its models."""
+    return len(study.models) * len(planned_contrasts(study))
 
 
 def read_members(folder: Path) -> "tuple[str, list[FamilyMember]]":

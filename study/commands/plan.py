@@ -24,13 +24,21 @@ if TYPE_CHECKING:
 START_UP_SECONDS = 12
 
 
-def preview(request: RunRequest, study: Study | None = None, *, weights_exist: bool = True) -> str:
-    """Return the text of `study plan`. Trains nothing, and writes only the cache of converted data.
+def preview(request: RunRequest) -> str:
+    """Return the text of `study plan`. Trains nothing, and writes only the cache of converted data."""
+    return "\n".join(preview_lines(request))
+
+
+def preview_lines(
+    request: RunRequest, study: Study | None = None, *, weights_exist: bool = True, of_family: int = 0
+) -> list[str]:
+    """Return the lines of `preview`: a head, then lines that begin with a word.
 
     Args:
         request: the user's request.
         study: a study with the request applied; None is that of the search space.
         weights_exist: False if another study makes the weights from which its runs will start.
+        of_family: contrasts that the members of its family plan; 0 if it belongs to none.
     """
     study, trainer = (study, open_trainer(study, cache_folder())) if study else study_and_trainer(request)
     folder = out_folder(request, study)
@@ -49,9 +57,12 @@ def preview(request: RunRequest, study: Study | None = None, *, weights_exist: b
         f"  plan      {_fixed(whole, data, is_fixed) if weights_exist else 'fixed once its weights are made'}",
         *(f"  {word:9} {line}" for word, line in trainer.summary()),
     ]
-    return "\n".join(
-        [*head, *_counts(study, work), *_contrasts(study), *_outlook(work, workers, folder, trainer, runs)]
-    )
+    return [
+        *head,
+        *_counts(study, work),
+        *_contrasts(study, of_family),
+        *_outlook(work, workers, folder, trainer, runs),
+    ]
 
 
 def _fixed(definition: Definition, data: Mapping[str, Any], is_fixed: bool) -> str:
@@ -89,8 +100,8 @@ def _lrs(study: Study) -> list[str]:
     return lines
 
 
-def _contrasts(study: Study) -> list[str]:
-    """`  contrasts 4: layer_clip, agc, lamb, clippy against none`."""
+def _contrasts(study: Study, of_family: int) -> list[str]:
+    """`  contrasts 4: layer_clip, agc, lamb, clippy against none; p is corrected over 4`."""
     planned = planned_contrasts(study)
     if not planned:
         return []
@@ -101,7 +112,9 @@ def _contrasts(study: Study) -> list[str]:
         arms = Counter(arm.method for arm, other in planned if other == comparator)
         methods = ", ".join(method if n == 1 else f"{method} ({n} arms)" for method, n in arms.items())
         parts += [f"{methods} against {comparator}"] if methods else []
-    return [f"  contrasts {models * len(planned)}: {'; '.join(parts)}{of_models}; p is corrected over all of them"]
+    count, of_members = models * len(planned), f"{of_family}, of all members" if of_family else ""
+    corrected = f"; p is corrected over {of_members or count}" if of_family or count > 1 else ""
+    return [f"  contrasts {count}: {'; '.join(parts)}{of_models}{corrected}"]
 
 
 def as_stacks(runs: int, stacks: int) -> str:

@@ -126,7 +126,8 @@ def test_a_plan_says_what_each_member_would_train(capsys: pytest.CaptureFixture,
     said = capsys.readouterr().out
     assert "pair: 2 studies, one after another" in said
     assert "b: one task" in said
-    assert said.count("runs      3, of which 0 are recorded") == 2
+    assert said.count("runs      3, of which 0 are recorded") == 1
+    assert said.index("in each, unless it says otherwise:") < said.index("runs      3,") < said.index("a: as is")
     assert said.count(str(tmp_path / "results" / "pair")) >= 3
     assert main(["plan", "own.mine", "--set", "colour=red"]) == 2
     assert main(["confirm", str(tmp_path), "--lr", "1"]) == 2
@@ -342,3 +343,33 @@ def test_a_report_of_a_member_names_the_page_that_counts_all_members(tmp_path: P
     said = families.report(tmp_path)
     assert "about a  small  clippy  none     " in said
     assert "Each method within each study" in (tmp_path / "report.html").read_text()
+
+
+def test_a_plan_says_once_what_most_members_have() -> None:
+    common = ["  models    small", "  seeds     8"]
+    blocks = [
+        [*common, "  data      a", "note: slow"],
+        ["  models    large", *common[1:], "  data      b"],
+        [*common, "  data      c"],
+    ]
+    of_most, own = families.said_once(blocks)
+    assert of_most == common
+    assert own == [["  data      a", "note: slow"], ["  models    large", "  data      b"], ["  data      c"]]
+    # A line that some plan lacks cannot be left out of the others: it would seem to hold there too.
+    assert families.said_once([["  lrs       1"], ["  lrs       1"], []]) == (
+        [],
+        [["  lrs       1"], ["  lrs       1"], []],
+    )
+    assert families.said_once([["  lrs       1"]]) == ([], [["  lrs       1"]])
+
+
+def test_a_plan_of_a_family_counts_the_contrasts_of_all_members(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    words = ["--set", "data.rows=3000", "--set", "warmup=0,20,100", "--set", "batch=64", "--out", str(tmp_path / "out")]
+    assert main(["plan", "quick", *words, "--seeds", "0-1"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        said.count("contrasts 4: layer_clip, agc, lamb, clippy against none; p is corrected over 12, of all members")
+        == 1
+    )
+    assert said.count("measures  P(divergence | lr) of none, layer_clip, agc, lamb, clippy") == 1
+    assert said.count("SHA-256") == 3
