@@ -31,6 +31,10 @@ RANKER = "ranker"
 IMPORTED = "imported"
 """The trainer of runs that were not trained here (`study import`)."""
 
+SCHEDULES = ("constant", "linear", "cosine", "step")
+OF_SCHEDULES = {"final_factor": ("linear", "cosine"), "decay_steps": ("step",), "decay_factor": ("step",)}
+"""Field of a recipe -> the schedules that use it."""
+
 MAX_LR = 1e4
 MAX_COUNT = 10**9
 MAX_NAMED = 10**7
@@ -50,11 +54,17 @@ class Recipe:
         batch: rows a step, a multiple of 32. (Vectorized CPU kernels use other instructions for the last few elements
             of a tensor. Runs that end at a vector's boundary have the same bits in every stack.)
         steps: optimizer steps; None is one pass over the training rows.
-        warmup: steps of linear warm-up.
+        warmup: steps of linear warm-up, to the run's lr.
+        schedule: of the lr after the warm-up, one of `SCHEDULES`. The lr of a run is its peak
+            (`study.training.lr_schedule`).
+        final_factor: of "linear" and "cosine": the share of the peak that the lr falls to.
+        decay_steps, decay_factor: of "step": the lr is multiplied by the factor after each so many steps; None is a
+            third of the steps after the warm-up.
         window: rows of the time-ordered log inside which a batch order is shuffled.
         embedding_dim, embedding_std: width and standard deviation of the embedding rows.
         initial_accumulator, eps: Adagrad's `G0` and `eps` (inside the root), for network and embeddings.
         embeddings: "adagrad" (plain Adagrad, as in the paper) or "method" (the run's method acts on them too).
+        embeddings_lr: peak lr of the embeddings in every run; None is that of the run. Warm-up and schedule act on it.
         precision: "float32" or "float64".
         init_from: content hash of the weights that every run starts from (`study.training.weights`); empty draws them
             by seed.
@@ -64,12 +74,17 @@ class Recipe:
     batch: int = 512
     steps: int | None = None
     warmup: int = 20
+    schedule: str = "constant"
+    final_factor: float = 0.0
+    decay_steps: int | None = None
+    decay_factor: float = 0.1
     window: int = 20_000
     embedding_dim: int = 4
     embedding_std: float = 0.05
     initial_accumulator: float = 0.1
     eps: float = 1e-7
     embeddings: str = "adagrad"
+    embeddings_lr: float | None = None
     precision: str = "float32"
     init_from: str = ""
     init_accumulators: str = ""
@@ -79,15 +94,27 @@ class Recipe:
             self.batch >= 32 and self.batch % 32 == 0, f"need a batch that is a multiple of 32, got batch={self.batch}"
         )
         _need(self.batch <= MAX_COUNT, f"need batch <= {MAX_COUNT:,}, got batch={self.batch}")
-        least = {"steps": 1, "warmup": 0, "window": 1, "embedding_dim": 1}
+        least = {"steps": 1, "warmup": 0, "decay_steps": 1, "window": 1, "embedding_dim": 1}
         for name, low in (least | {"embedding_std": 0, "initial_accumulator": 0, "eps": 0}).items():
             value = getattr(self, name)
             if value is not None:
                 _need(low <= value < math.inf, f"need {name} >= {low}, got {name}={value}")
                 _need(name not in least or value <= MAX_COUNT, f"need {name} <= {MAX_COUNT:,}, got {name}={value}")
-        for name, known in (("embeddings", ("adagrad", "method")), ("precision", ("float32", "float64"))):
+        words = {"schedule": SCHEDULES, "embeddings": ("adagrad", "method"), "precision": ("float32", "float64")}
+        for name, known in words.items():
             value = getattr(self, name)
             _need(value in known, f"{name} is one of {', '.join(known)}; got {value!r}")
+        _need(0 <= self.final_factor < 1, f"need 0 <= final_factor < 1, got final_factor={self.final_factor:g}")
+        _need(0 < self.decay_factor < 1, f"need 0 < decay_factor < 1, got decay_factor={self.decay_factor:g}")
+        for name, schedules in OF_SCHEDULES.items():
+            used = self.schedule in schedules or getattr(self, name) == getattr(Recipe, name)
+            _need(used, f"{name} needs schedule={' or '.join(schedules)}, got schedule={self.schedule}")
+        if self.embeddings_lr is not None:
+            check_lr(self.embeddings_lr, "embeddings_lr")
+            _need(
+                self.embeddings == "adagrad",
+                f"embeddings_lr needs embeddings=adagrad, got embeddings={self.embeddings}",
+            )
         for name, what in (("init_from", "weights"), ("init_accumulators", "accumulators")):
             value = getattr(self, name)
             is_hash = len(value) == 64 and set(value) <= set("0123456789abcdef")
@@ -454,11 +481,11 @@ def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
     return tuple(dict.fromkeys(float(f"{low * math.exp(ratio * i):.2g}") for i in range(count)))
 
 
-def check_lr(lr: float) -> None:
+def check_lr(lr: float, name: str = "lr") -> None:
     """Raise ValueError for a learning rate that cannot be trained."""
     text = "; YAML reads 1e-3 as text and 1.0e-3 as a number" if isinstance(lr, str) else ""
-    _need(isinstance(lr, int | float), f"need a number as lr, got lr={lr!r}{text}")
-    _need(math.isfinite(lr) and 0 < lr <= MAX_LR, f"need 0 < lr <= {MAX_LR:g}, got lr={lr:g}")
+    _need(isinstance(lr, int | float), f"need a number as {name}, got {name}={lr!r}{text}")
+    _need(math.isfinite(lr) and 0 < lr <= MAX_LR, f"need 0 < {name} <= {MAX_LR:g}, got {name}={lr:g}")
 
 
 def canonical_json(value: Any) -> str:
@@ -470,7 +497,8 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=F
 
 
 NEWER: dict[str, Any] = {"search": None, "trainer": RANKER, "trainer_options": {}, "control_lrs": (), "compare": ()}
-"""Fields that JSON leaves out at their default, so that older versions can read it."""
+NEWER_OF_RECIPE = ("schedule", "final_factor", "decay_steps", "decay_factor", "embeddings_lr")
+"""Fields that JSON leaves out at their default, so that older versions can read it, and plans keep their hash."""
 
 
 def to_json(value: Any) -> dict[str, Any]:
@@ -484,6 +512,10 @@ def to_json(value: Any) -> dict[str, Any]:
             del content[name]
     if isinstance(value, Study):
         content["arms"] = [arm_to_json(arm) for arm in value.arms]
+    recipe = content if isinstance(value, Recipe) else content.get("recipe", {})
+    for name in NEWER_OF_RECIPE:
+        if name in recipe and recipe[name] == getattr(Recipe, name):
+            del recipe[name]
     if isinstance(value, Study) and value.search:
         content["search"] = {"kind": value.search.kind} | dataclasses.asdict(value.search)
     return json.loads(canonical_json(content))

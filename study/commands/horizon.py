@@ -83,9 +83,16 @@ def outcomes_at(
 
     Raises:
         RecordError: losses are missing.
+        ValueError: the lr of a shorter training would be another one.
     """
     from analysis.loading import cells_of
 
+    recipe = definition.study.recipe
+    if recipe.schedule != "constant" and recipe.decay_steps is None:
+        raise ValueError(
+            f"the lr of these runs falls until their last step (schedule={recipe.schedule}), so their first steps are "
+            "not those of a shorter training; train studies of several steps instead"
+        )
     if missing := len(set(every["run_id"]) - set(losses["run_id"])):
         raise RecordError(f"the losses of {missing} runs in {folder} are missing")
     own = cells_of(every, definition.study)

@@ -24,7 +24,7 @@ def apply(
         METHOD.PARAMETER=v1,v2    one arm for each value (two parameters: every combination)
         METHOD.lrs=0.001,0.003    lrs of this method's arms alone
         MODEL.OPTION=v1,v2        one model for each value (two options: every combination)
-        steps=300, batch=256      the recipe
+        steps=300, schedule=cosine    the recipe
         rule.kept=0.5  search.risk=0.01  data.rows=50000
 
     In a search for the best quality, lr=0.1,10 and clippy.rel=0.1,1 are ranges.
@@ -38,6 +38,7 @@ def apply(
     Raises:
         ValueError: a key is unknown (the message lists the keys), or a value is not valid.
     """
+    of_recipe: dict[str, Any] = {}  # applied together, since some need each other
     parameters: dict[str, dict[str, list[Any]]] = {}
     sizes: dict[str, dict[str, list[Any]]] = {}
     grids: dict[str, list[float]] = {}
@@ -53,7 +54,7 @@ def apply(
         elif key in AXES:
             study = _with_axis(study, key, text)
         elif key in _recipe_keys():
-            study = dataclasses.replace(study, recipe=_with_field(study.recipe, key, text))
+            of_recipe[key] = _field(study.recipe, key, text)
         elif head == "rule":
             if tail not in _fields(Rule):
                 raise ValueError(f"unknown key {key!r}; the rule has {', '.join(_fields(Rule))}")
@@ -77,6 +78,8 @@ def apply(
             sizes.setdefault(head, {})[tail] = [model_options.number(key, v) for v in _split(text)]
         else:
             raise ValueError(f"unknown key {key!r}; there are {', '.join(_known_keys(study))}")
+    if of_recipe:
+        study = dataclasses.replace(study, recipe=dataclasses.replace(study.recipe, **of_recipe))
     # Last, since the axes say which arms and models there are.
     for method, values in parameters.items():
         if method not in _methods(study):
@@ -266,9 +269,14 @@ def _fields(kind: type) -> list[str]:
 
 
 def _with_field(value: Any, name: str, text: str) -> Any:
-    """Return a dataclass with a field set from text, by the field's type."""
+    """Return a dataclass with a field set from text."""
+    return dataclasses.replace(value, **{name: _field(value, name, text)})
+
+
+def _field(value: Any, name: str, text: str) -> Any:
+    """Return what a field of a dataclass is set to by text, by the field's type."""
     kind = str({f.name: f.type for f in dataclasses.fields(value)}[name])
-    return dataclasses.replace(value, **{name: _typed(kind, name, text)})
+    return _typed(kind, name, text)
 
 
 def _typed(kind: str, name: str, text: str) -> Any:

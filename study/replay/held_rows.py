@@ -156,7 +156,9 @@ class HeldRows:
             touched_U, inverse = torch.unique(self.positions_G[r // self.tables.runs], return_inverse=True)
             weights.append(self._rows(self.tables.weight, touched_U, r))
             accumulator = self._rows(self.tables.accumulator, touched_U, r)
-            divisors.append(divisor({"accumulator": accumulator}, eps, weights[-1]))
+            of_rows = divisor({"accumulator": accumulator}, eps, weights[-1])
+            peak = run.recipe.embeddings_lr  # a factor of the lr acts as 1 / D does
+            divisors.append(of_rows if peak is None else of_rows * (run.lr / peak))
             factors.append(1.0)
             layers[EMBEDDINGS] = [len(weights) - 1]
         return _Block(weights=weights, divisors=divisors, factors=factors, layers=layers), inverse

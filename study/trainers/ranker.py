@@ -171,6 +171,12 @@ class Trainer(protocol.Trainer):
         log = self.log
         rows = f"{log.train_rows:,} training rows, {len(log.labels) - log.train_rows:,} held out"
         lines = [("data", f"{self.study.data}: {rows}"), ("models", ", ".join(self.study.models))]
+        if (recipe := self.study.recipe).schedule != "constant":
+            from study.training import lr_schedule
+            from study.training.stack import steps_of
+
+            steps = steps_of(recipe, log.train_rows)
+            lines.append(("schedule", f"{lr_schedule.words(recipe, steps)}; a run's lr is its peak"))
         if self._start:
             from study.trainers import warm_start
 

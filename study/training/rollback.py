@@ -5,11 +5,11 @@ and nothing waits for the device. A run is judged by its own training loss alone
 
     spiked: loss > mean + spike * std of its usual losses, or > 10 times its first loss, or not a number
 
-Every `back` steps a snapshot is taken of all that a step changes (weights, accumulators, tables, the lr's warm-up, the
-usual losses). Two snapshots are kept. A run that spiked gets the older one, `back` to 2 * `back` steps old. It rests
-for the next `skip` batches: their losses are recorded, and nothing is learned from them. So a run still has one loss a
-step, on the same batch as its neighbours and before any update on it. A rollback costs updates, not data. The spike is
-recorded too: a loss that was not finite makes the run diverged.
+Every `back` steps a snapshot is taken of all that a step changes (weights, accumulators, tables, the place in the lr's
+schedule, the usual losses). Two snapshots are kept. A run that spiked gets the older one, `back` to 2 * `back` steps
+old. It rests for the next `skip` batches: their losses are recorded, and nothing is learned from them. So a run still
+has one loss a step, on the same batch as its neighbours and before any update on it. A rollback costs updates, not
+data. The spike is recorded too: a loss that was not finite makes the run diverged.
 
 Spikes are detected at every step and handled every `CHECK_EVERY` steps, since a rollback copies as much as the tables
 hold.
@@ -63,7 +63,7 @@ class Rollbacks:
         options: When to roll back.
         parts: All that a step changes.
         runs: R.
-        warmup: Steps of the lr's warm-up.
+        lr_shares_S: float64 (S,), the lr's share of its peak after so many steps that a run learned from.
 
     Attributes:
         state: By name, one value a run.
@@ -77,11 +77,11 @@ class Rollbacks:
         parts: Sequence[StatePart],
         *,
         runs: int,
-        warmup: int,
+        lr_shares_S: Tensor,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.options, self.warmup, self.dtype = options, warmup, dtype
+        self.options, self.lr_shares_S, self.dtype = options, lr_shares_S, dtype
         # rounded as the thresholds of a stack, so that a run alone has the same value
         self.spike = torch.as_tensor(options.spike, dtype=dtype, device=device).double()
 
@@ -168,10 +168,8 @@ class Rollbacks:
         state["spiked"] = torch.zeros_like(back)
 
     def _share(self) -> Tensor:
-        """The linear warm-up, which a snapshot restores too, times the factors of all rollbacks."""
-        share = torch.ones_like(self.state["steps_learned"])
-        if self.warmup:
-            share = ((self.state["steps_learned"] + 1) / self.warmup).clamp(max=1.0)
+        """The schedule, whose place a snapshot restores too, times the factors of all rollbacks."""
+        share = self.lr_shares_S.index_select(0, self.state["steps_learned"].long())
         return share.to(self.dtype) * self.state["lr_share"]
 
 

@@ -21,6 +21,7 @@ from study.training.device_log import DeviceLog
 from study.training.embeddings import EmbeddingTables
 from study.training.inputs import Inputs, InputSizes, TouchedInputs, WholeInputs
 from study.training.losses import labelled, mean_losses
+from study.training.lr_schedule import lr_share
 from study.training.model_check import stackable
 from study.training.networks import (
     SeparateNetworks,
@@ -142,7 +143,7 @@ class StackTraining:
         self.initial_networks = functools.partial(_initial_networks, first.model, spec, start)
         accumulators = start if first.recipe.init_accumulators else None
         self.tables = self._new_tables(log, start, accumulators)
-        self.method = StackMethod(self.groups.runs, self.recipe, self.dtype, device)
+        self.method = StackMethod(self.groups.runs, self.recipe, self.steps, self.dtype, device)
         self.network = self._new_networks(first.model, spec)
         self.inputs = self._new_inputs(spec)
         self.states = self._new_states(accumulators)
@@ -241,7 +242,8 @@ class StackTraining:
             weight.sub_(leaf.update)
 
     def _update_tables(self, step: int, rows_U: Tensor, gradient: Tensor) -> None:
-        lr_GK, weight = self.method.lr(step).view(self.groups.count, self.groups.size), self.inputs.weight_U
+        lr_GK = self.method.embeddings_lr(step).view(self.groups.count, self.groups.size)
+        weight = self.inputs.weight_U
         if self.rollbacks:
             gradient = self.tables.without(rows_U, gradient, self.rollbacks.resting_R.view_as(lr_GK))
             weight = None  # rows that were read may have been replaced by a snapshot
@@ -377,7 +379,9 @@ class StackTraining:
             return None
         runs = len(self.groups.runs)
         parts = [*self._network_parts(), *self._buffer_parts(), *self._table_parts()]
-        return Rollbacks(options, parts, runs=runs, warmup=self.recipe.warmup, dtype=self.dtype, device=self.device)
+        shares = [lr_share(self.recipe, self.steps, step) for step in range(self.steps)]
+        shares_S = torch.tensor(shares, dtype=torch.float64, device=self.device)
+        return Rollbacks(options, parts, runs=runs, lr_shares_S=shares_S, dtype=self.dtype, device=self.device)
 
     # What a rollback restores.
 

@@ -13,6 +13,7 @@ from study import methods
 from study.config import Recipe, Run
 from study.methods._rollback import RollbackOptions
 from study.training.embeddings import EmbeddingTables
+from study.training.lr_schedule import lr_share
 from study.training.rollback import where_resting
 from study.transforms import Chain, Leaf
 
@@ -22,24 +23,34 @@ class StackMethod:
 
     Args:
         runs: Runs of one method, whose options agree; thresholds may differ.
-        recipe: Warm-up, and the constants of Adagrad.
+        recipe: The lr's warm-up and schedule, and the constants of Adagrad.
+        steps: Steps of a run.
 
     Attributes:
-        lr_share_R: A run's own share of its peak lr at this step, instead of the warm-up's; set by rollbacks.
+        lr_share_R: A run's own share of its peak lr at this step, instead of the schedule's; set by rollbacks.
         resting_R: Runs that learn nothing from this step; set by rollbacks.
     """
 
-    def __init__(self, runs: Sequence[Run], recipe: Recipe, dtype: torch.dtype, device: torch.device) -> None:
-        self.name, self.recipe = runs[0].method, recipe
+    def __init__(
+        self, runs: Sequence[Run], recipe: Recipe, steps: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.name, self.recipe, self.steps = runs[0].method, recipe, steps
         self.options = methods.stack_options(self.name, [run.options for run in runs], dtype=dtype, device=device)
         self.peak_lr_R = torch.tensor([run.lr for run in runs], dtype=dtype, device=device)
+        self.embeddings_peak_lr_R = self.peak_lr_R
+        if recipe.embeddings_lr is not None:
+            self.embeddings_peak_lr_R = torch.full_like(self.peak_lr_R, recipe.embeddings_lr)
         self.lr_share_R: Tensor | None = None
         self.resting_R: Tensor | None = None
         self._chains: dict[tuple[float, int | None], Chain] = {}
 
     def lr(self, step: int) -> Tensor:
-        """Return the lr of each run (R,): linear warm-up, then constant."""
-        return self.peak_lr_R * (self._warmup(step) if self.lr_share_R is None else self.lr_share_R)
+        """Return the lr of each run (R,) at a step."""
+        return self.peak_lr_R * self._share(step)
+
+    def embeddings_lr(self, step: int) -> Tensor:
+        """Return the lr of each run's embeddings (R,) at a step."""
+        return self.embeddings_peak_lr_R * self._share(step)
 
     def unit_limit(self) -> Tensor | None:
         """Return the limit of each run's hidden units (R,), or None if they are not clamped."""
@@ -52,7 +63,8 @@ class StackMethod:
 
     def chain(self, step: int, part: slice = slice(None)) -> Chain:
         """Return the method at this step, for a part of the runs."""
-        key = (self._warmup(step) if self.lr_share_R is None else float(step), part.start)
+        share = self._share(step)
+        key = (float(step) if isinstance(share, Tensor) else share, part.start)
         if key not in self._chains:
             self._chains = {k: c for k, c in self._chains.items() if k[0] == key[0]}
             self._chains[key] = methods.build(
@@ -77,8 +89,8 @@ class StackMethod:
             for key, value in state.items():
                 leaf.state[key] = where_resting(resting, value, leaf.state[key])
 
-    def _warmup(self, step: int) -> float:
-        return min(1.0, (step + 1) / self.recipe.warmup) if self.recipe.warmup else 1.0
+    def _share(self, step: int) -> float | Tensor:
+        return lr_share(self.recipe, self.steps, step) if self.lr_share_R is None else self.lr_share_R
 
 
 class TableMethod:

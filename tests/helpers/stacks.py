@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch_schedules import shares_of
 
 from study import methods
 from study.config import Recipe, Rule, Run
@@ -134,7 +135,8 @@ def plain_loop(
     optimizer: torch.optim.Optimizer | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Losses (S, T) and held-out logits (N, T) of torch.optim.Adagrad. unit_limit: of what comes out of each ReLU.
-    plain: trained on in place; None begins anew. optimizer: its own, which goes on; None is a fresh one."""
+    plain: trained on in place; None begins anew. optimizer: its own, which goes on, and may have an lr a group; None is
+    a fresh one."""
     recipe = run.recipe
     plain = plain or Plain(run, log)
     plain.train()
@@ -149,13 +151,14 @@ def plain_loop(
     labels = torch.from_numpy(log.labels).to(dtype)
     losses = []
     steps = steps_of(recipe, log.train_rows)
+    shares, peaks = shares_of(recipe, steps), [group["lr"] for group in optimizer.param_groups]
     order = batches(run.seed, rows=log.train_rows, batch=recipe.batch, window=recipe.window, steps=steps)
     for step, rows in enumerate(order):
         logits = plain(ids[rows], numbers[rows])
         loss = torch.stack([_loss(logits[:, t], labels[rows, t], task) for t, task in enumerate(log.tasks)])
         losses.append(loss.detach())
-        for group in optimizer.param_groups:
-            group["lr"] = run.lr * min(1.0, (step + 1) / recipe.warmup)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * shares[step]
         optimizer.zero_grad()
         loss.sum().backward()
         with torch.sparse.check_sparse_tensor_invariants(True):  # or torch warns that it does not check

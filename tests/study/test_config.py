@@ -95,16 +95,27 @@ OTHER_RECIPE: dict[str, Any] = {
     "batch": 256,
     "steps": 10,
     "warmup": 0,
+    "schedule": "cosine",
+    "final_factor": 0.1,
+    "decay_steps": 7,
+    "decay_factor": 0.5,
     "window": 1,
     "embedding_dim": 16,
     "embedding_std": 0.1,
     "initial_accumulator": 0.0,
     "eps": 0.0,
     "embeddings": "method",
+    "embeddings_lr": 0.05,
     "precision": "float64",
     "init_from": "f" * 64,
     "init_accumulators": "e" * 64,
 }
+NEEDS = {
+    "final_factor": {"schedule": "linear"},
+    "decay_steps": {"schedule": "step"},
+    "decay_factor": {"schedule": "step"},
+}
+"""What else a field of a recipe needs."""
 OTHER_RUN: dict[str, Any] = {
     "data": "e" * 64,
     "model": "large",
@@ -125,7 +136,8 @@ def test_every_field_has_another_value_here() -> None:
 def test_each_changed_field_changes_the_id() -> None:
     runs = [RUN]
     runs += [dataclasses.replace(RUN, **{name: value}) for name, value in OTHER_RUN.items()]
-    runs += [dataclasses.replace(RUN, recipe=Recipe(**{name: value})) for name, value in OTHER_RECIPE.items()]
+    recipes = [Recipe(**{name: value, **NEEDS.get(name, {})}) for name, value in OTHER_RECIPE.items()]
+    runs += [dataclasses.replace(RUN, recipe=recipe) for recipe in recipes]
     # `recipe` in OTHER_RUN and `steps` in OTHER_RECIPE are the same change.
     assert len({run.id for run in runs}) == len(runs) - 1
 
@@ -164,6 +176,25 @@ def test_a_study_comes_back_from_json() -> None:
     assert isinstance(back.lrs, tuple)
 
 
+def test_options_of_a_recipe_that_older_versions_do_not_know_are_written_where_they_are_set() -> None:
+    """Plans of older versions keep their hash, and older versions read a study that does not use them."""
+    newer = {"schedule", "final_factor", "decay_steps", "decay_factor", "embeddings_lr"}
+    for value in (make_study(), RUN):
+        assert not newer & set(to_json(value)["recipe"])
+    assert not newer & set(to_json(Recipe()))
+    recipe = Recipe(schedule="step", decay_steps=7, embeddings_lr=0.05)
+    study = make_study(recipe=recipe)
+    written = to_json(study)
+    assert {name: written["recipe"][name] for name in newer & set(written["recipe"])} == {
+        "schedule": "step",
+        "decay_steps": 7,
+        "embeddings_lr": 0.05,
+    }
+    assert study_from_json(json.loads(json.dumps(written))) == study
+    run = dataclasses.replace(RUN, recipe=recipe)
+    assert run_from_json(json.loads(json.dumps(to_json(run)))).id == run.id
+
+
 def test_a_study_of_unknown_fields_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^unknown fields in a study: colour$"):
         study_from_json(to_json(make_study()) | {"colour": "red"})
@@ -199,6 +230,23 @@ def test_values_are_frozen() -> None:
         (lambda: Recipe(batch=0), "need a batch that is a multiple of 32, got batch=0"),
         (lambda: Recipe(steps=0), "need steps >= 1, got steps=0"),
         (lambda: Recipe(warmup=-1), "need warmup >= 0, got warmup=-1"),
+        (lambda: Recipe(schedule="cos"), "schedule is one of constant, linear, cosine, step; got 'cos'"),
+        (lambda: Recipe(final_factor=0.1), "final_factor needs schedule=linear or cosine, got schedule=constant"),
+        (
+            lambda: Recipe(schedule="step", final_factor=0.1),
+            "final_factor needs schedule=linear or cosine, got schedule=step",
+        ),
+        (lambda: Recipe(schedule="cosine", decay_steps=9), "decay_steps needs schedule=step, got schedule=cosine"),
+        (lambda: Recipe(decay_factor=0.5), "decay_factor needs schedule=step, got schedule=constant"),
+        (lambda: Recipe(schedule="cosine", final_factor=1.0), "need 0 <= final_factor < 1, got final_factor=1"),
+        (lambda: Recipe(schedule="linear", final_factor=math.nan), "need 0 <= final_factor < 1, got final_factor=nan"),
+        (lambda: Recipe(schedule="step", decay_factor=0.0), "need 0 < decay_factor < 1, got decay_factor=0"),
+        (lambda: Recipe(schedule="step", decay_steps=0), "need decay_steps >= 1, got decay_steps=0"),
+        (lambda: Recipe(embeddings_lr=0.0), "need 0 < embeddings_lr <= 10000, got embeddings_lr=0"),
+        (
+            lambda: Recipe(embeddings_lr=0.1, embeddings="method"),
+            "embeddings_lr needs embeddings=adagrad, got embeddings=method",
+        ),
         (lambda: Recipe(window=0), "need window >= 1, got window=0"),
         (lambda: Recipe(embedding_dim=0), "need embedding_dim >= 1, got embedding_dim=0"),
         (lambda: Recipe(embedding_std=-1.0), "need embedding_std >= 0, got embedding_std=-1.0"),

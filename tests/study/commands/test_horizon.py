@@ -1,7 +1,9 @@
 """`study scale --over steps`: runs judged anew after fewer steps of their recorded losses."""
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,6 +52,30 @@ def test_runs_that_diverge_later_have_not_diverged_at_a_shorter_horizon(record):
     assert len(soon)
     assert set(early.loc[late, "outcome"]) == {"completed"}
     assert set(early.loc[soon, "outcome"]) == {"diverged"}
+
+
+def with_recipe(definition: Definition, **changes: Any) -> Definition:
+    study = definition.study
+    recipe = dataclasses.replace(study.recipe, **changes)
+    return dataclasses.replace(definition, study=dataclasses.replace(study, recipe=recipe))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "step"])
+def test_runs_whose_lr_falls_until_their_end_are_not_judged_earlier(record, schedule):
+    folder, definition, every, losses = record
+    with pytest.raises(ValueError, match=rf"falls until their last step \(schedule={schedule}\)"):
+        outcomes_at(folder, with_recipe(definition, schedule=schedule), every, losses)
+
+
+def test_steps_of_the_lr_at_fixed_places_allow_a_shorter_horizon(tmp_path):
+    """The first steps are those of a shorter training."""
+    definition = simulated_definition(
+        models=("small",), arms=[Arm("none")], lrs=(0.1, 0.2, 0.4), seeds=range(2), steps=STEPS
+    )
+    definition = with_recipe(definition, schedule="step", decay_steps=50)
+    write_simulated_study(tmp_path, definition)
+    judged = outcomes_at(tmp_path, definition, tables.read_runs(tmp_path), tables.read_losses(tmp_path))
+    assert list(judged) == [40, 59, 80, 120, 160]
 
 
 def test_runs_that_were_cut_while_healthy_are_left_out_beyond_their_end(record):

@@ -70,6 +70,19 @@ def test_recipe_rule_and_data_options_are_set() -> None:
     assert isinstance(after("warmup=1e1").recipe.warmup, int)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [("schedule=step", "decay_steps=9", "embeddings_lr=0.1"), ("embeddings_lr=1e-1", "decay_steps=9", "schedule=step")],
+)
+def test_options_of_the_recipe_that_need_each_other_come_in_any_order(settings: tuple[str, ...]) -> None:
+    recipe = after(*settings).recipe
+    assert recipe == Recipe(schedule="step", decay_steps=9, embeddings_lr=0.1)
+    back = apply(
+        dataclasses.replace(STUDY, recipe=recipe), ["decay_steps=None", "schedule=constant", "embeddings_lr=None"]
+    )
+    assert back.recipe == Recipe()
+
+
 def test_a_value_may_hold_an_equals_sign() -> None:
     assert after("data.dir=a=b").data_options["dir"] == "a=b"
 
@@ -96,6 +109,9 @@ def test_a_value_may_hold_an_equals_sign() -> None:
         ("batch=100", "need a batch that is a multiple of 32, got batch=100"),
         ("batch=None", "need a number, got batch=None"),
         ("precision=float16", "precision is one of float32, float64; got 'float16'"),
+        ("schedule=warm", "schedule is one of constant, linear, cosine, step; got 'warm'"),
+        ("final_factor=0.1", "final_factor needs schedule=linear or cosine, got schedule=constant"),
+        ("embeddings_lr=fast", "need a number, got embeddings_lr=fast"),
         ("rule.kept=2", "need kept < 1, got kept=2"),
         ("seeds=3-1", "seeds are numbers and ranges"),
         ("seeds=a", "seeds are numbers and ranges"),

@@ -83,6 +83,14 @@ def test_any_step_will_do(tmp_path: Path, step: int) -> None:
     assert bits(killed_and_resumed(tmp_path, runs, LOG, [step])) == bits(trainer.train(runs, LOG))
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "step"])
+@pytest.mark.parametrize("method", ["none", "rollback_lower_lr"])
+def test_a_schedule_goes_on(tmp_path: Path, method: str, schedule: str) -> None:
+    recipe = dataclasses.replace(RECIPE, schedule=schedule, embeddings_lr=0.1)
+    runs = stack_of(method=method, options={"back": 5} if method != "none" else {}, recipe=recipe)
+    assert bits(killed_and_resumed(tmp_path, runs, LOG, [4, 11])) == bits(trainer.train(runs, LOG))
+
+
 OTHERS = ["small_mmoe", "own_models.branching", "own_models.batch_norm", "own_models.dropout", "own_models.linear"]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from own_files import own_folder, write  # noqa: F401 - a fixture
-from stacks import LOG, make_run
+from stacks import LOG, RECIPE, make_run
 from torch.func import functional_call
 
 from study import methods
@@ -131,12 +131,22 @@ def test_dead_units_are_counted_by_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "base"), [("none", "adagrad"), ("clippy", "adagrad"), ("none", "sgd"), ("agc", "rmsprop")]
+    ("method", "base", "embeddings_lr"),
+    [
+        ("none", "adagrad", None),
+        ("none", "adagrad", 30.0),
+        ("clippy", "adagrad", None),
+        ("none", "sgd", None),
+        ("agc", "rmsprop", None),
+    ],
 )
-def test_sharpness_equals_the_dense_hessian_with_embeddings(method: str, base: str) -> None:
-    """At the first step of a linear model, whose dense Hessian is small."""
+def test_sharpness_equals_the_dense_hessian_with_embeddings(
+    method: str, base: str, embeddings_lr: float | None
+) -> None:
+    """At the first step of a linear model, whose dense Hessian is small. An lr 10 times as high is D / 10."""
     options = {} if base == "adagrad" else {"base": base}
-    run = make_run(model="own_models.linear", method=method, options=options, lr=3.0)
+    recipe = dataclasses.replace(RECIPE, embeddings_lr=embeddings_lr)
+    run = make_run(model="own_models.linear", method=method, options=options, lr=3.0, recipe=recipe)
     found = {}
 
     def look(seen: StepView) -> None:
@@ -169,7 +179,7 @@ def test_sharpness_equals_the_dense_hessian_with_embeddings(method: str, base: s
         "rmsprop": lambda state: state["second_moment"][1].double().sqrt() + eps,
     }[base]
     divisors = [divide(found[name][0]).expand_as(w) for name, w in zip(names, weights, strict=False)]
-    divisors.append(torch.full_like(weights[-1], math.sqrt(0.1 + eps)))
+    divisors.append(torch.full_like(weights[-1], math.sqrt(0.1 + eps) / (10 if embeddings_lr else 1)))
     factors = [float(found[name][1][1]) for name in names] + [1.0]
 
     def largest(scales) -> float:

@@ -12,6 +12,7 @@ import torch
 from stacks import LOG, Plain, make_run
 from torch import Tensor
 from torch.nn import functional
+from torch_schedules import shares_of
 
 import analysis
 from study import data, methods
@@ -46,6 +47,7 @@ def loop(
     )
     ids, numbers = torch.from_numpy(LOG.ids).long(), torch.from_numpy(LOG.numbers).double()
     labels = torch.from_numpy(LOG.labels).double()
+    shares = shares_of(recipe, recipe.steps or 0)
     learned, usual = 0, []  # usual: losses that are no spike
     mean = variance = 0.0
 
@@ -93,7 +95,7 @@ def loop(
             rested.append(step)
             continue
         for group in adagrad.param_groups:
-            group["lr"] = lr * min(1.0, (learned + 1) / recipe.warmup)
+            group["lr"] = lr * shares[learned]
         learned += 1
         adagrad.zero_grad()
         torch.stack(of_task).sum().backward()
@@ -105,7 +107,10 @@ def loop(
     return np.array(losses), heldout, rolled_back, rested
 
 
-@pytest.mark.parametrize("model", ["small", "small_dcn", "own_models.batch_norm"])
+@pytest.mark.parametrize(
+    ("model", "schedule"),
+    [("small", "constant"), ("small_dcn", "constant"), ("own_models.batch_norm", "constant"), ("small", "cosine")],
+)
 @pytest.mark.parametrize(
     ("method", "options"),
     [
@@ -114,8 +119,10 @@ def loop(
         ("rollback_lower_lr", {"spike": -0.5, "back": 7, "lower": 0.25}),
     ],
 )
-def test_rollbacks_equal_those_of_a_plain_loop(method: str, options: dict[str, Any], model: str) -> None:
-    run = make_run(method=method, model=model, lr=0.3, options=options, recipe=RECIPE)
+def test_rollbacks_equal_those_of_a_plain_loop(method: str, options: dict[str, Any], model: str, schedule: str) -> None:
+    """A run that returns returns to its place in the schedule of the lr, too."""
+    recipe = dataclasses.replace(RECIPE, schedule=schedule)
+    run = make_run(method=method, model=model, lr=0.3, options=options, recipe=recipe)
     beside = [
         dataclasses.replace(run, options=options | {"spike": math.inf}),
         dataclasses.replace(run, options=options | {"spike": -2.0}, lr=0.4, seed=2),
@@ -240,7 +247,7 @@ def watched(losses: list[list[float]], **asked: Any) -> tuple[Rollbacks, Tensor]
         RollbackOptions(**asked),
         [StatePart(get=lambda: weight, axes=(len(weight),))],
         runs=len(weight),
-        warmup=0,
+        lr_shares_S=torch.ones(len(losses), dtype=F64),
         dtype=F64,
         device=torch.device("cpu"),
     )

@@ -364,7 +364,7 @@ def test_warm_up_is_linear() -> None:
     def lrs(warmup: int) -> list[list[float]]:
         recipe = dataclasses.replace(RECIPE, warmup=warmup, precision="float64")
         runs = [make_run(lr=0.5, recipe=recipe), make_run(lr=1.0, recipe=recipe)]
-        method = StackMethod(runs, recipe, torch.float64, torch.device("cpu"))
+        method = StackMethod(runs, recipe, 101, torch.float64, torch.device("cpu"))
         return [method.lr(step).tolist() for step in (0, 1, 3, 4, 100)]
 
     assert lrs(4) == [[0.125, 0.25], [0.25, 0.5], [0.5, 1.0], [0.5, 1.0], [0.5, 1.0]]
