@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from study import plugins
-from study.methods._checks import need_below_one, need_finite, need_not_negative, need_one_of
+from study.methods import _bases
 from study.methods._rollback import RollbackOptions
 from study.text import own_errors
 from study.transforms import (
@@ -22,9 +22,6 @@ from study.transforms import (
     chain,
     decay_weights,
     scale_by_adagrad,
-    scale_by_adam,
-    scale_by_rmsprop,
-    scale_by_sgd,
 )
 
 PACKAGE = "study.methods"
@@ -35,19 +32,29 @@ COMMON = {"base": "adagrad", "weight_decay": 0.0, "momentum": 0.0}
 BESIDE = ("unit_limit", "rollback_options")
 """Functions of a method that acts on more than the update."""
 
-BASES = ("adagrad", "sgd", "rmsprop", "adamw")
-
 
 @dataclass(frozen=True)
 class MethodSignature:
-    """Thresholds and options of a method, with defaults. Only thresholds may differ between the runs of a stack."""
+    """Thresholds and options of a method, with defaults. Only thresholds may differ between the runs of a stack.
+
+    Args:
+        thresholds, options: Of the method itself, with `COMMON`.
+        of_base: Options that a study gives its base, but those whose name is the method's own. Optimizers have torch's
+            words for them.
+    """
 
     thresholds: dict[str, float]
     options: dict[str, str | bool | int]
+    of_base: dict[str, bool | float | None]
 
     @property
     def defaults(self) -> dict[str, Any]:
         return self.thresholds | self.options
+
+    @property
+    def agreed(self) -> dict[str, Any]:
+        """What the runs of a stack agree in."""
+        return self.options | self.of_base
 
 
 def names() -> list[str]:
@@ -87,6 +94,7 @@ def signature(name: str) -> MethodSignature:
     return MethodSignature(
         thresholds={key: default for key, default in everything.items() if isinstance(default, float)},
         options={key: default for key, default in everything.items() if not isinstance(default, float)},
+        of_base={key: default for key, default in _bases.OPTIONS.items() if key not in own},
     )
 
 
@@ -105,14 +113,19 @@ def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = signature(name)
     _known_only(name, known, options)
-    values = known.defaults | {key: _typed(key, value, known.defaults[key]) for key, value in options.items()}
-    _check_common(values)
-    if values["base"] != COMMON["base"] and not uses_base(name):
-        raise ValueError(f"{name} does not use `base`: base={values['base']} would change nothing")
+    defaults = known.defaults | known.of_base
+    values = defaults | {key: _typed(key, value, defaults[key]) for key, value in options.items()}
+    changed = {key: value for key, value in values.items() if value != defaults[key]}
+    of_base = {key: value for key, value in changed.items() if key in known.of_base}
+    _bases.check(values, {key: value for key, value in changed.items() if key in COMMON} | of_base)
+    for key in ("base", *of_base):
+        if key in changed and not uses_base(name):
+            raise ValueError(f"{name} does not use `base`: {key}={values[key]} would change nothing")
     if check_values := _check_of(name):
         with own_errors.of_plugin(name, load(name).__name__):
-            check_values(**{key: value for key, value in values.items() if key not in COMMON or key == "base"})
-    return {key: value for key, value in values.items() if value != known.defaults[key]}
+            own = known.defaults.keys() - COMMON.keys() | {"base"}
+            check_values(**{key: value for key, value in values.items() if key in own})
+    return changed
 
 
 @functools.cache
@@ -136,8 +149,8 @@ def build(
         lr: Learning rate, a float or a tensor (R,) that may change in place between steps.
         options: As `check` returns them; thresholds may be tensors (R,).
         initial_accumulator: Adagrad's G0.
-        eps: Added inside Adagrad's root, and to the root of RMSProp and AdamW.
-        of_base: Further arguments of the base's link, such as AdamW's b1.
+        eps: Added inside Adagrad's root, and to the root of RMSProp and AdamW, unless `options` has another.
+        of_base: Further arguments of the base's link, such as AdamW's b1; None takes those of `options`.
 
     Raises:
         ValueError: If the method or an option is unknown.
@@ -164,7 +177,7 @@ def uses_base(name: str) -> bool:
 def builder(name: str) -> Callable[..., Chain]:
     """Return `build` of one method: it looks nothing up, so that `torch.compile` can trace it."""
     known, make = signature(name), load(name).build
-    defaults = known.defaults
+    defaults: dict[str, Any] = known.defaults | known.of_base
 
     def of_method(
         lr: Scalar,
@@ -177,7 +190,10 @@ def builder(name: str) -> Callable[..., Chain]:
         _known_only(name, known, options)
         values = defaults | dict(options)
         common = {key: values.pop(key) for key in COMMON}
-        base = functools.partial(_base, common["base"], common["momentum"], initial_accumulator, eps, of_base or {})
+        given = {key: values.pop(key) for key in known.of_base}
+        more = _bases.link_arguments(common["base"], _bases.OPTIONS | given) if of_base is None else of_base
+        own_eps = eps if given.get("eps") is None else given["eps"]
+        base = functools.partial(_bases.link, common["base"], common["momentum"], initial_accumulator, own_eps, more)
         links = make(lr, base=base, **values)
         decay = common["weight_decay"]
         return chain(links, decay_weights(decay, lr)) if isinstance(decay, Tensor) or decay != 0 else chain(links)
@@ -185,17 +201,9 @@ def builder(name: str) -> Callable[..., Chain]:
     return of_method
 
 
-def _base(
-    base: str, momentum: Scalar, initial_accumulator: float, eps: float, more: Mapping[str, Any], **adagrad_only: bool
-) -> Link:
-    if base == "adagrad":
-        return scale_by_adagrad(initial_accumulator, eps, **adagrad_only)
-    assert not any(adagrad_only.values()), f"{adagrad_only} with base={base}"
-    if base == "sgd":
-        return scale_by_sgd(momentum, **more)
-    if base == "rmsprop":
-        return scale_by_rmsprop(eps=eps, momentum=momentum, **more)
-    return scale_by_adam(eps=eps, **more)
+def base_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a method's base, defaults included; `eps` is None if it is that of the recipe."""
+    return _bases.OPTIONS | {key: options[key] for key in signature(name).of_base if key in options}
 
 
 def acts_on(name: str) -> list[str]:
@@ -216,8 +224,8 @@ def rollback_options(name: str, options: Mapping[str, Any]) -> RollbackOptions |
 def _beside(function: str, name: str, options: Mapping[str, Any]) -> Any:
     if function not in acts_on(name):
         return None
-    values = signature(name).defaults | dict(options)
-    return getattr(load(name), function)(**{key: value for key, value in values.items() if key not in COMMON})
+    own = {key: value for key, value in signature(name).defaults.items() if key not in COMMON}
+    return getattr(load(name), function)(**{key: options.get(key, default) for key, default in own.items()})
 
 
 def stack_options(
@@ -243,7 +251,7 @@ def stack_options(
     """
     known = signature(name)
     stacked: dict[str, Any] = {}
-    for key, default in known.defaults.items():
+    for key, default in (known.defaults | known.of_base).items():
         values = [one.get(key, default) for one in options]
         if all(value == values[0] for value in values):
             if values and values[0] != default:
@@ -256,20 +264,12 @@ def stack_options(
     return stacked
 
 
-def _check_common(values: Mapping[str, Any]) -> None:
-    need_one_of(BASES, base=values["base"])
-    need_finite(weight_decay=values["weight_decay"], momentum=values["momentum"])
-    need_not_negative(weight_decay=values["weight_decay"])
-    need_below_one(momentum=values["momentum"])
-    if values["momentum"] and values["base"] not in ("sgd", "rmsprop"):
-        raise ValueError(f"momentum needs base=sgd or base=rmsprop, got base={values['base']}")
-
-
 def _known_only(name: str, known: MethodSignature, options: Mapping[str, Any]) -> None:
-    unknown = [str(key) for key in options if key not in known.defaults]
+    unknown = [str(key) for key in options if key not in known.defaults and key not in known.of_base]
     if unknown:
         unknown.sort()
-        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known.defaults)}")
+        every = ", ".join([*known.defaults, *known.of_base])
+        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {every}")
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:
@@ -278,8 +278,8 @@ def _typed(key: str, value: Any, default: Any) -> Any:
         float: ("a number", numbers.Real),
         int: ("a whole number", numbers.Integral),
         str: ("a word", str),
-    }[type(default)]
+    }[float if default is None else type(default)]
     misplaced_bool = isinstance(value, bool) and not isinstance(default, bool)
     if not isinstance(value, accepted) or misplaced_bool or value != value:
         raise ValueError(f"{key} is {kind}, got {key}={value!r}")
-    return type(default)(value)
+    return float(value) if default is None else type(default)(value)

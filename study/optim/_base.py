@@ -96,6 +96,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         if methods.acts_on(method):
             raise ValueError(f"{method} is not available as an optimizer: it acts on more than the update")
         asked = {"base": base, "weight_decay": weight_decay, "momentum": momentum} | (options or {})
+        _bases.refuse_words_of_studies(method, asked)
         values = methods.signature(method).defaults | self._in_words(lambda: methods.check(method, asked))
         defaults = {
             "lr": lr,

@@ -4,7 +4,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
-from study.methods import COMMON
+from study.methods import COMMON, signature
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "adagrad": {},
@@ -20,6 +20,13 @@ ALL = frozenset(key for options in OPTIONS.values() for key in options)
 def of_base(base: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a base: those given, or the defaults. An unknown base has none."""
     return {key: given.get(key, default) for key, default in OPTIONS.get(base, {}).items()}
+
+
+def refuse_words_of_studies(method: str, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option of the base in a study's words, such as beta1: here it is an argument."""
+    for key in signature(method).of_base.keys() & options.keys():
+        word = "betas" if key in ("beta1", "beta2") else key
+        raise ValueError(f"{method} has no option {key} here: the optimizer takes {word}")
 
 
 def check(group: Mapping[str, Any]) -> None:

@@ -47,7 +47,7 @@ class ClipUpdates(torch.optim.Optimizer):
             raise ValueError(f"need a torch optimizer, got {type(optimizer).__name__}")
         if methods.acts_on(rule):
             raise ValueError(f"{rule} is not available as an optimizer: it acts on more than the update")
-        of_optimizer = sorted(methods.COMMON.keys() & options.keys())
+        of_optimizer = sorted((methods.COMMON | methods.signature(rule).of_base).keys() & options.keys())
         if of_optimizer:
             raise ValueError(f"{of_optimizer[0]} belongs to the optimizer, got {of_optimizer[0]} for {rule}")
         # the base takes no part: this one has no option that a method could ask for

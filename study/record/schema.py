@@ -13,7 +13,7 @@ COLUMNS = pa.schema(
         ("data", pa.string()),
         ("model", pa.string()),
         ("method", pa.string()),
-        ("options", pa.string()),  # JSON: the method's options that are not numbers and not at their default
+        ("options", pa.string()),  # JSON: options that the runs of a stack agree in and that are not at their default
         ("thresholds", pa.string()),  # JSON: every threshold of the method; read back as one column each
         ("lr", pa.float64()),
         ("seed", pa.int64()),

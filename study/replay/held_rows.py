@@ -141,7 +141,8 @@ class HeldRows:
         """The parameters of a run, with the embedding rows that Adagrad updates, and where each held id is in them."""
         view, run = self.view, self.view.runs[r]
         leaves = view.leaves
-        eps = run.recipe.eps
+        of_base = methods.base_options(run.method, run.options)
+        eps = run.recipe.eps if of_base["eps"] is None else of_base["eps"]
         weights = [leaf.weight[r].detach() for leaf in leaves.values()]
         divisors = [
             divisor({k: v[r : r + 1] for k, v in leaf.state.items()}, eps, leaf.weight[r : r + 1])[0]
@@ -156,7 +157,7 @@ class HeldRows:
             touched_U, inverse = torch.unique(self.positions_G[r // self.tables.runs], return_inverse=True)
             weights.append(self._rows(self.tables.weight, touched_U, r))
             accumulator = self._rows(self.tables.accumulator, touched_U, r)
-            of_rows = divisor({"accumulator": accumulator}, eps, weights[-1])
+            of_rows = divisor({"accumulator": accumulator}, run.recipe.eps, weights[-1])
             peak = run.recipe.embeddings_lr  # a factor of the lr acts as 1 / D does
             divisors.append(of_rows if peak is None else of_rows * (run.lr / peak))
             factors.append(1.0)
@@ -191,6 +192,8 @@ class HeldRows:
 
 
 def _threshold(run: Run, state: Mapping[str, Tensor], lr: float) -> float:
+    of_base = methods.base_options(run.method, run.options)
     if "first_moment" in state:
-        return threshold(lr, momentum=0.9, averaged=True)
-    return threshold(lr, momentum=float(run.options.get("momentum", 0.0)))
+        return threshold(lr, momentum=of_base["beta1"], averaged=True)
+    momentum = float(run.options.get("momentum", 0.0))
+    return threshold(lr, momentum=momentum, nesterov=of_base["nesterov"])

@@ -132,17 +132,19 @@ def divisor(state: Mapping[str, Tensor], eps: float, like: Tensor) -> Tensor:
     return moment.sqrt() + eps
 
 
-def threshold(lr: float, *, momentum: float = 0.0, averaged: bool = False) -> float:
+def threshold(lr: float, *, momentum: float = 0.0, averaged: bool = False, nesterov: bool = False) -> float:
     """Return the sharpness above which descent grows: 2 / lr, or (2 + 2 b) / lr with momentum b.
 
     Args:
         lr: The learning rate; 0 gives infinity.
         momentum: b.
         averaged: Whether the momentum is an average, as in Adam, which raises the threshold by 1 / (1 - b).
+        nesterov: Whether the gradient counts once more, which lowers it by 1 / (1 + 2 b).
     """
     if not lr:
         return math.inf
-    return (2 + 2 * momentum) / ((1 - momentum) if averaged else 1) / lr
+    share = 1 - momentum if averaged else 1 + 2 * momentum if nesterov else 1
+    return (2 + 2 * momentum) / share / lr
 
 
 def _product(gradients: Sequence[Tensor], at: Sequence[Tensor], roots: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:

@@ -243,7 +243,7 @@ class Trainer(protocol.Trainer):
         def find() -> list[str]:
             from study import methods
 
-            return list(methods.signature(method).options)
+            return list(methods.signature(method).agreed)
 
         return self._cached(method, ["options of", method], find)
 
@@ -334,7 +334,7 @@ class Trainer(protocol.Trainer):
             for name, default in signature.thresholds.items()
             if name in run.options or name not in methods.COMMON
         }
-        return thresholds, {name: value for name, value in run.options.items() if name in signature.options}
+        return thresholds, {name: value for name, value in run.options.items() if name in signature.agreed}
 
     @property
     def version(self) -> str:

@@ -398,6 +398,20 @@ WRONG = [
     ("none", {"weight_decay": math.inf}, "need a finite weight_decay"),
     ("none", {"momentum": 0.9}, "momentum needs base=sgd"),
     ("none", {"base": "sgd", "momentum": 1.0}, "need 0 <= momentum < 1"),
+    ("none", {"nesterov": True}, "nesterov needs base=sgd, got base=adagrad"),
+    ("none", {"base": "sgd", "nesterov": True}, "nesterov needs momentum > 0, got momentum=0"),
+    ("none", {"base": "sgd", "nesterov": 1}, "nesterov is true or false"),
+    ("none", {"base": "sgd", "eps": 0.1}, "eps needs base=adagrad or base=rmsprop or base=adamw, got base=sgd"),
+    ("none", {"base": "rmsprop", "beta1": 0.8}, "beta1 needs base=adamw, got base=rmsprop"),
+    ("clippy", {"beta2": 0.99}, "beta2 needs base=adamw, got base=adagrad"),
+    ("none", {"base": "adamw", "beta2": 1}, "need 0 <= beta2 < 1, got beta2=1"),
+    ("none", {"base": "adamw", "beta1": -0.1}, "need 0 <= beta1 < 1, got beta1=-0.1"),
+    ("none", {"base": "adamw", "beta1": "high"}, "beta1 is a number"),
+    ("none", {"base": "adamw", "alpha": 0.9}, "alpha needs base=rmsprop, got base=adamw"),
+    ("none", {"eps": -1}, "need eps >= 0, got eps=-1"),
+    ("none", {"eps": math.inf}, "need a finite eps"),
+    ("none", {"eps": math.nan}, "eps is a number, got eps=nan"),
+    ("none", {"betas": 0.9}, "none has no option betas; it has weight_decay, momentum, base, nesterov, beta1, beta2"),
 ]
 
 
@@ -406,6 +420,17 @@ def test_wrong_options_are_refused_in_one_line(name, options, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         methods.check(name, options)
     assert "\n" not in str(error.value)
+
+
+def test_options_of_a_base_at_their_default_change_no_id():
+    assert methods.check("none", {"beta1": 0.9, "beta2": 0.999, "alpha": 0.99, "nesterov": False}) == {}
+    assert methods.check("clippy", {"base": "adamw", "beta2": 0.9, "eps": 1}) == {
+        "base": "adamw",
+        "beta2": 0.9,
+        "eps": 1.0,
+    }
+    assert methods.check("none", {"eps": 1e-7}) == {"eps": 1e-7}, "the recipe may have another"
+    assert methods.base_options("none", {"beta2": 0.9})["beta2"] == 0.9
 
 
 def test_build_refuses_unknown_options():
@@ -421,6 +446,9 @@ def test_thresholds_that_differ_become_a_tensor():
     assert methods.stack_options("clippy", [{"rel": 0.1}, {"rel": 0.1}]) == {"rel": 0.1}
     with pytest.raises(ValueError, match="same norm, got max, rms"):
         methods.stack_options("clippy", [{"norm": "rms"}, {}])
+    assert methods.stack_options("none", [{"base": "adamw", "beta1": 0.5}] * 2) == {"base": "adamw", "beta1": 0.5}
+    with pytest.raises(ValueError, match=r"same beta1, got 0\.5, 0\.9"):
+        methods.stack_options("none", [{"base": "adamw", "beta1": 0.5}, {"base": "adamw"}])
 
 
 def test_a_method_in_a_users_package(tmp_path, monkeypatch):

@@ -108,6 +108,22 @@ def test_a_method_with_its_own_base_takes_no_other(own_folder: Path) -> None:  #
     assert methods.check(name, {"base": "adagrad"}) == {}
     with pytest.raises(ValueError, match="mine does not use `base`: base=adamw would change nothing"):
         methods.check(name, {"base": "adamw"})
+    with pytest.raises(ValueError, match=r"mine does not use `base`: eps=0\.1 would change nothing"):
+        methods.check(name, {"eps": 0.1})
+
+
+def test_an_option_of_its_own_comes_before_that_of_a_base(own_folder: Path) -> None:  # noqa: F811
+    """Methods of older studies keep their names."""
+    text = METHOD.format(init="{}", body="pass", build="chain(base(), scale(lr), scale(eps), scale(alpha))")
+    text = text.replace("c=0.5", "eps=0.5, alpha=2.0")
+    name = write(own_folder, text)
+    assert methods.check(name, {"eps": 0.25, "alpha": 8, "base": "sgd"}) == {"eps": 0.25, "alpha": 8, "base": "sgd"}
+    _own.check(name, {"eps": 0.25, "base": "sgd"})
+    chain = methods.build(name, 1.0, {"eps": 0.25, "alpha": 8, "base": "sgd"})
+    leaf = Leaf(weight=torch.ones(1, 2), gradient=torch.ones(1, 2), update=torch.ones(1, 2))
+    chain.updates([leaf])
+    assert leaf.update.tolist() == [[2.0, 2.0]]
+    assert methods.base_options(name, {"eps": 0.25})["eps"] is None
 
 
 def test_factors_of_elements_are_recorded_by_their_smallest() -> None:

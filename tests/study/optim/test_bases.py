@@ -133,6 +133,13 @@ def test_an_older_state_without_steps_loads():
     assert all(torch.equal(a, b) for a, b in zip(steps(other, params, 1), expected, strict=True))
 
 
+def test_words_of_studies_are_refused_as_options_of_the_method():
+    params = parameters((3,))
+    for key, word in (("beta1", "betas"), ("nesterov", "nesterov"), ("eps", "eps")):
+        with pytest.raises(ValueError, match=f"^none has no option {key} here: the optimizer takes {word}$"):
+            MethodOptimizer(params, 0.1, "none", {key: 0.5})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

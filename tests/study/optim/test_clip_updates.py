@@ -174,6 +174,7 @@ def test_the_example_of_the_page():
         ("clippy", {"rel": -1.0}, "need rel >= 0"),
         ("clippy", {"delayed": True}, "need base=adagrad"),
         ("clippy", {"weight_decay": 0.1}, "weight_decay belongs to the optimizer"),
+        ("clippy", {"beta1": 0.8}, "beta1 belongs to the optimizer"),
     ],
 )
 def test_wrong_rules_are_refused(rule, options, message):

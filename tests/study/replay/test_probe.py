@@ -131,20 +131,21 @@ def test_dead_units_are_counted_by_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "base", "embeddings_lr"),
+    ("method", "options", "embeddings_lr"),
     [
-        ("none", "adagrad", None),
-        ("none", "adagrad", 30.0),
-        ("clippy", "adagrad", None),
-        ("none", "sgd", None),
-        ("agc", "rmsprop", None),
+        ("none", {}, None),
+        ("none", {}, 30.0),
+        ("none", {"eps": 0.5}, None),
+        ("clippy", {}, None),
+        ("none", {"base": "sgd"}, None),
+        ("none", {"base": "rmsprop", "alpha": 0.5, "eps": 0.01}, None),
+        ("agc", {"base": "rmsprop"}, None),
     ],
 )
 def test_sharpness_equals_the_dense_hessian_with_embeddings(
-    method: str, base: str, embeddings_lr: float | None
+    method: str, options: dict, embeddings_lr: float | None
 ) -> None:
     """At the first step of a linear model, whose dense Hessian is small. An lr 10 times as high is D / 10."""
-    options = {} if base == "adagrad" else {"base": base}
     recipe = dataclasses.replace(RECIPE, embeddings_lr=embeddings_lr)
     run = make_run(model="own_models.linear", method=method, options=options, lr=3.0, recipe=recipe)
     found = {}
@@ -172,14 +173,14 @@ def test_sharpness_equals_the_dense_hessian_with_embeddings(
         return loss_of(network, dict(zip(names, parts, strict=False)), inputs, labels)
 
     hessian = torch.autograd.functional.hessian(loss, torch.cat([w.flatten() for w in weights]))
-    eps = run.recipe.eps
+    eps = options.get("eps", run.recipe.eps)
     divide = {
         "adagrad": lambda state: (state["accumulator"][1].double() + eps).sqrt(),
         "sgd": lambda _state: torch.ones(1),
         "rmsprop": lambda state: state["second_moment"][1].double().sqrt() + eps,
-    }[base]
+    }[options.get("base", "adagrad")]
     divisors = [divide(found[name][0]).expand_as(w) for name, w in zip(names, weights, strict=False)]
-    divisors.append(torch.full_like(weights[-1], math.sqrt(0.1 + eps) / (10 if embeddings_lr else 1)))
+    divisors.append(torch.full_like(weights[-1], math.sqrt(0.1 + run.recipe.eps) / (10 if embeddings_lr else 1)))
     factors = [float(found[name][1][1]) for name in names] + [1.0]
 
     def largest(scales) -> float:

@@ -98,7 +98,16 @@ def test_sharpness_of_a_network_equals_its_dense_hessian_by_block() -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "options"), [("adagrad", {}), ("sgd", {}), ("sgd", {"momentum": 0.5}), ("rmsprop", {}), ("adamw", {})]
+    ("base", "options"),
+    [
+        ("adagrad", {}),
+        ("sgd", {}),
+        ("sgd", {"momentum": 0.5}),
+        ("rmsprop", {}),
+        ("rmsprop", {"alpha": 0.5}),
+        ("adamw", {}),
+        ("adamw", {"beta1": 0.5, "beta2": 0.9}),
+    ],
 )
 def test_divisor_is_what_the_base_divides_by(base: str, options: dict) -> None:
     """With a constant gradient, every momentum is a multiple of it, so lr * g / u gives D."""
@@ -115,14 +124,18 @@ def test_divisor_is_what_the_base_divides_by(base: str, options: dict) -> None:
         assert torch.allclose(divisor(leaf.state, eps, weight), times * gradient / leaf.update)
 
 
-@pytest.mark.parametrize(("momentum", "averaged"), [(0.0, False), (0.5, False), (0.9, False), (0.9, True)])
-def test_descent_on_a_parabola_grows_beyond_the_threshold(momentum: float, averaged: bool) -> None:
+@pytest.mark.parametrize(
+    ("momentum", "kind"),
+    [(0.0, ""), (0.5, ""), (0.9, ""), (0.9, "averaged"), (0.5, "averaged"), (0.5, "nesterov"), (0.9, "nesterov")],
+)
+def test_descent_on_a_parabola_grows_beyond_the_threshold(momentum: float, kind: str) -> None:
     lr = 0.1
-    edge = threshold(lr, momentum=momentum, averaged=averaged)
+    edge = threshold(lr, momentum=momentum, averaged=kind == "averaged", nesterov=kind == "nesterov")
     for curvature, grows in ((0.99 * edge, False), (1.01 * edge, True)):
         w, m = 1.0, 0.0
         for _ in range(3000):
-            m = momentum * m + (1 - momentum if averaged else 1) * curvature * w
-            w -= lr * m
+            g = curvature * w
+            m = momentum * m + (1 - momentum if kind == "averaged" else 1) * g
+            w -= lr * (g + momentum * m if kind == "nesterov" else m)
         assert (abs(w) > 1) is grows
     assert threshold(0.0) == math.inf
