@@ -1,9 +1,9 @@
 """Networks: plain modules from embedded inputs to logits.
 
 A file here without a leading underscore is a model. It defines `build(spec: Spec, *, width=64, ...) -> nn.Module` whose
-`forward(inputs_BI)` returns logits_BT. A dotted module name (`my_pkg.my_model`) is a model too. Numbers among the
-keywords of `build` are its options, which a study can set and vary. The loss, the sigmoid and the optimizer belong to
-training and are the same for every model.
+`forward(inputs_BI)` returns logits_BT, or (logits_BT, aux) with an auxiliary loss, a tensor of shape (). A dotted
+module name (`my_pkg.my_model`) is a model too. Numbers among the keywords of `build` are its options, which a study can
+set and vary. The loss, the sigmoid and the optimizer belong to training and are the same for every model.
 """
 
 from dataclasses import dataclass

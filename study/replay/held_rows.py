@@ -84,7 +84,7 @@ class HeldRows:
     def forward(self, r: int) -> tuple[Values, dict[str, Values]]:
         """Return held_loss, held_auc, activation_norm and dead_share of run `r`, and dead_share by layer."""
         with torch.no_grad(), record_activations(self.view.network.module_of(r)) as activations:
-            logits_BT = self.view.network.logits_of_run(r, self._inputs(self._embedded(r)))
+            logits_BT, _ = self.view.network.of_run(r, self._inputs(self._embedded(r)))
         loss_T = self._losses(logits_BT)
         values = {"held_loss": float(loss_T.sum())}
         if (t := self.binary_task) is not None:
@@ -117,8 +117,8 @@ class HeldRows:
             if inverse is not None:
                 embedded = self._pooled(parameters[-1].index_select(0, inverse), r)
             own = dict(zip(names, parameters, strict=False))
-            logits_BT = view.network.logits_of_run(r, self._inputs(embedded), own)
-            return self._losses(logits_BT).sum()
+            logits_BT, aux = view.network.of_run(r, self._inputs(embedded), own)
+            return self._losses(logits_BT).sum() + (0 if aux is None else aux)
 
         everything = list(range(len(block.weights)))
         blocks = {ALL: everything, **(block.layers if settings.blocks else {})}

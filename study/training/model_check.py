@@ -38,7 +38,7 @@ def stackable(model: str, spec: models.Spec) -> bool:
 def _step(
     kind: type[StackedNetworks], model: str, spec: models.Spec, seeds: Sequence[int], inputs_RBI: Tensor
 ) -> list[Tensor]:
-    """Logits, gradients and new buffers of networks whose weights have moved from their start."""
+    """Logits, auxiliary losses, gradients and new buffers of networks whose weights have moved from their start."""
     networks = [network_of_seed(model, spec, seed) for seed in seeds]
     with torch.random.fork_rng(devices=[]):
         stack = kind(networks, torch.float32, inputs_RBI.device, seeds)
@@ -46,12 +46,14 @@ def _step(
             for parameter in stack.parameters.values():
                 parameter.mul_(1.25)
         rows_RBI = inputs_RBI.clone().requires_grad_()
-        logits_RBT = stack(rows_RBI)
+        logits_RBT, aux_R = stack(rows_RBI)
         outputs = logits_RBT.sigmoid() * torch.linspace(-1, 1, logits_RBT[0].numel()).view_as(logits_RBT[0])
-        gradients = torch.autograd.grad(outputs.sum(), [*stack.leaves(), rows_RBI], materialize_grads=True)
+        aux = [] if aux_R is None else [aux_R.detach()]
+        total = outputs.sum() if aux_R is None else outputs.sum() + aux_R.sum()
+        gradients = torch.autograd.grad(total, [*stack.leaves(), rows_RBI], materialize_grads=True)
     weights = [stack.weights_of_run(r) for r in range(len(seeds))]
     buffers = [torch.stack([w[name] for w in weights]) for name in weights[0] if name.startswith("buffer/")]
-    return [logits_RBT.detach(), *stack.by_parameter(gradients[:-1]), gradients[-1], *buffers]
+    return [logits_RBT.detach(), *aux, *stack.by_parameter(gradients[:-1]), gradients[-1], *buffers]
 
 
 @functools.cache

@@ -84,7 +84,7 @@ def constants(network: nn.Module) -> dict[str, Tensor]:
 
 
 class StackedNetworks:
-    """Networks of one architecture, by `vmap` over the run axis: inputs_RBI -> logits_RBT.
+    """Networks of one architecture, by `vmap` over the run axis: inputs_RBI -> logits_RBT, and perhaps aux_R.
 
     Args:
         networks: One per run.
@@ -121,22 +121,26 @@ class StackedNetworks:
     def _prepare(self, networks: Sequence[nn.Module]) -> None:
         """Set what a subclass adds."""
 
-    def __call__(self, inputs_RBI: Tensor) -> Tensor:
-        return self._call(self.parameters, self.buffers, inputs_RBI, self.unit_limit)
+    def __call__(self, inputs_RBI: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the logits (R, B, T), and the auxiliary loss of each run (R,) if the networks have one."""
+        return logits_and_aux(self._call(self.parameters, self.buffers, inputs_RBI, self.unit_limit))
 
     def learn(
         self, inputs: Inputs, labels_RTB: Tensor, tasks: Sequence[Task], share_RTB: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the mean loss of each task (R, T), and the gradients of their sum by the parameters, in their order.
 
-        `share_RTB` says what each row counts, where labels are missing (`losses.labelled`).
+        The gradients are also those of an auxiliary loss, which the losses do not contain. `share_RTB` says what each
+        row counts, where labels are missing (`losses.labelled`).
 
         The gradient by the embeddings is given to `inputs`. The next call may overwrite what this one returned.
         """
         rows_RBI = inputs.rows().requires_grad_(inputs.features > 0)
-        loss_RT = mean_losses(self(rows_RBI).mT.contiguous(), labels_RTB, tasks, share_RTB)
+        logits_RBT, aux_R = self(rows_RBI)
+        loss_RT = mean_losses(logits_RBT.mT.contiguous(), labels_RTB, tasks, share_RTB)
+        total = loss_RT.sum() if aux_R is None else loss_RT.sum() + aux_R.sum()
         watched = [*self.leaves(), *([rows_RBI] if inputs.features else [])]
-        gradients = list(torch.autograd.grad(loss_RT.sum(), watched, materialize_grads=True))
+        gradients = list(torch.autograd.grad(total, watched, materialize_grads=True))
         if inputs.features:
             inputs.take_gradient(gradients.pop())
         return loss_RT.detach(), self.by_parameter(gradients)
@@ -152,10 +156,12 @@ class StackedNetworks:
     def logits(self, inputs: Inputs) -> Tensor:
         """Return the logits (R, T, B), without a gradient."""
         with torch.no_grad():
-            return self(inputs.rows()).mT
+            return self(inputs.rows())[0].mT
 
-    def logits_of_run(self, run: int, inputs_BI: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return the logits (B, T) of one run, in the precision of its inputs.
+    def of_run(
+        self, run: int, inputs_BI: Tensor, parameters: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the logits (B, T) of one run, and its auxiliary loss if it has one, in the precision of its inputs.
 
         For probes. Training and evaluation compute all runs together.
 
@@ -167,7 +173,8 @@ class StackedNetworks:
         own, buffers = self._of_run(run)
         buffers = {k: v.to(inputs_BI.dtype) if v.is_floating_point() else v for k, v in buffers.items()}
         with _clamped(None if self.unit_limit is None else self.unit_limit[run]):
-            return functional_call(self.module_of(run), ({**own, **(parameters or {})}, buffers), (inputs_BI,))
+            weights = ({**own, **(parameters or {})}, buffers)
+            return logits_and_aux(functional_call(self.module_of(run), weights, (inputs_BI,)))
 
     def module_of(self, run: int) -> nn.Module:
         """Return the module that computes a run."""
@@ -190,7 +197,7 @@ class StackedNetworks:
 
     def _of_one_run(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs_BI: Tensor, unit_limit: Tensor | None
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         with BatchedLinear(), _clamped(unit_limit):
             return functional_call(self.modules[0], (parameters, buffers), (inputs_BI,))
 
@@ -239,20 +246,26 @@ class SeparateNetworks(StackedNetworks):
     def _of_run(self, run: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         return super()._of_run(run)[0], constants(self.modules[run])
 
-    def __call__(self, inputs_RBI: Tensor) -> Tensor:
+    def __call__(self, inputs_RBI: Tensor) -> tuple[Tensor, Tensor | None]:
         self.calls += 1
         devices = [inputs_RBI.device] if inputs_RBI.device.type == "cuda" else []
-        logits = []
+        outputs = []
         with torch.random.fork_rng(devices=devices):
             for r, (seed, module) in enumerate(zip(self.seeds, self.modules, strict=True)):
                 torch.manual_seed(stream(seed, "network", str(int(self.calls))))
                 with _clamped(None if self.unit_limit is None else self.unit_limit[r]):
-                    logits.append(module(inputs_RBI[r]))
-        return torch.stack(logits)
+                    outputs.append(logits_and_aux(module(inputs_RBI[r])))
+        every_aux = [aux for _, aux in outputs if aux is not None]  # a run may have none in this batch
+        return torch.stack([logits for logits, _ in outputs]), torch.stack(every_aux) if every_aux else None
 
     def state(self) -> dict[str, Tensor]:
         own = {f"buffer/{r}/{name}": x for r, m in enumerate(self.modules) for name, x in m.named_buffers()}
         return super().state() | own | {"calls": self.calls}
+
+
+def logits_and_aux(outputs: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return the logits that a network returned, and its auxiliary loss, if it returned both."""
+    return outputs if isinstance(outputs, tuple) else (outputs, None)
 
 
 def _stacked(of_runs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -62,6 +62,10 @@ def check(model: str, recipe: Recipe, log: Log) -> None:
 
 def _wrong_outputs(outputs: Any, tasks: int) -> str:
     needed = f"but one logit a task is needed, ({ROWS}, {tasks}) for a batch of {ROWS}"
+    if isinstance(outputs, tuple) and len(outputs) == 2 and _is_one_number(outputs[1]):
+        outputs = outputs[0]
+    elif isinstance(outputs, tuple):
+        return f"the model returns tuple, {needed}, or (logits, aux) where aux is one number, a tensor of shape ()"
     if not isinstance(outputs, Tensor):
         return f"the model returns {type(outputs).__name__}, {needed}"
     if tuple(outputs.shape) != (ROWS, tasks):
@@ -71,6 +75,10 @@ def _wrong_outputs(outputs: Any, tasks: int) -> str:
     if not outputs.requires_grad:
         return "no output depends on a weight that can be trained (requires_grad, no_grad, detach)"
     return ""
+
+
+def _is_one_number(aux: Any) -> bool:
+    return isinstance(aux, Tensor) and aux.dim() == 0 and aux.is_floating_point()
 
 
 def _broken_promise(model: str, recipe: Recipe, log: Log) -> str:

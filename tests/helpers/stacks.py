@@ -122,7 +122,7 @@ class Plain(nn.Module):
             self.tables.append(nn.Embedding.from_pretrained(rows, freeze=False, sparse=True))
         self.to(getattr(torch, recipe.precision))
 
-    def forward(self, ids: Tensor, numbers: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, numbers: Tensor) -> Any:
         embedded = [table(ids[:, f]) for f, table in enumerate(self.tables)]
         return self.network(torch.cat([*embedded, numbers], dim=1))
 
@@ -154,18 +154,20 @@ def plain_loop(
     shares, peaks = shares_of(recipe, steps), [group["lr"] for group in optimizer.param_groups]
     order = batches(run.seed, rows=log.train_rows, batch=recipe.batch, window=recipe.window, steps=steps)
     for step, rows in enumerate(order):
-        logits = plain(ids[rows], numbers[rows])
+        outputs = plain(ids[rows], numbers[rows])
+        logits, aux = outputs if isinstance(outputs, tuple) else (outputs, torch.zeros(()))
         loss = torch.stack([_loss(logits[:, t], labels[rows, t], task) for t, task in enumerate(log.tasks)])
         losses.append(loss.detach())
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * shares[step]
         optimizer.zero_grad()
-        loss.sum().backward()
+        (loss.sum() + aux).backward()
         with torch.sparse.check_sparse_tensor_invariants(True):  # or torch warns that it does not check
             optimizer.step()
     plain.eval()
     with torch.no_grad():
         heldout = plain(ids[log.train_rows :], numbers[log.train_rows :])
+        heldout = heldout[0] if isinstance(heldout, tuple) else heldout
     return torch.stack(losses).numpy(), heldout.double().numpy()
 
 

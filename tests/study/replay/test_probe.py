@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_files import own_folder, write  # noqa: F401 - a fixture
+from own_files import network, own_folder, write  # noqa: F401 - a fixture
 from stacks import LOG, RECIPE, make_run
 from torch.func import functional_call
 
@@ -245,3 +245,18 @@ def test_the_sharpness_of_a_base_that_is_not_known_is_blank(own_folder: Path) ->
         columns = ["sharpness", "sharpness_share", "treated_sharpness", "treated_share", "edge"]
         assert row[columns].isna().all() == blank
         assert row[columns].notna().all() == (not blank)
+
+
+def test_the_sharpness_is_that_of_all_that_is_descended(own_folder: Path) -> None:  # noqa: F811
+    """5 w^2 as an auxiliary loss adds 10 to each eigenvalue of the weights; held_loss stays without it."""
+    text = network(
+        "self.a.requires_grad_(False); self.b.bias.requires_grad_(False)", "y = self.b(self.a(x)); return {}"
+    )
+    rows = []
+    for outputs in ("y", "y, 5 * self.b.weight.square().sum()"):
+        run = make_run(model=write(own_folder, text.replace("return {}", f"return {outputs}")), options={"base": "sgd"})
+        probe = Probe(LOG, sharpness_at=lambda step: step == 0, tolerance=1e-8)
+        train([run], LOG, on_update=probe)
+        rows.append(probe.table().query("step == 0").set_index("layer"))
+    assert rows[1].loc["b", "sharpness"] == pytest.approx(rows[0].loc["b", "sharpness"] + 10, rel=1e-5)
+    assert rows[1].loc["all", "held_loss"] == rows[0].loc["all", "held_loss"]

@@ -28,6 +28,20 @@ WRONG = {
         HEADER + "def build(spec):\n    return nn.GRU(spec.width, 1)\n",
         r"line 6: the model returns tuple, but one logit a task is needed, \(32, 1\) for a batch of 32",
     ),
+    "an auxiliary loss a row": (
+        forward("y = self.b(self.a(x)); return y, y.square().mean(1)"),
+        r"line \d+: the model returns tuple, but one .*, or \(logits, aux\) where aux is one number, a tensor of shape",
+    ),
+    "an auxiliary loss that is no tensor": (forward("return self.b(self.a(x)), 0.0"), "where aux is one number"),
+    "three outputs": (forward("y = self.b(self.a(x)); return y, y.mean(), y"), "where aux is one number"),
+    "an auxiliary loss of whole numbers": (
+        forward("y = self.b(self.a(x)); return y, y.argmax()"),
+        "where aux is one number",
+    ),
+    "an auxiliary loss with other logits": (
+        forward("y = self.b(self.a(x)); return y[:, :0], y.mean()"),
+        r"the model returns \(32, 0\), but one logit a task",
+    ),
     "too many outputs": (
         HEADER + "def build(spec):\n    return nn.Linear(spec.width, 2)\n",
         r"line 6: the model returns \(32, 2\), but one logit",
@@ -85,14 +99,36 @@ def test_what_is_wrong_is_one_line(own_folder: Path, kind: str) -> None:  # noqa
         (network("self.a.requires_grad_(False)"), False),
         (network("self.requires_grad_(False)"), False),
         (network(forward="return self.b(self.a(x).relu_())"), False),
+        (network(forward="y = self.b(self.a(x)); return y, 0.1 * y.square().mean()"), False),
+        (network("self.c = nn.Dropout(0.1)", "y = self.b(self.c(self.a(x))); return y, y.square().mean()"), True),
     ],
-    ids=["batch norm", "dropout", "gru", "spectral", "guard", "precisions", "frozen", "all frozen", "in place"],
+    ids=[
+        "norm",
+        "dropout",
+        "gru",
+        "spectral",
+        "guard",
+        "precisions",
+        "frozen",
+        "all",
+        "in place",
+        "aux",
+        "aux, dropout",
+    ],
 )
 def test_what_can_be_trained_is_planned(own_folder: Path, text: str, one_by_one: bool) -> None:  # noqa: F811
     plan = planned_of(make_study(models=(write(own_folder, text),)), workers=1)
     assert plan.limits.notes[:1] == plan.limits.notes
     assert bool(plan.limits.notes) == one_by_one
     assert plan.missing
+
+
+def test_the_example_of_the_page_is_planned_and_its_option_varies(own_folder: Path) -> None:  # noqa: F811
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    name = write(own_folder, page.partition("# my_models/mixture.py\n")[2].partition("```")[0])
+    plan = planned_of(make_study(models=(name, f"{name} balance=0.1")), workers=1)
+    assert plan.missing
+    assert not plan.limits.notes, "its runs are computed together"
 
 
 def test_a_model_is_tried_on_data_without_ids() -> None:

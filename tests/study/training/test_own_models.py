@@ -8,7 +8,7 @@ import pytest
 import torch
 from own_files import network, own_folder, write  # noqa: F401 - a fixture
 from stacks import LOG, RECIPE, bits_of, make_run, plain_loop
-from torch import Tensor
+from torch import Tensor, nn
 
 from study.config import Run
 from study.training.stack import StackTraining, StepView
@@ -16,6 +16,11 @@ from study.training.trainer import train
 
 HIDDEN = "return self.b(self.c(self.a(x).relu()).relu())"
 KEPT_MEAN = "return self.b((h - self.mean).relu())"
+
+MIXTURE = network("self.e = nn.Linear(spec.width, 4 * tasks); self.g = nn.Linear(spec.width, 4)",
+    "share = self.g(x).softmax(1); y = self.e(x).view(len(x), -1, 4); aux = WEIGHT * share.mean(0).square().sum()\n"
+    "return (y * share[:, None]).sum(2) + 0 * self.b(self.a(x)), aux").replace("WEIGHT", "4.0")  # fmt: skip
+"""Experts whose loads an auxiliary loss balances."""
 
 MODELS = {
     "frozen layer": network("self.a.requires_grad_(False)"),
@@ -54,6 +59,15 @@ MODELS = {
     "convolution": network("self.c = nn.Conv1d(1, 2, 3); self.d = nn.Linear(2 * (spec.width - 2), 16)",
         "return self.b(self.d(self.c(x[:, None]).flatten(1)).relu())"),
     "one number": network("self.s = nn.Parameter(torch.tensor(1.5))", "return self.b(self.a(x).relu()) * self.s"),
+    "auxiliary loss": MIXTURE,
+    "auxiliary loss, one by one": network("self.c = nn.BatchNorm1d(16)",
+        "h = self.c(self.a(x)).relu(); return self.b(h), 0.3 * h.mean(0).square().sum()"),
+    "auxiliary loss at times": network(
+        forward="h = self.a(x)\nif x[0, 0] > 0:\n    return self.b(h.relu())\n"
+        "return self.b(h.relu()), h.square().mean()"),
+    "auxiliary loss in training": network(
+        forward="y = self.b(self.a(x).relu()); return (y, y.square().mean()) if self.training else y"),
+    "auxiliary loss, a constant": network(forward="return self.b(self.a(x).relu()), torch.tensor(7.0)"),
     "ranker, frozen": network(build="network = ranker.build(spec, width=8); network.bottom[0].requires_grad_(False)"),
     "ranker with a hook": network(
         build="network = ranker.build(spec, width=8)\n"
@@ -97,6 +111,28 @@ def test_a_run_has_the_same_bits_alone_in_a_stack_and_resumed(run: Run) -> None:
     resumed.load_state({name: array.copy() for name, array in stack.state_arrays()})
     assert torch.equal(stack.step(4, batches[4])[0], resumed.step(4, batches[4])[0])
     assert all(torch.equal(tensor, resumed.state()[name]) for name, tensor in stack.state().items())
+
+
+def test_an_auxiliary_loss_is_descended_and_not_recorded(own_folder: Path) -> None:  # noqa: F811
+    """Two runs with the same weights have the same first loss, whatever the auxiliary one, and then part."""
+    runs = [
+        make_run(model=write(own_folder, MIXTURE.replace("4.0 * share", f"{weight} * share"))) for weight in (0.0, 50.0)
+    ]
+    without, balanced = (train([run], LOG) for run in runs)
+    assert np.array_equal(without.loss[:, 0], balanced.loss[:, 0])
+    assert np.array_equal(without.constant, balanced.constant)
+    assert abs(without.loss[:, 1:] - balanced.loss[:, 1:]).max() > 0.01
+    spread = []
+    for run in runs:
+        stack = StackTraining([run], LOG, torch.device("cpu"))
+        for step, rows in enumerate(stack.batches()):
+            stack.step(step, rows)
+        with torch.no_grad():
+            gate = nn.Linear(stack.inputs.width, 4)
+            weights = stack.network.weights_of_run(0)
+            gate.load_state_dict({name: weights[f"parameter/g.{name}"] for name in ("weight", "bias")})
+            spread.append(float(gate(stack.inputs.rows()[0]).softmax(1).mean(0).square().sum()))
+    assert spread[1] < spread[0]
 
 
 @pytest.mark.parametrize(
