@@ -135,8 +135,8 @@ def plain_loop(
     optimizer: torch.optim.Optimizer | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Losses (S, T) and held-out logits (N, T) of torch.optim.Adagrad. unit_limit: of what comes out of each ReLU.
-    plain: trained on in place; None begins anew. optimizer: its own, which goes on, and may have an lr a group; None is
-    a fresh one."""
+    plain: trained on in place; None begins anew. optimizer: its own, which goes on; None is a fresh one. A group may
+    have a peak lr of its own, `peak`."""
     recipe = run.recipe
     plain = plain or Plain(run, log)
     plain.train()
@@ -151,7 +151,7 @@ def plain_loop(
     labels = torch.from_numpy(log.labels).to(dtype)
     losses = []
     steps = steps_of(recipe, log.train_rows)
-    shares, peaks = shares_of(recipe, steps), [group["lr"] for group in optimizer.param_groups]
+    shares, peaks = shares_of(recipe, steps), [group.get("peak", run.lr) for group in optimizer.param_groups]
     order = batches(run.seed, rows=log.train_rows, batch=recipe.batch, window=recipe.window, steps=steps)
     for step, rows in enumerate(order):
         outputs = plain(ids[rows], numbers[rows])

@@ -64,7 +64,7 @@ def test_a_run_equals_torchs_adagrad_with_torchs_scheduler(model: str, name: str
     plain = Plain(run, LOG)
     groups = [
         {"params": plain.network.parameters()},
-        {"params": plain.tables.parameters(), "lr": embeddings_lr or run.lr},
+        {"params": plain.tables.parameters(), "peak": embeddings_lr or run.lr},
     ]
     adagrad = torch.optim.Adagrad(groups, lr=run.lr, initial_accumulator_value=recipe.initial_accumulator, eps=0.0)
     loss, heldout = plain_loop(run, LOG, plain=plain, optimizer=adagrad)
