@@ -2,7 +2,12 @@
 
     from study import Arm, Monitor, Study, log_grid
 
-`Monitor` needs numpy, all else the standard library alone.
+    result = study.run("quick", out="results/quick")    # trains, and returns the record
+    result = study.open("results/quick")                # what is recorded: result.runs, result.edges(), ...
+    study.compare("results/a", "results/b")             # ratios of edges, and what differs in the definitions
+
+All errors that these raise are ValueErrors; `RecordError` is raised if a folder holds no record. docs/python.md has
+every function. Importing this needs the standard library alone.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,13 +16,30 @@ from study.config import Arm, EdgeSearch, QualitySearch, Recipe, Rule, Study, lo
 from study.definition.family import Family, Member, WeightsOf
 
 if TYPE_CHECKING:
+    from study.api.comparison import Comparison, compare
+    from study.api.result import Result, open
+    from study.api.running import run
     from study.loops.definition import Loop
     from study.monitor import Monitor
+    from study.record.definition import RecordError
 
 __version__ = "0.1.0"
 
+LATER = {
+    "Comparison": "study.api.comparison",
+    "Loop": "study.loops.definition",
+    "Monitor": "study.monitor",
+    "RecordError": "study.record.definition",
+    "Result": "study.api.result",
+    "compare": "study.api.comparison",
+    "open": "study.api.result",
+    "run": "study.api.running",
+}
+"""Names that are imported when they are first used, since their modules take time."""
+
 __all__ = [
     "Arm",
+    "Comparison",
     "EdgeSearch",
     "Family",
     "Loop",
@@ -25,20 +47,21 @@ __all__ = [
     "Monitor",
     "QualitySearch",
     "Recipe",
+    "RecordError",
+    "Result",
     "Rule",
     "Study",
     "WeightsOf",
+    "compare",
     "log_grid",
+    "open",
+    "run",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Monitor":
-        from study.monitor import Monitor
+    if name not in LATER:
+        raise AttributeError(f"module 'study' has no attribute {name!r}")
+    import importlib
 
-        return Monitor
-    if name == "Loop":
-        from study.loops.definition import Loop
-
-        return Loop
-    raise AttributeError(f"module 'study' has no attribute {name!r}")
+    return getattr(importlib.import_module(LATER[name]), name)

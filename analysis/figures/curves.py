@@ -52,7 +52,7 @@ def draw_rates(
         if len(x) > 1:
             if not crowded:
                 ax.fill_between(x, bottom, top, color=style.colour, alpha=BAND_ALPHA, lw=0, zorder=1)
-            ax.plot(x, line, color=style.colour, ls=style.dash, lw=1.6, zorder=3)
+            ax.plot(x, line, color=style.colour, ls=style.dash, lw=1.6, zorder=3, label=curve)
     if len(edges):
         ax.axhline(float(edges["level"].iloc[0]), color="#999999", lw=0.8, ls=(0, (2, 2)), zorder=1)
     censored = [row for row in records(edges) if row["status"] == NOT_REACHED and row["curve"] in styles]

@@ -284,27 +284,39 @@ def _contrast(a: _Side, b: _Side, planned: bool, quality: str) -> dict[str, Any]
         "seeds_against": len(b.seeds),
         "pairs": len(a.seeds.intersection(b.seeds)),
     }
-    return row | _ratio(a, b) | _at_one_lr(a, b, planned) | {"quality": quality} | _quality_difference(a, b)
+    return (
+        row
+        | edge_ratio(a.row, b.row, a.points, b.points)
+        | _at_one_lr(a, b, planned)
+        | {"quality": quality}
+        | _quality_difference(a, b)
+    )
 
 
-def _ratio(a: _Side, b: _Side) -> dict[str, Any]:
-    known = a.row["status"] == b.row["status"] == REACHED
-    monotone = bool(a.row["monotone"] and b.row["monotone"])
+def edge_ratio(a: Mapping[str, Any], b: Mapping[str, Any], points_of_a: Points, points_of_b: Points) -> dict[str, Any]:
+    """Return the ratio of two edges: ratio, low, high, status, monotone and p, as in `contrasts`.
+
+    Args:
+        a, b: Rows of `edges` at LEVEL.
+        points_of_a, points_of_b: `points` of their fits.
+    """
+    known = a["status"] == b["status"] == REACHED
+    monotone = bool(a["monotone"] and b["monotone"])
     if monotone:
-        low, high, p = ratio_interval(a.points, b.points)
+        low, high, p = ratio_interval(points_of_a, points_of_b)
     else:
-        low = a.row["bound_low"] / b.row["bound_high"]
-        high = a.row["bound_high"] / b.row["bound_low"] if b.row["bound_low"] > 0 else math.inf
+        low = a["bound_low"] / b["bound_high"]
+        high = a["bound_high"] / b["bound_low"] if b["bound_low"] > 0 else math.inf
         p = math.nan
     # With an edge above the range, its ratio has no upper end, and a ratio with it as divisor no lower end.
     if not known:
-        up = (a.row["status"] == NOT_REACHED, b.row["status"] == NOT_REACHED)
-        down = (a.row["status"] not in (REACHED, NOT_REACHED), b.row["status"] not in (REACHED, NOT_REACHED))
+        up = (a["status"] == NOT_REACHED, b["status"] == NOT_REACHED)
+        down = (a["status"] not in (REACHED, NOT_REACHED), b["status"] not in (REACHED, NOT_REACHED))
         low = 0.0 if up[1] or down[0] else low
         high = math.inf if up[0] or down[1] else high
     ends = (low > 0, math.isfinite(high))
     status = {(True, False): AT_LEAST, (False, True): AT_MOST, (False, False): UNDECIDED}.get(ends, KNOWN)
-    ratio = a.row["edge"] / b.row["edge"] if known else math.nan
+    ratio = a["edge"] / b["edge"] if known else math.nan
     return {"ratio": ratio, "low": low, "high": high, "status": status, "monotone": monotone, "p": p}
 
 

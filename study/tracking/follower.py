@@ -5,24 +5,37 @@ get on where others keep the machine busy.
 """
 
 import contextlib
+import dataclasses
 import importlib
-import multiprocessing
+import json
 import os
+import select
 import signal
+import subprocess
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-from study import plugins
 from study.tracking.client import TrackingError, quiet_mlflow
 from study.tracking.mirror import MirrorResult, mirror
 
 FINISH_SECONDS = 600.0
 """How long the end of a study waits for the view. After that, `study mlflow` completes it."""
+
+CHILD = """
+import json, sys
+sys.path[:] = json.loads(sys.stdin.readline())
+from study.tracking.follower import mirror_on_request
+mirror_on_request()
+"""
+"""Not a process of `multiprocessing`, which would import the user's script again. What the process needs comes on its
+standard input, since a URI may hold a password and everyone can read a command line.
+"""
+
+UPDATE, FINISH = "update", "finish"
 
 IMPORTS = ("mlflow", "mlflow.store.tracking.sqlalchemy_store", "analysis")
 
@@ -42,20 +55,24 @@ class Follower:
     def __init__(self, folder: Path, uri: str | None, seconds: float = 120.0) -> None:
         self.seconds = seconds
         self.updated: float | None = None
-        spawn = multiprocessing.get_context("spawn")
-        self._connection, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=_mirror_on_request, args=(folder.resolve(), uri, theirs), daemon=True)
-        with _ctrl_c_blocked(), plugins.safe_path_in_children():
-            self.process.start()
-        theirs.close()
+        with _ctrl_c_blocked():
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", CHILD],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        self._send(json.dumps(sys.path))
+        self._send(json.dumps([str(folder.resolve()), uri]))
 
     def __enter__(self) -> "Follower":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()  # the view can be interrupted at any time
-        self.process.join()
-        self._connection.close()
+        with contextlib.suppress(OSError):  # what was not sent to it
+            self.process.communicate()
 
     def update_if_due(self) -> None:
         """Update the view, unless the last update was less than `seconds` ago."""
@@ -65,7 +82,7 @@ class Follower:
     def update(self) -> None:
         """Start to show what is complete now. Does not wait."""
         self.updated = time.monotonic()
-        self._request(finished=False)
+        self._send(UPDATE)
 
     def finish(self) -> MirrorResult | None:
         """Show everything, and return what `mirror` does; None if the process has died.
@@ -73,20 +90,25 @@ class Follower:
         Raises:
             TrackingError: as `mirror`, and if it takes longer than FINISH_SECONDS.
         """
-        self._request(finished=True)
-        if not self._connection.poll(FINISH_SECONDS):
+        self._send(FINISH)
+        answers = self.process.stdout
+        assert answers
+        if not select.select([answers], [], [], FINISH_SECONDS)[0]:
             raise TrackingError(f"it took longer than {FINISH_SECONDS / 60:g} minutes")
-        try:
-            answer = self._connection.recv()
-        except (EOFError, OSError):
+        answer = answers.readline()
+        if not answer:
             return None
-        if isinstance(answer, MirrorResult):
-            return answer
-        raise TrackingError(answer)
+        found = json.loads(answer)
+        if isinstance(found, str):
+            raise TrackingError(found)
+        return MirrorResult(**found)
 
-    def _request(self, *, finished: bool) -> None:
+    def _send(self, line: str) -> None:
+        requests = self.process.stdin
+        assert requests
         with contextlib.suppress(OSError):  # the process has died
-            self._connection.send(finished)
+            requests.write(f"{line}\n")
+            requests.flush()
 
 
 @contextlib.contextmanager
@@ -99,20 +121,22 @@ def _ctrl_c_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _mirror_on_request(folder: Path, uri: str | None, requests: Connection) -> None:
-    """Mirror whenever a request comes (`finished` of `mirror`); answer the last one. Ends with the parent process."""
+def mirror_on_request() -> None:
+    """Mirror for each line of standard input; print the last result as JSON. Ends with the parent process."""
+    folder, uri = json.loads(sys.stdin.readline())
     if uri is None or uri.startswith("http"):
         os.chdir("/")  # MLflow needs a current folder, and the user's may be removed meanwhile
     warnings.simplefilter("ignore")
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    answers, sys.stdout = sys.stdout, sys.stderr  # MLflow prints
     _in_background(_import_all)
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            finished = requests.recv()
-            if finished:
-                requests.send(_mirrored(folder, uri, finished=True))
-            else:
-                _in_background(_mirrored, folder, uri, finished=False)
+    for line in sys.stdin:
+        if line.strip() == FINISH:
+            found = _mirrored(Path(folder), uri, finished=True)
+            text = json.dumps(found if isinstance(found, str) else dataclasses.asdict(found))
+            with contextlib.suppress(OSError):
+                print(text, file=answers, flush=True)
+        else:
+            _in_background(_mirrored, Path(folder), uri, finished=False)
 
 
 def _in_background(call: Callable[..., object], *args: object, **options: object) -> None:

@@ -153,7 +153,7 @@ def is_kind(kind: str, line: str) -> bool:
         "agent": line.startswith(("ray::DashboardAgent", "ray::RuntimeEnvAgent")),
         "raylet": first.endswith("/raylet"),
         "gcs": first.endswith("/gcs_server"),
-        "follower": "spawn_main" in line,
+        "follower": "mirror_on_request" in line,
     }[kind]
 
 

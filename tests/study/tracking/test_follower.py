@@ -1,6 +1,5 @@
 """The process that updates the MLflow view while a study trains."""
 
-import multiprocessing
 import os
 import shutil
 import socket
@@ -38,23 +37,23 @@ def test_update_shows_complete_curves_and_finish_shows_all(folder: Path) -> None
     assert shown is not None
     assert (shown.curves, shown.cells) == (2, 6)
     assert mirror(folder) == shown
-    assert follower.process not in multiprocessing.active_children()
+    assert follower.process.poll() is not None
 
 
 def test_updates_are_at_least_so_many_seconds_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = []
     with Follower(folder, None, seconds=10) as follower:
-        monkeypatch.setattr(follower, "_request", lambda *, finished: requests.append(finished))
+        monkeypatch.setattr(follower, "_send", requests.append)
         for now in (100.0, 105.0, 109.9, 110.0, 115.0, 121.0):
             monkeypatch.setattr(follower_module.time, "monotonic", lambda now=now: now)
             follower.update_if_due()
-    assert requests == [False] * 3
+    assert requests == ["update"] * 3
 
 
 def test_finish_returns_none_if_the_process_has_died(folder: Path) -> None:
     with Follower(folder, None) as follower:
         follower.process.kill()
-        follower.process.join()
+        follower.process.wait()
         follower.update()
         assert follower.finish() is None
     assert not View(folder).runs
@@ -93,8 +92,8 @@ def test_the_process_ends_when_its_parent_is_killed(folder: Path, tmp_path: Path
     script = tmp_path / "parent.py"
     script.write_text(
         "import sys, time\nfrom pathlib import Path\nfrom study.tracking.follower import Follower\n"
-        "if __name__ == '__main__':\n    follower = Follower(Path(sys.argv[1]), None)\n    follower.update()\n"
-        "    print(follower.process.pid, flush=True)\n    time.sleep(600)\n"
+        "follower = Follower(Path(sys.argv[1]), None)\nfollower.update()\n"
+        "print(follower.process.pid, flush=True)\ntime.sleep(600)\n"
     )
     command, env = [sys.executable, str(script), str(folder)], os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as parent:
@@ -103,6 +102,17 @@ def test_the_process_ends_when_its_parent_is_killed(folder: Path, tmp_path: Path
         parent.kill()
         parent.wait()
     wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2])
+
+
+def test_a_script_is_not_imported_again(folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom study.tracking.follower import Follower\nprint('here')\n"
+        "with Follower(Path(sys.argv[1]), None) as follower:\n    print(follower.finish().cells)\n"
+    )
+    command, env = [sys.executable, str(script), str(folder)], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["here", "6"], done.stderr
 
 
 def test_only_updates_during_training_have_a_low_priority() -> None:

@@ -1,0 +1,47 @@
+"""Tables of edges for a paper."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis.loading import records
+from analysis.stats.edges import REACHED
+from analysis.text.edges import edge_text
+
+SPECIAL = str.maketrans(
+    {char: f"\\{char}" for char in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+)
+
+
+def edges_table(table: pd.DataFrame) -> str:
+    """Return edges as a booktabs table: the edge, its 95% interval, seeds, and runs of each curve.
+
+    Numbers have three significant digits. An edge outside the tried lrs is a bound, `> 3.2`.
+
+    Args:
+        table: `analysis.stats.edges.edges` at one level.
+    """
+    models = list(dict.fromkeys(table["model"]))
+    level = f"LR{100 * float(table['level'].iloc[0]):02.0f}" if len(table) else "LR50"
+    head = [*(["model"] if len(models) > 1 else []), "method", level, r"95\% interval", "seeds", "lrs"]
+    lines = [rf"\begin{{tabular}}{{{'l' * (len(head) - 4)}rrrr}}", r"\toprule", _line(head), r"\midrule"]
+    for row in records(table):
+        edge = f"{row['edge']:.3g}" if row["status"] == REACHED else "${}$ {}".format(*edge_text(row).split())
+        names = [row["model"], row["curve"]] if len(models) > 1 else [row["curve"]]
+        cells = [*(str(name).translate(SPECIAL) for name in names), edge, _span(row)]
+        lines.append(_line([*cells, str(row["seeds"]), str(row["lrs"])]))
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _span(row: Mapping[str, Any]) -> str:
+    """The interval: `0.439 to 0.53`, `above 3.2`; an end outside the tried lrs is not a number."""
+    low, high = f"{row['low']:.3g}", f"{row['high']:.3g}"
+    if math.isinf(row["high"]):
+        return f"above {low}"
+    return f"{low} to {high}" if row["low"] else f"below {high}"
+
+
+def _line(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"

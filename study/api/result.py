@@ -1,0 +1,412 @@
+"""The record of a study from Python: runs, tables, claims and figures."""
+
+import functools
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from study.commands.paths import study_folder
+from study.config import Study
+from study.record.definition import Definition, RecordError, read_definition
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from analysis.figures.palette import LineStyle
+
+AnyPath = str | os.PathLike[str]
+
+SHOWN_EDGES = 12
+"""Edges in the `repr` of a result."""
+
+
+class Result:
+    """The record of a study, as it was when it was opened. Open it again to see later runs.
+
+    Every table is a `pandas.DataFrame`, and `low` and `high` are ends of 95% intervals. Every error is a ValueError;
+    `study.RecordError` if the folder holds no record.
+
+    Attributes:
+        folder: Of the record.
+        study: What was studied.
+    """
+
+    def __init__(self, folder: AnyPath) -> None:
+        self.folder = study_folder(os.fspath(folder))
+        if (self.folder / "family.json").exists():
+            members = sorted(path.parent.name for path in self.folder.glob("*/study.json"))
+            raise RecordError(f"{folder} holds a family of studies; open one of them: {', '.join(members)}")
+        self._definition: Definition = read_definition(self.folder)
+
+    @property
+    def study(self) -> Study:
+        return self._definition.study
+
+    @functools.cached_property
+    def runs(self) -> "pd.DataFrame":
+        """One row a run of the study's cells: what it was, how it ended, and its held-out quality."""
+        import analysis
+
+        return analysis.load(self.folder)
+
+    @property
+    def content(self) -> str:
+        """The SHA-256 of the data."""
+        return str(self._definition.data["content"])
+
+    @functools.cached_property
+    def fits(self) -> dict[Any, Any]:
+        """The fitted curves, by model and curve; see `analysis.stats.edges.fits`."""
+        from analysis.stats.edges import fits
+
+        return fits(self.runs)
+
+    def losses(
+        self,
+        run_id: str | None = None,
+        *,
+        model: str | None = None,
+        method: str | None = None,
+        lr: float | None = None,
+        seed: int | None = None,
+    ) -> "pd.DataFrame":
+        """Return the losses of runs at every logged step.
+
+        Args:
+            run_id: Of one run, or how it begins. None selects by the other arguments; without any, all runs.
+            model, lr, seed: Of the runs.
+            method: Their method or curve.
+
+        Returns:
+            One row a run, step and task; columns run_id, step, task, loss.
+
+        Raises:
+            ValueError: No run, or several runs for one `run_id`; or the record has no losses of theirs.
+        """
+        import numpy as np
+        import pandas as pd
+
+        from study.record.tables import read_losses
+
+        ids = self._selected(run_id, model, method, lr, seed)
+        kept = read_losses(self.folder, ids)
+        if kept.empty:
+            raise RecordError(f"{self.folder} has no losses of these runs; a published record has none")
+        parts = [
+            pd.DataFrame(
+                {
+                    "run_id": row["run_id"],
+                    "step": np.arange(len(row["loss"])) if row["step"] is None else np.asarray(row["step"]),
+                    "task": row["task"],
+                    "loss": np.asarray(row["loss"]),
+                }
+            )
+            for row in kept.to_dict("records")
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def _selected(
+        self, run_id: str | None, model: str | None, method: str | None, lr: float | None, seed: int | None
+    ) -> list[str]:
+        runs = self.runs
+        if run_id is not None:
+            if any(value is not None for value in (model, method, lr, seed)):
+                raise ValueError("give a run_id, or model, method, lr and seed")
+            found = [known for known in runs["run_id"] if known.startswith(run_id)] if run_id else []
+            if len(found) != 1:
+                raise ValueError(f"{len(found)} runs of {self.folder} have an id that begins with {run_id!r}")
+            return found
+        for name, value in (("model", model), ("lr", lr), ("seed", seed)):
+            if value is not None:
+                runs = self._where(runs, runs[name] == value, name, value, runs[name])
+        if method is not None:
+            either = (runs["method"] == method) | (runs["curve"] == method)
+            runs = self._where(runs, either, "method", method, runs["curve"])
+        return runs["run_id"].tolist()
+
+    @staticmethod
+    def _where(runs: "pd.DataFrame", chosen: Any, name: str, value: Any, known: Iterable[Any]) -> "pd.DataFrame":
+        if not chosen.any():
+            there = ", ".join(str(one) for one in sorted(set(known)))
+            raise ValueError(f"no run has the {name} {value!r}; there are {there}")
+        return runs.loc[chosen]
+
+    def rates(self) -> "pd.DataFrame":
+        """Return P(divergence) of each cell: k of n runs, rate, and its 95% Wilson interval.
+
+        See `analysis.divergence_rates`. The cells of an adaptive search are bins of an eighth of an octave or wider.
+        """
+        import analysis
+
+        return analysis.divergence_rates(analysis.in_bins(self.runs))
+
+    def edges(self, level: float = 0.5) -> "pd.DataFrame":
+        """Return the edge of each curve, the lr at which P(divergence) crosses `level`; see `analysis.edges`."""
+        import analysis
+
+        return analysis.edges(self.runs, level, self.fits)
+
+    def quality(self) -> "pd.DataFrame":
+        """Return the held-out quality of each cell; see `analysis.quality`."""
+        import analysis
+
+        return analysis.quality(analysis.in_bins(self.runs), self._definition)
+
+    def contrasts(self, quality: str | None = None) -> "pd.DataFrame":
+        """Return the ratio of the edges of each pair of curves; see `analysis.stats.contrasts.contrasts`."""
+        from analysis.stats.contrasts import contrasts
+        from study.record.confirmations import read_confirmations
+
+        confirmations = read_confirmations(self.folder)
+        return contrasts(self.runs, self._definition, confirmations=confirmations, quality=quality, fitted=self.fits)
+
+    def frontier(self, level: float = 0.5) -> "pd.DataFrame":
+        """Return the edge of each curve by the threshold that varies; see `analysis.frontier`."""
+        import analysis
+
+        return analysis.frontier(self.runs, level, self.fits)
+
+    def tradeoff(self, quality: str | None = None) -> "pd.DataFrame":
+        """Return held-out quality against P(divergence) of each cell, and the Pareto front; see `analysis.tradeoff`."""
+        import analysis
+
+        return analysis.tradeoff(self.runs, self._definition, quality)
+
+    def recommend(self, risk: float = 0.05, *, confidence: float = 0.95, quality: str | None = None) -> "pd.DataFrame":
+        """Return the largest lr of each curve for which P(divergence) <= `risk` can be claimed, and what to confirm.
+
+        See `analysis.stats.recommend.recommend`.
+        """
+        from analysis.stats.missing import failed_runs
+        from analysis.stats.recommend import recommend
+        from study.record.confirmations import read_confirmations
+
+        return recommend(
+            self.runs,
+            self._definition,
+            confirmations=read_confirmations(self.folder),
+            risk=risk,
+            confidence=confidence,
+            quality=quality,
+            fitted=self.fits,
+            failed=failed_runs(self.folder, self._definition, self.runs),
+        )
+
+    def confirm(
+        self,
+        lr: float,
+        *,
+        seeds: str | Iterable[int] | None = None,
+        method: str | None = None,
+        model: str | None = None,
+        risk: float = 0.05,
+        confidence: float = 0.95,
+        address: str | None = None,
+        workers: int | None = None,
+    ) -> Self:
+        """Train fresh seeds at one lr, to claim it, and return the record with them.
+
+        Args:
+            lr: The learning rate to claim.
+            seeds: Named before they are trained, as `"100-158"` or numbers. None takes as many as the claim needs.
+            method: A method or curve, or several separated by commas. None is all.
+            model: A model, or several separated by commas. None is all.
+            risk, confidence: Of the claim.
+            address: Of a Ray cluster; None is this machine.
+            workers: Trials at a time.
+        """
+        from study.commands.confirm import confirm
+        from study.commands.recommend import Claim
+        from study.commands.request import RunRequest
+        from study.search.confirmation import ConfirmRequest
+
+        wanted = ConfirmRequest(lr=lr, seeds=seeds_text(seeds), methods=method, models=model)
+        request = RunRequest(space="", address=address, workers=workers)
+        confirm(self.folder, request, wanted, Claim(risk=risk, confidence=confidence))
+        return type(self)(self.folder)
+
+    def report(self) -> Path:
+        """Write tables, figures and report.html into the folder, and return the path of the page."""
+        from study.commands.report import report
+
+        report(self.folder)
+        return self.folder / "report.html"
+
+    def latex(self, level: float = 0.5) -> str:
+        """Return the edges as a booktabs table of LaTeX, with intervals and seeds."""
+        from analysis.text.latex import edges_table
+
+        return edges_table(self.edges(level))
+
+    def plot_divergence(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        model: str | None = None,
+        level: float = 0.5,
+        palette: Mapping[str, Any] | None = None,
+    ) -> "Axes":
+        """Draw P(divergence) against lr, with intervals and fitted curves.
+
+        Args:
+            ax: Where to draw; None is the current axes of pyplot.
+            model: Which one; None if there is one.
+            level: Of the edges.
+            palette: Colour of each curve or method that is not to have its own.
+        """
+        from analysis.figures.curves import draw_rates
+        from analysis.stats.edges import fitted_curves
+
+        ax, model = self._axes(ax), self._model(model)
+        rates, edges = self._of(self.rates(), model), self._of(self.edges(level), model)
+        runs = self.runs.loc[self.runs["model"] == model]
+        draw_rates(ax, rates, fitted_curves(runs, fitted=self.fits), edges, self._styles(rates, palette))
+        return ax
+
+    def plot_frontier(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        threshold: str | None = None,
+        model: str | None = None,
+        level: float = 0.5,
+        palette: Mapping[str, Any] | None = None,
+    ) -> "Axes":
+        """Draw the edge of a method against its threshold, beside that of `none`.
+
+        Args:
+            ax: Where to draw; None is the current axes of pyplot.
+            threshold: `clippy rel`: a method and its threshold. None if one varies.
+            model: Which one; None if there is one.
+            level: Of the edges.
+            palette: Colour of each method that is not to have its own.
+
+        Raises:
+            ValueError: No such threshold varies.
+        """
+        from analysis.figures.frontier import draw_frontier
+        from analysis.figures.panels import threshold_lines
+
+        ax, table = self._axes(ax), self._of(self.frontier(level), self._model(model))
+        lines = {f"{line['method'].iloc[0]} {line['threshold'].iloc[0]}": line for _, line in threshold_lines(table)}
+        if threshold is None and len(lines) == 1:
+            (threshold,) = lines
+        if threshold not in lines:
+            raise ValueError(f"threshold is one of those that vary: {', '.join(lines) or 'none does here'}")
+        line = lines[threshold]
+        style = self._styles(table, palette, methods=True)[line["method"].iloc[0]]
+        draw_frontier(ax, line, table.loc[table["curve"] == "none"], style)
+        return ax
+
+    def plot_tradeoff(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        model: str | None = None,
+        quality: str | None = None,
+    ) -> "Axes":
+        """Draw held-out quality against P(divergence), with the Pareto front.
+
+        Args:
+            ax: Where to draw; None is the current axes of pyplot.
+            model: Which one; None if there is one.
+            quality: A column of `quality()`; None is that of the first task.
+        """
+        from analysis.figures.tradeoff import draw_tradeoff
+
+        ax = self._axes(ax)
+        draw_tradeoff(ax, self._of(self.tradeoff(quality), self._model(model)))
+        return ax
+
+    def plot_losses(self, run_id: str, ax: "Axes | None" = None, *, task: str | None = None) -> "Axes":
+        """Draw the losses of a run over its steps, a line for each task.
+
+        Args:
+            run_id: Of the run, or how it begins.
+            ax: Where to draw; None is the current axes of pyplot.
+            task: The only one to draw.
+
+        Raises:
+            ValueError: No such run or task.
+        """
+        losses = self.losses(run_id)
+        tasks = list(dict.fromkeys(losses["task"]))
+        if task is not None and task not in tasks:
+            raise ValueError(f"no task {task!r}; there are {', '.join(tasks)}")
+        ax = self._axes(ax)
+        for name in [task] if task else tasks:
+            of_task = losses.loc[losses["task"] == name]
+            ax.plot(of_task["step"], of_task["loss"], label=name)
+        ax.set_xlabel("step")
+        ax.set_ylabel("loss")
+        return ax
+
+    def _axes(self, ax: "Axes | None") -> "Axes":
+        if ax is None:
+            from matplotlib import pyplot
+
+            ax = pyplot.gca()
+        if ax.name != "rectilinear":
+            raise ValueError(f"these figures need axes with x and y, and these are {ax.name}")
+        return ax
+
+    def _model(self, model: str | None) -> str:
+        known = list(dict.fromkeys(self.runs["model"]))
+        if model is None and len(known) == 1:
+            return known[0]
+        if model is None or model not in known:
+            raise ValueError(f"model is one of {', '.join(known)}, got {model!r}" if known else "no run is recorded")
+        return model
+
+    @staticmethod
+    def _of(table: "pd.DataFrame", model: str) -> "pd.DataFrame":
+        return table.loc[table["model"] == model]
+
+    @staticmethod
+    def _styles(
+        table: "pd.DataFrame", palette: Mapping[str, Any] | None, *, methods: bool = False
+    ) -> "dict[str, LineStyle]":
+        """The style of each curve, or of each method, in the colours of the palette."""
+        import dataclasses
+
+        from matplotlib.colors import to_hex
+
+        from analysis.figures.palette import curve_styles, method_styles
+
+        styles = method_styles(table["method"]) if methods else curve_styles(table)
+        method_of = dict(zip(table["curve"], table["method"], strict=True))
+        known = {*styles, *method_of.values()}
+        if wrong := [name for name in palette or {} if name not in known]:
+            raise ValueError(f"the palette names {', '.join(map(str, wrong))}; there are {', '.join(sorted(known))}")
+        colours = {name: to_hex(colour) for name, colour in (palette or {}).items()}
+        return {
+            name: dataclasses.replace(
+                style, colour=colours.get(name, colours.get(method_of.get(name, ""), style.colour))
+            )
+            for name, style in styles.items()
+        }
+
+    def __repr__(self) -> str:
+        curves = len(self.runs[["model", "curve"]].drop_duplicates())
+        return f"<Result of {self.study.name}: {len(self.runs):,} runs, {curves} curves, in {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(repr(self))}</p>{self.edges().iloc[:SHOWN_EDGES].to_html(index=False)}"
+
+
+def open(folder: AnyPath) -> Result:
+    """Return the record in a folder, or at a URL.
+
+    Raises:
+        RecordError: There is no record of one study.
+    """
+    return Result(folder)
+
+
+def seeds_text(seeds: str | Iterable[int] | None) -> str | None:
+    """Return seeds as the command line writes them."""
+    return seeds if seeds is None or isinstance(seeds, str) else ",".join(str(int(seed)) for seed in seeds)

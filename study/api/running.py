@@ -1,0 +1,79 @@
+"""Runs a study from Python."""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from study.api.result import AnyPath, Result, seeds_text
+from study.config import Study
+from study.definition.family import Family
+
+
+def run(
+    what: Study | str,
+    out: AnyPath | None = None,
+    *,
+    seeds: str | Iterable[int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    data: str | None = None,
+    data_dir: AnyPath | None = None,
+    address: str | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    tracking_uri: str | None = None,
+) -> Result:
+    """Train the runs of a study that its folder lacks, report, and return the record.
+
+    Args:
+        what: A `Study`, or the name of a search space, such as "quick" or "my_package.my_space".
+        out: Folder or URL of the record; None is results/<name of the study>.
+        seeds, settings, data, data_dir: As the options of `study run` (`--set` for settings) change a search space. A
+            `Study` has its own.
+        address: Of a Ray cluster; None is this machine.
+        workers: Trials at a time; None is one for each core, or for each share of a GPU.
+        device: "cpu" or "cuda"; None is "cuda" where there are GPUs.
+        tracking_uri: Of MLflow; None is a database in the folder.
+
+    Raises:
+        ValueError: The study cannot be run so, before anything is trained.
+    """
+    from study.commands import run as command
+    from study.commands.request import RunRequest, load_space, study_and_trainer, validate_study
+    from study.storage.stores import cache_folder
+    from study.trainers.protocol import open_trainer
+
+    if seeds is not None and not isinstance(seeds, str):
+        seeds = tuple(seeds)
+        if not seeds:
+            raise ValueError("seeds has no seed")
+    changes = {"seeds": seeds, "settings": settings, "data": data, "data_dir": data_dir}
+    request = RunRequest(
+        space=what if isinstance(what, str) else "",
+        seeds=seeds_text(seeds),
+        settings=tuple(f"{key}={_value(value)}" for key, value in (settings or {}).items()),
+        data=data,
+        data_dir=None if data_dir is None else os.fspath(data_dir),
+        out=None if out is None else os.fspath(out),
+        address=address,
+        workers=workers,
+        device=device,
+        tracking_uri=tracking_uri,
+    )
+    if isinstance(what, str):
+        if isinstance(load_space(what), Family):
+            raise ValueError(f"{what} is a family of studies: run its members, or `study run {what}`")
+        ready, trainer = study_and_trainer(request)
+    elif isinstance(what, Study):
+        if given := [name for name, value in changes.items() if value is not None]:
+            raise ValueError(f"a Study has its own {', '.join(given)}: change it by dataclasses.replace")
+        ready = validate_study(what)
+        trainer = open_trainer(ready, cache_folder())
+    else:
+        raise ValueError(f"need a Study or the name of a search space, got {type(what).__name__}")
+    return Result(command.run(request, ready, trainer))
+
+
+def _value(value: Any) -> str:
+    """Return a value as --set takes it: a list is separated by commas."""
+    many = isinstance(value, Iterable) and not isinstance(value, str)
+    return ",".join(map(str, value)) if many else str(value)

@@ -1,0 +1,242 @@
+"""A record from Python: the same numbers as the functions of `analysis`, and one clear error for what is not there."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from trained_study import once
+
+import analysis
+import study
+from study.record.definition import read_definition
+
+PUBLISHED = Path(__file__).parents[3] / "docs" / "results"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> study.Result:
+    folder = tmp_path_factory.mktemp("records")
+    for name in ("lr_small", "lr_small_dcn", "threshold_frontier"):
+        shutil.copytree(PUBLISHED / name, folder / name)
+    return study.open(folder / "lr_small")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> study.Result:
+    return study.open(str(once(tmp_path_factory)))
+
+
+def axes(**options):
+    return Figure().add_subplot(**options)
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def test_tables_are_those_of_analysis(published) -> None:
+    runs = analysis.load(published.folder)
+    pd.testing.assert_frame_equal(published.runs, runs)
+    pd.testing.assert_frame_equal(published.rates(), analysis.divergence_rates(runs))
+    for level in (0.5, 0.05):
+        pd.testing.assert_frame_equal(published.edges(level), analysis.edges(runs, level))
+    pd.testing.assert_frame_equal(published.quality(), analysis.quality(runs, read_definition(published.folder)))
+    claimed = published.recommend(risk=0.2).set_index("curve")
+    assert claimed.loc["none", "lr"] == 0.4
+    assert claimed.loc["none", "risk"] == 0.2
+    planned = published.contrasts().query("planned")
+    assert planned["curve"].tolist() == ["layer_clip", "agc", "lamb", "clippy"]
+
+
+def test_losses_have_a_row_for_each_step_and_task(trained) -> None:
+    one = trained.runs.query("method == 'agc' and lr == 0.1 and seed == 1").iloc[0]
+    losses = trained.losses(method="agc", lr=0.1, seed=1)
+    assert list(losses.columns) == ["run_id", "step", "task", "loss"]
+    assert set(losses["run_id"]) == {one["run_id"]}
+    for _, of_task in losses.groupby("task"):
+        assert of_task["step"].tolist() == list(range(one["steps"]))
+    pd.testing.assert_frame_equal(losses, trained.losses(one["run_id"][:10]))
+    last = losses.groupby("step")["loss"].sum().iloc[-1]
+    assert last == pytest.approx(one["final_loss"], rel=0.5), "the sum over tasks, of one step"
+    assert len(trained.losses()) == len(trained.runs) * len(losses)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"run_id": "zz"}, "0 runs"),
+        ({"run_id": ""}, "0 runs"),
+        ({"run_id": "a", "seed": 1}, "give a run_id, or"),
+        ({"seed": 99}, "no run has the seed 99; there are 0, 1"),
+        ({"method": "lamb"}, "no run has the method 'lamb'; there are agc, clippy, none"),
+        ({"lr": 0.2}, "there are 0.1, 1.7"),
+    ],
+)
+def test_losses_of_runs_that_are_not_there(trained, asked, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        trained.losses(**asked)
+
+
+def test_losses_of_a_published_record_are_not_there(published) -> None:
+    with pytest.raises(study.RecordError, match="has no losses"):
+        published.losses(method="none", lr=0.4, seed=3)
+
+
+def test_a_level_outside_0_and_1(published) -> None:
+    for level in (0, 1, -0.5, float("nan")):
+        with pytest.raises(ValueError, match="0 < level < 1"):
+            published.edges(level)
+
+
+def test_a_folder_without_a_record_and_one_of_a_family(tmp_path) -> None:
+    with pytest.raises(study.RecordError, match="holds no study"):
+        study.open(tmp_path)
+    shutil.copytree(PUBLISHED / "scale_batch", tmp_path / "batches")
+    with pytest.raises(study.RecordError, match="holds a family of studies; open one of them: batch_1024, batch_128"):
+        study.open(tmp_path / "batches")
+
+
+def test_repr_says_what_it_is_and_html_shows_the_edges(published) -> None:
+    assert repr(published) == f"<Result of lr_curve: 800 runs, 5 curves, in {published.folder}>"
+    html = published._repr_html_()
+    assert html.count("<tr") == 6
+    assert "&lt;Result of lr_curve" in html
+
+
+def test_latex_has_a_line_for_each_curve_and_bounds_for_edges_that_were_not_reached(published) -> None:
+    lines = published.latex().splitlines()
+    assert lines[1] == r"\toprule"
+    assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
+    assert r"layer\_clip & 2.01 & 1.6 to 3.2 & 16 & 10 \\" in lines
+    assert r"clippy & $>$ 3.2 & above 3.2 & 16 & 10 \\" in lines
+    assert "LR05" in published.latex(0.05)
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def test_figures_draw_into_the_axes_they_are_given(published, trained) -> None:
+    ax = axes()
+    assert published.plot_divergence(ax, palette={"agc": "tab:red"}) is ax
+    handles, labels = ax.get_legend_handles_labels()
+    assert labels == ["none", "layer_clip", "agc", "lamb", "clippy"]
+    assert to_rgba(handles[2].get_color()) == to_rgba("tab:red")
+    ax = axes()
+    published.plot_tradeoff(ax)
+    assert ax.get_xlabel() == "P(divergence)"
+    ax = axes()
+    run = trained.runs["run_id"].iloc[0]
+    trained.plot_losses(run, ax)
+    assert ax.get_legend_handles_labels()[1] == [task["name"] for task in read_definition(trained.folder).data["tasks"]]
+    assert np.allclose(ax.lines[0].get_ydata(), trained.losses(run).query("task == 'click'")["loss"], equal_nan=True)
+
+
+def test_a_frontier_is_of_one_threshold(published) -> None:
+    result = study.open(published.folder.parent / "threshold_frontier")
+    ax = axes()
+    result.plot_frontier(ax, threshold="layer_clip max_norm", model=result.runs["model"].iloc[0])
+    assert ax.get_xlabel() == "max_norm"
+    with pytest.raises(ValueError, match=r"one of those that vary: .*layer_clip max_norm"):
+        result.plot_frontier(axes(), threshold="agc nothing", model=result.runs["model"].iloc[0])
+    with pytest.raises(ValueError, match="none does here"):
+        published.plot_frontier(axes())
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda result: result.plot_divergence(axes(projection="polar")), "these are polar"),
+        (lambda result: result.plot_divergence(axes(), model="large"), "model is one of small, got 'large'"),
+        (lambda result: result.plot_divergence(axes(), palette={"gc": "red"}), "the palette names gc; there are agc"),
+        (lambda result: result.plot_tradeoff(axes(), quality="auc_x"), "auc_x"),
+        (lambda result: result.plot_losses(result.runs["run_id"].iloc[0], axes(), task="x"), "no losses"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn(published, call, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        call(published)
+
+
+# --- running and comparing ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"what": "no_such_space"}, "no_such_space"),
+        ({"what": "table3"}, "table3 is a family of studies"),
+        ({"what": 3}, "got int"),
+        ({"what": "quick", "settings": {"lr": [0.1, "x"]}}, "x"),
+        ({"what": "quick", "seeds": []}, "seed"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused_before_a_folder_is_made(tmp_path, options, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        study.run(**options, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("change", [{"seeds": range(4)}, {"settings": {"batch": 64}}, {"data": "kuairand"}])
+def test_a_study_of_ones_own_has_its_own_seeds_and_settings(tmp_path, published, change) -> None:
+    with pytest.raises(ValueError, match=f"a Study has its own {next(iter(change))}"):
+        study.run(published.study, tmp_path / "out", **change)
+
+
+def test_two_studies_beside_each_other(published) -> None:
+    same = study.compare(published, published.folder)
+    assert same.differences == {}
+    known = same.edges.set_index("curve").drop(index="clippy")
+    assert (known["ratio"] == 1).all()
+    assert (known["low"] < 1).all()
+    assert (known["high"] > 1).all()
+    with_dcn = study.compare(published, published.folder.parent / "lr_small_dcn")
+    assert with_dcn.differences == {"models": (["small"], ["small_dcn"])}
+    assert with_dcn.edges["curve"].tolist() == ["none", "layer_clip", "agc", "lamb", "clippy"]
+    assert (
+        with_dcn.edges["edge_b"].iloc[0] == study.open(published.folder.parent / "lr_small_dcn").edges()["edge"].iloc[0]
+    )
+    text = repr(with_dcn)
+    assert "differs:" in text
+    assert "models: ['small'] and ['small_dcn']" in text
+    assert "<li>models:" in with_dcn._repr_html_()
+
+
+def test_curves_of_other_thresholds_are_not_compared(published) -> None:
+    frontier = study.open(published.folder.parent / "threshold_frontier")
+    both = study.compare(frontier, published).edges
+    assert "none" in both["curve"].tolist()
+    assert all(label == "none" or "0.1" in label or "0.01" in label or "0.5" in label for label in both["curve"])
+    assert "arms" in study.compare(frontier, published).differences
+
+
+def test_a_ratio_is_of_b_over_a(published) -> None:
+    lower = study.open(published.folder)
+    lower.runs = published.runs.assign(lr=published.runs["lr"] / 2)
+    ratio = study.compare(published, lower).edges.set_index("curve").loc["none"]
+    assert ratio["ratio"] == pytest.approx(0.5, rel=0.02)
+    assert ratio["high"] < 1
+
+
+# --- the package --------------------------------------------------------------------------------------------------
+
+
+def test_import_has_no_side_effects_and_every_name_is_there() -> None:
+    code = """
+import os, sys
+before = dict(os.environ)
+import study
+heavy = {"numpy", "pandas", "torch", "ray", "mlflow", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+assert dict(os.environ) == before
+assert all(getattr(study, name) is not None for name in study.__all__)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    assert replace(study.Rule(), kept=0.3) != study.Rule()
+    assert matplotlib.rcParams["font.size"] == 10
