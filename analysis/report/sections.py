@@ -27,6 +27,7 @@ from analysis.text.contrasts import ratio_text, sentences
 from analysis.text.edges import edge_span, edge_text, sentence
 from analysis.text.format import p_text, percent, quality_words, score_text, span_text
 from analysis.text.missing import sentences as missing_sentences
+from analysis.text.mixture import mixture_notes
 from analysis.text.recommend import commands, headroom_text
 from analysis.text.report import claims_text, trust_notes
 from analysis.text.scale import EXPONENT_HEAD, doubling_text, exponent_row, horizon_warnings, sizes_text, too_few_text
@@ -74,7 +75,7 @@ def report(
         "study": definition.study,
         "rule": definition.study.rule,
         "heading": heading(tables),
-        "notes": trust_notes(tables.runs, tables.definition.study),
+        "notes": [*trust_notes(tables.runs, tables.definition.study), *mixture_notes(tables.every)],
         "best": best(tables),
         "claims": claims(tables),
         "divergence": divergence(tables) if len(tables.runs) else None,

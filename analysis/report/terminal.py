@@ -7,6 +7,7 @@ from analysis.text.best import text as best_text
 from analysis.text.contrasts import sentences
 from analysis.text.edges import sentence
 from analysis.text.missing import sentences as missing_sentences
+from analysis.text.mixture import mixture_notes
 from analysis.text.rates import rates_table
 from analysis.text.report import claims_text, many_contrasts_text, many_edges_text, trust_notes
 from study.config import comparators
@@ -27,10 +28,9 @@ def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> s
         folder: The folder, as the user types it.
         command: The command, as the user types it.
     """
+    notes = [*trust_notes(tables.runs, tables.definition.study), *mixture_notes(tables.every)]
     if tables.best is not None:
-        return "\n\n".join(
-            [best_text(tables.best, tables.definition), *trust_notes(tables.runs, tables.definition.study)]
-        )
+        return "\n\n".join([best_text(tables.best, tables.definition), *notes])
     lines = {model: _model_lines(tables, model, folder) for model in tables.models(tables.first_edges)}
     edges = set(map(sentence, tables.first_edges.to_dict("records")))  # these are looked up under a model
     first = next(iter(lines.values()), []) if len(lines) > 1 else []
@@ -45,7 +45,6 @@ def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> s
     rates = tables.rates.sort_values("model", key=lambda models: models.map(place), kind="stable")
     curves = pd.Series(rates.groupby("model")["curve"].transform("nunique"))
     printed = curves.to_numpy(dtype=int) <= MOST_CURVES
-    notes = trust_notes(tables.runs, tables.definition.study)
     return "\n\n".join([*answers, *notes, *([rates_table(rates.loc[printed])] if printed.any() or rates.empty else [])])
 
 

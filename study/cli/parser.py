@@ -146,6 +146,11 @@ OPTIONS: dict[str, Option] = {
     "checkpoint_minutes": _option(
         "cluster", "M", "time between checkpoints of a stack (default: 10; 0: none)", type=minutes
     ),
+    "accept_changed_code": Option(
+        group="cluster",
+        help="train although your own modules changed since runs of the record were trained",
+        settings={"action": "store_true"},
+    ),
     "trial_minutes": _option(
         "cluster",
         "M",
@@ -188,7 +193,10 @@ def run_words(options: argparse.Namespace) -> list[str]:
     words = [options.python, "-P", "-m", "study", "run", options.space]
     for name in OPTIONS:
         value = getattr(options, name)
-        if name == "address" or value is None:
+        if name == "address" or value is None or value is False:
+            continue
+        if value is True:
+            words.append(_flag(name))
             continue
         for one in value if isinstance(value, list) else [value]:
             words += [_flag(name), str(one)]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study import plugins
-from study.commands import family_weights, plan, sizes
+from study.commands import changed_code, family_weights, plan, sizes
 from study.commands import request as requests
 from study.commands import run as one_study
 from study.commands import status as one_status
@@ -25,10 +25,11 @@ from study.commands.request import RunRequest
 from study.config import Study, planned_contrasts
 from study.definition import overrides
 from study.definition.family import Family, Member, of_settings
-from study.record.definition import RecordError, study_exists
+from study.record.definition import RecordError, read_definition, study_exists
 from study.record.files import read_file
 from study.storage import stores
 from study.text.console import show
+from study.trainers.protocol import open_trainer
 
 if TYPE_CHECKING:
     from analysis.loading import FamilyMember
@@ -125,6 +126,7 @@ def run(request: RunRequest, family: Family) -> Path:
                 family_weights.check(member.init_from, study, members)
                 study = family_weights.begun_study(member, study, own) or study
             plan.preview_lines(own, study)
+            _refuse_changed_code(requests.out_folder(own, study), own, study)
     _write(folder, family, {member.label: study for member, study, _ in members})
     for i, (member, study, own) in enumerate(members, 1):
         show(f"\n== {i} of {len(members)}: {member.words} ==\n")
@@ -147,6 +149,9 @@ def check(request: RunRequest, family: Family) -> None:
 def resume(folder: Path, request: RunRequest) -> Path:
     """Train the missing runs of the members that have begun, then report on all. Returns the family's folder."""
     _, members = read_members(folder)
+    for member in members:
+        if study_exists(member.folder):
+            _refuse_changed_code(member.folder, request, requests.validate_study(read_definition(member.folder).study))
     for i, member in enumerate(members, 1):
         show(f"\n== {i} of {len(members)}: {member.words} ==\n")
         if study_exists(member.folder):
@@ -189,6 +194,11 @@ def status(folder: Path) -> str:
         f"{m.words}\n{one_status.status(m.folder) if study_exists(m.folder) else 'not begun'}"
         for m in read_members(folder)[1]
     )
+
+
+def _refuse_changed_code(folder: Path, request: RunRequest, study: Study) -> None:
+    trainer = open_trainer(study, stores.cache_folder())
+    changed_code.refuse(folder, study, trainer, accepted=request.accept_changed_code)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study.commands import changed_code
 from study.commands.progress import duration
 from study.commands.remaining import RemainingWork, remaining_work
 from study.commands.request import RunRequest, out_folder, study_and_trainer
@@ -56,6 +57,7 @@ def preview_lines(
         f"{study.name}: {_goal(study)} of {_methods(study)}",
         f"  plan      {_fixed(whole, data, is_fixed) if weights_exist else 'fixed once its weights are made'}",
         *(f"  {word:9} {line}" for word, line in trainer.summary()),
+        *([] if runs is None else _code(study, trainer, runs)),
     ]
     return [
         *head,
@@ -70,6 +72,14 @@ def _fixed(definition: Definition, data: Mapping[str, Any], is_fixed: bool) -> s
     if is_fixed:
         when = definition.plans[-1][0] if definition.plans else "by a version that kept no time"
     return f"SHA-256 {plan_hash(definition.study, data)}, fixed {when}"
+
+
+def _code(study: Study, trainer: Trainer, runs: "pd.DataFrame") -> list[str]:
+    """Own modules whose code changed since runs were recorded, or between them."""
+    from analysis.text.mixture import code_notes
+
+    changed = [f"{line}; run needs {changed_code.ACCEPT}" for line in changed_code.changes(study, trainer, runs)]
+    return [f"  code      {line}" for line in (*changed, *code_notes(runs))]
 
 
 def _counts(study: Study, work: RemainingWork) -> list[str]:

@@ -38,6 +38,7 @@ class RunRequest:
     labels: tuple[str, ...] = ()
     checkpoint_minutes: float | None = None
     trial_minutes: float | None = None
+    accept_changed_code: bool = False
     level: float | None = None
     precision: float | None = None
     budget: int | None = None

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study.commands import changed_code
 from study.commands.paths import check_tracking_uri, typed_command, typed_path
 from study.commands.plan import as_stacks
 from study.commands.progress import Progress
@@ -90,11 +91,13 @@ def train(
     if request.tracking_uri:
         check_scheme(request.tracking_uri)
     trainer.check_folder(folder)
+    changed_code.refuse(folder, study, trainer, accepted=request.accept_changed_code)
     plan(study, trainer, workers=1)  # raises for an unusable study before anything is written
     follower = Follower(folder, request.tracking_uri)
     # Ray takes seconds to start. What the report needs is imported meanwhile.
     imports = threading.Thread(target=importlib.import_module, args=("analysis.report.page",))
     resume_command = f"{typed_command()} resume {typed_path(folder)}"
+    resume_command += f" {changed_code.ACCEPT}" if request.accept_changed_code else ""
     with interrupts.with_resume_hint(resume_command) as hint, follower, contextlib.ExitStack() as held:
         imports.start()
         with ray_cluster.connected(

@@ -69,7 +69,7 @@ class Status:
         silent: stacks whose processes are gone.
         kept: number of stacks with a checkpoint.
         failures: reason -> runs.
-        confirmations, outline: lines for people.
+        confirmations, outline, code: lines for people; `code` names own modules that changed between the runs.
         imported: whether the runs were imported; nothing can be trained then.
     """
 
@@ -87,6 +87,7 @@ class Status:
     confirmations: list[str] = field(default_factory=list)
     outline: list[str] = field(default_factory=list)
     imported: bool = False
+    code: list[str] = field(default_factory=list)
 
 
 def status(folder: Path, *, as_json: bool = False) -> str:
@@ -97,6 +98,8 @@ def status(folder: Path, *, as_json: bool = False) -> str:
 
 def read_status(folder: Path) -> Status:
     """Return the progress of the study in a folder. Raises RecordError if there is no study."""
+    from analysis.text.mixture import code_notes
+
     definition = read_definition(folder)
     study, content = definition.study, definition.data["content"]
     runs = tables.read_runs(folder)
@@ -136,6 +139,7 @@ def read_status(folder: Path) -> Status:
         confirmations=confirmations,
         outline=_outline(study, content, folder),
         imported=study.trainer == IMPORTED,
+        code=code_notes(runs),
     )
 
 
@@ -156,6 +160,7 @@ def text(status: Status, width: int = 120) -> str:
         *(f"  process gone: {_trial_line(trial)}" for trial in status.silent),
         *(f"  {line}" for line in status.outline),
         *status.confirmations,
+        *(f"  {line}" for line in status.code),
         *(f"  {failed_word}: {count(n, 'run')}: {reason}" for reason, n in status.failures.items()),
     ]
     grid = "" if status.outline else table(status.cells, width)

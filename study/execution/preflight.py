@@ -42,6 +42,7 @@ class Needs:
         study: the study, whose trainer each machine opens.
         content: the content hash that the trainer must have.
         hints: `Trainer.hints` of the driver.
+        own_code: `Trainer.own_code_of` of the driver: what the trainer must have, too.
         user_folder: the folder of the user's own modules.
         device: "cpu" or "cuda": what trials train on.
     """
@@ -51,6 +52,7 @@ class Needs:
     study: Study
     content: str
     hints: dict[str, Any]
+    own_code: dict[str, str]
     user_folder: str | None = None
     device: str = "cpu"
 
@@ -72,6 +74,7 @@ def needs(folder: Path, study: Study, trainer: Trainer, device: str = "cpu") -> 
             study=study,
             content=trainer.content,
             hints=hints,
+            own_code=trainer.own_code_of(study),
             user_folder=plugins.user_folder,
             device=device,
         )
@@ -136,6 +139,9 @@ def trainer_here(needs: Needs) -> Trainer:
     if content != needs.content:
         folder = needs.study.data_options.get("dir")
         raise NodeError(f"has other data{f' in {folder}' if folder else ''} than the machine that runs the study")
+    for module, code in trainer.own_code_of(needs.study).items():
+        if needs.own_code.get(module) != code:
+            raise NodeError(f"has another code of {module} than the study was started with")
     try:
         trainer.check_device(needs.device)
     except ValueError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from study.config import Rule, Run, canonical_json
+from study.config import Arm, Rule, Run, canonical_json
 from study.execution.checkpoint import Checkpoint
 from study.execution.heartbeat import Heartbeat
 from study.outcomes.judge import final_loss, judge
@@ -87,13 +87,14 @@ def execute(
     ids, notes = [run.id for run in trial.runs], []
     first, steps = trial.runs[0], trainer.steps_of(trial.runs[0])
     about = {"model": first.model, "method": first.method, "runs": ids, "steps": steps, **options.about}
+    own_code = _own_code(trainer, trial)  # before training: its files may change meanwhile
     with Heartbeat(where, name, about, limit_seconds=options.limit_seconds, stopping=options.stopping) as heartbeat:
         checkpoint = Checkpoint(
             where,
             name,
             ids,
             steps=steps,
-            made_by=trainer.made_by(device),
+            made_by=trainer.made_by(device) | {f"code of {name}": code for name, code in own_code.items()},
             every_seconds=options.checkpoint_seconds,
             stopping=lambda: heartbeat.stopping,
             note=notes.append,
@@ -176,6 +177,8 @@ def _rows(trial: Trial, trained: TrainedRuns, trainer: Trainer, device: str) -> 
             "steps": steps,
             **same,
         }
+        code = trainer.own_code(run.model, Arm(run.method, run.options))
+        row |= {"own_code": canonical_json(code)} if code else {}
         row |= {"baseline": FIRST_LOSSES} if trained.baseline is None else {}
         row |= {"raised": trained.raised} if trained.raised else {}
         row |= {"declared": True} if trained.declared is not None and trained.declared[i] else {}
@@ -187,6 +190,13 @@ def _rows(trial: Trial, trained: TrainedRuns, trainer: Trainer, device: str) -> 
             row |= outcomes[i].columns([task["name"] for task in tasks])
         rows.append(row)
     return rows
+
+
+def _own_code(trainer: Trainer, trial: Trial) -> dict[str, str]:
+    """The user's own modules that the runs depend on, each with the hash of its code."""
+    runs = {canonical_json([run.model, run.method, run.options]): run for run in trial.runs}
+    codes = [trainer.own_code(run.model, Arm(run.method, run.options)) for run in runs.values()]
+    return {name: found for code in codes for name, found in code.items()}
 
 
 def _baseline(trial: Trial, trained: TrainedRuns) -> np.ndarray:

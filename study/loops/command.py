@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -63,6 +64,13 @@ def check(command: str, files: Sequence[str], options: Mapping[str, Sequence[str
     for file in files:
         if "folder" not in placeholders(file) and not {"lr", "seed"} <= placeholders(file):
             raise ValueError(f"the file {file!r} needs {{folder}}, or several runs would write it")
+
+
+def own_modules(command: str) -> list[str]:
+    """Return the Python files that a command names, and the module after `-m`."""
+    words = arguments(command)
+    named = [word for before, word in itertools.pairwise(words) if before == "-m" and not placeholders(word)]
+    return [word for word in words if word.endswith(".py") and not placeholders(word)] + named
 
 
 def fill(text: str, run: LoopRun) -> str:

@@ -63,11 +63,19 @@ STEP = pa.field("step", pa.list_(pa.int64()))
 
 FIRST_LOSSES = "first_losses"
 
-OF_LOOPS = {"baseline": pa.string(), "declared": pa.bool_(), "initial_loss": pa.float64(), "raised": pa.string()}
+OF_SOME = {
+    "baseline": pa.string(),
+    "declared": pa.bool_(),
+    "initial_loss": pa.float64(),
+    "raised": pa.string(),
+    "own_code": pa.string(),
+}
 """Columns that only some runs have, mostly those of other trainers than rankers.
 
 `baseline` is `FIRST_LOSSES` where the run is judged against the loss at initialization; `declared`, whether the trainer
-says that it diverged; `initial_loss` is the first training loss; `raised`, what ended a run that was not finite.
+says that it diverged; `initial_loss` is the first training loss; `raised`, what ended a run that was not finite;
+`own_code`, JSON of the user's own modules that the run depends on, each with the hash of its code
+(`study.definition.own_code`).
 """
 
 OF_TABLES = frozenset(
@@ -93,7 +101,7 @@ def check_thresholds(names: Iterable[str], where: str) -> None:
         names: of the thresholds.
         where: what has them, for the message.
     """
-    own = {*COLUMNS.names, *COUNTS, *OF_LOOPS, *OF_TABLES}
+    own = {*COLUMNS.names, *COUNTS, *OF_SOME, *OF_TABLES}
     for name in names:
         if name in own or name.startswith(tuple(PER_TASK)):
             raise ValueError(f"{where} has the option {name}, but reports have a column of this name; rename it")
@@ -101,13 +109,13 @@ def check_thresholds(names: Iterable[str], where: str) -> None:
 
 def is_threshold(name: str) -> bool:
     """Return whether a column of a table of runs holds a threshold: the record itself has no such column."""
-    return name not in {*COLUMNS.names, *COUNTS, *OF_LOOPS} and not name.startswith(tuple(PER_TASK))
+    return name not in {*COLUMNS.names, *COUNTS, *OF_SOME} and not name.startswith(tuple(PER_TASK))
 
 
 def extra_column_type(name: str) -> pa.DataType:
     """Return the type of a column of `runs/` that is not in `COLUMNS`."""
-    if name in OF_LOOPS:
-        return OF_LOOPS[name]
+    if name in OF_SOME:
+        return OF_SOME[name]
     if name in COUNTS:
         return pa.int64()
     for prefix, kind in PER_TASK.items():

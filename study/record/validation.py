@@ -129,6 +129,10 @@ def validate_runs(table: "pa.Table") -> None:
     for name, check in _CELLS.items():
         for value in table[name].unique().to_pylist():  # a file repeats most values in each of its rows
             check(value)
+    for text in table["own_code"].unique().to_pylist() if "own_code" in table.column_names else ():
+        for module, code in _object({} if text is None else text, "own_code").items():
+            check_name(module, "a module")
+            check_name(code, "the hash of a module")
     for name in ("diverged_at_step", "micro_episodes", "spikes"):
         require((pc.min(table[name]).as_py() or 0) >= 0, f"{name} is negative")
     for field in table.schema:

@@ -13,7 +13,7 @@ import pandas as pd
 from torch import Tensor
 
 from study import data, methods
-from study.config import Arm, Run
+from study.config import Arm, Run, Study
 from study.data import Rows
 from study.data._dataset import Log
 from study.record.definition import Definition, read_definition
@@ -21,6 +21,7 @@ from study.record.references import references
 from study.record.tables import read_runs
 from study.replay.recorded_study import (
     bits_text,
+    changed_code_text,
     find_run,
     first_difference,
     load_data,
@@ -85,16 +86,18 @@ def export_weights(folder: Path, run: str | Run, cache: Path) -> ExportedWeights
     except ValueError as error:
         raise ValueError(f"run {run_id[:12]} leaves no weights to start from: {error}") from error
     outcome = outcomes_of(trained, log, reference, definition.study.rule)[0].outcome
-    text = f"{about.curve} at lr {run.lr:g}, seed {run.seed}: {_compared(folder, row, log, trained, outcome)}"
+    compared = _compared(folder, row, definition.study, log, trained, outcome)
+    text = f"{about.curve} at lr {run.lr:g}, seed {run.seed}: {compared}"
     return ExportedWeights(weights=final, outcome=outcome, text=text)
 
 
-def _compared(folder: Path, row: dict[str, Any] | None, log: Log, trained: Trained, outcome: str) -> str:
+def _compared(folder: Path, row: dict[str, Any] | None, study: Study, log: Log, trained: Trained, outcome: str) -> str:
     """The outcome of a run, and whether its losses are those of its row in the record."""
     if row is None:
         return f"{outcome}; not in the record, trained for its weights alone"
     before_TK, _ = recorded_losses(folder, row["run_id"], [task.name for task in log.tasks])
-    bits = bits_text(first_difference(before_TK, trained.loss[0]), f"{row['version']} on {row['device']}")
+    differs, by = first_difference(before_TK, trained.loss[0]), f"{row['version']} on {row['device']}"
+    bits = bits_text(differs, by, changed_code_text(row, study))
     was, expected = str(row["outcome"]), row["outcome"]
     if row["role"] == "control":  # the record does not judge the control
         was, expected = "of the control", "completed"

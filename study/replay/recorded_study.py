@@ -12,15 +12,19 @@ import pandas as pd
 from study import data, methods
 from study.config import RANKER, Arm, Run, Study, control_of
 from study.data._dataset import Log
+from study.definition.own_code import SHOWN
 from study.outcomes.gains import gains
 from study.outcomes.onset import Moments, control_curve, moments
 from study.outcomes.recorded import stack_losses
 from study.outcomes.reference import Reference
 from study.record.definition import Definition, RecordError, read_definition
+from study.record.recorded_code import code_of
 from study.record.references import references
 from study.record.tables import read_losses, read_runs
+from study.storage import stores
 from study.text import console
 from study.trainers import warm_start
+from study.trainers.ranker import Trainer
 from study.training.trainer import StepError, Trained, train
 from study.training.weights import Weights
 
@@ -194,13 +198,22 @@ def first_difference(before: np.ndarray, after: np.ndarray) -> int | None:
     return None if len(before) == len(after) else both
 
 
-def bits_text(differs_from: int | None, recorded_by: str) -> str:
+def changed_code_text(row: Mapping[str, Any], study: Study) -> str:
+    """Return a clause that names own modules whose code changed since a run was recorded, or nothing."""
+    arm = Arm(row["method"])  # the modules of a ranker do not depend on options
+    now = Trainer(study, stores.cache_folder()).own_code(row["model"], arm)
+    changed = [(m, then, now.get(m, "none")) for m, then in code_of(row.get("own_code")).items() if now.get(m) != then]
+    return "; ".join(f"{m} changed since (code {then[:SHOWN]} then, {new[:SHOWN]} now)" for m, then, new in changed)
+
+
+def bits_text(differs_from: int | None, recorded_by: str, changed_code: str) -> str:
     """Return a clause that says whether repeated losses equal the recorded ones.
 
     Args:
         differs_from: `first_difference`.
         recorded_by: Version and device of the record.
+        changed_code: `changed_code_text`.
     """
-    if differs_from is None:
-        return "the losses equal the recorded ones bit for bit"
-    return f"the losses are NOT the recorded ones, from step {differs_from} on (recorded by {recorded_by})"
+    same = "the losses equal the recorded ones bit for bit"
+    differ = f"the losses are NOT the recorded ones, from step {differs_from} on (recorded by {recorded_by})"
+    return "; ".join(filter(None, (same if differs_from is None else differ, changed_code)))

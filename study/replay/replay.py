@@ -24,6 +24,7 @@ from study.replay.probe import Probe, write_parquet
 from study.replay.recorded_study import (
     RecordedStudy,
     bits_text,
+    changed_code_text,
     find_run,
     first_difference,
     load_study,
@@ -129,6 +130,7 @@ def _replay_run(
         "same_bits": differs is None if in_record else None,
         "differs_from_step": differs,
         "recorded_by": f"{row['version'].iloc[0]} on {row['device'].iloc[0]}" if in_record else None,
+        "changed_code": changed_code_text(row.iloc[0].to_dict(), recorded.study) if in_record else None,
     }
     return _with_losses(probe.table(), recorded, run, trained), about
 
@@ -151,4 +153,4 @@ def _text(about: Mapping[str, Any]) -> str:
         text += f", healthy at step {at['healthy']}, rising from {at['rising']}, gone at {at['gone']}"
     if not about["recorded"]:
         return f"{text}; not in the record"
-    return f"{text}; {bits_text(about['differs_from_step'], about['recorded_by'])}"
+    return f"{text}; {bits_text(about['differs_from_step'], about['recorded_by'], about['changed_code'])}"

@@ -7,6 +7,7 @@ None of it is part of the record.
 
 import contextlib
 import multiprocessing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from study.execution.planner import Stack
 from study.record.definition import read_definition
 from study.record.tables import read_runs
 from study.replay.probe import Probe, write_parquet
-from study.replay.recorded_study import load_study, run_of, train_again
+from study.replay.recorded_study import changed_code_text, load_study, run_of, train_again
 from study.trainers.ranker import Trainer
 
 WARM_UP_STEPS = 40
@@ -71,6 +72,9 @@ def observe_runs(
         raise ValueError(f"{folder} holds no such runs")
     seen = observed(folder)
     table = table.assign(raised=table["raised"].notna() if "raised" in table else False)
+    kinds = table.drop_duplicates([name for name in ("model", "method", "own_code") if name in table])
+    for text in {changed_code_text(row, study) for row in kinds.to_dict("records")} - {""}:
+        warnings.warn(text, stacklevel=2)
     runs = [(run_of(row, study), row["raised"]) for row in table.to_dict("records") if row["run_id"] not in seen]
     stacks = [[run] for run, raised in runs if raised]  # it would take others along
     stacks += _stacks([run for run, raised in runs if not raised], Trainer(study, cache))

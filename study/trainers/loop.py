@@ -163,6 +163,13 @@ class Trainer(protocol.Trainer):
     def resources(self) -> tuple[float, float]:
         return self.loop["cpus"], self.loop["gpus"]
 
+    def own_modules(self, model: str, arm: Arm) -> list[str]:
+        if self.function is None:
+            return command.own_modules(self.loop["command"])
+        optimizer = self._optimizer(arm.options)
+        of_method = protocol.own_names("study.methods", optimizer) if optimizer else []
+        return [self.loop["function"].partition(":")[0], *of_method]
+
     # Training -------------------------------------------------------------------------------------------------------
 
     def train(

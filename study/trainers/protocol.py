@@ -5,6 +5,7 @@ class below. Only `description` and `train` must be written. A study names it: `
 """
 
 import platform
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ import numpy as np
 
 import study as package
 from study import plugins
-from study.config import Run, Study, canonical_json
+from study.config import Arm, Run, Study, canonical_json
+from study.definition import own_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +219,7 @@ class Trainer(ABC):
             import torch
 
             return torch.cuda.get_device_name(device)
-        return platform.processor() or platform.machine()
+        return processor_name()
 
     def made_by(self, device: str) -> dict[str, str]:
         """Return what a run's bits depend on beside its id: versions, and the kind of device.
@@ -225,6 +227,21 @@ class Trainer(ABC):
         A checkpoint is used only where this is equal.
         """
         return {"study": package.__version__, "device": self.device_name(device)}
+
+    # The user's own code.
+
+    def own_modules(self, model: str, arm: Arm) -> list[str]:
+        """Return the user's own modules that a run's bits depend on: dotted names, or scripts (`own_code.digest`)."""
+        return own_names("study.trainers", self.study.trainer)
+
+    def own_code(self, model: str, arm: Arm) -> dict[str, str]:
+        """Return own module -> hash of the code that a run of a model and arm is trained with in this process."""
+        return {name: found for name in self.own_modules(model, arm) if (found := own_code.digest(name))}
+
+    def own_code_of(self, study: Study) -> dict[str, str]:
+        """Return the same for all runs of a study, or of a part of it."""
+        codes = (self.own_code(model, arm) for model in study.models for arm in study.arms)
+        return {name: found for code in codes for name, found in code.items()}
 
     # Training.
 
@@ -276,6 +293,23 @@ def open_trainer(study: Study, cache: Path, hints: Mapping[str, Any] | None = No
     if missing := sorted(getattr(trainer, "__abstractmethods__", ())):
         raise ValueError(f"the trainer {study.trainer!r} does not define {', '.join(missing)}")
     return trainer(study, cache, hints)
+
+
+def own_names(package: str, name: str) -> list[str]:
+    """Return the module of a plugin that is the user's own, or nothing: a built-in one has a version."""
+    if name in plugins.names(package):
+        return []
+    return [name if "." in name else f"{package}.{name}"]
+
+
+def processor_name() -> str:
+    """Return the type of this machine's processor, such as `AMD EPYC 7B13`; its architecture where no name is known."""
+    try:
+        found = re.search(r"^model name\s*:\s*(\S.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    name = found.group(1) if found else platform.processor()
+    return " ".join(name.split()) or platform.machine()
 
 
 def _is_number(value: Any) -> bool:

@@ -55,6 +55,24 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     return build
 
 
+def test_own_code_of_a_loop_is_its_module_its_script_and_its_method(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text("FACTOR = 1\n")
+    (tmp_path / "script.py").write_text("import mine\n")
+    monkeypatch.setattr("study.plugins.user_folder", str(tmp_path))
+    body = "watch(1.0)\nstudy = 3\n"
+    loop = make(body, signature="run, watch, optimizer='none'", arms=(Arm("a", optimizer="none"), Arm("b")))
+    (module,) = loop.own_code("m", Arm("a", optimizer="none"))
+    assert module == loop.loop["function"].partition(":")[0]
+    for words in ("python script.py --lr {lr}", "python -m script --lr {lr} --out {folder}/x.py"):
+        study = Study(
+            name="s", trainer=Loop(command=words, losses="{folder}/l.csv"), arms=(Arm("a"),), lrs=(0.1,), seeds=(0,)
+        )
+        (code,) = open_trainer(study, tmp_path).own_code("m", Arm("a")).values()
+        assert len(code) == 64
+
+
 def train(trainer: Trainer, folder: Path, arm: Arm | None = None, *, lr: float = 0.1, stop: int | None = None):
     return trainer.train(
         [run_of(trainer, arm, lr)],
