@@ -1,13 +1,14 @@
 """The reference: the control's safe lr and what it learns there, the scale on which runs are judged."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from study.config import Rule
-from study.outcomes.gains import falls, gains, median_of_last_axis, trailing_median, window_starts
+from study.outcomes.common_course import falls_beyond_common
+from study.outcomes.gains import gains, median_of_last_axis, trailing_median, window_starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,9 @@ def control_reference(
     """Return the safe lr and its gains, from the control's runs: untreated, a few seeds at every lr of a ladder.
 
     The final gain of an lr is the median over seeds of g at the last step. An lr is safe if all losses are finite, and
-    no seed's g falls below its best by more than `control_fall` of the final gain and more than `control_noise`
-    standard errors of g. (Where little is learned, the noise of batches alone makes g fall by a quarter, at every lr.)
+    no seed's g falls below its best, beyond the common course (`study.outcomes.common_course`), by more than
+    `control_fall` of the final gain and more than `control_noise` standard errors of g. (Where little is learned, the
+    noise of batches alone makes g fall by a quarter, at every lr.)
     The reference is the safe lr with the highest final gain; of equals, the lower. A task is learnable if its final
     gain is positive and at least `learnable_errors` standard errors, std(ddof=1) / sqrt(seeds).
 
@@ -72,29 +74,22 @@ def control_reference(
             raise ValueError(f"the control needs two or more different seeds at lr={lr:g}, got {here.tolist()}")
 
     step_RT = [None] * len(lrs) if step_RT is None else step_RT
-    ends = [
-        _end_of_run(gains(loss[None], constant[None], constant_loss_K), step_T, rule)
+    runs = [
+        _Course.of(gains(loss[None], constant[None], constant_loss_K), step_T, rule)
         for loss, constant, step_T in zip(loss_RTK, constant_RTK, step_RT, strict=True)
     ]
-    final_RC, fall_R = np.stack([final_C for final_C, _ in ends]), np.array([fall for _, fall in ends])
-    ladder = []
-    for lr in np.unique(lrs):
-        final_C = median_of_last_axis(final_RC[lrs == lr].T)
-        ladder.append((float(final_C[0]), -float(lr), float(fall_R[lrs == lr].max())))
+    final_RC = np.stack([run.final for run in runs])
+    median_of = {float(lr): float(median_of_last_axis(final_RC[lrs == lr, 0])) for lr in np.unique(lrs)}
+    best_lr = max(median_of, key=lambda lr: (median_of[lr], -lr))
+    if median_of[best_lr] <= 0:
+        raise ValueError(_not_learned(median_of[best_lr], best_lr, runs))
 
-    best, negative_lr, _ = max(ladder)
-    if best <= 0:
-        raise ValueError(
-            f"the training loss is not learnable here: at no lr does the control beat the best constant predictor"
-            f" (its best gain is {best:.3g}, at lr={-negative_lr:g})"
-        )
-    safe = [step for step in ladder if step[0] > 0 and step[2] <= rule.control_fall * step[0]]
+    fall_R = _falls_beyond_common(lrs, runs, rule.median_steps)
+    fall_of = {lr: float(fall_R[lrs == lr].max()) for lr in median_of}
+    safe = [lr for lr, gain in median_of.items() if gain > 0 and fall_of[lr] <= rule.control_fall * gain]
     if not safe:
-        raise ValueError(
-            f"no lr of the control's ladder is safe: from {lrs.min():g} to {lrs.max():g}, the gain falls by more than"
-            f" {rule.control_fall:g} of what is learned"
-        )
-    lr = -max(safe)[1]
+        raise ValueError(_not_safe(median_of, fall_of, rule))
+    lr = max(safe, key=lambda lr: (median_of[lr], -lr))
     final_CS = final_RC[lrs == lr].T
     gain_C = median_of_last_axis(final_CS)
     error_C = final_CS.std(axis=1, ddof=1) / math.sqrt(final_CS.shape[1])
@@ -102,29 +97,90 @@ def control_reference(
     if not learnable_C[0]:
         raise ValueError(
             f"the training loss is not learnable here: at lr={lr:g} the control gains {gain_C[0]:.3g}, less than"
-            f" {rule.learnable_errors:g} standard errors of {error_C[0]:.3g}"
+            f" {rule.learnable_errors:g} standard errors of {error_C[0]:.3g}; {_SET}, or a smaller"
+            " rule.learnable_errors"
         )
     task_gain = (float(g) if yes else None for g, yes in zip(gain_C[1:], learnable_C[1:], strict=True))
     moved = None if moved_R is None else float(np.median(np.asarray(moved_R, np.float64)[lrs == lr]))
     return Reference(lr=lr, gain=float(gain_C[0]), task_gain=tuple(task_gain), moved=moved)
 
 
-def _end_of_run(d_1TC: np.ndarray, step_T: np.ndarray | None, rule: Rule) -> tuple[np.ndarray, float]:
-    """Return the final gains (C,) of a run, and how far its g fell below its best beyond noise.
+@dataclass(frozen=True, kw_only=True)
+class _Course:
+    """How the gain of a run went.
 
-    A run with a loss that is not finite has gained minus infinity.
+    Args:
+        final: Gains at the end, (C,); minus infinity if a loss is not finite.
+        g: Trailing median gains of the training loss, (T,).
+        step: Numbers of their steps, (T,).
+        whole: Place in them from which windows are whole.
+        noise: The largest fall that is noise.
     """
-    if not np.isfinite(d_1TC).all():
-        return np.full(d_1TC.shape[2], -np.inf), math.inf
-    g_1TC = trailing_median(d_1TC, rule.median_steps, step_T)
-    T = d_1TC.shape[1]
-    whole, points = min(rule.median_steps, T) - 1, rule.median_steps
-    if step_T is not None:
-        whole = min(int(np.searchsorted(step_T, step_T[0] + rule.median_steps - 1)), T - 1)
-        points = T - int(window_starts(T, rule.median_steps, step_T)[-1])
-    fall = float(falls(g_1TC[:, whole:, 0]).max())
-    noise = float(_errors(d_1TC[:, :, 0], points)[0])
-    return g_1TC[0, -1], 0.0 if fall <= rule.control_noise * noise else fall
+
+    final: np.ndarray
+    g: np.ndarray
+    step: np.ndarray
+    whole: int
+    noise: float
+
+    @classmethod
+    def of(cls, d_1TC: np.ndarray, step_T: np.ndarray | None, rule: Rule) -> "_Course":
+        T = d_1TC.shape[1]
+        whole, points = min(rule.median_steps, T) - 1, rule.median_steps
+        if step_T is not None:
+            whole = min(int(np.searchsorted(step_T, step_T[0] + rule.median_steps - 1)), T - 1)
+            points = T - int(window_starts(T, rule.median_steps, step_T)[-1])
+        g_1TC = trailing_median(d_1TC, rule.median_steps, step_T)
+        return cls(
+            final=g_1TC[0, -1] if np.isfinite(d_1TC).all() else np.full(d_1TC.shape[2], -np.inf),
+            g=g_1TC[0, :, 0],
+            step=np.arange(T) if step_T is None else np.asarray(step_T),
+            whole=whole,
+            noise=rule.control_noise * float(_errors(d_1TC[:, :, 0], points)[0]),
+        )
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.final).all())
+
+
+def _falls_beyond_common(lrs: np.ndarray, runs: Sequence[_Course], window: int) -> np.ndarray:
+    """Return how far each run fell beyond noise and the common course; infinity if a loss is not finite."""
+    finite_R = np.array([run.finite for run in runs])
+    own, fall_R = [run for run in runs if run.finite], np.full(len(runs), math.inf)
+    noise = np.array([run.noise for run in own])
+    whole = np.array([run.step[run.whole] for run in own])
+    found = falls_beyond_common(lrs[finite_R], [run.g for run in own], [run.step for run in own], noise, whole, window)
+    fall_R[finite_R] = np.where(found <= noise, 0.0, found)
+    return fall_R
+
+
+def _not_safe(median_of: Mapping[float, float], fall_of: Mapping[float, float], rule: Rule) -> str:
+    """Return why no lr is safe, and what to set."""
+    share_of = {lr: fall_of[lr] / gain for lr, gain in median_of.items() if gain > 0}
+    lr = min(share_of, key=lambda lr: (share_of[lr], lr))
+    least = f"least at lr={lr:g}, by {share_of[lr]:.2g}" if math.isfinite(share_of[lr]) else "or the loss is not finite"
+    return (
+        f"no lr of the control's ladder is safe: from {min(median_of):g} to {max(median_of):g}, the gain falls by more "
+        f"than {rule.control_fall:g} of what is learned ({least}); set lower control_lrs, a larger rule.control_fall, "
+        "or steps that end before the fall"
+    )
+
+
+def _not_learned(gain: float, lr: float, runs: Sequence[_Course]) -> str:
+    """Return that the control beats no constant, and what to set."""
+    steps = max(int(run.step[-1]) + 1 for run in runs)
+    best = max((run for run in runs if run.finite), key=lambda run: float(run.g.max()), default=None)
+    once = ""
+    if best is not None and (top := float(best.g.max())) > best.noise:
+        once = f"; it was {top:.3g} at step {int(best.step[best.g.argmax()])}, so fewer steps may do"
+    return (
+        "the training loss is not learnable here: at no lr does the control beat the best constant predictor (its best"
+        f" gain after {steps} steps is {gain:.3g}, at lr={lr:g}{once}); {_SET}"
+    )
+
+
+_SET = "set more steps, or higher control_lrs where the network learns slowly"
 
 
 def _errors(d_RT: np.ndarray, steps: int) -> np.ndarray:

@@ -35,11 +35,11 @@ def control(final: dict[float, Any], tasks: int = 1, noise: float = 0.01) -> dic
     }
 
 
-def fallen(top: float, low: float, end: float) -> np.ndarray:
+def fallen(top: float, low: float, end: float, start: int = 90) -> np.ndarray:
     """Return gains that rise to `top`, fall to `low` for 40 steps, and end at `end`."""
     curve = top * rising()
-    curve[90:130] = low
-    curve[130:] = end
+    curve[start : start + 40] = low
+    curve[start + 40 :] = end
     return curve
 
 
@@ -112,7 +112,7 @@ def first_five_runs(runs: dict[str, Any]) -> dict[str, Any]:
     [
         (lambda: control({0.01: -0.1, 0.02: 0.0}, noise=0), "not learnable here: at no lr"),
         (
-            lambda: control({0.01: fallen(0.3, 0.1, 0.3), 0.16: fallen(0.3, 0.0, 0.2)}),
+            lambda: control({0.01: fallen(0.3, 0.1, 0.3), 0.16: fallen(0.3, 0.0, 0.2, start=60)}),
             "is safe: from 0.01 to 0.16, the gain falls by more than 0.25",
         ),
         (
