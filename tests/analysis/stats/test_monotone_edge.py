@@ -11,7 +11,6 @@ from simulated_search import search
 
 from analysis.stats.monotone_edge import gap_ratios, monotone_ends
 
-
 PROBABILITIES = np.linspace(0, 1, 20_001)
 """A grid so fine that the best log-likelihood on it is within 1e-5 of the best of all."""
 
@@ -20,7 +19,7 @@ def best_log_likelihood(k_K, n_K, level, gap):
     """Maximized over all rising curves on a grid of probabilities, at most the level before the gap."""
     best_P = np.zeros(len(PROBABILITIES))  # of the lrs so far, by P at the last of them
     for j, (k, n) in enumerate(zip(k_K, n_K, strict=True)):
-        allowed_P = PROBABILITIES <= level if j < gap else PROBABILITIES >= level
+        allowed_P = level >= PROBABILITIES if j < gap else level <= PROBABILITIES
         of_lr_P = special.xlogy(k, PROBABILITIES) + special.xlog1py(n - k, -PROBABILITIES)
         best_P = np.maximum.accumulate(best_P) + np.where(allowed_P, of_lr_P, -np.inf)
     return best_P.max()
