@@ -74,7 +74,7 @@ def _place(name: str) -> _Place | None:
             return None
         return _Place(module=file.stem, file=file, package=file.with_suffix(""), folder=file.parent)
     file = _file_of(name, user_folder)
-    if file is None or file.suffix != ".py" or _is_ours(file):
+    if file is None or file.suffix != ".py" or not file.is_file() or _is_ours(file):
         return None
     depth = name.count(".") + (file.name == "__init__.py")
     package = file.parents[depth - 1] if depth else file.with_suffix("")

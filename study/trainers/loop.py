@@ -164,11 +164,12 @@ class Trainer(protocol.Trainer):
         return self.loop["cpus"], self.loop["gpus"]
 
     def own_modules(self, model: str, arm: Arm) -> list[str]:
+        found = super().own_modules(model, arm)
         if self.function is None:
-            return command.own_modules(self.loop["command"])
+            return found + command.own_modules(self.loop["command"])
         optimizer = self._optimizer(arm.options)
-        of_method = protocol.own_names("study.methods", optimizer) if optimizer else []
-        return [self.loop["function"].partition(":")[0], *of_method]
+        of_method = protocol.own_names("study.methods", optimizer) if optimizer else ()
+        return [*found, self.loop["function"].partition(":")[0], *of_method]
 
     # Training -------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ A trainer is one file: `study/trainers/mine.py`, or any dotted module, that defi
 class below. Only `description` and `train` must be written. A study names it: `Study(trainer="my_pkg.mine", ...)`.
 """
 
+import functools
 import platform
 import re
 from abc import ABC, abstractmethod
@@ -232,7 +233,7 @@ class Trainer(ABC):
 
     def own_modules(self, model: str, arm: Arm) -> list[str]:
         """Return the user's own modules that a run's bits depend on: dotted names, or scripts (`own_code.digest`)."""
-        return own_names("study.trainers", self.study.trainer)
+        return [*own_names("study.trainers", self.study.trainer)]
 
     def own_code(self, model: str, arm: Arm) -> dict[str, str]:
         """Return own module -> hash of the code that a run of a model and arm is trained with in this process."""
@@ -295,11 +296,12 @@ def open_trainer(study: Study, cache: Path, hints: Mapping[str, Any] | None = No
     return trainer(study, cache, hints)
 
 
-def own_names(package: str, name: str) -> list[str]:
+@functools.cache  # a study may have thousands of arms
+def own_names(package: str, name: str) -> tuple[str, ...]:
     """Return the module of a plugin that is the user's own, or nothing: a built-in one has a version."""
     if name in plugins.names(package):
-        return []
-    return [name if "." in name else f"{package}.{name}"]
+        return ()
+    return (name if "." in name else f"{package}.{name}",)
 
 
 def processor_name() -> str:

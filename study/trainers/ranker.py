@@ -300,16 +300,12 @@ class Trainer(protocol.Trainer):
         return {"study": package.__version__, "torch": torch.__version__, "numpy": np.__version__, "device": kind}
 
     def own_modules(self, model: str, arm: Arm) -> list[str]:
-        name = model_options.parse(model)[0]
         return [
-            *self._own_names("models", name),
-            *self._own_names("study.methods", arm.method),
-            *self._own_names("study.data", self.study.data),
+            *super().own_modules(model, arm),
+            *protocol.own_names("models", model_options.parse(model)[0]),
+            *protocol.own_names("study.methods", arm.method),
+            *protocol.own_names("study.data", self.study.data),
         ]
-
-    @functools.cache  # noqa: B019 - a trainer lives as long as its process
-    def _own_names(self, package: str, name: str) -> list[str]:
-        return protocol.own_names(package, name)
 
     # Training -------------------------------------------------------------------------------------------------------
 

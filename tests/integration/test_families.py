@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from simulated_record import simulated_definition, write_simulated_study
 
@@ -20,6 +21,7 @@ from study.commands.report import report as report_of
 from study.commands.request import RunRequest, load_space
 from study.config import Arm, Study, control_of
 from study.definition.family import Family, Member
+from study.record import checksums
 from study.record.definition import RecordError
 from study.tune import submit
 
@@ -373,3 +375,22 @@ def test_a_plan_of_a_family_counts_the_contrasts_of_all_members(capsys: pytest.C
     )
     assert said.count("measures  P(divergence | lr) of none, layer_clip, agc, lamb, clippy") == 1
     assert said.count("SHA-256") == 3
+
+
+def test_a_family_resumes_no_member_where_the_code_of_one_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    model, folder = "own_models.linear", tmp_path / "f"
+    families._write(folder, family("ours", "own"))
+    for label, of_member in (("ours", "small"), ("own", model)):
+        definition = simulated_definition(models=(of_member,), arms=ARMS, lrs=LRS, seeds=(0, 1), name=label)
+        write_simulated_study(folder / label, definition)
+    for path in (folder / "own" / "runs").glob("*.parquet"):
+        runs = checksums.read_parquet(path.read_bytes())
+        code = pa.array([f'{{"{model}":"{"0" * 64}"}}'] * len(runs), pa.string())
+        path.write_bytes(checksums.parquet_bytes(runs.append_column("own_code", code)))
+    assert main(["resume", str(folder)]) == 2
+    said = capsys.readouterr()
+    assert re.search(rf"^study: {model} changed: \d+ runs by code 0{{12}} recorded, .*--accept-changed-code$", said.err)
+    assert said.out == ""

@@ -479,7 +479,7 @@ def test_ctrl_c_says_how_to_continue(monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_a_submitted_job_has_the_requested_options() -> None:
     words = "submit quick --address http://x:1 --data table --data-dir /d --out /o --seeds 0-3 --workers 4 --set lr=0.1"
     words += " --level 0.05 --precision 1.5 --budget 64 --gpu-fraction 1/3"
-    words += " --device cuda --resources a=1 --resources b=0.5 --label pool=mine"
+    words += " --device cuda --resources a=1 --resources b=0.5 --label pool=mine --accept-changed-code"
     line = run_words(build_parser(VERBS).parse_args([*words.split(), "--set", "methods=none, clippy", "--no-wait"]))
     assert line[:6] == ["python", "-P", "-m", "study", "run", "quick"]
     again = vars(build_parser(VERBS).parse_args(line[4:]))
@@ -498,6 +498,7 @@ def test_a_submitted_job_has_the_requested_options() -> None:
         "device",
         "resources",
         "labels",
+        "accept_changed_code",
     ):
         assert again[name] == asked[name]
     assert again["settings"] == ["lr=0.1", "methods=none, clippy"]

@@ -130,3 +130,5 @@ def test_a_control_without_a_reference_is_refused_in_one_line(make: Callable[[],
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         control_reference(**make())
     assert "\n" not in str(error.value)
+    if "learnable" in message:
+        assert "; set more steps, or higher control_lrs where the network learns slowly" in str(error.value)
