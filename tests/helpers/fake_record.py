@@ -34,15 +34,16 @@ def write_fake_record(folder: Path, trainer: Trainer, *, stack: int = 40) -> int
     """
     study, content = trainer.study, trainer.content
     open_study(folder, Definition(study=study, data=trainer.description(), versions={"torch": "2"}))
-    runs = [*control_of(study, content), *runs_of(study, content)]
+    control, cells = control_of(study, content), runs_of(study, content)
+    runs = [*control, *cells]
     draws = np.random.default_rng(0)
     arms = list(dict.fromkeys((run.method, _json(run.options)) for run in runs))
     edge = dict(zip(arms, 10 ** draws.normal(0.0, 0.5, len(arms)), strict=True))
     factor = dict(zip(study.seeds, 10 ** draws.normal(0.0, 0.15, len(study.seeds)), strict=True))
-    for i in range(0, len(runs), stack):
-        own = runs[i : i + stack]
+    stacks = [of_role[i : i + stack] for of_role in (control, cells) for i in range(0, len(of_role), stack)]
+    for i, own in enumerate(stacks):
         limit = np.array([edge[run.method, _json(run.options)] * factor.get(run.seed, np.inf) for run in own])
-        _write_trial(folder, f"{i // stack:08d}", own, np.array([run.lr for run in own]) > limit, trainer)
+        _write_trial(folder, f"{i:08d}", own, np.array([run.lr for run in own]) > limit, trainer)
     return len(runs)
 
 
