@@ -116,7 +116,8 @@ OPTIONS: dict[str, Option] = {
     "settings": _option(
         "space",
         "KEY=VALUE",
-        "methods=none,clippy  models=small  lr=0.1,0.2  clippy.rel=0.1,0.5  steps=300  data.rows=50000",
+        "methods=none,clippy  models=small  lr=0.1,0.2  clippy.rel=0.1,0.5  steps=300  data.rows=50000; "
+        "warmup=0,20 makes a family (docs/spaces.md)",
         action="append",
         default=[],
         flag="--set",

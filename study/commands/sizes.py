@@ -24,7 +24,7 @@ LARGEST = 1e15
 
 WHAT = "a size is a number that differs between models (ranker.depth=1,2,4), arms, or members of a family"
 
-OF_CURVES = ("models", "methods", "lr", "seeds", "control_lrs", "search", "data.dir")
+OF_CURVES = ("models", "methods", "lr", "seeds", "control_lrs", "compare", "search", "data.dir")
 """Keys in which members of a family may differ beside the size: they say which curves there are, and their runs."""
 
 

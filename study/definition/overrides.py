@@ -24,7 +24,7 @@ def apply(
         METHOD.PARAMETER=v1,v2    one arm for each value (two parameters: every combination)
         METHOD.lrs=0.001,0.003    lrs of this method's arms alone
         MODEL.OPTION=v1,v2        one model for each value (two options: every combination)
-        steps=300, schedule=cosine    the recipe
+        steps=300, schedule=cosine    the recipe (several values make a family: `study.definition.family.of_settings`)
         rule.kept=0.5  search.risk=0.01  data.rows=50000
 
     In a search for the best quality, lr=0.1,10 and clippy.rel=0.1,1 are ranges.

@@ -196,7 +196,8 @@ def family(folder: Path, recipes: dict[str, Recipe], **changes: Any) -> None:
         own = {key: values[i] for key, values in changes.items()} | {"recipe": recipe}
         definition = write_sizes(folder / label, {"small": {"none": 0.3 * 2**i}}, name=label, seeds=3, **own)
         members.append(Member(label=label, words=label, study=definition.study))
-    families._write(folder, Family(name="batches", members=tuple(members)))
+    made = Family(name="batches", members=tuple(members))
+    families._write(folder, made, {member.label: member.study for member in made.members})
 
 
 def test_the_size_of_a_family_is_a_number_of_its_recipe(tmp_path, capsys):
