@@ -205,6 +205,7 @@ class Result:
         confidence: float = 0.95,
         address: str | None = None,
         workers: int | None = None,
+        accept_changed_code: bool = False,
     ) -> Self:
         """Train fresh seeds at one lr, to claim it, and return the record with them.
 
@@ -216,6 +217,7 @@ class Result:
             risk, confidence: Of the claim.
             address: Of a Ray cluster; None is this machine.
             workers: Trials at a time.
+            accept_changed_code: Go on although a module of your own has changed since runs of it were recorded.
         """
         from study.commands.confirm import confirm
         from study.commands.recommend import Claim
@@ -223,7 +225,7 @@ class Result:
         from study.search.confirmation import ConfirmRequest
 
         wanted = ConfirmRequest(lr=lr, seeds=seeds_text(seeds), methods=method, models=model)
-        request = RunRequest(space="", address=address, workers=workers)
+        request = RunRequest(space="", address=address, workers=workers, accept_changed_code=accept_changed_code)
         confirm(self.folder, request, wanted, Claim(risk=risk, confidence=confidence))
         return type(self)(self.folder)
 

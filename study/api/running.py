@@ -21,6 +21,7 @@ def run(
     workers: int | None = None,
     device: str | None = None,
     tracking_uri: str | None = None,
+    accept_changed_code: bool = False,
 ) -> Result:
     """Train the runs of a study that its folder lacks, report, and return the record.
 
@@ -33,6 +34,7 @@ def run(
         workers: Trials at a time; None is one for each core, or for each share of a GPU.
         device: "cpu" or "cuda"; None is "cuda" where there are GPUs.
         tracking_uri: Of MLflow; None is a database in the folder.
+        accept_changed_code: Go on although a module of your own has changed since runs of it were recorded.
 
     Raises:
         ValueError: The study cannot be run so, before anything is trained.
@@ -58,6 +60,7 @@ def run(
         workers=workers,
         device=device,
         tracking_uri=tracking_uri,
+        accept_changed_code=accept_changed_code,
     )
     if isinstance(what, str):
         if isinstance(load_space(what), Family):
