@@ -26,6 +26,9 @@ HEAD = ("", "model", "curve", "diverged", "LR50 (95%)", "against", "ratio (95%)"
 GAINS_HEAD = ("", "model", "curve", "against", "LR50 ratio", "95% interval", "p (Holm)")
 INTERACTIONS_HEAD = ("", "model", "curve", "against", "compared with", "ratio of ratios", "95% interval", "p (Holm)")
 
+MOST_ANSWERS = 12
+"""Interactions in words."""
+
 
 def write(
     folder: Path,
@@ -67,7 +70,7 @@ def write(
         table=Table(head=HEAD, rows=[_cells(row) for row in records(forest)], words=3),
         gains=_table(GAINS_HEAD, gains, _gain_cells, words=4),
         interactions=_table(INTERACTIONS_HEAD, interactions, _interaction_cells, words=5),
-        answers=[] if interactions is None else [interaction_text(row) for row in records(interactions)],
+        answers=_interaction_answers(interactions),
         without_runs=[member.words for member in members if member.label not in set(forest["label"])],
     )
     path = folder / "report.html"
@@ -85,9 +88,18 @@ def text(forest: pd.DataFrame, gains: pd.DataFrame | None = None, interactions: 
     parts = ["\n".join(aligned([HEAD, *map(_cells, records(forest))]))]
     if gains is not None and len(gains):
         parts.append("\n".join(aligned([GAINS_HEAD, *map(_gain_cells, records(gains))])))
-    if interactions is not None and len(interactions):
-        parts.append("\n".join(map(interaction_text, records(interactions))))
+    if answers := _interaction_answers(interactions):
+        parts.append("\n".join(answers))
     return "\n\n".join(parts)
+
+
+def _interaction_answers(found: pd.DataFrame | None) -> list[str]:
+    """The interactions with the smallest p, in words."""
+    if found is None:
+        return []
+    few = found.sort_values("p_holm", kind="stable").iloc[:MOST_ANSWERS]
+    more = len(found) - len(few)
+    return [*map(interaction_text, records(few)), *([f"{more} more are in tables/interactions.csv."] if more else [])]
 
 
 def _table(

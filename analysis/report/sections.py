@@ -6,7 +6,7 @@ A function returns None if its section is left out.
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,9 +98,14 @@ def report(
 # The answers
 
 
-def once(of_models: list[tuple[str, Said]]) -> list[tuple[str, Said]]:
-    """Return what is said of each model, with what several have in common once: under all of their names."""
-    models, said = list(dict.fromkeys(model for model, _ in of_models)), list[tuple[list[str], Any]]()
+def once(of_models: list[tuple[str, Said]], models: Sequence[str]) -> list[tuple[str, Said]]:
+    """Return what is said of each model, with what several have in common once: under all of their names.
+
+    Args:
+        of_models: Model, and what is said of it. A model may be there several times, or not at all.
+        models: All that the page has.
+    """
+    said = list[tuple[list[str], Any]]()
     for model, words in of_models:
         alike = next((names for names, known in said if known == words), None)
         if alike is None:
@@ -148,7 +153,9 @@ def claims(tables: ReportTables) -> Context | None:
         "several": len(by_model) > 1,
         "risk": RISK,
         "confidence": CONFIDENCE,
-        "sentences": once([(model, claims_text(found.loc[found["model"] == model])) for model, _ in by_model]),
+        "sentences": once(
+            [(model, claims_text(found.loc[found["model"] == model])) for model, _ in by_model], tables.models(found)
+        ),
         "table": Table(head=head, rows=[_claim(row) for _, rows in by_model for row in rows], words=2),
         "commands": commands(found, "DIR"),
     }
@@ -173,13 +180,14 @@ def divergence(tables: ReportTables) -> Context:
     answers = [(model, [_split(row["curve"], sentence(row)) for row in rows]) for model, rows in tables.by_model(first)]
     seeds = min(first["seeds"].tolist())
     return {
-        "answers": once(answers),
+        "answers": once(answers, tables.models(first)),
         "lost": once(
             [
                 (model, line)
                 for model in tables.models(tables.missing)
                 for line in missing_sentences(tables.missing.loc[tables.missing["model"] == model], first)
-            ]
+            ],
+            tables.models(first),
         ),
         "few_seeds": count(seeds, "seed") if seeds < FEW_SEEDS else None,
         "table": _edges_table(tables),
@@ -229,7 +237,7 @@ def contrasts(tables: ReportTables) -> Context | None:
         answers.append((model, [_split(curve, line) for curve, line in zip(curves, lines, strict=True)]))
     planned = found["planned"].to_numpy(dtype=bool)
     return {
-        "answers": once(answers),
+        "answers": once(answers, tables.models(tables.first_edges)),
         "against": " and with ".join(against),
         "family": _family_of(tables.folder),
         "planned": _contrasts_table(tables, found.loc[planned], "p (Holm)", "p_holm"),
@@ -243,9 +251,10 @@ def contrasts(tables: ReportTables) -> Context | None:
 def _family_of(folder: Path) -> str | None:
     """The name of the family whose member the study is; None of another study."""
     try:
-        return read_family(folder.parent)[0]
+        name, members = read_family(folder.parent)
     except (RecordError, OSError):
         return None
+    return name if folder.name in {member.label for member in members} else None
 
 
 def _contrasts_table(tables: ReportTables, found: pd.DataFrame, p_head: str, p: str) -> Table | None:
@@ -331,9 +340,13 @@ def horizon(tables: ReportTables, doubling: pd.DataFrame | None) -> Context | No
         **totals,
         **ends,
         "answers": once(
-            [(model, [_split(row["curve"], doubling_text(row)) for row in rows]) for model, rows in by_model]
+            [(model, [_split(row["curve"], doubling_text(row)) for row in rows]) for model, rows in by_model],
+            tables.models(tables.first_edges),
         ),
-        "warnings": once([(model, line) for model, rows in by_model for line in horizon_warnings(rows)]),
+        "warnings": once(
+            [(model, line) for model, rows in by_model for line in horizon_warnings(rows)],
+            tables.models(tables.first_edges),
+        ),
     }
 
 

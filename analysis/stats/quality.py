@@ -228,11 +228,12 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     loss = _floats(runs, "final_loss")
     capped = runs[[*CURVE, "method", "lr", "seed"]].assign(loss=np.fmin(np.where(np.isnan(loss), top, loss), top))
     ends_of: dict[str, tuple[float, float]] = {}
-    tried = capped.groupby(CURVE, sort=False)["lr"].agg(["min", "max"])
-    for (model, _), low, high in tried.itertuples(name=None):
+    tried = capped.groupby([*CURVE, "method"], sort=False)["lr"].agg(["min", "max"])
+    own = {arm.method for arm in definition.study.arms if arm.lrs}
+    for (model, _, _), low, high in sorted(tried.itertuples(name=None), key=lambda row: row[0][2] in own):
         before = ends_of.get(model, (low, high))
         both = max(before[0], low), min(before[1], high)
-        ends_of[model] = both if both[0] <= both[1] else before
+        ends_of[model] = both if both[0] < both[1] else before
     rows = []
     lr_N, seed_N = capped["lr"].to_numpy(dtype=float), capped["seed"].to_numpy(dtype=np.int64)
     loss_N, of_curve = capped["loss"].to_numpy(dtype=float), capped.groupby(CURVE, sort=False).indices

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -38,6 +38,7 @@ class Progress:
         work_of_run: relative cost of a run by model; the time left is proportional to it.
         out: where to write; None is stderr.
         folder: of the study, whose heartbeats say how far trials have come; None counts whole runs alone.
+        resumed: names of the trials that continue from a checkpoint. The pace does not count what they had done.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Progress:
         out: TextIO | None = None,
         *,
         folder: Path | None = None,
+        resumed: Collection[str] = (),
     ) -> None:
         self.out = out or sys.stderr
         self.source = source
@@ -56,6 +58,7 @@ class Progress:
         self.work_of_run = work_of_run
         self.work_done = 0.0
         self.folder, self.steps, self.ended = folder, dict[str, tuple[str, float]](), set[str]()
+        self.resumed, self.before = resumed, dict[str, tuple[str, float]]()
         self.shown_steps = 0.0
         self.judged: Counter[str] = Counter()
         self.diverged: Counter[str] = Counter()
@@ -103,6 +106,7 @@ class Progress:
         assert self.folder is not None
         with contextlib.suppress(StorageError, OSError):
             self.steps = heartbeat.work_done(self.folder)
+            self.before = {name: done for name, done in self.steps.items() if name in self.resumed} | self.before
 
     def _read(self) -> None:
         """Read them again and again, in a thread: an object store may take seconds."""
@@ -156,12 +160,16 @@ class Progress:
             self.bars.update(method, self.diverged[method], n, f"{self.diverged[method]}/{n} diverged")
 
     def _pace(self) -> str:
-        minutes, training = (time.monotonic() - self.started) / 60, self._training().values()
-        rate = (self.done + sum(runs for _, runs in training)) / minutes if minutes else 0.0
-        of_steps = sum(self.work_of_run[model] * runs for model, runs in training)
+        minutes, training, before = (
+            (time.monotonic() - self.started) / 60,
+            self._training().values(),
+            self.before.values(),
+        )
+        rate = (self.done + sum(n for _, n in training) - sum(n for _, n in before)) / minutes if minutes else 0.0
+        of_steps, of_before = (sum(self.work_of_run[model] * n for model, n in part) for part in (training, before))
         work_left = sum(self.work_of_run[model] * n for model, n in self._left().items()) - of_steps
         done = self.work_done + of_steps
-        left = minutes * work_left / done if done else 0.0
+        left = minutes * work_left / (done - of_before) if done > of_before else 0.0
         share = done / (done + work_left) if done + work_left > 0 else 1.0
         return f"{100 * share:.0f}% · {rate:.0f}/min · {duration(60 * max(left, 0.0))} left"
 

@@ -6,7 +6,7 @@ import importlib
 import shlex
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +193,7 @@ def _train_stacks(
         show(f"{len(checkpoints)} stacks continue from their checkpoints")
     minutes = CHECKPOINT_MINUTES if request.checkpoint_minutes is None else request.checkpoint_minutes
     follower.update()
-    with _progress(work, folder) as progress:
+    with _progress(work, folder, checkpoints) as progress:
 
         def on_trial_end(stack: Stack, result: dict[str, float] | str) -> None:
             progress(stack, result)
@@ -222,8 +222,8 @@ def _train_stacks(
 
 
 @contextlib.contextmanager
-def _progress(work: RemainingWork, folder: Path) -> Iterator[Progress]:
-    progress = Progress(work.control, work.source, work.plan.limits.work_of_run, folder=folder)
+def _progress(work: RemainingWork, folder: Path, resumed: Collection[str]) -> Iterator[Progress]:
+    progress = Progress(work.control, work.source, work.plan.limits.work_of_run, folder=folder, resumed=resumed)
     try:
         yield progress
     finally:

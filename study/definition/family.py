@@ -103,9 +103,12 @@ def of_settings(study: Study, settings: Sequence[str]) -> tuple[Family | None, t
         twice = sorted({value for value in values if values.count(value) > 1})
         _need(not twice, f"{key} names {', '.join(twice)} twice")
     names = [key.rpartition(".")[2] for key in varied]
+    of_recipe = [setting for setting in rest if overrides.key_of(setting) in overrides.recipe_keys()]
     members = []
     for values in itertools.product(*varied.values()):
-        changed = overrides.apply(study, [f"{key}={value}" for key, value in zip(varied, values, strict=True)])
+        # One with the other: a final_factor needs its schedule.
+        own = [f"{key}={value}" for key, value in zip(varied, values, strict=True)]
+        changed = overrides.apply(study, [*of_recipe, *own])
         pairs = list(zip(names, values, strict=True))
         label = "_".join(f"{name}_{re.sub(r'[^A-Za-z0-9]', '_', value)}" for name, value in pairs)
         member = dataclasses.replace(changed, name=f"{study.name}_{label}")

@@ -53,7 +53,7 @@ def apply(
             compare = tuple(_split(text))
         elif key in AXES:
             study = _with_axis(study, key, text)
-        elif key in _recipe_keys():
+        elif key in recipe_keys():
             of_recipe[key] = _field(study.recipe, key, text)
         elif head == "rule":
             if tail not in _fields(Rule):
@@ -107,7 +107,7 @@ def by_key(study: Study) -> dict[str, Any]:
         "seeds": study.seeds,
         "control_lrs": study.control_lrs,
         "compare": study.compare,
-        **{name: getattr(study.recipe, name) for name in _recipe_keys()},
+        **{name: getattr(study.recipe, name) for name in recipe_keys()},
         **{f"rule.{name}": getattr(study.rule, name) for name in _fields(Rule)},
         "search": study.search,
         "data": study.data,
@@ -135,7 +135,7 @@ def varied_values(study: Study, setting: str) -> list[str]:
     key = key.strip()
     of_data = key.removeprefix("data.")
     is_number = isinstance(study.data_options.get(of_data), int | float) or study.data == "synthetic"
-    if "," not in text or not (key in _recipe_keys() or (of_data != key and is_number)):
+    if "," not in text or not (key in recipe_keys() or (of_data != key and is_number)):
         return []
     values = _split(text)
     if of_data != key and any(isinstance(model_options.parse_value(key, value), str) for value in values):
@@ -249,7 +249,7 @@ def _known_keys(study: Study) -> list[str]:
         return ["lr", "seeds", "control_lrs", "compare", "methods", *arms, "rule.NAME", "search.NAME"]
     return [
         *AXES,
-        *_recipe_keys(),
+        *recipe_keys(),
         "METHOD.PARAMETER",
         "METHOD.lrs",
         "MODEL.OPTION",
@@ -259,7 +259,7 @@ def _known_keys(study: Study) -> list[str]:
     ]
 
 
-def _recipe_keys() -> list[str]:
+def recipe_keys() -> list[str]:
     """All fields of the recipe but the weights, which --init-from sets."""
     return [name for name in _fields(Recipe) if name not in ("init_from", "init_accumulators")]
 

@@ -212,8 +212,8 @@ def _difference(old: Definition, new: Definition) -> str | None:
         before, after = getattr(old.study, part), getattr(new.study, part)
         if before != after:
             return f"this study with another {part} (was {before}, is {after})"
-    if old.study.compare != new.study.compare:
-        before, after = (" and ".join(comparators(d.study)) for d in (old, new))
+    before, after = (" and ".join(comparators(d.study)) for d in (old, new))
+    if before != after:
         return f"this study, which plans to compare methods with {before}, not with {after}"
     if type(old.study.search) is not type(new.study.search):
         return "this study with another kind of search"

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -290,6 +291,12 @@ def test_two_varied_keys_make_every_combination() -> None:
     assert [m.label for m in made.members][::3] == ["eps_1e_7_embeddings_adagrad", "eps_0_5_embeddings_method"]
 
 
+def test_a_varied_number_of_a_schedule_goes_with_its_schedule() -> None:
+    made, rest = quick("schedule=cosine", "final_factor=0,0.1")
+    assert [m.study.recipe.final_factor for m in made.members] == [0.0, 0.1]
+    assert {study.recipe.schedule for _, study, _ in families._members(rest, made)} == {"cosine"}
+
+
 def test_what_is_one_study_makes_no_family() -> None:
     for settings in (("warmup=0",), ("lr=0.1,0.2", "clippy.rel=0.1,0.2"), ("data.only_tasks=click,like",)):
         assert families.requested_family(RunRequest(space="quick", settings=settings)) is None
@@ -337,11 +344,14 @@ def test_a_report_of_a_member_names_the_page_that_counts_all_members(tmp_path: P
     definition = simulated_definition(models=("small",), arms=arms, lrs=LRS, name="a")
     write_simulated_study(tmp_path / "a", definition, with_losses=False)
     report_of(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "other")
     note = 'It is a member of f, whose <a href="../report.html">page</a>'
     assert note not in (tmp_path / "a" / "report.html").read_text()
     write_family(tmp_path, family("a", "b"))
     report_of(tmp_path / "a")
     assert note in (tmp_path / "a" / "report.html").read_text()
+    report_of(tmp_path / "other")
+    assert note not in (tmp_path / "other" / "report.html").read_text(), "it lies beside the members, and is none"
     said = families.report(tmp_path)
     assert "about a  small  clippy  none     " in said
     assert "Each method within each study" in (tmp_path / "report.html").read_text()
@@ -382,7 +392,7 @@ def test_a_family_resumes_no_member_where_the_code_of_one_changed(
 ) -> None:
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
     model, folder = "own_models.linear", tmp_path / "f"
-    families._write(folder, family("ours", "own"))
+    write_family(folder, family("ours", "own"))
     for label, of_member in (("ours", "small"), ("own", model)):
         definition = simulated_definition(models=(of_member,), arms=ARMS, lrs=LRS, seeds=(0, 1), name=label)
         write_simulated_study(folder / label, definition)

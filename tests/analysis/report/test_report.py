@@ -384,7 +384,8 @@ def test_what_holds_for_every_model_is_said_once(tmp_path, without_figures):
 
 
 def test_what_some_models_have_in_common_is_said_under_their_names():
-    assert sections.once([("a", "x"), ("b", "y"), ("c", "x")]) == [("a, c", "x"), ("b", "y")]
-    assert sections.once([("a", ["x"]), ("b", ["x"])]) == [("all 2 models", ["x"])]
-    assert sections.once([("a", "x"), ("a", "y")]) == [("a", "x"), ("a", "y")]
-    assert sections.once([("a", "x")]) == [("a", "x")]
+    assert sections.once([("a", "x"), ("b", "y"), ("c", "x")], "abc") == [("a, c", "x"), ("b", "y")]
+    assert sections.once([("a", ["x"]), ("b", ["x"])], "ab") == [("all 2 models", ["x"])]
+    assert sections.once([("a", "x"), ("b", "x")], "abc") == [("a, b", "x")], "nothing is said of c"
+    assert sections.once([("a", "x"), ("a", "y")], "a") == [("a", "x"), ("a", "y")]
+    assert sections.once([("a", "x")], "a") == [("a", "x")]

@@ -374,6 +374,20 @@ def test_sensitivity_uses_the_lrs_that_all_curves_share(recorded):
     assert table["sensitivity"].gt(0).all()
 
 
+@pytest.mark.parametrize("first", ["none", "lion"])
+def test_a_grid_of_an_arms_own_leaves_the_range_of_the_others(first):
+    lrs = {"none": (0.1, 0.2, 0.4), "agc": (0.1, 0.2, 0.4), "lion": (0.01, 0.03, 0.1)}
+    order = sorted(lrs, key=lambda name: name != first)
+    rows = [{"method": name, "lr": lr, "final_loss": 1 + lr} for name in order for lr in lrs[name]]
+    runs = pd.DataFrame(rows).assign(model="m", options="{}", role="cell", seed=0)
+    arms = tuple(Arm(name, lrs=lrs[name] if name == "lion" else ()) for name in order)
+    definition = replace(DEFINITION, study=replace(DEFINITION.study, arms=arms, lrs=lrs["none"]))
+    table = lr_sensitivity(runs, definition).set_index("method")
+    assert set(table["sensitivity_lr_min"]) == {0.1}
+    assert set(table["sensitivity_lr_max"]) == {0.4}
+    assert table["sensitivity"].notna().to_dict() == {"none": True, "agc": True, "lion": False}
+
+
 # What was planned
 
 

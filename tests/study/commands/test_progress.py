@@ -132,6 +132,23 @@ def test_the_line_moves_with_the_steps_of_what_trains(clock: list[float], tmp_pa
     assert shown.line() == "2/4 runs · 50% · 1/min · 2:00 left · diverged: none 1/2"
 
 
+def test_the_pace_leaves_out_what_a_checkpoint_had_done(clock: list[float], tmp_path: Path) -> None:
+    """A stack of two runs goes on at step 100 of 200, and comes to 150 within a minute: half a run, and half left."""
+    one = stack("small", "none", (0, 1))
+    source = Planned([one])
+    shown = Progress([], source, WORK, io.StringIO(), folder=tmp_path, resumed=[one.name])
+    beat(tmp_path, one, 100)
+    shown.read_steps()
+    clock[0] = 60.0
+    beat(tmp_path, one, 150)
+    shown.read_steps()
+    assert shown.line() == "0/2 runs · 75% · 0/min · 1:00 left · diverged: control first"
+    clock[0] = 120.0
+    source.recorded(one)
+    shown(one, COUNTS)
+    assert shown.line().startswith("2/2 runs · 100% · 0/min · 0:00 left")
+
+
 def test_steps_of_the_control_count_and_unknown_ones_do_not(clock: list[float], tmp_path: Path) -> None:
     control, cells = stack("small", "none", CONTROL_SEEDS[:2]), stack("small", "none", (0, 1))
     shown = Progress([control], Planned([cells]), WORK, io.StringIO(), folder=tmp_path)

@@ -63,6 +63,11 @@ def test_a_plan_without_comparators_has_the_hash_that_it_always_had() -> None:
     assert plan_hash(plain.study, plain.data) != plan_hash(compared.study, compared.data)
 
 
+def test_the_comparator_that_a_record_has_without_naming_it_may_be_named(tmp_path: Path) -> None:
+    before = open_study(tmp_path, make_definition(arms=TWO))
+    assert open_study(tmp_path, make_definition(arms=TWO, compare=("none",))) == before
+
+
 def test_comparators_are_named_before_the_run_and_cannot_be_changed_later(tmp_path: Path) -> None:
     open_study(tmp_path, make_definition(arms=TWO, compare=("clippy",)))
     assert json.loads((tmp_path / "study.json").read_text())["study"]["compare"] == ["clippy"]
