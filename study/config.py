@@ -397,6 +397,24 @@ class Study:
         )
 
 
+def united_arms(arms: Iterable[tuple[Arm, Iterable[float]]], shared: Iterable[float]) -> tuple[Arm, ...]:
+    """Return each arm once. If one of equal arms has lrs of its own, they have the lrs of all.
+
+    Args:
+        arms: Arm, and the lrs that it has (`Study.lrs_of`).
+        shared: The lrs of arms without their own.
+    """
+    alike: dict[str, list[tuple[Arm, set[float]]]] = {}
+    for arm, lrs in arms:
+        alike.setdefault(canonical_json([arm.method, arm.options]), []).append((arm, set(lrs)))
+    shared, united = set(shared), []
+    for same in alike.values():
+        lrs = set[float]().union(*(of_arm for _, of_arm in same))
+        own = any(arm.lrs for arm, _ in same) and lrs != shared
+        united.append(dataclasses.replace(same[0][0], lrs=lrs if own else ()))
+    return tuple(united)
+
+
 def runs_of(study: Study, data: str) -> list[Run]:
     """Return every run of the study's cells, curve by curve. `data` is the content hash of the data."""
     return [

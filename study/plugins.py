@@ -73,6 +73,17 @@ def own_files() -> list[str]:
     return sorted(found)
 
 
+def add_script_folder() -> None:
+    """Let workers import a user's modules from where this script or notebook does, unless a folder is set already.
+
+    The path of this process keeps its order, since it is the user's.
+    """
+    if user_folder is None:
+        first, before = sys.path[0] if sys.path else "", list(sys.path)
+        add_folder(first if Path(first).is_dir() and first else os.getcwd())
+        sys.path[:] = [*before, *(entry for entry in sys.path if entry not in before)]
+
+
 @contextlib.contextmanager
 def safe_path_in_children() -> Iterator[None]:
     """Keep the current folder off the path of Python processes that start inside the block, as `python -P` does."""

@@ -214,7 +214,8 @@ def _cell_keys(runs: pd.DataFrame) -> list[str]:
 def _at_end(cell: Mapping[str, Any], study: Study) -> list[str]:
     search = study.search
     assert isinstance(search, QualitySearch)
-    ranges = {"lr": (min(study.lrs), max(study.lrs))} | search.ranges.get(cell["method"], {})
+    lrs = {lr for arm in study.arms if arm.method == cell["method"] for lr in study.lrs_of(arm)} or study.lrs
+    ranges = {"lr": (min(lrs), max(lrs))} | search.ranges.get(cell["method"], {})
     names = []
     for name, (low, high) in ranges.items():
         place = math.log(cell[name] / low) / math.log(high / low) if high > low else 0.5

@@ -83,9 +83,10 @@ def _same(row: Mapping[str, Any], thresholds: Sequence[str], lone: bool) -> tupl
 def _differences(a: Result, b: Result) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Yield key, (of a, of b) of what differs in two definitions; a nested key as `recipe.batch`."""
     found_a, found_b = (dict(_flat(to_json(one.study)) | {"data content": one.content}) for one in (a, b))
-    for key in dict.fromkeys([*found_a, *found_b]):
-        if found_a.get(key) != found_b.get(key):
-            yield key, (found_a.get(key), found_b.get(key))
+    for key in dict.fromkeys([*found_a, *found_b]):  # a definition leaves out some values at their default
+        both = found_a.get(key, "default"), found_b.get(key, "default")
+        if both[0] != both[1]:
+            yield key, both
 
 
 def _flat(value: Mapping[str, Any], within: str = "") -> dict[str, Any]:

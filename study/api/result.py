@@ -219,11 +219,13 @@ class Result:
             workers: Trials at a time.
             accept_changed_code: Go on although a module of your own has changed since runs of it were recorded.
         """
+        from study import plugins
         from study.commands.confirm import confirm
         from study.commands.recommend import Claim
         from study.commands.request import RunRequest
         from study.search.confirmation import ConfirmRequest
 
+        plugins.add_script_folder()
         wanted = ConfirmRequest(lr=lr, seeds=seeds_text(seeds), methods=method, models=model)
         request = RunRequest(space="", address=address, workers=workers, accept_changed_code=accept_changed_code)
         confirm(self.folder, request, wanted, Claim(risk=risk, confidence=confidence))

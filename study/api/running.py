@@ -6,7 +6,6 @@ from typing import Any
 
 from study.api.result import AnyPath, Result, seeds_text
 from study.config import Study
-from study.definition.family import Family
 
 
 def run(
@@ -39,11 +38,14 @@ def run(
     Raises:
         ValueError: The study cannot be run so, before anything is trained.
     """
+    from study import plugins
+    from study.commands import family as families
     from study.commands import run as command
-    from study.commands.request import RunRequest, load_space, study_and_trainer, validate_study
+    from study.commands.request import RunRequest, study_and_trainer, validate_study
     from study.storage.stores import cache_folder
     from study.trainers.protocol import open_trainer
 
+    plugins.add_script_folder()
     if seeds is not None and not isinstance(seeds, str):
         seeds = tuple(seeds)
         if not seeds:
@@ -63,8 +65,8 @@ def run(
         accept_changed_code=accept_changed_code,
     )
     if isinstance(what, str):
-        if isinstance(load_space(what), Family):
-            raise ValueError(f"{what} is a family of studies: run its members, or `study run {what}`")
+        if family := families.requested_family(request):
+            raise ValueError(f"{family[0].name} is a family of studies: `study run` trains it, or run its members")
         ready, trainer = study_and_trainer(request)
     elif isinstance(what, Study):
         if given := [name for name, value in changes.items() if value is not None]:

@@ -104,11 +104,13 @@ def of_settings(study: Study, settings: Sequence[str]) -> tuple[Family | None, t
         _need(not twice, f"{key} names {', '.join(twice)} twice")
     names = [key.rpartition(".")[2] for key in varied]
     of_recipe = [setting for setting in rest if overrides.key_of(setting) in overrides.recipe_keys()]
-    members = []
+    members, made = [], list[Study]()
     for values in itertools.product(*varied.values()):
         # One with the other: a final_factor needs its schedule.
         own = [f"{key}={value}" for key, value in zip(varied, values, strict=True)]
         changed = overrides.apply(study, [*of_recipe, *own])
+        _need(all(changed != other for other in made), f"{' and '.join(own)} makes a member that is there already")
+        made.append(changed)
         pairs = list(zip(names, values, strict=True))
         label = "_".join(f"{name}_{re.sub(r'[^A-Za-z0-9]', '_', value)}" for name, value in pairs)
         member = dataclasses.replace(changed, name=f"{study.name}_{label}")

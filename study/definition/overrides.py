@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from study import plugins
-from study.config import RANKER, Arm, QualitySearch, Recipe, Rule, Study
+from study.config import RANKER, Arm, QualitySearch, Recipe, Rule, Study, united_arms
 from study.definition import model_options
 
 AXES = ("models", "methods", "lr", "seeds", "control_lrs", "compare")
@@ -193,13 +193,12 @@ def _known_only(study: Study, axis: str, names: Iterable[str], known: set[str]) 
 
 
 def _with_parameters(study: Study, method: str, values: dict[str, list[Any]]) -> Study:
-    arms: list[Arm] = []
+    arms = []
     for arm in study.arms:
         choices = _combinations(values) if arm.method == method else [{}]
-        changed = [dataclasses.replace(arm, options=arm.options | choice) for choice in choices]
-        known = [(arm.method, arm.options) for arm in arms]  # arms that differed only in these parameters are one
-        arms += [new for new in changed if (new.method, new.options) not in known]
-    return dataclasses.replace(study, arms=tuple(arms))
+        arms += [(dataclasses.replace(arm, options=arm.options | one), study.lrs_of(arm)) for one in choices]
+    # Arms that differed only in these parameters are one.
+    return dataclasses.replace(study, arms=united_arms(arms, study.lrs))
 
 
 def _with_model_options(study: Study, name: str, values: dict[str, list[Any]]) -> Study:

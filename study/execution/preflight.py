@@ -139,9 +139,16 @@ def trainer_here(needs: Needs) -> Trainer:
     if content != needs.content:
         folder = needs.study.data_options.get("dir")
         raise NodeError(f"has other data{f' in {folder}' if folder else ''} than the machine that runs the study")
-    for module, code in trainer.own_code_of(needs.study).items():
+    try:
+        own_code = trainer.own_code_of(needs.study)
+    except ValueError as error:
+        raise NodeError(f"cannot import the study's own modules: {error}") from error
+    for module, code in own_code.items():
         if needs.own_code.get(module) != code:
-            raise NodeError(f"has another code of {module} than the study was started with")
+            raise NodeError(
+                f"has another code of {module} than the study was started with; if it was edited since, start again in "
+                "a new Python process"
+            )
     try:
         trainer.check_device(needs.device)
     except ValueError as error:

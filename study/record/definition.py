@@ -11,7 +11,6 @@ from typing import Any
 from study.config import (
     IMPORTED,
     RANKER,
-    Arm,
     EdgeSearch,
     QualitySearch,
     Study,
@@ -19,6 +18,7 @@ from study.config import (
     comparators,
     study_from_json,
     to_json,
+    united_arms,
 )
 from study.record import checksums, validation
 from study.record.files import definition_text, origin_of
@@ -173,32 +173,17 @@ def _merge_axes(old: Definition, new: Definition, folder: Path) -> Definition:
     """Return the old definition with the union of the axes. Raises RecordError if anything else differs."""
     if difference := _difference(old, new):
         raise RecordError(f"{stores.address(folder)} holds {difference}; choose another --out")
+    lrs = tuple(sorted(_union(old.study.lrs, new.study.lrs)))
     study = dataclasses.replace(
         old.study,
         models=_union(old.study.models, new.study.models),
-        arms=_merge_arms(old.study, new.study),
-        lrs=tuple(sorted(_union(old.study.lrs, new.study.lrs))),
+        arms=united_arms([(arm, d.study.lrs_of(arm)) for d in (old, new) for arm in d.study.arms], lrs),
+        lrs=lrs,
         seeds=tuple(sorted({*old.study.seeds, *new.study.seeds})),
         search=new.study.search,
         trainer_options=new.study.trainer_options,  # the content says that runs are the same
     )
     return dataclasses.replace(old, study=study)
-
-
-def _merge_arms(old: Study, new: Study) -> tuple[Arm, ...]:
-    """Return the union of the arms. One with a grid of its own in either study keeps the lrs of both."""
-    grids: dict[str, set[float]] = {}
-    of_key: dict[str, list[Arm]] = {}
-    for study in (old, new):
-        for arm in study.arms:
-            key = canonical_json([arm.method, arm.options])
-            grids.setdefault(key, set()).update(study.lrs_of(arm))
-            of_key.setdefault(key, []).append(arm)
-    shared = {*old.lrs, *new.lrs}
-    return tuple(
-        dataclasses.replace(arms[0], lrs=grids[key] if any(arm.lrs for arm in arms) and grids[key] != shared else ())
-        for key, arms in of_key.items()
-    )
 
 
 def _difference(old: Definition, new: Definition) -> str | None:

@@ -63,7 +63,7 @@ class Follower:
                 stderr=subprocess.DEVNULL,
                 text=True,
             )
-        self._send(json.dumps(sys.path))
+        self._send(json.dumps([*map(str, sys.path)]))
         self._send(json.dumps([str(folder.resolve()), uri]))
 
     def __enter__(self) -> "Follower":

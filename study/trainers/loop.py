@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from study import plugins
-from study.config import Arm, Recipe, Run, Study, canonical_json
+from study.config import Arm, Recipe, Run, Study, canonical_json, united_arms
 from study.loops import command, loss_file, process_state
 from study.loops.definition import keyword_options, takes_any_option
 from study.loops.loss_file import Losses
@@ -80,9 +80,9 @@ class Trainer(protocol.Trainer):
         if self.function is None:
             files = [self.loop[name] for name in ("losses", "metrics") if name in self.loop]
             command.check(self.loop["command"], files, names)
-        arms = [replace(arm, options=self.canonical_options(arm.method, arm.options)) for arm in study.arms]
-        once = {canonical_json([arm.method, arm.options]): arm for arm in arms}
-        return replace(study, arms=tuple(once.values()))
+        canonical = self.canonical_options
+        arms = [(replace(arm, options=canonical(arm.method, arm.options)), study.lrs_of(arm)) for arm in study.arms]
+        return replace(study, arms=united_arms(arms, study.lrs))
 
     @functools.cached_property
     def defaults(self) -> dict[str, Any] | None:

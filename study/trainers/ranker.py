@@ -17,7 +17,7 @@ import numpy as np
 
 import study as package
 from study import data
-from study.config import Arm, Run, Study, canonical_json, to_json
+from study.config import Arm, Run, Study, canonical_json, to_json, united_arms
 from study.data._dataset import Log
 from study.definition import model_options
 from study.outcomes.judge import Outcome, judge
@@ -118,9 +118,8 @@ class Trainer(protocol.Trainer):
             from study import methods
 
             canonical = methods.check
-        arms = [replace(arm, options=canonical(arm.method, arm.options)) for arm in study.arms]
-        once = {canonical_json([arm.method, arm.options]): arm for arm in arms}
-        return replace(study, models=tuple(dict.fromkeys(models)), arms=tuple(once.values()))
+        arms = [(replace(arm, options=canonical(arm.method, arm.options)), study.lrs_of(arm)) for arm in study.arms]
+        return replace(study, models=tuple(dict.fromkeys(models)), arms=united_arms(arms, study.lrs))
 
     def _canonical_model(self, model: str) -> str:
         find = functools.partial(model_options.canonical, model)

@@ -306,6 +306,7 @@ def test_what_is_one_study_makes_no_family() -> None:
     ("space", "setting", "message"),
     [
         ("quick", "warmup=0,0", "warmup names 0 twice"),
+        ("quick", "warmup=20,020", "warmup=020 makes a member that is there already"),
         ("quick", "warmup=0,-1", "need warmup >= 0, got warmup=-1"),
         ("quick", "batch=64,high", "need a number, got batch=high"),
         ("quick", "warmup=0,", "an empty value in '0,'"),

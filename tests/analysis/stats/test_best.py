@@ -1,6 +1,7 @@
 """What a search for the best quality found: its best cells, as fresh seeds judge them, in tables and words."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,15 @@ def test_values_at_the_end_of_a_range_are_named(tmp_path: Path, lr: float, rel: 
     runs = record.read_runs(tmp_path)
     cells = best.tuned_cells(runs, best.gains(runs, record.read_losses(tmp_path), definition), definition)
     assert best._at_end(cells.to_dict("records")[0], definition.study) == at_end.split(", ")
+
+
+def test_a_range_of_an_arms_own_has_its_own_end(tmp_path: Path) -> None:
+    definition = write(tmp_path, [("clippy", 4.5, {"rel": 0.3}, range(4))], risk=0.99)
+    runs = record.read_runs(tmp_path)
+    cells = best.tuned_cells(runs, best.gains(runs, record.read_losses(tmp_path), definition), definition)
+    arms = tuple(replace(arm, lrs=(1.0, 100.0)) for arm in definition.study.arms)
+    assert best._at_end(cells.to_dict("records")[0], definition.study) == ["lr"]
+    assert best._at_end(cells.to_dict("records")[0], replace(definition.study, arms=arms)) == []
 
 
 def test_report_uses_only_judged_runs(tmp_path: Path) -> None:

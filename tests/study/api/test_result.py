@@ -173,8 +173,9 @@ def test_a_figure_that_cannot_be_drawn(published, call, words) -> None:
         ({"what": "no_such_space"}, "no_such_space"),
         ({"what": "table3"}, "table3 is a family of studies"),
         ({"what": 3}, "got int"),
+        ({"what": "quick", "settings": {"warmup": [0, 20]}}, "quick_warmup is a family of studies"),
         ({"what": "quick", "settings": {"lr": [0.1, "x"]}}, "x"),
-        ({"what": "quick", "seeds": []}, "seed"),
+        ({"what": "quick", "seeds": []}, "seeds has no seed"),
     ],
 )
 def test_a_study_that_cannot_be_run_is_refused_before_a_folder_is_made(tmp_path, options, words) -> None:

@@ -37,6 +37,14 @@ def test_methods_keep_their_arms_or_come_with_defaults() -> None:
     assert after("methods=none").arms == (Arm(method="none"),)
 
 
+def test_arms_that_become_one_have_the_lrs_of_all() -> None:
+    arms = (Arm("clippy", rel=0.5, lrs=(0.4,)), Arm("clippy", rel=0.1, lrs=(0.8,)), Arm("none"))
+    study = apply(dataclasses.replace(STUDY, arms=arms), ["clippy.rel=0.2"])
+    assert study.arms == (Arm("clippy", rel=0.2, lrs=(0.4, 0.8)), Arm("none"))
+    study = apply(dataclasses.replace(STUDY, arms=(arms[0], Arm("clippy", rel=0.1))), ["clippy.rel=0.2"])
+    assert study.arms == (Arm("clippy", rel=0.2, lrs=(0.1, 0.2, 0.4)),)
+
+
 def test_parameters_of_a_method_make_one_arm_a_value() -> None:
     arms = after("methods=none,agc", "agc.max_ratio=0.1,0.01").arms
     assert arms == (Arm(method="none"), *(Arm(method="agc", options={"max_ratio": v}) for v in (0.1, 0.01)))

@@ -115,6 +115,12 @@ def test_a_script_is_not_imported_again(folder: Path, tmp_path: Path) -> None:
     assert done.stdout.split() == ["here", "6"], done.stderr
 
 
+def test_a_path_on_the_path_of_modules_is_no_reason_to_fail(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, folder])
+    with Follower(folder, None) as follower:
+        assert follower.finish() is not None
+
+
 def test_only_updates_during_training_have_a_low_priority() -> None:
     before, found = os.getpriority(os.PRIO_PROCESS, 0), []
     follower_module._in_background(lambda: found.append(os.getpriority(os.PRIO_PROCESS, 0)))
