@@ -12,9 +12,8 @@ from study.record.definition import Definition, RecordError, read_definition
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
-    from analysis.figures.palette import LineStyle
+    from analysis.figures.own_axes import Axes
 
 AnyPath = str | os.PathLike[str]
 
@@ -261,12 +260,13 @@ class Result:
             palette: Colour of each curve or method that is not to have its own.
         """
         from analysis.figures.curves import draw_rates
+        from analysis.figures.own_axes import plain_axes, recoloured
         from analysis.stats.edges import fitted_curves
 
-        ax, model = self._axes(ax), self._model(model)
+        ax, model = plain_axes(ax), self._model(model)
         rates, edges = self._of(self.rates(), model), self._of(self.edges(level), model)
         runs = self.runs.loc[self.runs["model"] == model]
-        draw_rates(ax, rates, fitted_curves(runs, fitted=self.fits), edges, self._styles(rates, palette))
+        draw_rates(ax, rates, fitted_curves(runs, fitted=self.fits), edges, recoloured(rates, palette))
         return ax
 
     def plot_frontier(
@@ -291,16 +291,17 @@ class Result:
             ValueError: No such threshold varies.
         """
         from analysis.figures.frontier import draw_frontier
+        from analysis.figures.own_axes import plain_axes, recoloured
         from analysis.figures.panels import threshold_lines
 
-        ax, table = self._axes(ax), self._of(self.frontier(level), self._model(model))
+        ax, table = plain_axes(ax), self._of(self.frontier(level), self._model(model))
         lines = {f"{line['method'].iloc[0]} {line['threshold'].iloc[0]}": line for _, line in threshold_lines(table)}
         if threshold is None and len(lines) == 1:
             (threshold,) = lines
         if threshold not in lines:
             raise ValueError(f"threshold is one of those that vary: {', '.join(lines) or 'none does here'}")
         line = lines[threshold]
-        style = self._styles(table, palette, methods=True)[line["method"].iloc[0]]
+        style = recoloured(table, palette, methods=True)[line["method"].iloc[0]]
         draw_frontier(ax, line, table.loc[table["curve"] == "none"], style)
         return ax
 
@@ -318,9 +319,10 @@ class Result:
             model: Which one; None if there is one.
             quality: A column of `quality()`; None is that of the first task.
         """
+        from analysis.figures.own_axes import plain_axes
         from analysis.figures.tradeoff import draw_tradeoff
 
-        ax = self._axes(ax)
+        ax = plain_axes(ax)
         draw_tradeoff(ax, self._of(self.tradeoff(quality), self._model(model)))
         return ax
 
@@ -335,25 +337,18 @@ class Result:
         Raises:
             ValueError: No such run or task.
         """
+        from analysis.figures.own_axes import plain_axes
+
         losses = self.losses(run_id)
         tasks = list(dict.fromkeys(losses["task"]))
         if task is not None and task not in tasks:
             raise ValueError(f"no task {task!r}; there are {', '.join(tasks)}")
-        ax = self._axes(ax)
+        ax = plain_axes(ax)
         for name in [task] if task else tasks:
             of_task = losses.loc[losses["task"] == name]
             ax.plot(of_task["step"], of_task["loss"], label=name)
         ax.set_xlabel("step")
         ax.set_ylabel("loss")
-        return ax
-
-    def _axes(self, ax: "Axes | None") -> "Axes":
-        if ax is None:
-            from matplotlib import pyplot
-
-            ax = pyplot.gca()
-        if ax.name != "rectilinear":
-            raise ValueError(f"these figures need axes with x and y, and these are {ax.name}")
         return ax
 
     def _model(self, model: str | None) -> str:
@@ -367,30 +362,6 @@ class Result:
     @staticmethod
     def _of(table: "pd.DataFrame", model: str) -> "pd.DataFrame":
         return table.loc[table["model"] == model]
-
-    @staticmethod
-    def _styles(
-        table: "pd.DataFrame", palette: Mapping[str, Any] | None, *, methods: bool = False
-    ) -> "dict[str, LineStyle]":
-        """The style of each curve, or of each method, in the colours of the palette."""
-        import dataclasses
-
-        from matplotlib.colors import to_hex
-
-        from analysis.figures.palette import curve_styles, method_styles
-
-        styles = method_styles(table["method"]) if methods else curve_styles(table)
-        method_of = dict(zip(table["curve"], table["method"], strict=True))
-        known = {*styles, *method_of.values()}
-        if wrong := [name for name in palette or {} if name not in known]:
-            raise ValueError(f"the palette names {', '.join(map(str, wrong))}; there are {', '.join(sorted(known))}")
-        colours = {name: to_hex(colour) for name, colour in (palette or {}).items()}
-        return {
-            name: dataclasses.replace(
-                style, colour=colours.get(name, colours.get(method_of.get(name, ""), style.colour))
-            )
-            for name, style in styles.items()
-        }
 
     def __repr__(self) -> str:
         curves = len(self.runs[["model", "curve"]].drop_duplicates())

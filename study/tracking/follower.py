@@ -134,7 +134,8 @@ def mirror_on_request() -> None:
             found = _mirrored(Path(folder), uri, finished=True)
             text = json.dumps(found if isinstance(found, str) else dataclasses.asdict(found))
             with contextlib.suppress(OSError):
-                print(text, file=answers, flush=True)
+                answers.write(f"{text}\n")
+                answers.flush()
         else:
             _in_background(_mirrored, Path(folder), uri, finished=False)
 

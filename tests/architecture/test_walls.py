@@ -77,11 +77,17 @@ def imports(module: str, source: str, modules: Mapping[str, str]) -> set[str]:
     """Return the full dotted names of all that a module imports.
 
     `from study import config` names the module `study.config`; `from study.config import Run` names `study.config`.
-    `importlib.import_module` with a literal name counts, and so does what only type checkers read.
+    `importlib.import_module` with a literal name counts, and so does what only type checkers read, but for the face
+    `study`, which names what it imports when it is used.
     """
     is_package = any(other.startswith(f"{module}.") for other in modules)
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    if module == "study":
+        tree.body = [
+            node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -159,7 +159,8 @@ def searches(level: float) -> str:
         return f"Searches of {_name(level)} are not simulated yet."
     lines = [["curve", "covered", "logistic alone", "bias / width", "mean runs", "90% of searches", "width, decades"]]
     for row in rows.to_dict("records"):
-        lines.append([row["shape"], f"{row['covered']:.3f}", f"{row['covered_alone']:.3f}", f"{row['bias']:+.2f}"])
+        alone = row.get("covered_alone", np.nan)  # not kept by older simulations
+        lines.append([row["shape"], f"{row['covered']:.3f}", _number(alone), f"{row['bias']:+.2f}"])
         lines[-1] += [f"{row['runs']:.0f}", f"{row['most_runs']:.0f}", f"{row['width']:.3f}"]
     return f"{_each(rows, 'searches of each curve')}\n\n{markdown(lines)}"
 

@@ -8,6 +8,7 @@ import statistics_page
 from shapes import GRIDS, NEAR, SHAPES
 from simulation_edges import differences, intervals, tally
 
+from analysis.stats import edge_posterior
 from analysis.stats.edge_posterior import edge_ends, edge_interval
 from analysis.stats.edges import edge_of
 from analysis.stats.psychometric import fit
@@ -34,6 +35,16 @@ def test_simulated_rates_equal_the_shape(name):
     assert (np.abs(shape.draw(lrs, n, rng).mean(0) - rate) < limit).all()
     edge = shape.edge(0.5)
     assert shape.rate([edge * 1.0001])[0] >= 0.499 if edge < math.inf else rate.max() < 0.5
+
+
+@pytest.mark.parametrize(("seeds", "tail"), [(3, 0.015), (4, 0.02), (5, 0.025), (8, 0.025)])
+def test_interval_of_few_seeds_leaves_out_less(seeds, tail, monkeypatch):
+    lrs = GRIDS["12 even"]
+    drawn = SHAPES["logistic, scale 0.167"].at(0.1).draw(lrs, seeds, np.random.default_rng(5))
+    low, _, high = edge_interval(fit(lrs, drawn), 0.5)
+    monkeypatch.setattr(edge_posterior, "FEW", 0.0)
+    (lowest,), (highest,) = edge_ends(fit(lrs, drawn), 0.5, (tail,))[0], edge_ends(fit(lrs, drawn), 0.5, (1 - tail,))[1]
+    assert (low, high) == (lowest, highest)
 
 
 @pytest.mark.parametrize("seeds", [3, 8, 16, 64])
