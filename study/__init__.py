@@ -6,7 +6,7 @@
     result = study.open("results/quick")                # what is recorded: result.runs, result.edges(), ...
     study.compare("results/a", "results/b")             # ratios of edges, and what differs in the definitions
 
-All errors that these raise are ValueErrors; `RecordError` is raised if a folder holds no record. docs/python.md has
+What cannot be done is a ValueError; `RecordError` is one, of a folder that holds no record. docs/python.md has
 every function. Importing this needs the standard library alone.
 """
 

@@ -334,9 +334,13 @@ class Study:
         for axis in ("models", "arms", "lrs", "seeds", "control_lrs", "compare"):
             values = getattr(self, axis)
             is_tuple = isinstance(values, Iterable) and not isinstance(values, str)
-            _need(is_tuple, f"{axis} needs a tuple, got {values!r}")
+            kind = "a tuple or a range" if axis == "seeds" else "a tuple"
+            _need(is_tuple, f"{axis} needs {kind}, got {values!r}")
             values = tuple(int(v) if isinstance(v, numbers.Integral) else v for v in values)  # also of numpy
             object.__setattr__(self, axis, values)
+        for name, kind in (("recipe", Recipe), ("rule", Rule)):
+            value = getattr(self, name)
+            _need(isinstance(value, kind), f"{name} is made by {kind.__name__}(...), got {value!r}")
         for arm in self.arms:
             _need(isinstance(arm, Arm), f'arms are made by Arm("name"), got {arm!r}')
         for lr in (*self.lrs, *self.control_lrs):
@@ -395,6 +399,17 @@ class Study:
             recipe=self.recipe,
             trainer=self.trainer,
         )
+
+
+def steps_of(recipe: Recipe, train_rows: int) -> int:
+    """Return the optimizer steps of a run: those of the recipe, or one pass over the training rows.
+
+    Raises:
+        ValueError: If the rows do not fill one batch.
+    """
+    if train_rows < recipe.batch:
+        raise ValueError(f"{train_rows} training rows do not fill one batch of {recipe.batch}")
+    return recipe.steps or train_rows // recipe.batch
 
 
 def united_arms(arms: Iterable[tuple[Arm, Iterable[float]]], shared: Iterable[float]) -> tuple[Arm, ...]:
@@ -502,7 +517,9 @@ def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
 def check_lr(lr: float, name: str = "lr") -> None:
     """Raise ValueError for a learning rate that cannot be trained."""
     text = "; YAML reads 1e-3 as text and 1.0e-3 as a number" if isinstance(lr, str) else ""
-    _need(isinstance(lr, int | float), f"need a number as {name}, got {name}={lr!r}{text}")
+    _need(
+        isinstance(lr, numbers.Real) and not isinstance(lr, bool), f"need a number as {name}, got {name}={lr!r}{text}"
+    )
     _need(math.isfinite(lr) and 0 < lr <= MAX_LR, f"need 0 < {name} <= {MAX_LR:g}, got {name}={lr:g}")
 
 

@@ -17,6 +17,8 @@ def plain_axes(ax: Axes | None) -> Axes:
         from matplotlib import pyplot  # it chooses a backend
 
         ax = pyplot.gca()
+    if not isinstance(ax, Axes):
+        raise ValueError(f"ax is axes of matplotlib, got {ax!r}")
     if ax.name != "rectilinear":
         raise ValueError(f"these figures need axes with x and y, and these are {ax.name}")
     return ax

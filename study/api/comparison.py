@@ -16,9 +16,9 @@ class Comparison:
     """Two studies beside each other.
 
     Attributes:
-        edges: One row a curve that both have, with the same method, thresholds and options; columns model, curve (of
-            a), edge_a, edge_b, ratio (LR50 of b over that of a, NaN unless both were reached), low, high (its 95%
-            interval), status, p.
+        edges: One row a curve that both have, with the same method, thresholds and options; columns model (`a and b` if
+            the models differ), curve (of a), edge_a, edge_b, ratio (LR50 of b over that of a, NaN unless both were
+            reached), low, high (its 95% interval), status, p.
         differences: What differs in their definitions: key -> (of a, of b).
     """
 
@@ -68,7 +68,8 @@ def compare(a: "Result | AnyPath", b: "Result | AnyPath") -> Comparison:
         )
         ratio = edge_ratio(other, of_a, points_of_b, points_of_a)
         edges = {"edge_a": of_a["edge"], "edge_b": other["edge"]}
-        rows.append({"model": of_a["model"], "curve": of_a["curve"]} | edges | ratio)
+        model = " and ".join(dict.fromkeys([of_a["model"], other["model"]]))
+        rows.append({"model": model, "curve": of_a["curve"]} | edges | ratio)
     if not rows:
         raise ValueError(f"{a.study.name} and {b.study.name} have no curve in common")
     return Comparison(edges=pd.DataFrame(rows), differences=dict(_differences(a, b)))
@@ -83,7 +84,10 @@ def _same(row: Mapping[str, Any], thresholds: Sequence[str], lone: bool) -> tupl
 def _differences(a: Result, b: Result) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Yield key, (of a, of b) of what differs in two definitions; a nested key as `recipe.batch`."""
     found_a, found_b = (dict(_flat(to_json(one.study)) | {"data content": one.content}) for one in (a, b))
-    for key in dict.fromkeys([*found_a, *found_b]):  # a definition leaves out some values at their default
+    for key in dict.fromkeys([*found_a, *found_b]):
+        if key == "data_options.dir":
+            continue  # where the data lie; their content is compared
+        # A definition leaves out some values at their default.
         both = found_a.get(key, "default"), found_b.get(key, "default")
         if both[0] != both[1]:
             yield key, both

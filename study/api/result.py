@@ -1,6 +1,7 @@
 """The record of a study from Python: runs, tables, claims and figures."""
 
 import functools
+import numbers
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,8 +25,8 @@ SHOWN_EDGES = 12
 class Result:
     """The record of a study, as it was when it was opened. Open it again to see later runs.
 
-    Every table is a `pandas.DataFrame`, and `low` and `high` are ends of 95% intervals. Every error is a ValueError;
-    `study.RecordError` if the folder holds no record.
+    Every table is a `pandas.DataFrame`, and `low` and `high` are ends of 95% intervals. What cannot be done is
+    a ValueError; `study.RecordError` if the folder holds no record.
 
     Attributes:
         folder: Of the record.
@@ -34,9 +35,6 @@ class Result:
 
     def __init__(self, folder: AnyPath) -> None:
         self.folder = study_folder(os.fspath(folder))
-        if (self.folder / "family.json").exists():
-            members = sorted(path.parent.name for path in self.folder.glob("*/study.json"))
-            raise RecordError(f"{folder} holds a family of studies; open one of them: {', '.join(members)}")
         self._definition: Definition = read_definition(self.folder)
 
     @property
@@ -117,9 +115,12 @@ class Result:
             if len(found) != 1:
                 raise ValueError(f"{len(found)} runs of {self.folder} have an id that begins with {run_id!r}")
             return found
-        for name, value in (("model", model), ("lr", lr), ("seed", seed)):
+        for name, value in (("model", model), ("seed", seed)):
             if value is not None:
                 runs = self._where(runs, runs[name] == value, name, value, runs[name])
+        if lr is not None:
+            near = (runs["lr"] / float(lr) - 1).abs() < 1e-6  # of any precision
+            runs = self._where(runs, near, "lr", lr, runs["lr"])
         if method is not None:
             either = (runs["method"] == method) | (runs["curve"] == method)
             runs = self._where(runs, either, "method", method, runs["curve"])
@@ -384,4 +385,11 @@ def open(folder: AnyPath) -> Result:
 
 def seeds_text(seeds: str | Iterable[int] | None) -> str | None:
     """Return seeds as the command line writes them."""
-    return seeds if seeds is None or isinstance(seeds, str) else ",".join(str(int(seed)) for seed in seeds)
+    if seeds is None or isinstance(seeds, str):
+        return seeds
+    found = []
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
+            raise ValueError(f"seeds are whole numbers, got {seed!r}")
+        found.append(str(int(seed)))
+    return ",".join(found)

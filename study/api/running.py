@@ -45,6 +45,8 @@ def run(
     from study.storage.stores import cache_folder
     from study.trainers.protocol import open_trainer
 
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers needs a positive number, got {workers}")
     plugins.add_script_folder()
     if seeds is not None and not isinstance(seeds, str):
         seeds = tuple(seeds)

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.config import Study
+from study.config import Study, control_of, runs_of
 from study.definition.own_code import SHOWN
 from study.record import tables
+from study.record.confirmations import read_confirmations
 from study.record.definition import study_exists
 from study.record.recorded_code import code_counts
 from study.text.wording import count
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 ACCEPT = "--accept-changed-code"
 
 
-def refuse(folder: Path, study: Study, trainer: Trainer, *, accepted: bool) -> None:
+def refuse(folder: Path, study: Study, trainer: Trainer, *, accepted: bool, confirms: bool = False) -> None:
     """Raise ValueError if new runs of a study would share its cells with runs that other code trained.
 
     Args:
@@ -25,12 +26,23 @@ def refuse(folder: Path, study: Study, trainer: Trainer, *, accepted: bool) -> N
         study: what is to be trained.
         trainer: of the study.
         accepted: whether the user accepts that.
+        confirms: whether fresh seeds are to be trained.
     """
     if accepted or not trainer.own_code_of(study) or not study_exists(folder):
         return
-    if changed := changes(study, trainer, tables.read_runs(folder)):
+    runs = tables.read_runs(folder)
+    if (changed := changes(study, trainer, runs)) and (confirms or not _is_whole(folder, study, trainer, runs)):
         ways = f"train into another folder (study run --out), or mix both with {ACCEPT}"
         raise ValueError(f"{'; '.join(changed)}: {ways}")
+
+
+def _is_whole(folder: Path, study: Study, trainer: Trainer, runs: "pd.DataFrame") -> bool:
+    """Return whether all runs of a study and its confirmations are recorded; False for a search, which may go on."""
+    if study.search:
+        return False
+    parts = [study, *(earlier.part_of(study) for earlier in read_confirmations(folder))]
+    planned = [run.id for part in parts for run in runs_of(part, trainer.content)]
+    return set(runs["run_id"]).issuperset([*planned, *(run.id for run in control_of(study, trainer.content))])
 
 
 def changes(study: Study, trainer: Trainer, runs: "pd.DataFrame") -> list[str]:

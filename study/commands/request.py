@@ -145,6 +145,8 @@ def out_folder(request: RunRequest, study: Study) -> Path:
     Raises:
         ValueError: the path is relative on a cluster, where the working folder is not the user's.
     """
+    if not request.out and (study.name in ("", ".", "..") or "/" in study.name):
+        raise ValueError(f"the study's name {study.name!r} is no name of a folder: give --out")
     out = request.out or f"results/{study.name}"
     check_absolute(request.address, "--out", out, request.out or "none")
     return study_folder(out)

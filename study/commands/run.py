@@ -91,7 +91,8 @@ def train(
     if request.tracking_uri:
         check_scheme(request.tracking_uri)
     trainer.check_folder(folder)
-    changed_code.refuse(folder, study, trainer, accepted=request.accept_changed_code)
+    accepted = request.accept_changed_code
+    changed_code.refuse(folder, study, trainer, accepted=accepted, confirms=confirmation is not None)
     plan(study, trainer, workers=1)  # raises for an unusable study before anything is written
     follower = Follower(folder, request.tracking_uri)
     # Ray takes seconds to start. What the report needs is imported meanwhile.

@@ -197,7 +197,7 @@ def _numbers(columns: Sequence[pa.ChunkedArray], clock: Clock) -> tuple[np.ndarr
     try:
         stamps = [chunk.cast(pa.timestamp("us"), safe=False).cast(pa.int64()) for chunk in map(_utc, chunks)]
     except pa.ArrowException as error:
-        why = str(error).splitlines()[0]
+        why = str(error).splitlines()[0].partition(". You might")[0]
         raise ValueError(f"the time {name} is neither a number nor a timestamp ({why}): set time_format") from error
     return np.concatenate([stamp.to_numpy(zero_copy_only=False) for stamp in stamps]), PER_DAY["us"]
 

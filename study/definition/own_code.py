@@ -85,9 +85,10 @@ def _file_of(name: str, user_folder: Path) -> Path | None:
     found = getattr(sys.modules.get(name), "__file__", None)
     if found:
         return Path(found).absolute()
-    at = Path(user_folder, *name.split("."))
-    if inside := [file for file in (at / "__init__.py", at.parent / f"{at.name}.py") if file.is_file()]:
-        return inside[0]
+    for folder in (*sys.path, user_folder):  # as Python looks for it
+        at = Path(folder, *name.split(".")).absolute()
+        if inside := [file for file in (at / "__init__.py", at.parent / f"{at.name}.py") if file.is_file()]:
+            return inside[0]
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):

@@ -172,14 +172,15 @@ def _not_learned(gain: float, lr: float, runs: Sequence[_Course]) -> str:
     steps = max(int(run.step[-1]) + 1 for run in runs)
     best = max((run for run in runs if run.finite), key=lambda run: float(run.g.max()), default=None)
     once = ""
-    if best is not None and (top := float(best.g.max())) > best.noise:
-        once = f"; it was {top:.3g} at step {int(best.step[best.g.argmax()])}, so fewer steps may do"
+    if best is not None and float(best.g.max()) > best.noise and best.g.argmax() >= best.whole:
+        once = f"; it was {best.g.max():.3g} at step {int(best.step[best.g.argmax()])}"
     return (
         "the training loss is not learnable here: at no lr does the control beat the best constant predictor (its best"
-        f" gain after {steps} steps is {gain:.3g}, at lr={lr:g}{once}); {_SET}"
+        f" gain after {steps} steps is {gain:.3g}, at lr={lr:g}{once}); {_SET_FEWER if once else _SET}"
     )
 
 
+_SET_FEWER = "set steps that end before it is lost, or lower control_lrs"
 _SET = "set more steps, or higher control_lrs where the network learns slowly"
 
 

@@ -74,6 +74,9 @@ def read_definition(folder: Path) -> Definition:
         StorageError: it cannot be read now.
     """
     path, text = folder / "study.json", definition_text(folder)
+    if text is None and (folder / "family.json").is_file():
+        members = sorted(path.parent.name for path in folder.glob("*/study.json"))
+        raise RecordError(f"{stores.address(folder)} holds a family of studies; name one of them: {', '.join(members)}")
     if text is None:
         raise RecordError(f"{stores.address(folder)} holds no study (no study.json)")
     try:

@@ -13,7 +13,7 @@ import pandas as pd
 from torch import Tensor
 
 from study import data, methods
-from study.config import Arm, Run, Study
+from study.config import Arm, Run, Study, steps_of
 from study.data import Rows
 from study.data._dataset import Log
 from study.record.definition import Definition, read_definition
@@ -34,7 +34,6 @@ from study.trainers.ranker import outcomes_of
 from study.training import weights
 from study.training.embeddings import EmbeddingTables
 from study.training.networks import StackedNetworks, constants, network_of_seed, spec_of, trained_parameters
-from study.training.stack import steps_of
 from study.training.trainer import Trained
 from study.training.weights import About, Weights
 

@@ -46,13 +46,14 @@ def named(
     if isinstance(study.search, QualitySearch):
         raise ValueError(f"{study.name} judges its own winners on fresh seeds; there is nothing to confirm")
     check_lr(request.lr)
+    lr = float(request.lr)
     runs = tables.read_runs(folder)
     known = read_confirmations(folder)
     arms = _arms(definition, with_curves(runs), request.methods)
     chosen = _chosen("model", request.models, study.models)
     done = set(runs["run_id"])
     for confirmation in known if request.seeds is None else ():
-        same = (confirmation.lr, confirmation.models, confirmation.arms) == (request.lr, chosen, arms)
+        same = (confirmation.lr, confirmation.models, confirmation.arms) == (lr, chosen, arms)
         if same and not {run.id for run in confirmation.runs(definition)} <= done:
             return confirmation
     cells = runs.loc[runs["role"] == "cell"]
@@ -73,9 +74,7 @@ def named(
         wanted = tuple(range(first, first + more))
     else:
         wanted = tuple(sorted(overrides.seeds(request.seeds)))
-    found = Confirmation(
-        lr=request.lr, seeds=wanted, models=chosen, arms=arms, number=len(known), study_seeds=len(study.seeds)
-    )
+    found = Confirmation(lr=lr, seeds=wanted, models=chosen, arms=arms, number=len(known), study_seeds=len(study.seeds))
     for confirmation in known:
         if confirmation.name == found.name:
             return confirmation

@@ -17,7 +17,7 @@ import numpy as np
 
 import study as package
 from study import data
-from study.config import Arm, Run, Study, canonical_json, to_json, united_arms
+from study.config import Arm, Run, Study, canonical_json, steps_of, to_json, united_arms
 from study.data._dataset import Log
 from study.definition import model_options
 from study.outcomes.judge import Outcome, judge
@@ -170,11 +170,13 @@ class Trainer(protocol.Trainer):
         log = self.log
         rows = f"{log.train_rows:,} training rows, {len(log.labels) - log.train_rows:,} held out"
         lines = [("data", f"{self.study.data}: {rows}"), ("models", ", ".join(self.study.models))]
-        if (recipe := self.study.recipe).schedule != "constant":
+        recipe = self.study.recipe
+        steps = steps_of(recipe, log.train_rows)
+        reached = f", so the lr reaches {steps / recipe.warmup:.0%} of its peak" if steps < recipe.warmup else ""
+        lines.append(("steps", f"{steps} of {recipe.batch} rows, the first {recipe.warmup} a warm-up{reached}"))
+        if recipe.schedule != "constant":
             from study.training import lr_schedule
-            from study.training.stack import steps_of
 
-            steps = steps_of(recipe, log.train_rows)
             lines.append(("schedule", f"{lr_schedule.words(recipe, steps)}; a run's lr is its peak"))
         if self._start:
             from study.trainers import warm_start
@@ -309,8 +311,6 @@ class Trainer(protocol.Trainer):
     # Training -------------------------------------------------------------------------------------------------------
 
     def steps_of(self, run: Run) -> int:
-        from study.training.stack import steps_of
-
         return steps_of(run.recipe, self.log.train_rows)
 
     def train(

@@ -7,12 +7,11 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import models
-from study.config import Recipe
+from study.config import Recipe, steps_of
 from study.data._dataset import Log
 from study.training import fused_mlp
 from study.training.model_check import ROWS
 from study.training.networks import network_of_seed, spec_of
-from study.training.stack import steps_of
 
 WORK_BESIDE = 1.4e-4
 """Work of embeddings, judging and recording per example, in GFLOP of products of the same duration (measured)."""

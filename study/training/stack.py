@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models import Spec
-from study.config import Recipe, Run
+from study.config import Run, steps_of
 from study.data._dataset import Log
 from study.training import fused_mlp
 from study.training.device_log import DeviceLog
@@ -40,17 +40,6 @@ TABLE_METHOD = "table_method"
 
 MAX_HEADER_BYTES = 2**24
 """Bytes of a checkpoint beside its numbers, at most."""
-
-
-def steps_of(recipe: Recipe, train_rows: int) -> int:
-    """Return the optimizer steps of a run: those of the recipe, or one pass over the training rows.
-
-    Raises:
-        ValueError: If the rows do not fill one batch.
-    """
-    if train_rows < recipe.batch:
-        raise ValueError(f"{train_rows} training rows do not fill one batch of {recipe.batch}")
-    return recipe.steps or train_rows // recipe.batch
 
 
 @dataclass(frozen=True, kw_only=True)

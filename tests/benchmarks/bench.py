@@ -32,11 +32,10 @@ from typing import Any
 import torch
 
 from study import data
-from study.config import Recipe
+from study.config import Recipe, steps_of
 from study.data._dataset import Log
 from study.training import matmul
 from study.training.networks import build_network, spec_of
-from study.training.stack import steps_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STACK = 32

@@ -31,13 +31,12 @@ import numpy as np
 import torch
 
 from study import data
-from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule, Run
+from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule, Run, steps_of
 from study.data._dataset import Log
 from study.outcomes.judge import judge
 from study.outcomes.reference import control_reference
 from study.trainers.ranker import SHARE_OF_GPU, STACK_RUNS_GPU
 from study.training.sizing import bytes_of_run
-from study.training.stack import steps_of
 from study.training.trainer import Trained, train
 
 sys.path.insert(0, str(Path(__file__).parent))

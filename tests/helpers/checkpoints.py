@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from stacks import LOG, make_run
 
-from study.config import Run
+from study.config import Run, steps_of
 from study.execution.checkpoint import Checkpoint
 from study.trainers.ranker import Trainer
 from study.training import trainer
-from study.training.stack import steps_of
 
 MADE_BY = Trainer.made_by(None, "cpu")  # type: ignore[arg-type]
 

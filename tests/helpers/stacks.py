@@ -11,14 +11,13 @@ from torch.nn import functional
 from torch_schedules import shares_of
 
 from study import methods
-from study.config import Recipe, Rule, Run
+from study.config import Recipe, Rule, Run, steps_of
 from study.data._dataset import Log, Task
 from study.outcomes.judge import judge
 from study.outcomes.reference import Reference
 from study.streams import stream
 from study.training.networks import build_network, spec_of
 from study.training.rng import batches
-from study.training.stack import steps_of
 from study.training.trainer import Trained
 
 RECIPE = Recipe(batch=64, steps=17, warmup=3, window=150)

@@ -338,6 +338,12 @@ def test_a_comparator_that_no_arm_has_is_refused(compare: Any, message: str) -> 
         make_study(compare=compare)
 
 
+@pytest.mark.parametrize("part", ["recipe", "rule"])
+def test_a_recipe_and_a_rule_are_no_mappings(part: str) -> None:
+    with pytest.raises(ValueError, match=f"{part} is made by {part.title()}\\(...\\), got {{}}"):
+        make_study(**{part: {}})
+
+
 OWN_GRID = (Arm("none"), Arm("lion", {"rel": 0.5}, lrs=(0.003, 0.001)))
 
 

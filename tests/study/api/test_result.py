@@ -63,6 +63,7 @@ def test_losses_have_a_row_for_each_step_and_task(trained) -> None:
     for _, of_task in losses.groupby("task"):
         assert of_task["step"].tolist() == list(range(one["steps"]))
     pd.testing.assert_frame_equal(losses, trained.losses(one["run_id"][:10]))
+    pd.testing.assert_frame_equal(losses, trained.losses(method="agc", lr=np.float32(0.1), seed=np.int64(1)))
     last = losses.groupby("step")["loss"].sum().iloc[-1]
     assert last == pytest.approx(one["final_loss"], rel=0.5), "the sum over tasks, of one step"
     assert len(trained.losses()) == len(trained.runs) * len(losses)
@@ -99,7 +100,7 @@ def test_a_folder_without_a_record_and_one_of_a_family(tmp_path) -> None:
     with pytest.raises(study.RecordError, match="holds no study"):
         study.open(tmp_path)
     shutil.copytree(PUBLISHED / "scale_batch", tmp_path / "batches")
-    with pytest.raises(study.RecordError, match="holds a family of studies; open one of them: batch_1024, batch_128"):
+    with pytest.raises(study.RecordError, match="holds a family of studies; name one of them: batch_1024, batch_128"):
         study.open(tmp_path / "batches")
 
 
@@ -153,6 +154,7 @@ def test_a_frontier_is_of_one_threshold(published) -> None:
     ("call", "words"),
     [
         (lambda result: result.plot_divergence(axes(projection="polar")), "these are polar"),
+        (lambda result: result.plot_divergence("x"), "ax is axes of matplotlib, got 'x'"),
         (lambda result: result.plot_divergence(axes(), model="large"), "model is one of small, got 'large'"),
         (lambda result: result.plot_divergence(axes(), palette={"gc": "red"}), "the palette names gc; there are agc"),
         (lambda result: result.plot_tradeoff(axes(), quality="auc_x"), "auc_x"),
@@ -164,6 +166,12 @@ def test_a_figure_that_cannot_be_drawn(published, call, words) -> None:
         call(published)
 
 
+def test_an_lr_that_is_no_number_names_no_confirmation(published) -> None:
+    with pytest.raises(ValueError, match="need a number as lr, got lr=True"):
+        published.confirm(True, seeds=[500])
+    assert not (published.folder / "confirm").exists()
+
+
 # --- running and comparing ----------------------------------------------------------------------------------------
 
 
@@ -173,6 +181,9 @@ def test_a_figure_that_cannot_be_drawn(published, call, words) -> None:
         ({"what": "no_such_space"}, "no_such_space"),
         ({"what": "table3"}, "table3 is a family of studies"),
         ({"what": 3}, "got int"),
+        ({"what": "quick", "seeds": [1.5]}, "seeds are whole numbers, got 1.5"),
+        ({"what": "quick", "seeds": [True]}, "seeds are whole numbers, got True"),
+        ({"what": "quick", "workers": 0}, "workers needs a positive number, got 0"),
         ({"what": "quick", "settings": {"warmup": [0, 20]}}, "quick_warmup is a family of studies"),
         ({"what": "quick", "settings": {"lr": [0.1, "x"]}}, "x"),
         ({"what": "quick", "seeds": []}, "seeds has no seed"),
@@ -182,6 +193,12 @@ def test_a_study_that_cannot_be_run_is_refused_before_a_folder_is_made(tmp_path,
     with pytest.raises(ValueError, match=words):
         study.run(**options, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["..", "a/../../b", ""])
+def test_a_name_that_leads_elsewhere_is_no_folder(published, name) -> None:
+    with pytest.raises(ValueError, match="name"):
+        study.run(replace(published.study, name=name))
 
 
 @pytest.mark.parametrize("change", [{"seeds": range(4)}, {"settings": {"batch": 64}}, {"data": "kuairand"}])
@@ -197,8 +214,13 @@ def test_two_studies_beside_each_other(published) -> None:
     assert (known["ratio"] == 1).all()
     assert (known["low"] < 1).all()
     assert (known["high"] > 1).all()
+    moved = study.open(published.folder)
+    options = published.study.data_options | {"dir": "/elsewhere"}
+    moved._definition = replace(moved._definition, study=replace(published.study, data_options=options))
+    assert study.compare(published, moved).differences == {}, "the same data"
     with_dcn = study.compare(published, published.folder.parent / "lr_small_dcn")
     assert with_dcn.differences == {"models": (["small"], ["small_dcn"])}
+    assert set(with_dcn.edges["model"]) == {"small and small_dcn"}
     assert with_dcn.edges["curve"].tolist() == ["none", "layer_clip", "agc", "lamb", "clippy"]
     assert (
         with_dcn.edges["edge_b"].iloc[0] == study.open(published.folder.parent / "lr_small_dcn").edges()["edge"].iloc[0]

@@ -153,7 +153,7 @@ def test_files_of_a_command_that_cannot_be_used_are_refused(refused: Refuse, mor
         ("lrs", "(0.0, 0.1)", "lr=0"),
         ("lrs", "(-0.1,)", "lr=-0.1"),
         ("seeds", "()", "seeds"),
-        ("seeds", "3", "seeds needs a tuple"),
+        ("seeds", "3", "seeds needs a tuple or a range"),
         ("seeds", "(0.5,)", "seed=0.5"),
         ("seeds", "(-1,)", "seed=-1"),
         ("name", "''", "name"),

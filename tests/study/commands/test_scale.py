@@ -134,7 +134,7 @@ def test_a_curve_with_few_sizes_does_not_stop_the_others(tmp_path, capsys):
     edges = power_law((1, 2, 3, 4, 6, 12), 0.5, -0.5, agc=0.8)
     for model in [*edges][2:5]:
         del edges[model]["agc"]
-    write_sizes(tmp_path, edges, seeds=3)
+    write_sizes(tmp_path, edges, seeds=5)
     assert main(["scale", str(tmp_path), "--at", "ranker.depth=12"]) == 0
     printed = capsys.readouterr().out
     assert "agc, LR50 at 12, LR05 at 12: cannot say: a fit needs 3 sizes below 12, and it has 2" in printed

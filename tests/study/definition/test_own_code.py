@@ -1,5 +1,6 @@
 """The hash of a user's own module: it changes with the code that the module runs, and with nothing else."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -94,6 +95,20 @@ def test_the_hash_is_the_same_in_another_folder_and_once_imported(
     sys.path.remove(str(folder))
     monkeypatch.syspath_prepend(other)
     assert digest("single") == found
+
+
+def test_of_two_modules_of_a_name_that_counts_which_python_imports(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = own_code.digest("my_pkg.mine")
+    changed = PACKAGE | {"my_pkg/mine.py": METHOD.replace("factor=1.0", "factor=2.0")}
+    first = written(tmp_path / "first", changed)
+    monkeypatch.syspath_prepend(first)
+    monkeypatch.setattr(plugins, "user_folder", str(folder))
+    own_code.digest.cache_clear()
+    assert own_code.digest("my_pkg.mine") != before
+    importlib.import_module("my_pkg.mine")
+    assert Path(sys.modules["my_pkg.mine"].__file__ or "").is_relative_to(first)
 
 
 def test_libraries_beside_an_installed_module_do_not_count(folder: Path) -> None:

@@ -93,7 +93,8 @@ def test_a_ladder_that_diverges_everywhere_is_refused_with_what_to_set() -> None
 
 def test_a_gain_that_is_lost_for_good_is_not_learnable_and_said() -> None:
     with pytest.raises(
-        ValueError, match=r"gain after 200 steps is -0.0\d+, at lr=0.005; it was 0.3\d+ at step \d+, so"
+        ValueError,
+        match=r"gain after 200 steps is -0.0\d+, at lr=0.005; it was 0.3\d+ at step \d+\); set steps that end",
     ):
         reference_of(gains_of(fall(120, -0.1)))
 
