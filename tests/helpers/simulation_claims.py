@@ -189,7 +189,14 @@ TABLES = {
     ),
     "searches": (
         searches,
-        _cells(*((name, *asked) for asked in ((0.5, 1.25), (0.05, 1.5)) for name in SEARCHED)),
+        _cells(
+            *(
+                (name, level, precision)
+                for level, precision in ((0.5, 1.25), (0.05, 1.5))
+                for name in SEARCHED
+                if SHAPES[name].edge(level) > 0
+            )
+        ),
     ),
     "cost": (
         cost,
