@@ -172,8 +172,9 @@ class Trainer(protocol.Trainer):
         lines = [("data", f"{self.study.data}: {rows}"), ("models", ", ".join(self.study.models))]
         recipe = self.study.recipe
         steps = steps_of(recipe, log.train_rows)
-        reached = f", so the lr reaches {steps / recipe.warmup:.0%} of its peak" if steps < recipe.warmup else ""
-        lines.append(("steps", f"{steps} of {recipe.batch} rows, the first {recipe.warmup} a warm-up{reached}"))
+        warmup = f", with a warm-up of {recipe.warmup}" if recipe.warmup else ""
+        reached = f": the lr reaches {steps / recipe.warmup:.0%} of its peak" if steps < recipe.warmup else ""
+        lines.append(("steps", f"{steps} of {recipe.batch} rows{warmup}{reached}"))
         if recipe.schedule != "constant":
             from study.training import lr_schedule
 

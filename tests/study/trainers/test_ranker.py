@@ -38,6 +38,21 @@ def test_matrix_products_are_counted_by_pencil() -> None:
     assert planned_of(study, recorded, workers=1).limits.work_of_run == {"small": pytest.approx(one)}
 
 
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (Recipe(batch=64, steps=10, warmup=0), "10 of 64 rows"),
+        (Recipe(batch=64, steps=40, warmup=20), "40 of 64 rows, with a warm-up of 20"),
+        (Recipe(batch=64, steps=10, warmup=40), "10 of 64 rows, with a warm-up of 40: the lr reaches 25% of its peak"),
+    ],
+)
+def test_a_plan_says_how_long_a_run_is_and_whether_its_lr_is_reached(
+    recipe: Recipe, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ranker.Trainer, "log", LOG)
+    assert dict(ranker.Trainer(make_study(recipe=recipe), tmp_path).summary())["steps"] == said
+
+
 def test_models_that_vmap_cannot_take_are_named() -> None:
     study = make_study(models=("small", "own_models.branching"))
     assert (
