@@ -55,7 +55,7 @@ def edge_interval(fit: Fit, level: float) -> tuple[float, float, float]:
     high level depends on a tail of the curve. Few seeds are there, and no list of shapes is complete. So the interval
     leaves out less of the posterior: at level 0.05, 1.5% instead of 2.5% beyond either end.
     """
-    tail = TAIL if _free(fit) is None else TAIL * (4 * level * (1 - level)) ** SHORTER
+    tail = TAIL * (4 * level * (1 - level)) ** SHORTER
     (low, least, _), (_, most, high) = edge_ends(fit, level, (tail, 0.5, 1 - tail))
     (edge,) = fit.edge(level, (0.5,))
     return low, min(max(edge, least), most), high

@@ -1,8 +1,13 @@
 """Curves P(divergence | lr) of any shape, and the studies that are drawn from them.
 
-A seed's threshold (in log10 lr, relative to LR50) has any distribution, given by its quantiles. A run diverges where
-its lr lies above its seed's threshold, unless it lapses or its seed is immune, or else by the floor. `share` is the
-part of the threshold's variance (on the scale of a normal score) that a seed keeps over all lrs, as in `simulation`.
+Seed s has at each lr, for every method alike, the threshold (in log10 lr, relative to LR50)
+
+    t = quantile(Phi(z))        z = sqrt(share) z_s + sqrt(1 - share) e        z_s, e ~ Normal(0, 1)
+
+with z_s the seed's own and e drawn anew for each run. Whatever the share, thresholds have the distribution of
+`quantile`, and runs of different seeds diverge independently with probability `Shape.rate`. At share 0 the runs of a
+seed are independent too; at 1 a seed switches once. A run diverges if its lr lies above its seed's threshold (and, with
+`falls`, less than that many decades above it), unless it lapses or its seed is immune. Else the floor decides.
 """
 
 import functools
@@ -58,15 +63,11 @@ class Shape:
 
     def draw(self, lrs: Sequence[float], seeds: int, rng: np.random.Generator) -> np.ndarray:
         """Return the outcomes of one study, (S, K): 1 is diverged, 0 is not."""
-        runs = (seeds, len(lrs))
-        z = math.sqrt(self.share) * rng.normal(size=(seeds, 1))
-        if self.share < 1:
-            z = z + math.sqrt(1 - self.share) * rng.normal(size=runs)
-        thresholds = self.quantile(special.ndtr(z).clip(1e-9, 1 - 1e-9)) - self._center
-        above = np.log10(np.asarray(lrs) / self.lr50) - thresholds
-        diverged = (above >= 0) & (above < self.falls)
-        diverged &= (rng.random(runs) >= self.lapse) & (rng.random((seeds, 1)) >= self.immune)
-        return (diverged | (rng.random(runs) < self.floor)).astype(float)
+        return draw([self], lrs, seeds, rng=rng, share=self.share)[0, 0]
+
+    def thresholds(self, z: np.ndarray) -> np.ndarray:
+        """Return log10 of the lr above which runs with these normal scores diverge."""
+        return math.log10(self.lr50) - self._center + self.quantile(special.ndtr(z).clip(1e-9, 1 - 1e-9))
 
     def _below(self, x: np.ndarray) -> np.ndarray:
         return np.interp(x, _table(self.quantile), UNITS, left=0.0, right=1.0)
@@ -78,11 +79,12 @@ class Shape:
 
     def _place(self, level: float) -> float:
         """Where P reaches the level, in decades from the zero of `quantile`."""
+        if self.floor >= level:
+            return -math.inf
         top = (1 - self.floor) * (1 - self.lapse) * (1 - self.immune)
         if level - self.floor >= top:
             return math.inf
-        need = (level - self.floor) / top
-        return float(self.quantile(np.array(need))) if need > 1e-12 else -math.inf
+        return float(self.quantile(np.array((level - self.floor) / top)))
 
 
 UNITS = special.expit(np.linspace(-18, 18, 20_001))
@@ -100,8 +102,45 @@ def _mixture(*parts: tuple[float, float, float]) -> Callable[[np.ndarray], np.nd
     return lambda u: np.interp(u, below, x)
 
 
+@functools.cache
 def _logistic(scale: float) -> Callable[[np.ndarray], np.ndarray]:
     return lambda u: scale * special.logit(u)
+
+
+def logistic(slope: float = 20.0, **options: float) -> Shape:
+    """Return a curve of the logistic model; its scale is 1 / slope decades."""
+    return Shape(quantile=_logistic(1 / slope), **options)
+
+
+def draw(
+    curves: Sequence[Shape],
+    lrs: Sequence[float],
+    seeds: int,
+    *,
+    rng: np.random.Generator,
+    share: float = 1.0,
+    simulations: int = 1,
+    missing: float = 0.0,
+) -> np.ndarray:
+    """Return the outcomes of N simulated studies, (N, M, S, K): M curves (methods), S seeds, K lrs.
+
+    1 is diverged, 0 is not, NaN is missing (a random share `missing` of the runs). The methods of a simulation share
+    their seeds. `share` counts in place of the curves' own.
+    """
+    size = (simulations, len(curves), seeds, len(lrs))
+    z = math.sqrt(share) * rng.normal(size=(simulations, 1, seeds, 1))
+    if share < 1:
+        z = z + math.sqrt(1 - share) * rng.normal(size=size)
+    lapsing, immunity, by_floor = rng.random(size), rng.random((simulations, 1, seeds, 1)), rng.random(size)
+
+    def of(name: str) -> np.ndarray:
+        return np.array([getattr(curve, name) for curve in curves])[:, None, None]
+
+    z = np.broadcast_to(z, (*z.shape[:1], len(curves), *z.shape[2:]))
+    above = np.log10(lrs) - np.stack([curve.thresholds(z[:, i]) for i, curve in enumerate(curves)], axis=1)
+    diverged = (above >= 0) & (above < of("falls")) & (lapsing >= of("lapse")) & (immunity >= of("immune"))
+    outcomes = (diverged | (by_floor < of("floor"))).astype(float)
+    return np.where(rng.random(size) < missing, np.nan, outcomes) if missing else outcomes
 
 
 FAMILY = {

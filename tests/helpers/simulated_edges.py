@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from simulation import LRS, Curve, draw
+from shapes import Shape, draw
+from simulation import LRS
 
 from analysis.stats.edges import REACHED, edge_of
 from analysis.stats.intervals import TAIL
@@ -16,7 +17,7 @@ PLACES = 20
 
 
 def simulated_edges(
-    curve: Curve,
+    curve: Shape,
     seeds: int,
     share: float,
     simulations: int,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from scale_record import points
-from simulation import Curve, draw
+from shapes import draw, logistic
 
 from analysis.stats.edges import edge_of
 from analysis.stats.psychometric import fit_many
@@ -71,7 +71,7 @@ def simulated_predictions(
     true_NM = true_edges(law, trained, targets, simulations, scatter, rng)
     diverged = np.stack(
         [
-            draw([Curve(lr50=math.exp(y), slope=slope) for y in row], LRS, seeds, rng=rng, share=share)[0]
+            draw([logistic(lr50=math.exp(y), slope=slope) for y in row], LRS, seeds, rng=rng, share=share)[0]
             for row in true_NM[:, : len(trained)]
         ]
     )

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from simulation import LRS, Curve
+from shapes import Shape
+from simulation import LRS
 
 from analysis.stats.intervals import TAIL
 from analysis.stats.psychometric import fit_many
@@ -34,7 +35,7 @@ class Trainer:
     Run i of a curve draws from (seed, method, lr, i): the same in every order and after every interruption.
     """
 
-    def __init__(self, curves: Mapping[str, Curve], seed: int = 0, fails: Callable[[Run], bool] = lambda run: False):
+    def __init__(self, curves: Mapping[str, Shape], seed: int = 0, fails: Callable[[Run], bool] = lambda run: False):
         self.curves, self.seed, self.fails = curves, seed, fails
         self.recorded: dict[str, bool] = {}
         self.failed: set[str] = set()
@@ -103,13 +104,13 @@ class Found:
     end: str
 
 
-def search(curve: Curve, seed: int, *, ladder: Sequence[float] = LADDER, **options) -> Found:
+def search(curve: Shape, seed: int, *, ladder: Sequence[float] = LADDER, **options) -> Found:
     """Return the result of a search of one known curve."""
     return recorded_search(curve, seed, ladder=ladder, **options)[0]
 
 
 def recorded_search(
-    curve: Curve, seed: int, *, ladder: Sequence[float] = LADDER, **options
+    curve: Shape, seed: int, *, ladder: Sequence[float] = LADDER, **options
 ) -> tuple[Found, list[tuple[float, bool]]]:
     """Return the result of a search, and (lr, diverged) of each run that it trained."""
     study = make_study(lrs=ladder, seed=1000 * seed, **options)
@@ -131,7 +132,7 @@ def recorded_search(
     return said, [(trainer.runs[id].lr, diverged) for id, diverged in trainer.recorded.items()]
 
 
-def grid_width(curves: Sequence[Curve], seeds: int, rng: np.random.Generator, level: float = 0.5) -> float:
+def grid_width(curves: Sequence[Shape], seeds: int, rng: np.random.Generator, level: float = 0.5) -> float:
     """Return the mean width, in decades, of an edge's interval by the logistic alone, from a grid of 12 lrs with
     independent runs."""
     outcomes_NSK = np.array([rng.random((seeds, len(LRS))) < curve.rate(LRS) for curve in curves]).astype(float)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from simulation import Curve, draw, runs_table
+from shapes import draw, logistic
+from simulation import runs_table
 
 LRS = (0.1, 0.2, 0.4, 0.8, 1.6)
 SEEDS = range(6)
@@ -48,7 +49,7 @@ def adaptive():
     parts = []
     for i, method in enumerate(("none", "clippy")):
         lrs = sorted({float(f"{lr:.2g}") for lr in 0.3 * (i + 1) * 2 ** rng.normal(0, 0.8, size=48)})
-        outcomes = draw([Curve(lr50=0.3 * (i + 1), slope=8)], lrs, len(lrs), rng=rng)[0]
+        outcomes = draw([logistic(lr50=0.3 * (i + 1), slope=8)], lrs, len(lrs), rng=rng)[0]
         outcomes = np.where(np.eye(len(lrs), dtype=bool), outcomes, np.nan)
         parts.append(runs_table(outcomes, lrs, [method]))
     return pd.concat(parts, ignore_index=True)

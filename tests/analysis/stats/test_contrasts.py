@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import special
+from shapes import draw, logistic
 from simulated_record import LRS, simulated_definition, write_simulated_study
-from simulation import CURVES, Curve, draw, runs_table
+from simulation import CURVES, runs_table
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -111,7 +112,7 @@ def test_a_sentence_has_one_verdict_that_of_the_corrected_p(recorded, ratio, low
 
 
 def test_swapping_two_curves_inverts_the_interval():
-    outcomes = draw([Curve(lr50=0.1), Curve(lr50=0.3)], LRS, 8, rng=np.random.default_rng(1))[0]
+    outcomes = draw([logistic(lr50=0.1), logistic(lr50=0.3)], LRS, 8, rng=np.random.default_rng(1))[0]
     a, b = (points(fit(LRS, y)) for y in outcomes)
     (low, high, p), (low_, high_, p_) = ratio_interval(a, b), ratio_interval(b, a)
     assert low == pytest.approx(1 / high_, rel=0.02)
@@ -227,7 +228,7 @@ def test_study_of_none_alone_has_no_contrast():
     ],
 )
 def test_a_censored_edge_gives_no_ratio(none, other, status):
-    kinds = CURVES | {"always": Curve(floor=1.0)}
+    kinds = CURVES | {"always": logistic(floor=1.0)}
     table = contrasts(drawn(kinds[none], kinds[other]), DEFINITION)
     row = row_of(table, "layer_clip")
     assert math.isnan(row["ratio"])
@@ -396,7 +397,7 @@ def compared(*methods):
 
 
 def test_each_method_is_compared_with_the_named_comparators():
-    runs = drawn(*[Curve(lr50=lr) for lr in (0.1, 0.2, 0.3, 0.1, 0.4)])
+    runs = drawn(*[logistic(lr50=lr) for lr in (0.1, 0.2, 0.3, 0.1, 0.4)])
     table = contrasts(runs, compared("agc", "clippy"))
     planned = table[table["planned"]]
     pairs = list(zip(planned["curve"], planned["against"], strict=True))
@@ -409,7 +410,7 @@ def test_each_method_is_compared_with_the_named_comparators():
 
 def test_holm_counts_every_model_of_the_study():
     rng = np.random.default_rng(2)
-    curves = [Curve(lr50=lr) for lr in (0.1, 0.2, 0.2, 0.1, 0.1)]
+    curves = [logistic(lr50=lr) for lr in (0.1, 0.2, 0.2, 0.1, 0.1)]
     tables = [runs_table(draw(curves, LRS, 8, rng=rng)[0], LRS, METHODS, model=model) for model in ("small", "large")]
     definition = simulated_definition(models=("small", "large"), lrs=LRS)
     table = contrasts(pd.concat(tables, ignore_index=True), definition)
@@ -420,7 +421,7 @@ def test_holm_counts_every_model_of_the_study():
 
 def test_holm_counts_planned_contrasts_that_have_no_runs_yet():
     """After two of five methods, p is that of four contrasts: a look at the record does not make it smaller."""
-    runs = drawn(Curve(lr50=0.1), Curve(lr50=0.4))
+    runs = drawn(logistic(lr50=0.1), logistic(lr50=0.4))
     row = row_of(contrasts(runs, DEFINITION), "layer_clip")
     assert row["p_holm"] == pytest.approx(min(1.0, 4 * row["p"]))
     study = replace(DEFINITION.study, models=("small", "large"))

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import special, stats
+from shapes import draw, logistic
 from simulated_edges import simulated_edges, tallies
-from simulation import CURVES, LRS, Curve, draw, runs_table
+from simulation import CURVES, LRS, runs_table
 
 import analysis
 from analysis.stats.edges import BELOW, NOT_REACHED
@@ -59,10 +60,11 @@ def test_simulated_seeds_keep_their_thresholds_across_lrs_and_methods():
 def test_known_edges_of_known_curves():
     assert CURVES["shallow"].edge() == pytest.approx(0.1, rel=1e-3)
     assert CURVES["shallow"].edge(0.05) == pytest.approx(10 ** (-1 - np.log(19) / 6), rel=1e-3)
-    # 0.7 S(20 x) = 0.5 at S = 5/7: x = log(2.5) / 20.
-    assert CURVES["lapse 0.3"].edge() == pytest.approx(10 ** (-1 + np.log(2.5) / 20), rel=1e-3)
+    # 0.7 S(20 x) is 0.35 at x = 0, and 0.5 at S = 5/7: x = log(2.5) / 20.
+    assert CURVES["lapse 0.3"].edge() == pytest.approx(0.1, rel=1e-3)
+    assert CURVES["lapse 0.3"].edge(0.35) == pytest.approx(10 ** (-1 - np.log(2.5) / 20), rel=1e-3)
     assert CURVES["never"].edge() == np.inf
-    assert Curve(floor=0.1).edge(0.05) == 0
+    assert logistic(floor=0.1).edge(0.05) == 0
 
 
 # --- coverage, bias, censoring ---------------------------------------------------------------------------------------
@@ -70,7 +72,7 @@ def test_known_edges_of_known_curves():
 
 @pytest.fixture(scope="module", params=[5, pytest.param(30, marks=pytest.mark.slow)])
 def simulated(request):
-    """Curve -> rows of `simulated_edges`: every number of seeds and share, 5 (or, slow, 30) simulations of each."""
+    """Shape -> rows of `simulated_edges`: every number of seeds and share, 5 (or, slow, 30) simulations of each."""
     tables = {}
     for i, name in enumerate(("shallow", "steep", "lapse 0.3", "floor 0.02")):
         rng = np.random.default_rng([7, i])
@@ -93,7 +95,8 @@ def test_intervals_of_edges_cover(simulated, level):
         of_seeds = covered[every["seeds_drawn"] == seeds]
         assert of_seeds.sum() >= least(TARGET, len(of_seeds)), f"{seeds} seeds"
     # Nor do they cover by being wide: with 64 seeds, less than this many decades. Two lrs are 0.18 apart.
-    widths = {"shallow": 0.17, "steep": 0.12, "lapse 0.3": 0.15, "floor 0.02": 0.12}
+    # Of "lapse 0.3" the mean is 0.129 in 171 simulations, and its standard error in the 15 of here is 0.011.
+    widths = {"shallow": 0.17, "steep": 0.12, "lapse 0.3": 0.16, "floor 0.02": 0.12}
     for name, widest in widths.items() if level == 0.5 else ():
         table = simulated[name]
         assert tallies(table[(table["seeds_drawn"] == 64) & (table["level"] == level)])["width"] < widest
@@ -113,7 +116,7 @@ def test_edge_outside_the_tried_lrs_is_nan():
     assert set(never["status"]) == {NOT_REACHED}
     assert np.isnan(never["edge"].to_numpy()).all()
     assert np.isinf(never["high"].to_numpy()).all()
-    far = draw([Curve(lr50=3), Curve(lr50=0.001)], LRS, 8, rng=np.random.default_rng(2), simulations=20)
+    far = draw([logistic(lr50=3), logistic(lr50=0.001)], LRS, 8, rng=np.random.default_rng(2), simulations=20)
     for outcomes_MSK in far:
         table = analysis.edges(runs_table(outcomes_MSK, LRS)).set_index("method")
         assert table["status"].tolist() == [NOT_REACHED, BELOW]

@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from shapes import Shape
 from simulated_record import EDGES, LRS, write_simulated_study
-from simulation import CURVES, Curve
+from simulation import CURVES
 from text_checks import contains
 
 import analysis
@@ -166,7 +167,7 @@ SPARSE = tuple(float(f"{lr:.3g}") for lr in np.geomspace(0.01, 1, 150))
 """As a search leaves them: much closer than a quarter octave, a run at each."""
 
 
-def drawn_once(curve: Curve, count: int) -> np.ndarray:
+def drawn_once(curve: Shape, count: int) -> np.ndarray:
     """Outcomes of so many studies with a run at each of `SPARSE`, each with a seed of its own: (N, S, K), S = K."""
     rng = np.random.default_rng(2)
     own = rng.random((count, len(SPARSE))) < curve.rate(SPARSE)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from shapes import draw, logistic
 from simulated_record import simulated_definition, write_simulated_study
-from simulation import Curve, draw
 from statsmodels.stats.proportion import proportion_confint
 from text_checks import contains
 
@@ -197,8 +197,8 @@ def test_claims_are_wrong_at_most_5_percent_of_the_time(seeds, share):
     """Just above the risk at one lr (a steep and a shallow curve), and just above it at every lr: the worst there is.
     Seeds carry their thresholds from lr to lr."""
     at = SIMULATED_LRS[5]
-    curves = [Curve(slope=s, lr50=at * 10 ** (math.log(0.949 / 0.051) / s)) for s in (20, 6)]
-    curves.append(Curve(slope=20, lr50=10.0, floor=0.051))
+    curves = [logistic(slope=s, lr50=at * 10 ** (math.log(0.949 / 0.051) / s)) for s in (20, 6)]
+    curves.append(logistic(slope=20, lr50=10.0, floor=0.051))
     drawn_NMSK = draw(curves, SIMULATED_LRS, seeds, rng=np.random.default_rng(5), share=share, simulations=SIMULATIONS)
     k_RK, of_row = np.unique(drawn_NMSK.sum(axis=2).astype(int).reshape(-1, 12), axis=0, return_inverse=True)
     claimed_R = np.array([claimed(k_K.tolist(), [seeds] * 12, SIMULATED_LRS) for k_K in k_RK])
