@@ -147,9 +147,12 @@ def fit_many(lrs: Sequence[float], diverged_NSK: np.ndarray) -> list[Fit]:
     N, S, K = diverged_NSK.shape
     x_K = np.log10(lrs)
     seen = np.isfinite(diverged_NSK)
-    coded = np.where(seen, diverged_NSK, -1).astype(np.int8)
-    patterns_PK, of_seed = np.unique(coded.reshape(-1, K), axis=0, return_inverse=True)
-    counts_NP = sparse.csr_array((np.ones(N * S), of_seed.ravel(), np.arange(0, N * S + 1, S)), (N, len(patterns_PK)))
+    coded = np.where(seen, diverged_NSK, -1).astype(np.int8).reshape(-1, K)
+    # Rows as bytes that sort like their numbers: much faster than `axis=0`, since a search has a thousand lrs.
+    rows = (coded + 1).astype(np.uint8).view(f"S{K}")[:, 0]
+    _, first, of_seed = np.unique(rows, return_index=True, return_inverse=True)
+    patterns_PK = coded[first]
+    counts_NP = sparse.csr_array((np.ones(N * S), of_seed, np.arange(0, N * S + 1, S)), (N, len(patterns_PK)))
     counts_NP.sum_duplicates()
     grid = first_grid(x_K, clustered=bool((seen.sum(2) > 1).any()))
     return [
