@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from study.config import CONTROL_SEEDS, QualitySearch, Study, check_lr
+from study.config.checks import need
 from study.definition import overrides
 
 
@@ -31,8 +32,8 @@ class WeightsOf:
         if self.lr is not None:
             check_lr(self.lr)
         if self.seed is not None:
-            _need(self.lr is not None, f"weights of seed {self.seed} of {self.member} need an lr beside it")
-            _need(0 <= self.seed < CONTROL_SEEDS[0], f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={self.seed}")
+            need(self.lr is not None, f"weights of seed {self.seed} of {self.member} need an lr beside it")
+            need(0 <= self.seed < CONTROL_SEEDS[0], f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Member:
     init_from: WeightsOf | None = None
 
     def __post_init__(self) -> None:
-        _need(
+        need(
             self.label.replace("_", "").isalnum() and self.label.isascii(),
             f"a member's label names a folder: letters, digits and underscores; got {self.label!r}",
         )
@@ -69,11 +70,11 @@ class Family:
 
     def __post_init__(self) -> None:
         labels = [member.label for member in self.members]
-        _need(len(labels) > 0, "need at least one member of a family")
+        need(len(labels) > 0, "need at least one member of a family")
         twice = sorted({label for label in labels if labels.count(label) > 1})
-        _need(not twice, f"a family names {', '.join(twice)} twice")
+        need(not twice, f"a family names {', '.join(twice)} twice")
         unknown = sorted({m.against for m in self.members if m.against} - set(labels))
-        _need(not unknown, f"members of {self.name} are compared with {', '.join(unknown)}, which it does not have")
+        need(not unknown, f"members of {self.name} are compared with {', '.join(unknown)}, which it does not have")
         for i, member in enumerate(self.members):
             if (start := member.init_from) and start.member not in labels[:i]:
                 raise ValueError(f"{member.label} starts from weights of {start.member!r}, which is no earlier member")
@@ -101,7 +102,7 @@ def of_settings(study: Study, settings: Sequence[str]) -> tuple[Family | None, t
         raise ValueError(f"{study.name} searches for the best quality, so {next(iter(varied))} takes one value")
     for key, values in varied.items():
         twice = sorted({value for value in values if values.count(value) > 1})
-        _need(not twice, f"{key} names {', '.join(twice)} twice")
+        need(not twice, f"{key} names {', '.join(twice)} twice")
     names = [key.rpartition(".")[2] for key in varied]
     of_recipe = [setting for setting in rest if overrides.key_of(setting) in overrides.recipe_keys()]
     members, made = [], list[Study]()
@@ -109,15 +110,10 @@ def of_settings(study: Study, settings: Sequence[str]) -> tuple[Family | None, t
         # One with the other: a final_factor needs its schedule.
         own = [f"{key}={value}" for key, value in zip(varied, values, strict=True)]
         changed = overrides.apply(study, [*of_recipe, *own])
-        _need(all(changed != other for other in made), f"{' and '.join(own)} makes a member that is there already")
+        need(all(changed != other for other in made), f"{' and '.join(own)} makes a member that is there already")
         made.append(changed)
         pairs = list(zip(names, values, strict=True))
         label = "_".join(f"{name}_{re.sub(r'[^A-Za-z0-9]', '_', value)}" for name, value in pairs)
         member = dataclasses.replace(changed, name=f"{study.name}_{label}")
         members.append(Member(label=label, words=", ".join(f"{name} {value}" for name, value in pairs), study=member))
     return Family(name="_".join([study.name, *names]), members=tuple(members)), rest
-
-
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

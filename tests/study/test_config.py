@@ -144,7 +144,7 @@ def test_each_changed_field_changes_the_id() -> None:
 
 def test_another_version_of_the_results_changes_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
     before = RUN.id
-    monkeypatch.setattr("study.config.RESULTS_VERSION", RESULTS_VERSION + 1)
+    monkeypatch.setattr("study.config.runs.RESULTS_VERSION", RESULTS_VERSION + 1)
     assert dataclasses.replace(RUN).id != before
 
 
@@ -301,7 +301,7 @@ def test_each_arm_is_written_once_to_be_compared(monkeypatch: pytest.MonkeyPatch
         __hash__ = str.__hash__
 
     written = config.canonical_json
-    monkeypatch.setattr(config, "canonical_json", lambda value: Text(written(value)))
+    monkeypatch.setattr("study.config.study.canonical_json", lambda value: Text(written(value)))
     make_study(arms=tuple(Arm("clippy", rel=0.1 + i) for i in range(300)))
     assert Text.compared < 1_000
 

@@ -65,8 +65,8 @@ def test_the_same_run_has_the_same_id_in_another_study() -> None:
 def test_golden_ids() -> None:
     """Where this fails, records of before are no longer resumed: their runs would be trained again.
 
-    If the bits of a run did change, raise `study.config.RESULTS_VERSION` and write the new values here. If not, give
-    the new field a default that means what was meant before, and leave these as they are.
+    If the bits of a run did change, raise `study.config.runs.RESULTS_VERSION` and write the new values here. If not,
+    give the new field a default that means what was meant before, and leave these as they are.
     """
     runs = runs_of(make_study(arms=(Arm(method="clippy", options={"rel": 0.1}),), seeds=(7,)), "c" * 64)
     assert [run.id[:16] for run in runs] == ["7c145d09755110e4", "75ce32395c858379", "dd29299c0cb885eb"]

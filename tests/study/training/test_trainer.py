@@ -331,7 +331,7 @@ def test_streams_are_named_and_independent() -> None:
 
 
 def test_golden_streams() -> None:
-    """If this fails, weights or batches of every run changed: raise `study.config.RESULTS_VERSION`."""
+    """If this fails, weights or batches of every run changed: raise `study.config.runs.RESULTS_VERSION`."""
     assert stream(0, "weights") == 4194789700723333633
     assert stream(7, "embeddings", "user") == 7169640136291385058
     starts = [batch[:4].tolist() for batch in batches(3, rows=100, batch=32, window=40, steps=5)]
@@ -341,8 +341,8 @@ def test_golden_streams() -> None:
 def test_golden_run() -> None:
     """If this fails, the results of a run changed; another torch or processor may change only the last digits.
 
-    If the change is intended, raise `study.config.RESULTS_VERSION`, so that old records are not mixed with new runs,
-    and write the new numbers here.
+    If the change is intended, raise `study.config.runs.RESULTS_VERSION`, so that old records are not mixed with new
+    runs, and write the new numbers here.
     """
     trained = train([make_run(method="clippy", model="small_mmoe", options={"rel": 0.2})], LOG)
     expected = [[0.520635, 0.733663, 0.469329], [0.646928, 0.607209, 0.383918], [0.506298, 0.418078, 0.507148]]

@@ -1,0 +1,57 @@
+"""The values that define a study: recipe, rule, arms, runs and searches. All are frozen and JSON-able.
+
+`runs` says what the id of a run is. Importing this needs the standard library alone.
+"""
+
+from study.config.as_json import arm_to_json, run_from_json, study_from_json, to_json
+from study.config.checks import MAX_LR, check_lr
+from study.config.identity import canonical_json
+from study.config.plan import (
+    CONTROL_LRS,
+    comparators,
+    control_of,
+    has_grid,
+    nominates_only,
+    planned_contrasts,
+    runs_of,
+    untreated,
+)
+from study.config.recipe import Recipe, steps_of
+from study.config.rule import Rule
+from study.config.runs import CONTROL_SEEDS, RANKER, RESULTS_VERSION, Arm, Run, united_arms
+from study.config.searches import JUDGED_FROM, EdgeSearch, QualitySearch
+from study.config.study import IMPORTED, MAX_NAMED, Study, log_grid
+
+__all__ = [
+    "CONTROL_LRS",
+    "CONTROL_SEEDS",
+    "IMPORTED",
+    "JUDGED_FROM",
+    "MAX_LR",
+    "MAX_NAMED",
+    "RANKER",
+    "RESULTS_VERSION",
+    "Arm",
+    "EdgeSearch",
+    "QualitySearch",
+    "Recipe",
+    "Rule",
+    "Run",
+    "Study",
+    "arm_to_json",
+    "canonical_json",
+    "check_lr",
+    "comparators",
+    "control_of",
+    "has_grid",
+    "log_grid",
+    "nominates_only",
+    "planned_contrasts",
+    "run_from_json",
+    "runs_of",
+    "steps_of",
+    "study_from_json",
+    "to_json",
+    "united_arms",
+    "untreated",
+]

@@ -1,0 +1,112 @@
+"""An arm, and one run of it, whose id is the SHA-256 of the canonical JSON of everything that changes its bits.
+
+Fields at their default are left out of that JSON, so a new option keeps the ids of old runs.
+"""
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from study.config.checks import check_lr, need
+from study.config.identity import as_one_number, canonical_json, without_defaults
+from study.config.recipe import Recipe
+
+RESULTS_VERSION = 2
+"""Increase it when the same run gives other numbers than before: then it gets another id."""
+
+CONTROL_SEEDS = tuple(range(10**9, 10**9 + 4))
+"""Seeds reserved for the control. A study's own seeds are smaller."""
+
+RANKER = "ranker"
+"""The built-in trainer."""
+
+
+@dataclass(frozen=True, init=False)
+class Arm:
+    """A method with its thresholds and options, such as `Arm("clippy", rel=0.5)`.
+
+    Of a loop, it is what the loop is told to do differently, under any name.
+
+    Args:
+        method: its name.
+        options: thresholds and options; also as keywords.
+        lrs: learning rates of this arm, in place of `Study.lrs`: the edge of another optimizer may lie far from the
+            others'. Empty takes the study's.
+    """
+
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    lrs: tuple[float, ...] = ()
+
+    def __init__(
+        self, method: str, options: Mapping[str, Any] | None = None, *, lrs: Iterable[float] = (), **more: Any
+    ) -> None:
+        object.__setattr__(self, "method", method)
+        object.__setattr__(self, "options", {**(options or {}), **more})
+        what = f"lrs of the arm {method}"
+        need(isinstance(lrs, Iterable) and not isinstance(lrs, str), f"{what} needs a tuple, got {lrs!r}")
+        lrs = tuple(lrs)
+        for lr in lrs:
+            check_lr(lr)
+        object.__setattr__(self, "lrs", tuple(sorted(set(lrs))))
+        twice = [f"{lr:g}" for lr, n in Counter(lrs).items() if n > 1]
+        need(not twice, f"{what} names {', '.join(twice)} twice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training of one model, with one method, learning rate, thresholds and seed.
+
+    Args:
+        data: content hash of the data.
+        options: the method's thresholds and options that differ from its defaults.
+    """
+
+    data: str
+    model: str
+    method: str
+    lr: float
+    seed: int
+    options: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe = Recipe()
+    trainer: str = RANKER
+
+    def __post_init__(self) -> None:
+        check_lr(self.lr)
+        need(
+            0 <= self.seed < CONTROL_SEEDS[0] or self.seed in CONTROL_SEEDS,
+            f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={self.seed}",
+        )
+
+    @cached_property
+    def id(self) -> str:
+        content = without_defaults(self) | {"results": RESULTS_VERSION}
+        if "recipe" in content:
+            content["recipe"] = self.recipe.identity
+        return hashlib.sha256(canonical_json(as_one_number(content)).encode()).hexdigest()
+
+    @property
+    def role(self) -> str:
+        return "control" if self.seed in CONTROL_SEEDS else "cell"
+
+
+def united_arms(arms: Iterable[tuple[Arm, Iterable[float]]], shared: Iterable[float]) -> tuple[Arm, ...]:
+    """Return each arm once. If one of equal arms has lrs of its own, they have the lrs of all.
+
+    Args:
+        arms: Arm, and the lrs that it has (`Study.lrs_of`).
+        shared: The lrs of arms without their own.
+    """
+    alike: dict[str, list[tuple[Arm, set[float]]]] = {}
+    for arm, lrs in arms:
+        alike.setdefault(canonical_json([arm.method, arm.options]), []).append((arm, set(lrs)))
+    shared, united = set(shared), []
+    for same in alike.values():
+        lrs = set[float]().union(*(of_arm for _, of_arm in same))
+        own = any(arm.lrs for arm, _ in same) and lrs != shared
+        united.append(dataclasses.replace(same[0][0], lrs=lrs if own else ()))
+    return tuple(united)

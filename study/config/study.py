@@ -1,0 +1,158 @@
+"""A search space: models, arms, learning rates and seeds, with the recipe and the rule that they share."""
+
+import dataclasses
+import math
+import numbers
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from study.config.checks import check_lr, need
+from study.config.identity import as_one_number, canonical_json
+from study.config.recipe import Recipe
+from study.config.rule import Rule
+from study.config.runs import CONTROL_SEEDS, RANKER, Arm, Run
+from study.config.searches import Search
+
+IMPORTED = "imported"
+"""The trainer of runs that were not trained here (`study import`)."""
+
+MAX_NAMED = 10**7
+"""Most runs that the axes of a study make."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A search space: every combination of models, arms, lrs and seeds, or what a search draws from them.
+
+    Args:
+        name: of the study.
+        data: a data source of `study.data`.
+        data_options: options of the source, such as a folder or a size.
+        models: names of models. A trainer without models of its own counts as one.
+        arms, lrs, seeds: the other axes. An arm may have its own lrs (`Arm.lrs`).
+        recipe: how runs are trained.
+        rule: how runs are judged.
+        search: None trains every combination.
+        trainer: a `Loop`, a module of `study.trainers`, or a dotted name.
+        trainer_options: options of the trainer.
+        control_lrs: learning rates of the control. If empty, `CONTROL_LRS` for rankers; for any other trainer six
+            rates, from the lowest of `lrs` downward by factors of 2.
+        compare: methods that every other method is compared with; the plan names these contrasts before the run. If
+            empty, the method `none` for rankers, and the first arm's for any other trainer.
+    """
+
+    name: str
+    data: str = "synthetic"
+    data_options: dict[str, Any] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    arms: tuple[Arm, ...]
+    lrs: tuple[float, ...]
+    seeds: Sequence[int] = tuple(range(8))
+    recipe: Recipe = Recipe()
+    rule: Rule = Rule()
+    search: Search | None = None
+    trainer: Any = RANKER
+    trainer_options: dict[str, Any] = field(default_factory=dict)
+    control_lrs: tuple[float, ...] = ()
+    compare: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for axis in ("models", "arms", "lrs", "seeds", "control_lrs", "compare"):
+            values = getattr(self, axis)
+            is_tuple = isinstance(values, Iterable) and not isinstance(values, str)
+            kind = "a tuple or a range" if axis == "seeds" else "a tuple"
+            need(is_tuple, f"{axis} needs {kind}, got {values!r}")
+            values = tuple(int(v) if isinstance(v, numbers.Integral) else v for v in values)  # also of numpy
+            object.__setattr__(self, axis, values)
+        for name, kind in (("recipe", Recipe), ("rule", Rule)):
+            value = getattr(self, name)
+            need(isinstance(value, kind), f"{name} is made by {kind.__name__}(...), got {value!r}")
+        for arm in self.arms:
+            need(isinstance(arm, Arm), f'arms are made by Arm("name"), got {arm!r}')
+        for lr in (*self.lrs, *self.control_lrs):
+            check_lr(lr)
+        if not isinstance(self.trainer, str):  # a `Loop`: a study holds JSON values alone
+            need(hasattr(self.trainer, "options"), f"trainer needs a Loop(...) or a name, got {self.trainer!r}")
+            object.__setattr__(self, "models", self.models or (self.trainer.name(),))
+            object.__setattr__(self, "trainer_options", self.trainer.options(self.arms))
+            object.__setattr__(self, "trainer", self.trainer.trainer)
+        if self.trainer != RANKER and not self.models:
+            object.__setattr__(self, "models", (self.trainer.rpartition(".")[2],))
+        if self.trainer != RANKER and not self.control_lrs and self.lrs:
+            lowest = min(self.lrs_of(self.arms[0]) if self.arms else self.lrs)
+            ladder = tuple(float(f"{lowest / 2**k:.6g}") for k in reversed(range(6)))
+            object.__setattr__(self, "control_lrs", ladder)  # written down: a study's lrs may grow
+        for axis in ("models", "arms", "lrs", "seeds"):
+            need(len(getattr(self, axis)) > 0, f"need at least one of {axis}")
+        runs = self.cells * len(self.seeds)
+        need(runs <= MAX_NAMED, f"a study has at most {MAX_NAMED:,} runs, and these are {runs:,}")
+        for seed in self.seeds:
+            if not isinstance(seed, int):
+                raise ValueError(f"need a whole number as seed, got seed={seed!r}")
+            if not 0 <= seed < CONTROL_SEEDS[0]:
+                raise ValueError(f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={seed}")
+        for axis in ("models", "arms", "lrs", "seeds"):
+            values = getattr(self, axis)
+            if {*map(type, values)} <= {int, float, str} and len(set(values)) == len(values):
+                continue
+            values = [_json_of_value(v, axis) for v in values]
+            twice = sorted(v for v, n in Counter(values).items() if n > 1)
+            more = f" and {len(twice) - 5:,} more" if len(twice) > 5 else ""
+            need(not twice, f"{axis} names {', '.join(twice[:5])}{more} twice")
+        methods = list(dict.fromkeys(arm.method for arm in self.arms))
+        for name in self.compare:
+            need(name in methods, f"compare names {name!r}, but the study's methods are {', '.join(methods)}")
+        need(len(set(self.compare)) == len(self.compare), f"compare names a method twice: {', '.join(self.compare)}")
+
+    @property
+    def cells(self) -> int:
+        """The cells that the axes make."""
+        return len(self.models) * sum(len(self.lrs_of(arm)) for arm in self.arms)
+
+    def lrs_of(self, arm: Arm) -> tuple[float, ...]:
+        """Return the learning rates of an arm: its own, or else those that arms share."""
+        return arm.lrs or self.lrs
+
+    def run(self, data: str, model: str, arm: Arm, lr: float, seed: int) -> Run:
+        """Return one run of this study. `data` is the content hash of the data."""
+        return Run(
+            data=data,
+            model=model,
+            method=arm.method,
+            options=arm.options,
+            lr=lr,
+            seed=seed,
+            recipe=self.recipe,
+            trainer=self.trainer,
+        )
+
+
+def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
+    """Return `count` values that are evenly spaced in the logarithm, rounded to two digits.
+
+    Args:
+        low, high: The first and the last value, above 0.
+        count: How many, before equal values are merged. One value is `low`.
+
+    Raises:
+        ValueError: Unless 0 < low <= high and count >= 1.
+    """
+    need(0 < low <= high, f"need 0 < low <= high, got low={low:g}, high={high:g}")
+    need(count >= 1, f"need count >= 1, got count={count}")
+    ratio = 0.0 if count == 1 else math.log(high / low) / (count - 1)
+    return tuple(dict.fromkeys(float(f"{low * math.exp(ratio * i):.2g}") for i in range(count)))
+
+
+def _json_of_value(value: Any, axis: str) -> str:
+    try:
+        return canonical_json(as_one_number(_plain(value)))
+    except (TypeError, ValueError):
+        raise ValueError(f"{axis} needs finite numbers, texts and lists of them, got {value!r}") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Arm):
+        return {"method": value.method, "options": value.options}
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
