@@ -7,7 +7,7 @@
     analysis.frontier(runs, level=0.5)          # one row a curve: its edge, by the threshold that moves
     analysis.tradeoff(runs, definition)         # one row a cell: quality against P(divergence), the Pareto front
 
-What is claimed is in `analysis.stats.recommend`, which method moves the edge in `analysis.stats.contrasts`, thresholds
+What is claimed is in `analysis.stats.claims`, which method moves the edge in `analysis.stats.contrasts`, thresholds
 in `analysis.stats.frontier`, figures in `analysis.figures`, the report in `analysis.report`.
 """
 

@@ -1,60 +1,30 @@
-"""The largest learning rate of each curve whose P(divergence) is at most a risk, at a confidence.
+"""What can be claimed of each curve, what to confirm next, and with which quality, as a table.
 
-A claim "P(divergence at lr) <= risk" is a one-sided binomial test: with k of n diverged it holds at the level a if
-
-    P(Binomial(n, risk) <= k) <= a        that is, if Clopper and Pearson's upper bound at 1 - a is at most the risk
-
-So 59 clean seeds claim 5% at 95%, and 299 claim 1%. Runs of a fixed number of seeds are tested upward from the lowest
-lr until the first failure. A fixed sequence needs no correction for the number of lrs, even if the runs of a seed are
-dependent. The runs of a search were placed by outcomes: they nominate an lr and claim nothing. The same holds for
-imported runs, unless their grid and seeds were fixed beforehand.
-
-A confirmation is a test of its own: fresh seeds at one lr, named before they are trained
-(`study.record.confirmations`). It is judged by these runs alone once all are recorded. Each curve may be wrong with
-probability 1 - confidence over all tests ever made of it, including the choice of lr. A failed test spends its size,
-the largest probability with which it could have claimed a risk that is too high; a test that claims spends nothing.
-After a failure, a test may take half of what is left. (59 seeds at 5% leave 0.0015 of 0.05: the next confirmation
-needs 141.)
-
-A run that failed for good may have failed because it diverged, and a few of them show no trend. So the study's own runs
-claim nothing from the lowest lr on at which one is missing, and that test counts as failed. A confirmation counts its
-missing runs as diverged, so its claim holds whatever they were.
-
-Sources: C. J. Clopper and E. S. Pearson, Biometrika 26 (1934); fixed sequences: W. Maurer, L. A. Hothorn and W.
-Lehmacher, in Biometrie in der chemisch-pharmazeutischen Industrie 6 (1995); levels passed on by tests that reject: F.
-Bretz et al., Statistics in Medicine 28 (2009).
+`analysis.stats.claims` has the tests and their sources, `analysis.stats.nomination` what to confirm.
 """
 
-import functools
 import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from analysis.loading import CURVE, in_order, records, threshold_columns, with_curves
+from analysis.stats.claims import CLAIMED, Confirmed, Evidence
 from analysis.stats.edges import REACHED, edges, fits
-from analysis.stats.intervals import CONFIDENCE, lower_bound, median_interval, upper_bound
+from analysis.stats.intervals import CONFIDENCE, median_interval
+from analysis.stats.nomination import claim_and_nomination
 from analysis.stats.psychometric import Fit
 from analysis.stats.quality import lower_is_better, quality_column, worst_filled
-from study.config import IMPORTED, JUDGED_FROM, QualitySearch, Study, log_grid, nominates_only
+from study.config import IMPORTED, JUDGED_FROM, QualitySearch, Study, nominates_only
 from study.record.confirmations import Confirmation
 from study.record.definition import Definition
 
 RISK = 0.05
 LR05 = 0.05
-
-CLAIMED, CANNOT_SAY, TOO_RISKY = "claimed", "cannot say", "too risky"
-
-LIKELY = 0.5
-"""The least probability, by the fitted curve, that fresh seeds would claim a nominated lr."""
-
-MOST_SEEDS = 100_000
 
 COLUMNS = (
     *("risk", "confidence", "status", "lr", "basis", "k", "n", "bound", "tested_at"),
@@ -139,7 +109,7 @@ def recommend(
         at = of_curve[model, curve]
         lost = _lost(failed, str(model), str(curve), named)
         evidence = _evidence(ids[at].tolist(), lr_N[at], diverged_N[at], named, lost, placed=nominates_only(study))
-        row = _claim_and_nomination(evidence, fitted[model, curve], risk, confidence)
+        row = claim_and_nomination(evidence, fitted[model, curve], risk, confidence)
         named_lr = row["lr"] if row["status"] == CLAIMED else row["nominated"]
         row |= _quality_at(scores[at][lr_N[at] == named_lr])
         row |= _headroom(lr_N[at], scores[at], edge[model, curve], column)
@@ -166,86 +136,6 @@ def _origin(study: Study) -> str:
     if study.trainer == IMPORTED:
         return IMPORTED if nominates_only(study) else PLANNED_IMPORT
     return study.search.kind if study.search else ""
-
-
-# The tests
-
-
-def passes(k: Any, n: Any, risk: float, level: float) -> np.ndarray:
-    """Return whether k diverged of n runs claim, at the level (1 - confidence), that P(divergence) is at most the
-    risk."""
-    k, n = np.asarray(k, dtype=float), np.asarray(n, dtype=float)
-    inside = k < n
-    # P(Binomial(n, risk) <= k); 1 where all diverged, and where there are none.
-    tail = np.where(inside, special.betaincc(k + 1, np.where(inside, n - k, 1), risk), 1.0)
-    return tail <= level
-
-
-def most_allowed(n: int, risk: float, level: float) -> int:
-    """Return the most diverged of n runs that still claim; -1 if even none does not."""
-    return int(passes(np.arange(n), n, risk, level).sum()) - 1
-
-
-def size(n: int, allowed: int, risk: float) -> float:
-    """Return the largest probability of claiming a risk that is too high, if so many diverged of n are allowed."""
-    return float(special.betaincc(allowed + 1, n - allowed, risk))
-
-
-@functools.lru_cache(maxsize=1024)
-def seeds_needed(risk: float, level: float, rate: float = 0.0) -> int | None:
-    """Return the smallest number of fresh seeds that claim the risk at the level; None above 100,000.
-
-    Args:
-        risk: The P(divergence) to claim.
-        level: 1 - confidence.
-        rate: The share of the seeds that diverges, rounded up to a whole seed.
-    """
-    if not 0 < level < 1 or rate >= risk:
-        return None
-    first = 1
-    while first <= MOST_SEEDS:
-        n = np.arange(first, min(10 * first, MOST_SEEDS + 1))
-        enough = passes(np.ceil(np.round(rate * n, 9)), n, risk, level)
-        if enough.any():
-            return int(n[enough][0])
-        first *= 10
-    return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What the tests of a curve rest on.
-
-    Attributes:
-        grid: (lr, k, n) of the study's own runs, ascending.
-        placed: Whether they may have been placed by outcomes.
-        confirmations: In the order in which they were named.
-        missing: lr -> how many of the study's own runs failed.
-    """
-
-    grid: tuple[tuple[float, int, int], ...]
-    placed: bool
-    confirmations: tuple["Confirmed", ...]
-    missing: Mapping[float, int] = field(default_factory=dict)
-
-    @property
-    def cells(self) -> list[tuple[float, int, int, int]]:
-        """(lr, k, n, missing) of the study's own runs, ascending; n includes the missing runs."""
-        recorded = {lr: (k, n) for lr, k, n in self.grid}
-        missing = self.missing
-        counts = ((lr, *recorded.get(lr, (0, 0)), missing.get(lr, 0)) for lr in sorted({*recorded, *missing}))
-        return [(lr, k, n + lost, lost) for lr, k, n, lost in counts]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confirmed:
-    """A confirmation: k diverged of the recorded runs, n named ones; the study had study_seeds at that time."""
-
-    lr: float
-    k: int
-    n: int
-    missing: int
-    study_seeds: int
 
 
 def _lost(
@@ -288,119 +178,6 @@ def _evidence(
     k, n = np.bincount(of_lr, diverged[own], len(tried)), np.bincount(of_lr, minlength=len(tried))
     grid = tuple(zip(tried.tolist(), k.astype(int).tolist(), n.tolist(), strict=True))
     return Evidence(grid=grid, placed=placed, confirmations=tuple(confirmed), missing=missing)
-
-
-def claim(evidence: Evidence, risk: float, confidence: float) -> dict[str, Any]:
-    """Return the largest lr that the tests of a curve claim: columns of `recommend`, and the next test's next_level."""
-    left, some_failed, claims, failed = 1 - confidence, False, [], 0
-
-    def level() -> float:
-        return left / 2 if some_failed else left
-
-    tests: list[Confirmed | None] = list(evidence.confirmations)
-    if not evidence.placed:
-        # The study's own test comes first, unless confirmations were named when it was too small to claim anything.
-        tests.insert(_before(evidence, risk, 1 - confidence), None)
-    for test in tests:
-        cells = [(test.lr, test.k, test.n, test.missing)] if test else evidence.cells
-        for lr, k, n, missing in cells:
-            at = level()
-            allowed = most_allowed(n, risk, at)
-            if allowed >= 0 and k + missing <= allowed and (test or not missing):
-                basis = "confirmation" if test else "study"
-                claims.append({"lr": lr, "basis": basis, "k": k, "n": n, "level": at})
-                continue
-            if allowed >= 0:
-                left, some_failed = left - size(n, allowed, risk), True
-                failed += test is not None and k > allowed
-            break
-    result: dict[str, Any] = {"status": CANNOT_SAY, "lr": math.nan, "k": math.nan, "n": math.nan}
-    result |= {"basis": None, "bound": math.nan, "tested_at": math.nan, "next_level": level(), "failed": failed}
-    result["pending"] = sum(test.missing for test in evidence.confirmations)
-    _, k, n = evidence.grid[0] if evidence.grid else (math.nan, 0, 0)
-    result |= {"lowest_k": k, "lowest_n": n}
-    result["lowest_bound"] = upper_bound(k, n, confidence) if n else math.nan
-    if claims:
-        best = max(claims, key=lambda claim: (claim["lr"], claim["n"]))
-        bound = upper_bound(best["k"], best["n"], 1 - best["level"])
-        return result | best | {"status": CLAIMED, "bound": bound, "tested_at": 1 - best["level"]}
-    if n and not evidence.placed and lower_bound(k, n, confidence) > risk + 1e-9:
-        result["status"] = TOO_RISKY
-    return result
-
-
-def _before(evidence: Evidence, risk: float, level: float) -> int:
-    """How many confirmations were named before the study had the seeds for a claim of its own."""
-    fewest = seeds_needed(risk, level) or MOST_SEEDS
-    return next(
-        (i for i, c in enumerate(evidence.confirmations) if c.study_seeds >= fewest), len(evidence.confirmations)
-    )
-
-
-# What to try next
-
-
-def _claim_and_nomination(evidence: Evidence, fit: Fit, risk: float, confidence: float) -> dict[str, Any]:
-    """The claim of a curve, and what to try next; once for curves with the same fit and evidence."""
-    lost = tuple(sorted(evidence.missing.items()))
-    key = ("claim", evidence.grid, evidence.placed, evidence.confirmations, lost, risk, confidence)
-
-    def find() -> dict[str, Any]:
-        claimed = claim(evidence, risk, confidence)
-        return claimed | _nomination(evidence, fit, claimed, risk, confidence)
-
-    return dict(fit.once(key, find))
-
-
-def _nomination(
-    evidence: Evidence, fit: Fit, claimed: Mapping[str, Any], risk: float, confidence: float
-) -> dict[str, Any]:
-    seeds = seeds_needed(risk, claimed["next_level"])
-    none = {"nominated": math.nan, "nominated_k": 0, "nominated_n": 0, "nominated_bound": math.nan, "chance": math.nan}
-    none |= {"more_if_clean": math.nan if seeds is None else seeds, "more_at_rate": math.nan}
-    candidates = [lr for lr in _candidates(evidence, risk) if not lr <= claimed["lr"]]
-    if not candidates or seeds is None:
-        return none
-    # Quantiles at even shares: their mean of a function of P is the posterior's.
-    rate_UC = fit.curve(np.array(candidates), ((np.arange(100) + 0.5) / 100).tolist())
-    chance_C = ((1 - rate_UC) ** seeds).mean(axis=0)
-    likely = np.flatnonzero(chance_C >= LIKELY)
-    if not likely.size and claimed["status"] == CLAIMED:
-        return none
-    best = int(likely[-1]) if likely.size else int(np.argmax(chance_C))
-    lr = candidates[best]
-    k, n = next(((k, n) for tried, k, n in evidence.grid if tried == lr), (0, 0))
-    at_rate = seeds_needed(risk, claimed["next_level"], k / n) if n else None
-    return {
-        "nominated": lr,
-        "nominated_k": k,
-        "nominated_n": n,
-        "nominated_bound": upper_bound(k, n, confidence) if n else math.nan,
-        "chance": float(chance_C[best]),
-        "more_if_clean": seeds,
-        "more_at_rate": math.nan if at_rate is None else at_rate,
-    }
-
-
-def _candidates(evidence: Evidence, risk: float) -> list[float]:
-    """Lrs up to which no cell's rate is above the risk and no run is missing.
-
-    Those of a search lie anywhere, also below its tried lrs.
-    """
-    good, missing_from = [], min(evidence.missing, default=math.inf)
-    for lr, k, n in evidence.grid:
-        if k > risk * n or lr >= missing_from:
-            break
-        good.append(lr)
-    if not evidence.placed:
-        return good
-    lowest = min(evidence.grid[0][0] if evidence.grid else 1.0, missing_from)
-    high = good[-1] if good else lowest / 1.25
-    return [lr for lr in log_grid(lowest / BELOW_SEARCH, high, SEARCH_POINTS) if lr <= high] or [high]
-
-
-BELOW_SEARCH = 4.0
-SEARCH_POINTS = 80
 
 
 # Quality

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.loading import records
+from analysis.stats.claims import CLAIMED, TOO_RISKY
 from analysis.stats.edges import NOT_REACHED, REACHED
 from analysis.stats.intervals import CONFIDENCE
-from analysis.stats.recommend import CLAIMED, LIKELY, PLANNED_IMPORT, RISK, TOO_RISKY
+from analysis.stats.nomination import LIKELY
+from analysis.stats.recommend import PLANNED_IMPORT, RISK
 from analysis.text.format import percent, quality_words, two_digits
 from study.config import IMPORTED, EdgeSearch, QualitySearch
 from study.text.wording import count

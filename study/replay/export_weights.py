@@ -25,12 +25,12 @@ from study.replay.recorded_study import (
     find_run,
     first_difference,
     load_data,
+    outcomes_of,
     recorded_losses,
     run_of,
     train_again,
 )
 from study.trainers import warm_start, weights_file
-from study.trainers.ranker import outcomes_of
 from study.training import weights
 from study.training.embeddings import EmbeddingTables
 from study.training.networks import StackedNetworks, constants, network_of_seed, spec_of, trained_parameters

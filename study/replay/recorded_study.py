@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from study import data, methods
-from study.config import RANKER, Arm, Run, Study, control_of
+from study.config import RANKER, Arm, Rule, Run, Study, control_of
 from study.data._dataset import Log
 from study.definition.own_code import SHOWN
 from study.outcomes.gains import gains
+from study.outcomes.judge import Outcome, judge
 from study.outcomes.onset import Moments, control_curve, moments
 from study.outcomes.recorded import stack_losses
 from study.outcomes.reference import Reference
@@ -217,3 +218,9 @@ def bits_text(differs_from: int | None, recorded_by: str, changed_code: str) -> 
     same = "the losses equal the recorded ones bit for bit"
     differ = f"the losses are NOT the recorded ones, from step {differs_from} on (recorded by {recorded_by})"
     return "; ".join(filter(None, (same if differs_from is None else differ, changed_code)))
+
+
+def outcomes_of(trained: Trained, log: Log, reference: Reference, rule: Rule) -> list[Outcome]:
+    """Return the outcome of each run of a trained stack, in its order."""
+    constant_losses = np.array([task.constant_loss for task in log.tasks])
+    return judge(trained.loss, trained.constant, constant_losses, trained.finite, reference, rule, trained.moved)

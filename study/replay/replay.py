@@ -28,12 +28,12 @@ from study.replay.recorded_study import (
     find_run,
     first_difference,
     load_study,
+    outcomes_of,
     recorded_losses,
     run_of,
     train_again,
 )
 from study.replay.sharpness import ALL
-from study.trainers.ranker import outcomes_of
 from study.training.trainer import Trained
 
 CLOSE = 6

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.loading import with_curves
-from analysis.stats import recommend
+from analysis.stats import claims, recommend
+from analysis.stats.intervals import upper_bound
 from analysis.stats.missing import failed_runs
 from study.config import Arm, EdgeSearch, QualitySearch, check_lr
 from study.definition import overrides
@@ -67,10 +68,10 @@ def named(
             cells, definition, confirmations=known, risk=risk, confidence=confidence, failed=failed
         )
         asked = table.loc[table["model"].isin(list(chosen)) & table["method"].isin([arm.method for arm in arms])]
-        fewest = recommend.seeds_needed(risk, 1 - confidence)
+        fewest = claims.seeds_needed(risk, 1 - confidence)
         more = max([int(n) for n in asked["more_if_clean"].dropna()] or ([fewest] if fewest else []), default=None)
         if more is None:
-            raise ValueError(f"no number of seeds up to {recommend.MOST_SEEDS:,} claims a risk of {risk:g}")
+            raise ValueError(f"no number of seeds up to {claims.MOST_SEEDS:,} claims a risk of {risk:g}")
         wanted = tuple(range(first, first + more))
     else:
         wanted = tuple(sorted(overrides.seeds(request.seeds)))
@@ -88,10 +89,10 @@ def named(
 
 def too_few(confirmation: Confirmation, risk: float, confidence: float) -> str | None:
     """Return a note if the seeds cannot claim the risk even if none diverges, else None."""
-    fewest, seeds = recommend.seeds_needed(risk, 1 - confidence), len(confirmation.seeds)
+    fewest, seeds = claims.seeds_needed(risk, 1 - confidence), len(confirmation.seeds)
     if fewest is None or seeds >= fewest:
         return None
-    bound = recommend.upper_bound(0, seeds, confidence)
+    bound = upper_bound(0, seeds, confidence)
     return (
         f"note: {count(seeds, 'seed')} cannot claim a risk of {100 * risk:g}%: even if none diverges, "
         f"they bound it at {100 * bound:.2g}%; {fewest} would do"

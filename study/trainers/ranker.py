@@ -5,11 +5,8 @@ needed and not before.
 """
 
 import functools
-import math
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,64 +17,17 @@ from study import data
 from study.config import Arm, Run, Study, canonical_json, steps_of, to_json, united_arms
 from study.data._dataset import Log
 from study.definition import model_options
-from study.outcomes.judge import Outcome, judge
-from study.outcomes.reference import Reference
 from study.trainers import protocol
+from study.trainers._model_size import ModelSize, expected_seconds
 from study.trainers._plan_cache import cached_call, is_built_in
 from study.trainers.protocol import Checkpointer, Limits, RunError, TrainedRuns
 
 if TYPE_CHECKING:
-    from study.config import Rule
     from study.training.trainer import Trained
     from study.training.weights import Weights
 
-STACK_RUNS_CPU = 40
-"""Most runs of a CPU stack: more do not train faster, and fewer, longer trials balance worse over the cores."""
-
-STACK_RUNS_GPU = 1024
-
 CACHED_ARMS = 100
 """Most arms whose options are looked up in the cache, where each is a file read or written. More import torch."""
-
-BYTES_OF_STACKS_CPU = 3 * 2**30
-"""Most memory of one CPU trial, by our estimate."""
-
-SHARE_OF_GPU = 0.7
-
-SHARE_OF_PRODUCTS = 1.6
-"""Speed of a stack of large networks over that of numpy's matrix products, both on one core.
-
-Measured on a processor on which numpy reaches 125 GFLOP/s and oneDNN 215.
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSize:
-    """What a plan needs to know of a model, and only building it can tell (`study.training.sizing`).
-
-    Args:
-        run_bytes, run_bytes_gpu: memory of a run in a stack.
-        snapshot_bytes: memory that a method with rollback adds.
-        work: GFLOP of a run.
-        stackable: whether its runs can be computed as a stack.
-        clampable: whether it has hidden units to clamp.
-    """
-
-    run_bytes: int
-    run_bytes_gpu: int
-    snapshot_bytes: int
-    work: float
-    stackable: bool
-    clampable: bool
-
-    def with_snapshots(self) -> "ModelSize":
-        more = self.snapshot_bytes
-        return replace(self, run_bytes=self.run_bytes + more, run_bytes_gpu=self.run_bytes_gpu + more, snapshot_bytes=0)
-
-    def largest_stack(self, device_bytes: int | None) -> int:
-        if device_bytes is None:
-            return max(1, min(STACK_RUNS_CPU, BYTES_OF_STACKS_CPU // self.run_bytes))
-        return max(1, min(STACK_RUNS_GPU, int(device_bytes * SHARE_OF_GPU) // self.run_bytes_gpu))
 
 
 class Trainer(protocol.Trainer):
@@ -236,9 +186,7 @@ class Trainer(protocol.Trainer):
         return ModelSize(**cached_call(self.cache, question, find, built_in=ours))
 
     def expected_seconds(self, limits: Limits) -> tuple[dict[str, float], str]:
-        speed = _gigaflops_per_second()
-        seconds = {model: work / (SHARE_OF_PRODUCTS * speed) for model, work in limits.work_of_run.items()}
-        return seconds, f"by the size of the networks, and {speed:.0f} GFLOP/s of matrix products per core"
+        return expected_seconds(limits.work_of_run)
 
     @functools.cache  # noqa: B019 - a trainer lives as long as its process
     def _options_of(self, method: str) -> list[str]:
@@ -363,12 +311,6 @@ def _trained_runs(trained: "Trained") -> TrainedRuns:
     )
 
 
-def outcomes_of(trained: "Trained", log: Log, reference: Reference, rule: "Rule") -> list[Outcome]:
-    """Return the outcome of each run of a trained stack, in its order."""
-    constant_losses = np.array([task.constant_loss for task in log.tasks])
-    return judge(trained.loss, trained.constant, constant_losses, trained.finite, reference, rule, trained.moved)
-
-
 def _one_by_one(models: Sequence[str]) -> tuple[str, ...]:
     """One note for all models that cannot be stacked."""
     whose = "its" if len(models) == 1 else "their"
@@ -378,16 +320,3 @@ def _one_by_one(models: Sequence[str]) -> tuple[str, ...]:
 
 def _is_built_in_model(model: str) -> bool:
     return is_built_in("models", model_options.parse(model)[0])
-
-
-def _gigaflops_per_second() -> float:
-    """Matrix products of one core, measured for a moment by numpy, which uses all cores."""
-    draws = np.random.default_rng(0)
-    a, b = (draws.standard_normal(shape, dtype=np.float32) for shape in ((8, 512, 128), (8, 128, 128)))
-    products = np.empty((8, 512, 128), dtype=np.float32)
-    best = math.inf
-    for _ in range(25):
-        started = time.perf_counter()
-        np.matmul(a, b, out=products)
-        best = min(best, time.perf_counter() - started)
-    return 8 * 2e-9 * 512 * 128 * 128 / best / (os.cpu_count() or 1)

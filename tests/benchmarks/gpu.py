@@ -35,7 +35,7 @@ from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule, Run, steps_of
 from study.data._dataset import Log
 from study.outcomes.judge import judge
 from study.outcomes.reference import control_reference
-from study.trainers.ranker import SHARE_OF_GPU, STACK_RUNS_GPU
+from study.trainers._model_size import SHARE_OF_GPU, STACK_RUNS_GPU
 from study.training.sizing import bytes_of_run
 from study.training.trainer import Trained, train
 

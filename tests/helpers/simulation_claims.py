@@ -15,12 +15,12 @@ from shapes import GRIDS, SHAPES, Shape
 from simulated_edges import fitted_once
 from simulated_search import Found, recorded_search, search
 
+from analysis.stats.claims import CLAIMED, Evidence, claim
 from analysis.stats.contrasts import holm, points, ratio_interval
 from analysis.stats.edges import edge_of
 from analysis.stats.intervals import CONFIDENCE, TAIL
 from analysis.stats.psychometric import fit
 from analysis.stats.rates import octave_bins
-from analysis.stats.recommend import CLAIMED, Evidence, claim
 
 LRS = GRIDS["12 even"]
 SHALLOW, STEEP, FALLING = "logistic, scale 0.167", "logistic, scale 0.05", "falls again"

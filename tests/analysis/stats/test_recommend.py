@@ -17,9 +17,7 @@ from text_checks import contains
 
 import analysis
 from analysis.stats import recommend as module
-from analysis.stats.edges import BELOW, NOT_REACHED, REACHED, fits
-from analysis.stats.intervals import median_interval
-from analysis.stats.recommend import (
+from analysis.stats.claims import (
     CANNOT_SAY,
     CLAIMED,
     TOO_RISKY,
@@ -28,10 +26,12 @@ from analysis.stats.recommend import (
     claim,
     most_allowed,
     passes,
-    recommend,
     seeds_needed,
     size,
 )
+from analysis.stats.edges import BELOW, NOT_REACHED, REACHED, fits
+from analysis.stats.intervals import median_interval
+from analysis.stats.recommend import recommend
 from analysis.text.recommend import commands, headroom_text, json_records, sentences
 from study.config import IMPORTED, JUDGED_FROM, Arm, EdgeSearch, QualitySearch, Run
 from study.record.confirmations import Confirmation

@@ -12,7 +12,8 @@ import pytest
 from exported import TASK_NAMES, assert_same_answers, judged_record, long_table
 
 import analysis
-from analysis.stats.recommend import CANNOT_SAY, recommend
+from analysis.stats.claims import CANNOT_SAY
+from analysis.stats.recommend import recommend
 from study.cli.main import main
 from study.commands.import_request import ImportRequest
 from study.commands.import_runs import import_runs

@@ -32,7 +32,7 @@ from study.execution.checkpoint import Checkpoint, StoppedError
 from study.storage import arrays as array_files
 from study.storage import stores
 from study.trainers import weights_file
-from study.trainers.ranker import STACK_RUNS_GPU
+from study.trainers._model_size import STACK_RUNS_GPU
 from study.training import trainer
 from study.training.stack import MAX_HEADER_BYTES, StackTraining
 

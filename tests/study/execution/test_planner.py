@@ -14,7 +14,7 @@ from plans import LOG, make_study, planned_of, validated
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Run, control_of, runs_of
 from study.execution import planner
 from study.execution.planner import Plan, Stack
-from study.trainers.ranker import STACK_RUNS_CPU
+from study.trainers._model_size import STACK_RUNS_CPU
 
 
 def ids(runs: Any) -> list[str]:

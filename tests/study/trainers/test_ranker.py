@@ -9,7 +9,7 @@ from plans import LOG, make_study, planned_of, validated
 
 from study import methods
 from study.config import Arm, Recipe, control_of
-from study.trainers import _plan_cache, ranker
+from study.trainers import _model_size, _plan_cache, ranker
 from study.training import sizing
 from study.training.networks import build_network, spec_of
 
@@ -20,13 +20,13 @@ def test_stacks_fit_the_memory() -> None:
     assert sizing.bytes_of_run("large", study.recipe, LOG) < run_bytes, "on CPU no activation is kept for all runs"
     network = 4 * (18 * 256 + 3 * 256**2)  # about: 11 inputs, 256x4
     assert run_bytes > network
-    one_gpu = planned_of(study, workers=1, device_bytes=int(run_bytes * 30 / ranker.SHARE_OF_GPU) + 1)
+    one_gpu = planned_of(study, workers=1, device_bytes=int(run_bytes * 30 / _model_size.SHARE_OF_GPU) + 1)
     assert max(len(stack.runs) for stack in one_gpu.stacks) == 30
     tight = planned_of(study, workers=1, device_bytes=run_bytes // 2)
     assert {len(stack.runs) for stack in tight.stacks} == {1}
     roomy = planned_of(study, workers=1, device_bytes=10**15)
     assert max(len(stack.runs) for stack in roomy.stacks) == 64 * 3
-    assert max(len(stack.runs) for stack in planned_of(study, workers=1).stacks) <= ranker.STACK_RUNS_CPU
+    assert max(len(stack.runs) for stack in planned_of(study, workers=1).stacks) <= _model_size.STACK_RUNS_CPU
 
 
 def test_matrix_products_are_counted_by_pencil() -> None:
@@ -76,7 +76,7 @@ def test_room_is_left_for_snapshots() -> None:
     network = build_network("large", spec_of(LOG, without.recipe))
     weights, rows = 4 * sum(p.numel() for p in network.parameters()), 4 * 4 * sum(LOG.vocabulary)
     assert snapshots == 2 * 2 * (weights + rows) + 3 * weights
-    memory = int(run_bytes * 30 / ranker.SHARE_OF_GPU) + 1
+    memory = int(run_bytes * 30 / _model_size.SHARE_OF_GPU) + 1
     largest = [
         planned_of(dataclasses.replace(study, models=("large",)), workers=1, device_bytes=memory).limits.largest_stack[
             "large"
