@@ -5,6 +5,7 @@ genres = "mean"                                  # a column of lists: the mean o
 tags = { separator = "|", pool = "sum", most = 20 }    # a text; of longer lists, the last 20 count
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ import pyarrow.compute as pc
 from study.data._ids import id_codes, plain
 
 POOLS = ("mean", "sum")
+
+SEPARATORS = ("|", ",", ";", "\t", "/", ":", " ")
+"""Common ones. Of those in equally many values, the first is named."""
 
 LONGEST = 64
 """Longer lists need `most`: every list takes the columns of the longest."""
@@ -71,6 +75,28 @@ def list_codes(feature: IdList, columns: Sequence[pa.ChunkedArray], *, csv: bool
     kept = place >= 0
     padded[row[kept], place[kept]] = codes[kept]
     return padded, distinct
+
+
+def separator_warning(feature: IdList, columns: Sequence[pa.ChunkedArray]) -> str | None:
+    """Return what to set if no text holds the separator, but some hold another common one; else None."""
+    texts = [plain(column) for column in columns]
+    texts = [text for text in texts if pa.types.is_string(text.type) or pa.types.is_large_string(text.type)]
+    if feature.separator is None or not texts or _holding(texts, feature.separator):
+        return None
+    rows = {other: _holding(texts, other) for other in SEPARATORS if other != feature.separator}
+    other = max(rows, key=lambda separator: rows[separator])
+    if not rows[other]:
+        return None
+    said = f"{feature.name} = {{ separator = {json.dumps(other)} }}"
+    return (
+        f"no value of {feature.name} holds its separator {json.dumps(feature.separator)}, so each is one id; "
+        f"{rows[other]:,} hold {json.dumps(other)}: set {said} under [lists]"
+    )
+
+
+def _holding(texts: Sequence[pa.ChunkedArray], separator: str) -> int:
+    """Return how many texts hold the separator."""
+    return sum(pc.sum(pc.match_substring(text, separator)).as_py() or 0 for text in texts)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _split(feature: IdList, column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -33,7 +33,7 @@ from study.data._days import Days
 from study.data._declaration import Declaration, read_declaration
 from study.data._encode import make_log
 from study.data._ids import id_codes, plain, text_of
-from study.data._lists import list_codes
+from study.data._lists import list_codes, separator_warning
 from study.data._sources import Source, files_of, kind_of, open_sources
 from study.data._targets import FAR, Target, farthest
 from study.data._times import in_order
@@ -164,6 +164,8 @@ def _log(
             yield name, _ordered(codes, order), distinct
         for feature in declared.id_lists:
             columns = [source.read(feature.name) for source in sources]
+            if warning := separator_warning(feature, columns):
+                warnings.append(warning)
             codes, distinct = list_codes(feature, columns, csv=is_csv)
             yield feature.name, _ordered(codes, order), distinct
 

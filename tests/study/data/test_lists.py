@@ -126,3 +126,34 @@ def test_lists_of_fixed_size_and_parts_without_lists_are_lists(tmp_path):
     log = load("table", {"dir": str(tmp_path / "n")}, tmp_path / "x")
     assert (log.ids[500:, 1] == 0).all()
     assert (log.ids[500:, 2:] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("written", "declared", "named"),
+    [
+        ("|", ";", '"|"'),
+        (";", "|", '";"'),
+        (", ", "|", '","'),
+        (" ", ",", '" "'),
+        (",", ", ", '","'),
+        ("|", "|", None),
+        (", ", ",", None),
+    ],
+)
+def test_a_separator_that_no_value_holds_is_a_warning_that_names_another(tmp_path, written, declared, named):
+    """Each list was one id, unsaid."""
+    text = FRAME.assign(genres=FRAME["genres"].map(written.join))
+    convert(tmp_path / "log", text, TOML.replace('"mean"', f'{{ separator = "{declared}" }}'), "csv")
+    said = check("table", {"dir": str(tmp_path / "log")}, tmp_path / "x")
+    several = sum(len(genres) > 1 for genres in GENRES)
+    warning = (
+        f'warning: no value of genres holds its separator "{declared}", so each is one id; {several:,} hold {named}'
+    )
+    assert (warning in said) == (named is not None)
+    assert (f"set genres = {{ separator = {named} }} under [lists]" in said) == (named is not None)
+
+
+def test_lists_of_one_id_each_are_no_warning(tmp_path):
+    text = FRAME.assign(genres=FRAME["genres"].map(lambda genres: "".join(genres[:1])))
+    convert(tmp_path / "log", text, TOML.replace('"mean"', '{ separator = "|" }'), "csv")
+    assert "separator" not in check("table", {"dir": str(tmp_path / "log")}, tmp_path / "x")
