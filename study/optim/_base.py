@@ -19,7 +19,7 @@ from torch.optim.optimizer import ParamsT
 from study import methods
 from study.optim import _bases, _foreach_clippy, _loading, _shards, _together
 from study.optim._touched import TouchedPart, gradient_of
-from study.transforms import Chain, Leaf
+from study.transforms import Chain, Leaf, Link
 
 
 class Common(TypedDict, total=False):
@@ -117,6 +117,8 @@ class MethodOptimizer(torch.optim.Optimizer):
         self.record_clip_factors = record_clip_factors
         self._factors: dict[Tensor, Tensor] = {}
         self._fast: dict[int, _foreach_clippy.FastClippy] = {}
+        self._together: dict[int, _together.Together] = {}
+        self._keys: dict[tuple[Link, ...], set[str]] = {}
         self.split_across: tuple[Any, torch.device] | None = None
         _shards.follow_zero_redundancy()
         super().__init__(params, defaults)
@@ -159,9 +161,9 @@ class MethodOptimizer(torch.optim.Optimizer):
         left = [(group, self._fast_step(i, group)) for i, group in enumerate(self.param_groups)]
         chains = [self._chain(group) for group, _ in left]
         norm = None if all(chain.per_leaf for chain in chains) else self._global_norm()
-        for (group, params), chain in zip(left, chains, strict=True):
-            keys = {key for key in chain.init(torch.zeros(1, 0)) if key not in chain.shared}
-            params = self._together(group, params, chain, keys)
+        for number, ((group, params), chain) in enumerate(zip(left, chains, strict=True)):
+            keys = self._state_keys(chain)
+            params = self._together_step(number, group, params, chain, keys)
             # one by one where the method allows it, so that only one parameter's temporaries are held
             for part in [[p] for p in params] if chain.per_leaf else [params]:
                 self._update(part, chain, keys, group, norm)
@@ -223,7 +225,7 @@ class MethodOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._factors = {}
-        self._fast = {}
+        self._fast, self._together, self._keys = {}, {}, {}
         self._methods = {}
         self.split_across = None
 
@@ -294,22 +296,36 @@ class MethodOptimizer(torch.optim.Optimizer):
                 self._factors |= zip(own, factors.unbind(), strict=True)
         return others
 
-    def _together(self, group: dict[str, Any], params: list[Tensor], chain: Chain, keys: set[str]) -> list[Tensor]:
+    def _state_keys(self, chain: Chain) -> set[str]:
+        """Return the state that a parameter has under a chain."""
+        stateful = tuple(link for link in chain.links if type(link).init is not Link.init)
+        try:
+            keys = self._keys.get(stateful)
+        except TypeError:  # a link that cannot be hashed
+            return chain.keys()
+        if keys is None:
+            self._keys = {stateful: (keys := chain.keys())} | (self._keys if len(self._keys) < 100 else {})
+        return keys
+
+    def _together_step(
+        self, number: int, group: dict[str, Any], params: list[Tensor], chain: Chain, keys: set[str]
+    ) -> list[Tensor]:
         """Update what `study.optim._together` takes, and return the other parameters."""
         if torch.compiler.is_compiling() or group["foreach"] is False or not (links := _together.Links.of(chain)):
             return params
-        own = [p for p in params if _together.takes(p, self.state[p])]
-        for p in own:
-            if any(key not in self.state[p] for key in keys):
+        together = self._together.setdefault(number, _together.Together())
+        fit = together.select(params, [self.state[p] for p in params])
+        others = list(itertools.compress(params, map(operator.not_, fit)))
+        own = list(itertools.compress(params, fit))
+        gradients, states = [p.grad for p in own if p.grad is not None], [self.state[p] for p in own]
+        for p, state in zip(own, states, strict=True):
+            if not keys <= state.keys():
                 new = chain.init(p.detach().unsqueeze(0))
-                self.state[p] |= {key: new[key].squeeze(0) for key in keys if key not in self.state[p]}
-        gradients = [gradient_of(p, group["maximize"])[1] for p in own]
-        states = [{key: self.state[p][key] for key in keys} for p in own]
-        factors = links.step([p.detach() for p in own], gradients, states)
+                state |= {key: new[key].squeeze(0) for key in keys if key not in state}
+        factors = together.step(own, gradients, states, links, keys, group["maximize"])
         if self.record_clip_factors:
             self._factors |= zip(own, factors, strict=True)
-        taken = set(map(id, own))
-        return [p for p in params if id(p) not in taken]
+        return others
 
     def _update(
         self, params: list[Tensor], chain: Chain, keys: set[str], group: dict[str, Any], norm: Tensor | None

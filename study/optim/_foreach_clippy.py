@@ -19,14 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SMALL = 1 << 15
-"""Largest number of elements of a packed tensor. From here on, torch splits an operation between threads."""
-PACK = 1 << 18
-"""Largest number of elements of a pack."""
+from study.optim import _pack
+
 CHUNK = 1 << 19
 """Number of elements in a chunk of a large tensor."""
-PADDING = 1.25
-"""Largest size of a pack, padding included, in units of its tensors."""
 
 _copy_all, _subtract_all = torch._foreach_copy_, torch._foreach_sub_  # pyright: ignore[reportPrivateImportUsage]
 
@@ -67,7 +63,7 @@ def takes(parameter: Tensor) -> bool:
         and parameter.device.type == "cpu"
         and parameter.dtype in (torch.float32, torch.float64)
         and parameter.numel() > 0
-        and (parameter.numel() <= SMALL or parameter.is_contiguous())
+        and (parameter.numel() <= _pack.SMALL or parameter.is_contiguous())
     )
 
 
@@ -114,8 +110,8 @@ class FastClippy:
             self._plan(weights)
         factors = []
         for pack in self.packs:
-            own = [weights[i] for i in pack.members]
-            theirs = [gradients[i] for i in pack.members], [states[i] for i in pack.members]
+            own = [weights[i] for i in pack.layout.members]
+            theirs = [gradients[i] for i in pack.layout.members], [states[i] for i in pack.layout.members]
             factors.append((own, pack.step(own, *theirs, plain)))
         for i in self.large:
             factor = self._step_large(weights[i], gradients[i], states[i]["accumulator"], plain)
@@ -132,13 +128,13 @@ class FastClippy:
 
     def _plan(self, weights: list[Tensor]) -> None:
         self.planned, self.dtypes = list(weights), [w.dtype for w in weights]
-        self.large = [i for i, w in enumerate(weights) if w.numel() > SMALL]
+        self.large = [i for i, w in enumerate(weights) if w.numel() > _pack.SMALL]
         self.packs, self.scratch = [], {}
         for dtype in {w.dtype for w in weights}:
             sizes = {i: w.numel() for i, w in enumerate(weights) if w.dtype == dtype}
-            self.packs += [_Pack.of(part, weights) for part in _parts({i: n for i, n in sizes.items() if n <= SMALL})]
+            self.packs += [_Pack.of(part, weights) for part in _pack.parts(sizes)]
             largest = max(sizes.values())
-            if largest > SMALL:
+            if largest > _pack.SMALL:
                 room = torch.empty(min(largest, CHUNK), dtype=dtype)
                 self.scratch[dtype] = torch.empty(largest, dtype=dtype), room
 
@@ -159,31 +155,20 @@ class FastClippy:
 
 @dataclass
 class _Pack:
-    """Small tensors of one dtype, in rows of one width. A row belongs to one tensor; its last row is padded."""
+    """Small tensors of one dtype."""
 
-    members: list[int]
-    tensor_of_row: Tensor
+    layout: _pack.Layout
     flat: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-    """Gradient, accumulator, weight, update and room; each (rows * width,)."""
+    """Gradient, accumulator, weight, update and room."""
     views: list[list[Tensor]]
-    """Views of the first four: each member's part, in its shape."""
+    """Each member's part of the first four."""
 
     @classmethod
     def of(cls, members: Sequence[int], weights: Sequence[Tensor]) -> "_Pack":
-        sizes = [weights[i].numel() for i in members]
-        width = _width(sizes)
-        rows = [-(-size // width) for size in sizes]
+        layout, like = _pack.Layout.of(members, weights), weights[members[0]]
         # in the padding, an accumulator of 1 and a gradient of 0 give an update of 0, which does not limit the factor
-        flat = [weights[members[0]].new_full((sum(rows) * width,), fill) for fill in (0.0, 1.0, 0.0, 0.0, 0.0)]
-        views = [
-            [
-                part[: weights[i].numel()].view(weights[i].shape)
-                for i, part in zip(members, x.split([count * width for count in rows]), strict=True)
-            ]
-            for x in flat[:4]
-        ]
-        tensor_of_row = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(rows))
-        return cls(list(members), tensor_of_row, (flat[0], flat[1], flat[2], flat[3], flat[4]), views)
+        g, G, w, u, room = (layout.flat(like, fill) for fill in (0.0, 1.0, 0.0, 0.0, 0.0))
+        return cls(layout, (g, G, w, u, room), [layout.views(x, weights) for x in (g, G, w, u)])
 
     def step(
         self, weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], plain: Plain
@@ -198,10 +183,8 @@ class _Pack:
                 state["accumulator"] = accumulator
         _copy_all(gradients_here, gradients)
         _copy_all(weights_here, weights)
-        rows = len(self.tensor_of_row)
-        least = _update_and_room(g, G, w, u, room, plain).view(rows, -1).amin(1)
-        factor = least.new_ones(len(weights)).scatter_reduce_(0, self.tensor_of_row, least, "amin")
-        u.view(rows, -1).mul_(factor.index_select(0, self.tensor_of_row).unsqueeze(1))
+        factor = self.layout.least(_update_and_room(g, G, w, u, room, plain)).clamp_(max=1.0)
+        self.layout.multiply(u, factor)
         _subtract_all(weights, updates)
         return factor
 
@@ -213,24 +196,3 @@ def _update_and_room(g: Tensor, G: Tensor, w: Tensor, u: Tensor, room: Tensor, p
     lr = plain.lr.to(u) if isinstance(plain.lr, Tensor) else plain.lr
     torch.mul(g, torch.add(G, plain.eps, out=room).rsqrt_(), out=u).mul_(lr)
     return torch.abs(w, out=room).mul_(plain.rel).add_(plain.abs_).div_(u).abs_()
-
-
-def _parts(sizes: dict[int, int]) -> list[list[int]]:
-    """Return the keys in their order, in parts whose sizes sum to at most PACK."""
-    parts: list[list[int]] = []
-    total = PACK
-    for i, size in sizes.items():
-        if total + size > PACK:
-            parts.append([])
-            total = 0
-        parts[-1].append(i)
-        total += size
-    return parts
-
-
-def _width(sizes: Sequence[int]) -> int:
-    """Return the widest row, a power of 2, within PADDING: minima of long rows are cheaper."""
-    width = 1
-    while width < SMALL and sum(-(-size // (2 * width)) * 2 * width for size in sizes) <= PADDING * sum(sizes):
-        width *= 2
-    return width

@@ -9,7 +9,7 @@ A hyperparameter is a float, or a tensor of shape (R,) with one value for each r
 """
 
 from study.transforms._adaptive_clipping import clip_by_percentile, clip_by_z_score, clip_to_average_norm
-from study.transforms._base import Base, Chain, Leaf, LeafLink, Link, Parts, apply_factor, chain
+from study.transforms._base import Base, Chain, ElementLink, Leaf, LeafLink, Link, Parts, apply_factor, chain
 from study.transforms._clipping import (
     clip_by_global_norm,
     clip_by_norm,
@@ -32,6 +32,7 @@ from study.transforms._scaling import (
 __all__ = [
     "Base",
     "Chain",
+    "ElementLink",
     "Leaf",
     "LeafLink",
     "Link",

@@ -90,6 +90,23 @@ class LeafLink(Link):
         """Set the `update` and state of one leaf."""
 
 
+class ElementLink(LeafLink):
+    """A transform of each element by itself. `counts` names the state that all elements of a run share."""
+
+    counts: ClassVar[frozenset[str]] = frozenset()
+
+    def apply_one(self, leaf: Leaf) -> None:
+        self.count(leaf.state)
+        self.apply_elements(leaf)
+
+    def count(self, state: dict[str, Tensor]) -> None:
+        """Advance the counts by one step, in place."""
+
+    @abstractmethod
+    def apply_elements(self, leaf: Leaf) -> None:
+        """Set the `update` and the rest of the state, in place, of elements whose counts are of this step."""
+
+
 class Chain:
     """Applies links in their order."""
 
@@ -108,6 +125,10 @@ class Chain:
             assert not any(key in state for key in new), f"two links keep the same state: {sorted(new)}"
             state |= new
         return state
+
+    def keys(self) -> set[str]:
+        """Return the names of the state of one tensor, without what all tensors share."""
+        return self.init(torch.zeros(1, 0)).keys() - self.shared
 
     def updates(self, leaves: Sequence[Leaf]) -> None:
         """Set each leaf's `update`, starting from its gradient."""

@@ -1,16 +1,17 @@
 """Links that scale the update: the bases, the learning rate, the trust ratio, weight decay."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from study.transforms._base import Leaf, LeafLink, Link, apply_factor, multiply
+from study.transforms._base import ElementLink, Leaf, LeafLink, Link, apply_factor, multiply
 from study.transforms._math import Scalar, adagrad_root, per_run, trust_ratio
 
 
 @dataclass(frozen=True)
-class ScaleByAdagrad(LeafLink):
+class ScaleByAdagrad(ElementLink):
     initial_accumulator: float
     eps: float
     delayed: bool
@@ -20,7 +21,7 @@ class ScaleByAdagrad(LeafLink):
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         return {"accumulator": torch.full_like(weight, self.initial_accumulator)}
 
-    def apply_one(self, leaf: Leaf) -> None:
+    def apply_elements(self, leaf: Leaf) -> None:
         before = leaf.state["accumulator"]
         square = leaf.update * leaf.update
         if self.keep_accumulator:
@@ -61,14 +62,14 @@ def scale_by_adagrad(
 
 
 @dataclass(frozen=True)
-class ScaleBySgd(LeafLink):
+class ScaleBySgd(ElementLink):
     momentum: Scalar
     nesterov: bool
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         return _momentum_state(self.momentum, weight)
 
-    def apply_one(self, leaf: Leaf) -> None:
+    def apply_elements(self, leaf: Leaf) -> None:
         _add_momentum(leaf, self.momentum, self.nesterov)
 
 
@@ -78,7 +79,7 @@ def scale_by_sgd(momentum: Scalar = 0.0, *, nesterov: bool = False) -> Link:
 
 
 @dataclass(frozen=True)
-class ScaleByRmsprop(LeafLink):
+class ScaleByRmsprop(ElementLink):
     decay: float
     eps: float
     momentum: Scalar
@@ -86,7 +87,7 @@ class ScaleByRmsprop(LeafLink):
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         return {"second_moment": torch.zeros_like(weight)} | _momentum_state(self.momentum, weight)
 
-    def apply_one(self, leaf: Leaf) -> None:
+    def apply_elements(self, leaf: Leaf) -> None:
         moment = leaf.state["second_moment"]
         square = leaf.update * leaf.update
         moment.mul_(self.decay).add_(square.mul_(1 - self.decay))
@@ -117,12 +118,13 @@ def _add_momentum(leaf: Leaf, momentum: Scalar, nesterov: bool = False) -> None:
 
 
 @dataclass(frozen=True)
-class ScaleByAdam(LeafLink):
+class ScaleByAdam(ElementLink):
     b1: float
     b2: float
     eps: float
     count_steps: bool
     by_steps: bool
+    counts: ClassVar[frozenset[str]] = frozenset(("first_share", "second_share", "step"))
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         zeros = torch.zeros_like
@@ -130,17 +132,20 @@ class ScaleByAdam(LeafLink):
         steps = {"step": weight.new_zeros(weight.shape[0])} if self.count_steps else {}
         return {"first_moment": zeros(weight), "second_moment": zeros(weight)} | shares | steps
 
-    def apply_one(self, leaf: Leaf) -> None:
-        first, second = leaf.state["first_moment"], leaf.state["second_moment"]
+    def count(self, state: dict[str, Tensor]) -> None:
         # share_t = 1 - b^t, the share of a moment that comes from gradients. A recursion computes it, since a power
         # rounds differently at the end of a vector register.
-        first_share = leaf.state["first_share"].mul_(self.b1).add_(1 - self.b1)
-        second_share = leaf.state["second_share"].mul_(self.b2).add_(1 - self.b2)
+        first_share = state["first_share"].mul_(self.b1).add_(1 - self.b1)
+        second_share = state["second_share"].mul_(self.b2).add_(1 - self.b2)
         if self.count_steps:
-            step = leaf.state["step"].add_(1)
+            step = state["step"].add_(1)
             if self.by_steps:
                 first_share.copy_(1 - self.b1**step)
                 second_share.copy_(1 - self.b2**step)
+
+    def apply_elements(self, leaf: Leaf) -> None:
+        first, second = leaf.state["first_moment"], leaf.state["second_moment"]
+        first_share, second_share = leaf.state["first_share"], leaf.state["second_share"]
         work = leaf.update * (1 - self.b1)
         first.mul_(self.b1).add_(work)
         torch.mul(leaf.update, leaf.update, out=work)
@@ -165,10 +170,10 @@ def scale_by_adam(
 
 
 @dataclass(frozen=True)
-class Scale(LeafLink):
+class Scale(ElementLink):
     lr: Scalar
 
-    def apply_one(self, leaf: Leaf) -> None:
+    def apply_elements(self, leaf: Leaf) -> None:
         multiply(leaf, self.lr)
 
 
@@ -195,11 +200,11 @@ def scale_by_trust_ratio(mu: Scalar = 1.0) -> Link:
 
 
 @dataclass(frozen=True)
-class DecayWeights(LeafLink):
+class DecayWeights(ElementLink):
     weight_decay: Scalar
     lr: Scalar
 
-    def apply_one(self, leaf: Leaf) -> None:
+    def apply_elements(self, leaf: Leaf) -> None:
         # two products in turn: a product of two floats rounds differently from one of two tensors
         decay = (leaf.weight * per_run(self.weight_decay, leaf.weight)).mul_(per_run(self.lr, leaf.weight))
         leaf.update = decay.add_(leaf.update)

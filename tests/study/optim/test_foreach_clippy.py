@@ -8,7 +8,7 @@ import torch
 from optimizer_steps import F64, parameters, steps
 from torch import nn
 
-from study.optim import AGC, LAMB, Clippy, GlobalClip, LayerClip, MethodOptimizer, _foreach_clippy
+from study.optim import AGC, LAMB, Clippy, GlobalClip, LayerClip, MethodOptimizer, _foreach_clippy, _pack
 
 FAST_SHAPES = ((4, 3), (3,), (), (0, 2), (1, 5), (16,), (41, 40), (60, 50), (2000,))
 
@@ -16,8 +16,8 @@ FAST_SHAPES = ((4, 3), (3,), (), (0, 2), (1, 5), (16,), (41, 40), (60, 50), (200
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Several packs and chunks in small tensors; their ends do not fill a vector register."""
-    for name, size in (("SMALL", 1700), ("PACK", 1800), ("CHUNK", 701)):
-        monkeypatch.setattr(_foreach_clippy, name, size)
+    for module, name, size in ((_pack, "SMALL", 1700), (_pack, "PACK", 1800), (_foreach_clippy, "CHUNK", 701)):
+        monkeypatch.setattr(module, name, size)
 
 
 def chain_of(monkeypatch, optimizer, params, *args, **kwargs):
