@@ -24,6 +24,7 @@ from analysis.stats.scale import ScaleTables
 from analysis.text.best import best_table
 from analysis.text.best import sentence as best_sentence
 from analysis.text.contrasts import ratio_text, sentences
+from analysis.text.control import control_notes
 from analysis.text.edges import edge_span, edge_text, sentence
 from analysis.text.format import p_text, percent, quality_words, score_text, span_text
 from analysis.text.missing import sentences as missing_sentences
@@ -75,7 +76,11 @@ def report(
         "study": definition.study,
         "rule": definition.study.rule,
         "heading": heading(tables),
-        "notes": [*trust_notes(tables.runs, tables.definition.study), *mixture_notes(tables.every)],
+        "notes": [
+            *trust_notes(tables.runs, tables.definition.study),
+            *mixture_notes(tables.every),
+            *control_notes(tables.definition, tables.folder, tables.every),
+        ],
         "best": best(tables),
         "claims": claims(tables),
         "divergence": divergence(tables) if len(tables.runs) else None,

@@ -5,6 +5,7 @@ import pandas as pd
 from analysis.report.tables import ReportTables
 from analysis.text.best import text as best_text
 from analysis.text.contrasts import sentences
+from analysis.text.control import control_notes
 from analysis.text.edges import sentence
 from analysis.text.missing import sentences as missing_sentences
 from analysis.text.mixture import mixture_notes
@@ -29,6 +30,7 @@ def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> s
         command: The command, as the user types it.
     """
     notes = [*trust_notes(tables.runs, tables.definition.study), *mixture_notes(tables.every)]
+    notes += control_notes(tables.definition, tables.folder, tables.every)
     if tables.best is not None:
         return "\n\n".join([best_text(tables.best, tables.definition), *notes])
     lines = {model: _model_lines(tables, model, folder) for model in tables.models(tables.first_edges)}

@@ -7,6 +7,7 @@ from pathlib import Path
 from study.commands.paths import typed_command, typed_path
 from study.record.confirmations import read_confirmations
 from study.record.definition import read_definition
+from study.record.tables import read_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
     from analysis.stats.missing import failed_runs
     from analysis.stats.recommend import recommend as recommend_table
     from analysis.text import recommend as text
+    from analysis.text.control import control_notes
 
     runs, definition = analysis.load(folder), read_definition(folder)
     table = recommend_table(
@@ -38,7 +40,7 @@ def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
     if as_json:
         return json.dumps(text.json_records(table, typed_path(folder), typed_command()), indent=1, allow_nan=False)
     if table.empty:
-        return "no runs recorded yet"
+        return "\n".join(["no runs recorded yet", *control_notes(definition, folder, read_runs(folder))])
     lines = []
     for model in dict.fromkeys(table["model"]):
         of_model = table.loc[table["model"] == model]

@@ -71,6 +71,7 @@ class Status:
         failures: reason -> runs.
         confirmations, outline, code: lines for people; `code` names own modules that changed between the runs.
         imported: whether the runs were imported; nothing can be trained then.
+        stopped: why the study stopped after a control, and the ways on; then no run of a cell is trained.
     """
 
     study: str
@@ -88,6 +89,7 @@ class Status:
     outline: list[str] = field(default_factory=list)
     imported: bool = False
     code: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
 
 
 def status(folder: Path, *, as_json: bool = False) -> str:
@@ -98,6 +100,7 @@ def status(folder: Path, *, as_json: bool = False) -> str:
 
 def read_status(folder: Path) -> Status:
     """Return the progress of the study in a folder. Raises RecordError if there is no study."""
+    from analysis.text.control import control_notes
     from analysis.text.mixture import code_notes
 
     definition = read_definition(folder)
@@ -140,6 +143,7 @@ def read_status(folder: Path) -> Status:
         outline=_outline(study, content, folder),
         imported=study.trainer == IMPORTED,
         code=code_notes(runs),
+        stopped=control_notes(definition, folder, runs),
     )
 
 
@@ -160,7 +164,7 @@ def text(status: Status, width: int = 120) -> str:
         *(f"  process gone: {_trial_line(trial)}" for trial in status.silent),
         *(f"  {line}" for line in status.outline),
         *status.confirmations,
-        *(f"  {line}" for line in status.code),
+        *(f"  {line}" for line in (*status.code, *status.stopped)),
         *(f"  {failed_word}: {count(n, 'run')}: {reason}" for reason, n in status.failures.items()),
     ]
     grid = "" if status.outline else table(status.cells, width)
@@ -270,7 +274,8 @@ def _driver(status: Status) -> str:
     unfinished = status.total["missing"] or status.total["failed"] or status.control["failed"] or status.silent
     what = f"nothing is training: {status.driver} has ended" if status.driver else "nothing is training"
     kept = f"; {status.kept} stacks have checkpoints" if status.kept else ""
-    resume = f"; `study resume {shlex.quote(status.folder)}` continues" if status.driver or unfinished else ""
+    goes_on = (status.driver or unfinished) and not status.stopped
+    resume = f"; `study resume {shlex.quote(status.folder)}` continues" if goes_on else ""
     return what + kept + resume
 
 

@@ -262,7 +262,9 @@ class Queue:
         try:
             self.job.references[model] = self.job.reference(model)
         except ValueError as error:
-            self.stopped = StudyStoppedError(f"{model}: {error}")
+            self.stopped = StudyStoppedError(
+                f"{model}: {error}; a study keeps these, so choose another --out for the change"
+            )
 
     def _failed(self, stack: Stack, failure: Failure) -> None:
         half = len(stack.runs) // 2

@@ -123,7 +123,10 @@ class Trainer(protocol.Trainer):
         recipe = self.study.recipe
         steps = steps_of(recipe, log.train_rows)
         warmup = f", with a warm-up of {recipe.warmup}" if recipe.warmup else ""
-        reached = f": the lr reaches {steps / recipe.warmup:.0%} of its peak" if steps < recipe.warmup else ""
+        reached = ""
+        if steps < recipe.warmup:
+            share = f"{steps / recipe.warmup:.0%} of its peak"
+            reached = f": the lr reaches {share}; set a smaller batch, more steps or a shorter warmup"
         lines.append(("steps", f"{steps} of {recipe.batch} rows{warmup}{reached}"))
         if recipe.schedule != "constant":
             from study.training import lr_schedule

@@ -317,7 +317,7 @@ def test_a_control_from_which_nothing_can_be_learned_stops_the_study(tmp_path: P
     queue = Queue(tmp_path, make_stack(control=True), make_stack(), reference=unlearnable)
     queue.done(queue.must_take()[0])
     assert queue.take() == FINISHED
-    assert str(queue.queue.stopped) == "small: the training loss is not learnable here"
+    assert str(queue.queue.stopped).startswith("small: the training loss is not learnable here; a study keeps these")
     assert isinstance(queue.queue.stopped, ValueError)
 
 

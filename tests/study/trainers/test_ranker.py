@@ -43,7 +43,11 @@ def test_matrix_products_are_counted_by_pencil() -> None:
     [
         (Recipe(batch=64, steps=10, warmup=0), "10 of 64 rows"),
         (Recipe(batch=64, steps=40, warmup=20), "40 of 64 rows, with a warm-up of 20"),
-        (Recipe(batch=64, steps=10, warmup=40), "10 of 64 rows, with a warm-up of 40: the lr reaches 25% of its peak"),
+        (
+            Recipe(batch=64, steps=10, warmup=40),
+            "10 of 64 rows, with a warm-up of 40: the lr reaches 25% of its peak; "
+            "set a smaller batch, more steps or a shorter warmup",
+        ),
     ],
 )
 def test_a_plan_says_how_long_a_run_is_and_whether_its_lr_is_reached(

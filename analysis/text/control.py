@@ -1,0 +1,37 @@
+"""Sentences about a control that gave no reference, so that the study stopped."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from study.config import IMPORTED, control_of
+from study.record.definition import Definition, RecordError
+from study.record.references import references
+from study.storage import stores
+
+
+def control_notes(definition: Definition, folder: Path, every: pd.DataFrame) -> list[str]:
+    """Return a sentence for each model whose study stopped after its control, and the ways on.
+
+    Args:
+        definition: The study.
+        folder: Its folder.
+        every: One row a run, including the control.
+    """
+    study, data, notes = definition.study, definition.data, []
+    recorded = set(every["run_id"])
+    began = set(every.loc[every["role"] == "cell", "model"])
+    for model in study.models if study.trainer != IMPORTED else ():
+        control = {run.id for run in control_of(study, data["content"], [model])}
+        if model in began or not control <= recorded:
+            continue
+        try:
+            references(study, data, folder, [model], runs=every)
+        except RecordError:
+            continue  # its losses are not there
+        except ValueError as error:
+            notes.append(f"{model}: the study stopped after its control: {error}.")
+    if notes:
+        also = "" if began else f", or delete {stores.address(folder)}, which holds runs of the control alone"
+        notes.append(f"A study keeps its recipe, rule and control_lrs: for the change choose another --out{also}.")
+    return notes
