@@ -18,7 +18,7 @@ Laake, BMC Medical Research Methodology 13:91, 2013). All other contrasts are de
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -300,24 +300,45 @@ def edge_ratio(a: Mapping[str, Any], b: Mapping[str, Any], points_of_a: Points, 
         a, b: Rows of `edges` at LEVEL.
         points_of_a, points_of_b: `points` of their fits.
     """
-    known = a["status"] == b["status"] == REACHED
-    monotone = bool(a["monotone"] and b["monotone"])
+    return ratio_of_edges([a], [b], lambda: ratio_interval(points_of_a, points_of_b))
+
+
+def ratio_of_edges(
+    above: Sequence[Mapping[str, Any]],
+    below: Sequence[Mapping[str, Any]],
+    interval: Callable[[], tuple[float, float, float]],
+) -> dict[str, Any]:
+    """Return the product of some edges over that of others: the columns of `edge_ratio`.
+
+    Args:
+        above, below: Rows of `edges` at LEVEL, of the dividend and of the divisor.
+        interval: Returns low, high and p. A curve that falls again has bounds in its place, and no p.
+    """
+    every = [*above, *below]
+    known = all(row["status"] == REACHED for row in every)
+    monotone = all(bool(row["monotone"]) for row in every)
     if monotone:
-        low, high, p = ratio_interval(points_of_a, points_of_b)
+        low, high, p = interval()
     else:
-        low = a["bound_low"] / b["bound_high"]
-        high = a["bound_high"] / b["bound_low"] if b["bound_low"] > 0 else math.inf
+        lowest = math.prod(row["bound_low"] for row in below)
+        low = math.prod(row["bound_low"] for row in above) / math.prod(row["bound_high"] for row in below)
+        high = math.prod(row["bound_high"] for row in above) / lowest if lowest > 0 else math.inf
         p = math.nan
     # With an edge above the range, its ratio has no upper end, and a ratio with it as divisor no lower end.
-    if not known:
-        up = (a["status"] == NOT_REACHED, b["status"] == NOT_REACHED)
-        down = (a["status"] not in (REACHED, NOT_REACHED), b["status"] not in (REACHED, NOT_REACHED))
-        low = 0.0 if up[1] or down[0] else low
-        high = math.inf if up[0] or down[1] else high
-    ends = (low > 0, math.isfinite(high))
-    status = {(True, False): AT_LEAST, (False, True): AT_MOST, (False, False): UNDECIDED}.get(ends, KNOWN)
-    ratio = a["edge"] / b["edge"] if known else math.nan
-    return {"ratio": ratio, "low": low, "high": high, "status": status, "monotone": monotone, "p": p}
+    up = [any(row["status"] == NOT_REACHED for row in rows) for rows in (above, below)]
+    down = [any(row["status"] not in (REACHED, NOT_REACHED) for row in rows) for rows in (above, below)]
+    low = 0.0 if up[1] or down[0] else low
+    high = math.inf if up[0] or down[1] else high
+    status = {(True, False): AT_LEAST, (False, True): AT_MOST, (False, False): UNDECIDED}
+    edge = [math.prod(row["edge"] for row in rows) for rows in (above, below)]
+    return {
+        "ratio": edge[0] / edge[1] if known else math.nan,
+        "low": low,
+        "high": high,
+        "status": status.get((low > 0, math.isfinite(high)), KNOWN),
+        "monotone": monotone,
+        "p": p,
+    }
 
 
 def _at_one_lr(a: _Side, b: _Side, planned: bool) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The edges of studies that differ in one thing each, compared with each other: the rows of a forest plot.
 
 Each study is compared with another of its family by the ratio of their LR50
-(`analysis.stats.contrasts.ratio_interval`), curve by curve. p is corrected over the whole family by Holm's method. A
+(`analysis.stats.contrasts.edge_ratio`), curve by curve. p is corrected over the whole family by Holm's method. A
 ratio with an edge that was not reached is one-sided. Seeds are not paired: another model or recipe is another draw
 of thresholds.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.loading import FamilyMember, load, records
-from analysis.stats.contrasts import LEVEL, contrasts, first_planned, holm, points, ratio_interval
+from analysis.stats.contrasts import LEVEL, contrasts, edge_ratio, first_planned, holm, points
 from analysis.stats.edges import edges, fits
 from analysis.stats.psychometric import Fit
 from study.config import Study
@@ -65,17 +65,21 @@ def forest_of(family: Sequence[FittedMember]) -> pd.DataFrame:
         with), ratio (of LR50 over that of against; NaN unless both were reached), ratio_low, ratio_high (95%; 0 and
         inf if it lacks that end), p, p_holm.
     """
-    fitted = {one.member.label: one.fitted for one in family if one.runs is not None}
-    rows = []
+    begun = [(one.member.label, one.runs, one.fitted) for one in family if one.runs is not None]
+    edges_of = {label: {(row["model"], row["curve"]): row for row in _edges(runs, fit)} for label, runs, fit in begun}
+    fitted, rows = {label: fit for label, _, fit in begun}, []
     for one in family:
         member = one.member
         if one.runs is None:
             continue
-        other = {} if member.against == member.label else fitted.get(member.against, {})
-        for row in _edges(one.runs, one.fitted):
-            against = _counterpart(row["model"], row["curve"], other)
-            ratio = _ratio(one.fitted[row["model"], row["curve"]], against)
-            names = {"label": member.label, "words": member.words, "against": member.against if against else ""}
+        other = {} if member.against == member.label else edges_of.get(member.against, {})
+        for key, row in edges_of[member.label].items():
+            names = {"label": member.label, "words": member.words, "against": ""}
+            ratio = dict.fromkeys(RATIO, math.nan)
+            if against := _counterpart(*key, other):
+                sides = points(one.fitted[key]), points(fitted[member.against][against["model"], against["curve"]])
+                found = edge_ratio(row, against, *sides)
+                names["against"], ratio = member.against, {name: found[of] for name, of in RATIO.items() if of in found}
             rows.append(row | names | ratio)
     table = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
     tested = table["p"].notna().to_numpy()
@@ -90,10 +94,12 @@ def _edges(runs: pd.DataFrame, fitted: Mapping[tuple[str, str], Fit]) -> list[di
     return [row | counts[row["model"], row["curve"]] for row in records(edges(runs, LEVEL, fitted))]
 
 
-def _counterpart(model: str, curve: str, fitted: Mapping[tuple[str, str], Fit]) -> Fit | None:
+def _counterpart(
+    model: str, curve: str, others: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
     """The same curve of another member: of the same model, or of its only one if the members differ in the model."""
-    alike = [fit for (_, other), fit in fitted.items() if other == curve]
-    return fitted.get((model, curve), alike[0] if len(alike) == 1 else None)
+    alike = [row for (_, other), row in others.items() if other == curve]
+    return others.get((model, curve), alike[0] if len(alike) == 1 else None)
 
 
 COLUMNS = (
@@ -120,12 +126,3 @@ def curves(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
 
 RATIO = {"ratio": "ratio", "ratio_low": "low", "ratio_high": "high", "p": "p", "p_holm": "p_holm"}
 """Column -> its name in `analysis.stats.contrasts.contrasts`."""
-
-
-def _ratio(fit: Fit, against: Fit | None) -> dict[str, float]:
-    if against is None:
-        return dict.fromkeys(("ratio", "ratio_low", "ratio_high", "p"), math.nan)
-    a, b = points(fit), points(against)
-    low, high, p = ratio_interval(a, b)
-    known = a.x_min <= a.edge <= a.x_max and b.x_min <= b.edge <= b.x_max
-    return {"ratio": 10 ** (a.edge - b.edge) if known else math.nan, "ratio_low": low, "ratio_high": high, "p": p}

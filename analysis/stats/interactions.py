@@ -21,12 +21,8 @@ from scipy import special
 
 from analysis.loading import records
 from analysis.stats.contrasts import (
-    AT_LEAST,
-    AT_MOST,
-    KNOWN,
     LEVEL,
     NORMAL,
-    UNDECIDED,
     Points,
     contrasts,
     differences,
@@ -34,8 +30,9 @@ from analysis.stats.contrasts import (
     interval_of_pairs,
     points,
     quantile_of_pairs,
+    ratio_of_edges,
 )
-from analysis.stats.edges import NOT_REACHED, REACHED, edges
+from analysis.stats.edges import edges
 from analysis.stats.forest import FittedMember
 from study.config import planned_contrasts
 
@@ -142,31 +139,7 @@ def _sides(one: FittedMember) -> dict[tuple[str, str], _Side]:
 
 def _interaction(a: _Side, b: _Side, c: _Side, d: _Side) -> dict[str, Any]:
     """(a / b) / (c / d)."""
-    above, below = (a[0], d[0]), (b[0], c[0])  # edges that raise the ratio, and those that lower it
-    every = (*above, *below)
-    monotone = all(row["monotone"] for row in every)
-    if monotone:
-        low, high, p = interaction_interval(a[1], b[1], c[1], d[1])
-    else:
-        low = math.prod(row["bound_low"] for row in above) / math.prod(row["bound_high"] for row in below)
-        lowest = math.prod(row["bound_low"] for row in below)
-        high = math.prod(row["bound_high"] for row in above) / lowest if lowest > 0 else math.inf
-        p = math.nan
-    beyond = [[row["status"] == NOT_REACHED for row in rows] for rows in (above, below)]
-    short = [[row["status"] not in (REACHED, NOT_REACHED) for row in rows] for rows in (above, below)]
-    low = 0.0 if any(short[0]) or any(beyond[1]) else low
-    high = math.inf if any(beyond[0]) or any(short[1]) else high
-    known = all(row["status"] == REACHED for row in every)
-    edge = [row["edge"] for row in (a[0], d[0], b[0], c[0])]
-    status = {(True, False): AT_LEAST, (False, True): AT_MOST, (False, False): UNDECIDED}
-    return {
-        "ratio": edge[0] * edge[1] / (edge[2] * edge[3]) if known else math.nan,
-        "low": low,
-        "high": high,
-        "status": status.get((low > 0, math.isfinite(high)), KNOWN),
-        "monotone": monotone,
-        "p": p,
-    }
+    return ratio_of_edges([a[0], d[0]], [b[0], c[0]], lambda: interaction_interval(a[1], b[1], c[1], d[1]))
 
 
 @functools.lru_cache(maxsize=4096)

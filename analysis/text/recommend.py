@@ -61,12 +61,14 @@ def _no_claim(row: Mapping[str, Any]) -> str:
             f"{seeds}: imported runs can only nominate an lr, since it is unknown how their lrs and seeds were chosen "
             "(if both were fixed beforehand: study import --planned, into another --out)."
         )
-    tried, bound = lowest, row["lowest_bound"]
+    tried, bound, n = lowest, row["lowest_bound"], row["lowest_n"]
     if row["nominated_n"] and row["nominated_bound"] > row["risk"]:
+        n = row["nominated_n"]
         tried = f"{_of(row['nominated_k'], row['nominated_n'])} diverged at lr {row['nominated']:g}"
         bound = row["nominated_bound"]
     if math.isnan(bound):
         return f"{seeds}."
+    seeds = f"cannot say with {count(n, 'seed')}"
     if bound <= row["risk"]:  # `_tests` says what failed or is missing
         return f"{seeds}: {tried}."
     return f"{seeds}: {tried}, so the risk there may be up to {percent(bound)}."

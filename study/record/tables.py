@@ -16,6 +16,7 @@ code: the formats are Parquet and JSON.
 """
 
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,8 @@ def check_not_published(folder: Path) -> None:
 def read_published(content: bytes) -> pa.Table:
     """Return a `runs.parquet` with the columns of `runs/`. Raises ValueError, or an error of pyarrow, if it is bad."""
     table = checksums.read_parquet(content)
+    # the index that pandas saves where a table was filtered; it is no threshold
+    table = table.drop_columns([name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)])
     thresholds = table.select([name for name in table.column_names if is_threshold(name)]).to_pylist()
     texts = [canonical_json({k: v for k, v in row.items() if v is not None}) for row in thresholds]
     table = table.append_column("thresholds", pa.array(texts, pa.string()))
