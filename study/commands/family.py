@@ -218,8 +218,13 @@ def _members(request: RunRequest, family: Family) -> list[family_weights.Request
     """Return each member with its study and its own request. Raises ValueError if the request is not valid."""
     for option in ("init_from", "init_accumulators"):
         if getattr(request, option):
+            word, many = f"--{option.replace('_', '-')}", len(family.members)
+            if any(member.init_from for member in family.members):
+                raise ValueError(f"{word} is for one study; the members of {family.name} define their own weights")
+            members = " | ".join(member.words for member in family.members)
             raise ValueError(
-                f"--{option.replace('_', '-')} is for one study; the members of {family.name} define their own weights"
+                f"{word} checks and keeps the weights of one study, and these are {many} ({members}): train each with "
+                "an --out of its own"
             )
     folder, own = _folder(request, family), []
     for member in family.members:

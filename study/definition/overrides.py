@@ -1,6 +1,7 @@
 """`--set key=value`: replaces an axis of a study, or sets an option of its recipe, rule, search or data."""
 
 import dataclasses
+import difflib
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -77,7 +78,8 @@ def apply(
         elif dot and head in _models(study) | set(plugins.names("models")):
             sizes.setdefault(head, {})[tail] = [model_options.number(key, v) for v in _split(text)]
         else:
-            raise ValueError(f"unknown key {key!r}; there are {', '.join(_known_keys(study))}")
+            close = _close_key(study, head, tail) if dot else ""
+            raise ValueError(f"unknown key {key!r}; there are {', '.join(_known_keys(study))}{close}")
     if of_recipe:
         study = dataclasses.replace(study, recipe=dataclasses.replace(study.recipe, **of_recipe))
     # Last, since the axes say which arms and models there are.
@@ -210,15 +212,29 @@ def _with_model_options(study: Study, name: str, values: dict[str, list[Any]]) -
 
 
 def _with_ranges(study: Study, method: str, values: dict[str, list[Any]]) -> Study:
-    """Set the range of each threshold. One value fixes it."""
+    """Set the range of each threshold, and the value of each other option. One value fixes a threshold."""
     search = study.search
     assert isinstance(search, QualitySearch)
-    ranges = dict(search.ranges.get(method, {}))
+    ranges, options = dict(search.ranges.get(method, {})), {}
+    known = _not_tuned(method) if study.trainer == RANKER else ()
     for name, ends in values.items():
-        if len(ends) > 2 or not all(isinstance(end, int | float) for end in ends):
+        if name in known:
+            if len(ends) > 1:
+                raise ValueError(f"{method}.{name} takes one value here: a search tunes thresholds alone")
+            options[name] = ends
+        elif len(ends) > 2 or not all(isinstance(end, int | float) for end in ends):
             raise ValueError(f"{method}.{name} is tuned: it takes a range, such as {method}.{name}=0.1,1")
-        ranges[name] = (ends[0], ends[-1])
-    return dataclasses.replace(study, search=dataclasses.replace(search, ranges={**search.ranges, method: ranges}))
+        else:
+            ranges[name] = (ends[0], ends[-1])
+    changed = dataclasses.replace(search, ranges={**search.ranges, method: ranges} if ranges else search.ranges)
+    return _with_parameters(dataclasses.replace(study, search=changed), method, options)
+
+
+def _not_tuned(method: str) -> Iterable[str]:
+    """Return the options of a ranker's method that are no thresholds."""
+    from study import methods  # takes time, and few requests need it
+
+    return methods.signature(method).agreed
 
 
 def _with_search_field(study: Study, name: str, text: str) -> Study:
@@ -256,6 +272,16 @@ def _known_keys(study: Study) -> list[str]:
         "search.NAME",
         "data.OPTION",
     ]
+
+
+def _close_key(study: Study, head: str, tail: str) -> str:
+    """`. Did you mean my_models.mlp.width?` where a model or method has nearly the name before the dot."""
+    own = sorted(_methods(study) | _models(study))
+    if full := [name for name in own if name.endswith(f".{head}")]:
+        return f". Did you mean {full[0]}.{tail}?"
+    known = {*own, *plugins.names("study.methods"), *plugins.names("models"), "rule", "search", "data"}
+    close = difflib.get_close_matches(head, sorted(known), n=1, cutoff=0.7)
+    return f". Did you mean {close[0]}.{tail}?" if close else ""
 
 
 def recipe_keys() -> list[str]:

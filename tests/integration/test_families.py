@@ -324,6 +324,15 @@ def test_a_family_that_cannot_be_is_refused_in_a_line(
         assert said.count("\n") == 1
 
 
+def test_weights_of_a_file_are_for_one_study_and_the_message_says_why(capsys: pytest.CaptureFixture) -> None:
+    assert main(["plan", "quick", "--set", "warmup=0,20", "--init-from", "yesterday.safetensors"]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(
+        "--init-from checks and keeps the weights of one study, and these are 2 (warmup 0 | warmup 20): train each "
+        "with an --out of its own\n"
+    )
+
+
 def test_a_plan_of_a_family_of_the_command_line(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     words = ["--set", "data.rows=3000", "--set", "warmup=0,20", "--set", "batch=64", "--out", str(tmp_path / "out")]
     assert main(["plan", "quick", *words, "--seeds", "0-1"]) == 0

@@ -374,6 +374,7 @@ def test_quality_search_is_judged_by_its_winners():
         ({0.1: (0, 1)}, CANNOT_SAY, ["cannot say with 1 seed:", "0 of 1", "lr 0.1"]),
         ({0.1: (1, 1)}, CANNOT_SAY, ["cannot say with 1 seed:", "1 of 1", "lr 0.1, the lowest"]),
         ({0.1: (8, 8), 0.2: (8, 8)}, TOO_RISKY, ["risk above 5%", "8 of 8", "lr 0.1, the lowest"]),
+        ({0.1: (0, 3), 0.2: (4, 5)}, CANNOT_SAY, ["cannot say with 3 seeds: 0 of 3 diverged"]),
         ({0.1: (1, 8), 0.2: (8, 8)}, CANNOT_SAY, ["1 of 8", "lr 0.1, the lowest", "may be up to 47%"]),
         ({0.1: (0, 59), 0.2: (0, 59)}, CLAIMED, ["at most 5%", "200 steps", "up to lr 0.2"]),
     ],

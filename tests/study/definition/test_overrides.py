@@ -103,7 +103,9 @@ def test_a_value_may_hold_an_equals_sign() -> None:
         ("steps=", "--set takes key=value, got 'steps='"),
         ("stpes=3", "unknown key 'stpes'; there are models, methods, lr, seeds, control_lrs, .*METHOD.PARAMETER"),
         ("lrs=0.1", "unknown key 'lrs'"),
-        ("clipy.rel=3", "unknown key 'clipy.rel'"),
+        ("clipy.rel=3", r"unknown key 'clipy.rel'.*\. Did you mean clippy.rel\?"),
+        ("smal.width=3", r"unknown key 'smal.width'.*\. Did you mean small.width\?"),
+        ("ruel.kept=0.5", r"unknown key 'ruel.kept'.*\. Did you mean rule.kept\?"),
         ("rule.keep=1", "unknown key 'rule.keep'; the rule has kept, once_had"),
         ("lr=fast", "need a number, got lr=fast"),
         ("lr=nan", "need a finite number, got lr=nan"),
@@ -204,3 +206,9 @@ def test_an_arm_gets_a_grid_of_its_own() -> None:
         after("agc.lrs=0.1")
     with pytest.raises(ValueError, match=r"need a number, got clippy\.lrs=high"):
         after("clippy.lrs=high")
+
+
+def test_an_own_model_or_method_is_named_in_full() -> None:
+    study = dataclasses.replace(STUDY, models=("my_models.bn_moe width=64",))
+    with pytest.raises(ValueError, match=r"Did you mean my_models\.bn_moe\.experts\?"):
+        apply(study, ["bn_moe.experts=8"])

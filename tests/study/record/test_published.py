@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from paths import ROOT
 from records import make_definition, make_losses, make_row
@@ -146,3 +147,14 @@ def test_a_study_without_runs_is_not_published(tmp_path: Path) -> None:
     tables.check_not_published(tmp_path)
     assert tables.recorded_ids(tmp_path) == set(), "it is trained again"
     assert json.loads((tmp_path / "study.json").read_text())["format"] == 1
+
+
+def test_the_index_that_pandas_saves_is_no_threshold(published: Path) -> None:
+    """A table that was filtered in pandas and saved with its defaults."""
+    runs = tables.read_runs(published)
+    kept = pd.read_parquet(published / "runs.parquet")
+    kept[kept.index != 1].to_parquet(published / "runs.parquet")
+    assert "__index_level_0__" in pq.read_schema(published / "runs.parquet").names
+    again = tables.read_runs(published)
+    assert list(again.columns) == list(runs.columns)
+    assert len(again) == len(runs) - 1

@@ -463,9 +463,22 @@ def test_settings_narrow_a_search() -> None:
     assert overrides.apply(study_of(), ["search.risk=0.05"]) == study_of()
 
 
+def test_options_that_are_no_thresholds_are_set_and_not_tuned() -> None:
+    words = ["clippy.norm=rms", "clippy.base=adamw", "clippy.beta1=0.8", "clippy.rel=0.1,0.2"]
+    study = overrides.apply(study_of(), words)
+    [arm] = [arm for arm in study.arms if arm.method == "clippy"]
+    assert arm.options == {"norm": "rms", "base": "adamw", "beta1": 0.8}
+    search, before = study.search, study_of().search
+    assert isinstance(search, QualitySearch)
+    assert isinstance(before, QualitySearch)
+    assert search.ranges["clippy"] == before.ranges["clippy"] | {"rel": (0.1, 0.2)}
+    assert overrides.apply(study_of(), ["clippy.norm=rms"]).search == before
+
+
 @pytest.mark.parametrize(
     ("setting", "word"),
     [
+        ("clippy.norm=max,rms", "clippy.norm takes one value here: a search tunes thresholds alone"),
         ("search.ranges=1", "unknown key 'search.ranges'; the search has risk, task, budget, batch, judged"),
         ("search.budget=1.5", "need a whole number, got budget=1.5"),
         ("clippy.rel=0.1,0.2,0.3", "clippy.rel is tuned: it takes a range, such as clippy.rel=0.1,1"),
