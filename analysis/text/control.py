@@ -7,7 +7,6 @@ import pandas as pd
 from study.config import IMPORTED, control_of
 from study.record.definition import Definition, RecordError
 from study.record.references import references
-from study.storage import stores
 
 
 def control_notes(definition: Definition, folder: Path, every: pd.DataFrame) -> list[str]:
@@ -32,6 +31,6 @@ def control_notes(definition: Definition, folder: Path, every: pd.DataFrame) -> 
         except ValueError as error:
             notes.append(f"{model}: the study stopped after its control: {error}.")
     if notes:
-        also = "" if began else f", or delete {stores.address(folder)}, which holds runs of the control alone"
+        also = "" if began else ", or delete the folder, which holds runs of the control alone"
         notes.append(f"A study keeps its recipe, rule and control_lrs: for the change choose another --out{also}.")
     return notes

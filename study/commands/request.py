@@ -91,6 +91,10 @@ def validate_study(study: Study) -> Study:
     if has_grid(study) and runs > MAX_RUNS:
         raise ValueError(f"a study has at most {MAX_RUNS:,} runs, and these are {runs:,}")
     trainer = open_trainer(study, cache_folder())
+    if isinstance(study.search, QualitySearch):
+        from study.search import validation
+
+        study = validation.with_fixed_options(study, trainer)
     study = trainer.validate(study)
     for method in dict.fromkeys(arm.method for arm in study.arms):
         check_thresholds(trainer.thresholds_of(method), f"the arm {method}")

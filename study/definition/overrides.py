@@ -212,29 +212,25 @@ def _with_model_options(study: Study, name: str, values: dict[str, list[Any]]) -
 
 
 def _with_ranges(study: Study, method: str, values: dict[str, list[Any]]) -> Study:
-    """Set the range of each threshold, and the value of each other option. One value fixes a threshold."""
+    """Set the range of each threshold, and the value of an option that is a word. One number fixes a threshold.
+
+    A number of an option that is no threshold is told from a range by the trainer (`study.search.validation`).
+    """
     search = study.search
     assert isinstance(search, QualitySearch)
     ranges, options = dict(search.ranges.get(method, {})), {}
-    known = _not_tuned(method) if study.trainer == RANKER else ()
     for name, ends in values.items():
-        if name in known:
+        words = [isinstance(end, str | bool) for end in ends]
+        if all(words) and name not in ranges:
             if len(ends) > 1:
                 raise ValueError(f"{method}.{name} takes one value here: a search tunes thresholds alone")
             options[name] = ends
-        elif len(ends) > 2 or not all(isinstance(end, int | float) for end in ends):
+        elif len(ends) > 2 or any(words):
             raise ValueError(f"{method}.{name} is tuned: it takes a range, such as {method}.{name}=0.1,1")
         else:
             ranges[name] = (ends[0], ends[-1])
     changed = dataclasses.replace(search, ranges={**search.ranges, method: ranges} if ranges else search.ranges)
     return _with_parameters(dataclasses.replace(study, search=changed), method, options)
-
-
-def _not_tuned(method: str) -> Iterable[str]:
-    """Return the options of a ranker's method that are no thresholds."""
-    from study import methods  # takes time, and few requests need it
-
-    return methods.signature(method).agreed
 
 
 def _with_search_field(study: Study, name: str, text: str) -> Study:

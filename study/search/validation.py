@@ -1,5 +1,7 @@
 """Checks of a search for quality, and what its budget allows: rounds, seeds and runs."""
 
+from dataclasses import replace
+
 from study.config import JUDGED_FROM, QualitySearch, Study
 from study.trainers.protocol import Trainer
 
@@ -40,6 +42,21 @@ def check(study: Study, trainer: Trainer) -> None:
                 raise ValueError(f"{arm.method}.{name} is tuned, and cannot be {arm.options[name]:g} as well")
             for end in ends:
                 trainer.canonical_options(arm.method, {**arm.options, name: end})
+
+
+def with_fixed_options(study: Study, trainer: Trainer) -> Study:
+    """Return the study in which an option that is no threshold, and has one value as its range, belongs to its arms."""
+    search = study.search
+    assert isinstance(search, QualitySearch)
+    ranges, arms = {}, list(study.arms)
+    for method, own in search.ranges.items():
+        known = trainer.thresholds_of(method)
+        fixed = {name: low for name, (low, high) in own.items() if name not in known and low == high}
+        ranges[method] = {name: ends for name, ends in own.items() if name not in fixed}
+        options = {name: int(value) if value.is_integer() else value for name, value in fixed.items()}
+        arms = [replace(arm, options=arm.options | options) if arm.method == method else arm for arm in arms]
+    ranges = {method: own for method, own in ranges.items() if own or not search.ranges[method]}
+    return replace(study, arms=tuple(arms), search=replace(search, ranges=ranges))
 
 
 def rounds_of(study: Study) -> int:

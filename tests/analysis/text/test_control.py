@@ -31,7 +31,7 @@ def record(folder: Path, *, rule: Rule = RULE, leave_out=None, models=("small",)
 def test_every_command_names_the_failure_and_the_ways_on(tmp_path, command):
     said = command(record(tmp_path / "out"))
     assert FAILURE in said
-    assert f"{WAYS}, or delete {tmp_path / 'out'}, which holds runs of the control alone." in said
+    assert f"{WAYS}, or delete the folder, which holds runs of the control alone." in said
     assert "resume" not in said
 
 

@@ -465,7 +465,7 @@ def test_settings_narrow_a_search() -> None:
 
 def test_options_that_are_no_thresholds_are_set_and_not_tuned() -> None:
     words = ["clippy.norm=rms", "clippy.base=adamw", "clippy.beta1=0.8", "clippy.rel=0.1,0.2"]
-    study = overrides.apply(study_of(), words)
+    study = validate_study(overrides.apply(study_of(), words))
     [arm] = [arm for arm in study.arms if arm.method == "clippy"]
     assert arm.options == {"norm": "rms", "base": "adamw", "beta1": 0.8}
     search, before = study.search, study_of().search
@@ -473,6 +473,8 @@ def test_options_that_are_no_thresholds_are_set_and_not_tuned() -> None:
     assert isinstance(before, QualitySearch)
     assert search.ranges["clippy"] == before.ranges["clippy"] | {"rel": (0.1, 0.2)}
     assert overrides.apply(study_of(), ["clippy.norm=rms"]).search == before
+    with pytest.raises(ValueError, match="clippy has no threshold 'beta1' to be tuned"):
+        validate_study(overrides.apply(study_of(), ["clippy.base=adamw", "clippy.beta1=0.8,0.9"]))
 
 
 @pytest.mark.parametrize(
