@@ -10,12 +10,13 @@ folder has its own `models/`, `models.mine` is found there, since `__path__` of 
 import ast
 import contextlib
 import difflib
+import functools
 import importlib
 import importlib.util
 import os
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -98,12 +99,14 @@ def safe_path_in_children() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = before
 
 
-def names(package: str) -> list[str]:
+@functools.cache  # asked for each of thousands of arms
+def names(package: str) -> tuple[str, ...]:
     """The plugins in the folder of a package, in alphabetical order."""
     spec = importlib.util.find_spec(package)
     assert spec is not None
     found = pkgutil.iter_modules(spec.submodule_search_locations)
-    return sorted(m.name for m in found if not m.name.startswith("_") and f"{package}.{m.name}" not in NOT_PLUGINS)
+    ours = (m.name for m in found if not m.name.startswith("_") and f"{package}.{m.name}" not in NOT_PLUGINS)
+    return tuple(sorted(ours))
 
 
 def described(package: str) -> dict[str, str]:
@@ -231,7 +234,7 @@ def is_missing(error: ModuleNotFoundError, path: str) -> bool:
     return error.name is not None and (path == error.name or path.startswith(f"{error.name}."))
 
 
-def _did_you_mean(name: str, known: list[str]) -> str:
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
     """`. Did you mean clippy?` for a name that is nearly one of a plugin, or of a module in the same folder."""
     package, dot, own = name.rpartition(".")
     folders = [user_folder] if user_folder else []

@@ -15,6 +15,8 @@ def need(condition: bool, message: str) -> None:
 
 def check_lr(lr: float, name: str = "lr") -> None:
     """Raise ValueError for a learning rate that cannot be trained."""
+    if type(lr) is float and 0 < lr <= MAX_LR:  # a study has hundreds of thousands of them
+        return
     text = "; YAML reads 1e-3 as text and 1.0e-3 as a number" if isinstance(lr, str) else ""
     need(isinstance(lr, numbers.Real) and not isinstance(lr, bool), f"need a number as {name}, got {name}={lr!r}{text}")
     need(math.isfinite(lr) and 0 < lr <= MAX_LR, f"need 0 < {name} <= {MAX_LR:g}, got {name}={lr:g}")

@@ -77,17 +77,15 @@ class Run:
 
     def __post_init__(self) -> None:
         check_lr(self.lr)
-        need(
-            0 <= self.seed < CONTROL_SEEDS[0] or self.seed in CONTROL_SEEDS,
-            f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={self.seed}",
-        )
+        if not 0 <= self.seed < CONTROL_SEEDS[0] and self.seed not in CONTROL_SEEDS:
+            raise ValueError(f"need 0 <= seed < {CONTROL_SEEDS[0]}, got seed={self.seed}")
 
     @cached_property
     def id(self) -> str:
-        content = without_defaults(self) | {"results": RESULTS_VERSION}
+        content = as_one_number(without_defaults(self)) | {"results": RESULTS_VERSION}
         if "recipe" in content:
             content["recipe"] = self.recipe.identity
-        return hashlib.sha256(canonical_json(as_one_number(content)).encode()).hexdigest()
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
     @property
     def role(self) -> str:

@@ -28,7 +28,7 @@ __all__ += ["common_options", "folder_of_log", "open_cached", "rows_of"]
 
 def names() -> list[str]:
     """Return the names of the built-in sources."""
-    return plugins.names(__name__)
+    return list(plugins.names(__name__))
 
 
 def load(source: str, options: dict[str, Any], cache: Path) -> Log:

@@ -59,7 +59,7 @@ class MethodSignature:
 
 def names() -> list[str]:
     """Return the names of the methods in this folder, in alphabetical order."""
-    return plugins.names(PACKAGE)
+    return list(plugins.names(PACKAGE))
 
 
 def load(name: str) -> ModuleType:

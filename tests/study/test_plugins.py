@@ -1,6 +1,7 @@
 """A user's own folder: its modules are found, and hide none of ours, of a library or of Python."""
 
 import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from study import plugins
+from study.config import Arm, Study
 from study.loops import command
+from study.trainers.protocol import open_trainer
 from study.tune import submit
 
 MODEL = "def build(spec):\n    return 'mine'\n"
@@ -67,6 +70,17 @@ def test_modules_of_user_packages_that_have_our_names_are_found(write: Write, tm
     assert plugins.load("search_spaces", "mine", "study", "study").study == 1
     assert plugins.names("models") == ours
     assert Path(plugins.load("models", "small", "model", "build").__file__).is_relative_to(plugins.ROOT)
+
+
+def test_the_folder_of_methods_is_listed_once_for_all_arms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    study = Study(
+        name="many", arms=tuple(Arm("clippy", rel=r / 100) for r in range(1, 90)), models=("small",), lrs=(0.1,)
+    )
+    trainer = open_trainer(study, tmp_path)
+    listed, list_modules = [], pkgutil.iter_modules
+    monkeypatch.setattr(pkgutil, "iter_modules", lambda folders: listed.append(folders) or list_modules(folders))
+    trainer.validate(study)
+    assert len(listed) <= len(plugins.PACKAGES)
 
 
 def test_dotted_name_of_two_files_is_refused(write: Write, tmp_path: Path) -> None:
