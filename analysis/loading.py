@@ -94,7 +94,11 @@ def curve_labels(arms: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
 
 def threshold_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of a table of runs that hold thresholds: those that the record does not name itself."""
-    return [name for name in table.columns if name != "curve" and is_threshold(name)]
+    return [name for name in table.columns if name not in ("curve", TRAINED_LR) and is_threshold(name)]
+
+
+TRAINED_LR = "lr_trained"
+"""The lr of a run whose `lr` is that of a bin (`analysis.stats.rates.in_bins`)."""
 
 
 def tasks_of(definition_data: dict[str, Any]) -> list[dict[str, Any]]:

@@ -116,13 +116,13 @@ def draw_band(
 
     Args:
         table: `analysis.stats.quality.quality` of one model.
-        value: The column; its band is `<value>_low` to `<value>_high`.
+        value: The column; its band is `<value>_q10` to `<value>_q90`.
         label: The label of the y axis.
         bottom: Values below it, minus infinity included, are drawn on it, a median as a cross; None shows all values.
     """
     styles = curve_styles(table) if styles is None else styles
     for curve in _present(table, styles):
-        lr, low, mid, high = _columns(table, curve, "lr", f"{value}_low", value, f"{value}_high")
+        lr, low, mid, high = _columns(table, curve, "lr", f"{value}_q10", value, f"{value}_q90")
         floor = -math.inf if bottom is None else bottom
         off = mid < floor
         low, mid, high = (np.maximum(v, floor) for v in (low, mid, high))

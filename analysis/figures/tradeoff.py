@@ -105,7 +105,7 @@ def _draw_named_point(ax: Axes, row: Mapping[str, Any], style: LineStyle) -> Non
     """Draw a large marker, on the Pareto front with the intervals of rate and quality."""
     x, y, colour = row["x"], row["quality"], style.colour
     if row["pareto"]:
-        span = sorted((row["quality_low"], row["quality_high"]))
+        span = sorted((row["quality_q10"], row["quality_q90"]))
         ax.plot([x, x], span, color=colour, marker="_", lw=1.2, ms=7, zorder=2)
         ax.plot([row["low"], row["high"]], [y, y], color=colour, marker="|", lw=1.2, ms=7, zorder=2)
     ax.plot(x, y, style.marker, color=colour, ms=9 if row["pareto"] else 7, mec="black", mew=1.2, zorder=5)

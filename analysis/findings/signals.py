@@ -37,8 +37,8 @@ def onsets(folders: Sequence[Path]) -> str:
     """Return when runs began to diverge, and the steps until their gain was gone."""
     rows = []
     for row in records(signals.onsets(_watched(folders))):
-        after = f"{row['after']:.3g} ({row['after_low']:.3g} to {row['after_high']:.3g})"
-        onset = f"{row['onset']:.3g} ({row['onset_low']:.3g} to {row['onset_high']:.3g})"
+        after = f"{row['after']:.3g} ({row['after_q25']:.3g} to {row['after_q75']:.3g})"
+        onset = f"{row['onset']:.3g} ({row['onset_q25']:.3g} to {row['onset_q75']:.3g})"
         rows.append([row["model"], row["method"], f"{row['n']}", f"{row['first']:g}", onset, f"{row['last']:g}", after])
     head = ["model", "method", "diverged", "first onset, step", "median (quartiles)", "last"]
     return markdown([*head, "steps from there to `gone` (quartiles)"], rows)
@@ -62,7 +62,7 @@ def crossings(folders: Sequence[Path]) -> str:
     for key, own in signals.groups(table, [*signals.GROUP, "outcome"]):
         at = {row["level"]: row for row in records(own)}
         first = at[levels[0]]
-        ends = [first[name] for name in ("lead", "lead_low", "lead_high")]
+        ends = [first[name] for name in ("lead", "lead_q25", "lead_q75")]
         lead = f"{ends[0]:.3g} ({ends[1]:.3g} to {ends[2]:.3g})" if math.isfinite(ends[0]) else ""
         rows.append([*key, f"{first['n']}", *(f"{at[level]['k']}" for level in levels), lead])
     over = [f"above {level:g}" for level in levels]

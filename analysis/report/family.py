@@ -12,14 +12,14 @@ from analysis.figures.forest import forest_plot
 from analysis.figures.scale import scale
 from analysis.loading import FamilyMember, records
 from analysis.report import sections
-from analysis.report.csv_file import write_csv
 from analysis.report.html import Table, image, render
+from analysis.report.table_files import write_tables
 from analysis.stats.edges import REACHED
 from analysis.stats.scale import ScaleTables
 from analysis.text.contrasts import ratio_text
 from analysis.text.edges import edge_text
 from analysis.text.forest import interaction_text, times_text
-from analysis.text.format import aligned, p_text, span_text
+from analysis.text.format import aligned, p_text, span_text, without_empty
 from study.storage.atomic import write_atomic
 
 HEAD = ("", "model", "curve", "diverged", "LR50 (95%)", "against", "ratio (95%)", "p (Holm)")
@@ -52,9 +52,8 @@ def write(
     Raises:
         OSError: If the folder cannot be written.
     """
-    for table_name, table in (("forest", forest), ("gains", gains), ("interactions", interactions)):
-        if table is not None:
-            write_csv(folder / "tables" / f"{table_name}.csv", table)
+    found = {"forest": forest, "gains": gains, "interactions": interactions}
+    write_tables(folder, {table_name: table for table_name, table in found.items() if table is not None})
     images = {}
     with figure_style():
         if len(forest):
@@ -85,12 +84,17 @@ def text(forest: pd.DataFrame, gains: pd.DataFrame | None = None, interactions: 
         forest: `analysis.stats.forest.forest`.
         gains, interactions: `analysis.stats.interactions`.
     """
-    parts = ["\n".join(aligned([HEAD, *map(_cells, records(forest))]))]
+    parts = [_aligned(HEAD, [*map(_cells, records(forest))], words=3)]
     if gains is not None and len(gains):
-        parts.append("\n".join(aligned([GAINS_HEAD, *map(_gain_cells, records(gains))])))
+        parts.append(_aligned(GAINS_HEAD, [*map(_gain_cells, records(gains))], words=4))
     if answers := _interaction_answers(interactions):
         parts.append("\n".join(answers))
     return "\n\n".join(parts)
+
+
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
+    first, others = without_empty(head, rows, words)
+    return "\n".join(aligned([first, *others]))
 
 
 def _interaction_answers(found: pd.DataFrame | None) -> list[str]:

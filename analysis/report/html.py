@@ -16,6 +16,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from analysis.figures.panels import evenly_spaced
+from analysis.text.format import without_empty
 from study.storage.atomic import write_atomic
 
 DPI = 150
@@ -38,6 +39,11 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: int
+
+    def shown(self) -> "Table":
+        """Return the table without the columns of numbers that are empty in all rows."""
+        head, rows = without_empty(self.head, self.rows, self.words)
+        return Table(head=head, rows=rows, words=self.words)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 report.html     one file that states the answers first
 runs.parquet    every recorded run, including the control
 tables/*.csv    edges and other answers; an unknown end of an interval is an empty field
+tables/columns.json   what each column of these files means, and its unit
 figures/*.png
 """
 
@@ -20,9 +21,9 @@ from analysis.figures.axes import figure_style
 from analysis.figures.scale import scale
 from analysis.loading import CELL
 from analysis.report import sections
-from analysis.report.csv_file import write_csv
 from analysis.report.figures import report_figures
 from analysis.report.html import Image, file_name, image, render
+from analysis.report.table_files import write_tables
 from analysis.report.tables import ReportTables
 from analysis.stats.scale import ScaleTables
 from study.record.files import read_file
@@ -57,8 +58,7 @@ def write(
         with figure_style():
             images["scale"] = image(scale(sizes), folder / "figures" / "scale.png")
     _write_runs(tables.every, folder)
-    for name, answers in _answers(tables).items():
-        write_csv(folder / "tables" / f"{name}.csv", answers)
+    write_tables(folder, _answers(tables))
     content = render("report.html.j2", **sections.report(tables, images, reference or {}, influence, sizes, doubling))
     path = folder / "report.html"
     write_atomic(path, content.encode(), sync=False)
@@ -95,10 +95,12 @@ def _write_figures(tables: ReportTables, losses: pd.DataFrame | None) -> dict[st
 
 def _answers(tables: ReportTables) -> dict[str, pd.DataFrame]:
     """Name -> table, of the CSV files."""
-    in_both = set(tables.scored) & set(tables.rates) - {*CELL}
+    own = [*CELL, *(name for name in tables.scored if name not in tables.rates)]
+    answer, rest = [*CELL, "n", "k", "rate", "low", "high"], [*tables.rates.columns]
+    columns = list(dict.fromkeys([*answer, *own, *rest]))
     answers = {
         "edges": pd.concat(tables.edges.values()),
-        "cells": tables.rates.merge(tables.scored.drop(columns=[*in_both]), on=CELL),
+        "cells": tables.rates.merge(tables.scored[own], on=CELL)[columns],
     }
     if tables.best is not None:
         return answers | {"best": tables.best}

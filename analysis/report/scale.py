@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from analysis.figures.axes import figure_style
 from analysis.figures.scale import scale
-from analysis.report.csv_file import write_csv
+from analysis.loading import CURVE
 from analysis.report.html import image
+from analysis.report.table_files import write_tables
 from analysis.stats.scale import ScaleTables
 
 
@@ -17,12 +20,27 @@ def write(folder: Path, found: ScaleTables) -> list[Path]:
         f"{name}_points": found.points,
         f"{name}_predictions": found.predictions,
     }
-    paths = []
-    for file, table in tables.items():
-        if table is not None:
-            paths.append(folder / "tables" / f"{file}.csv")
-            write_csv(paths[-1], table.assign(axis=found.axis))
+    paths = write_tables(folder, {file: _answer_first(t, found.axis) for file, t in tables.items() if t is not None})
     paths.append(folder / "figures" / f"{name}.png")
     with figure_style():
         image(scale(found), paths[-1])
     return paths
+
+
+def _answer_first(table: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """The table with its size, and then its answer, in front."""
+    table = table.assign(axis=axis)
+    answers = [
+        "size",
+        "exponent",
+        "exponent_low",
+        "exponent_high",
+        "edge_half",
+        "edge",
+        "ratio",
+        "low",
+        "high",
+        "status",
+    ]
+    first = [*CURVE, "level", "axis", *(name for name in answers if name in table)]
+    return table[[*first, *(name for name in table if name not in first)]]

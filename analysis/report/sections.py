@@ -18,6 +18,7 @@ from analysis.report.html import Image, Table
 from analysis.report.tables import LEVELS, ReportTables, missing_runs, planned_count
 from analysis.stats.best import task_of
 from analysis.stats.intervals import CONFIDENCE
+from analysis.stats.quality import BAND
 from analysis.stats.rates import divergence_rates
 from analysis.stats.recommend import CLAIMED, RISK
 from analysis.stats.scale import ScaleTables
@@ -26,7 +27,7 @@ from analysis.text.best import sentence as best_sentence
 from analysis.text.contrasts import ratio_text, sentences
 from analysis.text.control import control_notes
 from analysis.text.edges import edge_span, edge_text, sentence
-from analysis.text.format import p_text, percent, quality_words, score_text, span_text
+from analysis.text.format import lr_text, p_text, percent, quality_words, score_text, span_text
 from analysis.text.missing import sentences as missing_sentences
 from analysis.text.mixture import mixture_notes
 from analysis.text.recommend import commands, headroom_text
@@ -175,7 +176,7 @@ def _claim(row: Mapping[str, Any]) -> list[str]:
         seeds = "-" if math.isnan(row["more_if_clean"]) else f"{row['more_if_clean']:g}"
         bound, chance = percent(row["nominated_bound"]), percent(row["chance"])
         nominated = [f"{row['nominated']:.3g}", tried, bound, seeds, chance]
-    quality = [number(row["quality_median"]), interval(row, "quality_low", "quality_high", 3)]
+    quality = [number(row["quality_median"]), interval(row, "quality_median_low", "quality_median_high", 3)]
     return [row["model"], row["curve"], *claim, *nominated, *quality]
 
 
@@ -363,20 +364,21 @@ def cells(tables: ReportTables) -> Context | None:
     if tables.rates.empty:
         return None
     if len(tables.rates) > MOST_CELLS:
-        return {"count": len(tables.rates), "table": None}
+        return {"count": len(tables.rates), "table": None, "binned": False}
     scored = tables.scored
     scores = [f"{kind}_{task['name']}" for task in tasks_of(tables.definition.data) for kind in ("auc", "rmse")]
     bands = ["kept", *(name for name in scores if name in scored)]
-    merged = tables.rates.merge(scored[[*CELL, *(f"{b}{e}" for b in bands for e in ("", "_low", "_high"))]], on=CELL)
+    merged = tables.rates.merge(scored[[*CELL, *(f"{b}{e}" for b in bands for e in ("", *BAND))]], on=CELL)
     head = ["model", "curve", "lr", "n", "k", "rate", "95% interval", "undertrained", *(score_text(b) for b in bands)]
     head += ["micro rate", "95% interval"]
     body = [_cell(row, bands) for _, rows in tables.by_model(merged) for row in rows]
-    return {"count": len(body), "table": Table(head=head, rows=body, words=2)}
+    binned = bool(merged["binned"].to_numpy(dtype=bool).any())
+    return {"count": len(body), "table": Table(head=head, rows=body, words=2), "binned": binned}
 
 
 def _cell(row: Mapping[str, Any], bands: Iterable[str]) -> list[str]:
-    counts = [f"{row['lr']:g}", str(row["n"]), str(row["k"]), f"{row['rate']:.2f}", interval(row, "low", "high")]
-    values = [f"{number(row[b])} ({interval(row, f'{b}_low', f'{b}_high', 3)})" for b in bands]
+    counts = [lr_text(row), str(row["n"]), str(row["k"]), f"{row['rate']:.2f}", interval(row, "low", "high")]
+    values = [f"{number(row[b])} ({interval(row, f'{b}_q10', f'{b}_q90', 3)})" for b in bands]
     micro = [f"{row['micro_rate']:.2f}", interval(row, "micro_low", "micro_high")]
     return [row["model"], row["curve"], *counts, str(row["undertrained"]), *values, *micro]
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.loading import CURVE, in_order, records, tasks_of, threshold_columns, with_curves
+from analysis.loading import CELL, CURVE, in_order, records, tasks_of, threshold_columns, with_curves
 from analysis.stats.intervals import mean_interval, median_interval, upper_bound, wilson
 from analysis.stats.quality import worst_filled
 from study.config import JUDGED_FROM, QualitySearch, Study
@@ -162,12 +162,12 @@ def best(runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition) 
         gain: As for `tuned_cells`.
 
     Returns:
-        One row a model and arm; columns model, curve, method, <thresholds>, options, lr (NaN if no cell is within
-        risk); of tuning: cells, runs, n_tuned, k_tuned, gain, at_end (the values at an end of their range,
-        comma-separated); of judging: n, k, rate, low, high (Wilson), bound (Clopper-Pearson, one-sided); for each
-        score (`auc_<task>`, `rmse_<task>`) the median under that name, <name>_low, <name>_high, <name>_mean,
-        <name>_mean_low, <name>_mean_high, a diverged run as the worst result. All intervals are at 95%; NaN before
-        judging, and with too few seeds.
+        One row a model and arm; columns model, curve, lr (NaN if no cell is within risk); of judging: n, k, rate, low,
+        high (Wilson), bound (Clopper-Pearson, one-sided); for each score (`auc_<task>`, `rmse_<task>`) the median
+        under that name, <name>_low, <name>_high, <name>_mean, <name>_mean_low, <name>_mean_high, a diverged run as the
+        worst result; of tuning: cells, runs, n_tuned, k_tuned, gain, at_end (the values at an end of their range,
+        comma-separated); method, <thresholds>, options. All intervals are at 95%; NaN before judging, and with too few
+        seeds.
 
     Raises:
         ValueError: If the study is no search for the best quality.
@@ -195,7 +195,8 @@ def best(runs: pd.DataFrame, gain: Mapping[str, float], definition: Definition) 
         row = {name: cell[name] for name in keys} | trained | tuned | {"at_end": ", ".join(_at_end(cell, study))}
         rows.append(row | _judged(fresh, scores, definition))
     tuning = ["cells", "runs", "n_tuned", "k_tuned", "gain", "at_end"]
-    columns = [*keys, *tuning, *_judged(judged.iloc[:0], scores, definition)]
+    same = [name for name in keys if name not in CELL]
+    columns = [*CELL, *_judged(judged.iloc[:0], scores, definition), *tuning, *same]
     return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
 
 

@@ -18,6 +18,7 @@ Laake, BMC Medical Research Methodology 13:91, 2013). All other contrasts are de
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,10 +43,11 @@ TAIL = (1 - CONFIDENCE) / 2
 KNOWN, AT_LEAST, AT_MOST, UNDECIDED = "known", "at least", "at most", "undecided"
 
 COLUMNS = (
-    *("model", "curve", "method", "against", "planned", "seeds", "seeds_against", "pairs"),
-    *("ratio", "low", "high", "status", "monotone", "p", "p_holm"),
+    *("model", "curve", "against", "ratio", "low", "high", "status", "p", "p_holm", "planned"),
+    *("pairs", "seeds", "seeds_against", "monotone"),
     *("lr", "lr_named", "lr_pairs", "lr_only", "lr_only_against", "lr_p", "lr_p_holm"),
     *("quality", "difference", "difference_low", "difference_high", "difference_pairs", "best_lr", "best_lr_against"),
+    "method",
 )
 
 
@@ -66,19 +68,18 @@ def contrasts(
         fitted: `analysis.stats.edges.fits(runs)`; computed if None.
 
     Returns:
-        One row a pair, the planned ones first, in the order of the comparators; columns model, curve, method; against
-        (the other curve); planned (against a comparator and in the family; others are descriptive); seeds,
-        seeds_against, pairs (distinct seeds of each, and common ones);
-        ratio (LR50 of curve over that of against; NaN unless both were reached), low, high (95% interval; 0 and inf
-        if it lacks that end), status ("known", "at least": only low is known, "at most", "undecided"), monotone
-        (False if a rate falls again; the interval is then of the model-free bounds, without p), p, p_holm (of
-        planned ones); lr (that of the confirmation with the most pairs; without one, where the two differ most),
-        lr_named (whether a confirmation named it), lr_pairs (its seeds with both runs), lr_only, lr_only_against
-        (seeds with which only this curve, only the other diverged), lr_p, lr_p_holm (McNemar's mid-p; NaN unless
-        named and planned); quality (name), difference (mean over seeds of this curve's less the other's, each at its
-        own best lr as the other seeds and progressive validation choose it), difference_low, difference_high (95%,
-        Student's t over seeds; NaN with one pair), difference_pairs, best_lr, best_lr_against (the choice of most
-        seeds).
+        One row a pair, the planned ones first, in the order of the comparators; columns model, curve, against (the
+        other curve); ratio (LR50 of curve over that of against; NaN unless both were reached), low, high (95% interval;
+        0 and inf if it lacks that end), status ("known", "at least": only low is known, "at most", "undecided"), p (at
+        least LEAST_P), p_holm (of planned ones), planned (against a comparator and in the family; others are
+        descriptive); pairs, seeds, seeds_against (common seeds, and distinct ones of each), monotone (False if a rate
+        falls again; the interval is then of the model-free bounds, without p); lr (that of the confirmation with the
+        most pairs; without one, where the two differ most), lr_named (whether a confirmation named it), lr_pairs (its
+        seeds with both runs), lr_only, lr_only_against (seeds with which only this curve, only the other diverged),
+        lr_p, lr_p_holm (McNemar's mid-p; NaN unless named and planned); quality (name), difference (mean over seeds of
+        this curve's less the other's, each at its own best lr as the other seeds and progressive validation choose it),
+        difference_low, difference_high (95%, Student's t over seeds; NaN with one pair), difference_pairs, best_lr,
+        best_lr_against (the choice of most seeds); method.
 
     Raises:
         ValueError: If there is no such quality.
@@ -139,7 +140,8 @@ def mcnemar_mid_p(only: int, only_against: int) -> float:
     """Return McNemar's two-sided mid-p of two counts of discordant pairs. 8 and 0: 0.0039. 0 and 0: 1."""
     n, fewer = only + only_against, min(only, only_against)
     # P(X <= fewer) and P(X < fewer), X ~ Binomial(n, 1/2): the mid-p is P(X < fewer) + P(X = fewer) / 2 of each tail.
-    return min(1.0, float(special.bdtr(fewer, n, 0.5) + (special.bdtr(fewer - 1, n, 0.5) if fewer else 0.0)))
+    p = float(special.bdtr(fewer, n, 0.5) + (special.bdtr(fewer - 1, n, 0.5) if fewer else 0.0))
+    return max(sys.float_info.min, min(1.0, p))  # never 0, by underflow
 
 
 # Two edges
@@ -198,12 +200,15 @@ WEIGHT = special.softmax(-(NORMAL**2) / 2)
 WEIGHT_NN = WEIGHT[:, None] * WEIGHT
 """Scores at which a posterior is evaluated, and their weights. A difference is taken over all pairs of them."""
 
+LEAST_P = 4 * float(special.ndtr(NORMAL[0]))
+"""The resolution of p, 0.000014: what is left out beyond the scores may lie on the other side, of one edge or both."""
+
 
 def interval_of_pairs(lowest_NN: np.ndarray, highest_NN: np.ndarray) -> tuple[float, float, float]:
-    """Return (low, high, p) of a ratio from the ends of its log10 at all pairs of scores."""
+    """Return (low, high, p) of a ratio from the ends of its log10 at all pairs of scores; p is at least LEAST_P."""
     above, below = float(WEIGHT_NN[highest_NN >= 0].sum()), float(WEIGHT_NN[lowest_NN <= 0].sum())
     low, high = quantile_of_pairs(lowest_NN, TAIL), quantile_of_pairs(highest_NN, 1 - TAIL)
-    return 10 ** float(low), 10 ** float(high), min(1.0, 2 * min(above, below))
+    return 10 ** float(low), 10 ** float(high), max(LEAST_P, min(1.0, 2 * min(above, below)))
 
 
 def quantile_of_pairs(values_NN: np.ndarray, shares: float | np.ndarray) -> np.ndarray:

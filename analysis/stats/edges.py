@@ -110,16 +110,17 @@ def edges(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = None)
         fitted: `fits(runs)`; computed if None. Several levels can share it.
 
     Returns:
-        One row a curve; columns model, curve, method, <thresholds>, options, level;
-        edge (an lr; NaN unless reached), low, high (95% interval; 0 and inf if an end lies outside the tried lrs);
-        status ("reached", "not reached", "below the range"); seeds (distinct), lrs (number tried), lr_min, lr_max;
+        One row a curve; columns model, curve; edge (an lr; NaN unless reached), low, high (95% interval; 0 and inf if
+        an end lies outside the tried lrs), status ("reached", "not reached", "below the range"), level;
+        seeds (distinct), lrs (number tried), lr_min, lr_max;
         monotone (False if some rate is above that of a higher lr, their intervals apart; edge is then where the
         rates first cross the level, and low, high are the model-free bounds);
         bound_low, bound_high (model-free: P < level at every tried lr up to bound_low, P > level at bound_high; 0
         and inf if no lr is decided);
         safe_lr, safe_k, safe_n, safe_bound (the highest lr below the edge up to which no run diverged, else the
         lowest lr, with the one-sided 95% bound of its risk);
-        most_k, most_n, most_lr (the cell of the highest rate), n_min, n_max (runs a cell), steps (the horizon).
+        most_k, most_n, most_lr (the cell of the highest rate), n_min, n_max (runs a cell), steps (the horizon);
+        method, <thresholds>, options.
         If some lr has fewer than `rates.FEW_RUNS` runs, as in a search, the lrs of a quarter octave are read
         together for monotone and the model-free columns.
 
@@ -141,7 +142,8 @@ def edges(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = None)
             ("edge of", level, _did(did[key][1])), functools.partial(edge_of, *did[key], fitted[key], level)
         )
         rows.append(head | {"level": level} | edge | {"steps": most})
-    columns = [*CURVE, *same, "level", *EDGE_COLUMNS, "steps"]
+    answer, rest = EDGE_COLUMNS[:4], EDGE_COLUMNS[4:]
+    columns = [*CURVE, *answer, "level", *rest, "steps", *same]
     return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
 
 

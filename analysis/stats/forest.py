@@ -103,8 +103,8 @@ def _counterpart(
 
 
 COLUMNS = (
-    *("label", "words", "model", "curve", "method", "n", "k", "seeds", "level", "edge", "low", "high", "status"),
-    *("lr_min", "lr_max", "against", "ratio", "ratio_low", "ratio_high", "p", "p_holm"),
+    *("label", "words", "model", "curve", "n", "k", "edge", "low", "high", "status"),
+    *("against", "ratio", "ratio_low", "ratio_high", "p", "p_holm", "seeds", "level", "lr_min", "lr_max", "method"),
 )
 
 

@@ -16,9 +16,9 @@ import pandas as pd
 
 from analysis.loading import CELL, CURVE, method_order, records, threshold_columns, with_curves
 from analysis.stats.edges import EDGE_COLUMNS, edges, fits
-from analysis.stats.quality import lower_is_better, quality_column
+from analysis.stats.quality import BAND, lower_is_better, quality_column
 from analysis.stats.quality import quality as quality_of_cells
-from analysis.stats.rates import divergence_rates, in_bins
+from analysis.stats.rates import BINS, divergence_rates, in_bins
 from study.record.definition import Definition
 
 CONTOURS = (0.05, 0.5, 0.95)
@@ -36,9 +36,9 @@ def frontier(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = No
         fitted: `edges.fits(runs)`; computed if None. Several levels can share it.
 
     Returns:
-        One row a point of a line; columns model, curve, method; threshold (its name), held (the other values that
-        vary in the study and are constant along the line, `abs=0.01`, or ""), value (of the threshold); level, and
-        the columns of `edges.edges` from edge on. A curve in no line, such as `none` or a loop's arm without the
+        One row a point of a line; columns model, curve; threshold (its name), held (the other values that vary in the
+        study and are constant along the line, `abs=0.01`, or ""), value (of the threshold); the columns of
+        `edges.edges` from edge to steps; method. A curve in no line, such as `none` or a loop's arm without the
         option that varies, has one row with threshold "" and value NaN.
 
     Raises:
@@ -46,7 +46,7 @@ def frontier(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = No
     """
     runs = with_curves(runs)
     table = edges(runs, level, fitted)
-    columns = [*CURVE, "method", *LINE, "level", *EDGE_COLUMNS, "steps"]
+    columns = [*CURVE, *LINE, *EDGE_COLUMNS, "level", "steps", "method"]
     return _in_order(_with_lines(table, runs).loc[:, columns])
 
 
@@ -61,13 +61,13 @@ def threshold_map(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the cells of every line: lr by threshold.
 
     Returns:
-        One row a cell of a line; columns as `frontier` up to value, then lr, n, k, rate, low, high
-        (`rates.divergence_rates`, of `rates.in_bins`). Curves in no line are left out.
+        One row a cell of a line; columns as `frontier` up to value, then lr, n, k, rate, low, high, binned, lr_min,
+        lr_max (`rates.divergence_rates`, of `rates.in_bins`), method. Curves in no line are left out.
     """
     runs = with_curves(runs)
     rates = _with_lines(divergence_rates(in_bins(runs)), runs)
-    cells = rates.loc[rates["threshold"] != "", [*CURVE, "method", *LINE, "lr", "n", "k", "rate", "low", "high"]]
-    return _in_order(cells)
+    columns = [*CURVE, *LINE, "lr", "n", "k", "rate", "low", "high", *BINS, "method"]
+    return _in_order(rates.loc[rates["threshold"] != "", columns])
 
 
 def tradeoff(runs: pd.DataFrame, definition: Definition, quality: str | None = None) -> pd.DataFrame:
@@ -78,29 +78,28 @@ def tradeoff(runs: pd.DataFrame, definition: Definition, quality: str | None = N
         quality: A column of `analysis.stats.quality`, such as auc_click or rmse_play; the first task's if None.
 
     Returns:
-        One row a cell; columns model, curve, method, <thresholds>, options, lr, n, k, rate, low, high (P(divergence)
-        with its 95% Wilson interval), measure (the name of the quality), quality, quality_low, quality_high (median
-        and 10 to 90% band over seeds, a diverged run as the worst result), pareto. A cell whose quality is NaN is on
-        no front.
+        One row a cell; columns model, curve, lr, n, k, rate, low, high (P(divergence) with its 95% Wilson interval),
+        quality, quality_q10, quality_q90 (median over seeds, and their 10% and 90% quantiles; a diverged run is the
+        worst result), pareto, measure (the name of the quality), binned, lr_min, lr_max, method, <thresholds>,
+        options. A cell whose quality is NaN is on no front.
 
     Raises:
         ValueError: If there is no such quality; the message lists those that exist.
     """
     shown = in_bins(with_curves(runs))
     rates, scored = divergence_rates(shown), quality_of_cells(shown, definition)
-    kept = [name for name in scored if name.split("_")[0] == "kept" and f"{name}_low" in scored]
+    kept = [name for name in scored if name.split("_")[0] == "kept" and f"{name}_q10" in scored]
     measure = quality_column(definition, quality, kept)
-    bands = {measure: "quality", f"{measure}_low": "quality_low", f"{measure}_high": "quality_high"}
+    bands = {f"{measure}{end}": f"quality{end}" for end in ("", *BAND)}
     # A study without runs has no columns of quality, and no types.
     scored = scored.reindex(columns=[*CELL, *bands]).rename(columns=bands).astype({"lr": "float64"})
-    own = [*CURVE, "method", *threshold_columns(shown), "options", "lr", "n", "k", "rate", "low", "high"]
-    table = rates[own].merge(scored, on=CELL, validate="one_to_one").assign(measure=measure)
+    own, same = [*CELL, "n", "k", "rate", "low", "high"], ["method", *threshold_columns(shown), "options"]
+    table = rates[[*own, *BINS, *same]].merge(scored, on=CELL, validate="one_to_one").assign(measure=measure)
     front = pd.Series(False, index=table.index)
     for _, of_model in table.groupby("model"):
         good = of_model["quality"].to_numpy(dtype=float) * (-1 if lower_is_better(measure) else 1)
         front[of_model.index] = pareto(good, of_model["rate"].to_numpy(dtype=float))
-    columns = [*own, "measure", "quality", "quality_low", "quality_high"]
-    return table[columns].assign(pareto=front)
+    return table.assign(pareto=front)[[*own, *bands.values(), "pareto", "measure", *BINS, *same]]
 
 
 def pareto(quality: Sequence[float] | np.ndarray, rate: Sequence[float] | np.ndarray) -> np.ndarray:

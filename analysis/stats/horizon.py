@@ -8,6 +8,7 @@ has variance g^2 / 6.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,7 +87,7 @@ def _status(low: float, high: float) -> str:
 
 
 def _sign_test(more: int, fewer: int) -> float:
-    return min(1.0, 2 * float(special.bdtr(min(more, fewer), more + fewer, 0.5)))
+    return max(sys.float_info.min, min(1.0, 2 * float(special.bdtr(min(more, fewer), more + fewer, 0.5))))
 
 
 def _error(half: Any, full: Any, level: float, edge: tuple[float, float]) -> float:

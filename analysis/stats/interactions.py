@@ -37,12 +37,12 @@ from analysis.stats.forest import FittedMember
 from study.config import planned_contrasts
 
 GAINS = (
-    *("label", "words", "model", "curve", "method", "against", "pairs"),
-    *("ratio", "low", "high", "status", "monotone", "p", "p_holm"),
+    *("label", "words", "model", "curve", "against", "ratio", "low", "high", "status", "p", "p_holm"),
+    *("pairs", "monotone", "method"),
 )
 INTERACTIONS = (
-    *("label", "words", "model", "curve", "method", "against", "label_against", "words_against"),
-    *("ratio", "low", "high", "status", "monotone", "p", "p_holm"),
+    *("label", "words", "model", "curve", "against", "label_against", "words_against"),
+    *("ratio", "low", "high", "status", "p", "p_holm", "monotone", "method"),
 )
 
 

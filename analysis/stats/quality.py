@@ -17,10 +17,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.loading import CELL, CURVE, in_order, records, tasks_of, threshold_columns, with_curves
+from analysis.stats.rates import bins
 from study.config import EdgeSearch
 from study.record.definition import Definition
 
-BAND = (0.1, 0.9)
+BAND = {"_q10": 0.1, "_q90": 0.9}
+"""The ends of a band over seeds: what follows the name of a column, and the quantile."""
+
 WORST_AUC = 0.5
 
 RESAMPLES = 2000
@@ -34,10 +37,11 @@ def quality(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
         runs: One row a run (`analysis.load`).
 
     Returns:
-        One row a cell; columns model, curve, method, <thresholds>, options, lr, n; then for each of `kept`,
-        `kept_<task>`, `auc_<task>` and `rmse_<task>` the median under that name, and the 10% and 90% quantiles as
-        <name>_low and <name>_high. kept is a share of the reference gain and can be -inf; RMSE has the task's unit.
-        A task that is not learnable is NaN.
+        One row a cell; columns model, curve, lr, n; then for each of `kept`, `kept_<task>`, `auc_<task>` and
+        `rmse_<task>` the median over seeds under that name, and their 10% and 90% quantiles as <name>_q10 and
+        <name>_q90; binned, lr_min, lr_max (as in `analysis.stats.rates.divergence_rates`); method, <thresholds>,
+        options. kept is a share of the reference gain and can be -inf; RMSE has the task's unit. A task that is not
+        learnable is NaN.
     """
     runs = with_curves(runs)
     same = ["method", *threshold_columns(runs), "options"]
@@ -45,13 +49,14 @@ def quality(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     names = [c for c in scored.columns if c not in (*CELL, *same)]
     cell_N = scored.groupby(CELL, sort=False).ngroup().to_numpy()
     _, first, n = np.unique(cell_N, return_index=True, return_counts=True)
-    table = scored.iloc[first][[*CELL[:2], *same, "lr"]].reset_index(drop=True).assign(n=n)
+    table = scored.iloc[first][[*CELL, *same]].reset_index(drop=True)
     bands = {
         f"{name}{end}": _quantiles(scored[name].to_numpy(dtype=float), cell_N, share)
         for name in names
-        for end, share in (("", 0.5), ("_low", BAND[0]), ("_high", BAND[1]))
+        for end, share in (("", 0.5), *BAND.items())
     }
-    return in_order(pd.concat([table, pd.DataFrame(bands, index=table.index)], axis=1))
+    parts = [table[CELL].assign(n=n), pd.DataFrame(bands, index=table.index), bins(runs), table[same]]
+    return in_order(pd.concat(parts, axis=1))
 
 
 def worst_filled(runs: pd.DataFrame, definition: Definition) -> dict[str, np.ndarray]:
@@ -217,9 +222,9 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
         runs: One row a run.
 
     Returns:
-        Columns model, curve, method, sensitivity, sensitivity_low, sensitivity_high (95% bootstrap of whole seeds;
+        Columns model, curve, sensitivity, sensitivity_low, sensitivity_high (95% bootstrap of whole seeds;
         NaN with one), sensitivity_lr_min, sensitivity_lr_max (the range; sensitivity is NaN with fewer than two lrs in
-        it).
+        it), method.
     """
     runs = with_curves(runs)
     top = sum(float(task["constant_loss"]) for task in tasks_of(definition.data))
@@ -247,7 +252,7 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
         loss_SK = mean_of(loss_N[at], of_seed, of_lr)
         ends_here = {"sensitivity_lr_min": low, "sensitivity_lr_max": high}
         rows.append(same | _sensitivity(np.log10(lrs), loss_SK) | ends_here)
-    columns = [*CURVE, "method", *SENSITIVITY, "sensitivity_lr_min", "sensitivity_lr_max"]
+    columns = [*CURVE, *SENSITIVITY, "sensitivity_lr_min", "sensitivity_lr_max", "method"]
     return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.loading import CELL, in_order, threshold_columns, with_curves
+from analysis.loading import CELL, TRAINED_LR, in_order, threshold_columns, with_curves
 from analysis.stats.intervals import wilson
 
 
@@ -17,10 +17,11 @@ def divergence_rates(runs: pd.DataFrame) -> pd.DataFrame:
         runs: One row a run (`analysis.load`). Missing runs count nowhere.
 
     Returns:
-        One row a cell; columns model, curve, method, <thresholds>, options, lr; n (runs), k (diverged runs), rate = k/n
-        with its 95% Wilson interval low, high; undertrained (runs; in n, not in k); nonfinite, collapsed,
-        never_learned (k by reason); micro (runs with a micro divergence), micro_rate, micro_low, micro_high; steps
-        (the horizon: the most steps of any run).
+        One row a cell; columns model, curve, lr; n (runs), k (diverged runs), rate = k/n with its 95% Wilson interval
+        low, high; undertrained (runs; in n, not in k); nonfinite, collapsed, never_learned (k by reason); micro (runs
+        with a micro divergence), micro_rate with its 95% Wilson interval micro_low, micro_high; binned (whether lr is
+        the middle of a bin of `in_bins`), lr_min, lr_max (the lowest and highest trained lr of the cell); steps (the
+        horizon: the most steps of any run); method, <thresholds>, options.
     """
     runs = with_curves(runs)
     same = ["method", *threshold_columns(runs), "options"]
@@ -39,20 +40,31 @@ def divergence_rates(runs: pd.DataFrame) -> pd.DataFrame:
     for name, k in (("", "k"), ("micro_", "micro")):
         cells[f"{name}rate"] = cells[k] / cells["n"]
         cells[f"{name}low"], cells[f"{name}high"] = wilson(cells[k], cells["n"])
-    order = [*CELL[:2], *same, "lr", "n", "k", "rate", "low", "high", "undertrained", *REASONS]
-    return in_order(cells).reindex(columns=[*order, "micro", "micro_rate", "micro_low", "micro_high", "steps"])
+    cells[BINS] = bins(runs)
+    order = [*CELL, "n", "k", "rate", "low", "high", "undertrained", *REASONS]
+    order += ["micro", "micro_rate", "micro_low", "micro_high", *BINS, "steps", *same]
+    return in_order(cells).reindex(columns=order)
 
 
 REASONS = ("nonfinite", "collapsed", "never_learned")
 COUNTS = ("n", "k", "undertrained", *REASONS, "micro")
+BINS = ["binned", "lr_min", "lr_max"]
+
+
+def bins(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns BINS of each cell, in the order in which cells first occur."""
+    trained = runs[TRAINED_LR if TRAINED_LR in runs else "lr"].astype(float)
+    ends = trained.groupby([runs[name] for name in CELL], sort=False).agg(["min", "max"]).reset_index()
+    binned = (ends["min"] != ends["lr"]) | (ends["max"] != ends["lr"])
+    return pd.DataFrame({"binned": binned.astype(bool), "lr_min": ends["min"], "lr_max": ends["max"]})
 
 
 def in_bins(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with lrs grouped so that their cells can be read.
 
     If a study has few runs at each of many lrs, as an adaptive search does, lr becomes the middle of its quarter
-    octave, to two digits. An lr alone in its bin and studies on a grid stay as they are. For tables and figures of
-    cells; edges are fitted to the lrs that were trained.
+    octave, to two digits, and the trained lr stands in `lr_trained`. An lr alone in its bin and studies on a grid stay
+    as they are. For tables and figures of cells; edges are fitted to the lrs that were trained.
     """
     runs = with_curves(runs)
     lrs = sorted(set(runs["lr"]))
@@ -63,7 +75,7 @@ def in_bins(runs: pd.DataFrame) -> pd.DataFrame:
         bins.setdefault(i, []).append(lr)
     middle = {i: float(f"{2 ** (i / BINS_AN_OCTAVE):.2g}") for i in bins}
     shown = {lr: lr if len(own) == 1 else middle[i] for i, own in bins.items() for lr in own}
-    return runs.assign(lr=[shown[lr] for lr in runs["lr"]])
+    return runs.assign(lr=[shown[lr] for lr in runs["lr"]], **{TRAINED_LR: runs["lr"]})
 
 
 def octave_bins(lrs: Sequence[float] | np.ndarray) -> np.ndarray:

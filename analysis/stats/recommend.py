@@ -27,9 +27,9 @@ RISK = 0.05
 LR05 = 0.05
 
 COLUMNS = (
-    *("risk", "confidence", "status", "lr", "basis", "k", "n", "bound", "tested_at"),
+    *("status", "lr", "n", "k", "bound", "basis", "risk", "confidence", "tested_at"),
     *("nominated", "nominated_k", "nominated_n", "nominated_bound", "chance", "more_if_clean", "more_at_rate"),
-    *("pending", "failed", "quality", "quality_median", "quality_low", "quality_high", "quality_n"),
+    *("pending", "failed", "quality", "quality_median", "quality_median_low", "quality_median_high", "quality_n"),
     *("best_lr", "headroom", "headroom_low", "headroom_high", "edge_status", "searched"),
     *("seeds", "lowest_k", "lowest_n", "lowest_bound", "n_min", "n_max", "lr_min", "lr_max", "steps"),
     *("missing", "missing_from"),
@@ -61,26 +61,24 @@ def recommend(
         failed: `analysis.stats.missing.failed_runs`; None if no run failed.
 
     Returns:
-        One row a curve; columns model, curve, method, <thresholds>, options; risk, confidence (as requested);
-        status ("claimed", "cannot say", or "too risky": the lowest lr has a higher risk, at the confidence);
-        lr (the largest with a claim), basis ("study": its runs of fixed seeds; "confirmation"), k, n (diverged runs
-        of the seeds that support the claim), tested_at (the confidence of that test, higher than requested after one
-        that failed), bound (of the risk there, at that confidence); NaN without a claim;
-        nominated (an lr above the claim that fresh seeds would probably claim, or NaN), nominated_k and nominated_n
-        (the cell there; n is 0 if none was tried), nominated_bound (of its risk, at the confidence), chance (that
-        fresh seeds claim it, by the fitted curve), more_if_clean and more_at_rate (fresh seeds that a confirmation
-        needs if none of them diverges, or if as many do as in that cell; NaN if no number suffices);
-        pending (runs that confirmations still miss), failed (confirmations that failed);
-        quality (the column's name), quality_median with its exact 95% interval quality_low, quality_high (over
-        seeds; NaN below 6), quality_n: at lr, or else at nominated; a diverged run is the worst result;
-        best_lr (of best median quality), headroom (LR05 over best_lr; NaN unless LR05 was reached) with its 95%
-        interval headroom_low, headroom_high (0 and inf outside the tried lrs), edge_status (status of LR05 in `edges`);
-        searched ("edges", "quality", "imported", "planned import", or "" for a study of fixed runs);
-        seeds (distinct);
-        lowest_k, lowest_n and lowest_bound (the cell of the lowest lr, and the bound of its risk, at the confidence);
-        n_min, n_max (runs a cell), lr_min, lr_max, steps (the horizon); missing (the study's runs that failed, without
-        those of confirmations), missing_from (their lowest lr: the study's runs claim nothing from there on, and no
-        higher lr is nominated; NaN if none is missing).
+        One row a curve; columns model, curve; status ("claimed", "cannot say", or "too risky": the lowest lr has a
+        higher risk, at the confidence); lr (the largest with a claim), n, k (seeds that support the claim, and diverged
+        runs of them), bound (of the risk there, at the confidence tested_at), basis ("study": its runs of fixed seeds;
+        "confirmation"); risk, confidence (as requested), tested_at (the confidence of that test, higher than requested
+        after one that failed); NaN without a claim; nominated (an lr above the claim that fresh seeds would probably
+        claim, or NaN), nominated_k and nominated_n (the cell there; n is 0 if none was tried), nominated_bound (of its
+        risk, at the confidence), chance (that fresh seeds claim it, by the fitted curve), more_if_clean and
+        more_at_rate (fresh seeds that a confirmation needs if none of them diverges, or if as many do as in that cell;
+        NaN if no number suffices); pending (runs that confirmations still miss), failed (confirmations that failed);
+        quality (the column's name), quality_median with its exact 95% interval quality_median_low, quality_median_high
+        (over seeds; NaN below 6), quality_n: at lr, or else at nominated; a diverged run is the worst result; best_lr
+        (of best median quality), headroom (LR05 over best_lr; NaN unless LR05 was reached) with its 95% interval
+        headroom_low, headroom_high (0 and inf outside the tried lrs), edge_status (status of LR05 in `edges`); searched
+        ("edges", "quality", "imported", "planned import", or "" for a study of fixed runs); seeds (distinct); lowest_k,
+        lowest_n and lowest_bound (the cell of the lowest lr, and the bound of its risk, at the confidence); n_min,
+        n_max (runs a cell), lr_min, lr_max, steps (the horizon); missing (the study's runs that failed, without those
+        of confirmations), missing_from (their lowest lr: the study's runs claim nothing from there on, and no higher lr
+        is nominated; NaN if none is missing); method, <thresholds>, options.
 
     Raises:
         ValueError: Unless 0 < risk < 1 and 0 < confidence < 1, or if there is no such quality; the message lists
@@ -117,7 +115,7 @@ def recommend(
         facts |= {"edge_status": edge[model, curve]["status"], "searched": _origin(study)}
         facts |= {"missing": sum(lost.values()), "missing_from": min(lost, default=math.nan)}
         rows.append(head | {"risk": risk, "confidence": confidence, "quality": column} | row | facts)
-    return in_order(pd.DataFrame(rows, columns=pd.Index([*CURVE, *same, *COLUMNS])))
+    return in_order(pd.DataFrame(rows, columns=pd.Index([*CURVE, *COLUMNS, *same])))
 
 
 def checked(definition: Definition, risk: float, confidence: float, quality: str | None) -> str:
@@ -189,7 +187,8 @@ def _scores(runs: pd.DataFrame, definition: Definition, column: str) -> np.ndarr
 
 def _quality_at(scores: np.ndarray) -> dict[str, Any]:
     low, middle, high = median_interval(scores)
-    return {"quality_median": middle, "quality_low": low, "quality_high": high, "quality_n": len(scores)}
+    ends = {"quality_median_low": low, "quality_median_high": high}
+    return {"quality_median": middle} | ends | {"quality_n": len(scores)}
 
 
 def _headroom(lr_N: np.ndarray, score_N: np.ndarray, edge: Mapping[str, Any], column: str) -> dict[str, float]:

@@ -109,7 +109,7 @@ def crossings(table: pd.DataFrame, levels: Sequence[float] = (1, 2, 4, 8)) -> pd
     """Return how often sharpness x lr / 2 exceeded each level, from `START` on.
 
     Returns:
-        Columns model, method, outcome, level, n, k, share, seeds, lead_low, lead, lead_high (quartiles of the steps
+        Columns model, method, outcome, level, n, k, share, seeds, lead_q25, lead, lead_q75 (quartiles of the steps
         from the first crossing to the onset; NaN for completed runs). Runs that diverged count before their onset only.
     """
     table = table.loc[(table["step"] >= START) & (table["onset"].isna() | (table["step"] < table["onset"]))]
@@ -122,7 +122,7 @@ def crossings(table: pd.DataFrame, levels: Sequence[float] = (1, 2, 4, 8)) -> pd
             ends = _quartiles(lead[~np.isnan(lead)])
             row = {"model": model, "method": method, "outcome": outcome, "level": level}
             row |= {"n": n, "k": len(over), "share": len(over) / n}
-            rows.append(row | {"seeds": seeds} | dict(zip(("lead_low", "lead", "lead_high"), ends, strict=True)))
+            rows.append(row | {"seeds": seeds} | dict(zip(("lead_q25", "lead", "lead_q75"), ends, strict=True)))
     return pd.DataFrame(rows)
 
 
@@ -130,8 +130,8 @@ def onsets(table: pd.DataFrame) -> pd.DataFrame:
     """Return when runs begin to diverge, and how long until `gone`.
 
     Returns:
-        Columns model, method, n (diverged runs), first, onset_low, onset, onset_high, last (steps; quartiles),
-        after_low, after, after_high (steps from the onset to `gone`).
+        Columns model, method, n (diverged runs), first, onset_q25, onset, onset_q75, last (steps; quartiles),
+        after_q25, after, after_q75 (steps from the onset to `gone`).
     """
     runs = table.drop_duplicates("run_id").dropna(subset=["onset"])
     rows = []
@@ -139,7 +139,7 @@ def onsets(table: pd.DataFrame) -> pd.DataFrame:
         onset, gone = (own[name].to_numpy(dtype=float) for name in ("onset", "gone"))
         row = {"model": model, "method": method, "n": len(own), "first": onset.min(), "last": onset.max()}
         for name, steps in (("onset", onset), ("after", (gone - onset)[np.isfinite(gone)])):
-            row |= dict(zip((f"{name}_low", name, f"{name}_high"), _quartiles(steps), strict=True))
+            row |= dict(zip((f"{name}_q25", name, f"{name}_q75"), _quartiles(steps), strict=True))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -260,7 +260,7 @@ def summary(runs: pd.DataFrame) -> dict[str, float]:
     early = gain >= 1
     row: dict[str, float] = {"diverged": len(lead), "warned": _mean(lead >= 1), "early": _mean(early)}
     for name, steps in (("lead", lead[early]), ("gain", gain[early])):
-        row |= dict(zip((f"{name}_low", name, f"{name}_high"), _quartiles(steps), strict=True))
+        row |= dict(zip((f"{name}_q25", name, f"{name}_q75"), _quartiles(steps), strict=True))
     return row | {"completed": int(completed.sum()), "false": _mean(~np.isnan(alarm[completed]))}
 
 

@@ -10,6 +10,7 @@ it. A diverged run is the worst result, never a missing one.
 """
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -37,13 +38,13 @@ def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
         runs: One row a run (`analysis.load`).
 
     Returns:
-        One row a model and method that has runs; columns model, method; seeds (that judge); curve, lr (the choice of
-        most seeds), agreed (the share of seeds with that choice); for each held-out quality (`auc_<task>`,
-        `rmse_<task>`, or a loop's metric) the median over seeds with its exact 95% interval, <name>_low and
-        <name>_high (NaN below 6 seeds); k, n, rate, low, high (the runs that judge and diverged, with the 95% Wilson
-        interval); more, more_low, more_high, more_p_holm (the mean difference to `clippy` of the first quality, paired
-        by seed, with Student's 95% interval and p, by Holm over all methods and models; NaN without Clippy or quality,
-        with one common seed, or if all differences are equal).
+        One row a model and method that has runs; columns model, method; curve, lr (the choice of most seeds); n, k,
+        rate, low, high (the runs that judge and diverged, with the 95% Wilson interval); for each held-out quality
+        (`auc_<task>`, `rmse_<task>`, or a loop's metric) the median over seeds with its exact 95% interval, <name>_low
+        and <name>_high (NaN below 6 seeds); more, more_low, more_high, more_p_holm (the mean difference to `clippy` of
+        the first quality, paired by seed, with Student's 95% interval and p, by Holm over all methods and models; NaN
+        without Clippy or quality, with one common seed, or if all differences are equal); seeds (that judge), agreed
+        (the share of seeds with the choice of curve and lr).
     """
     runs = with_curves(runs)
     filled = worst_filled(runs, definition)
@@ -70,7 +71,7 @@ def table2(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
         more = NO_MORE if against is None or not scores else _more(chosen, against, filled[scores[0]])
         rows.append(row | {"k": k, "n": n, "rate": k / n, "low": low, "high": high} | more)
     ends = [f"{name}{end}" for name in scores for end in ("", "_low", "_high")]
-    columns = ["model", "method", "seeds", "curve", "lr", "agreed", *ends, "k", "n", "rate", "low", "high", *NO_MORE]
+    columns = ["model", "method", "curve", "lr", "n", "k", "rate", "low", "high", *ends, *NO_MORE, "seeds", "agreed"]
     rank = {method: i for i, method in enumerate(method_order(row["method"] for row in rows))}
     place = {model: i for i, model in enumerate(definition.study.models)}
     rows.sort(key=lambda row: (place.get(row["model"], len(place)), rank[row["method"]]))
@@ -94,5 +95,5 @@ def _more(chosen: pd.DataFrame, against: pd.DataFrame, quality: np.ndarray) -> d
         return NO_MORE
     low, high = mean_interval(more)
     t = more.mean() / (more.std(ddof=1) / math.sqrt(len(more)))
-    p = 2 * float(special.stdtr(len(more) - 1, -abs(t)))
+    p = max(sys.float_info.min, 2 * float(special.stdtr(len(more) - 1, -abs(t))))  # never 0, by underflow
     return {"more": float(more.mean()), "more_low": low, "more_high": high, "more_p_holm": p}

@@ -25,6 +25,11 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:#.2g}"
 
 
+def lr_text(row: Mapping[str, Any]) -> str:
+    """Return the lr of a cell: `0.4`, or `~0.42` if it is the middle of a bin of trained lrs."""
+    return f"{'~' if row['binned'] else ''}{row['lr']:g}"
+
+
 def score_text(column: str) -> str:
     """Return `auc_long_view` as `AUC long_view`; a loop's `error_val_loss` as `val_loss`; others unchanged."""
     kind, _, task = column.partition("_")
@@ -57,6 +62,12 @@ def difference_text(row: Mapping[str, Any], column: str = "difference") -> str:
 def percent(p: float) -> str:
     """Return `5%` for 0.05, `100%` from 0.995 on; `-` for NaN."""
     return "-" if math.isnan(p) else (f"{100 * p:.2g}%" if p < 0.995 else "100%")
+
+
+def without_empty(head: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> tuple[list[str], list[list[str]]]:
+    """Return (head, rows) without the columns, behind the first `words`, that are empty or `-` in all rows."""
+    full = [i for i in range(len(head)) if i < words or not rows or any(row[i] not in ("", "-") for row in rows)]
+    return [head[i] for i in full], [[row[i] for i in full] for row in rows]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -5,12 +5,14 @@ from typing import Any
 import pandas as pd
 
 from analysis.loading import records
+from analysis.text.format import lr_text
 
 
 def rates_table(rates: pd.DataFrame, width: int = 120) -> str:
     """Return divergence rates for a terminal: a block per model, a row per lr, a column per curve.
 
-    `3/8 .14-.69` is k of n with the 95% interval; `2u` means that two of the n are undertrained.
+    `3/8 .14-.69` is k of n with the 95% interval; `2u` means that two of the n are undertrained, `~0.42` that
+    the lr is the middle of a bin (`analysis.stats.rates.in_bins`).
 
     Args:
         rates: `analysis.stats.rates.divergence_rates`.
@@ -22,8 +24,8 @@ def rates_table(rates: pd.DataFrame, width: int = 120) -> str:
     for model, of_model in rates.groupby("model", sort=False):
         curves = list(dict.fromkeys(of_model["curve"]))
         cell = {(row["curve"], row["lr"]): _cell(row) for row in records(of_model)}
-        lrs = sorted(set(of_model["lr"]))
-        names = [f"{lr:g}" for lr in lrs]
+        name_of = {row["lr"]: lr_text(row) for row in records(of_model.sort_values(["lr", "binned"]))}
+        lrs, names = [*name_of], [*name_of.values()]
         left = max(len("lr"), *map(len, names))
         columns = [[c, *(cell.get((c, lr), "-") for lr in lrs)] for c in curves]
         widths = [max(map(len, column)) for column in columns]
@@ -34,7 +36,8 @@ def rates_table(rates: pd.DataFrame, width: int = 120) -> str:
             rows = zip(["lr", *names], *columns[:fit], strict=True)
             lines = ["  ".join([r[0].rjust(left), *map(str.ljust, r[1:], widths)]).rstrip() for r in rows]
             slow = " (2u: 2 are undertrained)" if of_model["undertrained"].to_numpy().any() else ""
-            blocks.append("\n".join([f"{model}: diverged runs of n, 95% interval{slow}", *lines]))
+            bins = " (~: a bin of trained lrs)" if of_model["binned"].to_numpy().any() else ""
+            blocks.append("\n".join([f"{model}: diverged runs of n, 95% interval{slow}{bins}", *lines]))
             columns, widths = columns[fit:], widths[fit:]
     return "\n\n".join(blocks)
 

@@ -102,8 +102,8 @@ def _quality_and_headroom(row: Mapping[str, Any]) -> list[str]:
     if math.isfinite(row["quality_median"]):
         words = quality_words(row["quality"])
         inside = (
-            f"95% interval {row['quality_low']:.3f} to {row['quality_high']:.3f}"
-            if math.isfinite(row["quality_low"])
+            f"95% interval {row['quality_median_low']:.3f} to {row['quality_median_high']:.3f}"
+            if math.isfinite(row["quality_median_low"])
             else f"{count(row['quality_n'], 'seed')}: too few for a 95% interval"
         )
         parts.append(f"Held-out {words} there: {row['quality_median']:.3f} ({inside}).")

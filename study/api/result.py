@@ -25,8 +25,10 @@ SHOWN_EDGES = 12
 class Result:
     """The record of a study, as it was when it was opened. Open it again to see later runs.
 
-    Every table is a `pandas.DataFrame`, and `low` and `high` are ends of 95% intervals. What cannot be done is
-    a ValueError; `study.RecordError` if the folder holds no record.
+    Every table is a `pandas.DataFrame` (a `study.api.table.Table`) with the answer in its first columns. `low` and
+    `high` are the ends of a 95% interval, `_q10` and `_q90` quantiles over seeds. A notebook shows it without the
+    columns that are empty in all rows. What cannot be done is a ValueError; `study.RecordError` if the folder holds no
+    record.
 
     Attributes:
         folder: Of the record.
@@ -45,8 +47,9 @@ class Result:
     def runs(self) -> "pd.DataFrame":
         """One row a run of the study's cells: what it was, how it ended, and its held-out quality."""
         import analysis
+        from study.api.table import Table
 
-        return analysis.load(self.folder)
+        return Table(analysis.load(self.folder))
 
     @property
     def content(self) -> str:
@@ -139,40 +142,48 @@ class Result:
         See `analysis.divergence_rates`. The cells of an adaptive search are bins of an eighth of an octave or wider.
         """
         import analysis
+        from study.api.table import Table
 
-        return analysis.divergence_rates(analysis.in_bins(self.runs))
+        return Table(analysis.divergence_rates(analysis.in_bins(self.runs)))
 
     def edges(self, level: float = 0.5) -> "pd.DataFrame":
         """Return the edge of each curve, the lr at which P(divergence) crosses `level`; see `analysis.edges`."""
         import analysis
+        from study.api.table import Table
 
-        return analysis.edges(self.runs, level, self.fits)
+        return Table(analysis.edges(self.runs, level, self.fits))
 
     def quality(self) -> "pd.DataFrame":
         """Return the held-out quality of each cell; see `analysis.quality`."""
         import analysis
+        from study.api.table import Table
 
-        return analysis.quality(analysis.in_bins(self.runs), self._definition)
+        return Table(analysis.quality(analysis.in_bins(self.runs), self._definition))
 
     def contrasts(self, quality: str | None = None) -> "pd.DataFrame":
         """Return the ratio of the edges of each pair of curves; see `analysis.stats.contrasts.contrasts`."""
         from analysis.stats.contrasts import contrasts
+        from study.api.table import Table
         from study.record.confirmations import read_confirmations
 
         confirmations = read_confirmations(self.folder)
-        return contrasts(self.runs, self._definition, confirmations=confirmations, quality=quality, fitted=self.fits)
+        return Table(
+            contrasts(self.runs, self._definition, confirmations=confirmations, quality=quality, fitted=self.fits)
+        )
 
     def frontier(self, level: float = 0.5) -> "pd.DataFrame":
         """Return the edge of each curve by the threshold that varies; see `analysis.frontier`."""
         import analysis
+        from study.api.table import Table
 
-        return analysis.frontier(self.runs, level, self.fits)
+        return Table(analysis.frontier(self.runs, level, self.fits))
 
     def tradeoff(self, quality: str | None = None) -> "pd.DataFrame":
         """Return held-out quality against P(divergence) of each cell, and the Pareto front; see `analysis.tradeoff`."""
         import analysis
+        from study.api.table import Table
 
-        return analysis.tradeoff(self.runs, self._definition, quality)
+        return Table(analysis.tradeoff(self.runs, self._definition, quality))
 
     def recommend(self, risk: float = 0.05, *, confidence: float = 0.95, quality: str | None = None) -> "pd.DataFrame":
         """Return the largest lr of each curve for which P(divergence) <= `risk` can be claimed, and what to confirm.
@@ -181,9 +192,10 @@ class Result:
         """
         from analysis.stats.missing import failed_runs
         from analysis.stats.recommend import recommend
+        from study.api.table import Table
         from study.record.confirmations import read_confirmations
 
-        return recommend(
+        found = recommend(
             self.runs,
             self._definition,
             confirmations=read_confirmations(self.folder),
@@ -193,6 +205,7 @@ class Result:
             fitted=self.fits,
             failed=failed_runs(self.folder, self._definition, self.runs),
         )
+        return Table(found)
 
     def confirm(
         self,
@@ -371,7 +384,10 @@ class Result:
     def _repr_html_(self) -> str:
         from html import escape
 
-        return f"<p>{escape(repr(self))}</p>{self.edges().iloc[:SHOWN_EDGES].to_html(index=False)}"
+        from study.api.table import Table
+
+        shown, _ = Table(self.edges().iloc[:SHOWN_EDGES]).shown()
+        return f"<p>{escape(repr(self))}</p>{shown.to_html(index=False)}"
 
 
 def open(folder: AnyPath) -> Result:

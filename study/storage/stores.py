@@ -24,7 +24,7 @@ __all__ += ["probe", "publish", "store_for"]
 
 Store = LocalStore | ObjectStore
 
-PUBLISHED = ("report.html", "runs.parquet", "optuna.journal", "tables/*.csv", "figures/*.png")
+PUBLISHED = ("report.html", "runs.parquet", "optuna.journal", "tables/*.csv", "tables/*.json", "figures/*")
 """Files computed from the record that people want to find in the object store too."""
 
 

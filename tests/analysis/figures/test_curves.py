@@ -40,7 +40,7 @@ def test_median_below_the_axis_is_a_cross_at_its_end():
     ax = Figure().add_subplot()
     table = pd.DataFrame(
         {"curve": ["none"] * 2, "method": ["none"] * 2, "lr": [0.1, 1.0]}
-        | {"kept": [1.0, -np.inf], "kept_low": [0.9, -np.inf], "kept_high": [1.1, 0.2]}
+        | {"kept": [1.0, -np.inf], "kept_q10": [0.9, -np.inf], "kept_q90": [1.1, 0.2]}
     )
     curves.draw_band(ax, table, "kept", "kept", bottom=-0.25)
     (cross,) = [line for line in ax.lines if line.get_marker() == "x"]

@@ -37,3 +37,17 @@ def test_lr_alone_in_its_bin_keeps_its_value():
     assert {0.013, 1.3, 2.6} < set(shown["lr"])
     assert not {0.3, 0.31, 0.32} & set(shown["lr"]) - {0.3}
     assert (shown["lr"] == 0.3).sum() == 3
+
+
+def test_a_bin_is_marked_and_has_the_lrs_that_were_trained():
+    lrs = [0.013, 0.3, 0.31, 0.32, *(float(f"{1.3 * 2**i:.3g}") for i in range(15))]
+    runs = runs_of(("none", {}, 0.4), lrs=lrs, seeds=range(1))
+    binned = analysis.divergence_rates(in_bins(runs)).set_index("lr")
+    assert binned.loc[0.3, ["binned", "lr_min", "lr_max"]].tolist() == [True, 0.3, 0.32]
+    assert binned.loc[1.3, ["binned", "lr_min", "lr_max"]].tolist() == [False, 1.3, 1.3]
+    assert binned["binned"].sum() == 1
+    assert not analysis.divergence_rates(runs)["binned"].any()
+    first, *lines = analysis.rates_table(binned.reset_index()).splitlines()
+    assert first.endswith("(~: a bin of trained lrs)")
+    assert [line.split()[0] for line in lines][:4] == ["lr", "0.013", "~0.3", "1.3"]
+    assert "lr_trained" not in set(analysis.edges(in_bins(runs)).columns), "no threshold of the method"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import special
+from scipy import special, stats
 from shapes import draw, logistic
 from simulated_record import LRS, simulated_definition, write_simulated_study
 from simulation import CURVES, runs_table
@@ -14,7 +14,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 import analysis
-from analysis.stats.contrasts import NORMAL, Points, contrasts, holm, mcnemar_mid_p, points, ratio_interval
+from analysis.stats.contrasts import LEAST_P, NORMAL, Points, contrasts, holm, mcnemar_mid_p, points, ratio_interval
 from analysis.stats.psychometric import fit, fit_many
 from analysis.stats.quality import judged_at_own_best, lr_sensitivity
 from analysis.text.contrasts import sentences
@@ -427,3 +427,9 @@ def test_holm_counts_planned_contrasts_that_have_no_runs_yet():
     study = replace(DEFINITION.study, models=("small", "large"))
     row = row_of(contrasts(runs, replace(DEFINITION, study=study)), "layer_clip")
     assert row["p_holm"] == pytest.approx(min(1.0, 8 * row["p"]))
+
+
+def test_no_p_is_zero():
+    far = [Points(lowest_N=x + NORMAL * 0, highest_N=x + NORMAL * 0, edge=x, x_min=-3, x_max=3) for x in (-1.0, 1.0)]
+    assert ratio_interval(*far)[2] == LEAST_P == pytest.approx(4 * stats.norm.cdf(-4.5))
+    assert mcnemar_mid_p(5_000, 0) > 0

@@ -133,7 +133,7 @@ def test_tradeoff_by_hand():
     assert (half["n"], half["k"], half["rate"]) == (4, 2, 0.5)
     # Two runs at 0.704 and two diverged ones, which count as 0.5.
     assert half["quality"] == pytest.approx(0.602)
-    assert (half["quality_low"], half["quality_high"]) == (pytest.approx(0.5), pytest.approx(0.704))
+    assert (half["quality_q10"], half["quality_q90"]) == (pytest.approx(0.5), pytest.approx(0.704))
     # agc at 0.4 is as stable as all cells to its left and better; at 0.8 it diverges, and is worse.
     assert list(table.index[table["pareto"]]) == [("agc", 0.4)]
 

@@ -518,14 +518,14 @@ def test_diverged_run_has_the_worst_quality():
     row = row_of(runs)
     assert (row["quality"], row["best_lr"], row["quality_n"]) == ("auc_click", 0.1, 7)
     assert row["quality_median"] == pytest.approx(0.703)
-    assert (row["quality_low"], row["quality_high"]) == (pytest.approx(0.7), pytest.approx(0.706))
+    assert (row["quality_median_low"], row["quality_median_high"]) == (pytest.approx(0.7), pytest.approx(0.706))
     runs.loc[(runs["lr"] == 0.1) & (runs["seed"] < 4), "auc_click"] = math.nan
     assert row_of(runs)["quality_median"] == 0.5
     rmse = row_of(runs, quality="rmse_play")
     assert rmse["quality_median"] == pytest.approx(1.23)
     worst = runs_of({0.1: (1, 7)})
     assert row_of(worst, quality="rmse_play")["quality_n"] in (0, 7)
-    assert module._quality_at(np.array([1.0] * 6 + [1.43]))["quality_high"] == 1.43
+    assert module._quality_at(np.array([1.0] * 6 + [1.43]))["quality_median_high"] == 1.43
 
 
 def test_best_lr_has_lowest_rmse_and_censored_headroom_is_one_sided():

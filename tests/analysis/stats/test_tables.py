@@ -156,10 +156,10 @@ def test_quality_counts_a_diverged_run_as_the_worst_result():
         ]
     )
     (cell,) = analysis.quality(runs, definition).to_dict("records")
-    assert (cell["auc_click"], cell["auc_click_low"]) == (0.5, 0.5)
-    assert cell["auc_click_high"] == pytest.approx(0.5 + 0.7 * 0.2)
+    assert (cell["auc_click"], cell["auc_click_q10"]) == (0.5, 0.5)
+    assert cell["auc_click_q90"] == pytest.approx(0.5 + 0.7 * 0.2)
     assert cell["rmse_play"] == 1.43
-    assert cell["kept_low"] == -math.inf
+    assert cell["kept_q10"] == -math.inf
     assert cell["kept"] == pytest.approx((-0.2 + 0.1) / 2)
     assert cell["n"] == 4
 

@@ -55,6 +55,29 @@ def test_tables_are_those_of_analysis(published) -> None:
     assert planned["curve"].tolist() == ["layer_clip", "agc", "lamb", "clippy"]
 
 
+def test_a_table_shows_its_answer_and_holds_all_columns(published, tmp_path) -> None:
+    edges = published.edges()
+    assert list(edges)[:6] == ["model", "curve", "edge", "low", "high", "status"]
+    assert list(published.rates())[:8] == ["model", "curve", "lr", "n", "k", "rate", "low", "high"]
+    assert edges["rel"].notna().sum() == 1  # of clippy alone
+    none = edges.loc[edges["curve"] == "none"]
+    text, html = repr(none), none._repr_html_()
+    assert "rel" not in text.splitlines()[0].split()
+    assert (
+        "Empty in all rows, and not shown: abs, acc_rel, floor, max_norm, max_ratio, mu, rel, options"
+        in text.replace("\n", " ")
+    )
+    assert "<th>rel</th>" not in html
+    assert "not shown: abs," in html
+    assert "<th>rel</th>" in edges._repr_html_()
+    edges.to_csv(tmp_path / "edges.csv", index=False)
+    assert list(pd.read_csv(tmp_path / "edges.csv")) == list(edges)
+    with pd.option_context("display.width", 300, "display.max_columns", 50):
+        shown = repr(published.contrasts().query("planned and curve == 'clippy'"))
+    assert "< 0.001" in shown
+    assert "e-05" not in shown
+
+
 def test_losses_have_a_row_for_each_step_and_task(trained) -> None:
     one = trained.runs.query("method == 'agc' and lr == 0.1 and seed == 1").iloc[0]
     losses = trained.losses(method="agc", lr=0.1, seed=1)
