@@ -5,7 +5,8 @@ Create and save figures inside `figure_style()`.
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -16,7 +17,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, NullFormatter, NullLocator
+from matplotlib.transforms import offset_copy
 
 from analysis.figures.palette import LineStyle
 
@@ -29,6 +31,8 @@ STYLE = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "font.size": 10.0,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
     "axes.titlesize": 11.0,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -37,11 +41,20 @@ STYLE = {
     "svg.hashsalt": "study",
 }
 
-PANEL = (5.6, 3.5)
-"""Width and height of one of several panels, in inches."""
-
-LONE_PANEL = (7.4, 4.3)
-"""Width and height of a single panel, in inches."""
+PAPER = {
+    "font.size": 8.0,
+    "axes.labelsize": 8.0,
+    "axes.titlesize": 8.0,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "legend.fontsize": 8.0,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4.5,
+    "grid.linewidth": 0.5,
+    "axes.linewidth": 0.7,
+    "pdf.fonttype": 42,
+}
+"""Changes of `STYLE` for a figure in a paper. Type 42 embeds letters as publishers ask for."""
 
 BAND_ALPHA = 0.12
 """Opacity of an uncertainty band: low, because several bands overlap."""
@@ -50,27 +63,122 @@ HALO = withStroke(linewidth=2.2, foreground="white")
 """A white outline that keeps text readable on top of lines."""
 
 
-def figure_style() -> contextlib.AbstractContextManager[None]:
-    """Return a context in which figures are created and saved, so that all look alike."""
-    style: dict[Any, Any] = sns.axes_style("ticks") | STYLE
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Sizes of panels, in inches.
+
+    Attributes:
+        lone: Width of a panel that has no other beside it.
+        panel: Width of one of several panels beside each other.
+        height: Of a panel.
+        columns: Panels beside each other, at most.
+        wide_columns: The same of panels that have texts in them.
+    """
+
+    lone: float
+    panel: float
+    height: float
+    columns: int = 2
+    wide_columns: int = 2
+
+
+REPORT = Page(lone=7.4, panel=5.6, height=3.5)
+
+FULL_WIDTH = 4.5
+"""Inches of an axes below which lines and markers become thinner."""
+
+NARROW = 5.0
+"""Inches of a paper's figure below which all panels stand one below the other."""
+
+
+def paper(width: float) -> Page:
+    """Return the sizes of a figure of so many inches: 3.3 is a column of a paper."""
+    columns = 2 if width >= NARROW else 1
+    panel = width / columns
+    return Page(lone=width, panel=panel, height=0.68 * panel, columns=columns, wide_columns=1)
+
+
+def figure_style(page: Page = REPORT) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which figures are created and saved, so that all look alike.
+
+    Args:
+        page: Where they are shown. In a paper, letters have 8 points, and lines and markers are in proportion.
+    """
+    style: dict[Any, Any] = sns.axes_style("ticks") | STYLE | ({} if page == REPORT else PAPER)
     return matplotlib.rc_context(style)
 
 
-def grid_shape(panels: int) -> tuple[int, int]:
-    """Return (rows, columns) for a number of panels: at most two columns."""
-    columns = min(2, max(1, panels))
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sizes that suit an axes, in points: the width of a line, the size of a marker and of small letters."""
+
+    line: float
+    marker: float
+    text: float
+
+
+def sizes(ax: Axes) -> Sizes:
+    """Return sizes from rcParams; smaller ones in a narrow axes."""
+    part = max(0.55, min(1.0, math.sqrt(inches(ax)[0] / FULL_WIDTH)))
+    rc = matplotlib.rcParams
+    return Sizes(
+        line=part * rc["lines.linewidth"], marker=part * rc["lines.markersize"], text=0.85 * float(rc["font.size"])
+    )
+
+
+def inches(ax: Axes) -> tuple[float, float]:
+    """Return the width and height of an axes, as its figure is laid out now."""
+    box = ax.get_position()
+    width, height = ax.get_figure(root=True).get_size_inches()  # pyright: ignore[reportOptionalMemberAccess]
+    return float(box.width * width), float(box.height * height)
+
+
+def shifted(ax: Axes, points: float) -> Any:
+    """Return the transform of data that are drawn so many points to the right."""
+    return offset_copy(ax.transData, fig=ax.get_figure(root=True), x=points, units="points")
+
+
+def grid_shape(panels: int, columns: int = 2) -> tuple[int, int]:
+    """Return (rows, columns) for a number of panels."""
+    columns = min(columns, max(1, panels))
     return math.ceil(max(1, panels) / columns), columns
 
 
-def panel_figure(panels: int, height: float = PANEL[1]) -> Figure:
-    """Return an empty figure with room for a number of panels, each `height` inches high."""
-    rows, columns = grid_shape(panels)
-    width = (LONE_PANEL if columns == 1 else PANEL)[0]
-    return Figure(figsize=(width * columns, height * rows), layout="constrained")
+def panel_figure(
+    panels: int, page: Page = REPORT, *, tall: float = 1.0, wide: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a number of empty panels, and their axes.
+
+    Args:
+        panels: How many; may be 0.
+        page: Its sizes.
+        tall: How much higher than usual a panel is.
+        wide: Whether panels have texts in them.
+    """
+    rows, columns = grid_shape(panels, page.wide_columns if wide else page.columns)
+    width = page.lone if columns == 1 else page.panel
+    figure = Figure(figsize=(width * columns, tall * page.height * rows), layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(panels)]
+
+
+def widen(ax: Axes, which: str, low: float, high: float) -> tuple[float, float]:
+    """Set the limits of an axis, and return them; limits that were set before stay if they are wider.
+
+    Args:
+        which: "x" or "y".
+    """
+    auto = ax.get_autoscalex_on() if which == "x" else ax.get_autoscaley_on()
+    if not auto:
+        before = sorted(ax.get_xlim() if which == "x" else ax.get_ylim())
+        down = low > high
+        low, high = min(low, high, before[0]), max(low, high, before[1])
+        low, high = (high, low) if down else (low, high)
+    (ax.set_xlim if which == "x" else ax.set_ylim)(low, high)
+    return low, high
 
 
 def lr_axis(ax: Axes, lrs: Iterable[float], arrows: bool = False) -> None:
-    """Make the x axis a logarithmic axis of learning rates.
+    """Make the x axis a logarithmic axis of learning rates. Wider limits, of an earlier call, stay.
 
     Args:
         lrs: The learning rates to show.
@@ -79,14 +187,36 @@ def lr_axis(ax: Axes, lrs: Iterable[float], arrows: bool = False) -> None:
     low, high = float(min(lrs, default=0.1)), float(max(lrs, default=0.1))
     ax.set_xscale("log")
     pad = max(1.06, (high / low) ** 0.03)
-    left, right = low / pad, high * (max(pad, 10**0.15) if arrows else pad)
-    ax.set_xlim(left, right)
+    left, right = widen(ax, "x", low / pad, high * (max(pad**2.5, 1.15) if arrows else pad))
     log_ticks(ax.xaxis, left, right, (low, high))
     ax.set_xlabel("learning rate")
 
 
+class FewTicks(Locator):
+    """The first of several lists of ticks that has room on the axis when it is drawn; the last one, thinned out.
+
+    Args:
+        choices: Lists of ticks, the longest first.
+        most: Ticks that are enough.
+    """
+
+    def __init__(self, choices: Sequence[Sequence[float]], most: int = 9) -> None:
+        self.choices, self.most = [list(ticks) for ticks in choices], most
+
+    def __call__(self) -> list[float]:
+        return self.tick_values(-math.inf, math.inf)
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        """Return the ticks between two values."""
+        room = max(2, min(self.most, self.axis.get_tick_space() if self.axis is not None else self.most))
+        ticks = next((ticks for ticks in self.choices if len(ticks) <= room), self.choices[-1])
+        if len(ticks) > room:
+            ticks = ticks[:: math.ceil(len(ticks) / room)]
+        return [tick for tick in ticks if vmin <= tick <= vmax]
+
+
 def log_ticks(axis: Axis, left: float, right: float, ends: tuple[float, float]) -> None:
-    """Label a logarithmic axis with at most nine round numbers: 0.01, 0.02, 0.05, 0.1; or 1.5, 2, 3 on a short axis.
+    """Label a logarithmic axis with at most nine round numbers, as many as there is room for: 0.01, 0.02, 0.05, 0.1.
 
     Args:
         left: Lower limit of the axis.
@@ -97,12 +227,14 @@ def log_ticks(axis: Axis, left: float, right: float, ends: tuple[float, float]) 
     def between(*steps: float) -> list[float]:
         return [s * 10.0**e for e in range(-12, 6) for s in steps if left <= s * 10.0**e <= right]
 
-    ticks = next((found for steps in ((1, 2, 5), (1, 3)) if len(found := between(*steps)) <= 9), between(1))
-    if len(ticks) < 3:
-        ticks = between(1, 1.5, 2, 3, 4, 5, 6, 8)
-    if len(ticks) < 2:
-        ticks = sorted(set(ends))
-    axis.set_major_locator(FixedLocator(ticks))
+    choices = [
+        ticks for steps in ((1, 2, 5), (1, 3), (1,)) if len(ticks := between(*steps)) >= (2 if steps == (1,) else 3)
+    ]
+    if not choices or len(choices[0]) < 3:
+        choices = [between(1, 1.5, 2, 3, 4, 5, 6, 8), *choices]
+    if len(choices[0]) < 2:
+        choices = [sorted(set(ends))]
+    axis.set_major_locator(FewTicks(choices))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
@@ -123,13 +255,15 @@ def legend(figure: Figure, styles: Mapping[str, LineStyle], lines: bool = True) 
         styles: Name -> style of each entry.
         lines: Whether the figure draws lines; False for markers alone.
     """
+    rc = matplotlib.rcParams
+    line, marker, letter = rc["lines.linewidth"], rc["lines.markersize"], float(rc["font.size"]) / 10
     handles = [
-        Line2D([], [], color=v.colour, ls=v.dash, marker=v.marker, ms=6, mec="white", mew=0.5, lw=1.8)
+        Line2D([], [], color=v.colour, ls=v.dash, marker=v.marker, ms=marker, mec="white", mew=0.5, lw=line)
         if lines
-        else Line2D([], [], color=v.colour, ls="none", marker=v.marker, ms=7)
+        else Line2D([], [], color=v.colour, ls="none", marker=v.marker, ms=1.2 * marker)
         for v in styles.values()
     ]
     # An entry takes about 0.75 inches beside its text, whose letters take about 0.085.
-    entries, width = [0.75 + 0.085 * len(name) for name in styles], figure.get_figwidth()
+    entries, width = [letter * (0.75 + 0.085 * len(name)) for name in styles], figure.get_figwidth()
     columns = len(styles) if sum(entries) <= width else max(1, int(width / max(entries)))
     figure.legend(handles, list(styles), loc="outside upper left", ncols=max(1, columns), handlelength=3.2)

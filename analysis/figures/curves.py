@@ -6,14 +6,15 @@ never a point.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from analysis.figures.axes import BAND_ALPHA, lr_axis
+from analysis.figures.axes import BAND_ALPHA, lr_axis, shifted, sizes, widen
 from analysis.figures.palette import LineStyle, curve_styles
 from analysis.loading import records
 from analysis.stats.edges import NOT_REACHED
@@ -21,8 +22,8 @@ from analysis.stats.edges import NOT_REACHED
 CROWD = 6
 """Curves of a panel above which bands and intervals hide more than they show."""
 
-DODGE = 0.011
-"""Distance between the points of neighbouring curves in decades, so that equal rates do not hide each other."""
+DODGE = 0.3
+"""Distance between the points of neighbouring curves in sizes of a marker: equal rates do not hide each other."""
 
 Styles = Mapping[str, LineStyle]
 
@@ -32,8 +33,8 @@ def draw_rates(
 ) -> None:
     """Draw P(divergence) against lr: points k/n with intervals, fitted curves with bands, the level of the edges.
 
-    A curve whose edge was not reached ends in an arrow. The area of a point is its number of runs; where cells differ
-    in it, only fuller cells have intervals. With more than `CROWD` curves there are no bands or intervals.
+    A curve whose edge was not reached has an arrow at its end. The area of a point is its number of runs; where cells
+    differ in it, only fuller cells have intervals. With more than `CROWD` curves there are no bands or intervals.
 
     Args:
         rates: `divergence_rates` of one model (of `in_bins`, for an adaptive study).
@@ -44,57 +45,93 @@ def draw_rates(
     rates = rates.loc[rates["curve"].isin(list(styles))]
     curves = _present(rates, styles)
     most = max(rates["n"].tolist(), default=1)
-    crowded = len(curves) > CROWD
+    crowded, width = len(curves) > CROWD, sizes(ax).line
     for i, curve in enumerate(curves):
         style = styles[curve]
-        _draw_points(ax, rates, curve, style, _dodge(i, len(curves)), most, intervals=not crowded)
         x, line, bottom, top = _columns(fitted, curve, "lr", "rate", "low", "high")
+        name = {} if len(x) > 1 else {"label": curve}  # the line has it
+        _draw_points(ax, rates, curve, style, _dodge(ax, i, len(curves)), most, intervals=not crowded, **name)
         if len(x) > 1:
             if not crowded:
                 ax.fill_between(x, bottom, top, color=style.colour, alpha=BAND_ALPHA, lw=0, zorder=1)
-            ax.plot(x, line, color=style.colour, ls=style.dash, lw=1.6, zorder=3, label=curve)
+            ax.plot(x, line, color=style.colour, ls=style.dash, lw=width, zorder=3, label=curve)
     if len(edges):
-        ax.axhline(float(edges["level"].iloc[0]), color="#999999", lw=0.8, ls=(0, (2, 2)), zorder=1)
+        ax.axhline(float(edges["level"].iloc[0]), color="#999999", lw=width / 2, ls=(0, (2, 2)), zorder=1)
     censored = [row for row in records(edges) if row["status"] == NOT_REACHED and row["curve"] in styles]
-    for i, row in enumerate(censored):
-        height = row["level"] - 0.07 * (i - (len(censored) - 1) / 2)
-        _draw_arrow(ax, row["lr_max"], height, styles[row["curve"]].colour)
     lr_axis(ax, rates["lr"], arrows=bool(censored))
-    ax.set_ylim(-0.04, 1.04)
+    _draw_arrows(ax, censored, {row["curve"]: _end(rates, fitted, row["curve"]) for row in censored}, styles)
+    widen(ax, "y", -0.04, 1.04)
     ax.set_ylabel("P(divergence)")
 
 
 def _draw_points(
-    ax: Axes, rates: pd.DataFrame, curve: str, style: LineStyle, dodge: float, most: int, intervals: bool
+    ax: Axes,
+    rates: pd.DataFrame,
+    curve: str,
+    style: LineStyle,
+    transform: Any,
+    most: int,
+    *,
+    intervals: bool,
+    label: str | None = None,
 ) -> None:
     """Draw the cells of a curve; `most` is the number of runs of the fullest cell of the panel."""
     lr, rate, low, high, n = _columns(rates, curve, "lr", "rate", "low", "high", "n")
-    lr = lr * dodge
+    size = sizes(ax)
     if intervals:
         # Rounding may put an end of an interval slightly inside its point.
         error, full = np.maximum([rate - low, high - rate], 0), n > most / 3
-        bars = {"fmt": "none", "ecolor": style.colour, "elinewidth": 1, "alpha": 0.45, "zorder": 2}
-        ax.errorbar(lr[full], rate[full], error[:, full], **bars)
-    for size in sorted(set(n)):
-        ms = 5.5 if len(set(n)) == 1 else max(3.2, 8 * math.sqrt(size / most))
-        marks = {"color": style.colour, "ms": ms, "mec": "white", "mew": 0.5, "zorder": 4}
-        ax.plot(lr[n == size], rate[n == size], style.marker, **marks)
+        bars = {"fmt": "none", "ecolor": style.colour, "elinewidth": 0.6 * size.line, "alpha": 0.45, "zorder": 2}
+        ax.errorbar(lr[full], rate[full], error[:, full], transform=transform, **bars)
+    for count in sorted(set(n)):
+        ms = size.marker * (1 if len(set(n)) == 1 else max(0.6, 1.45 * math.sqrt(count / most)))
+        marks = {"color": style.colour, "ms": ms, "mec": "white", "mew": 0.5, "zorder": 4, "label": label}
+        ax.plot(lr[n == count], rate[n == count], style.marker, transform=transform, **marks)
+        label = None
 
 
-def _dodge(i: int, count: int) -> float:
-    """Return the factor by which curve `i` of `count` is moved on a logarithmic axis."""
-    return 10 ** (DODGE * (i - (count - 1) / 2))
+def _dodge(ax: Axes, i: int, count: int) -> Any:
+    """Return the transform of the points of curve `i` of `count`."""
+    return shifted(ax, DODGE * sizes(ax).marker * (i - (count - 1) / 2))
 
 
-def _draw_arrow(ax: Axes, lr: float, height: float, colour: str) -> None:
-    ax.annotate(
-        "",
-        xy=(lr * 10**0.13, height),
-        xytext=(lr, height),
-        arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
-        annotation_clip=False,
-        zorder=5,
-    )
+def _end(rates: pd.DataFrame, fitted: pd.DataFrame, curve: str) -> float:
+    """Return where a curve ends: its P(divergence) at the highest lr."""
+    (line,) = _columns(fitted, curve, "rate")
+    (points,) = _columns(rates, curve, "rate")
+    return float(line[-1] if len(line) else points[-1])
+
+
+def _draw_arrows(
+    ax: Axes, censored: Sequence[Mapping[str, Any]], ends: Mapping[str, float], styles: Mapping[str, LineStyle]
+) -> None:
+    """Draw an arrow from the end of each curve without an edge; those that would hide each other stand apart."""
+    size, (left, right) = sizes(ax), ax.get_xlim()
+    last = -math.inf
+    for row in sorted(censored, key=lambda row: ends[row["curve"]]):
+        last = max(ends[row["curve"]], last + ARROW_GAP)
+        ax.annotate(
+            "",
+            xy=(row["lr_max"] * (right / left) ** ARROW, last),
+            xytext=(row["lr_max"], last),
+            arrowprops={
+                "arrowstyle": "-|>",
+                "color": styles[row["curve"]].colour,
+                "lw": size.line,
+                "mutation_scale": 1.8 * size.marker,
+                "shrinkA": 0,
+                "shrinkB": 0,
+            },
+            annotation_clip=False,
+            zorder=5,
+        )
+
+
+ARROW = 0.06
+"""Length of an arrow, as a share of the axis."""
+
+ARROW_GAP = 0.045
+"""Least distance of two arrows, in P(divergence)."""
 
 
 def _present(table: pd.DataFrame, styles: Styles) -> list[str]:
@@ -128,10 +165,12 @@ def draw_band(
         low, mid, high = (np.maximum(v, floor) for v in (low, mid, high))
         style = styles[curve]
         ax.fill_between(lr, low, high, color=style.colour, alpha=BAND_ALPHA, lw=0)
-        marks = {"marker": style.marker, "ms": 5, "mec": "white", "mew": 0.5}
-        ax.plot(lr, mid, color=style.colour, ls=style.dash, lw=1.6, **marks)
+        size = sizes(ax)
+        marks = {"marker": style.marker, "ms": 0.9 * size.marker, "mec": "white", "mew": 0.5, "label": curve}
+        ax.plot(lr, mid, color=style.colour, ls=style.dash, lw=size.line, **marks)
         if off.any():
-            ax.plot(lr[off], mid[off], "x", color=style.colour, ms=7, mew=1.8, clip_on=False, zorder=5)
+            cross = {"ms": 1.3 * size.marker, "mew": 1.1 * size.line}
+            ax.plot(lr[off], mid[off], "x", color=style.colour, **cross, clip_on=False, zorder=5)
     lr_axis(ax, table["lr"])
     ax.set_ylabel(label)
 
@@ -146,19 +185,21 @@ def draw_micro(ax: Axes, rates: pd.DataFrame, styles: Styles | None = None) -> N
     curves = _present(rates, styles)
     for i, curve in enumerate(curves):
         lr, rate, low, high = _columns(rates, curve, "lr", "micro_rate", "micro_low", "micro_high")
-        lr = lr * _dodge(i, len(curves))
         error = np.maximum([rate - low, high - rate], 0)
-        style = styles[curve]
-        ax.errorbar(lr, rate, error, fmt="none", ecolor=style.colour, elinewidth=1, alpha=0.45)
-        marks = {"marker": style.marker, "ms": 5, "mec": "white", "mew": 0.5}
-        ax.plot(lr, rate, color=style.colour, ls=style.dash, lw=1.3, **marks)
+        style, size, moved = styles[curve], sizes(ax), _dodge(ax, i, len(curves))
+        bars = {"elinewidth": 0.6 * size.line, "alpha": 0.45, "transform": moved}
+        ax.errorbar(lr, rate, error, fmt="none", ecolor=style.colour, **bars)
+        marks = {"marker": style.marker, "ms": 0.9 * size.marker, "mec": "white", "mew": 0.5, "label": curve}
+        ax.plot(lr, rate, color=style.colour, ls=style.dash, lw=0.8 * size.line, transform=moved, **marks)
     lr_axis(ax, rates["lr"])
-    ax.set_ylim(-0.04, 1.04)
+    widen(ax, "y", -0.04, 1.04)
     ax.set_ylabel("P(micro divergence)")
 
 
 def draw_horizon(ax: Axes, table: pd.DataFrame, styles: Styles | None = None) -> None:
     """Draw the cumulative share of diverged runs over steps.
+
+    Runs of which it is not known when they were lost are a dotted line at the end, with an open marker.
 
     Args:
         table: `analysis.stats.trajectories.diverged_by_step` of one model.
@@ -166,8 +207,15 @@ def draw_horizon(ax: Axes, table: pd.DataFrame, styles: Styles | None = None) ->
     styles = curve_styles(table) if styles is None else styles
     for curve in _present(table, styles):
         of_curve = table[table["curve"] == curve]
-        style = styles[curve]
-        ax.step(of_curve["step"], of_curve["share"], where="post", color=style.colour, ls=style.dash, lw=1.8)
+        known, rest = (of_curve[of_curve["known"].astype(bool) == whether] for whether in (True, False))
+        style, size = styles[curve], sizes(ax)
+        drawn = {"color": style.colour, "lw": 1.1 * size.line, "ls": style.dash, "label": curve}
+        ax.step(known["step"], known["share"], where="post", **drawn)
+        if len(rest):  # from the share that is known at the end to that of all diverged runs
+            ends = [known["share"].iloc[-1], rest["share"].iloc[-1]]
+            ax.plot([rest["step"].iloc[-1]] * 2, ends, color=style.colour, ls=":", lw=0.8 * size.line, clip_on=False)
+            open_mark = {"ms": 0.9 * size.marker, "mfc": "white", "clip_on": False}
+            ax.plot(rest["step"], rest["share"], style.marker, color=style.colour, **open_mark)
     ax.set_xlabel("step")
     ax.set_ylabel("runs diverged so far")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda p, _: f"{100 * p:.0f}%"))

@@ -6,37 +6,54 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
-from analysis.figures.axes import BAND_ALPHA, HALO, PANEL, figure_style, grid_shape, log_ticks, panel_figure
+from analysis.figures.axes import (
+    BAND_ALPHA,
+    HALO,
+    NARROW,
+    REPORT,
+    FewTicks,
+    Page,
+    figure_style,
+    inches,
+    log_ticks,
+    panel_figure,
+    sizes,
+    widen,
+)
 from analysis.figures.palette import LineStyle, heat, method_styles
-from analysis.figures.panels import MOST_LINES, evenly_spaced, fewer_values, line_title, threshold_lines
+from analysis.figures.panels import MOST_LINES, MOST_VALUES, evenly_spaced, fewer_values, line_title, threshold_lines
 from analysis.loading import records
 from analysis.stats.edges import BELOW, NOT_REACHED, REACHED
 from analysis.text.edges import edge_text
+
+SMALLEST_TEXT = 4.0
+"""Points below which the counts of a map are left out."""
 
 DASHES = ((0, (1, 1.2)), (0, ()), (0, (5, 1.5)))
 """Dashes of the contours of a map, lowest level first."""
 
 
-def frontier(table: pd.DataFrame) -> Figure:
+def frontier(table: pd.DataFrame, page: Page = REPORT) -> Figure:
     """Return the figure of each edge as its threshold moves: one panel a threshold, with the edge of `none` as a band.
 
     Args:
         table: `analysis.stats.frontier.frontier` at one level. Without a varied threshold, the figure has no panel.
+        page: Sizes of the panels.
     """
     lines, styles = evenly_spaced(threshold_lines(table), MOST_LINES), method_styles(table["method"])
-    with figure_style():
-        figure = panel_figure(len(lines))
-        for i, (_, line) in enumerate(lines):
+    with figure_style(page):
+        figure, every = panel_figure(len(lines), page)
+        for ax, (_, line) in zip(every, lines, strict=True):
             of_model = table.loc[table["model"] == line["model"].iloc[0]]
-            ax = figure.add_subplot(*grid_shape(len(lines)), i + 1)
             reference, style = of_model.loc[of_model["curve"] == "none"], styles[line["method"].iloc[0]]
             draw_frontier(ax, fewer_values(line), reference, style, _edge_range(of_model))
             ax.set_title(line_title(line))
@@ -56,26 +73,35 @@ def draw_frontier(
         style: Of the line's method.
         ends: Lowest and highest lr of the axis; None takes those of `line`.
     """
-    line = line.sort_values("value")
+    line, size = line.sort_values("value"), sizes(ax)
     rows = records(line)
-    bottom, top = _edge_range(line) if ends is None else ends
+    ax.set_yscale("log")
+    bottom, top = widen(ax, "y", *(_edge_range(line) if ends is None else ends))
     value, edge = (line[name].to_numpy(dtype=float) for name in ("value", "edge"))
     for row in records(reference):
         _draw_reference(ax, row, bottom, top)
     band = np.clip(line[["low", "high"]].to_numpy(dtype=float), bottom, top)
     ax.fill_between(value, band[:, 0], band[:, 1], color=style.colour, alpha=2 * BAND_ALPHA, lw=0, zorder=2)
     # The line breaks where an edge is not a number.
-    ax.plot(value, edge, color=style.colour, ls=style.dash, lw=1.8, zorder=3)
+    label = str(line["method"].iloc[0])
+    ax.plot(value, edge, color=style.colour, ls=style.dash, lw=1.1 * size.line, zorder=3, label=label)
     for row in rows:
         if row["status"] == REACHED:
             face = style.colour if row["monotone"] else "white"
-            ax.plot(row["value"], row["edge"], style.marker, color=style.colour, mfc=face, ms=7, mew=1.2, zorder=4)
+            ax.plot(
+                row["value"],
+                row["edge"],
+                style.marker,
+                color=style.colour,
+                mfc=face,
+                ms=1.25 * size.marker,
+                mew=0.75 * size.line,
+                zorder=4,
+            )
         else:
             up = row["status"] == NOT_REACHED
             _censored(ax, row["value"], row["lr_max"] if up else row["lr_min"], up, edge_text(row), style.colour)
     _value_axis(ax, value)
-    ax.set_yscale("log")
-    ax.set_ylim(bottom, top)
     log_ticks(ax.yaxis, bottom, top, (bottom, top))
     ax.set_xlabel(str(line["threshold"].iloc[0]))
     ax.set_ylabel(f"{_level_name(float(line['level'].iloc[0]))} (learning rate)")
@@ -94,22 +120,26 @@ def _draw_reference(ax: Axes, row: Mapping[str, Any], bottom: float, top: float)
     ends = (row["low"] or bottom, min(row["high"], top))
     ax.axhspan(*ends, color="#000000", alpha=0.09, lw=0, zorder=1)
     at = {REACHED: row["edge"], NOT_REACHED: row["lr_max"], BELOW: row["lr_min"]}[row["status"]]
-    ax.axhline(at, color="#000000", lw=1.2, ls=(0, (1, 1.5)), zorder=2)
+    size = sizes(ax)
+    ax.axhline(at, color="#000000", lw=0.75 * size.line, ls=(0, (1, 1.5)), zorder=2)
     place = {"xy": (0.0, at), "xytext": (4, 3), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    ax.annotate(f"{row['curve']} {edge_text(row)}", **place, fontsize=8.5, zorder=5, path_effects=[HALO])
+    ax.annotate(f"{row['curve']} {edge_text(row)}", **place, fontsize=size.text, zorder=5, path_effects=[HALO])
 
 
 def _censored(ax: Axes, value: float, lr: float, up: bool, text: str, colour: str) -> None:
     """Draw an arrow outward from the last lr tried, with the bound of the edge at its tail."""
-    arrow = {"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 12}
-    ax.annotate("", xy=(value, lr * (1.6 if up else 1 / 1.45)), xytext=(value, lr), arrowprops=arrow, zorder=5)
+    size, (bottom, top) = sizes(ax), ax.get_ylim()
+    length = (top / bottom) ** (0.09 if up else -0.08)
+    head = {"lw": 1.1 * size.line, "mutation_scale": 2.2 * size.marker}
+    arrow = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0} | head
+    ax.annotate("", xy=(value, lr * length), xytext=(value, lr), arrowprops=arrow, zorder=5)
     side = {
         "xytext": (0, -3 if up else 3),
         "textcoords": "offset points",
         "ha": "center",
         "va": "top" if up else "bottom",
     }
-    ax.annotate(text, xy=(value, lr), **side, fontsize=8.5, zorder=6, path_effects=[HALO])
+    ax.annotate(text, xy=(value, lr), **side, fontsize=size.text, zorder=6, path_effects=[HALO])
 
 
 def _value_axis(ax: Axes, values: np.ndarray) -> None:
@@ -117,8 +147,8 @@ def _value_axis(ax: Axes, values: np.ndarray) -> None:
     if (values > 0).all():
         ax.set_xscale("log")
         pad = max(1.15, (values.max() / values.min()) ** 0.06)
-        ax.set_xlim(values.min() / pad, values.max() * pad)
-    ax.xaxis.set_major_locator(FixedLocator([float(v) for v in values]))
+        widen(ax, "x", values.min() / pad, values.max() * pad)
+    ax.xaxis.set_major_locator(FewTicks([sorted({float(v) for v in values})], most=MOST_VALUES))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
@@ -128,30 +158,33 @@ def _level_name(level: float) -> str:
     return f"LR{100 * level:02.3g}" if level >= 0.1 else f"LR0{100 * level:.3g}"
 
 
-def threshold_map(cells: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
+def threshold_map(cells: pd.DataFrame, crossings: pd.DataFrame, page: Page = REPORT) -> Figure:
     """Return the figure of P(divergence) over lr and threshold: one panel a threshold, k/n in each cell.
 
     Args:
         cells: `analysis.stats.frontier.threshold_map`.
         crossings: `analysis.stats.frontier.contours`, drawn as lines.
+        page: Sizes of the panels.
     """
     lines, crossed = evenly_spaced(threshold_lines(cells), MOST_LINES), dict(threshold_lines(crossings))
     tallest = max((len(set(line["lr"])) for _, line in lines), default=1)
     levels = sorted(set(crossings["level"]))
-    with figure_style():
-        figure = panel_figure(len(lines), max(PANEL[1], 0.24 * tallest + 1))
-        axes = []
-        for i, (key, line) in enumerate(lines):
-            ax = figure.add_subplot(*grid_shape(len(lines)), i + 1)
+    tall = max(page.height, 0.24 * tallest + 1) / page.height
+    with figure_style(page):
+        figure, every = panel_figure(len(lines), page, tall=tall, wide=True)
+        for ax, (key, line) in zip(every, lines, strict=True):
             draw_map(ax, fewer_values(line), crossed[key])
             ax.set_title(line_title(line))
-            axes.append(ax)
-        if axes:
-            bar = figure.colorbar(ScalarMappable(Normalize(0, 1), heat()), ax=axes, shrink=0.6, aspect=30, pad=0.01)
+        if every:
+            bar = figure.colorbar(ScalarMappable(Normalize(0, 1), heat()), ax=every, shrink=0.6, aspect=30, pad=0.01)
             bar.set_label("P(divergence), k of n")
-            shown = [Line2D([], [], color="black", lw=1.8, ls=dash) for _, dash in zip(levels, DASHES, strict=False)]
+            shown = [
+                Line2D([], [], color="black", lw=1.1 * sizes(every[0]).line, ls=dash)
+                for _, dash in zip(levels, DASHES, strict=False)
+            ]
             names = [f"{100 * level:g}% of the runs diverge" for level in levels]
-            figure.legend(shown, names, loc="outside upper left", ncols=len(levels), handlelength=3.2)
+            columns = len(levels) if figure.get_figwidth() > NARROW else 1
+            figure.legend(shown, names, loc="outside upper left", ncols=columns, handlelength=3.2)
     return figure
 
 
@@ -164,14 +197,16 @@ def draw_map(ax: Axes, cells: pd.DataFrame, crossings: pd.DataFrame) -> None:
     """
     values, lrs = sorted(set(cells["value"])), sorted(set(cells["lr"]))
     rate = np.full((len(lrs), len(values)), np.nan)
-    size = min(9.0, 70.0 / len(values))
+    room = 72 * inches(ax)[0] / len(values)
+    letters = min(0.9 * float(rcParams["font.size"]), 0.16 * room)
     for row in records(cells):
         y, x = lrs.index(row["lr"]), values.index(row["value"])
         rate[y, x] = row["rate"]
         light = row["rate"] <= 0.5
         around = withStroke(linewidth=3, foreground=heat()(row["rate"]))
-        text = {"ha": "center", "va": "center", "fontsize": size, "color": "black" if light else "white"}
-        ax.text(x, y, f"{row['k']}/{row['n']}", **text, zorder=5, path_effects=[around])
+        if letters >= SMALLEST_TEXT:
+            text = {"ha": "center", "va": "center", "fontsize": letters, "color": "black" if light else "white"}
+            ax.text(x, y, f"{row['k']}/{row['n']}", **text, zorder=5, path_effects=[around])
     corners = np.arange(len(values) + 1) - 0.5, np.arange(len(lrs) + 1) - 0.5
     ax.pcolormesh(*corners, rate, cmap=heat(), vmin=0, vmax=1, edgecolors="#dddddd", linewidth=0.6)
     for level, dash in zip(sorted(set(crossings["level"])), DASHES, strict=False):
@@ -182,8 +217,10 @@ def draw_map(ax: Axes, cells: pd.DataFrame, crossings: pd.DataFrame) -> None:
     ax.grid(visible=False)
     ax.set_xlim(-0.5, len(values) - 0.5)
     ax.set_ylim(-0.5, len(lrs) - 0.5)
-    ax.set_xticks(range(len(values)), [f"{value:g}" for value in values])
-    ax.set_yticks(range(len(lrs)), [f"{lr:g}" for lr in lrs])
+    every = max(1, math.ceil(len(values) * 3.4 * float(rcParams["font.size"]) / (72 * inches(ax)[0])))
+    ax.set_xticks(range(0, len(values), every), [f"{value:g}" for value in values[::every]])
+    every = max(1, math.ceil(len(lrs) * 1.4 * float(rcParams["font.size"]) / (72 * inches(ax)[1])))
+    ax.set_yticks(range(0, len(lrs), every), [f"{lr:g}" for lr in lrs[::every]])
     ax.tick_params(length=0)
     ax.set_xlabel(str(cells["threshold"].iloc[0]))
     ax.set_ylabel("learning rate")
@@ -191,8 +228,9 @@ def draw_map(ax: Axes, cells: pd.DataFrame, crossings: pd.DataFrame) -> None:
 
 def _draw_contour(ax: Axes, height: np.ndarray, dash: Any) -> None:
     """Draw a contour by its height in each column, NaN where it has none; a lone column gets a short stroke."""
-    halo = withStroke(linewidth=3.6, foreground="white")
-    style = {"color": "black", "lw": 1.8, "ls": dash, "zorder": 4, "path_effects": [halo]}
+    width = 1.1 * sizes(ax).line
+    halo = withStroke(linewidth=2 * width, foreground="white")
+    style = {"color": "black", "lw": width, "ls": dash, "zorder": 4, "path_effects": [halo]}
     ax.plot(np.arange(len(height)), height, **style)
     known = np.isfinite(np.concatenate([[math.nan], height, [math.nan]]))
     for x in np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]):

@@ -1,12 +1,13 @@
 """Figures in the axes and colours of a user."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.markers import MarkerStyle
 
 from analysis.figures.palette import LineStyle, curve_styles, method_styles
 
@@ -24,26 +25,45 @@ def plain_axes(ax: Axes | None) -> Axes:
     return ax
 
 
-def recoloured(
-    table: pd.DataFrame, palette: Mapping[str, Any] | None, *, methods: bool = False
+def own_styles(
+    table: pd.DataFrame,
+    palette: Mapping[str, Any] | None = None,
+    markers: Mapping[str, Any] | None = None,
+    *,
+    methods: bool = False,
 ) -> dict[str, LineStyle]:
-    """Return the style of each curve, or of each method, in the colours of a palette.
+    """Return the style of each curve, or of each method, with the colours and markers of a user.
 
     Args:
         table: Rows with curve and method.
         palette: Colour of each curve or method that is not to have its own.
+        markers: The marker of each, likewise.
         methods: Whether to return styles of methods.
 
     Raises:
-        ValueError: The palette names something else, or has no colour for it.
+        ValueError: A palette or markers name something else, or matplotlib has no such colour or marker.
     """
     styles = method_styles(table["method"]) if methods else curve_styles(table)
     method_of = dict(zip(table["curve"], table["method"], strict=True))
-    known = {*styles, *method_of.values()}
-    if wrong := [name for name in palette or {} if name not in known]:
-        raise ValueError(f"the palette names {', '.join(map(str, wrong))}; there are {', '.join(sorted(known))}")
-    colours = {name: to_hex(colour) for name, colour in (palette or {}).items()}
+    colours = _chosen("palette", palette, to_hex, styles, method_of)
+    shapes = _chosen("markers", markers, lambda marker: MarkerStyle(marker).get_marker(), styles, method_of)
     return {
-        name: dataclasses.replace(style, colour=colours.get(name, colours.get(method_of.get(name, ""), style.colour)))
+        name: dataclasses.replace(style, colour=colours.get(name, style.colour), marker=shapes.get(name, style.marker))
         for name, style in styles.items()
     }
+
+
+def _chosen(
+    what: str,
+    own: Mapping[str, Any] | None,
+    checked: Callable[[Any], Any],
+    styles: Mapping[str, LineStyle],
+    method_of: Mapping[str, str],
+) -> dict[str, Any]:
+    """Name -> what a user chose for it, or for its method."""
+    own, known = own or {}, {*styles, *method_of.values()}
+    if wrong := [name for name in own if name not in known]:
+        verb = "name" if what.endswith("s") else "names"
+        raise ValueError(f"the {what} {verb} {', '.join(map(str, wrong))}; there are {', '.join(sorted(known))}")
+    chosen = {name: checked(value) for name, value in own.items()}
+    return {name: chosen[key] for name in styles for key in (method_of.get(name), name) if key in chosen}

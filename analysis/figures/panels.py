@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.axes import grid_shape, legend, panel_figure
+from analysis.figures.axes import REPORT, Page, legend, panel_figure, sizes
 from analysis.figures.palette import LineStyle, curve_styles, method_styles, shades
 
 MOST_CURVES = 10
@@ -100,16 +100,16 @@ def line_title(line: pd.DataFrame) -> str:
     return f"{model}: {method} {threshold}" + (f", at {held}" if held else "") + part
 
 
-def draw_panels(parts: Sequence[Panel], draw: Callable[[Axes, Panel], None]) -> Figure:
+def draw_panels(parts: Sequence[Panel], draw: Callable[[Axes, Panel], None], page: Page = REPORT) -> Figure:
     """Return a figure with two panels a row, under one legend or with a legend beside each.
 
     Args:
         parts: The panels.
         draw: Draws one panel on the axes it is given.
+        page: Sizes of the panels.
     """
-    figure = panel_figure(len(parts))
-    for i, part in enumerate(parts):
-        ax = figure.add_subplot(*grid_shape(len(parts)), i + 1)
+    figure, every = panel_figure(len(parts), page)
+    for ax, part in zip(every, parts, strict=True):
         draw(ax, part)
         ax.set_title(part.title)
         if part.names is not None:
@@ -117,7 +117,14 @@ def draw_panels(parts: Sequence[Panel], draw: Callable[[Axes, Panel], None]) -> 
                 Line2D([], [], color=v.colour, ls=v.dash, marker=v.marker, mec="white", mew=0.5)
                 for v in part.styles.values()
             ]
-            ax.legend(handles, part.names, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, handlelength=2.6)
+            ax.legend(
+                handles,
+                part.names,
+                loc="center left",
+                bbox_to_anchor=(1.0, 0.5),
+                fontsize=sizes(ax).text,
+                handlelength=2.6,
+            )
     if parts and parts[0].names is None:
         legend(figure, parts[0].styles)
     return figure

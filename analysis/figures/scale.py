@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.axes import BAND_ALPHA, figure_style, grid_shape, legend, log_ticks, panel_figure
+from analysis.figures.axes import BAND_ALPHA, figure_style, legend, log_ticks, panel_figure
 from analysis.figures.palette import LineStyle, curve_styles
 from analysis.loading import CURVE, records
 from analysis.stats.edges import NOT_REACHED, REACHED
@@ -30,9 +30,8 @@ def scale(found: ScaleTables, level: float = 0.5) -> Figure:
     keys = [*CURVE] if alone else ["model"]
     panels = [panel for _, panel in points.groupby(keys, sort=False)]
     with figure_style():
-        figure = panel_figure(len(panels))
-        for i, panel in enumerate(panels):
-            ax = figure.add_subplot(*grid_shape(len(panels)), i + 1)
+        figure, every = panel_figure(len(panels))
+        for ax, panel in zip(every, panels, strict=True):
             for curve, line in panel.groupby("curve", sort=False):
                 own = None if predictions is None else _of(predictions, line)
                 draw_line(ax, line, own, styles[str(curve)])

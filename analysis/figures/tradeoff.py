@@ -1,7 +1,7 @@
 """Held-out quality against P(divergence)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.axes import HALO, figure_style, grid_shape, legend, panel_figure
+from analysis.figures.axes import HALO, REPORT, Page, figure_style, inches, legend, panel_figure, sizes, widen
 from analysis.figures.palette import LineStyle, method_styles
 from analysis.figures.panels import MOST_PANELS, evenly_spaced
 from analysis.loading import method_order, records
-from analysis.stats.quality import lower_is_better
+from analysis.stats.quality import BAND, lower_is_better
 
 MANY_POINTS = 2_000
 """Points of a figure above which they are drawn as pixels, so that the page opens quickly."""
@@ -24,33 +24,36 @@ MANY_METHODS = 50
 STEP = 0.018
 """Distance between neighbouring methods on the x axis, so that equal rates do not hide each other."""
 
-PANEL_HEIGHT = 4.6
-"""Inches: points have names, which need room."""
+TALL = 1.3
+"""How much higher than others a panel is: points have names, which need room."""
 
 FLOOR_SPANS = 1.5
 
 
-def tradeoff(table: pd.DataFrame) -> Figure:
+def tradeoff(table: pd.DataFrame, page: Page = REPORT) -> Figure:
     """Return the figure of quality against P(divergence), one panel a model.
 
     Args:
         table: `analysis.stats.frontier.tradeoff`.
+        page: Sizes of the panels.
     """
     models, methods = evenly_spaced(list(dict.fromkeys(table["model"])), MOST_PANELS), method_order(table["method"])
     if len(methods) > MANY_METHODS:
         shown = [*evenly_spaced(methods, MANY_METHODS), *table.loc[table["pareto"], "method"]]
         table = table.loc[table["method"].isin(shown)]
-    with figure_style():
-        figure = panel_figure(len(models), PANEL_HEIGHT)
-        for i, model in enumerate(models):
-            ax = figure.add_subplot(*grid_shape(len(models)), i + 1)
-            draw_tradeoff(ax, table.loc[table["model"] == model])
+    with figure_style(page):
+        figure, every = panel_figure(len(models), page, tall=TALL, wide=True)
+        for ax, model in zip(every, models, strict=True):
+            draw_points(ax, table.loc[table["model"] == model])
             ax.set_title(model)
         legend(figure, method_styles(table["method"]), lines=False)
+        figure.draw_without_rendering()  # names need the final size of their panel
+        for ax, model in zip(every, models, strict=True):
+            write_names(ax, table.loc[table["model"] == model])
     return figure
 
 
-def draw_tradeoff(ax: Axes, table: pd.DataFrame) -> None:
+def draw_tradeoff(ax: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle] | None = None) -> None:
     """Draw the cells of one model: quality (up is better) against the share of diverged runs.
 
     The Pareto front has large markers, intervals, a line and names. The best cell of each other method has a grey name.
@@ -58,57 +61,86 @@ def draw_tradeoff(ax: Axes, table: pd.DataFrame) -> None:
 
     Args:
         table: `analysis.stats.frontier.tradeoff` of one model.
+        styles: Method -> style; None takes those of `analysis.figures.palette`.
     """
-    styles, measure = method_styles(table["method"]), str(table["measure"].iloc[0])
-    table = table.loc[table["quality"].notna()]
-    down = -1 if lower_is_better(measure) else 1
-    floor = _floor(down * table["quality"].to_numpy(dtype=float), table["rate"].to_numpy(dtype=float))
-    order = method_order(table["method"])
-    between = np.diff(sorted(set(table["rate"]))).min(initial=1.0)
-    step = min(STEP, 0.8 * float(between) / max(1, len(order)))
-    shift = {method: step * (i - (len(order) - 1) / 2) for i, method in enumerate(order)}
-    table = table.assign(
-        x=table["rate"] + [shift[method] for method in table["method"]],
-        up=np.maximum(down * table["quality"], floor),
-        off=down * table["quality"] < floor,
-    )
-    best = []
-    for method in order:
+    draw_points(ax, table, styles)
+    write_names(ax, table)
+
+
+def draw_points(ax: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle] | None = None) -> None:
+    """Draw all of `draw_tradeoff` but the names."""
+    styles = method_styles(table["method"]) if styles is None else styles
+    measure = str(table["measure"].iloc[0])
+    table, down, floor = _placed(table)
+    for method in method_order(table["method"]):
         of_method = table.loc[table["method"] == method]
         _draw_points(ax, of_method, styles[method], down, rasterized=len(table) > MANY_POINTS)
-        top = of_method.sort_values(["up", "rate"], ascending=[False, True]).head(1)
-        best += [row for row in records(top) if not row["pareto"] and not row["off"]]
     front = table.loc[table["pareto"]].sort_values(["rate", "up"])
-    ax.step(front["rate"], down * front["up"], where="post", color="black", lw=1.2, zorder=3)
-    for row in [*records(front), *best]:
+    ax.step(front["rate"], down * front["up"], where="post", color="black", lw=0.75 * sizes(ax).line, zorder=3)
+    named = _named(table)
+    for row in named:
         _draw_named_point(ax, row, styles[row["method"]])
-    ceiling = max(table["up"].tolist(), default=1.0)
+    bars = (down * front[[f"quality{end}" for end in BAND]]).to_numpy(dtype=float).ravel()
+    ceiling = max([*table["up"].tolist(), *bars[np.isfinite(bars)]], default=1.0)
     room = max(ceiling - floor, 1e-9)
-    ax.set_ylim(*(down * y for y in (floor - 0.04 * room, ceiling + 0.12 * room)))
-    ax.set_xlim(-0.06, 1.06)
-    _write_names(ax, [*records(front), *best])
+    widen(ax, "y", *(down * y for y in (floor - 0.04 * room, ceiling + 0.06 * room)))
+    widen(ax, "x", -0.05, 1.05)
     ax.set_xlabel("P(divergence)")
     kind, _, task = measure.partition("_")
     words = {"kept": "kept", "score": task, "error": task}.get(kind, f"held-out {kind.upper()}, {task}")
     ax.set_ylabel(f"kept, {task}" if kind == "kept" and task else words)
 
 
+def _placed(table: pd.DataFrame) -> tuple[pd.DataFrame, int, float]:
+    """The cells with a quality and their places: x, up, and off for those below the floor; the sign, and the floor.
+
+    Methods with equal rates stand beside each other, within 0 and 1.
+    """
+    down = -1 if lower_is_better(str(table["measure"].iloc[0])) else 1
+    table = table.loc[table["quality"].notna()]
+    floor = _floor(down * table["quality"].to_numpy(dtype=float), table["rate"].to_numpy(dtype=float))
+    order = method_order(table["method"])
+    between = np.diff(sorted(set(table["rate"]))).min(initial=1.0)
+    step = min(STEP, 0.8 * float(between) / max(1, len(order)))
+    place = {method: i for i, method in enumerate(order)}
+    shift = [step * (place[m] - (len(order) - 1) * p) for m, p in zip(table["method"], table["rate"], strict=True)]
+    placed = table.assign(
+        x=table["rate"] + shift,
+        up=np.maximum(down * table["quality"], floor),
+        off=down * table["quality"] < floor,
+    )
+    return placed, down, floor
+
+
+def _named(placed: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows with a name: the Pareto front, and the best cell of each other method."""
+    best = []
+    for method in method_order(placed["method"]):
+        of_method = placed.loc[placed["method"] == method]
+        top = of_method.sort_values(["up", "rate"], ascending=[False, True]).head(1)
+        best += [row for row in records(top) if not row["pareto"] and not row["off"]]
+    return [*records(placed.loc[placed["pareto"]].sort_values(["rate", "up"])), *best]
+
+
 def _draw_points(ax: Axes, of_method: pd.DataFrame, style: LineStyle, down: int, rasterized: bool) -> None:
     """Draw the cells of a method that are not on the Pareto front."""
-    for off, marker in ((False, style.marker), (True, "x")):
+    label = str(of_method["method"].iloc[0])
+    for off, marker, name in ((False, style.marker, label), (True, "x", None)):
         chosen = of_method.loc[(of_method["off"] == off) & ~of_method["pareto"]]
-        points = {"color": style.colour, "ms": 5, "alpha": 0.55, "mew": 0.8, "rasterized": rasterized}
-        ax.plot(chosen["x"], down * chosen["up"], marker, **points)
+        points = {"color": style.colour, "ms": 0.9 * sizes(ax).marker, "alpha": 0.55, "mew": 0.8}
+        ax.plot(chosen["x"], down * chosen["up"], marker, **points, rasterized=rasterized, label=name)
 
 
 def _draw_named_point(ax: Axes, row: Mapping[str, Any], style: LineStyle) -> None:
-    """Draw a large marker, on the Pareto front with the intervals of rate and quality."""
-    x, y, colour = row["x"], row["quality"], style.colour
+    """Draw a large marker, on the Pareto front with the interval of the rate and the band of quality."""
+    x, y, colour, size = row["x"], row["quality"], style.colour, sizes(ax)
     if row["pareto"]:
         span = sorted((row["quality_q10"], row["quality_q90"]))
-        ax.plot([x, x], span, color=colour, marker="_", lw=1.2, ms=7, zorder=2)
-        ax.plot([row["low"], row["high"]], [y, y], color=colour, marker="|", lw=1.2, ms=7, zorder=2)
-    ax.plot(x, y, style.marker, color=colour, ms=9 if row["pareto"] else 7, mec="black", mew=1.2, zorder=5)
+        bar = {"color": colour, "lw": 0.75 * size.line, "ms": 1.3 * size.marker, "zorder": 2}
+        ax.plot([x, x], span, marker="_", **bar)
+        ax.plot([row["low"], row["high"]], [y, y], marker="|", **bar)
+    ms = (1.6 if row["pareto"] else 1.3) * size.marker
+    ax.plot(x, y, style.marker, color=colour, ms=ms, mec="black", mew=0.75 * size.line, zorder=5)
 
 
 def _floor(up: np.ndarray, rate: np.ndarray) -> float:
@@ -123,25 +155,42 @@ def _floor(up: np.ndarray, rate: np.ndarray) -> float:
     return max(lowest, top - (1 + FLOOR_SPANS) * (top - typical)) if top > typical else lowest
 
 
-def _write_names(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write names beside points, one below the other if they would overlap, with thin lines to their points."""
-    (low, high), size = ax.get_ylim(), 9.0
-    gap = abs(high - low) * size * 1.45 / 72 / (0.75 * PANEL_HEIGHT)
-    sign = 1 if high > low else -1
-    last = math.inf
-    for row in sorted(rows, key=lambda row: -sign * row["quality"]):
-        x, y = row["x"], row["quality"]
-        last = min(sign * y, last - gap)
-        line = {"arrowstyle": "-", "color": "#888888", "lw": 0.7, "shrinkA": 0, "shrinkB": 4}
+def write_names(ax: Axes, table: pd.DataFrame) -> None:
+    """Write the names of `draw_tradeoff` beside their points, with thin lines.
+
+    Names stand one below the other; there are as many as the panel, as it is laid out now, has room for. Those of the
+    front come first.
+    """
+    placed, down, _ = _placed(table)
+    rows = _named(placed)
+    (low, high), letters = ax.get_ylim(), sizes(ax).text
+    gap = abs(high - low) * letters * 1.35 / 72 / inches(ax)[1]
+    rows = sorted(rows[: max(1, int(0.95 * abs(high - low) / gap))], key=lambda row: -down * row["quality"])
+    bottom, top = sorted((down * low, down * high))
+    heights, last = [], math.inf
+    for row in rows:
+        last = min(down * row["quality"], last - gap, top - gap)
+        heights.append(last)
+    for i in reversed(range(len(heights))):  # those that would stand below the panel push the others up
+        above = heights[i + 1] + gap if i + 1 < len(heights) else bottom + 0.3 * gap
+        heights[i] = max(heights[i], above)
+    for row, height in zip(rows, heights, strict=True):
+        x, left = row["x"], row["x"] < 0.6
+        near = [other["x"] for other in rows if abs(other["x"] - x) < NEAR and (other["x"] < 0.6) == left]
+        line = {"arrowstyle": "-", "color": "#888888", "lw": 0.7, "shrinkA": 0, "shrinkB": 3}
         ax.annotate(
             f"{row['curve']}, lr {row['lr']:g}",
-            xy=(x, y),
-            xytext=(x + 0.05 if x < 0.6 else x - 0.05, sign * last),
-            ha="left" if x < 0.6 else "right",
+            xy=(x, row["quality"]),
+            xytext=(max(near) + 0.05 if left else min(near) - 0.05, down * height),
+            ha="left" if left else "right",
             va="bottom",
-            fontsize=size,
+            fontsize=letters,
             color="black" if row["pareto"] else "#666666",
             arrowprops=line,
             zorder=6,
             path_effects=[HALO],
         )
+
+
+NEAR = 0.12
+"""Distance of points, in P(divergence), whose names begin beside each other."""

@@ -80,14 +80,19 @@ def _environment() -> jinja2.Environment:
 def image(figure: Figure, path: Path) -> Image:
     """Write a figure as PNG to a path and return it as SVG for a page."""
     figure.set_dpi(DPI)
-    figure.draw_without_rendering()
-    figure.set_layout_engine(None)  # keeps the layout, which would be computed again for each format
+    settle(figure)
     png, svg = io.BytesIO(), io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI)
     figure.savefig(svg, format="svg", metadata={"Date": None})
     write_atomic(path, png.getvalue(), sync=False)
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
     return Image(source=source, width=round(figure.get_figwidth() * PIXELS_PER_INCH))
+
+
+def settle(figure: Figure) -> None:
+    """Lay a figure out once for all formats."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)
 
 
 def file_name(name: str) -> str:

@@ -53,7 +53,7 @@ def write(
         OSError: If the folder cannot be written.
     """
     folder = tables.folder
-    images = _write_figures(tables, losses)
+    images = _write_figures(tables, losses, reference)
     if sizes is not None:
         with figure_style():
             images["scale"] = image(scale(sizes), folder / "figures" / "scale.png")
@@ -85,10 +85,12 @@ def _write_runs(every: pd.DataFrame, folder: Path) -> None:
     write_atomic(folder / PUBLISHED, buffer.getvalue(), sync=False)
 
 
-def _write_figures(tables: ReportTables, losses: pd.DataFrame | None) -> dict[str, Image]:
+def _write_figures(
+    tables: ReportTables, losses: pd.DataFrame | None, reference: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, Image]:
     """Write every figure as PNG; returns name -> figure for the page."""
     with figure_style():
-        figures = report_figures(tables, losses)
+        figures = report_figures(tables, losses, reference)
         where = tables.folder / "figures"
         return {name: image(figure, where / f"{file_name(name)}.png") for name, figure in figures.items()}
 

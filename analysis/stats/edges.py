@@ -80,7 +80,7 @@ def fitted_curves(runs: pd.DataFrame, points: int = 120, fitted: Mapping | None 
 
     Args:
         runs: One row a run (`analysis.load`).
-        points: Lrs of a curve, evenly spaced in log.
+        points: Lrs of a curve, evenly spaced in log; where it is steep there are more.
         fitted: `fits(runs)`; computed if None.
 
     Returns:
@@ -92,13 +92,33 @@ def fitted_curves(runs: pd.DataFrame, points: int = 120, fitted: Mapping | None 
     for (model, name), curve in _curves(runs.reindex(columns=[*CURVE, "method"])):
         curve_fit = fitted[model, name]
         lrs = np.geomspace(curve_fit.lrs[0], curve_fit.lrs[-1], points if len(curve_fit.lrs) > 1 else 1)
-        low, rate, high = curve_fit.curve(lrs, (TAIL, 0.5, 1 - TAIL))
+        lrs, (low, rate, high) = _smooth(curve_fit, lrs)
         same = {"model": model, "curve": name, "method": curve["method"].iloc[0]}
         rows += [
             same | {"lr": x, "rate": r, "low": a, "high": b} for x, r, a, b in zip(lrs, rate, low, high, strict=True)
         ]
     columns = [*CURVE, "method", "lr", "rate", "low", "high"]
     return in_order(pd.DataFrame(rows, columns=pd.Index(columns)))
+
+
+def _smooth(curve_fit: Fit, lrs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return lrs and the quantiles of the curve there, with further lrs between any two that differ by over SMOOTH."""
+    found = curve_fit.curve(lrs, BAND)
+    for _ in range(HALVINGS):
+        steep = np.flatnonzero((np.abs(np.diff(found, axis=1)) > SMOOTH).any(0))
+        if not steep.size:
+            break
+        between = np.sqrt(lrs[steep] * lrs[steep + 1])
+        lrs = np.insert(lrs, steep + 1, between)
+        found = np.insert(found, steep + 1, curve_fit.curve(between, BAND), axis=1)
+    return lrs, found
+
+
+BAND = (TAIL, 0.5, 1 - TAIL)
+SMOOTH = 0.03
+"""The largest step of P(divergence) between two points of a curve that looks smooth."""
+
+HALVINGS = 8
 
 
 def edges(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = None) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.loading import CURVE, in_order, records, with_curves
+from analysis.stats.onsets import LOST_AT, with_onsets
 from study.outcomes.gains import LEAST_POINTS
 
 
@@ -15,21 +16,27 @@ def diverged_by_step(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the share of a curve's runs that have diverged by each step, over all lrs and seeds.
 
     Args:
-        runs: One row a run. A run counts from its `diverged_at_step` on.
+        runs: One row a run. A run counts from its `lost_at` on (`analysis.stats.onsets.with_onsets`).
 
     Returns:
-        Columns model, curve, method, runs, step, share; the first row of a curve is step 0, the last its last step.
+        Columns model, curve, method, runs, step, share, known; the first row of a curve is step 0, the last its last
+        step. If it is not known when some diverged runs were lost, a further row has the share with them, at the last
+        step; known is False there.
     """
     runs = with_curves(runs)
+    runs = runs if LOST_AT in runs else with_onsets(runs)
     rows = []
     for key, curve in runs.groupby(CURVE, sort=False):
         model, name = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
-        at = sorted(int(s) for s in curve.loc[curve["outcome"] == "diverged", "diverged_at_step"].dropna())
-        steps = [0, *at, max(curve["steps"].tolist())]
+        diverged = curve.loc[curve["outcome"] == "diverged", LOST_AT]
+        at, last = sorted(int(s) for s in diverged.dropna()), max(curve["steps"].tolist())
+        steps = [0, *at, last]
         shares = [*(i / len(curve) for i in range(len(at) + 1)), len(at) / len(curve)]
         same = {"model": model, "curve": name, "method": curve["method"].iloc[0], "runs": len(curve)}
-        rows += [same | {"step": step, "share": share} for step, share in zip(steps, shares, strict=True)]
-    columns = pd.Index([*CURVE, "method", "runs", "step", "share"])
+        rows += [same | {"step": x, "share": share, "known": True} for x, share in zip(steps, shares, strict=True)]
+        if len(diverged) > len(at):
+            rows.append(same | {"step": last, "share": len(diverged) / len(curve), "known": False})
+    columns = pd.Index([*CURVE, "method", "runs", "step", "share", "known"])
     table = pd.DataFrame(rows, columns=columns)
     return in_order(table.assign(lr=table["step"])).drop(columns="lr")
 

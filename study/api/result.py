@@ -3,7 +3,7 @@
 import functools
 import numbers
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -251,6 +251,20 @@ class Result:
         report(self.folder)
         return self.folder / "report.html"
 
+    def save_figures(
+        self, folder: AnyPath, formats: Sequence[str] = ("pdf", "svg", "png"), width: float = 3.3
+    ) -> list[Path]:
+        """Write all figures of the report for a paper, with letters of 8 points, and return their paths.
+
+        Args:
+            folder: Where to.
+            formats: A figure has a file of each.
+            width: Of a figure, in inches: 3.3 is a column of a paper.
+        """
+        from study.commands.report import save_figures
+
+        return save_figures(self.folder, Path(os.fspath(folder)), formats, width)
+
     def latex(self, level: float = 0.5) -> str:
         """Return the edges as a booktabs table of LaTeX, with intervals and seeds."""
         from analysis.text.latex import edges_table
@@ -264,6 +278,7 @@ class Result:
         model: str | None = None,
         level: float = 0.5,
         palette: Mapping[str, Any] | None = None,
+        markers: Mapping[str, Any] | None = None,
     ) -> "Axes":
         """Draw P(divergence) against lr, with intervals and fitted curves.
 
@@ -272,15 +287,16 @@ class Result:
             model: Which one; None if there is one.
             level: Of the edges.
             palette: Colour of each curve or method that is not to have its own.
+            markers: The marker of each, likewise.
         """
         from analysis.figures.curves import draw_rates
-        from analysis.figures.own_axes import plain_axes, recoloured
+        from analysis.figures.own_axes import own_styles, plain_axes
         from analysis.stats.edges import fitted_curves
 
         ax, model = plain_axes(ax), self._model(model)
         rates, edges = self._of(self.rates(), model), self._of(self.edges(level), model)
         runs = self.runs.loc[self.runs["model"] == model]
-        draw_rates(ax, rates, fitted_curves(runs, fitted=self.fits), edges, recoloured(rates, palette))
+        draw_rates(ax, rates, fitted_curves(runs, fitted=self.fits), edges, own_styles(rates, palette, markers))
         return ax
 
     def plot_frontier(
@@ -291,6 +307,7 @@ class Result:
         model: str | None = None,
         level: float = 0.5,
         palette: Mapping[str, Any] | None = None,
+        markers: Mapping[str, Any] | None = None,
     ) -> "Axes":
         """Draw the edge of a method against its threshold, beside that of `none`.
 
@@ -300,12 +317,13 @@ class Result:
             model: Which one; None if there is one.
             level: Of the edges.
             palette: Colour of each method that is not to have its own.
+            markers: The marker of each, likewise.
 
         Raises:
             ValueError: No such threshold varies.
         """
         from analysis.figures.frontier import draw_frontier
-        from analysis.figures.own_axes import plain_axes, recoloured
+        from analysis.figures.own_axes import own_styles, plain_axes
         from analysis.figures.panels import threshold_lines
 
         ax, table = plain_axes(ax), self._of(self.frontier(level), self._model(model))
@@ -315,7 +333,7 @@ class Result:
         if threshold not in lines:
             raise ValueError(f"threshold is one of those that vary: {', '.join(lines) or 'none does here'}")
         line = lines[threshold]
-        style = recoloured(table, palette, methods=True)[line["method"].iloc[0]]
+        style = own_styles(table, palette, markers, methods=True)[line["method"].iloc[0]]
         draw_frontier(ax, line, table.loc[table["curve"] == "none"], style)
         return ax
 
@@ -325,6 +343,8 @@ class Result:
         *,
         model: str | None = None,
         quality: str | None = None,
+        palette: Mapping[str, Any] | None = None,
+        markers: Mapping[str, Any] | None = None,
     ) -> "Axes":
         """Draw held-out quality against P(divergence), with the Pareto front.
 
@@ -332,12 +352,14 @@ class Result:
             ax: Where to draw; None is the current axes of pyplot.
             model: Which one; None if there is one.
             quality: A column of `quality()`; None is that of the first task.
+            palette: Colour of each method that is not to have its own.
+            markers: The marker of each, likewise.
         """
-        from analysis.figures.own_axes import plain_axes
+        from analysis.figures.own_axes import own_styles, plain_axes
         from analysis.figures.tradeoff import draw_tradeoff
 
-        ax = plain_axes(ax)
-        draw_tradeoff(ax, self._of(self.tradeoff(quality), self._model(model)))
+        ax, table = plain_axes(ax), self._of(self.tradeoff(quality), self._model(model))
+        draw_tradeoff(ax, table, own_styles(table, palette, markers, methods=True))
         return ax
 
     def plot_losses(self, run_id: str, ax: "Axes | None" = None, *, task: str | None = None) -> "Axes":

@@ -227,7 +227,10 @@ def build_parser(verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]
     command("resume", "train the missing runs of a study, then report", "workers", "cluster", folder=True)
     status = command("status", "count runs that are done, training, diverged, failed and missing", folder=True)
     status.add_argument("--json", action="store_true", help="print JSON")
-    command("report", "write tables, figures and report.html from the record", folder=True)
+    report = command("report", "write tables, figures and report.html from the record", folder=True)
+    report.add_argument(
+        "--figures", metavar="F", help="formats of figures of 3.3 inches for a paper: pdf, svg or png, such as pdf,svg"
+    )
     recommend = command("recommend", "show the largest lr whose risk can be claimed, by method", folder=True)
     _add_claim(recommend)
     recommend.add_argument("--json", action="store_true", help="print JSON records with finite numbers or null")

@@ -107,8 +107,15 @@ def _report(options: argparse.Namespace) -> None:
     from study.commands import family, report
 
     folder = _folder(options)
-    command = family if family.is_family(folder) else report
-    show(command.report(folder))
+    formats = tuple(filter(None, (options.figures or "").split(",")))
+    if options.figures is not None and not formats:
+        raise ValueError("--figures needs formats, such as pdf,svg")
+    if not family.is_family(folder):
+        show(report.report(folder, formats))
+        return
+    if formats:
+        raise ValueError(f"{options.dir} holds a family of studies; --figures takes one study")
+    show(family.report(folder))
 
 
 def _recommend(options: argparse.Namespace) -> None:

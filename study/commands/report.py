@@ -1,6 +1,7 @@
 """`study report`: tables, figures and report.html from the record alone."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,26 @@ if TYPE_CHECKING:
     from analysis.stats.scale import ScaleTables
 
 
-def report(folder: Path) -> str:
-    """Write the report, and return its text for a terminal. Raises StorageError if it cannot be written."""
+def report(folder: Path, figures: Sequence[str] = ()) -> str:
+    """Write the report, and return its text for a terminal.
+
+    Args:
+        folder: Of the study.
+        figures: Formats of figures for a paper, which go into figures/paper (`save_figures`).
+
+    Raises:
+        ValueError: Unknown formats.
+        StorageError: It cannot be written.
+    """
     from analysis.report import page, terminal
+    from analysis.report.figures import check_figures
+    from analysis.report.figures import save_figures as paper_figures
     from analysis.report.tables import report_tables
     from analysis.stats.trajectories import example_pairs
     from analysis.text.report import MOST_REJUDGED
 
+    if figures:
+        check_figures(figures, COLUMN)
     stores.store_for(folder).refresh("set_aside", tables.PUBLISHED)
     found = report_tables(folder)
     try:
@@ -35,14 +49,17 @@ def report(folder: Path) -> str:
         judged = found.every.loc[found.every["role"] == "control"] if many else found.every
         examples = [run["run_id"] for pair in example_pairs(found.runs) for run in pair] if many else []
         losses = tables.read_losses(folder, [*judged["run_id"], *examples] if many else None)
+        told = _references(found, losses)
         path = page.write(
             found,
-            _references(found, losses),
+            told,
             None if many else _influence(found, losses),
             losses,
             sizes=_sizes(found),
             doubling=None if many else _doubling(found, losses),
         )
+        if figures:
+            paper_figures(found, folder / "figures" / "paper", figures, COLUMN, losses, told)
     except OSError as error:
         raise StorageError(f"cannot write the report to {folder} ({error.strerror or error})") from error
     stores.publish(folder)
@@ -52,6 +69,38 @@ def report(folder: Path) -> str:
     return "\n".join(
         [text, *_missing_losses(judged, losses), *_missing_runs(folder, found), "", f"report: {path}{url}"]
     )
+
+
+COLUMN = 3.3
+"""Inches of a column of a paper."""
+
+
+def save_figures(folder: Path, into: Path, formats: Sequence[str], width: float = COLUMN) -> list[Path]:
+    """Write the figures of a report for a paper, and return their paths.
+
+    Args:
+        folder: Of the study.
+        into: Where to.
+        formats: "pdf", "svg" or "png".
+        width: Of a figure, in inches.
+
+    Raises:
+        ValueError: Unknown formats, or no width of a page.
+        StorageError: They cannot be written.
+    """
+    from analysis.report.figures import check_figures
+    from analysis.report.figures import save_figures as paper_figures
+    from analysis.report.tables import report_tables
+    from analysis.text.report import MOST_REJUDGED
+
+    check_figures(formats, width)
+    found = report_tables(folder)
+    losses = tables.read_losses(folder) if len(found.runs) <= MOST_REJUDGED else None
+    told = {} if losses is None else _references(found, losses)
+    try:
+        return paper_figures(found, into, formats, width, losses, told)
+    except OSError as error:
+        raise StorageError(f"cannot write figures to {into} ({error.strerror or error})") from error
 
 
 def _missing_losses(runs: "pd.DataFrame", losses: "pd.DataFrame") -> list[str]:

@@ -84,11 +84,16 @@ def centred_median(values_T: np.ndarray, steps: int) -> np.ndarray:
         values_T: Values in the order of steps.
         steps: Length of a window, an odd number.
     """
-    half, ordered = steps // 2, []
-    for t in range(len(values_T)):
+    half, count = steps // 2, len(values_T)
+    found_T = np.empty(count)
+    if count >= steps:
+        windows = np.lib.stride_tricks.sliding_window_view(np.asarray(values_T), steps)
+        found_T[half : count - half] = np.sort(windows, axis=1)[:, half]
+    ends = range(count) if count < steps else [*range(half), *range(count - half, count)]
+    for t in ends:
         window = np.sort(values_T[max(0, t - half) : t + half + 1])
-        ordered.append(window[(len(window) - 1) // 2])
-    return np.array(ordered)
+        found_T[t] = window[(len(window) - 1) // 2]
+    return found_T
 
 
 def _begins(true_T: np.ndarray, at: int) -> int:

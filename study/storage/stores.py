@@ -24,7 +24,15 @@ __all__ += ["probe", "publish", "store_for"]
 
 Store = LocalStore | ObjectStore
 
-PUBLISHED = ("report.html", "runs.parquet", "optuna.journal", "tables/*.csv", "tables/*.json", "figures/*")
+PUBLISHED = (
+    "report.html",
+    "runs.parquet",
+    "optuna.journal",
+    "tables/*.csv",
+    "tables/*.json",
+    "figures/*.png",
+    "figures/paper/*",
+)
 """Files computed from the record that people want to find in the object store too."""
 
 
