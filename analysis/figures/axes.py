@@ -5,6 +5,7 @@ Create and save figures inside `figure_style()`.
 
 import contextlib
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -263,7 +264,23 @@ def legend(figure: Figure, styles: Mapping[str, LineStyle], lines: bool = True) 
         else Line2D([], [], color=v.colour, ls="none", marker=v.marker, ms=1.2 * marker)
         for v in styles.values()
     ]
-    # An entry takes about 0.75 inches beside its text, whose letters take about 0.085.
-    entries, width = [letter * (0.75 + 0.085 * len(name)) for name in styles], figure.get_figwidth()
+    # An entry takes about 0.75 inches beside its text, whose letters take about 0.085; less where there is little room.
+    width = figure.get_figwidth()
+    handle, gap, beside = (3.2, 2.0, 0.75) if width > NARROW else (2.2, 1.0, 0.47)
+    entries = [letter * (beside + 0.085 * len(name)) for name in styles]
     columns = len(styles) if sum(entries) <= width else max(1, int(width / max(entries)))
-    figure.legend(handles, list(styles), loc="outside upper left", ncols=max(1, columns), handlelength=3.2)
+    figure.legend(
+        handles,
+        list(styles),
+        loc="outside upper left",
+        ncols=max(1, columns),
+        handlelength=handle,
+        columnspacing=gap,
+        labelspacing=0.3,
+    )
+
+
+def label_y(ax: Axes, text: str) -> None:
+    """Label the y axis, in several lines if the axes is low."""
+    letters = 72 * inches(ax)[1] / (0.58 * float(matplotlib.rcParams["font.size"]))
+    ax.set_ylabel("\n".join(textwrap.wrap(text, max(12, int(letters)))))

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from analysis.figures.axes import BAND_ALPHA, lr_axis, shifted, sizes, widen
+from analysis.figures.axes import BAND_ALPHA, label_y, lr_axis, shifted, sizes, widen
 from analysis.figures.palette import LineStyle, curve_styles
 from analysis.loading import records
 from analysis.stats.edges import NOT_REACHED
@@ -61,7 +61,7 @@ def draw_rates(
     lr_axis(ax, rates["lr"], arrows=bool(censored))
     _draw_arrows(ax, censored, {row["curve"]: _end(rates, fitted, row["curve"]) for row in censored}, styles)
     widen(ax, "y", -0.04, 1.04)
-    ax.set_ylabel("P(divergence)")
+    label_y(ax, "P(divergence)")
 
 
 def _draw_points(
@@ -172,7 +172,7 @@ def draw_band(
             cross = {"ms": 1.3 * size.marker, "mew": 1.1 * size.line}
             ax.plot(lr[off], mid[off], "x", color=style.colour, **cross, clip_on=False, zorder=5)
     lr_axis(ax, table["lr"])
-    ax.set_ylabel(label)
+    label_y(ax, label)
 
 
 def draw_micro(ax: Axes, rates: pd.DataFrame, styles: Styles | None = None) -> None:
@@ -193,7 +193,7 @@ def draw_micro(ax: Axes, rates: pd.DataFrame, styles: Styles | None = None) -> N
         ax.plot(lr, rate, color=style.colour, ls=style.dash, lw=0.8 * size.line, transform=moved, **marks)
     lr_axis(ax, rates["lr"])
     widen(ax, "y", -0.04, 1.04)
-    ax.set_ylabel("P(micro divergence)")
+    label_y(ax, "P(micro divergence)")
 
 
 def draw_horizon(ax: Axes, table: pd.DataFrame, styles: Styles | None = None) -> None:
@@ -217,7 +217,7 @@ def draw_horizon(ax: Axes, table: pd.DataFrame, styles: Styles | None = None) ->
             open_mark = {"ms": 0.9 * size.marker, "mfc": "white", "clip_on": False}
             ax.plot(rest["step"], rest["share"], style.marker, color=style.colour, **open_mark)
     ax.set_xlabel("step")
-    ax.set_ylabel("runs diverged so far")
+    label_y(ax, "runs diverged so far")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda p, _: f"{100 * p:.0f}%"))
     ax.set_ylim(bottom=0)
     ax.set_xlim(0, max(table["step"].tolist(), default=1) or 1)

@@ -24,6 +24,7 @@ from analysis.figures.axes import (
     Page,
     figure_style,
     inches,
+    label_y,
     log_ticks,
     panel_figure,
     sizes,
@@ -85,8 +86,10 @@ def draw_frontier(
     # The line breaks where an edge is not a number.
     label = str(line["method"].iloc[0])
     ax.plot(value, edge, color=style.colour, ls=style.dash, lw=1.1 * size.line, zorder=3, label=label)
+    before, crowded = "", 72 * inches(ax)[0] < 4.5 * size.text * len(rows)
     for row in rows:
         if row["status"] == REACHED:
+            before = ""
             face = style.colour if row["monotone"] else "white"
             ax.plot(
                 row["value"],
@@ -100,11 +103,14 @@ def draw_frontier(
             )
         else:
             up = row["status"] == NOT_REACHED
-            _censored(ax, row["value"], row["lr_max"] if up else row["lr_min"], up, edge_text(row), style.colour)
+            text = edge_text(row)
+            shown = "" if crowded and text == before else text  # neighbours would write it over each other
+            _censored(ax, row["value"], row["lr_max"] if up else row["lr_min"], up, shown, style.colour)
+            before = text
     _value_axis(ax, value)
     log_ticks(ax.yaxis, bottom, top, (bottom, top))
     ax.set_xlabel(str(line["threshold"].iloc[0]))
-    ax.set_ylabel(f"{_level_name(float(line['level'].iloc[0]))} (learning rate)")
+    label_y(ax, f"{_level_name(float(line['level'].iloc[0]))} (learning rate)")
 
 
 def _edge_range(table: pd.DataFrame) -> tuple[float, float]:

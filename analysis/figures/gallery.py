@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.axes import REPORT, Page, panel_figure, sizes
+from analysis.figures.axes import REPORT, Page, label_y, panel_figure, sizes
 from analysis.figures.palette import method_styles
 from analysis.stats.onsets import LOST_AT
 
@@ -56,5 +56,5 @@ def draw_pair(ax: Axes, gains: pd.DataFrame, diverged: Mapping[str, Any], health
     ax.axhline(0, color="#444444", lw=0.5 * size.line)
     ax.set_title(f"{diverged['model']}, {diverged['curve']}")
     ax.set_xlabel("step")
-    ax.set_ylabel("gain over the constant")
+    label_y(ax, "gain over the constant")
     ax.legend(loc="upper left", fontsize=size.text, borderaxespad=0.1, handlelength=2.4)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.axes import HALO, REPORT, Page, figure_style, inches, legend, panel_figure, sizes, widen
+from analysis.figures.axes import HALO, REPORT, Page, figure_style, inches, label_y, legend, panel_figure, sizes, widen
 from analysis.figures.palette import LineStyle, method_styles
 from analysis.figures.panels import MOST_PANELS, evenly_spaced
 from analysis.loading import method_order, records
@@ -88,7 +88,7 @@ def draw_points(ax: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle] |
     ax.set_xlabel("P(divergence)")
     kind, _, task = measure.partition("_")
     words = {"kept": "kept", "score": task, "error": task}.get(kind, f"held-out {kind.upper()}, {task}")
-    ax.set_ylabel(f"kept, {task}" if kind == "kept" and task else words)
+    label_y(ax, f"kept, {task}" if kind == "kept" and task else words)
 
 
 def _placed(table: pd.DataFrame) -> tuple[pd.DataFrame, int, float]:

@@ -12,10 +12,12 @@ from analysis.figures.forest import forest_plot
 from analysis.figures.scale import scale
 from analysis.loading import FamilyMember, records
 from analysis.report import sections
+from analysis.report.figures import said
 from analysis.report.html import Table, image, render
 from analysis.report.table_files import write_tables
 from analysis.stats.edges import REACHED
 from analysis.stats.scale import ScaleTables
+from analysis.text import alt
 from analysis.text.contrasts import ratio_text
 from analysis.text.edges import edge_text
 from analysis.text.forest import interaction_text, times_text
@@ -57,7 +59,7 @@ def write(
     images = {}
     with figure_style():
         if len(forest):
-            images["forest"] = image(forest_plot(forest), folder / "figures" / "forest.png")
+            images["forest"] = image(said(forest_plot(forest), alt.forest(forest)), folder / "figures" / "forest.png")
         if sizes is not None:
             images["scale"] = image(scale(sizes), folder / "figures" / "scale.png")
     content = render(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.figures import curves, frontier, tradeoff
 from analysis.figures.axes import REPORT, Page, figure_style, paper
 from analysis.figures.gallery import gallery
-from analysis.figures.panels import Panel, draw_panels, panels
+from analysis.figures.panels import Panel, draw_panels, panels, threshold_lines
 from analysis.loading import tasks_of
 from analysis.report.html import file_name, settle
 from analysis.report.tables import LEVELS, ReportTables
@@ -20,6 +20,7 @@ from analysis.stats import frontier as thresholds
 from analysis.stats.edges import fitted_curves
 from analysis.stats.onsets import LOST_AT, with_onsets
 from analysis.stats.trajectories import diverged_by_step, example_pairs, gain_by_step
+from analysis.text import alt
 from analysis.text.format import score_text
 from study.record.tables import read_losses
 from study.storage.atomic import write_atomic
@@ -68,7 +69,8 @@ def report_figures(
         return draw_panels(parts, draw, page)
 
     def bands(value: str, label: str) -> Figure:
-        return on_panels(lambda ax, p: curves.draw_band(ax, of(table, p), value, label, None, p.styles))
+        figure = on_panels(lambda ax, p: curves.draw_band(ax, of(table, p), value, label, None, p.styles))
+        return said(figure, alt.quality(label, table, value))
 
     def kept(ax: Axes, part: Panel) -> None:
         curves.draw_band(ax, of(table, part), "kept", "kept (share of the reference gain)", KEPT_BOTTOM, part.styles)
@@ -76,18 +78,18 @@ def report_figures(
         ax.axhline(rule, color="#999999", lw=0.8, ls=(0, (2, 2)))
         ax.set_ylim(bottom=KEPT_BOTTOM)
 
-    figures = {
-        "divergence": on_panels(
-            lambda ax, p: curves.draw_rates(ax, of(rates, p), of(lines, p), of(edges, p), p.styles)
-        ),
-    }
+    divergence = on_panels(lambda ax, p: curves.draw_rates(ax, of(rates, p), of(lines, p), of(edges, p), p.styles))
+    figures = {"divergence": said(divergence, alt.divergence(edges))}
     if set(moving["threshold"]) != {""}:
-        figures["frontier"] = frontier.frontier(moving, page)
-        figures["threshold_map"] = frontier.threshold_map(
-            thresholds.threshold_map(runs), thresholds.contours(runs, fitted), page
+        every_line = [line for _, line in threshold_lines(moving)]
+        figures["frontier"] = said(frontier.frontier(moving, page), alt.frontier(every_line))
+        counted = thresholds.threshold_map(runs)
+        figures["threshold_map"] = said(
+            frontier.threshold_map(counted, thresholds.contours(runs, fitted), page), alt.threshold_map(counted)
         )
-    figures["tradeoff"] = tradeoff.tradeoff(thresholds.tradeoff(runs, definition), page)
-    figures["kept"] = on_panels(kept)
+    costs = thresholds.tradeoff(runs, definition)
+    figures["tradeoff"] = said(tradeoff.tradeoff(costs, page), alt.tradeoff(costs))
+    figures["kept"] = said(on_panels(kept), alt.quality("Share of the reference gain that runs keep", table, "kept"))
     for task in tasks_of(definition.data):
         name, unit = task["name"], task.get("unit") or ""
         if f"auc_{name}" in table:
@@ -97,11 +99,26 @@ def report_figures(
     metric = str(definition.data.get("quality"))
     if metric in table:
         figures[metric] = bands(metric, score_text(metric))
-    figures["micro"] = on_panels(lambda ax, p: curves.draw_micro(ax, of(rates, p), p.styles))
-    figures["horizon"] = on_panels(lambda ax, p: curves.draw_horizon(ax, of(horizon, p), p.styles))
+    micro = on_panels(lambda ax, p: curves.draw_micro(ax, of(rates, p), p.styles))
+    figures["micro"] = said(micro, alt.micro(rates))
+    if _mostly_known(drawn):
+        over_steps = on_panels(lambda ax, p: curves.draw_horizon(ax, of(horizon, p), p.styles))
+        figures["horizon"] = said(over_steps, alt.horizon(horizon))
     if examples := _gallery(tables, losses, reference, page):
         figures["gallery"] = examples
     return figures
+
+
+def said(figure: Figure, words: str) -> Figure:
+    """Return the figure with what it shows in words: its label, which pages and files carry."""
+    figure.set_label(words)
+    return figure
+
+
+def _mostly_known(runs: pd.DataFrame) -> bool:
+    """Whether it is known of half of the diverged runs when they were lost."""
+    diverged = runs.loc[runs["outcome"] == "diverged", LOST_AT]
+    return bool(2 * diverged.notna().sum() >= len(diverged))
 
 
 def save_figures(
@@ -132,7 +149,9 @@ def save_figures(
             for kind in formats:
                 paths.append(folder / f"{file_name(name)}.{kind}")
                 content = io.BytesIO()
-                figure.savefig(content, format=kind, dpi=PAPER_DPI, metadata=METADATA.get(kind))
+                figure.savefig(
+                    content, format=kind, dpi=PAPER_DPI, metadata=METADATA[kind] | {SUBJECT[kind]: figure.get_label()}
+                )
                 write_atomic(paths[-1], content.getvalue(), sync=False)
     return paths
 
@@ -147,8 +166,11 @@ def check_figures(formats: Sequence[str], width: float) -> None:
 
 
 FORMATS = ("pdf", "svg", "png")
-METADATA: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+METADATA: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
 """Without dates, the same figure is the same file."""
+
+SUBJECT = {"pdf": "Subject", "svg": "Description", "png": "Description"}
+"""Where a file carries what the figure shows."""
 
 PAPER_DPI = 300
 
@@ -172,4 +194,5 @@ def _gallery(
     lost_at = dict(zip(marked["run_id"], marked[LOST_AT], strict=True))
     recorded = set(gains["run_id"])
     pairs = [pair for pair in pairs if all(run["run_id"] in recorded for run in pair)]
-    return gallery([(broken | {LOST_AT: lost_at[broken["run_id"]]}, healthy) for broken, healthy in pairs], gains, page)
+    shown_pairs = [(broken | {LOST_AT: lost_at[broken["run_id"]]}, healthy) for broken, healthy in pairs]
+    return said(gallery(shown_pairs, gains, page), alt.gallery(shown_pairs, LOST_AT))

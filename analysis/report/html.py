@@ -48,10 +48,11 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A figure in a page: the data URL of its SVG, and its width in pixels."""
+    """A figure in a page: the data URL of its SVG, its width in pixels, and what it shows in words, or ""."""
 
     source: str
     width: int
+    alt: str = ""
 
 
 def render(template: str, **values: Any) -> str:
@@ -86,7 +87,7 @@ def image(figure: Figure, path: Path) -> Image:
     figure.savefig(svg, format="svg", metadata={"Date": None})
     write_atomic(path, png.getvalue(), sync=False)
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
-    return Image(source=source, width=round(figure.get_figwidth() * PIXELS_PER_INCH))
+    return Image(source=source, width=round(figure.get_figwidth() * PIXELS_PER_INCH), alt=figure.get_label())
 
 
 def settle(figure: Figure) -> None:
