@@ -66,6 +66,7 @@ def run(
         tracking_uri=tracking_uri,
         accept_changed_code=accept_changed_code,
     )
+    command.say_reading()
     if isinstance(what, str):
         if family := families.requested_family(request):
             raise ValueError(f"{family[0].name} is a family of studies: `study run` trains it, or run its members")

@@ -4,6 +4,7 @@ A stack of 40 runs may train for an hour, so steps count as well: the heartbeats
 """
 
 import contextlib
+import html
 import sys
 import threading
 import time
@@ -27,7 +28,7 @@ STEPS_LINE_SECONDS = 30.0
 
 
 class Progress:
-    """Counts trials as they end. A terminal shows live bars.
+    """Counts trials as they end. A terminal shows live bars, a notebook one bar.
 
     Elsewhere, a line is written every LINE_SECONDS at most, one when the control is done, and one at the end. Failures
     and notes are written at once.
@@ -64,7 +65,8 @@ class Progress:
         self.diverged: Counter[str] = Counter()
         self.started = self.next_line = time.monotonic()
         self.withheld = False
-        self.bars = _Bars(self.out) if self.out.isatty() and self._left() else None
+        live = _NotebookBar if console.in_notebook() and out is None else _Bars if self.out.isatty() else None
+        self.bars = live(self.out) if live and self._left() else None
         if self._left():
             self._show(f"{self._runs()} runs · the first stacks train")
         self._closed = threading.Event()
@@ -155,7 +157,8 @@ class Progress:
         done = self.done + self.failed
         state = self.source.state if self.judged else ""
         total, steps = done + self._left().total(), sum(runs for _, runs in self._training().values())
-        self.bars.update("runs", done + steps, total, f"{self._runs()} · {self._pace()} {state}")
+        text = f"{self._runs()} · {self._pace()} {state}" if done + steps else line
+        self.bars.update("runs", done + steps, total, text)
         for method, n in self.judged.items():
             self.bars.update(method, self.diverged[method], n, f"{self.diverged[method]}/{n} diverged")
 
@@ -203,6 +206,34 @@ class _Bars:
 
     def stop(self) -> None:
         self.progress.stop()
+
+
+class _NotebookBar:
+    """One live bar in the output of a cell, with what the rows of a terminal say below it."""
+
+    def __init__(self, _out: TextIO) -> None:
+        from IPython.display import display  # pyright: ignore[reportMissingImports] - a notebook has it
+
+        self.rows = dict[str, tuple[float, int, str]]()
+        self.handle = display(self._shown(), raw=True, display_id=True)
+
+    def _shown(self) -> dict[str, str]:
+        done, total, text = self.rows.get("runs", (0, 1, ""))
+        others = " · ".join(f"{name} {row[2]}" for name, row in self.rows.items() if name != "runs")
+        lines = [text.strip(), *filter(None, [others])]
+        bar = f'<progress style="width: 100%" max="{max(total, 1)}" value="{done:.3f}"></progress>'
+        shown = "<br>".join(html.escape(line) for line in lines)
+        return {"text/plain": "\n".join(lines), "text/html": f"{bar}<br>{shown}"}
+
+    def update(self, name: str, done: float, total: int, text: str) -> None:
+        self.rows[name] = (done, total, console.printable(text))
+        self.handle.update(self._shown(), raw=True)
+
+    def print(self, text: str) -> None:
+        console.show(text)
+
+    def stop(self) -> None:
+        pass
 
 
 def duration(seconds: float) -> str:

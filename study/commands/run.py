@@ -31,7 +31,7 @@ from study.record.repair import set_bad_files_aside
 from study.storage import stores
 from study.storage.lock import locked
 from study.storage.stores import cache_folder
-from study.text.console import show
+from study.text.console import in_notebook, show
 from study.text.wording import count
 from study.tracking.client import check_scheme
 from study.trainers.protocol import Trainer, open_trainer
@@ -59,6 +59,12 @@ def run(request: RunRequest, study: Study | None = None, trainer: Trainer | None
     if study is None:
         study, trainer = study_and_trainer(request)
     return train(request, study, trainer or open_trainer(study, cache_folder()), out_folder(request, study))
+
+
+def say_reading() -> None:
+    """Say in a notebook, where nothing else shows that it works, what happens before Ray starts."""
+    if in_notebook():
+        show("the data are read and the models checked")
 
 
 def resume(folder: Path, request: RunRequest) -> Path:

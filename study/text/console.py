@@ -14,6 +14,12 @@ def show(text: object, *, end: str = "\n", file: TextIO | None = None) -> None:
     print(printable(str(text)), end=end, file=file or sys.stdout, flush=True)
 
 
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and type(ipython.get_ipython()).__name__ == "ZMQInteractiveShell"
+
+
 def printable(text: str) -> str:
     """Return the text with control characters escaped, except line breaks and tabs.
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from study.execution.interrupts import interrupted, interruptible
 from study.execution.preflight import Needs
@@ -74,7 +75,9 @@ def _fit(queue: Queue, needs: Needs, cluster: Cluster) -> bool:
                 trial_dirname_creator=lambda trial: trial.trial_id,
                 trial_name_creator=lambda trial: trial.trial_id,
             ),
-            run_config=tune.RunConfig(name="trials", storage_path=str(scratch), verbose=0, callbacks=[watch]),
+            run_config=tune.RunConfig(
+                name="trials", storage_path=str(scratch), verbose=0, callbacks=[watch], **_quiet()
+            ),
         )
         try:
             with _as_cluster_error(job.resume), _in_folder(scratch):
@@ -88,6 +91,22 @@ def _fit(queue: Queue, needs: Needs, cluster: Cluster) -> bool:
             _requeue(queue)
             return queue.interrupted or queue.stopped is not None
     return True
+
+
+def _quiet() -> dict[str, Any]:
+    """Options of Tune by which it reports nothing. In a notebook its own reporter would clear the cell's output."""
+    if not console.in_notebook():
+        return {}
+    from ray.tune import ProgressReporter
+
+    class Quiet(ProgressReporter):
+        def should_report(self, trials: list[Any], done: bool = False) -> bool:
+            return False
+
+        def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+            pass
+
+    return {"progress_reporter": Quiet()}
 
 
 def _requeue(queue: Queue) -> None:

@@ -1,5 +1,7 @@
 """Figures in one's own axes: sizes that suit them, wider limits, and points where the data are."""
 
+import itertools
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -51,7 +53,7 @@ def test_labels_of_ticks_do_not_overlap_on_paper(panels):
             boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
             boxes = [box for box in boxes if ax.bbox.x0 <= box.x0 + box.width / 2 <= ax.bbox.x1]
             assert len(boxes) >= 2
-            assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
+            assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
 def test_several_calls_keep_the_wider_limits():

@@ -87,7 +87,13 @@ def test_a_run_that_never_learned_counts_from_its_onset_if_losses_are_there():
     )
     every = pd.DataFrame(
         {"run_id": list(gains), "model": "small", "method": "none", "options": "", "lr": [0.02, 0.02, 0.8, 0.8, 0.8]}
-        | {"role": ["control", "control", "cell", "cell", "cell"], "seed": range(5), "steps": steps, "study": "s", "data": "d"}
+        | {
+            "role": ["control", "control", "cell", "cell", "cell"],
+            "seed": range(5),
+            "steps": steps,
+            "study": "s",
+            "data": "d",
+        }
         | {"outcome": ["completed", "completed", "diverged", "completed", "diverged"]}
         | {"diverged_at_step": [None, None, 0, None, 0]}
         | {"reason": [None, None, "never_learned", None, "never_learned"]}

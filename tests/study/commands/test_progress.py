@@ -2,7 +2,10 @@
 
 import io
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -173,3 +176,55 @@ def test_a_line_without_news_is_not_repeated(clock: list[float], tmp_path: Path)
         shown.check()
         shown.check()
     assert [line.split(" · ")[1] for line in out.getvalue().splitlines()] == ["the first stacks train", "25%", "50%"]
+
+
+class Kernel:
+    """What a kernel's IPython does with what is displayed, by display id."""
+
+    def __init__(self) -> None:
+        self.shown = dict[int, list[dict[str, str]]]()
+
+    def display(self, data: dict[str, str], *, raw: bool, display_id: bool) -> Any:
+        assert raw
+        assert display_id
+        of_this = self.shown.setdefault(len(self.shown), [data])
+        return SimpleNamespace(update=lambda data, raw: of_this.append(data))
+
+    def modules(self) -> dict[str, Any]:
+        events = SimpleNamespace(register=lambda *_: None)  # Ray asks for it
+        shell = type("ZMQInteractiveShell", (), {"events": events})()
+        face = SimpleNamespace(display=self.display)
+        return {"IPython": SimpleNamespace(get_ipython=lambda: shell, display=face), "IPython.display": face}
+
+
+def test_a_notebook_shows_one_bar_and_keeps_what_was_printed(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = Kernel()
+    for name, module in kernel.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    small, large = stack("small", "none", (0, 1)), stack("large", "clip<py", (0, 1))
+    source = Planned([small, large])
+    shown = Progress([], source, WORK)
+    (states,) = kernel.shown.values()
+    assert "the first stacks train" in states[-1]["text/plain"]
+    for one in (small, large):
+        clock[0] += 60.0
+        source.recorded(one)
+        shown(one, COUNTS)
+    shown.note("a note")
+    shown.close()
+    assert len(kernel.shown) == 1, "one bar"
+    assert 'max="4" value="4.000"' in states[-1]["text/html"]
+    assert "none 1/2 diverged · clip&lt;py 1/2 diverged" in states[-1]["text/html"]
+    assert states[-1]["text/plain"].startswith("4/4 · 100%")
+    assert capsys.readouterr().out == "a note\n"
+
+
+def test_in_a_notebook_tune_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from study.tune.runner import _quiet
+
+    assert _quiet() == {}, "elsewhere Tune warns of a reporter"
+    monkeypatch.setitem(sys.modules, "IPython", Kernel().modules()["IPython"])
+    reporter = _quiet()["progress_reporter"]
+    assert not reporter.should_report([], done=True)
