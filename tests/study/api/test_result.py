@@ -16,6 +16,7 @@ from trained_study import once
 
 import analysis
 import study
+from analysis.text.edges import edge_text
 from study.record.definition import read_definition
 
 PUBLISHED = Path(__file__).parents[3] / "docs" / "results"
@@ -195,6 +196,38 @@ def test_an_lr_that_is_no_number_names_no_confirmation(published) -> None:
     assert not (published.folder / "confirm").exists()
 
 
+def test_figures_for_a_paper_have_its_width_and_say_what_they_show(trained, tmp_path) -> None:
+    paths = trained.save_figures(tmp_path, formats=("svg", "pdf"), width=3.3)
+    names = {path.stem for path in paths}
+    assert {"divergence", "tradeoff", "kept", "auc_click", "horizon"} <= names
+    assert len(paths) == 2 * len(names)
+    for name in names:
+        svg = (tmp_path / f"{name}.svg").read_text()
+        assert 'width="237.6pt"' in svg, "3.3 inches"
+        assert "<dc:description>" in svg
+        assert b"/MediaBox [ 0 0 237.6 " in (tmp_path / f"{name}.pdf").read_bytes()
+    edges = trained.edges().set_index("curve")
+    told = (tmp_path / "divergence.svg").read_text()
+    assert f"none: crosses 50% at lr {edge_text(edges.loc['none'])}" in told
+    assert matplotlib.rcParams["font.size"] == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"formats": ("pdf", "gif")}, "formats are some of pdf, svg, png"),
+        ({"formats": "pdf"}, "formats are some of pdf, svg, png"),
+        ({"formats": ()}, "formats are some of pdf, svg, png"),
+        ({"width": 0}, "need a width of 1 to 40 inches, got 0"),
+        ({"width": 8.4e3}, "need a width of 1 to 40 inches"),
+    ],
+)
+def test_figures_that_cannot_be_saved_are_refused_before_a_folder_is_made(published, tmp_path, options, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        published.save_figures(tmp_path / "figures", **options)
+    assert not (tmp_path / "figures").exists()
+
+
 # --- running and comparing ----------------------------------------------------------------------------------------
 
 
@@ -278,6 +311,7 @@ def test_import_has_no_side_effects_and_every_name_is_there() -> None:
 import os, sys
 before = dict(os.environ)
 import study
+from analysis.text.edges import edge_text
 heavy = {"numpy", "pandas", "torch", "ray", "mlflow", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 assert dict(os.environ) == before
