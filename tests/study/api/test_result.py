@@ -311,7 +311,6 @@ def test_import_has_no_side_effects_and_every_name_is_there() -> None:
 import os, sys
 before = dict(os.environ)
 import study
-from analysis.text.edges import edge_text
 heavy = {"numpy", "pandas", "torch", "ray", "mlflow", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 assert dict(os.environ) == before
