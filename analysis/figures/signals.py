@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.axes import PANEL, log_axis
+from analysis.figures.axes import REPORT, log_axis
 from analysis.stats.signals import AROUND_ONSET, GROUP, SIGNALS, START, alarms, groups, largest_values, summary
 from analysis.text.signals import LABELS
 
@@ -103,7 +103,7 @@ def figure_before(table: pd.DataFrame) -> Figure | None:
     """Return the figure of sharpness by step from the onset, a panel a model and method; None if no run diverged."""
     if not (shown := _diverged(table)):
         return None
-    drawn = Figure(figsize=(PANEL[0] * len(shown), PANEL[1]), layout="constrained")
+    drawn = Figure(figsize=(REPORT.panel * len(shown), REPORT.height), layout="constrained")
     for i, ((model, method), own) in enumerate(shown.items()):
         ax = drawn.add_subplot(1, len(shown), i + 1)
         draw_before(ax, own)
@@ -117,7 +117,7 @@ def figure_alarms(table: pd.DataFrame) -> Figure | None:
     """Return the figure of alarms against false alarms, a row a model and method; None if no run diverged."""
     if not (shown := _diverged(table)):
         return None
-    drawn = Figure(figsize=(2 * PANEL[0], 0.9 + 2.9 * len(shown)), layout="constrained")
+    drawn = Figure(figsize=(2 * REPORT.panel, 0.9 + 2.9 * len(shown)), layout="constrained")
     panels = drawn.subplots(len(shown), 2, squeeze=False, sharex=True)
     for row, ((model, method), own) in zip(panels, shown.items(), strict=True):
         summaries = alarm_summaries(own)
@@ -137,7 +137,7 @@ def figure_auc(table: pd.DataFrame, auc: pd.DataFrame) -> Figure | None:
     """
     if not (shown := _diverged(table)):
         return None
-    drawn = Figure(figsize=(2 * PANEL[0], 0.9 + 3.9 * len(shown)), layout="constrained")
+    drawn = Figure(figsize=(2 * REPORT.panel, 0.9 + 3.9 * len(shown)), layout="constrained")
     panels = drawn.subplots(len(shown), 2, squeeze=False, sharey=True)
     against = (("auc", "against all healthy runs"), ("same_lr", "against those with the same lr"))
     for row, (model, method) in zip(panels, shown, strict=True):
