@@ -48,13 +48,15 @@ def cells_of(every: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def with_curves(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs without the control, with the column `curve` (`curve_labels`).
+    """Return the runs without the control, each once, with the column `curve` (`curve_labels`).
 
     Raises:
         ValueError: If the runs belong to several studies or data, whose seeds are no pairs.
     """
     if "role" in runs:
         runs = runs.loc[runs["role"] != "control"]
+    if "run_id" in runs and (again := runs["run_id"].duplicated().to_numpy()).any():
+        runs = runs.loc[~again]  # of tables that were put together
     for what in ("study", "data"):
         found = sorted({str(value)[:12] for value in runs[what].dropna().unique()} if what in runs else ())
         if len(found) > 1:

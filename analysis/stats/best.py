@@ -87,7 +87,7 @@ def tuned_of(study: Study) -> dict[str, tuple[str, ...]]:
 
 def by_arm(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Return the runs of cells with their arm as the curve: tuned values do not tell curves apart."""
-    runs = runs.drop(columns="curve", errors="ignore")
+    runs = with_curves(runs).drop(columns="curve")
     plain, tuned = runs.copy(), tuned_of(study)
     for name in threshold_columns(runs):
         plain.loc[[name in tuned.get(method, ()) for method in runs["method"]], name] = math.nan

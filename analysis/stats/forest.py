@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.loading import FamilyMember, load, records
+from analysis.loading import FamilyMember, load, records, with_curves
 from analysis.stats.contrasts import LEVEL, contrasts, edge_ratio, first_planned, holm, points
 from analysis.stats.edges import edges, fits
 from analysis.stats.psychometric import Fit
@@ -89,6 +89,7 @@ def forest_of(family: Sequence[FittedMember]) -> pd.DataFrame:
 
 def _edges(runs: pd.DataFrame, fitted: Mapping[tuple[str, str], Fit]) -> list[dict[str, Any]]:
     """The edge of each curve, with its runs n and diverged runs k."""
+    runs = with_curves(runs)
     diverged = (runs["outcome"] == "diverged").groupby([runs["model"], runs["curve"]])
     counts = pd.DataFrame({"n": diverged.size(), "k": diverged.sum()}).to_dict("index")
     return [row | counts[row["model"], row["curve"]] for row in records(edges(runs, LEVEL, fitted))]

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from study.config import canonical_json
 from study.record import checksums, files, validation
 from study.record.definition import RecordError, read_definition
+from study.record.identity import Identity
 from study.record.schema import (
     COLUMNS,
     COUNTS,
@@ -85,7 +86,6 @@ def read_runs(folder: Path, trials: Collection[str] | None = None, on_bad: files
         RecordError: there is no study.
         StorageError: a file cannot be read now.
     """
-    read_definition(folder)
     tables = [table for _, table in read_run_files(folder, trials, on_bad)]
     if tables:  # to pandas once: each conversion takes milliseconds, and there are hundreds of files
         frame = pa.concat_tables(tables, promote_options="default").to_pandas(types_mapper=nullable_dtype)
@@ -151,8 +151,18 @@ def read_losses(
 def read_run_files(
     folder: Path, trials: Collection[str] | None = None, on_bad: files.OnBad = files.ignore
 ) -> Iterator[tuple[Path, pa.Table]]:
-    """Yield path and table of each file of `runs/` whose losses are there too, or those of a published table."""
-    for path, table in files.read_each(folder, "runs", "parquet", _parse_runs, trials, on_bad):
+    """Yield path and table of each file of `runs/` whose losses are there too, or those of a published table.
+
+    A file with runs of another study is bad (`study.record.identity`).
+    """
+    identity = Identity(read_definition(folder))
+
+    def read(content: bytes) -> pa.Table:
+        table = _parse_runs(content)
+        identity.check(table)
+        return table
+
+    for path, table in files.read_each(folder, "runs", "parquet", read, trials, on_bad):
         if why := _without_losses(folder, path.name):
             on_bad(folder, path, why)
         else:
@@ -220,6 +230,8 @@ def _published(folder: Path) -> pa.Table | None:
     content = files.read_file(folder, PUBLISHED)
     try:
         table = None if content is None else files.parsed(read_published, content)
+        if table is not None:
+            files.parsed(Identity(read_definition(folder)).check, table)
     except files.BadFileError as error:
         raise RecordError(f"{folder / PUBLISHED} cannot be read ({error})") from error
     return None if table is None or not table.num_rows else table

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from study.config import Arm, Study
+from study.config import Arm, Run, Study
 from study.record.definition import Definition, open_study
 from study.record.tables import write_trial
 
@@ -31,9 +31,18 @@ def make_definition(content: str = "c" * 64, **changes: Any) -> Definition:
 TASK = {"name": "click", "kind": "binary", "base": 0.4, "scale": 1.0, "constant_loss": 0.67, "constant_rmse": None}
 
 
-def make_row(run_id: str, lr: float = 0.1, seed: int = 0, **changes: Any) -> dict[str, Any]:
+def row_id(lr: float = 0.1, seed: int = 0, model: str = "small", method: str = "clippy") -> str:
+    """The id of the run that `make_row` describes."""
+    return Run(data="c" * 64, model=model, method=method, lr=lr, seed=seed).id
+
+
+A0, B0, B1 = row_id(0.2, 0), row_id(0.1, 0), row_id(0.1, 1)
+"""The runs of `write_two_trials`."""
+
+
+def make_row(lr: float = 0.1, seed: int = 0, **changes: Any) -> dict[str, Any]:
     return {
-        "run_id": run_id,
+        "run_id": row_id(lr, seed, **{name: changes[name] for name in ("model", "method") if name in changes}),
         "study": "edges",
         "data": "c" * 64,
         "model": "small",
@@ -82,8 +91,8 @@ def make_losses(run_ids: dict[str, int]) -> list[dict[str, Any]]:
 
 def write_two_trials(folder: Path) -> None:
     open_study(folder, make_definition())
-    write_trial(folder, "b", [make_row("b0", 0.1, 0), make_row("b1", 0.1, 1)], make_losses({"b0": 0, "b1": 1}))
-    row = make_row("a0", 0.2, 0, outcome="diverged", reason="nonfinite", diverged_at_step=3, kept=None, final_loss=None)
-    losses = make_losses({"a0": 0})
+    write_trial(folder, "b", [make_row(0.1, 0), make_row(0.1, 1)], make_losses({B0: 0, B1: 1}))
+    row = make_row(0.2, 0, outcome="diverged", reason="nonfinite", diverged_at_step=3, kept=None, final_loss=None)
+    losses = make_losses({A0: 0})
     losses[0]["loss"] = np.array([0, 1, 2, math.nan, math.inf, math.nan], np.float32)
     write_trial(folder, "a", [row], losses)

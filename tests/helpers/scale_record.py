@@ -54,7 +54,8 @@ def write_sizes(
                         "reason": "collapsed" if diverged else None,
                         "diverged_at_step": 3 if diverged else None,
                     }
-                    rows.append(make_row(f"r{len(rows)}", lr, seed, **changed))
+                    run = definition.study.run(definition.data["content"], model, Arm(method), lr, seed)
+                    rows.append(make_row(lr, seed, run_id=run.id, **changed))
     write_trial(folder, "all", rows, [])
     return definition
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from records import make_definition, make_losses, make_row, write_two_trials
+from records import A0, B0, B1, make_definition, make_losses, make_row, row_id, write_two_trials
 from simulated_record import simulated_definition, write_simulated_study
 from small_disk import Disk
 
@@ -29,7 +29,7 @@ from study.storage.stores import StorageError
 from study.tracking import mirror
 from study.tracking.client import TrackingError
 
-RUNS = {"a0", "b0", "b1"}
+RUNS = {A0, B0, B1}
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def hidden(folder: Path) -> list[Path]:
 CONFIRMATION = Confirmation(
     lr=0.1, seeds=(5, 6), models=("small",), arms=(Arm(method="none"),), number=0, study_seeds=2
 )
-LOSSES = make_losses({f"c{i}": i for i in range(200)})
+LOSSES = make_losses({row_id(0.3, i): i for i in range(200)})
 WRITES: dict[str, Callable[[Path], object]] = {
     "study.json": lambda folder: open_study(folder, make_definition(seeds=tuple(range(2000)))),
-    "losses": lambda folder: tables.write_trial(folder, "c", [make_row(f"c{i}", seed=i) for i in range(200)], LOSSES),
+    "losses": lambda folder: tables.write_trial(folder, "c", [make_row(0.3, i) for i in range(200)], LOSSES),
     "failures": lambda folder: write_failure(folder, "d", [f"d{i}" * 8 for i in range(900)], "out of memory"),
     "confirm": lambda folder: write_confirmation(folder, dataclasses.replace(CONFIRMATION, seeds=tuple(range(2000)))),
 }
@@ -77,7 +77,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_record_as_it_was(disk: Disk, wha
 def test_a_disk_that_is_full_between_losses_and_rows_leaves_no_half_run(disk: Disk) -> None:
     folder = disk.folder / "study"
     write_two_trials(folder)
-    rows = [make_row(f"c{i}", seed=i) for i in range(200)]
+    rows = [make_row(0.3, i) for i in range(200)]
     losses_blocks = 0
     for left in range(1, 60):  # until the losses fit, and the rows do not
         disk.full(left)
@@ -224,13 +224,13 @@ def test_whatever_happens_to_a_file_of_runs_they_are_missing_and_said(
     name = f"{kind}/b.parquet"
     with damaged(recorded, name, harm(data, (recorded / name).read_bytes())) as said:
         set_bad_files_aside(recorded)
-        assert tables.recorded_ids(recorded) == {"a0"}
+        assert tables.recorded_ids(recorded) == {A0}
         assert any("its runs count as missing" in str(warning.message) for warning in said)
         aside = list((recorded / "set_aside").iterdir())
         assert len(aside) >= 1, "kept as it was found"
         # Trained again, the table is what it was.
-        rows = [make_row("b0", 0.1, 0), make_row("b1", 0.1, 1)]
-        tables.write_trial(recorded, "b", rows, make_losses({"b0": 0, "b1": 1}))
+        rows = [make_row(0.1, 0), make_row(0.1, 1)]
+        tables.write_trial(recorded, "b", rows, make_losses({B0: 0, B1: 1}))
         pd.testing.assert_frame_equal(tables.read_runs(recorded), whole)
 
 
@@ -290,4 +290,4 @@ def test_files_from_before_there_were_hashes_read(tmp_path: Path) -> None:
     del content["sha256"]
     path.write_text(json.dumps(content))
     pd.testing.assert_frame_equal(tables.read_runs(tmp_path), whole)
-    assert np.isfinite(tables.read_losses(tmp_path, ["b0"])["loss"][0]).all()
+    assert np.isfinite(tables.read_losses(tmp_path, [B0])["loss"][0]).all()

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from paths import ROOT
-from records import make_definition, make_losses, make_row
+from records import B0, make_definition, make_losses, make_row
 from simulated_record import simulated_definition, write_simulated_study
 
 import analysis
@@ -139,7 +139,7 @@ def test_a_study_without_runs_is_not_published(tmp_path: Path) -> None:
     open_study(tmp_path, make_definition())
     assert main(["report", str(tmp_path)]) == 0
     tables.check_not_published(tmp_path)
-    tables.write_trial(tmp_path, "a", [make_row("a")], make_losses({"a": 0}))
+    tables.write_trial(tmp_path, "a", [make_row()], make_losses({B0: 0}))
     assert main(["report", str(tmp_path)]) == 0
     (tmp_path / "runs" / "a.parquet").write_bytes(b"bad")
     with pytest.warns(RuntimeWarning, match="set aside"):
