@@ -17,6 +17,7 @@ from study.definition.family import Family, Member, WeightsOf
 
 if TYPE_CHECKING:
     from study.api.comparison import Comparison, compare
+    from study.api.merging import merge
     from study.api.result import Result, open
     from study.api.running import run
     from study.loops.definition import Loop
@@ -32,6 +33,7 @@ LATER = {
     "RecordError": "study.record.definition",
     "Result": "study.api.result",
     "compare": "study.api.comparison",
+    "merge": "study.api.merging",
     "open": "study.api.result",
     "run": "study.api.running",
 }
@@ -54,6 +56,7 @@ __all__ = [
     "WeightsOf",
     "compare",
     "log_grid",
+    "merge",
     "open",
     "run",
 ]

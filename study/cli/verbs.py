@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from study.commands.recommend import Claim
     from study.commands.request import RunRequest
 
-READING = ("spaces", "status", "report", "recommend", "rescore", "scale", "import", "mlflow", "ui")
+READING = ("spaces", "status", "report", "recommend", "rescore", "scale", "import", "merge", "mlflow", "ui")
 """Commands that read a record, which may be from somebody else. Only the others may import the user's own modules."""
 
 
@@ -153,6 +153,14 @@ def _import(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         given[name] = tuple(value) if isinstance(value, list) else value
     show(import_runs(ImportRequest(**given)))
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from study.commands.merge import merge
+    from study.commands.paths import study_folder
+
+    folders = [study_folder(where) for where in options.dirs]
+    show(merge(folders, study_folder(options.out), accept_changed_code=options.accept_changed_code))
 
 
 def _replay(options: argparse.Namespace) -> None:
@@ -294,6 +302,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "rescore": _rescore,
     "scale": _scale,
     "import": _import,
+    "merge": _merge,
     "replay": _replay,
     "export-weights": _export_weights,
     "signals": _signals,

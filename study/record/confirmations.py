@@ -68,7 +68,7 @@ def read_confirmations(folder: Path) -> list[Confirmation]:
         RecordError: a file is bad. To ignore it could hide a confirmation that failed.
         StorageError: a file cannot be read now.
     """
-    found = [confirmation for _, confirmation in files.read_each(folder, "confirm", "json", _parse, on_bad=_refuse)]
+    found = [confirmation for _, confirmation in files.read_each(folder, "confirm", "json", parse, on_bad=_refuse)]
     return sorted(found, key=lambda confirmation: (confirmation.number, confirmation.name))
 
 
@@ -76,7 +76,8 @@ def _refuse(_folder: Path, path: Path, reason: str) -> None:
     raise RecordError(f"{path} cannot be read ({reason})")
 
 
-def _parse(content: bytes) -> Confirmation:
+def parse(content: bytes) -> Confirmation:
+    """Return the content of a file of `confirm/`. Raises ValueError if it is bad."""
     found: dict[str, Any] = checksums.read_json(content)
     validation.validate_confirmation(found)
     found |= {key: tuple(found[key]) for key in ("seeds", "models")}

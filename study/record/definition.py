@@ -131,12 +131,14 @@ def with_plan(folder: Path, before: Definition | None, definition: Definition) -
         definition: the study as asked for.
     """
     if before:
-        definition = _merge_axes(before, definition, folder)
+        definition = merge_axes(before, definition, folder)
     if definition.study.trainer == IMPORTED:
         return definition  # its runs existed before
     digest = plan_hash(definition.study, definition.data)
-    if before and plan_hash(before.study, before.data) == digest:
+    if digest in (known for _, known in definition.plans):
         return definition
+    if before and plan_hash(before.study, before.data) == digest:
+        return definition  # of an older version, which kept no plans
     fixed = datetime.now(UTC).isoformat(timespec="seconds")
     return dataclasses.replace(definition, plans=(*definition.plans, (fixed, digest)))
 
@@ -172,10 +174,17 @@ def check_not_a_view(folder: Path) -> None:
         raise RecordError(f"{folder} is {origin} judged by another rule; use {origin} instead")
 
 
-def _merge_axes(old: Definition, new: Definition, folder: Path) -> Definition:
-    """Return the old definition with the union of the axes. Raises RecordError if anything else differs."""
+def merge_axes(old: Definition, new: Definition, folder: Path, advice: str = "choose another --out") -> Definition:
+    """Return the old definition with the union of the axes. Raises RecordError if anything else differs.
+
+    Args:
+        old: the definition in the folder.
+        new: the other one.
+        folder: for the message.
+        advice: what to do, for the message.
+    """
     if difference := _difference(old, new):
-        raise RecordError(f"{stores.address(folder)} holds {difference}; choose another --out")
+        raise RecordError(f"{stores.address(folder)} holds {difference}; {advice}")
     lrs = tuple(sorted(_union(old.study.lrs, new.study.lrs)))
     study = dataclasses.replace(
         old.study,

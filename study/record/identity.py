@@ -29,7 +29,7 @@ class Identity:
 
     def __init__(self, definition: Definition) -> None:
         self._study, self._content = definition.study, str(definition.data["content"])
-        self._known: dict[tuple[str, ...], list[Ids]] = {}
+        self._known: dict[tuple[str, ...], Ids] = {}
         self._written: dict[str, tuple[str, ...]] = {}
 
     def check(self, table: pa.Table) -> None:
@@ -39,16 +39,18 @@ class Identity:
             table: a file of `runs/`.
         """
         names = ("model", "method", "options", "thresholds", "run_id", "lr", "seed")
+        columns = (table[name].to_numpy(zero_copy_only=False).tolist() for name in names)  # `to_pylist` takes ten times
         foreign = 0
-        for *arm, run_id, lr, seed in zip(*(table[name].to_pylist() for name in names), strict=True):
-            known = self._known.setdefault(tuple(arm), [])
-            if any(ids(lr, seed) == run_id for ids in known):
+        for model, method, options, thresholds, run_id, lr, seed in zip(*columns, strict=True):
+            arm = model, method, options, thresholds
+            known = self._known.get(arm)
+            if known is not None and known(lr, seed) == run_id:
                 continue
             found = next((ids for ids in self._ids(*arm) if ids(lr, seed) == run_id), None)
             if found is None:
                 foreign += 1
             else:
-                known.insert(0, found)
+                self._known[arm] = found
         if foreign:
             of_all = f"{foreign} of its {table.num_rows} runs"
             raise ValueError(f"{of_all} belong to another study, with another recipe or other data")

@@ -1,0 +1,184 @@
+"""`study merge`: records of one study, trained in several folders, become one."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from study.commands.paths import typed_command, typed_path
+from study.config import IMPORTED, EdgeSearch, control_of
+from study.record import merging
+from study.record.confirmations import read_confirmations
+from study.record.definition import (
+    Definition,
+    RecordError,
+    check_not_a_view,
+    merge_axes,
+    read_definition,
+    study_exists,
+    with_plan,
+    write_definition,
+)
+from study.record.recorded_code import code_counts
+from study.record.references import references
+from study.record.tables import check_not_published, read_runs
+from study.storage import stores
+from study.storage.lock import locked
+from study.text.wording import count
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_APART = 0.01
+"""How far the reference gains of two controls may be apart, as a share. Processors differ in the last bits alone."""
+
+
+def merge(folders: Sequence[Path], out: Path, *, accept_changed_code: bool = False) -> str:
+    """Record the runs of several folders in another one. The folders stay as they are. Returns what was done, as text.
+
+    It can be interrupted, and repeated when the folders have more runs.
+
+    Args:
+        folders: of the studies. Of a run that several trained, the first one's row counts.
+        out: a new folder, or one that such runs were merged into before.
+        accept_changed_code: merge runs that different code of the user's own modules trained.
+
+    Raises:
+        ValueError: the studies differ in more than their axes, or in how their runs were trained. Nothing is written.
+    """
+    _check_folders(folders, out)
+    every = [*([out] if study_exists(out) else []), *folders]
+    definitions = [read_definition(folder) for folder in every]
+    united = _united(every, definitions)
+    tables = [read_runs(folder) for folder in every]
+    _check_runs(every, definitions, tables, accept_changed_code)
+    notes = [*_of_versions(definitions), *_of_controls(every, united, tables), *_trained_twice(tables[-len(folders) :])]
+    for folder in folders:
+        read_confirmations(folder)  # raises for a bad file, which could hide one that failed
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        stores.probe(out)
+        write_definition(out, with_plan(out, None, united))
+        for folder in folders:
+            merging.copy_record(folder, out)
+    return _summary(folders, out, tables[-len(folders) :], notes)
+
+
+def _check_folders(folders: Sequence[Path], out: Path) -> None:
+    if len(folders) < 2:
+        raise ValueError("a merge needs two folders or more, and --out for the new one")
+    twice = [folder for folder, n in Counter(folders).items() if n > 1]
+    if twice:
+        raise ValueError(f"{stores.address(twice[0])} is named twice")
+    if out in folders:
+        raise ValueError(f"{stores.address(out)} is one of the folders, which stay as they are; choose another --out")
+    for folder in (*folders, out):
+        check_not_a_view(folder)
+        if folder != out or study_exists(folder):
+            check_not_published(folder)
+
+
+def _united(folders: Sequence[Path], definitions: Sequence[Definition]) -> Definition:
+    """The definition with the axes of all, and the plans of all, each with its own time."""
+    united = definitions[0]
+    for folder, definition in zip(folders[1:], definitions[1:], strict=True):
+        advice = f"{stores.address(folder)} cannot be merged with it"
+        united = merge_axes(united, definition, folders[0], advice)
+        if united.study.trainer == IMPORTED and definition.study.trainer_options != united.study.trainer_options:
+            raise RecordError(f"{stores.address(folders[0])} and {stores.address(folder)} were imported in other ways")
+    study = dataclasses.replace(
+        united.study, search=definitions[0].study.search, trainer_options=definitions[0].study.trainer_options
+    )
+    plans = sorted({plan for definition in definitions for plan in definition.plans})
+    return dataclasses.replace(united, study=study, plans=tuple(plans))
+
+
+def _check_runs(
+    folders: Sequence[Path], definitions: Sequence[Definition], tables: Sequence["pd.DataFrame"], accepted: bool
+) -> None:
+    """Raise ValueError if runs of several folders cannot stand in the same cells."""
+    first, codes = folders[0], code_counts(tables[0])
+    for folder, runs in zip(folders[1:], tables[1:], strict=True):
+        for module, found in code_counts(runs).items():
+            if module in codes and not set(found) & set(codes[module]) and not accepted:
+                raise ValueError(
+                    f"{module} has other code in {stores.address(folder)} than in {stores.address(first)}; "
+                    "merge them all the same with --accept-changed-code"
+                )
+    if isinstance(definitions[0].study.search, EdgeSearch):
+        import pandas as pd
+
+        cells = pd.concat(tables).query("role == 'cell'")
+        curve = cells.groupby(["model", "method", "options", *_thresholds(cells), "seed"], dropna=False)["lr"]
+        if (several := curve.nunique()).gt(1).any():
+            model, method, *_, seed = several.index[several.gt(1)][0]
+            raise ValueError(
+                f"the searches placed seed {seed} of {method} on {model} at several lrs: a curve has one run of a seed"
+            )
+
+
+def _thresholds(runs: "pd.DataFrame") -> list[str]:
+    from analysis.loading import threshold_columns
+
+    return threshold_columns(runs)
+
+
+def _of_versions(definitions: Sequence[Definition]) -> list[str]:
+    """A note for each package of which the folders have several versions."""
+    found: dict[str, dict[str, None]] = {}
+    for definition in definitions:
+        for name, version in definition.versions.items():
+            found.setdefault(name, {})[version] = None
+    return [f"note: trained with {name} {' and '.join(all_)}" for name, all_ in found.items() if len(all_) > 1]
+
+
+def _of_controls(folders: Sequence[Path], united: Definition, tables: Sequence["pd.DataFrame"]) -> list[str]:
+    """A note where the controls differ in bits. Raises ValueError where they learned another amount."""
+    study, data, notes = united.study, united.data, []
+    for model in study.models:
+        control, gains = {run.id for run in control_of(study, data["content"], [model])}, {}
+        for folder, runs in zip(folders, tables, strict=True):
+            if control <= set(runs["run_id"]):
+                gains[folder] = references(study, data, folder, [model], runs=runs)[model].gain
+        low, high = min(gains.values(), default=0.0), max(gains.values(), default=0.0)
+        if high - low > MOST_APART * high:
+            told = ", ".join(f"{gain:.4g} in {stores.address(folder)}" for folder, gain in gains.items())
+            raise ValueError(f"the control of {model} learned other amounts ({told}): the runs were judged differently")
+        if high > low:
+            notes.append(
+                f"note: the control of {model} differs by {100 * (high / low - 1):.2g}% between folders, as on other "
+                "kinds of processors; each run stays judged by its own, and new runs are by the first one's"
+            )
+    return notes
+
+
+def _trained_twice(tables: Sequence["pd.DataFrame"]) -> list[str]:
+    """A note on runs that several folders have: the first one's row counts."""
+    outcomes: dict[str, object] = {}
+    again, other = 0, 0
+    for runs in tables:
+        for run, outcome in zip(runs["run_id"], runs["outcome"].fillna(""), strict=True):
+            again += run in outcomes
+            other += outcomes.setdefault(run, outcome) != outcome
+    if not again:
+        return []
+    differ = f"; {count(other, 'run')} of them ended otherwise in another folder" if other else ""
+    return [f"note: {count(again, 'run')} in several folders, and counted once, as the first one recorded it{differ}"]
+
+
+def _summary(folders: Sequence[Path], out: Path, tables: Sequence["pd.DataFrame"], notes: Sequence[str]) -> str:
+    merged, shown = read_runs(out), typed_path(out)
+    cells = int((merged["role"] == "cell").sum())
+    parts = ", ".join(
+        f"{(runs['role'] == 'cell').sum()} in {stores.address(folder)}"
+        for folder, runs in zip(folders, tables, strict=True)
+    )
+    return "\n".join(
+        [
+            f"{read_definition(out).study.name}: {count(cells, 'run')} ({parts}), {len(merged) - cells} of the control",
+            *notes,
+            f"record: {shown}",
+            f"  {typed_command()} report {shown}        {typed_command()} resume {shown} trains what no folder has",
+        ]
+    )

@@ -1,0 +1,71 @@
+"""Copies the files of one record into that of the same study: runs that it lacks with their losses, and the rest."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from study.record import confirmations, failures, files, tables
+from study.storage import stores
+
+OTHERS: dict[str, Callable[[bytes], object]] = {"failures": failures.parse, "confirm": confirmations.parse}
+"""Folder of JSON files -> what reads one."""
+
+
+def copy_record(folder: Path, into: Path) -> None:
+    """Copy what the record of `into` lacks. Can be repeated and interrupted.
+
+    A trial's file is copied whole, byte for byte, if all of its runs are new. Of a file with some new runs, these are.
+
+    Args:
+        folder: of the record to copy; it stays as it is.
+        into: of the other one, with the same study. The caller holds its lock.
+    """
+    source, store = stores.store_for(folder), stores.store_for(into)
+    for name in source.names("init"):
+        if store.get(f"init/{name}", 1) is None:
+            store.put(f"init/{name}", _content(folder, f"init/{name}"))
+    recorded = tables.recorded_ids(into)
+    for path, runs in tables.read_run_files(folder):
+        new = [run for run in runs["run_id"].to_pylist() if run not in recorded]
+        recorded |= set(new)
+        if len(new) == runs.num_rows:
+            contents = {kind: _content(folder, f"{kind}/{path.name}") for kind in ("losses", "runs")}
+            name = _free(store, path, contents)
+            for kind, content in contents.items():  # losses are written before their rows
+                store.put(f"{kind}/{name}", content)
+        elif new:
+            losses = tables.parse_losses(_content(folder, f"losses/{path.name}"))
+            own = hashlib.sha256(",".join(new).encode()).hexdigest()[:32]
+            tables.write_tables(into, own, _of(runs, new), _of(losses, new))
+    for kind, parse in OTHERS.items():
+        there = set(store.names(kind))
+        for path, _ in files.read_each(folder, kind, "json", parse):
+            content = _content(folder, f"{kind}/{path.name}")
+            if path.name not in there:
+                store.put(f"{kind}/{path.name}", content)
+            elif kind == "failures":
+                store.put(f"{kind}/{_free(store, path, {kind: content})}", content)
+
+
+def _content(folder: Path, name: str) -> bytes:
+    content = files.read_file(folder, name)
+    assert content is not None, f"{name} was there"
+    return content
+
+
+def _free(store: stores.Store, path: Path, contents: Mapping[str, bytes]) -> str:
+    """A name under which the store holds no other content. contents: folder -> the content of its file."""
+    before = {kind: store.get(f"{kind}/{path.name}") for kind in contents}
+    if all(before[kind] in (None, content) for kind, content in contents.items()):
+        return path.name
+    digest = hashlib.sha256(b"".join(contents.values())).hexdigest()[:8]
+    return f"{path.stem}-{digest}{path.suffix}"
+
+
+def _of(table: pa.Table, ids: list[str]) -> pa.Table:
+    """The rows of these runs, and those of the constant predictor."""
+    is_kept = pc.or_kleene(pc.is_null(table["run_id"]), pc.is_in(table["run_id"], value_set=pa.array(ids)))
+    return table.filter(is_kept)
