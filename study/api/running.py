@@ -20,6 +20,7 @@ def run(
     workers: int | None = None,
     device: str | None = None,
     tracking_uri: str | None = None,
+    mlflow_runs: str = "auto",
     accept_changed_code: bool = False,
 ) -> Result:
     """Train the runs of a study that its folder lacks, report, and return the record.
@@ -33,6 +34,7 @@ def run(
         workers: Trials at a time; None is one for each core, or for each share of a GPU.
         device: "cpu" or "cuda"; None is "cuda" where there are GPUs.
         tracking_uri: Of MLflow; None is a database in the folder.
+        mlflow_runs: "all" shows each training run in MLflow, "none" none, "auto" those of studies of up to 500 runs.
         accept_changed_code: Go on although a module of your own has changed since runs of it were recorded.
 
     Raises:
@@ -47,6 +49,8 @@ def run(
 
     if workers is not None and workers < 1:
         raise ValueError(f"workers needs a positive number, got {workers}")
+    if mlflow_runs not in ("auto", "all", "none"):
+        raise ValueError(f'mlflow_runs is "auto", "all" or "none", got {mlflow_runs!r}')
     plugins.add_script_folder()
     if seeds is not None and not isinstance(seeds, str):
         seeds = tuple(seeds)
@@ -64,6 +68,7 @@ def run(
         workers=workers,
         device=device,
         tracking_uri=tracking_uri,
+        mlflow_runs=mlflow_runs,
         accept_changed_code=accept_changed_code,
     )
     command.say_reading()

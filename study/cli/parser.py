@@ -130,6 +130,11 @@ OPTIONS: dict[str, Option] = {
     "tracking_uri": _option(
         "cluster", "U", "of MLflow (default: $MLFLOW_TRACKING_URI, else a database in the study's folder)"
     ),
+    "mlflow_runs": Option(
+        group="cluster",
+        help="show each training run in MLflow, with its loss curve (default: auto, studies of up to 500 runs)",
+        settings={"choices": ("auto", "all", "none"), "default": "auto"},
+    ),
     "device": Option(
         group="cluster",
         help="train on CPUs or GPUs (default: cuda if there is a GPU)",
@@ -258,7 +263,9 @@ def build_parser(verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]
     submit.add_argument("--working-dir", type=Path, help="a folder with your own modules that the job needs")
     submit.add_argument("--python", default="python", metavar="P", help="the cluster's Python (default: python)")
     submit.add_argument("--no-wait", action="store_true", help="return when the job is submitted")
-    _add(command("mlflow", "rebuild the MLflow view from the record", folder=True), "tracking_uri")
+    mlflow = command("mlflow", "rebuild the MLflow view from the record", folder=True)
+    _add(mlflow, "tracking_uri")
+    _add(mlflow, "mlflow_runs")
     ui = command("ui", "open the MLflow view on loopback", folder=True)
     ui.add_argument("--port", type=int, help="default: 5000, or any free port")
     _add(ui, "tracking_uri")

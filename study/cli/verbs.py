@@ -225,7 +225,7 @@ def _signals(options: argparse.Namespace) -> None:
 def _mlflow(options: argparse.Namespace) -> None:
     from study.tracking.mirror import mirror
 
-    show(mirror(_folder(options), options.tracking_uri))
+    show(mirror(_folder(options), options.tracking_uri, runs=options.mlflow_runs))
 
 
 def _ui(options: argparse.Namespace) -> None:

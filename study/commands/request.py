@@ -30,6 +30,7 @@ class RunRequest:
     out: str | None = None
     address: str | None = None
     tracking_uri: str | None = None
+    mlflow_runs: str = "auto"
     workers: int | None = None
     stack: int | None = None
     device: str | None = None

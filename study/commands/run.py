@@ -100,7 +100,7 @@ def train(
     accepted = request.accept_changed_code
     changed_code.refuse(folder, study, trainer, accepted=accepted, confirms=confirmation is not None)
     plan(study, trainer, workers=1)  # raises for an unusable study before anything is written
-    follower = Follower(folder, request.tracking_uri)
+    follower = Follower(folder, request.tracking_uri, runs=request.mlflow_runs)
     # Ray takes seconds to start. What the report needs is imported meanwhile.
     imports = threading.Thread(target=importlib.import_module, args=("analysis.report.page",))
     resume_command = f"{typed_command()} resume {typed_path(folder)}"
@@ -136,7 +136,7 @@ def train(
         follower.update()
         imports.join()
         show(report(folder))
-        show(_mirror(folder, follower, request.tracking_uri))
+        show(_mirror(folder, follower, request))
     _refuse_only_failures(folder, recorded)
     show(_next_steps(study, folder))
     return folder
@@ -249,12 +249,12 @@ def _refuse_only_failures(folder: Path, before: set[str]) -> None:
         raise StudyStoppedError(f"no run was trained: {most} of {total} failed with: {reason}", exit_code=1)
 
 
-def _mirror(folder: Path, follower: "Follower", uri: str | None) -> str:
+def _mirror(folder: Path, follower: "Follower", request: RunRequest) -> str:
     """Complete the MLflow view. The record does not need it, so an error is a message."""
     from study.tracking.mirror import mirror
 
     try:
-        return str(follower.finish() or mirror(folder, uri))
+        return str(follower.finish() or mirror(folder, request.tracking_uri, runs=request.mlflow_runs))
     except ValueError as error:
         return f"MLflow was not updated: {error}. Later: study mlflow {shlex.quote(stores.address(folder))}"
 

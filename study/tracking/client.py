@@ -44,11 +44,12 @@ HTTP_SETTINGS = {
 
 LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, where the study runs"
 
-NOTE = {
-    "mlflow.note.content": "P(divergence | learning rate): the charts show one line per curve. A step is 1000 log10(lr "
+NOTE_TAG = "mlflow.note.content"
+NOTE = (
+    "P(divergence | learning rate): the charts show one line per curve. A step is 1000 log10(lr "
     "/ 1e-6): 3000 is a learning rate of 0.001, 4000 is 0.01, 5000 is 0.1, 6000 is 1. Each curve's cells are nested "
     "under it. A view of the study's record, rebuilt by `study mlflow`."
-}
+)
 
 
 class TrackingError(ValueError):
@@ -133,7 +134,9 @@ def create_database(folder: Path) -> None:
     unfinished.replace(folder / DATABASE)
 
 
-def open_experiment(client: "MlflowClient", folder: Path, definition: Definition, *, own: bool) -> str:
+def open_experiment(
+    client: "MlflowClient", folder: Path, definition: Definition, *, own: bool, part: str = "", note: str = NOTE
+) -> str:
     """Return the id of the study's experiment; it is created or restored if necessary.
 
     Args:
@@ -141,13 +144,13 @@ def open_experiment(client: "MlflowClient", folder: Path, definition: Definition
         folder: the study's folder.
         definition: the study's definition.
         own: whether the database is the one in the study's folder. A shared server may hold studies of the same name.
+        part: the end of its name, of a further experiment of the study.
+        note: what MLflow shows above it. A note that a user has written stays.
     """
     from mlflow.exceptions import MlflowException
 
-    name = definition.study.name
+    name = experiment_name(folder, definition, own=own, part=part)
     artifacts = (folder / ARTIFACTS).as_uri() if own else None
-    if not own:
-        name = f"{name} {folder_id(folder)[:8]}"
     whose = {"study.folder": stores.address(folder), "study.user": holder.user()}
     found = client.get_experiment_by_name(name)
     if found is not None and found.lifecycle_stage == "deleted":
@@ -158,13 +161,13 @@ def open_experiment(client: "MlflowClient", folder: Path, definition: Definition
         client.delete_experiment(found.experiment_id)
         found = None
     if found is not None:
-        own_note = not found.tags.get("mlflow.note.content", "").startswith("P(divergence | learning rate)")
-        for key, value in (whose if own_note else whose | NOTE).items():
+        own_note = not found.tags.get(NOTE_TAG, "").startswith(note.partition(":")[0])
+        for key, value in (whose if own_note else whose | {NOTE_TAG: note}).items():
             if found.tags.get(key) != value:
                 client.set_experiment_tag(found.experiment_id, key, value)
         return found.experiment_id
     # The kind makes MLflow open the page of runs, not its page for language models.
-    tags = {"study": definition.study.name} | NOTE
+    tags = {"study": definition.study.name, NOTE_TAG: note}
     tags |= whose | {"mlflow.experimentKind": "custom_model_development"}
     try:
         return client.create_experiment(name, artifact_location=artifacts, tags=tags)
@@ -173,6 +176,11 @@ def open_experiment(client: "MlflowClient", folder: Path, definition: Definition
         if (found := client.get_experiment_by_name(name)) is None:
             raise
         return found.experiment_id
+
+
+def experiment_name(folder: Path, definition: Definition, *, own: bool, part: str = "") -> str:
+    """Return the name of a study's experiment, or of a further one; see `open_experiment`."""
+    return definition.study.name + ("" if own else f" {folder_id(folder)[:8]}") + part
 
 
 def folder_id(folder: Path) -> str:

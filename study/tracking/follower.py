@@ -21,6 +21,7 @@ from pathlib import Path
 
 from study.tracking.client import TrackingError, quiet_mlflow
 from study.tracking.mirror import MirrorResult, mirror
+from study.tracking.training_runs import AUTO
 
 FINISH_SECONDS = 600.0
 """How long the end of a study waits for the view. After that, `study mlflow` completes it."""
@@ -50,9 +51,10 @@ class Follower:
         folder: the study's folder.
         uri: MLflow tracking URI; None is the database in the study's folder.
         seconds: the least time between two updates.
+        runs: as of `mirror`.
     """
 
-    def __init__(self, folder: Path, uri: str | None, seconds: float = 120.0) -> None:
+    def __init__(self, folder: Path, uri: str | None, seconds: float = 120.0, runs: str = AUTO) -> None:
         self.seconds = seconds
         self.updated: float | None = None
         with _ctrl_c_blocked():
@@ -64,7 +66,7 @@ class Follower:
                 text=True,
             )
         self._send(json.dumps([*map(str, sys.path)]))
-        self._send(json.dumps([str(folder.resolve()), uri]))
+        self._send(json.dumps([str(folder.resolve()), uri, runs]))
 
     def __enter__(self) -> "Follower":
         return self
@@ -123,7 +125,7 @@ def _ctrl_c_blocked() -> Iterator[None]:
 
 def mirror_on_request() -> None:
     """Mirror for each line of standard input; print the last result as JSON. Ends with the parent process."""
-    folder, uri = json.loads(sys.stdin.readline())
+    folder, uri, runs = json.loads(sys.stdin.readline())
     if uri is None or uri.startswith("http"):
         os.chdir("/")  # MLflow needs a current folder, and the user's may be removed meanwhile
     warnings.simplefilter("ignore")
@@ -131,13 +133,13 @@ def mirror_on_request() -> None:
     _in_background(_import_all)
     for line in sys.stdin:
         if line.strip() == FINISH:
-            found = _mirrored(Path(folder), uri, finished=True)
+            found = _mirrored(Path(folder), uri, finished=True, runs=runs)
             text = json.dumps(found if isinstance(found, str) else dataclasses.asdict(found))
             with contextlib.suppress(OSError):
                 answers.write(f"{text}\n")
                 answers.flush()
         else:
-            _in_background(_mirrored, Path(folder), uri, finished=False)
+            _in_background(_mirrored, Path(folder), uri, finished=False, runs=runs)
 
 
 def _in_background(call: Callable[..., object], *args: object, **options: object) -> None:
@@ -158,8 +160,8 @@ def _import_all() -> None:
             importlib.import_module(name)
 
 
-def _mirrored(folder: Path, uri: str | None, *, finished: bool) -> MirrorResult | str:
+def _mirrored(folder: Path, uri: str | None, *, finished: bool, runs: str) -> MirrorResult | str:
     try:
-        return mirror(folder, uri, finished=finished)
+        return mirror(folder, uri, finished=finished, runs=runs)
     except ValueError as error:
         return str(error)

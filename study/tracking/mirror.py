@@ -6,6 +6,8 @@
                    its edges, ratio and claimed lr at step 0
         cell         one per learning rate of the curve; all its metrics at step 0
 
+A small study has a second experiment, with a run for each of its training runs (`study.tracking.training_runs`).
+
 A metric is a chart, and the part of its name before a slash is a section of the page. MLflow sorts both by name, so
 `divergence/rate` is among the first. A study of more than MOST_CELLS cells has no runs for them: MLflow takes longer to
 write each than training may. Its curves hold the same numbers, and `tables/cells.csv` of the study's run has a row a
@@ -20,10 +22,8 @@ a run shows. A generation counts once its curve has the tag `study.state = compl
 
 import functools
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from study.record.definition import read_definition
@@ -38,30 +38,35 @@ from study.tracking.client import (
     view_lock,
     without_credentials,
 )
+from study.tracking.training_runs import AUTO, mirror_runs
 from study.tracking.view import MOST_RATES, Curve, StudyRun, build_view, content_hash, mlflow_name
+from study.tracking.writing import (
+    ANSWERS,
+    COLOUR,
+    CONTENT,
+    FINISHED,
+    KEY,
+    KIND,
+    LONGEST_VALUE,
+    PAGE,
+    PARENT,
+    STATE,
+    create,
+    finish,
+    log,
+)
 
 if TYPE_CHECKING:  # MLflow takes a second to import
     from mlflow import MlflowClient
-    from mlflow.entities import Run as MlflowRun
-
-METRICS_PER_BATCH = 900  # MLflow accepts 1,000 metrics and params in one call
-PAGE = 1_000
-LONGEST_VALUE = 5_000
-
-PARENT, COLOUR = "mlflow.parentRunId", "mlflow.runColor"
-KIND, KEY, CONTENT, STATE = "study.kind", "study.key", "study.content", "study.state"
-ANSWERS = "study.answers"
-"""Tags of our runs: the kind (study, curve, cell), which one, a hash of what it shows (of a curve's answers: ANSWERS),
-and whether it is complete. Runs without these tags are the user's own and stay."""
-FINISHED = "FINISHED"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorResult:
     """Where to see a study in MLflow.
 
-    curves, cells: how many the view has. uri: without credentials. url_path: of the page of charts, to be appended to
-    the server's address. too_many: curves, so that the study has none there.
+    curves, cells: how many the view has. runs: training runs of their own; None for a large study. uri: without
+    credentials. url_path: of the page of charts, to be appended to the server's address. too_many: curves, so that the
+    study has none there.
     """
 
     experiment_id: str
@@ -69,16 +74,18 @@ class MirrorResult:
     curves: int
     cells: int
     url_path: str
+    runs: int | None = None
     too_many: bool = False
 
     def __str__(self) -> str:
         shown = f"{count(self.curves, 'curve')}, {count(self.cells, 'cell')}"
         if self.too_many:
             shown = "the study without its curves, which are in tables/edges.csv and cells.csv,"
-        return f"MLflow: {shown} in {self.uri}"
+        runs = f", {count(self.runs, 'training run')}" if self.runs else ""
+        return f"MLflow: {shown}{runs} in {self.uri}"
 
 
-def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> MirrorResult:
+def mirror(folder: Path, uri: str | None = None, *, finished: bool = True, runs: str = AUTO) -> MirrorResult:
     """Make MLflow show the record of the study in `folder`, and return where. Writes only what has changed.
 
     Args:
@@ -86,6 +93,7 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> Mi
         uri: MLflow tracking URI; None is the database in the folder (`default_uri`).
         finished: no more runs will come, so curves with missing runs are shown too (with the tag `missing`). If False,
             a curve is shown once all of its planned runs are recorded.
+        runs: which studies have a run of MLflow for each training run, one of `training_runs.RUNS`.
 
     Raises:
         TrackingError: MLflow does not answer or refuses. The next call continues.
@@ -110,7 +118,7 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> Mi
             elif run_id is None:
                 run_id = _write_curve(client, experiment, curve)
             elif curve.answers is not None and ANSWERS not in view.runs[run_id]:
-                _log(client, run_id, curve.start, _answers(curve), {}, {ANSWERS: content_hash(curve.answers)})
+                log(client, run_id, curve.start, _answers(curve), {}, {ANSWERS: content_hash(curve.answers)})
             if run_id is not None:
                 valid[curve.key] = run_id
         if study is not None:
@@ -119,6 +127,9 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> Mi
             # If a server dies before it answers, MLflow asks again, and a run may exist twice.
             view = _read_view(client, experiment)
         _delete_all_but(client, view, set(valid.values()))
+        trained = None
+        if study is not None:
+            trained = mirror_runs(client, folder, definition, own=own, began=study.start, which=runs)
     shown = [curve for curve in curves if curve.key in valid]
     return MirrorResult(
         experiment_id=experiment,
@@ -126,6 +137,7 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True) -> Mi
         curves=len(shown),
         cells=sum(len(set(view.children(valid[c.key])) - view.unfinished) or len(c.cells) for c in shown),
         url_path=f"/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning",
+        runs=trained,
         too_many=study is not None and not curves,
     )
 
@@ -189,17 +201,17 @@ def _write_curve(client: "MlflowClient", experiment: str, curve: Curve) -> str:
     tags = curve.params | {"missing": str(curve.missing), COLOUR: curve.colour}
     tags |= {KIND: "curve", KEY: curve.key, CONTENT: curve.content}
     tags |= {} if curve.answers is None else {ANSWERS: content_hash(curve.answers)}
-    run_id = _create(client, experiment, curve.name, curve.start, tags | {STATE: "incomplete"})
+    run_id = create(client, experiment, curve.name, curve.start, tags | {STATE: "incomplete"})
     metrics = [
         (name, value, cell.step) for cell in curve.cells for name, value in list(cell.metrics.items())[:MOST_RATES]
     ]
-    _log(client, run_id, curve.start, metrics + _answers(curve), curve.params)
+    log(client, run_id, curve.start, metrics + _answers(curve), curve.params)
     for cell in curve.cells if curve.nested else ():
         tags = cell.params | {COLOUR: curve.colour, KIND: "cell", KEY: cell.key, PARENT: run_id}
-        cell_id = _create(client, experiment, cell.name, cell.start, tags)
-        _log(client, cell_id, cell.start, [(name, value, 0) for name, value in cell.metrics.items()], cell.params)
-        _finish(client, cell_id, cell.start, cell.seconds)
-    _finish(client, run_id, curve.start, seconds)
+        cell_id = create(client, experiment, cell.name, cell.start, tags)
+        log(client, cell_id, cell.start, [(name, value, 0) for name, value in cell.metrics.items()], cell.params)
+        finish(client, cell_id, cell.start, cell.seconds)
+    finish(client, run_id, curve.start, seconds)
     client.set_tag(run_id, STATE, "complete")
     return run_id
 
@@ -214,13 +226,13 @@ def _write_study(client: "MlflowClient", experiment: str, view: _View, study: St
         return run_id
     if run_id is None:
         tags = {"study": study.params["study"], KIND: "study", KEY: study.key, STATE: "incomplete"}
-        run_id = _create(client, experiment, study.name, study.start, tags)
+        run_id = create(client, experiment, study.name, study.start, tags)
     else:
         client.set_tag(run_id, STATE, "updating")
-    _log(client, run_id, study.start, [], study.params)
+    log(client, run_id, study.start, [], study.params)
     for name in study.files:
         client.log_artifact(run_id, str(study.folder / name), str(Path(name).parent) if "/" in name else None)
-    _finish(client, run_id, study.start, 0)
+    finish(client, run_id, study.start, 0)
     tags = study.tags | {CONTENT: study.content, STATE: "complete"}
     client.log_batch(run_id, tags=[RunTag(mlflow_name(k), v[:LONGEST_VALUE]) for k, v in tags.items()])
     return run_id
@@ -236,30 +248,3 @@ def _delete_all_but(client: "MlflowClient", view: _View, kept: set[str]) -> None
     doomed = [i for i, top in top_of.items() if top not in kept or i in view.unfinished - kept]
     for run_id in sorted(doomed, key=lambda i: view.runs[i][KIND] != "cell"):
         client.delete_run(run_id)
-
-
-def _create(client: "MlflowClient", experiment: str, name: str, start: int, tags: dict[str, str]) -> str:
-    tags = {mlflow_name(k): v[:LONGEST_VALUE] for k, v in tags.items()}
-    run: MlflowRun = client.create_run(experiment, start_time=start, tags=tags, run_name=name)
-    return run.info.run_id
-
-
-def _log(
-    client: "MlflowClient",
-    run_id: str,
-    at: int,
-    metrics: list[tuple[str, float, int]],
-    params: dict[str, str],
-    tags: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    from mlflow.entities import Metric, Param, RunTag
-
-    first = [Param(mlflow_name(k), v[:LONGEST_VALUE]) for k, v in params.items()]
-    marks = [RunTag(name, value) for name, value in tags.items()]
-    for i in range(0, max(len(metrics), 1), METRICS_PER_BATCH):
-        batch = [Metric(name, value, at, step) for name, value, step in metrics[i : i + METRICS_PER_BATCH]]
-        client.log_batch(run_id, metrics=batch, params=first if i == 0 else [], tags=marks)
-
-
-def _finish(client: "MlflowClient", run_id: str, start: int, seconds: float) -> None:
-    client.set_terminated(run_id, FINISHED, end_time=start + round(seconds * 1000))

@@ -103,12 +103,17 @@ def build_view(folder: Path, definition: Definition, *, finished: bool) -> tuple
     runs = analysis.load(folder)
     if runs.empty:
         return [], None
-    files = [*(folder / "runs").glob("*.parquet")] or [folder / "runs.parquet"]
-    began = min(int(path.stat().st_mtime * 1000) for path in files)
+    began = began_at(folder)
     answers = _answers(folder, definition, runs) if finished else None
     few = runs.groupby(CURVE).ngroups <= MOST_CELLS
     curves = _curves(definition, runs, began, answers) if few else []
     return curves, _study_run(folder, definition, runs, began)
+
+
+def began_at(folder: Path) -> int:
+    """Return when the first runs of a study were recorded, in milliseconds since 1970."""
+    files = [*(folder / "runs").glob("*.parquet")] or [folder / "runs.parquet"]
+    return min(int(path.stat().st_mtime * 1000) for path in files)
 
 
 def mlflow_name(text: str) -> str:
@@ -157,7 +162,7 @@ def _curves(
     curves = []
     for rank, ((model, label), colour) in enumerate(zip(order, colours, strict=True)):
         group: Any = groups[model, label]
-        params = {"study": study.name, "model": model} | _arm(group.iloc[0].to_dict(), thresholds)
+        params = {"study": study.name, "model": model} | arm_params(group.iloc[0].to_dict(), thresholds)
         key, of_curve = content_hash([model, params]), rates[model, label]
         grid = () if study.trainer == IMPORTED else _lrs_of(study, group)
         plan = {(lr, seed) for lr in grid for seed in study.seeds}
@@ -267,8 +272,8 @@ def _answers(folder: Path, definition: Definition, runs: "pd.DataFrame") -> dict
     return found
 
 
-def _arm(run: Mapping[Any, Any], thresholds: Sequence[str]) -> dict[str, str]:
-    """Method, thresholds and options of a run, as text."""
+def arm_params(run: Mapping[Any, Any], thresholds: Sequence[str]) -> dict[str, str]:
+    """Return method, thresholds and options of a run, as text."""
     options = json.loads(run["options"]) if run["options"] else {}
     written = {name: f"{run[name]:.12g}" for name in thresholds if not math.isnan(run[name])}
     written |= {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}

@@ -16,7 +16,8 @@ from paths import ROOT
 from study.tracking import follower as follower_module
 from study.tracking.client import DATABASE, TrackingError
 from study.tracking.follower import Follower
-from study.tracking.mirror import STATE, mirror
+from study.tracking.mirror import mirror
+from study.tracking.writing import STATE
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

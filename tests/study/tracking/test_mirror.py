@@ -9,34 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_view import Killed, View, answers_of, assert_exactly_once, shown_answers, study_run, write
+from mlflow_view import Killed, View, answers_of, assert_exactly_once, mirror_curves, shown_answers, study_run, write
 from simulated_record import simulated_definition, write_simulated_study
 
 from study.record.definition import RecordError
 from study.tracking.client import DATABASE, open_client
-from study.tracking.mirror import mirror
 
 
 def test_answers_are_written_once_when_the_study_is_finished(folder: Path, watch: Any) -> None:
-    mirror(folder, finished=False)
+    mirror_curves(folder, finished=False)
     before = {run.info.run_id for run in View(folder).curves}
     assert shown_answers(folder) == {}
     with watch() as writes:
-        mirror(folder)
+        mirror_curves(folder)
     assert writes == ["log_batch", "log_batch"]
     assert {run.info.run_id for run in View(folder).curves} == before
     assert shown_answers(folder) == answers_of(folder)
     with watch() as writes:
-        mirror(folder, finished=False)
-        mirror(folder)
+        mirror_curves(folder, finished=False)
+        mirror_curves(folder)
     assert writes == []
 
 
 def test_changed_answers_make_new_runs_of_curves(folder: Path) -> None:
-    mirror(folder)
+    mirror_curves(folder)
     first = shown_answers(folder)
     write(folder, seeds=6)
-    mirror(folder)
+    mirror_curves(folder)
     assert shown_answers(folder) == answers_of(folder) != first
     view = View(folder)
     assert_exactly_once(folder, view)
@@ -46,14 +45,14 @@ def test_changed_answers_make_new_runs_of_curves(folder: Path) -> None:
 
 
 def test_second_mirror_writes_nothing(folder: Path, watch: Any) -> None:
-    first = mirror(folder)
+    first = mirror_curves(folder)
     with watch() as writes:
-        assert mirror(folder) == first
+        assert mirror_curves(folder) == first
     assert writes == []
 
 
 def test_rebuild_in_an_empty_database_gives_the_same_view(folder: Path, empty_database: Path) -> None:
-    mirror(folder)
+    mirror_curves(folder)
     before = View(folder).content()
     write(folder.parent / "other")  # a copy of the database that no open connection still knows
     moved = folder.with_name("other")
@@ -61,13 +60,13 @@ def test_rebuild_in_an_empty_database_gives_the_same_view(folder: Path, empty_da
     for path in (folder / "runs").iterdir():
         shutil.copystat(path, moved / "runs" / path.name)
     shutil.copy(empty_database, moved)
-    mirror(moved)
+    mirror_curves(moved)
     assert View(moved).content() == before
 
 
 def test_a_cell_takes_three_calls_and_a_curve_four(folder: Path, watch: Any) -> None:
     with watch() as writes:
-        mirror(folder)
+        mirror_curves(folder)
     study = ["create_experiment", "create_run", "log_batch", "log_artifact", "set_terminated", "log_batch"]
     cell = ["create_run", "log_batch", "set_terminated"]
     curve = ["create_run", "log_batch", *cell * 3, "set_terminated", "set_tag"]
@@ -81,7 +80,7 @@ def test_mirror_after_a_kill_at_any_write_is_complete_without_duplicates(
     shutil.copy(empty_database, tmp_path)
     write(tmp_path, seeds=2, lrs=(0.8,))
     if grown:
-        mirror(tmp_path)
+        mirror_curves(tmp_path)
         write(tmp_path, seeds=3, lrs=(0.8,))
     found = answers_of(tmp_path)
     with (
@@ -90,17 +89,17 @@ def test_mirror_after_a_kill_at_any_write_is_complete_without_duplicates(
     ):
         database.backup(start)
         with watch() as undisturbed:
-            mirror(tmp_path)
+            mirror_curves(tmp_path)
         assert len(undisturbed) >= 20
         for last in range(1, len(undisturbed) + 1):
             start.backup(database)
             with watch(last), pytest.raises(Killed):
-                mirror(tmp_path)
-            mirror(tmp_path)
+                mirror_curves(tmp_path)
+            mirror_curves(tmp_path)
             assert_exactly_once(tmp_path, View(tmp_path))
             assert shown_answers(tmp_path) == found
             with watch() as writes:
-                mirror(tmp_path)
+                mirror_curves(tmp_path)
             assert writes == []
 
 
@@ -129,10 +128,10 @@ def test_repeated_requests_leave_no_duplicates(
     monkeypatch.chdir(tmp_path)  # MLflow keeps the files of such a one in the current folder
     uri = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'shared.db')}"
     if grown:
-        mirror(folder, uri)
+        mirror_curves(folder, uri)
         write(folder, seeds=8)
     monkeypatch.setattr("study.tracking.mirror.open_client", lambda uri: RepeatingClient(open_client(uri)))
-    result = mirror(folder, uri)
+    result = mirror_curves(folder, uri)
     monkeypatch.undo()
     assert (result.curves, result.cells) == (2, 6)
     assert_exactly_once(folder, View(folder, uri, experiment=result.experiment_id))
@@ -143,9 +142,9 @@ def test_incomplete_curve_is_shown_only_when_the_study_is_finished(tmp_path: Pat
     folder.mkdir()
     shutil.copy(empty_database, folder)
     write(folder, leave_out=[("small", "clippy", 0.4, 1), ("small", "clippy", 1.6, 1)])
-    assert mirror(folder, finished=False).curves == 1
+    assert mirror_curves(folder, finished=False).curves == 1
     assert [run.info.run_name for run in View(folder).curves] == ["small · none"]
-    assert mirror(folder, finished=True).curves == 2
+    assert mirror_curves(folder, finished=True).curves == 2
     view = View(folder)
     assert view.curve("small · clippy").data.tags["missing"] == "2"
     assert view.curve("small · none").data.tags["missing"] == "0"
@@ -154,13 +153,13 @@ def test_incomplete_curve_is_shown_only_when_the_study_is_finished(tmp_path: Pat
 
 
 def test_new_seeds_replace_a_curve_once_complete(folder: Path) -> None:
-    mirror(folder)
+    mirror_curves(folder)
     before = {run.info.run_id for run in View(folder).curves}
     write(folder, seeds=5, leave_out=[("small", "none", 0.4, 4), ("small", "clippy", 0.4, 4)])
-    mirror(folder, finished=False)
+    mirror_curves(folder, finished=False)
     assert {run.info.run_id for run in View(folder).curves} == before
     write(folder, seeds=5)
-    mirror(folder, finished=False)
+    mirror_curves(folder, finished=False)
     view = View(folder)
     assert not {run.info.run_id for run in view.curves} & before
     assert view.history(view.curve("small · none"), "divergence/runs") == {5000: 5, 5602: 5, 6204: 5}
@@ -168,40 +167,40 @@ def test_new_seeds_replace_a_curve_once_complete(folder: Path) -> None:
 
 
 def test_deleted_runs_are_restored_and_runs_of_the_user_stay(folder: Path) -> None:
-    result = mirror(folder)
+    result = mirror_curves(folder)
     view = View(folder)
     own = view.client.create_run(result.experiment_id, run_name="my own")
     view.client.delete_run(view.cells[0].info.run_id)
-    mirror(folder)
+    mirror_curves(folder)
     view = View(folder)
     assert own.info.run_id in {run.info.run_id for run in view.tops}
     view.client.delete_run(own.info.run_id)
     assert_exactly_once(folder, View(folder))
     view.client.delete_experiment(result.experiment_id)
-    assert mirror(folder).experiment_id == result.experiment_id
+    assert mirror_curves(folder).experiment_id == result.experiment_id
     view = View(folder)  # bringing an experiment back brings all of its deleted runs back
     view.client.delete_run(own.info.run_id)
     assert_exactly_once(folder, View(folder))
 
 
 def test_reads_more_runs_than_one_page(folder: Path, watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror(folder)
+    mirror_curves(folder)
     monkeypatch.setattr("study.tracking.mirror.PAGE", 2)
     with watch() as writes:
-        mirror(folder)
+        mirror_curves(folder)
     assert writes == []
 
 
 def test_writes_more_metrics_than_one_call_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("study.tracking.mirror.METRICS_PER_BATCH", 4)
-    mirror(folder)
+    monkeypatch.setattr("study.tracking.writing.METRICS_PER_BATCH", 4)
+    mirror_curves(folder)
     view = View(folder)
     assert len(view.history(view.curve("small · none"), "quality/rmse_play")) == 3
 
 
 def test_folder_without_a_study_raises(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="holds no study"):
-        mirror(tmp_path)
+        mirror_curves(tmp_path)
 
 
 @pytest.mark.slow
@@ -209,5 +208,5 @@ def test_four_hundred_cells_take_seconds(tmp_path: Path) -> None:
     lrs = tuple(0.01 * i for i in range(1, 41))
     write_simulated_study(tmp_path, simulated_definition(lrs=lrs, seeds=range(2)), with_losses=False)
     began = time.process_time()  # a busy disk is not ours to test
-    assert mirror(tmp_path).cells == 400
+    assert mirror_curves(tmp_path).cells == 400
     assert time.process_time() - began < 20

@@ -14,8 +14,9 @@ import screenshots
 from mlflow_view import View, assert_exactly_once, shared_server, study_ui, write
 
 from study.tracking.client import TrackingError
-from study.tracking.mirror import KIND, mirror
+from study.tracking.mirror import mirror
 from study.tracking.server import serve
+from study.tracking.writing import KIND
 
 
 def test_taken_port_is_named(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from mlflow_view import ARMS, LRS, View, answers_of, assert_exactly_once, shown_answers, study_run, write
+from mlflow_view import ARMS, LRS, View, answers_of, assert_exactly_once, mirror_curves, shown_answers, study_run, write
 from simulated_record import simulated_definition
 
 import analysis
@@ -22,12 +22,11 @@ from study.record import tables as record
 from study.record.definition import open_study, read_definition
 from study.tracking import view as tracking_view
 from study.tracking.client import ARTIFACTS, DATABASE
-from study.tracking.mirror import mirror
 from study.tracking.view import lr_steps
 
 
 def test_curve_metrics_are_rates_by_learning_rate(folder: Path) -> None:
-    result = mirror(folder)
+    result = mirror_curves(folder)
     view = View(folder, experiment=result.experiment_id)
     runs = record.read_runs(folder)
     for method in ("none", "clippy"):
@@ -45,7 +44,7 @@ def test_curve_metrics_are_rates_by_learning_rate(folder: Path) -> None:
 
 
 def test_cell_has_its_params_as_tags_too(folder: Path) -> None:
-    mirror(folder)
+    mirror_curves(folder)
     view = View(folder)
     expected = {"study": "simulated", "model": "small", "method": "clippy", "lr": "0.4", "rel": "0.5", "abs": "0.01"}
     (cell,) = [run for run in view.cells if run.info.run_name == "small · clippy · lr 0.4"]
@@ -64,7 +63,7 @@ def test_cell_has_its_params_as_tags_too(folder: Path) -> None:
 def test_a_page_has_at_most_twenty_charts_and_begins_with_divergence(tmp_path: Path, empty_database: Path) -> None:
     shutil.copy(empty_database, tmp_path)
     write(tmp_path, seeds=59, lrs=(0.05, 0.1, 0.2, 0.4, 0.8, 1.6))
-    mirror(tmp_path)
+    mirror_curves(tmp_path)
     charts = sorted({name for run in View(tmp_path).tops for name in run.data.metrics})
     assert len(charts) <= 20
     assert charts[:4] == ["divergence/rate", "divergence/rate_high", "divergence/rate_low", "divergence/runs"]
@@ -85,7 +84,7 @@ def test_steps_are_logarithms_and_differ(lrs: list[float], steps: list[int]) -> 
 
 def test_newest_runs_are_the_curves_in_the_order_of_the_study(folder: Path) -> None:
     """It takes the newest ten runs, newest first; the study and the cells must not be among them."""
-    mirror(folder)
+    mirror_curves(folder)
     newest_first = sorted(View(folder).runs, key=lambda run: -run.info.start_time)
     names = [run.info.run_name for run in newest_first]
     assert names[:3] == ["small · none", "small · clippy", "study · simulated"]
@@ -95,7 +94,7 @@ def test_newest_runs_are_the_curves_in_the_order_of_the_study(folder: Path) -> N
 
 def test_curves_of_one_method_have_different_colours(tmp_path: Path, folder: Path) -> None:
     write(folder, arms=(*ARMS, Arm(method="clippy", options={"rel": 0.1, "norm": "rms"})))
-    mirror(folder)
+    mirror_curves(folder)
     view = View(folder)
     colours = {run.info.run_name: run.data.tags["mlflow.runColor"] for run in view.curves}
     assert len(colours) == len(set(colours.values())) == 3
@@ -111,7 +110,7 @@ def test_nan_and_infinity_are_left_out(folder: Path) -> None:
     path, table = next((p, t) for p, t in tables.items() if set(t["method"]) == {"none"} and set(t["role"]) == {"cell"})
     table.loc[table["lr"] == 1.6, ["kept", "final_loss", "seconds"]] = None
     record.write_trial(folder, path.stem, without_nan(table), [])
-    mirror(folder)
+    mirror_curves(folder)
     view = View(folder)
     (cell,) = [run for run in view.cells if run.info.run_name == "small · none · lr 1.6"]
     assert "quality/kept" not in cell.data.metrics
@@ -132,10 +131,10 @@ def test_study_run_has_definition_report_and_figures(folder: Path) -> None:
     (folder / "figures").mkdir()
     (folder / "figures" / "rates.png").write_bytes(b"a picture")
     (folder / "report.html").write_text("first")
-    mirror(folder)
+    mirror_curves(folder)
     before = study_run(folder)
     (folder / "report.html").write_text("second")
-    mirror(folder)
+    mirror_curves(folder)
     after = study_run(folder)
     assert after.info.run_id == before.info.run_id
     artifacts = Path(after.info.artifact_uri.removeprefix("file://"))
@@ -149,7 +148,7 @@ def test_study_run_has_definition_report_and_figures(folder: Path) -> None:
 
 def test_curves_have_finite_answers(folder: Path) -> None:
     write(folder, seeds=8, lrs=(0.1, 0.2, 0.4, 0.8, 1.6))
-    mirror(folder)
+    mirror_curves(folder)
     shown = shown_answers(folder)
     assert shown == answers_of(folder)
     none, clippy = shown["small · none"], shown["small · clippy"]
@@ -167,17 +166,17 @@ def test_curves_have_finite_answers(folder: Path) -> None:
 def test_study_run_has_the_tables(folder: Path) -> None:
     (folder / "tables").mkdir()
     (folder / "tables" / "edges.csv").write_text("model,curve\n")
-    mirror(folder)
+    mirror_curves(folder)
     artifacts = Path(study_run(folder).info.artifact_uri.removeprefix("file://"))
     assert (artifacts / "tables" / "edges.csv").read_text() == "model,curve\n"
 
 
 def test_large_study_has_curves_without_cells(folder: Path, watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror(folder)
+    mirror_curves(folder)
     nested = View(folder)
     monkeypatch.setattr("study.tracking.view.MOST_CELLS", 5)  # there are six
     monkeypatch.setattr("study.tracking.view.MOST_CURVES", 1)
-    shown = mirror(folder)
+    shown = mirror_curves(folder)
     view = View(folder)
     assert (shown.curves, shown.cells) == (2, 6)
     assert len(view.runs) == 3
@@ -187,17 +186,17 @@ def test_large_study_has_curves_without_cells(folder: Path, watch: Any, monkeypa
             assert view.history(view.curve(name), metric) == nested.history(nested.curve(name), metric)
     assert shown_answers(folder) == {}
     with watch() as writes:
-        mirror(folder)
+        mirror_curves(folder)
     assert writes == []
     monkeypatch.undo()
-    mirror(folder)
+    mirror_curves(folder)
     assert View(folder).content() == nested.content()
 
 
 def test_study_without_runs_has_an_empty_view(tmp_path: Path, empty_database: Path) -> None:
     shutil.copy(empty_database, tmp_path)
     open_study(tmp_path, simulated_definition())
-    result = mirror(tmp_path)
+    result = mirror_curves(tmp_path)
     assert (result.curves, result.cells, View(tmp_path).runs) == (0, 0, [])
 
 
@@ -207,9 +206,9 @@ def test_import_does_not_load_mlflow() -> None:
 
 
 def test_too_many_curves_have_no_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror(folder)
+    mirror_curves(folder)
     monkeypatch.setattr(tracking_view, "MOST_CELLS", 1)
-    result = mirror(folder)
+    result = mirror_curves(folder)
     assert View(folder).curves == []
     assert study_run(folder).data.tags["runs"] == "24"
     assert "the study without its curves, which are in tables/edges.csv and cells.csv, in" in str(result)
@@ -223,5 +222,5 @@ def test_missing_runs_are_counted_on_the_grid_of_each_arm(tmp_path: Path, empty_
     arms = (Arm(method="none"), Arm(method="clippy", lrs=(1.6, 3.2)))
     write(tmp_path, arms=arms, leave_out=[("small", "clippy", 3.2, 1)])
     assert [curve.missing for curve in shown(tmp_path)] == [0, 1]
-    mirror(tmp_path)
+    mirror_curves(tmp_path)
     assert study_run(tmp_path).data.tags["missing"] == "1"
