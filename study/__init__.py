@@ -5,6 +5,7 @@
     result = study.run("quick", out="results/quick")    # trains, and returns the record
     result = study.open("results/quick")                # what is recorded: result.runs, result.edges(), ...
     study.compare("results/a", "results/b")             # ratios of edges, and what differs in the definitions
+    study.merge("results/a", "results/b", out="both")   # one record of a study that was trained in two folders
 
 What cannot be done is a ValueError; `RecordError` is one, of a folder that holds no record. docs/python.md has
 every function. Importing this needs the standard library alone.

@@ -111,4 +111,6 @@ def _answers(tables: ReportTables) -> dict[str, pd.DataFrame]:
         "contrasts": tables.contrasts,
         "lr_sensitivity": tables.sensitivity,
     }
+    if len(tables.across_models):
+        answers["across_models"] = tables.across_models
     return answers if tables.table2 is None else answers | {"table2": tables.table2}

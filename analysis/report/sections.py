@@ -248,10 +248,35 @@ def contrasts(tables: ReportTables) -> Context | None:
         "family": _family_of(tables.folder),
         "planned": _contrasts_table(tables, found.loc[planned], "p (Holm)", "p_holm"),
         "others": _contrasts_table(tables, found.loc[~planned], "p, uncorrected", "p"),
+        "across": _across_table(tables.across_models),
         "costs": _costs_table(tables),
         "lr_min": tables.sensitivity["sensitivity_lr_min"].iloc[0],
         "lr_max": tables.sensitivity["sensitivity_lr_max"].iloc[0],
     }
+
+
+def _across_table(found: pd.DataFrame) -> Table | None:
+    if found.empty:
+        return None
+    head = [
+        "curve",
+        "against",
+        "models",
+        "seeds",
+        "moves the edge up",
+        "95% interval",
+        "ratio of edges",
+        "95% interval",
+    ]
+    rows = [
+        [
+            *(str(row[name]) for name in ("curve", "against", "models", "seeds")),
+            *(percent(row["moves"]), f"{percent(row['moves_low'])} to {percent(row['moves_high'])}"),
+            *(ratio_text(row), span_text(row["low"], row["high"])),
+        ]
+        for row in records(found)
+    ]
+    return Table(head=head, rows=rows, words=2)
 
 
 def _family_of(folder: Path) -> str | None:

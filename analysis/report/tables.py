@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.loading import cells_of, records
+from analysis.stats.across_models import across_models
 from analysis.stats.best import best, gains
 from analysis.stats.contrasts import contrasts
 from analysis.stats.edges import edges, fits
@@ -46,6 +47,7 @@ class ReportTables:
         missing: `missing_by_curve` at the first level; empty for a search for the best quality, which has no curves.
         recommended: `recommend`, risk 5% at 95%.
         contrasts: `contrasts`; empty for a search for the best quality, which has no curves.
+        across_models: `across_models`; empty unless contrasts were planned for several models.
         sensitivity: `lr_sensitivity`; empty for such a search.
         best: `best` of a search for the best quality, else None.
         table2: `table2` if a method has several arms, else None.
@@ -63,6 +65,7 @@ class ReportTables:
     missing: pd.DataFrame
     recommended: pd.DataFrame
     contrasts: pd.DataFrame
+    across_models: pd.DataFrame
     sensitivity: pd.DataFrame
     best: pd.DataFrame | None
     table2: pd.DataFrame | None
@@ -108,6 +111,7 @@ def report_tables(folder: Path) -> ReportTables:
     confirmations = read_confirmations(folder)
     compared = runs.iloc[:0] if searched else runs
     failed = failed_runs(folder, definition, runs)
+    ratios = contrasts(compared, definition, confirmations=confirmations, fitted=fitted)
     return ReportTables(
         folder=folder,
         definition=definition,
@@ -120,7 +124,8 @@ def report_tables(folder: Path) -> ReportTables:
         failed=failed,
         missing=missing_by_curve(compared, failed.iloc[:0] if searched else failed, first_level(definition.study)),
         recommended=recommend(compared, definition, confirmations=confirmations, fitted=fitted, failed=failed),
-        contrasts=contrasts(compared, definition, confirmations=confirmations, fitted=fitted),
+        contrasts=ratios,
+        across_models=across_models(compared, ratios),
         sensitivity=lr_sensitivity(compared, definition),
         best=best(every, _gains(folder, every, definition), definition) if searched else None,
         table2=table2(runs, definition) if has_choices(definition.study) else None,

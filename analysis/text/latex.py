@@ -16,7 +16,7 @@ SPECIAL = str.maketrans(
 
 
 def edges_table(table: pd.DataFrame) -> str:
-    """Return edges as a booktabs table: the edge, its 95% interval, seeds, and runs of each curve.
+    """Return edges as a booktabs table: the edge, its 95% interval, seeds, lrs, and n, the runs of a cell, by curve.
 
     Numbers have three significant digits. An edge outside the tried lrs is a bound, `> 3.2`.
 
@@ -25,13 +25,13 @@ def edges_table(table: pd.DataFrame) -> str:
     """
     models = list(dict.fromkeys(table["model"]))
     level = f"LR{100 * float(table['level'].iloc[0]):02.0f}" if len(table) else "LR50"
-    head = [*(["model"] if len(models) > 1 else []), "method", level, r"95\% interval", "seeds", "lrs"]
-    lines = [rf"\begin{{tabular}}{{{'l' * (len(head) - 4)}rrrr}}", r"\toprule", _line(head), r"\midrule"]
+    head = [*(["model"] if len(models) > 1 else []), "method", level, r"95\% interval", "seeds", "lrs", "n"]
+    lines = [rf"\begin{{tabular}}{{{'l' * (len(head) - 5)}rrrrr}}", r"\toprule", _line(head), r"\midrule"]
     for row in records(table):
         edge = f"{row['edge']:.3g}" if row["status"] == REACHED else "${}$ {}".format(*edge_text(row).split())
         names = [row["model"], row["curve"]] if len(models) > 1 else [row["curve"]]
         cells = [*(str(name).translate(SPECIAL) for name in names), edge, _span(row)]
-        lines.append(_line([*cells, str(row["seeds"]), str(row["lrs"])]))
+        lines.append(_line([*cells, str(row["seeds"]), str(row["lrs"]), _runs(row)]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
@@ -41,6 +41,12 @@ def _span(row: Mapping[str, Any]) -> str:
     if math.isinf(row["high"]):
         return f"above {low}"
     return f"{low} to {high}" if row["low"] else f"below {high}"
+
+
+def _runs(row: Mapping[str, Any]) -> str:
+    """The runs of a cell: `16`, or `3--16` where they differ."""
+    few, many = row["n_min"], row["n_max"]
+    return str(few) if few == many else f"{few}--{many}"
 
 
 def _line(cells: list[str]) -> str:

@@ -171,6 +171,12 @@ class Result:
             contrasts(self.runs, self._definition, confirmations=confirmations, quality=quality, fitted=self.fits)
         )
 
+    def across_models(self) -> "pd.DataFrame":
+        """Return how each method moves the edge over all models; see `analysis.stats.across_models`."""
+        from analysis.stats.across_models import across_models
+
+        return across_models(self.runs, self.contrasts())
+
     def frontier(self, level: float = 0.5) -> "pd.DataFrame":
         """Return the edge of each curve by the threshold that varies; see `analysis.frontier`."""
         import analysis

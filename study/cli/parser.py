@@ -236,6 +236,7 @@ def build_parser(verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]
     report.add_argument(
         "--figures", metavar="F", help="formats of figures of 3.3 inches for a paper: pdf, svg or png, such as pdf,svg"
     )
+    report.add_argument("--latex", action="store_true", help="also tables/edges.tex, the edges for a paper (booktabs)")
     recommend = command("recommend", "show the largest lr whose risk can be claimed, by method", folder=True)
     _add_claim(recommend)
     recommend.add_argument("--json", action="store_true", help="print JSON records with finite numbers or null")

@@ -112,9 +112,12 @@ def _report(options: argparse.Namespace) -> None:
         raise ValueError("--figures needs formats, such as pdf,svg")
     if not family.is_family(folder):
         show(report.report(folder, formats))
+        if options.latex:
+            show(report.latex(folder))
         return
-    if formats:
-        raise ValueError(f"{options.dir} holds a family of studies; --figures takes one study")
+    if formats or options.latex:
+        option = "--figures" if formats else "--latex"
+        raise ValueError(f"{options.dir} holds a family of studies; {option} takes one study")
     show(family.report(folder))
 
 

@@ -103,6 +103,25 @@ def save_figures(folder: Path, into: Path, formats: Sequence[str], width: float 
         raise StorageError(f"cannot write figures to {into} ({error.strerror or error})") from error
 
 
+def latex(folder: Path) -> str:
+    """Write the edges as a table of LaTeX, `tables/edges.tex`, and return where it is. Raises StorageError."""
+    import analysis
+    from analysis.stats.edges import fits
+    from analysis.text.latex import edges_table
+    from study.storage.atomic import write_atomic
+
+    runs = analysis.load(folder)
+    fitted = fits(runs)
+    parts = [edges_table(analysis.edges(runs, level, fitted)) for level in (0.5, 0.05)]
+    path = folder / "tables" / "edges.tex"
+    try:
+        write_atomic(path, "\n\n".join(parts).encode() + b"\n", sync=False)
+    except OSError as error:
+        raise StorageError(f"cannot write {path} ({error.strerror or error})") from error
+    stores.publish(folder, ("tables/*.tex",))
+    return f"LaTeX: {path} (LR50 and LR05; needs \\usepackage{{booktabs}})"
+
+
 def _missing_losses(runs: "pd.DataFrame", losses: "pd.DataFrame") -> list[str]:
     """What the report lacks where the losses of runs are not there, as in a published study."""
     missing = len(set(runs["run_id"]) - set(losses["run_id"]))

@@ -91,7 +91,7 @@ OF_TABLES = frozenset(
     sensitivity_low sensitivity_lr_max sensitivity_lr_min share status step tested_at threshold trend undertrained
     value
     """.split()  # noqa: SIM905 - a list has a line for each word
-)
+) | {"models", "moves", "moves_low", "moves_high"}
 """Columns of the tables that `analysis` makes of a record. Each threshold is a column there too."""
 
 

@@ -1,8 +1,8 @@
 """Shows each training run in MLflow as a run of its own: its loss curve, outcome, lr and seed.
 
 They are in an experiment beside the study's, `<study> training runs`. MLflow charts the newest ten runs of an
-experiment, and these would hide the curves. MLflow takes about as long for each as for a cell, so larger studies have none
-unless the user asks (`RUNS`).
+experiment, and these would hide the curves. MLflow takes about as long for each as for a cell, so larger studies
+have none unless the user asks (`RUNS`).
 
 The loss is the training loss, the sum over tasks. A chart holds at most POINTS of its steps: every n-th from the first,
 and the last, each as it was recorded. A recorded run never changes, so each is written once.
