@@ -7,6 +7,15 @@
     study.compare("results/a", "results/b")             # ratios of edges, and what differs in the definitions
     study.merge("results/a", "results/b", out="both")   # one record of a study that was trained in two folders
 
+A result has, as tables and paths:
+
+    study, folder, content                              # what was studied, where, and the hash of its data
+    runs, losses(run_id), rates(), edges(level), fits   # runs, their losses, P(divergence), and the edge of each curve
+    contrasts(), across_models(), frontier()            # which method moves the edge, and by how much
+    quality(), tradeoff(), recommend(risk), confirm(lr) # what it costs, the lr that can be claimed
+    plot_divergence(ax), plot_tradeoff(ax), plot_frontier(ax), plot_losses(run_id, ax)
+    report(), latex()                                   # report.html with figures; a table for a paper
+
 What cannot be done is a ValueError; `RecordError` is one, of a folder that holds no record. docs/python.md has
 every function. Importing this needs the standard library alone.
 """

@@ -14,6 +14,7 @@ assert set(result.runs["method"]) == {"none", "agc"} and result.runs["seed"].nun
 assert set(losses.columns) == {"run_id", "step", "task", "loss"}
 assert comparison.edges["curve"].tolist() == ["none"]
 assert left.get_legend() is not None
+assert "PYTHONBREAKPOINT" not in __import__("os").environ
 """
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "tour.ipynb"
 
 RUNNER = """
-import ast, json, sys
+import ast, json, os, sys
 import matplotlib
 matplotlib.use("agg")
 
@@ -34,7 +34,8 @@ assert result.runs["seed"].nunique() == 4 and len(result.runs) == len(result.rat
 assert len(both.runs) == len(names["claimed"].runs) + len(other.runs)
 assert set(both.across_models()["models"]) <= {2}
 assert len(names["failed"]) == 5, names["failed"]
-matplotlib.rcdefaults()
+assert "PYTHONBREAKPOINT" not in os.environ
+assert matplotlib.rcParams["font.size"] == 10
 """
 
 

@@ -314,8 +314,27 @@ import study
 heavy = {"numpy", "pandas", "torch", "ray", "mlflow", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 assert dict(os.environ) == before
+import threading
+assert threading.active_count() == 1 and sys.breakpointhook is sys.__breakpointhook__
 assert all(getattr(study, name) is not None for name in study.__all__)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert replace(study.Rule(), kept=0.3) != study.Rule()
     assert matplotlib.rcParams["font.size"] == 10
+
+
+def test_no_function_hides_a_module_of_its_name() -> None:
+    root = Path(study.__file__).parent
+    for name in study.__all__:
+        assert not (root / f"{name}.py").exists(), name
+        assert not (root / name).is_dir(), name
+
+
+def test_help_of_the_package_names_every_function_on_one_screen() -> None:
+    text = study.__doc__ or ""
+    assert len(text.splitlines()) <= 40
+    for name in ("run", "open", "compare", "merge"):
+        assert f"study.{name}(" in text
+    for name in vars(study.Result):
+        if not name.startswith("_"):
+            assert name in text, name
