@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from study.commands.paths import typed_command, typed_path
 from study.config import IMPORTED, EdgeSearch, control_of
@@ -109,10 +109,10 @@ def _check_runs(
     if isinstance(definitions[0].study.search, EdgeSearch):
         import pandas as pd
 
-        cells = pd.concat(tables).query("role == 'cell'")
-        curve = cells.groupby(["model", "method", "options", *_thresholds(cells), "seed"], dropna=False)["lr"]
-        if (several := curve.nunique()).gt(1).any():
-            model, method, *_, seed = several.index[several.gt(1)][0]
+        cells: Any = pd.concat(tables).query("role == 'cell'")
+        lrs = cells.groupby(["model", "method", "options", *_thresholds(cells), "seed"], dropna=False)["lr"].nunique()
+        if several := lrs[lrs > 1].index.tolist():
+            model, method, *_, seed = several[0]
             raise ValueError(
                 f"the searches placed seed {seed} of {method} on {model} at several lrs: a curve has one run of a seed"
             )
@@ -169,9 +169,9 @@ def _trained_twice(tables: Sequence["pd.DataFrame"]) -> list[str]:
 
 def _summary(folders: Sequence[Path], out: Path, tables: Sequence["pd.DataFrame"], notes: Sequence[str]) -> str:
     merged, shown = read_runs(out), typed_path(out)
-    cells = int((merged["role"] == "cell").sum())
+    cells = merged["role"].tolist().count("cell")
     parts = ", ".join(
-        f"{(runs['role'] == 'cell').sum()} in {stores.address(folder)}"
+        f"{runs['role'].tolist().count('cell')} in {stores.address(folder)}"
         for folder, runs in zip(folders, tables, strict=True)
     )
     return "\n".join(

@@ -3,9 +3,10 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from study.record import confirmations, failures, files, tables
 from study.storage import stores
@@ -67,5 +68,6 @@ def _free(store: stores.Store, path: Path, contents: Mapping[str, bytes]) -> str
 
 def _of(table: pa.Table, ids: list[str]) -> pa.Table:
     """The rows of these runs, and those of the constant predictor."""
+    pc: Any = pyarrow.compute  # its functions are generated at import, unknown to type checkers
     is_kept = pc.or_kleene(pc.is_null(table["run_id"]), pc.is_in(table["run_id"], value_set=pa.array(ids)))
     return table.filter(is_kept)
