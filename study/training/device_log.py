@@ -26,6 +26,8 @@ class DeviceLog:
         self.ids_NF = _tensor(log.ids).to(device)
         self.numbers_ND = _tensor(log.numbers).to(device)
         self.labels_NT = _tensor(log.labels).to(device)
+        self.heldout_labels = np.asarray(log.labels[log.train_rows :])
+        """Labels (N, T) of the held-out rows, on the host."""
         self.labels_are_missing = bool(np.isnan(log.labels).any())
 
     def ids(self, rows_GB: Tensor) -> Tensor:

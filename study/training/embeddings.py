@@ -9,10 +9,8 @@ Shape letters: G groups (one seed each), K runs of a group, R = G * K runs, B ba
 dimension, V ids of all features, U touched ids.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from torch.nn import functional
 
 from study.streams import stream
 from study.training.packed_copy import words
+from study.training.touched_rows import TableBlocks, touched_or_none
 
 IDS_AT_A_TIME = 2**13
 """Ids whose rows are checked together at the end, so that memory does not grow with the table."""
@@ -61,20 +60,22 @@ class EmbeddingTables:
         self.groups, self.runs, self.dim = len(seeds), runs_of_group, dim
         self.features = len(vocabulary)
         self.ids = int(sum(vocabulary))
-        starts = np.concatenate([[0], np.cumsum(vocabulary)[:-1]]) if self.features else np.zeros(0)
-        self.starts_F = torch.as_tensor(starts, dtype=torch.int64, device=device)
+        self.starts = [0, *np.cumsum(vocabulary, dtype=np.int64).tolist()]
+        """The first id of each feature, and after them the number of all ids."""
+        self.lengths = list(lengths) if lengths else [1] * self.features
         self.has_lists = bool(lengths)
-        of_columns = np.repeat(starts, lengths) if lengths else starts
-        self.starts_C = torch.as_tensor(of_columns, dtype=torch.int64, device=device)
+        starts_C = np.repeat(np.array(self.starts[:-1], dtype=np.int64), self.lengths)
+        self.starts_C = torch.from_numpy(starts_C).to(device)
         # One row more than ids means "no row" where the number of touched rows is not read back.
         self.no_row = self.groups * self.ids
         self.weight = torch.zeros(self.no_row + 1, self.runs * dim, dtype=dtype, device=device)
         weight = self._by_id(self.weight)
         for group, seed in enumerate(seeds):
-            for f, (name, first, codes) in enumerate(zip(names, starts.tolist(), vocabulary, strict=True)):
+            for f, (name, first, codes) in enumerate(zip(names, self.starts[:-1], vocabulary, strict=True)):
                 rows = _normal(stream(seed, "embeddings", name), codes, dim).mul_(std) if start is None else start[f]
-                weight[group, int(first) : int(first) + codes] = rows.to(device, dtype).unsqueeze(1)
+                weight[group, first : first + codes] = rows.to(device, dtype).unsqueeze(1)
         self.accumulator = torch.full_like(self.weight, initial_accumulator)
+        self.accumulator[self.no_row] = 1.0  # so that its update is 0, whatever G0 and eps are
         if start_accumulator is not None:
             for rows, initial in zip(self.of_feature(self.accumulator), start_accumulator, strict=True):
                 rows.copy_(initial)
@@ -89,18 +90,21 @@ class EmbeddingTables:
         """Copy the rows of a batch, for all runs of each group."""
         torch.index_select(self.weight, 0, positions, out=out_GBFKE.view(len(positions), -1))
 
-    def gradients(self, positions: Tensor, gradient_GBFKE: Tensor, *, fixed: bool = False) -> tuple[Tensor, Tensor]:
-        """Return the touched rows (U,), in ascending order, and their summed gradients (U, K * E).
+    def gradients(
+        self, positions: Tensor, gradient_GBFKE: Tensor, blocks: TableBlocks | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the touched rows (N,), and their summed gradients (N, K * E), with nothing read back from the device.
+
+        There are as many rows as positions. Those that are too many are `no_row`, with a gradient of zero.
 
         Args:
             positions: As `positions` returned them.
             gradient_GBFKE: The gradient by each embedding of the batch.
-            fixed: Whether U is always the number of positions, so that nothing is read back from the device. The last
-                rows are then `no_row`, with a gradient of zero.
+            blocks: Gives the rows of each table a block of their own. None: they are in ascending order.
         """
-        rows_U, order, offsets_U = touched_or_none(positions, self.no_row) if fixed else touched(positions)
+        rows_N, order, offsets_N = blocks.touched(positions) if blocks else touched_or_none(positions, self.no_row)
         occurrences = gradient_GBFKE.view(len(positions), -1)
-        return rows_U, functional.embedding_bag(order, occurrences, offsets_U, mode="sum")
+        return rows_N, functional.embedding_bag(order, occurrences, offsets_N, mode="sum")
 
     def adagrad(
         self, rows_U: Tensor, gradient: Tensor, lr_GK: Tensor, eps: float, weight: Tensor | None = None
@@ -134,17 +138,16 @@ class EmbeddingTables:
 
     def of_feature(self, table: Tensor) -> list[Tensor]:
         """Return a view (G, K, codes, E) of the weight or the accumulator for each feature."""
-        starts = [*self.starts_F.tolist(), self.ids]
         rows = self.of_run(table)
-        return [rows[:, :, first:stop] for first, stop in itertools.pairwise(starts)]
+        return [rows[:, :, first:stop] for first, stop in itertools.pairwise(self.starts)]
 
     def segments(self, rows_U: Tensor) -> list[tuple[int, int, slice]]:
         """Return (group, feature, its rows among the touched) for each table that the batch touched.
 
-        It reads sizes back from the device, so it is for methods that act on embeddings only.
+        Its sizes depend on the rows, so it is for the CPU.
         """
         tables = (rows_U // self.ids) * self.features
-        tables = tables + torch.searchsorted(self.starts_F, rows_U % self.ids, right=True) - 1
+        tables = tables + torch.searchsorted(torch.tensor(self.starts), rows_U % self.ids, right=True) - 1
         counts = torch.bincount(tables, minlength=self.groups * self.features).tolist()
         stops = np.cumsum(counts)
         return [
@@ -166,88 +169,6 @@ class EmbeddingTables:
     def _by_id(self, rows: Tensor) -> Tensor:
         """A view (G, V, K, E) of all rows except `no_row`."""
         return rows[: self.no_row].view(self.groups, self.ids, self.runs, self.dim)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TouchedRows:
-    """The rows of a group that a batch touches.
-
-    Args:
-        rows: int64 (U,), in ascending order.
-        order: (N,), the places in the batch, sorted by row; a stable sort.
-        offsets: (U,), where each row begins in that order.
-        places: (N,), for each id of the batch, its row among those touched.
-    """
-
-    rows: Tensor
-    order: Tensor
-    offsets: Tensor
-    places: Tensor
-
-
-def touched_by_groups(positions: Tensor, groups: int, ids: int) -> list[TouchedRows]:
-    """Return the rows that a batch touches, by group, on CPU.
-
-    Args:
-        positions: As `EmbeddingTables.positions` returned them.
-        groups: G.
-        ids: Ids of one group.
-    """
-    found: list[TouchedRows] = []
-    own, own_values = _touched(np.zeros(0, np.int64)), np.zeros(0, np.int64)
-    for group, positions_N in enumerate(positions.view(groups, -1).numpy()):
-        values = positions_N - group * ids
-        # Groups share held-out batches, and all batches if they share a seed.
-        if not np.array_equal(values, own_values):
-            own, own_values = _touched(values), values
-        found.append(dataclasses.replace(own, rows=own.rows + group * ids))
-    return found
-
-
-def touched_rows(values: np.ndarray, first: int) -> TouchedRows:
-    """Return the rows that ids touch, as places after the row `first`."""
-    found = _touched(values)
-    return dataclasses.replace(found, rows=found.rows + first)
-
-
-def _touched(values: np.ndarray) -> TouchedRows:
-    # One integer of value and place: numpy sorts integers with vector instructions, and int32 twice as fast.
-    bits = max(len(values) - 1, 1).bit_length()
-    small = int(values.max(initial=0)).bit_length() + bits < 32
-    keys = values.astype(np.int32 if small else np.int64) << bits
-    keys |= np.arange(len(values), dtype=keys.dtype)
-    keys.sort()
-    order, ordered = keys & ((1 << bits) - 1), keys >> bits
-    begins = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(values)]
-    offsets = np.flatnonzero(begins).astype(order.dtype)
-    places = np.empty_like(order)
-    places[order] = np.cumsum(begins, dtype=order.dtype) - 1
-    return TouchedRows(
-        rows=torch.from_numpy(ordered[offsets].astype(np.int64)),
-        order=torch.from_numpy(order),
-        offsets=torch.from_numpy(offsets),
-        places=torch.from_numpy(places),
-    )
-
-
-def touched(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the distinct values (U,), the stable order that sorts `positions`, and where each value begins (U,)."""
-    ordered, order = torch.sort(positions, stable=True)
-    rows_U, counts = torch.unique_consecutive(ordered, return_counts=True)
-    return rows_U, order, counts.cumsum(0) - counts
-
-
-def touched_or_none(positions: Tensor, none: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the same as `touched`, padded to the length of `positions` with the value `none`, which has no places."""
-    count = len(positions)
-    ordered, order = torch.sort(positions, stable=True)
-    places = torch.arange(count, device=positions.device)
-    begins = torch.ones_like(ordered, dtype=torch.bool)
-    torch.ne(ordered[1:], ordered[:-1], out=begins[1:])
-    of_value = begins.cumsum(0) - 1
-    rows_U = torch.full_like(ordered, none).scatter_(0, of_value, ordered)
-    offsets_U = torch.full_like(ordered, count).scatter_reduce_(0, of_value, places, "amin")
-    return rows_U, order, offsets_U
 
 
 def _put(table: Tensor, rows_U: Tensor, values: Tensor) -> None:

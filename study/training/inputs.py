@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from study.training.embeddings import EmbeddingTables, TouchedRows, touched_by_groups
+from study.training.embeddings import EmbeddingTables
 from study.training.packed_copy import copy_words, empty_rows, widest_word
+from study.training.touched_rows import TableBlocks, TouchedRows, touched_by_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class Inputs(ABC):
 
     @abstractmethod
     def gradients(self, tables: EmbeddingTables) -> tuple[Tensor, Tensor]:
-        """Return the touched rows (U,), in ascending order, and their summed gradients (U, K * E)."""
+        """Return the touched rows (U,), and their summed gradients (U, K * E)."""
 
 
 class WholeInputs(Inputs):
@@ -82,16 +83,16 @@ class WholeInputs(Inputs):
 
     Args:
         sizes: The sizes of the stack.
-        fixed: As in `EmbeddingTables.gradients`.
+        blocks: As in `EmbeddingTables.gradients`.
     """
 
-    def __init__(self, sizes: InputSizes, *, fixed: bool) -> None:
+    def __init__(self, sizes: InputSizes, *, blocks: TableBlocks | None = None) -> None:
         super().__init__(sizes)
-        self.fixed = fixed
+        self.blocks = blocks
         shape = (self.groups, self.batch, self.features, self.runs_of_group, self.dim)
         self.embedded_GBFKE = torch.zeros(shape, dtype=self.dtype, device=self.device)
         self.gradient_GBFKE = torch.zeros_like(self.embedded_GBFKE)
-        self.positions = torch.zeros(0, dtype=torch.int64)
+        self.positions = torch.zeros(0, dtype=torch.int64, device=self.device)
 
     def _read(self, tables: EmbeddingTables, positions: Tensor) -> None:
         self.positions = positions
@@ -110,7 +111,7 @@ class WholeInputs(Inputs):
         copy_words(self._embedded(gradient_RBI).permute(0, 2, 3, 1, 4), self.gradient_GBFKE)
 
     def gradients(self, tables: EmbeddingTables) -> tuple[Tensor, Tensor]:
-        return tables.gradients(self.positions, self.gradient_GBFKE, fixed=self.fixed)
+        return tables.gradients(self.positions, self.gradient_GBFKE, self.blocks)
 
     def _embedded(self, rows_RBI: Tensor) -> Tensor:
         """A view (G, K, B, F, E) of the embedded columns."""

@@ -7,6 +7,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -16,8 +17,10 @@ from study.config import Recipe
 from study.data._dataset import Log, Task
 from study.definition import model_options
 from study.streams import stream
+from study.training import devices
 from study.training.activation_clamp import ActivationClamp
 from study.training.inputs import Inputs
+from study.training.leaves import Places
 from study.training.losses import mean_losses
 from study.training.matmul import BatchedLinear, onednn_is_exact
 from study.training.weights import Weights
@@ -94,6 +97,7 @@ class StackedNetworks:
     Attributes:
         parameters: The trained ones by name, (R, *shape), leaves that require a gradient.
         buffers: Buffers and frozen parameters by name, (R, *shape).
+        packed: The places of small parameters and their numbers (R, P), whose views they are; None on CPU.
     """
 
     def __init__(
@@ -107,7 +111,10 @@ class StackedNetworks:
         self.seeds, self.dtype, self.device = seeds, dtype, device
         self.modules = list(networks[:1])
         parameters = _stacked([trained_parameters(network) for network in networks])
-        self.parameters = {k: v.to(device, dtype).requires_grad_() for k, v in parameters.items()}
+        parameters = {k: v.to(device, dtype) for k, v in parameters.items()}
+        self.packed = _packed(parameters) if devices.wants_few_operations(device) else None
+        views = self.packed[0].views(self.packed[1]) if self.packed else {}
+        self.parameters = {k: views.get(k, v).detach().requires_grad_() for k, v in parameters.items()}
         # Running statistics in the run's precision; counters and masks as they are.
         buffers = _stacked([constants(network) for network in networks])
         self.buffers = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in buffers.items()}
@@ -223,7 +230,7 @@ class SeparateNetworks(StackedNetworks):
     """
 
     def _prepare(self, networks: Sequence[nn.Module]) -> None:
-        self.calls = torch.zeros((), dtype=torch.int64)
+        self.calls = np.zeros((), dtype=np.int64)  # on the host, where its seeds are made
         self.buffers.clear()  # each module has its own
         self.modules = [network.to(self.device, self.dtype) for network in networks]
         owned = [trained_parameters(network) for network in self.modules]
@@ -252,7 +259,7 @@ class SeparateNetworks(StackedNetworks):
         outputs = []
         with torch.random.fork_rng(devices=devices):
             for r, (seed, module) in enumerate(zip(self.seeds, self.modules, strict=True)):
-                torch.manual_seed(stream(seed, "network", str(int(self.calls))))
+                torch.manual_seed(stream(seed, "network", str(self.calls)))
                 with _clamped(None if self.unit_limit is None else self.unit_limit[r]):
                     outputs.append(logits_and_aux(module(inputs_RBI[r])))
         every_aux = [aux for _, aux in outputs if aux is not None]  # a run may have none in this batch
@@ -260,12 +267,17 @@ class SeparateNetworks(StackedNetworks):
 
     def state(self) -> dict[str, Tensor]:
         own = {f"buffer/{r}/{name}": x for r, m in enumerate(self.modules) for name, x in m.named_buffers()}
-        return super().state() | own | {"calls": self.calls}
+        return super().state() | own | {"calls": torch.from_numpy(self.calls)}
 
 
 def logits_and_aux(outputs: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
     """Return the logits that a network returned, and its auxiliary loss, if it returned both."""
     return outputs if isinstance(outputs, tuple) else (outputs, None)
+
+
+def _packed(parameters: Mapping[str, Tensor]) -> tuple[Places, Tensor] | None:
+    places = Places(parameters)
+    return (places, places.packed(parameters)) if places.names else None
 
 
 def _stacked(of_runs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from study.training.embeddings import EmbeddingTables, TouchedRows, touched_rows
+from study.training.embeddings import EmbeddingTables
 from study.training.inputs import InputSizes, TouchedInputs, WholeInputs
+from study.training.touched_rows import TableBlocks, TouchedRows, touched_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +125,8 @@ class PooledTouchedInputs(TouchedInputs):
 class PooledWholeInputs(WholeInputs):
     """All embeddings of a batch at once, on a GPU."""
 
-    def __init__(self, sizes: InputSizes, lists: Lists, *, fixed: bool) -> None:
-        super().__init__(sizes, fixed=fixed)
+    def __init__(self, sizes: InputSizes, lists: Lists, *, blocks: TableBlocks | None = None) -> None:
+        super().__init__(sizes, blocks=blocks)
         self.lists = lists
         self.lengths_F = torch.tensor(list(lists.lengths), device=self.device)
         self.share_GBC = torch.zeros(0)
@@ -142,11 +143,7 @@ class PooledWholeInputs(WholeInputs):
         gradient = self.gradient_GBFKE.repeat_interleave(self.lengths_F, dim=2, output_size=columns)
         share = self.share_GBC[..., None, None]
         gradient = torch.where(share > 0, gradient * share, 0.0)  # the ends of lists are one row for all runs: no NaN
-        rows_U, summed = tables.gradients(self.positions, gradient, fixed=self.fixed)
-        if self.fixed:
-            return rows_U, summed
-        real = rows_U < tables.no_row  # the ends of lists touch no row
-        return rows_U[real], summed[real]
+        return tables.gradients(self.positions, gradient, self.blocks)
 
 
 def pooled(rows_NE: Tensor, positions_N: Tensor, lists: Lists, none: int) -> Tensor:

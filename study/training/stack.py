@@ -4,8 +4,6 @@ Shape letters: R runs, G groups of K runs that share a seed (R = G * K), B batch
 """
 
 import functools
-import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +14,12 @@ from torch import Tensor, nn
 from models import Spec
 from study.config import Run, steps_of
 from study.data._dataset import Log
-from study.training import fused_mlp
+from study.training import devices, fused_mlp
 from study.training.device_log import DeviceLog
 from study.training.embeddings import EmbeddingTables
+from study.training.groups import Groups
 from study.training.inputs import Inputs, InputSizes, TouchedInputs, WholeInputs
+from study.training.leaves import NamedLeaves, PackedLeaves
 from study.training.losses import labelled, mean_losses
 from study.training.lr_schedule import lr_share
 from study.training.model_check import stackable
@@ -32,7 +32,9 @@ from study.training.networks import (
 )
 from study.training.pooling import PooledTouchedInputs, PooledWholeInputs
 from study.training.rollback import Rollbacks, StatePart
-from study.training.stack_method import StackMethod, TableMethod
+from study.training.stack_method import StackMethod
+from study.training.table_method import TableMethod, TouchedTableMethod, WholeTableMethod
+from study.training.touched_rows import TableBlocks
 from study.training.weights import Weights
 from study.transforms import Leaf
 
@@ -40,42 +42,6 @@ TABLE_METHOD = "table_method"
 
 MAX_HEADER_BYTES = 2**24
 """Bytes of a checkpoint beside its numbers, at most."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Groups:
-    """The runs of a stack in groups of one size whose runs share a seed, and so their batches.
-
-    A seed with more runs fills several groups, which read the same batches.
-
-    Args:
-        runs: The runs, in the order of the run axis: by seed.
-        size: K, runs of a group.
-        callers_order: The place in `runs` of each run of the caller.
-    """
-
-    runs: tuple[Run, ...]
-    size: int
-    callers_order: np.ndarray
-
-    @classmethod
-    def of(cls, runs: Sequence[Run]) -> "Groups":
-        order = sorted(range(len(runs)), key=lambda i: (runs[i].seed, i))
-        size = math.gcd(*Counter(run.seed for run in runs).values())
-        return cls(runs=tuple(runs[i] for i in order), size=size, callers_order=np.argsort(order))
-
-    @property
-    def seeds(self) -> list[int]:
-        """One per group."""
-        return [run.seed for run in self.runs[:: self.size]]
-
-    @property
-    def count(self) -> int:
-        """G."""
-        return len(self.runs) // self.size
-
-    def runs_of(self, group: int) -> slice:
-        return slice(group * self.size, (group + 1) * self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +102,7 @@ class StackTraining:
         self.network = self._new_networks(first.model, spec)
         self.inputs = self._new_inputs(spec)
         self.states = self._new_states(accumulators)
+        self.leaves = self._new_leaves()
         self.table_method = self._new_table_method(accumulators)
         self.rollbacks = self._new_rollbacks()
 
@@ -194,10 +161,9 @@ class StackTraining:
         positions = self.tables.positions(self.log.ids(rows_GB))
         self.inputs.read(self.tables, positions, self.log.numbers(rows_GB))
 
-    def counts(self) -> dict[str, np.ndarray]:
+    def counts(self) -> dict[str, Tensor]:
         """Return what the method did to each run (R,), such as `rollbacks`."""
-        counts = self.rollbacks.counts() if self.rollbacks else {}
-        return {name: values.cpu().numpy() for name, values in counts.items()}
+        return self.rollbacks.counts() if self.rollbacks else {}
 
     def _roll_back(self, rollbacks: Rollbacks, step: int, loss_RT: Tensor, buffers: Sequence[Tensor]) -> None:
         waiting = rollbacks.state["waits"] > 0
@@ -207,17 +173,8 @@ class StackTraining:
         self.method.lr_share_R, self.method.resting_R = rollbacks.lr_share_R, rollbacks.resting_R
 
     def _update(self, step: int, gradients: Sequence[Tensor]) -> None:
-        parameters = self.network.parameters
-        leaves = [
-            Leaf(
-                weight=weight,
-                gradient=gradient,
-                update=gradient,
-                state=self.states[name],
-                factor=torch.ones_like(self.method.peak_lr_R) if self.on_update else None,
-            )
-            for (name, weight), gradient in zip(parameters.items(), gradients, strict=True)
-        ]
+        of_names = dict(zip(self.network.parameters, gradients, strict=True))
+        leaves = self.leaves.of(of_names, torch.ones_like(self.method.peak_lr_R) if self.on_update else None)
         touched = self.inputs.gradients(self.tables) if self.tables.features else None
         if touched and self.table_method:
             self.table_method.update(step, leaves, *touched)
@@ -227,8 +184,7 @@ class StackTraining:
             self.on_update(self._view(step, leaves))
         if touched and not self.table_method:
             self._update_tables(step, *touched)
-        for weight, leaf in zip(parameters.values(), leaves, strict=True):
-            weight.sub_(leaf.update)
+        self.leaves.apply(leaves)
 
     def _update_tables(self, step: int, rows_U: Tensor, gradient: Tensor) -> None:
         lr_GK = self.method.embeddings_lr(step).view(self.groups.count, self.groups.size)
@@ -243,7 +199,7 @@ class StackTraining:
             step=step,
             runs=self.groups.runs,
             lr=self.method.lr(step),
-            leaves=dict(zip(self.network.parameters, leaves, strict=True)),
+            leaves=self.leaves.by_name(leaves),
             network=self.network,
             tables=self.tables,
         )
@@ -343,11 +299,19 @@ class StackTraining:
             dtype=self.dtype,
             device=self.device,
         )
-        # A method that acts on embeddings needs the number of touched rows, on a GPU too.
-        fixed, lists = self.recipe.embeddings != "method", self.log.lists
-        if self.device.type == "cpu":
+        lists = self.log.lists
+        if not devices.wants_few_operations(self.device):
             return PooledTouchedInputs(sizes, lists) if lists else TouchedInputs(sizes)
-        return PooledWholeInputs(sizes, lists, fixed=fixed) if lists else WholeInputs(sizes, fixed=fixed)
+        blocks = self._blocks()
+        return PooledWholeInputs(sizes, lists, blocks=blocks) if lists else WholeInputs(sizes, blocks=blocks)
+
+    def _blocks(self) -> TableBlocks | None:
+        if self.recipe.embeddings != "method" or not self.tables.features:
+            return None
+        tables = self.tables
+        return TableBlocks(
+            tables.starts, tables.lengths, groups=tables.groups, batch=self.recipe.batch, device=self.device
+        )
 
     def _new_states(self, accumulators: Weights | None) -> dict[str, dict[str, Tensor]]:
         chain = self.method.chain(0)
@@ -356,11 +320,20 @@ class StackTraining:
             states[name]["accumulator"].copy_(torch.from_numpy(array))  # the same for every run
         return states
 
+    def _new_leaves(self) -> NamedLeaves:
+        network, chain = self.network, self.method.chain(0)
+        if network.packed is None or not chain.packable:
+            return NamedLeaves(network.parameters, self.states)
+        places, weight_RP = network.packed
+        return PackedLeaves(network.parameters, weight_RP, places, self.states, chain)
+
     def _new_table_method(self, accumulators: Weights | None) -> TableMethod | None:
         if self.recipe.embeddings != "method":
             return None
         start = _tensors(accumulators.table_accumulators) if accumulators else None
-        return TableMethod(self.method, self.tables, start)
+        if isinstance(self.inputs, WholeInputs) and self.inputs.blocks:
+            return WholeTableMethod(self.method, self.tables, self.inputs.blocks, start)
+        return TouchedTableMethod(self.method, self.tables, start)
 
     def _new_rollbacks(self) -> Rollbacks | None:
         options = self.method.rollback_options()
@@ -399,14 +372,8 @@ class StackTraining:
         axes = (self.groups.count, self.groups.size)
         for table in [tables.weight] if self.table_method else [tables.weight, tables.accumulator]:
             yield StatePart(get=functools.partial(tables.of_run, table), axes=axes)
-        if not self.table_method:
-            return
-        for group in range(self.groups.count):
-            for feature in range(tables.features):
-                state = self.table_method.state(group, feature)
-                for key in state:
-                    get = functools.partial(state.__getitem__, key)
-                    yield StatePart(get=get, axes=(self.groups.size,), runs=self.groups.runs_of(group))
+        if self.table_method:
+            yield from self.table_method.parts()
 
 
 def kind_of_networks(

@@ -142,9 +142,9 @@ def _trained(stack: StackTraining, judged: dict[str, np.ndarray], seconds: float
         loss=stack.loss_RST.cpu().numpy()[order],
         constant=stack.constant_GST.cpu().numpy().repeat(stack.groups.size, axis=0)[order],
         finite=evaluation.finite(stack).cpu().numpy()[order],
-        moved=evaluation.moved(stack)[order],
+        moved=evaluation.moved(stack).cpu().numpy()[order],
         judged={name: values[order] for name, values in judged.items()},
-        counts={name: values[order] for name, values in stack.counts().items()},
+        counts={name: values.cpu().numpy()[order] for name, values in stack.counts().items()},
         seconds=seconds,
     )
 

@@ -28,6 +28,7 @@ from study.transforms._scaling import (
     scale_by_sgd,
     scale_by_trust_ratio,
 )
+from study.transforms._segments import Segments
 
 __all__ = [
     "Base",
@@ -39,6 +40,7 @@ __all__ = [
     "Parts",
     "Scalar",
     "Scale",
+    "Segments",
     "apply_factor",
     "chain",
     "clip_by_global_norm",

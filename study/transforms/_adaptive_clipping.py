@@ -37,6 +37,7 @@ def percentile_limit(history: Tensor, count: Tensor, percentile: Scalar) -> Tens
 
 @dataclass(frozen=True)
 class ClipByZScore(Link):
+    packable = True
     shared: ClassVar = frozenset(("norms_seen", "norm_mean", "norm_variance"))
     z_max: Scalar
     decay: Scalar
@@ -84,6 +85,7 @@ def clip_by_z_score(z_max: Scalar, decay: Scalar = 0.97, warmup_steps: int = 25)
 
 @dataclass(frozen=True)
 class ClipByPercentile(Link):
+    packable = True
     shared: ClassVar = frozenset(("norms_seen", "norm_history"))
     percentile: Scalar
     history: int
@@ -119,6 +121,7 @@ def clip_by_percentile(percentile: Scalar, history: int = 1000) -> Link:
 
 @dataclass(frozen=True)
 class ClipToAverageNorm(Link):
+    packable = True
     rel: Scalar
     abs_: Scalar
     decay: Scalar
@@ -137,11 +140,11 @@ class ClipToAverageNorm(Link):
             seen, usual = leaf.state["norms_seen"], leaf.state["usual_norm"]
             norm = leaf.norm(leaf.update)
             warm = seen < self.warmup_steps
-            factor = torch.where(warm, of_all.to(norm), clip_factor(norm, usual * per_run(self.rel, usual)))
+            factor = torch.where(warm, per_run(of_all, norm), clip_factor(norm, usual * per_run(self.rel, usual)))
             clipped = norm * factor
             # a zero gradient does not count: under a limit of 0 the tensor could never move again
             first = torch.where(clipped == 0, math.inf, clipped)
-            decay = _as_tensor(self.decay, usual)
+            decay = per_run(_as_tensor(self.decay, usual), usual)
             later = torch.where(usual == math.inf, first, usual * decay + clipped * (1 - decay))
             leaf.state["usual_norm"] = torch.where(warm, torch.minimum(usual, first), later)
             leaf.state["norms_seen"] = seen + 1

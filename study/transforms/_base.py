@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from study.transforms._math import Scalar, l2_norm, per_run
+from study.transforms._segments import Segments
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Leaf:
         factor: Product of the factors of the update in this step, (R,); the smallest, if a tensor has several. The
             caller sets it to ones to record it. None records nothing and costs nothing.
         parts: Where this is a part of the tensor: links then take norms and minima over all parts.
+        segments: Where several tensors lie side by side in this leaf, (R, P). A norm or a factor of each tensor is then
+            (R, L). Only links with `packable` see such leaves.
+        counts: Numbers of each tensor that count, (R,), (L,) or (R, L), where others are 0 in weight and gradient. None
+            counts all.
     """
 
     weight: Tensor
@@ -50,21 +55,32 @@ class Leaf:
     scratch: dict[str, Tensor] = field(default_factory=dict)
     factor: Tensor | None = None
     parts: Parts | None = None
+    segments: Segments | None = None
+    counts: Tensor | None = None
 
     def norm(self, x: Tensor) -> Tensor:
-        """Return the Euclidean norm of each run of a tensor of this leaf: (R, *shape) -> (R,)."""
+        """Return the Euclidean norm of each run of a tensor of this leaf: (R, *shape) -> (R,), or (R, L)."""
+        if self.segments:
+            return self.segments.norm(x)
         norm = l2_norm(x)
         return norm if self.parts is None else torch.linalg.vector_norm(self.parts.gather(norm), dim=0)
+
+    def spread(self, value: Scalar, like: Tensor) -> Scalar:
+        """Return a value of each run (R,), or of each tensor (R, L), for use with a tensor of this leaf."""
+        if self.segments and isinstance(value, Tensor) and value.ndim == 2 and value.shape != like.shape:
+            return self.segments.spread(value.to(like.dtype))
+        return per_run(value, like)
 
 
 class Link(ABC):
     """One transform of the update.
 
     `per_leaf` is False if it needs all tensors of the model together. `shared` names the state that is the same for all
-    tensors: it is read from the first one.
+    tensors: it is read from the first one. `packable` is True if it takes leaves with `segments`.
     """
 
     per_leaf = False
+    packable = False
     shared: ClassVar[frozenset[str]] = frozenset()
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
@@ -93,6 +109,7 @@ class LeafLink(Link):
 class ElementLink(LeafLink):
     """A transform of each element by itself. `counts` names the state that all elements of a run share."""
 
+    packable = True
     counts: ClassVar[frozenset[str]] = frozenset()
 
     def apply_one(self, leaf: Leaf) -> None:
@@ -115,6 +132,7 @@ class Chain:
             raise TypeError(f"a chain takes links, got {type(wrong[0]).__name__}")
         self.links = tuple(links)
         self.per_leaf = all(link.per_leaf for link in self.links)
+        self.packable = all(link.packable for link in self.links)
         self.shared = {key for link in self.links for key in link.shared}
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
@@ -153,7 +171,7 @@ def chain(*links: Link | Chain) -> Chain:
 
 def multiply(leaf: Leaf, factor: Scalar) -> None:
     """Multiply the update by a factor, but never change the gradient."""
-    factor = per_run(factor, leaf.update)
+    factor = leaf.spread(factor, leaf.update)
     if leaf.update is leaf.gradient:
         leaf.update = leaf.update * factor
     else:
@@ -166,7 +184,9 @@ def apply_factor(leaf: Leaf, factor: Tensor) -> None:
     The factor that a replay shows is the smallest of a tensor.
     """
     multiply(leaf, factor)
-    if leaf.factor is not None:
+    if leaf.factor is not None and leaf.segments:
+        leaf.factor = leaf.factor * per_run(factor, leaf.factor)
+    elif leaf.factor is not None:
         several = factor.flatten(1).amin(1) if factor.ndim > 1 and factor.numel() else torch.ones_like(leaf.factor)
         smallest = factor if factor.ndim == 1 else several
         leaf.factor = leaf.factor * smallest

@@ -13,6 +13,7 @@ from study.transforms._math import Scalar, clip_factor, global_norm, per_run, sh
 
 @dataclass(frozen=True)
 class ClipByNorm(LeafLink):
+    packable = True
     max_norm: Scalar
     measured_on: str
 
@@ -33,12 +34,16 @@ def clip_by_norm(max_norm: Scalar, *, measured_on: str = "update") -> Link:
 
 @dataclass(frozen=True)
 class ClipByRms(LeafLink):
+    packable = True
     max_rms: Scalar
 
     def apply_one(self, leaf: Leaf) -> None:
         norm = leaf.norm(leaf.update)
-        size = leaf.update[:1].numel() if leaf.parts is None else leaf.parts.size
-        rms = norm / math.sqrt(max(1, size))
+        if leaf.counts is not None:
+            rms = norm / leaf.counts.to(norm).clamp(min=1).sqrt()
+        else:
+            size = leaf.update[:1].numel() if leaf.parts is None else leaf.parts.size
+            rms = norm / math.sqrt(max(1, size))
         apply_factor(leaf, clip_factor(rms, per_run(self.max_rms, rms)))
 
 
@@ -52,6 +57,7 @@ def clip_by_rms(max_rms: Scalar) -> Link:
 
 @dataclass(frozen=True)
 class ClipByGlobalNorm(Link):
+    packable = True
     max_norm: Scalar
     measured_on: str
 
@@ -85,6 +91,10 @@ class ClipToWeights(LeafLink):
     per: str
     measured_on: str
 
+    @property
+    def packable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.per == "tensor"
+
     def apply_one(self, leaf: Leaf) -> None:
         by_unit = self.per == "unit" and leaf.weight.ndim > 2
         if by_unit and leaf.parts is not None and not leaf.parts.by_rows:
@@ -115,6 +125,7 @@ def clip_to_weights(
 
 @dataclass(frozen=True)
 class ShrinkToWeights(LeafLink):
+    packable = True
     rel: Scalar
     abs_: Scalar
     acc_rel: Scalar
@@ -132,10 +143,12 @@ class ShrinkToWeights(LeafLink):
             root=root,
             norm=self.norm,
             parts=leaf.parts,
+            segments=leaf.segments,
+            counts=leaf.counts,
         )
         apply_factor(leaf, factor)
         if self.clip_accumulator:
-            clipped = leaf.gradient * per_run(factor, leaf.gradient)
+            clipped = leaf.gradient * leaf.spread(factor, leaf.gradient)
             leaf.state["accumulator"].copy_(clipped.mul_(clipped).add_(leaf.scratch["accumulator"]))
 
 

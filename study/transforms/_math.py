@@ -15,6 +15,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from study.transforms._base import Parts
+    from study.transforms._segments import Segments
 
 Scalar = float | Tensor
 """A float for all runs, or a tensor of shape (R,)."""
@@ -79,6 +80,8 @@ def shrink_factor(
     root: Tensor | None = None,
     norm: str = "max",
     parts: "Parts | None" = None,
+    segments: "Segments | None" = None,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """Return the factor (R,) by which an update respects the bound of each weight.
 
@@ -97,6 +100,8 @@ def shrink_factor(
         root: Adagrad's `sqrt(G + eps)`, (R, *shape). None leaves out the third term.
         norm: "max" or "rms".
         parts: The parts of the tensor, where update and weight are one of them.
+        segments: The tensors in update and weight, where they are several, (R, P). The factors are then (R, L).
+        counts: Numbers of each tensor that count, where the others are 0.
     """
     if update.numel() == 0 and parts is None:
         return update.new_ones(update.shape[0])
@@ -108,18 +113,25 @@ def shrink_factor(
     if norm == "max":
         room = bound.div_(update).abs_()
         room = _rows(room if tame else room.nan_to_num_(nan=1.0))
-        # the part of another process may have all elements
-        factor = room.amin(1).clamp_(max=1.0) if room.numel() else update.new_ones(update.shape[0])
+        if segments:
+            factor = segments.least(room).clamp_(max=1.0)
+        else:  # the part of another process may have all elements
+            factor = room.amin(1).clamp_(max=1.0) if room.numel() else update.new_ones(update.shape[0])
     else:
         ratio = torch.div(update, bound, out=bound)
         ratio = _rows(ratio if tame else ratio.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf))
         squares = ratio.mul_(ratio)
-        mean = squares.mean(1) if parts is None else parts.gather(squares.sum(1)).sum(0).div_(parts.size)
+        if counts is not None:
+            total = segments.sum(squares) if segments else squares.sum(1)
+            mean = total / counts.to(total).clamp(min=1)
+        else:
+            mean = squares.mean(1) if parts is None else parts.gather(squares.sum(1)).sum(0).div_(parts.size)
         rms = mean.sqrt_()
         factor = rms.reciprocal().masked_fill_(rms <= 1, 1.0)
     if not tame and update.numel():
         for x in (update, weight):
-            factor.masked_fill_(_rows(x).amax(1).isnan(), math.nan)
+            largest = segments.greatest(x) if segments else _rows(x).amax(1)
+            factor.masked_fill_(largest.isnan(), math.nan)
     return factor if parts is None else parts.gather(factor).amin(0)
 
 

@@ -150,8 +150,8 @@ class ScaleByAdam(ElementLink):
         first.mul_(self.b1).add_(work)
         torch.mul(leaf.update, leaf.update, out=work)
         second.mul_(self.b2).add_(work.mul_(1 - self.b2))
-        root = torch.div(second, per_run(second_share, second), out=work).sqrt_().add_(self.eps)
-        leaf.update = (first / per_run(first_share, first)).div_(root)
+        root = torch.div(second, leaf.spread(second_share, second), out=work).sqrt_().add_(self.eps)
+        leaf.update = (first / leaf.spread(first_share, first)).div_(root)
 
 
 def scale_by_adam(
@@ -184,6 +184,7 @@ def scale(lr: Scalar) -> Link:
 
 @dataclass(frozen=True)
 class ScaleByTrustRatio(LeafLink):
+    packable = True
     mu: Scalar
 
     def apply_one(self, leaf: Leaf) -> None:

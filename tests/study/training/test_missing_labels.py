@@ -11,7 +11,7 @@ from stacks import LOG, RECIPE, bits_of, make_run, plain_loop, ragged_stack
 
 from study.data._dataset import Log
 from study.training import losses
-from study.training.evaluation import auc
+from study.training.metrics import auc
 from study.training.rng import batches
 from study.training.trainer import StepError, train
 

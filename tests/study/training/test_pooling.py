@@ -16,6 +16,7 @@ from study.training.embeddings import EmbeddingTables
 from study.training.inputs import InputSizes
 from study.training.pooling import Lists, PooledTouchedInputs, PooledWholeInputs
 from study.training.stack import StepView
+from study.training.touched_rows import TableBlocks
 from study.training.trainer import train
 
 LENGTHS, POOLS = (1, 4, 3), ("mean", "mean", "sum")
@@ -58,7 +59,7 @@ def test_a_run_has_the_same_bits_alone_and_in_every_stack(changes: dict[str, Any
     assert bits_of(train([run], LOG), 0) != bits_of(alone, 0)
 
 
-def inputs_of(kind: str, dtype: torch.dtype, fixed: bool = False) -> tuple[Any, EmbeddingTables]:
+def inputs_of(kind: str, dtype: torch.dtype, in_blocks: bool = False) -> tuple[Any, EmbeddingTables]:
     sizes = InputSizes(
         groups=2, runs_of_group=3, batch=64, features=3, dim=4, numbers=2, dtype=dtype, device=torch.device("cpu")
     )
@@ -75,15 +76,15 @@ def inputs_of(kind: str, dtype: torch.dtype, fixed: bool = False) -> tuple[Any, 
         device=torch.device("cpu"),
         lengths=LENGTHS,
     )
-    return (
-        PooledTouchedInputs(sizes, lists) if kind == "touched" else PooledWholeInputs(sizes, lists, fixed=fixed)
-    ), tables
+    if kind == "touched":
+        return PooledTouchedInputs(sizes, lists), tables
+    blocks = TableBlocks(tables.starts, tables.lengths, groups=2, batch=64, device=sizes.device)
+    return PooledWholeInputs(sizes, lists, blocks=blocks if in_blocks else None), tables
 
 
-@pytest.mark.parametrize("fixed", [False, True])
-@pytest.mark.parametrize("kind", ["touched", "whole"])
-def test_inputs_and_gradients_equal_those_of_an_embedding_bag(kind: str, fixed: bool) -> None:
-    inputs, tables = inputs_of(kind, torch.float64, fixed)
+@pytest.mark.parametrize(("kind", "in_blocks"), [("touched", False), ("whole", False), ("whole", True)])
+def test_inputs_and_gradients_equal_those_of_an_embedding_bag(kind: str, in_blocks: bool) -> None:
+    inputs, tables = inputs_of(kind, torch.float64, in_blocks)
     ids_GBC = torch.from_numpy(LISTS.ids[:128]).long().view(2, 64, -1)
     numbers_GBD = torch.randn(2, 64, 2, dtype=torch.float64)
     inputs.read(tables, tables.positions(ids_GBC), numbers_GBD)
@@ -130,7 +131,7 @@ def test_an_own_model_is_tried_on_lists() -> None:
 
 
 def test_the_row_of_all_ends_of_lists_gets_no_gradient_of_a_run_that_is_not_finite() -> None:
-    inputs, tables = inputs_of("whole", torch.float32, fixed=True)
+    inputs, tables = inputs_of("whole", torch.float32)
     inputs.read(
         tables, tables.positions(torch.from_numpy(LISTS.ids[:128]).long().view(2, 64, -1)), torch.zeros(2, 64, 2)
     )

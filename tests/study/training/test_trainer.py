@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,15 +19,15 @@ from study.data._dataset import Task
 from study.outcomes.judge import judge
 from study.outcomes.reference import control_reference
 from study.streams import stream
-from study.training import fused_mlp, stack
-from study.training.embeddings import EmbeddingTables, touched, touched_by_groups
-from study.training.evaluation import auc
+from study.training.embeddings import EmbeddingTables
 from study.training.inputs import WholeInputs
+from study.training.metrics import auc
 from study.training.model_check import stackable
 from study.training.networks import spec_of
 from study.training.rng import batches
 from study.training.stack import StackTraining, StepView, steps_of
 from study.training.stack_method import StackMethod
+from study.training.touched_rows import TableBlocks, touched_by_groups, touched_or_none
 from study.training.trainer import train
 
 EARLY = {
@@ -198,8 +197,8 @@ def make_tables(runs_of_group: int = 3) -> EmbeddingTables:
     )
 
 
-@pytest.mark.parametrize("fixed", [False, True])
-def test_gradients_of_touched_rows_equal_autograd(fixed: bool) -> None:
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_gradients_of_touched_rows_equal_autograd(in_blocks: bool) -> None:
     tables = make_tables()
     generator = torch.Generator().manual_seed(0)
     ids_GBF = torch.stack([torch.randint(n, (2, 37), generator=generator).clamp(max=n - 2) for n in VOCABULARY], dim=2)
@@ -207,14 +206,21 @@ def test_gradients_of_touched_rows_equal_autograd(fixed: bool) -> None:
     embedded_GBFKE = torch.full((2, 37, 3, 3, 4), math.nan, dtype=torch.float64)
     tables.read(positions, embedded_GBFKE)
     gradient_GBFKE = torch.randn(embedded_GBFKE.shape, generator=generator, dtype=torch.float64)
-    rows_U, gradient_U = tables.gradients(positions, gradient_GBFKE, fixed=fixed)
+    blocks = TableBlocks(tables.starts, tables.lengths, groups=2, batch=37, device=torch.device("cpu"))
+    rows_U, gradient_U = tables.gradients(positions, gradient_GBFKE, blocks if in_blocks else None)
     before = tables.weight.clone()
     lr_GK = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], dtype=torch.float64)
     tables.adagrad(rows_U, gradient_U, lr_GK, 1e-7)
 
     distinct = torch.from_numpy(np.unique(positions.numpy()))
-    assert torch.equal(rows_U[: len(distinct)], distinct)
-    assert len(rows_U) == (len(positions) if fixed else len(distinct))
+    assert torch.equal(rows_U[rows_U < tables.no_row], distinct)
+    assert len(rows_U) == len(positions)
+    assert (gradient_U[rows_U == tables.no_row] == 0).all()
+    if in_blocks:
+        tables_of_blocks = [(int(rows.min()) // tables.ids, int(rows.min()) % tables.ids) for rows in rows_U.split(37)]
+        starts = [(group, first) for group in range(2) for first in tables.starts[:-1]]
+        assert all(found >= start for found, start in zip(tables_of_blocks, starts, strict=True))
+        assert all(found < start for found, start in zip(tables_of_blocks, starts[1:], strict=False))
     assert torch.equal(tables.weight[tables.no_row], before[tables.no_row])
     untouched = torch.ones(len(before), dtype=torch.bool)
     untouched[rows_U] = False
@@ -246,7 +252,10 @@ def test_touched_equals_numpy_unique(size: int, high: int) -> None:
     values = np.random.default_rng(1).integers(0, high, size)
     distinct, first, counts = np.unique(np.sort(values), return_index=True, return_counts=True)
     assert counts.sum() == size
-    rows, order, offsets = touched(torch.from_numpy(values))
+    rows, order, offsets = touched_or_none(torch.from_numpy(values), high)
+    assert rows.tolist()[len(distinct) :] == [high] * (size - len(distinct))
+    assert offsets.tolist()[len(distinct) :] == [size] * (size - len(distinct))
+    rows, offsets = rows[: len(distinct)], offsets[: len(distinct)]
     (found,) = touched_by_groups(torch.from_numpy(values), 1, high)
     for one in (rows, found.rows):
         np.testing.assert_array_equal(one.numpy(), distinct)
@@ -523,31 +532,6 @@ def test_meta_tensors_and_no_copies_detect_waits() -> None:
     for copy in (lambda: torch.ones(2).to("meta"), lambda: torch.ones(2, device="meta").copy_(torch.ones(2))):
         with NoCopies(), pytest.raises(AssertionError, match="between devices"):
             copy()
-
-
-@pytest.mark.parametrize("method", ["clippy", "rollback_lower_lr"])
-@pytest.mark.parametrize("model", ["small_dcn", "small_mmoe"])
-def test_the_gpu_path_gives_the_same_bits_on_a_cpu_without_reading_values(
-    model: str, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All layers of all runs at once, whole batches, and a fixed number of touched rows."""
-    monkeypatch.setattr(fused_mlp, "takes", lambda *_given: False)
-    options = EARLY.get(method, {})
-    runs = [
-        make_run(method=method, model=model, seed=seed, lr=lr, options=options) for seed in (3, 5) for lr in (0.1, 3.0)
-    ]
-    expected = train(runs, LOG)
-    step = StackTraining.step
-    monkeypatch.setattr(NoWait, "reads", (*NoWait.reads, "unique_consecutive"))
-
-    def watched(*arguments: Any) -> Any:
-        with NoWait():
-            return step(*arguments)
-
-    monkeypatch.setattr(stack, "TouchedInputs", functools.partial(WholeInputs, fixed=True))
-    monkeypatch.setattr(StackTraining, "step", watched)
-    found = train(runs, LOG)
-    assert [bits_of(found, i) for i in range(4)] == [bits_of(expected, i) for i in range(4)]
 
 
 def test_on_step_is_called_after_each_step() -> None:
