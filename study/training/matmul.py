@@ -20,6 +20,8 @@ from torch.backends import mkldnn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from study.training import devices
+
 MAY_ROUND: Any = getattr(mkldnn, "matmul", None)
 """Its `fp32_precision` is the precision to which oneDNN may round; None before torch 2.9."""
 
@@ -43,7 +45,13 @@ class BatchedLinear(TorchFunctionMode):
 
 
 def suits(dtype: torch.dtype, device: torch.device, outputs: int, inputs: int) -> bool:
-    """Return whether the products of a layer are computed here: float32, on CPU, wide enough, and oneDNN is exact."""
+    """Return whether the products of a layer are computed here.
+
+    On CPU those of float32 that are wide enough, if oneDNN is exact. On other devices all, since `functional.linear`
+    inside `vmap` starts three operations for one.
+    """
+    if devices.wants_few_operations(device):
+        return True
     return dtype == torch.float32 and device.type == "cpu" and min(outputs, inputs) >= LEAST_WIDTH and onednn_is_exact()
 
 
@@ -71,12 +79,12 @@ def onednn_is_exact() -> bool:
 
 
 def product(left_RNI: Tensor, right_RIO: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return left @ right of each run (R, N, O), in float32 on CPU.
+    """Return left @ right of each run (R, N, O).
 
-    oneDNN computes it where it is exact and the product is not tiny. A side is copied first unless it or its transpose
-    is contiguous.
+    On CPU oneDNN computes it where it is exact and the product is not tiny. A side is copied first unless it or its
+    transpose is contiguous.
     """
-    if onednn_is_exact() and left_RNI[0].numel() * right_RIO.shape[2] >= LEAST_WORK:
+    if left_RNI.device.type == "cpu" and onednn_is_exact() and left_RNI[0].numel() * right_RIO.shape[2] >= LEAST_WORK:
         return by_onednn(left_RNI, right_RIO, out)
     return torch.bmm(left_RNI, right_RIO) if out is None else torch.bmm(left_RNI, right_RIO, out=out)
 
@@ -93,7 +101,8 @@ def by_onednn(left_RNI: Tensor, right_RIO: Tensor, out: Tensor | None = None) ->
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     same = all(x.dtype == input.dtype for x in (weight, bias) if x is not None)
-    if same and suits(input.dtype, input.device, *weight.shape):
+    rows = input.ndim > 1 or input.device.type == "cpu"
+    if same and rows and suits(input.dtype, input.device, *weight.shape):
         return _LinearOfRuns.apply(input, weight, bias)  # type: ignore[return-value]
     if weight.shape[:-1] == (
         1,
@@ -108,6 +117,8 @@ class _LinearOfRuns(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is not None and devices.wants_few_operations(x.device):
+            return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
         out = product(x, weight.mT)
         return out if bias is None else out.add_(bias.unsqueeze(1))
 

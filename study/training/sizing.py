@@ -10,6 +10,7 @@ import models
 from study.config import Recipe, steps_of
 from study.data._dataset import Log
 from study.training import fused_mlp
+from study.training.leaves import SMALL
 from study.training.model_check import ROWS
 from study.training.networks import network_of_seed, spec_of
 
@@ -37,7 +38,9 @@ def bytes_of_run(model: str, recipe: Recipe, log: Log, *, gpu: bool = False) -> 
     touched = ids_BF.size if gpu else sum(len(np.unique(column)) for column in ids_BF.T)
     of_batch = (2 * ids_BF.size + 6 * touched) * spec.embedding_dim
     heldout = (len(log.labels) - log.train_rows) * len(log.tasks)
-    numbers = 4 * parameters + 2 * rows + of_batch + heldout
+    # On a GPU the gradients of small parameters are packed, and so are the temporaries of a method.
+    small = sum(p.numel() for p in network.parameters() if gpu and p.numel() <= SMALL)
+    numbers = 4 * parameters + 3 * small + 2 * rows + of_batch + heldout
     return int(dtype.itemsize * (numbers + 0.65 * recipe.batch * activations))
 
 
