@@ -14,7 +14,7 @@ A result has, as tables and paths:
     contrasts(), across_models(), frontier()            # which method moves the edge, and by how much
     quality(), tradeoff(), recommend(risk), confirm(lr) # what it costs, the lr that can be claimed
     plot_divergence(ax), plot_tradeoff(ax), plot_frontier(ax), plot_losses(run_id, ax)
-    report(), latex()                                   # report.html with figures; a table for a paper
+    report(), latex(), save_figures(folder)             # report.html; a table and figures for a paper
 
 What cannot be done is a ValueError; `RecordError` is one, of a folder that holds no record. docs/python.md has
 every function. Importing this needs the standard library alone.

@@ -112,6 +112,18 @@ TABLES: dict[str, tuple[str, dict[str, Column]]] = {
             "micro_high": (SHARE, f"upper end {END} of micro_rate (Wilson)"),
         },
     ),
+    "across_models": (
+        "How a method moves the edge over all models of the study.",
+        {
+            "models": ("models", "models that have both curves"),
+            "seeds": (SEEDS, "of the model with the fewest"),
+            **_ends("moves", SHARE, "that the edge of a seed is higher with the method; the mean over models"),
+            "ratio": (FACTOR, "of the edges: the mean over models of the log ratio; empty unless it is known"),
+            "low": (FACTOR, f"lower end {END} of the ratio; 0 if it has none"),
+            "high": (FACTOR, f"upper end {END} of the ratio; empty if it has none"),
+            "status": ("", "known; at least: only low is known; at most: only high is known; undecided"),
+        },
+    ),
     "best": (
         "The best quality of each arm within the risk: tuned, then judged on fresh seeds and the held-out day.",
         RATE

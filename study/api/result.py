@@ -174,8 +174,9 @@ class Result:
     def across_models(self) -> "pd.DataFrame":
         """Return how each method moves the edge over all models; see `analysis.stats.across_models`."""
         from analysis.stats.across_models import across_models
+        from study.api.table import Table
 
-        return across_models(self.runs, self.contrasts())
+        return Table(across_models(self.runs, self.contrasts()))
 
     def frontier(self, level: float = 0.5) -> "pd.DataFrame":
         """Return the edge of each curve by the threshold that varies; see `analysis.frontier`."""
