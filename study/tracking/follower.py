@@ -1,7 +1,7 @@
 """Updates the MLflow view while a study trains, in a process of its own.
 
 Updates during training have the lowest priority. The last one has the user's: nothing trains then, and it would hardly
-get on where others keep the machine busy.
+get on where others keep the machine busy. So it does not wait for an earlier one, and starts a process of its own.
 """
 
 import contextlib
@@ -36,7 +36,11 @@ mirror_on_request()
 standard input, since a URI may hold a password and everyone can read a command line.
 """
 
-UPDATE, FINISH = "update", "finish"
+IMPORT, UPDATE, FINISH = b"import\n", b"update\n", b"finish\n"
+"""Requests. The process answers each with a line."""
+
+PATIENCE_SECONDS = 5.0
+"""How long the last update waits for an earlier one, and for imports: another process would take as long to import."""
 
 IMPORTS = ("mlflow", "mlflow.store.tracking.sqlalchemy_store", "analysis")
 
@@ -55,18 +59,25 @@ class Follower:
     """
 
     def __init__(self, folder: Path, uri: str | None, seconds: float = 120.0, runs: str = AUTO) -> None:
-        self.seconds = seconds
+        self.folder, self.uri, self.runs, self.seconds = folder.resolve(), uri, runs, seconds
         self.updated: float | None = None
+        self.process = self._start()
+        self._send(IMPORT)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
         with _ctrl_c_blocked():
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-P", "-c", CHILD],
+                bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                text=True,
             )
-        self._send(json.dumps([*map(str, sys.path)]))
-        self._send(json.dumps([str(folder.resolve()), uri, runs]))
+        self.unanswered = 0
+        with contextlib.suppress(OSError):
+            for content in ([*map(str, sys.path)], [str(self.folder), self.uri, self.runs]):
+                process.stdin.write(f"{json.dumps(content)}\n".encode())  # pyright: ignore[reportOptionalMemberAccess]
+        return process
 
     def __enter__(self) -> "Follower":
         return self
@@ -92,12 +103,17 @@ class Follower:
         Raises:
             TrackingError: as `mirror`, and if it takes longer than FINISH_SECONDS.
         """
+        end = time.monotonic() + PATIENCE_SECONDS
+        while self.unanswered and (answer := self._answer(end - time.monotonic())) != b"":
+            if answer is None:
+                self.__exit__()
+                self.process = self._start()
+            else:
+                self.unanswered -= 1
         self._send(FINISH)
-        answers = self.process.stdout
-        assert answers
-        if not select.select([answers], [], [], FINISH_SECONDS)[0]:
+        answer = self._answer(FINISH_SECONDS)
+        if answer is None:
             raise TrackingError(f"it took longer than {FINISH_SECONDS / 60:g} minutes")
-        answer = answers.readline()
         if not answer:
             return None
         found = json.loads(answer)
@@ -105,12 +121,17 @@ class Follower:
             raise TrackingError(found)
         return MirrorResult(**found)
 
-    def _send(self, line: str) -> None:
-        requests = self.process.stdin
-        assert requests
+    def _answer(self, seconds: float) -> bytes | None:
+        """The next line of the process, empty if it has died; None if there is none within the time."""
+        answers = self.process.stdout
+        assert answers
+        return answers.readline() if select.select([answers], [], [], max(0.0, seconds))[0] else None
+
+    def _send(self, request: bytes) -> None:
+        assert self.process.stdin
+        self.unanswered += 1
         with contextlib.suppress(OSError):  # the process has died
-            requests.write(f"{line}\n")
-            requests.flush()
+            self.process.stdin.write(request)
 
 
 @contextlib.contextmanager
@@ -124,22 +145,23 @@ def _ctrl_c_blocked() -> Iterator[None]:
 
 
 def mirror_on_request() -> None:
-    """Mirror for each line of standard input; print the last result as JSON. Ends with the parent process."""
+    """Do what each line of standard input asks for; print the result as JSON. Ends with the parent process."""
     folder, uri, runs = json.loads(sys.stdin.readline())
     if uri is None or uri.startswith("http"):
         os.chdir("/")  # MLflow needs a current folder, and the user's may be removed meanwhile
     warnings.simplefilter("ignore")
     answers, sys.stdout = sys.stdout, sys.stderr  # MLflow prints
-    _in_background(_import_all)
     for line in sys.stdin:
-        if line.strip() == FINISH:
+        found: MirrorResult | str = ""
+        if line.encode() == FINISH:
             found = _mirrored(Path(folder), uri, finished=True, runs=runs)
-            text = json.dumps(found if isinstance(found, str) else dataclasses.asdict(found))
-            with contextlib.suppress(OSError):
-                answers.write(f"{text}\n")
-                answers.flush()
+        elif line.encode() == IMPORT:
+            _in_background(_import_all)
         else:
             _in_background(_mirrored, Path(folder), uri, finished=False, runs=runs)
+        with contextlib.suppress(OSError):
+            answers.write(json.dumps(found if isinstance(found, str) else dataclasses.asdict(found)) + "\n")
+            answers.flush()
 
 
 def _in_background(call: Callable[..., object], *args: object, **options: object) -> None:

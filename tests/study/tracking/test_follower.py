@@ -48,7 +48,7 @@ def test_updates_are_at_least_so_many_seconds_apart(folder: Path, monkeypatch: p
         for now in (100.0, 105.0, 109.9, 110.0, 115.0, 121.0):
             monkeypatch.setattr(follower_module.time, "monotonic", lambda now=now: now)
             follower.update_if_due()
-    assert requests == ["update"] * 3
+    assert requests == [follower_module.UPDATE] * 3
 
 
 def test_finish_returns_none_if_the_process_has_died(folder: Path) -> None:
@@ -75,6 +75,20 @@ def test_finish_raises_the_error_of_the_mirror(folder: Path) -> None:
     (folder / DATABASE).write_bytes(b"no database")
     with Follower(folder, None) as follower, pytest.raises(TrackingError, match=r"mlflow\.db"):
         follower.finish()
+
+
+def test_the_end_does_not_wait_for_an_update_of_low_priority(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine an update of the lowest priority hardly gets on. Here it never ends."""
+    stuck = "import study.tracking.follower as own, time\nown._in_background = lambda *_a, **_o: time.sleep(600)\n"
+    before, call, after = follower_module.CHILD.rpartition("mirror_on_request()")
+    monkeypatch.setattr(follower_module, "CHILD", before + stuck + call + after)
+    monkeypatch.setattr(follower_module, "PATIENCE_SECONDS", 0.1, raising=False)
+    monkeypatch.setattr(follower_module, "FINISH_SECONDS", 120.0)
+    with Follower(folder, None) as follower:
+        follower.update()
+        shown = follower.finish()
+    assert shown is not None
+    assert (shown.curves, shown.cells) == (2, 6)
 
 
 def test_finish_gives_up_on_a_server_that_does_not_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
