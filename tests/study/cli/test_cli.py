@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -190,6 +191,27 @@ def test_another_study_is_not_overwritten(
     assert said.err == f"study: {tmp_path} {message}; choose another --out\n"
     assert (tmp_path / "study.json").read_bytes() == definition
     assert not (tmp_path / "runs").exists()
+
+
+def test_waiting_is_said_and_the_clock_starts_with_the_first_trial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from study.commands.progress import Progress
+    from study.tune import runner
+
+    begun: list[bool] = []
+
+    def run(job: Any, *_arguments: object) -> None:
+        assert not begun
+        job.on_message("waits for CPUs in use by others")
+        job.on_begin()
+        raise ValueError("enough")
+
+    monkeypatch.setattr(Progress, "begin", lambda self: begun.append(True))
+    monkeypatch.setattr(runner, "run", run)
+    assert main(["run", "quick", *SMALL, "--out", str(tmp_path)]) == 2
+    assert begun == [True]
+    assert "waits for CPUs in use by others\n" in capsys.readouterr().err
 
 
 def test_a_study_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], no_ray: None) -> None:

@@ -12,6 +12,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from local_ray import TINY, environment
@@ -50,6 +52,26 @@ def test_trials_are_asked_for_where_nodes_may_come(
 ) -> None:
     monkeypatch.setattr(ray_cluster.Cluster, "nodes", lambda self: [{"Resources": {"CPU": 2.0}}])
     assert ray_cluster.Cluster(workers=1, max_workers=allowed, grows=grows).wanted_workers() == wanted
+
+
+def test_ray_shows_the_name_of_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    import ray
+
+    from study.tune import coordinator, trainable
+
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "init", asked.update)
+    monkeypatch.setattr(ray_cluster, "refuse_dead_address", lambda *_arguments: None)
+    monkeypatch.setattr(ray_cluster.liveness, "exit_if_dead", lambda *_arguments: contextlib.nullcontext())
+    monkeypatch.setattr(ray_cluster, "_servers", lambda **_options: [])
+    monkeypatch.setattr(ray_cluster, "_cluster", lambda *_arguments: None)
+    monkeypatch.setattr(ray_cluster.environment, "prepare", lambda address: address)
+    with ray_cluster.connected("10.0.0.1:6379", workers=1, gpu_fraction=0, study="mine"):
+        assert asked["job_config"].metadata == {"job_name": "study mine"}
+    assert repr(coordinator.Coordinator("mine")) == "study mine: coordinator"
+    context: Any = SimpleNamespace(study="mine")
+    assert trainable.make(context, ray_cluster.Cluster(workers=1)).__name__ == "study mine"
 
 
 @pytest.fixture(scope="module")
