@@ -39,10 +39,8 @@ PUBLISHED = (
 def cache_folder() -> Path:
     """Return where converted data and mirrors are kept: $STUDY_CACHE, or the user's cache folder."""
     if own := os.environ.get("STUDY_CACHE"):
-        os.environ["STUDY_CACHE"] = own = os.path.abspath(
-            own
-        )  # the current folder changes, in this process and workers
-        return Path(own)
+        os.environ["STUDY_CACHE"] = os.path.abspath(own)  # the current folder changes, in this process and workers
+        return Path(os.environ["STUDY_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "learning-rate-edge"
 
 

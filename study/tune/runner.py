@@ -17,8 +17,6 @@ from study.text import console
 from study.tune import coordinator, trainable
 from study.tune.cluster import Cluster, ClusterError
 
-OUT_OF_MEMORY = "out of memory (Ray ended the worker, since its machine ran low)"
-
 
 def run(job: Job, needs: Needs, cluster: Cluster) -> None:
     """Train the job's control and every stack of its source, until all are recorded or have failed for good.
@@ -48,7 +46,7 @@ def _fit(queue: Queue, needs: Needs, cluster: Cluster) -> bool:
     from ray import tune
     from ray.exceptions import OutOfMemoryError
 
-    from study.tune.searcher import QueueSearcher, TrialWatch
+    from study.tune.searcher import OUT_OF_MEMORY, QueueSearcher, TrialWatch
 
     job = queue.job
     coordination = coordinator.start(job.study)
@@ -88,7 +86,7 @@ def _fit(queue: Queue, needs: Needs, cluster: Cluster) -> bool:
             if not _caused_by(error, OutOfMemoryError):
                 raise
             coordination.stop()  # what still trains
-            _requeue(queue)
+            _requeue(queue, OUT_OF_MEMORY)
             return queue.interrupted or queue.stopped is not None
     return True
 
@@ -109,14 +107,14 @@ def _quiet() -> dict[str, Any]:
     return {"progress_reporter": Quiet()}
 
 
-def _requeue(queue: Queue) -> None:
+def _requeue(queue: Queue, reason: str) -> None:
     """Halve the stacks that trained when memory ran low. It is unknown which of them took it.
 
     A single run cannot be halved. It is tried again, as after the loss of its machine.
     """
     for trial_id, stack in list(queue.training.items()):
         kind = "memory" if len(stack.runs) > 1 else "machine"
-        queue.ended(trial_id, Failure(kind=kind, reason=OUT_OF_MEMORY))
+        queue.ended(trial_id, Failure(kind=kind, reason=reason))
     queue.resting.clear()
 
 

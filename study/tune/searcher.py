@@ -23,6 +23,7 @@ CHECK_SECONDS = 2.0
 WAIT_SECONDS = 60.0
 """A trial starts within this time, unless others use the cluster."""
 
+OUT_OF_MEMORY = "out of memory (Ray ended the worker, since its machine ran low)"
 RAY_OUT_OF_MEMORY = re.compile(r"running low on memory|memory pressure|OutOfMemory")
 MACHINE_WENT_AWAY = re.compile(r"node has died|node was (un)?expectedly|its node|preempt|node failure", re.IGNORECASE)
 
@@ -153,7 +154,7 @@ def why_it_died(queue: Queue, trial_id: str, trial: Any) -> Failure:
     last = heartbeat.last(queue.job.folder, stack.name)
     heartbeat.forget(queue.job.folder, stack.name)
     if RAY_OUT_OF_MEMORY.search(error):
-        return Failure(kind="memory", reason="out of memory (Ray ended the worker, since its machine ran low)")
+        return Failure(kind="memory", reason=OUT_OF_MEMORY)
     if MACHINE_WENT_AWAY.search(error):
         return Failure(kind="machine", reason="its machine went away")
     clock, killed = _state_of_machine(last.get("node")) if last and not last.get("ended") else (None, -1)
