@@ -205,7 +205,7 @@ def frontier(folders: Sequence[Path]) -> str:
         cells = [cell for cell in scored if (cell["model"], cell["curve"]) == (row["model"], row["curve"])]
         best = max(cells, key=lambda cell: cell[first])
         value = f"{row['threshold']} {row['value']:g}" if row["threshold"] else ""
-        auc = f"{best[first]:.4f} ({best[f'{first}_low']:.4f} to {best[f'{first}_high']:.4f})"
+        auc = f"{best[first]:.4f} ({best[f'{first}_q10']:.4f} to {best[f'{first}_q90']:.4f})"
         rows.append([row["model"], row["method"], value, row["held"], _edge(row), f"{best['lr']:g}", auc])
     head = ["model", "method", "threshold", "at", "LR50 (95%)", "best lr", f"{score_text(first)} there (10 to 90%)"]
     return markdown(head, rows)
