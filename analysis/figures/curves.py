@@ -166,10 +166,10 @@ def draw_band(
         style = styles[curve]
         ax.fill_between(lr, low, high, color=style.colour, alpha=BAND_ALPHA, lw=0)
         size = sizes(ax)
-        marks = {"marker": style.marker, "ms": 0.9 * size.marker, "mec": "white", "mew": 0.5, "label": curve}
-        ax.plot(lr, mid, color=style.colour, ls=style.dash, lw=size.line, **marks)
+        marks: dict[str, Any] = {"marker": style.marker, "ms": 0.9 * size.marker, "mec": "white", "mew": 0.5}
+        ax.plot(lr, mid, color=style.colour, ls=style.dash, lw=size.line, label=curve, **marks)
         if off.any():
-            cross = {"ms": 1.3 * size.marker, "mew": 1.1 * size.line}
+            cross: dict[str, Any] = {"ms": 1.3 * size.marker, "mew": 1.1 * size.line}
             ax.plot(lr[off], mid[off], "x", color=style.colour, **cross, clip_on=False, zorder=5)
     lr_axis(ax, table["lr"])
     label_y(ax, label)
@@ -189,7 +189,7 @@ def draw_micro(ax: Axes, rates: pd.DataFrame, styles: Styles | None = None) -> N
         style, size, moved = styles[curve], sizes(ax), _dodge(ax, i, len(curves))
         bars = {"elinewidth": 0.6 * size.line, "alpha": 0.45, "transform": moved}
         ax.errorbar(lr, rate, error, fmt="none", ecolor=style.colour, **bars)
-        marks = {"marker": style.marker, "ms": 0.9 * size.marker, "mec": "white", "mew": 0.5, "label": curve}
+        marks: dict[str, Any] = {"marker": style.marker, "ms": 0.9 * size.marker, "mec": "white", "mew": 0.5}
         ax.plot(lr, rate, color=style.colour, ls=style.dash, lw=0.8 * size.line, transform=moved, **marks)
     lr_axis(ax, rates["lr"])
     widen(ax, "y", -0.04, 1.04)
@@ -207,7 +207,8 @@ def draw_horizon(ax: Axes, table: pd.DataFrame, styles: Styles | None = None) ->
     styles = curve_styles(table) if styles is None else styles
     for curve in _present(table, styles):
         of_curve = table[table["curve"] == curve]
-        known, rest = (of_curve[of_curve["known"].astype(bool) == whether] for whether in (True, False))
+        at_end = of_curve["known"].astype(bool)
+        known, rest = of_curve.loc[at_end], of_curve.loc[~at_end]
         style, size = styles[curve], sizes(ax)
         drawn = {"color": style.colour, "lw": 1.1 * size.line, "ls": style.dash, "label": curve}
         ax.step(known["step"], known["share"], where="post", **drawn)

@@ -87,7 +87,7 @@ def image(figure: Figure, path: Path) -> Image:
     figure.savefig(svg, format="svg", metadata={"Date": None})
     write_atomic(path, png.getvalue(), sync=False)
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
-    return Image(source=source, width=round(figure.get_figwidth() * PIXELS_PER_INCH), alt=figure.get_label())
+    return Image(source=source, width=round(figure.get_figwidth() * PIXELS_PER_INCH), alt=str(figure.get_label()))
 
 
 def settle(figure: Figure) -> None:

@@ -43,4 +43,4 @@ def _answer_first(table: pd.DataFrame, axis: str) -> pd.DataFrame:
         "status",
     ]
     first = [*CURVE, "level", "axis", *(name for name in answers if name in table)]
-    return table[[*first, *(name for name in table if name not in first)]]
+    return pd.DataFrame(table[[*first, *(name for name in table if name not in first)]])

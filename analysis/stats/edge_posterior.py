@@ -37,10 +37,10 @@ LOGISTIC_SHARE = 0.4
 COARSE = 32.0
 """Seeds whose evidence counts half. It was chosen by simulation, so that intervals cover."""
 
-SHORTER = 0.3
-"""Exponent of the tail in `edge_interval`. It was chosen by simulation, so that 95% intervals cover
-(docs/statistics.md)."""
-
+SHORTER, SHORTER_SEARCHED = 0.3, 0.55
+"""Exponents of the tail in `edge_interval`, for grids and for searches. They were chosen by simulation, so that 95%
+intervals cover (docs/statistics.md).
+"""
 
 FEW = 5.0
 """Seeds below which an interval leaves out less of the posterior. Three seeds are all of one kind too often: if 40% of
@@ -53,9 +53,10 @@ def edge_interval(fit: Fit, level: float) -> tuple[float, float, float]:
 
     The edge is the logistic's median, moved into the range between the two medians of `edge_ends`. An edge at a low or
     high level depends on a tail of the curve. Few seeds are there, and no list of shapes is complete. So the interval
-    leaves out less of the posterior: at level 0.05, 1.5% instead of 2.5% beyond either end.
+    leaves out less of the posterior: at level 0.05, 1.5% instead of 2.5% beyond either end. A search leaves out 1%,
+    since it stops when its interval is narrow: in a flat tail, that is often by chance.
     """
-    tail = TAIL * (4 * level * (1 - level)) ** SHORTER
+    tail = TAIL * (4 * level * (1 - level)) ** (SHORTER_SEARCHED if _free(fit) is None else SHORTER)
     (low, least, _), (_, most, high) = edge_ends(fit, level, (tail, 0.5, 1 - tail))
     (edge,) = fit.edge(level, (0.5,))
     return low, min(max(edge, least), most), high

@@ -99,7 +99,7 @@ def tradeoff(runs: pd.DataFrame, definition: Definition, quality: str | None = N
     for _, of_model in table.groupby("model"):
         good = of_model["quality"].to_numpy(dtype=float) * (-1 if lower_is_better(measure) else 1)
         front[of_model.index] = pareto(good, of_model["rate"].to_numpy(dtype=float))
-    return table.assign(pareto=front)[[*own, *bands.values(), "pareto", "measure", *BINS, *same]]
+    return pd.DataFrame(table.assign(pareto=front)[[*own, *bands.values(), "pareto", "measure", *BINS, *same]])
 
 
 def pareto(quality: Sequence[float] | np.ndarray, rate: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -48,7 +48,8 @@ def with_onsets(
     lost = runs["diverged_at_step"].astype("Float64").astype(float).where(known)
     if every is not None and losses is not None and len(losses) and reference and definition is not None:
         found = _onsets(runs.loc[diverged], every, losses, reference, definition)
-        lost = runs["run_id"].map(found).astype(float).fillna(lost)
+        at = pd.Series([found.get(run) for run in runs["run_id"]], index=runs.index, dtype=float)
+        lost = at.fillna(lost)
     return runs.assign(**{LOST_AT: lost})
 
 
@@ -62,7 +63,7 @@ def _onsets(
     tasks = [task["name"] for task in tasks_of(definition.data)]
     unit_K = np.array([task["constant_loss"] for task in tasks_of(definition.data)], dtype=float)
 
-    def read(ids: "pd.Series[Any]") -> dict[str, RunLosses]:
+    def read(ids: pd.Series) -> dict[str, RunLosses]:
         return losses_by_run(losses.loc[losses["run_id"].isin(list(ids))], tasks)
 
     found = {}

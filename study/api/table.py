@@ -24,7 +24,7 @@ class Table(pd.DataFrame):
     def shown(self) -> tuple[pd.DataFrame, str]:
         """Return what is shown, and which columns are left out, in words."""
         plain = pd.DataFrame(self)
-        empty = [name for name in plain if len(plain) and _is_empty(plain[name])]
+        empty = [name for name in plain if len(plain) and _is_empty(pd.Series(plain[name]))]
         shown = plain.drop(columns=empty)
         for name in P_COLUMNS:
             if name in shown:
@@ -45,5 +45,5 @@ class Table(pd.DataFrame):
         return f"{html}<p>{escape(left_out)}</p>" if left_out and html else html
 
 
-def _is_empty(column: "pd.Series[Any]") -> bool:
+def _is_empty(column: pd.Series) -> bool:
     return bool((column.isna() | column.isin(["", "{}"])).all())
