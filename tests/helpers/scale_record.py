@@ -1,5 +1,6 @@
 """Records of a study whose edges follow a known power law in a size."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,14 +48,14 @@ def write_sizes(
             for seed in range(seeds):
                 for lr in lrs:
                     diverged = lr >= edge * 10 ** shift[seed]
-                    thresholds = str(dict((options or {}).get(model, {}))).replace("'", '"')
-                    changed = {"study": name, "model": model, "method": method, "thresholds": thresholds}
+                    own_options = dict((options or {}).get(model, {}))
+                    changed = {"study": name, "model": model, "method": method, "thresholds": json.dumps(own_options)}
                     changed |= {"outcome": "diverged" if diverged else "completed"}
                     changed |= {
                         "reason": "collapsed" if diverged else None,
                         "diverged_at_step": 3 if diverged else None,
                     }
-                    run = definition.study.run(definition.data["content"], model, Arm(method), lr, seed)
+                    run = definition.study.run(definition.data["content"], model, Arm(method, own_options), lr, seed)
                     rows.append(make_row(lr, seed, run_id=run.id, **changed))
     write_trial(folder, "all", rows, [])
     return definition

@@ -103,7 +103,11 @@ def _found(
 
 
 def _hits(found: Sequence[Found], edges: Sequence[float]) -> dict[str, float]:
-    error = [(f.edge - edge) / (f.high - f.low) for f, edge in zip(found, edges, strict=True) if f.high > f.low]
+    error = [
+        (f.edge - edge) / (f.high - f.low)
+        for f, edge in zip(found, edges, strict=True)
+        if -math.inf < f.low < f.high < math.inf
+    ]
     return {
         "covered": float(np.mean([f.low <= edge <= f.high for f, edge in zip(found, edges, strict=True)])),
         "covered_alone": float(

@@ -31,5 +31,5 @@ def test_ids_of_an_older_version(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(data="d", model="small", method="none", lr=0.1, seed=3)
     older = run.ids_like(1)(0.1, 3)
     assert older != run.id
-    monkeypatch.setattr("study.config.RESULTS_VERSION", 1)
+    monkeypatch.setattr("study.config.runs.RESULTS_VERSION", 1)
     assert dataclasses.replace(run).id == older

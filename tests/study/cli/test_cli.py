@@ -81,7 +81,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["my_digit"], "or a file of the current folder"),
         (["my_pkg.my_space"], "unknown study 'my_pkg.my_space'"),
         (["..x"], "unknown study '..x'"),
-        (["study.config"], "study.config defines no `study`"),
+        (["study.plugins"], "study.plugins defines no `study`"),
         (["quick", "--set", "methods=clip"], "unknown method 'clip'; there are activation_clip, adagc, agc, "),
         (["quick", "--set", "models=smal"], "unknown model 'smal'; there are "),
         (["quick", "--data", "kuairan"], "unknown data source 'kuairan'; there are kuairand, synthetic, table"),
