@@ -119,15 +119,18 @@ Sides = Sequence[tuple[SeedEdges, SeedEdges]]
 def moves(sides: Sides, draws: int = DRAWS) -> dict[str, float]:
     """Return P(the method moves the edge upward), with its 95% interval: moves, moves_low, moves_high."""
     rng = np.random.default_rng(0)
-    share, drawn = [], np.zeros(draws)
+    share, drawn = [], np.zeros((2, draws))
     for a, b in sides:
         x, y = a.log_S[:, None], b.log_S[None, :]
         wins = (x > y) + 0.5 * (x == y)
         share.append(wins.mean())
+        # Which of two edges is higher is unknown if both lie outside the tried lrs, or if there is only one seed.
+        unknown = ((x == y) & np.isinf(x)) | (min(wins.shape) < 2)
         times_a, times_b = (rng.multinomial(n, np.full(n, 1 / n), draws) for n in wins.shape)
-        drawn += ((times_a @ wins) * times_b).sum(1) / wins.size
-    low, high = np.quantile(drawn / len(sides), (TAIL, 1 - TAIL))
-    return {"moves": float(np.mean(share)), "moves_low": float(low), "moves_high": float(high)}
+        for i in (0, 1):
+            drawn[i] += ((times_a @ np.where(unknown, float(i), wins)) * times_b).sum(1) / wins.size
+    low, high = (float(np.quantile(of / len(sides), at)) for of, at in zip(drawn, (TAIL, 1 - TAIL), strict=True))
+    return {"moves": float(np.mean(share)), "moves_low": low, "moves_high": high}
 
 
 def ratio(sides: Sides, draws: int = DRAWS) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _onsets(
                 continue
             points = definition.study.rule.median_steps
             if run.step is not None:
-                points = max(1, LEAST_POINTS, round(points * len(run.step) / (int(run.step[-1]) + 1)))
+                points = max(1, LEAST_POINTS, round(points * len(run.step) / (int(run.step[-1]) + 1))) | 1  # odd
             rule = dataclasses.replace(definition.study.rule, median_steps=points)
             at = moments(_gain(run, unit_K, float(control["gain"])), curve_T, rule)
             if at is not None:

@@ -139,7 +139,7 @@ class Result:
     def rates(self) -> "pd.DataFrame":
         """Return P(divergence) of each cell: k of n runs, rate, and its 95% Wilson interval.
 
-        See `analysis.divergence_rates`. The cells of an adaptive search are bins of an eighth of an octave or wider.
+        See `analysis.divergence_rates`. The cells of an adaptive search are bins of a quarter of an octave or wider.
         """
         import analysis
         from study.api.table import Table

@@ -15,7 +15,7 @@ from torch import Tensor
 from study.optim import _foreach_clippy, _pack
 from study.transforms import Chain, ElementLink, Leaf
 from study.transforms._clipping import ShrinkToWeights
-from study.transforms._scaling import DecayWeights, ScaleByAdam, ScaleByRmsprop
+from study.transforms._scaling import ELEMENTWISE, DecayWeights, ScaleByAdam, ScaleByRmsprop
 
 CHUNK = 1 << 17
 """Number of elements in a chunk of a large tensor."""
@@ -38,7 +38,8 @@ class Links:
     @classmethod
     def of(cls, chain: Chain) -> "Links | None":
         """Return the links of a chain, or None if this file does not cover them."""
-        others = [i for i, link in enumerate(chain.links) if not isinstance(link, ElementLink)]
+        # exactly these: an own link may read weights, or override more than `apply_elements`
+        others = [i for i, link in enumerate(chain.links) if type(link) not in ELEMENTWISE]
         at = others[0] if others else len(chain.links)
         clip = chain.links[at] if others else None
         if len(others) > 1 or not (clip is None or _is_plain(clip)):
@@ -106,7 +107,7 @@ class Together:
         """Update weights and states in place, and return the factor of each weight, 0-dim.
 
         Args:
-            weights: Weights that `takes` accepted.
+            weights: Weights that `select` accepted.
             gradients: One for each weight.
             states: One for each weight; the tensors of a small weight become views of its pack.
             links: The links of the chain.

@@ -86,7 +86,7 @@ def _moved_in_blocks(stack: "StackTraining") -> Tensor:
     squares = torch.zeros(len(groups.runs), dtype=torch.float64, device=stack.device)
     for name, weight in stack.network.parameters.items():
         weight_RP = weight.detach().reshape(len(weight), -1)
-        at_a_time = max(1, NUMBERS_AT_A_TIME // (size * weight_RP.shape[1]))
+        at_a_time = max(1, NUMBERS_AT_A_TIME // max(1, size * weight_RP.shape[1]))
         for first in range(0, groups.count, at_a_time):
             seeds = groups.seeds[first : first + at_a_time]
             initial = torch.stack([start[seed].get_parameter(name).detach().flatten() for seed in seeds])

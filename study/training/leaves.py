@@ -19,6 +19,9 @@ from study.transforms import Chain, Leaf, Segments
 SMALL = 2**18
 """Most numbers of a parameter that is packed. A larger one keeps a device busy, and packing takes memory."""
 
+NEVER_ZERO = ("accumulator", "second_moment")
+"""States whose roots divide: where no number of the model is, they are 1, and all others 0."""
+
 States = dict[str, dict[str, Tensor]]
 """The method's state by parameter and key, as checkpoints and users of weights know it."""
 
@@ -60,7 +63,7 @@ class Places:
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         sizes = {name: math.prod(weight.shape[1:]) for name, weight in parameters.items()}
-        self.shapes = {name: weight.shape for name, weight in parameters.items() if sizes[name] <= SMALL}
+        self.shapes = {name: weight.shape for name, weight in parameters.items() if 0 < sizes[name] <= SMALL}
         self.names = sorted(self.shapes, key=lambda name: -sizes[name])
         self.sizes = [sizes[name] for name in self.names]
         self.beyond = whole_words(sum(self.sizes)) - sum(self.sizes)
@@ -147,7 +150,7 @@ def packed_states(states: States, places: Places, chain: Chain) -> dict[str, Ten
     for key in first:
         of_tensors = {name: states[name][key] for name in places.names}
         if key in of_numbers(chain, first[key]):
-            packed[key] = places.packed(of_tensors, beyond=1.0)
+            packed[key] = places.packed(of_tensors, beyond=1.0 if key in NEVER_ZERO else 0.0)
             views = places.views(packed[key])
         elif key in chain.shared:
             packed[key] = first[key]

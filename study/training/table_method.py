@@ -17,14 +17,11 @@ import torch
 from torch import Tensor
 
 from study.training.embeddings import EmbeddingTables
-from study.training.leaves import of_numbers
+from study.training.leaves import NEVER_ZERO, of_numbers
 from study.training.rollback import StatePart
 from study.training.stack_method import StackMethod
 from study.training.touched_rows import TableBlocks
 from study.transforms import Leaf, Segments
-
-NEVER_ZERO = ("accumulator", "second_moment")
-"""States that a method divides by the root of."""
 
 
 class TableMethod(ABC):

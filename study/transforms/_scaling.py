@@ -211,6 +211,10 @@ class DecayWeights(ElementLink):
         leaf.update = decay.add_(leaf.update)
 
 
+ELEMENTWISE = (ScaleByAdagrad, ScaleBySgd, ScaleByRmsprop, ScaleByAdam, Scale, DecayWeights)
+"""Links of this file that act on each element. Of these, only `DecayWeights` reads the weight."""
+
+
 def decay_weights(weight_decay: Scalar, lr: Scalar) -> Link:
     """Return the link `u += lr * weight_decay * w` (Loshchilov & Hutter, 2019). At the end, no clip acts on it."""
     return DecayWeights(weight_decay, lr)
