@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from study import methods
-from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule
+from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule, Run
 from study.data._dataset import Task
 from study.outcomes.judge import judge
 from study.outcomes.reference import control_reference
 from study.streams import stream
+from study.training import devices, fused_mlp, stack
 from study.training.embeddings import EmbeddingTables
 from study.training.inputs import WholeInputs
 from study.training.metrics import auc
@@ -532,6 +533,63 @@ def test_meta_tensors_and_no_copies_detect_waits() -> None:
     for copy in (lambda: torch.ones(2).to("meta"), lambda: torch.ones(2, device="meta").copy_(torch.ones(2))):
         with NoCopies(), pytest.raises(AssertionError, match="between devices"):
             copy()
+
+
+def four_by_seed_and_lr(method: str, model: str) -> list[Run]:
+    run = make_run(method=method, model=model, options=EARLY.get(method, {}))
+    return [dataclasses.replace(run, seed=seed, lr=lr) for seed in (3, 5) for lr in (0.1, 3.0)]
+
+
+@pytest.fixture
+def no_wait_in_a_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def switch() -> None:
+        step = StackTraining.step
+        monkeypatch.setattr(NoWait, "reads", (*NoWait.reads, "unique_consecutive"))
+
+        def watched(*arguments: Any) -> Any:
+            with NoWait():
+                return step(*arguments)
+
+        monkeypatch.setattr(StackTraining, "step", watched)
+
+    return switch
+
+
+@pytest.mark.parametrize("method", ["clippy", "layer_clip", "rollback_lower_lr"])
+@pytest.mark.parametrize("model", ["small_dcn", "small_mmoe"])
+def test_whole_batches_give_the_same_bits_without_reading_values(
+    model: str, method: str, no_wait_in_a_step: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All layers of all runs at once, whole batches, and a fixed number of touched rows."""
+    monkeypatch.setattr(fused_mlp, "takes", lambda *_given: False)
+    runs = four_by_seed_and_lr(method, model)
+    expected = train(runs, LOG)
+    no_wait_in_a_step()
+    monkeypatch.setattr(stack, "TouchedInputs", WholeInputs)
+    found = train(runs, LOG)
+    assert [bits_of(found, i) for i in range(4)] == [bits_of(expected, i) for i in range(4)]
+
+
+@pytest.mark.parametrize("method", ["none", "clippy", "rollback_lower_lr"])
+@pytest.mark.parametrize("model", ["small_dcn", "small_mmoe"])
+def test_the_gpu_path_gives_the_same_bits_on_a_cpu_without_reading_values(
+    model: str, method: str, no_wait_in_a_step: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same losses and AUCs of methods that sum no norm; parameters side by side sum norms in another order."""
+    runs = four_by_seed_and_lr(method, model)
+    monkeypatch.setattr(fused_mlp, "takes", lambda *_given: False)
+    expected = train(runs, LOG)
+    no_wait_in_a_step()
+    monkeypatch.setattr(devices, "wants_few_operations", lambda _device: True)
+    found = train(runs, LOG)
+    np.testing.assert_array_equal(found.loss.view(np.int32), expected.loss.view(np.int32))
+    for name, values in expected.judged.items():
+        if name.startswith("auc"):
+            np.testing.assert_array_equal(found.judged[name], values)
+        else:
+            np.testing.assert_allclose(found.judged[name], values, rtol=1e-12)
+    np.testing.assert_allclose(found.moved, expected.moved, rtol=1e-12)
+    np.testing.assert_array_equal(found.finite, expected.finite)
 
 
 def test_on_step_is_called_after_each_step() -> None:
