@@ -30,7 +30,7 @@ from torch.utils.flop_counter import flop_registry
 from study import data
 from study.config import Recipe, Run, steps_of
 from study.data._dataset import Log
-from study.trainers.ranker import SHARE_OF_GPU, STACK_RUNS_GPU
+from study.trainers._model_size import SHARE_OF_GPU, STACK_RUNS_GPU
 from study.training import devices, fused_mlp
 from study.training.sizing import bytes_of_run
 from study.training.stack import StackTraining

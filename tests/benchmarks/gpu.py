@@ -5,8 +5,8 @@
 It needs torch, numpy and pandas, and neither Ray nor MLflow. Its parts:
 
 rate    TFLOP/s of large square products, in float32, TF32 and bfloat16: the limit for all that follows.
-waits   steps under torch's sync debug mode "error", which ends at the first operation that waits for the device; and
-        how many kernels a step starts.
+waits   steps under torch's sync debug mode "error", which ends at the first operation that waits for the device: every
+        method on every network, in the settings of `tests/helpers/device_settings.py`. For `small`, kernels a step.
 small   runs of `small` in stacks; against `plain_torch` as one process, and as sixteen that share the device.
 paper   steps of `paper_small` and `paper_large_dcn`: TFLOP/s, and the share of the rate of that precision.
 edges   P(divergence) of `small` over lrs, the same runs in float32 and in TF32, and how many runs end differently.
@@ -40,9 +40,11 @@ from study.training.sizing import bytes_of_run
 from study.training.trainer import Trained, train
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 import plain_torch
 from bench import HIDDEN, ROOT, gigaflops_of_run
+from device_settings import Setting, all_pairs
 
 PARTS = ("rate", "waits", "small", "paper", "edges")
 PAPER = ("paper_small", "paper_large_dcn")
@@ -101,21 +103,13 @@ def say_rate(_asked: argparse.Namespace, _log: Log, rates: dict[str, float]) -> 
 
 
 def say_waits(asked: argparse.Namespace, log: Log, _rates: dict[str, float]) -> Iterator[str]:
-    steps = WARM + 10
-    runs = runs_of("small", min(asked.runs, 64), log, Recipe(steps=steps))
-    for method in ("none", "clippy", "agc", "lamb"):
-        of_method = [replace(run, method=method) for run in runs]
-        if not asked.device.startswith("cuda"):
-            yield f"waits: {method}: not asked, {asked.device} has no queue"
-            continue
-        try:
-            train(of_method, log, asked.device, _between(WARM, steps - 1, torch.cuda.set_sync_debug_mode, "error", 0))
-            said = "no step waits for the device"
-        except RuntimeError as error:
-            said = f"a step waits: {str(error).splitlines()[0]}"
-        finally:
-            torch.cuda.set_sync_debug_mode(0)
-        yield f"waits: {method}: {said}; {kernels_of_step(of_method, log, asked.device):.0f} kernels a step"
+    if not asked.device.startswith("cuda"):
+        yield f"waits: not asked, {asked.device} has no queue"
+        return
+    for setting in all_pairs():
+        runs = runs_of_setting(setting, log)
+        kernels = f"; {kernels_of_step(runs, log, asked.device):.0f} kernels a step" if setting.model == "small" else ""
+        yield f"waits: {' '.join(setting)}: {waits(runs, log, asked.device)}{kernels}"
 
 
 def say_small(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> Iterator[str]:
@@ -223,6 +217,25 @@ def runs_of(model: str, count: int, log: Log, recipe: Recipe) -> list[Run]:
 
 def _run(model: str, lr: float, seed: int, log: Log, recipe: Recipe) -> Run:
     return Run(data=log.content, model=model, method="none", lr=lr, seed=seed, recipe=recipe)
+
+
+def runs_of_setting(setting: Setting, log: Log) -> list[Run]:
+    """One seed, with each of the plain side's lrs."""
+    recipe = Recipe(steps=WARM + 10, embeddings=setting.embeddings, precision=setting.precision)
+    runs = runs_of(setting.model, len(plain_torch.LRS), log, recipe)
+    return [replace(run, method=setting.method, options=setting.options) for run in runs]
+
+
+def waits(runs: Sequence[Run], log: Log, device: str) -> str:
+    """Whether a step of this stack waits for the device, in words."""
+    last = steps_of(runs[0].recipe, log.train_rows) - 1
+    try:
+        train(runs, log, device, _between(WARM, last, torch.cuda.set_sync_debug_mode, "error", 0))
+        return "no step waits for the device"
+    except RuntimeError as error:
+        return f"a step waits: {str(error).splitlines()[0]}"
+    finally:
+        torch.cuda.set_sync_debug_mode(0)
 
 
 def stack_of(model: str, log: Log, recipe: Recipe, device: str) -> int:

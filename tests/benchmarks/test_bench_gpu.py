@@ -3,13 +3,15 @@
 import math
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import gpu
 import numpy as np
 import pytest
+from device_settings import Setting, all_pairs
 
-from study import data
+from study import data, methods
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule
 from study.training.trainer import train
 
@@ -25,8 +27,8 @@ def test_parts_run(capsys):
     more = ["--runs", "6", "--stack", "4", "--processes", "2", "--paper", "small", "--paper-steps", "13"]
     assert gpu.main([*SMALL, *more, "--only", "rate,waits,small,paper"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in said[1:]] == ["rate", *["waits"] * 4, *["small"] * 3, "paper"]
-    assert "6 runs in 2 stacks of at most 4" in said[6]
+    assert [line.split(":")[0] for line in said[1:]] == ["rate", "waits", *["small"] * 3, "paper"]
+    assert "6 runs in 2 stacks of at most 4" in said[3]
     assert "nan" not in "".join(said)
 
 
@@ -56,6 +58,36 @@ def test_what_is_watched_begins_and_ends_where_it_should():
         watch(step)
         said.append(step)
     assert said == [0, 1, 2, "begin", 3, 4, "end", 5, 6, 7]
+
+
+def test_waits_are_watched_from_the_first_warm_step_and_told(log, monkeypatch):
+    runs = gpu.runs_of_setting(Setting("clippy", "own_models.dropout", "method", "float64"), log)
+    modes = []
+    monkeypatch.setattr(gpu.torch.cuda, "set_sync_debug_mode", modes.append)
+    assert gpu.waits(runs, log, "cpu") == "no step waits for the device"
+    assert modes == ["error", 0, 0]
+
+    def refuse(mode):
+        if mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    monkeypatch.setattr(gpu.torch.cuda, "set_sync_debug_mode", refuse)
+    assert gpu.waits(runs, log, "cpu") == "a step waits: called a synchronizing CUDA operation"
+
+
+def test_waits_are_asked_in_every_setting_of_the_tests(log, monkeypatch):
+    asked = []
+
+    def waits(runs, _log, _device):
+        asked.append((runs[0].method, runs[0].model, runs[0].recipe.embeddings, runs[0].recipe.precision))
+        return "told"
+
+    monkeypatch.setattr(gpu, "waits", waits)
+    monkeypatch.setattr(gpu, "kernels_of_step", lambda *_given: 7.0)
+    said = list(gpu.say_waits(Namespace(device="cuda:0"), log, {}))
+    assert asked == all_pairs()
+    assert said[0] == f"waits: {' '.join(all_pairs()[0])}: told; 7 kernels a step"
+    assert sum("kernels" in line for line in said) == len(methods.names())
 
 
 def test_outcomes_are_those_of_the_rule(log):

@@ -1,50 +1,28 @@
 """No step, no judging and no checkpoint waits for a device: every method on every network, on one without numbers."""
 
 import itertools
-from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
+from device_settings import AXES, Setting, all_pairs, every
 from fake_device import DEVICE, arrays_like, computing_nothing, four_runs, trained, try_on_cpu
 from stacks import LOG
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from study import methods
 from study.training import evaluation
-
-MODELS = ("small", "large_dcn", "small_mmoe", "own_models.batch_norm", "own_models.dropout")
-EMBEDDINGS, PRECISIONS = ("adagrad", "method"), ("float32", "float64")
-
-OPTIONS: dict[str, dict[str, Any]] = {name: {"back": 2} for name in ("rollback", "rollback_lower_lr")}
-"""A snapshot within three steps."""
-
-EVERY = list(itertools.product(methods.names(), MODELS, EMBEDDINGS, PRECISIONS))
-
-
-def all_pairs() -> list[tuple[str, ...]]:
-    """Each method on each network, with settings such that any two values meet."""
-    settings = list(itertools.product(EMBEDDINGS, PRECISIONS))
-    return [
-        (method, model, *settings[(m + n) % len(settings)])
-        for m, method in enumerate(methods.names())
-        for n, model in enumerate(MODELS)
-    ]
 
 
 def test_any_two_values_meet() -> None:
-    axes = (methods.names(), MODELS, EMBEDDINGS, PRECISIONS)
-    for (i, one), (j, other) in itertools.combinations(enumerate(axes), 2):
+    for (i, one), (j, other) in itertools.combinations(enumerate(AXES), 2):
         assert {(row[i], row[j]) for row in all_pairs()} == set(itertools.product(one, other))
 
 
 @pytest.mark.parametrize(
     "setting",
-    [pytest.param(row, id="-".join(row), marks=[] if row in all_pairs() else pytest.mark.slow) for row in EVERY],
+    [pytest.param(row, id="-".join(row), marks=[] if row in all_pairs() else pytest.mark.slow) for row in every()],
 )
-def test_no_method_on_any_network_waits(setting: Sequence[str]) -> None:
-    method, model, embeddings, precision = setting
-    runs = four_runs(method, model, embeddings, precision, options=OPTIONS.get(method, {}))
+def test_no_method_on_any_network_waits(setting: Setting) -> None:
+    runs = four_runs(*setting, options=setting.options)
     try_on_cpu(runs, LOG)
     with computing_nothing():
         training = trained(runs)
