@@ -170,7 +170,7 @@ def _as_tensor(value: Scalar, like: Tensor) -> Tensor:
 
 def _norm_of_all(leaves: Sequence[Leaf]) -> Tensor:
     norm = leaves[0].scratch.get("global_norm")
-    return global_norm([leaf.update for leaf in leaves]) if norm is None else norm
+    return global_norm([leaf.without_padding(leaf.update) for leaf in leaves]) if norm is None else norm
 
 
 def _clip_all(leaves: Sequence[Leaf], norm: Tensor, limit: Tensor) -> None:

@@ -65,6 +65,10 @@ class Leaf:
         norm = l2_norm(x)
         return norm if self.parts is None else torch.linalg.vector_norm(self.parts.gather(norm), dim=0)
 
+    def without_padding(self, x: Tensor) -> Tensor:
+        """Return `x` without the numbers that no tensor has, whose update need not be 0."""
+        return self.segments.without_padding(x) if self.segments else x
+
     def spread(self, value: Scalar, like: Tensor) -> Scalar:
         """Return a value of each run (R,), or of each tensor (R, L), for use with a tensor of this leaf."""
         if self.segments and isinstance(value, Tensor) and value.ndim == 2 and value.shape != like.shape:
@@ -107,7 +111,10 @@ class LeafLink(Link):
 
 
 class ElementLink(LeafLink):
-    """A transform of each element by itself. `counts` names the state that all elements of a run share."""
+    """A transform of each element by itself. `counts` names the state that all elements of a run share.
+
+    Such a count is (R, L) where several tensors lie side by side: `Leaf.spread` fits it to the elements.
+    """
 
     packable = True
     counts: ClassVar[frozenset[str]] = frozenset()

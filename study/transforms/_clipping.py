@@ -66,7 +66,7 @@ class ClipByGlobalNorm(Link):
             return
         norm = leaves[0].scratch.get("global_norm")
         if norm is None:
-            norm = global_norm([measured(leaf, self.measured_on) for leaf in leaves])
+            norm = global_norm([leaf.without_padding(measured(leaf, self.measured_on)) for leaf in leaves])
         factor = clip_factor(norm, per_run(self.max_norm, norm))
         for leaf in leaves:
             apply_factor(leaf, factor.to(leaf.update))

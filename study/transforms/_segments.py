@@ -49,6 +49,10 @@ class Segments:
         """Return the sum of each tensor (R, L)."""
         return self._of_each(x_RP, lambda x: x.sum(2))
 
+    def without_padding(self, x_RP: Tensor) -> Tensor:
+        """Return the numbers that a tensor has, as a view."""
+        return x_RP[:, : sum(self.sizes)]
+
     def spread(self, value_RL: Tensor) -> Tensor:
         """Return the value of each number's tensor (R, P); (R, 1) stays as it is."""
         return value_RL if value_RL.shape[1] == 1 else value_RL.index_select(1, self.tensor_of_number)
