@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from study.loops.range_test import Ramp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +21,7 @@ class LoopRun:
         model: name of the model, with its options.
         folder: an empty folder of the run's own. What a try leaves there is there in the next, after a crash.
         device: "cpu" or "cuda".
+        ramp: of a range test (`study range-test`): `lr` is then that of its first step.
     """
 
     lr: float
@@ -27,9 +31,14 @@ class LoopRun:
     model: str = ""
     folder: Path
     device: str = "cpu"
+    ramp: "Ramp | None" = field(default=None, repr=False, compare=False)
+
+    def lr_at(self, step: int) -> float:
+        """Return the lr of a step, from 0: the run's, or in a range test that of the step."""
+        return self.lr if self.ramp is None else self.ramp.at(step)
 
     def optimizer(self, params: Any, **more: Any) -> Any:
-        """Return the arm's method as a torch optimizer, with the run's lr.
+        """Return the arm's method as a torch optimizer, with the run's lr. In a range test, `watch` raises it.
 
         The method is the option `optimizer` of the arm, or else the method of the arm's name. Options of the arm that
         the method knows are its thresholds and options, such as `rel` and `base`.
@@ -47,4 +56,7 @@ class LoopRun:
         method = str(self.options.get("optimizer", self.arm))
         known = methods.signature(method).defaults
         own = {name: value for name, value in self.options.items() if name in known}
-        return MethodOptimizer(params, self.lr, method, own, **more)
+        optimizer = MethodOptimizer(params, self.lr, method, own, **more)
+        if self.ramp is not None:
+            self.ramp.add(optimizer)
+        return optimizer

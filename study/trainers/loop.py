@@ -7,6 +7,7 @@ import math
 import os
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from study.config import Arm, Recipe, Run, Study, canonical_json, united_arms
 from study.loops import command, loss_file, process_state
 from study.loops.definition import keyword_options, takes_any_option
 from study.loops.loss_file import Losses
+from study.loops.range_test import Ramp, RampedWatch
 from study.loops.run import LoopRun
 from study.loops.watch import RunEnded, Watch
 from study.outcomes.judge import exploded_steps
@@ -208,11 +210,46 @@ class Trainer(protocol.Trainer):
         _tidy(own)
         return trained
 
-    def _call(self, run: Run, own: Path, device: str, watch: Watch) -> dict[str, Any] | None:
+    def check_range_test(self, study: Study) -> None:
+        if self.function is None:
+            raise ValueError(
+                "a command takes the lr of its run once, so it cannot rise; a range test needs a function as loop"
+            )
+
+    def range_test(
+        self,
+        runs: Sequence[Run],
+        lrs: Sequence[float],
+        *,
+        device: str,
+        folder: Path | str,
+        on_step: Callable[[int], None],
+    ) -> TrainedRuns:
+        (run,), ramp, started = runs, Ramp(lrs), time.perf_counter()
+        with tempfile.TemporaryDirectory() as own:
+            watch = RampedWatch(Path(own), self.loop["tasks"], on_step, ramp)
+            try:
+                self._call(replace(run, lr=lrs[0]), Path(own), device, watch, ramp)
+                watch.flush()
+                if watch.step < 0:
+                    raise ValueError(f"{self._source()} ended without a call of watch")
+                losses = watch.file.read()
+            finally:
+                watch.close()
+        return self._result(losses, {}, declared=bool(watch.reason), seconds=time.perf_counter() - started)
+
+    def _call(self, run: Run, own: Path, device: str, watch: Watch, ramp: Ramp | None = None) -> dict[str, Any] | None:
         """Call the loop; return its metrics, or None where it ended itself and its losses show why."""
         options = (self.defaults or {}) | run.options
         about = LoopRun(
-            lr=run.lr, seed=run.seed, arm=run.method, options=options, model=run.model, folder=own, device=device
+            lr=run.lr,
+            seed=run.seed,
+            arm=run.method,
+            options=options,
+            model=run.model,
+            folder=own,
+            device=device,
+            ramp=ramp,
         )
         process = os.getpid()
         try:

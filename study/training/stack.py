@@ -76,6 +76,8 @@ class StackTraining:
         log: The data.
         device: Where to train.
         start: The weights that the recipe's `init_from` names.
+        ramp: The share of its lr that a run has at each of its steps, in place of the recipe's steps, warm-up and
+            schedule; empty is the recipe's.
 
     Attributes:
         loss_RST: The mean loss of each task at each step, before its update.
@@ -83,12 +85,19 @@ class StackTraining:
         on_update: Called with a `StepView` at each step, if given.
     """
 
-    def __init__(self, runs: Sequence[Run], log: Log, device: torch.device, start: Weights | None = None) -> None:
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        log: Log,
+        device: torch.device,
+        start: Weights | None = None,
+        ramp: Sequence[float] = (),
+    ) -> None:
         first = runs[0]
         _check_runs(runs, log, start)
         self.recipe, self.device = first.recipe, device
         self.dtype: torch.dtype = getattr(torch, first.recipe.precision)
-        self.steps = steps_of(first.recipe, log.train_rows)
+        self.steps = len(ramp) or steps_of(first.recipe, log.train_rows)
         self.groups = Groups.of(runs)
         self.log = DeviceLog(log, device)
         self.on_update: Callable[[StepView], None] | None = None
@@ -98,13 +107,14 @@ class StackTraining:
         self.initial_networks = functools.partial(_initial_networks, first.model, spec, start)
         accumulators = start if first.recipe.init_accumulators else None
         self.tables = self._new_tables(log, start, accumulators)
-        self.method = StackMethod(self.groups.runs, self.recipe, self.steps, self.dtype, device)
+        self.method = StackMethod(self.groups.runs, self.recipe, self.steps, self.dtype, device, ramp)
         self.network = self._new_networks(first.model, spec)
         self.inputs = self._new_inputs(spec)
         self.states = self._new_states(accumulators)
         self.leaves = self._new_leaves()
         self.table_method = self._new_table_method(accumulators)
         self.rollbacks = self._new_rollbacks()
+        assert not (self.rollbacks and len(ramp)), "a run that is rolled back leaves the ramp"
 
         losses_of_step = (self.steps, len(log.tasks))
         self.loss_RST = torch.zeros(len(runs), *losses_of_step, dtype=torch.float32, device=device)

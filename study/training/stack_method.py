@@ -23,6 +23,8 @@ class StackMethod:
         runs: Runs of one method, whose options agree; thresholds may differ.
         recipe: The lr's warm-up and schedule, and the constants of Adagrad.
         steps: Steps of a run.
+        ramp: The share of its lr that a run has at each step, in place of the recipe's warm-up and schedule. An lr of
+            the embeddings that the recipe fixes is no part of it.
 
     Attributes:
         lr_share_R: A run's own share of its peak lr at this step, instead of the schedule's; set by rollbacks.
@@ -30,9 +32,15 @@ class StackMethod:
     """
 
     def __init__(
-        self, runs: Sequence[Run], recipe: Recipe, steps: int, dtype: torch.dtype, device: torch.device
+        self,
+        runs: Sequence[Run],
+        recipe: Recipe,
+        steps: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        ramp: Sequence[float] = (),
     ) -> None:
-        self.name, self.recipe, self.steps = runs[0].method, recipe, steps
+        self.name, self.recipe, self.steps, self.ramp = runs[0].method, recipe, steps, ramp
         self.options = methods.stack_options(self.name, [run.options for run in runs], dtype=dtype, device=device)
         self.peak_lr_R = torch.tensor([run.lr for run in runs], dtype=dtype, device=device)
         self.embeddings_peak_lr_R = self.peak_lr_R
@@ -48,7 +56,8 @@ class StackMethod:
 
     def embeddings_lr(self, step: int) -> Tensor:
         """Return the lr of each run's embeddings (R,) at a step."""
-        return self.embeddings_peak_lr_R * self._share(step)
+        is_fixed = len(self.ramp) and self.recipe.embeddings_lr is not None
+        return self.embeddings_peak_lr_R * (1.0 if is_fixed else self._share(step))
 
     def unit_limit(self) -> Tensor | None:
         """Return the limit of each run's hidden units (R,), or None if they are not clamped."""
@@ -88,4 +97,6 @@ class StackMethod:
                 leaf.state[key] = where_resting(resting, value, leaf.state[key])
 
     def _share(self, step: int) -> float | Tensor:
-        return lr_share(self.recipe, self.steps, step) if self.lr_share_R is None else self.lr_share_R
+        if self.lr_share_R is not None:
+            return self.lr_share_R
+        return self.ramp[step] if len(self.ramp) else lr_share(self.recipe, self.steps, step)
