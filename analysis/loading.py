@@ -94,6 +94,24 @@ def curve_labels(arms: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     ]
 
 
+def curves_of_arms(arms: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+    """Return the curve of each arm: that of the same arm in a table of runs, else a label of its own.
+
+    Args:
+        arms: Columns method, options and a column for each threshold.
+        runs: With the column `curve`; it may be empty.
+    """
+    known: dict[Any, str] = {}
+    if len(runs):
+        firsts = runs.drop_duplicates(["method", *threshold_columns(runs), "options"])
+        shown = firsts.reindex(columns=["method", *threshold_columns(runs), "options"])
+        known = {_arm(row): curve for row, curve in zip(records(shown), firsts["curve"], strict=True)}
+    keys = [_arm(row) for row in records(arms)]
+    distinct = list(dict.fromkeys([*known, *keys]))
+    own = dict(zip(distinct, curve_labels([(method, dict(values)) for method, values in distinct]), strict=True))
+    return [known.get(key, own[key]) for key in keys]
+
+
 def threshold_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of a table of runs that hold thresholds: those that the record does not name itself."""
     return [name for name in table.columns if name not in ("curve", TRAINED_LR) and is_threshold(name)]

@@ -289,6 +289,47 @@ TABLES: dict[str, tuple[str, dict[str, Column]]] = {
         },
     ),
 }
+RAMP_OF_TESTS: dict[str, Column] = {
+    "lr_from": (LR, "lr of the first step of the range test"),
+    "lr_to": (LR, "lr of the last step of the range test"),
+    "lr_steps": (STEPS, "steps of the range test"),
+}
+TABLES["range_tests"] = (
+    "What each range test of a study says, one row a seed (`study range-test`).",
+    RAMP_OF_TESTS
+    | {
+        "seed": ("", "seed of the range test"),
+        "explosion": (LR, "where the smoothed loss passes 4 times its best, or is not finite; inf if it never does"),
+        "lightning": (LR, "suggestion of Lightning's lr_find; empty where it suggests nothing"),
+        "valley": (LR, "suggestion `valley` of fastai's lr_find; empty where it raises"),
+        "steep": (LR, "suggestion `steep` of fastai's lr_find; empty where it raises"),
+        "minimum": (
+            LR,
+            "suggestion `minimum` of fastai's lr_find, a tenth of the lr of the lowest loss; empty likewise",
+        ),
+    },
+)
+TABLES["range_tests_rules"] = (
+    "What range tests say over seeds, beside runs at fixed lrs.",
+    RAMP_OF_TESTS
+    | {
+        "rule": ("", "a column of range_tests.csv"),
+        "n": (SEEDS, "range tests"),
+        "found": (SEEDS, "range tests with a finite lr"),
+        "middle": (LR, "median; inf if half of the losses never explode"),
+        "lower": (LR, "lower quartile"),
+        "upper": (LR, "upper quartile"),
+        "edge": (LR, "LR50 of runs at fixed lrs; empty unless it was reached"),
+        "edge_over": (FACTOR, "edge over middle"),
+        "near_lr": (LR, "the trained lr that is nearest to middle; empty if none lies within a factor of 2"),
+        "near_k": (RUNS, "diverged runs there"),
+        "near_n": (RUNS, "runs there"),
+        "near_quality": ("", "median held-out quality there, of the first task"),
+        "best_lr": (LR, "the trained lr of the best median quality; empty of a search"),
+        "best_quality": ("", "median quality there"),
+        "best_over": (FACTOR, "best_lr over middle"),
+    },
+)
 TABLES["scale_points"] = ("The edges that the fit of a size takes.", TABLES["edges"][1] | FIT)
 TABLES["edges_over_steps_points"] = ("The edges at each horizon.", TABLES["scale_points"][1])
 TABLES["edges_over_steps_predictions"] = TABLES["scale_predictions"]

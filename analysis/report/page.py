@@ -20,7 +20,7 @@ import pyarrow as pa
 from analysis.figures.axes import figure_style
 from analysis.figures.scale import scale
 from analysis.loading import CELL
-from analysis.report import sections
+from analysis.report import range_tests, sections
 from analysis.report.figures import report_figures
 from analysis.report.html import Image, file_name, image, render
 from analysis.report.table_files import write_tables
@@ -59,7 +59,11 @@ def write(
             images["scale"] = image(scale(sizes), folder / "figures" / "scale.png")
     _write_runs(tables.every, folder)
     write_tables(folder, _answers(tables))
-    content = render("report.html.j2", **sections.report(tables, images, reference or {}, influence, sizes, doubling))
+    tested = range_tests.of_report(tables)
+    if tested is not None:
+        images[range_tests.NAME] = tested.write(folder)
+    values = sections.report(tables, images, reference or {}, influence, sizes, doubling, tested)
+    content = render("report.html.j2", **values)
     path = folder / "report.html"
     write_atomic(path, content.encode(), sync=False)
     return path

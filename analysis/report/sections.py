@@ -15,6 +15,8 @@ import pandas as pd
 
 from analysis.loading import CELL, cells_of, read_family, records, tasks_of, threshold_columns
 from analysis.report.html import Image, Table
+from analysis.report.range_tests import NAME as RANGE_TESTS
+from analysis.report.range_tests import RangeTests
 from analysis.report.tables import LEVELS, ReportTables, missing_runs, planned_count
 from analysis.stats.best import task_of
 from analysis.stats.intervals import CONFIDENCE
@@ -22,6 +24,7 @@ from analysis.stats.quality import BAND
 from analysis.stats.rates import divergence_rates
 from analysis.stats.recommend import CLAIMED, RISK
 from analysis.stats.scale import ScaleTables
+from analysis.text import range_tests as range_text
 from analysis.text.best import best_table
 from analysis.text.best import sentence as best_sentence
 from analysis.text.contrasts import ratio_text, sentences
@@ -62,6 +65,7 @@ def report(
     influence: pd.DataFrame | None,
     sizes: ScaleTables | None = None,
     doubling: pd.DataFrame | None = None,
+    tested: RangeTests | None = None,
 ) -> Context:
     """Return the values of `report.html.j2`.
 
@@ -71,6 +75,7 @@ def report(
         influence: How far other rules move the edges; None leaves the section out.
         sizes: Edges against a size; None leaves the section out.
         doubling: How far the edges moved over the last doubling of the steps; None leaves it out.
+        tested: Range tests; None leaves them out.
     """
     definition = tables.definition
     return {
@@ -90,6 +95,7 @@ def report(
         "influence": rule_influence(tables, influence),
         "scale": scale(sizes),
         "horizon": horizon(tables, doubling),
+        "range_tests": None if tested is None else range_tests(tested),
         "cells": cells(tables),
         "missing": missing(tables),
         "control": control(tables.every, reference),
@@ -120,6 +126,26 @@ def once(of_models: list[tuple[str, Said]], models: Sequence[str]) -> list[tuple
             alike.append(model)
     every = f"all {len(models)} models"
     return [(every if len(names) == len(models) > 1 else ", ".join(names), words) for names, words in said]
+
+
+def range_tests(tested: RangeTests) -> Context:
+    """What range tests suggest, beside the edges."""
+    of_curves = []
+    for row in records(tested.rules if tested.beside is None else tested.beside):
+        words = "" if tested.beside is None else range_text.sentence(row)
+        of_curves.append((row["model"], f"{row['curve']}, {range_text.ramp_words(row)}", words))
+    head = [
+        "model",
+        "curve",
+        "lr of the test",
+        "seeds",
+        *(h for n in range_text.NAMES.values() for h in (n, "quartiles")),
+    ]
+    return {
+        "name": RANGE_TESTS,
+        "answers": [(model, curve, words) for model, curve, words in of_curves if words],
+        "table": Table(head=head, rows=range_text.rows(tested.rules), words=3),
+    }
 
 
 def heading(tables: ReportTables) -> Context:

@@ -130,3 +130,12 @@ def _told(title: str, rows: Sequence[Mapping[str, Any]], say: Callable[[Mapping[
     ]
     more = f" And {len(lines) - MOST} more." if len(lines) > MOST else ""
     return f"{title} {'. '.join(lines[:MOST])}.{more}" if lines else title
+
+
+def range_tests(rules: pd.DataFrame) -> str:
+    """Return what the figure of range tests shows. rules: `analysis.stats.range_tests.over_seeds`."""
+    curves = ", ".join(dict.fromkeys(rules["curve"]))
+    return (
+        f"Range tests of {curves}: training loss against the lr that rises step by step, a thin line a seed; medians "
+        "and quartiles over seeds of where the loss explodes and of what Lightning and fastai would suggest"
+    )

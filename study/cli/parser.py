@@ -229,6 +229,9 @@ def build_parser(verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]
     command("spaces", "list studies, methods, models and data sources")
     command("plan", "show cells, runs, trials and expected time; train nothing", "space", "workers")
     command("run", "train the runs that are not recorded, then report", "space", "workers", "cluster")
+    _add_range_test(
+        command("range-test", "train runs whose lr rises step by step, and show what lr_find would suggest")
+    )
     command("resume", "train the missing runs of a study, then report", "workers", "cluster", folder=True)
     status = command("status", "count runs that are done, training, diverged, failed and missing", folder=True)
     status.add_argument("--json", action="store_true", help="print JSON")
@@ -272,6 +275,19 @@ def build_parser(verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]
     _add(ui, "tracking_uri")
     _add_data(commands, verbs)
     return parser
+
+
+def _add_range_test(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("space", metavar="SPACE", help="a search space (see study spaces)")
+    add(
+        "--from", dest="low", type=float, metavar="LR", help="lr of the first step (default: lowest of the space / 100)"
+    )
+    add("--to", dest="high", type=float, metavar="LR", help="lr of the last step (default: highest of the space * 10)")
+    add("--steps", type=int, default=400, metavar="N", help="steps of a run, at least 20 (default: 400)")
+    add("--seeds", default="4", dest="range_seeds", metavar="N", help="how many, or such as 100-115 (default: 4)")
+    for option in ("data", "data_dir", "out", "init_from", "init_accumulators", "settings", "workers", "device"):
+        _add(parser, option)
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:

@@ -83,6 +83,13 @@ def _run(options: argparse.Namespace) -> None:
         run.run(request)
 
 
+def _range_test(options: argparse.Namespace) -> None:
+    from study.commands.range_test import RangeRequest, range_test
+
+    wanted = RangeRequest(low=options.low, high=options.high, steps=options.steps, seeds=options.range_seeds)
+    show(range_test(_request(options), wanted))
+
+
 def _resume(options: argparse.Namespace) -> None:
     from study.commands import family, run
 
@@ -297,6 +304,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "spaces": _spaces,
     "plan": _plan,
     "run": _run,
+    "range-test": _range_test,
     "resume": _resume,
     "status": _status,
     "report": _report,

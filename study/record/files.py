@@ -102,7 +102,7 @@ def read_each(
         folder = origin_of(folder)
     store = stores.store_for(folder)
     if trials is None:
-        store.refresh(*(("runs", "losses") if suffix == "parquet" else (kind,)))
+        store.refresh(*(("runs", "losses") if kind in ("runs", "losses") else (kind,)))
     else:
         store.fetch([f"{part}/{trial}.parquet" for part in ("losses", "runs") for trial in trials])
     for name in LocalStore(folder).names(kind):

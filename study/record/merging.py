@@ -8,11 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from study.record import confirmations, failures, files, tables
+from study.record import confirmations, failures, files, range_tests, tables
 from study.storage import stores
 
-OTHERS: dict[str, Callable[[bytes], object]] = {"failures": failures.parse, "confirm": confirmations.parse}
-"""Folder of JSON files -> what reads one."""
+OTHERS: dict[str, tuple[str, Callable[[bytes], object]]] = {
+    "failures": ("json", failures.parse),
+    "confirm": ("json", confirmations.parse),
+    range_tests.FOLDER: ("parquet", range_tests.parse),
+}
+"""Folder of other files -> their suffix, and what reads one."""
 
 
 def copy_record(folder: Path, into: Path) -> None:
@@ -41,13 +45,13 @@ def copy_record(folder: Path, into: Path) -> None:
             losses = tables.parse_losses(_content(folder, f"losses/{path.name}"))
             own = hashlib.sha256(",".join(new).encode()).hexdigest()[:32]
             tables.write_tables(into, own, _of(runs, new), _of(losses, new))
-    for kind, parse in OTHERS.items():
+    for kind, (suffix, parse) in OTHERS.items():
         there = set(store.names(kind))
-        for path, _ in files.read_each(folder, kind, "json", parse):
+        for path, _ in files.read_each(folder, kind, suffix, parse):
             content = _content(folder, f"{kind}/{path.name}")
             if path.name not in there:
                 store.put(f"{kind}/{path.name}", content)
-            elif kind == "failures":
+            elif kind != "confirm":
                 store.put(f"{kind}/{_free(store, path, {kind: content})}", content)
 
 

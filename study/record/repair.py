@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from study.record import failures, files, tables
+from study.record import failures, files, range_tests, tables
 from study.storage import stores
 
 
@@ -26,6 +26,8 @@ def set_bad_files_aside(folder: Path) -> pd.DataFrame:
         pass
     runs = tables.read_runs(folder, on_bad=_set_aside)
     for _ in files.read_each(folder, "failures", "json", failures.parse, on_bad=_set_aside):
+        pass
+    for _ in files.read_each(folder, range_tests.FOLDER, "parquet", range_tests.parse, on_bad=_set_aside):
         pass
     return runs
 

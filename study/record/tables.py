@@ -5,6 +5,7 @@
     DIR/losses/<trial>.parquet per-step losses of the same runs, one row a run and task
     DIR/failures/<trial>.json  why runs are missing
     DIR/confirm/<hash>.json    runs that were named before they were trained
+    DIR/range_tests/           LR range tests (`study.record.range_tests`)
     DIR/init/                  the weights that runs start from, unless random (`study.trainers.warm_start`)
     DIR/set_aside/             files with bad content, unchanged
     DIR/rescored/<hash>/       the same runs judged by another rule (`study.record.views`)

@@ -5,20 +5,16 @@
 None of it is part of the record.
 """
 
-import contextlib
-import multiprocessing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 
-from study import plugins
 from study.config import Run
 from study.execution.planner import Stack
+from study.execution.processes import parallel_map
 from study.record.definition import read_definition
 from study.record.tables import read_runs
 from study.replay.probe import Probe, write_parquet
@@ -80,7 +76,7 @@ def observe_runs(
     stacks += _stacks([run for run, raised in runs if not raised], Trainer(study, cache))
     done = len(table) - len(runs)
     on_progress(done, len(table))
-    with _parallel_map(min(workers, len(stacks) or 1)) as each:
+    with parallel_map(min(workers, len(stacks) or 1)) as each:
         jobs = [(folder, stack, cache, sharpness_every) for stack in stacks]
         for path in each(observe_stack, *zip(*jobs, strict=True)) if jobs else ():
             done += len(_run_ids(path))
@@ -138,17 +134,3 @@ def _stacks(runs: Sequence[Run], trainer: Trainer) -> Iterator[list[Run]]:
     for of_kind in by_kind.values():
         for start in range(0, len(of_kind), STACK_SIZE):
             yield of_kind[start : start + STACK_SIZE]
-
-
-@contextlib.contextmanager
-def _parallel_map(workers: int) -> Iterator[Callable[..., Any]]:
-    """`map`, in several processes if there is more than one worker."""
-    if workers == 1:
-        yield map
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with (
-        plugins.safe_path_in_children(),
-        ProcessPoolExecutor(workers, spawn, initializer=plugins.add_folder, initargs=(plugins.user_folder,)) as pool,
-    ):
-        yield pool.map

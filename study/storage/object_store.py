@@ -36,7 +36,7 @@ PACKAGES = {
 }
 """Protocol -> package that fsspec needs for it."""
 
-IMMUTABLE = ("runs", "losses", "failures", "confirm", "set_aside")
+IMMUTABLE = ("runs", "losses", "failures", "confirm", "set_aside", "range_tests")
 """Subfolders of a study that `refresh` mirrors completely. Their files never change."""
 
 CONFLICT = "ConditionalRequestConflict"

@@ -23,7 +23,7 @@ MAX_NAME_LENGTH = 500
 
 FOLDERS = (
     *("runs", "losses", "failures", "confirm", "init", "rescored", "tables", "figures", "set_aside", "checkpoints"),
-    *("training", "lease", "replay", "signals", "weights", "mlflow-artifacts"),
+    *("training", "lease", "replay", "signals", "weights", "mlflow-artifacts", "range_tests"),
 )
 """Folders of a study in which we write. A user's loop may keep links in `loops/`."""
 

@@ -1,0 +1,128 @@
+"""Range tests as text: a table of each curve, and one sentence for each suggestion beside the trained lrs."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis.loading import CURVE, records
+from analysis.stats.range_rules import RULES
+from analysis.stats.range_tests import NEAR, RAMP
+from analysis.text.format import aligned, quality_words, two_digits
+from study.text.wording import count
+
+NAMES = {
+    "explosion": "loss explodes",
+    "lightning": "Lightning",
+    "valley": "fastai valley",
+    "steep": "fastai steep",
+    "minimum": "fastai minimum/10",
+}
+"""Rule -> its name in tables and figures."""
+
+MOST_SEEDS = 16
+"""Seeds of a curve that are printed one by one."""
+
+
+def lr_words(lr: float, high: float) -> str:
+    """Return an lr of a rule: `0.0028`, `> 10` where the loss never explodes up to there, `-` where there is none."""
+    if math.isnan(lr):
+        return "-"
+    return f"> {high:g}" if math.isinf(lr) else two_digits(lr)
+
+
+def text(read: pd.DataFrame, rules: pd.DataFrame, beside: pd.DataFrame | None) -> str:
+    """Return the range tests as a terminal prints them.
+
+    Args:
+        read: `analysis.stats.range_tests.readings`.
+        rules: `over_seeds` of them.
+        beside: `beside_edges`; None where no run is recorded.
+    """
+    parts = []
+    for key, of_curve in read.groupby([*CURVE, *RAMP], sort=False):
+        same = dict(zip([*CURVE, *RAMP], key, strict=True))
+        of_rules = {row["rule"]: row for row in records(_same(rules, same))}
+        high, seeds = same["lr_to"], records(of_curve)
+        rows = [["seed", *(NAMES[rule] for rule in RULES)]]
+        rows += [[str(row["seed"]), *(lr_words(row[rule], high) for rule in RULES)] for row in seeds[:MOST_SEEDS]]
+        rows.append(["median", *(lr_words(of_rules[rule]["middle"], high) for rule in RULES)])
+        rows.append(["quartiles", *(_quartiles(of_rules[rule], high) for rule in RULES)])
+        lines = [f"{same['model']}, {same['curve']}: {ramp_words(same)}, {count(len(seeds), 'seed')}"]
+        lines += [f"  {line}" for line in aligned(rows)]
+        lines += (
+            [f"  {sentence(row)}" for row in records(_same(beside, same)) if sentence(row)]
+            if beside is not None
+            else []
+        )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def rows(rules: pd.DataFrame) -> list[list[str]]:
+    """Return the row of each curve and ramp in the table of a report: each rule with its quartiles."""
+    found = []
+    for key, of_curve in rules.groupby([*CURVE, *RAMP], sort=False):
+        same = dict(zip([*CURVE, *RAMP], key, strict=True))
+        of_rules = {row["rule"]: row for row in records(of_curve)}
+        high, n = same["lr_to"], str(int(of_curve["n"].iloc[0]))
+        lrs = [
+            word
+            for rule in RULES
+            for word in (lr_words(of_rules[rule]["middle"], high), _quartiles(of_rules[rule], high))
+        ]
+        found.append([same["model"], same["curve"], ramp_words(same), n, *lrs])
+    return found
+
+
+def ramp_words(row: Mapping[str, Any]) -> str:
+    """Return `lr 0.001 to 10 in 400 steps`."""
+    return f"lr {row['lr_from']:g} to {row['lr_to']:g} in {row['lr_steps']} steps"
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """Return what a row of `beside_edges` says beside the runs at fixed lrs; "" if nothing was trained near it."""
+    middle = row["middle"]
+    if not math.isfinite(middle):
+        return ""
+    if row["rule"] == "explosion":
+        if math.isnan(row["edge"]):
+            return ""
+        return f"The loss explodes at {two_digits(middle / row['edge'])} times the edge of runs at a fixed lr."
+    whose = "At Lightning's suggestion" if row["rule"] == "lightning" else f"At the suggestion of {NAMES[row['rule']]}"
+    best = _best_words(row)
+    if math.isnan(row["near_lr"]):
+        return f"{whose}, lr {two_digits(middle)}, no lr within a factor of {NEAR:g} was trained{best}." if best else ""
+    score = "" if math.isnan(row["near_quality"]) else f", and {row['quality_words']} is {row['near_quality']:.4g}"
+    return (
+        f"{whose}, lr {two_digits(middle)}, {row['near_k']:g} of {row['near_n']:g} diverge{score} "
+        f"(at lr {row['near_lr']:g}, the nearest trained){best}."
+    )
+
+
+def _best_words(row: Mapping[str, Any]) -> str:
+    """Return how far the best lr lies from the suggestion."""
+    ratio = row["best_over"]
+    if math.isnan(ratio):
+        return ""
+    if ratio >= 1:
+        return f"; the best trained lr, {row['best_lr']:g}, is {two_digits(ratio)} times as high"
+    return f"; the best trained lr, {row['best_lr']:g}, is {two_digits(1 / ratio)} times as low"
+
+
+def with_words(beside: pd.DataFrame, quality: str) -> pd.DataFrame:
+    """Return the table with the name of the quality in words."""
+    return beside.assign(quality_words=quality_words(quality))
+
+
+def _quartiles(row: Mapping[str, Any], high: float) -> str:
+    if math.isnan(row["middle"]):
+        return "-"
+    return f"{lr_words(row['lower'], high)} to {lr_words(row['upper'], high)}"
+
+
+def _same(table: pd.DataFrame, same: Mapping[str, Any]) -> pd.DataFrame:
+    for name, value in same.items():
+        table = table.loc[table[name] == value]
+    return table
