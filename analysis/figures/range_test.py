@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from analysis.figures.axes import REPORT, Page, label_y, lr_axis, panel_figure, sizes
 from analysis.figures.panels import MOST_PANELS, evenly_spaced
 from analysis.loading import CURVE, records
-from analysis.stats.range_tests import RAMP
+from analysis.stats.range_tests import RAMP, distinct, matching
 from analysis.text.range_tests import NAMES, lr_words
 
 COLOURS = {
@@ -33,10 +33,10 @@ def range_tests(tests: pd.DataFrame, rules: pd.DataFrame, page: Page = REPORT) -
         rules: `analysis.stats.range_tests.over_seeds`.
         page: Sizes of the panels.
     """
-    keys = evenly_spaced(records(rules[[*CURVE, *RAMP]].drop_duplicates()), MOST_PANELS)
+    keys = evenly_spaced(distinct(rules, [*CURVE, *RAMP]), MOST_PANELS)
     figure, every = panel_figure(len(keys), page)
     for ax, key in zip(every, keys, strict=True):
-        size, of_panel = sizes(ax), _same(tests, key)
+        size, of_panel = sizes(ax), matching(tests, key)
         first = [float(loss[0]) for loss in of_panel["loss"] if len(loss) and np.isfinite(loss[0])]
         top = SHOWN * max(first, default=1.0)
         lowest = [float(np.nanmin(loss)) for loss in of_panel["loss"] if np.isfinite(loss).any()]
@@ -45,7 +45,7 @@ def range_tests(tests: pd.DataFrame, rules: pd.DataFrame, page: Page = REPORT) -
             shown = np.where(np.isfinite(test["loss"]), np.clip(test["loss"], None, 2 * top), np.nan)
             ax.plot(test["step_lr"], shown, color="#888888", lw=0.45 * size.line, alpha=0.6)
         reach = top - bottom
-        for place, row in enumerate(records(_same(rules, key))):
+        for place, row in enumerate(records(matching(rules, key))):
             y = bottom - reach * (0.07 + 0.055 * place)
             ends = [min(row[name], key["lr_to"]) for name in ("lower", "upper")]
             colour, name = COLOURS[row["rule"]], NAMES[row["rule"]]
@@ -62,9 +62,3 @@ def range_tests(tests: pd.DataFrame, rules: pd.DataFrame, page: Page = REPORT) -
         ax.set_title(f"{key['model']}, {key['curve']}: {key['lr_steps']} steps")
         ax.legend(loc="upper left", fontsize=size.text, borderaxespad=0.2, handlelength=1.2)
     return figure
-
-
-def _same(table: pd.DataFrame, same: dict[str, object]) -> pd.DataFrame:
-    for name, value in same.items():
-        table = table.loc[table[name] == value]
-    return table

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,8 @@ def over_seeds(read: pd.DataFrame) -> pd.DataFrame:
         left out.
     """
     rows = []
-    for key, of_curve in read.groupby([*CURVE, "method", *RAMP], sort=False):
-        same = dict(zip([*CURVE, "method", *RAMP], key, strict=True))
+    for same in distinct(read, [*CURVE, "method", *RAMP]):
+        of_curve = matching(read, same)
         for rule in RULES:
             lrs = of_curve[rule].to_numpy(dtype=float)
             lrs = np.sort(lrs[~np.isnan(lrs)])
@@ -76,6 +76,20 @@ def quantile(values: np.ndarray, share: float) -> float:
     return below if below == above else below * (above / below) ** (at - math.floor(at))
 
 
+def distinct(table: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the distinct values of some columns, in the order of the table."""
+    found: Any = table[list(names)].drop_duplicates()
+    return records(found)
+
+
+def matching(table: pd.DataFrame, same: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows of a table that have these values."""
+    is_same = np.ones(len(table), bool)
+    for name, value in same.items():
+        is_same &= (table[name] == value).to_numpy(dtype=bool)
+    return table.loc[is_same]
+
+
 def beside_edges(
     rules: pd.DataFrame, rates: pd.DataFrame, scored: pd.DataFrame, edges: pd.DataFrame, quality: str
 ) -> pd.DataFrame:
@@ -95,23 +109,19 @@ def beside_edges(
     edge_of = {(row["model"], row["curve"]): row["edge"] for row in records(edges) if row["status"] == "reached"}
     rows = []
     for row in records(rules):
-        middle, key = row["middle"], (row["model"], row["curve"])
-        edge = edge_of.get(key, math.nan)
-        best_lr, best = _best(_of(scored, key), quality)
+        middle, key = row["middle"], {name: row[name] for name in CURVE}
+        edge = edge_of.get((row["model"], row["curve"]), math.nan)
+        best_lr, best = _best(matching(scored, key), quality)
         rows.append(
             row
             | {"edge": edge, "edge_over": edge / middle}
-            | _near(_of(rates, key), _of(scored, key), middle, quality)
+            | _near(matching(rates, key), matching(scored, key), middle, quality)
             | {"best_lr": best_lr, "best_quality": best, "best_over": best_lr / middle}
         )
     return pd.DataFrame(rows, columns=pd.Index([*rules.columns, *BESIDE]))
 
 
 BESIDE = ["edge", "edge_over", "near_lr", "near_k", "near_n", "near_quality", "best_lr", "best_quality", "best_over"]
-
-
-def _of(table: pd.DataFrame, key: Sequence[Any]) -> pd.DataFrame:
-    return table.loc[(table["model"] == key[0]) & (table["curve"] == key[1])]
 
 
 def _near(rates: pd.DataFrame, scored: pd.DataFrame, lr: float, quality: str) -> dict[str, Any]:
@@ -128,7 +138,7 @@ def _near(rates: pd.DataFrame, scored: pd.DataFrame, lr: float, quality: str) ->
 
 def _best(scored: pd.DataFrame, quality: str) -> tuple[float, float]:
     """The lr of the best median quality, the lowest of equals, and that quality; NaN of a search, or without any."""
-    if quality not in scored or scored["binned"].any():
+    if quality not in scored or scored["binned"].to_numpy(dtype=bool).any():
         return math.nan, math.nan
     known = scored.loc[np.isfinite(scored[quality].to_numpy(dtype=float))].sort_values("lr")
     if known.empty:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.loading import CURVE, records
 from analysis.stats.range_rules import RULES
-from analysis.stats.range_tests import NEAR, RAMP
+from analysis.stats.range_tests import NEAR, RAMP, distinct, matching
 from analysis.text.format import aligned, quality_words, two_digits
 from study.text.wording import count
 
@@ -41,21 +41,17 @@ def text(read: pd.DataFrame, rules: pd.DataFrame, beside: pd.DataFrame | None) -
         beside: `beside_edges`; None where no run is recorded.
     """
     parts = []
-    for key, of_curve in read.groupby([*CURVE, *RAMP], sort=False):
-        same = dict(zip([*CURVE, *RAMP], key, strict=True))
-        of_rules = {row["rule"]: row for row in records(_same(rules, same))}
-        high, seeds = same["lr_to"], records(of_curve)
+    for same in distinct(read, [*CURVE, *RAMP]):
+        of_rules = {row["rule"]: row for row in records(matching(rules, same))}
+        high, seeds = same["lr_to"], records(matching(read, same))
         rows = [["seed", *(NAMES[rule] for rule in RULES)]]
         rows += [[str(row["seed"]), *(lr_words(row[rule], high) for rule in RULES)] for row in seeds[:MOST_SEEDS]]
         rows.append(["median", *(lr_words(of_rules[rule]["middle"], high) for rule in RULES)])
         rows.append(["quartiles", *(_quartiles(of_rules[rule], high) for rule in RULES)])
         lines = [f"{same['model']}, {same['curve']}: {ramp_words(same)}, {count(len(seeds), 'seed')}"]
         lines += [f"  {line}" for line in aligned(rows)]
-        lines += (
-            [f"  {sentence(row)}" for row in records(_same(beside, same)) if sentence(row)]
-            if beside is not None
-            else []
-        )
+        said = [] if beside is None else map(sentence, records(matching(beside, same)))
+        lines += [f"  {line}" for line in said if line]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -63,10 +59,9 @@ def text(read: pd.DataFrame, rules: pd.DataFrame, beside: pd.DataFrame | None) -
 def rows(rules: pd.DataFrame) -> list[list[str]]:
     """Return the row of each curve and ramp in the table of a report: each rule with its quartiles."""
     found = []
-    for key, of_curve in rules.groupby([*CURVE, *RAMP], sort=False):
-        same = dict(zip([*CURVE, *RAMP], key, strict=True))
-        of_rules = {row["rule"]: row for row in records(of_curve)}
-        high, n = same["lr_to"], str(int(of_curve["n"].iloc[0]))
+    for same in distinct(rules, [*CURVE, *RAMP]):
+        of_rules = {row["rule"]: row for row in records(matching(rules, same))}
+        high, n = same["lr_to"], str(of_rules["explosion"]["n"])
         lrs = [
             word
             for rule in RULES
@@ -120,9 +115,3 @@ def _quartiles(row: Mapping[str, Any], high: float) -> str:
     if math.isnan(row["middle"]):
         return "-"
     return f"{lr_words(row['lower'], high)} to {lr_words(row['upper'], high)}"
-
-
-def _same(table: pd.DataFrame, same: Mapping[str, Any]) -> pd.DataFrame:
-    for name, value in same.items():
-        table = table.loc[table[name] == value]
-    return table
