@@ -55,13 +55,13 @@ def with_curves(runs: pd.DataFrame) -> pd.DataFrame:
     """
     if "role" in runs:
         runs = runs.loc[runs["role"] != "control"]
-    if "run_id" in runs and (again := runs["run_id"].duplicated().to_numpy()).any():
-        runs = runs.loc[~again]  # of tables that were put together
     for what in ("study", "data"):
         found = sorted({str(value)[:12] for value in runs[what].dropna().unique()} if what in runs else ())
         if len(found) > 1:
             studies = "several studies" if what == "study" else "one study on several data"
             raise ValueError(f"these are runs of {studies} ({', '.join(found)}): look at one at a time")
+    if "run_id" in runs and (again := runs["run_id"].duplicated().to_numpy()).any():
+        runs = runs.loc[~again]  # of tables that were put together
     if "curve" in runs:
         return runs
     named = runs.reindex(columns=["method", *threshold_columns(runs), "options"])

@@ -82,7 +82,7 @@ OF_TABLES = frozenset(
     """
     against basis best_lr best_lr_against binned bound bound_high bound_low chance collapsed complete_lr confidence
     curve difference difference_high difference_low difference_pairs edge edge_status failed headroom headroom_high
-    headroom_low held high highest_lr k level low lowest_bound lowest_k lowest_lr lowest_n lr_max lr_min lr_named
+    headroom_low held high highest_lr k known level low lowest_bound lowest_k lowest_lr lowest_n lr_max lr_min lr_named
     lr_only lr_only_against lr_p lr_p_holm lr_pairs lr_trained lrs measure micro micro_high micro_low micro_rate
     missing missing_from monotone more_at_rate more_if_clean most_k most_lr most_n n n_max n_min never_learned
     nominated nominated_bound nominated_k nominated_n nonfinite p p_holm pairs pareto pending planned quality

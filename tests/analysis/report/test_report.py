@@ -124,7 +124,7 @@ def test_report_shows_how_far_other_rules_move_an_edge(tmp_path, without_figures
 
 def test_csv_tables_have_no_infinity(full):
     folder, _, _, _ = full
-    names = ["cells", "contrasts", "edges", "lr_sensitivity", "recommendation"]
+    names = ["across_models", "cells", "contrasts", "edges", "lr_sensitivity", "recommendation"]
     assert sorted(path.stem for path in (folder / "tables").glob("*.csv")) == names
     for name in names:
         assert "inf" not in (folder / "tables" / f"{name}.csv").read_text().replace("influence", "")

@@ -154,7 +154,7 @@ def test_report_uses_only_judged_runs(tmp_path: Path) -> None:
     page = write_report(report_tables(tmp_path)).read_text()
     assert "The best quality within the risk" in page
     assert "0/40" in page
-    assert "not recorded" not in page
+    assert "runs are not recorded" not in page
     shown = report(tmp_path)
     assert shown.splitlines()[0].startswith("model  method  best at")
     assert "simulated: 131 runs recorded, 0 failed" in status(tmp_path)

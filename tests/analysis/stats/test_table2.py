@@ -111,6 +111,7 @@ def test_a_loop_is_compared_by_its_metric_if_it_has_one(metric: str | None) -> N
     of_loop = runs().rename(columns={"auc_click": metric or "unused", "kept_click": "kept_loss"})
     of_loop = of_loop if metric else of_loop.drop(columns="unused")
     clippy = of_loop.loc[of_loop["method"] == "none"].assign(method="clippy")
+    clippy["run_id"] = [f"c{i}" for i in range(len(clippy))]
     found = table2(pd.concat([of_loop, clippy]), replace(DEFINITION, data=data))
     agc = row_of(found, "agc")
     assert (agc["curve"], agc["lr"]) == ("agc max_ratio=0.001", 2.0)
