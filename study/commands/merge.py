@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.commands.paths import typed_command, typed_path
-from study.config import IMPORTED, EdgeSearch, control_of
+from study.config import IMPORTED, EdgeSearch, QualitySearch, canonical_json, control_of, untreated
 from study.record import merging
-from study.record.confirmations import read_confirmations
+from study.record.confirmations import confirmed_ids
 from study.record.definition import (
     Definition,
     RecordError,
@@ -52,10 +52,10 @@ def merge(folders: Sequence[Path], out: Path, *, accept_changed_code: bool = Fal
     definitions = [read_definition(folder) for folder in every]
     united = _united(every, definitions)
     tables = [read_runs(folder) for folder in every]
-    _check_runs(every, definitions, tables, accept_changed_code)
+    # A bad file of a confirmation raises: it could hide one that failed.
+    confirmed = set[str]().union(*map(confirmed_ids, every, definitions))
+    _check_runs(every, definitions, tables, confirmed, accept_changed_code)
     notes = [*_of_versions(definitions), *_of_controls(every, united, tables), *_trained_twice(tables[-len(folders) :])]
-    for folder in folders:
-        read_confirmations(folder)  # raises for a bad file, which could hide one that failed
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         stores.probe(out)
@@ -85,17 +85,35 @@ def _united(folders: Sequence[Path], definitions: Sequence[Definition]) -> Defin
     for folder, definition in zip(folders[1:], definitions[1:], strict=True):
         advice = f"{stores.address(folder)} cannot be merged with it"
         united = merge_axes(united, definition, folders[0], advice)
+        if _untreated_id(definition) != _untreated_id(united):
+            arms = (untreated(one.study) for one in (united, definition))
+            was, now = (canonical_json({"method": arm.method, **arm.options}) for arm in arms)
+            raise RecordError(
+                f"{stores.address(folders[0])} holds this study with another untreated arm (was {was}, is {now}), "
+                f"which the control trains; {advice}"
+            )
         if united.study.trainer == IMPORTED and definition.study.trainer_options != united.study.trainer_options:
             raise RecordError(f"{stores.address(folders[0])} and {stores.address(folder)} were imported in other ways")
-    study = dataclasses.replace(
-        united.study, search=definitions[0].study.search, trainer_options=definitions[0].study.trainer_options
-    )
+    search = definitions[0].study.search
+    if isinstance(search, QualitySearch) and isinstance(united.study.search, QualitySearch):
+        search = dataclasses.replace(search, ranges=united.study.search.ranges)
+    trainer_options = definitions[0].study.trainer_options
+    study = dataclasses.replace(united.study, search=search, trainer_options=trainer_options)
     plans = sorted({plan for definition in definitions for plan in definition.plans})
     return dataclasses.replace(united, study=study, plans=tuple(plans))
 
 
+def _untreated_id(definition: Definition) -> str:
+    """The id of a run of the untreated arm. Where it is equal, all runs of the control are."""
+    return definition.study.run(definition.data["content"], "any", untreated(definition.study), 1.0, 0).id
+
+
 def _check_runs(
-    folders: Sequence[Path], definitions: Sequence[Definition], tables: Sequence["pd.DataFrame"], accepted: bool
+    folders: Sequence[Path],
+    definitions: Sequence[Definition],
+    tables: Sequence["pd.DataFrame"],
+    confirmed: set[str],
+    accepted: bool,
 ) -> None:
     """Raise ValueError if runs of several folders cannot stand in the same cells."""
     first, codes = folders[0], code_counts(tables[0])
@@ -109,7 +127,9 @@ def _check_runs(
     if isinstance(definitions[0].study.search, EdgeSearch):
         import pandas as pd
 
-        cells: Any = pd.concat(tables).query("role == 'cell'")
+        cells: Any = pd.concat(tables)
+        # A confirmation is no part of the search, and may train one seed at several lrs.
+        cells = cells[(cells["role"] == "cell") & ~cells["run_id"].isin(list(confirmed))]
         lrs = cells.groupby(["model", "method", "options", *_thresholds(cells), "seed"], dropna=False)["lr"].nunique()
         if several := lrs[lrs > 1].index.tolist():
             model, method, *_, seed = several[0]

@@ -72,6 +72,16 @@ def read_confirmations(folder: Path) -> list[Confirmation]:
     return sorted(found, key=lambda confirmation: (confirmation.number, confirmation.name))
 
 
+def confirmed_ids(folder: Path, definition: Definition) -> set[str]:
+    """Return the ids of the runs that the confirmations of a study name. Raises as `read_confirmations`.
+
+    Args:
+        folder: of the study.
+        definition: of the study.
+    """
+    return {run.id for confirmation in read_confirmations(folder) for run in confirmation.runs(definition)}
+
+
 def _refuse(_folder: Path, path: Path, reason: str) -> None:
     raise RecordError(f"{path} cannot be read ({reason})")
 

@@ -192,10 +192,17 @@ def merge_axes(old: Definition, new: Definition, folder: Path, advice: str = "ch
         arms=united_arms([(arm, d.study.lrs_of(arm)) for d in (old, new) for arm in d.study.arms], lrs),
         lrs=lrs,
         seeds=tuple(sorted({*old.study.seeds, *new.study.seeds})),
-        search=new.study.search,
+        search=_with_ranges(old.study.search, new.study.search),
         trainer_options=new.study.trainer_options,  # the content says that runs are the same
     )
     return dataclasses.replace(old, study=study)
+
+
+def _with_ranges(old: EdgeSearch | QualitySearch | None, new: EdgeSearch | QualitySearch | None) -> Any:
+    """The new search with the ranges of both. `_difference` has found no method with two."""
+    if isinstance(old, QualitySearch) and isinstance(new, QualitySearch):
+        return dataclasses.replace(new, ranges=old.ranges | new.ranges)
+    return new
 
 
 def _difference(old: Definition, new: Definition) -> str | None:
@@ -246,8 +253,10 @@ def _search_difference(old: Study, new: Study) -> str:
     elif isinstance(was, QualitySearch) and isinstance(now, QualitySearch):
         parts += [(name, getattr(was, name), getattr(now, name)) for name in ("risk", "task", "batch")]
         parts += [("seeds", sorted(old.seeds), sorted(new.seeds))]
-        for method in dict.fromkeys(arm.method for arm in old.arms):
-            parts += [(f"range of {method}", was.ranges.get(method, {}), now.ranges.get(method, {}))]
+        of_new = {*(arm.method for arm in new.arms), *now.ranges}
+        for method in dict.fromkeys([*(arm.method for arm in old.arms), *was.ranges]):
+            if method in of_new:
+                parts += [(f"range of {method}", was.ranges.get(method, {}), now.ranges.get(method, {}))]
     else:
         return ""
     return "; ".join(f"another {name} (was {before}, is {after})" for name, before, after in parts if before != after)

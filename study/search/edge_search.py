@@ -25,7 +25,7 @@ from analysis.loading import curve_labels
 from study.config import CONTROL_SEEDS, Arm, EdgeSearch, Run, Study, canonical_json
 from study.execution.planner import Stack
 from study.record import tables
-from study.record.confirmations import read_confirmations
+from study.record.confirmations import confirmed_ids
 from study.record.definition import read_definition, study_exists
 from study.record.failures import read_failures
 from study.search.placement import (
@@ -356,8 +356,7 @@ def source(
 def _recorded(folder: Path) -> list[Recorded]:
     """The runs of the study's cells without those of confirmations, which are no part of the search."""
     runs = tables.read_runs(folder)
-    definition = read_definition(folder)
-    named = {run.id for one in read_confirmations(folder) for run in one.runs(definition)}
+    named = confirmed_ids(folder, read_definition(folder))
     runs = runs[(runs["role"] == "cell") & ~runs["run_id"].isin(list(named))]
     columns = (runs[name].tolist() for name in ("run_id", "model", "method", "lr", "seed", "outcome"))
     return [

@@ -1,0 +1,98 @@
+"""`study merge` of studies that differ in their searches, arms or code."""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated_record import simulated_definition, write_simulated_study
+
+import study
+from study.config import Arm, EdgeSearch, QualitySearch
+from study.record import tables
+from study.record.confirmations import Confirmation, write_confirmation
+from study.record.definition import Definition, open_study, read_definition
+
+LRS = (0.1, 0.4, 0.8)
+
+
+def definition(*, search: Any = None, trainer: str = "ranker", compare: Sequence[str] = (), **axes: Any) -> Definition:
+    values: dict[str, Any] = {"models": ("small",), "arms": (Arm("none"),), "lrs": LRS, "seeds": range(2), "steps": 40}
+    made = simulated_definition(**values | axes)
+    changed = dataclasses.replace(made.study, search=search, trainer=trainer, compare=tuple(compare))
+    return dataclasses.replace(made, study=changed)
+
+
+# --- searches and arms --------------------------------------------------------------------------------------------
+
+
+def quality(folder: Path, arms: Sequence[str], ranges: dict[str, Any], *, budget: int = 320) -> Path:
+    search = QualitySearch(ranges=ranges, budget=budget)
+    open_study(folder, definition(arms=[Arm(name) for name in arms], search=search))
+    return folder
+
+
+def test_ranges_of_searches_are_united(tmp_path: Path) -> None:
+    clippy, agc = {"clippy": {"rel": (0.1, 1.0)}}, {"agc": {"clip": (0.01, 0.1)}}
+    parts = [
+        quality(tmp_path / "a", ["none"], {}, budget=160),
+        quality(tmp_path / "b", ["none", "clippy"], clippy),
+        quality(tmp_path / "c", ["none", "agc"], agc),
+    ]
+    for folders in (parts, [parts[0], parts[2], parts[1]]):
+        out = tmp_path / f"out-{folders[1].name}"
+        study.merge(*folders, out=out)
+        assert read_definition(out).study.search == QualitySearch(ranges=clippy | agc, budget=160)
+
+
+def test_other_ranges_of_one_method_are_refused(tmp_path: Path) -> None:
+    parts = [
+        quality(tmp_path / "a", ["none"], {}),
+        quality(tmp_path / "b", ["clippy"], {"clippy": {"rel": (0.1, 1.0)}}),
+        quality(tmp_path / "c", ["clippy"], {"clippy": {"rel": (0.1, 2.0)}}),
+    ]
+    with pytest.raises(ValueError, match="another range of clippy"):
+        study.merge(*parts, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "compare"),
+    [
+        (Arm("sgd", m=0), Arm("sgd", m=0.9), ()),
+        (Arm("sgd"), Arm("adam"), ("clip",)),
+    ],
+)
+def test_loops_with_another_untreated_arm_are_refused(tmp_path: Path, first: Arm, other: Arm, compare) -> None:
+    for name, arm in (("a", first), ("b", other)):
+        arms = (arm, Arm("clip"))
+        open_study(tmp_path / name, definition(arms=arms, trainer="mine.loop", compare=compare))
+    with pytest.raises(ValueError, match="another untreated arm"):
+        study.merge(tmp_path / "a", tmp_path / "b", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_confirmations_of_searches_are_merged(tmp_path: Path) -> None:
+    """Both searches confirmed an lr on the same fresh seed."""
+    of_search = definition(seeds=range(3), search=EdgeSearch())
+    one_lr = [("small", "none", lr, seed) for seed in range(3) for lr in LRS if lr != LRS[seed]]
+    for name, lr in (("a", 0.1), ("b", 0.4)):
+        write_simulated_study(tmp_path / name, of_search, leave_out=one_lr)
+        named = Confirmation(lr=lr, seeds=(20,), models=("small",), arms=(Arm("none"),), number=0, study_seeds=3)
+        write_confirmation(tmp_path / name, named)
+        write_simulated_study(tmp_path / f"{name}-confirmed", definition(seeds=(20,), lrs=(lr,)))
+        for kind in ("losses", "runs"):
+            path = tmp_path / f"{name}-confirmed" / kind / "small-00.parquet"
+            shutil.copy(path, tmp_path / name / kind / f"confirm-{name}.parquet")
+    merged = study.merge(tmp_path / "a", tmp_path / "b", out=tmp_path / "out")
+    assert len(tables.read_runs(merged.folder).query("role == 'cell'")) == 3 + 2
+
+
+def test_searches_that_placed_a_seed_at_several_lrs_are_refused(tmp_path: Path) -> None:
+    for name, kept in (("a", 0.1), ("b", 0.4)):
+        left_out = [("small", "none", lr, seed) for seed in range(2) for lr in LRS if lr != kept]
+        write_simulated_study(tmp_path / name, definition(search=EdgeSearch()), leave_out=left_out)
+    with pytest.raises(ValueError, match="placed seed 0 of none on small at several lrs"):
+        study.merge(tmp_path / "a", tmp_path / "b", out=tmp_path / "out")
