@@ -116,20 +116,29 @@ def _check_runs(
     accepted: bool,
 ) -> None:
     """Raise ValueError if runs of several folders cannot stand in the same cells."""
-    first, codes = folders[0], code_counts(tables[0])
-    for folder, runs in zip(folders[1:], tables[1:], strict=True):
+    import pandas as pd
+
+    known: dict[str, tuple[Path, set[str]]] = {}
+    for folder, runs in zip(folders, tables, strict=True):
         for module, found in code_counts(runs).items():
-            if module in codes and not set(found) & set(codes[module]) and not accepted:
+            first, codes = known.setdefault(module, (folder, set(found)))
+            if set(found) != codes and not accepted:
                 raise ValueError(
                     f"{module} has other code in {stores.address(folder)} than in {stores.address(first)}; "
                     "merge them all the same with --accept-changed-code"
                 )
+    every: Any = pd.concat(tables)
+    one_run = ["model", "method", "options", *_thresholds(every), "lr", "seed"]
+    ids = every.groupby(one_run, dropna=False)["run_id"].nunique()
+    if twice := ids[ids > 1].index.tolist():
+        model, method, *_, lr, seed = twice[0]
+        raise ValueError(
+            f"seed {seed} of {method} on {model} at lr {lr:g} has two ids, as of versions with other results, "
+            "and would count twice; merge runs of one version"
+        )
     if isinstance(definitions[0].study.search, EdgeSearch):
-        import pandas as pd
-
-        cells: Any = pd.concat(tables)
         # A confirmation is no part of the search, and may train one seed at several lrs.
-        cells = cells[(cells["role"] == "cell") & ~cells["run_id"].isin(list(confirmed))]
+        cells = every[(every["role"] == "cell") & ~every["run_id"].isin(list(confirmed))]
         lrs = cells.groupby(["model", "method", "options", *_thresholds(cells), "seed"], dropna=False)["lr"].nunique()
         if several := lrs[lrs > 1].index.tolist():
             model, method, *_, seed = several[0]

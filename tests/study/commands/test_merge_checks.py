@@ -1,6 +1,7 @@
-"""`study merge` of studies that differ in their searches, arms or code."""
+"""`study merge` of studies that differ in their searches, arms, code or versions."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 from simulated_record import simulated_definition, write_simulated_study
 
 import study
-from study.config import Arm, EdgeSearch, QualitySearch
-from study.record import tables
+from study.config import Arm, EdgeSearch, QualitySearch, Run
+from study.record import checksums, tables
 from study.record.confirmations import Confirmation, write_confirmation
 from study.record.definition import Definition, open_study, read_definition
 
@@ -23,6 +24,28 @@ def definition(*, search: Any = None, trainer: str = "ranker", compare: Sequence
     made = simulated_definition(**values | axes)
     changed = dataclasses.replace(made.study, search=search, trainer=trainer, compare=tuple(compare))
     return dataclasses.replace(made, study=changed)
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory) -> Path:
+    """`low` and `high`, by seeds. Nothing writes to them."""
+    folder = tmp_path_factory.mktemp("halves")
+    write_simulated_study(folder / "low", definition())
+    write_simulated_study(folder / "high", definition(seeds=(2, 3)))
+    return folder
+
+
+def rewrite(source: Path, into: Path, change: Any) -> Path:
+    """Copy a study. change: of (number of the row, row) to the row's new columns."""
+    shutil.copytree(source, into)
+    for path in (into / "runs").iterdir():
+        rows = [row | change(i, row) for i, row in enumerate(checksums.read_parquet(path.read_bytes()).to_pylist())]
+        old = [row["run_id"] for row in checksums.read_parquet(path.read_bytes()).to_pylist()]
+        ids = dict(zip(old, (row["run_id"] for row in rows), strict=True))
+        losses = checksums.read_parquet((into / "losses" / path.name).read_bytes()).to_pylist()
+        losses = [loss | {"run_id": ids.get(loss["run_id"])} for loss in losses]
+        tables.write_trial(into, path.stem, rows, losses)
+    return into
 
 
 # --- searches and arms --------------------------------------------------------------------------------------------
@@ -96,3 +119,45 @@ def test_searches_that_placed_a_seed_at_several_lrs_are_refused(tmp_path: Path) 
         write_simulated_study(tmp_path / name, definition(search=EdgeSearch()), leave_out=left_out)
     with pytest.raises(ValueError, match="placed seed 0 of none on small at several lrs"):
         study.merge(tmp_path / "a", tmp_path / "b", out=tmp_path / "out")
+
+
+# --- code and versions --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("codes", "refused"),
+    [
+        (("", "a", "b"), True),
+        (("a", "", "b"), True),
+        (("ab", "a"), True),
+        (("a", "ab"), True),
+        (("a", "a", ""), False),
+        (("ab", "ab"), False),
+    ],
+)
+def test_code_of_own_modules_is_compared_with_that_of_every_folder(halves, tmp_path, codes, refused) -> None:
+    folders = []
+    for number, own in enumerate(codes):
+        texts = [json.dumps({"mine": letter * 64}) for letter in own]
+        source = halves / ("high" if number else "low")
+        change = (lambda i, _, texts=texts: {"own_code": texts[i % len(texts)]}) if texts else lambda *_: {}
+        folders.append(rewrite(source, tmp_path / str(number), change))
+    if refused:
+        with pytest.raises(ValueError, match=r"mine has other code in .*--accept-changed-code"):
+            study.merge(*folders, out=tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    study.merge(*folders, out=tmp_path / "out", accept_changed_code=refused)
+
+
+def test_runs_of_two_results_versions_are_refused(halves: Path, tmp_path: Path) -> None:
+    recipe = definition().study.recipe
+
+    def old_id(_: int, row: dict[str, Any]) -> dict[str, Any]:
+        run = Run(data=row["data"], model="small", method=row["method"], lr=1.0, seed=0, recipe=recipe)
+        return {"run_id": run.ids_like(1)(row["lr"], row["seed"])}
+
+    old = rewrite(halves / "low", tmp_path / "old", old_id)
+    assert len(tables.read_runs(old)) == len(tables.read_runs(halves / "low"))
+    with pytest.raises(ValueError, match=r"seed \d+ of none on small at lr .* two ids.* count twice"):
+        study.merge(halves / "low", old, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
