@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from study.config import IMPORTED, control_of
+from study.record import tables
 from study.record.definition import Definition, RecordError
 from study.record.references import references
 
@@ -20,12 +21,16 @@ def control_notes(definition: Definition, folder: Path, every: pd.DataFrame) -> 
     study, data, notes = definition.study, definition.data, []
     recorded = set(every["run_id"])
     began = set(every.loc[every["role"] == "cell", "model"])
-    for model in study.models if study.trainer != IMPORTED else ():
-        control = {run.id for run in control_of(study, data["content"], [model])}
-        if model in began or not control <= recorded:
-            continue
+    controls = {
+        model: [run.id for run in control_of(study, data["content"], [model])]
+        for model in (study.models if study.trainer != IMPORTED else ())
+        if model not in began
+    }
+    whole = {model: ids for model, ids in controls.items() if recorded.issuperset(ids)}
+    losses = tables.read_losses(folder, [run for ids in whole.values() for run in ids]) if whole else None
+    for model in whole:
         try:
-            references(study, data, folder, [model], runs=every)
+            references(study, data, folder, [model], losses=losses, runs=every)
         except RecordError:
             continue  # its losses are not there
         except ValueError as error:

@@ -48,21 +48,33 @@ def merge(folders: Sequence[Path], out: Path, *, accept_changed_code: bool = Fal
         ValueError: the studies differ in more than their axes, or in how their runs were trained. Nothing is written.
     """
     _check_folders(folders, out)
-    every = [*([out] if study_exists(out) else []), *folders]
+    planned = None if study_exists(out) else _planned(folders, accept_changed_code)  # a refusal makes no folder
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        if planned is None or study_exists(out):  # read under the lock: another process may have changed it before
+            check_not_published(out)
+            planned = _planned([out, *folders], accept_changed_code)
+        united, tables, notes = planned
+        tables = tables[-len(folders) :]
+        notes += _trained_twice(tables)
+        weights = merging.read_weights(folders)
+        stores.probe(out)
+        write_definition(out, with_plan(out, None, united))
+        merging.write_weights(out, weights)
+        for folder in folders:
+            merging.copy_record(folder, out)
+    return _summary(folders, out, tables, notes)
+
+
+def _planned(every: Sequence[Path], accepted: bool) -> tuple[Definition, list["pd.DataFrame"], list[str]]:
+    """The united definition, the runs of each folder, and notes. Raises ValueError if they cannot be merged."""
     definitions = [read_definition(folder) for folder in every]
     united = _united(every, definitions)
     tables = [read_runs(folder) for folder in every]
     # A bad file of a confirmation raises: it could hide one that failed.
     confirmed = set[str]().union(*map(confirmed_ids, every, definitions))
-    _check_runs(every, definitions, tables, confirmed, accept_changed_code)
-    notes = [*_of_versions(definitions), *_of_controls(every, united, tables), *_trained_twice(tables[-len(folders) :])]
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        stores.probe(out)
-        write_definition(out, with_plan(out, None, united))
-        for folder in folders:
-            merging.copy_record(folder, out)
-    return _summary(folders, out, tables[-len(folders) :], notes)
+    _check_runs(every, definitions, tables, confirmed, accepted)
+    return united, tables, [*_of_versions(definitions), *_of_controls(every, united, tables)]
 
 
 def _check_folders(folders: Sequence[Path], out: Path) -> None:
@@ -165,11 +177,14 @@ def _of_versions(definitions: Sequence[Definition]) -> list[str]:
 def _of_controls(folders: Sequence[Path], united: Definition, tables: Sequence["pd.DataFrame"]) -> list[str]:
     """A note where the controls differ in bits. Raises ValueError where they learned another amount."""
     study, data, notes = united.study, united.data, []
-    for model in study.models:
-        control, gains = {run.id for run in control_of(study, data["content"], [model])}, {}
-        for folder, runs in zip(folders, tables, strict=True):
-            if control <= set(runs["run_id"]):
-                gains[folder] = references(study, data, folder, [model], runs=runs)[model].gain
+    controls = {model: {run.id for run in control_of(study, data["content"], [model])} for model in study.models}
+    found: dict[str, dict[Path, float]] = {model: {} for model in study.models}
+    for folder, runs in zip(folders, tables, strict=True):
+        recorded = set(runs["run_id"])
+        whole = [model for model, control in controls.items() if control <= recorded]
+        for model, reference in references(study, data, folder, whole, runs=runs).items():
+            found[model][folder] = reference.gain
+    for model, gains in found.items():
         low, high = min(gains.values(), default=0.0), max(gains.values(), default=0.0)
         if high - low > MOST_APART * high:
             told = ", ".join(f"{gain:.4g} in {stores.address(folder)}" for folder, gain in gains.items())

@@ -1,7 +1,7 @@
 """Copies the files of one record into that of the same study: runs that it lacks with their losses, and the rest."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,42 @@ OTHERS: dict[str, tuple[str, Callable[[bytes], object]]] = {
 """Folder of other files -> their suffix, and what reads one."""
 
 
+def read_weights(folders: Iterable[Path]) -> dict[str, bytes]:
+    """Return the files of weights that runs start from: name -> content.
+
+    Raises:
+        StorageError: one cannot be read now, or was removed meanwhile.
+    """
+    found: dict[str, bytes] = {}
+    for folder in folders:
+        source = stores.store_for(folder)  # a mirror does not hold them
+        for name in source.names("init"):
+            if name not in found:
+                found[name] = _present(source.get(f"init/{name}"), folder, f"init/{name}")
+    return found
+
+
+def write_weights(into: Path, weights: Mapping[str, bytes]) -> None:
+    """Write the files of weights that a record lacks. The caller holds its lock."""
+    store = stores.store_for(into)
+    for name, content in weights.items():
+        if store.get(f"init/{name}", 1) is None:
+            store.put(f"init/{name}", content)
+
+
 def copy_record(folder: Path, into: Path) -> None:
-    """Copy what the record of `into` lacks. Can be repeated and interrupted.
+    """Copy what the record of `into` lacks, except weights. Can be repeated and interrupted.
 
     A trial's file is copied whole, byte for byte, if all of its runs are new. Of a file with some new runs, these are.
 
     Args:
         folder: of the record to copy; it stays as it is.
         into: of the other one, with the same study. The caller holds its lock.
+
+    Raises:
+        StorageError: a file cannot be read or written now, or was removed meanwhile.
     """
-    source, store = stores.store_for(folder), stores.store_for(into)
-    for name in source.names("init"):
-        if store.get(f"init/{name}", 1) is None:
-            store.put(f"init/{name}", _content(folder, f"init/{name}"))
+    store = stores.store_for(into)
     recorded = tables.recorded_ids(into)
     for path, runs in tables.read_run_files(folder):
         new = [run for run in runs["run_id"].to_pylist() if run not in recorded]
@@ -56,8 +79,12 @@ def copy_record(folder: Path, into: Path) -> None:
 
 
 def _content(folder: Path, name: str) -> bytes:
-    content = files.read_file(folder, name)
-    assert content is not None, f"{name} was there"
+    return _present(files.read_file(folder, name), folder, name)
+
+
+def _present(content: bytes | None, folder: Path, name: str) -> bytes:
+    if content is None:
+        raise stores.StorageError(f"{stores.address(folder)}/{name} is not there; it was removed meanwhile")
     return content
 
 

@@ -31,19 +31,21 @@ def references(
         data: of the study's definition.
         folder: the study's folder.
         models: names of models.
-        losses: all recorded losses; None reads them.
+        losses: all recorded losses; None reads those of the controls, once for all models.
         runs: all recorded runs; None reads them.
 
     Raises:
         ValueError: a control is not recorded, or it learned nothing.
     """
     runs, found = tables.read_runs(folder) if runs is None else runs, {}
-    for model in models:
-        ids = [run.id for run in control_of(study, data["content"], [model])]
+    controls = {model: [run.id for run in control_of(study, data["content"], [model])] for model in models}
+    for model, ids in controls.items():
         runs_of_model = runs[runs["run_id"].isin(ids)]
         if runs_of_model.empty:
             raise RecordError(f"the control of {model} is not recorded in {folder}")
-        found_losses = tables.read_losses(folder, ids) if losses is None else losses.loc[losses["run_id"].isin(ids)]
+        if losses is None:
+            losses = tables.read_losses(folder, [run for control in controls.values() for run in control])
+        found_losses = losses.loc[losses["run_id"].isin(ids)]
         if found_losses.empty:
             raise RecordError(f"the losses of the control of {model} are not in {folder}")
         by_run = losses_by_run(found_losses, [task["name"] for task in data["tasks"]])

@@ -1,9 +1,10 @@
-"""`study merge` of studies that differ in their searches, arms, code or versions."""
+"""`study merge` of runs that cannot stand in the same cells, or whose files change meanwhile."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 from simulated_record import simulated_definition, write_simulated_study
 
 import study
-from study.config import Arm, EdgeSearch, QualitySearch, Run
-from study.record import checksums, tables
+from analysis.text.control import control_notes
+from study.commands import merge as command
+from study.config import Arm, EdgeSearch, QualitySearch, Rule, Run
+from study.record import checksums, merging, tables
 from study.record.confirmations import Confirmation, write_confirmation
 from study.record.definition import Definition, open_study, read_definition
+from study.storage import stores
+from study.storage.local import LocalStore
 
 LRS = (0.1, 0.4, 0.8)
 
@@ -161,3 +166,74 @@ def test_runs_of_two_results_versions_are_refused(halves: Path, tmp_path: Path) 
     with pytest.raises(ValueError, match=r"seed \d+ of none on small at lr .* two ids.* count twice"):
         study.merge(halves / "low", old, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def test_weights_in_an_object_store_are_merged(halves: Path, tmp_path: Path, monkeypatch) -> None:
+    url = f"memory://merge/{tmp_path.name}"
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "of another machine"))
+    write_simulated_study(stores.folder_of(url), definition())
+    stores.store_for(url).put("init/w.safetensors", b"weights")
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    study.merge(halves / "high", url, out=tmp_path / "out")
+    assert (tmp_path / "out" / "init" / "w.safetensors").read_bytes() == b"weights"
+
+
+def test_weights_that_vanish_are_named_before_anything_is_written(halves: Path, tmp_path: Path, monkeypatch) -> None:
+    names = LocalStore.names
+    gone = {"init": ["w.safetensors"]}
+    monkeypatch.setattr(LocalStore, "names", lambda store, kind: gone.get(kind) or names(store, kind))
+    with pytest.raises(stores.StorageError, match=r"low/init/w\.safetensors is not there"):
+        study.merge(halves / "low", halves / "high", out=tmp_path / "out")
+    assert not (tmp_path / "out" / "study.json").exists()
+
+
+def test_a_file_that_vanishes_is_named(halves: Path, tmp_path: Path, monkeypatch) -> None:
+    shutil.copytree(halves / "low", tmp_path / "low")
+    read = tables.read_run_files
+
+    def vanishing(folder: Path, *more: Any) -> Iterator[Any]:
+        for path, table in read(folder, *more):
+            (folder / "losses" / path.name).unlink()
+            yield path, table
+
+    (tmp_path / "into").mkdir()
+    shutil.copy(tmp_path / "low" / "study.json", tmp_path / "into")
+    monkeypatch.setattr(tables, "read_run_files", vanishing)
+    with pytest.raises(stores.StorageError, match=r"low/losses/small-.*parquet is not there"):
+        merging.copy_record(tmp_path / "low", tmp_path / "into")
+
+
+def test_the_losses_of_controls_are_read_once_a_folder(tmp_path: Path, monkeypatch) -> None:
+    of_two = {"models": ("small", "large_dcn")}
+    write_simulated_study(tmp_path / "a", definition(**of_two))
+    write_simulated_study(tmp_path / "b", definition(**of_two, seeds=(2, 3)))
+    read, calls = tables.read_losses, []
+    monkeypatch.setattr(tables, "read_losses", lambda folder, *more: calls.append(folder.name) or read(folder, *more))
+    study.merge(tmp_path / "a", tmp_path / "b", out=tmp_path / "out")
+    assert calls == ["a", "b"]
+    calls.clear()
+    stopped = definition(**of_two)
+    stopped = dataclasses.replace(stopped, study=dataclasses.replace(stopped.study, rule=Rule(learnable_errors=1e6)))
+    cells = tables.read_runs(tmp_path / "a").query("role == 'control'")
+    assert len(control_notes(stopped, tmp_path / "a", cells)) == 3
+    assert calls == ["a"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_axes_that_another_process_wrote_before_the_lock_are_kept(halves, tmp_path, monkeypatch, exists) -> None:
+    out, locked = tmp_path / "out", command.locked
+    if exists:
+        study.merge(halves / "low", halves / "high", out=out)
+
+    @contextlib.contextmanager
+    def after_another(folder: Path) -> Iterator[None]:
+        open_study(folder, definition(seeds=(7,)))
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(command, "locked", after_another)
+    study.merge(halves / "low", halves / "high", out=out)
+    assert read_definition(out).study.seeds == (0, 1, 2, 3, 7)
