@@ -207,7 +207,7 @@ def test_a_file_that_vanishes_is_named(halves: Path, tmp_path: Path, monkeypatch
 
 
 def test_the_losses_of_controls_are_read_once_a_folder(tmp_path: Path, monkeypatch) -> None:
-    of_two = {"models": ("small", "large_dcn")}
+    of_two: dict[str, Any] = {"models": ("small", "large_dcn")}
     write_simulated_study(tmp_path / "a", definition(**of_two))
     write_simulated_study(tmp_path / "b", definition(**of_two, seeds=(2, 3)))
     read, calls = tables.read_losses, []
