@@ -17,7 +17,8 @@ from study.record.definition import Definition
 Ids = Callable[[float, int], str]
 
 MOST_THRESHOLDS = 10
-"""Thresholds of a method of which every choice is tried: 1,024 choices. Of more, all or none is written out."""
+"""Thresholds of a method of which every choice is tried: 1,024 choices. Of more, only likely choices are. A row that
+none of them proves may still be the study's, so it is not refused."""
 
 
 class Identity:
@@ -30,39 +31,54 @@ class Identity:
     def __init__(self, definition: Definition) -> None:
         self._study, self._content = definition.study, str(definition.data["content"])
         self._known: dict[tuple[str, ...], Ids] = {}
-        self._written: dict[str, tuple[str, ...]] = {}
+        self._unproved: set[tuple[str, ...]] = set()
+        self._likely: dict[str, dict[tuple[str, ...], None]] = {}  # method -> choices, the likeliest last
+        ranges = getattr(definition.study.search, "ranges", {})
+        for arm in definition.study.arms:
+            self._likely.setdefault(arm.method, {})[(*{**arm.options, **ranges.get(arm.method, {})},)] = None
 
     def check(self, table: pa.Table) -> None:
-        """Raise ValueError unless the id of every row is that of a run of the study.
+        """Raise ValueError if the id of some row is that of no run of the study.
 
         Args:
             table: a file of `runs/`.
         """
         names = ("model", "method", "options", "thresholds", "run_id", "lr", "seed")
         columns = (table[name].to_numpy(zero_copy_only=False).tolist() for name in names)  # `to_pylist` takes ten times
-        foreign = 0
+        foreign, failed = 0, set()
         for model, method, options, thresholds, run_id, lr, seed in zip(*columns, strict=True):
             arm = model, method, options, thresholds
             known = self._known.get(arm)
-            if known is not None and known(lr, seed) == run_id:
+            if arm in self._unproved or (known is not None and known(lr, seed) == run_id):
                 continue
-            found = next((ids for ids in self._ids(*arm) if ids(lr, seed) == run_id), None)
-            if found is None:
-                foreign += 1
-            else:
-                self._known[arm] = found
+            # Every choice takes half a second. The file is bad after one failure: likely choices then do for the count.
+            if arm not in failed and self._proves(arm, run_id, lr, seed, every=method not in failed):
+                continue
+            if len(json.loads(thresholds or "{}")) > MOST_THRESHOLDS:
+                self._unproved.add(arm)
+                continue
+            foreign += 1
+            failed |= {arm, method}
         if foreign:
             of_all = f"{foreign} of its {table.num_rows} runs"
             raise ValueError(f"{of_all} belong to another study, with another recipe or other data")
 
-    def _ids(self, model: str, method: str, options: str, thresholds: str) -> Iterator[Ids]:
-        """Yield the ids that such a row may have, first with the thresholds that its method had written out before."""
+    def _proves(self, arm: tuple[str, str, str, str], run_id: str, lr: float, seed: int, *, every: bool) -> bool:
+        """Return whether some choice gives the row its id, and remember that choice.
+
+        Args:
+            arm: model, method, options and thresholds of the row.
+            run_id, lr, seed: of the row.
+            every: whether to try every choice, not only likely ones.
+        """
+        model, method, options, thresholds = arm
         own, values = json.loads(options or "{}"), json.loads(thresholds or "{}")
-        choices = [tuple(name for name in self._written.get(method, ()) if name in values), *_choices(list(values))]
+        likely = self._likely.setdefault(method, {})
+        first = (tuple(name for name in values if name in chosen) for chosen in reversed(likely))
+        choices = [*dict.fromkeys(itertools.chain(first, _choices(list(values), every=every)))]
         for results in range(RESULTS_VERSION, 0, -1):
             for chosen in choices:
-                self._written[method] = chosen
-                yield Run(
+                ids = Run(
                     data=self._content,
                     model=model,
                     method=method,
@@ -72,10 +88,16 @@ class Identity:
                     recipe=self._study.recipe,
                     trainer=self._study.trainer,
                 ).ids_like(results)
+                if ids(lr, seed) == run_id:
+                    self._known[arm] = ids
+                    likely.pop(chosen, None)
+                    likely[chosen] = None
+                    return True
+        return False
 
 
-def _choices(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yield every choice of the thresholds, those with few first."""
-    sizes = range(len(names) + 1) if len(names) <= MOST_THRESHOLDS else (0, len(names))
+def _choices(names: Sequence[str], *, every: bool) -> Iterator[tuple[str, ...]]:
+    """Yield choices of the thresholds, those with few first: every choice, or none and all."""
+    sizes = range(len(names) + 1) if every and len(names) <= MOST_THRESHOLDS else (0, len(names))
     for size in sizes:
         yield from itertools.combinations(names, size)
