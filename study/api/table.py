@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.text.format import p_text
@@ -24,11 +25,13 @@ class Table(pd.DataFrame):
     def shown(self) -> tuple[pd.DataFrame, str]:
         """Return what is shown, and which columns are left out, in words."""
         plain = pd.DataFrame(self)
-        empty = [name for name in plain if len(plain) and _is_empty(pd.Series(plain[name]))]
+        if plain.columns.nlevels > 1 or not plain.columns.is_unique:  # a user's own arrangement
+            return plain, ""
+        empty = [name for name in plain if len(plain) and _is_empty(plain[name])]
         shown = plain.drop(columns=empty)
         for name in P_COLUMNS:
-            if name in shown:
-                shown[name] = [p_text(float(p)) for p in shown[name]]
+            if name in shown and isinstance(shown[name].dtype, np.dtype) and shown[name].dtype.kind == "f":
+                shown[name] = [p_text(p) for p in shown[name]]
         return shown, f"Empty in all rows, and not shown: {', '.join(map(str, empty))}" if empty else ""
 
     def __repr__(self) -> str:

@@ -1,5 +1,6 @@
 """A record from Python: the same numbers as the functions of `analysis`, and one clear error for what is not there."""
 
+import math
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from trained_study import once
 import analysis
 import study
 from analysis.text.edges import edge_text
+from study.api.table import Table
 from study.record.definition import read_definition
 
 PUBLISHED = Path(__file__).parents[3] / "docs" / "results"
@@ -54,6 +56,16 @@ def test_tables_are_those_of_analysis(published) -> None:
     assert claimed.loc["none", "risk"] == 0.2
     planned = published.contrasts().query("planned")
     assert planned["curve"].tolist() == ["layer_clip", "agc", "lamb", "clippy"]
+
+
+@pytest.mark.parametrize("ps", [["x"], [None], [pd.NA], pd.array([0.2], "Float64"), [0.2]])
+def test_a_table_that_was_changed_is_shown(ps) -> None:
+    table = Table({"curve": ["none"], "p": ps, "n": [3]})
+    wide = pd.concat([table, table], axis=1)
+    for changed in (table, wide, table.pivot(index="n", columns="curve", values=["p"])):
+        assert repr(changed)
+        assert changed._repr_html_()
+    assert "0.2" in repr(Table({"p": [0.2, math.nan]}))
 
 
 def test_a_table_shows_its_answer_and_holds_all_columns(published, tmp_path) -> None:
