@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
 
 AUTO, ALL, NONE = RUNS = ("auto", "all", "none")
 """Which studies have their training runs in MLflow: those of up to MOST_RUNS, every one, or none."""
@@ -56,15 +57,19 @@ def mirror_runs(
     Returns:
         How many runs are shown; None if the study is too large. What MLflow has of one that was smaller stays.
     """
-    runs = tables.read_runs(folder)
     planned = 0 if definition.study.search else definition.study.cells * len(definition.study.seeds)
-    if which == AUTO and max(planned, len(runs)) > MOST_RUNS:
+    if which == AUTO and planned > MOST_RUNS:
         return None
     name = connection.experiment_name(folder, definition, own=own, part=PART)
     if which == NONE and client.get_experiment_by_name(name) is None:
         return 0
+    wanted: dict[str, dict[str, Any]] = {}
+    if which != NONE:
+        runs = tables.read_runs(folder)
+        if which == AUTO and len(runs) > MOST_RUNS:
+            return None
+        wanted = {row["run_id"]: row for row in _rows(runs)}
     experiment = connection.open_experiment(client, folder, definition, own=own, part=PART, note=NOTE)
-    wanted = {} if which == NONE else {row["run_id"]: row for row in _rows(runs)}
     hashes = {run: _hash(row) for run, row in wanted.items()}
     there = _delete_others(client, experiment, hashes)
     missing = [row for run, row in wanted.items() if run not in there]
@@ -106,20 +111,25 @@ def _hash(row: Mapping[str, Any]) -> str:
 def _delete_others(client: "MlflowClient", experiment: str, wanted: Mapping[str, str]) -> set[str]:
     """Delete all runs of ours but one of each that shows what is wanted. Returns the ids of the runs that are shown."""
     there: set[str] = set()
+    for found in [*_every_run(client, experiment)]:  # pages are counted from the start: deleting moves later runs
+        run, tags = found.data.tags.get(KEY, ""), found.data.tags
+        if tags.get(KIND) != "run":
+            continue
+        if found.info.status == FINISHED and run not in there and wanted.get(run) == tags.get(CONTENT):
+            there.add(run)
+        else:
+            client.delete_run(found.info.run_id)
+    return there
+
+
+def _every_run(client: "MlflowClient", experiment: str) -> "Iterator[MlflowRun]":
     token = None
     while True:
         page = client.search_runs([experiment], max_results=PAGE, order_by=["attribute.run_id"], page_token=token)
-        for found in page:
-            run, tags = found.data.tags.get(KEY, ""), found.data.tags
-            if tags.get(KIND) != "run":
-                continue
-            if found.info.status == FINISHED and run not in there and wanted.get(run) == tags.get(CONTENT):
-                there.add(run)
-            else:
-                client.delete_run(found.info.run_id)
+        yield from page
         token = page.token
         if not token:
-            return there
+            return
 
 
 def _write(

@@ -14,9 +14,10 @@ from simulated_record import simulated_definition, write_simulated_study
 from study.cli.main import main
 from study.config import Arm
 from study.record import tables
+from study.record.definition import read_definition
 from study.tracking.client import default_uri, open_client
 from study.tracking.mirror import mirror
-from study.tracking.training_runs import MOST_RUNS, POINTS, thinned
+from study.tracking.training_runs import MOST_RUNS, POINTS, mirror_runs, thinned
 from study.tracking.writing import KEY
 
 
@@ -123,3 +124,19 @@ def test_larger_studies_have_them_by_choice(small: Path, monkeypatch: pytest.Mon
     assert len(shown(small)) == 28, "they stay until the user decides otherwise"
     assert mirror(small, runs="none").runs == 0
     assert shown(small) == {}
+
+
+def test_more_than_a_page_of_runs_is_deleted_at_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow counts pages from the start: what is deleted meanwhile moves later runs past the next page."""
+    mirror(small)
+    monkeypatch.setattr("study.tracking.training_runs.PAGE", 5)
+    assert mirror(small, runs="none").runs == 0
+    assert shown(small) == {}
+
+
+def test_nothing_is_read_where_no_run_is_to_be_shown(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, definition = open_client(default_uri(small)), read_definition(small)
+    monkeypatch.setattr("study.tracking.training_runs.MOST_RUNS", 3)
+    monkeypatch.setattr(tables, "read_runs", lambda *_: pytest.fail("all runs were read"))
+    assert mirror_runs(client, small, definition, own=True, began=0) is None
+    assert mirror_runs(client, small, definition, own=True, began=0, which="none") == 0
