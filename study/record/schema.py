@@ -84,14 +84,15 @@ OF_TABLES = frozenset(
     curve difference difference_high difference_low difference_pairs edge edge_status failed headroom headroom_high
     headroom_low held high highest_lr k known level low lowest_bound lowest_k lowest_lr lowest_n lr_max lr_min lr_named
     lr_only lr_only_against lr_p lr_p_holm lr_pairs lr_trained lrs measure micro micro_high micro_low micro_rate
-    missing missing_from monotone more_at_rate more_if_clean most_k most_lr most_n n n_max n_min never_learned
+    missing missing_from models monotone more_at_rate more_if_clean most_k most_lr most_n moves moves_high moves_low n
+    n_max n_min never_learned
     nominated nominated_bound nominated_k nominated_n nonfinite p p_holm pairs pareto pending planned quality
     quality_median quality_median_high quality_median_low quality_n quality_q10 quality_q90 rate ratio recorded risk
     run_ids runs safe_bound safe_k safe_lr safe_n searched seeds seeds_against sensitivity sensitivity_high
     sensitivity_low sensitivity_lr_max sensitivity_lr_min share status step tested_at threshold trend undertrained
     value
     """.split()  # noqa: SIM905 - a list has a line for each word
-) | {"models", "moves", "moves_low", "moves_high"}
+)
 """Columns of the tables that `analysis` makes of a record. Each threshold is a column there too."""
 
 

@@ -17,8 +17,8 @@ LONGEST_VALUE = 5_000
 PARENT, COLOUR = "mlflow.parentRunId", "mlflow.runColor"
 KIND, KEY, CONTENT, STATE = "study.kind", "study.key", "study.content", "study.state"
 ANSWERS = "study.answers"
-"""Tags of our runs: the kind (study, curve, cell), which one, a hash of what it shows (of a curve's answers: ANSWERS),
-and whether it is complete. Runs without these tags are the user's own and stay."""
+"""Tags of our runs: the kind (study, curve, cell; run, of a training run), which one, a hash of what it shows (of a
+curve's answers: ANSWERS), and whether it is complete. Runs without these tags are the user's own and stay."""
 FINISHED = "FINISHED"
 
 
