@@ -61,7 +61,7 @@ def write(
         if len(forest):
             images["forest"] = image(said(forest_plot(forest), alt.forest(forest)), folder / "figures" / "forest.png")
         if sizes is not None:
-            images["scale"] = image(scale(sizes), folder / "figures" / "scale.png")
+            images["scale"] = image(said(scale(sizes), alt.scale(sizes)), folder / "figures" / "scale.png")
     content = render(
         "family.html.j2",
         name=name,

@@ -83,11 +83,12 @@ def image(figure: Figure, path: Path) -> Image:
     figure.set_dpi(DPI)
     settle(figure)
     png, svg = io.BytesIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=DPI)
+    words = str(figure.get_label())
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Description": words})
     figure.savefig(svg, format="svg", metadata={"Date": None})
     write_atomic(path, png.getvalue(), sync=False)
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
-    return Image(source=source, width=round(figure.get_figwidth() * PIXELS_PER_INCH), alt=str(figure.get_label()))
+    return Image(source=source, width=round(figure.get_figwidth() * PIXELS_PER_INCH), alt=words)
 
 
 def settle(figure: Figure) -> None:

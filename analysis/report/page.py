@@ -21,11 +21,12 @@ from analysis.figures.axes import figure_style
 from analysis.figures.scale import scale
 from analysis.loading import CELL
 from analysis.report import range_tests, sections
-from analysis.report.figures import report_figures
+from analysis.report.figures import report_figures, said
 from analysis.report.html import Image, file_name, image, render
 from analysis.report.table_files import write_tables
 from analysis.report.tables import ReportTables
 from analysis.stats.scale import ScaleTables
+from analysis.text import alt
 from study.record.files import read_file
 from study.record.tables import PUBLISHED, read_published
 from study.storage.atomic import write_atomic
@@ -56,7 +57,7 @@ def write(
     images = _write_figures(tables, losses, reference)
     if sizes is not None:
         with figure_style():
-            images["scale"] = image(scale(sizes), folder / "figures" / "scale.png")
+            images["scale"] = image(said(scale(sizes), alt.scale(sizes)), folder / "figures" / "scale.png")
     _write_runs(tables.every, folder)
     write_tables(folder, _answers(tables))
     tested = range_tests.of_report(tables)

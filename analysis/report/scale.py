@@ -7,9 +7,11 @@ import pandas as pd
 from analysis.figures.axes import figure_style
 from analysis.figures.scale import scale
 from analysis.loading import CURVE
+from analysis.report.figures import said
 from analysis.report.html import image
 from analysis.report.table_files import write_tables
 from analysis.stats.scale import ScaleTables
+from analysis.text import alt
 
 
 def write(folder: Path, found: ScaleTables) -> list[Path]:
@@ -23,7 +25,7 @@ def write(folder: Path, found: ScaleTables) -> list[Path]:
     paths = write_tables(folder, {file: _answer_first(t, found.axis) for file, t in tables.items() if t is not None})
     paths.append(folder / "figures" / f"{name}.png")
     with figure_style():
-        image(scale(found), paths[-1])
+        image(said(scale(found), alt.scale(found)), paths[-1])
     return paths
 
 

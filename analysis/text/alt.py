@@ -8,8 +8,10 @@ import pandas as pd
 from analysis.loading import records
 from analysis.stats.edges import BELOW, NOT_REACHED
 from analysis.stats.quality import lower_is_better
+from analysis.stats.scale import PREDICTED, ScaleTables
 from analysis.text.edges import edge_span, edge_text
-from analysis.text.format import p_text, percent, quality_words, two_digits
+from analysis.text.format import p_text, percent, quality_words, span_text, two_digits
+from analysis.text.scale import level_name
 
 MOST = 12
 """Curves that are told one by one."""
@@ -34,9 +36,14 @@ def frontier(lines: Sequence[pd.DataFrame]) -> str:
     told = []
     for line in lines:
         first, last = (records(line.sort_values("value"))[i] for i in (0, -1))
-        name = {"model": first["model"], "curve": f"{first['method']} {first['threshold']}"}
+        name = {"model": first["model"], "curve": _line(first["method"], first["threshold"], first["held"])}
         told.append(name | {"said": f"from {_at(first)} to {_at(last)}"})
     return _told("The edge against the threshold.", told, lambda row: row["said"])
+
+
+def _line(method: str, threshold: str, held: str) -> str:
+    """The name of a line: `clippy rel (abs=0.01)`."""
+    return f"{method} {threshold}".strip() + (f" ({held})" if held else "")
 
 
 def _at(row: Mapping[str, Any]) -> str:
@@ -46,13 +53,14 @@ def _at(row: Mapping[str, Any]) -> str:
 def threshold_map(cells: pd.DataFrame) -> str:
     """Of the map of lr and threshold: in how many cells none, some and all runs diverged."""
     told = []
-    for (model, method, threshold), line in cells.groupby(["model", "method", "threshold"], sort=False):  # pyright: ignore
+    lines = cells.groupby(["model", "method", "threshold", "held"], sort=False)
+    for (model, method, threshold, held), line in lines:  # pyright: ignore
         k, n = line["k"].to_numpy(), line["n"].to_numpy()
         none, every = int((k == 0).sum()), int((k == n).sum())
         said = (
             f"of {len(line)} cells, {none} without divergence, {len(line) - none - every} in between, {every} with all"
         )
-        told.append({"model": model, "curve": f"{method} {threshold}", "said": said})
+        told.append({"model": model, "curve": _line(method, threshold, held), "said": said})
     return _told("Diverged runs over learning rate and threshold.", told, lambda row: row["said"])
 
 
@@ -121,6 +129,22 @@ def forest(table: pd.DataFrame) -> str:
         return f"{row['words']}: LR50 {edge_text(row)} ({edge_span(row)}){ratio}{p}"
 
     return _told("Edges with 95% intervals.", records(table), said)
+
+
+def scale(found: ScaleTables, level: float = 0.5) -> str:
+    """Of edges against a size: the edge of each curve at each size, with its interval, and the predictions."""
+    points = found.points.loc[found.points["level"] == level]
+    told: dict[tuple[str, str], list[str]] = {}
+    for row in records(points):
+        at = f"{edge_text(row)} ({edge_span(row)}) at {row['size']:g}"
+        told.setdefault((row["model"], row["curve"]), []).append(at)
+    if found.predictions is not None:
+        for row in records(found.predictions.loc[found.predictions["level"] == level]):
+            known = row["status"] == PREDICTED
+            edge = f"{two_digits(row['edge'])} ({span_text(row['low'], row['high'])})" if known else row["status"]
+            told.setdefault((row["model"], row["curve"]), []).append(f"predicted at {row['size']:g}: {edge}")
+    rows = [{"model": model, "curve": curve, "said": "; ".join(said)} for (model, curve), said in told.items()]
+    return _told(f"{level_name(level)} against {found.axis}, with 95% intervals.", rows, lambda row: row["said"])
 
 
 def _told(title: str, rows: Sequence[Mapping[str, Any]], say: Callable[[Mapping[str, Any]], str]) -> str:
