@@ -1,5 +1,6 @@
 """Checks of a search for quality, and what its budget allows: rounds, seeds and runs."""
 
+import itertools
 from dataclasses import replace
 
 from study.config import JUDGED_FROM, QualitySearch, Study
@@ -45,7 +46,11 @@ def check(study: Study, trainer: Trainer) -> None:
 
 
 def with_fixed_options(study: Study, trainer: Trainer) -> Study:
-    """Return the study in which an option that is no threshold, and has one value as its range, belongs to its arms."""
+    """Return the study in which an option that is no threshold, and has one value as its range, belongs to its arms.
+
+    Raises:
+        ValueError: If an arm has another value of such an option, or the method has no such option.
+    """
     search = study.search
     assert isinstance(search, QualitySearch)
     ranges, arms = {}, list(study.arms)
@@ -54,6 +59,12 @@ def with_fixed_options(study: Study, trainer: Trainer) -> Study:
         fixed = {name: low for name, (low, high) in own.items() if name not in known and low == high}
         ranges[method] = {name: ends for name, ends in own.items() if name not in fixed}
         options = {name: int(value) if value.is_integer() else value for name, value in fixed.items()}
+        of_method = [arm for arm in arms if arm.method == method]
+        for arm, (name, value) in itertools.product(of_method, options.items()):
+            if arm.options.get(name, value) != value:
+                raise ValueError(f"{method}.{name} is fixed at {value:g}, and cannot be {arm.options[name]} as well")
+        if options and not of_method:  # a method that is left out of the study: a misspelt name is a mistake
+            trainer.canonical_options(method, options)
         arms = [replace(arm, options=arm.options | options) if arm.method == method else arm for arm in arms]
     ranges = {method: own for method, own in ranges.items() if own or not search.ranges[method]}
     return replace(study, arms=tuple(arms), search=replace(search, ranges=ranges))

@@ -503,3 +503,33 @@ def test_an_arm_is_tuned_over_the_lrs_of_its_own(tmp_path: Path) -> None:
             lrs[run.method].append(run.lr)
     assert 0.001 <= min(lrs["clippy"]) < max(lrs["clippy"]) <= 0.01
     assert max(lrs["none"]) > 0.1
+
+
+class _Own:
+    """A trainer whose method `own` has the threshold `rel` and the fixed option `window`."""
+
+    def thresholds_of(self, method: str) -> dict[str, float]:
+        return {"rel": 0.5}
+
+    def canonical_options(self, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        if unknown := set(options) - {"rel", "window"}:
+            raise ValueError(f"{method} has no option {unknown.pop()!r}")
+        return dict(options)
+
+
+def fixed(arm: Arm, **ranges: tuple[float, float]) -> Study:
+    study = study_of(arms=(Arm("none"), arm), search={"ranges": {"own": ranges}})
+    return validation.with_fixed_options(study, _Own())  # pyright: ignore[reportArgumentType]
+
+
+def test_an_arm_and_a_range_may_not_fix_an_option_at_two_values() -> None:
+    for options in ({}, {"window": 10}):
+        assert fixed(Arm("own", options), window=(10.0, 10.0)).arms[1].options == {"window": 10}
+    with pytest.raises(ValueError, match=r"own\.window is fixed at 10, and cannot be 5 as well"):
+        fixed(Arm("own", {"window": 5}), window=(10.0, 10.0))
+
+
+def test_a_misspelt_fixed_option_of_a_method_that_is_no_arm_is_refused() -> None:
+    assert fixed(Arm("clippy"), window=(10.0, 10.0))
+    with pytest.raises(ValueError, match="own has no option 'windw'"):
+        fixed(Arm("clippy"), windw=(10.0, 10.0))
