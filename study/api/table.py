@@ -27,7 +27,7 @@ class Table(pd.DataFrame):
         plain = pd.DataFrame(self)
         if plain.columns.nlevels > 1 or not plain.columns.is_unique:  # a user's own arrangement
             return plain, ""
-        empty = [name for name in plain if len(plain) and _is_empty(plain[name])]
+        empty = [name for name in plain if len(plain) and _is_empty(pd.Series(plain[name]))]
         shown = plain.drop(columns=empty)
         for name in P_COLUMNS:
             if name in shown and isinstance(shown[name].dtype, np.dtype) and shown[name].dtype.kind == "f":

@@ -309,7 +309,9 @@ class Trainer(protocol.Trainer):
         start = self._start or warm_start.kept(folder, runs[0].recipe)
         loss = range_test(runs, self.log, lrs, device, on_step, start)
         seconds = (time.perf_counter() - started) / len(runs)
-        return TrainedRuns(loss=loss, baseline=None, finite=np.isfinite(loss).all(axis=(1, 2)), seconds=seconds)
+        return TrainedRuns(
+            loss=loss, baseline=None, finite=np.asarray(np.isfinite(loss).all(axis=(1, 2))), seconds=seconds
+        )
 
     def columns(self, run: Run) -> tuple[dict[str, float], dict[str, Any]]:
         from study import methods
