@@ -602,7 +602,7 @@ def run_study(words: list[str], cwd: Path, **settings: str) -> subprocess.Comple
 def test_every_command_states_whether_it_may_import_user_modules() -> None:
     commands = next(a for a in build_parser(VERBS)._actions if a.dest == "command" or a.choices).choices
     assert commands is not None
-    trains = {"plan", "run", "resume", "confirm", "submit", "data", "replay", "export-weights", "signals"}
+    trains = {"plan", "run", "resume", "confirm", "submit", "data", "range-test", "replay", "export-weights", "signals"}
     assert set(commands) - set(READING) <= trains
 
 
