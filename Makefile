@@ -14,10 +14,13 @@ quick: $(VENV)/installed
 
 test-setup: $(VENV)/installed-dev
 
+# tests/device tells torch of a device that computes nothing, which other tests must not see: a process of its own.
 test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2 tests/device -m "not slow"
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not long"
 
 test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2 tests/device -m slow
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 test-long: $(VENV)/installed-dev

@@ -88,7 +88,7 @@ def range_test(request: RunRequest, wanted: RangeRequest) -> str:
 
     study, trainer = study_and_trainer(request)
     ramp, seeds = wanted.ramp(study), wanted.seed_numbers()
-    trainer.check_range_test(study)
+    trainer.range_test(study)  # refuses what has none
     for seed in seeds:
         study.run(trainer.content, study.models[0], study.arms[0], ramp.high, seed)  # raises for a reserved seed
     folder = out_folder(request, study)
@@ -160,9 +160,9 @@ def _test(job: _Job, hints: dict[str, Any]) -> float:
     runs = [study.run(trainer.content, job.model, job.arm, lrs[-1], seed) for seed in job.seeds]
     own_code = trainer.own_code(job.model, job.arm)  # before training: its files may change meanwhile
     together, tasks = trainer.limits(study).stackable, [task["name"] for task in trainer.tasks]
-    rows, started = [], time.perf_counter()
+    train, rows, started = trainer.range_test(study), [], time.perf_counter()
     for stack in [runs] if together else [[run] for run in runs]:
-        tested = trainer.range_test(stack, lrs, device=job.device, folder=job.folder, on_step=lambda _step: None)
+        tested = train(stack, lrs, job.device, job.folder)
         steps = np.arange(tested.loss.shape[1]) if tested.steps is None else tested.steps
         same = {
             "setting": setting_of(study, trainer.content),

@@ -210,24 +210,17 @@ class Trainer(protocol.Trainer):
         _tidy(own)
         return trained
 
-    def check_range_test(self, study: Study) -> None:
+    def range_test(self, study: Study) -> protocol.RangeTest:
         if self.function is None:
             raise ValueError(
                 "a command takes the lr of its run once, so it cannot rise; a range test needs a function as loop"
             )
+        return self._train_ramp
 
-    def range_test(
-        self,
-        runs: Sequence[Run],
-        lrs: Sequence[float],
-        *,
-        device: str,
-        folder: Path | str,
-        on_step: Callable[[int], None],
-    ) -> TrainedRuns:
+    def _train_ramp(self, runs: Sequence[Run], lrs: Sequence[float], device: str, folder: Path | str) -> TrainedRuns:
         (run,), ramp, started = runs, Ramp(lrs), time.perf_counter()
         with tempfile.TemporaryDirectory() as own:
-            watch = RampedWatch(Path(own), self.loop["tasks"], on_step, ramp)
+            watch = RampedWatch(Path(own), self.loop["tasks"], lambda _step: None, ramp)
             try:
                 self._call(replace(run, lr=lrs[0]), Path(own), device, watch, ramp)
                 watch.flush()

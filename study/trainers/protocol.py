@@ -109,6 +109,14 @@ class Checkpointer(Protocol):
         ...
 
 
+RangeTest = Callable[[Sequence[Run], Sequence[float], str, Path | str], TrainedRuns]
+"""Trains runs for as many steps as there are lrs, and returns their losses, which may end early.
+
+It takes the runs (of one model and kind, at most `Limits.largest_stack`; their own lr is the last one), the lr of each
+step, increasing, and device and folder as `Trainer.train` does.
+"""
+
+
 class Trainer(ABC):
     """Trains the runs of a study. A subclass replaces what differs.
 
@@ -273,30 +281,13 @@ class Trainer(ABC):
             RunError: some of the runs cannot be trained, and others may be.
         """
 
-    def check_range_test(self, study: Study) -> None:
-        """Raise ValueError where runs of the study cannot have another lr at each step."""
-        raise ValueError(f"a run of the trainer {study.trainer} has one lr for all of its steps: it has no range test")
+    def range_test(self, study: Study) -> RangeTest:
+        """Return the function that trains runs of the study whose lr rises from step to step.
 
-    def range_test(
-        self,
-        runs: Sequence[Run],
-        lrs: Sequence[float],
-        *,
-        device: str,
-        folder: Path | str,
-        on_step: Callable[[int], None],
-    ) -> TrainedRuns:
-        """Train runs whose lr rises from step to step, for as many steps as there are lrs.
-
-        Args:
-            runs: of one model and kind, at most `Limits.largest_stack` of them. Their own lr is the last of `lrs`.
-            lrs: the lr of each step, increasing.
-            device, folder, on_step: as in `train`.
-
-        Returns:
-            The losses. They may end early.
+        Raises:
+            ValueError: they cannot have another lr at each step.
         """
-        raise NotImplementedError
+        raise ValueError(f"a run of the trainer {study.trainer} has one lr for all of its steps: it has no range test")
 
     def columns(self, run: Run) -> tuple[dict[str, float], dict[str, Any]]:
         """Return the thresholds of a run, defaults included, and its other options, as the record keeps them."""

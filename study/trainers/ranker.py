@@ -285,29 +285,22 @@ class Trainer(protocol.Trainer):
             raise RunError(error.trained and _trained_runs(error.trained)) from error.__cause__
         return _trained_runs(trained)
 
-    def check_range_test(self, study: Study) -> None:
+    def range_test(self, study: Study) -> protocol.RangeTest:
         for method in dict.fromkeys(arm.method for arm in study.arms):
             if "rollback_options" in self._acts_on(method):
                 raise ValueError(
                     f"{method} goes back to an earlier step, and to its lr: it has no range test; name the other "
                     "methods, as in --set methods=none,clippy"
                 )
+        return self._train_ramp
 
-    def range_test(
-        self,
-        runs: Sequence[Run],
-        lrs: Sequence[float],
-        *,
-        device: str,
-        folder: Path | str,
-        on_step: Callable[[int], None],
-    ) -> TrainedRuns:
+    def _train_ramp(self, runs: Sequence[Run], lrs: Sequence[float], device: str, folder: Path | str) -> TrainedRuns:
         from study.trainers import warm_start
         from study.training.range_test import range_test
 
         started = time.perf_counter()
         start = self._start or warm_start.kept(folder, runs[0].recipe)
-        loss = range_test(runs, self.log, lrs, device, on_step, start)
+        loss = range_test(runs, self.log, lrs, device, start)
         seconds = (time.perf_counter() - started) / len(runs)
         return TrainedRuns(
             loss=loss, baseline=None, finite=np.asarray(np.isfinite(loss).all(axis=(1, 2))), seconds=seconds

@@ -4,7 +4,7 @@ Shape letters: R runs, S steps, T tasks.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ def range_test(
     log: Log,
     lrs: Sequence[float],
     device: str = "cpu",
-    on_step: Callable[[int], None] | None = None,
     start: Weights | None = None,
 ) -> np.ndarray:
     """Return the loss of each task at each step, before its update: float32 (R, S, T), in the order of `runs`.
@@ -34,7 +33,6 @@ def range_test(
         log: The data.
         lrs: The lr of each step, increasing.
         device: "cpu", "cuda", ...
-        on_step: Called after each step with its number.
         start: The weights that the recipe's `init_from` names.
     """
     assert all(run.lr == lrs[-1] for run in runs)
@@ -47,12 +45,10 @@ def range_test(
                 raise
             except Exception:
                 if len(runs) > 1:  # the other runs can be trained
-                    of_each = [range_test([run], log, lrs, device, on_step, start) for run in runs]
+                    of_each = [range_test([run], log, lrs, device, start) for run in runs]
                     return np.concatenate(of_each)
                 if stack.loss_RST[:, :step].isfinite().all() and evaluation.finite(stack).all():
                     raise
                 stack.loss_RST[:, step:] = math.nan
                 break
-            if on_step:
-                on_step(step)
         return stack.loss_RST.cpu().numpy()[stack.groups.callers_order]

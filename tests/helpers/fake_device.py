@@ -7,7 +7,6 @@ raises `DataDependentOutputException`. A shape that depends on numbers (`nonzero
 
 import contextlib
 import dataclasses
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
@@ -28,21 +27,18 @@ from study.training.model_check import stackable
 from study.training.networks import spec_of
 from study.training.stack import StackTraining
 
-DEVICE = torch.device("privateuseone:0")
+# Before the first backward, which makes a queue for each device. From then on torch takes it as the accelerator, for
+# checkpoints of activations too: what imports this file needs a process of its own.
+_setup_privateuseone_for_python_backend("nothing")
+
+DEVICE = torch.device("nothing:0")
 
 STEPS = 3
-
-
-@functools.cache
-def _register() -> None:
-    """Once a process, and not on import: torch then takes it as the accelerator, for checkpoints of activations too."""
-    _setup_privateuseone_for_python_backend("nothing")
 
 
 @contextlib.contextmanager
 def computing_nothing() -> Iterator[FakeTensorMode]:
     """Tensors inside the block have no numbers; those of numpy arrays and lists begin on the CPU."""
-    _register()
     mode: Any = FakeTensorMode()
     mode.__deepcopy__ = lambda _memo: mode  # copies of tensors stay in the mode
     made = {name: getattr(torch, name) for name in ("from_numpy", "tensor", "as_tensor")}

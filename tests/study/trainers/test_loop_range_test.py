@@ -41,9 +41,8 @@ def tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tested:
         arms = (Arm("plain", optimizer="none"),) if "optimizer(" in text else (Arm("plain"),)
         study = Study(name="s", trainer=Loop(f"{name}:train", **loop), arms=arms, lrs=(0.1, 1.0), seeds=range(2))
         trainer = open_trainer(study, tmp_path / "cache")
-        trainer.check_range_test(study)
         one = study.run(trainer.content, study.models[0], study.arms[0], lrs[-1], 0)
-        return trainer.range_test([one], lrs, device="cpu", folder=tmp_path, on_step=lambda _step: None)
+        return trainer.range_test(study)([one], lrs, "cpu", tmp_path)
 
     return run
 
@@ -108,7 +107,7 @@ def test_a_command_is_refused(tmp_path: Path) -> None:
     loop = Loop(command="python train.py --lr {lr}", losses="{folder}/losses.csv")
     study = Study(name="s", trainer=loop, arms=(Arm("plain"),), lrs=(0.1,))
     with pytest.raises(ValueError, match="a range test needs a function"):
-        open_trainer(study, tmp_path).check_range_test(study)
+        open_trainer(study, tmp_path).range_test(study)
 
 
 def test_a_run_without_a_range_test_has_one_lr(tmp_path: Path) -> None:

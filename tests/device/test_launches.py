@@ -10,8 +10,6 @@ from stacks import LOG
 
 from study import methods
 
-pytestmark = pytest.mark.slow  # torch knows the device from then on, which other tests would see
-
 PAGE = ROOT / "docs" / "performance.md"
 
 

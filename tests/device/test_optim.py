@@ -12,8 +12,6 @@ from torch import nn
 from study.methods import _bases
 from study.optim import Clippy, ClipUpdates
 
-pytestmark = pytest.mark.slow  # torch knows the device from then on, which other tests would see
-
 RULES = ("clippy", "agc", "update_rms_clip", "lamb", "layer_clip", "global_clip")
 
 SHAPES = ((3, 4), (4,), (200, 200))

@@ -11,8 +11,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from study.training import evaluation
 
-pytestmark = pytest.mark.slow  # torch knows the device from then on, which other tests would see
-
 
 def test_any_two_values_meet() -> None:
     for (i, one), (j, other) in itertools.combinations(enumerate(AXES), 2):
