@@ -22,6 +22,16 @@ from study.training.trainer import Trained
 
 RECIPE = Recipe(batch=64, steps=17, warmup=3, window=150)
 
+EARLY = {
+    "zclip": {"warmup_steps": 4, "z_max": 0.5},
+    "adagc": {"warmup_steps": 4},
+    "update_rms_clip": {"d": 0.01},
+    "activation_clip": {"limit": 0.5},
+    "rollback": {"spike": 0.5, "back": 4, "skip": 3},
+    "rollback_lower_lr": {"spike": 0.5, "back": 4},
+}
+"""Options that make a method act within a few steps."""
+
 VOCABULARY = (11, 4, 40)
 
 

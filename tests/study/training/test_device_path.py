@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stacks import LOG, RECIPE, make_run
+from stacks import EARLY, LOG, RECIPE, make_run
 
 from study import methods
 from study.config import Run
@@ -20,15 +20,6 @@ from study.training.metrics import auc, auc_of_runs, rmse, rmse_of_runs
 from study.training.stack import StackTraining, StepView
 from study.training.table_method import WholeTableMethod
 from study.training.trainer import Trained, train
-
-EARLY = {
-    "zclip": {"warmup_steps": 4, "z_max": 0.5},
-    "adagc": {"warmup_steps": 4},
-    "update_rms_clip": {"d": 0.01},
-    "activation_clip": {"limit": 0.5},
-    "rollback": {"spike": 0.5, "back": 4, "skip": 3},
-    "rollback_lower_lr": {"spike": 0.5, "back": 4},
-}
 
 rng = np.random.default_rng(3)
 codes = rng.integers(0, 40, (len(LOG.labels), 3)).astype(np.int32)

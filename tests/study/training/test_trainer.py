@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stacks import LOG, RECIPE, VOCABULARY, bits_of, make_log, make_run, plain_loop, ragged_stack
+from stacks import EARLY, LOG, RECIPE, VOCABULARY, bits_of, make_log, make_run, plain_loop, ragged_stack
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -30,16 +30,6 @@ from study.training.stack import StackTraining, StepView, steps_of
 from study.training.stack_method import StackMethod
 from study.training.touched_rows import TableBlocks, touched_by_groups, touched_or_none
 from study.training.trainer import train
-
-EARLY = {
-    "zclip": {"warmup_steps": 4, "z_max": 0.5},
-    "adagc": {"warmup_steps": 4},
-    "update_rms_clip": {"d": 0.01},
-    "activation_clip": {"limit": 0.5},
-    "rollback": {"spike": 0.5, "back": 4, "skip": 3},
-    "rollback_lower_lr": {"spike": 0.5, "back": 4},
-}
-"""Options that make a method act within a few steps."""
 
 NO_FACTOR = ("none", "activation_clip", "rollback", "rollback_lower_lr")
 
