@@ -24,7 +24,7 @@ SMALL += ["--stack", "2", "--workers", "3"]
 PENDING = """
 import collections, sys, threading, time
 import ray
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 seen = []
 
 def watch():

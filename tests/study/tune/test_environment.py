@@ -31,7 +31,7 @@ def test_no_address_is_that_of_the_job_else_a_local_ray(monkeypatch: pytest.Monk
 
 OWN = """
 import ray
-ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
 before = ray.get_runtime_context().get_node_id()
 from study.tune import cluster
 try:

@@ -122,7 +122,7 @@ def test_a_gpu_that_torch_cannot_use(tmp_path: Path, words: list[str], code: int
 
 HELD = """
 import ray, time
-ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 
 @ray.remote(num_cpus=0, num_gpus=1)
 def hold():
