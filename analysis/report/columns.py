@@ -78,6 +78,12 @@ def _ends(name: str, unit: str, what: str) -> dict[str, Column]:
     return {name: (unit, what)} | ends
 
 
+def _quartiles(name: str, what: str) -> dict[str, Column]:
+    """A column that is a median of steps, and its quartiles."""
+    ends = {f"{name}_q{share}": (STEPS, f"{share}% quantile of {name}, no interval") for share in (25, 75)}
+    return {name: (STEPS, f"median of the {what}")} | ends
+
+
 TABLES: dict[str, tuple[str, dict[str, Column]]] = {
     "edges": (
         "The edge of each curve at each level.",
@@ -333,6 +339,49 @@ TABLES["range_tests_rules"] = (
 TABLES["scale_points"] = ("The edges that the fit of a size takes.", TABLES["edges"][1] | FIT)
 TABLES["edges_over_steps_points"] = ("The edges at each horizon.", TABLES["scale_points"][1])
 TABLES["edges_over_steps_predictions"] = TABLES["scale_predictions"]
+
+SIGNAL: dict[str, Column] = {
+    "signal": ("", "what is watched at each step; lr and loss_share are what others have to beat"),
+    "diverged": (RUNS, "diverged runs with an onset"),
+    "completed": (RUNS, "completed runs"),
+    "healthy": (RUNS, "runs without an onset"),
+}
+TABLES["auc"] = (
+    "How well each signal tells runs that are about to diverge from others: the ROC AUC, some steps before the onset.",
+    SIGNAL
+    | {
+        "lag": (STEPS, "steps before the onset"),
+        "auc": ("AUC", "of the signal"),
+        "low": ("AUC", f"lower end {END} of auc"),
+        "high": ("AUC", f"upper end {END} of auc"),
+        **_ends("same_lr", "AUC", "of the signal among runs with the same lr"),
+    },
+)
+TABLES["rules"] = (
+    "What alarms do: a signal above a threshold that every other seed chose, on the seeds between.",
+    SIGNAL
+    | {
+        "threshold": ("that of the signal", "above it the alarm rings"),
+        "chosen_early": (SHARE, "early, on the seeds that chose the threshold"),
+        "chosen_gain": (STEPS, "gain, on the seeds that chose the threshold"),
+        **_ends("warned", SHARE, "diverged runs with an alarm before the onset"),
+        **_ends("early", SHARE, "diverged runs with an alarm before the run was gone"),
+        **_ends("false", SHARE, "completed runs with an alarm"),
+        **_quartiles("lead", "steps from the alarm to the onset, of the early ones"),
+        **_quartiles("gain", "steps from the alarm until the run was gone, of the early ones"),
+    },
+)
+TABLES["crossings"] = (
+    "How often sharpness times lr / 2 exceeded a level, before the onset where there is one.",
+    {
+        "outcome": ("", "of the runs"),
+        "level": (FACTOR, "of sharpness times lr / 2; above 1 a step overshoots on a quadratic"),
+        "n": (RUNS, "runs"),
+        "k": (RUNS, "runs of the n that exceeded the level"),
+        "share": (SHARE, "k / n"),
+        **_quartiles("lead", "steps from the first crossing to the onset"),
+    },
+)
 
 SCORES = {
     "kept": ("share of the reference gain", "share of the learnable gain{} that runs keep"),

@@ -5,7 +5,7 @@ from pathlib import Path
 from analysis.figures.axes import figure_style
 from analysis.figures.replay import DPI
 from analysis.figures.signals import figures
-from analysis.report.csv_file import write_csv
+from analysis.report.table_files import write_tables
 from analysis.stats.signals import judged, tables, watched
 from analysis.text.signals import sentences, skipped_text
 
@@ -19,8 +19,7 @@ def write(folder: Path) -> str:
     table, skipped = judged(every := watched(folder))
     made = tables(table)
     where = folder / "signals"
-    for name, frame in made.items():
-        write_csv(where / f"{name}.csv", frame, float_format="%.6g")
+    write_tables(folder, made, at=where.name, float_format="%.6g")
     with figure_style():
         drawn = figures(table, made["auc"])
         for name, figure in drawn.items():

@@ -1,4 +1,4 @@
-"""The CSV files of a report, in `tables/`, and what their columns mean, in `tables/columns.json`."""
+"""The CSV files of a report, and what their columns mean, in a `columns.json` beside them."""
 
 import contextlib
 import json
@@ -18,24 +18,28 @@ from study.storage.atomic import write_atomic
 COLUMNS_FILE = "columns.json"
 
 
-def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
+def write_tables(
+    folder: Path, tables: Mapping[str, pd.DataFrame], at: str = "tables", float_format: str | None = None
+) -> list[Path]:
     """Write tables as CSV, describe their columns in `columns.json`, and return the paths of the CSV files.
 
     Args:
         folder: Of a study or family. The tables of other commands in it stay described.
         tables: Name, without ending -> table. `analysis.report.columns` knows each name.
+        at: The folder inside, for these files.
+        float_format: As in `DataFrame.to_csv`.
 
     Raises:
         OSError: If the folder cannot be written.
     """
-    where, paths = folder / "tables", []
+    where, paths = folder / at, []
     study, version, units = _named(folder)
     files = {
         name: what for name, what in _described(where).items() if name.endswith(".csv") and (where / name).exists()
     }
     for name, table in tables.items():
         paths.append(where / f"{name}.csv")
-        write_csv(paths[-1], table)
+        write_csv(paths[-1], table, float_format=float_format)
         files[f"{name}.csv"] = described(name, map(str, table.columns), units)
     content = {"study": study, "version": version, "tables": dict(sorted(files.items()))}
     write_atomic(where / COLUMNS_FILE, json.dumps(content, indent=1).encode(), sync=False)

@@ -8,14 +8,17 @@
 
 Intervals are percentiles over DRAWS bootstrap samples, stratified: seeds are drawn with replacement within each model.
 For `moves` the seeds of both sides are drawn independently, as rliable does. Seeds are paired here, so this interval is
-rather too wide. With fewer than 5 seeds, both rest on few values.
+rather too wide. Few seeds vary less in a bootstrap than they should, so the percentiles lie further out (Hesterberg's
+expanded percentiles). One seed alone says nothing of the others.
 
 A grid hides where an edge lies between two lrs: if all seeds switch there, seeds alone would give an interval of no
-width. So each draw of `ratio` also shifts the edges of each curve by one random share of a step, within half a step.
-The interquartile mean that rliable prefers is not taken: on a grid most log ratios are equal, and it drops the others.
+width. So the interval of `moves` counts a tie as 0 at its low end and as 1 at its high end. Each draw of `ratio` also
+shifts the edges of each curve by one random share of a step, within half a step. The interquartile mean that rliable
+prefers is not taken: on a grid most log ratios are equal, and it drops the others. Coverage: docs/statistics.md.
 
 Source: R. Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021,
-arXiv 2108.13264; github.com/google-research/rliable.
+arXiv 2108.13264; github.com/google-research/rliable. T. Hesterberg, "What Teachers Should Know About the Bootstrap",
+The American Statistician 69 (2015).
 """
 
 import math
@@ -26,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special, stats
 
 from analysis.loading import with_curves
 from analysis.stats.contrasts import AT_LEAST, AT_MOST, KNOWN, UNDECIDED
@@ -124,22 +128,24 @@ def moves(sides: Sides, draws: int = DRAWS) -> dict[str, float]:
         x, y = a.log_S[:, None], b.log_S[None, :]
         wins = (x > y) + 0.5 * (x == y)
         share.append(wins.mean())
-        # Which of two edges is higher is unknown if both lie outside the tried lrs, or if there is only one seed.
-        unknown = ((x == y) & np.isinf(x)) | (min(wins.shape) < 2)
+        # Which edge is higher is unknown between the same two lrs, outside the tried ones, and where there is one seed.
+        unknown = (x == y) | (min(wins.shape) < 2)
         times_a, times_b = (rng.multinomial(n, np.full(n, 1 / n), draws) for n in wins.shape)
         for i in (0, 1):
             drawn[i] += ((times_a @ np.where(unknown, float(i), wins)) * times_b).sum(1) / wins.size
-    low, high = (float(np.quantile(of / len(sides), at)) for of, at in zip(drawn, (TAIL, 1 - TAIL), strict=True))
+    shares = _shares([min(len(a.seeds), len(b.seeds)) for a, b in sides])
+    low, high = (float(np.quantile(of / len(sides), at)) for of, at in zip(drawn, shares, strict=True))
     return {"moves": float(np.mean(share)), "moves_low": low, "moves_high": high}
 
 
 def ratio(sides: Sides, draws: int = DRAWS) -> dict[str, Any]:
     """Return the mean ratio of the edges, in log, with its 95% interval: ratio, low, high, status."""
     rng = np.random.default_rng(1)
-    middle, drawn = np.zeros(2), np.zeros((2, draws))
+    middle, drawn, seeds = np.zeros(2), np.zeros((2, draws)), []
     for a, b in sides:
         _, at_a, at_b = np.intersect1d(a.seeds, b.seeds, return_indices=True)
-        if not len(at_a):
+        seeds.append(len(at_a))
+        if len(at_a) < 2:
             return {"ratio": math.nan, "low": 0.0, "high": math.inf, "status": UNDECIDED}
         # An edge outside the tried lrs is only known to be outside: each end takes its worst value.
         low_a, high_a, step_a = _ends(a, at_a)
@@ -153,13 +159,20 @@ def ratio(sides: Sides, draws: int = DRAWS) -> dict[str, Any]:
     least, most = middle / len(sides)
     low, high = (
         float(np.quantile(values, share, method="inverted_cdf")) / len(sides)
-        for values, share in zip(drawn, (TAIL, 1 - TAIL), strict=True)
+        for values, share in zip(drawn, _shares(seeds), strict=True)
     )
     status = {(True, False): AT_LEAST, (False, True): AT_MOST, (False, False): UNDECIDED}.get(
         (math.isfinite(low), math.isfinite(high)), KNOWN
     )
     known = float(least) if least == most else math.nan
     return {"ratio": 10**known, "low": 10**low, "high": 10**high, "status": status}
+
+
+def _shares(seeds: Sequence[int]) -> tuple[float, float]:
+    """The shares of the draws below the two ends of an interval, by the seeds of each model."""
+    free = sum(seeds) - len(seeds)
+    tail = float(special.ndtr(math.sqrt(sum(seeds) / free) * stats.t.ppf(TAIL, free))) if free else 0.0
+    return tail, 1 - tail
 
 
 def _ends(edges: SeedEdges, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
-"""How often claims are wrong on curves of any shape: safe lrs, differences between methods, edges of adaptive searches,
-and curves that are said to fall again; and what a search saves.
+"""How often claims are wrong on curves of any shape: safe lrs, differences between methods, over several models too,
+edges of adaptive searches, and curves that are said to fall again; and what a search saves.
 
-    python tests/helpers/simulation_claims.py [--tables safe families searches cost falls] [--simulations 400]
+    python tests/helpers/simulation_claims.py [--tables safe families models searches cost falls] [--simulations 400]
 """
 
 import math
@@ -13,6 +13,7 @@ import numpy as np
 from cells import options, simulate
 from shapes import GRIDS, SHAPES, Shape
 from simulated_edges import fitted_once
+from simulated_models import across
 from simulated_search import Found, recorded_search, search
 
 from analysis.stats.claims import CLAIMED, Evidence, claim
@@ -24,6 +25,7 @@ from analysis.stats.rates import octave_bins
 
 LRS = GRIDS["12 even"]
 SHALLOW, STEEP, FALLING = "logistic, scale 0.167", "logistic, scale 0.05", "falls again"
+TWO_GROUPS = tuple(name for name in SHAPES if name.startswith("two groups"))
 LAPSING, FLOOR = "plateau 0.6, runs lapse", "floor 0.05"
 
 
@@ -189,6 +191,16 @@ TABLES = {
             for shape in (SHALLOW, STEEP, "cliff", LAPSING)
             for seeds in (3, 8, 16, 32)
             for kept in (0.0, 1.0)
+        ],
+    ),
+    "models": (
+        across,
+        [
+            {"shape": shape, "grid": grid, "seeds": seeds, "paired": paired}
+            for shape in (SHALLOW, STEEP, "cliff", *TWO_GROUPS, "exponential tail to the right, 0.2")
+            for grid in ("12 even", "quick")
+            for seeds in (3, 5, 16)
+            for paired in (0.0, 1.0)
         ],
     ),
     "searches": (

@@ -37,6 +37,7 @@ def claims(_: float) -> str:
     differing = lr50[[f"differs from {reference}" for reference in REFERENCES]].max().max()
     families_of_cell, equal = rows_of("families")[["simulations", "wrong"]].max()
     wrong = rows_of("safe")["wrong"].max()
+    models_hold = rows_of("models")[["moves_covered", "ratio_covered"]].min(axis=1)
     said = (
         f"**Edges**: on {lr50['shape'].nunique()} curves of many shapes, the 95% interval of LR50 contains the true "
         "edge in at least "
@@ -54,6 +55,8 @@ def claims(_: float) -> str:
         "**Differences between methods**: two curves with the same LR50 and other shapes are said to differ in at most "
         f"{differing:.1%} of the studies of each cell. Of five equal methods, one is said to differ in at most "
         f"{equal:.1%} of {families_of_cell:.0f} families.",
+        "**Over several models** (`across_models`): the intervals contain the true values in at least "
+        f"{models_hold.min():.1%} of the studies of each of {len(models_hold)} cells.",
     )
     return "\n".join(textwrap.fill(f"- {words}", 125, subsequent_indent="  ") for words in said)
 
@@ -151,6 +154,17 @@ def families(_: float) -> str:
     return f"{_each(rows, 'families of each curve and number of seeds')}\n\n{markdown(lines)}"
 
 
+def models(_: float) -> str:
+    """Return how often the intervals over several models hold, and how wide they are, by curve and seeds."""
+    rows = rows_of("models")
+    lines = [["curve", "seeds", "`moves` covered", "width", "`ratio` covered", "width, decades"]]
+    for (shape, seeds), own in rows.groupby(["shape", "seeds"], sort=False):  # pyright: ignore[reportGeneralTypeIssues]
+        least, mean = own.min(numeric_only=True), own.mean(numeric_only=True)
+        lines.append([str(shape), str(seeds), f"{least['moves_covered']:.3f}", f"{mean['moves_width']:.2f}"])
+        lines[-1] += [f"{least['ratio_covered']:.3f}", f"{mean['ratio_width']:.2f}"]
+    return f"{_each(rows, 'studies of each curve, grid and number of seeds')}\n\n{markdown(lines)}"
+
+
 def searches(level: float) -> str:
     """Return what adaptive searches find, by curve."""
     rows = rows_of("searches")
@@ -192,7 +206,21 @@ def falls(_: float) -> str:
 
 TABLES: dict[str, Callable[[float], str]] = {
     made.__name__: made
-    for made in (claims, simulated, worst, coverage, widths, flagged, differs, safe, families, searches, cost, falls)
+    for made in (
+        claims,
+        simulated,
+        worst,
+        coverage,
+        widths,
+        flagged,
+        differs,
+        safe,
+        families,
+        models,
+        searches,
+        cost,
+        falls,
+    )
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from simulated_record import simulated_definition, write_simulated_study
+from watched import TABLE
 
 import study
 from analysis.loading import FamilyMember, threshold_columns
@@ -18,15 +19,16 @@ from analysis.stats.forest import fitted_members, forest_of
 from analysis.stats.horizon import COLUMNS as OF_DOUBLING
 from analysis.stats.interactions import gains, interactions
 from analysis.stats.scale import exponents
+from analysis.stats.signals import tables as signal_tables
 from study.config import Arm
 
 PUBLISHED = Path(__file__).parents[3] / "docs" / "results"
 
 
-def holds(folder: Path, thresholds: set[str]) -> dict:
+def holds(folder: Path, thresholds: set[str], at: str = "tables") -> dict:
     """The descriptions in a folder, if they are those of its files."""
-    content = json.loads((folder / "tables" / "columns.json").read_text())
-    files = {path.name: list(pd.read_csv(path).columns) for path in (folder / "tables").glob("*.csv")}
+    content = json.loads((folder / at / "columns.json").read_text())
+    files = {path.name: list(pd.read_csv(path).columns) for path in (folder / at).glob("*.csv")}
     assert {name: list(table["columns"]) for name, table in content["tables"].items()} == files
     for table in content["tables"].values():
         assert table["what"].endswith(".")
@@ -50,6 +52,12 @@ def test_the_tables_of_a_report_are_described(tmp_path: Path, name: str) -> None
     assert list(content["tables"]["edges.csv"]["columns"])[:6] == ["model", "curve", "edge", "low", "high", "status"]
     if name == "lr_synthetic":
         assert cells["auc_click_q10"]["what"].endswith("10% quantile over seeds, no interval")
+
+
+def test_the_tables_of_signals_are_described(tmp_path: Path) -> None:
+    write_tables(tmp_path, signal_tables(TABLE), at="signals")
+    content = holds(tmp_path, set(), at="signals")
+    assert list(content["tables"]) == ["auc.csv", "crossings.csv", "rules.csv"]
 
 
 def test_the_tables_of_sizes_are_described() -> None:
