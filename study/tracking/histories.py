@@ -12,6 +12,7 @@ import pyarrow as pa
 from study.loops.losses_table import Columns
 from study.text.wording import count
 from study.tracking.client import open_client, quiet_mlflow, tracking_errors
+from study.tracking.writing import every_run
 
 if TYPE_CHECKING:  # MLflow takes a second to import
     from mlflow import MlflowClient
@@ -20,7 +21,6 @@ if TYPE_CHECKING:  # MLflow takes a second to import
 RUN = "MLflow run"
 """The column that identifies runs."""
 
-PAGE = 1000
 MOST_NAMES = 5
 """Most names of runs in a note."""
 
@@ -90,15 +90,7 @@ def _runs(client: "MlflowClient", name: str) -> Iterator["Run"]:
     if experiment is None:
         known = [found.name for found in client.search_experiments(max_results=20)]
         raise ValueError(f"MLflow has no experiment {name!r}; it has {', '.join(known)}")
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment.experiment_id], max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return every_run(client, experiment.experiment_id, order="start_time")
 
 
 def _values(run: "Run", columns: Columns) -> tuple[dict[str, Any], str]:

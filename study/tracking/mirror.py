@@ -48,10 +48,10 @@ from study.tracking.writing import (
     KEY,
     KIND,
     LONGEST_VALUE,
-    PAGE,
     PARENT,
     STATE,
     create,
+    every_run,
     finish,
     log,
 )
@@ -166,15 +166,9 @@ class _View:
 
 
 def _read_view(client: "MlflowClient", experiment: str) -> _View:
-    runs, unfinished, token = {}, set(), None
-    while True:
-        page = client.search_runs([experiment], max_results=PAGE, order_by=["attribute.run_id"], page_token=token)
-        ours = [run for run in page if KIND in run.data.tags]
-        runs |= {run.info.run_id: run.data.tags for run in ours}
-        unfinished |= {run.info.run_id for run in ours if run.info.status != FINISHED}
-        token = page.token
-        if not token:
-            return _View(runs=runs, unfinished=frozenset(unfinished))
+    ours = [run for run in every_run(client, experiment) if KIND in run.data.tags]
+    unfinished = frozenset(run.info.run_id for run in ours if run.info.status != FINISHED)
+    return _View(runs={run.info.run_id: run.data.tags for run in ours}, unfinished=unfinished)
 
 
 def _complete_run(view: _View, key: str) -> str | None:

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from study.record import tables
 from study.record.definition import Definition
+from study.record.schema import is_threshold
 from study.tracking import client as connection
-from study.tracking.view import content_hash, mlflow_name
-from study.tracking.writing import CONTENT, FINISHED, KEY, KIND, PAGE, create, finish, log
+from study.tracking.view import arm_params, content_hash, mlflow_name
+from study.tracking.writing import CONTENT, FINISHED, KEY, KIND, create, every_run, finish, log
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from mlflow import MlflowClient
-    from mlflow.entities import Run as MlflowRun
 
 AUTO, ALL, NONE = RUNS = ("auto", "all", "none")
 """Which studies have their training runs in MLflow: those of up to MOST_RUNS, every one, or none."""
@@ -76,7 +76,8 @@ def mirror_runs(
     if missing:
         curves = dict(_loss_curves(tables.read_losses(folder, [row["run_id"] for row in missing])))
         for row in missing:
-            _write(client, experiment, row, curves.get(row["run_id"], []), began)
+            run = row["run_id"]
+            _write(client, experiment, row, hashes[run], curves.get(run, []), began)
         if not own:  # if a server dies before it answers, MLflow asks again, and a run may exist twice
             _delete_others(client, experiment, hashes)
     return len(wanted)
@@ -111,7 +112,7 @@ def _hash(row: Mapping[str, Any]) -> str:
 def _delete_others(client: "MlflowClient", experiment: str, wanted: Mapping[str, str]) -> set[str]:
     """Delete all runs of ours but one of each that shows what is wanted. Returns the ids of the runs that are shown."""
     there: set[str] = set()
-    for found in [*_every_run(client, experiment)]:  # pages are counted from the start: deleting moves later runs
+    for found in [*every_run(client, experiment)]:  # pages are counted from the start: deleting moves later runs
         run, tags = found.data.tags.get(KEY, ""), found.data.tags
         if tags.get(KIND) != "run":
             continue
@@ -122,24 +123,15 @@ def _delete_others(client: "MlflowClient", experiment: str, wanted: Mapping[str,
     return there
 
 
-def _every_run(client: "MlflowClient", experiment: str) -> "Iterator[MlflowRun]":
-    token = None
-    while True:
-        page = client.search_runs([experiment], max_results=PAGE, order_by=["attribute.run_id"], page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
 def _write(
     client: "MlflowClient",
     experiment: str,
     row: Mapping[str, Any],
+    content: str,
     curve: Sequence[tuple[int, float]],
     began: int,
 ) -> None:
-    tags = _tags(row) | {KIND: "run", KEY: row["run_id"], CONTENT: _hash(row)}
+    tags = _tags(row) | {KIND: "run", KEY: row["run_id"], CONTENT: content}
     run = create(client, experiment, _name(row), began, tags)
     metrics = [("loss", loss, step) for step, loss in curve]
     last = curve[-1][0] if curve else 0
@@ -153,9 +145,6 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def _params(row: Mapping[str, Any]) -> dict[str, str]:
-    from study.record.schema import is_threshold
-    from study.tracking.view import arm_params
-
     thresholds = [name for name, value in row.items() if is_threshold(name) and value is not None]
     arm = arm_params(row, thresholds)
     run = {"lr": f"{row['lr']:.12g}", "seed": str(row["seed"]), "role": row["role"], "steps": str(row["steps"])}

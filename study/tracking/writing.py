@@ -1,6 +1,6 @@
-"""Writes one run of MLflow: its tags, metrics and parameters, in batches."""
+"""Writes one run of MLflow: its tags, metrics and parameters, in batches; and reads all runs, page by page."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,17 @@ ANSWERS = "study.answers"
 """Tags of our runs: the kind (study, curve, cell; run, of a training run), which one, a hash of what it shows (of a
 curve's answers: ANSWERS), and whether it is complete. Runs without these tags are the user's own and stay."""
 FINISHED = "FINISHED"
+
+
+def every_run(client: "MlflowClient", experiment: str, order: str = "run_id") -> "Iterator[MlflowRun]":
+    """Yield the runs of an experiment, in the order of one of their attributes."""
+    token = None
+    while True:
+        page = client.search_runs([experiment], max_results=PAGE, order_by=[f"attribute.{order}"], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def create(client: "MlflowClient", experiment: str, name: str, start: int, tags: dict[str, str]) -> str:

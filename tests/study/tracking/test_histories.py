@@ -107,7 +107,10 @@ def test_losses_that_are_not_finite_and_repeated_steps_are_read(server: Path) ->
     assert cells.loc[(0.8, 2), "steps"] == 40
 
 
-def test_the_command_line_imports_an_experiment(server: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_imports_an_experiment(
+    server: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("study.tracking.writing.PAGE", 3)
     experiment = Experiment(server)
     experiment.grid()
     experiment.grid(qk_norm="True", seeds=(2, 3))

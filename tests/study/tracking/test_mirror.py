@@ -13,7 +13,9 @@ from mlflow_view import Killed, View, answers_of, assert_exactly_once, mirror_cu
 from simulated_record import simulated_definition, write_simulated_study
 
 from study.record.definition import RecordError
+from study.record.tables import read_runs
 from study.tracking.client import DATABASE, open_client
+from study.tracking.writing import KEY
 
 
 def test_answers_are_written_once_when_the_study_is_finished(folder: Path, watch: Any) -> None:
@@ -120,21 +122,24 @@ class RepeatingClient:
         return twice
 
 
-@pytest.mark.parametrize("grown", [False, True], ids=["first", "grown"])
+@pytest.mark.parametrize(("runs", "grown"), [("none", False), ("none", True), ("all", True)])
 def test_repeated_requests_leave_no_duplicates(
-    tmp_path: Path, folder: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, grown: bool
+    tmp_path: Path, folder: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, runs: str, grown: bool
 ) -> None:
     """Of a shared server, which only differs from this database in its address."""
     monkeypatch.chdir(tmp_path)  # MLflow keeps the files of such a one in the current folder
     uri = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'shared.db')}"
     if grown:
-        mirror_curves(folder, uri)
+        mirror_curves(folder, uri, runs=runs)
         write(folder, seeds=8)
     monkeypatch.setattr("study.tracking.mirror.open_client", lambda uri: RepeatingClient(open_client(uri)))
-    result = mirror_curves(folder, uri)
+    result = mirror_curves(folder, uri, runs=runs)
     monkeypatch.undo()
     assert (result.curves, result.cells) == (2, 6)
     assert_exactly_once(folder, View(folder, uri, experiment=result.experiment_id))
+    if runs == "all":
+        trained = View(folder, uri, experiment=str(int(result.experiment_id) + 1)).runs
+        assert sorted(run.data.tags[KEY] for run in trained) == sorted(read_runs(folder)["run_id"])
 
 
 def test_incomplete_curve_is_shown_only_when_the_study_is_finished(tmp_path: Path, empty_database: Path) -> None:
@@ -185,7 +190,7 @@ def test_deleted_runs_are_restored_and_runs_of_the_user_stay(folder: Path) -> No
 
 def test_reads_more_runs_than_one_page(folder: Path, watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror_curves(folder)
-    monkeypatch.setattr("study.tracking.mirror.PAGE", 2)
+    monkeypatch.setattr("study.tracking.writing.PAGE", 2)
     with watch() as writes:
         mirror_curves(folder)
     assert writes == []
