@@ -96,6 +96,10 @@ OF_TABLES = frozenset(
 """Columns of the tables that `analysis` makes of a record. Each threshold is a column there too."""
 
 
+_OF_RECORD = frozenset((*COLUMNS.names, *COUNTS, *OF_SOME))
+_PREFIXES = tuple(PER_TASK)
+
+
 def check_thresholds(names: Iterable[str], where: str) -> None:
     """Raise ValueError for a threshold or numeric option that would be a column of the same name as another.
 
@@ -103,15 +107,14 @@ def check_thresholds(names: Iterable[str], where: str) -> None:
         names: of the thresholds.
         where: what has them, for the message.
     """
-    own = {*COLUMNS.names, *COUNTS, *OF_SOME, *OF_TABLES}
     for name in names:
-        if name in own or name.startswith(tuple(PER_TASK)):
+        if name in OF_TABLES or not is_threshold(name):
             raise ValueError(f"{where} has the option {name}, but reports have a column of this name; rename it")
 
 
 def is_threshold(name: str) -> bool:
     """Return whether a column of a table of runs holds a threshold: the record itself has no such column."""
-    return name not in {*COLUMNS.names, *COUNTS, *OF_SOME} and not name.startswith(tuple(PER_TASK))
+    return name not in _OF_RECORD and not name.startswith(_PREFIXES)
 
 
 def extra_column_type(name: str) -> pa.DataType:
