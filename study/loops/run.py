@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from study.loops.range_test import Ramp
+    from study.loops.range_test import LrRamp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class LoopRun:
     model: str = ""
     folder: Path
     device: str = "cpu"
-    ramp: "Ramp | None" = field(default=None, repr=False, compare=False)
+    ramp: "LrRamp | None" = field(default=None, repr=False, compare=False)
 
     def lr_at(self, step: int) -> float:
         """Return the lr of a step, from 0: the run's, or in a range test that of the step."""

@@ -21,7 +21,7 @@ from study.config import Arm, Recipe, Run, Study, canonical_json, united_arms
 from study.loops import command, loss_file, process_state
 from study.loops.definition import keyword_options, takes_any_option
 from study.loops.loss_file import Losses
-from study.loops.range_test import Ramp, RampedWatch
+from study.loops.range_test import LrRamp, RampedWatch
 from study.loops.run import LoopRun
 from study.loops.watch import RunEnded, Watch
 from study.outcomes.judge import exploded_steps
@@ -218,7 +218,7 @@ class Trainer(protocol.Trainer):
         return self._train_ramp
 
     def _train_ramp(self, runs: Sequence[Run], lrs: Sequence[float], device: str, folder: Path | str) -> TrainedRuns:
-        (run,), ramp, started = runs, Ramp(lrs), time.perf_counter()
+        (run,), ramp, started = runs, LrRamp(lrs), time.perf_counter()
         with tempfile.TemporaryDirectory() as own:
             watch = RampedWatch(Path(own), self.loop["tasks"], lambda _step: None, ramp)
             try:
@@ -231,7 +231,9 @@ class Trainer(protocol.Trainer):
                 watch.close()
         return self._result(losses, {}, declared=bool(watch.reason), seconds=time.perf_counter() - started)
 
-    def _call(self, run: Run, own: Path, device: str, watch: Watch, ramp: Ramp | None = None) -> dict[str, Any] | None:
+    def _call(
+        self, run: Run, own: Path, device: str, watch: Watch, ramp: LrRamp | None = None
+    ) -> dict[str, Any] | None:
         """Call the loop; return its metrics, or None where it ended itself and its losses show why."""
         options = (self.defaults or {}) | run.options
         about = LoopRun(

@@ -82,10 +82,32 @@ def test_an_optimizer_of_the_run_follows(tested: Tested, after: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_a_loop_that_takes_its_lr_once_is_refused(tested: Tested) -> None:
-    text = TORCH.format(optimizer="torch.optim.SGD([weight], lr=run.lr)", before="", after="")
-    with pytest.raises(ValueError, match="takes the lr of its run once"):
-        tested(text, "loop_once")
+@pytest.mark.parametrize(
+    ("name", "lr", "before", "step"),
+    [
+        ("never_asks", "run.lr", "", 0),
+        ("asks_once", "run.lr_at(0)", "", 1),
+        ("asks_at_first", "run.lr", "run.lr_at(min(step, 1))", 2),
+        ("asks_for_the_step_before", "run.lr", "run.lr_at(step - 1)", 0),
+    ],
+)
+def test_a_loop_that_does_not_ask_for_the_lr_of_each_step_is_refused(
+    tested: Tested, name: str, lr: str, before: str, step: int
+) -> None:
+    text = TORCH.format(optimizer=f"torch.optim.SGD([weight], lr={lr})", before=before, after="")
+    with pytest.raises(ValueError, match=f"did not take the lr of step {step}, so its lr does not rise"):
+        tested(text, f"loop_{name}")
+
+
+def test_an_optimizer_that_is_made_later_has_the_lr_of_its_step(tested: Tested) -> None:
+    text = TORCH.format(optimizer="None", before="optimizer = run.optimizer([weight])", after="").replace(
+        "(run, watch)", "(run, watch, optimizer='none')"
+    )
+    weight, expected = 1.0, []
+    for lr in LRS:
+        expected.append(weight**2 / 2)
+        weight -= lr * weight / np.sqrt(0.1 + weight**2 + 1e-7)
+    np.testing.assert_allclose(tested(text, "loop_of_new_ones").loss[0, :, 0], expected, rtol=1e-5)
 
 
 def test_a_loop_that_ends_early_or_is_no_number_leaves_its_losses(tested: Tested) -> None:
