@@ -118,9 +118,7 @@ def _report(options: argparse.Namespace) -> None:
     if options.figures is not None and not formats:
         raise ValueError("--figures needs formats, such as pdf,svg")
     if not family.is_family(folder):
-        show(report.report(folder, formats))
-        if options.latex:
-            show(report.latex(folder))
+        show(report.report(folder, formats, latex=options.latex))
         return
     if formats or options.latex:
         option = "--figures" if formats else "--latex"

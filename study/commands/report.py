@@ -13,6 +13,7 @@ from study.record import tables
 from study.record.failures import read_failures
 from study.record.references import references
 from study.storage import stores
+from study.storage.atomic import write_atomic
 from study.storage.stores import StorageError
 
 if TYPE_CHECKING:
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
     from analysis.stats.scale import ScaleTables
 
 
-def report(folder: Path, figures: Sequence[str] = ()) -> str:
+def report(folder: Path, figures: Sequence[str] = (), *, latex: bool = False) -> str:
     """Write the report, and return its text for a terminal.
 
     Args:
         folder: Of the study.
         figures: Formats of figures for a paper, which go into figures/paper (`save_figures`).
+        latex: Also write the edges as a table of LaTeX, `tables/edges.tex`.
 
     Raises:
         ValueError: Unknown formats.
@@ -36,8 +38,9 @@ def report(folder: Path, figures: Sequence[str] = ()) -> str:
     from analysis.report import page, terminal
     from analysis.report.figures import check_figures
     from analysis.report.figures import save_figures as paper_figures
-    from analysis.report.tables import report_tables
+    from analysis.report.tables import LEVELS, report_tables
     from analysis.stats.trajectories import example_pairs
+    from analysis.text.latex import edges_table
     from analysis.text.report import MOST_REJUDGED
 
     if figures:
@@ -60,15 +63,19 @@ def report(folder: Path, figures: Sequence[str] = ()) -> str:
         )
         if figures:
             paper_figures(found, folder / "figures" / "paper", figures, COLUMN, losses, told)
+        if latex:
+            parts = [edges_table(found.edges[level]) for level in LEVELS]
+            write_atomic(folder / "tables" / "edges.tex", "\n\n".join(parts).encode() + b"\n", sync=False)
     except OSError as error:
         raise StorageError(f"cannot write the report to {folder} ({error.strerror or error})") from error
     stores.publish(folder)
     address = stores.address(folder)
     url = "" if address == str(folder) else f"\n        {address}/{path.name}"
     text = terminal.text(found, typed_path(folder), typed_command())
-    return "\n".join(
-        [text, *_missing_losses(judged, losses), *_missing_runs(folder, found), "", f"report: {path}{url}"]
-    )
+    lines = [text, *_missing_losses(judged, losses), *_missing_runs(folder, found), "", f"report: {path}{url}"]
+    if latex:
+        lines.append(f"LaTeX: {folder}/tables/edges.tex (LR50 and LR05; needs \\usepackage{{booktabs}})")
+    return "\n".join(lines)
 
 
 COLUMN = 3.3
@@ -101,25 +108,6 @@ def save_figures(folder: Path, into: Path, formats: Sequence[str], width: float 
         return paper_figures(found, into, formats, width, losses, told)
     except OSError as error:
         raise StorageError(f"cannot write figures to {into} ({error.strerror or error})") from error
-
-
-def latex(folder: Path) -> str:
-    """Write the edges as a table of LaTeX, `tables/edges.tex`, and return where it is. Raises StorageError."""
-    import analysis
-    from analysis.stats.edges import fits
-    from analysis.text.latex import edges_table
-    from study.storage.atomic import write_atomic
-
-    runs = analysis.load(folder)
-    fitted = fits(runs)
-    parts = [edges_table(analysis.edges(runs, level, fitted)) for level in (0.5, 0.05)]
-    path = folder / "tables" / "edges.tex"
-    try:
-        write_atomic(path, "\n\n".join(parts).encode() + b"\n", sync=False)
-    except OSError as error:
-        raise StorageError(f"cannot write {path} ({error.strerror or error})") from error
-    stores.publish(folder, ("tables/*.tex",))
-    return f"LaTeX: {path} (LR50 and LR05; needs \\usepackage{{booktabs}})"
 
 
 def _missing_losses(runs: "pd.DataFrame", losses: "pd.DataFrame") -> list[str]:

@@ -30,6 +30,7 @@ PUBLISHED = (
     "optuna.journal",
     "tables/*.csv",
     "tables/*.json",
+    "tables/*.tex",
     "figures/*.png",
     "figures/paper/*",
 )

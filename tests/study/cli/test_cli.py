@@ -147,6 +147,26 @@ def test_a_folder_without_a_study_is_named(refused: Callable[..., str], tmp_path
     assert refused(command, tmp_path / "nothing").endswith("nothing holds no study (no study.json)")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--latex"], "holds a family of studies; --latex takes one study"),
+        (["--figures", "pdf"], "holds a family of studies; --figures takes one study"),
+        (["--figures", ","], "--figures needs formats, such as pdf,svg"),
+    ],
+)
+def test_a_family_has_no_table_or_figures_for_a_paper(
+    refused: Callable[..., str], tmp_path: Path, words: list[str], message: str
+) -> None:
+    (tmp_path / "family.json").write_text("{}")
+    assert refused("report", tmp_path, *words).endswith(message)
+
+
+def test_figures_of_an_unknown_format_are_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    _make_study(tmp_path)
+    assert "formats are some of pdf, svg, png" in refused("report", tmp_path, "--figures", "pdf,gif")
+
+
 def test_an_out_that_cannot_be_a_folder_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], no_ray: None
 ) -> None:
