@@ -1,7 +1,7 @@
 """Copies the files of one record into that of the same study: runs that it lacks with their losses, and the rest."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,14 @@ def copy_record(folder: Path, into: Path) -> None:
         StorageError: a file cannot be read or written now, or was removed meanwhile.
     """
     store = stores.store_for(into)
+    there = {kind: set(store.names(kind)) for kind in ("losses", "runs", *OTHERS)}
     recorded = tables.recorded_ids(into)
     for path, runs in tables.read_run_files(folder):
         new = [run for run in runs["run_id"].to_pylist() if run not in recorded]
         recorded |= set(new)
         if len(new) == runs.num_rows:
             contents = {kind: _content(folder, f"{kind}/{path.name}") for kind in ("losses", "runs")}
-            name = _free(store, path, contents)
+            name = _free(store, path, contents, there)
             for kind, content in contents.items():  # losses are written before their rows
                 store.put(f"{kind}/{name}", content)
         elif new:
@@ -69,13 +70,10 @@ def copy_record(folder: Path, into: Path) -> None:
             own = hashlib.sha256(",".join(new).encode()).hexdigest()[:32]
             tables.write_tables(into, own, _of(runs, new), _of(losses, new))
     for kind, (suffix, parse) in OTHERS.items():
-        there = set(store.names(kind))
         for path, _ in files.read_each(folder, kind, suffix, parse):
             content = _content(folder, f"{kind}/{path.name}")
-            if path.name not in there:
-                store.put(f"{kind}/{path.name}", content)
-            elif kind != "confirm":
-                store.put(f"{kind}/{_free(store, path, {kind: content})}", content)
+            if kind != "confirm" or path.name not in there[kind]:
+                store.put(f"{kind}/{_free(store, path, {kind: content}, there)}", content)
 
 
 def _content(folder: Path, name: str) -> bytes:
@@ -88,10 +86,10 @@ def _present(content: bytes | None, folder: Path, name: str) -> bytes:
     return content
 
 
-def _free(store: stores.Store, path: Path, contents: Mapping[str, bytes]) -> str:
-    """A name under which the store holds no other content. contents: folder -> the content of its file."""
-    before = {kind: store.get(f"{kind}/{path.name}") for kind in contents}
-    if all(before[kind] in (None, content) for kind, content in contents.items()):
+def _free(store: stores.Store, path: Path, contents: Mapping[str, bytes], there: Mapping[str, Collection[str]]) -> str:
+    """A name under which the store holds no other content. contents, there: folder -> its file, and names it holds."""
+    same = (store.get(f"{kind}/{path.name}") == contents[kind] for kind in contents if path.name in there[kind])
+    if all(same):
         return path.name
     digest = hashlib.sha256(b"".join(contents.values())).hexdigest()[:8]
     return f"{path.stem}-{digest}{path.suffix}"

@@ -20,6 +20,7 @@ from study.record.confirmations import Confirmation, write_confirmation
 from study.record.definition import Definition, open_study, read_definition
 from study.storage import stores
 from study.storage.local import LocalStore
+from study.storage.object_store import ObjectStore
 
 LRS = (0.1, 0.4, 0.8)
 
@@ -188,6 +189,16 @@ def test_weights_that_vanish_are_named_before_anything_is_written(halves: Path, 
     with pytest.raises(stores.StorageError, match=r"low/init/w\.safetensors is not there"):
         study.merge(halves / "low", halves / "high", out=tmp_path / "out")
     assert not (tmp_path / "out" / "study.json").exists()
+
+
+def test_files_are_copied_to_an_object_store_without_asking_for_each(halves: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    into, get, asked = stores.folder_of(f"memory://copied/{tmp_path.name}"), ObjectStore.get, []
+    stores.store_for(into).put("study.json", (halves / "low" / "study.json").read_bytes())
+    monkeypatch.setattr(ObjectStore, "get", lambda store, name, *more: asked.append(name) or get(store, name, *more))
+    merging.copy_record(halves / "low", into)
+    assert [name for name in asked if "/" in name] == []
+    assert stores.store_for(into).names("runs") == sorted(path.name for path in (halves / "low" / "runs").iterdir())
 
 
 def test_a_file_that_vanishes_is_named(halves: Path, tmp_path: Path, monkeypatch) -> None:
