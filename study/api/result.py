@@ -240,7 +240,6 @@ class Result:
             accept_changed_code: Go on although a module of your own has changed since runs of it were recorded.
         """
         from study import plugins
-        from study.api.running import own_breakpoint
         from study.commands.confirm import confirm
         from study.commands.recommend import Claim
         from study.commands.request import RunRequest
@@ -249,8 +248,7 @@ class Result:
         plugins.add_script_folder()
         wanted = ConfirmRequest(lr=lr, seeds=seeds_text(seeds), methods=method, models=model)
         request = RunRequest(space="", address=address, workers=workers, accept_changed_code=accept_changed_code)
-        with own_breakpoint():
-            confirm(self.folder, request, wanted, Claim(risk=risk, confidence=confidence))
+        confirm(self.folder, request, wanted, Claim(risk=risk, confidence=confidence))
         return type(self)(self.folder)
 
     def report(self) -> Path:

@@ -1,8 +1,7 @@
 """Runs a study from Python."""
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from study.api.result import AnyPath, Result, seeds_text
@@ -84,22 +83,7 @@ def run(
         trainer = open_trainer(ready, cache_folder())
     else:
         raise ValueError(f"need a Study or the name of a search space, got {type(what).__name__}")
-    with own_breakpoint():
-        return Result(command.run(request, ready, trainer))
-
-
-@contextlib.contextmanager
-def own_breakpoint() -> Iterator[None]:
-    """Leave `breakpoint()` of a notebook as it was: Ray sets PYTHONBREAKPOINT to its own debugger."""
-    name = "PYTHONBREAKPOINT"
-    before = os.environ.get(name)
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before
+    return Result(command.run(request, ready, trainer))
 
 
 def _value(value: Any) -> str:

@@ -74,6 +74,19 @@ def test_ray_shows_the_name_of_the_study(monkeypatch: pytest.MonkeyPatch) -> Non
     assert trainable.make(context, ray_cluster.Cluster(workers=1)).__name__ == "study mine"
 
 
+@pytest.mark.parametrize("own", [None, "0"])
+def test_breakpoint_stays_as_it_was(monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
+    """Ray sets the variable to its own debugger."""
+    import ray
+
+    monkeypatch.setenv("PYTHONBREAKPOINT", own or "")
+    if own is None:
+        monkeypatch.delenv("PYTHONBREAKPOINT")
+    monkeypatch.setattr(ray, "init", lambda **_options: os.environ.update(PYTHONBREAKPOINT="ray.util.rpdb"))
+    ray_cluster._init("10.0.0.1:6379", "10.0.0.1:6379", None, "", "mine")
+    assert os.environ.get("PYTHONBREAKPOINT") == own
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A user's cluster with a token, as `ray start --head` makes it; its addresses, and where its token lies."""
