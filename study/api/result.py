@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 AnyPath = str | os.PathLike[str]
 
 SHOWN_EDGES = 12
-"""Edges in the `repr` of a result."""
+"""Edges that a notebook shows of a result."""
 
 
 class Result:
     """The record of a study, as it was when it was opened. Open it again to see later runs.
 
-    Every table is a `pandas.DataFrame` (a `study.api.table.Table`) with the answer in its first columns. `low` and
-    `high` are the ends of a 95% interval, `_q10` and `_q90` quantiles over seeds. A notebook shows it without the
+    Every table is a `pandas.DataFrame` (a `study.api.table.ResultTable`) with the answer in its first columns. `low`
+    and `high` are the ends of a 95% interval, `_q10` and `_q90` quantiles over seeds. A notebook shows it without the
     columns that are empty in all rows. What cannot be done is a ValueError; `study.RecordError` if the folder holds no
     record.
 
@@ -47,9 +47,9 @@ class Result:
     def runs(self) -> "pd.DataFrame":
         """One row a run of the study's cells: what it was, how it ended, and its held-out quality."""
         import analysis
-        from study.api.table import Table
+        from study.api.table import ResultTable
 
-        return Table(analysis.load(self.folder))
+        return ResultTable(analysis.load(self.folder))
 
     @property
     def content(self) -> str:
@@ -142,55 +142,55 @@ class Result:
         See `analysis.divergence_rates`. The cells of an adaptive search are bins of a quarter of an octave or wider.
         """
         import analysis
-        from study.api.table import Table
+        from study.api.table import ResultTable
 
-        return Table(analysis.divergence_rates(analysis.in_bins(self.runs)))
+        return ResultTable(analysis.divergence_rates(analysis.in_bins(self.runs)))
 
     def edges(self, level: float = 0.5) -> "pd.DataFrame":
         """Return the edge of each curve, the lr at which P(divergence) crosses `level`; see `analysis.edges`."""
         import analysis
-        from study.api.table import Table
+        from study.api.table import ResultTable
 
-        return Table(analysis.edges(self.runs, level, self.fits))
+        return ResultTable(analysis.edges(self.runs, level, self.fits))
 
     def quality(self) -> "pd.DataFrame":
         """Return the held-out quality of each cell; see `analysis.quality`."""
         import analysis
-        from study.api.table import Table
+        from study.api.table import ResultTable
 
-        return Table(analysis.quality(analysis.in_bins(self.runs), self._definition))
+        return ResultTable(analysis.quality(analysis.in_bins(self.runs), self._definition))
 
     def contrasts(self, quality: str | None = None) -> "pd.DataFrame":
         """Return the ratio of the edges of each pair of curves; see `analysis.stats.contrasts.contrasts`."""
         from analysis.stats.contrasts import contrasts
-        from study.api.table import Table
+        from study.api.table import ResultTable
         from study.record.confirmations import read_confirmations
 
         confirmations = read_confirmations(self.folder)
-        return Table(
+        return ResultTable(
             contrasts(self.runs, self._definition, confirmations=confirmations, quality=quality, fitted=self.fits)
         )
 
     def across_models(self) -> "pd.DataFrame":
         """Return how each method moves the edge over all models; see `analysis.stats.across_models`."""
         from analysis.stats.across_models import across_models
-        from study.api.table import Table
+        from study.api.table import ResultTable
 
-        return Table(across_models(self.runs, self.contrasts()))
+        return ResultTable(across_models(self.runs, self.contrasts()))
 
     def frontier(self, level: float = 0.5) -> "pd.DataFrame":
         """Return the edge of each curve by the threshold that varies; see `analysis.frontier`."""
         import analysis
-        from study.api.table import Table
+        from study.api.table import ResultTable
 
-        return Table(analysis.frontier(self.runs, level, self.fits))
+        return ResultTable(analysis.frontier(self.runs, level, self.fits))
 
     def tradeoff(self, quality: str | None = None) -> "pd.DataFrame":
         """Return held-out quality against P(divergence) of each cell, and the Pareto front; see `analysis.tradeoff`."""
         import analysis
-        from study.api.table import Table
+        from study.api.table import ResultTable
 
-        return Table(analysis.tradeoff(self.runs, self._definition, quality))
+        return ResultTable(analysis.tradeoff(self.runs, self._definition, quality))
 
     def recommend(self, risk: float = 0.05, *, confidence: float = 0.95, quality: str | None = None) -> "pd.DataFrame":
         """Return the largest lr of each curve for which P(divergence) <= `risk` can be claimed, and what to confirm.
@@ -199,7 +199,7 @@ class Result:
         """
         from analysis.stats.missing import failed_runs
         from analysis.stats.recommend import recommend
-        from study.api.table import Table
+        from study.api.table import ResultTable
         from study.record.confirmations import read_confirmations
 
         found = recommend(
@@ -212,7 +212,7 @@ class Result:
             fitted=self.fits,
             failed=failed_runs(self.folder, self._definition, self.runs),
         )
-        return Table(found)
+        return ResultTable(found)
 
     def confirm(
         self,
@@ -413,10 +413,7 @@ class Result:
     def _repr_html_(self) -> str:
         from html import escape
 
-        from study.api.table import Table
-
-        shown, _ = Table(self.edges().iloc[:SHOWN_EDGES]).shown()
-        return f"<p>{escape(repr(self))}</p>{shown.to_html(index=False)}"
+        return f"<p>{escape(repr(self))}</p>{self.edges().head(SHOWN_EDGES)._repr_html_()}"
 
 
 def open(folder: AnyPath) -> Result:

@@ -9,18 +9,18 @@ from analysis.text.format import p_text
 
 P_COLUMNS = ("p", "p_holm", "lr_p", "lr_p_holm")
 DIGITS = 4
-"""Significant digits that are shown."""
+"""Digits after the point that are shown."""
 
 
-class Table(pd.DataFrame):
+class ResultTable(pd.DataFrame):
     """A DataFrame that is shown without the columns that are empty in all rows, in a few digits.
 
     It holds all columns and digits, and so does what is written from it, as by `to_csv`.
     """
 
     @property
-    def _constructor(self) -> type["Table"]:
-        return Table
+    def _constructor(self) -> type["ResultTable"]:
+        return ResultTable
 
     def shown(self) -> tuple[pd.DataFrame, str]:
         """Return what is shown, and which columns are left out, in words."""

@@ -18,7 +18,7 @@ from trained_study import once
 import analysis
 import study
 from analysis.text.edges import edge_text
-from study.api.table import Table
+from study.api.table import ResultTable
 from study.record.definition import read_definition
 
 PUBLISHED = Path(__file__).parents[3] / "docs" / "results"
@@ -60,12 +60,12 @@ def test_tables_are_those_of_analysis(published) -> None:
 
 @pytest.mark.parametrize("ps", [["x"], [None], [pd.NA], pd.array([0.2], "Float64"), [0.2]])
 def test_a_table_that_was_changed_is_shown(ps) -> None:
-    table = Table({"curve": ["none"], "p": ps, "n": [3]})
+    table = ResultTable({"curve": ["none"], "p": ps, "n": [3]})
     wide = pd.concat([table, table], axis=1)
     for changed in (table, wide, table.pivot(index="n", columns="curve", values=["p"])):
         assert repr(changed)
         assert changed._repr_html_()
-    assert "0.2" in repr(Table({"p": [0.2, math.nan]}))
+    assert "0.2" in repr(ResultTable({"p": [0.2, math.nan]}))
 
 
 def test_a_table_shows_its_answer_and_holds_all_columns(published, tmp_path) -> None:
@@ -145,6 +145,9 @@ def test_repr_says_what_it_is_and_html_shows_the_edges(published) -> None:
     html = published._repr_html_()
     assert html.count("<tr") == 6
     assert "&lt;Result of lr_curve" in html
+    assert "0.5995" in repr(published.edges())
+    assert "<td>0.5995</td>" in html, "as many digits as in the table"
+    assert "not shown: options" in html
 
 
 def test_latex_has_a_line_for_each_curve_and_bounds_for_edges_that_were_not_reached(published) -> None:
