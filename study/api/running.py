@@ -6,6 +6,7 @@ from typing import Any
 
 from study.api.result import AnyPath, Result, seeds_text
 from study.config import Study
+from study.tracking.choices import AUTO, RUNS
 
 
 def run(
@@ -20,7 +21,7 @@ def run(
     workers: int | None = None,
     device: str | None = None,
     tracking_uri: str | None = None,
-    mlflow_runs: str = "auto",
+    mlflow_runs: str = AUTO,
     accept_changed_code: bool = False,
 ) -> Result:
     """Train the runs of a study that its folder lacks, report, and return the record.
@@ -49,8 +50,8 @@ def run(
 
     if workers is not None and workers < 1:
         raise ValueError(f"workers needs a positive number, got {workers}")
-    if mlflow_runs not in ("auto", "all", "none"):
-        raise ValueError(f'mlflow_runs is "auto", "all" or "none", got {mlflow_runs!r}')
+    if mlflow_runs not in RUNS:
+        raise ValueError(f"mlflow_runs is one of {', '.join(RUNS)}, got {mlflow_runs!r}")
     plugins.add_script_folder()
     if seeds is not None and not isinstance(seeds, str):
         seeds = tuple(seeds)

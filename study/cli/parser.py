@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from study.text import console
+from study.tracking.choices import AUTO, MOST_RUNS, RUNS
 
 USER_ERROR = 2
 
@@ -132,8 +133,9 @@ OPTIONS: dict[str, Option] = {
     ),
     "mlflow_runs": Option(
         group="cluster",
-        help="show each training run in MLflow, with its loss curve (default: auto, studies of up to 500 runs)",
-        settings={"choices": ("auto", "all", "none"), "default": "auto"},
+        help="show each training run in MLflow, with its loss curve "
+        f"(default: {AUTO}, studies of up to {MOST_RUNS} runs)",
+        settings={"choices": RUNS, "default": AUTO},
     ),
     "device": Option(
         group="cluster",

@@ -13,6 +13,7 @@ from study.definition.family import Family
 from study.record.schema import check_thresholds
 from study.record.validation import validate_study as validate_values
 from study.storage.stores import cache_folder
+from study.tracking.choices import AUTO
 from study.trainers.protocol import Trainer, open_trainer
 
 SEARCHED = ("level", "precision", "budget")
@@ -30,7 +31,7 @@ class RunRequest:
     out: str | None = None
     address: str | None = None
     tracking_uri: str | None = None
-    mlflow_runs: str = "auto"
+    mlflow_runs: str = AUTO
     workers: int | None = None
     stack: int | None = None
     device: str | None = None

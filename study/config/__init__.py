@@ -19,7 +19,7 @@ from study.config.plan import (
 from study.config.recipe import Recipe, steps_of
 from study.config.rule import Rule
 from study.config.runs import CONTROL_SEEDS, RANKER, RESULTS_VERSION, Arm, Run, united_arms
-from study.config.searches import JUDGED_FROM, EdgeSearch, QualitySearch
+from study.config.searches import JUDGED_FROM, EdgeSearch, QualitySearch, Search
 from study.config.study import IMPORTED, MAX_NAMED, Study, log_grid
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Recipe",
     "Rule",
     "Run",
+    "Search",
     "Study",
     "arm_to_json",
     "canonical_json",

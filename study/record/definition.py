@@ -13,6 +13,7 @@ from study.config import (
     RANKER,
     EdgeSearch,
     QualitySearch,
+    Search,
     Study,
     canonical_json,
     comparators,
@@ -198,7 +199,7 @@ def merge_axes(old: Definition, new: Definition, folder: Path, advice: str = "ch
     return dataclasses.replace(old, study=study)
 
 
-def _with_ranges(old: EdgeSearch | QualitySearch | None, new: EdgeSearch | QualitySearch | None) -> Any:
+def _with_ranges(old: Search | None, new: Search | None) -> Search | None:
     """The new search with the ranges of both. `_difference` has found no method with two."""
     if isinstance(old, QualitySearch) and isinstance(new, QualitySearch):
         return dataclasses.replace(new, ranges=old.ranges | new.ranges)

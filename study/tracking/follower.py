@@ -19,9 +19,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from study.tracking.choices import AUTO
 from study.tracking.client import TrackingError, quiet_mlflow
 from study.tracking.mirror import MirrorResult, mirror
-from study.tracking.training_runs import AUTO
 
 FINISH_SECONDS = 600.0
 """How long the end of a study waits for the view. After that, `study mlflow` completes it."""

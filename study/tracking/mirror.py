@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from study.record.definition import read_definition
 from study.text.wording import count
+from study.tracking.choices import AUTO
 from study.tracking.client import (
     create_database,
     default_uri,
@@ -38,7 +39,7 @@ from study.tracking.client import (
     view_lock,
     without_credentials,
 )
-from study.tracking.training_runs import AUTO, mirror_runs
+from study.tracking.training_runs import mirror_runs
 from study.tracking.view import MOST_RATES, Curve, StudyRun, build_view, content_hash, mlflow_name
 from study.tracking.writing import (
     ANSWERS,
@@ -93,7 +94,7 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True, runs:
         uri: MLflow tracking URI; None is the database in the folder (`default_uri`).
         finished: no more runs will come, so curves with missing runs are shown too (with the tag `missing`). If False,
             a curve is shown once all of its planned runs are recorded.
-        runs: which studies have a run of MLflow for each training run, one of `training_runs.RUNS`.
+        runs: which studies have a run of MLflow for each training run, one of `choices.RUNS`.
 
     Raises:
         TrackingError: MLflow does not answer or refuses. The next call continues.

@@ -2,7 +2,7 @@
 
 They are in an experiment beside the study's, `<study> training runs`. MLflow charts the newest ten runs of an
 experiment, and these would hide the curves. MLflow takes about as long for each as for a cell, so larger studies
-have none unless the user asks (`RUNS`).
+have none unless the user asks (`study.tracking.choices`).
 
 The loss is the training loss, the sum over tasks. A chart holds at most POINTS of its steps: every n-th from the first,
 and the last, each as it was recorded. A recorded run never changes, so each is written once.
@@ -17,6 +17,7 @@ from study.record import tables
 from study.record.definition import Definition
 from study.record.schema import is_threshold
 from study.tracking import client as connection
+from study.tracking.choices import AUTO, MOST_RUNS, NONE
 from study.tracking.view import arm_params, content_hash, mlflow_name
 from study.tracking.writing import CONTENT, FINISHED, KEY, KIND, create, every_run, finish, log
 
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
-AUTO, ALL, NONE = RUNS = ("auto", "all", "none")
-"""Which studies have their training runs in MLflow: those of up to MOST_RUNS, every one, or none."""
-
-MOST_RUNS = 500
 POINTS = 50
 VIEW = 1
 """Increase it when the same run is to be shown in another way."""
@@ -52,7 +49,7 @@ def mirror_runs(
         definition: of the study.
         own: as of `open_experiment`.
         began: when the first run was recorded, in milliseconds since 1970.
-        which: one of RUNS.
+        which: one of `choices.RUNS`.
 
     Returns:
         How many runs are shown; None if the study is too large. What MLflow has of one that was smaller stays.

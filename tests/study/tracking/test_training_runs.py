@@ -15,9 +15,10 @@ from study.cli.main import main
 from study.config import Arm
 from study.record import tables
 from study.record.definition import read_definition
+from study.tracking.choices import MOST_RUNS
 from study.tracking.client import default_uri, open_client
 from study.tracking.mirror import mirror
-from study.tracking.training_runs import MOST_RUNS, POINTS, mirror_runs, thinned
+from study.tracking.training_runs import POINTS, mirror_runs, thinned
 from study.tracking.writing import FINISHED, KEY
 
 
