@@ -30,7 +30,7 @@ from study.text.console import show
 from study.text.wording import count
 from study.trainers.protocol import Trainer, open_trainer
 
-DECADES_BELOW, DECADES_ABOVE = 0.01, 10.0
+LOW_FACTOR, HIGH_FACTOR = 0.01, 10.0
 """Without --from and --to, the lr rises from a hundredth of the lowest lr of the space to ten times its highest."""
 
 
@@ -46,16 +46,14 @@ class RangeRequest:
     def ramp(self, study: Study) -> Ramp:
         """Return the lr of each step. Raises ValueError."""
         lrs = [lr for arm in study.arms for lr in study.lrs_of(arm)]
-        low = float(f"{DECADES_BELOW * min(lrs):.3g}") if self.low is None else self.low
-        high = float(f"{DECADES_ABOVE * max(lrs):.3g}") if self.high is None else self.high
+        low = float(f"{LOW_FACTOR * min(lrs):.3g}") if self.low is None else self.low
+        high = float(f"{HIGH_FACTOR * max(lrs):.3g}") if self.high is None else self.high
         return Ramp(low=low, high=high, steps=self.steps)
 
     def seed_numbers(self) -> tuple[int, ...]:
         """Return the seeds. Raises ValueError."""
-        found = overrides.seeds(self.seeds)
-        if self.seeds.strip().isdecimal():
-            (number,) = found
-            found = overrides.seeds(f"0-{number - 1}") if number else ()
+        text = self.seeds.strip()
+        found = overrides.seeds(f"0-{text}")[:-1] if text.isdecimal() else overrides.seeds(text)
         if not found:
             raise ValueError("--seeds needs at least 1")
         return found
