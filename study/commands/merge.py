@@ -130,6 +130,8 @@ def _check_runs(
     """Raise ValueError if runs of several folders cannot stand in the same cells."""
     import pandas as pd
 
+    from analysis.loading import threshold_columns
+
     known: dict[str, tuple[Path, set[str]]] = {}
     for folder, runs in zip(folders, tables, strict=True):
         for module, found in code_counts(runs).items():
@@ -140,7 +142,7 @@ def _check_runs(
                     "merge them all the same with --accept-changed-code"
                 )
     every: Any = pd.concat(tables)
-    one_run = ["model", "method", "options", *_thresholds(every), "lr", "seed"]
+    one_run = ["model", "method", "options", *threshold_columns(every), "lr", "seed"]
     ids = every.groupby(one_run, dropna=False)["run_id"].nunique()
     if twice := ids[ids > 1].index.tolist():
         model, method, *_, lr, seed = twice[0]
@@ -151,18 +153,14 @@ def _check_runs(
     if isinstance(definitions[0].study.search, EdgeSearch):
         # A confirmation is no part of the search, and may train one seed at several lrs.
         cells = every[(every["role"] == "cell") & ~every["run_id"].isin(list(confirmed))]
-        lrs = cells.groupby(["model", "method", "options", *_thresholds(cells), "seed"], dropna=False)["lr"].nunique()
+        lrs = cells.groupby(["model", "method", "options", *threshold_columns(cells), "seed"], dropna=False)[
+            "lr"
+        ].nunique()
         if several := lrs[lrs > 1].index.tolist():
             model, method, *_, seed = several[0]
             raise ValueError(
                 f"the searches placed seed {seed} of {method} on {model} at several lrs: a curve has one run of a seed"
             )
-
-
-def _thresholds(runs: "pd.DataFrame") -> list[str]:
-    from analysis.loading import threshold_columns
-
-    return threshold_columns(runs)
 
 
 def _of_versions(definitions: Sequence[Definition]) -> list[str]:

@@ -103,17 +103,12 @@ def build_view(folder: Path, definition: Definition, *, finished: bool) -> tuple
     runs = analysis.load(folder)
     if runs.empty:
         return [], None
-    began = began_at(folder)
+    files = [*(folder / "runs").glob("*.parquet")] or [folder / "runs.parquet"]
+    began = min(int(path.stat().st_mtime * 1000) for path in files)  # when the first runs were recorded
     answers = _answers(folder, definition, runs) if finished else None
     few = runs.groupby(CURVE).ngroups <= MOST_CELLS
     curves = _curves(definition, runs, began, answers) if few else []
     return curves, _study_run(folder, definition, runs, began)
-
-
-def began_at(folder: Path) -> int:
-    """Return when the first runs of a study were recorded, in milliseconds since 1970."""
-    files = [*(folder / "runs").glob("*.parquet")] or [folder / "runs.parquet"]
-    return min(int(path.stat().st_mtime * 1000) for path in files)
 
 
 def mlflow_name(text: str) -> str:
