@@ -32,7 +32,7 @@ import pandas as pd
 from scipy import special, stats
 
 from analysis.loading import with_curves
-from analysis.stats.contrasts import AT_LEAST, AT_MOST, KNOWN, UNDECIDED
+from analysis.stats.contrasts import UNDECIDED, status_of
 from analysis.stats.intervals import TAIL
 
 DRAWS = 2_000
@@ -158,14 +158,11 @@ def ratio(sides: Sides, draws: int = DRAWS) -> dict[str, Any]:
         drawn += shift_a * step_a[chosen].mean(axis=1) - shift_b * step_b[chosen].mean(axis=1)
     least, most = middle / len(sides)
     low, high = (
-        float(np.quantile(values, share, method="inverted_cdf")) / len(sides)
+        10 ** (float(np.quantile(values, share, method="inverted_cdf")) / len(sides))
         for values, share in zip(drawn, _shares(seeds), strict=True)
     )
-    status = {(True, False): AT_LEAST, (False, True): AT_MOST, (False, False): UNDECIDED}.get(
-        (math.isfinite(low), math.isfinite(high)), KNOWN
-    )
     known = float(least) if least == most else math.nan
-    return {"ratio": 10**known, "low": 10**low, "high": 10**high, "status": status}
+    return {"ratio": 10**known, "low": low, "high": high, "status": status_of(low, high)}
 
 
 def _shares(seeds: Sequence[int]) -> tuple[float, float]:

@@ -28,7 +28,7 @@ import pandas as pd
 from scipy import special
 
 from analysis.loading import CURVE, in_order, records, with_curves
-from analysis.stats.edge_posterior import edge_ends, edge_interval
+from analysis.stats.edge_posterior import edge_ends
 from analysis.stats.edges import NOT_REACHED, REACHED, edges, fits, outcomes, outcomes_by_curve
 from analysis.stats.intervals import CONFIDENCE, mean_interval
 from analysis.stats.psychometric import Fit
@@ -153,13 +153,11 @@ class Points:
 
     Attributes:
         lowest_N, highest_N: `edge_ends` at the scores NORMAL, (N,).
-        edge: Of `edge_interval`.
         x_min, x_max: The ends of the tried lrs.
     """
 
     lowest_N: np.ndarray  # noqa: N815 - carries its shape's letters
     highest_N: np.ndarray  # noqa: N815
-    edge: float
     x_min: float
     x_max: float
 
@@ -170,7 +168,6 @@ def points(fit: Fit) -> Points:
     return Points(
         lowest_N=np.array(lowest),
         highest_N=np.array(highest),
-        edge=edge_interval(fit, LEVEL)[1],
         x_min=math.log10(fit.lrs[0]),
         x_max=math.log10(fit.lrs[-1]),
     )
@@ -334,16 +331,22 @@ def ratio_of_edges(
     down = [any(row["status"] not in (REACHED, NOT_REACHED) for row in rows) for rows in (above, below)]
     low = 0.0 if up[1] or down[0] else low
     high = math.inf if up[0] or down[1] else high
-    status = {(True, False): AT_LEAST, (False, True): AT_MOST, (False, False): UNDECIDED}
     edge = [math.prod(row["edge"] for row in rows) for rows in (above, below)]
     return {
         "ratio": edge[0] / edge[1] if known else math.nan,
         "low": low,
         "high": high,
-        "status": status.get((low > 0, math.isfinite(high)), KNOWN),
+        "status": status_of(low, high),
         "monotone": monotone,
         "p": p,
     }
+
+
+def status_of(low: float, high: float) -> str:
+    """Return what is known of a ratio whose interval may lack an end: its low end is then 0, its high end inf."""
+    if low > 0:
+        return KNOWN if math.isfinite(high) else AT_LEAST
+    return AT_MOST if math.isfinite(high) else UNDECIDED
 
 
 def _at_one_lr(a: _Side, b: _Side, planned: bool) -> dict[str, Any]:

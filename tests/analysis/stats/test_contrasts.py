@@ -134,7 +134,7 @@ def test_p_agrees_with_the_interval():
 
 
 def _points(edge_N):
-    return Points(lowest_N=edge_N, highest_N=edge_N, edge=float(edge_N[48]), x_min=-2, x_max=0)
+    return Points(lowest_N=edge_N, highest_N=edge_N, x_min=-2, x_max=0)
 
 
 def test_ratio_is_one_sided_if_an_edge_may_be_outside_the_tried_lrs():
@@ -430,6 +430,6 @@ def test_holm_counts_planned_contrasts_that_have_no_runs_yet():
 
 
 def test_no_p_is_zero():
-    far = [Points(lowest_N=x + NORMAL * 0, highest_N=x + NORMAL * 0, edge=x, x_min=-3, x_max=3) for x in (-1.0, 1.0)]
+    far = [Points(lowest_N=x + NORMAL * 0, highest_N=x + NORMAL * 0, x_min=-3, x_max=3) for x in (-1.0, 1.0)]
     assert ratio_interval(*far)[2] == LEAST_P == pytest.approx(4 * stats.norm.cdf(-4.5))
     assert mcnemar_mid_p(5_000, 0) > 0

@@ -26,7 +26,7 @@ LRS = GRIDS["12 even"]
 def near(lr: float, spread: float = 0.02) -> Points:
     """An edge that is known to a normal distribution about an lr."""
     edge_N = math.log10(lr) + spread * NORMAL
-    return Points(lowest_N=edge_N, highest_N=edge_N, edge=math.log10(lr), x_min=-3, x_max=1)
+    return Points(lowest_N=edge_N, highest_N=edge_N, x_min=-3, x_max=1)
 
 
 # --- the interval ---------------------------------------------------------------------------------------------------
