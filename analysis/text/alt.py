@@ -18,7 +18,7 @@ MOST = 12
 
 
 def divergence(edges: pd.DataFrame) -> str:
-    """Of P(divergence) against the lr: the edge of each curve."""
+    """Return the edge of each curve of P(divergence) against the lr."""
     return _told("P(divergence) against the learning rate.", records(edges), _edge)
 
 
@@ -32,7 +32,7 @@ def _edge(row: Mapping[str, Any]) -> str:
 
 
 def frontier(lines: Sequence[pd.DataFrame]) -> str:
-    """Of the edge against a threshold: the edges at the ends of each line."""
+    """Return the edges at the ends of each line of edges against a threshold."""
     told = []
     for line in lines:
         first, last = (records(line.sort_values("value"))[i] for i in (0, -1))
@@ -51,7 +51,7 @@ def _at(row: Mapping[str, Any]) -> str:
 
 
 def threshold_map(cells: pd.DataFrame) -> str:
-    """Of the map of lr and threshold: in how many cells none, some and all runs diverged."""
+    """Return in how many cells of the map of lr and threshold none, some and all runs diverged."""
     told = []
     lines = cells.groupby(["model", "method", "threshold", "held"], sort=False)
     for (model, method, threshold, held), line in lines:  # pyright: ignore
@@ -65,7 +65,7 @@ def threshold_map(cells: pd.DataFrame) -> str:
 
 
 def tradeoff(table: pd.DataFrame) -> str:
-    """Of quality against P(divergence): the Pareto front."""
+    """Return the Pareto front of quality against P(divergence)."""
     front = records(table.loc[table["pareto"]].sort_values(["model", "rate"]))
     measure = quality_words(str(table["measure"].iloc[0])) if len(table) else "quality"
     return _told(
@@ -76,7 +76,7 @@ def tradeoff(table: pd.DataFrame) -> str:
 
 
 def quality(title: str, table: pd.DataFrame, column: str) -> str:
-    """Of a quality against the lr: its best median, and that at the highest lr, of each curve."""
+    """Return the best median of each curve of a quality against the lr, and that at its highest lr."""
     down, rows = lower_is_better(column), []
     for _, of_curve in table.loc[table[column].notna()].groupby(["model", "curve"], sort=False):
         ordered = of_curve.sort_values(column, ascending=down, kind="stable")
@@ -87,7 +87,7 @@ def quality(title: str, table: pd.DataFrame, column: str) -> str:
 
 
 def micro(rates: pd.DataFrame) -> str:
-    """Of micro divergence against the lr: the highest share of each curve."""
+    """Return the highest share of each curve of micro divergence against the lr."""
     highest = rates.sort_values("micro_rate", ascending=False, kind="stable").drop_duplicates(["model", "curve"])
     return _told(
         "Share of runs with a micro divergence against the learning rate.",
@@ -97,7 +97,7 @@ def micro(rates: pd.DataFrame) -> str:
 
 
 def horizon(table: pd.DataFrame) -> str:
-    """Of the time of divergence: the share at the end, and when half of it was reached, of each curve."""
+    """Return the share of diverged runs of each curve at the last step, and when half of it was reached."""
     rows = []
     for _, of_curve in table.groupby(["model", "curve"], sort=False):
         last = records(of_curve)[-1]
@@ -110,7 +110,7 @@ def horizon(table: pd.DataFrame) -> str:
 
 
 def gallery(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], lost_at: str) -> str:
-    """Of the pairs of runs: which they are, and when the diverged one was lost."""
+    """Return which pairs of runs the gallery shows, and when the diverged run of each was lost."""
     rows = []
     for broken, healthy in pairs:
         at = "" if pd.isna(broken[lost_at]) else f", lost at step {int(broken[lost_at])}"
@@ -121,7 +121,7 @@ def gallery(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], lost_a
 
 
 def forest(table: pd.DataFrame) -> str:
-    """Of a forest plot: the edge of each line, and its ratio."""
+    """Return the edge and the ratio of each line of a forest plot."""
 
     def said(row: Mapping[str, Any]) -> str:
         ratio = "" if pd.isna(row["ratio"]) else f", {two_digits(row['ratio'])} times that of {row['against']}"
@@ -132,7 +132,7 @@ def forest(table: pd.DataFrame) -> str:
 
 
 def scale(found: ScaleTables, level: float = 0.5) -> str:
-    """Of edges against a size: the edge of each curve at each size, with its interval, and the predictions."""
+    """Return the edge of each curve at each size, with its interval, and the predictions."""
     points = found.points.loc[found.points["level"] == level]
     told: dict[tuple[str, str], list[str]] = {}
     for row in records(points):
