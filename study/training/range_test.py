@@ -34,8 +34,13 @@ def range_test(
         lrs: The lr of each step, increasing.
         device: "cpu", "cuda", ...
         start: The weights that the recipe's `init_from` names.
+
+    Raises:
+        ValueError: A run has another lr than the last of `lrs`.
     """
-    assert all(run.lr == lrs[-1] for run in runs)
+    others = [run.lr for run in runs if run.lr != lrs[-1]]
+    if others:
+        raise ValueError(f"need runs at the last lr of the ramp, {lrs[-1]:g}, got lr={others[0]:g}")
     with one_thread_on_cpu(device):
         stack = StackTraining(runs, log, torch.device(device), start, ramp=[lr / lrs[-1] for lr in lrs])
         for step, rows_GB in enumerate(stack.batches()):

@@ -64,6 +64,11 @@ def test_a_ramp_that_does_not_rise_is_a_run_without_warm_up() -> None:
     assert range_test([run], LOG, [run.lr] * STEPS).tobytes() == train([run], LOG).loss.tobytes()
 
 
+def test_a_run_whose_lr_is_not_the_last_of_the_ramp_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"need runs at the last lr of the ramp, 0\.65\S*, got lr=0\.3$"):
+        range_test([ramped(), make_run(lr=0.3)], LOG, LRS)
+
+
 def test_of_a_run_that_raises_the_losses_are_missing_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     runs, step = [ramped(seed=1), ramped(seed=5)], StackTraining.step
     expected = range_test(runs, LOG, LRS)
