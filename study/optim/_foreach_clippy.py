@@ -79,16 +79,14 @@ class FastClippy:
     It keeps working memory: five times that of the small tensors, and that of the largest tensor.
     """
 
+    plan: _pack.Plan = field(default_factory=_pack.Plan)
     packs: list["_Pack"] = field(default_factory=list)
-    large: list[int] = field(default_factory=list)
-    planned: list[Tensor] = field(default_factory=list)
-    dtypes: list[torch.dtype] = field(default_factory=list)
     scratch: dict[torch.dtype, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def select(self, weights: list[Tensor], gradients: list[Tensor]) -> list[bool]:
         """Return for each weight whether `step` can update it."""
         dense = list(map(fits, gradients, weights))
-        if all(dense) and self._is_planned(weights):
+        if all(dense) and self.plan.holds(weights):
             return dense
         return [fit and takes(w) for fit, w in zip(dense, weights, strict=True)]
 
@@ -106,37 +104,26 @@ class FastClippy:
         Returns:
             Groups that cover all weights: n weights, and their factors (n,).
         """
-        if not self._is_planned(weights):
+        if not self.plan.holds(weights):
             self._plan(weights)
         factors = []
         for pack in self.packs:
             own = [weights[i] for i in pack.layout.members]
             theirs = [gradients[i] for i in pack.layout.members], [states[i] for i in pack.layout.members]
             factors.append((own, pack.step(own, *theirs, plain)))
-        for i in self.large:
+        for i in self.plan.large:
             factor = self._step_large(weights[i], gradients[i], states[i]["accumulator"], plain)
             factors.append(([weights[i]], factor.unsqueeze(0)))
         return factors
 
-    def _is_planned(self, weights: list[Tensor]) -> bool:
-        return (
-            len(weights) == len(self.planned)
-            and all(map(operator.is_, weights, self.planned))
-            and [w.dtype for w in weights] == self.dtypes
-            and all(weights[i].is_contiguous() for i in self.large)
-        )
-
     def _plan(self, weights: list[Tensor]) -> None:
-        self.planned, self.dtypes = list(weights), [w.dtype for w in weights]
-        self.large = [i for i, w in enumerate(weights) if w.numel() > _pack.SMALL]
-        self.packs, self.scratch = [], {}
-        for dtype in {w.dtype for w in weights}:
-            sizes = {i: w.numel() for i, w in enumerate(weights) if w.dtype == dtype}
-            self.packs += [_Pack.of(part, weights) for part in _pack.parts(sizes)]
-            largest = max(sizes.values())
-            if largest > _pack.SMALL:
-                room = torch.empty(min(largest, CHUNK), dtype=dtype)
-                self.scratch[dtype] = torch.empty(largest, dtype=dtype), room
+        self.plan = _pack.Plan.of(weights)
+        self.packs = [_Pack.of(members, weights) for members in self.plan.packs]
+        large, self.scratch = [weights[i] for i in self.plan.large], {}
+        for dtype in {w.dtype for w in large}:
+            largest = max(w.numel() for w in large if w.dtype is dtype)
+            room = torch.empty(min(largest, CHUNK), dtype=dtype)
+            self.scratch[dtype] = torch.empty(largest, dtype=dtype), room
 
     def _step_large(self, weight: Tensor, gradient: Tensor, accumulator: Tensor, plain: Plain) -> Tensor:
         update, room = self.scratch[weight.dtype]

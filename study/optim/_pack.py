@@ -1,5 +1,6 @@
 """Small tensors of one dtype side by side, so that an operation takes them all at once."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,7 +60,40 @@ class Layout:
         return value.index_select(0, self.tensor_of_row).repeat_interleave(self.width)
 
 
-def parts(sizes: dict[int, int]) -> list[list[int]]:
+@dataclass(frozen=True)
+class Plan:
+    """Which weights form a pack, and which are large, as long as the weights stay the same.
+
+    Attributes:
+        weights: The caller's list.
+        dtypes: Of the weights, when the plan was made.
+        large: The index of each weight that is in no pack.
+        packs: The indices of small weights of one dtype, by pack.
+    """
+
+    weights: Sequence[Tensor] = ()
+    dtypes: Sequence[torch.dtype] = ()
+    large: Sequence[int] = ()
+    packs: Sequence[Sequence[int]] = ()
+
+    @classmethod
+    def of(cls, weights: Sequence[Tensor]) -> "Plan":
+        dtypes, packs = [w.dtype for w in weights], []
+        for dtype in dict.fromkeys(dtypes):
+            packs += _parts({i: w.numel() for i, w in enumerate(weights) if w.dtype is dtype})
+        return cls(list(weights), dtypes, [i for i, w in enumerate(weights) if w.numel() > SMALL], packs)
+
+    def holds(self, weights: Sequence[Tensor]) -> bool:
+        """Return whether these are the weights of the plan, of the same dtypes, and the large ones contiguous."""
+        return (
+            len(weights) == len(self.weights)
+            and all(map(operator.is_, weights, self.weights))
+            and [w.dtype for w in weights] == self.dtypes
+            and all(weights[i].is_contiguous() for i in self.large)
+        )
+
+
+def _parts(sizes: dict[int, int]) -> list[list[int]]:
     """Return the keys of small sizes in their order, in parts whose sizes sum to at most PACK."""
     found: list[list[int]] = []
     total = PACK

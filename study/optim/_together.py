@@ -80,15 +80,13 @@ class Links:
 class Together:
     """Updates the same parameters at each step, and plans again when they, or the kinds of their state, change."""
 
+    plan: _pack.Plan = field(default_factory=_pack.Plan)
     packs: list["_Pack"] = field(default_factory=list)
-    large: list[int] = field(default_factory=list)
-    planned: list[Tensor] = field(default_factory=list)
-    dtypes: list[torch.dtype] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
 
     def select(self, weights: list[Tensor], states: Sequence[State]) -> list[bool]:
         """Return for each weight that has a gradient whether `step` can update it."""
-        if self._is_planned(weights) and all(map(_fits, weights)) and self._has(weights, states):
+        if self.plan.holds(weights) and all(map(_fits, weights)) and self._has(weights, states):
             return [True] * len(weights)
         return [
             _foreach_clippy.takes(w) and _fits(w) and _takes_state(w, state)
@@ -114,33 +112,22 @@ class Together:
             keys: The kinds of state that the links use.
             maximize: Whether to ascend.
         """
-        if not (self._is_planned(weights) and keys == self.keys):
+        if not (self.plan.holds(weights) and keys == self.keys):
             self._plan(weights, links, keys)
         factors: dict[int, Tensor] = {}
         for pack in self.packs:
             factors |= zip(pack.layout.members, pack.step(weights, gradients, states, links, maximize), strict=True)
-        for i in self.large:
+        for i in self.plan.large:
             factors[i] = _step_large(weights[i], gradients[i], {k: states[i][k] for k in keys}, links, maximize)
         return [factors[i] for i in range(len(weights))]
 
     def _has(self, weights: Sequence[Tensor], states: Sequence[State]) -> bool:
-        large = all(weights[i].is_contiguous() and _takes_state(weights[i], states[i]) for i in self.large)
+        large = all(_takes_state(weights[i], states[i]) for i in self.plan.large)
         return large and all(pack.has([states[i] for i in pack.layout.members]) for pack in self.packs)
 
-    def _is_planned(self, weights: Sequence[Tensor]) -> bool:
-        return (
-            len(weights) == len(self.planned)
-            and all(map(operator.is_, weights, self.planned))
-            and [w.dtype for w in weights] == self.dtypes
-        )
-
     def _plan(self, weights: Sequence[Tensor], links: Links, keys: set[str]) -> None:
-        self.planned, self.dtypes, self.keys = list(weights), [w.dtype for w in weights], set(keys)
-        self.large = [i for i, w in enumerate(weights) if w.numel() > _pack.SMALL]
-        self.packs = []
-        for dtype in dict.fromkeys(self.dtypes):
-            sizes = {i: w.numel() for i, w in enumerate(weights) if w.dtype is dtype}
-            self.packs += [_Pack(part, weights, links, keys) for part in _pack.parts(sizes)]
+        self.plan, self.keys = _pack.Plan.of(weights), set(keys)
+        self.packs = [_Pack(members, weights, links, keys) for members in self.plan.packs]
 
 
 class _Pack:
