@@ -100,6 +100,7 @@ class PackedLeaves(NamedLeaves):
     ) -> None:
         super().__init__(parameters, states)
         self.weight_RP, self.places = weight_RP, places
+        self.large = [name for name in parameters if name not in places.shapes]
         self.segments, self.counts = places.segments(weight_RP.device)
         self.state = packed_states(states, places, chain)
 
@@ -115,19 +116,18 @@ class PackedLeaves(NamedLeaves):
             segments=self.segments,
             counts=self.counts,
         )
-        large = {name: gradient for name, gradient in gradients.items() if name not in self.places.shapes}
-        return [leaf, *super().of(large, ones_R)]
+        return [leaf, *super().of({name: gradients[name] for name in self.large}, ones_R)]
 
     def by_name(self, leaves: Sequence[Leaf]) -> dict[str, Leaf]:
         packed, *others = leaves
         keep_in_place(self.state, packed.state)
         gradients, updates = self.places.views(packed.gradient), self.places.views(packed.update)
         factors = {} if packed.factor is None else dict(zip(self.places.names, packed.factor.unbind(1), strict=True))
-        large = iter(others)
+        large = dict(zip(self.large, others, strict=True))
         return {
             name: Leaf(weight, gradients[name], updates[name], self.states[name], factor=factors.get(name))
             if name in gradients
-            else next(large)
+            else large[name]
             for name, weight in self.parameters.items()
         }
 
@@ -135,9 +135,8 @@ class PackedLeaves(NamedLeaves):
         packed, *others = leaves
         self.weight_RP.sub_(packed.update)
         keep_in_place(self.state, packed.state)
-        large = [weight for name, weight in self.parameters.items() if name not in self.places.shapes]
-        for weight, leaf in zip(large, others, strict=True):
-            weight.sub_(leaf.update)
+        for name, leaf in zip(self.large, others, strict=True):
+            self.parameters[name].sub_(leaf.update)
 
 
 def packed_states(states: States, places: Places, chain: Chain) -> dict[str, Tensor]:
@@ -145,11 +144,11 @@ def packed_states(states: States, places: Places, chain: Chain) -> dict[str, Ten
 
     A state with one value a number is (R, P). One with a value a tensor is (R, L), or the only one if it is shared.
     """
-    first = states[places.names[0]]
+    first, by_number = states[places.names[0]], of_numbers(chain)
     packed: dict[str, Tensor] = {}
     for key in first:
         of_tensors = {name: states[name][key] for name in places.names}
-        if key in of_numbers(chain, first[key]):
+        if key in by_number:
             packed[key] = places.packed(of_tensors, beyond=1.0 if key in NEVER_ZERO else 0.0)
             views = places.views(packed[key])
         elif key in chain.shared:
@@ -163,9 +162,9 @@ def packed_states(states: States, places: Places, chain: Chain) -> dict[str, Ten
     return packed
 
 
-def of_numbers(chain: Chain, like: Tensor) -> set[str]:
+def of_numbers(chain: Chain) -> set[str]:
     """Return the keys of a method's states that have one value a number of the weight."""
-    probe = like.new_zeros(1, 2, 2)
+    probe = torch.zeros(1, 2, 2)
     return {key for key, value in chain.init(probe).items() if value.shape == probe.shape}
 
 

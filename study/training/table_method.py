@@ -1,8 +1,8 @@
 """The method of a stack on embedding rows, as the recipe's `embeddings="method"` asks.
 
-On CPU (`TableMethod`) a leaf holds the rows that a batch touches of one table. On other devices (`WholeTableMethod`)
-every size is fixed: each table has as many rows as the batch has ids of it, and those that are too many are zeros. So
-no size is read back, and norms and factors are the same but for rounding.
+On CPU (`TouchedTableMethod`) a leaf holds the rows that a batch touches of one table. On other devices
+(`WholeTableMethod`) every size is fixed: each table has as many rows as the batch has ids of it, and those that are too
+many are zeros. So no size is read back, and norms and factors are the same but for rounding.
 
 Shape letters: R runs, G groups of K runs that share a seed (R = G * K), F id features, U touched rows, N rows of all
 blocks, E embedding dimension.
@@ -141,10 +141,9 @@ class WholeTableMethod(TableMethod):
         accumulators: Sequence[Tensor] | None = None,
     ) -> None:
         super().__init__(method, tables, accumulators)
-        self.blocks = blocks
         chain = method.chain(0)
         first = chain.init(tables.weight.new_zeros(tables.groups * tables.runs, 1, tables.dim))
-        self.by_row = of_numbers(chain, tables.weight)
+        self.by_row = of_numbers(chain)
         self.state_of_all: dict[str, Tensor] = {}
         for key, value in first.items():
             if key in self.by_row:
@@ -159,6 +158,7 @@ class WholeTableMethod(TableMethod):
             tables.of_feature(self.state_of_all["accumulator"])[feature].copy_(initial)
         self._rest()
         self.segments = Segments.of([size * tables.dim for size in blocks.sizes], tables.weight.device)
+        self.rows_of_tables = Segments.of(blocks.sizes, tables.weight.device)
         self.states = {
             (group, feature): {key: self._view(key, group, feature) for key in self.state_of_all}
             for group in range(tables.groups)
@@ -235,8 +235,7 @@ class WholeTableMethod(TableMethod):
     def _counts(self, rows_U: Tensor) -> Tensor:
         """The touched numbers of each table (R, F)."""
         real = (rows_U < self.tables.no_row).view(self.tables.groups, -1)
-        counts_GF = torch.stack([part.sum(1) for part in real.split(self.blocks.sizes, 1)], 1)
-        return (counts_GF * self.tables.dim).repeat_interleave(self.tables.runs, dim=0)
+        return (self.rows_of_tables.sum(real) * self.tables.dim).repeat_interleave(self.tables.runs, dim=0)
 
     def _each(self, packed: Leaf, shared: set[str]) -> list[Leaf]:
         """One leaf a table, (R, rows, E)."""
