@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,16 +52,15 @@ def over_seeds(read: pd.DataFrame) -> pd.DataFrame:
         whose loss never explodes counts as above the ramp: middle or upper is then inf. Seeds without a suggestion are
         left out.
     """
-    rows = []
-    for same in distinct(read, [*CURVE, "method", *RAMP]):
-        of_curve = matching(read, same)
+    rows, names = [], [*CURVE, "method", *RAMP]
+    for key, of_curve in grouped(read, names).items():
+        same = dict(zip(names, key, strict=True))
         for rule in RULES:
             lrs = of_curve[rule].to_numpy(dtype=float)
             lrs = np.sort(lrs[~np.isnan(lrs)])
             ends = {name: quantile(lrs, share) for name, share in QUARTILES.items()}
             rows.append(same | {"rule": rule, "n": len(of_curve), "found": int(np.isfinite(lrs).sum())} | ends)
-    columns = [*CURVE, "method", *RAMP, "rule", "n", "found", *QUARTILES]
-    return pd.DataFrame(rows, columns=pd.Index(columns))
+    return pd.DataFrame(rows, columns=pd.Index([*names, "rule", "n", "found", *QUARTILES]))
 
 
 QUARTILES = {"middle": 0.5, "lower": 0.25, "upper": 0.75}
@@ -76,18 +75,10 @@ def quantile(values: np.ndarray, share: float) -> float:
     return below if below == above else below * (above / below) ** (at - math.floor(at))
 
 
-def distinct(table: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the distinct values of some columns, in the order of the table."""
-    found: Any = table[list(names)].drop_duplicates()
-    return records(found)
-
-
-def matching(table: pd.DataFrame, same: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the rows of a table that have these values."""
-    is_same = np.ones(len(table), bool)
-    for name, value in same.items():
-        is_same &= (table[name] == value).to_numpy(dtype=bool)
-    return table.loc[is_same]
+def grouped(table: pd.DataFrame, names: Sequence[str]) -> dict[tuple[Any, ...], pd.DataFrame]:
+    """Return the distinct values of some columns, in the order of the table, each with its rows."""
+    groups: Any = table.groupby(list(names), sort=False)
+    return dict(iter(groups))
 
 
 def beside_edges(
@@ -107,15 +98,16 @@ def beside_edges(
         (best_lr over middle).
     """
     edge_of = {(row["model"], row["curve"]): row["edge"] for row in records(edges) if row["status"] == "reached"}
+    rates_of, scored_of = grouped(rates, CURVE), grouped(scored, CURVE)
+    best_of = {key: _best(of_curve, quality) for key, of_curve in scored_of.items()}
     rows = []
     for row in records(rules):
-        middle, key = row["middle"], {name: row[name] for name in CURVE}
-        edge = edge_of.get((row["model"], row["curve"]), math.nan)
-        best_lr, best = _best(matching(scored, key), quality)
+        middle, key = row["middle"], (row["model"], row["curve"])
+        edge, (best_lr, best) = edge_of.get(key, math.nan), best_of.get(key, (math.nan, math.nan))
         rows.append(
             row
             | {"edge": edge, "edge_over": edge / middle}
-            | _near(matching(rates, key), matching(scored, key), middle, quality)
+            | _near(rates_of.get(key, rates.head(0)), scored_of.get(key, scored.head(0)), middle, quality)
             | {"best_lr": best_lr, "best_quality": best, "best_over": best_lr / middle}
         )
     return pd.DataFrame(rows, columns=pd.Index([*rules.columns, *BESIDE]))
@@ -128,9 +120,10 @@ def _near(rates: pd.DataFrame, scored: pd.DataFrame, lr: float, quality: str) ->
     missing = {"near_lr": math.nan, "near_k": math.nan, "near_n": math.nan, "near_quality": math.nan}
     if not len(rates) or not math.isfinite(lr):
         return missing
-    near = min(records(rates), key=lambda row: abs(math.log(row["lr"] / lr)))
-    if abs(math.log(near["lr"] / lr)) > math.log(NEAR):
+    away = np.abs(np.log(rates["lr"].to_numpy(dtype=float) / lr))
+    if away.min() > math.log(NEAR):
         return missing
+    near = rates.iloc[int(away.argmin())]
     at = scored.loc[scored["lr"] == near["lr"]]
     value = float(at[quality].iloc[0]) if quality in at and len(at) else math.nan
     return {"near_lr": near["lr"], "near_k": near["k"], "near_n": near["n"], "near_quality": value}

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.loading import CURVE, records
 from analysis.stats.range_rules import RULES
-from analysis.stats.range_tests import NEAR, RAMP, distinct, matching
+from analysis.stats.range_tests import NEAR, RAMP, grouped
 from analysis.text.format import aligned, quality_words, two_digits
 from study.text.wording import count
 
@@ -40,17 +40,19 @@ def text(read: pd.DataFrame, rules: pd.DataFrame, beside: pd.DataFrame | None) -
         rules: `over_seeds` of them.
         beside: `beside_edges`; None where no run is recorded.
     """
-    parts = []
-    for same in distinct(read, [*CURVE, *RAMP]):
-        of_rules = {row["rule"]: row for row in records(matching(rules, same))}
-        high, seeds = same["lr_to"], records(matching(read, same))
+    names, parts = [*CURVE, *RAMP], []
+    rules_of, beside_of = grouped(rules, names), {} if beside is None else grouped(beside, names)
+    for key, of_curve in grouped(read, names).items():
+        of_rules = {row["rule"]: row for row in records(rules_of[key])}
+        seeds = records(of_curve)
+        first, high = seeds[0], seeds[0]["lr_to"]
         rows = [["seed", *(NAMES[rule] for rule in RULES)]]
         rows += [[str(row["seed"]), *(lr_words(row[rule], high) for rule in RULES)] for row in seeds[:MOST_SEEDS]]
         rows.append(["median", *(lr_words(of_rules[rule]["middle"], high) for rule in RULES)])
         rows.append(["quartiles", *(_quartiles(of_rules[rule], high) for rule in RULES)])
-        lines = [f"{same['model']}, {same['curve']}: {ramp_words(same)}, {count(len(seeds), 'seed')}"]
+        lines = [f"{first['model']}, {first['curve']}: {ramp_words(first)}, {count(len(seeds), 'seed')}"]
         lines += [f"  {line}" for line in aligned(rows)]
-        said = [] if beside is None else map(sentence, records(matching(beside, same)))
+        said = [] if beside is None else map(sentence, records(beside_of[key]))
         lines += [f"  {line}" for line in said if line]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
@@ -59,15 +61,16 @@ def text(read: pd.DataFrame, rules: pd.DataFrame, beside: pd.DataFrame | None) -
 def rows(rules: pd.DataFrame) -> list[list[str]]:
     """Return the row of each curve and ramp in the table of a report: each rule with its quartiles."""
     found = []
-    for same in distinct(rules, [*CURVE, *RAMP]):
-        of_rules = {row["rule"]: row for row in records(matching(rules, same))}
-        high, n = same["lr_to"], str(of_rules["explosion"]["n"])
+    for of_curve in grouped(rules, [*CURVE, *RAMP]).values():
+        of_rules = {row["rule"]: row for row in records(of_curve)}
+        first = of_rules["explosion"]
+        high, n = first["lr_to"], str(first["n"])
         lrs = [
             word
             for rule in RULES
             for word in (lr_words(of_rules[rule]["middle"], high), _quartiles(of_rules[rule], high))
         ]
-        found.append([same["model"], same["curve"], ramp_words(same), n, *lrs])
+        found.append([first["model"], first["curve"], ramp_words(first), n, *lrs])
     return found
 
 

@@ -53,3 +53,21 @@ def test_a_suggestion_stands_beside_the_nearest_trained_lr_and_only_a_near_one()
     )
     assert "no lr within a factor of 2 was trained" in said["steep"]
     assert said["valley"] == ""
+
+
+def test_each_curve_and_ramp_stands_beside_its_own_runs_in_the_order_of_the_rules() -> None:
+    one = readings(explosion=[1.0] * 4)
+    shorter, other = one.assign(lr_steps=50, explosion=2.0), one.assign(curve="clippy", explosion=4.0)
+    rules = over_seeds(pd.concat([one, other, shorter], ignore_index=True))
+    rates = pd.DataFrame([CURVE | {"lr": 1.0, "n": 16, "k": 3}, CURVE | {"curve": "clippy", "lr": 4.0, "n": 8, "k": 1}])
+    scored = rates.assign(auc_click=[0.6, 0.7], binned=False)
+    beside = beside_edges(rules, rates, scored, pd.DataFrame(columns=[*CURVE, "edge", "status"]), "auc_click")
+    found = beside.loc[beside["rule"] == "explosion"]
+    assert found[["curve", "lr_steps", "middle"]].to_numpy().tolist() == [
+        ["none", 100, 1],
+        ["clippy", 100, 4],
+        ["none", 50, 2],
+    ]
+    assert found[["near_k", "near_quality", "best_lr"]].to_numpy().tolist() == [[3, 0.6, 1], [1, 0.7, 4], [3, 0.6, 1]]
+    untrained = beside_edges(rules, rates.iloc[:1], scored.iloc[:1], pd.DataFrame(columns=["status"]), "auc_click")
+    assert untrained.loc[untrained["curve"] == "clippy", ["near_lr", "best_lr"]].isna().all(axis=None)
