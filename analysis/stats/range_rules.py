@@ -127,14 +127,11 @@ def _steep(at: np.ndarray, values: np.ndarray) -> float:
 
 
 def _valley(at: np.ndarray, values: np.ndarray) -> float:
-    """As fastai finds it: the start of a fall is not moved where a longer fall ends at the same step."""
-    lengths = [1] * len(values)
-    start = end = 0
+    """As fastai finds it: a fall may skip steps, and its start is taken as its length before its end."""
+    lengths = np.ones(len(values), int)
     for i in range(1, len(values)):
-        for j in range(i):
-            if values[i] < values[j] and lengths[i] < lengths[j] + 1:
-                lengths[i] = lengths[j] + 1
-            if lengths[end] < lengths[i]:
-                end, start = i, i - lengths[i]
+        lengths[i] = 1 + lengths[:i][values[i] < values[:i]].max(initial=0)
+    end = int(np.argmax(lengths))
+    start = end - int(lengths[end]) if end else 0
     third = (end - start) / 3
     return float(at[start + int(third) + int(third / 2)])

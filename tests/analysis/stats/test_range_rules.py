@@ -75,6 +75,29 @@ def test_the_loss_explodes_where_fastai_ends_the_test(name: str) -> None:
     assert range_rules.explosion(lrs, losses) == expected
 
 
+def fall_by_loops(values: np.ndarray) -> tuple[int, int]:
+    """The start and the end of the longest fall, in fastai's own loops."""
+    lengths, start, end = [1] * len(values), 0, 0
+    for i in range(1, len(values)):
+        for j in range(i):
+            if values[i] < values[j] and lengths[i] < lengths[j] + 1:
+                lengths[i] = lengths[j] + 1
+            if lengths[end] < lengths[i]:
+                end, start = i, i - lengths[i]
+    return start, end
+
+
+@pytest.mark.parametrize("levels", [2, 5, 30, 1000])
+def test_the_valley_of_any_curve_is_that_of_fastais_loops(levels: int) -> None:
+    draws = np.random.default_rng(levels)
+    for steps in range(1, 60):
+        walk = draws.integers(-levels, levels // 2, steps).cumsum() if steps % 2 else draws.integers(0, levels, steps)
+        values, at = walk.astype(np.float32), np.arange(steps, dtype=np.float32)
+        start, end = fall_by_loops(values)
+        third = (end - start) / 3
+        assert range_rules._valley(at, values) == at[start + int(third) + int(third / 2)]
+
+
 def test_explosion_by_pencil() -> None:
     # the weights of three losses are 0.98^2, 0.98 and 1: 1, 1, x have the mean (1.9404 + x) / 2.9404 > 4 from 9.8212 on
     assert range_rules.explosion([1, 2, 3], [1, 1, 9.82]) == math.inf
