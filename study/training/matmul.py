@@ -10,6 +10,7 @@ Shape letters: R runs, N rows, I inputs, O outputs.
 """
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,9 @@ from study.training import devices
 
 MAY_ROUND: Any = getattr(mkldnn, "matmul", None)
 """Its `fp32_precision` is the precision to which oneDNN may round; None before torch 2.9."""
+
+SETTING = threading.Lock()
+"""Held while `fp32_precision` is changed: it is one for the process, and two threads would leave it changed."""
 
 LEAST_WIDTH = 16
 """Fewest inputs and outputs of a layer for which oneDNN is worth its overhead."""
@@ -91,12 +95,13 @@ def product(left_RNI: Tensor, right_RIO: Tensor, out: Tensor | None = None) -> T
 
 def by_onednn(left_RNI: Tensor, right_RIO: Tensor, out: Tensor | None = None) -> Tensor:
     """Return the product as oneDNN computes it, exact or not."""
-    before = MAY_ROUND.fp32_precision
-    MAY_ROUND.fp32_precision = "bf16"
-    try:
-        return torch.bmm(left_RNI, right_RIO) if out is None else torch.bmm(left_RNI, right_RIO, out=out)
-    finally:
-        MAY_ROUND.fp32_precision = before
+    with SETTING:
+        before = MAY_ROUND.fp32_precision
+        MAY_ROUND.fp32_precision = "bf16"
+        try:
+            return torch.bmm(left_RNI, right_RIO) if out is None else torch.bmm(left_RNI, right_RIO, out=out)
+        finally:
+            MAY_ROUND.fp32_precision = before
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

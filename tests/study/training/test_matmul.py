@@ -1,5 +1,6 @@
 """Products of a stack by oneDNN: against torch's own in double precision, and independent of the stack."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -133,6 +134,30 @@ def test_a_product_restores_torchs_precision_setting(precision: str) -> None:
         assert may.fp32_precision == precision
     finally:
         may.fp32_precision = before
+
+
+def test_products_of_two_threads_leave_torchs_precision_setting_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, both_inside = [], threading.Event()
+
+    def bmm(left: Tensor, right: Tensor) -> Tensor:
+        inside.append(matmul.MAY_ROUND.fp32_precision)
+        if len(inside) == 1:
+            both_inside.wait(0.2)  # which a lock prevents
+        else:
+            both_inside.set()
+            threads[0].join()
+        return left @ right
+
+    monkeypatch.setattr(torch, "bmm", bmm)
+    x, weight, _ = (v.detach() for v in make(48, 20, 32))
+    before = matmul.MAY_ROUND.fp32_precision
+    threads = [threading.Thread(target=matmul.by_onednn, args=(x, weight.mT)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    threads[1].join()
+    found, matmul.MAY_ROUND.fp32_precision = matmul.MAY_ROUND.fp32_precision, before
+    assert inside == ["bf16", "bf16"]
+    assert found == before
 
 
 def rounded(left: Tensor, right: Tensor) -> Tensor:
