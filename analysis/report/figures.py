@@ -18,7 +18,7 @@ from analysis.report.html import file_name, settle
 from analysis.report.tables import LEVELS, ReportTables
 from analysis.stats import frontier as thresholds
 from analysis.stats.edges import fitted_curves
-from analysis.stats.onsets import LOST_AT, with_onsets
+from analysis.stats.onsets import LOST_AT, are_known, with_onsets
 from analysis.stats.trajectories import diverged_by_step, example_pairs, gain_by_step
 from analysis.text import alt
 from analysis.text.format import score_text
@@ -41,7 +41,8 @@ def report_figures(
     """Return name -> figure, in reading order; empty without runs. Call it inside `figure_style()`.
 
     Args:
-        losses: Losses of all runs, if they are in memory; None reads those that are shown.
+        losses: Losses of runs, if they are in memory; None reads those that are shown. Without those of all diverged
+            runs, the figure of when runs diverge has the judge's steps in place of onsets.
         reference: Of the control, as in `analysis.report.page.write`; None knows of no onsets.
         page: Sizes of the panels.
     """
@@ -58,7 +59,9 @@ def report_figures(
     def drawn_of(frame: pd.DataFrame) -> pd.DataFrame:
         return frame.loc[frame["curve"].isin(curves_drawn) & frame["model"].isin(models_drawn)]
 
-    drawn = with_onsets(drawn_of(runs), tables.every, losses, reference, definition)
+    drawn = with_onsets(
+        drawn_of(runs), tables.every, losses if are_known(runs, losses, reference) else None, reference, definition
+    )
     rates, edges, table = drawn_of(rates), drawn_of(edges), drawn_of(table)
     horizon, lines = diverged_by_step(drawn), fitted_curves(drawn, fitted=fitted)
 

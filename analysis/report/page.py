@@ -25,6 +25,7 @@ from analysis.report.figures import report_figures, said
 from analysis.report.html import Image, file_name, image, render
 from analysis.report.table_files import write_tables
 from analysis.report.tables import ReportTables
+from analysis.stats.onsets import are_known
 from analysis.stats.scale import ScaleTables
 from analysis.text import alt
 from study.record.files import read_file
@@ -46,7 +47,7 @@ def write(
     Args:
         reference: Model -> the control's "lr" (the safe lr), "gain" (the reference gain) and "gain_<task>".
         influence: `study.commands.rescore.rule_influence`: how far other rules move the edges.
-        losses: Losses of all runs, if they are in memory.
+        losses: Losses of runs, as in `report_figures`.
         sizes: Edges against a size; None leaves the section out.
         doubling: `analysis.stats.horizon.last_doubling`; None leaves it out.
 
@@ -64,7 +65,7 @@ def write(
     if tested is not None:
         images[range_tests.NAME] = tested.write(folder)
     values = sections.report(tables, images, reference or {}, influence, sizes, doubling, tested)
-    content = render("report.html.j2", **values)
+    content = render("report.html.j2", **values, onsets=are_known(tables.runs, losses, reference))
     path = folder / "report.html"
     write_atomic(path, content.encode(), sync=False)
     return path

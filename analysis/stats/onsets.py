@@ -53,6 +53,20 @@ def with_onsets(
     return runs.assign(**{LOST_AT: lost})
 
 
+def are_known(
+    runs: pd.DataFrame, losses: pd.DataFrame | None, reference: Mapping[str, Mapping[str, Any]] | None
+) -> bool:
+    """Return whether the losses of all diverged runs are there, and the references of their models.
+
+    Args:
+        runs, losses, reference: As in `with_onsets`.
+    """
+    diverged = runs.loc[runs["outcome"] == "diverged"]
+    if losses is None or not reference:
+        return False
+    return bool((diverged["run_id"].isin(losses["run_id"]) & diverged["model"].isin(list(reference))).all())
+
+
 def _onsets(
     diverged: pd.DataFrame,
     every: pd.DataFrame,

@@ -39,7 +39,6 @@ def report(folder: Path, figures: Sequence[str] = (), *, latex: bool = False) ->
     from analysis.report.figures import check_figures
     from analysis.report.figures import save_figures as paper_figures
     from analysis.report.tables import LEVELS, report_tables
-    from analysis.stats.trajectories import example_pairs
     from analysis.text.latex import edges_table
     from analysis.text.report import MOST_REJUDGED
 
@@ -50,8 +49,7 @@ def report(folder: Path, figures: Sequence[str] = (), *, latex: bool = False) ->
     try:
         many = len(found.runs) > MOST_REJUDGED
         judged = found.every.loc[found.every["role"] == "control"] if many else found.every
-        examples = [run["run_id"] for pair in example_pairs(found.runs) for run in pair] if many else []
-        losses = tables.read_losses(folder, [*judged["run_id"], *examples] if many else None)
+        losses = _losses(found)
         told = _references(found, losses)
         path = page.write(
             found,
@@ -98,16 +96,26 @@ def save_figures(folder: Path, into: Path, formats: Sequence[str], width: float 
     from analysis.report.figures import check_figures
     from analysis.report.figures import save_figures as paper_figures
     from analysis.report.tables import report_tables
-    from analysis.text.report import MOST_REJUDGED
 
     check_figures(formats, width)
     found = report_tables(folder)
-    losses = tables.read_losses(folder) if len(found.runs) <= MOST_REJUDGED else None
-    told = {} if losses is None else _references(found, losses)
+    losses = _losses(found)
     try:
-        return paper_figures(found, into, formats, width, losses, told)
+        return paper_figures(found, into, formats, width, losses, _references(found, losses))
     except OSError as error:
         raise StorageError(f"cannot write figures to {into} ({error.strerror or error})") from error
+
+
+def _losses(found: "ReportTables") -> "pd.DataFrame":
+    """The losses of all runs; of over MOST_REJUDGED, those of the control and of the gallery."""
+    from analysis.stats.trajectories import example_pairs
+    from analysis.text.report import MOST_REJUDGED
+
+    if len(found.runs) <= MOST_REJUDGED:
+        return tables.read_losses(found.folder)
+    control = found.every.loc[found.every["role"] == "control", "run_id"]
+    examples = [run["run_id"] for pair in example_pairs(found.runs) for run in pair]
+    return tables.read_losses(found.folder, [*control, *examples])
 
 
 def _missing_losses(runs: "pd.DataFrame", losses: "pd.DataFrame") -> list[str]:

@@ -12,6 +12,7 @@ from records import TASK, make_definition
 from simulated_record import simulated_definition, write_simulated_study
 from threshold_runs import runs_of
 
+import analysis
 from analysis.figures import panels as panel_figures
 from analysis.figures import tradeoff as tradeoff_figures
 from analysis.figures.palette import curve_styles
@@ -21,6 +22,8 @@ from analysis.report import html, sections
 from analysis.report.html import Table
 from analysis.stats.frontier import frontier, tradeoff
 from analysis.stats.missing import missing_by_curve
+from analysis.stats.trajectories import diverged_by_step
+from analysis.text import alt
 from analysis.text import report as report_text
 from study.commands import report as report_command
 from study.config import Study, control_of
@@ -183,3 +186,25 @@ def test_a_report_of_many_runs_reads_each_file_once(tmp_path: Path, monkeypatch:
     every = [f"{path.parent.name}/{path.name}" for kind in ("runs", "losses") for path in tmp_path.glob(f"{kind}/*")]
     assert sorted(name for name in read if name.startswith(("runs/", "losses/"))) == sorted(every)
     assert (tmp_path / "figures" / "gallery.png").exists()
+
+
+def described(folder: Path) -> dict[str, str]:
+    """What each figure says that it shows."""
+    texts = {path.stem: path.read_text() for path in folder.glob("*.svg")}
+    return {name: text.split("<dc:description>")[1].split("</")[0] for name, text in texts.items()}
+
+
+def test_figures_of_many_runs_mark_divergence_alike_wherever_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, into = tmp_path / "study", tmp_path / "figures"
+    write_simulated_study(folder, simulated_definition(models=("small",), lrs=(0.2, 0.6, 1.2), seeds=(0, 1)))
+    monkeypatch.setattr(report_text, "MOST_REJUDGED", 0)
+    report_command.report(folder, ["svg"])
+    found = described(folder / "figures" / "paper")
+    assert found["horizon"] == alt.horizon(diverged_by_step(analysis.load(folder))), "the judge's steps alone"
+    page = (folder / "report.html").read_text()
+    assert "counts from its onset" not in page
+    assert "counts from the step at which it was judged to have diverged" in page
+    report_command.save_figures(folder, into, ["svg"])
+    assert described(into) == found
