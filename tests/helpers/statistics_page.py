@@ -161,7 +161,7 @@ def models(_: float) -> str:
     for (shape, seeds), own in rows.groupby(["shape", "seeds"], sort=False):  # pyright: ignore[reportGeneralTypeIssues]
         least, mean = own.min(numeric_only=True), own.mean(numeric_only=True)
         lines.append([str(shape), str(seeds), f"{least['moves_covered']:.3f}", f"{mean['moves_width']:.2f}"])
-        lines[-1] += [f"{least['ratio_covered']:.3f}", f"{mean['ratio_width']:.2f}"]
+        lines[-1] += [f"{least['ratio_covered']:.3f}", _or_open(mean["ratio_width"])]
     return f"{_each(rows, 'studies of each curve, grid and number of seeds')}\n\n{markdown(lines)}"
 
 
@@ -242,6 +242,10 @@ def _rising(level: float) -> pd.DataFrame:
 
 def _name(level: float) -> str:
     return f"LR{100 * level:02.0f}"
+
+
+def _or_open(width: float) -> str:
+    return f"{width:.2f}" if np.isfinite(width) else "open"
 
 
 def _number(value: float) -> str:
