@@ -3,21 +3,22 @@
 A function returns None if its section is left out.
 """
 
-import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from analysis.loading import CELL, cells_of, read_family, records, tasks_of, threshold_columns
+from analysis.loading import CELL, records, tasks_of
+from analysis.report.answers import Context, once, split_answer
+from analysis.report.comparison_sections import contrasts
 from analysis.report.html import Image, Table
+from analysis.report.measurement_sections import configuration, control, missing
+from analysis.report.numbers import interval, number
 from analysis.report.range_tests import NAME as RANGE_TESTS
 from analysis.report.range_tests import RangeTests
-from analysis.report.tables import LEVELS, ReportTables, missing_runs, planned_count
+from analysis.report.tables import LEVELS, ReportTables
 from analysis.stats.best import task_of
 from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.quality import BAND
@@ -27,26 +28,18 @@ from analysis.stats.scale import ScaleTables
 from analysis.text import range_tests as range_text
 from analysis.text.best import best_table
 from analysis.text.best import sentence as best_sentence
-from analysis.text.contrasts import ratio_text, sentences
 from analysis.text.control import control_notes
 from analysis.text.edges import edge_span, edge_text, sentence
-from analysis.text.format import lr_text, p_text, percent, quality_words, score_text, span_text
+from analysis.text.format import lr_text, percent, quality_words, score_text
 from analysis.text.missing import sentences as missing_sentences
 from analysis.text.mixture import mixture_notes
-from analysis.text.recommend import commands, headroom_text
+from analysis.text.recommend import commands
 from analysis.text.report import claims_text, trust_notes
 from analysis.text.scale import EXPONENT_HEAD, doubling_text, exponent_row, horizon_warnings, sizes_text, too_few_text
 from analysis.text.scale import warnings as size_warnings
 from analysis.text.table2 import as_text
-from study.config import IMPORTED, QualitySearch, comparators, has_grid, to_json
-from study.record.definition import Definition, RecordError
-from study.record.failures import read_failures
+from study.config import QualitySearch
 from study.text.wording import count
-
-Context = dict[str, Any]
-Said = TypeVar("Said")
-Answers = list[tuple[str, list[tuple[str, str]]]]
-"""For each model: (curve, rest of its sentence) pairs."""
 
 MOST_CELLS = 2_000
 """Rows of a table that a page shows without becoming slow."""
@@ -105,27 +98,6 @@ def report(
         "frontiers": [name for name in images if name.startswith(FRONTIERS)],
         "other_figures": [name for name in images if name.startswith(OTHER_FIGURES)],
     }
-
-
-# The answers
-
-
-def once(of_models: list[tuple[str, Said]], models: Sequence[str]) -> list[tuple[str, Said]]:
-    """Return what is said of each model, with what several have in common once: under all of their names.
-
-    Args:
-        of_models: Model, and what is said of it. A model may be there several times, or not at all.
-        models: All that the page has.
-    """
-    said = list[tuple[list[str], Any]]()
-    for model, words in of_models:
-        alike = next((names for names, known in said if known == words), None)
-        if alike is None:
-            said.append(([model], words))
-        else:
-            alike.append(model)
-    every = f"all {len(models)} models"
-    return [(every if len(names) == len(models) > 1 else ", ".join(names), words) for names, words in said]
 
 
 def range_tests(tested: RangeTests) -> Context:
@@ -209,7 +181,9 @@ def _claim(row: Mapping[str, Any]) -> list[str]:
 def divergence(tables: ReportTables) -> Context:
     """The edge of each curve."""
     first = tables.first_edges
-    answers = [(model, [_split(row["curve"], sentence(row)) for row in rows]) for model, rows in tables.by_model(first)]
+    answers = [
+        (model, [split_answer(row["curve"], sentence(row)) for row in rows]) for model, rows in tables.by_model(first)
+    ]
     seeds = min(first["seeds"].tolist())
     return {
         "answers": once(answers, tables.models(first)),
@@ -224,11 +198,6 @@ def divergence(tables: ReportTables) -> Context:
         "few_seeds": count(seeds, "seed") if seeds < FEW_SEEDS else None,
         "table": _edges_table(tables),
     }
-
-
-def _split(curve: str, line: str) -> tuple[str, str]:
-    """Split a sentence into the curve that it starts with and the rest."""
-    return str(curve), line[len(str(curve)) :]
 
 
 def _edges_table(tables: ReportTables) -> Table:
@@ -253,103 +222,6 @@ def best_settings(tables: ReportTables) -> Table | None:
 
 def _head_and_rows(found: tuple[list[str], list[list[str]]]) -> dict[str, Any]:
     return dict(zip(("head", "rows"), found, strict=True))
-
-
-def contrasts(tables: ReportTables) -> Context | None:
-    """Contrasts between methods, and the cost of a wrong lr."""
-    found = tables.contrasts
-    if found.empty:
-        return None
-    answers: Answers = []
-    against = comparators(tables.definition.study)
-    for model in tables.models(found):
-        of_model = found.loc[found["model"] == model]
-        curves = of_model.loc[of_model["planned"].astype(bool), "curve"].tolist() or [""]
-        lines = sentences(of_model, against)
-        answers.append((model, [_split(curve, line) for curve, line in zip(curves, lines, strict=True)]))
-    planned = found["planned"].to_numpy(dtype=bool)
-    return {
-        "answers": once(answers, tables.models(tables.first_edges)),
-        "against": " and with ".join(against),
-        "family": _family_of(tables.folder),
-        "planned": _contrasts_table(tables, found.loc[planned], "p (Holm)", "p_holm"),
-        "others": _contrasts_table(tables, found.loc[~planned], "p, uncorrected", "p"),
-        "across": _across_table(tables.across_models),
-        "costs": _costs_table(tables),
-        "lr_min": tables.sensitivity["sensitivity_lr_min"].iloc[0],
-        "lr_max": tables.sensitivity["sensitivity_lr_max"].iloc[0],
-    }
-
-
-def _across_table(found: pd.DataFrame) -> Table | None:
-    if found.empty:
-        return None
-    head = [
-        "curve",
-        "against",
-        "models",
-        "seeds",
-        "moves the edge up",
-        "95% interval",
-        "ratio of edges",
-        "95% interval",
-    ]
-    rows = [
-        [
-            *(str(row[name]) for name in ("curve", "against", "models", "seeds")),
-            *(percent(row["moves"]), f"{percent(row['moves_low'])} to {percent(row['moves_high'])}"),
-            *(ratio_text(row), span_text(row["low"], row["high"])),
-        ]
-        for row in records(found)
-    ]
-    return Table(head=head, rows=rows, words=2)
-
-
-def _family_of(folder: Path) -> str | None:
-    """The name of the family whose member the study is; None of another study."""
-    try:
-        name, members = read_family(folder.parent)
-    except (RecordError, OSError):
-        return None
-    return name if folder.name in {member.label for member in members} else None
-
-
-def _contrasts_table(tables: ReportTables, found: pd.DataFrame, p_head: str, p: str) -> Table | None:
-    if found.empty:
-        return None
-    score = quality_words(str(found["quality"].iloc[0]))
-    head = ["model", "curve", "against", "LR50 ratio", "95% interval", p_head, "seeds", f"{score}, difference"]
-    head += ["95% interval", "at lr", "diverged only here", "only there"]
-    return Table(head=head, rows=[_contrast(row, p) for _, rows in tables.by_model(found) for row in rows], words=3)
-
-
-def _contrast(row: Mapping[str, Any], p: str) -> list[str]:
-    ratio = [ratio_text(row), span_text(row["low"], row["high"]), p_text(row[p])]
-    quality, at = ["-"] * 2, ["-"] * 3
-    if row["difference_pairs"] > 1:
-        quality = [signed(row["difference"]), f"{signed(row['difference_low'])} to {signed(row['difference_high'])}"]
-    if row["lr_named"] or row["lr_only"] + row["lr_only_against"] > 0:
-        named = f", named (p {p_text(row['lr_p_holm'])})" if row["lr_named"] else ""
-        counts = [f"{row[only]} of {row['lr_pairs']}" for only in ("lr_only", "lr_only_against")]
-        at = [f"{row['lr']:.2g}{named}", *counts]
-    return [row["model"], row["curve"], row["against"], *ratio, str(row["pairs"]), *quality, *at]
-
-
-def _costs_table(tables: ReportTables) -> Table:
-    sensitivity = {(row["model"], row["curve"]): row for row in records(tables.sensitivity)}
-    body = []
-    for model, rows in tables.by_model(tables.recommended):
-        for row in rows:
-            cost = sensitivity[model, row["curve"]]
-            known = math.isfinite(row["best_lr"])
-            best_lr = f"{row['best_lr']:.2g}" if known else "-"
-            room = [headroom_text(row) or "-"]
-            room += [span_text(row["headroom_low"], row["headroom_high"]) if known else "-"]
-            loss = [number(cost["sensitivity"]), interval(cost, "sensitivity_low", "sensitivity_high", 3)]
-            body.append([model, row["curve"], best_lr, *room, *loss])
-    score = quality_words(str(tables.recommended["quality"].iloc[0]))
-    head = ["model", "curve", f"lr of best {score}", "headroom", "95% interval", "LR sensitivity", "95% interval"]
-    return Table(head=head, rows=body, words=2)
 
 
 def rule_influence(tables: ReportTables, found: pd.DataFrame | None) -> Table | None:
@@ -397,7 +269,7 @@ def horizon(tables: ReportTables, doubling: pd.DataFrame | None) -> Context | No
         **totals,
         **ends,
         "answers": once(
-            [(model, [_split(row["curve"], doubling_text(row)) for row in rows]) for model, rows in by_model],
+            [(model, [split_answer(row["curve"], doubling_text(row)) for row in rows]) for model, rows in by_model],
             tables.models(tables.first_edges),
         ),
         "warnings": once(
@@ -432,133 +304,3 @@ def _cell(row: Mapping[str, Any], bands: Iterable[str]) -> list[str]:
     values = [f"{number(row[b])} ({interval(row, f'{b}_q10', f'{b}_q90', 3)})" for b in bands]
     micro = [f"{row['micro_rate']:.2f}", interval(row, "micro_low", "micro_high")]
     return [row["model"], row["curve"], *counts, str(row["undertrained"]), *values, *micro]
-
-
-def missing(tables: ReportTables) -> Context:
-    """Planned runs that are not recorded, by reason, and unreadable record files."""
-    study = tables.definition.study
-    failures = read_failures(tables.folder, set(tables.every["run_id"]))
-    planned, count, runs = None, len(failures), None
-    reasons = Counter(failures.values())
-    if study.trainer == IMPORTED and failures:
-        lacking = missing_runs(tables.definition, tables.every)
-        lacking = lacking.loc[lacking["run_id"].isin(list(failures))]
-        runs = _missing_table(lacking.assign(why=lacking["run_id"].map(failures)))
-    elif has_grid(study):
-        lacking = missing_runs(tables.definition, tables.every)
-        why = [failures.get(run, "not run yet") for run in lacking["run_id"]]
-        planned, count, reasons = planned_count(study), len(lacking), Counter(why)
-        runs = _missing_table(lacking.assign(why=why)) if count else None
-    return {
-        "imported": study.trainer == IMPORTED,
-        "planned": planned,
-        "count": count,
-        "reasons": _reasons_table(reasons) if reasons else None,
-        "runs": runs,
-        "set_aside": sorted(path.name for path in Path(tables.folder / "set_aside").glob("*")),
-    }
-
-
-def _reasons_table(reasons: Counter[str]) -> Table:
-    rows = [[reason, f"{n:,}"] for reason, n in reasons.most_common()]
-    return Table(head=["reason", "runs"], rows=rows, words=1)
-
-
-def _missing_table(lacking: pd.DataFrame) -> Table:
-    """Missing runs by model, arm and reason."""
-    rows = []
-    for key, group in lacking.groupby(["model", "method", "options", "why"], sort=False):
-        model, method, options, why = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
-        arm = f"{method} {options}" if options != "{}" else method
-        lrs = ", ".join(f"{lr:g}" for lr in sorted(set(group["lr"])))
-        rows.append([model, arm, lrs, ranges(group["seed"]), str(len(group)), why])
-    return Table(head=["model", "method", "lr", "seeds", "runs", "reason"], rows=rows, words=2)
-
-
-# How it was measured
-
-
-def control(every: pd.DataFrame, reference: Mapping[str, Mapping[str, Any]]) -> Context:
-    """The control: its safe lr and gain, and its runs."""
-    runs = every.loc[every["role"] == "control"]
-    rows = []
-    for key, group in runs.groupby(["model", "lr"], sort=True):
-        model, lr = key  # pyright: ignore[reportGeneralTypeIssues]
-        loss = pd.Series(group["final_loss"]).astype(float)
-        shown = "-" if loss.isna().all() else number(float(loss.median()), 4)
-        rows.append([str(model), f"{lr:g}", str(len(group)), shown])
-    table = Table(head=["model", "lr", "runs", "final loss, median"], rows=rows, words=1) if rows else None
-    return {"models": [_reference(model, values) for model, values in reference.items()], "table": table}
-
-
-def _reference(model: str, values: Mapping[str, Any]) -> Context:
-    prefix = "gain_"
-    gains = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix) and v is not None}
-    per_task = ", ".join(f"{task} {number(float(gain), 4)}" for task, gain in gains.items()) if len(gains) > 1 else ""
-    return {"model": model, "lr": f"{values['lr']:g}", "gain": f"{float(values['gain']):.4f}", "per_task": per_task}
-
-
-def configuration(definition: Definition, every: pd.DataFrame) -> Context:
-    """Versions, arms, the study and its data."""
-    made_by = ", ".join(sorted({str(version) for version in every["version"].dropna()}))
-    versions = definition.versions | {"runs made by version": made_by}
-    rows = [[name, str(version)] for name, version in versions.items() if version]
-    plans = [list(plan) for plan in definition.plans]
-    return {
-        "versions": Table(head=["part", "version"], rows=rows, words=2),
-        "arms": _arms_table(cells_of(every, definition.study)),
-        "plans": Table(head=["fixed at", "SHA-256 of the plan"], rows=plans, words=2) if plans else None,
-        "study": json_by_line(to_json(definition.study)),
-        "data": json_by_line(definition.data),
-    }
-
-
-def _arms_table(runs: pd.DataFrame) -> Table | None:
-    """Each curve's thresholds and options, defaults included."""
-    thresholds = threshold_columns(runs)
-    rows = []
-    for row in records(runs.drop_duplicates("curve")):
-        values = [f"{name} = {row[name]:g}" for name in thresholds if pd.notna(row[name])]
-        options = json.loads(row["options"]) if isinstance(row["options"], str) else {}
-        rows.append([row["curve"], ", ".join(values + [f"{k} = {v}" for k, v in options.items()]) or "-"])
-    return Table(head=["curve", "thresholds and options"], rows=rows, words=2) if rows else None
-
-
-def json_by_line(values: Mapping[str, Any]) -> str:
-    """Return JSON with one line a key, and one line for each object in a list."""
-    lines = []
-    for key in sorted(values):
-        value = values[key]
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            items = ",\n".join(f"  {json.dumps(item, sort_keys=True)}" for item in value)
-            lines.append(f'"{key}": [\n{items}\n ]')
-        else:
-            lines.append(f'"{key}": {json.dumps(value, sort_keys=True)}')
-    return "{\n " + ",\n ".join(lines) + "\n}"
-
-
-# Numbers
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Return a number with its digits; `-` if it is missing, `inf` and `-inf` as they are."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else ("-" if math.isnan(value) else f"{value:g}")
-
-
-def interval(row: Mapping[str, Any], low: str, high: str, digits: int = 2) -> str:
-    """Return `0.12 to 0.34`; `-` if both ends are missing."""
-    if math.isnan(row[low]) and math.isnan(row[high]):
-        return "-"
-    return f"{number(row[low], digits)} to {number(row[high], digits)}"
-
-
-def signed(value: float) -> str:
-    """Return a difference with its sign and four digits; `-` if it is missing."""
-    return f"{value:+.4f}" if math.isfinite(value) else "-"
-
-
-def ranges(values: Iterable[int]) -> str:
-    """Return 0, 1, 2, 5 as `0-2, 5`."""
-    ordered = np.unique(np.fromiter(values, dtype=int))
-    spans = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
-    return ", ".join(f"{span[0]}" if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in spans)

@@ -17,6 +17,7 @@ from text_checks import contains
 import analysis
 from analysis.report import page as report_page
 from analysis.report import sections, terminal
+from analysis.report.answers import once
 from analysis.report.tables import missing_runs, planned_count, report_tables
 from analysis.stats.contrasts import contrasts
 from analysis.stats.quality import lr_sensitivity
@@ -384,8 +385,8 @@ def test_what_holds_for_every_model_is_said_once(tmp_path, without_figures):
 
 
 def test_what_some_models_have_in_common_is_said_under_their_names():
-    assert sections.once([("a", "x"), ("b", "y"), ("c", "x")], "abc") == [("a, c", "x"), ("b", "y")]
-    assert sections.once([("a", ["x"]), ("b", ["x"])], "ab") == [("all 2 models", ["x"])]
-    assert sections.once([("a", "x"), ("b", "x")], "abc") == [("a, b", "x")], "nothing is said of c"
-    assert sections.once([("a", "x"), ("a", "y")], "a") == [("a", "x"), ("a", "y")]
-    assert sections.once([("a", "x")], "a") == [("a", "x")]
+    assert once([("a", "x"), ("b", "y"), ("c", "x")], "abc") == [("a, c", "x"), ("b", "y")]
+    assert once([("a", ["x"]), ("b", ["x"])], "ab") == [("all 2 models", ["x"])]
+    assert once([("a", "x"), ("b", "x")], "abc") == [("a, b", "x")], "nothing is said of c"
+    assert once([("a", "x"), ("a", "y")], "a") == [("a", "x"), ("a", "y")]
+    assert once([("a", "x")], "a") == [("a", "x")]
