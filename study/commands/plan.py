@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.commands import changed_code
+from study.commands import changed_code, search_start
 from study.commands.progress import duration
 from study.commands.remaining import RemainingWork, remaining_work
 from study.commands.request import RunRequest, out_folder, study_and_trainer
@@ -43,6 +43,9 @@ def preview_lines(
     """
     study, trainer = (study, open_trainer(study, cache_folder())) if study else study_and_trainer(request)
     folder = out_folder(request, study)
+    study = search_start.recorded_lrs(study, folder)
+    if not study.has_lrs:
+        return _without_lrs(study, trainer, folder)
     exists = study_exists(folder)
     runs = tables.read_runs(folder) if exists else None
     recorded = set() if runs is None else set(runs["run_id"])
@@ -64,6 +67,22 @@ def preview_lines(
         *_counts(study, work),
         *_contrasts(study, of_family),
         *_outlook(work, workers, folder, trainer, runs),
+    ]
+
+
+def _without_lrs(study: Study, trainer: Trainer, folder: Path) -> list[str]:
+    """The lines of a search that does not know yet where it begins."""
+    search_start.check(study, trainer)
+    arms = [arm for arm in study.arms if not study.lrs_of(arm)]
+    ramp, curves = search_start.RAMP, len(study.models) * len(arms)
+    return [
+        f"{study.name}: {_goal(study)} of {_methods(study)}",
+        "  plan      fixed once range tests have set its lrs",
+        *(f"  {word:9} {line}" for word, line in trainer.summary()),
+        f"  lrs       around those at which the loss explodes in range tests of {count(curves, 'curve')}: "
+        f"{len(search_start.SEEDS)} seeds, {ramp.steps} steps, lr {ramp.low:g} to {ramp.high:g}, on this machine",
+        *_contrasts(study, 0),
+        f"  out       {stores.address(folder)}",
     ]
 
 

@@ -1,14 +1,17 @@
 """`study range-test`: one run a seed whose lr rises step by step, and what it says beside the edges."""
 
+import itertools
+import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from analysis.stats.range_rules import explosion
 from study.commands.request import RunRequest, out_folder, study_and_trainer
 from study.config import Arm, Study, canonical_json
 from study.definition import overrides
@@ -18,7 +21,7 @@ from study.record.range_tests import (
     Ramp,
     arm_columns,
     read_range_tests,
-    recorded_seeds,
+    recorded_tests,
     setting_of,
     write_range_tests,
 )
@@ -46,6 +49,8 @@ class RangeRequest:
     def ramp(self, study: Study) -> Ramp:
         """Return the lr of each step. Raises ValueError."""
         lrs = [lr for arm in study.arms for lr in study.lrs_of(arm)]
+        if not lrs and None in (self.low, self.high):
+            raise ValueError("the study has no lrs around which to test: give --from and --to")
         low = float(f"{LOW_FACTOR * min(lrs):.3g}") if self.low is None else self.low
         high = float(f"{HIGH_FACTOR * max(lrs):.3g}") if self.high is None else self.high
         return Ramp(low=low, high=high, steps=self.steps)
@@ -57,6 +62,22 @@ class RangeRequest:
         if not found:
             raise ValueError("--seeds needs at least 1")
         return found
+
+
+class ShortLoopError(ValueError):
+    """A loop ended by itself before its loss exploded and its lr reached the end of the ramp.
+
+    Args:
+        steps: of the loop.
+        of: the ramp's steps.
+    """
+
+    def __init__(self, steps: int, of: int) -> None:
+        super().__init__(steps, of)
+        self.steps, self.of = steps, of
+
+    def __str__(self) -> str:
+        return f"the loop ended after {self.steps} of {self.of} steps of its range test; give --steps {self.steps}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,33 +111,8 @@ def range_test(request: RunRequest, wanted: RangeRequest) -> str:
     for seed in seeds:
         study.run(trainer.content, study.models[0], study.arms[0], ramp.high, seed)  # raises for a reserved seed
     folder = out_folder(request, study)
-    check_not_a_view(folder)
-    check_not_published(folder)
-    setting = setting_of(study, trainer.content)
-    if study_exists(folder):
-        _check_same(folder, setting)
-    largest, device = trainer.limits(study).largest_stack, request.device or "cpu"
-    trainer.check_device(device)
-    stores.probe(folder)
-    with locked(folder):
-        trainer.write_folder(folder)
-        recorded, jobs = read_range_tests(folder), []
-        for model in study.models:
-            for arm in study.arms:
-                known = recorded_seeds(recorded, setting, model, _columns(trainer, study, model, arm), ramp)
-                missing = [seed for seed in seeds if seed not in known]
-                for start in range(0, len(missing), largest[model]):
-                    part = tuple(missing[start : start + largest[model]])
-                    jobs.append(
-                        _Job(study=study, model=model, arm=arm, seeds=part, ramp=ramp, device=device, folder=folder)
-                    )
-        curves, runs = count(len(study.models) * len(study.arms), "curve"), sum(len(job.seeds) for job in jobs)
-        show(
-            f"{study.name}: range tests of {curves}, {count(len(seeds), 'seed')} each, {ramp.steps} steps from lr "
-            f"{ramp.low:g} to {ramp.high:g}; {count(runs, 'run')} to train"
-        )
-        _train(jobs, trainer, request.workers or os.cpu_count() or 1)
-    found = page.of_folder(folder, setting)
+    train_range_tests(study, trainer, folder, lambda _model, _arm: ramp, seeds, request)
+    found = page.of_folder(folder, setting_of(study, trainer.content))
     assert found, "they have just been recorded"
     try:
         found.write(folder)
@@ -126,13 +122,65 @@ def range_test(request: RunRequest, wanted: RangeRequest) -> str:
     return f"\n{found.text}\n\nfigure: {folder}/figures/{page.NAME}.png\ntables: {folder}/tables/{page.NAME}.csv"
 
 
+def train_range_tests(
+    study: Study,
+    trainer: Trainer,
+    folder: Path,
+    ramp_of: Callable[[str, Arm], Ramp | None],
+    seeds: Sequence[int],
+    request: RunRequest,
+) -> None:
+    """Train the range tests of a study's curves that are not recorded, on this machine.
+
+    Args:
+        study: its models and arms are tested.
+        trainer: of the study.
+        folder: the study's folder.
+        ramp_of: returns the ramp of a curve (model and arm); None leaves it out.
+        seeds: one range test of each curve a seed.
+        request: names the device and how many stacks train at a time.
+
+    Raises:
+        RecordError: the folder holds another study, or is no place for a record.
+    """
+    setting, limits, device = setting_of(study, trainer.content), trainer.limits(study), request.device or "cpu"
+    check_not_a_view(folder)
+    check_not_published(folder)
+    if study_exists(folder):
+        _check_same(folder, setting)
+    trainer.check_device(device)
+    stores.probe(folder)
+    with locked(folder):
+        trainer.write_folder(folder)
+        recorded, jobs, ramps = read_range_tests(folder), [], []
+        for model, arm in itertools.product(study.models, study.arms):
+            if (ramp := ramp_of(model, arm)) is None:
+                continue
+            ramps.append(ramp)
+            known = recorded_tests(recorded, setting, model, columns_of(trainer, study, model, arm), ramp)
+            missing = [seed for seed in seeds if seed not in set(known["seed"])]
+            for start in range(0, len(missing), limits.largest_stack[model]):
+                part = tuple(missing[start : start + limits.largest_stack[model]])
+                jobs.append(
+                    _Job(study=study, model=model, arm=arm, seeds=part, ramp=ramp, device=device, folder=folder)
+                )
+        low, high = min(ramp.low for ramp in ramps), max(ramp.high for ramp in ramps)
+        show(
+            f"{study.name}: range tests of {count(len(ramps), 'curve')}, {count(len(seeds), 'seed')} each, "
+            f"{ramps[0].steps} steps from lr {low:g} to {high:g}; {count(sum(len(job.seeds) for job in jobs), 'run')} "
+            "to train"
+        )
+        _train(jobs, trainer, request.workers or os.cpu_count() or 1)
+
+
 def _check_same(folder: Path, setting: str) -> None:
     definition = read_definition(folder)
     if setting_of(definition.study, definition.data["content"]) != setting:
         raise RecordError(f"{folder} holds a study with other data, recipe or trainer; choose another --out")
 
 
-def _columns(trainer: Trainer, study: Study, model: str, arm: Arm) -> dict[str, str]:
+def columns_of(trainer: Trainer, study: Study, model: str, arm: Arm) -> dict[str, str]:
+    """Return the columns of range tests that name an arm."""
     return arm_columns(arm, *trainer.columns(study.run(trainer.content, model, arm, 1.0, 0)))
 
 
@@ -162,20 +210,24 @@ def _test(job: _Job, hints: dict[str, Any]) -> float:
     for stack in [runs] if together else [[run] for run in runs]:
         tested = train(stack, lrs, job.device, job.folder)
         steps = np.arange(tested.loss.shape[1]) if tested.steps is None else tested.steps
+        step_lr = [lrs[step] for step in steps if step < len(lrs)]
+        loss_RS = tested.loss[:, : len(step_lr)].sum(-1)
+        if len(lrs) > (last := int(steps[-1]) + 1) and math.isinf(max(explosion(step_lr, loss) for loss in loss_RS)):
+            raise ShortLoopError(last, len(lrs))
         same = {
             "setting": setting_of(study, trainer.content),
             "model": job.model,
-            **_columns(trainer, study, job.model, job.arm),
+            **columns_of(trainer, study, job.model, job.arm),
             "lr_from": job.ramp.low,
             "lr_to": job.ramp.high,
             "lr_steps": job.ramp.steps,
-            "step_lr": [lrs[step] for step in steps if step < len(lrs)],
+            "step_lr": step_lr,
             "seconds": tested.seconds,
             "device": trainer.device_name(job.device),
             "version": trainer.version,
             "own_code": canonical_json(own_code) if own_code else None,
         }
-        for run, loss in zip(stack, tested.loss[:, : len(same["step_lr"])], strict=True):
+        for run, loss in zip(stack, tested.loss[:, : len(step_lr)], strict=True):
             rows += [{**same, "seed": run.seed, "task": task, "loss": loss[:, t]} for t, task in enumerate(tasks)]
     write_range_tests(job.folder, rows)
     return time.perf_counter() - started

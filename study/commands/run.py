@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.commands import changed_code
+from study.commands import changed_code, search_start
 from study.commands.paths import check_tracking_uri, typed_command, typed_path
 from study.commands.plan import as_stacks
 from study.commands.progress import Progress
@@ -58,7 +58,11 @@ def run(request: RunRequest, study: Study | None = None, trainer: Trainer | None
     """
     if study is None:
         study, trainer = study_and_trainer(request)
-    return train(request, study, trainer or open_trainer(study, cache_folder()), out_folder(request, study))
+    trainer, folder = trainer or open_trainer(study, cache_folder()), out_folder(request, study)
+    if not study.has_lrs:
+        study = validate_study(search_start.with_lrs(study, trainer, folder, request))
+        trainer = open_trainer(study, cache_folder())
+    return train(request, study, trainer, folder)
 
 
 def say_reading() -> None:

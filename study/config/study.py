@@ -13,7 +13,7 @@ from study.config.identity import as_one_number, canonical_json
 from study.config.recipe import Recipe
 from study.config.rule import Rule
 from study.config.runs import CONTROL_SEEDS, RANKER, Arm, Run
-from study.config.searches import Search
+from study.config.searches import EdgeSearch, Search
 
 IMPORTED = "imported"
 """The trainer of runs that were not trained here (`study import`)."""
@@ -31,7 +31,8 @@ class Study:
         data: a data source of `study.data`.
         data_options: options of the source, such as a folder or a size.
         models: names of models. A trainer without models of its own counts as one.
-        arms, lrs, seeds: the other axes. An arm may have its own lrs (`Arm.lrs`).
+        arms, lrs, seeds: the other axes. An arm may have its own lrs (`Arm.lrs`). A search of edges needs no lrs: range
+            tests find where it begins.
         recipe: how runs are trained.
         rule: how runs are judged.
         search: None trains every combination.
@@ -48,7 +49,7 @@ class Study:
     data_options: dict[str, Any] = field(default_factory=dict)
     models: tuple[str, ...] = ()
     arms: tuple[Arm, ...]
-    lrs: tuple[float, ...]
+    lrs: tuple[float, ...] = ()
     seeds: Sequence[int] = tuple(range(8))
     recipe: Recipe = Recipe()
     rule: Rule = Rule()
@@ -84,7 +85,7 @@ class Study:
             lowest = min(self.lrs_of(self.arms[0]) if self.arms else self.lrs)
             ladder = tuple(float(f"{lowest / 2**k:.6g}") for k in reversed(range(6)))
             object.__setattr__(self, "control_lrs", ladder)  # written down: a study's lrs may grow
-        for axis in ("models", "arms", "lrs", "seeds"):
+        for axis in ("models", "arms", "seeds", *(() if isinstance(self.search, EdgeSearch) else ("lrs",))):
             need(len(getattr(self, axis)) > 0, f"need at least one of {axis}")
         runs = self.cells * len(self.seeds)
         need(runs <= MAX_NAMED, f"a study has at most {MAX_NAMED:,} runs, and these are {runs:,}")
@@ -114,6 +115,11 @@ class Study:
     def lrs_of(self, arm: Arm) -> tuple[float, ...]:
         """Return the learning rates of an arm: its own, or else those that arms share."""
         return arm.lrs or self.lrs
+
+    @property
+    def has_lrs(self) -> bool:
+        """Whether every arm has lrs. A search of edges without them takes them from range tests."""
+        return all(self.lrs_of(arm) for arm in self.arms)
 
     def run(self, data: str, model: str, arm: Arm, lr: float, seed: int) -> Run:
         """Return one run of this study. `data` is the content hash of the data."""

@@ -137,14 +137,16 @@ def parse(content: bytes) -> pa.Table:
     return table
 
 
-def recorded_seeds(table: pd.DataFrame, setting: str, model: str, columns: Mapping[str, str], ramp: Ramp) -> set[int]:
-    """Return the seeds whose range test is recorded. columns: `method`, `options` and `thresholds` of the arm."""
+def recorded_tests(
+    table: pd.DataFrame, setting: str, model: str, columns: Mapping[str, str], ramp: Ramp
+) -> pd.DataFrame:
+    """Return the recorded range tests of a curve. columns: `method`, `options` and `thresholds` of its arm."""
     same = {"setting": setting, "model": model, **columns}
     same |= {"lr_from": ramp.low, "lr_to": ramp.high, "lr_steps": ramp.steps}
     is_same = np.ones(len(table), bool)
     for name, value in same.items():
         is_same &= (table[name] == value).to_numpy(bool)
-    return set(table.loc[is_same, "seed"])
+    return table.loc[is_same]
 
 
 def arm_columns(arm: Arm, thresholds: Mapping[str, float], options: Mapping[str, Any]) -> dict[str, str]:

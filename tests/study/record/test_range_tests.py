@@ -8,7 +8,7 @@ import pytest
 
 from study.record import tables
 from study.record.merging import copy_record
-from study.record.range_tests import LEAST_STEPS, Ramp, read_range_tests, recorded_seeds, write_range_tests
+from study.record.range_tests import LEAST_STEPS, Ramp, read_range_tests, recorded_tests, write_range_tests
 from study.record.repair import set_bad_files_aside
 
 RAMP = Ramp(low=1e-3, high=10.0, steps=20)
@@ -53,9 +53,10 @@ def test_tasks_are_summed_and_each_test_is_there_once(tmp_path: Path) -> None:
     assert found["seed"].tolist() == [0, 3]
     assert [len(loss) for loss in found["loss"]] == [20, 7]
     assert found["loss"][1].tolist() == [2.0] * 7
-    assert recorded_seeds(found, "s", "small", {"method": "none", "options": "{}", "thresholds": "{}"}, RAMP) == {0, 3}
-    assert not recorded_seeds(found, "other", "small", {"method": "none"}, RAMP)
-    assert not recorded_seeds(found, "s", "small", {"method": "none"}, Ramp(low=1e-3, high=10.0, steps=21))
+    none = {"method": "none", "options": "{}", "thresholds": "{}"}
+    assert set(recorded_tests(found, "s", "small", none, RAMP)["seed"]) == {0, 3}
+    assert recorded_tests(found, "other", "small", none, RAMP).empty
+    assert recorded_tests(found, "s", "small", none, Ramp(low=1e-3, high=10.0, steps=21)).empty
 
 
 def test_a_study_without_range_tests_has_an_empty_table(tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""A search of edges without lrs begins where range tests explode."""
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.stats.range_rules import explosion
+from study.cli.main import main
+from study.commands import search_start
+from study.commands.range_test import ShortLoopError, train_range_tests
+from study.commands.request import RunRequest
+from study.config import Arm, EdgeSearch, Study
+from study.loops.definition import Loop
+from study.record.definition import Definition, open_study
+from study.record.range_tests import Ramp, read_range_tests
+from study.storage.stores import cache_folder
+from study.trainers.protocol import Trainer, open_trainer
+
+REQUEST = RunRequest(space="", workers=1)
+STEPS = 60
+
+
+def quadratic(run, watch, *, curvature=1.0):
+    """Diverges above lr 2 / curvature."""
+    weight = torch.ones(3)
+    for step in range(STEPS):
+        loss = curvature * (weight**2).sum() / 2 + 1e-3
+        watch(loss)
+        weight = weight * (1 - run.lr_at(step) * curvature)
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(search_start, "RAMP", Ramp(low=1e-3, high=100.0, steps=100))
+
+
+def study_of(*arms: Arm) -> tuple[Study, Trainer]:
+    made = Study(name="s", trainer=Loop(quadratic), arms=arms, search=EdgeSearch())
+    return made, open_trainer(made, cache_folder())
+
+
+def test_a_loop_begins_below_where_its_range_tests_explode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, sharp = Arm("plain"), Arm("sharp", curvature=10.0)
+    made, trainer = study_of(plain, sharp)
+    assert not made.has_lrs
+    found = search_start.with_lrs(made, trainer, tmp_path, REQUEST)
+    assert found.has_lrs
+    tests = read_range_tests(tmp_path)
+    assert set(tests["lr_steps"]) == {STEPS}, "the loop ends after 60 steps"
+    for arm in found.arms:
+        own = tests.loc[(tests["method"] == arm.method) & (tests["lr_steps"] == STEPS) & (tests["lr_from"] > 1e-3)]
+        assert own["seed"].tolist() == [0, 1, 2, 3]
+        at = np.median([explosion(row.step_lr, row.loss) for row in own.itertuples()])
+        assert found.lrs_of(arm) == pytest.approx([at / 4, at / 2, at], rel=0.05)
+        edge = 2 / (arm.options or {}).get("curvature", 1.0)
+        assert edge < at < 10 * edge
+    assert found.control_lrs[-1] == found.lrs_of(found.arms[0])[0], "the control is trained below"
+
+    capsys.readouterr()
+    assert search_start.with_lrs(made, trainer, tmp_path, REQUEST) == found
+    assert "; 0 runs to train" in capsys.readouterr().out
+
+
+def test_a_loop_that_ends_before_its_lr_is_high_is_refused(tmp_path: Path) -> None:
+    """Its curve once said that the loss explodes above the end of the ramp."""
+    made, trainer = study_of(Arm("plain"))
+    with pytest.raises(ShortLoopError, match="ended after 60 of 100 steps of its range test; give --steps 60"):
+        train_range_tests(made, trainer, tmp_path, lambda _model, _arm: search_start.RAMP, (0,), REQUEST)
+    assert read_range_tests(tmp_path).empty
+    early = Ramp(low=1.5, high=1e4, steps=100)  # it explodes before the loop ends
+    train_range_tests(made, trainer, tmp_path, lambda _model, _arm: early, (0,), REQUEST)
+    assert len(read_range_tests(tmp_path)) == 1
+    assert pickle.loads(pickle.dumps(ShortLoopError(60, 100))).steps == 60, "it comes from another process"
+
+
+def test_recorded_lrs_stay_and_only_new_arms_are_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, trainer = study_of(Arm("plain"))
+    found = search_start.with_lrs(made, trainer, tmp_path, REQUEST)
+    open_study(tmp_path, Definition(study=found, data=trainer.description(), versions={}))
+    monkeypatch.setattr(search_start, "RUNGS", (0.1,))  # as another version might begin
+    assert search_start.with_lrs(made, trainer, tmp_path, REQUEST).lrs == found.lrs
+    assert search_start.recorded_lrs(made, tmp_path).control_lrs == found.control_lrs
+
+    capsys.readouterr()
+    more, trainer = study_of(Arm("plain"), Arm("sharp", curvature=10.0))
+    assert search_start.recorded_lrs(more, tmp_path) == more
+    grown = search_start.with_lrs(more, trainer, tmp_path, REQUEST)
+    assert "plain" not in capsys.readouterr().out
+    assert grown.lrs_of(grown.arms[0]) == found.lrs_of(found.arms[0])
+    assert len(grown.lrs_of(grown.arms[1])) == 1
+    assert grown.control_lrs == found.control_lrs
+
+
+def test_what_never_explodes_begins_at_the_top(tmp_path: Path) -> None:
+    made, trainer = study_of(Arm("plain"), Arm("flat", curvature=1e-4))
+    found = search_start.with_lrs(made, trainer, tmp_path, REQUEST)
+    assert found.lrs_of(found.arms[1]) == (25.0, 50.0, 100.0)
+
+
+def test_a_ranker_begins_with_lrs_for_each_arm(tmp_path: Path) -> None:
+    options = {"rows": 6000}
+    made = Study(
+        name="s", data_options=options, models=("small",), arms=(Arm("none"), Arm("clippy")), search=EdgeSearch()
+    )
+    made = dataclasses.replace(made, recipe=dataclasses.replace(made.recipe, batch=64, window=500))
+    trainer = open_trainer(made, cache_folder())
+    found = search_start.with_lrs(made, trainer, tmp_path, REQUEST)
+    none, clippy = (found.lrs_of(arm) for arm in found.arms)
+    assert 0.01 < none[0] < none[-1] < clippy[-1] <= 100
+    assert found.control_lrs == (), "a ranker's control has its own ladder"
+
+
+def few_steps(run, watch):
+    for step in range(10):
+        watch(1.0 + run.lr_at(step))
+
+
+def test_what_has_no_range_test_needs_lrs(tmp_path: Path) -> None:
+    made = Study(name="s", trainer=Loop(command="train {lr}", losses="x.csv"), arms=(Arm("a"),), search=EdgeSearch())
+    with pytest.raises(ValueError, match="the study has no lrs, and range tests cannot find them: a command takes"):
+        search_start.with_lrs(made, open_trainer(made, cache_folder()), tmp_path / "out", REQUEST)
+    made = Study(name="s", trainer=Loop(few_steps), arms=(Arm("a"),), search=EdgeSearch())
+    with pytest.raises(ValueError, match="10 steps of its loop are too few"):
+        search_start.with_lrs(made, open_trainer(made, cache_folder()), tmp_path / "few", REQUEST)
+    with pytest.raises(ValueError, match="need at least one of lrs"):
+        Study(name="s", models=("small",), arms=(Arm("none"),))
+
+
+OWN = """
+from study import Arm, EdgeSearch, Study
+study = Study(name="own", models=("small",), arms=(Arm("none"), Arm("agc")), search=EdgeSearch(),
+              data_options={"rows": 6000})
+"""
+
+
+def test_the_plan_says_what_finds_the_lrs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "space_without_lrs.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["plan", "space_without_lrs", "--out", "out"]) == 0
+    said = capsys.readouterr().out
+    assert "range tests of 2 curves: 4 seeds, 100 steps, lr 0.001 to 100" in said
+    assert "fixed once range tests have set its lrs" in said
+    assert not (tmp_path / "out").exists()
+    assert main(["range-test", "space_without_lrs", "--out", "out"]) == 2
+    assert "the study has no lrs around which to test: give --from and --to" in capsys.readouterr().err
