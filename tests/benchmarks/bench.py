@@ -113,7 +113,7 @@ def run_ours(asked: argparse.Namespace, options: dict[str, Any], cache: Path, ou
     command += ["--data-dir", options["dir"]] if "dir" in options else []
     command += ["--set", f"data.rows={asked.rows}"] if asked.rows else []
     command += ["--set", f"steps={asked.steps}"] if asked.steps else []
-    lines, seconds = _child(command, cache)
+    lines, seconds = run_child(command, cache)
     return Timed(runs=len(lrs) * seeds * len(methods), seconds=seconds, split=split(lines, seconds))
 
 
@@ -124,7 +124,7 @@ def run_plain(asked: argparse.Namespace, options: dict[str, Any], cache: Path, o
     command += ["--cache", str(cache), "--out", str(out), "--runs", str(asked.plain_runs)]
     command += ["--hidden", *map(str, HIDDEN[asked.model])]
     command += ["--steps", str(asked.steps)] if asked.steps else []
-    lines, seconds = _child(command, cache)
+    lines, seconds = run_child(command, cache)
     told = json.loads(lines[-1][1])
     # What Python and its imports took stands outside of what the script can time.
     return Timed(runs=told["runs"], seconds=seconds, split={"start-up": seconds - told["trials_seconds"]})
@@ -195,7 +195,7 @@ def _products(shapes: Sequence[tuple[int, int]], batch: int, by: str, begin: flo
     return done * work / (time.perf_counter() - started)
 
 
-def _child(command: list[str], cache: Path) -> tuple[list[tuple[float, str]], float]:
+def run_child(command: list[str], cache: Path) -> tuple[list[tuple[float, str]], float]:
     """Run a command: (seconds since its start, line) of all that it wrote, and its seconds."""
     environment = os.environ | {"STUDY_CACHE": str(cache), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
     environment.pop("RAY_ADDRESS", None)

@@ -97,4 +97,4 @@ def test_both_sides_run(cache, tmp_path):
 @pytest.mark.slow
 def test_a_command_that_fails_says_so(cache):
     with pytest.raises(RuntimeError, match="exit code 2"):
-        bench._child([sys.executable, "-m", "study", "run", "nowhere"], cache)
+        bench.run_child([sys.executable, "-m", "study", "run", "nowhere"], cache)
