@@ -15,7 +15,7 @@ from analysis.figures.palette import LineStyle, curve_styles
 from analysis.figures.panels import Panel, draw_panels
 from analysis.figures.scale import scale as draw_scale
 from analysis.figures.tradeoff import tradeoff as draw_tradeoff
-from analysis.findings import published
+from analysis.findings import published, range_tests
 from analysis.findings.published import Published
 from analysis.stats import signals
 from analysis.stats.edges import edges, fits, fitted_curves
@@ -140,6 +140,7 @@ FIGURES: dict[str, Callable[[Sequence[Path]], Figure]] = {
     "family": edges_of_family,
     "scale": edges_by_size,
     "forest": curves_as_forest,
+    "range_tests": range_tests.figure,
     "signals_before": signals_before,
     "signals_auc": signals_auc,
     "signals_alarms": signals_alarms,

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.figures.axes import figure_style
-from analysis.findings import signals, tables
+from analysis.findings import range_tests, signals, tables
 from analysis.findings.figures import FIGURES
 from analysis.report.html import DPI
 
-TABLES = tables.TABLES | signals.TABLES
+TABLES = tables.TABLES | signals.TABLES | range_tests.TABLES
 
 MARK = re.compile(
     r"<!-- (?P<kind>table|figure) (?P<what>\S+) (?P<studies>[^>]*?) -->\n?(?P<body>.*?)<!-- end -->", re.S

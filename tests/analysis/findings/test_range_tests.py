@@ -1,0 +1,58 @@
+"""How far the suggestions of range tests lie from the edge, on rows made by hand."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.findings import range_tests
+from analysis.stats.range_rules import RULES
+
+PUBLISHED = Path(__file__).parents[3] / "docs" / "results"
+EDGE = 0.6
+"""LR50 of untreated `small` in docs/results/lr_small is about this."""
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    """Two curves of `small` with three seeds, on both ramps of the figure."""
+    rows = []
+    for ramp in (range_tests.SLOW, range_tests.LIGHTNINGS):
+        for curve in ("none", "clippy"):
+            for seed in range(3):
+                explodes = float("inf") if curve == "clippy" or ramp is range_tests.LIGHTNINGS else 2 * EDGE
+                suggested = dict.fromkeys(RULES, EDGE / 100) | {"explosion": explodes}
+                rows.append({"model": "small", "curve": curve, "method": curve, **ramp, "seed": seed, **suggested})
+    pd.DataFrame(rows).to_csv(tmp_path / range_tests.FILE, index=False)
+    return [tmp_path, PUBLISHED / "lr_small"]
+
+
+def test_suggestions_are_given_over_the_edge(folders: list[Path]) -> None:
+    _, _, none, clippy = range_tests.suggestions(folders).splitlines()
+    cells = [cell.strip() for cell in none.split("|")[1:-1]]
+    assert cells[:3] == ["small", "none", "0.60"]
+    assert cells[3] == "2.0 (2.0 to 2.0)"
+    assert cells[4] == "1/100 (1/100 to 1/100)"
+    assert "| not reached | never | lr 0.0060 (0.0060 to 0.0060) |" in clippy
+
+
+def test_ramps_and_spans_name_what_never_explodes(folders: list[Path]) -> None:
+    by_ramp = range_tests.ramps(folders).splitlines()[2:]
+    assert [line.split("|")[5].strip() for line in by_ramp] == ["1.2", "> 1"]
+    spans = range_tests.span(folders).splitlines()[2:]
+    assert [line.split("|")[3].strip() for line in spans] == ["2.0 to 2.0", "never"]
+    assert all(line.split("|")[4].strip() == "1/100 to 1/100" for line in spans)
+
+
+def test_the_figure_marks_what_never_explodes(folders: list[Path]) -> None:
+    left, right = range_tests.figure(folders).axes
+    assert left.get_title() == "lr 0.001 to 10 in 400 steps"
+    arrows = [line for line in right.lines if line.get_marker() == ">" and len(line.get_xdata())]
+    (x,) = arrows[0].get_xdata()
+    assert x == pytest.approx(1 / EDGE, rel=0.05)
+    assert len([line for line in left.lines if line.get_marker() == "o" and len(line.get_xdata())]) == len(RULES)
+
+
+@pytest.mark.parametrize(("factor", "text"), [(2.16, "2.2"), (1.0, "1.0"), (0.5, "1/2.0"), (1 / 229.0, "1/230")])
+def test_factors(factor: float, text: str) -> None:
+    assert range_tests.factor_text(factor) == text
