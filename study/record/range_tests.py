@@ -23,7 +23,7 @@ from study.storage.untrusted_input import check_integer, check_json, check_name,
 
 FOLDER = "range_tests"
 
-LEAST_STEPS = 20
+LEAST_STEPS, MOST_STEPS = 20, 1_000_000
 
 COLUMNS = pa.schema(
     [
@@ -46,6 +46,9 @@ COLUMNS = pa.schema(
     ]
 )
 
+TEST = COLUMNS.names[:9]
+"""The columns that name a range test."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ramp:
@@ -67,6 +70,8 @@ class Ramp:
             raise ValueError(f"--from {self.low:g} is not below --to {self.high:g}")
         if self.steps < LEAST_STEPS:
             raise ValueError(f"--steps needs at least {LEAST_STEPS}, got {self.steps}")
+        if self.steps > MOST_STEPS:
+            raise ValueError(f"--steps is at most {MOST_STEPS:,}, got {self.steps:,}")
 
     def lrs(self) -> list[float]:
         """Return the lr of each step."""
@@ -100,19 +105,19 @@ def read_range_tests(folder: Path) -> pd.DataFrame:
     Returns:
         The columns of `COLUMNS` but for `task`; `step_lr` and `loss` hold arrays. Each test is there once.
     """
-    every = [table for _, table in files.read_each(folder, FOLDER, "parquet", parse)]
-    rows = [row for table in every for row in table.to_pylist()]
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
-        key = tuple(row[name] for name in COLUMNS.names[:9])
-        tasks = found.setdefault(key, row | {"tasks": {}})["tasks"]
-        tasks.setdefault(row["task"], np.array(row["loss"], np.float64))
+    for _, table in files.read_each(folder, FOLDER, "parquet", parse):
+        of_file: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for row in table.to_pylist():
+            tasks = of_file.setdefault(tuple(row[name] for name in TEST), row | {"tasks": {}})["tasks"]
+            tasks.setdefault(row["task"], np.array(row["loss"], np.float64))
+        found = of_file | found
     made = [
         row | {"step_lr": np.array(row["step_lr"]), "loss": np.sum(list(row["tasks"].values()), axis=0)}
         for row in found.values()
     ]
     columns = [name for name in COLUMNS.names if name != "task"]
-    return pd.DataFrame(made, columns=pd.Index(columns)).sort_values(columns[:9], ignore_index=True)
+    return pd.DataFrame(made, columns=pd.Index(columns)).sort_values(TEST, ignore_index=True)
 
 
 def parse(content: bytes) -> pa.Table:
@@ -120,6 +125,7 @@ def parse(content: bytes) -> pa.Table:
     table = checksums.read_parquet(content)
     wrong = [f.name for f in COLUMNS if f.name not in table.column_names or table.schema.field(f.name).type != f.type]
     require(not wrong, f"not a file of a record: columns {', '.join(wrong)}")
+    steps: dict[tuple[Any, ...], list[float]] = {}
     for row in table.to_pylist():
         for name in ("setting", "model", "method", "task"):
             check_name(row[name], name)
@@ -134,6 +140,8 @@ def parse(content: bytes) -> pa.Table:
         require(0 < len(lrs) == len(losses) <= row["lr_steps"], f"it has {len(losses)} losses at {len(lrs)} lrs")
         rising = np.diff(lrs, prepend=0.0)
         require(bool((rising > 0).all() and np.isfinite(lrs).all()), "its lrs do not rise")
+        test = tuple(row[name] for name in TEST)
+        require(steps.setdefault(test, lrs) == lrs, "its tasks have different steps")
     return table
 
 

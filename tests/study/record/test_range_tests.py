@@ -8,7 +8,7 @@ import pytest
 
 from study.record import tables
 from study.record.merging import copy_record
-from study.record.range_tests import LEAST_STEPS, Ramp, read_range_tests, recorded_tests, write_range_tests
+from study.record.range_tests import LEAST_STEPS, MOST_STEPS, Ramp, read_range_tests, recorded_tests, write_range_tests
 from study.record.repair import set_bad_files_aside
 
 RAMP = Ramp(low=1e-3, high=10.0, steps=20)
@@ -38,6 +38,7 @@ def test_a_ramp_rises_by_one_factor_and_keeps_its_ends() -> None:
         ({"low": 20.0}, "--from 20 is not below --to 10"),
         ({"low": 10.0}, "--from 10 is not below --to 10"),
         ({"steps": LEAST_STEPS - 1}, "--steps needs at least 20, got 19"),
+        ({"steps": MOST_STEPS + 1}, "--steps is at most 1,000,000, got 1,000,001"),
     ],
 )
 def test_a_wrong_ramp_is_named_by_its_option(changes: dict[str, Any], message: str) -> None:
@@ -67,6 +68,7 @@ def test_a_study_without_range_tests_has_an_empty_table(tmp_path: Path) -> None:
     "bad",
     [
         {"loss": [1.0] * 19},
+        {"step_lr": [None, *RAMP.lrs()[1:]]},
         {"step_lr": [1.0] * 20},
         {"step_lr": [-1.0, *RAMP.lrs()[1:]]},
         {"lr_from": 20.0},
@@ -79,6 +81,22 @@ def test_a_bad_file_is_ignored_with_a_warning_and_set_aside(tmp_path: Path, bad:
     write_range_tests(tmp_path, [row(**bad)])
     with pytest.warns(RuntimeWarning, match="cannot be read"):
         assert read_range_tests(tmp_path).empty
+
+
+@pytest.mark.parametrize(
+    "other", [{"step_lr": RAMP.lrs()[:7], "loss": [1.0] * 7}, {"step_lr": [2.0 * lr for lr in RAMP.lrs()]}]
+)
+def test_tasks_of_one_test_have_the_same_steps(tmp_path: Path, other: dict[str, Any]) -> None:
+    write_range_tests(tmp_path, [row(), row(task="like", **other)])
+    with pytest.warns(RuntimeWarning, match="its tasks have different steps"):
+        assert read_range_tests(tmp_path).empty
+
+
+def test_a_test_in_two_files_is_read_from_one(tmp_path: Path) -> None:
+    write_range_tests(tmp_path, [row()])
+    write_range_tests(tmp_path, [row(task="like", step_lr=RAMP.lrs()[:7], loss=[2.0] * 7)])
+    (loss,) = read_range_tests(tmp_path)["loss"]
+    assert loss.tolist() in ([1.0] * 20, [2.0] * 7)
 
 
 def test_a_changed_bit_is_found(tmp_path: Path) -> None:
