@@ -57,13 +57,13 @@ def lightning(lrs: Sequence[float], losses: Sequence[float]) -> float:
         if step == 0 or value < best:
             best = value
     kept = slice(SKIP_BEGIN, max(0, end - SKIP_END))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         values, at = smooth[kept].astype(np.float32), np.asarray(lrs, np.float64)[kept]
-    finite = np.isfinite(values)
-    values, at = values[finite], at[finite]
-    if len(values) < 2:
-        return np.nan
-    return float(at[np.argmin(np.gradient(values, at.astype(np.float32)))])
+        finite = np.isfinite(values)
+        values, at = values[finite], at[finite]
+        if len(values) < 2:
+            return np.nan
+        return float(at[np.argmin(np.gradient(values, at.astype(np.float32)))])
 
 
 def valley(lrs: Sequence[float], losses: Sequence[float]) -> float:

@@ -98,6 +98,13 @@ def test_the_valley_of_any_curve_is_that_of_fastais_loops(levels: int) -> None:
         assert range_rules._valley(at, values) == at[start + int(third) + int(third / 2)]
 
 
+@pytest.mark.parametrize("rule", range_rules.RULES)
+def test_the_largest_losses_warn_of_nothing(rule: str) -> None:
+    """Single precision overflows, here as in both libraries; warnings are errors in these tests."""
+    losses = [*np.geomspace(3e38, 1, 30), *np.geomspace(1, 3e38, 30)]
+    assert not math.isnan(range_rules.RULES[rule](np.geomspace(1e-3, 10, 60).tolist(), losses))
+
+
 def test_explosion_by_pencil() -> None:
     # the weights of three losses are 0.98^2, 0.98 and 1: 1, 1, x have the mean (1.9404 + x) / 2.9404 > 4 from 9.8212 on
     assert range_rules.explosion([1, 2, 3], [1, 1, 9.82]) == math.inf
