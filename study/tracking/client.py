@@ -80,18 +80,69 @@ def without_credentials(uri: str) -> str:
 SCHEMES = ("file", "sqlite", "http", "https", "mysql", "postgresql", "mssql", "databricks", "databricks-uc", "uc")
 """The schemes of tracking URIs that MLflow itself knows. Its plugins may add others."""
 
+DATABASES = ("sqlite", "mysql", "postgresql", "mssql")
+
 
 def check_scheme(uri: str) -> None:
-    """Raise TrackingError if neither MLflow nor a plugin knows the scheme of a tracking URI. Connects to nothing."""
-    scheme, found, _ = uri.partition("://")
-    if not found or scheme.partition("+")[0] in SCHEMES:
-        return
-    from mlflow.exceptions import MlflowException
+    """Raise TrackingError if a tracking URI can never work. Connects to no server.
+
+    What works: a server with a host; an SQLite file, whose folder is created; another database of MLflow whose driver
+    is installed; and what a plugin of MLflow knows.
+    """
+    scheme = uri.partition(":")[0].partition("+")[0].lower()
+    if scheme in ("http", "https"):
+        why = _why_no_server(uri)
+    elif scheme in DATABASES:
+        why = _why_no_database(uri)
+    elif scheme == "databricks":
+        why = "an experiment of Databricks needs a path as its name"
+    else:
+        why = _why_no_store(uri)
+    if why:
+        works = "use http://HOST:PORT or sqlite:////FOLDER/mlflow.db"
+        raise TrackingError(f"{without_credentials(uri)} cannot be used as a tracking URI ({why}); {works}")
+
+
+def _why_no_server(uri: str) -> str:
+    try:
+        parts = urllib.parse.urlsplit(uri)
+        return "" if parts.hostname and parts.port != 0 else "it names no server"
+    except ValueError:
+        return "its host or port is not valid"
+
+
+def _why_no_database(uri: str) -> str:
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     try:
-        open_client(uri)
-    except MlflowException:
-        raise TrackingError(f"MLflow knows no tracking URIs that begin with {scheme}://") from None
+        engine = create_engine(uri)
+        file = engine.url.database
+        if engine.dialect.name != "sqlite":
+            return ""
+        if not file or file.startswith((":memory:", "file:")):
+            return "it names no file"
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        engine.connect().close()  # if this fails, MLflow tries again for minutes
+        engine.dispose()
+        return ""
+    except ImportError as error:
+        return f"{error.name} is not installed"
+    except (ArgumentError, TypeError, ValueError):
+        return "SQLAlchemy cannot read it"
+    except (OSError, SQLAlchemyError):
+        return "the file cannot be opened"
+
+
+def _why_no_store(uri: str) -> str:
+    with quiet_mlflow():
+        from mlflow.exceptions import MlflowException
+
+        try:
+            open_client(uri)
+            return ""
+        except (MlflowException, OSError):
+            return "MLflow cannot write to it"
 
 
 def is_relative(uri: str) -> bool:

@@ -30,6 +30,7 @@ from study.record.definition import read_definition
 from study.text.wording import count
 from study.tracking.choices import AUTO
 from study.tracking.client import (
+    check_scheme,
     create_database,
     default_uri,
     open_client,
@@ -97,14 +98,16 @@ def mirror(folder: Path, uri: str | None = None, *, finished: bool = True, runs:
         runs: which studies have a run of MLflow for each training run, one of `choices.RUNS`.
 
     Raises:
-        TrackingError: MLflow does not answer or refuses. The next call continues.
+        TrackingError: the URI can never work, or MLflow does not answer or refuses. The next call continues.
         study.record.definition.RecordError: the folder holds no study.
     """
     folder = folder.resolve()
-    definition = read_definition(folder)
-    curves, study = build_view(folder, definition, finished=finished)
     own = uri is None or uri == default_uri(folder)
     uri = uri or default_uri(folder)
+    if not own:
+        check_scheme(uri)
+    definition = read_definition(folder)
+    curves, study = build_view(folder, definition, finished=finished)
     with view_lock(folder), quiet_mlflow(), tracking_errors(folder, uri, own=own):
         if own:
             create_database(folder)

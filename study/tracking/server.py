@@ -56,7 +56,7 @@ def serve(folder: Path, port: int | None = None, uri: str | None = None) -> None
 def _server(folder: Path, port: int | None, uri: str, password: str) -> "BaseWSGIServer":
     """MLflow's Flask app behind the password. Its assistant and gateway, which run commands, are no part of it."""
     with _bound_socket(port) as listening:
-        from mlflow.server import app
+        from mlflow.server import app, security
         from mlflow.server.handlers import initialize_backend_stores
         from werkzeug.datastructures import WWWAuthenticate
         from werkzeug.exceptions import Forbidden, Unauthorized
@@ -65,6 +65,7 @@ def _server(folder: Path, port: int | None, uri: str, password: str) -> "BaseWSG
         from werkzeug.wrappers import Request
 
         initialize_backend_stores(uri, uri, (folder / ARTIFACTS).as_uri())
+        security.init_security_middleware(app)  # refuses foreign Host headers; see MLFLOW_SERVER_ALLOWED_HOSTS
 
         @Request.application
         def guarded(request: Request):

@@ -6,6 +6,7 @@ import http.server
 import os
 import socket
 import sqlite3
+import sys
 import threading
 import time
 import traceback
@@ -87,11 +88,58 @@ def test_full_disk_does_not_make_a_database_broken(folder: Path) -> None:
                 raise MlflowException("(raised as a result of Query-invoked autoflush)") from cause
 
 
-def test_unknown_scheme_is_refused_without_a_connection() -> None:
-    with pytest.raises(TrackingError, match="nosuch://"):
-        check_scheme("nosuch://me:s3cret@x")
-    for uri in ("mlruns", "http://127.0.0.1:1", "postgresql+psycopg2://127.0.0.1:1/x"):
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        *((uri, "it names no server") for uri in ("http://", "http:///x", "https:x", "http://h:0")),
+        *(
+            (uri, "its host or port is not valid")
+            for uri in ("http://127.0.0.1:notaport", "http://h:99999", "http://[")
+        ),
+        *((uri, "it names no file") for uri in ("sqlite://", "sqlite:///:memory:", "sqlite:///file:x?uri=true")),
+        *((uri, "the file cannot be opened") for uri in ("sqlite:////dev/null/x.db", "sqlite+pysqlite:////dev")),
+        *((uri, "SQLAlchemy cannot read it") for uri in ("sqlite:x", "mysql://h:bad/x", "sqlite:///x.db?timeout=x")),
+        ("sqlite+aiosqlite:////x", "aiosqlite is not installed"),
+        *((uri, "an experiment of Databricks needs a path as its name") for uri in ("databricks", "databricks://a")),
+        *((uri, "MLflow cannot write to it") for uri in ("./mlruns_x", "/x/mlruns", "file:///dev/null/x", "C:\\x")),
+        *((uri, "MLflow cannot write to it") for uri in ("uc:foo", "databricks-uc", "oracle://h/x", "nosuch://x")),
+    ],
+)
+def test_a_uri_that_never_works_is_refused(uri: str, why: str) -> None:
+    said = f"{uri} cannot be used as a tracking URI ({why}); use http://HOST:PORT or sqlite:////FOLDER/mlflow.db"
+    with pytest.raises(TrackingError) as refused:
         check_scheme(uri)
+    assert str(refused.value) == said
+
+
+def test_a_view_is_not_written_where_mlflow_would_try_again_for_minutes(folder: Path) -> None:
+    with pytest.raises(TrackingError, match="the file cannot be opened"):
+        mirror(folder, "sqlite:////dev/null/x.db")
+
+
+def test_a_refused_uri_is_shown_without_its_password() -> None:
+    with pytest.raises(TrackingError, match="^nosuch://x cannot be used"):
+        check_scheme("nosuch://me:s3cret@x")
+
+
+def test_a_database_needs_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    with pytest.raises(TrackingError, match="psycopg2"):
+        check_scheme("postgresql+psycopg2://127.0.0.1:1/x")
+
+
+def test_a_server_that_is_down_is_not_refused() -> None:
+    for uri in ("http://127.0.0.1:1", "https://me:s3cret@h/x"):
+        check_scheme(uri)
+
+
+def test_the_folder_of_an_sqlite_file_is_created_under_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """MLflow creates the folder as the URI has it, quotes included, and SQLite opens the file without them."""
+    monkeypatch.chdir(tmp_path)  # MLflow keeps files beside it
+    mirror(folder, f"sqlite:///{tmp_path}/new/x%2Fy%20z.db")
+    assert (tmp_path / "new" / "x" / "y z.db").is_file()
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ def test_another_user_neither_reads_nor_writes_through_the_page(folder: Path, tm
                 assert answer(at, path, password, method=method, body=create) == 403
         assert answer(at, "/health", password) == 200
         assert answer(at, "/health", password, Origin="http://127.0.0.1:1") == 403  # a page of another user's server
+        assert answer(at, "/", password) == 200
+        assert answer(at, "/", password, Host="elsewhere.example") == 403  # a name that someone lets point to loopback
         assert answer(at, f"{api}/experiments/get-by-name?experiment_name=theirs", password) == 404
     assert list(secret.iterdir()) == []
     with socket.socket() as probe:
