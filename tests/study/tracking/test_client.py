@@ -118,7 +118,7 @@ def test_a_view_is_not_written_where_mlflow_would_try_again_for_minutes(folder: 
 
 
 def test_a_refused_uri_is_shown_without_its_password() -> None:
-    with pytest.raises(TrackingError, match="^nosuch://x cannot be used"):
+    with pytest.raises(TrackingError, match=r"^nosuch://x cannot be used"):
         check_scheme("nosuch://me:s3cret@x")
 
 
