@@ -22,8 +22,9 @@ from analysis.stats.edges import NOT_REACHED
 CROWD = 6
 """Curves of a panel above which bands and intervals hide more than they show."""
 
-DODGE = 0.3
-"""Distance between the points of neighbouring curves in sizes of a marker: equal rates do not hide each other."""
+DODGE, FEW_DODGE, DODGED = 0.3, 0.75, 1.2
+"""In sizes of a marker: the least and most distance between the points of neighbouring curves, so that equal rates do
+not hide each other; between these, that of the first and the last curve."""
 
 Styles = Mapping[str, LineStyle]
 
@@ -54,7 +55,8 @@ def draw_rates(
         if len(x) > 1:
             if not crowded:
                 ax.fill_between(x, bottom, top, color=style.colour, alpha=BAND_ALPHA, lw=0, zorder=1)
-            ax.plot(x, line, color=style.colour, ls=style.dash, lw=width, zorder=3, label=curve)
+            marked: dict[str, Any] = {"marker": style.marker, "markevery": []}  # the legend alone shows it
+            ax.plot(x, line, color=style.colour, ls=style.dash, lw=width, zorder=3, label=curve, **marked)
     if len(edges):
         ax.axhline(float(edges["level"].iloc[0]), color="#999999", lw=width / 2, ls=(0, (2, 2)), zorder=1)
     censored = [row for row in records(edges) if row["status"] == NOT_REACHED and row["curve"] in styles]
@@ -92,7 +94,8 @@ def _draw_points(
 
 def _dodge(ax: Axes, i: int, count: int) -> Any:
     """Return the transform of the points of curve `i` of `count`."""
-    return shifted(ax, DODGE * sizes(ax).marker * (i - (count - 1) / 2))
+    step = min(FEW_DODGE, max(DODGE, DODGED / max(1, count - 1)))
+    return shifted(ax, step * sizes(ax).marker * (i - (count - 1) / 2))
 
 
 def _end(rates: pd.DataFrame, fitted: pd.DataFrame, curve: str) -> float:
@@ -219,6 +222,6 @@ def draw_horizon(ax: Axes, table: pd.DataFrame, styles: Styles | None = None) ->
             ax.plot(rest["step"], rest["share"], style.marker, color=style.colour, **open_mark)
     ax.set_xlabel("step")
     label_y(ax, "runs diverged so far")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda p, _: f"{100 * p:.0f}%"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda p, _: f"{100 * p:.4g}%"))
     ax.set_ylim(bottom=0)
     ax.set_xlim(0, max(table["step"].tolist(), default=1) or 1)

@@ -85,7 +85,8 @@ def draw_frontier(
     ax.fill_between(value, band[:, 0], band[:, 1], color=style.colour, alpha=2 * BAND_ALPHA, lw=0, zorder=2)
     # The line breaks where an edge is not a number.
     label = str(line["method"].iloc[0])
-    ax.plot(value, edge, color=style.colour, ls=style.dash, lw=1.1 * size.line, zorder=3, label=label)
+    marked: dict[str, Any] = {"marker": style.marker, "markevery": []}  # the legend alone shows it
+    ax.plot(value, edge, color=style.colour, ls=style.dash, lw=1.1 * size.line, zorder=3, label=label, **marked)
     before, crowded = "", 72 * inches(ax)[0] < 4.5 * size.text * len(rows)
     for row in rows:
         if row["status"] == REACHED:

@@ -47,6 +47,17 @@ def test_median_below_the_axis_is_a_cross_at_its_end():
     assert (cross.get_xdata().tolist(), cross.get_ydata().tolist()) == ([1.0], [-0.25])
 
 
+def test_labels_of_shares_say_what_the_ticks_are():
+    shares = {"curve": "none", "method": "none", "known": True}
+    table = pd.DataFrame([shares | {"step": step, "share": step / 800} for step in (0, 50, 100)])
+    figure = Figure()
+    ax = figure.add_subplot()
+    curves.draw_horizon(ax, table)
+    ax.set_yticks([0, 0.025, 0.05, 0.075, 0.1, 0.125])
+    figure.draw_without_rendering()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0%", "2.5%", "5%", "7.5%", "10%", "12.5%"]
+
+
 def test_fuller_cells_have_larger_points_and_intervals():
     rates = analysis.divergence_rates(in_bins(adaptive()))
     no_line = pd.DataFrame({name: [] for name in ("curve", "lr", "rate", "low", "high")})

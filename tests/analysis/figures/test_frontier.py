@@ -37,7 +37,12 @@ def test_frontier_has_a_panel_a_line_and_an_arrow_a_censored_edge(crossed):
         said = [text.get_text() for text in ax.texts]
         assert said.count("> 1.6") == (line["status"] == "not reached").sum()
         assert sum(text.arrow_patch is not None for text in ax.texts) == said.count("> 1.6")
-        marked = [point for one in ax.lines if one.get_marker() != "None" for point in one.get_ydata()]
+        marked = [
+            point
+            for one in ax.lines
+            if one.get_linestyle() == "None" and one.get_marker() != "None"
+            for point in one.get_ydata()
+        ]
         assert marked == list(line.loc[line["status"] == "reached", "edge"])
         assert any(text.startswith("none 0.") for text in said)
         low, high = ax.get_ylim()
@@ -56,7 +61,9 @@ def test_frontier_marks_edges_below_the_range_and_curves_that_fall_again():
     assert not table.loc["agc max_ratio=0.1", "monotone"]
     figure = frontier_figures.frontier(table.reset_index())
     assert {"< 0.1", "none > 1.6"} <= set(words(figure))
-    (point,) = [one for one in figure.axes[0].lines if one.get_marker() == KNOWN["agc"].marker]
+    (point,) = [
+        one for one in figure.axes[0].lines if (one.get_marker(), one.get_linestyle()) == (KNOWN["agc"].marker, "None")
+    ]
     assert point.get_markerfacecolor() == "white"
     drawn(figure)
 

@@ -13,10 +13,12 @@ from threshold_runs import runs_of
 import analysis
 from analysis.figures import curves
 from analysis.figures.axes import REPORT, figure_style, lr_axis, paper, sizes, widen
+from analysis.figures.frontier import draw_frontier
 from analysis.figures.own_axes import own_styles
+from analysis.figures.palette import KNOWN, LineStyle
 from analysis.figures.tradeoff import draw_tradeoff
 from analysis.stats.edges import edges, fits, fitted_curves
-from analysis.stats.frontier import tradeoff
+from analysis.stats.frontier import frontier, tradeoff
 from analysis.stats.rates import divergence_rates
 from analysis.stats.trajectories import diverged_by_step
 
@@ -92,6 +94,31 @@ def test_labels_are_on_one_artist_a_curve():
     ax = Figure().add_subplot()
     draw_tradeoff(ax, tradeoff(runs, simulated_definition()))
     assert ax.get_legend_handles_labels()[1] == ["none", "clippy"]
+
+
+def test_the_legend_shows_lines_and_markers():
+    ax = Figure().add_subplot()
+    rates_in(ax, runs_of(("none", {}, 0.4), ("clippy", {}, 90)))
+    entries = ax.legend().get_lines()
+    assert [entry.get_marker() for entry in entries] == [KNOWN["none"].marker, KNOWN["clippy"].marker]
+    assert all(entry.get_linestyle() != "None" for entry in entries)
+    ax = Figure().add_subplot()
+    table = frontier(runs_of(*(("clippy", {"rel": rel}, 4 * rel) for rel in (0.1, 0.2))))
+    draw_frontier(ax, table, table.iloc[:0], LineStyle(colour="#ff0000", dash="-", marker="s"))
+    (entry,) = ax.legend().get_lines()
+    assert (entry.get_marker(), entry.get_linestyle()) == ("s", "-")
+
+
+@pytest.mark.parametrize("curves", [2, 3])
+def test_points_of_few_curves_with_equal_rates_are_seen(curves):
+    runs = runs_of(*((name, {}, 90) for name in ("none", "agc", "clippy")[:curves]))
+    figure = Figure()
+    ax = figure.add_subplot()
+    rates_in(ax, runs)
+    figure.draw_without_rendering()
+    points = [line for line in ax.lines if line.get_linestyle() == "None"]
+    at = [line.get_transform().transform((line.get_xdata()[0], 0.0))[0] for line in points]
+    assert min(np.diff(at)) * 72 / figure.dpi > 0.55 * points[0].get_markersize()
 
 
 def test_a_steep_curve_is_smooth():
