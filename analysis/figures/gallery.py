@@ -23,7 +23,7 @@ def gallery(pairs: Sequence[Pair], gains: pd.DataFrame, page: Page = REPORT) -> 
         gains: `analysis.stats.trajectories.gain_by_step` of all these runs.
         page: Sizes of the panels.
     """
-    figure, every = panel_figure(len(pairs), page, tall=0.83)
+    figure, every = panel_figure(len(pairs), page, tall=0.93)
     for ax, (diverged, healthy) in zip(every, pairs, strict=True):
         draw_pair(ax, gains, diverged, healthy)
     return figure
@@ -49,12 +49,14 @@ def draw_pair(ax: Axes, gains: pd.DataFrame, diverged: Mapping[str, Any], health
         shown += [v for v in of_run["smooth"].tolist() if math.isfinite(v)]
     top, bottom = max([*shown, 0.02]), min([*shown, 0.0])
     bottom = max(bottom, -1.5 * top)
-    ax.set_ylim(bottom - 0.35 * (top - bottom), top + 0.35 * (top - bottom))
+    ax.set_ylim(bottom - 0.35 * (top - bottom), top + 0.25 * (top - bottom))
     at = diverged[LOST_AT]
     if not pd.isna(at):
         ax.axvline(int(at), color=colour, lw=0.6 * size.line, ls=(0, (1, 2)))
     ax.axhline(0, color="#444444", lw=0.5 * size.line)
-    ax.set_title(f"{diverged['model']}, {diverged['curve']}")
     ax.set_xlabel("step")
     label_y(ax, "gain over the constant")
-    ax.legend(loc="upper left", fontsize=size.text, borderaxespad=0.1, handlelength=2.4)
+    # Between the title and the axes, where it hides no curve.
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.1, "borderpad": 0.2}
+    ax.legend(fontsize=size.text, handlelength=2.4, labelspacing=0.3, **place)
+    ax.set_title(f"{diverged['model']}, {diverged['curve']}", pad=3.6 * size.text)

@@ -56,8 +56,8 @@ def tradeoff(table: pd.DataFrame, page: Page = REPORT) -> Figure:
 def draw_tradeoff(ax: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle] | None = None) -> None:
     """Draw the cells of one model: quality (up is better) against the share of diverged runs.
 
-    The Pareto front has large markers, intervals, a line and names. The best cell of each other method has a grey name.
-    A quality far below the others is a cross at the lower edge.
+    The Pareto front has large markers, intervals, a line and names. The best cell of each other method has a black
+    edge and a grey name. A quality far below the others is a cross at the lower edge.
 
     Args:
         table: `analysis.stats.frontier.tradeoff` of one model.
@@ -132,14 +132,14 @@ def _draw_points(ax: Axes, of_method: pd.DataFrame, style: LineStyle, down: int,
 
 
 def _draw_named_point(ax: Axes, row: Mapping[str, Any], style: LineStyle) -> None:
-    """Draw a large marker, on the Pareto front with the interval of the rate and the band of quality."""
+    """Draw a marker with a black edge; on the Pareto front it is large, with the interval and band of its cell."""
     x, y, colour, size = row["x"], row["quality"], style.colour, sizes(ax)
     if row["pareto"]:
         span = sorted((row["quality_q10"], row["quality_q90"]))
         bar = {"color": colour, "lw": 0.75 * size.line, "ms": 1.3 * size.marker, "zorder": 2}
         ax.plot([x, x], span, marker="_", **bar)
         ax.plot([row["low"], row["high"]], [y, y], marker="|", **bar)
-    ms = (1.6 if row["pareto"] else 1.3) * size.marker
+    ms = (1.6 if row["pareto"] else 0.9) * size.marker
     ax.plot(x, y, style.marker, color=colour, ms=ms, mec="black", mew=0.75 * size.line, zorder=5)
 
 

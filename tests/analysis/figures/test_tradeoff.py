@@ -36,6 +36,15 @@ def test_tradeoff_names_its_front_and_the_best_of_other_methods(crossed):
     drawn(figure)
 
 
+def test_large_markers_are_the_pareto_front(crossed):
+    table = tradeoff(crossed[0], simulated_definition())
+    (ax,) = tradeoff_figure(table).axes
+    of_cells = [line for line in ax.lines if line.get_linestyle() == "None" and line.get_marker() != "x"]
+    usual = min(line.get_markersize() for line in of_cells)
+    large = [line.get_ydata()[0] for line in of_cells if line.get_markersize() > usual]
+    assert sorted(large) == sorted(table.loc[table["pareto"], "quality"])
+
+
 def test_lower_error_is_drawn_higher(crossed):
     figure = tradeoff_figure(tradeoff(crossed[0], simulated_definition(), "rmse_play"))
     bottom, top = figure.axes[0].get_ylim()
