@@ -72,6 +72,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """Return all names, so that `help(study)` shows the functions that are imported later."""
+    return sorted({*globals(), *LATER})
+
+
 def __getattr__(name: str) -> Any:
     if name not in LATER:
         raise AttributeError(f"module 'study' has no attribute {name!r}")

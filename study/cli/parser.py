@@ -126,7 +126,9 @@ OPTIONS: dict[str, Option] = {
     "workers": _option(
         "workers", "N", "trials at a time, also for nodes to come (default: one per core)", type=positive_int
     ),
-    "stack": _option("workers", "N", "most runs of a stack", type=positive_int),
+    "stack": _option(
+        "workers", "N", "most runs of a stack: runs of one model and method, trained together", type=positive_int
+    ),
     "address": _option("cluster", "A", "of a Ray cluster (default: a local one for this command)"),
     "tracking_uri": _option(
         "cluster", "U", "of MLflow (default: $MLFLOW_TRACKING_URI, else a database in the study's folder)"
@@ -262,7 +264,9 @@ def build_parser(verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]
     merge = command("merge", "make one record of a study that was trained in several folders")
     merge.add_argument("dirs", metavar="DIR", nargs="+", help="the folders, or their URLs; they stay as they are")
     merge.add_argument("--out", metavar="DIR", required=True, help="the merged record's folder, or its URL")
-    _add(merge, "accept_changed_code")
+    merge.add_argument(
+        "--accept-changed-code", action="store_true", help="merge runs that different code of your own modules trained"
+    )
     _add_import(command("import", "make a record of runs that exist: a table of losses, or an MLflow experiment"))
     _add_single_runs(command)
     submit = command("submit", "run a study as a job on a Ray cluster", "space", "workers", "cluster")
@@ -352,12 +356,12 @@ def _add_data(commands: Any, verbs: Mapping[str, Callable[[argparse.Namespace], 
     actions = data.add_subparsers(required=True, metavar="COMMAND")
     actions.add_parser("list", help="list data sources").set_defaults(do=verbs["data list"])
     fetch = actions.add_parser("fetch", help="download and verify a data set")
-    fetch.add_argument("name")
+    fetch.add_argument("name", help="the data set: kuairand")
     fetch.add_argument("--data-dir", type=Path, default=Path("data"), metavar="P", help="target (default: ./data)")
     fetch.set_defaults(do=verbs["data fetch"])
     check = actions.add_parser("check", help="read a data source and describe it")
-    check.add_argument("name")
-    check.add_argument("--data-dir", metavar="P")
+    check.add_argument("name", help="a data source (see study data list)")
+    check.add_argument("--data-dir", metavar="P", help="folder that the data source reads")
     check.set_defaults(do=verbs["data check"])
 
 

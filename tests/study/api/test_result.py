@@ -1,6 +1,7 @@
 """A record from Python: the same numbers as the functions of `analysis`, and one clear error for what is not there."""
 
 import math
+import pydoc
 import shutil
 import subprocess
 import sys
@@ -353,3 +354,9 @@ def test_help_of_the_package_names_every_function_on_one_screen() -> None:
     for name in vars(study.Result):
         if not name.startswith("_"):
             assert name in text, name
+
+
+def test_help_of_the_package_shows_signatures() -> None:
+    text = pydoc.plain(pydoc.render_doc(study))
+    for name in ("run(what: ", "open(folder: ", "compare(a: ", "merge(*folders: "):
+        assert f"\n    {name}" in text

@@ -1,5 +1,6 @@
 """The command: bad input is one line on stderr and exit code 2, and nothing is trained, written or overwritten."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -561,6 +562,27 @@ def test_words_of_the_previous_version_are_accepted_with_a_note(old: list[str], 
     assert words == new
     assert "is now" in note
     assert current_words(new) == (new, [])
+
+
+def test_help_describes_every_argument() -> None:
+    def check(parser: argparse.ArgumentParser) -> None:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name, sub in action.choices.items():
+                    assert name in {choice.dest for choice in action._choices_actions}
+                    check(sub)
+            else:
+                assert action.help, f"{parser.prog} {action.dest}"
+
+    check(build_parser(VERBS))
+
+
+def test_help_of_merge_speaks_of_no_training(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["merge", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--accept-changed-code merge runs that" in said
+    assert "train " not in said
 
 
 def test_request_has_every_option_of_the_table() -> None:
