@@ -15,19 +15,23 @@ from analysis.report.numbers import number, ranges
 from analysis.report.tables import ReportTables, missing_runs, planned_count
 from study.config import IMPORTED, has_grid, to_json
 from study.record.definition import Definition
-from study.record.failures import read_failures
+from study.record.failures import read_failed_runs
 
 
 def missing(tables: ReportTables) -> Context:
     """Planned runs that are not recorded, by reason, and unreadable record files."""
     study = tables.definition.study
-    failures = read_failures(tables.folder, set(tables.every["run_id"]))
+    failed = read_failed_runs(tables.folder, set(tables.every["run_id"]))
+    failures = {run.run_id: run.reason for run in failed}
     planned, count, runs = None, len(failures), None
     reasons = Counter(failures.values())
     if study.trainer == IMPORTED and failures:
-        lacking = missing_runs(tables.definition, tables.every)
-        lacking = lacking.loc[lacking["run_id"].isin(list(failures))]
-        runs = _missing_table(lacking.assign(why=lacking["run_id"].map(failures)))
+        rows = [
+            {**run.about, "options": json.dumps(run.about["options"], sort_keys=True), "why": run.reason}
+            for run in failed
+            if run.about
+        ]
+        runs = _missing_table(pd.DataFrame(rows)) if rows else None
     elif has_grid(study):
         lacking = missing_runs(tables.definition, tables.every)
         why = [failures.get(run, "not run yet") for run in lacking["run_id"]]

@@ -19,7 +19,7 @@ from analysis.stats.quality import lr_sensitivity, quality
 from analysis.stats.rates import divergence_rates, in_bins
 from analysis.stats.recommend import recommend
 from analysis.stats.table2 import has_choices, table2
-from study.config import EdgeSearch, QualitySearch, Study, runs_of
+from study.config import EdgeSearch, QualitySearch, Study, planned_ids
 from study.record.checksums import read_parquet
 from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, RecordError, read_definition
@@ -159,11 +159,11 @@ def missing_runs(definition: Definition, every: pd.DataFrame) -> pd.DataFrame:
         Columns run_id, model, method, options (JSON), lr, seed.
     """
     study, rows, planned, recorded = definition.study, [], set(), set(every["run_id"])
-    for run in runs_of(study, definition.data["content"]):
-        planned.add(run.id)
-        if run.id not in recorded:
-            options = json.dumps(run.options, sort_keys=True)
-            rows.append((run.id, run.model, run.method, options, run.lr, run.seed))
+    options = {id(arm): json.dumps(arm.options, sort_keys=True) for arm in study.arms}
+    for model, arm, lr, seed, run_id in planned_ids(study, definition.data["content"]):
+        planned.add(run_id)
+        if run_id not in recorded:
+            rows.append((run_id, model, arm.method, options[id(arm)], lr, seed))
     missing = pd.DataFrame(rows, columns=pd.Index(["run_id", "model", "method", "options", "lr", "seed"]))
     keys = ["model", "method", "lr", "seed"]
     spare = every.loc[~every["run_id"].isin(list(planned)), keys].value_counts().to_dict()

@@ -5,7 +5,7 @@ high loses the very runs that diverge, and its curve then has no divergence at a
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.loading import CURVE, in_order, records, with_curves
 from analysis.stats.edges import edge_of, outcomes
 from analysis.stats.psychometric import fit
-from study.config import CONTROL_SEEDS, Arm, canonical_json, runs_of
+from study.config import CONTROL_SEEDS, Arm, canonical_json, planned_ids
 from study.record.confirmations import read_confirmations
 from study.record.definition import Definition
 from study.record.failures import FailedRun, read_failed_runs
@@ -49,7 +49,7 @@ def failed_runs(folder: Path, definition: Definition, runs: pd.DataFrame) -> pd.
     failed = read_failed_runs(folder, set(runs["run_id"]))
     about = {run.run_id: run.about for run in failed if run.about}
     if len(about) < len(failed):
-        about = _planned(folder, definition) | about
+        about |= _planned(folder, definition, {run.run_id for run in failed} - about.keys())
     known = [run for run in failed if run.run_id in about and about[run.run_id]["seed"] not in CONTROL_SEEDS]
     arms = [Arm(about[run.run_id]["method"], about[run.run_id]["options"]) for run in known]
     labels = _labels(definition, runs, arms)
@@ -63,12 +63,15 @@ def _row(run: FailedRun, about: Mapping[str, Any], labels: Mapping[str, str]) ->
     return same | {"run_id": run.run_id, "curve": curve, "reason": run.reason}
 
 
-def _planned(folder: Path, definition: Definition) -> dict[str, dict[str, Any]]:
-    """Run id -> model, method, options, lr and seed of all runs that are planned or named by a confirmation."""
-    runs = runs_of(definition.study, definition.data["content"])
-    runs += [run for confirmation in read_confirmations(folder) for run in confirmation.runs(definition)]
+def _planned(folder: Path, definition: Definition, wanted: Set[str]) -> dict[str, dict[str, Any]]:
+    """Run id -> model, method, options, lr and seed of runs that are planned or named by a confirmation."""
+    runs = [run for confirmation in read_confirmations(folder) for run in confirmation.runs(definition)]
     names = ("model", "method", "options", "lr", "seed")
-    return {run.id: {name: getattr(run, name) for name in names} for run in runs}
+    found = {run.id: {name: getattr(run, name) for name in names} for run in runs if run.id in wanted}
+    for model, arm, lr, seed, run_id in planned_ids(definition.study, definition.data["content"]):
+        if run_id in wanted:
+            found[run_id] = dict(zip(names, (model, arm.method, arm.options, lr, seed), strict=True))
+    return found
 
 
 def _labels(definition: Definition, runs: pd.DataFrame, arms: Sequence[Arm]) -> dict[str, str]:

@@ -7,7 +7,7 @@ A crash leaves both behind, so a heartbeat counts only while its process lives, 
 import json
 import shlex
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from study.commands.progress import duration
-from study.config import IMPORTED, Arm, EdgeSearch, Study, control_of, has_grid, runs_of
+from study.config import IMPORTED, Arm, EdgeSearch, Study, control_of, has_grid, planned_ids
 from study.execution import checkpoint, heartbeat
 from study.record import tables
 from study.record.confirmations import read_confirmations
@@ -173,9 +173,11 @@ def text(status: Status, width: int = 120) -> str:
 
 def table(cells: Sequence[Cell], width: int = 120) -> str:
     """Return one block a model, with a row for each lr and a column for each curve. Wide tables are split."""
-    blocks = []
-    for model in dict.fromkeys(cell.model for cell in cells):
-        counts = {(cell.curve, cell.lr): _cell_text(cell) for cell in cells if cell.model == model}
+    blocks: list[str] = []
+    models: defaultdict[str, dict[tuple[str, float], str]] = defaultdict(dict)
+    for cell in cells:
+        models[cell.model][cell.curve, cell.lr] = _cell_text(cell)
+    for model, counts in models.items():
         lrs, curves = sorted({lr for _, lr in counts}), list(dict.fromkeys(curve for curve, _ in counts))
         if len(lrs) > MOST_LRS or len(curves) > MOST_CURVES:
             many = f"{count(len(curves), 'curve')} and {count(len(lrs), 'lr')}"
@@ -203,17 +205,18 @@ def _planned_cells(
 ) -> list[Cell]:
     outcomes = dict(zip(recorded["run_id"], recorded["outcome"], strict=True))
     labels = _labels(study.arms)
-    cells: dict[tuple[str, str, float], Cell] = {}
-    for run in runs_of(study, content):
-        label, run_id = labels[_key(run.method, run.options)], run.id
-        cell = cells.setdefault((run.model, label, run.lr), Cell(model=run.model, curve=label, lr=run.lr, planned=0))
-        cell.planned = (cell.planned or 0) + 1
+    cells: list[Cell] = []
+    for model, arm, lr, seed, run_id in planned_ids(study, content):
+        if seed == study.seeds[0]:
+            curve = labels[_key(arm.method, arm.options)]
+            cells.append(Cell(model=model, curve=curve, lr=lr, planned=len(study.seeds)))
+        cell = cells[-1]
         cell.done += run_id in outcomes
         other = "training" if run_id in trains else "failed" if run_id in failures else "missing"
         state = outcomes.get(run_id, other)
         if state in STATES:
             setattr(cell, state, getattr(cell, state) + 1)
-    return list(cells.values())
+    return cells
 
 
 def _found_cells(recorded: pd.DataFrame) -> list[Cell]:
@@ -301,5 +304,5 @@ def _confirmations(folder: Path, definition: Definition, done: set[str]) -> tupl
         )
         ids |= own
     if ids and has_grid(definition.study):
-        ids -= {run.id for run in runs_of(definition.study, definition.data["content"])}
+        ids.difference_update(run_id for *_, run_id in planned_ids(definition.study, definition.data["content"]))
     return lines, ids

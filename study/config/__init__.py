@@ -13,6 +13,7 @@ from study.config.plan import (
     has_grid,
     nominates_only,
     planned_contrasts,
+    planned_ids,
     runs_of,
     untreated,
 )
@@ -20,7 +21,7 @@ from study.config.recipe import Recipe, steps_of
 from study.config.rule import Rule
 from study.config.runs import CONTROL_SEEDS, RANKER, RESULTS_VERSION, Arm, Run, united_arms
 from study.config.searches import JUDGED_FROM, EdgeSearch, QualitySearch, Search
-from study.config.study import IMPORTED, MAX_NAMED, Study, log_grid
+from study.config.study import IMPORTED, MAX_NAMED, Study, check_size, log_grid
 
 __all__ = [
     "CONTROL_LRS",
@@ -42,12 +43,14 @@ __all__ = [
     "arm_to_json",
     "canonical_json",
     "check_lr",
+    "check_size",
     "comparators",
     "control_of",
     "has_grid",
     "log_grid",
     "nominates_only",
     "planned_contrasts",
+    "planned_ids",
     "run_from_json",
     "runs_of",
     "steps_of",

@@ -19,7 +19,14 @@ IMPORTED = "imported"
 """The trainer of runs that were not trained here (`study import`)."""
 
 MAX_NAMED = 10**7
-"""Most runs that the axes of a study make."""
+"""Most runs that the axes of a study make. A search, or an import, holds a small part of them."""
+
+MAX_GRID, MAX_CELLS = 10**6, 250_000
+"""Most runs and cells of a study that holds all that its axes make. Merged studies have more runs than one that is
+trained."""
+
+MAX_CURVES, MAX_CONTROL = 20_000, 2_000
+"""Most curves of a study, and most models times learning rates of the control."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +94,13 @@ class Study:
             object.__setattr__(self, "control_lrs", ladder)  # written down: a study's lrs may grow
         for axis in ("models", "arms", "seeds", *(() if isinstance(self.search, EdgeSearch) else ("lrs",))):
             need(len(getattr(self, axis)) > 0, f"need at least one of {axis}")
-        runs = self.cells * len(self.seeds)
-        need(runs <= MAX_NAMED, f"a study has at most {MAX_NAMED:,} runs, and these are {runs:,}")
+        check_size(
+            models=len(self.models),
+            arms=[len(self.lrs_of(arm)) for arm in self.arms],
+            seeds=len(self.seeds),
+            control_lrs=len(self.control_lrs),
+            grid=self.search is None and self.trainer != IMPORTED,
+        )
         for seed in self.seeds:
             if not isinstance(seed, int):
                 raise ValueError(f"need a whole number as seed, got seed={seed!r}")
@@ -133,6 +145,24 @@ class Study:
             recipe=self.recipe,
             trainer=self.trainer,
         )
+
+
+def check_size(*, models: int, arms: Sequence[int], seeds: int, control_lrs: int, grid: bool) -> None:
+    """Raise ValueError for a study that is too large to be read in seconds.
+
+    Args:
+        models, seeds, control_lrs: how many there are.
+        arms: how many learning rates each has.
+        grid: whether the study holds all runs that its axes make.
+    """
+    cells = models * sum(arms)
+    for what, n, most in (
+        ("runs", cells * seeds, MAX_GRID if grid else MAX_NAMED),
+        ("cells", cells, MAX_CELLS if grid else MAX_NAMED),
+        ("curves", models * len(arms), MAX_CURVES),
+        ("models and lrs of the control", models * max(1, control_lrs), MAX_CONTROL),
+    ):
+        need(n <= most, f"a study has at most {most:,} {what}, and these are {n:,}")
 
 
 def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:

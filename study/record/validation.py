@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from study.config import MAX_NAMED
+from study.config import IMPORTED, check_size
 from study.storage.untrusted_input import (
     MAX_FILE_BYTES,
     check_integer,
@@ -50,9 +50,13 @@ def validate_study(study: dict[str, Any]) -> None:
     axes = {name: _list(study, name) for name in ("models", "arms", "lrs", "seeds")}
     for arm in axes["arms"]:
         _validate_arm(arm)
-    lrs = sum(len(arm.get("lrs", axes["lrs"])) for arm in axes["arms"])
-    runs = len(axes["models"]) * lrs * len(axes["seeds"])
-    require(runs <= MAX_NAMED, f"it names {runs:,} runs; the maximum is {MAX_NAMED:,}")
+    check_size(
+        models=len(axes["models"]),
+        arms=[len(arm.get("lrs", axes["lrs"])) for arm in axes["arms"]],
+        seeds=len(axes["seeds"]),
+        control_lrs=len(_list(study, "control_lrs")) if "control_lrs" in study else 0,
+        grid=study.get("search") is None and study.get("trainer") != IMPORTED,
+    )
     for model in axes["models"]:
         check_name(model, "a model")
     for lr in axes["lrs"]:

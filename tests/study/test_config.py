@@ -22,8 +22,11 @@ from study.config import (
     Rule,
     Run,
     Study,
+    check_size,
     log_grid,
+    planned_ids,
     run_from_json,
+    runs_of,
     study_from_json,
     to_json,
 )
@@ -279,8 +282,36 @@ def test_a_grid_of_too_many_runs_can_be_read_and_not_trained() -> None:
     many = make_study(seeds=range(600_000), lrs=(0.1,), arms=(Arm("none"),), models=("small",))
     with pytest.raises(ValueError, match=r"at most 500,000 runs, and these are 600,000"):
         validate_study(many)
-    with pytest.raises(ValueError, match=r"at most 10,000,000 runs, and these are 12,000,000"):
-        make_study(seeds=range(12_000_000), lrs=(0.1,), arms=(Arm("none"),), models=("small",))
+    with pytest.raises(ValueError, match=r"at most 1,000,000 runs, and these are 1,200,000"):
+        make_study(seeds=range(1_200_000), lrs=(0.1,), arms=(Arm("none"),), models=("small",))
+
+
+SIZES = {"models": 1, "arms": [20] * 10_001, "seeds": 1, "control_lrs": 0, "grid": True}
+"""The largest study of `tests/benchmarks/load.py`."""
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"seeds": 5}, "1,000,000 runs, and these are 1,000,100"),
+        ({"seeds": 50, "grid": False}, "10,000,000 runs, and these are 10,001,000"),
+        ({"arms": [300_000]}, "250,000 cells, and these are 300,000"),
+        ({"models": 2, "grid": False}, "20,000 curves, and these are 20,002"),
+        ({"arms": [1], "models": 2_001}, "2,000 models and lrs of the control, and these are 2,001"),
+        ({"arms": [1], "models": 2, "control_lrs": 1_001}, "2,000 models and lrs of the control, and these are 2,002"),
+    ],
+)
+def test_what_no_command_could_read_in_seconds_is_no_study(sizes: dict[str, Any], message: str) -> None:
+    check_size(**SIZES)
+    with pytest.raises(ValueError, match=f"^a study has at most {message}$"):
+        check_size(**{**SIZES, **sizes})
+
+
+def test_planned_ids_are_those_of_the_runs() -> None:
+    study = make_study(arms=(Arm("none"), Arm("clippy", rel=0.5, lrs=(1, 0.3))), lrs=(0.1, 2))
+    found = {run_id: (model, arm, lr, seed) for model, arm, lr, seed, run_id in planned_ids(study, "content")}
+    runs = {run.id: (run.model, Arm(run.method, run.options), run.lr, run.seed) for run in runs_of(study, "content")}
+    assert {i: (m, Arm(a.method, a.options), lr, s) for i, (m, a, lr, s) in found.items()} == runs
 
 
 def test_a_message_does_not_list_thousands_of_values() -> None:
