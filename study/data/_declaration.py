@@ -3,17 +3,18 @@
 import codecs
 import datetime
 import functools
+import itertools
 import re
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from study.data._csv import Dialect, listed
-from study.data._lists import IdList, list_of
-from study.data._targets import Target, target_of
+from study.data._lists import IdList, canonical_list, list_of
+from study.data._targets import Target, canonical_target, target_of
 from study.data._times import PER_DAY, Clock, check_format, day_of
 
 ALWAYS = ("time", "time_unit", "ids", "numbers", "log1p", "heldout")
@@ -56,11 +57,10 @@ class Declaration:
         self._check_times()
         if not isinstance(self.lists, dict):
             raise ValueError(f'lists is a table of columns, like [lists] genres = "mean"; got {self.lists!r}')
-        if twice := sorted(set(self.lists) & set(self.ids)):
-            raise ValueError(f"{listed(twice)} cannot be both in ids and in lists")
         if not self.ids and not self.numbers and not self.id_lists:
             raise ValueError("need at least one column in ids or numbers")
         self._check_tasks()
+        self._check_uses()
         if self.missing not in ("refuse", "mean"):
             raise ValueError(f'missing is "refuse" or "mean"; got {self.missing!r}')
         if self.missing_labels not in ("refuse", "skip"):
@@ -76,7 +76,8 @@ class Declaration:
         if self.decimal not in (".", ",") or self.decimal == self.separator:
             raise ValueError(f'decimal is "." or ",", and not the separator; got {self.decimal!r}')
         try:
-            codecs.lookup(self.encoding)
+            if codecs.lookup(self.encoding).name == "utf-8":
+                object.__setattr__(self, "encoding", "utf8")  # its other names are the default too
         except (LookupError, TypeError) as error:
             raise ValueError(f'encoding is like "utf8" or "latin1"; got {self.encoding!r}') from error
 
@@ -114,13 +115,18 @@ class Declaration:
                     f"the task {name!r} becomes part of column names: letters, digits and _ only; name its column "
                     f'apart, like like = {{ column = "{name}", kind = "binary" }}'
                 )
-        leaked = sorted({target.column for target in self.targets} & {*self.ids, *self.lists, *self.numbers})
-        if leaked:
-            raise ValueError(f"{listed(leaked)} cannot be both a task and a feature")
         known = {*self.numbers, *(target.name for target in self.targets if target.kind == "regression")}
         stray = sorted(set(self.log1p) - known)
         if stray:
             raise ValueError(f"log1p names {listed(stray)}, which is no number and no regression target")
+
+    def _check_uses(self) -> None:
+        """Raise ValueError unless each column has one use: it is read as one type, and a label is no feature."""
+        uses: dict[str, set[str]] = {"ids": {*self.ids}, "lists": {*self.lists}, "numbers": {*self.numbers}}
+        uses |= {"tasks": {target.column for target in self.targets}, "time": {self.time} if self.time else set()}
+        for one, other in itertools.combinations(uses, 2):
+            if twice := sorted(uses[one] & uses[other]):
+                raise ValueError(f"{listed(twice)} cannot be both in {one} and in {other}")
 
     @property
     def clock(self) -> Clock | None:
@@ -170,9 +176,13 @@ class Declaration:
         )
 
     def canonical(self) -> dict[str, Any]:
-        """Return what changes the log, for its content hash. New keys count where they are set."""
-        said = {name: value for name, value in asdict(self).items() if name in ALWAYS or value != DEFAULTS.get(name)}
-        return {k: v for k, v in said.items() if k != "files"} | {"tasks": [*self.tasks.items()]}
+        """Return what changes the log, for its content hash. A default that is written counts as one left out."""
+        said = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "files"}
+        if self.order and self.heldout == HELDOUT_WITHOUT_TIMES:
+            said["heldout"] = None
+        said["lists"] = {name: canonical_list(value) for name, value in self.lists.items()}
+        said["tasks"] = [[name, canonical_target(name, value)] for name, value in self.tasks.items()]
+        return {name: value for name, value in said.items() if name in ALWAYS or value != DEFAULTS[name]}
 
 
 def _names(key: str, value: Any) -> list[str]:

@@ -51,6 +51,13 @@ def list_of(name: str, said: Any) -> IdList:
     return IdList(**{"name": name, **keys})
 
 
+def canonical_list(said: Any) -> Any:
+    """Return what `[lists]` says of a feature, for the content hash: the pool where it is the default is left out."""
+    if not isinstance(said, dict):
+        return said
+    return {key: value for key, value in said.items() if (key, value) != ("pool", "mean")} or "mean"
+
+
 def list_codes(feature: IdList, columns: Sequence[pa.ChunkedArray], *, csv: bool) -> tuple[np.ndarray, int]:
     """Return codes (N, L) of lists of ids, -1 after the end of each, and the number of distinct ids.
 

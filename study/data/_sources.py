@@ -55,15 +55,20 @@ def _parts(folder: Path) -> list[Path]:
 
 def kind_of(file: Path, declared: Declaration) -> str:
     """Return csv or parquet. Raises ValueError if neither the name nor the declaration tells."""
-    if declared.format:
-        return declared.format
+    if kind := declared.format or kind_by_name(file):
+        return kind
+    known = ", ".join(ending for endings in ENDINGS.values() for ending in endings)
+    raise ValueError(f'{file} ends in none of {known}: say what it is, like format = "csv"')
+
+
+def kind_by_name(file: Path) -> str | None:
+    """Return csv or parquet by the ending of a name; None if it does not tell."""
     name = file.name.lower()
     name = name[: name.rindex(".")] if name.endswith(COMPRESSED) else name
     for kind, endings in ENDINGS.items():
         if name.endswith(endings):
             return kind
-    known = ", ".join(ending for endings in ENDINGS.values() for ending in endings)
-    raise ValueError(f'{file} ends in none of {known}: say what it is, like format = "csv"')
+    return None
 
 
 def open_sources(files: list[Path], rewritten: Path, declared: Declaration, columns: list[str]) -> list[Source]:

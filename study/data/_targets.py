@@ -118,6 +118,13 @@ def target_of(name: str, said: Any) -> Target:
     return Target(**{"name": name, "column": column, **keys})
 
 
+def canonical_target(name: str, said: Any) -> Any:
+    """Return what `[tasks]` says of a target, for the content hash: keys at their default are left out."""
+    if not isinstance(said, dict):
+        return said
+    return {key: value for key, value in said.items() if value != [] and (key, value) != ("column", name)}
+
+
 def farthest(values: np.ndarray, train_rows: int) -> tuple[int, float] | None:
     """Return the row of the value farthest from the median of the training rows, and that median; None if it is near.
 

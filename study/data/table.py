@@ -34,7 +34,7 @@ from study.data._declaration import Declaration, read_declaration
 from study.data._encode import make_log
 from study.data._ids import id_codes, plain, text_of
 from study.data._lists import list_codes, separator_warning
-from study.data._sources import Source, files_of, kind_of, open_sources
+from study.data._sources import Source, files_of, kind_by_name, kind_of, open_sources
 from study.data._targets import FAR, Target, farthest
 from study.data._times import in_order
 from study.storage.scratch import scratch_folder
@@ -59,9 +59,10 @@ def load(cache: Path, *, dir: str | Path) -> Log:
             not finite, or no rows can be held out.
     """
     files, declared = _declared(dir)
+    by_name = all(kind_by_name(file) == declared.format for file in files)
     made_from = {
         "source": "table",
-        "declaration": declared.canonical(),
+        "declaration": (replace(declared, format=None) if by_name else declared).canonical(),
         "files": [[kind_of(file, declared), file_hash(file, cache)] for file in files],
     }
     contents = [content_hash(made_from | {"version": version}) for version in range(1, VERSION + 1)]

@@ -239,7 +239,7 @@ def test_labels_are_mapped_as_declared(tmp_path, plain, labels, said, kind):
         (CLICKS, 'above = "1"', "above of the task click is a number; got '1'"),
         (CLICKS, "positive = 1", "positive of the task click is a list of values"),
         (CLICKS, "over = 1", "the task click has no key over; the keys are kind, column, above"),
-        (CLICKS, 'column = "user"', "user cannot be both a task and a feature"),
+        (CLICKS, 'column = "user"', "user cannot be both in ids and in tasks"),
     ],
 )
 def test_wrong_labels_say_how_to_declare_them(tmp_path, labels, said, message):

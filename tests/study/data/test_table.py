@@ -1,5 +1,7 @@
 """A user's table: CSV and Parquet files, declarations, and what is refused."""
 
+import json
+import tomllib
 import tracemalloc
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from study.data import Rows, _cache, _csv, check, load, rows_of, table
 from study.data._dataset import Log
+from study.data._declaration import Declaration
 
 START = 1_704_067_200_000  # 2024-01-01, in ms
 FRAME = pd.DataFrame(
@@ -264,6 +267,68 @@ def test_content_depends_on_values_and_tasks_but_not_on_file_names(tmp_path):
     assert [task.name for task in other.tasks] == ["watch", "click"]
 
 
+PLAIN_FORMS = """
+files = ["log.parquet"]
+order = "rows"
+ids = ["user"]
+[lists]
+genres = "mean"
+tags = { separator = "|" }
+others = { pool = "sum" }
+[tasks]
+click = { kind = "binary", positive = [1] }
+like = { column = "price", kind = "binary", above = 3 }
+watch = "regression"
+"""
+KEYS = """
+format = "parquet"
+separator = ","
+decimal = "."
+encoding = "UTF-8"
+numbers = []
+log1p = []
+heldout = 0.1
+missing = "refuse"
+missing_labels = "refuse"
+"""
+
+
+def test_defaults_that_are_written_out_do_not_change_the_content(tmp_path):
+    written = PLAIN_FORMS.replace("ids =", KEYS + "ids =")
+    for short, long in (
+        ('"mean"', '{ pool = "mean" }'),
+        ('{ separator = "|" }', '{ pool = "mean", separator = "|" }'),
+        ('{ kind = "binary", positive = [1] }', '{ kind = "binary", column = "click", positive = [1], negative = [] }'),
+        ("above = 3", "above = 3, positive = []"),
+    ):
+        assert short in written
+        written = written.replace(short, long)
+    frame = pd.concat([FRAME.assign(genres=[["a"]] * 6, tags="a|b", others=[["a"]] * 6)] * 10)
+    content = convert(write(tmp_path / "plain", frame, PLAIN_FORMS)).content
+    assert convert(write(tmp_path / "written", frame, written)).content == content
+    assert convert(write(tmp_path / "other", frame, PLAIN_FORMS.replace('"sum"', '"mean"'))).content != content
+
+
+def test_forms_without_defaults_keep_their_hash():
+    """What is hashed is what version 1 hashed, so that the runs of existing studies keep their ids."""
+    values = tomllib.loads(PLAIN_FORMS)
+    assert json.loads(json.dumps(Declaration(**values).canonical())) == {
+        "order": "rows",
+        "time": None,
+        "time_unit": None,
+        "heldout": None,
+        "ids": ["user"],
+        "lists": {"genres": "mean", "tags": {"separator": "|"}, "others": {"pool": "sum"}},
+        "numbers": [],
+        "log1p": [],
+        "tasks": [
+            ["click", {"kind": "binary", "positive": [1]}],
+            ["like", {"column": "price", "kind": "binary", "above": 3}],
+            ["watch", "regression"],
+        ],
+    }
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -272,13 +337,24 @@ def test_content_depends_on_values_and_tasks_but_not_on_file_names(tmp_path):
         ('"price"', '"prize"', "lacks the columns prize; it has ts, user"),
         ('numbers = ["price"]', 'numbers = "price"', "numbers is a list of names"),
         ('numbers = ["price"]', 'numbers = ["price", "price"]', "numbers names price twice"),
-        ('numbers = ["price"]', 'numbers = ["user"]', "the column user holds no numbers"),
+        ('ids = ["user", "shop"]\nnumbers = ["price"]', 'numbers = ["user"]', "the column user holds no numbers"),
+        (
+            'numbers = ["price"]',
+            'numbers = ["price", "shop", "user"]',
+            "shop, user cannot be both in ids and in numbers",
+        ),
+        ('numbers = ["price"]', 'numbers = ["ts"]', "ts cannot be both in numbers and in time"),
+        ('ids = ["user", "shop"]', 'ids = ["ts"]', "ts cannot be both in ids and in time"),
+        ("[tasks]", '[lists]\nprice = "mean"\n[tasks]', "price cannot be both in lists and in numbers"),
+        ("[tasks]", '[lists]\nuser = "mean"\n[tasks]', "user cannot be both in ids and in lists"),
+        ("[tasks]", '[lists]\nclick = "mean"\n[tasks]', "click cannot be both in lists and in tasks"),
+        ("[tasks]", '[tasks]\nlate = { column = "ts", kind = "regression" }', "ts cannot be both in tasks and in time"),
         ('ids = ["user", "shop"]\nnumbers = ["price"]', "", "need at least one column in ids or numbers"),
         ('numbers = ["price"]', 'number = ["price"]', "unknown key number; the keys are files, format"),
-        ('numbers = ["price"]', 'numbers = ["watch"]', "watch cannot be both a task and a feature"),
+        ('numbers = ["price"]', 'numbers = ["watch"]', "watch cannot be both in numbers and in tasks"),
         ('log1p = ["watch"]', 'log1p = ["click"]', "log1p names click, which is no number and no regression target"),
         ('time = "ts"', "", "need one of time and order: the column of times, or order = "),
-        ('time = "ts"', 'time = "user"', "1 rows have no time"),
+        ('"ts"\ntime_unit = "ms"\nids = ["user", ', '"user"\ntime_unit = "ms"\nids = [', "1 rows have no time"),
         ('time_unit = "ms"', "", 'say in which unit or format, like time_unit = "ms"'),
         ('time_unit = "ms"', 'time_unit = "hours"', "time_unit is one of s, ms, us, ns; got 'hours'"),
         ('time_unit = "ms"', 'time_unit = "ms"\ntime_to = 2024-01-01', r"one day \(UTC\); .* heldout = 0.1"),
@@ -286,7 +362,7 @@ def test_content_depends_on_values_and_tasks_but_not_on_file_names(tmp_path):
         ('time_unit = "ms"', 'time_unit = "ms"\nheldout = 0.01', "heldout = 0.01 holds out 0 of 6 rows"),
         ('click = "binary"', 'click = "yes"', 'the task click is "binary" or "regression"; got \'yes\''),
         ('click = "binary"\nwatch = "regression"', "", "need at least one task"),
-        ('click = "binary"', 'shop = "binary"', "shop cannot be both"),
+        ('click = "binary"', 'shop = "binary"', "shop cannot be both in ids and in tasks"),
         ('watch = "regression"', 'watch = "binary"', "log1p names watch"),
         ('"ts"', '"ts', "is not TOML"),
     ],
