@@ -9,7 +9,7 @@
 Intervals are percentiles over DRAWS bootstrap samples, stratified: seeds are drawn with replacement within each model.
 For `moves` the seeds of both sides are drawn independently, as rliable does. Seeds are paired here, so this interval is
 rather too wide. Few seeds vary less in a bootstrap than they should, so the percentiles lie further out (Hesterberg's
-expanded percentiles). One seed alone says nothing of the others.
+expanded percentiles, of as many seeds as the model with the fewest). One or two seeds say nothing of the others.
 
 A grid hides where an edge lies between two lrs: if all seeds switch there, seeds alone would give an interval of no
 width. So the interval of `moves` counts a tie as 0 at its low end and as 1 at its high end. Each draw of `ratio` also
@@ -36,6 +36,9 @@ from analysis.stats.contrasts import UNDECIDED, status_of
 from analysis.stats.intervals import TAIL
 
 DRAWS = 2_000
+
+FEWEST = 3
+"""Seeds of a curve from which anything is said of others."""
 
 COLUMNS = (
     *("curve", "method", "against", "models", "seeds", "moves", "moves_low", "moves_high"),
@@ -128,12 +131,12 @@ def moves(sides: Sides, draws: int = DRAWS) -> dict[str, float]:
         x, y = a.log_S[:, None], b.log_S[None, :]
         wins = (x > y) + 0.5 * (x == y)
         share.append(wins.mean())
-        # Which edge is higher is unknown between the same two lrs, outside the tried ones, and where there is one seed.
-        unknown = (x == y) | (min(wins.shape) < 2)
+        # Which edge is higher is unknown between the same two lrs, outside the tried ones, and where seeds are too few.
+        unknown = (x == y) | (min(wins.shape) < FEWEST)
         times_a, times_b = (rng.multinomial(n, np.full(n, 1 / n), draws) for n in wins.shape)
         for i in (0, 1):
             drawn[i] += ((times_a @ np.where(unknown, float(i), wins)) * times_b).sum(1) / wins.size
-    shares = _shares([min(len(a.seeds), len(b.seeds)) for a, b in sides])
+    shares = _shares(min(min(len(a.seeds), len(b.seeds)) for a, b in sides))
     low, high = (float(np.quantile(of / len(sides), at)) for of, at in zip(drawn, shares, strict=True))
     return {"moves": float(np.mean(share)), "moves_low": low, "moves_high": high}
 
@@ -145,7 +148,7 @@ def ratio(sides: Sides, draws: int = DRAWS) -> dict[str, Any]:
     for a, b in sides:
         _, at_a, at_b = np.intersect1d(a.seeds, b.seeds, return_indices=True)
         seeds.append(len(at_a))
-        if len(at_a) < 2:
+        if len(at_a) < FEWEST:
             return {"ratio": math.nan, "low": 0.0, "high": math.inf, "status": UNDECIDED}
         # An edge outside the tried lrs is only known to be outside: each end takes its worst value.
         low_a, high_a, step_a = _ends(a, at_a)
@@ -159,16 +162,16 @@ def ratio(sides: Sides, draws: int = DRAWS) -> dict[str, Any]:
     least, most = middle / len(sides)
     low, high = (
         10 ** (float(np.quantile(values, share, method="inverted_cdf")) / len(sides))
-        for values, share in zip(drawn, _shares(seeds), strict=True)
+        for values, share in zip(drawn, _shares(min(seeds)), strict=True)
     )
     known = float(least) if least == most else math.nan
     return {"ratio": 10**known, "low": low, "high": high, "status": status_of(low, high)}
 
 
-def _shares(seeds: Sequence[int]) -> tuple[float, float]:
-    """The shares of the draws below the two ends of an interval, by the seeds of each model."""
-    free = sum(seeds) - len(seeds)
-    tail = float(special.ndtr(math.sqrt(sum(seeds) / free) * stats.t.ppf(TAIL, free))) if free else 0.0
+def _shares(seeds: int) -> tuple[float, float]:
+    """The shares of the draws below the two ends of an interval, by the seeds of the model with the fewest."""
+    seeds = max(seeds, FEWEST)
+    tail = float(special.ndtr(math.sqrt(seeds / (seeds - 1)) * stats.t.ppf(TAIL, seeds - 1)))
     return tail, 1 - tail
 
 

@@ -45,7 +45,7 @@ def preview_lines(
     folder = out_folder(request, study)
     study = search_start.recorded_lrs(study, folder)
     if not study.has_lrs:
-        return _without_lrs(study, trainer, folder)
+        return _without_lrs(study, trainer, folder, of_family)
     exists = study_exists(folder)
     runs = tables.read_runs(folder) if exists else None
     recorded = set() if runs is None else set(runs["run_id"])
@@ -70,7 +70,7 @@ def preview_lines(
     ]
 
 
-def _without_lrs(study: Study, trainer: Trainer, folder: Path) -> list[str]:
+def _without_lrs(study: Study, trainer: Trainer, folder: Path, of_family: int) -> list[str]:
     """The lines of a search that does not know yet where it begins."""
     search_start.check(study, trainer)
     arms = [arm for arm in study.arms if not study.lrs_of(arm)]
@@ -81,7 +81,7 @@ def _without_lrs(study: Study, trainer: Trainer, folder: Path) -> list[str]:
         *(f"  {word:9} {line}" for word, line in trainer.summary()),
         f"  lrs       around those at which the loss explodes in range tests of {count(curves, 'curve')}: "
         f"{len(search_start.SEEDS)} seeds, {ramp.steps} steps, lr {ramp.low:g} to {ramp.high:g}, on this machine",
-        *_contrasts(study, 0),
+        *_contrasts(study, of_family),
         f"  out       {stores.address(folder)}",
     ]
 

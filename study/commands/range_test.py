@@ -143,7 +143,9 @@ def train_range_tests(
     Raises:
         RecordError: the folder holds another study, or is no place for a record.
     """
-    setting, limits, device = setting_of(study, trainer.content), trainer.limits(study), request.device or "cpu"
+    setting, limits = setting_of(study, trainer.content), trainer.limits(study)
+    cpus, gpus = trainer.resources() or (1, 0)
+    device = request.device or ("cuda" if gpus else "cpu")
     check_not_a_view(folder)
     check_not_published(folder)
     if study_exists(folder):
@@ -164,13 +166,14 @@ def train_range_tests(
                 jobs.append(
                     _Job(study=study, model=model, arm=arm, seeds=part, ramp=ramp, device=device, folder=folder)
                 )
-        low, high = min(ramp.low for ramp in ramps), max(ramp.high for ramp in ramps)
+        ends = {f"from lr {ramp.low:g} to {ramp.high:g}" for ramp in ramps}
         show(
             f"{study.name}: range tests of {count(len(ramps), 'curve')}, {count(len(seeds), 'seed')} each, "
-            f"{ramps[0].steps} steps from lr {low:g} to {high:g}; {count(sum(len(job.seeds) for job in jobs), 'run')} "
-            "to train"
+            f"{ramps[0].steps} steps {ends.pop() if len(ends) == 1 else 'over a range of its own'}; "
+            f"{count(sum(len(job.seeds) for job in jobs), 'run')} to train"
         )
-        _train(jobs, trainer, request.workers or os.cpu_count() or 1)
+        at_a_time = min((os.cpu_count() or 1) / max(cpus, 1), 1 / gpus if gpus else math.inf)  # all use the first GPU
+        _train(jobs, trainer, request.workers or max(1, int(at_a_time)))
 
 
 def _check_same(folder: Path, setting: str) -> None:

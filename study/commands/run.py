@@ -60,6 +60,7 @@ def run(request: RunRequest, study: Study | None = None, trainer: Trainer | None
         study, trainer = study_and_trainer(request)
     trainer, folder = trainer or open_trainer(study, cache_folder()), out_folder(request, study)
     if not study.has_lrs:
+        _check(request, study, trainer, folder)
         study = validate_study(search_start.with_lrs(study, trainer, folder, request))
         trainer = open_trainer(study, cache_folder())
     return train(request, study, trainer, folder)
@@ -95,14 +96,7 @@ def train(
     from study.tracking.follower import Follower
     from study.tune import cluster as ray_cluster
 
-    check_not_a_view(folder)
-    tables.check_not_published(folder)
-    check_tracking_uri(request.address, request.tracking_uri)
-    if request.tracking_uri:
-        check_scheme(request.tracking_uri)
-    trainer.check_folder(folder)
-    accepted = request.accept_changed_code
-    changed_code.refuse(folder, study, trainer, accepted=accepted, confirms=confirmation is not None)
+    _check(request, study, trainer, folder, confirms=confirmation is not None)
     plan(study, trainer, workers=1)  # raises for an unusable study before anything is written
     follower = Follower(folder, request.tracking_uri, runs=request.mlflow_runs)
     # Ray takes seconds to start. What the report needs is imported meanwhile.
@@ -144,6 +138,17 @@ def train(
     _refuse_only_failures(folder, recorded)
     show(_next_steps(study, folder))
     return folder
+
+
+def _check(request: RunRequest, study: Study, trainer: Trainer, folder: Path, *, confirms: bool = False) -> None:
+    """Raise what stops the command before anything is trained or written."""
+    check_not_a_view(folder)
+    tables.check_not_published(folder)
+    check_tracking_uri(request.address, request.tracking_uri)
+    if request.tracking_uri:
+        check_scheme(request.tracking_uri)
+    trainer.check_folder(folder)
+    changed_code.refuse(folder, study, trainer, accepted=request.accept_changed_code, confirms=confirms)
 
 
 def _open(

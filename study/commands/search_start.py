@@ -32,6 +32,8 @@ def recorded_lrs(study: Study, folder: Path) -> Study:
 def with_lrs(study: Study, trainer: Trainer, folder: Path, request: RunRequest) -> Study:
     """Return a study whose arms all have lrs: their own, those of the record, or those of range tests, trained now.
 
+    A model that the record lacks begins where the recorded arms do. The search extends itself if its edge lies outside.
+
     Raises:
         ValueError: the trainer has no range test, or a loop ended before its loss exploded.
     """
@@ -40,7 +42,7 @@ def with_lrs(study: Study, trainer: Trainer, folder: Path, request: RunRequest) 
     check(study, trainer)
     known = _recorded(folder)[1]
     untested = tuple(arm for arm in study.arms if not (arm.lrs or known.get(_key(arm))))
-    exploded = _explosions(dataclasses.replace(study, arms=untested), trainer, folder, request)
+    exploded = _explosions(dataclasses.replace(study, arms=untested, compare=()), trainer, folder, request)
     return _with(study, folder, {arm: _ladder(lrs) for arm, lrs in exploded.items()})
 
 
@@ -59,9 +61,10 @@ def _with(study: Study, folder: Path, ladders: dict[str, tuple[float, ...]]) -> 
     arms = tuple(dataclasses.replace(arm, lrs=arm.lrs or lrs_of.get(_key(arm), ())) for arm in study.arms)
     if not all(arm.lrs for arm in arms):
         return study
-    shared = before.lrs if before else arms[0].lrs
-    control = before.control_lrs if before else study.control_lrs
-    return dataclasses.replace(study, arms=arms, lrs=shared, control_lrs=control)
+    if not before:
+        return dataclasses.replace(study, arms=arms)
+    control = study.control_lrs or before.control_lrs
+    return dataclasses.replace(study, arms=arms, lrs=before.lrs, control_lrs=control)
 
 
 def _recorded(folder: Path) -> tuple[Study | None, dict[str, tuple[float, ...]]]:
@@ -94,7 +97,7 @@ def _tested(study: Study, trainer: Trainer, folder: Path, request: RunRequest, r
     from analysis.stats.range_tests import quantile
 
     curves = [(model, arm) for arm in study.arms for model in study.models]
-    one = dataclasses.replace(study, models=study.models[:1], arms=study.arms[:1])
+    one = dataclasses.replace(study, models=study.models[:1], arms=study.arms[:1], compare=())
     for part in (one, study):  # a loop that is too short is found by one run
         train_range_tests(part, trainer, folder, lambda _model, _arm: ramp, SEEDS[:1], request)
     first, ramps = {}, {}

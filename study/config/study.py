@@ -88,6 +88,8 @@ class Study:
             object.__setattr__(self, "trainer", self.trainer.trainer)
         if self.trainer != RANKER and not self.models:
             object.__setattr__(self, "models", (self.trainer.rpartition(".")[2],))
+        if not self.lrs and isinstance(self.search, EdgeSearch) and self.arms and self.has_lrs:
+            object.__setattr__(self, "lrs", self.arms[0].lrs)
         if self.trainer != RANKER and not self.control_lrs and self.lrs:
             lowest = min(self.lrs_of(self.arms[0]) if self.arms else self.lrs)
             ladder = tuple(float(f"{lowest / 2**k:.6g}") for k in reversed(range(6)))

@@ -13,24 +13,25 @@ SHIFTS = (0.0, 0.1, 0.2, 0.3)
 """Decades by which the method moves LR50 of each model."""
 
 
-def across(shape: str, grid: str, seeds: int, paired: float, simulations: int) -> list[dict[str, Any]]:
+def across(shape: str, grid: str, seeds: int, most: int, paired: float, simulations: int) -> list[dict[str, Any]]:
     """How often the intervals of `moves` and `ratio` contain their true values.
 
     LR50 without the method is log-uniform over the lrs whose neighbors are tried too.
 
     Args:
+        seeds, most: Of the first model, and of the others.
         paired: 1 if a seed has the same place among the thresholds of both curves, 0 if its places are independent.
     """
     lrs, curve = GRIDS[grid], SHAPES[shape]
-    rng = np.random.default_rng([seeds, list(GRIDS).index(grid), int(paired), *shape.encode()])
+    rng = np.random.default_rng([seeds, most, list(GRIDS).index(grid), int(paired), *shape.encode()])
     found = []
     for _ in range(simulations):
         sides, true_moves = [], []
         for shift in SHIFTS:
             place = rng.uniform(math.log10(lrs[1]), math.log10(lrs[-2]) - shift)
             without, with_method = curve.at(10**place), curve.at(10 ** (place + shift))
-            z = rng.normal(size=seeds)
-            z_of = z if paired else rng.normal(size=seeds)
+            z = rng.normal(size=most if sides else seeds)
+            z_of = z if paired else rng.normal(size=len(z))
             sides.append((_edges(with_method, lrs, z_of), _edges(without, lrs, z)))
             true_moves.append(_moves(curve, shift))
         of_moves, of_ratio = moves(sides), ratio(sides)

@@ -157,10 +157,19 @@ def families(_: float) -> str:
 def models(_: float) -> str:
     """Return how often the intervals over several models hold, and how wide they are, by curve and seeds."""
     rows = rows_of("models")
-    lines = [["curve", "seeds", "`moves` covered", "width", "`ratio` covered", "width, decades"]]
-    for (shape, seeds), own in rows.groupby(["shape", "seeds"], sort=False):  # pyright: ignore[reportGeneralTypeIssues]
+    lines = [
+        [
+            "curve",
+            "seeds, of one model and of the others",
+            "`moves` covered",
+            "width",
+            "`ratio` covered",
+            "width, decades",
+        ]
+    ]
+    for (shape, fewest, most), own in rows.groupby(["shape", "seeds", "most"], sort=False):  # pyright: ignore
         least, mean = own.min(numeric_only=True), own.mean(numeric_only=True)
-        lines.append([str(shape), str(seeds), f"{least['moves_covered']:.3f}", f"{mean['moves_width']:.2f}"])
+        lines.append([str(shape), f"{fewest}, {most}", f"{least['moves_covered']:.3f}", f"{mean['moves_width']:.2f}"])
         lines[-1] += [f"{least['ratio_covered']:.3f}", _or_open(mean["ratio_width"])]
     return f"{_each(rows, 'studies of each curve, grid and number of seeds')}\n\n{markdown(lines)}"
 

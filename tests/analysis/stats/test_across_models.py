@@ -55,7 +55,7 @@ def test_ratio_is_rliables_aggregate_mean() -> None:
 
 
 def test_intervals_are_expanded_percentiles_of_a_bootstrap_of_seeds_within_models() -> None:
-    """Hesterberg's: for 21 seeds of three models, normal shares at sqrt(21 / 18) times Student's t."""
+    """Hesterberg's: normal shares at sqrt(5 / 4) times Student's t, for the 5 seeds of the model with the fewest."""
     pairs, rng = sides(3), np.random.default_rng(9)
     of_moves, of_ratio = [], []
     for _ in range(4000):
@@ -68,18 +68,19 @@ def test_intervals_are_expanded_percentiles_of_a_bootstrap_of_seeds_within_model
             logs.append(np.mean((a.log_S - b.log_S)[rng.integers(0, n, n)]) + shift)
         of_moves.append(np.mean(drawn, axis=0))
         of_ratio.append(np.mean(logs))
-    tail = stats.norm.cdf(math.sqrt(21 / 18) * stats.t.ppf(0.025, 18))
-    assert 0.01 < tail < 0.0125
+    tail = stats.norm.cdf(math.sqrt(5 / 4) * stats.t.ppf(0.025, 4))
+    assert 0.0005 < tail < 0.002
     (low, _), (_, high) = np.quantile(of_moves, (tail, 1 - tail), axis=0)
-    assert moves(pairs, 8000)["moves_low"] == pytest.approx(low, abs=0.015)
-    assert moves(pairs, 8000)["moves_high"] == pytest.approx(high, abs=0.015)
+    assert moves(pairs, 8000)["moves_low"] == pytest.approx(low, abs=0.03)
+    assert moves(pairs, 8000)["moves_high"] == pytest.approx(high, abs=0.03)
     low, high = np.quantile(of_ratio, (tail, 1 - tail))
-    assert math.log10(ratio(pairs, 8000)["low"]) == pytest.approx(low, abs=0.005)
-    assert math.log10(ratio(pairs, 8000)["high"]) == pytest.approx(high, abs=0.005)
+    assert math.log10(ratio(pairs, 8000)["low"]) == pytest.approx(low, abs=0.012)
+    assert math.log10(ratio(pairs, 8000)["high"]) == pytest.approx(high, abs=0.012)
 
 
-def test_one_seed_says_nothing_of_others() -> None:
-    pairs = sides(1, counts=(8, 1))
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_or_two_seeds_say_nothing_of_others(seeds: int) -> None:
+    pairs = sides(1, counts=(8, seeds))
     assert moves(pairs[1:]) == {"moves": 1.0, "moves_low": 0.0, "moves_high": 1.0}
     assert ratio(pairs)["status"] == "undecided"
 
@@ -88,7 +89,7 @@ def test_one_seed_says_nothing_of_others() -> None:
 @pytest.mark.parametrize("paired", [0.0, 1.0])
 def test_intervals_over_models_hold_on_a_coarse_grid(shape: str, paired: float) -> None:
     """A tie once counted as half a win in the interval of `moves` too: it held in 14% of the studies of a cliff."""
-    (row,) = across(shape, "quick", 5, paired, 60)
+    (row,) = across(shape, "quick", 3, 64, paired, 60)
     assert min(row["moves_covered"], row["ratio_covered"]) >= 0.9
 
 
@@ -99,7 +100,7 @@ def test_an_edge_outside_the_tried_lrs_is_a_bound() -> None:
         )
         return SeedEdges(seeds=np.arange(len(log_S)), low_S=np.array(low), high_S=np.array(high), lrs=(0.1, 1.0))
 
-    inside, above, below = edges(-0.5, -0.4), edges(math.inf, math.inf), edges(-math.inf, -math.inf)
+    inside, above, below = edges(-0.5, -0.4, -0.4), edges(*3 * [math.inf]), edges(*3 * [-math.inf])
     up = ratio([(above, inside)] * 2)
     assert (up["status"], up["high"]) == ("at least", math.inf)
     assert math.isnan(up["ratio"])
@@ -108,7 +109,7 @@ def test_an_edge_outside_the_tried_lrs_is_a_bound() -> None:
     assert ratio([(above, above)] * 2)["status"] == "undecided"
     assert moves([(above, inside)] * 2)["moves"] == 1
     assert moves([(above, above)] * 2)["moves"] == 0.5
-    some = ratio([(edges(math.inf, -0.4), edges(-0.5, -0.5))] * 2)
+    some = ratio([(edges(math.inf, -0.4, -0.4), edges(-0.5, -0.5, -0.5))] * 2)
     assert (some["status"], math.isnan(some["ratio"])) == ("at least", True)
     assert some["low"] >= 10**0.1 - 1e-9
 

@@ -98,6 +98,30 @@ def test_recorded_lrs_stay_and_only_new_arms_are_tested(
     assert grown.control_lrs == found.control_lrs
 
 
+def test_a_comparator_and_an_arm_that_is_tested_alone_go_together(tmp_path: Path) -> None:
+    arms = (Arm("plain"), Arm("sharp", curvature=10.0))
+    made = Study(name="s", trainer=Loop(quadratic), arms=arms, search=EdgeSearch(), compare=("sharp",))
+    found = search_start.with_lrs(made, open_trainer(made, cache_folder()), tmp_path, REQUEST)
+    assert found.has_lrs
+    assert found.compare == ("sharp",)
+
+
+def test_arms_that_all_have_lrs_need_no_shared_ones(tmp_path: Path) -> None:
+    made, trainer = study_of(Arm("plain", lrs=(0.5, 2.0)), Arm("sharp", curvature=10.0, lrs=(0.1,)))
+    assert made.lrs == (0.5, 2.0)
+    assert made.control_lrs[-1] == 0.5
+    assert search_start.with_lrs(made, trainer, tmp_path, REQUEST) is made
+
+
+def test_other_lrs_of_the_control_stay_the_users(tmp_path: Path) -> None:
+    """The record then refuses them, as it does where lrs are given."""
+    made, trainer = study_of(Arm("plain"))
+    found = search_start.with_lrs(made, trainer, tmp_path, REQUEST)
+    open_study(tmp_path, Definition(study=found, data=trainer.description(), versions={}))
+    asked = dataclasses.replace(made, control_lrs=(0.001, 0.002))
+    assert search_start.with_lrs(asked, trainer, tmp_path, REQUEST).control_lrs == (0.001, 0.002)
+
+
 def test_what_never_explodes_begins_at_the_top(tmp_path: Path) -> None:
     made, trainer = study_of(Arm("plain"), Arm("flat", curvature=1e-4))
     found = search_start.with_lrs(made, trainer, tmp_path, REQUEST)
@@ -138,6 +162,17 @@ from study import Arm, EdgeSearch, Study
 study = Study(name="own", models=("small",), arms=(Arm("none"), Arm("agc")), search=EdgeSearch(),
               data_options={"rows": 6000})
 """
+
+
+def test_what_stops_a_run_is_said_before_range_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "space_that_is_stopped.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["run", "space_that_is_stopped", "--out", "out", "--tracking-uri", "nosuch://x"]) == 2
+    assert "range tests" not in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_plan_says_what_finds_the_lrs(
