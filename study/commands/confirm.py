@@ -37,7 +37,11 @@ def confirm(folder: Path, request: RunRequest, wanted: ConfirmRequest, claim: Cl
     statistics.checked(definition, claim.risk, claim.confidence, claim.quality)
     study = validate_study(definition.study)
     confirmation = confirmations.named(folder, definition, wanted, risk=claim.risk, confidence=claim.confidence)
-    if note := confirmations.too_few(confirmation, claim.risk, claim.confidence):
+    notes = (
+        confirmations.above_all(folder, definition, confirmation),
+        confirmations.too_few(confirmation, claim.risk, claim.confidence),
+    )
+    for note in filter(None, notes):
         show(note)
     if study.trainer == IMPORTED:
         show(_name_only(folder, definition, confirmation))

@@ -1,5 +1,6 @@
 """The runs of a confirmation: fresh seeds at one lr, named before they are trained."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,17 @@ def too_few(confirmation: Confirmation, risk: float, confidence: float) -> str |
         f"note: {count(seeds, 'seed')} cannot claim a risk of {100 * risk:g}%: even if none diverges, "
         f"they bound it at {100 * bound:.2g}%; {fewest} would do"
     )
+
+
+def above_all(folder: Path, definition: Definition, confirmation: Confirmation) -> str | None:
+    """Return a note if the lr lies above all that the study plans or has trained for these methods, else None."""
+    study, runs = definition.study, tables.read_runs(folder)
+    planned = [study.lrs_of(arm) for arm in study.arms if Arm(arm.method, arm.options) in confirmation.arms]
+    of_methods = (runs["role"] == "cell") & runs["method"].isin([arm.method for arm in confirmation.arms])
+    highest = max([*itertools.chain(*planned), *runs.loc[of_methods, "lr"].tolist()])
+    if confirmation.lr <= highest:
+        return None
+    return f"note: lr {confirmation.lr:g} lies above the highest lr of the study, {highest:g}"
 
 
 def _arms(definition: Definition, runs, methods: str | None) -> tuple[Arm, ...]:

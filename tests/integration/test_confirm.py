@@ -61,6 +61,16 @@ def test_methods_models_and_curves_can_be_chosen(folder: Path) -> None:
     assert named(folder, methods="clippy rel=0.5").arms[0].options == {}
 
 
+def test_an_lr_above_those_of_the_study_is_noted(folder: Path) -> None:
+    assert confirmation.above_all(folder, DEFINITION, named(folder, lr=1.6)) is None
+    said = confirmation.above_all(folder, DEFINITION, named(folder, lr=9, methods="none"))
+    assert said == "note: lr 9 lies above the highest lr of the study, 1.6"
+    own = dataclasses.replace(DEFINITION.study, arms=(Arm("none"), Arm("clippy", lrs=(0.1, 20))))
+    definition = dataclasses.replace(DEFINITION, study=own)
+    assert confirmation.above_all(folder, definition, named(folder, definition, lr=9, methods="none")) == said
+    assert confirmation.above_all(folder, definition, named(folder, definition, lr=9, methods="clippy")) is None
+
+
 def test_its_name_is_the_hash_of_what_is_named(folder: Path) -> None:
     one, same = named(folder, seeds="100-103"), named(folder, seeds="102,100,101,103")
     assert one.name == same.name
@@ -217,6 +227,10 @@ def confirmed(studies: Studies) -> tuple[Path, str]:
     open_study(folder, Definition(study=study, data=data.describe(study.data, log), versions={}))
     words = ["--lr", "3.2", "--seeds", "100-102", "--method", "clippy", "--workers", "2", "--quality", "auc_like"]
     return folder, studies("confirm", folder, *words)
+
+
+def test_a_confirmation_above_the_lrs_of_the_study_says_so(confirmed: tuple[Path, str]) -> None:
+    assert "note: lr 3.2 lies above the highest lr of the study, 0.05\n" in confirmed[1]
 
 
 def test_a_confirmation_trains_what_it_names_and_nothing_else(confirmed: tuple[Path, str]) -> None:
