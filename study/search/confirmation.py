@@ -105,7 +105,7 @@ def above_all(folder: Path, definition: Definition, confirmation: Confirmation) 
     study, runs = definition.study, tables.read_runs(folder)
     planned = [study.lrs_of(arm) for arm in study.arms if Arm(arm.method, arm.options) in confirmation.arms]
     of_methods = (runs["role"] == "cell") & runs["method"].isin([arm.method for arm in confirmation.arms])
-    highest = max([*itertools.chain(*planned), *runs.loc[of_methods, "lr"].tolist()])
+    highest = max([*itertools.chain(*planned), *runs.loc[of_methods, "lr"].tolist()], default=confirmation.lr)
     if confirmation.lr <= highest:
         return None
     return f"note: lr {confirmation.lr:g} lies above the highest lr of the study, {highest:g}"
