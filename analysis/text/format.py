@@ -1,7 +1,7 @@
 """Numbers as text, the same in all tables and sentences: digits, intervals, p, qualities."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -10,9 +10,9 @@ def two_digits(value: float) -> str:
     return f"{value:#.2g}".rstrip(".") if abs(value) < 99.5 else f"{float(f'{value:.2g}'):g}"
 
 
-def span_text(low: float, high: float) -> str:
+def span_text(low: float, high: float, number: Callable[[float], str] = two_digits) -> str:
     """Return an interval that may lack an end: `0.44 to 0.53`, `above 3.2` (high is inf), `below 0.020` (low is 0)."""
-    first, last = map(two_digits, (low, high))
+    first, last = map(number, (low, high))
     if low == 0:
         return "undecided" if math.isinf(high) else f"below {last}"
     return f"above {first}" if math.isinf(high) else f"{first} to {last}"

@@ -1,6 +1,5 @@
 """Tables of edges for a paper."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +7,7 @@ import pandas as pd
 
 from analysis.loading import records
 from analysis.stats.edges import REACHED
-from analysis.text.edges import edge_text
+from analysis.text.edges import edge_span, edge_text
 
 SPECIAL = str.maketrans(
     {char: f"\\{char}" for char in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
@@ -28,19 +27,16 @@ def edges_table(table: pd.DataFrame) -> str:
     head = [*(["model"] if len(models) > 1 else []), "method", level, r"95\% interval", "seeds", "lrs", "n"]
     lines = [rf"\begin{{tabular}}{{{'l' * (len(head) - 5)}rrrrr}}", r"\toprule", _line(head), r"\midrule"]
     for row in records(table):
-        edge = f"{row['edge']:.3g}" if row["status"] == REACHED else "${}$ {}".format(*edge_text(row).split())
+        edge = three_digits(row["edge"]) if row["status"] == REACHED else "${}$ {}".format(*edge_text(row).split())
         names = [row["model"], row["curve"]] if len(models) > 1 else [row["curve"]]
-        cells = [*(str(name).translate(SPECIAL) for name in names), edge, _span(row)]
+        cells = [*(str(name).translate(SPECIAL) for name in names), edge, edge_span(row, three_digits)]
         lines.append(_line([*cells, str(row["seeds"]), str(row["lrs"]), _runs(row)]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
-def _span(row: Mapping[str, Any]) -> str:
-    """The interval: `0.439 to 0.53`, `above 3.2`; an end outside the tried lrs is not a number."""
-    low, high = f"{row['low']:.3g}", f"{row['high']:.3g}"
-    if math.isinf(row["high"]):
-        return f"above {low}"
-    return f"{low} to {high}" if row["low"] else f"below {high}"
+def three_digits(value: float) -> str:
+    """Return three significant digits: `0.439`, `0.53`, `3.2`."""
+    return f"{value:.3g}"
 
 
 def _runs(row: Mapping[str, Any]) -> str:
