@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from study.config import JUDGED_FROM, MAX_NAMED, RANKER, QualitySearch, Study
-from study.record.definition import RecordError, read_definition
+from study.config import JUDGED_FROM, MAX_NAMED, RANKER, QualitySearch
+from study.record.definition import Definition, RecordError, read_definition
 from study.record.files import read_file
 from study.record.schema import is_threshold
 from study.record.tables import read_runs
@@ -28,23 +28,37 @@ def load(folder: Path) -> pd.DataFrame:
     Raises:
         RecordError: If there is no study. A ValueError.
     """
-    return cells_of(read_runs(Path(folder)), read_definition(Path(folder)).study)
+    return cells_of(read_runs(Path(folder)), read_definition(Path(folder)))
 
 
-def cells_of(every: pd.DataFrame, study: Study) -> pd.DataFrame:
+def cells_of(every: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     """Return the recorded runs that belong to cells, with the column `curve`.
 
-    The control is left out, and the arms of a loop are in the study's order. Of a search for the best quality only the
-    runs on fresh seeds remain: tuning has an lr and thresholds of its own each time, chosen by the results; see
-    `analysis.stats.best`.
+    The control is left out. The arms of a loop are in the study's order, and have their defaults. Of a search for the
+    best quality only the runs on fresh seeds remain: tuning has an lr and thresholds of its own each time, chosen by
+    the results; see `analysis.stats.best`.
     """
+    study = definition.study
     if isinstance(study.search, QualitySearch):
         every = every.loc[every["seed"] >= JUDGED_FROM]
-    runs = with_curves(every)
+    runs = with_curves(with_defaults(every, definition.data.get("defaults", {})))
     if study.trainer == RANKER:
         return runs
     rank = {method: i for i, method in enumerate(dict.fromkeys(arm.method for arm in study.arms))}
     return runs.sort_values("method", key=lambda methods: methods.map(rank), kind="stable", ignore_index=True)
+
+
+def with_defaults(runs: pd.DataFrame, defaults: Mapping[str, float]) -> pd.DataFrame:
+    """Return the runs with the default of each threshold that their arm does not name.
+
+    Args:
+        runs: Columns options (JSON) and thresholds.
+        defaults: Of the thresholds of a loop (`Definition.data`). A ranker records its own.
+    """
+    for name in [name for name in threshold_columns(runs) if name in defaults]:
+        other = runs["options"].fillna("").str.contains(f"{json.dumps(name)}:", regex=False)  # a text, or None
+        runs = runs.assign(**{name: runs[name].mask(runs[name].isna() & ~other, defaults[name])})
+    return runs
 
 
 def with_curves(runs: pd.DataFrame) -> pd.DataFrame:

@@ -60,7 +60,7 @@ def read(folder: Path) -> Published:
     """
     definition = read_definition(folder)
     every = every_run(folder)
-    runs = cells_of(every, definition.study)
+    runs = cells_of(every, definition)
     control = (every["role"] == "control").tolist().count(True)
     tuned = len(every) - control - len(runs)
     return Published(definition=definition, runs=runs, control=control, tuned=tuned)

@@ -91,7 +91,7 @@ def configuration(definition: Definition, every: pd.DataFrame) -> Context:
     plans = [list(plan) for plan in definition.plans]
     return {
         "versions": Table(head=["part", "version"], rows=rows, words=2),
-        "arms": _arms_table(cells_of(every, definition.study)),
+        "arms": _arms_table(cells_of(every, definition)),
         "plans": Table(head=["fixed at", "SHA-256 of the plan"], rows=plans, words=2) if plans else None,
         "study": json_by_line(to_json(definition.study)),
         "data": json_by_line(definition.data),

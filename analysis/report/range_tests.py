@@ -1,8 +1,10 @@
 """The tables, the figure and the sentences of range tests, for `study range-test` and for reports."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -57,7 +59,9 @@ class RangeTests:
 def of_report(tables: ReportTables) -> RangeTests | None:
     """Return the range tests of a study, beside its edges; None if it has none."""
     definition = tables.definition
-    found = _found(tables.folder, setting_of(definition.study, definition.data["content"]), tables.runs)
+    found = _found(
+        tables.folder, setting_of(definition.study, definition.data["content"]), tables.runs, definition.data
+    )
     if found is None or tables.runs.empty or tables.best is not None:
         return found
     quality = quality_column(definition, None)
@@ -67,14 +71,14 @@ def of_report(tables: ReportTables) -> RangeTests | None:
 
 def of_folder(folder: Path, setting: str) -> RangeTests | None:
     """Return the range tests of a folder, which may hold no study yet; None if there are none of this setting."""
-    return of_report(report_tables(folder)) if study_exists(folder) else _found(folder, setting, pd.DataFrame())
+    return of_report(report_tables(folder)) if study_exists(folder) else _found(folder, setting, pd.DataFrame(), {})
 
 
-def _found(folder: Path, setting: str, runs: pd.DataFrame) -> RangeTests | None:
+def _found(folder: Path, setting: str, runs: pd.DataFrame, data: Mapping[str, Any]) -> RangeTests | None:
     tests = read_range_tests(folder)
     tests = tests.loc[tests["setting"] == setting].reset_index(drop=True)
     if tests.empty:
         return None
-    tests = with_curves(tests, runs)
+    tests = with_curves(tests, runs, data.get("defaults", {}))
     read = readings(tests)
     return RangeTests(tests=tests, read=read, rules=over_seeds(read), beside=None)

@@ -105,7 +105,7 @@ def report_tables(folder: Path) -> ReportTables:
         RecordError: If the folder holds no study.
     """
     definition, every = read_definition(folder), read_runs(folder)
-    runs = cells_of(every, definition.study)
+    runs = cells_of(every, definition)
     searched = isinstance(definition.study.search, QualitySearch)
     fitted = fits(runs)
     confirmations = read_confirmations(folder)

@@ -136,7 +136,7 @@ def _lines(runs: pd.DataFrame) -> pd.DataFrame:
         for name in (key for key in varied if key in names):
             others = [key for key in varied if key != name]
             groups: dict[str, list[str]] = {}
-            # A loop's arm that leaves an option at its default has no value on the axis.
+            # A loop's arm may have no value on the axis: older versions kept no defaults, and `**options` has none.
             for curve, own in ((curve, own) for curve, own in values.items() if name in own):
                 held = ", ".join(f"{key}={own[key]}" for key in others if key in own)
                 groups.setdefault(held, []).append(curve)

@@ -2,13 +2,13 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.loading import CURVE, curves_of_arms, in_order, records
+from analysis.loading import CURVE, curves_of_arms, in_order, records, threshold_columns, with_defaults
 from analysis.stats.quality import lower_is_better
 from analysis.stats.range_rules import RULES
 
@@ -19,17 +19,23 @@ NEAR = 2.0
 """How far the nearest trained lr may lie from a suggestion to stand for it, as a factor."""
 
 
-def with_curves(tests: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def with_curves(tests: pd.DataFrame, runs: pd.DataFrame, defaults: Mapping[str, float]) -> pd.DataFrame:
     """Return the range tests with the column `curve`, in the order of tables.
 
     Args:
         tests: `study.record.range_tests.read_range_tests`, of one setting.
         runs: One row a run, with the column `curve`: arms that stand there have the same curve here.
+        defaults: As in `analysis.loading.with_defaults`.
     """
     arms = [
         json.loads(row["thresholds"]) | {"method": row["method"], "options": row["options"]} for row in records(tests)
     ]
-    return in_order(tests.assign(curve=curves_of_arms(pd.DataFrame(arms), runs)).sort_values([*RAMP, "seed"]))
+    of_test = pd.DataFrame(arms)
+    if len(runs):
+        of_test = of_test.reindex(columns=[*of_test, *(n for n in threshold_columns(runs) if n not in of_test)])
+        defaults = {name: value for name, value in defaults.items() if name in runs}
+    curves = curves_of_arms(with_defaults(of_test, defaults), runs)
+    return in_order(tests.assign(curve=curves).sort_values([*RAMP, "seed"]))
 
 
 def readings(tests: pd.DataFrame) -> pd.DataFrame:

@@ -95,7 +95,7 @@ def outcomes_at(
         )
     if missing := len(set(every["run_id"]) - set(losses["run_id"])):
         raise RecordError(f"the losses of {missing} runs in {folder} are missing")
-    own = cells_of(every, definition.study)
+    own = cells_of(every, definition)
     if own.empty:
         return {}
     length = _lengths(losses)

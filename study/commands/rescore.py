@@ -94,7 +94,7 @@ def rule_influence(
     from analysis.stats.edges import fits
 
     definition, every = read_definition(folder), tables.read_runs(folder) if every is None else every
-    own = cells_of(every, definition.study)
+    own = cells_of(every, definition)
     losses = tables.read_losses(folder) if losses is None else losses
     if not set(own["run_id"]) <= set(losses["run_id"]):
         own = own.iloc[:0]

@@ -39,7 +39,8 @@ def of_folder(folder: Path, key: str | None = None) -> "tuple[str, pd.DataFrame]
         The name, and the edges as `analysis.stats.scale.scale_tables` takes them.
 
     Raises:
-        ValueError: there are no runs, no size varies, or several do and none is named.
+        ValueError: there are no runs, no size varies, or several do and none is named. Or an older version recorded
+            the study, and did not write the default of its size.
     """
     import analysis
     from analysis.stats.edges import fits
@@ -47,7 +48,14 @@ def of_folder(folder: Path, key: str | None = None) -> "tuple[str, pd.DataFrame]
     definition, runs = definition_of(folder), analysis.load(folder)
     if runs.empty:
         raise ValueError(f"{stores.address(folder)} has no runs yet")
-    return of_study(definition.study, runs, fits(runs), key)
+    axis, points = of_study(definition.study, runs, fits(runs), key)
+    of_loop = definition.study.trainer_options.get("function") and "defaults" not in definition.data
+    if of_loop and axis in runs and runs.loc[runs["method"].isin(points["method"]), axis].isna().any():
+        raise ValueError(
+            f"{stores.address(folder)} was recorded by an older version, which kept no default of {axis}; repeat its "
+            "`study run`, which adds it"
+        )
+    return axis, points
 
 
 def definition_of(folder: Path) -> Definition:
@@ -75,7 +83,7 @@ def of_study(
     if dot and owner in set(table["method"]):  # an option of one method alone
         of_arms = of_arms.loc[table["method"] == owner]
         key = name
-    models, arms = _varied(of_models), _varied(of_arms)
+    models, arms = _varied([of_models]), _varied([own for _, own in of_arms.groupby(table["method"])])
     axis = _chosen(key, models if models and not key else models | arms, study.name)
     sizes = (of_models if axis in models else of_arms)[axis].dropna()
     points = table.loc[sizes.index].assign(size=sizes.astype(float))
@@ -107,7 +115,7 @@ def of_members(name: str, members: "Iterable[FamilyMember]", key: str | None = N
     if not tables:
         raise ValueError(f"{name} has no runs yet")
     of_all = pd.DataFrame(options, dtype=object).drop(columns=[*OF_CURVES], errors="ignore")
-    varied = _varied(of_all.fillna("default"))
+    varied = _varied([of_all.fillna("default")])
     if len(varied) > 1:
         raise ValueError(f"several things vary in {name}: {', '.join(varied)}; a fit needs members that differ in one")
     axis = _chosen(key, varied, name)
@@ -159,10 +167,15 @@ def _arm_options(table: "pd.DataFrame") -> "pd.DataFrame":
     return pd.DataFrame(rows, index=table.index, dtype=object)
 
 
-def _varied(options: "pd.DataFrame") -> dict[str, list[Any]]:
-    """The options that have several values in some model or method, and these values. A list counts as text."""
-    found = {name: {v if isinstance(v, int | float) else str(v) for v in options[name].dropna()} for name in options}
-    return {name: [*values] for name, values in found.items() if len(values) > 1}
+def _varied(tables: "Iterable[pd.DataFrame]") -> dict[str, list[Any]]:
+    """The options that have several values in some table, and these values. A list counts as text."""
+    found: dict[str, list[Any]] = {}
+    for options in tables:
+        for name in options:
+            values = {v if isinstance(v, int | float) else str(v) for v in options[name].dropna()}
+            if len(values) > 1:
+                found.setdefault(str(name), []).extend(values)
+    return found
 
 
 def _chosen(key: str | None, varied: Mapping[str, Sequence[Any]], name: str) -> str:

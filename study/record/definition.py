@@ -196,7 +196,8 @@ def merge_axes(old: Definition, new: Definition, folder: Path, advice: str = "ch
         search=_with_ranges(old.study.search, new.study.search),
         trainer_options=new.study.trainer_options,  # the content says that runs are the same
     )
-    return dataclasses.replace(old, study=study)
+    data = new.data | old.data  # a newer version may describe more
+    return dataclasses.replace(old, study=study, data=data)
 
 
 def _with_ranges(old: Search | None, new: Search | None) -> Search | None:

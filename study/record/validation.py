@@ -81,6 +81,8 @@ def _validate_data(data: dict[str, Any]) -> None:
         require(kind in ("binary", "regression", "loss"), f"the kind of task {task['name']} is {shorten(kind)}")
         for name in ("constant_loss",) if kind == "loss" else ("base", "scale", "constant_loss"):
             check_number(task.get(name), f"{name} of the task {task['name']}")
+    for name, value in _mapping(data, "defaults").items() if "defaults" in data else ():
+        check_number(value, f"the default of {shorten(name)}")
     check_json(data)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.loading import with_curves
+from analysis.loading import cells_of
 from analysis.stats import claims, recommend
 from analysis.stats.intervals import upper_bound
 from analysis.stats.missing import failed_runs
@@ -51,7 +51,7 @@ def named(
     lr = float(request.lr)
     runs = tables.read_runs(folder)
     known = read_confirmations(folder)
-    arms = _arms(definition, with_curves(runs), request.methods)
+    arms = _arms(definition, cells_of(runs, definition), request.methods)
     chosen = _chosen("model", request.models, study.models)
     done = set(runs["run_id"])
     for confirmation in known if request.seeds is None else ():

@@ -147,6 +147,8 @@ class Trainer(protocol.Trainer):
         content = hashlib.sha256(canonical_json(same_runs).encode()).hexdigest()
         found = {"source": self._source(), "content": content, "tasks": tasks}
         quality = self.loop.get("quality")
+        numbers = {n: v for n, v in (self.defaults or {}).items() if protocol.is_number(v) and math.isfinite(v)}
+        found |= {"defaults": numbers}  # of options that an arm's runs do not name; they are in no id
         return found | ({"quality": self._quality_column(quality)} if quality else {})
 
     def _source(self) -> str:

@@ -142,7 +142,7 @@ class Trainer(ABC):
     def thresholds_of(self, method: str) -> dict[str, float]:
         """Return the numeric options of a method that a search may vary, with their defaults."""
         arms = [arm for arm in self.study.arms if arm.method == method]
-        return {name: value for arm in arms for name, value in arm.options.items() if _is_number(value)}
+        return {name: value for arm in arms for name, value in arm.options.items() if is_number(value)}
 
     def option_values(self) -> dict[str, list[Any]]:
         """Return the values of each option in the study, defaults last. A value of `--set` must be of their kind."""
@@ -291,7 +291,7 @@ class Trainer(ABC):
 
     def columns(self, run: Run) -> tuple[dict[str, float], dict[str, Any]]:
         """Return the thresholds of a run, defaults included, and its other options, as the record keeps them."""
-        thresholds = {name: value for name, value in run.options.items() if _is_number(value)}
+        thresholds = {name: value for name, value in run.options.items() if is_number(value)}
         return thresholds, {name: value for name, value in run.options.items() if name not in thresholds}
 
     @property
@@ -330,5 +330,5 @@ def processor_name() -> str:
     return " ".join(name.split()) or platform.machine()
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

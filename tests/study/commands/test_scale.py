@@ -1,5 +1,6 @@
 """`study scale`: the size of a record, its fit, and each request that is not valid."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from analysis.loading import with_curves
 from analysis.stats.edges import fits
 from search_spaces import scale as space
 from search_spaces import scale_batch
+from study.api.result import Result
 from study.cli.main import main
 from study.commands import family as families
 from study.commands import sizes
@@ -20,7 +22,7 @@ from study.commands.scale import parse_at
 from study.config import Arm, QualitySearch, Recipe
 from study.definition import model_options
 from study.definition.family import Family, Member
-from study.record.definition import open_study, read_definition
+from study.record.definition import open_study, read_definition, write_definition
 from study.record.tables import read_runs
 
 DEPTHS = (1, 2, 3, 4, 6, 12)
@@ -188,6 +190,36 @@ def test_the_size_of_a_loop_is_an_option_of_its_arms(tmp_path):
     assert set(points["curve"]) == {"plain", "clip"}
     _, own = sizes.of_study(read_definition(tmp_path / "0").study, runs, fits(runs), "clip.width")
     assert set(own["curve"]) == {"clip"}
+
+
+def loop_with_default(folder: Path, **data: Any) -> Path:
+    """A loop's record with the widths 16, 64 and 128, and one arm that names no width."""
+    for i, width in enumerate((16, None, 64, 128)):
+        edges = {"loop": {"plain": 0.9 * (width or 32) ** -0.5, "other": 0.2}}
+        own = {"momentum": 0.5} | ({} if width is None else {"width": width})
+        options = {"trainer": "loop", "trainer_options": {"function": "mine:train", "tasks": ["loss"]}}
+        definition = write_sizes(folder / str(i), edges, options={"loop": own}, seeds=3, **options)
+        for path in (folder / str(i)).glob("*/*.parquet"):
+            (folder / path.parent.name).mkdir(exist_ok=True)
+            path.rename(folder / path.parent.name / f"{i}.parquet")
+        write_definition(folder, dataclasses.replace(definition, data=definition.data | data))
+    return folder
+
+
+def test_an_arm_of_a_loop_that_names_no_size_has_the_default(tmp_path):
+    folder = loop_with_default(tmp_path, defaults={"width": 32, "momentum": 0.9, "unused": 1})
+    axis, points = sizes.of_folder(folder)
+    assert axis == "width"
+    assert sorted(set(points["size"])) == [16, 32, 64, 128]
+    assert set(points["curve"]) == {"plain", "other"}
+    result = Result(folder)
+    assert set(result.runs["curve"]) >= {"plain width=32", "plain width=16"}
+    assert sorted(set(result.frontier()["value"])) == [16, 32, 64, 128]
+
+
+def test_a_loop_record_of_an_older_version_is_not_fitted_without_its_default(tmp_path, capsys):
+    said = refused(capsys, "scale", loop_with_default(tmp_path))
+    assert "kept no default of width; repeat its `study run`" in said
 
 
 def family(folder: Path, recipes: dict[str, Recipe], **changes: Any) -> None:

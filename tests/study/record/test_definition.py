@@ -101,3 +101,13 @@ def test_a_search_with_another_ladder_of_an_arm_is_another_search(tmp_path: Path
     assert grids(tmp_path) == [(0.1, 0.2), (0.4, 0.8), (0.01,)]
     with pytest.raises(RecordError, match=r"another lrs of clippy \(was 0.4, 0.8, is 0.1, 0.2\); choose another --out"):
         open_study(tmp_path, make_definition(arms=TWO, search=EdgeSearch()))
+
+
+def test_a_record_of_an_older_version_gets_what_is_new_in_the_description(tmp_path: Path) -> None:
+    old = make_definition()
+    open_study(tmp_path, old)
+    new = dataclasses.replace(old, data=old.data | {"source": "mine:train", "defaults": {"width": 32}})
+    open_study(tmp_path, new)
+    again = dataclasses.replace(old, data=old.data | {"defaults": {"width": 48}})
+    assert open_study(tmp_path, again).data == new.data
+    assert read_definition(tmp_path).plans == open_study(tmp_path, old).plans

@@ -406,9 +406,10 @@ def test_a_study_of_a_loop_is_json(make: Make) -> None:
 
 
 def test_resources_do_not_change_ids(make: Make) -> None:
-    plain = Study(name="s", trainer=Loop("m:train"), arms=(Arm("a"),), lrs=(0.1,))
-    more = Study(name="s", trainer=Loop("m:train", gpus=1, cpus=4), arms=(Arm("a"), Arm("b", x=1)), lrs=(0.1,))
-    other = Study(name="s", trainer=Loop("m:train", version="2"), arms=(Arm("a"),), lrs=(0.1,))
+    name = make("watch(1.0)", signature="run, watch, x=0").loop["function"]
+    plain = Study(name="s", trainer=Loop(name), arms=(Arm("a"),), lrs=(0.1,))
+    more = Study(name="s", trainer=Loop(name, gpus=1, cpus=4), arms=(Arm("a"), Arm("b", x=1)), lrs=(0.1,))
+    other = Study(name="s", trainer=Loop(name, version="2"), arms=(Arm("a"),), lrs=(0.1,))
     contents = [open_trainer(study, Path("unused")).content for study in (plain, more, other)]
     assert contents[0] == contents[1] != contents[2]
 
@@ -430,3 +431,9 @@ def test_the_method_of_an_arm_as_an_optimizer(make: Make, tmp_path: Path) -> Non
     arms = (Arm("mine", optimizer="none", base="adamw"), Arm("clippy", base="adamw", rel=0.1))
     trainer = make(textwrap.dedent(body), arms=arms)
     assert losses(train(trainer, tmp_path / "out", arms[0])) == [1]
+
+
+def test_numbers_in_the_signature_are_described(make: Make) -> None:
+    loop = make("watch(1.0)", signature="run, watch, *, width=32, kind='a', flat=True, most=float('inf')")
+    assert loop.description()["defaults"] == {"width": 32}
+    assert make("watch(1.0)").description()["defaults"] == {}
