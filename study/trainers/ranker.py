@@ -127,7 +127,7 @@ class Trainer(protocol.Trainer):
         reached = ""
         if steps < recipe.warmup:
             share = f"{steps / recipe.warmup:.0%} of its peak"
-            reached = f": the lr reaches {share}; set a smaller batch, more steps or a shorter warmup"
+            reached = f": the lr reaches {share}; set more steps or a shorter warmup"
         lines.append(("steps", f"{steps} of {recipe.batch} rows{warmup}{reached}"))
         if recipe.schedule != "constant":
             from study.training import lr_schedule
