@@ -45,7 +45,7 @@ def write(
     """Write a report into the folder of its study and return the path of report.html.
 
     Args:
-        reference: Model -> the control's "lr" (the safe lr), "gain" (the reference gain) and "gain_<task>".
+        reference: Model -> the control's "lr" (the safe lr), "gain" (the reference gain), "noise" and "gain_<task>".
         influence: `study.commands.rescore.rule_influence`: how far other rules move the edges.
         losses: Losses of runs, as in `report_figures`.
         sizes: Edges against a size; None leaves the section out.

@@ -28,7 +28,7 @@ from analysis.stats.scale import ScaleTables
 from analysis.text import range_tests as range_text
 from analysis.text.best import best_table
 from analysis.text.best import sentence as best_sentence
-from analysis.text.control import control_notes
+from analysis.text.control import control_notes, reference_notes
 from analysis.text.edges import edge_span, edge_text, sentence
 from analysis.text.format import lr_text, percent, quality_words, score_text
 from analysis.text.missing import sentences as missing_sentences
@@ -79,6 +79,7 @@ def report(
             *trust_notes(tables.runs, tables.definition.study),
             *mixture_notes(tables.every),
             *control_notes(tables.definition, tables.folder, tables.every),
+            *reference_notes(tables.definition.study, tables.every, tables.scored, reference),
         ],
         "best": best(tables),
         "claims": claims(tables),

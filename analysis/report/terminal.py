@@ -1,11 +1,14 @@
 """The report as text for a terminal."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from analysis.report.tables import ReportTables
 from analysis.text.best import text as best_text
 from analysis.text.contrasts import sentences
-from analysis.text.control import control_notes
+from analysis.text.control import control_notes, reference_notes
 from analysis.text.edges import sentence
 from analysis.text.missing import sentences as missing_sentences
 from analysis.text.mixture import mixture_notes
@@ -20,7 +23,12 @@ MOST_CONTRASTS = 12
 """Planned contrasts of a model that are printed one by one."""
 
 
-def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> str:
+def text(
+    tables: ReportTables,
+    folder: str = "DIR",
+    command: str = "study",
+    reference: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
     """Return the answers for each model, what weakens them, then the rates of all cells.
 
     A remark that holds for every one of several models stands once, behind them.
@@ -28,9 +36,11 @@ def text(tables: ReportTables, folder: str = "DIR", command: str = "study") -> s
     Args:
         folder: The folder, as the user types it.
         command: The command, as the user types it.
+        reference: Of the control, as in `analysis.report.page.write`.
     """
     notes = [*trust_notes(tables.runs, tables.definition.study), *mixture_notes(tables.every)]
     notes += control_notes(tables.definition, tables.folder, tables.every)
+    notes += reference_notes(tables.definition.study, tables.every, tables.scored, reference or {})
     if tables.best is not None:
         return "\n\n".join([best_text(tables.best, tables.definition), *notes])
     lines = {model: _model_lines(tables, model, folder) for model in tables.models(tables.first_edges)}

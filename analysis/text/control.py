@@ -1,13 +1,21 @@
-"""Sentences about a control that gave no reference, so that the study stopped."""
+"""Sentences about a control that gave no reference, so that the study stopped, or a weak one."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from study.config import IMPORTED, control_of
+from study.config import IMPORTED, Study, control_of
 from study.record import tables
 from study.record.definition import Definition, RecordError
 from study.record.references import references
+
+MUCH = 2.0
+"""Share of the reference gain: where the median run of a cell keeps more, the control learned too little."""
+
+ERRORS = 3.0
+"""Gains are noisy where `Rule.kept` is fewer standard errors of g."""
 
 
 def control_notes(definition: Definition, folder: Path, every: pd.DataFrame) -> list[str]:
@@ -38,4 +46,36 @@ def control_notes(definition: Definition, folder: Path, every: pd.DataFrame) -> 
     if notes:
         also = "" if began else ", or delete the folder, which holds runs of the control alone"
         notes.append(f"A study keeps its recipe, rule and control_lrs: for the change choose another --out{also}.")
+    return notes
+
+
+def reference_notes(
+    study: Study, every: pd.DataFrame, scored: pd.DataFrame, reference: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Return a sentence for each model whose ladder of lrs ends too low, or whose gains are noisy.
+
+    Args:
+        study: The study.
+        every: One row a run, including the control.
+        scored: `analysis.stats.quality.quality`.
+        reference: Of the control, as in `analysis.report.page.write`.
+    """
+    notes, kept = [], study.rule.kept
+    again = "A study keeps its settings, so choose another --out."
+    for model, values in reference.items():
+        ladder = every.loc[(every["role"] == "control") & (every["model"] == model), "lr"]
+        most = float(scored.loc[scored["model"] == model, "kept"].max())
+        if study.trainer != IMPORTED and most > MUCH and values["lr"] == ladder.max():
+            notes.append(
+                f"{model}: the control was best at its highest lr, {values['lr']:g}, and runs keep up to {most:.2g} "
+                f"times its gain. So a run counts as diverged only below {100 * kept / most:.2g}% of what others "
+                f"learn. Set higher control_lrs (--set control_lrs=...). {again}"
+            )
+        noise = values["noise"] / values["gain"]
+        if ERRORS * noise > kept:
+            notes.append(
+                f"{model}: gains are noisy: the standard error of a run's g is {noise:.2g} of the reference gain, and "
+                f"a run below {kept:g} of it counts as diverged. Single runs then diverge or not by chance, and micro "
+                f"divergence is mostly noise. Use a larger batch. {again}"
+            )
     return notes

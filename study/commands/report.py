@@ -69,7 +69,7 @@ def report(folder: Path, figures: Sequence[str] = (), *, latex: bool = False) ->
     stores.publish(folder)
     address = stores.address(folder)
     url = "" if address == str(folder) else f"\n        {address}/{path.name}"
-    text = terminal.text(found, typed_path(folder), typed_command())
+    text = terminal.text(found, typed_path(folder), typed_command(), told)
     lines = [text, *_missing_losses(judged, losses), *_missing_runs(folder, found), "", f"report: {path}{url}"]
     if latex:
         lines.append(f"LaTeX: {folder}/tables/edges.tex (LR50 and LR05; needs \\usepackage{{booktabs}})")
@@ -201,7 +201,7 @@ def _references(found: "ReportTables", losses: "pd.DataFrame") -> dict[str, dict
         except ValueError:
             continue  # the control learned nothing, and the study stopped with an error
         gains = zip(data["tasks"], reference.task_gain, strict=True)
-        described[model] = {"lr": reference.lr, "gain": reference.gain}
+        described[model] = {"lr": reference.lr, "gain": reference.gain, "noise": reference.noise}
         described[model] |= {f"gain_{task['name']}": gain for task, gain in gains}
         described[model]["constant_loss"] = sum(task["constant_loss"] for task in data["tasks"])
     return described

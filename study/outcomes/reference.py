@@ -21,6 +21,7 @@ class Reference:
         task_gain: G of each task; None if the task is not learnable.
         moved: Median distance of the control's networks from their start; None if it was not measured.
         first_loss: Each task's loss at initialization, where runs are judged against it; else None.
+        noise: Standard error of a run's g, from the noise of batches; NaN if it was not measured.
     """
 
     lr: float
@@ -28,6 +29,7 @@ class Reference:
     task_gain: tuple[float | None, ...]
     moved: float | None = None
     first_loss: tuple[float, ...] | None = None
+    noise: float = math.nan
 
 
 def control_reference(
@@ -102,7 +104,8 @@ def control_reference(
         )
     task_gain = (float(g) if yes else None for g, yes in zip(gain_C[1:], learnable_C[1:], strict=True))
     moved = None if moved_R is None else float(np.median(np.asarray(moved_R, np.float64)[lrs == lr]))
-    return Reference(lr=lr, gain=float(gain_C[0]), task_gain=tuple(task_gain), moved=moved)
+    noise = float(np.median([run.noise for run, at in zip(runs, lrs, strict=True) if at == lr])) / rule.control_noise
+    return Reference(lr=lr, gain=float(gain_C[0]), task_gain=tuple(task_gain), moved=moved, noise=noise)
 
 
 @dataclass(frozen=True, kw_only=True)

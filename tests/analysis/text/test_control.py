@@ -1,13 +1,15 @@
 """A control that gave no reference is named by what reads a record."""
 
 import dataclasses
+import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from simulated_record import CONTROL_SEEDS, LRS, METHODS, simulated_definition, write_simulated_study
 
 import analysis
-from analysis.text.control import control_notes
+from analysis.text.control import control_notes, reference_notes
 from study.commands.recommend import Claim, recommend
 from study.commands.report import report
 from study.commands.status import status
@@ -67,3 +69,35 @@ def test_a_study_that_began_reads_no_losses(tmp_path, monkeypatch):
     definition, every = record_of(folder)
     assert control_notes(definition, folder, every) == []
     assert len(analysis.load(folder))
+
+
+def weak(lr: float = 0.16, kept: float = 4.7, noise: float = 0.004) -> list[str]:
+    study = simulated_definition(models=("small",)).study
+    ladder = [0.005, 0.01, 0.02, 0.04, 0.08, 0.16]
+    every = pd.DataFrame({"role": "control", "model": "small", "lr": ladder})
+    scored = pd.DataFrame({"model": "small", "kept": [1.0, kept, math.nan]})
+    return reference_notes(study, every, scored, {"small": {"lr": lr, "gain": 0.1, "noise": noise}})
+
+
+def test_a_ladder_that_ends_too_low_is_named() -> None:
+    (note,) = weak()
+    assert "the control was best at its highest lr, 0.16, and runs keep up to 4.7 times its gain" in note
+    assert "only below 5.3% of what others learn" in note
+    assert "--set control_lrs=" in note
+    assert weak(lr=0.08) == [], "the ladder went beyond its best lr"
+    assert weak(kept=1.5) == [], "as in the published studies"
+
+
+def test_noisy_gains_are_named() -> None:
+    (note,) = weak(lr=0.08, noise=0.02)
+    assert "the standard error of a run's g is 0.2 of the reference gain" in note
+    assert weak(lr=0.08, noise=0.008) == []
+    assert weak(lr=0.08, noise=math.nan) == []
+
+
+def test_report_and_page_name_a_weak_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = record(tmp_path, rule=Rule(), leave_out=[])
+    assert "gains are noisy" not in report(folder)
+    monkeypatch.setattr("analysis.text.control.ERRORS", 1e6)
+    assert "gains are noisy" in report(folder)
+    assert "gains are noisy" in (folder / "report.html").read_text()

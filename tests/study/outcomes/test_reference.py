@@ -132,3 +132,10 @@ def test_a_control_without_a_reference_is_refused_in_one_line(make: Callable[[],
     assert "\n" not in str(error.value)
     if "learnable" in message:
         assert "; set more steps, or higher control_lrs where the network learns slowly" in str(error.value)
+
+
+def test_the_noise_of_a_reference_is_the_standard_error_of_a_median_of_noisy_gains() -> None:
+    runs = control({0.02: 0.1, 0.04: 0.25}, noise=0)
+    runs["loss_RTK"] += np.random.default_rng(1).normal(0, 0.05, runs["loss_RTK"].shape)
+    expected = 0.05 * math.sqrt(math.pi / (2 * RULE.median_steps))
+    assert control_reference(**runs).noise == pytest.approx(expected, rel=0.1)
