@@ -45,11 +45,12 @@ FADES = ("layer_clip", "agc", "lamb")
 
 
 def reference() -> dict[str, dict[str, float]]:
-    """model -> the control's safe lr, the reference gain (in total and per task) and the constant's loss."""
+    """model -> the control's safe lr, the reference gain (in total and per task), its noise, the constant's loss."""
     constant = sum(t["constant_loss"] for t in TASKS)
     total = sum(GAINS[t["name"]] * t["constant_loss"] for t in TASKS) / constant
     per_task = {f"gain_{name}": gain for name, gain in GAINS.items()}
-    return {model: {"lr": 0.08, "gain": total, "constant_loss": constant, **per_task} for model in MODELS}
+    of_all = {"lr": 0.08, "gain": total, "noise": 0.01 * total, "constant_loss": constant}
+    return dict.fromkeys(MODELS, of_all | per_task)
 
 
 def simulated_definition(
