@@ -1,13 +1,15 @@
 """How often claims are wrong on curves of any shape: safe lrs, differences between methods, over several models too,
 edges of adaptive searches, and curves that are said to fall again; and what a search saves.
 
-    python tests/helpers/simulation_claims.py [--tables safe families models searches cost falls] [--simulations 400]
+    python tests/helpers/simulation_claims.py [--tables safe families ...] [--simulations 400]
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from cells import options, simulate
@@ -20,12 +22,16 @@ from analysis.stats.claims import CLAIMED, Evidence, claim
 from analysis.stats.contrasts import holm, points, ratio_interval
 from analysis.stats.edges import edge_of
 from analysis.stats.intervals import CONFIDENCE, TAIL
-from analysis.stats.psychometric import fit
+from analysis.stats.psychometric import Fit, fit
 from analysis.stats.rates import octave_bins
+from study.commands.search_start import RUNGS, SEEDS
+from study.search import edge_search, placement
+from study.search.placement import HIGHEST, LOWEST
 
 LRS = GRIDS["12 even"]
 SHALLOW, STEEP, FALLING = "logistic, scale 0.167", "logistic, scale 0.05", "falls again"
 TWO_GROUPS = tuple(name for name in SHAPES if name.startswith("two groups"))
+STEEPEST = "logistic, scale 0.02"
 LAPSING, FLOOR = "plateau 0.6, runs lapse", "floor 0.05"
 
 
@@ -76,6 +82,56 @@ def searches(shape: str, level: float, precision: float, simulations: int) -> li
     runs = [one.runs for one in found]
     row = {"runs": float(np.mean(runs)), "most_runs": float(np.quantile(runs, 0.9))}
     return [row | _hits(found, edges)]
+
+
+def starts(shape: str, start: str, simulations: int) -> list[dict[str, Any]]:
+    """What a search of LR50 to a factor of 1.25 takes, by where it begins, on curves with an edge in three decades.
+
+    start: A key of STARTS. The range tests are counted as runs.
+    """
+    rng = np.random.default_rng([11, *shape.encode()])
+    rungs, spread, off, tests = STARTS[start]
+    found, edges = [], []
+    for i, place in enumerate(rng.uniform(-2.5, 0.5, simulations)):
+        center = 10 ** (place + off + spread * rng.normal())
+        ladder = sorted({float(f"{min(max(rung * center, LOWEST), HIGHEST):.3g}") for rung in rungs})
+        found.append(search(SHAPES[shape].at(10**place), 30_000 + i, ladder=ladder, precision=1.25, budget=2000))
+        edges.append(place)
+    runs = [one.runs + tests for one in found]
+    return [{"runs": float(np.mean(runs)), "most_runs": float(np.quantile(runs, 0.9))} | _hits(found, edges)]
+
+
+STARTS: dict[str, tuple[tuple[float, ...], float, float, int]] = {
+    "8 lrs over two decades": (tuple(2.0 ** np.arange(-3.5, 4)), 0.3, 0.0, 0),
+    "range tests": (tuple(2.6 * rung for rung in RUNGS), 0.1, 0.0, 1 + len(SEEDS)),
+    "range tests, ten times too high": (tuple(2.6 * rung for rung in RUNGS), 0.1, 1.0, 1 + len(SEEDS)),
+    "range tests, ten times too low": (tuple(2.6 * rung for rung in RUNGS), 0.1, -1.0, 1 + len(SEEDS)),
+    "the edge itself": ((0.84, 1.0, 1.19), 0.0, 0.0, 0),
+}
+"""Lrs of the start in units of its center; how far the center lies from the edge in decades: standard deviation and
+mean; and range tests. The first is a user who knows the edge within a factor of 4."""
+
+
+def spending(shape: str, rule: str, simulations: int) -> list[dict[str, Any]]:
+    """What a search of LR50 to a factor of 1.25 takes without one of its rules. rule: A key of RULES."""
+    with contextlib.ExitStack() as held:
+        for where, name, instead in RULES[rule]:
+            held.enter_context(mock.patch.object(where, name, instead, create=True))
+        return searches(shape, 0.5, 1.25, simulations)
+
+
+def _logistic_alone(one: Fit, level: float) -> tuple[float, float, float]:
+    low, edge, high = one.edge(level, (TAIL, 0.5, 1 - TAIL))
+    return low, edge, high
+
+
+RULES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
+    "all rules": (),
+    "no random lrs": ((placement, "GUARD_SHARE", 0.0),),
+    "one narrow interval ends it": ((edge_search.CurveSearch, "known", property(lambda _: True, lambda *_: None)),),
+    "the interval of the logistic alone": ((placement, "edge_interval", _logistic_alone),),
+}
+RULES["neither of the last two"] = (*list(RULES.values())[2], *list(RULES.values())[3])
 
 
 def cost(shape: str, level: float, precision: float, simulations: int) -> list[dict[str, Any]]:
@@ -213,6 +269,14 @@ TABLES = {
                 if SHAPES[name].edge(level) > 0
             )
         ),
+    ),
+    "starts": (
+        starts,
+        [{"shape": shape, "start": start} for shape in ("cliff", STEEPEST, STEEP) for start in STARTS],
+    ),
+    "spending": (
+        spending,
+        [{"shape": shape, "rule": rule} for shape in ("cliff", STEEPEST, STEEP) for rule in RULES],
     ),
     "cost": (
         cost,

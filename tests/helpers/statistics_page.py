@@ -188,6 +188,26 @@ def searches(level: float) -> str:
     return f"{_each(rows, 'searches of each curve')}\n\n{markdown(lines)}"
 
 
+def starts(_: float) -> str:
+    """Return what searches take by where they begin, range tests counted."""
+    rows = rows_of("starts")
+    lines = [["curve", "begin", "mean runs", "90% of searches", "covered"]]
+    for row in rows.to_dict("records"):
+        lines.append([row["shape"], row["start"], f"{row['runs']:.0f}", f"{row['most_runs']:.0f}"])
+        lines[-1].append(f"{row['covered']:.3f}")
+    return f"{_each(rows, 'searches of each curve and start')}\n\n{markdown(lines)}"
+
+
+def spending(_: float) -> str:
+    """Return what searches take without one of their rules."""
+    rows = rows_of("spending")
+    lines = [["curve", "rules", "mean runs", "90% of searches", "covered"]]
+    for row in rows.to_dict("records"):
+        lines.append([row["shape"], row["rule"], f"{row['runs']:.0f}", f"{row['most_runs']:.0f}"])
+        lines[-1].append(f"{row['covered']:.3f}")
+    return f"{_each(rows, 'searches of each curve')}\n\n{markdown(lines)}"
+
+
 def cost(_: float) -> str:
     """Return the runs of searches beside those of grids whose intervals are as wide."""
     columns = ["curve", "level", "precision", "mean runs", "90% of searches", "width, decades"]
@@ -227,6 +247,8 @@ TABLES: dict[str, Callable[[float], str]] = {
         families,
         models,
         searches,
+        starts,
+        spending,
         cost,
         falls,
     )
