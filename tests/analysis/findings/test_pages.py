@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from matplotlib import image
 from paths import ROOT
+from range_rows import write_range_rows
 from searched import FRESH, TUNED
 from searched import write as write_searched
 from simulated_record import simulated_definition, write_simulated_study
 from watched import TABLE as WATCHED
 
-from analysis.findings import pages, published
+from analysis.findings import pages, published, range_tests
 from analysis.findings import tables as results_tables
 from analysis.findings.figures import FIGURES
 from analysis.findings.pages import TABLES
@@ -120,7 +121,9 @@ def with_rows(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Publish a study `s`, a family `f` (a member has no runs), a search for quality `q`, signals `w`, scale `z`."""
+    """Publish a study `s`, a family `f` (a member has no runs), a search for quality `q`, signals `w`, scale `z`, and
+    range tests `r`.
+    """
     folder = tmp_path_factory.mktemp("results")
     simulated(folder / "study", "s", {"none": 0.2, "agc": 0.8})
     published.publish(folder / "study", folder / "docs" / "s")
@@ -137,6 +140,7 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     published.write_signals(WATCHED, folder / "docs" / "w")
     write_scaled(folder / "scaled")
     published.publish(folder / "scaled", folder / "docs" / "z")
+    write_range_rows(folder / "docs" / "r", "small", {"none": 0.2, "agc": 0.8})
     return folder / "docs"
 
 
@@ -159,6 +163,7 @@ def test_published_edges_by_size_give_the_same_tables(docs: Path, tmp_path: Path
 def studies_for(what: str) -> str:
     of = dict.fromkeys(OF_FAMILIES, "f") | dict.fromkeys(OF_SIGNALS, "w")
     of |= dict.fromkeys(OF_SCALE, "z") | {"best": "q", "agreement": "s s"}
+    of |= dict.fromkeys([*range_tests.TABLES], "r s")
     return of.get(what, "s")
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
+from range_rows import write_range_rows
 
 from analysis.findings import range_tests
 from analysis.stats.range_rules import RULES
@@ -15,15 +15,8 @@ EDGE = 0.6
 
 @pytest.fixture
 def folders(tmp_path: Path) -> list[Path]:
-    """Two curves of `small` with three seeds, on both ramps of the figure."""
-    rows = []
-    for ramp in (range_tests.SLOW, range_tests.LIGHTNINGS):
-        for curve in ("none", "clippy"):
-            for seed in range(3):
-                explodes = float("inf") if curve == "clippy" or ramp is range_tests.LIGHTNINGS else 2 * EDGE
-                suggested = dict.fromkeys(RULES, EDGE / 100) | {"explosion": explodes}
-                rows.append({"model": "small", "curve": curve, "method": curve, **ramp, "seed": seed, **suggested})
-    pd.DataFrame(rows).to_csv(tmp_path / range_tests.FILE, index=False)
+    """Two curves of `small`, of which one has no edge."""
+    write_range_rows(tmp_path, "small", {"none": EDGE, "clippy": float("inf")})
     return [tmp_path, PUBLISHED / "lr_small"]
 
 
