@@ -71,8 +71,7 @@ def reference_notes(
                 f"times its gain. So a run counts as diverged only below {100 * kept / most:.2g}% of what others "
                 f"learn. Set higher control_lrs (--set control_lrs=...). {again}"
             )
-        noise = values["noise"] / values["gain"]
-        if ERRORS * noise > kept:
+        if values["noise"] is not None and ERRORS * (noise := values["noise"] / values["gain"]) > kept:
             notes.append(
                 f"{model}: gains are noisy: the standard error of a run's g is {noise:.2g} of the reference gain, and "
                 f"a run below {kept:g} of it counts as diverged. Single runs then diverge or not by chance, and micro "

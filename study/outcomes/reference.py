@@ -21,7 +21,7 @@ class Reference:
         task_gain: G of each task; None if the task is not learnable.
         moved: Median distance of the control's networks from their start; None if it was not measured.
         first_loss: Each task's loss at initialization, where runs are judged against it; else None.
-        noise: Standard error of a run's g, from the noise of batches; NaN if it was not measured.
+        noise: Standard error of a run's g, from the noise of batches; None if it was not measured.
     """
 
     lr: float
@@ -29,7 +29,7 @@ class Reference:
     task_gain: tuple[float | None, ...]
     moved: float | None = None
     first_loss: tuple[float, ...] | None = None
-    noise: float = math.nan
+    noise: float | None = None
 
 
 def control_reference(

@@ -71,7 +71,7 @@ def test_a_study_that_began_reads_no_losses(tmp_path, monkeypatch):
     assert len(analysis.load(folder))
 
 
-def weak(lr: float = 0.16, kept: float = 4.7, noise: float = 0.004) -> list[str]:
+def weak(lr: float = 0.16, kept: float = 4.7, noise: float | None = 0.004) -> list[str]:
     study = simulated_definition(models=("small",)).study
     ladder = [0.005, 0.01, 0.02, 0.04, 0.08, 0.16]
     every = pd.DataFrame({"role": "control", "model": "small", "lr": ladder})
@@ -92,7 +92,7 @@ def test_noisy_gains_are_named() -> None:
     (note,) = weak(lr=0.08, noise=0.02)
     assert "the standard error of a run's g is 0.2 of the reference gain" in note
     assert weak(lr=0.08, noise=0.008) == []
-    assert weak(lr=0.08, noise=math.nan) == []
+    assert weak(lr=0.08, noise=None) == []
 
 
 def test_report_and_page_name_a_weak_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
