@@ -103,9 +103,9 @@ def starts(shape: str, start: str, simulations: int) -> list[dict[str, Any]]:
 
 STARTS: dict[str, tuple[tuple[float, ...], float, float, int]] = {
     "8 lrs over two decades": (tuple(2.0 ** np.arange(-3.5, 4)), 0.3, 0.0, 0),
-    "range tests": (tuple(2.6 * rung for rung in RUNGS), 0.1, 0.0, 1 + len(SEEDS)),
-    "range tests, ten times too high": (tuple(2.6 * rung for rung in RUNGS), 0.1, 1.0, 1 + len(SEEDS)),
-    "range tests, ten times too low": (tuple(2.6 * rung for rung in RUNGS), 0.1, -1.0, 1 + len(SEEDS)),
+    "range tests": (tuple(2.6 * rung for rung in RUNGS), 0.2, 0.0, 1 + len(SEEDS)),
+    "range tests, ten times too high": (tuple(2.6 * rung for rung in RUNGS), 0.2, 1.0, 1 + len(SEEDS)),
+    "range tests, ten times too low": (tuple(2.6 * rung for rung in RUNGS), 0.2, -1.0, 1 + len(SEEDS)),
     "the edge itself": ((0.84, 1.0, 1.19), 0.0, 0.0, 0),
 }
 """Lrs of the start in units of its center; how far the center lies from the edge in decades: standard deviation and
