@@ -159,8 +159,9 @@ def train_range_tests(
             if (ramp := ramp_of(model, arm)) is None:
                 continue
             ramps.append(ramp)
-            known = recorded_tests(recorded, setting, model, columns_of(trainer, study, model, arm), ramp)
-            missing = [seed for seed in seeds if seed not in set(known["seed"])]
+            tests = recorded_tests(recorded, setting, model, columns_of(trainer, study, model, arm), ramp)
+            known = set(tests["seed"])
+            missing = [seed for seed in seeds if seed not in known]
             for start in range(0, len(missing), limits.largest_stack[model]):
                 part = tuple(missing[start : start + limits.largest_stack[model]])
                 jobs.append(

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from study.record.definition import read_definition, study_exists
 from study.record.range_tests import LEAST_STEPS, Ramp, read_range_tests, recorded_tests, setting_of
 from study.search.placement import HIGHEST
 from study.trainers.protocol import Trainer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RAMP = Ramp(low=1e-6, high=HIGHEST, steps=400)
 SEEDS = tuple(range(4))
@@ -100,31 +104,32 @@ def _tested(study: Study, trainer: Trainer, folder: Path, request: RunRequest, r
     one = dataclasses.replace(study, models=study.models[:1], arms=study.arms[:1], compare=())
     for part in (one, study):  # a loop that is too short is found by one run
         train_range_tests(part, trainer, folder, lambda _model, _arm: ramp, SEEDS[:1], request)
-    first, ramps = {}, {}
+    first, ramps, tests = {}, {}, read_range_tests(folder)
     for model, arm in curves:
-        first[model, _key(arm)] = lr = _read(study, trainer, folder, model, arm, ramp)[0]
+        first[model, _key(arm)] = lr = _read(tests, study, trainer, model, arm, ramp)[0]
         if math.isfinite(lr):
             narrow = Ramp(low=float(f"{lr / BELOW:.2g}"), high=float(f"{lr:.3g}"), steps=ramp.steps)
             ramps[model, _key(arm)] = narrow
     if ramps:
         train_range_tests(study, trainer, folder, lambda model, arm: ramps.get((model, _key(arm))), SEEDS, request)
     found: dict[str, list[float]] = {}
+    tests = read_range_tests(folder)
     for model, arm in curves:
         lr, narrow = first[model, _key(arm)], ramps.get((model, _key(arm)))
         if narrow:
-            lrs = np.sort(_read(study, trainer, folder, model, arm, narrow))
+            lrs = np.sort(_read(tests, study, trainer, model, arm, narrow))
             lr = min(lr, quantile(lrs, 0.5))
         found.setdefault(_key(arm), []).append(lr)
     return found
 
 
-def _read(study: Study, trainer: Trainer, folder: Path, model: str, arm: Arm, ramp: Ramp) -> list[float]:
-    """Where the recorded range tests of a curve explode."""
+def _read(tests: "pd.DataFrame", study: Study, trainer: Trainer, model: str, arm: Arm, ramp: Ramp) -> list[float]:
+    """Where the recorded range tests of a curve explode: an lr for each seed."""
     from analysis.stats.range_rules import explosion
 
     setting, columns = setting_of(study, trainer.content), columns_of(trainer, study, model, arm)
-    tests = recorded_tests(read_range_tests(folder), setting, model, columns, ramp)
-    return [explosion(lr, loss) for lr, loss in zip(tests["step_lr"], tests["loss"], strict=True)]
+    own = recorded_tests(tests, setting, model, columns, ramp)
+    return [explosion(lr, loss) for lr, loss in zip(own["step_lr"], own["loss"], strict=True)]
 
 
 def _ladder(explosions: list[float]) -> tuple[float, ...]:

@@ -190,22 +190,21 @@ def searches(level: float) -> str:
 
 def starts(_: float) -> str:
     """Return what searches take by where they begin, range tests counted."""
-    rows = rows_of("starts")
-    lines = [["curve", "begin", "mean runs", "90% of searches", "covered"]]
-    for row in rows.to_dict("records"):
-        lines.append([row["shape"], row["start"], f"{row['runs']:.0f}", f"{row['most_runs']:.0f}"])
-        lines[-1].append(f"{row['covered']:.3f}")
-    return f"{_each(rows, 'searches of each curve and start')}\n\n{markdown(lines)}"
+    return _runs_by("starts", "start", "begin", "searches of each curve and start")
 
 
 def spending(_: float) -> str:
     """Return what searches take without one of their rules."""
-    rows = rows_of("spending")
-    lines = [["curve", "rules", "mean runs", "90% of searches", "covered"]]
+    return _runs_by("spending", "rule", "rules", "searches of each curve")
+
+
+def _runs_by(name: str, column: str, head: str, what: str) -> str:
+    rows = rows_of(name)
+    lines = [["curve", head, "mean runs", "90% of searches", "covered"]]
     for row in rows.to_dict("records"):
-        lines.append([row["shape"], row["rule"], f"{row['runs']:.0f}", f"{row['most_runs']:.0f}"])
+        lines.append([row["shape"], row[column], f"{row['runs']:.0f}", f"{row['most_runs']:.0f}"])
         lines[-1].append(f"{row['covered']:.3f}")
-    return f"{_each(rows, 'searches of each curve')}\n\n{markdown(lines)}"
+    return f"{_each(rows, what)}\n\n{markdown(lines)}"
 
 
 def cost(_: float) -> str:

@@ -164,27 +164,27 @@ study = Study(name="own", models=("small",), arms=(Arm("none"), Arm("agc")), sea
 """
 
 
-def test_what_stops_a_run_is_said_before_range_tests(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "space_that_is_stopped.py").write_text(OWN)
+@pytest.fixture
+def own_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A space without lrs in the current folder; another name for each test, as modules stay imported."""
+    name = f"space_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    assert main(["run", "space_that_is_stopped", "--out", "out", "--tracking-uri", "nosuch://x"]) == 2
+    return name
+
+
+def test_what_stops_a_run_is_said_before_range_tests(own_space: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", own_space, "--out", "out", "--tracking-uri", "nosuch://x"]) == 2
     assert "range tests" not in capsys.readouterr().out
-    assert not (tmp_path / "out").exists()
+    assert not Path("out").exists()
 
 
-def test_the_plan_says_what_finds_the_lrs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "space_without_lrs.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    assert main(["plan", "space_without_lrs", "--out", "out"]) == 0
+def test_the_plan_says_what_finds_the_lrs(own_space: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", own_space, "--out", "out"]) == 0
     said = capsys.readouterr().out
     assert "range tests of 2 curves: 4 seeds, 100 steps, lr 0.001 to 100" in said
     assert "fixed once range tests have set its lrs" in said
-    assert not (tmp_path / "out").exists()
-    assert main(["range-test", "space_without_lrs", "--out", "out"]) == 2
+    assert not Path("out").exists()
+    assert main(["range-test", own_space, "--out", "out"]) == 2
     assert "the study has no lrs around which to test: give --from and --to" in capsys.readouterr().err
