@@ -21,9 +21,9 @@ IMPORTED = "imported"
 MAX_NAMED = 10**7
 """Most runs that the axes of a study make. A search, or an import, holds a small part of them."""
 
-MAX_GRID, MAX_CELLS = 10**6, 250_000
+MAX_GRID, MAX_CELLS = 10**6, 500_000
 """Most runs and cells of a study that holds all that its axes make. Merged studies have more runs than one that is
-trained."""
+trained: that has 500,000 at most, perhaps each a cell."""
 
 MAX_CURVES, MAX_CONTROL = 20_000, 2_000
 """Most curves of a study, and most models times learning rates of the control."""

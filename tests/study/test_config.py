@@ -295,7 +295,7 @@ SIZES = {"models": 1, "arms": [20] * 10_001, "seeds": 1, "control_lrs": 0, "grid
     [
         ({"seeds": 5}, "1,000,000 runs, and these are 1,000,100"),
         ({"seeds": 50, "grid": False}, "10,000,000 runs, and these are 10,001,000"),
-        ({"arms": [300_000]}, "250,000 cells, and these are 300,000"),
+        ({"arms": [600_000]}, "500,000 cells, and these are 600,000"),
         ({"models": 2, "grid": False}, "20,000 curves, and these are 20,002"),
         ({"arms": [1], "models": 2_001}, "2,000 models and lrs of the control, and these are 2,001"),
         ({"arms": [1], "models": 2, "control_lrs": 1_001}, "2,000 models and lrs of the control, and these are 2,002"),
