@@ -4,7 +4,11 @@ import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("tests", deadline=None)  # a time says nothing on a machine that is busy
+hypothesis.settings.load_profile("tests")
 
 HOME = tempfile.TemporaryDirectory(prefix="study-tests-", ignore_cleanup_errors=True)
 # Before any library reads it: nothing of a test reaches the user's home, and nothing of it reaches a test.

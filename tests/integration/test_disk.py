@@ -211,7 +211,7 @@ def harm(data: st.DataObject, content: bytes) -> bytes:
     return bytes(harmed)
 
 
-HARMS = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+HARMS = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize("kind", ["runs", "losses"])

@@ -21,7 +21,7 @@ runs = st.builds(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the first draw imports for seconds
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first draw imports for seconds
 @given(runs, st.floats(1e-9, 1e4) | st.integers(1, 100), st.integers(0, 10**9 - 1))
 def test_ids_of_runs_that_differ_in_lr_and_seed(run: Run, lr: float, seed: int) -> None:
     assert run.ids_like()(lr, seed) == dataclasses.replace(run, lr=lr, seed=seed).id

@@ -73,7 +73,7 @@ def test_golden_ids() -> None:
     assert Stack(runs=tuple(runs)).name == "a5cc00524ba1b3f88e1b15155293895c"
 
 
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40)
 @given(
     st.sets(st.integers(0, 47)),
     st.sets(st.integers(0, 23)),

@@ -189,7 +189,7 @@ ALL_PASS = {"percentile": 100.0}
 
 
 @pytest.mark.parametrize(("name", "threshold", "options"), OFF, ids=idfn)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     gradients=st.lists(
         st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=3, max_size=3), min_size=1, max_size=3

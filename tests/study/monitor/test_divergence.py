@@ -18,7 +18,7 @@ def without_tasks(outcome: Outcome) -> Outcome:
     return dataclasses.replace(outcome, task_kept=(), task_diverged=())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 7, 32, 4096]))
 def test_the_monitor_gives_the_outcome_of_judge(seed: int, block: int) -> None:
     loss, constant = random_runs(seed, tasks=1)

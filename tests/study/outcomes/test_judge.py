@@ -313,7 +313,7 @@ def test_random_runs_have_every_outcome() -> None:
     assert found >= {"completed", "undertrained", "nonfinite", "collapsed", "never_learned", "episode", True, False}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_a_run_is_judged_the_same_alone_and_in_any_order(seed: int) -> None:
     loss, constant = random_runs(seed)
@@ -324,7 +324,7 @@ def test_a_run_is_judged_the_same_alone_and_in_any_order(seed: int) -> None:
         assert found == [together[r] for r in runs]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.98), st.floats(0.0, 1.0))
 def test_a_stricter_rule_only_adds_divergences(seed: int, kept: float, stricter: float) -> None:
     loss, constant = random_runs(seed)
@@ -340,7 +340,7 @@ def test_a_stricter_rule_only_adds_divergences(seed: int, kept: float, stricter:
             assert now or not was
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(-20, 20))
 def test_the_unit_of_the_loss_does_not_matter(seed: int, power: int) -> None:
     loss, constant = random_runs(seed)

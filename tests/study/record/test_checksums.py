@@ -46,7 +46,7 @@ def test_files_without_a_hash_are_read() -> None:
     assert checksums.read_json(b'{"lr": 0.1}') == {"lr": 0.1}
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.data())
 def test_flipped_bits_of_parquet_are_found(data: st.DataObject) -> None:
     content = bytearray(checksums.parquet_bytes(table()))
@@ -91,7 +91,7 @@ def test_parquet_without_a_hash_misses_flipped_bits() -> None:
     assert unnoticed > 0
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.floats(0, 1, exclude_max=True))
 def test_truncated_files_are_refused(share: float) -> None:
     content = checksums.parquet_bytes(table())
@@ -108,7 +108,7 @@ def test_json_with_a_hash_reads_back() -> None:
     assert json.loads(text)["name"] == "edges"
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.data())
 def test_flipped_bits_of_json_are_found_or_change_nothing(data: st.DataObject) -> None:
     """White space may flip to other white space, and the name of the hash to another: the content is the same."""

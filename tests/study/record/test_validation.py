@@ -213,7 +213,7 @@ PLACES: list[tuple[str | int, ...]] = [
 ]
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=150)
 @given(place=st.sampled_from(PLACES), value=JSON)
 def test_any_json_in_a_definition_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, place: tuple[str | int, ...], value: Any

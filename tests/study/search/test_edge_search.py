@@ -195,7 +195,7 @@ def undisturbed() -> dict[str, bool]:
     return trainer.recorded
 
 
-@hypothesis_settings(max_examples=12, deadline=None)
+@hypothesis_settings(max_examples=12)
 @given(st.lists(st.integers(0, 6), max_size=3), st.integers(1, 5), st.integers(1, 32), st.integers(1, 99))
 def test_killed_anywhere_in_any_order_on_any_machine_it_ends_where_an_undisturbed_one_does(
     undisturbed: dict[str, bool], kills: list[int], workers: int, largest: int, order: int

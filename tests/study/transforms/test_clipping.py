@@ -73,7 +73,7 @@ def test_factors_are_multiplied_and_only_recorded_if_watched():
     assert one_step(method, t([2.0]), t([10.0])).factor is None
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(values=st.lists(NUMBERS, min_size=2, max_size=6), max_norm=st.floats(1e-3, 10))
 def test_a_clipped_norm_is_at_most_the_limit(values, max_norm):
     clipped = one_step(chain(clip_by_norm(max_norm)), t(values), t(values)).update

@@ -83,7 +83,7 @@ def test_an_infinite_threshold_gives_exactly_one(norm, as_tensor, off):
 NUMBERS = st.integers(-3000, 3000).map(lambda i: i / 1000)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     pairs=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=6),
     rel=st.floats(0, 2),
