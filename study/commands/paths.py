@@ -42,13 +42,18 @@ def check_absolute(address: str | None, option: str, where: str | None, shown: s
         and where
         and not (stores.is_url(where) or stores.folder_of(where).expanduser().is_absolute())
     ):
-        raise ValueError(f"on a cluster {option} must be an absolute path or a URL, got {shown or where}")
+        raise ValueError(f"{_on_which(address)} {option} must be an absolute path or a URL, got {shown or where}")
 
 
 def check_tracking_uri(address: str | None, uri: str | None) -> None:
     """Raise ValueError for a relative tracking URI of MLflow on a cluster; see `check_absolute`."""
     if uri and on_cluster(address) and client.is_relative(uri):
-        raise ValueError(f"on a cluster --tracking-uri must be an absolute path or a server, got {uri}")
+        raise ValueError(f"{_on_which(address)} --tracking-uri must be an absolute path or a server, got {uri}")
+
+
+def _on_which(address: str | None) -> str:
+    """Return where a study runs, for a message: a variable that was forgotten is named."""
+    return "on a cluster" if address else f"on the cluster {os.environ['RAY_ADDRESS']}, which RAY_ADDRESS names,"
 
 
 def typed_path(folder: Path) -> str:

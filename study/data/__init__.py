@@ -179,11 +179,16 @@ def _check_options(source: str, options: dict[str, Any]) -> None:
             return
         parameters = list(inspect.signature(module.Options).parameters.values())
     known = [*(p.name for p in parameters), *SELECTED, *([ONLY_DAYS] if hasattr(module, "days") else [])]
-    listed = f"its options are {', '.join(known)}"
+    listed = f"its options are {_as_typed(known)}"
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ValueError(f"the data source {source!r} has no option {', '.join(unknown)}; {listed}")
+        raise ValueError(f"the data source {source!r} has no option {_as_typed(unknown)}; {listed}")
     missing = [p.name for p in parameters if p.default is inspect.Parameter.empty and p.name not in options]
     if missing:
-        named = ", ".join("--data-dir" if name == "dir" else f"--set data.{name}=" for name in missing)
+        named = _as_typed(missing, "--set data.{}=")
         raise ValueError(f"the data source {source!r} needs {named}; {listed}")
+
+
+def _as_typed(names: list[str], others: str = "{}") -> str:
+    """Return names of options as on the command line."""
+    return ", ".join("--data-dir" if name == "dir" else others.format(name) for name in names)

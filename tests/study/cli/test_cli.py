@@ -88,11 +88,11 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["quick", "--data", "kuairan"], "unknown data source 'kuairan'; there are kuairand, synthetic, table"),
         (["quick", "--set", "data.row=3"], "the data source 'synthetic' has no option row; its options are rows"),
         (["quick", "--set", "data.rows=3"], "need a whole number rows >= 100, got rows=3"),
-        (["quick", "--data-dir", "x"], "the data source 'synthetic' has no option dir"),
+        (["quick", "--data-dir", "x"], "the data source 'synthetic' has no option --data-dir; its options are rows, "),
         (["quick", "--set", "clippy.relative=1"], "clippy has no option relative; it has rel, abs"),
         (["quick", "--set", "clippy.rel=-1"], "need rel >= 0, got rel=-1"),
         (["quick", "--set", "layer_clip.max_norm=0"], "need max_norm > 0, got max_norm=0"),
-        (["quick", "--set", "clippy.rel=much"], "rel is a number, got rel='much'"),
+        (["quick", "--set", "clippy.rel=much"], "need a number as rel, got rel='much'"),
         (["quick", "--set", "clippy.norm=mean"], "norm is one of max, rms; got 'mean'"),
         (["quick", "--set", "steps"], "--set takes key=value, got 'steps'"),
         (["quick", "--seeds", "7-0"], "seeds are numbers and ranges such as 0-7 or 0-3,8; got '7-0'"),
@@ -256,6 +256,8 @@ def _make_study(folder: Path, *settings: str) -> bytes:
     return (folder / "study.json").read_bytes()
 
 
+NAMED = "on the cluster 10.0.0.1:6379, which RAY_ADDRESS names,"
+
 # --- clusters -----------------------------------------------------------------------------------------------------
 
 
@@ -263,21 +265,23 @@ def _make_study(folder: Path, *settings: str) -> bytes:
 def test_a_cluster_needs_an_absolute_out(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, out: list[str]
 ) -> None:
-    message = f"on a cluster --out must be an absolute path or a URL, got {out[1] if out else 'none'}"
-    assert refused("run", "quick", *SMALL, *out, "--address", "10.0.0.1:6379").endswith(message)
-    assert refused("submit", "quick", *SMALL, *out, "--address", "http://10.0.0.1:8265").endswith(message)
+    message = f"--out must be an absolute path or a URL, got {out[1] if out else 'none'}"
+    on = "study: on a cluster"
+    assert refused("run", "quick", *SMALL, *out, "--address", "10.0.0.1:6379") == f"{on} {message}"
+    assert refused("submit", "quick", *SMALL, *out, "--address", "http://10.0.0.1:8265") == f"{on} {message}"
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert refused("run", "quick", *SMALL, *out).endswith(message)
+    assert refused("run", "quick", *SMALL, *out) == f"study: {NAMED} {message}"
 
 
 @pytest.mark.parametrize("command", [["submit", "--address", "http://10.0.0.1:8265"], ["run"]])
 def test_a_job_needs_an_absolute_data_dir(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
-    if command == ["run"]:
+    if named := command == ["run"]:
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     words = [command[0], "quick", *command[1:], "--data", "kuairand", "--data-dir", "data", "--out", "/nowhere/x"]
-    assert refused(*words) == "study: on a cluster --data-dir must be an absolute path or a URL, got data"
+    where = NAMED if named else "on a cluster"
+    assert refused(*words) == f"study: {where} --data-dir must be an absolute path or a URL, got data"
 
 
 @pytest.mark.parametrize(
@@ -288,14 +292,15 @@ def test_a_job_needs_an_absolute_tracking_uri(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, command: list[str], uri: str
 ) -> None:
     out = tmp_path / "out"
-    if command[0] != "submit":
+    if named := command[0] != "submit":
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     words = [command[0], "quick", *command[1:], *SMALL, "--out", str(out), "--tracking-uri", uri]
     if command == ["resume"]:
         out.mkdir()
         _make_study(out)
         words = ["resume", str(out), "--tracking-uri", uri]
-    assert refused(*words) == f"study: on a cluster --tracking-uri must be an absolute path or a server, got {uri}"
+    where = NAMED if named else "on a cluster"
+    assert refused(*words) == f"study: {where} --tracking-uri must be an absolute path or a server, got {uri}"
 
 
 def test_submit_needs_an_address(refused: Callable[..., str]) -> None:
@@ -428,7 +433,7 @@ def test_data_options_belong_to_the_requested_source(
     words = f"quick --data table --data-dir {tmp_path} --set batch=32 --set models=small".split()
     assert main(["plan", *words, "--set", "data.only_days=1-3"]) == 0
     assert "table: 173 training rows, 87 held out" in capsys.readouterr().out
-    assert "'table' has no option rows; its options are dir" in refused("run", *words, "--set", "data.rows=300")
+    assert "'table' has no option rows; its options are --data-dir" in refused("run", *words, "--set", "data.rows=300")
     assert "only_tasks names like; the data have click" in refused("run", *words, "--set", "data.only_tasks=like")
 
 
@@ -443,7 +448,8 @@ def test_another_source_keeps_the_selection_but_not_the_own_options_of_the_first
 
 
 def test_a_source_without_its_folder_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
-    assert "the data source 'table' needs --data-dir" in refused("run", "quick", "--data", "table")
+    needs = "the data source 'table' needs --data-dir; its options are --data-dir, only_ids"
+    assert needs in refused("run", "quick", "--data", "table")
     assert "nowhere" in refused("run", "quick", "--data", "kuairand", "--data-dir", tmp_path / "nowhere")
 
 

@@ -202,8 +202,8 @@ def test_names_lists_the_sources():
         (".mine", {}, "unknown data source '.mine'"),
         ("json.decoder", {}, "json.decoder defines no `load`"),
         ("synthetic", {"row": 5}, r"'synthetic' has no option row; its options are rows, days, seed"),
-        ("kuairand", {}, "'kuairand' needs --data-dir"),
-        ("table", {"dir": "x", "heldout": 1}, "has no option heldout; its options are dir"),
+        ("kuairand", {}, "'kuairand' needs --data-dir; its options are --data-dir, "),
+        ("table", {"dir": "x", "heldout": 1}, "has no option heldout; its options are --data-dir"),
     ],
 )
 def test_wrong_sources_and_options_are_refused_with_the_right_ones(tmp_path, source, options, message):
