@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from typing import Any
 
 MAX_LR = 1e4
 MAX_COUNT = 10**9
@@ -13,10 +14,24 @@ def need(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def check_number(value: Any, name: str) -> None:
+    """Raise ValueError for what is not one number, such as text."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return
+    hint = "; YAML reads 1e-3 as text and 1.0e-3 as a number" if _is_number_as_text(value) else ""
+    raise ValueError(f"need a number as {name}, got {name}={value!r:.60}{hint}")
+
+
+def _is_number_as_text(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
 def check_lr(lr: float, name: str = "lr") -> None:
     """Raise ValueError for a learning rate that cannot be trained."""
     if type(lr) is float and 0 < lr <= MAX_LR:  # a study has hundreds of thousands of them
         return
-    text = "; YAML reads 1e-3 as text and 1.0e-3 as a number" if isinstance(lr, str) else ""
-    need(isinstance(lr, numbers.Real) and not isinstance(lr, bool), f"need a number as {name}, got {name}={lr!r}{text}")
+    check_number(lr, name)
     need(math.isfinite(lr) and 0 < lr <= MAX_LR, f"need 0 < {name} <= {MAX_LR:g}, got {name}={lr:g}")

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from study.config.checks import need
+from study.config.checks import check_number, need
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
+            check_number(value, name)
             need(math.isfinite(value) and value > 0, f"need {name} > 0, got {name}={value}")
         need(self.kept < 1, f"need kept < 1, got kept={self.kept}")
         need(self.median_steps % 2 == 1, f"need an odd median_steps, got median_steps={self.median_steps}")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from study import plugins
+from study.config import check_number
 from study.methods import _bases
 from study.methods._rollback import RollbackOptions
 from study.text import own_errors
@@ -279,6 +280,8 @@ def _typed(key: str, value: Any, default: Any) -> Any:
         int: ("a whole number", numbers.Integral),
         str: ("a word", str),
     }[float if default is None else type(default)]
+    if accepted is numbers.Real:
+        check_number(value, key)
     misplaced_bool = isinstance(value, bool) and not isinstance(default, bool)
     if not isinstance(value, accepted) or misplaced_bool or value != value:
         raise ValueError(f"{key} is {kind}, got {key}={value!r}")

@@ -71,12 +71,8 @@ class Monitor:
     BLOCK: int = 4096
 
     def __init__(self, constant_loss: float, reference_gain: float | None = None, rule: Rule = Rule()) -> None:  # noqa: B008
-        if not (math.isfinite(constant_loss) and constant_loss > 0):
-            raise ValueError(f"need constant_loss > 0, got constant_loss={constant_loss}")
-        if reference_gain is not None and not (math.isfinite(reference_gain) and reference_gain > 0):
-            raise ValueError(f"need reference_gain > 0, got reference_gain={reference_gain}")
-        self._constant_loss = float(constant_loss)
-        self._reference_gain = reference_gain
+        self._constant_loss = _positive(constant_loss, "constant_loss")
+        self._reference_gain = None if reference_gain is None else _positive(reference_gain, "reference_gain")
         self._rule = rule
         self._waiting: list[tuple[Any, Any]] = []
         self._loss, self._constant, self._gain, self._median = (array("d") for _ in range(4))
@@ -180,20 +176,27 @@ class Monitor:
             kept.frombytes(values.tobytes())
 
 
-def copied(value: Any) -> Any:
+def _positive(value: Any, name: str) -> float:
+    found = number(copied(value, f"one number as {name}"))
+    if not (math.isfinite(found) and found > 0):
+        raise ValueError(f"need {name} > 0, got {name}={found}")
+    return found
+
+
+def copied(value: Any, what: str = "one number") -> Any:
     """Return a float, or a detached copy of a tensor. Raises ValueError for what is not one number."""
     if not hasattr(value, "detach"):
         try:
             return float(operator.pos(value))  # a text has no sign
         except (TypeError, ValueError):
-            raise ValueError(f"need one number, got {value!r:.60}") from None
+            raise ValueError(f"need {what}, got {value!r:.60}") from None
     shape = tuple(getattr(value, "shape", ()))
     if math.prod(shape) != 1:
-        raise ValueError(f"need one number, got a tensor of shape {shape}: reduce it first, as by .mean()")
+        raise ValueError(f"need {what}, got a tensor of shape {shape}: reduce it first, as by .mean()")
     if not all(part.is_replicate() for part in getattr(value, "placements", ())):
-        raise ValueError("need one number, got a part of one: pass the DTensor's full_tensor()")
+        raise ValueError(f"need {what}, got a part of one: pass the DTensor's full_tensor()")
     if getattr(value, "is_meta", False) or getattr(value, "is_complex", bool)():
-        raise ValueError(f"need one number, got a tensor on {value.device} of {value.dtype}")
+        raise ValueError(f"need {what}, got a tensor on {value.device} of {value.dtype}")
     # A copy: a loop that reuses one buffer for its loss (a captured graph) would overwrite a mere view.
     return value.detach().clone()
 

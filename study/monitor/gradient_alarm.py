@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from study.config import check_number
 from study.monitor.divergence import copied, number
 
 
@@ -51,6 +52,8 @@ class GradientAlarm:
     """Steps of a median, at most and at least."""
 
     def __init__(self, times: float = 16.0, start: int = 6) -> None:
+        check_number(times, "times")
+        check_number(start, "start")
         if not times > 1:
             raise ValueError(f"need times > 1, got times={times}")
         self.times, self._start = times, start

@@ -6,7 +6,6 @@ path to the same numbers but for their last bits (`study.optim._foreach_clippy`)
 
 import itertools
 import math
-import numbers
 import operator
 import re
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from study import methods
+from study.config import check_number
 from study.optim import _bases, _foreach_clippy, _loading, _shards, _together
 from study.optim._touched import TouchedPart, gradient_of
 from study.transforms import Chain, Leaf, Link
@@ -251,13 +251,11 @@ class MethodOptimizer(torch.optim.Optimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         lr = group["lr"]
-        if isinstance(lr, Tensor):
-            if lr.numel() != 1:
-                raise ValueError(f"need one lr, got a tensor of shape {tuple(lr.shape)}")
-        elif not _is_finite(lr) or lr < 0:
-            raise ValueError(f"need a finite lr >= 0, got lr={lr}")
-        for key in ("initial_accumulator_value", "eps"):
-            if not _is_finite(group[key]) or group[key] < 0:
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError(f"need one lr, got a tensor of shape {tuple(lr.shape)}")
+        for key in ("initial_accumulator_value", "eps", *([] if isinstance(lr, Tensor) else ["lr"])):
+            check_number(group[key], key)
+            if not 0 <= group[key] < math.inf:
                 raise ValueError(f"need a finite {key} >= 0, got {key}={group[key]}")
         self._in_words(lambda: methods.check(group["method"], self._options(group)))
         _bases.check(group)
@@ -360,7 +358,3 @@ class MethodOptimizer(torch.optim.Optimizer):
         every = [(p, g["maximize"]) for g in self.param_groups for p in g["params"] if p.grad is not None]
         gradients = [(gradient_of(p, maximize)[1], _shards.parts_of(p)) for p, maximize in every]
         return _shards.norm_of_all(gradients, self.split_across)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)

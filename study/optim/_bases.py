@@ -1,9 +1,9 @@
 """What the bases take, in torch's words and with torch's defaults."""
 
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
+from study.config import check_number
 from study.methods import COMMON, signature
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -37,9 +37,14 @@ def check(group: Mapping[str, Any]) -> None:
             owners = " or ".join(f"base={other}" for other, options in OPTIONS.items() if key in options)
             raise ValueError(f"{key} needs {owners}, got base={base}")
     betas = group.get("betas", (0.9, 0.999))
-    if not (isinstance(betas, tuple | list) and len(betas) == 2 and all(map(_is_share, betas))):
+    if not (isinstance(betas, tuple | list) and len(betas) == 2):
         raise ValueError(f"need two betas, 0 <= beta < 1, got betas={betas}")
-    if not _is_share(group.get("alpha", 0.0)):
+    for i, beta in enumerate(betas):
+        check_number(beta, f"betas[{i}]")
+        if not 0 <= beta < 1:
+            raise ValueError(f"need two betas, 0 <= beta < 1, got betas={betas}")
+    check_number(group.get("alpha", 0.0), "alpha")
+    if not 0 <= group.get("alpha", 0.0) < 1:
         raise ValueError(f"need 0 <= alpha < 1, got alpha={group['alpha']}")
     if group.get("nesterov") and not group["momentum"]:
         raise ValueError("nesterov needs momentum > 0, got momentum=0")
@@ -60,7 +65,3 @@ def link_options(group: dict[str, Any]) -> dict[str, Any]:
     if group.setdefault("constant_betas", (b1, b2)) != (b1, b2):
         group["constant_betas"] = None
     return {"b1": b1, "b2": b2, "count_steps": True, "by_steps": group["constant_betas"] is None}
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and 0 <= float(value) < 1

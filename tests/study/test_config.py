@@ -259,6 +259,10 @@ def test_values_are_frozen() -> None:
         (lambda: Recipe(precision="half"), "precision is one of float32, float64; got 'half'"),
         (lambda: Recipe(embeddings="no"), "embeddings is one of adagrad, method; got 'no'"),
         (lambda: Rule(kept=0.0), "need kept > 0, got kept=0.0"),
+        (
+            lambda: Rule(kept="1e-3"),  # pyright: ignore[reportArgumentType]
+            "need a number as kept, got kept='1e-3'; YAML reads 1e-3 as text and 1.0e-3 as a number",
+        ),
         (lambda: Rule(kept=1.0), "need kept < 1, got kept=1.0"),
         (lambda: Rule(spike=math.nan), "need spike > 0, got spike=nan"),
         (lambda: Rule(median_steps=24), "need an odd median_steps, got median_steps=24"),

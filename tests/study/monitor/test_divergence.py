@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,6 +199,21 @@ def test_a_constant_loss_or_reference_gain_that_is_not_positive_is_refused(bad: 
         Monitor(bad)
     with pytest.raises(ValueError, match="reference_gain > 0"):
         Monitor(1.0, bad)
+
+
+@pytest.mark.parametrize("wrong", ["0.69", torch.ones(3), [0.69]])
+def test_a_constant_loss_or_reference_gain_that_is_not_one_number_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"^need one number as constant_loss, got "):
+        Monitor(wrong)
+    with pytest.raises(ValueError, match=r"^need one number as reference_gain, got "):
+        Monitor(1.0, wrong)
+
+
+def test_a_constant_loss_may_be_a_tensor() -> None:
+    monitor = Monitor(torch.tensor(2.0), np.float32(0.5))  # pyright: ignore[reportArgumentType]
+    monitor.watch(1.0)
+    state = monitor.state()
+    assert (state.gain, state.reference_gain, state.kept) == (0.5, 0.5, 1.0)
 
 
 @pytest.mark.parametrize("wrong", [torch.ones(32), torch.ones(0), torch.ones((), device="meta"), [1.0], None, "1.0"])

@@ -1,6 +1,7 @@
 """The gradient alarm. `tests/analysis/stats/test_signals.py` compares it with the rule that was measured."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -82,3 +83,9 @@ def test_what_is_not_one_number_is_refused() -> None:
     with pytest.raises(ValueError, match="need one number, got None"):
         alarm.watch(1.0, scale=None)
     assert alarm.rang_at() is None
+
+
+@pytest.mark.parametrize(("wrong", "named"), [({"times": "16"}, "times='16'"), ({"start": "6"}, "start='6'")])
+def test_settings_that_are_text_are_refused(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=f"^need a number as {named[:5]}, got {named}"):
+        GradientAlarm(**wrong)

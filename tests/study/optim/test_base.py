@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import re
 
 import pytest
 import torch
@@ -253,7 +254,31 @@ WRONG = [
     (lambda p: Clippy([{"params": p, "absolute_threshold": -1.0}], 0.1), "need absolute_threshold >= 0"),
     (lambda p: Clippy([{"params": p, "lr": -1.0}], 0.1), "need a finite lr >= 0"),
     (lambda p: Clippy([nn.Parameter(torch.ones(2, dtype=torch.complex64))], 0.1), "need real parameters"),
+    (lambda p: Clippy(p, 0.1, base="adamw", betas=(0.9, 1.0)), "need two betas, 0 <= beta < 1"),
+    (lambda p: Clippy(p, 0.1, base="adamw", betas="0.9, 0.95"), "need two betas, 0 <= beta < 1"),
 ]
+
+
+OF_BASE = {"momentum": "sgd", "alpha": "rmsprop"}
+
+
+@pytest.mark.parametrize("in_group", [False, True])
+@pytest.mark.parametrize(
+    "name", ["lr", "eps", "initial_accumulator_value", "weight_decay", "relative_threshold", "momentum", "alpha"]
+)
+def test_a_number_that_is_text_is_called_text(name, in_group):
+    """As PyYAML reads it. torch itself compares text with 0, and raises TypeError."""
+    message = f"need a number as {name}, got {name}='1e-3'; YAML reads 1e-3 as text and 1.0e-3 as a number"
+    given = {"base": OF_BASE.get(name, "adagrad")}
+    params, options = parameters((2,)), {"lr": 0.1} | given
+    groups = [{"params": params, name: "1e-3"}] if in_group else params
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Clippy(groups, **(options if in_group else options | {name: "1e-3"}))
+
+
+def test_betas_that_are_text_are_called_text():
+    with pytest.raises(ValueError, match=r"need a number as betas\[1\], got betas\[1\]='9e-1'; YAML"):
+        Clippy(parameters((2,)), 0.1, base="adamw", betas=(0.9, "9e-1"))
 
 
 @pytest.mark.parametrize(("make", "message"), WRONG)
