@@ -101,4 +101,4 @@ def _say(text: str) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return console.joined_lines(str(error)) or type(error).__name__

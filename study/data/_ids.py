@@ -5,7 +5,9 @@ whole numbers are equal if their values are. A float above 2^53 (2^24 in single 
 say which whole number was meant. All other ids are text, and text is compared as it is.
 """
 
+import re
 from collections.abc import Sequence
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,7 @@ EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 
 WHOLE = r"^(-?(?:0|[1-9]\d*))\.0*$"
 SCIENTIFIC = r"^-?\d(?:\.\d+)?[eE]\+\d+$"
+"""`3.000000e+06` has all digits of its integer. `3e+06` may be another one, rounded."""
 
 
 def id_codes(name: str, columns: Sequence[pa.ChunkedArray], *, csv: bool) -> tuple[np.ndarray, int, bool]:
@@ -88,18 +91,30 @@ def text_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _one_name(name: str, distinct: pa.Array) -> pa.Array:
     """Return text ids with one name for each whole number: `1` for `1.0`."""
-    lossy = pc.filter(distinct, pc.match_substring_regex(distinct, SCIENTIFIC))  # pyright: ignore[reportAttributeAccessIssue]
+    is_scientific = pc.match_substring_regex(distinct, SCIENTIFIC)  # pyright: ignore[reportAttributeAccessIssue]
+    scientific = pc.filter(distinct, is_scientific).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
+    exact = [_with_all_digits(text) for text in scientific]
     is_whole = pc.match_substring_regex(distinct, WHOLE)  # pyright: ignore[reportAttributeAccessIssue]
     whole = pc.filter(distinct, is_whole).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
-    lossy = lossy.to_pylist() + [text for text in whole if abs(int(text.partition(".")[0])) > EXACT[pa.float64()]]
+    lossy = [text for text, integer in zip(scientific, exact, strict=True) if integer is None]
+    lossy += [text for text in whole if abs(int(text.partition(".")[0])) > EXACT[pa.float64()]]
     if lossy:
         raise ValueError(
             f"the ids of {name} are floats like {lossy[0]}, which cannot say which id it is: write them as integers"
         )
-    if not whole:
+    if not whole and not scientific:
         return distinct
+    distinct = pc.replace_with_mask(distinct, is_scientific, pa.array(exact, distinct.type))  # pyright: ignore[reportAttributeAccessIssue]
     named = pc.replace_substring_regex(distinct, WHOLE, r"\1")  # pyright: ignore[reportAttributeAccessIssue]
     return pc.if_else(pc.equal(named, "-0"), "0", named)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _with_all_digits(text: str) -> str | None:
+    """Return the integer that a float in scientific notation is, as text; None if it does not say which."""
+    digits, exponent = re.split("[eE]", text)
+    value = Decimal(text)
+    all_there = len(digits.partition(".")[2]) >= int(exponent) and value == int(value)
+    return str(int(value)) if all_there and abs(value) <= EXACT[pa.float64()] else None
 
 
 def _any_in(values: pa.Array, words: Sequence[str]) -> bool:

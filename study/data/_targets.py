@@ -6,8 +6,9 @@ buy = { column = "behaviour", kind = "binary", positive = ["buy"] }    # 1 for t
 good = { kind = "binary", positive = [1], negative = [-1] }        # other values are an error
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,17 @@ class Target:
         return np.clip(values, *np.quantile(known, [1 - self.clip, self.clip]))
 
     def how_to_declare(self, value: str) -> str:
-        column = "" if self.column == self.name else f'column = "{self.column}", '
-        return f'say which count, like {self.name} = {{ {column}kind = "binary", positive = ["{value}"] }}'
+        return f"say which count, like {replace(self, positive=(value,)).declared()}"
+
+    def declared(self) -> str:
+        """Return the line of `[tasks]` that says this."""
+        column = None if self.column == self.name else self.column
+        said = {"column": column, "kind": self.kind, "above": self.above, "positive": list(self.positive)}
+        said |= {"negative": list(self.negative), "transform": self.transform, "clip": self.clip}
+        keys = [
+            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in said.items() if value or value == 0
+        ]
+        return f"{self.name} = {{ {', '.join(keys)} }}"
 
 
 def target_of(name: str, said: Any) -> Target:

@@ -150,8 +150,8 @@ def _log(
                 )
             labels = target.clipped(labels, train_rows)
             if target.kind == "regression":
-                how = "clip = 0.999" if logged else 'clip = 0.999 or transform = "log1p"'
-                warn(target.name, labels, f'set {{ kind = "regression", {how} }}')
+                ways = [{"clip": 0.999}] if logged else [{"clip": 0.999}, {"transform": "log1p"}]
+                warn(target.name, labels, f"set {' or '.join(replace(target, **way).declared() for way in ways)}")
             yield target.name, target.kind, labels, unit
 
     as_before: list[bool] = []

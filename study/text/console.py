@@ -1,5 +1,6 @@
 """Prints what a command says, and makes text from outside printable: no control characters, no secrets, one line."""
 
+import re
 import sys
 from collections.abc import Iterable
 from typing import TextIO
@@ -28,9 +29,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
+def joined_lines(text: str) -> str:
+    """Return the lines of a text as one. A name with two blanks keeps them."""
+    return re.sub(r"\s*[^\S ]\s*", " ", text.strip())
+
+
 def one_line(text: str) -> str:
     """Return a message as it may be shown: one line, printable, without secrets."""
-    return printable(redacted(" ".join(text.split())))
+    return printable(redacted(joined_lines(text)))
 
 
 def first_line(error: BaseException) -> str:

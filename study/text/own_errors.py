@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from study.text.console import joined_lines
+
 PACKAGES = ("study", "models", "search_spaces", "analysis")
 """Our top-level packages. A user's folder may have folders of the same names."""
 
@@ -51,7 +53,7 @@ def words(error: BaseException) -> str:
     """Return the error's own words in one line, with its type unless it is a ValueError."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}"
-    text = " ".join(str(error).split())
+    text = joined_lines(str(error))
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 

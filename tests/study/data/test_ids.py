@@ -75,6 +75,15 @@ def test_a_column_with_missing_ids_has_the_codes_of_one_without(tmp_path):
     assert codes(log) == [1, 2, 3, 1, 0, 3]
 
 
+def test_a_float_with_all_digits_of_an_id_is_that_id(tmp_path):
+    """`numpy.savetxt` writes `%.18e`."""
+    written = ["3.000000e+06", "1.000000000000000000e+00", "-1.20E+1", "9.007199254740992000e+15", "0.0e+00"]
+    users = [3_000_000, 1, -12, 2**53, 0]
+    log = convert(tmp_path / "t", written, [str(user) for user in users])
+    assert codes(log)[:5] == codes(log)[5:]
+    assert len(set(codes(log)[:5])) == 5
+
+
 def test_halves_zeros_and_text_stay_apart(tmp_path):
     users = ["1.5", "-0.0", "0", "007", "7.0", "00e5", "1e2", "1.0.0", "v1.0", "-3.0", "-3", "1.05"]
     log = convert(tmp_path / "t", users)
@@ -93,6 +102,9 @@ def test_halves_zeros_and_text_stay_apart(tmp_path):
         (["1.0", "9007199254740994.0"], r"floats like 9007199254740994\.0, which cannot say which id it is"),
         (["1", "1.23457E+11"], r"floats like 1\.23457E\+11, which cannot say which id"),
         (["1.0", "1e+19"], r"floats like 1e\+19"),
+        (["3000000", "3e+06"], r"floats like 3e\+06, which cannot say which id"),
+        (["1", "9.007199254740994000e+15"], r"floats like 9\.007199254740994000e\+15, which cannot say which id"),
+        (["1", "3.00000050e+06"], r"floats like 3\.00000050e\+06, which cannot say which id"),
     ],
 )
 def test_floats_that_cannot_say_which_id_are_refused(tmp_path, users, said):

@@ -1,5 +1,6 @@
 """Targets and numbers that one value decides."""
 
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +49,22 @@ def test_a_value_that_decides_a_task_is_said_with_its_row(tmp_path, row, said, c
     frame = with_value("watch", row, 1e30)
     (warning,) = convert(tmp_path / "t", frame).facts["warnings"]
     assert warning.startswith(f"watch is 1e+30 in {said}, over 1,000 standard deviations (robust) from its median ")
-    assert warning.endswith('set { kind = "regression", clip = 0.999 or transform = "log1p" }')
+    either, other = warning.partition("; set ")[2].split(" or ")
+    assert tomllib.loads(either) == {"watch": {"kind": "regression", "clip": 0.999}}
+    assert tomllib.loads(other) == {"watch": {"kind": "regression", "transform": "log1p"}}
     assert f"warning: {warning}" in check("table", {"dir": str(tmp_path / "t")}, tmp_path / "cache")
     assert main(f"plan quick --data table --data-dir {tmp_path / 't'} --set batch=64 --set models=small".split()) == 0
     assert f"warning: {warning}" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("said", ["", ", clip = 0.9999999"])
+def test_the_line_to_copy_keeps_what_the_task_says(tmp_path, said):
+    toml = TOML.replace('watch = { kind = "regression"', f'seen = {{ column = "watch", kind = "regression"{said}')
+    (warning,) = convert(tmp_path / "t", with_value("watch", 4321, 1e30), toml).facts["warnings"]
+    either, other = warning.partition("; set ")[2].split(" or ")
+    declared = tomllib.loads(toml)["tasks"]["seen"]
+    assert tomllib.loads(either) == {"seen": declared | {"clip": 0.999}}
+    assert tomllib.loads(other) == {"seen": declared | {"transform": "log1p"}}
 
 
 def test_a_number_that_one_value_decides_is_said(tmp_path):
