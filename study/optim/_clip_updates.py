@@ -1,5 +1,6 @@
 """A method's clip around any torch optimizer: of torch, of this package or of another library."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ class ClipUpdates(torch.optim.Optimizer):
         # the base takes no part: this one has no option that a method could ask for
         options = methods.check(rule, options | {"base": "sgd"})
         del options["base"]
-        if _chain(rule, options, 1.0).init(torch.zeros(1, 0)):
+        if _builder(rule, options)(1.0).init(torch.zeros(1, 0)):
             raise ValueError(f"need a rule without a state, got {rule}")
         _shards.refuse_flattened([p for group in optimizer.param_groups for p in group["params"]], rule)
         self.__setstate__({"optimizer": optimizer, "rule": rule, "options": options})
@@ -64,6 +65,7 @@ class ClipUpdates(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.optimizer: torch.optim.Optimizer = state["optimizer"]
         super().__setstate__(state)
+        self._chain = _builder(self.rule, self.options)
         self._before: dict[Tensor, tuple[tuple[Tensor, ...] | None, Tensor]] = {}
         self._factors: dict[Tensor, Tensor] = {}
         for name in _SHARED_HOOKS:
@@ -178,7 +180,7 @@ class ClipUpdates(torch.optim.Optimizer):
             weight[rows] = limited
 
     def _part(self, group: dict[str, Any], *, of_gradient: bool) -> Chain:
-        links = _chain(self.rule, self.options, _divisor(group["lr"])).links
+        links = self._chain(_divisor(group["lr"])).links
         [at] = (i for i, link in enumerate(links) if isinstance(link, _Direction))
         return Chain(links[:at] if of_gradient else links[at:])
 
@@ -190,9 +192,10 @@ class _Direction(LeafLink):
         leaf.update = leaf.scratch["direction"]
 
 
-def _chain(rule: str, options: dict[str, Any], lr: float | Tensor) -> Chain:
+def _builder(rule: str, options: dict[str, Any]) -> Callable[[float | Tensor], Chain]:
+    """Return what builds the chain at an lr. It looks nothing up, so that `torch.compile` can trace it."""
     known = {key: value for key, value in methods.signature(rule).defaults.items() if key not in methods.COMMON}
-    return methods.load(rule).build(lr, base=lambda **_: _Direction(), **(known | options))
+    return functools.partial(methods.load(rule).build, base=lambda **_: _Direction(), **(known | options))
 
 
 def _divisor(lr: float | Tensor) -> float | Tensor:

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import warnings
 
 import pytest
 import torch
@@ -144,6 +145,25 @@ def test_a_grad_scaler_skips_steps_and_unscales(options):
             q.grad = torch.ones(3) * scale
             us.step()
     torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("rule", ["clippy", "agc", "global_clip"])
+@pytest.mark.parametrize(
+    ("make", "fullgraph"),
+    [
+        (lambda params: Signs(params, 0.1), True),
+        (lambda params: torch.optim.SGD(params, 0.1, momentum=0.9), False),  # torch's own step breaks the graph
+    ],
+)
+def test_a_step_compiles(rule, make, fullgraph):
+    torch._dynamo.reset()
+    shapes = SHAPES[:2]  # torch's own optimizers, so compiled, do not move a scalar
+    ours, theirs = parameters(*shapes), parameters(*shapes)
+    us, them = (ClipUpdates(make(params), rule) for params in (ours, theirs))
+    us.step = torch.compile(us.step, fullgraph=fullgraph, backend="aot_eager")
+    with warnings.catch_warnings(action="ignore"):  # it ignores the profiler's record
+        for t in range(3):
+            assert_same(steps(us, ours, 1, start=t), steps(them, theirs, 1, start=t))
 
 
 def test_a_learning_rate_of_zero_changes_nothing():
