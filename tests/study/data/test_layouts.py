@@ -1,6 +1,7 @@
 """The layouts of public click logs, by the declarations of docs/data.md, and how CSV files may be written."""
 
 import bz2
+import dataclasses
 import gzip
 import re
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 
 from study.data import _csv, check, load
 from study.data._dataset import Log
-from study.data._declaration import _names
+from study.data._declaration import Declaration, _names
+from study.data._targets import Target
 
 ROOT = Path(__file__).parents[3]
 ROWS = 1200
@@ -43,6 +45,18 @@ def convert(folder: Path, toml: str, **files: str | bytes) -> Log:
 def lines(*columns: object, separator: str = ",", header: str = "") -> str:
     rows = zip(*(np.asarray(column).astype(str) for column in columns), strict=True)  # pyright: ignore[reportArgumentType]
     return "\n".join([*([header] if header else []), *(separator.join(row) for row in rows)]) + "\n"
+
+
+def test_every_key_of_a_table_is_named_in_its_page():
+    """In the first column of a table; those of a list beside `[lists]`."""
+    page = (ROOT / "docs" / "data.md").read_text()
+    named = {
+        word.strip("[]") for cell in re.findall(r"^\| (`[^|]*`) \|", page, re.M) for word in re.findall("`(.*?)`", cell)
+    }
+    keys = {field.name for kind in (Declaration, Target) for field in dataclasses.fields(kind)}
+    assert named - {"table.toml"} >= keys - {"name"}
+    [row] = re.findall(r"^\| `\[lists\]` \|.*", page, re.M)
+    assert all(f"{key} = " in row for key in ("separator", "pool", "most"))
 
 
 def test_criteo(tmp_path):

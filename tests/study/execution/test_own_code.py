@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from own_files import own_folder, write  # noqa: F401 - a fixture
 from stacks import LOG, RECIPE
 
 from study import data, plugins
@@ -46,6 +47,21 @@ def test_a_run_is_recorded_with_the_code_of_own_modules_alone(
     codes = tables.read_runs(tmp_path).set_index("model")["own_code"]
     assert codes.isna()[OURS]
     assert json.loads(codes[OWN]) == {OWN: own_code.digest(OWN)}
+
+
+def test_a_run_is_recorded_with_the_code_of_an_own_data_module(
+    trained: tuple[Trainer, dict[str, Trial]],
+    own_folder: Path,  # noqa: F811
+) -> None:
+    trainer, trials = trained
+    own = write(
+        own_folder, "from study.data import synthetic\n\n\ndef load(cache):\n    return synthetic.load(cache)\n"
+    )
+    study = dataclasses.replace(trainer.study, data=own)
+    trainer = Trainer(study, trainer.cache, log=LOG)
+    execute(trials[OURS], own_folder, trainer, "a" * 32)
+    [code] = tables.read_runs(own_folder)["own_code"]
+    assert json.loads(code) == {own: own_code.digest(own)}
 
 
 def test_a_checkpoint_of_other_code_is_not_continued(

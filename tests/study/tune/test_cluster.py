@@ -44,6 +44,29 @@ def test_the_message_names_the_variable_that_the_address_comes_from(monkeypatch:
 
 
 @pytest.mark.parametrize(
+    ("address", "said"), [(ray_cluster.LOCAL, "Ray starts\n"), ("10.0.0.1:6379", "connects to Ray at 10.0.0.1:6379\n")]
+)
+def test_that_ray_starts_is_said_before_it_is_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str, said: str
+) -> None:
+    seen = []
+
+    def init(*_: object) -> None:
+        seen.append(capsys.readouterr().err)
+        raise ray_cluster.ClusterError("it does not start")
+
+    monkeypatch.setattr(ray_cluster.environment, "prepare", lambda _: address)
+    monkeypatch.setattr(ray_cluster, "refuse_dead_address", lambda *_: None)
+    monkeypatch.setattr(ray_cluster, "_init", init)
+    with (
+        pytest.raises(ray_cluster.ClusterError, match="it does not start"),
+        ray_cluster.connected(address, workers=1, gpu_fraction=0),
+    ):
+        pass
+    assert seen == [said]
+
+
+@pytest.mark.parametrize(
     ("grows", "allowed", "wanted"),
     [(True, 8, 8), (True, 1, 1), (True, 99_999_999, 1002), (True, None, 2), (False, 8, 2)],
 )
