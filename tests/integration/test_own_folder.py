@@ -1,4 +1,7 @@
-"""The installed wheel runs in a user's folder whose files have the names of our packages and of Python's modules."""
+"""The installed wheel runs in a user's folder whose files have the names of our packages and of Python's modules.
+
+The own model there has BatchNorm.
+"""
 
 import os
 import subprocess
@@ -18,9 +21,10 @@ SMALL = ["data.rows=5000", "batch=64", "window=500", "steps=40", "lr=0.1", "meth
 FILES = {
     "models/__init__.py": "raise RuntimeError\n",
     "models/mine.py": "from analysis.ours import WIDTH\n"
-    "from models import ranker\n\n\n"
+    "from models import ranker\n"
+    "from torch import nn\n\n\n"
     "def build(spec, *, width=WIDTH):\n"
-    "    return ranker.build(spec, width=width, depth=1)\n",
+    "    return nn.Sequential(nn.BatchNorm1d(spec.width), ranker.build(spec, width=width, depth=1))\n",
     "analysis/__init__.py": "raise RuntimeError\n",
     "analysis/ours.py": "WIDTH = 8\n",
     "search_spaces/mine.py": "import dataclasses\n\n"

@@ -1,5 +1,6 @@
 """The report shows what the record holds, whatever the record lacks."""
 
+import asyncio
 import base64
 import dataclasses
 import json
@@ -7,6 +8,7 @@ import math
 import re
 from html.parser import HTMLParser
 
+import chromium
 import numpy as np
 import pandas as pd
 import pytest
@@ -198,6 +200,33 @@ def test_page_loads_nothing_and_has_no_script(full):
     for image in page.all("img"):
         svg = base64.b64decode(image["src"].partition(",")[2]).decode()
         assert not re.search(r"<image|<script|href=\"(?!#)", svg)
+
+
+PAGE_AND_FIGURES = """
+    [document.documentElement.scrollWidth, innerWidth, [...document.querySelectorAll('figure img')].map(image => {
+        const at = image.getBoundingClientRect();
+        return [at.left, at.right];
+    })]
+"""
+
+
+@chromium.needs_chromium
+@pytest.mark.parametrize("width", [390, 1366])
+def test_figures_lie_inside_the_page(full, width):
+    """On a phone and on a laptop. Nothing but tables, each in a box of its own, is wider than the page."""
+
+    async def measured():
+        address = (full[0] / "report.html").as_uri()
+        async with chromium.opened(address, (width, 844), mobile=width < 500) as page:
+            await page.until("document.readyState === 'complete' && document.querySelector('figure img') !== null")
+            return await page.evaluate(PAGE_AND_FIGURES)
+
+    of_page, of_window, figures = asyncio.run(measured())
+    assert of_page <= of_window == width
+    assert len(figures) == len(list((full[0] / "figures").iterdir()))
+    assert all(0 <= left < right <= width for left, right in figures)
+    left, right = figures[0]
+    assert right - left > 0.85 * min(width, 1120)
 
 
 def test_every_figure_is_in_the_page_and_a_file(full):

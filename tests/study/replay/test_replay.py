@@ -85,6 +85,17 @@ def test_replay_repeats_the_bits_and_writes_moments_and_figures(trained: Path, c
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_is_replayed_by_its_lr_method_and_seed(trained: Path, tmp_path: Path, capsys) -> None:
+    clone = copy_of(trained, tmp_path / "clone")
+    wanted = run_id(clone, method="clippy", lr=1.7, seed=1)
+    words = ["--lr", "1.7", "--method", "clippy", "--seed", "1", "--sharpness-every", "1000"]
+    assert main(["replay", str(clone), *words]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("clippy at lr 1.7")
+    assert said.splitlines()[0].endswith("bit for bit")
+    assert [path.name for path in (clone / "replay").iterdir()] == [wanted]
+
+
 def test_compare_trains_a_run_that_is_not_recorded(trained: Path, cache: Path, tmp_path: Path) -> None:
     clone = copy_of(trained, tmp_path / "clone")
     for path in (clone / "runs").glob("*.parquet"):

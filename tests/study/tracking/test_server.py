@@ -3,16 +3,19 @@
 import base64
 import json
 import os
+import shutil
 import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import chromium
 import pytest
 import screenshots
 from mlflow_view import View, assert_exactly_once, shared_server, study_ui, write
 
+from study.config import Arm
 from study.tracking.client import TrackingError
 from study.tracking.mirror import mirror
 from study.tracking.server import serve
@@ -114,7 +117,18 @@ def test_shared_server_keeps_two_studies_of_one_name_apart(folder: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(screenshots.chromium() is None, reason="no Chromium is installed")
-def test_charts_are_drawn_when_the_page_opens(folder: Path, tmp_path: Path) -> None:
-    for picture in screenshots.take(folder, tmp_path / "pictures"):
-        assert picture.stat().st_size > 30_000
+@chromium.needs_chromium
+def test_the_page_opens_on_the_divergence_of_five_methods(empty_database: Path, tmp_path: Path) -> None:
+    """The first chart is in sight at 1366 x 768."""
+    methods = ("none", "clippy", "agc", "lamb", "layer_clip")
+    folder = tmp_path / "five"
+    folder.mkdir()
+    shutil.copy(empty_database, folder)
+    write(folder, arms=tuple(Arm(method=method) for method in methods))
+    first = screenshots.take(folder, tmp_path / "pictures")[0]
+    assert first["title"] == "divergence/rate"
+    assert sorted(first["lines"]) == sorted(f"small · {method}" for method in methods)
+    left, top, right, bottom = first["box"]
+    assert 0 <= left < right <= screenshots.SIZE[0]
+    assert 0 <= top < bottom <= screenshots.SIZE[1]
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
