@@ -12,7 +12,7 @@ import pandas as pd
 from study.config import JUDGED_FROM, MAX_NAMED, RANKER, QualitySearch
 from study.record.definition import Definition, RecordError, read_definition
 from study.record.files import read_file
-from study.record.schema import is_threshold
+from study.record.schema import is_threshold, threshold_of
 from study.record.tables import read_runs
 
 CURVE = ["model", "curve"]
@@ -55,9 +55,10 @@ def with_defaults(runs: pd.DataFrame, defaults: Mapping[str, float]) -> pd.DataF
         runs: Columns options (JSON) and thresholds.
         defaults: Of the thresholds of a loop (`Definition.data`). A ranker records its own.
     """
-    for name in [name for name in threshold_columns(runs) if name in defaults]:
+    for column in [column for column in threshold_columns(runs) if threshold_of(column) in defaults]:
+        name = threshold_of(column)
         other = runs["options"].fillna("").str.contains(f"{json.dumps(name)}:", regex=False)  # a text, or None
-        runs = runs.assign(**{name: runs[name].mask(runs[name].isna() & ~other, defaults[name])})
+        runs = runs.assign(**{column: runs[column].mask(runs[column].isna() & ~other, defaults[name])})
     return runs
 
 

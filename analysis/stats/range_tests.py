@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.loading import CURVE, curves_of_arms, in_order, records, threshold_columns, with_defaults
 from analysis.stats.quality import lower_is_better
 from analysis.stats.range_rules import RULES
+from study.record.schema import threshold_column
 
 RAMP = ["lr_from", "lr_to", "lr_steps"]
 """Columns that name the ramp of a range test."""
@@ -28,12 +29,14 @@ def with_curves(tests: pd.DataFrame, runs: pd.DataFrame, defaults: Mapping[str, 
         defaults: As in `analysis.loading.with_defaults`.
     """
     arms = [
-        json.loads(row["thresholds"]) | {"method": row["method"], "options": row["options"]} for row in records(tests)
+        {threshold_column(name): value for name, value in json.loads(row["thresholds"]).items()}
+        | {"method": row["method"], "options": row["options"]}
+        for row in records(tests)
     ]
     of_test = pd.DataFrame(arms)
     if len(runs):
         of_test = of_test.reindex(columns=[*of_test, *(n for n in threshold_columns(runs) if n not in of_test)])
-        defaults = {name: value for name, value in defaults.items() if name in runs}
+        defaults = {name: value for name, value in defaults.items() if threshold_column(name) in runs}
     curves = curves_of_arms(with_defaults(of_test, defaults), runs)
     return in_order(tests.assign(curve=curves).sort_values([*RAMP, "seed"]))
 

@@ -98,6 +98,7 @@ OF_TABLES = frozenset(
 
 _OF_RECORD = frozenset((*COLUMNS.names, *COUNTS, *OF_SOME))
 _PREFIXES = tuple(PER_TASK)
+_PREFIX = "threshold."
 
 
 def check_thresholds(names: Iterable[str], where: str) -> None:
@@ -108,8 +109,22 @@ def check_thresholds(names: Iterable[str], where: str) -> None:
         where: what has them, for the message.
     """
     for name in names:
-        if name in OF_TABLES or not is_threshold(name):
+        if threshold_column(name) != name:
             raise ValueError(f"{where} has the option {name}, but reports have a column of this name; rename it")
+
+
+def threshold_column(name: str) -> str:
+    """Return the column of a threshold: its name, or `threshold.NAME` if tables have another column of that name.
+
+    No study is planned with such a name. But a record of an earlier version may have it, and its runs are not lost.
+    """
+    return _PREFIX + name if name in OF_TABLES or not is_threshold(name) else name
+
+
+def threshold_of(column: str) -> str:
+    """Return the name of the threshold in a column; the inverse of `threshold_column`."""
+    name = column.removeprefix(_PREFIX)
+    return name if threshold_column(name) == column else column
 
 
 def is_threshold(name: str) -> bool:

@@ -40,6 +40,8 @@ from study.record.schema import (
     is_threshold,
     nullable_dtype,
     pandas_dtype,
+    threshold_column,
+    threshold_of,
 )
 from study.storage import stores
 from study.storage.untrusted_input import open_file
@@ -99,7 +101,7 @@ def read_runs(folder: Path, trials: Collection[str] | None = None, on_bad: files
     thresholds = [json.loads(text) for text in texts]
     for name in sorted({key for values in thresholds for key in values}):
         column = np.array([values.get(name, np.nan) for values in thresholds], np.float64)
-        frame.insert(list(frame.columns).index("lr"), name, column[of_text])
+        frame.insert(list(frame.columns).index("lr"), threshold_column(name), column[of_text])
     if COUNTS[0] in frame:  # older records hold a meaningless distance for runs that were rolled back
         frame["moved"] = frame["moved"].mask(frame[COUNTS[0]].fillna(0) > 0)
     return frame.sort_values(["role", "model", "method", "options", "lr", "seed", "run_id"], ignore_index=True)
@@ -187,7 +189,7 @@ def read_published(content: bytes) -> pa.Table:
     # the index that pandas saves where a table was filtered; it is no threshold
     table = table.drop_columns([name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)])
     thresholds = table.select([name for name in table.column_names if is_threshold(name)]).to_pylist()
-    texts = [canonical_json({k: v for k, v in row.items() if v is not None}) for row in thresholds]
+    texts = [canonical_json({threshold_of(k): v for k, v in row.items() if v is not None}) for row in thresholds]
     table = table.append_column("thresholds", pa.array(texts, pa.string()))
     extra = [name for name in table.column_names if name not in COLUMNS.names and not is_threshold(name)]
     schema = pa.schema([*COLUMNS, *((name, extra_column_type(name)) for name in extra)])

@@ -21,6 +21,7 @@ from study.outcomes.reference import Reference
 from study.record.definition import Definition, RecordError, read_definition
 from study.record.recorded_code import code_of
 from study.record.references import references
+from study.record.schema import threshold_column
 from study.record.tables import read_losses, read_runs
 from study.storage import stores
 from study.text import console
@@ -163,7 +164,8 @@ def run_of(row: Mapping[str, Any], study: Study) -> Run:
     """
     signature = methods.signature(row["method"])
     options = json.loads(row["options"]) if isinstance(row["options"], str) and row["options"] else {}
-    options |= {name: float(row[name]) for name in signature.thresholds if name in row and not pd.isna(row[name])}
+    columns = {name: threshold_column(name) for name in signature.thresholds}
+    options |= {name: float(row[c]) for name, c in columns.items() if c in row and not pd.isna(row[c])}
     arm = Arm(method=row["method"], options=methods.check(row["method"], options))
     run = study.run(row["data"], row["model"], arm, float(row["lr"]), int(row["seed"]))
     if run.id != row["run_id"]:
