@@ -199,7 +199,7 @@ def _export_weights(options: argparse.Namespace) -> None:
     folder, cache = _folder(options), stores.cache_folder()
     run = _run_id(folder, options)
     out = options.out or str(folder / "weights" / f"{run[:12]}.safetensors")
-    warm_start.place(out)  # raises for an unusable place before the run is trained
+    warm_start.check_replaceable(out)  # before the run is trained
     exported = export_weights.export_weights(folder, run, cache)
     show(f"{exported.text}\n{export_weights.write(exported.weights, out)}")
     if not options.out:

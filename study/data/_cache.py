@@ -25,6 +25,7 @@ from study.config import canonical_json
 from study.data._dataset import Log, Task
 from study.storage.atomic import write_atomic
 from study.storage.scratch import scratch_folder
+from study.storage.untrusted_input import open_named
 
 ARRAYS = {"ids": np.int32, "numbers": np.float32, "labels": np.float32}
 
@@ -49,7 +50,7 @@ def file_hash(path: Path, cache: Path) -> str:
         known = _read_index(index)
         if known.get(key, [])[:2] == stamp:
             return known[key][2]
-        with path.open("rb") as file:
+        with open_named(path, None) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error.strerror})") from error

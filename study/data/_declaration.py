@@ -16,6 +16,7 @@ from study.data._csv import Dialect, listed
 from study.data._lists import IdList, canonical_list, list_of
 from study.data._targets import Target, canonical_target, target_of
 from study.data._times import PER_DAY, Clock, check_format, day_of
+from study.storage.untrusted_input import open_named
 
 ALWAYS = ("time", "time_unit", "ids", "numbers", "log1p", "heldout")
 """Keys that count in the content hash even where they are left out, since version 1 had them."""
@@ -207,7 +208,8 @@ DEFAULTS = {f.name: f.default_factory() if callable(f.default_factory) else f.de
 def read_declaration(path: Path) -> Declaration:
     """Return the declaration in a TOML file. Raises ValueError, with the file's name, if it is missing or wrong."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        with open_named(path) as file:
+            values = tomllib.load(file)
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error.strerror})") from error
     except ValueError as error:

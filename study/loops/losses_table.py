@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from study.storage.untrusted_input import open_named
+
 MAX_BLOCK = 2**30
 MOST_NAMES = 30
 """Most column names in a message."""
@@ -70,10 +72,8 @@ def read_table(path: Path) -> pa.Table:
 
     Only an empty field of a CSV is a missing value; `nan` and `inf` are losses.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
     try:
-        with path.open("rb") as file:
+        with open_named(path, None) as file:
             if file.read(4) == b"PAR1":
                 return pq.ParquetFile(path).read()
         block = min(path.stat().st_size + 1, MAX_BLOCK)  # types follow from the whole file
@@ -85,6 +85,8 @@ def read_table(path: Path) -> pa.Table:
         return table.rename_columns(table.column_names)  # raises for names that are no text
     except (pa.ArrowException, UnicodeError) as error:
         raise ValueError(f"{path} is no table in CSV or Parquet ({str(error).splitlines()[0]})") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error.strerror or error})") from error
 
 
 def histories(table: pa.Table, columns: Columns, source: str) -> list[History]:

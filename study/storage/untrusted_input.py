@@ -5,6 +5,7 @@ ValueError that says what is wrong. A record's files are regular files of its ow
 """
 
 import errno
+import io
 import math
 import os
 import stat
@@ -31,6 +32,9 @@ VIEW_FOLDERS = ("losses", "failures", "confirm", "init")
 """Folders that a rescored view shares with its study. Earlier versions put links to them into the view."""
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+"""O_NONBLOCK: to open a pipe would wait for its writer."""
 
 
 def refuse_links(folder: Path) -> None:
@@ -80,8 +84,7 @@ def open_file(folder: Path, name: str, max_bytes: int | None = MAX_FILE_BYTES) -
         for part in parents:
             outer, at = at, os.open(part, FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=at)
             os.close(outer)
-        # O_NONBLOCK: to open a pipe would wait for its writer.
-        number = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+        number = os.open(last, FILE_FLAGS | os.O_NOFOLLOW, dir_fd=at)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             inside(folder, name)
@@ -96,6 +99,30 @@ def open_file(folder: Path, name: str, max_bytes: int | None = MAX_FILE_BYTES) -
     if wrong:
         os.close(number)
         raise StorageError(wrong)
+    return os.fdopen(number, "rb")
+
+
+def open_named(path: Path, max_bytes: int | None = MAX_FILE_BYTES) -> io.BufferedReader:
+    """Open a file that the user named, to read it. Links are followed, and nothing is waited for.
+
+    Args:
+        path: the file.
+        max_bytes: the largest size that is accepted; None accepts every size.
+
+    Raises:
+        OSError: it cannot be opened now, is no regular file, or is too large. A device may have no end.
+    """
+    number = os.open(path, FILE_FLAGS)
+    state, wrong = os.fstat(number), None
+    if stat.S_ISDIR(state.st_mode):
+        wrong = OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    elif not stat.S_ISREG(state.st_mode):
+        wrong = OSError(errno.EINVAL, "no regular file")
+    elif max_bytes is not None and state.st_size > max_bytes:
+        wrong = OSError(errno.EFBIG, f"it has {state.st_size:,} bytes, and at most {max_bytes:,} are read")
+    if wrong:
+        os.close(number)
+        raise wrong
     return os.fdopen(number, "rb")
 
 

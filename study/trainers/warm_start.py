@@ -8,7 +8,6 @@ the copy.
 
 import contextlib
 import functools
-import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +22,7 @@ from study.data import Rows
 from study.data._dataset import Log
 from study.record.files import origin_of
 from study.storage import stores
-from study.storage.untrusted_input import MAX_FILE_BYTES
+from study.storage.untrusted_input import MAX_FILE_BYTES, open_named
 from study.trainers import weights_file
 from study.training.networks import network_of_weights, spec_of
 from study.training.weights import About, Weights
@@ -49,6 +48,13 @@ def place(where: str) -> tuple[stores.Store, str]:
     return stores.store_for(path.parent), path.name
 
 
+def check_replaceable(where: str) -> None:
+    """Raise ValueError if weights cannot be written to a path or URL: it names no file, or a pipe or device."""
+    store, name = place(where)
+    if isinstance(store, stores.LocalStore) and (path := store.folder / name).exists() and not path.is_file():
+        raise ValueError(f"{where} is no regular file, and is not replaced")
+
+
 def opened(where: Path | str) -> Weights:
     """Return the weights in a file, by its path or URL. Raises ValueError if it holds none."""
     store, name = place(str(where))
@@ -64,10 +70,8 @@ def opened(where: Path | str) -> Weights:
 
 def _content(store: stores.Store, name: str) -> bytes:
     if isinstance(store, stores.LocalStore):
-        # Read at most the size of a file of weights: the file may be an endless device.
-        with (store.folder / name).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size or MAX_FILE_BYTES  # 0 for a pipe or a device
-            return file.read(min(size, MAX_FILE_BYTES) + 1)
+        with open_named(store.folder / name) as file:
+            return file.read()
     content = store.get(name, MAX_FILE_BYTES + 1)
     if content is None:
         raise stores.StorageError(f"{store.url}/{name} is not there")

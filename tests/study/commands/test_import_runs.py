@@ -263,7 +263,7 @@ def with_step(at: int, value: Any) -> Any:
         (table(), {"name": "a\nb"}, ["name holds control characters"]),
         (table(k=3), {"curve": ("optimizer", "k")}, ["option k", "rename"]),
         (table(), {"horizon": 100}, ["no run has 100 steps", "60"]),
-        (table(), {"source": "missing.csv"}, ["no file missing.csv"]),
+        (table(), {"source": "missing.csv"}, ["cannot read missing.csv (No such file or directory)"]),
     ],
 )
 def test_wrong_tables_are_refused_in_one_line(
