@@ -9,8 +9,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from study.storage import holder
+
 LOCK = ".lock"
 """The process of a folder holds this file in it locked, so the lock ends with the process. No clock is compared."""
+
+NEW = ".new-"
+"""Prefix of the name of a folder that is not locked yet. What identifies its process follows."""
 
 
 @contextlib.contextmanager
@@ -26,12 +31,16 @@ def scratch_folder(prefix: str, parent: Path | str | None = None) -> Iterator[Pa
     parent = Path(parent or tempfile.gettempdir())
     for left in parent.glob(f"{prefix}*"):
         _remove_if_abandoned(left)
-    unlocked = Path(tempfile.mkdtemp(prefix=f".new-{prefix}", dir=parent))
+    for left in parent.glob(f"{NEW}*.{prefix}*"):
+        _remove_if_unfinished(left)
+    maker = holder.this_process()
+    mark = ".".join(map(str, (maker["pid"], *(maker["process"] or ()))))
+    unlocked = Path(tempfile.mkdtemp(prefix=f"{NEW}{mark}.{prefix}", dir=parent))
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks
             stack.enter_context(_lock(unlocked))
         # It gets its name once it is locked, so nobody else takes it for abandoned.
-        folder = unlocked.rename(unlocked.with_name(unlocked.name.removeprefix(".new-")))
+        folder = unlocked.rename(unlocked.with_name(unlocked.name.removeprefix(f"{NEW}{mark}.")))
         try:
             yield folder
         finally:
@@ -44,6 +53,15 @@ def _remove_if_abandoned(folder: Path) -> None:
         if folder.is_symlink() or found.st_uid != os.getuid():
             return
         with _lock(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_if_unfinished(folder: Path) -> None:
+    """Remove a folder whose process was killed before it locked it: the name says which process that was."""
+    with contextlib.suppress(OSError, ValueError):
+        pid, boot, namespace, start, _ = folder.name.removeprefix(NEW).split(".", 4)
+        maker = {"pid": int(pid), "process": [boot, int(namespace), start]}
+        if folder.lstat().st_uid == os.getuid() and not folder.is_symlink() and holder.is_dead(maker):
             shutil.rmtree(folder, ignore_errors=True)
 
 

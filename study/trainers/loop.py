@@ -7,7 +7,6 @@ import math
 import os
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ from study.loops.run import LoopRun
 from study.loops.watch import RunEnded, Watch
 from study.outcomes.judge import exploded_steps
 from study.storage import stores
+from study.storage.scratch import scratch_folder
 from study.storage.untrusted_input import inside
 from study.text import own_errors
 from study.trainers import protocol
@@ -221,10 +221,10 @@ class Trainer(protocol.Trainer):
 
     def _train_ramp(self, runs: Sequence[Run], lrs: Sequence[float], device: str, folder: Path | str) -> TrainedRuns:
         (run,), ramp, started = runs, LrRamp(lrs), time.perf_counter()
-        with tempfile.TemporaryDirectory() as own:
-            watch = RampedWatch(Path(own), self.loop["tasks"], lambda _step: None, ramp)
+        with scratch_folder("study-range-test-") as own:
+            watch = RampedWatch(own, self.loop["tasks"], lambda _step: None, ramp)
             try:
-                self._call(replace(run, lr=lrs[0]), Path(own), device, watch, ramp)
+                self._call(replace(run, lr=lrs[0]), own, device, watch, ramp)
                 watch.flush()
                 if watch.step < 0:
                     raise ValueError(f"{self._source()} ended without a call of watch")

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from study.storage.scratch import scratch_folder
 
 HOLD = """
@@ -14,6 +16,19 @@ with scratch_folder("mine-", sys.argv[1]) as folder:
     (folder / "file").write_text("x")
     print(folder, flush=True)
     sys.stdin.read()
+"""
+
+STOP_BEFORE_THE_LOCK = """
+import signal, sys
+from study.storage import scratch
+
+def lock(folder):
+    print(folder, flush=True)
+    signal.pause()
+
+scratch._lock = lock
+with scratch.scratch_folder(sys.argv[1], sys.argv[2]):
+    pass
 """
 
 
@@ -41,3 +56,18 @@ def test_folders_of_killed_processes_are_removed_at_the_next_start(tmp_path: Pat
         assert {path.name for path in parent.iterdir()} == {folder.name, "mine-link", "mine-of-someone"}
     assert not folder.exists()
     assert (elsewhere / "x").exists()
+
+
+@pytest.mark.parametrize("prefix", ["mine-", ".mine-"])
+def test_a_folder_that_was_never_locked_is_removed_once_its_process_is_gone(tmp_path: Path, prefix: str) -> None:
+    words = [sys.executable, "-c", STOP_BEFORE_THE_LOCK, prefix, str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        left = Path(child.stdout.readline().strip())
+        with scratch_folder(prefix, tmp_path) as folder:
+            assert left.exists(), "its process lives"
+            assert folder.name.startswith(prefix)
+        child.send_signal(signal.SIGKILL)
+    (tmp_path / f".new-of.someone.{prefix}x").mkdir()
+    with scratch_folder(prefix, tmp_path) as folder:
+        assert {path.name for path in tmp_path.iterdir()} == {folder.name, f".new-of.someone.{prefix}x"}
