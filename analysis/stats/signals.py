@@ -15,6 +15,7 @@ every other step at first and rarely later; in between, its last value stands. E
 itself, since the predictive signals may differ; the thresholds of a method are one group.
 """
 
+import io
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ import pandas as pd
 
 from analysis.loading import load
 from analysis.stats.intervals import wilson
+from study.record.files import read_beside
 
 SIGNALS = (
     *("sharpness_share", "largest_over_bound", "largest_share", "gradient_jump", "activation_norm", "dead_share"),
@@ -58,10 +60,10 @@ OF_RUNS = ("run_id", "model", "method", "curve", "lr", "seed", "outcome")
 
 def _recorded(folder: Path) -> pd.DataFrame:
     """One row a run and step, as `study signals` left it: run_id, step, and the signals."""
-    files = sorted((folder / "signals").glob("*.parquet"))
-    if not files:
+    parts = [pd.read_parquet(io.BytesIO(content)) for _, content in read_beside(folder, "signals", "parquet")]
+    if not parts:
         raise ValueError(f"{folder} has no signals: `study signals {shlex.quote(str(folder))}` watches its runs")
-    table = pd.concat([pd.read_parquet(path) for path in files], ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
     return table.drop_duplicates(["run_id", "step"], ignore_index=True)
 
 

@@ -40,6 +40,23 @@ def read_file(folder: Path, name: str) -> bytes | None:
         raise StorageError(f"cannot read {folder / name} ({error.strerror or error})") from error
 
 
+def read_beside(folder: Path, kind: str, suffix: str) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each file of one kind that lies beside the record, such as `signals/`.
+
+    Args:
+        folder: the study's folder.
+        kind: the folder in it.
+        suffix: of the files to read, such as "parquet".
+
+    Raises:
+        StorageError: as `read_file`.
+    """
+    for name in LocalStore(folder).names(kind):
+        path = f"{kind}/{name}"
+        if name.endswith(f".{suffix}") and (content := read_file(folder, path)) is not None:
+            yield path, content
+
+
 def definition_text(folder: Path) -> bytes | None:
     """Return the content of a folder's `study.json`; None if there is none. Raises StorageError as `read_file`."""
     stores.store_for(folder).refresh("study.json")

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.config import Run
 from study.execution.planner import Stack
 from study.execution.processes import parallel_map
 from study.record.definition import read_definition
+from study.record.files import read_beside
 from study.record.tables import read_runs
 from study.replay.probe import Probe, write_parquet
 from study.replay.recorded_study import changed_code_text, load_study, run_of, train_again
@@ -78,14 +80,14 @@ def observe_runs(
     on_progress(done, len(table))
     with parallel_map(min(workers, len(stacks) or 1)) as each:
         jobs = [(folder, stack, cache, sharpness_every) for stack in stacks]
-        for path in each(observe_stack, *zip(*jobs, strict=True)) if jobs else ():
-            done += len(_run_ids(path))
+        for observed_runs in each(observe_stack, *zip(*jobs, strict=True)) if jobs else ():
+            done += observed_runs
             on_progress(done, len(table))
     return done
 
 
-def observe_stack(folder: Path, runs: Sequence[Run], cache: Path, sharpness_every: int) -> Path:
-    """Train runs that can share a stack again and write their signals; returns the path of the file."""
+def observe_stack(folder: Path, runs: Sequence[Run], cache: Path, sharpness_every: int) -> int:
+    """Train runs that can share a stack again and write their signals; returns how many runs these are."""
     recorded = load_study(folder, cache, sorted({run.model for run in runs}))
     probe = Probe(
         recorded.log,
@@ -114,16 +116,14 @@ def observe_stack(folder: Path, runs: Sequence[Run], cache: Path, sharpness_ever
     path.parent.mkdir(exist_ok=True)
     whole = pd.concat(parts, ignore_index=True)
     write_parquet(path, whole.assign(**{name: whole[name].astype("Float64") for name in ("onset", "gone")}))
-    return path
+    return len(runs)
 
 
 def observed(folder: Path) -> set[str]:
     """Return the ids of the runs whose signals are there."""
-    return {run for path in sorted((folder / "signals").glob("*.parquet")) for run in _run_ids(path)}
-
-
-def _run_ids(path: Path) -> set[str]:
-    return set(pq.read_table(path, columns=["run_id"])["run_id"].unique().to_pylist())
+    contents = (content for _, content in read_beside(folder, "signals", "parquet"))
+    tables = (pq.read_table(pa.BufferReader(content), columns=["run_id"]) for content in contents)
+    return {run for table in tables for run in table["run_id"].unique().to_pylist()}
 
 
 def _stacks(runs: Sequence[Run], trainer: Trainer) -> Iterator[list[Run]]:

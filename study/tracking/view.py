@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from study.config import IMPORTED, Study, canonical_json, to_json
 from study.record.confirmations import read_confirmations
 from study.record.definition import Definition
 from study.record.failures import read_failures
+from study.record.files import read_beside, read_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,9 +198,8 @@ def _study_run(folder: Path, definition: Definition, runs: "pd.DataFrame", began
     counts = {"runs": len(runs), "diverged": (runs["outcome"] == "diverged").sum(), "missing": missing}
     axes = {"models": study.models, "methods": dict.fromkeys(arm.method for arm in study.arms)}
     axes |= {"lrs": study.lrs, "seeds": study.seeds}
-    files = [name for name in SHOWN_FILES if (folder / name).is_file()]
-    for kind, ending in (("tables", "csv"), ("figures", "png")):
-        files += [f"{kind}/{path.name}" for path in sorted((folder / kind).glob(f"*.{ending}"))]
+    shown = [(name, content) for name in SHOWN_FILES if (content := read_file(folder, name)) is not None]
+    of_folders = (read_beside(folder, *kind) for kind in (("tables", "csv"), ("figures", "png")))
     return StudyRun(
         key="study",
         folder=folder,
@@ -209,7 +210,7 @@ def _study_run(folder: Path, definition: Definition, runs: "pd.DataFrame", began
         # What grows with the study is a tag, since a parameter of MLflow cannot change.
         tags={name: str(int(count)) for name, count in counts.items()}
         | {name: ", ".join(map(str, values)) for name, values in axes.items()},
-        files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files},
+        files={name: hashlib.sha256(content).hexdigest() for name, content in chain(shown, *of_folders)},
         start=began,
     )
 

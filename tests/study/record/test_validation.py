@@ -5,7 +5,9 @@ A bad one gives one line on stderr and exit code 2, or its file is set aside wit
 
 import ast
 import errno
+import functools
 import html.parser
+import itertools
 import json
 import os
 import re
@@ -26,6 +28,7 @@ from hypothesis import strategies as st
 from paths import ROOT
 from simulated_record import simulated_definition, write_simulated_study
 
+from analysis.stats import signals
 from study import plugins
 from study.cli.main import main
 from study.cli.parser import build_parser
@@ -36,8 +39,10 @@ from study.record.confirmations import read_confirmations
 from study.record.definition import RecordError, open_study, read_definition
 from study.record.failures import read_failures
 from study.record.repair import set_bad_files_aside
+from study.replay.signals import observed
 from study.storage import stores, untrusted_input
 from study.text import console
+from study.tracking.view import build_view
 
 
 @pytest.fixture(autouse=True)
@@ -452,6 +457,32 @@ def test_no_link_is_followed_below_the_commands(folder: Path, tmp_path: Path, pl
         with pytest.raises(stores.StorageError, match="is a link"):
             use("link.json")
     assert contents(mine) == before
+
+
+BESIDE = ["signals/x.parquet", "tables/x.csv", "figures/x.png"]
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [*itertools.product(BESIDE, ["a link", "a pipe"]), *((Path(p).parent.name, "a link") for p in BESIDE)],
+)
+def test_what_lies_beside_a_record_is_read_without_following(
+    folder: Path, tmp_path: Path, place: str, kind: str
+) -> None:
+    """Tables and figures go to MLflow, and signals into a report."""
+    mine, path = tmp_path / "mine", folder / place
+    shutil.rmtree(folder / place.partition("/")[0], ignore_errors=True)
+    path.parent.mkdir(exist_ok=True)
+    if kind == "a link":
+        mine.write_text("precious") if path.suffix else mine.mkdir()
+        path.symlink_to(mine)
+    else:
+        os.mkfifo(path)
+    view = functools.partial(build_view, definition=read_definition(folder), finished=False)
+    readers = [signals.watched, observed] if place.startswith("signals") else [view]
+    for read in readers:
+        with pytest.raises(stores.StorageError, match="no study makes one there"):
+            read(folder)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
