@@ -9,14 +9,15 @@ import shlex
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from study.commands.progress import duration
-from study.config import IMPORTED, Arm, EdgeSearch, Study, control_of, has_grid, planned_ids
+from study.config import IMPORTED, EdgeSearch, Study, control_of, has_grid, planned_ids
 from study.execution import checkpoint, heartbeat
 from study.record import tables
 from study.record.confirmations import read_confirmations
@@ -95,7 +96,10 @@ class Status:
 def status(folder: Path, *, as_json: bool = False) -> str:
     """Return the text of `study status`, or JSON."""
     found = read_status(folder)
-    return json.dumps(asdict(found), indent=1, allow_nan=False) if as_json else text(found)
+    if not as_json:
+        return text(found)
+    # `asdict` copies each of 500,000 cells, which takes seconds.
+    return json.dumps(vars(found) | {"cells": [vars(cell) for cell in found.cells]}, indent=1, allow_nan=False)
 
 
 def read_status(folder: Path) -> Status:
@@ -117,11 +121,10 @@ def read_status(folder: Path) -> Status:
     grid = has_grid(study)
     cells = _planned_cells(study, content, recorded, failures, trains) if grid else _found_cells(recorded)
     control = {run.id for run in control_of(study, content)}
-    total: dict[str, int | None] = {name: sum(getattr(c, name) or 0 for c in cells) for name in ("planned", *STATES)}
-    total["done"] = len(recorded)
+    total: dict[str, int | None] = {"planned": len(cells) * len(study.seeds) if grid else None}
+    total |= {name: sum(map(attrgetter(name), cells)) for name in STATES} | {"done": len(recorded)}
     if not grid:
-        total |= {"planned": None, "missing": None}
-        total |= {"training": len(trains - control), "failed": len(failures.keys() - control)}
+        total |= {"missing": None, "training": len(trains - control), "failed": len(failures.keys() - control)}
     return Status(
         study=study.name,
         folder=stores.address(folder),
@@ -174,15 +177,16 @@ def text(status: Status, width: int = 120) -> str:
 def table(cells: Sequence[Cell], width: int = 120) -> str:
     """Return one block a model, with a row for each lr and a column for each curve. Wide tables are split."""
     blocks: list[str] = []
-    models: defaultdict[str, dict[tuple[str, float], str]] = defaultdict(dict)
+    models: defaultdict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
-        models[cell.model][cell.curve, cell.lr] = _cell_text(cell)
-    for model, counts in models.items():
-        lrs, curves = sorted({lr for _, lr in counts}), list(dict.fromkeys(curve for curve, _ in counts))
+        models[cell.model].append(cell)
+    for model, own in models.items():
+        lrs, curves = sorted({cell.lr for cell in own}), list(dict.fromkeys(cell.curve for cell in own))
         if len(lrs) > MOST_LRS or len(curves) > MOST_CURVES:
             many = f"{count(len(curves), 'curve')} and {count(len(lrs), 'lr')}"
             blocks.append(f"{model}: {many} are too many for a table; --json has every cell")
             continue
+        counts = {(cell.curve, cell.lr): _cell_text(cell) for cell in own}
         left = [text.rjust(max(2, *(len(f"{lr:g}") for lr in lrs))) for text in ("lr", *(f"{lr:g}" for lr in lrs))]
         columns = [[curve, *(counts.get((curve, lr), "-") for lr in lrs)] for curve in curves]
         while columns:
@@ -203,19 +207,22 @@ def _cell_text(cell: Cell) -> str:
 def _planned_cells(
     study: Study, content: str, recorded: pd.DataFrame, failures: Mapping[str, str], trains: set[str]
 ) -> list[Cell]:
+    from analysis.loading import curve_labels
+
     outcomes = dict(zip(recorded["run_id"], recorded["outcome"], strict=True))
-    labels = _labels(study.arms)
+    states = dict.fromkeys(failures, "failed") | dict.fromkeys(trains, "training") | outcomes
+    labels = dict(zip(map(id, study.arms), curve_labels((a.method, a.options) for a in study.arms), strict=True))
+    first, planned = study.seeds[0], len(study.seeds)
     cells: list[Cell] = []
     for model, arm, lr, seed, run_id in planned_ids(study, content):
-        if seed == study.seeds[0]:
-            curve = labels[_key(arm.method, arm.options)]
-            cells.append(Cell(model=model, curve=curve, lr=lr, planned=len(study.seeds)))
-        cell = cells[-1]
-        cell.done += run_id in outcomes
-        other = "training" if run_id in trains else "failed" if run_id in failures else "missing"
-        state = outcomes.get(run_id, other)
-        if state in STATES:
-            setattr(cell, state, getattr(cell, state) + 1)
+        if seed == first:
+            cells.append(Cell(model=model, curve=labels[id(arm)], lr=lr, planned=planned, missing=planned))
+        if run_id in states:
+            cell = cells[-1]
+            cell.missing -= 1
+            cell.done += run_id in outcomes
+            if (state := states[run_id]) in STATES:
+                setattr(cell, state, getattr(cell, state) + 1)
     return cells
 
 
@@ -230,17 +237,6 @@ def _found_cells(recorded: pd.DataFrame) -> list[Cell]:
     counted = runs[[*CELL, "method"]].assign(done=1, **flags)
     cells = in_order(counted.groupby([*CELL, "method"], as_index=False, sort=False).sum())
     return [Cell(**{name: row[name] for name in (*CELL, "done", *flags)}) for row in records(cells)]
-
-
-def _key(method: str, options: Mapping[str, Any]) -> tuple[str, str]:
-    return method, json.dumps(options, sort_keys=True)
-
-
-def _labels(arms: Sequence[Arm]) -> dict[tuple[str, str], str]:
-    from analysis.loading import curve_labels
-
-    labels = curve_labels((arm.method, arm.options) for arm in arms)
-    return {_key(arm.method, arm.options): label for arm, label in zip(arms, labels, strict=True)}
 
 
 def _trials(folder: Path, *, at_work: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

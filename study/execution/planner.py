@@ -84,7 +84,7 @@ def plan(
     largest = {model: stack or limits.largest_stack[model] for model in study.models}
     cells = [] if study.search else runs_of(study, content)
     control = control_of(study, content)
-    missing_cells = [run for run in cells if run.id not in recorded]
+    missing_cells = _missing(cells, recorded) if recorded else cells
     # A control without cells to judge would train for nothing.
     needed = set(study.models) if study.search else {run.model for run in missing_cells}
     missing_control = [run for run in control if run.id not in recorded and run.model in needed]
@@ -101,11 +101,21 @@ def plan(
         cells=0 if study.search else study.cells,
         runs=len(cells),
         control_runs=len(control),
-        recorded=sum(run.id in recorded for run in cells),
+        recorded=len(cells) - len(missing_cells),
         control=stacks_of(missing_control),
         stacks=stacks_of(missing_cells),
         limits=dataclasses.replace(limits, largest_stack=largest),
     )
+
+
+def _missing(cells: Sequence[Run], recorded: Collection[str]) -> list[Run]:
+    """The runs that are not recorded. Ids by curve take a tenth of the time that `Run.id` takes."""
+    missing = []
+    for _, of_curve in itertools.groupby(cells, lambda run: (run.model, run.method, id(run.options))):
+        first, *others = of_curve
+        id_of = first.ids_like()
+        missing += [run for run in (first, *others) if id_of(run.lr, run.seed) not in recorded]
+    return missing
 
 
 def _stacks(runs: Sequence[Run], kind_of: Callable[[Run], str], largest: int, workers: int) -> list[Stack]:

@@ -110,6 +110,14 @@ def test_every_run_is_in_one_place(folder: Path) -> None:
     assert [trial["trial"] for trial in found.silent] == ["silent"]
 
 
+def test_cells_of_a_table_that_is_too_large_are_not_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would take seconds: a study may have 500,000."""
+    monkeypatch.setattr(status, "MOST_CURVES", 2)
+    monkeypatch.setattr(status, "_cell_text", None)
+    said = status.status(folder)
+    assert said.endswith("small: 3 curves and 2 lrs are too many for a table; --json has every cell")
+
+
 def test_what_a_terminal_shows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(folder)]) == 0
     said = capsys.readouterr().out

@@ -56,6 +56,16 @@ def test_the_control_is_none_on_the_ladder_with_its_own_seeds_for_each_model() -
     assert all(run.options == {} for run in control)
 
 
+@pytest.mark.parametrize("recorded", [0, 5])
+def test_no_run_of_a_cell_computes_its_id(recorded: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes ten times as long as those of a curve together: seconds, for a large grid."""
+    study = make_study()
+    done, of_run, asked = ids(runs_of(study, LOG.content))[:recorded], Run.__dict__["id"].func, []
+    monkeypatch.setattr(Run, "id", property(lambda run: asked.append(run) or of_run(run)))
+    assert planned_of(study, done, workers=2).recorded == recorded
+    assert {run.role for run in asked} == {"control"}
+
+
 def test_the_same_run_has_the_same_id_in_another_study() -> None:
     other = make_study(name="other", arms=(Arm(method="clippy"),), lrs=(0.2,), seeds=(3,))
     assert set(ids(runs_of(other, LOG.content))) < set(ids(runs_of(make_study(), LOG.content)))
