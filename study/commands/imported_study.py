@@ -14,7 +14,7 @@ from study.config import CONTROL_SEEDS, IMPORTED, Arm, Run, Study, canonical_jso
 from study.loops.losses_table import History
 from study.record.confirmations import Confirmation
 from study.record.definition import Definition
-from study.record.schema import check_thresholds
+from study.record.schema import check_tasks, check_thresholds
 from study.record.validation import validate_study
 from study.storage.untrusted_input import check_name
 
@@ -47,6 +47,7 @@ def definition_of(
     """
     arms = list({canonical_json(_arm_values(history.curve)): arm_of(history.curve) for history in found}.values())
     check_thresholds(sorted({n for arm in arms for n, v in arm.options.items() if not isinstance(v, str)}), "--curve")
+    check_tasks(tasks)
     lrs, seeds = sorted({h.lr for h in found}), sorted({h.seed for h in found if h.seed is not None})
     how = {
         "planned": request.planned,

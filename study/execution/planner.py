@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from study.config import Run, Study, control_of, runs_of
+from study.record.schema import check_tasks
 from study.trainers.protocol import Limits, Trainer
 
 T = TypeVar("T")
@@ -79,6 +80,7 @@ def plan(
         ValueError: the study cannot be trained on its data, or the trainer takes no stacks.
     """
     limits, content = trainer.limits(study, device_bytes), trainer.content
+    check_tasks(task["name"] for task in trainer.tasks)
     if stack and stack > 1 and not limits.stackable:
         raise ValueError(f"--stack {stack} is for rankers; a {study.trainer} trains one run at a time")
     largest = {model: stack or limits.largest_stack[model] for model in study.models}

@@ -113,6 +113,13 @@ def check_thresholds(names: Iterable[str], where: str) -> None:
             raise ValueError(f"{where} has the option {name}, but reports have a column of this name; rename it")
 
 
+def check_tasks(names: Iterable[str]) -> None:
+    """Raise ValueError for a task one of whose columns (`PER_TASK`) would be another column of the record."""
+    for name in names:
+        if taken := sorted({prefix + name for prefix in PER_TASK} & _OF_RECORD):
+            raise ValueError(f"the task {name} would have the column {taken[0]}, which every record has; rename it")
+
+
 def threshold_column(name: str) -> str:
     """Return the column of a threshold: its name, or `threshold.NAME` if tables have another column of that name.
 

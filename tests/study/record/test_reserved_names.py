@@ -84,3 +84,18 @@ def test_a_method_of_a_ranker_with_a_reserved_name_is_refused(
     assert f"the arm {method} has the option {name}, but reports have a column of this name" in said
     assert len(said.splitlines()) == 1
     assert sorted(own_folder.rglob("*.parquet")) == before
+
+
+def test_a_task_with_the_column_of_a_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`diverged_at_step` holds a step in every record, and would hold whether the task diverged."""
+    (tmp_path / "log.csv").write_text("a,y\n" + "".join(f"{i % 7},{i % 3}\n" for i in range(4000)))
+    task = 'at_step = {column = "y", kind = "regression"}'
+    (tmp_path / "table.toml").write_text(f'files = ["log.csv"]\norder = "rows"\nnumbers = ["a"]\n[tasks]\n{task}\n')
+    assert main(["plan", "quick", "--data", "table", "--data-dir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said == "study: the task at_step would have the column diverged_at_step, which every record has; rename it\n"
+    pd.DataFrame({"lr": 0.1, "step": [0, 1], "at_step": 1.0}).to_csv(tmp_path / "losses.csv")
+    words = ["import", str(tmp_path / "losses.csv"), "--lr", "lr", "--loss", "at_step", "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "the task at_step" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
