@@ -27,7 +27,8 @@ class StackMethod:
             the embeddings that the recipe fixes is no part of it.
 
     Attributes:
-        lr_share_R: A run's own share of its peak lr at this step, instead of the schedule's; set by rollbacks.
+        lr_share_R: A run's own share of its peak lr at this step, instead of the schedule's; set by rollbacks, and by a
+            step that is replayed.
         resting_R: Runs that learn nothing from this step; set by rollbacks.
     """
 
@@ -59,6 +60,10 @@ class StackMethod:
         is_fixed = len(self.ramp) and self.recipe.embeddings_lr is not None
         return self.embeddings_peak_lr_R * (1.0 if is_fixed else self._share(step))
 
+    def lr_share(self, step: int) -> float:
+        """Return the share of its peak lr that each run has at a step, by the schedule or the ramp."""
+        return self.ramp[step] if len(self.ramp) else lr_share(self.recipe, self.steps, step)
+
     def unit_limit(self) -> Tensor | None:
         """Return the limit of each run's hidden units (R,), or None if they are not clamped."""
         limit = methods.unit_limit(self.name, self.options)
@@ -71,16 +76,12 @@ class StackMethod:
     def chain(self, step: int, part: slice = slice(None)) -> Chain:
         """Return the method at this step, for a part of the runs."""
         share = self._share(step)
-        key = (float(step) if isinstance(share, Tensor) else share, part.start)
+        if isinstance(share, Tensor):  # its numbers may change in place
+            return self._chain(step, part)
+        key = (share, part.start)
         if key not in self._chains:
             self._chains = {k: c for k, c in self._chains.items() if k[0] == key[0]}
-            self._chains[key] = methods.build(
-                self.name,
-                self.lr(step)[part],
-                {k: v[part] if isinstance(v, Tensor) else v for k, v in self.options.items()},
-                initial_accumulator=self.recipe.initial_accumulator,
-                eps=self.recipe.eps,
-            )
+            self._chains[key] = self._chain(step, part)
         return self._chains[key]
 
     def set_updates(self, step: int, leaves: Sequence[Leaf], part: slice = slice(None)) -> None:
@@ -97,6 +98,13 @@ class StackMethod:
                 leaf.state[key] = where_resting(resting, value, leaf.state[key])
 
     def _share(self, step: int) -> float | Tensor:
-        if self.lr_share_R is not None:
-            return self.lr_share_R
-        return self.ramp[step] if len(self.ramp) else lr_share(self.recipe, self.steps, step)
+        return self.lr_share(step) if self.lr_share_R is None else self.lr_share_R
+
+    def _chain(self, step: int, part: slice) -> Chain:
+        return methods.build(
+            self.name,
+            self.lr(step)[part],
+            {k: v[part] if isinstance(v, Tensor) else v for k, v in self.options.items()},
+            initial_accumulator=self.recipe.initial_accumulator,
+            eps=self.recipe.eps,
+        )

@@ -12,7 +12,9 @@ from torch_schedules import shares_of
 from study.config import Recipe
 from study.training.lr_schedule import lr_share, words
 from study.training.stack import StackTraining
+from study.training.stack_method import StackMethod
 from study.training.trainer import train
+from study.transforms import Leaf
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "constant": {},
@@ -32,6 +34,21 @@ def test_each_step_equals_torchs_schedulers(name: str, steps: int, warmup: int) 
     recipe = Recipe(warmup=warmup, steps=steps, **SCHEDULES[name])
     shares = [lr_share(recipe, steps, step) for step in range(steps)]
     np.testing.assert_allclose(shares, shares_of(recipe, steps, lr=0.3), rtol=1e-9, atol=1e-12)
+
+
+def test_a_share_of_each_run_may_change_in_place() -> None:
+    run = make_run(lr=0.5)
+    method = StackMethod([run], run.recipe, 10, torch.float32, torch.device("cpu"))
+    share_R = method.lr_share_R = torch.ones(1)
+
+    def update() -> float:
+        leaf = Leaf(torch.zeros(1, 1), torch.ones(1, 1), torch.ones(1, 1), {"accumulator": torch.zeros(1, 1)})
+        method.set_updates(3, [leaf])
+        return leaf.update.item()
+
+    assert update() == pytest.approx(0.5)
+    share_R.fill_(0.25)
+    assert update() == pytest.approx(0.125)
 
 
 def test_shares_by_pencil() -> None:
