@@ -10,3 +10,8 @@ def wants_few_operations(device: torch.device) -> bool:
     cache.
     """
     return device.type != "cpu"
+
+
+def takes_graphs(device: torch.device) -> bool:
+    """Return whether the device can replay recorded operations: one launch in place of one for each."""
+    return device.type == "cuda"

@@ -98,7 +98,10 @@ class StackedNetworks:
         parameters: The trained ones by name, (R, *shape), leaves that require a gradient.
         buffers: Buffers and frozen parameters by name, (R, *shape).
         packed: The places of small parameters and their numbers (R, P), whose views they are; None on CPU.
+        capturable: Whether each step is the same operations, which a CUDA graph can replay.
     """
+
+    capturable = True
 
     def __init__(
         self,
@@ -228,6 +231,8 @@ class SeparateNetworks(StackedNetworks):
     Args:
         networks: One per run, none of them twice.
     """
+
+    capturable = False  # a call seeds the random stream, and a module may branch on numbers
 
     def _prepare(self, networks: Sequence[nn.Module]) -> None:
         self.calls = np.zeros((), dtype=np.int64)  # on the host, where its seeds are made

@@ -122,6 +122,16 @@ class StackTraining:
 
     # Training.
 
+    @property
+    def capturable(self) -> bool:
+        """Whether each step is the same operations on the same tensors, but for its rows and the lr's share.
+
+        Rollbacks act on some steps only, and exchange tensors. Where labels are missing, a step reads the losses of the
+        one before by its number.
+        """
+        varies = self.rollbacks or self.log.labels_are_missing or self.on_update
+        return self.network.capturable and not varies
+
     def batches(self, first: int = 0) -> Iterator[Tensor]:
         """Yield the row numbers (G, B) of each step, from the step `first` on."""
         return self.log.batches(self.groups.seeds, self.recipe, self.steps, first)

@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +24,7 @@ from study.training import evaluation
 from study.training.embeddings import EmbeddingTables
 from study.training.networks import StackedNetworks
 from study.training.stack import StackTraining, StepView
+from study.training.step_graph import StepGraph
 from study.training.threads import one_thread_on_cpu
 from study.training.weights import Weights
 
@@ -41,6 +42,7 @@ class Trained:
         judged: `auc_click`, `rmse_play_time`, ... -> float64 (R,), on the held-out rows. NaN where the run has a score
             that is not finite. RMSE is in the unit of the target.
         counts: `rollbacks`, ... -> int64 (R,), what a method that acts on whole runs did; else empty.
+        notes: Sentences for the user.
         seconds: Wall time per run.
     """
 
@@ -50,6 +52,7 @@ class Trained:
     moved: np.ndarray
     judged: dict[str, np.ndarray]
     counts: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     seconds: float
 
 
@@ -97,6 +100,7 @@ def train(
     checkpointer: Checkpointer | None = None,
     start: Weights | None = None,
     on_end: Callable[[StackedNetworks, EmbeddingTables, Callable[[int], dict[str, Tensor]]], None] | None = None,
+    cuda_graphs: bool = True,
 ) -> Trained:
     """Train runs as one stack and judge them on the held-out rows.
 
@@ -112,6 +116,8 @@ def train(
             `start` if the recipe's `init_accumulators` names them.
         on_end: Called with the trained networks, their tables, and a function that returns the accumulators of a run.
             The order of the run axis may differ from that of `runs`.
+        cuda_graphs: Whether a CUDA device may replay the steps as a graph (`study.training.step_graph`), which changes
+            no bit.
 
     Raises:
         StepError: A step after the first one raised; at the first one, what it raised.
@@ -121,19 +127,23 @@ def train(
         stack = StackTraining(runs, log, torch.device(device), start)
         stack.on_update = on_update
         first = checkpointer.begin(stack.load_state, stack.max_bytes()) if checkpointer else 0
-        for step, rows_GB in enumerate(stack.batches(first), first):
-            with _step_errors(stack, step, started):
-                stack.loss_RST[:, step], stack.constant_GST[:, step] = stack.step(step, rows_GB)
-            if on_step:
-                on_step(step)
-            if checkpointer:
-                checkpointer.after(step + 1, stack.state_arrays)
+        graph = StepGraph(stack) if cuda_graphs and StepGraph.suits(stack) else None
+        with graph.running() if graph else contextlib.nullcontext():
+            for step, rows_GB in enumerate(stack.batches(first), first):
+                with _step_errors(stack, step, started):
+                    losses = graph.step(step, rows_GB) if graph else stack.step(step, rows_GB)
+                    stack.loss_RST[:, step], stack.constant_GST[:, step] = losses
+                if on_step:
+                    on_step(step)
+                if checkpointer:
+                    checkpointer.after(step + 1, stack.state_arrays)
         if on_end:
             on_end(stack.network, stack.tables, stack.accumulators)
         with _step_errors(stack, stack.steps, started):
             judged = evaluation.evaluate(stack)
         seconds = (time.perf_counter() - started) / len(runs) * stack.steps / (stack.steps - first)
-        return _trained(stack, judged, seconds)
+        trained = _trained(stack, judged, seconds)
+        return replace(trained, notes=(graph.note,)) if graph and graph.note else trained
 
 
 def _trained(stack: StackTraining, judged: dict[str, np.ndarray], seconds: float) -> Trained:
