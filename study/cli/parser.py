@@ -147,6 +147,11 @@ OPTIONS: dict[str, Option] = {
     "gpu_fraction": _option(
         "cluster", "F", "share of a GPU for each trial; 0 trains on CPUs", type=gpu_share, default=1.0
     ),
+    "cuda_graphs": Option(
+        group="cluster",
+        help="on a GPU, replay training steps as CUDA graphs, after a trial of each (default: on); changes no result",
+        settings={"choices": ("on", "off"), "default": "on"},
+    ),
     "resources": _option(
         "cluster", "NAME=N", "a custom resource of Ray that each trial takes; repeatable", **REPEATED, type=amount
     ),

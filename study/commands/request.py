@@ -36,6 +36,7 @@ class RunRequest:
     stack: int | None = None
     device: str | None = None
     gpu_fraction: float = 1.0
+    cuda_graphs: str = "on"
     resources: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     checkpoint_minutes: float | None = None

@@ -96,6 +96,7 @@ def train(
     from study.tracking.follower import Follower
     from study.tune import cluster as ray_cluster
 
+    trainer.cuda_graphs = request.cuda_graphs == "on"
     _check(request, study, trainer, folder, confirms=confirmation is not None)
     plan(study, trainer, workers=1)  # raises for an unusable study before anything is written
     follower = Follower(folder, request.tracking_uri, runs=request.mlflow_runs)

@@ -108,6 +108,7 @@ def execute(
                 raise
             trained = replace(error.trained, raised=console.kind_and_line(error.__cause__))
             notes.append(f"{first.method} at lr {first.lr:g}, seed {first.seed} diverged, and raised {trained.raised}")
+        notes += trained.notes
         rows = record(trial, trained, where, trainer, name, device)
         checkpoint.remove()
     return {

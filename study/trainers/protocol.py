@@ -38,6 +38,7 @@ class TrainedRuns:
         counts: column of the record -> int64 (R,), such as `rollbacks`.
         seconds: wall time per run.
         raised: what ended a run that was alone, for the record; None is nothing.
+        notes: sentences for the user, each shown as a warning.
     """
 
     loss: np.ndarray
@@ -50,6 +51,7 @@ class TrainedRuns:
     counts: Mapping[str, np.ndarray] = field(default_factory=dict)
     seconds: float
     raised: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class RunError(Exception):
@@ -124,7 +126,12 @@ class Trainer(ABC):
         study: the study; `study.trainer_options` are the trainer's own.
         cache: a folder for files that can be made again.
         hints: what `hints()` of the driver's trainer returned, on another process; None in the driver.
+
+    Attributes:
+        cuda_graphs: whether a GPU may replay steps as CUDA graphs (`--cuda-graphs`); a trainer without them ignores it.
     """
+
+    cuda_graphs = True
 
     def __init__(self, study: Study, cache: Path, hints: Mapping[str, Any] | None = None) -> None:
         self.study, self.cache = study, cache

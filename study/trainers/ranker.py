@@ -37,7 +37,7 @@ class Trainer(protocol.Trainer):
     Args:
         study: the study; its models, recipe, data and data options are the ranker's.
         cache: where converted data and sizes of models are kept.
-        hints: content of the data, and the folder of their arrays on the driver.
+        hints: content of the data, the folder of their arrays on the driver, and whether steps may be CUDA graphs.
         log: the data, where they are loaded already.
         start: the weights that the recipe's runs start from, where the study's folder may lack them.
     """
@@ -53,6 +53,8 @@ class Trainer(protocol.Trainer):
     ) -> None:
         super().__init__(study, cache, hints)
         self._hints, self._start = hints, start
+        if hints:
+            self.cuda_graphs = hints["cuda_graphs"]
         if log is not None:
             self.log = log
 
@@ -226,7 +228,7 @@ class Trainer(protocol.Trainer):
     def hints(self) -> dict[str, Any]:
         converted = data.folder_of_log(self.log)
         assert converted, "data.load maps its arrays"
-        return {"content": self.log.content, "converted": str(converted)}
+        return {"content": self.log.content, "converted": str(converted), "cuda_graphs": self.cuda_graphs}
 
     def check_device(self, device: str) -> None:
         import torch
@@ -280,7 +282,9 @@ class Trainer(protocol.Trainer):
 
         start = warm_start.kept(folder, runs[0].recipe)
         try:
-            trained = train(runs, self.log, device, on_step, checkpointer=checkpointer, start=start)
+            trained = train(
+                runs, self.log, device, on_step, checkpointer=checkpointer, start=start, cuda_graphs=self.cuda_graphs
+            )
         except StepError as error:
             raise RunError(error.trained and _trained_runs(error.trained)) from error.__cause__
         return _trained_runs(trained)
@@ -332,6 +336,7 @@ def _trained_runs(trained: "Trained") -> TrainedRuns:
         judged=trained.judged,
         moved=trained.moved,
         counts=trained.counts,
+        notes=trained.notes,
         seconds=trained.seconds,
     )
 

@@ -124,6 +124,23 @@ def test_a_gpu_share_is_a_fraction_or_a_decimal(fraction: str, share: float) -> 
 
 
 @pytest.mark.parametrize(
+    ("words", "asked"), [([], True), (["--cuda-graphs", "on"], True), (["--cuda-graphs", "off"], False)]
+)
+def test_cuda_graphs_are_used_unless_switched_off(
+    words: list[str], asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers: list[bool] = []
+
+    def stop(_request: RunRequest, _study: object, trainer: Any, *_more: object, **_named: object) -> None:
+        trainers.append(trainer.cuda_graphs)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(run, "_check", stop)
+    assert main(["run", "quick", *SMALL, *words]) == 2
+    assert trainers == [asked]
+
+
+@pytest.mark.parametrize(
     "words",
     [
         *(["--resources", text] for text in ("a100", "a100=0", "a100=much", "=1", "a100=nan")),
@@ -532,7 +549,9 @@ def test_ctrl_c_says_how_to_continue(monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_a_submitted_job_has_the_requested_options() -> None:
     words = "submit quick --address http://x:1 --data table --data-dir /d --out /o --seeds 0-3 --workers 4 --set lr=0.1"
     words += " --level 0.05 --precision 1.5 --budget 64 --gpu-fraction 1/3"
-    words += " --device cuda --resources a=1 --resources b=0.5 --label pool=mine --accept-changed-code"
+    words += (
+        " --device cuda --cuda-graphs off --resources a=1 --resources b=0.5 --label pool=mine --accept-changed-code"
+    )
     line = run_words(build_parser(VERBS).parse_args([*words.split(), "--set", "methods=none, clippy", "--no-wait"]))
     assert line[:6] == ["python", "-P", "-m", "study", "run", "quick"]
     again = vars(build_parser(VERBS).parse_args(line[4:]))
@@ -549,6 +568,7 @@ def test_a_submitted_job_has_the_requested_options() -> None:
         "tracking_uri",
         "gpu_fraction",
         "device",
+        "cuda_graphs",
         "resources",
         "labels",
         "accept_changed_code",

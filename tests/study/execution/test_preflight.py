@@ -86,6 +86,14 @@ def test_maps_are_opened_where_the_driver_has_them(needed: preflight.Needs, tmp_
     assert not (tmp_path / "own").exists()
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_machines_learn_whether_steps_may_be_cuda_graphs(asked: bool, tmp_path: Path) -> None:
+    trainer = Trainer(STUDY, tmp_path / "cache")
+    trainer.cuda_graphs = asked
+    with preflight.needs(tmp_path, STUDY, trainer) as needs:
+        assert preflight.trainer_here(needs).cuda_graphs is asked
+
+
 def test_a_machine_without_them_converts_its_own_data_once(needed: preflight.Needs, tmp_path: Path) -> None:
     drivers = data.open_cached(Path(needed.hints["converted"]), needed.content)
     assert drivers is not None

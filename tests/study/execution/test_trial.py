@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from study.record import tables
 from study.record.definition import Definition, open_study
 from study.trainers.protocol import RunError
 from study.trainers.ranker import Trainer
+from study.training.trainer import Trained, train
 
 SAID = "FloatingPointError: activations are not finite"
 
@@ -88,3 +90,17 @@ def test_a_run_that_raises_while_it_is_finite_has_not_diverged(
     with pytest.raises(RunError):
         execute(healthy, tmp_path, trainer, "a" * 32, options=TrialOptions(raised=True))
     assert tables.read_runs(tmp_path).empty
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_training_notes_reaches_the_user(
+    asked: bool, guarded: tuple[Trainer, list[Trial]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, (healthy, _) = guarded
+    trainer.cuda_graphs = asked
+
+    def noting(*given: Any, **more: Any) -> Trained:
+        return dataclasses.replace(train(*given, **more), notes=(f"CUDA graphs: {more['cuda_graphs']}",))
+
+    monkeypatch.setattr("study.training.trainer.train", noting)
+    assert execute(healthy, tmp_path, trainer, "a" * 32)["notes"] == [f"CUDA graphs: {asked}"]
