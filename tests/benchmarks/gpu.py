@@ -7,6 +7,8 @@ It needs torch, numpy and pandas, and neither Ray nor MLflow. Its parts:
 rate    TFLOP/s of large square products, in float32, TF32 and bfloat16: the limit for all that follows.
 waits   steps under torch's sync debug mode "error", which ends at the first operation that waits for the device: every
         method on every network, in the settings of `tests/helpers/device_settings.py`. For `small`, kernels a step.
+graph   ms a step, plainly and by a CUDA graph, and seconds with all that is around the steps: `small` in stacks of
+        several sizes, and every setting of `waits`. Whether the losses have the same bits, and why there is no graph.
 small   runs of `small` in stacks; against `plain_torch` as one process, and as sixteen that share the device.
 paper   steps of `paper_small` and `paper_large_dcn`: TFLOP/s, and the share of the rate of that precision.
 edges   P(divergence) of `small` over lrs, the same runs in float32 and in TF32, and how many runs end differently.
@@ -36,6 +38,7 @@ from study.data._dataset import Log
 from study.outcomes.judge import judge
 from study.outcomes.reference import control_reference
 from study.trainers._model_size import SHARE_OF_GPU, STACK_RUNS_GPU
+from study.training import step_graph
 from study.training.sizing import bytes_of_run
 from study.training.trainer import Trained, train
 
@@ -46,7 +49,7 @@ import plain_torch
 from bench import HIDDEN, ROOT, gigaflops_of_run
 from device_settings import Setting, all_pairs
 
-PARTS = ("rate", "waits", "small", "paper", "edges")
+PARTS = ("rate", "waits", "graph", "small", "paper", "edges")
 PAPER = ("paper_small", "paper_large_dcn")
 PRECISIONS = {"float32": (torch.float32, "ieee"), "TF32": (torch.float32, "tf32"), "bfloat16": (torch.bfloat16, "ieee")}
 """Type of what is multiplied, and what torch may make of float32 on the way."""
@@ -56,10 +59,11 @@ WARM = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """Of one stack: seconds of everything, and of a step after the first ones."""
+    """Of one stack: seconds of everything, and of a step after the first ones; what training gave."""
 
     seconds: float
     of_step: float
+    trained: Trained
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,6 +114,28 @@ def say_waits(asked: argparse.Namespace, log: Log, _rates: dict[str, float]) -> 
         runs = runs_of_setting(setting, log)
         kernels = f"; {kernels_of_step(runs, log, asked.device):.0f} kernels a step" if setting.model == "small" else ""
         yield f"waits: {' '.join(setting)}: {waits(runs, log, asked.device)}{kernels}"
+
+
+def say_graph(asked: argparse.Namespace, log: Log, _rates: dict[str, float]) -> Iterator[str]:
+    recipe = Recipe(steps=asked.steps)
+    for size in sorted({1, 32, asked.stack or stack_of("small", log, recipe, asked.device)}):
+        yield f"graph: {size} runs of small: {by_graph(runs_of('small', size, log, recipe), log, asked.device)}"
+    if not asked.device.startswith("cuda"):
+        yield f"graph: the settings are not asked, {asked.device} replays nothing"
+        return
+    for setting in all_pairs():
+        step_graph._refused = ""  # whatever the setting before has met
+        yield f"graph: {' '.join(setting)}: {by_graph(runs_of_setting(setting, log), log, asked.device)}"
+
+
+def by_graph(runs: Sequence[Run], log: Log, device: str) -> str:
+    """Train a stack plainly and by a graph, and tell the difference."""
+    timed(runs, log, device, cuda_graphs=False)  # what happens once a process
+    plain, graph = (timed(runs, log, device, cuda_graphs=asked) for asked in (False, True))
+    same = plain.trained.loss.tobytes() == graph.trained.loss.tobytes()
+    told = f"{1e3 * plain.of_step:.3f} and {1e3 * graph.of_step:.3f} ms a step"
+    told += f", {plain.seconds:.2f} and {graph.seconds:.2f} s in all, {'the same' if same else 'OTHER'} losses"
+    return "; ".join([told, *graph.trained.notes])
 
 
 def say_small(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> Iterator[str]:
@@ -170,6 +196,7 @@ def say_edges(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> I
 SAYS: dict[str, Callable[[argparse.Namespace, Log, dict[str, float]], Iterator[str]]] = {
     "rate": say_rate,
     "waits": say_waits,
+    "graph": say_graph,
     "small": say_small,
     "paper": say_paper,
     "edges": say_edges,
@@ -230,7 +257,7 @@ def waits(runs: Sequence[Run], log: Log, device: str) -> str:
     """Whether a step of this stack waits for the device, in words."""
     last = steps_of(runs[0].recipe, log.train_rows) - 1
     try:
-        train(runs, log, device, _between(WARM, last, torch.cuda.set_sync_debug_mode, "error", 0))
+        train(runs, log, device, _between(WARM, last, torch.cuda.set_sync_debug_mode, "error", 0), cuda_graphs=False)
         return "no step waits for the device"
     except RuntimeError as error:
         return f"a step waits: {str(error).splitlines()[0]}"
@@ -246,7 +273,7 @@ def stack_of(model: str, log: Log, recipe: Recipe, device: str) -> int:
     return max(1, min(STACK_RUNS_GPU, int(room) // bytes_of_run(model, recipe, log, gpu=True)))
 
 
-def timed(runs: Sequence[Run], log: Log, device: str) -> Timed:
+def timed(runs: Sequence[Run], log: Log, device: str, *, cuda_graphs: bool = True) -> Timed:
     """Train a stack. of_step: NaN where it has no step after the first ones."""
     at: list[float] = []
 
@@ -256,10 +283,10 @@ def timed(runs: Sequence[Run], log: Log, device: str) -> Timed:
 
     started = time.perf_counter()
     last = steps_of(runs[0].recipe, log.train_rows) - 1
-    train(runs, log, device, _between(WARM, last, mark, None, None))
+    trained = train(runs, log, device, _between(WARM, last, mark, None, None), cuda_graphs=cuda_graphs)
     _wait(device)
     seconds, steps = time.perf_counter() - started, last - WARM
-    return Timed(seconds=seconds, of_step=(at[-1] - at[0]) / steps if steps > 0 else math.nan)
+    return Timed(seconds=seconds, of_step=(at[-1] - at[0]) / steps if steps > 0 else math.nan, trained=trained)
 
 
 def _between(first: int, last: int, call: Callable[[Any], object], begin: Any, end: Any) -> Callable[[int], None]:
@@ -283,7 +310,7 @@ def kernels_of_step(runs: Sequence[Run], log: Log, device: str) -> float:
         _wait(device)
         profiler.start() if start else profiler.stop()
 
-    train(runs, log, device, _between(WARM, last, switch, True, False))
+    train(runs, log, device, _between(WARM, last, switch, True, False), cuda_graphs=False)
     on_gpu = [event for event in profiler.events() or [] if event.device_type == torch.autograd.DeviceType.CUDA]
     return len(on_gpu) / (last - WARM)
 

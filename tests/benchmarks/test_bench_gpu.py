@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import gpu
@@ -25,10 +26,10 @@ def log(tmp_path_factory):
 
 def test_parts_run(capsys):
     more = ["--runs", "6", "--stack", "4", "--processes", "2", "--paper", "small", "--paper-steps", "13"]
-    assert gpu.main([*SMALL, *more, "--only", "rate,waits,small,paper"]) == 0
+    assert gpu.main([*SMALL, *more, "--only", "rate,waits,graph,small,paper"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in said[1:]] == ["rate", "waits", *["small"] * 3, "paper"]
-    assert "6 runs in 2 stacks of at most 4" in said[3]
+    assert [line.split(":")[0] for line in said[1:]] == ["rate", "waits", *["graph"] * 4, *["small"] * 3, "paper"]
+    assert "6 runs in 2 stacks of at most 4" in said[7]
     assert "nan" not in "".join(said)
 
 
@@ -88,6 +89,34 @@ def test_waits_are_asked_in_every_setting_of_the_tests(log, monkeypatch):
     assert asked == all_pairs()
     assert said[0] == f"waits: {' '.join(all_pairs()[0])}: told; 7 kernels a step"
     assert sum("kernels" in line for line in said) == len(methods.names())
+
+
+def test_a_stack_is_trained_plainly_and_by_a_graph(log, monkeypatch):
+    asked = []
+
+    def trained(*given, cuda_graphs):
+        asked.append(cuda_graphs)
+        found = train(*given)
+        return replace(found, loss=found.loss + len(asked), notes=("no graph here",)) if cuda_graphs else found
+
+    monkeypatch.setattr(gpu, "train", trained)
+    said = gpu.by_graph(gpu.runs_of("small", 2, log, Recipe(steps=13)), log, "cpu")
+    assert asked == [False, False, True]
+    assert said.endswith("OTHER losses; no graph here")
+
+
+def test_graphs_are_asked_in_every_setting_of_the_tests(log, monkeypatch):
+    asked = []
+
+    def by_graph(runs, _log, _device):
+        asked.append((runs[0].method, runs[0].model, runs[0].recipe.embeddings, runs[0].recipe.precision))
+        return "told"
+
+    monkeypatch.setattr(gpu, "by_graph", by_graph)
+    said = list(gpu.say_graph(Namespace(device="cuda:0", steps=20, stack=8), log, {}))
+    assert asked[3:] == all_pairs()
+    assert said[:3] == [f"graph: {size} runs of small: told" for size in (1, 8, 32)]
+    assert said[3] == f"graph: {' '.join(all_pairs()[0])}: told"
 
 
 def test_outcomes_are_those_of_the_rule(log):
