@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,13 @@ from study.training.threads import one_thread_on_cpu
 
 ROWS = 32
 SEEDS = (0, 1, 1)
+
+SHARE_OF_GRADIENT = 0.05
+"""How far gradients of the stack may be from those of a plain loop, as a share of their norm.
+
+A hidden unit whose sum is within rounding of zero has one gradient or the other. A million units have about one such
+unit. It changes the gradients of the layers below by 1e-4 to 3e-2 of their norm.
+"""
 
 
 @functools.cache
@@ -31,14 +39,32 @@ def stackable(model: str, spec: models.Spec) -> bool:
             plain = _step(SeparateNetworks, model, spec, SEEDS, inputs)
     except Exception:  # what is wrong with the model itself, its runs alone show too
         return False
-    same = all(torch.equal(t, torch.cat(parts)) for t, *parts in zip(together, *alone, strict=True))
-    return same and all(torch.allclose(t, p, rtol=1e-3, atol=1e-5) for t, p in zip(together, plain, strict=True))
+    tensors = zip(*([*step.values, *step.gradients] for step in (together, *alone)), strict=True)
+    same_bits = all(torch.equal(t, torch.cat(parts)) for t, *parts in tensors)
+    return same_bits and _close(together, plain)
+
+
+class _Step(NamedTuple):
+    """What networks compute in a step, each tensor with the run axis first."""
+
+    values: list[Tensor]
+    """Logits, auxiliary losses and new buffers."""
+    gradients: list[Tensor]
+
+
+def _close(stack: _Step, plain: _Step) -> bool:
+    """Return whether values are equal but for rounding, and gradients but for a few hidden units near zero."""
+    values = zip(stack.values, plain.values, strict=True)
+    gradients = zip(stack.gradients, plain.gradients, strict=True)
+    return all(torch.allclose(s, p, rtol=1e-3, atol=1e-5) for s, p in values) and all(
+        float((s - p).norm()) <= SHARE_OF_GRADIENT * float(p.norm()) + 1e-5 * p.numel() ** 0.5 for s, p in gradients
+    )
 
 
 def _step(
     kind: type[StackedNetworks], model: str, spec: models.Spec, seeds: Sequence[int], inputs_RBI: Tensor
-) -> list[Tensor]:
-    """Logits, auxiliary losses, gradients and new buffers of networks whose weights have moved from their start."""
+) -> _Step:
+    """Try networks whose weights have moved from their start."""
     networks = [network_of_seed(model, spec, seed) for seed in seeds]
     with torch.random.fork_rng(devices=[]):
         stack = kind(networks, torch.float32, inputs_RBI.device, seeds)
@@ -53,7 +79,7 @@ def _step(
         gradients = torch.autograd.grad(total, [*stack.leaves(), rows_RBI], materialize_grads=True)
     weights = [stack.weights_of_run(r) for r in range(len(seeds))]
     buffers = [torch.stack([w[name] for w in weights]) for name in weights[0] if name.startswith("buffer/")]
-    return [logits_RBT.detach(), *aux, *stack.by_parameter(gradients[:-1]), gradients[-1], *buffers]
+    return _Step([logits_RBT.detach(), *aux, *buffers], [*stack.by_parameter(gradients[:-1]), gradients[-1]])
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from stacks import EARLY, LOG, RECIPE, VOCABULARY, bits_of, make_log, make_run, 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from models import Spec
 from study import methods
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule, Run
 from study.data._dataset import Task
@@ -99,6 +100,22 @@ def test_stackable_tells_which_models_can_be_stacked() -> None:
     ]
     one_task = dataclasses.replace(spec, head_bias=(0.0,))
     assert all(stackable(name, s) for name in ("small", "small_dcn", "small_mmoe") for s in (spec, one_task))
+
+
+def test_stackable_compares_the_stack_with_a_plain_loop() -> None:
+    """A hidden unit within rounding of zero changes a gradient a little, and says nothing about the stack."""
+    spec = spec_of(LOG, RECIPE)
+    assert stackable("own_models.near_zero", spec)
+    assert not stackable("own_models.hidden_parameter", spec)
+    assert not stackable("own_models.wrong_gradient", spec)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["paper_small", *(pytest.param(name, marks=pytest.mark.slow) for name in ("paper_large", "paper_large_dcn"))],
+)
+def test_the_paper_s_networks_stack(model: str) -> None:
+    assert stackable(model, Spec(features=30, embedding_dim=4, numbers=5, head_bias=(0.3, -2.0, 0.0, -3.0)))
 
 
 def test_stackable_refuses_an_unknown_model() -> None:
