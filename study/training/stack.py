@@ -104,6 +104,8 @@ class StackTraining:
 
         spec = spec_of(log, self.recipe)
         self.constant_logit_T = torch.tensor(spec.head_bias, dtype=self.dtype, device=device)
+        constant_losses = [task.constant_loss for task in log.tasks]
+        self.constant_loss_T = torch.tensor(constant_losses, dtype=self.dtype, device=device)
         self.initial_networks = functools.partial(_initial_networks, first.model, spec, start)
         accumulators = start if first.recipe.init_accumulators else None
         self.tables = self._new_tables(log, start, accumulators)
@@ -165,10 +167,7 @@ class StackTraining:
         """Return the losses; of a task without any label in the batch, those of the step before."""
         if share_XTB is None:
             return loss_XT
-        if step:
-            before_XT = losses_XST[:, step - 1].to(loss_XT.dtype)
-        else:
-            before_XT = loss_XT.new_tensor([task.constant_loss for task in self.log.tasks]).expand_as(loss_XT)
+        before_XT = losses_XST[:, step - 1].to(loss_XT.dtype) if step else self.constant_loss_T.expand_as(loss_XT)
         return torch.where(share_XTB.any(2), loss_XT, before_XT)
 
     def constant_losses(self, labels_GTB: Tensor, share_GTB: Tensor | None = None) -> Tensor:

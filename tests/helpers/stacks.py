@@ -75,6 +75,28 @@ def _binary(name: str, labels: np.ndarray) -> Task:
 
 LOG = make_log()
 
+LENGTHS, POOLS = (1, 4, 3), ("mean", "mean", "sum")
+
+
+def with_lists(log: Log) -> Log:
+    """The log with lists in place of its second and third id."""
+    random = np.random.default_rng(2)
+    rows = len(log.ids)
+    columns = [log.ids[:, :1]]
+    for length, codes in zip(LENGTHS[1:], log.vocabulary[1:], strict=True):
+        ids = random.integers(0, codes, (rows, length))
+        ids[np.arange(length) >= random.integers(1, length + 1, rows)[:, None]] = -1
+        columns.append(ids)
+    ids = np.concatenate(columns, axis=1).astype(np.int32)
+    return dataclasses.replace(log, ids=ids, lengths=LENGTHS, pools=POOLS)
+
+
+def with_missing(log: Log, *shares: float) -> Log:
+    """The log without a share of each task's labels."""
+    labels = np.array(log.labels)
+    labels[np.random.default_rng(3).random(labels.shape) < np.array(shares)] = np.nan
+    return dataclasses.replace(log, labels=labels)
+
 
 def make_run(**changes: Any) -> Run:
     values: dict[str, Any] = {"data": LOG.content, "model": "small", "method": "none", "lr": 0.3, "seed": 5}

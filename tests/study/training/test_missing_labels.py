@@ -7,21 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stacks import LOG, RECIPE, bits_of, make_run, plain_loop, ragged_stack
+from stacks import LOG, RECIPE, bits_of, make_run, plain_loop, ragged_stack, with_missing
 
-from study.data._dataset import Log
 from study.training import losses
 from study.training.metrics import auc
 from study.training.rng import batches
 from study.training.trainer import StepError, train
-
-
-def with_missing(log: Log, *shares: float) -> Log:
-    """The log without a share of each task's labels."""
-    labels = np.array(log.labels)
-    labels[np.random.default_rng(3).random(labels.shape) < np.array(shares)] = np.nan
-    return dataclasses.replace(log, labels=labels)
-
 
 MISSING = with_missing(LOG, 0.4, 0.97, 0.0)
 """Some batches of 64 rows have no label of the second task."""

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stacks import LOG, RECIPE, bits_of, make_run, ragged_stack
+from stacks import LENGTHS, LOG, POOLS, RECIPE, bits_of, make_run, ragged_stack, with_lists
 
-from study.data._dataset import Log
 from study.replay.held_rows import HeldRows, SharpnessSettings
 from study.training import own_model
 from study.training.embeddings import EmbeddingTables
@@ -18,22 +17,6 @@ from study.training.pooling import Lists, PooledTouchedInputs, PooledWholeInputs
 from study.training.stack import StepView
 from study.training.touched_rows import TableBlocks
 from study.training.trainer import train
-
-LENGTHS, POOLS = (1, 4, 3), ("mean", "mean", "sum")
-
-
-def with_lists(log: Log) -> Log:
-    """The log with lists in place of its second and third id."""
-    random = np.random.default_rng(2)
-    rows = len(log.ids)
-    columns = [log.ids[:, :1]]
-    for length, codes in zip(LENGTHS[1:], log.vocabulary[1:], strict=True):
-        ids = random.integers(0, codes, (rows, length))
-        ids[np.arange(length) >= random.integers(1, length + 1, rows)[:, None]] = -1
-        columns.append(ids)
-    ids = np.concatenate(columns, axis=1).astype(np.int32)
-    return dataclasses.replace(log, ids=ids, lengths=LENGTHS, pools=POOLS)
-
 
 LISTS = with_lists(LOG)
 
