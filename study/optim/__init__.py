@@ -2,7 +2,8 @@
 
     optimizer = Clippy(model.parameters(), lr=0.1)
 
-- A step never waits for the device.
+- A step never waits for the device, unless a sparse gradient is not coalesced: then it reads the number of its rows, as
+  torch's own optimizers do.
 - Sparse (COO) gradients are summed over duplicates. Only the touched rows change: weights, state and decay. Norms and
   minima are taken over the touched rows.
 - Parameters narrower than 32 bits keep their state in float32, and are rounded once a step.

@@ -28,8 +28,8 @@ class ClipUpdates(torch.optim.Optimizer):
     The optimizer makes its step; the change of each weight is its update, lr and weight decay included. A rule on the
     gradient (agc, layer_clip, global_clip) clips `.grad` before that. Use it in the optimizer's place:
     parameter groups, state and state dict are the optimizer's own, and it takes schedulers, closures and a GradScaler.
-    A step never waits for the device, and needs one copy of the weights. Of a sparse gradient, the touched rows are
-    limited.
+    A step never waits for the device, unless a sparse gradient is not coalesced. It needs one copy of the weights. Of a
+    sparse gradient, the touched rows are limited.
 
     Args:
         optimizer: Any `torch.optim.Optimizer`.

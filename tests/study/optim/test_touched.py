@@ -1,14 +1,16 @@
 """Sparse gradients: a step changes the touched rows alone."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
 from optimizer_steps import F64, each_optimizer, parameters
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from study import methods
-from study.optim import Clippy, MethodOptimizer
+from study.optim import Clippy, ClipUpdates, GlobalClip, MethodOptimizer
 
 
 @each_optimizer
@@ -39,6 +41,34 @@ def test_a_sparse_step_is_a_dense_step_of_the_touched_rows(optimizer, base, weig
             start = 0.1 if key == "accumulator" else 0.0
             assert torch.equal(value[untouched], torch.full_like(value[untouched], start)), key
             torch.testing.assert_close(value[rows], dense.state[part][key], rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_coalesced_gradient_is_used_as_it_is(wrapped):
+    """To coalesce, a step would wait for the device: it reads how many rows there are."""
+    (table,) = parameters((20, 3))
+    rows = torch.tensor([[2, 3, 11]])
+    table.grad = torch.sparse_coo_tensor(rows, torch.ones(3, 3, dtype=F64), table.shape, is_coalesced=True)
+    own = ClipUpdates(torch.optim.SGD([table], lr=0.5), "global_clip") if wrapped else GlobalClip([table], lr=0.5)
+    with Operations() as seen:
+        own.step()
+    assert "_coalesce" not in seen.names
+    table.grad = torch.sparse_coo_tensor(rows, torch.ones(3, 3, dtype=F64), table.shape)
+    with Operations() as seen:
+        own.step()
+    assert "_coalesce" in seen.names
+
+
+class Operations(TorchDispatchMode):
+    """Remembers the names of the operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.__name__.split(".")[0])
+        return func(*args, **(kwargs or {}))
 
 
 def test_a_zero_row_freezes_only_batches_that_touch_it():
