@@ -348,13 +348,15 @@ def with_checkpointed_first(stacks: Iterable[Stack], checkpointed: Iterable[Sequ
 
 def stack_to_json(stack: Stack, reference: Reference | None) -> str:
     """Return a stack as JSON that holds the shared fields of its runs once: Tune copies it with every result."""
-    runs = [to_json(run) for run in stack.runs]
-    shared = {key: runs[0][key] for key in ("data", "model", "method", "recipe")}
+    first = to_json(stack.runs[0])
+    shared = {key: first[key] for key in ("data", "model", "method", "recipe")}
+    # read from each run: as JSON values its recipe alone would take most of the queue's time
+    own = [key for key in first if key not in shared]
     return canonical_json(
         {
             "name": stack.name,
             "shared": shared,
-            "runs": [{key: value for key, value in run.items() if key not in shared} for run in runs],
+            "runs": [{key: getattr(run, key) for key in own} for run in stack.runs],
             "reference": None if reference is None else vars(reference),
         }
     )

@@ -1,12 +1,14 @@
 """The work queue of a study, driven as Ray Tune drives it, without Ray."""
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from queues import COUNTS, REFERENCE, Queue, make_stack
 
-from study.config import Rule
+from study.config import Rule, to_json
 from study.execution import work_queue as work
 from study.execution import work_source
 from study.execution.planner import Stack
@@ -155,6 +157,20 @@ def test_the_config_of_a_trial_is_the_stack_and_its_reference(tmp_path: Path) ->
     assert work.stack_to_json(stack, REFERENCE) == Queue(tmp_path, stack, known=("small",)).queue.suggest("1")["stack"]
     assert all(f'"lr":{run.lr}' in work.stack_to_json(stack, REFERENCE) for run in stack.runs)
     assert '"reference":null' in work.stack_to_json(make_stack(control=True), None)
+
+
+def test_the_text_of_a_stack_has_every_field_of_its_runs_and_the_shared_ones_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = dataclasses.replace(make_stack().runs[0], trainer="own.loop", method="clippy")
+    stack = Stack(runs=tuple(dataclasses.replace(first, seed=seed, options={"rel": seed / 3}) for seed in range(5)))
+    calls = []
+    monkeypatch.setattr(work, "to_json", lambda run: calls.append(run) or to_json(run))
+    text = work.stack_to_json(stack, None)
+    content = json.loads(text)
+    assert [content["shared"] | own for own in content["runs"]] == [to_json(run) for run in stack.runs]
+    assert work.stack_from_json(text) == (stack.name, stack.runs, None)
+    assert len(calls) == 1
 
 
 def test_out_of_memory_halves_a_stack_down_to_single_runs(tmp_path: Path) -> None:
