@@ -9,20 +9,27 @@ straight with the groups of a stack, so two sizes give those of any. A step take
     launches       operations * 5 microseconds
     device         sum over operations of max(operations / rate, bytes / bandwidth)
 
-It says nothing of caches, of how far a product is from the peak, or of the judging. --check compares the same formula
-with steps of the same path on this CPU, by its own measured rates.
+It prints the table of docs/performance.md: the judging by the same formula, and the most bytes that a simulated step
+holds beside the planner's estimate. Runs that fit are those of SHARE_OF_GPU of the memory, whatever STACK_RUNS_GPU is.
+It says nothing of caches, of how far a product is from the peak, or of what the host does.
+
+--check compares the same formula with steps on this CPU, by its own measured rates: steps as on a GPU, and as
+`make bench` trains.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -30,8 +37,8 @@ from torch.utils.flop_counter import flop_registry
 from study import data
 from study.config import Recipe, Run, steps_of
 from study.data._dataset import Log
-from study.trainers._model_size import SHARE_OF_GPU, STACK_RUNS_GPU
-from study.training import devices, fused_mlp
+from study.trainers._model_size import BYTES_OF_STACKS_CPU, SHARE_OF_GPU, STACK_RUNS_GPU
+from study.training import devices, evaluation, fused_mlp, matmul
 from study.training.sizing import bytes_of_run
 from study.training.stack import StackTraining
 
@@ -64,24 +71,49 @@ CARDS = {
 
 
 class Operations(TorchDispatchMode):
-    """Collects (floating-point operations, bytes) of each operation that a device starts."""
+    """Collects (floating-point operations, bytes) of each operation that the device starts; those of the host apart."""
 
-    def __init__(self) -> None:
+    PASSES: ClassVar = {"sort": 4}
+    """Times that an operation reads and writes its numbers: a sort takes one for each byte of float32."""
+
+    def __init__(self, device: torch.device = DEVICE) -> None:
         super().__init__()
-        self.found: list[tuple[float, float]] = []
+        self.device, self.found = device, list[tuple[float, float]]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if not func.is_view and func.__name__.split(".")[0] not in Launches.FREE:
+        name = func.__name__.split(".")[0]
+        tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+        if not func.is_view and name not in Launches.FREE and any(x.device == self.device for x in tensors):
             count = flop_registry.get(func.overloadpacket)
             flops = float(count(*args, **kwargs, out_val=out)) if count else 0.0
-            self.found.append((flops, float(sum(map(_bytes, tree_leaves((args, kwargs, out)))))))
+            moved = sum(x.numel() * x.element_size() for x in tensors)
+            self.found.append((flops, float(self.PASSES.get(name, 1) * moved)))
         return out
 
 
-def _bytes(x: object) -> int:
-    return x.numel() * x.element_size() if isinstance(x, torch.Tensor) else 0
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors on the device that were made inside the block and are still referred to.
+
+    Attributes:
+        most: The most at the end of an operation, since it was last set to 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, torch.Tensor) and x.device == DEVICE:
+                storage = x.untyped_storage()
+                self._storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self._storages = {key: held for key, held in self._storages.items() if not held[0].expired()}
+        self.most = max(self.most, sum(count for _, count in self._storages.values()))
+        return out
 
 
 def runs_of(model: str, method: str, groups: int, log: Log, recipe: Recipe) -> list[Run]:
@@ -89,62 +121,114 @@ def runs_of(model: str, method: str, groups: int, log: Log, recipe: Recipe) -> l
     return [dataclasses.replace(run, seed=g, lr=0.01 * (1 + k)) for g in range(groups) for k in range(LRS)]
 
 
-def operations_of(runs: Sequence[Run], log: Log) -> list[tuple[float, float]]:
-    """The operations of the third step of a stack."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """A stack on the device without numbers: (floating-point operations, bytes) of each operation, and memory.
+
+    Args:
+        step: Operations of a step.
+        judging: Those of the judging at the end.
+        memory: Bytes that a step holds at most, the log included.
+    """
+
+    step: list[tuple[float, float]]
+    judging: list[tuple[float, float]]
+    memory: float
+
+
+def simulated(runs: Sequence[Run], log: Log) -> Simulated:
+    """Simulate three steps of a stack and its judging; the figures are of the third step."""
     recipe = dataclasses.replace(runs[0].recipe, steps=3)
     runs = [dataclasses.replace(run, recipe=recipe) for run in runs]
     try_on_cpu(runs, log)
-    with computing_nothing():
+    of_step: list[tuple[float, float]] = []
+    with computing_nothing(), LiveBytes() as live:
         training = StackTraining(runs, log, DEVICE)
         for step, rows_GB in enumerate(training.batches()):
+            live.most = 0
             with Operations() as seen:
                 training.step(step, rows_GB)
-    return seen.found
+            of_step = seen.found
+        memory = live.most
+        with Operations() as judging:
+            for measure in (evaluation.measured, evaluation.finite, evaluation.moved):
+                measure(training)
+    return Simulated(step=of_step, judging=judging.found, memory=memory)
 
 
-def of_stack(model: str, method: str, runs: int, log: Log, recipe: Recipe) -> list[tuple[float, float]]:
-    """The operations of a step of so many runs."""
-    few, more = (operations_of(runs_of(model, method, groups, log, recipe), log) for groups in (2, 4))
-    assert len(few) == len(more), "the number of operations does not depend on the stack"
-    scale = (runs / LRS - 2) / 2
-    pairs = zip(few, more, strict=True)
-    return [(max(0.0, a[0] + scale * (b[0] - a[0])), max(0.0, a[1] + scale * (b[1] - a[1]))) for a, b in pairs]
+def along(few: float, more: float, runs: int) -> float:
+    """Extend a figure of stacks of 2 and of 4 seeds to one of so many runs: it grows straight."""
+    return max(0.0, few + (runs / LRS - 2) / 2 * (more - few))
+
+
+def step_of(few: Simulated, more: Simulated, runs: int) -> list[tuple[float, float]]:
+    """The operations of a step of so many runs; their number does not depend on the stack."""
+    pairs = zip(few.step, more.step, strict=True)
+    return [(along(a[0], b[0], runs), along(a[1], b[1], runs)) for a, b in pairs]
+
+
+def fitting(few: Simulated, more: Simulated, memory: float) -> int:
+    """Return the most runs whose step fits into so many bytes."""
+    of_run = (more.memory - few.memory) / (2 * LRS)
+    return max(0, int(2 * LRS + (memory - few.memory) / of_run))
 
 
 def seconds_of(operations: Sequence[tuple[float, float]], rates: Rates) -> dict[str, float]:
-    """Seconds of a step by what would rule it alone, and of the whole."""
+    """Seconds of these operations by what would rule them alone, of the device, and of the whole ("all")."""
     found = {
         "launches": len(operations) * rates.launch,
         "products": sum(flops for flops, _ in operations) / rates.flops,
         "bytes": sum(count for _, count in operations) / rates.bandwidth,
     }
-    device = sum(max(flops / rates.flops, count / rates.bandwidth) for flops, count in operations)
-    return found | {"step": max(found["launches"], device)}
+    found["device"] = sum(max(flops / rates.flops, count / rates.bandwidth) for flops, count in operations)
+    return found | {"all": max(found["launches"], found["device"])}
 
 
-def forecast(model: str, method: str, runs: int, log: Log, recipe: Recipe) -> list[str]:
-    """One line for each card."""
+COLUMNS = (
+    "card",
+    "runs of a stack",
+    "GB of a stack: planner, step",
+    "runs that fit: planner, step",
+    "ms a step: launches, products, bytes",
+    "what rules",
+    "judging a stack, s",
+    "{runs:,} runs, s",
+)
+
+
+def forecast(model: str, method: str, runs: int, log: Log, recipe: Recipe) -> list[list[str]]:
+    """The cells of `COLUMNS` for each card."""
     own = bytes_of_run(model, recipe, log, gpu=True)
-    lines = []
+    few, more = (simulated(runs_of(model, method, groups, log, recipe), log) for groups in (2, 4))
+    rows = []
     for card, rates in CARDS.items():
-        stack = max(1, min(STACK_RUNS_GPU, int(SHARE_OF_GPU * rates.memory) // own, runs))
-        found = seconds_of(of_stack(model, method, stack, log, recipe), rates)
-        steps = steps_of(recipe, log.train_rows)
-        rules = max(("launches", "products", "bytes"), key=found.__getitem__)
-        parts = ", ".join(f"{name} {1e3 * found[name]:.2f}" for name in ("launches", "products", "bytes"))
-        lines.append(
-            f"{model}, {method}, {card}: {stack} runs a stack of {1e-9 * stack * own:.1f} GB; ms a step: {parts}; "
-            f"{rules} rule; {runs} runs in {runs / stack * steps * found['step']:.0f} s"
+        room = int(SHARE_OF_GPU * rates.memory)
+        stack = max(1, min(STACK_RUNS_GPU, room // own, runs))
+        found = seconds_of(step_of(few, more, stack), rates)
+        few_s, more_s = (seconds_of(one.judging, rates) for one in (few, more))
+        judging = max(along(few_s[name], more_s[name], stack) for name in ("launches", "device"))
+        parts = ("launches", "products", "bytes")
+        rows.append(
+            [
+                card,
+                f"{stack:,}",
+                f"{1e-9 * stack * own:.1f}, {1e-9 * along(few.memory, more.memory, stack):.1f}",
+                f"{room // own:,}, {fitting(few, more, room):,}",
+                ", ".join(f"{1e3 * found[name]:.3g}" for name in parts),
+                max(parts, key=found.__getitem__),
+                f"{judging:.2g}",
+                f"{runs / stack * (steps_of(recipe, log.train_rows) * found['all'] + judging):,.0f}",
+            ]
         )
-    return lines
+    return rows
 
 
 def cpu_rates() -> Rates:
-    """This CPU's, on one thread, by its CPU time: products, a large copy, and the smallest operation."""
+    """This CPU's, on one thread, by its CPU time: products as in training, a large copy, and the smallest operation."""
     a, b, small = torch.randn(20, 512, 128), torch.randn(20, 128, 64), torch.zeros(4)
     large = torch.zeros(2**23)
 
-    def seconds(work: Any, times: int) -> float:
+    def seconds(work: Callable[[], object], times: int) -> float:
         best = float("inf")
         for _ in range(5):
             started = time.process_time()
@@ -154,36 +238,56 @@ def cpu_rates() -> Rates:
         return best
 
     return Rates(
-        flops=2 * 20 * 512 * 128 * 64 / seconds(lambda: a @ b, 20),
+        flops=2 * 20 * 512 * 128 * 64 / seconds(lambda: matmul.product(a, b), 20),
         bandwidth=2 * 4 * len(large) / seconds(lambda: large.mul_(1.0), 5),
         memory=0.0,
         launch=seconds(lambda: small.add_(1.0), 2000),
     )
 
 
-def check(model: str, method: str, log: Log, recipe: Recipe) -> str:
-    """The formula against CPU seconds of the same steps: on a CPU an operation waits for the one before."""
-    torch.set_num_threads(1)
-    runs = runs_of(model, method, 2, log, dataclasses.replace(recipe, steps=12))
-    operations, rates = operations_of(runs, log), cpu_rates()
-    found = seconds_of(operations, rates)
-    expected = found["step"] + (found["launches"] if found["step"] > found["launches"] else 0.0)
+@contextlib.contextmanager
+def path_of_a_gpu() -> Iterator[None]:
+    """Steps on this CPU start the operations of a GPU inside the block."""
     before = devices.wants_few_operations, fused_mlp.takes
     devices.wants_few_operations, fused_mlp.takes = (lambda _device: True), (lambda *_given: False)
     try:
-        training, times = StackTraining(runs, log, torch.device("cpu")), []
-        for step, rows_GB in enumerate(training.batches()):
-            started = time.process_time()
-            training.step(step, rows_GB)
-            times.append(time.process_time() - started)
+        yield
     finally:
         devices.wants_few_operations, fused_mlp.takes = before
-    measured = sorted(times)[len(times) // 2]
-    return (
-        f"check: {model}, {method}, 20 runs on this CPU ({1e-9 * rates.flops:.0f} GFLOP/s, "
-        f"{1e-9 * rates.bandwidth:.1f} GB/s): forecast {1e3 * expected:.1f} ms a step, measured {1e3 * measured:.1f} "
-        f"({measured / expected:.2f})"
-    )
+
+
+def check(model: str, method: str, log: Log, recipe: Recipe, rates: Rates, most_seconds: float = 5.0) -> list[str]:
+    """The formula against CPU seconds of the same steps, by the path of a GPU and by that of `make bench`.
+
+    On a CPU an operation waits for the one before, so launches and device add up.
+    """
+    size = min(2 * LRS, max(1, BYTES_OF_STACKS_CPU // bytes_of_run(model, recipe, log)))
+    runs = runs_of(model, method, 2, log, dataclasses.replace(recipe, steps=12))[:size]
+    lines = []
+    for path, inside in (("a GPU's path", path_of_a_gpu()), ("as make bench trains", contextlib.nullcontext())):
+        with inside:
+            operations, measured = timed_step(runs, log, most_seconds)
+        found = seconds_of(operations, rates)
+        expected = found["launches"] + seconds_of(operations, dataclasses.replace(rates, launch=0.0))["all"]
+        lines.append(
+            f"check: {model}, {method}, {size} runs, {path}: forecast {1e3 * expected:.3g} ms a step, "
+            f"measured {1e3 * measured:.3g} ({measured / expected:.2f})"
+        )
+    return lines
+
+
+def timed_step(runs: Sequence[Run], log: Log, most_seconds: float) -> tuple[list[tuple[float, float]], float]:
+    """Train on this CPU: the operations of the second step, and the median CPU seconds of those after it."""
+    cpu = torch.device("cpu")
+    training, times, seen = StackTraining(runs, log, cpu), [0.0], Operations(cpu)
+    for step, rows_GB in enumerate(training.batches()):
+        if step > 2 and sum(times) > most_seconds:
+            break
+        started = time.process_time()
+        with seen if step == 1 else contextlib.nullcontext():
+            training.step(step, rows_GB)
+        times += [time.process_time() - started] if step > 1 else []
+    return seen.found, statistics.median(times[1:])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -200,11 +304,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options |= {"rows": asked.rows} if asked.rows else {}
     with tempfile.TemporaryDirectory(prefix="forecast-") as folder:
         log, recipe = data.load(asked.data, options, Path(folder)), Recipe()
+        if asked.check:
+            torch.set_num_threads(1)
+            rates = cpu_rates()
+            print(f"this CPU: {1e-9 * rates.flops:.0f} GFLOP/s, {1e-9 * rates.bandwidth:.1f} GB/s", flush=True)
+            for model in asked.models.split(","):
+                print(*check(model, asked.method, log, recipe, rates), sep="\n", flush=True)
+            return 0
+        print(row_of(["", *(column.format(runs=asked.runs) for column in COLUMNS)]))
+        print(row_of(["---"] * (1 + len(COLUMNS))))
         for model in asked.models.split(","):
-            checked = [check(model, asked.method, log, recipe)] if asked.check else None
-            for line in checked or forecast(model, asked.method, asked.runs, log, recipe):
-                print(line, flush=True)
+            for cells in forecast(model, asked.method, asked.runs, log, recipe):
+                print(row_of([f"`{model}`", *cells]), flush=True)
     return 0
+
+
+def row_of(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |")
 
 
 if __name__ == "__main__":
