@@ -1,8 +1,10 @@
 """The engine alone on one device: stacks against one process a run, what share of the device's products, who waits.
 
     python tests/benchmarks/gpu.py --data-dir DIR [--device cuda] [--only rate,waits,small,paper,edges] [--runs 10000]
+    python tests/benchmarks/gpu.py --data-dir DIR --only outcomes
+    python tests/benchmarks/gpu.py --data-dir DIR --only paper-edges --paper paper_small --tile 1400000 --seeds 16
 
-It needs torch, numpy and pandas, and neither Ray nor MLflow. Its parts:
+It needs torch, numpy and pandas, and neither Ray nor MLflow; the last two parts need scipy too. Its parts:
 
 rate    TFLOP/s of large square products, in float32, TF32 and bfloat16: the limit for all that follows.
 waits   steps under torch's sync debug mode "error", which ends at the first operation that waits for the device: every
@@ -10,14 +12,19 @@ waits   steps under torch's sync debug mode "error", which ends at the first ope
 graph   ms a step, plainly and by a CUDA graph, and seconds with all that is around the steps: `small` in stacks of
         several sizes, and every setting of `waits`. Whether the losses have the same bits, and why there is no graph.
 small   runs of `small` in stacks; against `plain_torch` as one process, and as sixteen that share the device.
-paper   steps of `paper_small` and `paper_large_dcn`: TFLOP/s, and the share of the rate of that precision.
+paper   steps of `paper_small` and `paper_large_dcn` at a batch of 65,536: TFLOP/s, and the share of the rate of that
+        precision. In bfloat16 the factors of each layer's products are rounded, and all else is float32.
 edges   P(divergence) of `small` over lrs, the same runs in float32 and in TF32, and how many runs end differently.
+outcomes     runs of `small_dcn` across the edge, on the device and on the CPU: the share that ends alike, and both
+             edges; a stack twice, bit for bit; runs alone and in a stack.
+paper-edges  LR50 of the paper's five methods on its networks at a batch of 65,536, in each precision of --kinds.
 
 On a CPU the parts run too (without what a CPU does not have), to see that they work.
 """
 
 import argparse
 import contextlib
+import itertools
 import math
 import multiprocessing
 import sys
@@ -30,7 +37,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from torch import Tensor
 
 from study import data
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule, Run, steps_of
@@ -38,7 +47,7 @@ from study.data._dataset import Log
 from study.outcomes.judge import judge
 from study.outcomes.reference import control_reference
 from study.trainers._model_size import SHARE_OF_GPU, STACK_RUNS_GPU
-from study.training import step_graph
+from study.training import matmul, step_graph
 from study.training.sizing import bytes_of_run
 from study.training.trainer import Trained, train
 
@@ -47,12 +56,18 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 import plain_torch
 from bench import HIDDEN, ROOT, gigaflops_of_run
+from conversion import tile
 from device_settings import Setting, all_pairs
 
-PARTS = ("rate", "waits", "graph", "small", "paper", "edges")
+PARTS = ("rate", "waits", "graph", "small", "paper", "edges", "outcomes", "paper-edges")
+FIRST = PARTS[:6]
 PAPER = ("paper_small", "paper_large_dcn")
 PRECISIONS = {"float32": (torch.float32, "ieee"), "TF32": (torch.float32, "tf32"), "bfloat16": (torch.bfloat16, "ieee")}
 """Type of what is multiplied, and what torch may make of float32 on the way."""
+METHODS = "none,layer_clip,agc,lamb,clippy"
+ALIKE, ALONE = 0.97, 1e-3
+"""Targets: the share of runs that ends alike on the device and on the CPU; how far losses of a run alone may be from
+those in a stack, as a share."""
 WARM = 10
 """Steps before anything is timed or watched."""
 
@@ -69,12 +84,18 @@ class Timed:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--only", default=",".join(FIRST), help=f"of {', '.join(PARTS)} (default: the first five)")
     parser.add_argument("--runs", type=int, default=10_000, help="of small (default: 10000)")
     parser.add_argument("--stack", type=int, help="runs of a stack (default: as a study would)")
     parser.add_argument("--steps", type=int, help="of a run (default: one pass)")
     parser.add_argument("--paper-steps", type=int, default=40, help="of the paper's networks (default: 40)")
     parser.add_argument("--paper", default=",".join(PAPER), help="models in their place")
+    parser.add_argument("--batch", type=int, default=65_536, help="of the paper's networks (default: 65536)")
+    parser.add_argument("--kinds", default=",".join(PRECISIONS), help="precisions of paper-edges (default: all)")
+    parser.add_argument("--methods", default=METHODS, help=f"of paper-edges (default: {METHODS})")
+    parser.add_argument("--lrs", default=",".join(map(str, plain_torch.LRS)), help="of outcomes and paper-edges")
+    parser.add_argument("--tile", type=int, help="rows that the slice of KuaiRand is tiled to")
+    parser.add_argument("--out", type=Path, help="a CSV file for each run's outcome, of paper-edges")
     parser.add_argument("--seeds", type=int, default=20, help="of each lr, for edges (default: 20)")
     parser.add_argument("--processes", type=int, default=16, help="that share the device (default: 16)")
     parser.add_argument("--data", default="kuairand", help="data source (default: kuairand)")
@@ -90,6 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = {"dir": str(asked.data_dir.resolve())} if asked.data == "kuairand" else {}
     options |= {"rows": asked.rows} if asked.rows else {}
     with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
+        if asked.tile:
+            tile(asked.data_dir, Path(folder) / "tiled", asked.tile)
+            options["dir"] = str(Path(folder) / "tiled")
         log = data.load(asked.data, options, Path(folder))
         print(f"{name_of(asked.device)}, torch {torch.__version__}", flush=True)
         rates = matrix_rates(asked.device)
@@ -160,12 +184,12 @@ def say_small(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> I
 
 
 def say_paper(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> Iterator[str]:
-    recipe = Recipe(steps=asked.paper_steps)
+    recipe = Recipe(steps=asked.paper_steps, batch=asked.batch)
     for model in asked.paper.split(","):
         size = asked.stack or min(64, stack_of(model, log, recipe, asked.device))
         runs = runs_of(model, size, log, recipe)
         of_step = gigaflops_of_run(model, log, recipe) * size / asked.paper_steps
-        for kind in ("float32", "TF32"):
+        for kind in PRECISIONS:
             if kind in rates:
                 with multiplying(kind):
                     step = timed(runs, log, asked.device).of_step
@@ -193,6 +217,47 @@ def say_edges(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> I
         yield f"edges: {int((one & ~other).sum())} runs diverge in float32 alone, {int((other & ~one).sum())} in TF32"
 
 
+def say_outcomes(asked: argparse.Namespace, log: Log, _rates: dict[str, float]) -> Iterator[str]:
+    lrs = [float(lr) for lr in asked.lrs.split(",")]
+    recipe, diverged = Recipe(steps=asked.steps), {}
+    runs = grid("small_dcn", "none", lrs, range(asked.seeds), log, recipe)
+    for device in (asked.device, "cpu"):
+        known = control_of("small_dcn", log, recipe, device, asked.stack)
+        diverged[device] = outcomes(in_stacks(runs, log, device, asked.stack), known, log, Rule())
+    edges = {device: edge_of(runs, found) for device, found in diverged.items()}
+    one, other = diverged[asked.device], diverged["cpu"]
+    alike = float((one == other).mean())
+    yield f"outcomes: {len(runs)} runs: {alike:.1%} end as on the CPU (target {ALIKE:.0%})"
+    within = all(low <= edge <= high for edge, *_ in edges.values() for _, low, high in edges.values())
+    words = ", ".join(f"{device} {_edge(found)}" for device, found in edges.items())
+    yield f"outcomes: LR50: {words}: {'each' if within else 'not each'} within the other's interval"
+    stack = runs[: 4 * len(lrs)]
+    first, again = (train(stack, log, asked.device) for _ in range(2))
+    same = first.loss.tobytes() == again.loss.tobytes() and np.array_equal(first.moved, again.moved, equal_nan=True)
+    yield f"outcomes: a stack of {len(stack)} twice: {'the same bits' if same else 'OTHER BITS'}"
+    kept = [i for i, lost in enumerate(one[: len(stack)]) if not lost][:: max(1, len(stack) // 4)]
+    far = max((_far(train([stack[i]], log, asked.device).loss[0], first.loss[i]) for i in kept), default=math.nan)
+    yield f"outcomes: {len(kept)} runs alone: losses differ by {far:.2g} at most (tolerance {ALONE:g})"
+
+
+def say_paper_edges(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> Iterator[str]:
+    recipe, lrs = Recipe(steps=asked.steps, batch=asked.batch), [float(lr) for lr in asked.lrs.split(",")]
+    kinds = [kind for kind in asked.kinds.split(",") if kind in rates]
+    told = []
+    for model, kind in itertools.product(asked.paper.split(","), kinds):
+        with multiplying(kind):
+            known = control_of(model, log, recipe, asked.device, asked.stack)
+        for method in asked.methods.split(","):
+            runs = grid(model, method, lrs, range(asked.seeds), log, recipe)
+            with multiplying(kind):
+                diverged = outcomes(in_stacks(runs, log, asked.device, asked.stack), known, log, Rule())
+            yield f"paper-edges: {model}, {method}, {kind}, {asked.seeds} seeds: LR50 {_edge(edge_of(runs, diverged))}"
+            told += [(model, method, kind, run.lr, run.seed, bool(d)) for run, d in zip(runs, diverged, strict=True)]
+            if asked.out:  # after each curve, so that what was measured stays
+                columns = ["model", "method", "precision", "lr", "seed", "diverged"]
+                pd.DataFrame(told, columns=columns).to_csv(asked.out, index=False)
+
+
 SAYS: dict[str, Callable[[argparse.Namespace, Log, dict[str, float]], Iterator[str]]] = {
     "rate": say_rate,
     "waits": say_waits,
@@ -200,6 +265,8 @@ SAYS: dict[str, Callable[[argparse.Namespace, Log, dict[str, float]], Iterator[s
     "small": say_small,
     "paper": say_paper,
     "edges": say_edges,
+    "outcomes": say_outcomes,
+    "paper-edges": say_paper_edges,
 }
 
 
@@ -226,20 +293,33 @@ def matrix_rates(device: str) -> dict[str, float]:
 
 @contextlib.contextmanager
 def multiplying(kind: str) -> Iterator[None]:
-    """Inside, a GPU multiplies float32 in this precision."""
-    matmul: Any = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = PRECISIONS[kind][1]
+    """Inside, a GPU multiplies float32 in this precision; for bfloat16, layers round the factors of their products."""
+    setting: Any = torch.backends.cuda.matmul
+    before = setting.fp32_precision, matmul.product, torch.baddbmm
+    setting.fp32_precision = PRECISIONS[kind][1]
+    if kind == "bfloat16":
+        matmul.product = _rounded_product
+        torch.baddbmm = lambda bias, left, right: _rounded_product(left, right).add_(bias)  # pyright: ignore
     try:
         yield
     finally:
-        matmul.fp32_precision = before
+        setting.fp32_precision, matmul.product, torch.baddbmm = before
+
+
+def _rounded_product(left_RNI: Tensor, right_RIO: Tensor, out: Tensor | None = None) -> Tensor:
+    found = torch.bmm(left_RNI.bfloat16(), right_RIO.bfloat16()).to(left_RNI.dtype)
+    return found if out is None else out.copy_(found)
 
 
 def runs_of(model: str, count: int, log: Log, recipe: Recipe) -> list[Run]:
     """So many runs without a method: the plain side's lrs, seed after seed."""
     lrs = plain_torch.LRS
     return [_run(model, lrs[i % len(lrs)], i // len(lrs), log, recipe) for i in range(count)]
+
+
+def grid(model: str, method: str, lrs: Sequence[float], seeds: Sequence[int], log: Log, recipe: Recipe) -> list[Run]:
+    """Each lr of each seed, seed after seed."""
+    return [replace(_run(model, lr, seed, log, recipe), method=method) for seed in seeds for lr in lrs]
 
 
 def _run(model: str, lr: float, seed: int, log: Log, recipe: Recipe) -> Run:
@@ -349,6 +429,42 @@ def outcomes(trained: Trained, control: Trained, log: Log, rule: Rule) -> np.nda
     reference = control_reference(lrs, seeds, control.loss, control.constant, unit, rule, control.moved)
     told = judge(trained.loss, trained.constant, unit, trained.finite, reference, rule, trained.moved)
     return np.array([one.outcome == "diverged" for one in told])
+
+
+def control_of(model: str, log: Log, recipe: Recipe, device: str, stack: int | None) -> Trained:
+    """The control of a model on this device."""
+    return in_stacks(grid(model, "none", CONTROL_LRS, CONTROL_SEEDS, log, recipe), log, device, stack)
+
+
+def in_stacks(runs: Sequence[Run], log: Log, device: str, stack: int | None) -> Trained:
+    """Train runs in stacks of so many (None: as a study would). What is judged by held-out rows is left out."""
+    size = stack or stack_of(runs[0].model, log, runs[0].recipe, device)
+    parts = [train(runs[i : i + size], log, device) for i in range(0, len(runs), size)]
+    names = ("loss", "constant", "finite", "moved")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], **joined, judged={}, counts={})
+
+
+def edge_of(runs: Sequence[Run], diverged: np.ndarray) -> tuple[float, float, float]:
+    """LR50 with its 95% interval; NaN where no lr of the grid reaches it."""
+    from analysis.stats import edges, psychometric
+
+    lrs = sorted({run.lr for run in runs})
+    diverged_SK = np.zeros((len(runs) // len(lrs), len(lrs)))
+    for run, lost in zip(runs, diverged, strict=True):
+        diverged_SK[run.seed, lrs.index(run.lr)] = lost
+    found = edges.edge_of(lrs, diverged_SK, psychometric.fit(lrs, diverged_SK), 0.5)
+    return found["edge"], found["low"], found["high"]
+
+
+def _edge(found: tuple[float, float, float]) -> str:
+    edge, low, high = found
+    return f"{edge:.3g} ({low:.3g} to {high:.3g})"
+
+
+def _far(loss_ST: np.ndarray, other_ST: np.ndarray) -> float:
+    """The largest difference of two courses, as a share of the second."""
+    return float((np.abs(loss_ST - other_ST) / np.abs(other_ST)).max())
 
 
 def name_of(device: str) -> str:

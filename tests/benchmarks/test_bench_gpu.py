@@ -9,11 +9,14 @@ from pathlib import Path
 
 import gpu
 import numpy as np
+import pandas as pd
 import pytest
 from device_settings import Setting, all_pairs
 
+from search_spaces._arms import PAPER_FIVE
 from study import data, methods
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule
+from study.training import fused_mlp
 from study.training.trainer import train
 
 SMALL = ["--device", "cpu", "--data", "synthetic", "--rows", "20000", "--steps", "13"]
@@ -26,11 +29,59 @@ def log(tmp_path_factory):
 
 def test_parts_run(capsys):
     more = ["--runs", "6", "--stack", "4", "--processes", "2", "--paper", "small", "--paper-steps", "13"]
+    more += ["--batch", "64"]
     assert gpu.main([*SMALL, *more, "--only", "rate,waits,graph,small,paper"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in said[1:]] == ["rate", "waits", *["graph"] * 4, *["small"] * 3, "paper"]
     assert "6 runs in 2 stacks of at most 4" in said[7]
     assert "nan" not in "".join(said)
+
+
+TOY = ["--device", "cpu", "--data", "synthetic", "--rows", "8000", "--steps", "60", "--seeds", "2"]
+
+
+def test_outcomes_of_a_device_are_held_against_the_cpu_s(capsys):
+    assert gpu.main([*TOY, "--lrs", "0.05,0.1,1000", "--only", "outcomes"]) == 0
+    _, alike, edges, twice, alone = capsys.readouterr().out.splitlines()
+    assert alike == "outcomes: 6 runs: 100.0% end as on the CPU (target 97%)"
+    assert edges.endswith("each within the other's interval")
+    assert "not each" not in edges
+    assert twice == "outcomes: a stack of 6 twice: the same bits"
+    assert alone.endswith("differ by 0 at most (tolerance 0.001)")
+
+
+def test_edges_of_the_paper_s_networks_have_a_line_and_rows_a_curve(capsys, tmp_path):
+    assert ",".join(arm.method for arm in PAPER_FIVE) == gpu.METHODS
+    more = ["--paper", "small", "--methods", "none,clippy", "--lrs", "0.05,1000", "--batch", "128", "--stack", "3"]
+    assert gpu.main([*TOY, *more, "--only", "paper-edges", "--out", str(tmp_path / "edges.csv")]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split(": LR50")[0] for line in lines] == [
+        f"paper-edges: small, {method}, float32, 2 seeds" for method in ("none", "clippy")
+    ]
+    table = pd.read_csv(tmp_path / "edges.csv")
+    assert table.groupby("method").size().to_dict() == {"none": 4, "clippy": 4}
+    assert table[table["method"] == "none"]["diverged"].tolist() == [False, True] * 2
+
+
+def test_layers_round_their_factors_to_bfloat16_and_nothing_after(log, monkeypatch):
+    monkeypatch.setattr(gpu.matmul.devices, "wants_few_operations", lambda _device: True)
+    monkeypatch.setattr(fused_mlp, "takes", lambda *_given: False)
+    runs = gpu.runs_of("small", 2, log, Recipe(steps=20))
+    exact = train(runs, log).loss
+    with gpu.multiplying("bfloat16"):
+        rounded = train(runs, log).loss
+    assert not np.array_equal(exact, rounded)
+    np.testing.assert_allclose(rounded, exact, rtol=0.02)
+    assert np.array_equal(train(runs, log).loss, exact)
+
+
+def test_the_slice_can_be_tiled(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(gpu, "tile", lambda *given: asked.append(given))
+    monkeypatch.setattr(gpu.data, "load", lambda source, options, _cache: asked.append((source, options)))
+    assert gpu.main(["--device", "cpu", "--only", "rate", "--data-dir", str(tmp_path), "--tile", "5000"]) == 0
+    [(source, into, rows), (_, options)] = asked
+    assert (source, str(into), rows) == (tmp_path, options["dir"], 5000)
 
 
 @pytest.mark.parametrize(
