@@ -84,7 +84,7 @@ class Timed:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--only", default=",".join(FIRST), help=f"of {', '.join(PARTS)} (default: the first five)")
+    parser.add_argument("--only", default=",".join(FIRST), help=f"of {', '.join(PARTS)} (default: the first six)")
     parser.add_argument("--runs", type=int, default=10_000, help="of small (default: 10000)")
     parser.add_argument("--stack", type=int, help="runs of a stack (default: as a study would)")
     parser.add_argument("--steps", type=int, help="of a run (default: one pass)")
