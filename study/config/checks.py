@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import os
 from typing import Any
 
 MAX_LR = 1e4
@@ -27,6 +28,27 @@ def _is_number_as_text(value: Any) -> bool:
         return isinstance(value, str) and math.isfinite(float(value))
     except ValueError:
         return False
+
+
+def json_value(value: Any, what: str) -> Any:
+    """Return a value of options as JSON has it: a path as text, a number of numpy as one of Python.
+
+    Raises:
+        ValueError: It is, or holds, something else. The message calls it `what`.
+    """
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, list | tuple):
+        items = [json_value(item, what) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    need(isinstance(value, dict), f"{what} needs texts, numbers, and lists or dicts of them, got {value!r}")
+    return {key: json_value(item, what) for key, item in value.items()}
 
 
 def check_lr(lr: float, name: str = "lr") -> None:

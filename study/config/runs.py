@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from study.config.checks import check_lr, need
+from study.config.checks import check_lr, json_value, need
 from study.config.identity import as_one_number, canonical_json, without_defaults
 from study.config.recipe import Recipe
 
@@ -47,7 +47,8 @@ class Arm:
         self, method: str, options: Mapping[str, Any] | None = None, *, lrs: Iterable[float] = (), **more: Any
     ) -> None:
         object.__setattr__(self, "method", method)
-        object.__setattr__(self, "options", {**(options or {}), **more})
+        named = json_value({**(options or {}), **more}, f"options of the arm {method}")
+        object.__setattr__(self, "options", named)
         what = f"lrs of the arm {method}"
         need(isinstance(lrs, Iterable) and not isinstance(lrs, str), f"{what} needs a tuple, got {lrs!r}")
         lrs = tuple(lrs)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from study.config.checks import check_lr, need
+from study.config.checks import check_lr, json_value, need
 from study.config.identity import as_one_number, canonical_json
 from study.config.recipe import Recipe
 from study.config.rule import Rule
@@ -86,6 +86,8 @@ class Study:
             object.__setattr__(self, "models", self.models or (self.trainer.name(),))
             object.__setattr__(self, "trainer_options", self.trainer.options(self.arms))
             object.__setattr__(self, "trainer", self.trainer.trainer)
+        for name in ("data_options", "trainer_options"):
+            object.__setattr__(self, name, json_value(getattr(self, name), name))
         if self.trainer != RANKER and not self.models:
             object.__setattr__(self, "models", (self.trainer.rpartition(".")[2],))
         if not self.lrs and isinstance(self.search, EdgeSearch) and self.arms and self.has_lrs:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,16 +40,19 @@ class Loop:
 
     function: Callable[..., Any] | str | None = None
     command: str | None = None
-    losses: str | None = None
+    losses: str | os.PathLike[str] | None = None
     tasks: tuple[str, ...] = ("loss",)
     quality: str | None = None
-    metrics: str | None = None
+    metrics: str | os.PathLike[str] | None = None
     baseline: float | Mapping[str, float] | None = None
     cpus: float = 1
     gpus: float = 0
     version: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("losses", "metrics"):
+            if isinstance(path := getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(path))
         if (self.function is None) == (self.command is None):
             raise ValueError("a Loop needs either a function or a command")
         if self.command is not None and self.losses is None:

@@ -5,13 +5,15 @@ import hashlib
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study import config
+from study import Loop, config
 from study.commands.request import validate_study
 from study.config import (
     CONTROL_SEEDS,
@@ -223,6 +225,14 @@ def test_values_are_frozen() -> None:
         (lambda: make_study(seeds=(CONTROL_SEEDS[0],)), "need 0 <= seed < 1000000000, got seed=1000000000"),
         (lambda: make_study(lrs=(0.1, -0.2)), "need 0 < lr <= 10000, got lr=-0.2"),
         (lambda: make_study(models=()), "need at least one of models"),
+        (
+            lambda: make_study(data_options={"at": [math]}),
+            f"data_options needs texts, numbers, and lists or dicts of them, got {math!r}",
+        ),
+        (
+            lambda: Arm("clippy", rel=math),
+            f"options of the arm clippy needs texts, numbers, and lists or dicts of them, got {math!r}",
+        ),
         (lambda: make_study(seeds=(1, 2, 1)), "seeds names 1 twice"),
         (lambda: make_study(lrs=(1, 1.0)), "lrs names 1 twice"),
         (
@@ -377,6 +387,26 @@ def test_a_comparator_that_no_arm_has_is_refused(compare: Any, message: str) -> 
 def test_a_recipe_and_a_rule_are_no_mappings(part: str) -> None:
     with pytest.raises(ValueError, match=f"{part} is made by {part.title()}\\(...\\), got {{}}"):
         make_study(**{part: {}})
+
+
+def test_paths_and_numbers_of_numpy_in_options_become_values_of_json() -> None:
+    folder = Path("tab")
+    study = make_study(
+        data="table",
+        data_options={
+            "dir": folder,
+            "rows": np.int64(3),
+            "parts": [folder, np.float32(0.5)],
+            "more": {"at": (folder,)},
+        },
+        trainer_options={"dir": folder},
+        arms=(Arm("none"), Arm("clippy", at=folder, rel=np.float64(0.5))),
+    )
+    assert study.data_options == {"dir": "tab", "rows": 3, "parts": ["tab", 0.5], "more": {"at": ("tab",)}}
+    assert study.trainer_options == {"dir": "tab"}
+    assert study.arms[1].options == {"at": "tab", "rel": 0.5}
+    assert study_from_json(to_json(study)).arms == study.arms
+    assert Loop(command="x", losses=Path("losses.csv")).losses == "losses.csv"
 
 
 OWN_GRID = (Arm("none"), Arm("lion", {"rel": 0.5}, lrs=(0.003, 0.001)))
