@@ -17,7 +17,6 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from analysis.figures.axes import (
     BAND_ALPHA,
-    HALO,
     NARROW,
     REPORT,
     FewTicks,
@@ -30,6 +29,7 @@ from analysis.figures.axes import (
     sizes,
     widen,
 )
+from analysis.figures.names import Name, write_names
 from analysis.figures.palette import LineStyle, heat, method_styles
 from analysis.figures.panels import MOST_LINES, MOST_VALUES, evenly_spaced, fewer_values, line_title, threshold_lines
 from analysis.loading import records
@@ -72,22 +72,21 @@ def draw_frontier(
         line: The rows of one threshold in `analysis.stats.frontier.frontier`.
         reference: The row of `none`, drawn as a band over the whole panel; may be empty.
         style: Of the line's method.
-        ends: Lowest and highest lr of the axis; None takes those of `line`.
+        ends: Lowest and highest lr of the axis; None takes those of the rows.
     """
     line, size = line.sort_values("value"), sizes(ax)
     rows = records(line)
     ax.set_yscale("log")
-    bottom, top = widen(ax, "y", *(_edge_range(line) if ends is None else ends))
+    bottom, top = widen(ax, "y", *(_edge_range(pd.concat([line, reference])) if ends is None else ends))
     value, edge = (line[name].to_numpy(dtype=float) for name in ("value", "edge"))
-    for row in records(reference):
-        _draw_reference(ax, row, bottom, top)
+    names = [_draw_reference(ax, row, value[0], bottom, top) for row in records(reference)]
     band = np.clip(line[["low", "high"]].to_numpy(dtype=float), bottom, top)
     ax.fill_between(value, band[:, 0], band[:, 1], color=style.colour, alpha=2 * BAND_ALPHA, lw=0, zorder=2)
     # The line breaks where an edge is not a number.
     label = str(line["method"].iloc[0])
     marked: dict[str, Any] = {"marker": style.marker, "markevery": []}  # the legend alone shows it
     ax.plot(value, edge, color=style.colour, ls=style.dash, lw=1.1 * size.line, zorder=3, label=label, **marked)
-    before, crowded = "", 72 * inches(ax)[0] < 4.5 * size.text * len(rows)
+    before = ""
     for row in rows:
         if row["status"] == REACHED:
             before = ""
@@ -105,13 +104,16 @@ def draw_frontier(
         else:
             up = row["status"] == NOT_REACHED
             text = edge_text(row)
-            shown = "" if crowded and text == before else text  # neighbours would write it over each other
-            _censored(ax, row["value"], row["lr_max"] if up else row["lr_min"], up, shown, style.colour)
+            lr = row["lr_max"] if up else row["lr_min"]
+            _censored(ax, row["value"], lr, up, style.colour)
+            if text != before:  # one name for neighbours
+                names.append(Name(text=text, x=row["value"], y=lr))
             before = text
     _value_axis(ax, value)
     log_ticks(ax.yaxis, bottom, top, (bottom, top))
     ax.set_xlabel(str(line["threshold"].iloc[0]))
     label_y(ax, f"{_level_name(float(line['level'].iloc[0]))} (learning rate)")
+    write_names(ax, names)
 
 
 def _edge_range(table: pd.DataFrame) -> tuple[float, float]:
@@ -123,30 +125,21 @@ def _edge_range(table: pd.DataFrame) -> tuple[float, float]:
     return min(seen) / 1.9, max(seen) * 1.9
 
 
-def _draw_reference(ax: Axes, row: Mapping[str, Any], bottom: float, top: float) -> None:
+def _draw_reference(ax: Axes, row: Mapping[str, Any], x: float, bottom: float, top: float) -> Name:
     ends = (row["low"] or bottom, min(row["high"], top))
     ax.axhspan(*ends, color="#000000", alpha=0.09, lw=0, zorder=1)
     at = {REACHED: row["edge"], NOT_REACHED: row["lr_max"], BELOW: row["lr_min"]}[row["status"]]
-    size = sizes(ax)
-    ax.axhline(at, color="#000000", lw=0.75 * size.line, ls=(0, (1, 1.5)), zorder=2)
-    place = {"xy": (0.0, at), "xytext": (4, 3), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    ax.annotate(f"{row['curve']} {edge_text(row)}", **place, fontsize=size.text, zorder=5, path_effects=[HALO])
+    ax.axhline(at, color="#000000", lw=0.75 * sizes(ax).line, ls=(0, (1, 1.5)), zorder=2)
+    return Name(text=f"{row['curve']} {edge_text(row)}", x=x, y=at, along=True)
 
 
-def _censored(ax: Axes, value: float, lr: float, up: bool, text: str, colour: str) -> None:
-    """Draw an arrow outward from the last lr tried, with the bound of the edge at its tail."""
+def _censored(ax: Axes, value: float, lr: float, up: bool, colour: str) -> None:
+    """Draw an arrow outward from the last lr tried."""
     size, (bottom, top) = sizes(ax), ax.get_ylim()
     length = (top / bottom) ** (0.09 if up else -0.08)
     head = {"lw": 1.1 * size.line, "mutation_scale": 2.2 * size.marker}
     arrow = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0} | head
     ax.annotate("", xy=(value, lr * length), xytext=(value, lr), arrowprops=arrow, zorder=5)
-    side = {
-        "xytext": (0, -3 if up else 3),
-        "textcoords": "offset points",
-        "ha": "center",
-        "va": "top" if up else "bottom",
-    }
-    ax.annotate(text, xy=(value, lr), **side, fontsize=size.text, zorder=6, path_effects=[HALO])
 
 
 def _value_axis(ax: Axes, values: np.ndarray) -> None:

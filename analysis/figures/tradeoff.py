@@ -1,6 +1,5 @@
 """Held-out quality against P(divergence)."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.axes import HALO, REPORT, Page, figure_style, inches, label_y, legend, panel_figure, sizes, widen
+from analysis.figures.axes import REPORT, Page, figure_style, label_y, legend, panel_figure, sizes, widen
+from analysis.figures.names import Name, write_names
 from analysis.figures.palette import LineStyle, method_styles
 from analysis.figures.panels import MOST_PANELS, evenly_spaced
 from analysis.loading import method_order, records
@@ -44,12 +44,9 @@ def tradeoff(table: pd.DataFrame, page: Page = REPORT) -> Figure:
     with figure_style(page):
         figure, every = panel_figure(len(models), page, tall=TALL, wide=True)
         for ax, model in zip(every, models, strict=True):
-            draw_points(ax, table.loc[table["model"] == model])
+            draw_tradeoff(ax, table.loc[table["model"] == model])
             ax.set_title(model)
         legend(figure, method_styles(table["method"]), lines=False)
-        figure.draw_without_rendering()  # names need the final size of their panel
-        for ax, model in zip(every, models, strict=True):
-            write_names(ax, table.loc[table["model"] == model])
     return figure
 
 
@@ -63,12 +60,6 @@ def draw_tradeoff(ax: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle]
         table: `analysis.stats.frontier.tradeoff` of one model.
         styles: Method -> style; None takes those of `analysis.figures.palette`.
     """
-    draw_points(ax, table, styles)
-    write_names(ax, table)
-
-
-def draw_points(ax: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle] | None = None) -> None:
-    """Draw all of `draw_tradeoff` but the names."""
     styles = method_styles(table["method"]) if styles is None else styles
     measure = str(table["measure"].iloc[0])
     table, down, floor = _placed(table)
@@ -89,6 +80,12 @@ def draw_points(ax: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle] |
     kind, _, task = measure.partition("_")
     words = {"kept": "kept", "score": task, "error": task}.get(kind, f"held-out {kind.upper()}, {task}")
     label_y(ax, f"kept, {task}" if kind == "kept" and task else words)
+    write_names(ax, [_name(row) for row in named])
+
+
+def _name(row: Mapping[str, Any]) -> Name:
+    colour = "black" if row["pareto"] else "#666666"
+    return Name(text=f"{row['curve']}, lr {row['lr']:g}", x=row["x"], y=row["quality"], colour=colour)
 
 
 def _placed(table: pd.DataFrame) -> tuple[pd.DataFrame, int, float]:
@@ -114,11 +111,12 @@ def _placed(table: pd.DataFrame) -> tuple[pd.DataFrame, int, float]:
 
 def _named(placed: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows with a name: the Pareto front, and the best cell of each other method."""
-    best = []
+    best: list[dict[str, Any]] = []
     for method in method_order(placed["method"]):
         of_method = placed.loc[placed["method"] == method]
         top = of_method.sort_values(["up", "rate"], ascending=[False, True]).head(1)
         best += [row for row in records(top) if not row["pareto"] and not row["off"]]
+    best.sort(key=lambda row: -row["up"])  # their names, one below the other, are joined to them by lines
     return [*records(placed.loc[placed["pareto"]].sort_values(["rate", "up"])), *best]
 
 
@@ -153,44 +151,3 @@ def _floor(up: np.ndarray, rate: np.ndarray) -> float:
     top, typical = float(trained.max()), float(np.quantile(trained, 0.25))
     lowest = float(up[np.isfinite(up)].min())
     return max(lowest, top - (1 + FLOOR_SPANS) * (top - typical)) if top > typical else lowest
-
-
-def write_names(ax: Axes, table: pd.DataFrame) -> None:
-    """Write the names of `draw_tradeoff` beside their points, with thin lines.
-
-    Names stand one below the other; there are as many as the panel, as it is laid out now, has room for. Those of the
-    front come first.
-    """
-    placed, down, _ = _placed(table)
-    rows = _named(placed)
-    (low, high), letters = ax.get_ylim(), sizes(ax).text
-    gap = abs(high - low) * letters * 1.35 / 72 / inches(ax)[1]
-    rows = sorted(rows[: max(1, int(0.95 * abs(high - low) / gap))], key=lambda row: -down * row["quality"])
-    bottom, top = sorted((down * low, down * high))
-    heights, last = [], math.inf
-    for row in rows:
-        last = min(down * row["quality"], last - gap, top - gap)
-        heights.append(last)
-    for i in reversed(range(len(heights))):  # those that would stand below the panel push the others up
-        above = heights[i + 1] + gap if i + 1 < len(heights) else bottom + 0.3 * gap
-        heights[i] = max(heights[i], above)
-    for row, height in zip(rows, heights, strict=True):
-        x, left = row["x"], row["x"] < 0.6
-        near = [other["x"] for other in rows if abs(other["x"] - x) < NEAR and (other["x"] < 0.6) == left]
-        line = {"arrowstyle": "-", "color": "#888888", "lw": 0.7, "shrinkA": 0, "shrinkB": 3}
-        ax.annotate(
-            f"{row['curve']}, lr {row['lr']:g}",
-            xy=(x, row["quality"]),
-            xytext=(max(near) + 0.05 if left else min(near) - 0.05, down * height),
-            ha="left" if left else "right",
-            va="bottom",
-            fontsize=letters,
-            color="black" if row["pareto"] else "#666666",
-            arrowprops=line,
-            zorder=6,
-            path_effects=[HALO],
-        )
-
-
-NEAR = 0.12
-"""Distance of points, in P(divergence), whose names begin beside each other."""

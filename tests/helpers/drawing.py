@@ -1,6 +1,12 @@
 """Helpers for tests of figures."""
 
+import itertools
+
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 
 def words(figure: Figure) -> list[str]:
@@ -12,3 +18,34 @@ def drawn(figure: Figure) -> Figure:
     """Draw a figure; every warning is an error."""
     figure.draw_without_rendering()
     return figure
+
+
+def names_of(ax: Axes) -> dict[str, Bbox]:
+    """The boxes of the names that are seen, without the lines to their points."""
+    return {
+        text.get_text(): Text.get_window_extent(text) for text in ax.texts if text.get_text() and text.get_visible()
+    }
+
+
+def markers(ax: Axes) -> list[Bbox]:
+    """The boxes of the markers of the points."""
+    found = []
+    for line in ax.lines:
+        if line.get_marker() in (None, "None", "") or line.get_markevery() is not None:
+            continue
+        half = line.get_markersize() / 2 * ax.get_figure(root=True).dpi / 72
+        places = line.get_transform().transform(np.column_stack(line.get_data()))
+        found += [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in places]
+    return found
+
+
+def check_names(ax: Axes) -> int:
+    """Return how many names an axes shows, after a check that they lie inside it and cover nothing."""
+    boxes = names_of(ax)
+    arrows = [text.arrow_patch.get_window_extent() for text in ax.texts if not text.get_text()]
+    for name, box in boxes.items():
+        assert ax.bbox.x0 <= box.x0 < box.x1 <= ax.bbox.x1, name
+        assert ax.bbox.y0 <= box.y0 < box.y1 <= ax.bbox.y1, name
+        assert not any(box.overlaps(other) for other in [*markers(ax), *arrows]), name
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes.values(), 2))
+    return len(boxes)

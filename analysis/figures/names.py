@@ -1,0 +1,236 @@
+"""Names beside the points of an axes, where they hide nothing.
+
+They are placed each time the axes is drawn, when its size, limits and layout are known.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.path import Path
+from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox, IdentityTransform
+
+from analysis.figures.axes import HALO, sizes
+
+STEP = 0.25
+"""Width of the squares in which places are sought, in letters."""
+
+FAR = 1.1
+"""Letters between a point and its name above which a thin line joins them."""
+
+CROSSED = 0.2
+"""What a line under a name costs, in letters of distance, for each square of its height."""
+
+HIDDEN = 10.0
+"""What the line from a name to its point costs where it runs over names and markers, for all of its length."""
+
+NAMED = 2
+"""A square of a name; 1 is one of anything else that may not be covered."""
+
+SAMPLES = 32
+"""Places of that line at which it is looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Name:
+    """A text, and where it belongs.
+
+    Attributes:
+        text: What is written.
+        x, y: The point, in data.
+        along: Whether it may stand anywhere along a horizontal line through the point.
+        colour: Of the letters.
+    """
+
+    text: str
+    x: float
+    y: float
+    along: bool = False
+    colour: str = "black"
+
+
+def write_names(ax: Axes, names: Sequence[Name]) -> None:
+    """Write each name where it is nearest to its point and covers no marker, arrow, or other text.
+
+    Lines lie below a name only where it would otherwise stand far away. A name without a free place is left out; the
+    first ones have the choice.
+    """
+    written = []
+    for name in names:
+        line = {"arrowstyle": "-", "color": "#888888", "lw": 0.7, "shrinkA": 0, "shrinkB": 2}
+        text = ax.annotate(
+            name.text,
+            xy=(name.x, name.y),
+            xytext=(0, 0),
+            textcoords=IdentityTransform(),
+            ha="left",
+            va="bottom",
+            fontsize=sizes(ax).text,
+            color=name.colour,
+            arrowprops=None if name.along else line,
+            zorder=6,
+            path_effects=[HALO],
+        )
+        text.set_in_layout(False)  # it stands inside the axes
+        written.append((name, text))
+    ax.add_artist(_Placement(written))
+
+
+class _Placement(Artist):
+    """Moves names before they are drawn: it is drawn first."""
+
+    zorder = -1.0
+
+    def __init__(self, names: Sequence[tuple[Name, Annotation]]) -> None:
+        super().__init__()
+        self.names = names
+        self.set_in_layout(False)
+
+    def draw(self, renderer: Any) -> None:
+        if not self.names or self.axes is None or not self.axes.get_visible():
+            return
+        own = [text for _, text in self.names]
+        for text in own:
+            text.set_visible(True)
+        dpi = renderer.points_to_pixels(72.0)
+        letters = own[0].get_fontsize() * dpi / 72
+        squares = _Squares(self.axes.bbox, STEP * letters)
+        _mark_artists(squares, self.axes, renderer, dpi, own)
+        for name, text in self.names:
+            point = self.axes.transData.transform((name.x, name.y))
+            text.set_visible(self.axes.bbox.contains(*point))  # not where a user has moved the limits
+            if not text.get_visible():
+                continue
+            box = Text.get_window_extent(text, renderer)
+            reach = (self.axes.bbox.x0, self.axes.bbox.x1) if name.along else (point[0], point[0])
+            found = squares.place(box.width, box.height, reach, float(point[1]), letters)
+            if found is None:
+                text.set_visible(False)
+                continue
+            corner, distance = found
+            text.xyann = corner
+            squares.fill(Bbox.from_bounds(*corner, box.width, box.height), NAMED)
+            if text.arrow_patch is not None:
+                text.arrow_patch.set_visible(far := distance > FAR * letters)
+                middle = (corner[0] + box.width / 2, corner[1] + box.height / 2)
+                if far:
+                    squares.draw(np.array([point, middle]), squares.full)
+
+
+class _Squares:
+    """An axes divided into squares, with what they hold.
+
+    Attributes:
+        full: Squares that no name may cover.
+        crossed: How many lines run through each.
+    """
+
+    def __init__(self, box: Bbox, step: float) -> None:
+        self.x0, self.y0, self.step = box.x0, box.y0, step
+        shape = max(1, int(box.height / step)), max(1, int(box.width / step))
+        self.full, self.crossed = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)
+        for edge in (self.full, self.full.T):
+            edge[:1] = edge[-1:] = 1
+
+    def fill(self, box: Bbox, kind: int = 1) -> None:
+        """Let no name cover a box, in pixels; `NAMED` is that of a name."""
+        rows, columns = self.full.shape
+        left, right = (int(np.clip((x - self.x0) / self.step, -1, columns)) for x in (box.x0, box.x1))
+        bottom, top = (int(np.clip((y - self.y0) / self.step, -1, rows)) for y in (box.y0, box.y1))
+        self.full[max(0, bottom) : top + 1, max(0, left) : right + 1] = kind
+
+    def draw(self, points: np.ndarray, into: np.ndarray) -> None:
+        """Count the squares of a line through points, in pixels."""
+        ends = (points[np.isfinite(points).all(axis=1)] - (self.x0, self.y0)) / self.step
+        ends = np.clip(ends, -1, np.array(into.shape)[::-1] + 1)
+        for a, b in itertools.pairwise(ends):
+            count = 1 + math.ceil(float(np.abs(b - a).max()))
+            x, y = np.floor(np.linspace(a, b, count)).astype(int).T
+            inside = (x >= 0) & (y >= 0) & (x < into.shape[1]) & (y < into.shape[0])
+            into[y[inside], x[inside]] = np.maximum(into[y[inside], x[inside]], 1)
+
+    def place(
+        self, width: float, height: float, reach: tuple[float, float], y: float, letters: float
+    ) -> tuple[tuple[float, float], float] | None:
+        """Return the lower left corner of the best place for a box, and its distance from what it names, in pixels.
+
+        Args:
+            width, height: Of the box.
+            reach, y: From where to where on the x axis, and where on the y axis, the box is near to what it names.
+            letters: The size of a letter.
+        """
+        wide, high = (1 + math.ceil(size / self.step) for size in (width, height))
+        rows, columns = self.full.shape[0] - high + 1, self.full.shape[1] - wide + 1
+        if rows < 1 or columns < 1:
+            return None
+        left = self.x0 + self.step * (np.arange(columns) + 0.5)
+        bottom = (self.y0 + self.step * (np.arange(rows) + 0.5))[:, None]
+        across = np.maximum(0, np.maximum(left - reach[1], reach[0] - (left + width)))
+        up = np.maximum(0, np.maximum(bottom - y, y - (bottom + height)))
+        distance = np.hypot(across, up)
+        # Of equally near places, the one whose middle is nearest; along a line, the one that begins where it does.
+        along = reach[1] > reach[0]
+        middle = (left - reach[0]) if along else np.abs(left + width / 2 - reach[0])
+        cost = distance + 0.02 * (middle + np.abs(bottom + height / 2 - y)) + 0.3 * letters * (bottom < y)
+        cost = cost + CROSSED * letters * _sums(self.crossed, high, wide) / high
+        if not along:
+            hidden, names = self._on_the_way(left + width / 2, bottom + height / 2, (reach[0], y))
+            joined = distance > FAR * letters
+            cost = cost + HIDDEN * letters * hidden * joined
+            cost[joined & names] = math.inf
+        cost[_sums(self.full, high, wide) > 0] = math.inf
+        best = np.unravel_index(int(cost.argmin()), cost.shape)
+        if not math.isfinite(cost[best]):
+            return None
+        return (float(left[best[1]]), float(bottom[best[0], 0])), float(distance[best])
+
+    def _on_the_way(self, x: np.ndarray, y: np.ndarray, end: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Return which share of the lines from (x, y) to a point is over full squares, and which cross a name."""
+        shares, names = np.zeros((y.size, x.size)), np.zeros((y.size, x.size), dtype=bool)
+        for part in np.linspace(0, 1, SAMPLES, endpoint=False):
+            columns, rows = (
+                np.clip((begin + part * (to - begin) - low) / self.step, 0, most - 1).astype(int)
+                for begin, to, low, most in (
+                    (x, end[0], self.x0, self.full.shape[1]),
+                    (y, end[1], self.y0, self.full.shape[0]),
+                )
+            )
+            shares += self.full[rows, columns] > 0
+            names |= self.full[rows, columns] == NAMED
+        return shares / SAMPLES, names
+
+
+def _sums(squares: np.ndarray, high: int, wide: int) -> np.ndarray:
+    """Return the sum over each rectangle of squares, by its lower left square."""
+    total = np.pad(squares.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    return total[high:, wide:] - total[:-high, wide:] - total[high:, :-wide] + total[:-high, :-wide]
+
+
+def _mark_artists(squares: _Squares, ax: Any, renderer: Any, dpi: float, own: Sequence[Text]) -> None:
+    """Fill the squares of markers and of other texts and arrows, and count those of lines."""
+    for line in ax.lines:
+        places = _in_pixels(line, line.get_path())
+        if line.get_linestyle() != "None":
+            squares.draw(places, squares.crossed)
+        if line.get_marker() in ("None", "none", "", " ", None) or line.get_markevery() is not None:
+            continue  # no markers, or only those of a legend
+        radius = (line.get_markersize() / 2 + line.get_markeredgewidth()) * dpi / 72
+        for x, y in places[np.isfinite(places).all(axis=1)]:
+            squares.fill(Bbox.from_extents(x - radius, y - radius, x + radius, y + radius))
+    for bars in (found for found in ax.collections if isinstance(found, LineCollection)):
+        for path in bars.get_paths():
+            squares.draw(_in_pixels(bars, path), squares.crossed)
+    for text in ax.texts:
+        if text not in own and text.get_visible():
+            squares.fill(text.get_window_extent(renderer))
+
+
+def _in_pixels(artist: Artist, path: Path) -> np.ndarray:
+    return np.asarray(artist.get_transform().transform_path(path).vertices)

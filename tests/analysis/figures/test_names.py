@@ -1,0 +1,84 @@
+"""Names in figures cover no point, arrow or other name, and stay inside their axes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawing import check_names, drawn, names_of
+from matplotlib.figure import Figure
+from threshold_runs import star
+
+import analysis
+from analysis.figures.axes import REPORT, figure_style, paper
+from analysis.figures.frontier import draw_frontier
+from analysis.figures.names import Name, write_names
+from analysis.figures.palette import KNOWN
+from analysis.figures.panels import threshold_lines
+from analysis.figures.tradeoff import draw_tradeoff, tradeoff
+from study.record.definition import read_definition
+
+PUBLISHED = Path(__file__).parents[3] / "docs" / "results"
+
+
+def shared(panels: int, draw) -> Figure:
+    """A figure of a column of a paper, as a user makes it."""
+    with figure_style(paper(3.3)):
+        figure = Figure(figsize=(3.3, 2.5 if panels == 1 else 3.0), layout="constrained", dpi=200)
+        for ax in np.atleast_1d(figure.subplots(*((1, 1) if panels == 1 else (2, 2)))).ravel():
+            draw(ax)
+        return drawn(figure)
+
+
+@pytest.fixture(scope="module")
+def dcn():
+    folder = PUBLISHED / "lr_small_dcn"
+    return analysis.tradeoff(analysis.load(folder), read_definition(folder))
+
+
+@pytest.mark.parametrize("panels", [1, 4])
+def test_names_of_the_tradeoff_cover_no_point_on_paper(dcn, panels):
+    names = [check_names(ax) for ax in shared(panels, lambda ax: draw_tradeoff(ax, dcn)).axes]
+    assert min(names) >= (5 if panels == 1 else 1)
+
+
+def test_names_of_the_tradeoff_cover_no_point_in_the_report(dcn):
+    with figure_style(REPORT):
+        (ax,) = drawn(tradeoff(dcn)).axes
+        assert check_names(ax) == 5
+
+
+@pytest.mark.parametrize("panels", [1, 4])
+def test_bounds_of_edges_that_were_not_reached_lie_inside(panels):
+    table = analysis.frontier(star())
+    _, line = next((key, line) for key, line in threshold_lines(table) if line["status"].iloc[0] == "not reached")
+    none = table.loc[table["curve"] == "none"]
+    figure = shared(panels, lambda ax: draw_frontier(ax, line, none, KNOWN["agc"]))
+    for ax in figure.axes:
+        check_names(ax)
+        assert sorted(name.split()[0] for name in names_of(ax)) == [">", "none"]
+
+
+def test_the_reference_lies_within_the_axis():
+    table = analysis.frontier(star())
+    _, line = next(iter(threshold_lines(table)))
+    none = table.loc[table["curve"] == "none"].assign(edge=1e-3, low=1e-3, high=2e-3)
+    (ax,) = shared(1, lambda ax: draw_frontier(ax, line, none, KNOWN["agc"])).axes
+    assert ax.get_ylim()[0] < 1e-3
+    check_names(ax)
+
+
+def test_a_name_without_a_free_place_is_left_out_and_a_far_one_has_a_line():
+    figure = Figure(figsize=(2, 2), dpi=100)
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    x, y = np.meshgrid(np.linspace(0, 0.6, 30), np.linspace(0, 1, 50))
+    ax.plot(x.ravel(), y.ravel(), "o", ms=4)
+    write_names(ax, [Name(text="far", x=0.1, y=0.5), Name(text="a text that is too long" * 2, x=0.1, y=0.5)])
+    drawn(figure)
+    far, long = ax.texts
+    assert check_names(ax) == 1
+    assert far.arrow_patch.get_visible()
+    assert not long.get_visible()
+    ax.lines[0].set_data([0.1], [0.5])
+    drawn(figure)
+    assert not far.arrow_patch.get_visible(), "beside its point"
