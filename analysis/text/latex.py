@@ -35,8 +35,8 @@ def edges_table(table: pd.DataFrame) -> str:
 
 
 def three_digits(value: float) -> str:
-    """Return three significant digits: `0.439`, `0.53`, `3.2`."""
-    return f"{value:.3g}"
+    """Return three significant digits: `0.439`, `0.530`, `3.20`, `123`, `1230`."""
+    return f"{value:#.3g}".rstrip(".") if abs(value) < 999.5 else f"{float(f'{value:.3g}'):g}"
 
 
 def _runs(row: Mapping[str, Any]) -> str:

@@ -17,8 +17,10 @@ def cells(**row: object) -> str:
 
 def test_intervals_are_those_of_the_report_with_three_digits() -> None:
     undecided = {"low": 0.0, "high": math.inf}
-    assert "none & 1.9 & undecided & 8" in cells(edge=1.9, status=REACHED, **undecided)
+    assert "none & 1.90 & undecided & 8" in cells(edge=1.9, status=REACHED, **undecided)
     assert "none & $>$ 3.2 & undecided & 8" in cells(edge=math.inf, status=NOT_REACHED, **undecided)
     assert "none & $>$ 3.2 & above 3.2 & 8" in cells(edge=math.inf, status=NOT_REACHED, low=3.2, high=math.inf)
-    assert "none & 0.487 & 0.439 to 0.53 & 8" in cells(edge=0.4871, status=REACHED, low=0.4391, high=0.53)
-    assert "none & 0.15 & below 0.212 & 8" in cells(edge=0.15, status=REACHED, low=0.0, high=0.2123)
+    assert "none & 0.600 & 0.400 to 0.800 & 8" in cells(edge=0.6, status=REACHED, low=0.4, high=0.8)
+    assert "none & 123 & 99.5 to 1230 & 8" in cells(edge=123.4, status=REACHED, low=99.5, high=1234.0)
+    assert "none & 0.487 & 0.439 to 0.530 & 8" in cells(edge=0.4871, status=REACHED, low=0.4391, high=0.53)
+    assert "none & 0.150 & below 0.212 & 8" in cells(edge=0.15, status=REACHED, low=0.0, high=0.2123)
