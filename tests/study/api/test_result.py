@@ -92,6 +92,25 @@ def test_a_table_shows_its_answer_and_holds_all_columns(published, tmp_path) -> 
     assert "e-05" not in shown
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_table_shows_the_columns_that_fit_and_how_many_more_there_are(published, width) -> None:
+    tables = [published.edges(), published.rates(), published.runs, published.contrasts(), published.recommend()]
+    with pd.option_context("display.width", width):
+        for table in tables:
+            lines = repr(table).splitlines()
+            assert all(len(line) <= width for line in lines)
+            seen = lines[0].split()
+            assert set(seen) <= set(table)
+            more = next(int(line.split()[0]) for line in lines if " more columns: " in line)
+            assert len(seen) + more == table.shown()[0].shape[1]
+        assert {"edge", "low", "high", "status"} <= set(repr(tables[0]).splitlines()[0].split())
+        assert repr(published.runs).split()[:6] == ["run_id", "model", "curve", "lr", "seed", "outcome"]
+        assert "[800 rows]" in repr(published.runs)
+        long = tables[0].assign(curve="a curve of a very long name, longer than half of the width of a page")
+        assert " status" in repr(long)
+        assert "more columns" not in repr(tables[0][["curve", "edge"]])
+
+
 def test_losses_have_a_row_for_each_step_and_task(trained) -> None:
     one = trained.runs.query("method == 'agc' and lr == 0.1 and seed == 1").iloc[0]
     losses = trained.losses(method="agc", lr=0.1, seed=1)
