@@ -65,7 +65,8 @@ def write(
     if tested is not None:
         images[range_tests.NAME] = tested.write(folder)
     values = sections.report(tables, images, reference or {}, influence, sizes, doubling, tested)
-    content = render("report.html.j2", **values, onsets=are_known(tables.runs, losses, reference))
+    onsets = are_known(tables.runs, losses, reference)
+    content = render("report.html.j2", **values, onsets=onsets, references=bool(reference))
     path = folder / "report.html"
     write_atomic(path, content.encode(), sync=False)
     return path

@@ -237,6 +237,17 @@ def test_every_figure_is_in_the_page_and_a_file(full):
     assert not [path for path in folder.rglob(".*") if path.is_file()]
 
 
+def test_the_gallery_promises_an_onset_only_where_there_are_references(full, tmp_path):
+    onset, judged = "the onset, from which the loss left", "Dotted: the step at which a run was judged to have diverged"
+    assert onset in full[2].text
+    assert judged not in full[2].text
+    study_of(tmp_path, methods=("none",))
+    without = Page(report_page.write(report_tables(tmp_path)))
+    assert (tmp_path / "figures" / "gallery.png").exists()
+    assert judged in without.text
+    assert onset not in without.text
+
+
 def test_runs_parquet_has_every_run(full):
     folder, _, _, _ = full
     beside = pd.read_parquet(folder / "runs.parquet")
