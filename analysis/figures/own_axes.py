@@ -61,7 +61,9 @@ def _chosen(
     method_of: Mapping[str, str],
 ) -> dict[str, Any]:
     """Name -> what a user chose for it, or for its method."""
-    own, known = own or {}, {*styles, *method_of.values()}
+    own, known = {} if own is None else own, {*styles, *method_of.values()}
+    if not isinstance(own, Mapping):
+        raise ValueError(f"{what} needs a dict of names, got {own!r}")
     if wrong := [name for name in own if name not in known]:
         verb = "name" if what.endswith("s") else "names"
         raise ValueError(f"the {what} {verb} {', '.join(map(str, wrong))}; there are {', '.join(sorted(known))}")

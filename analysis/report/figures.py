@@ -1,6 +1,7 @@
 """All figures of a report, from the tables of a study."""
 
 import io
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,10 +162,10 @@ def save_figures(
 
 def check_figures(formats: Sequence[str], width: float) -> None:
     """Raise ValueError for a format that is unknown, or a width that is none of a page."""
-    unknown = [kind for kind in formats if kind not in FORMATS]
-    if isinstance(formats, str) or unknown or not formats:
+    several = isinstance(formats, Sequence) and not isinstance(formats, str)
+    if not several or not formats or not set(formats) <= set(FORMATS):
         raise ValueError(f"formats are some of {', '.join(FORMATS)}, got {formats!r}")
-    if not 1 <= width <= 40:
+    if not isinstance(width, numbers.Real) or not 1 <= width <= 40:
         raise ValueError(f"need a width of 1 to 40 inches, got {width!r}")
 
 

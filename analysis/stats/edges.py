@@ -19,6 +19,7 @@ from analysis.stats.edge_posterior import edge_interval
 from analysis.stats.intervals import TAIL, lower_bound, upper_bound, wilson
 from analysis.stats.psychometric import Fit, fit
 from analysis.stats.rates import FEW_RUNS, octave_bins
+from study.config import check_share
 
 REACHED, NOT_REACHED, BELOW = "reached", "not reached", "below the range"
 
@@ -147,8 +148,7 @@ def edges(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = None)
     Raises:
         ValueError: Unless 0 < level < 1.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"need 0 < level < 1, got level={level:g}")
+    check_share(level, "level")
     runs = with_curves(runs)
     fitted = fits(runs) if fitted is None else fitted
     same = ["method", *threshold_columns(runs), "options"]

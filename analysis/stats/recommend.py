@@ -19,7 +19,7 @@ from analysis.stats.intervals import CONFIDENCE, median_interval
 from analysis.stats.nomination import claim_and_nomination
 from analysis.stats.psychometric import Fit
 from analysis.stats.quality import lower_is_better, quality_column, worst_filled
-from study.config import IMPORTED, JUDGED_FROM, QualitySearch, Study, nominates_only
+from study.config import IMPORTED, JUDGED_FROM, QualitySearch, Study, check_share, nominates_only
 from study.record.confirmations import Confirmation
 from study.record.definition import Definition
 
@@ -121,8 +121,7 @@ def recommend(
 def checked(definition: Definition, risk: float, confidence: float, quality: str | None) -> str:
     """Return the requested column of quality, the first task's if None. Raises as `recommend`."""
     for name, value in (("risk", risk), ("confidence", confidence)):
-        if not 0 < value < 1:
-            raise ValueError(f"need 0 < {name} < 1, got {name}={value:g}")
+        check_share(value, name)
     return quality_column(definition, quality)
 
 

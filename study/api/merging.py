@@ -1,8 +1,6 @@
 """Merges the records of a study from Python."""
 
-import os
-
-from study.api.result import AnyPath, Result
+from study.api.result import AnyPath, Result, path_text
 from study.commands.paths import study_folder
 
 
@@ -22,7 +20,7 @@ def merge(*folders: "Result | AnyPath", out: AnyPath, accept_changed_code: bool 
     """
     from study.commands.merge import merge as merge_records
 
-    places = [one.folder if isinstance(one, Result) else study_folder(os.fspath(one)) for one in folders]
-    target = study_folder(os.fspath(out))
+    places = [one.folder if isinstance(one, Result) else study_folder(path_text(one, "folder")) for one in folders]
+    target = study_folder(path_text(out, "out"))
     merge_records(places, target, accept_changed_code=accept_changed_code)
     return Result(target)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from study.commands.paths import study_folder
 from study.config import Study
 from study.record.definition import Definition, RecordError, read_definition
+from study.text.wording import count, quoted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ class Result:
     """
 
     def __init__(self, folder: AnyPath) -> None:
-        self.folder = study_folder(os.fspath(folder))
+        self.folder = study_folder(path_text(folder, "folder"))
         self._definition: Definition = read_definition(self.folder)
 
     @property
@@ -111,6 +112,12 @@ class Result:
         self, run_id: str | None, model: str | None, method: str | None, lr: float | None, seed: int | None
     ) -> list[str]:
         runs = self.runs
+        for name, value in (("run_id", run_id), ("model", model), ("method", method)):
+            if not isinstance(value, str | None):
+                raise ValueError(f"{name} is a text, got {value!r}")
+        for name, value in (("lr", lr), ("seed", seed)):
+            if not isinstance(value, numbers.Real | None):
+                raise ValueError(f"{name} is a number, got {value!r}")
         if run_id is not None:
             if any(value is not None for value in (model, method, lr, seed)):
                 raise ValueError("give a run_id, or model, method, lr and seed")
@@ -132,8 +139,7 @@ class Result:
     @staticmethod
     def _where(runs: "pd.DataFrame", chosen: Any, name: str, value: Any, known: Iterable[Any]) -> "pd.DataFrame":
         if not chosen.any():
-            there = ", ".join(str(one) for one in sorted(set(known)))
-            raise ValueError(f"no run has the {name} {value!r}; there are {there}")
+            raise ValueError(f"no run has the {name} {value!r}; there are {quoted(sorted(set(known)))}")
         return runs.loc[chosen]
 
     def rates(self) -> "pd.DataFrame":
@@ -245,6 +251,10 @@ class Result:
         from study.commands.request import RunRequest
         from study.search.confirmation import ConfirmRequest
 
+        check_requested(workers=workers, address=address)
+        for name, value in (("method", method), ("model", model)):
+            if not isinstance(value, str | None):
+                raise ValueError(f"{name} is a text, several separated by commas, got {value!r}")
         plugins.add_script_folder()
         wanted = ConfirmRequest(lr=lr, seeds=seeds_text(seeds), methods=method, models=model)
         request = RunRequest(space="", address=address, workers=workers, accept_changed_code=accept_changed_code)
@@ -270,7 +280,7 @@ class Result:
         """
         from study.commands.report import save_figures
 
-        return save_figures(self.folder, Path(os.fspath(folder)), formats, width)
+        return save_figures(self.folder, Path(path_text(folder, "folder")), formats, width)
 
     def latex(self, level: float = 0.5) -> str:
         """Return the edges as a booktabs table of LaTeX, with intervals and seeds."""
@@ -407,8 +417,9 @@ class Result:
         return table.loc[table["model"] == model]
 
     def __repr__(self) -> str:
-        curves = len(self.runs[["model", "curve"]].drop_duplicates())
-        return f"<Result of {self.study.name}: {len(self.runs):,} runs, {curves} curves, in {self.folder}>"
+        runs = count(len(self.runs), "run")
+        curves = count(len(self.runs[["model", "curve"]].drop_duplicates()), "curve")
+        return f"<Result of {self.study.name}: {runs}, {curves}, in {self.folder}>"
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -425,13 +436,33 @@ def open(folder: AnyPath) -> Result:
     return Result(folder)
 
 
+def path_text(path: AnyPath, name: str) -> str:
+    """Return a path as text. Raises ValueError for what is none."""
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"{name} is a path, got {path!r}")
+    return os.fspath(path)
+
+
+def check_requested(*, workers: int | None, **texts: str | None) -> None:
+    """Raise ValueError unless workers are counted and the others, by name, are texts."""
+    if workers is not None and (not isinstance(workers, numbers.Integral) or workers < 1):
+        raise ValueError(f"workers needs a positive number, got {workers!r}")
+    for name, value in texts.items():
+        if not isinstance(value, str | None):
+            raise ValueError(f"{name} is a text, got {value!r}")
+
+
 def seeds_text(seeds: str | Iterable[int] | None) -> str | None:
     """Return seeds as the command line writes them."""
     if seeds is None or isinstance(seeds, str):
         return seeds
+    if not isinstance(seeds, Iterable):
+        raise ValueError(f"seeds is a range or a list of whole numbers, such as range(4); got {seeds!r}")
     found = []
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
             raise ValueError(f"seeds are whole numbers, got {seed!r}")
         found.append(str(int(seed)))
+    if not found:
+        raise ValueError("seeds has no seed")
     return ",".join(found)

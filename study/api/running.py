@@ -1,10 +1,9 @@
 """Runs a study from Python."""
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from study.api.result import AnyPath, Result, seeds_text
+from study.api.result import AnyPath, Result, check_requested, path_text, seeds_text
 from study.config import Study
 from study.tracking.choices import AUTO, RUNS
 
@@ -48,23 +47,22 @@ def run(
     from study.storage.stores import cache_folder
     from study.trainers.protocol import open_trainer
 
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers needs a positive number, got {workers}")
+    texts = {"address": address, "device": device, "tracking_uri": tracking_uri, "data": data}
+    check_requested(workers=workers, **texts)
+    if not isinstance(settings, Mapping | None):
+        raise ValueError(f"settings needs a dict, got {settings!r}")
     if mlflow_runs not in RUNS:
         raise ValueError(f"mlflow_runs is one of {', '.join(RUNS)}, got {mlflow_runs!r}")
     plugins.add_script_folder()
-    if seeds is not None and not isinstance(seeds, str):
-        seeds = tuple(seeds)
-        if not seeds:
-            raise ValueError("seeds has no seed")
+    seeds = seeds_text(seeds)
     changes = {"seeds": seeds, "settings": settings, "data": data, "data_dir": data_dir}
     request = RunRequest(
         space=what if isinstance(what, str) else "",
-        seeds=seeds_text(seeds),
+        seeds=seeds,
         settings=tuple(f"{key}={_value(value)}" for key, value in (settings or {}).items()),
         data=data,
-        data_dir=None if data_dir is None else os.fspath(data_dir),
-        out=None if out is None else os.fspath(out),
+        data_dir=None if data_dir is None else path_text(data_dir, "data_dir"),
+        out=None if out is None else path_text(out, "out"),
         address=address,
         workers=workers,
         device=device,

@@ -4,7 +4,7 @@
 """
 
 from study.config.as_json import arm_to_json, run_from_json, study_from_json, to_json
-from study.config.checks import MAX_LR, check_lr, check_number
+from study.config.checks import MAX_LR, check_lr, check_number, check_share
 from study.config.identity import canonical_json
 from study.config.plan import (
     CONTROL_LRS,
@@ -44,6 +44,7 @@ __all__ = [
     "canonical_json",
     "check_lr",
     "check_number",
+    "check_share",
     "check_size",
     "comparators",
     "control_of",

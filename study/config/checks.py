@@ -48,7 +48,13 @@ def json_value(value: Any, what: str) -> Any:
         items = [json_value(item, what) for item in value]
         return items if isinstance(value, list) else tuple(items)
     need(isinstance(value, dict), f"{what} needs texts, numbers, and lists or dicts of them, got {value!r}")
-    return {key: json_value(item, what) for key, item in value.items()}
+    return {key: json_value(item, f"{what}: {key}") for key, item in value.items()}
+
+
+def check_share(value: Any, name: str) -> None:
+    """Raise ValueError for a probability that is not between 0 and 1."""
+    check_number(value, name)
+    need(0 < value < 1, f"need 0 < {name} < 1, got {name}={value:g}")
 
 
 def check_lr(lr: float, name: str = "lr") -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from study.config.checks import MAX_COUNT, check_lr, need
+from study.config.checks import MAX_COUNT, check_lr, check_number, need
 from study.config.identity import as_one_number, without_defaults
 
 SCHEDULES = ("constant", "linear", "cosine", "step")
@@ -57,6 +57,8 @@ class Recipe:
     init_accumulators: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("batch", "final_factor", "decay_factor"):
+            check_number(getattr(self, name), name)
         need(
             self.batch >= 32 and self.batch % 32 == 0, f"need a batch that is a multiple of 32, got batch={self.batch}"
         )
@@ -65,6 +67,7 @@ class Recipe:
         for name, low in (least | {"embedding_std": 0, "initial_accumulator": 0, "eps": 0}).items():
             value = getattr(self, name)
             if value is not None:
+                check_number(value, name)
                 need(low <= value < math.inf, f"need {name} >= {low}, got {name}={value}")
                 need(name not in least or value <= MAX_COUNT, f"need {name} <= {MAX_COUNT:,}, got {name}={value}")
         words = {"schedule": SCHEDULES, "embeddings": ("adagrad", "method"), "precision": ("float32", "float64")}

@@ -46,6 +46,8 @@ class Arm:
     def __init__(
         self, method: str, options: Mapping[str, Any] | None = None, *, lrs: Iterable[float] = (), **more: Any
     ) -> None:
+        need(isinstance(method, str), f"an arm needs the name of its method, got {method!r}")
+        need(isinstance(options, Mapping | None), f"options of the arm {method} needs a dict, got {options!r}")
         object.__setattr__(self, "method", method)
         named = json_value({**(options or {}), **more}, f"options of the arm {method}")
         object.__setattr__(self, "options", named)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from study.config.checks import need
+from study.config.checks import check_number, check_share, need
 
 JUDGED_FROM = 10**6
 """A search for the best quality tunes on smaller seeds, and judges its winners on seeds from here on."""
@@ -29,7 +29,9 @@ class EdgeSearch:
     budget: int = 320
 
     def __post_init__(self) -> None:
-        need(0 < self.level < 1, f"need 0 < level < 1, got level={self.level:g}")
+        check_share(self.level, "level")
+        for name in ("precision", "budget"):
+            check_number(getattr(self, name), name)
         need(1.02 <= self.precision < math.inf, f"need precision >= 1.02, got precision={self.precision:g}")
         need(self.budget >= 1, f"need budget >= 1, got budget={self.budget}")
 
@@ -60,6 +62,8 @@ class QualitySearch:
     judged: int = 32
 
     def __post_init__(self) -> None:
+        for name in ("risk", "budget", "batch", "judged"):
+            check_number(getattr(self, name), name)
         need(0 <= self.risk < 1, f"need 0 <= risk < 1, got risk={self.risk:g}")
         need(self.batch >= 2, f"need batch >= 2, got batch={self.batch}")
         need(self.budget >= 1, f"need budget >= 1, got budget={self.budget}")

@@ -4,11 +4,11 @@ import dataclasses
 import math
 import numbers
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from study.config.checks import check_lr, json_value, need
+from study.config.checks import check_lr, check_number, json_value, need
 from study.config.identity import as_one_number, canonical_json
 from study.config.recipe import Recipe
 from study.config.rule import Rule
@@ -67,6 +67,8 @@ class Study:
     compare: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("name", "data"):
+            need(isinstance(value := getattr(self, name), str), f"{name} needs a text, got {value!r}")
         for axis in ("models", "arms", "lrs", "seeds", "control_lrs", "compare"):
             values = getattr(self, axis)
             is_tuple = isinstance(values, Iterable) and not isinstance(values, str)
@@ -87,7 +89,9 @@ class Study:
             object.__setattr__(self, "trainer_options", self.trainer.options(self.arms))
             object.__setattr__(self, "trainer", self.trainer.trainer)
         for name in ("data_options", "trainer_options"):
-            object.__setattr__(self, name, json_value(getattr(self, name), name))
+            options = getattr(self, name)
+            need(isinstance(options, Mapping), f"{name} needs a dict, got {options!r}")
+            object.__setattr__(self, name, json_value({**options}, name))
         if self.trainer != RANKER and not self.models:
             object.__setattr__(self, "models", (self.trainer.rpartition(".")[2],))
         if not self.lrs and isinstance(self.search, EdgeSearch) and self.arms and self.has_lrs:
@@ -179,6 +183,9 @@ def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
     Raises:
         ValueError: Unless 0 < low <= high and count >= 1.
     """
+    for name, value in (("low", low), ("high", high), ("count", count)):
+        check_number(value, name)
+    need(isinstance(count, numbers.Integral), f"need a whole number as count, got count={count!r}")
     need(0 < low <= high, f"need 0 < low <= high, got low={low:g}, high={high:g}")
     need(count >= 1, f"need count >= 1, got count={count}")
     ratio = 0.0 if count == 1 else math.log(high / low) / (count - 1)

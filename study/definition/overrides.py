@@ -11,6 +11,7 @@ from typing import Any
 from study import plugins
 from study.config import RANKER, Arm, QualitySearch, Recipe, Rule, Study, united_arms
 from study.definition import model_options
+from study.text.wording import quoted
 
 AXES = ("models", "methods", "lr", "seeds", "control_lrs", "compare")
 
@@ -191,7 +192,7 @@ def _known_only(study: Study, axis: str, names: Iterable[str], known: set[str]) 
         return
     if unknown := [name for name in names if name not in known]:
         own = sorted(_methods(study)) if axis == "methods" else study.models
-        raise ValueError(f"the study has no {axis} named {unknown[0]!r}; it has {', '.join(own)}")
+        raise ValueError(f"the study has no {axis} named {unknown[0]!r}; it has {quoted(own)}")
 
 
 def _with_parameters(study: Study, method: str, values: dict[str, list[Any]]) -> Study:

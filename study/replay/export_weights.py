@@ -30,6 +30,7 @@ from study.replay.recorded_study import (
     run_of,
     train_again,
 )
+from study.text.wording import quoted
 from study.trainers import warm_start, weights_file
 from study.training import weights
 from study.training.embeddings import EmbeddingTables
@@ -233,7 +234,7 @@ def _one_of(what: str, wanted: str | None, known: tuple[str, ...]) -> str:
     if wanted is None and len(known) > 1:
         raise ValueError(f"the study has several: choose one by --{what}: {', '.join(known)}")
     if wanted is not None and wanted not in known:
-        raise ValueError(f"the study has no {what} {wanted!r}; it has {', '.join(known)}")
+        raise ValueError(f"the study has no {what} {wanted!r}; it has {quoted(known)}")
     return wanted or next(iter(known))
 
 

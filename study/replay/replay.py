@@ -34,6 +34,7 @@ from study.replay.recorded_study import (
     train_again,
 )
 from study.replay.sharpness import ALL
+from study.text.wording import quoted
 from study.training.trainer import Trained
 
 CLOSE = 6
@@ -86,7 +87,7 @@ def _runs_to_compare(study: Study, run: Run, compare: str | None) -> list[Run]:
     known = list(dict.fromkeys(arm.method for arm in study.arms))
     wanted = known if compare == "all" else [name.strip() for name in compare.split(",")]
     if unknown := [name for name in wanted if name not in known]:
-        raise ValueError(f"the study has no method {unknown[0]!r}; it has {', '.join(known)}")
+        raise ValueError(f"the study has no method {unknown[0]!r}; it has {quoted(known)}")
     arms = [arm for arm in study.arms if arm.method in wanted]
     runs = [dataclasses.replace(run, method=arm.method, options=methods.check(arm.method, arm.options)) for arm in arms]
     return [other for other in runs if other.id != run.id]

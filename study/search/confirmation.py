@@ -14,7 +14,7 @@ from study.definition import overrides
 from study.record import tables
 from study.record.confirmations import Confirmation, read_confirmations
 from study.record.definition import Definition
-from study.text.wording import count
+from study.text.wording import count, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ def _chosen(kind: str, asked: str | None, known: Sequence[str]) -> tuple[str, ..
     names = [name.strip() for name in asked.split(",")]
     for name in names:
         if name not in known:
-            raise ValueError(f"the study has no {kind} {name!r}; it has {', '.join(known)}")
+            raise ValueError(f"the study has no {kind} {name!r}; it has {quoted(known)}")
     return tuple(name for name in known if name in names)
 
 

@@ -125,8 +125,11 @@ def test_seeds_that_a_search_may_still_take_are_left_to_it(folder: Path) -> None
         (["--seeds", "x"], "seeds are numbers and ranges such as 0-7 or 0-3,8; got 'x'"),
         (["--seeds", str(CONTROL_SEEDS[0])], "need 0 <= seed < 1000000000, got seed=1000000000"),
         (["--seeds", "2000000000"], "need 0 <= seed < 1000000000"),
-        (["--method", "lamb"], "the study has no method 'lamb'; it has none, clippy, clippy rel=0.1, clippy rel=0.5"),
-        (["--model", "large"], "the study has no model 'large'; it has small, large_dcn"),
+        (
+            ["--method", "lamb"],
+            "no method 'lamb'; it has 'none', 'clippy', 'clippy rel=0.1', 'clippy rel=0.5'",
+        ),
+        (["--model", "large"], "the study has no model 'large'; it has 'small', 'large_dcn'"),
         (["--lr", "0"], "need 0 < lr <= 10000, got lr=0"),
         (["--lr", "much"], "argument --lr: invalid float value: 'much'"),
         (["--risk", "2"], "need 0 < risk < 1, got risk=2"),

@@ -227,11 +227,11 @@ def test_values_are_frozen() -> None:
         (lambda: make_study(models=()), "need at least one of models"),
         (
             lambda: make_study(data_options={"at": [math]}),
-            f"data_options needs texts, numbers, and lists or dicts of them, got {math!r}",
+            f"data_options: at needs texts, numbers, and lists or dicts of them, got {math!r}",
         ),
         (
             lambda: Arm("clippy", rel=math),
-            f"options of the arm clippy needs texts, numbers, and lists or dicts of them, got {math!r}",
+            f"options of the arm clippy: rel needs texts, numbers, and lists or dicts of them, got {math!r}",
         ),
         (lambda: make_study(seeds=(1, 2, 1)), "seeds names 1 twice"),
         (lambda: make_study(lrs=(1, 1.0)), "lrs names 1 twice"),

@@ -132,8 +132,12 @@ def test_losses_have_a_row_for_each_step_and_task(trained) -> None:
         ({"run_id": ""}, "0 runs"),
         ({"run_id": "a", "seed": 1}, "give a run_id, or"),
         ({"seed": 99}, "no run has the seed 99; there are 0, 1"),
-        ({"method": "lamb"}, "no run has the method 'lamb'; there are agc, clippy, none"),
+        ({"method": "lamb"}, "no run has the method 'lamb'; there are 'agc', 'clippy', 'none'"),
         ({"lr": 0.2}, "there are 0.1, 1.7"),
+        ({"run_id": 5}, "run_id is a text, got 5"),
+        ({"lr": "x"}, "lr is a number, got 'x'"),
+        ({"seed": [0, 1]}, r"seed is a number, got \[0, 1\]"),
+        ({"method": ["none", "agc"]}, "method is a text, got"),
     ],
 )
 def test_losses_of_runs_that_are_not_there(trained, asked, words) -> None:
@@ -162,6 +166,9 @@ def test_a_folder_without_a_record_and_one_of_a_family(tmp_path) -> None:
 
 def test_repr_says_what_it_is_and_html_shows_the_edges(published) -> None:
     assert repr(published) == f"<Result of lr_curve: 800 runs, 5 curves, in {published.folder}>"
+    one = study.open(published.folder)
+    one.runs = published.runs.iloc[:1]
+    assert repr(one).startswith("<Result of lr_curve: 1 run, 1 curve, in ")
     html = published._repr_html_()
     assert html.count("<tr") == 6
     assert "&lt;Result of lr_curve" in html
@@ -216,11 +223,40 @@ def test_a_frontier_is_of_one_threshold(published) -> None:
         (lambda result: result.plot_divergence("x"), "ax is axes of matplotlib, got 'x'"),
         (lambda result: result.plot_divergence(axes(), model="large"), "model is one of small, got 'large'"),
         (lambda result: result.plot_divergence(axes(), palette={"gc": "red"}), "the palette names gc; there are agc"),
+        (lambda result: result.plot_divergence(axes(), palette=5), "palette needs a dict of names, got 5"),
+        (lambda result: result.plot_divergence(axes(), level="x"), "need a number as level, got level='x'"),
         (lambda result: result.plot_tradeoff(axes(), quality="auc_x"), "auc_x"),
         (lambda result: result.plot_losses(result.runs["run_id"].iloc[0], axes(), task="x"), "no losses"),
     ],
 )
 def test_a_figure_that_cannot_be_drawn(published, call, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        call(published)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda result: result.edges("x"), "need a number as level, got level='x'"),
+        (lambda result: result.recommend(confidence=None), "need a number as confidence, got confidence=None"),
+        (
+            lambda result: result.confirm(0.4, seeds=4),
+            r"seeds is a range or a list of whole numbers, such as range\(4\)",
+        ),
+        (lambda result: result.confirm(0.4, method="zz"), "no method 'zz'; it has 'none', 'layer_clip', 'agc'"),
+        (lambda result: result.confirm(0.4, method=5), "method is a text, several separated by commas, got 5"),
+        (lambda result: result.confirm(0.4, workers="x"), "workers needs a positive number, got 'x'"),
+        (lambda _: study.open(5), "folder is a path, got 5"),
+        (lambda result: study.compare(result, 5), "folder is a path, got 5"),
+        (lambda result: study.merge(result, result, out=5), "out is a path, got 5"),
+        (lambda _: study.Arm("none", 5), "options of the arm none needs a dict, got 5"),
+        (lambda _: study.Recipe(batch="x"), "need a number as batch, got batch='x'"),
+        (lambda _: study.Rule(kept="x"), "need a number as kept, got kept='x'"),
+        (lambda _: study.EdgeSearch(level="x"), "need a number as level, got level='x'"),
+        (lambda _: study.log_grid(0.1, 1, 2.5), "need a whole number as count, got count=2.5"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_one_clear_error(published, call, words) -> None:
     with pytest.raises(ValueError, match=words):
         call(published)
 
@@ -252,6 +288,8 @@ def test_figures_for_a_paper_have_its_width_and_say_what_they_show(trained, tmp_
     [
         ({"formats": ("pdf", "gif")}, "formats are some of pdf, svg, png"),
         ({"formats": "pdf"}, "formats are some of pdf, svg, png"),
+        ({"formats": 5}, "formats are some of pdf, svg, png, got 5"),
+        ({"width": "x"}, "need a width of 1 to 40 inches, got 'x'"),
         ({"formats": ()}, "formats are some of pdf, svg, png"),
         ({"width": 0}, "need a width of 1 to 40 inches, got 0"),
         ({"width": 8.4e3}, "need a width of 1 to 40 inches"),
@@ -273,6 +311,10 @@ def test_figures_that_cannot_be_saved_are_refused_before_a_folder_is_made(publis
         ({"what": "table3"}, "table3 is a family of studies"),
         ({"what": 3}, "got int"),
         ({"what": "quick", "seeds": [1.5]}, "seeds are whole numbers, got 1.5"),
+        ({"what": "quick", "seeds": 4}, r"seeds is a range or a list of whole numbers, such as range\(4\); got 4"),
+        ({"what": "quick", "settings": ["lr=1"]}, "settings needs a dict"),
+        ({"what": "quick", "workers": 1.5}, "workers needs a positive number, got 1.5"),
+        ({"what": "quick", "address": 5}, "address is a text, got 5"),
         ({"what": "quick", "seeds": [True]}, "seeds are whole numbers, got True"),
         ({"what": "quick", "workers": 0}, "workers needs a positive number, got 0"),
         ({"what": "quick", "settings": {"warmup": [0, 20]}}, "quick_warmup is a family of studies"),

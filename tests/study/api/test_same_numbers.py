@@ -1,6 +1,8 @@
-"""The API, the CSV files of a report and MLflow tell the same numbers of one record."""
+"""The API, a report and its CSV files, and MLflow tell the same numbers of one record."""
 
+import html
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -50,6 +52,57 @@ def test_the_tables_are_those_of_the_report(result: study.Result) -> None:
     )
     same(result.recommend(), csv(result, "recommendation"), ["model", "curve", "status", "lr", "k", "n", "bound"])
     same(result.across_models(), csv(result, "across_models"), ["curve", "against", "moves", "ratio", "low", "high"])
+
+
+def tables_of_the_page(result: study.Result) -> list[pd.DataFrame]:
+    """The tables of report.html, as the texts of their cells."""
+    page, tables = (Path(result.folder) / "report.html").read_text(), []
+    for table in re.findall(r"<table>(.*?)</table>", page, re.DOTALL):
+        lines = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line, re.DOTALL) for line in table.split("<tr>")[1:]]
+        head, *rows = [[html.unescape(re.sub("<.*?>", "", cell)) for cell in line] for line in lines]
+        tables.append(pd.DataFrame(rows, columns=pd.Index(head)))
+    return tables
+
+
+def on_page(result: study.Result, table: pd.DataFrame, keys: list[str], *columns: str) -> pd.DataFrame:
+    """The first table of the page with these columns, its rows in the order of the table."""
+    found = next(one for one in tables_of_the_page(result) if {*keys, *columns} <= set(one))
+    found = found.loc[:, ~found.columns.duplicated()].set_index(keys)
+    assert len(found) == len(table)
+    return found.loc[[tuple(f"{v:g}" if isinstance(v, float) else v for v in row) for row in table[keys].to_numpy()]]
+
+
+def test_the_page_has_the_numbers_of_the_tables(result: study.Result) -> None:
+    curve = ["model", "curve"]
+    cells = result.rates()
+    page = on_page(result, cells, [*curve, "lr"], "n", "k", "rate")
+    spans = page["95% interval"].str.split(" to ", expand=True)
+    for texts, column in (
+        (page["n"], "n"),
+        (page["k"], "k"),
+        (page["rate"], "rate"),
+        (spans[0], "low"),
+        (spans[1], "high"),
+    ):
+        assert texts.astype(float).tolist() == pytest.approx(cells[column].tolist(), abs=0.0051), column
+    for level, column in ((0.5, "LR50"), (0.05, "LR05")):
+        edges = result.edges(level)
+        for text, row in zip(
+            on_page(result, edges, curve, "LR50", "LR05")[column], edges.to_dict("records"), strict=True
+        ):
+            known = row["status"] == "reached"
+            assert text.startswith(">") != known
+            assert float(text.strip("> ")) == pytest.approx(row["edge"] if known else row["lr_max"], rel=0.05)
+    planned = result.contrasts().query("planned")
+    page = on_page(result, planned, [*curve, "against"], "LR50 ratio", "p (Holm)")
+    for text, ratio in zip(page["LR50 ratio"], planned["ratio"], strict=True):
+        assert text.startswith(">") == math.isnan(ratio)
+        assert math.isnan(ratio) or float(text) == pytest.approx(ratio, rel=0.05)
+    claims = result.recommend()
+    page = on_page(result, claims, curve, "nominated lr", "diverged there")
+    assert page["nominated lr"].astype(float).tolist() == claims["nominated"].tolist()
+    counts = [f"{k:.0f} of {n:.0f}" for k, n in zip(claims["nominated_k"], claims["nominated_n"], strict=True)]
+    assert page["diverged there"].tolist() == counts
 
 
 def test_the_curves_of_mlflow_have_the_rates_and_edges(result: study.Result) -> None:

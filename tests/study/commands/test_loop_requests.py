@@ -175,8 +175,8 @@ def test_a_number_named_as_a_column_of_the_report_is_refused(refused: Refuse, na
     [
         (["--set", "plain.nope=1"], "no option 'nope'; it has width"),
         (["--set", "plian.width=1"], "plain.OPTION"),
-        (["--set", "methods=plain,other"], "'other'; it has plain"),
-        (["--set", "models=small"], "'small'; it has my_file"),
+        (["--set", "methods=plain,other"], "'other'; it has 'plain'"),
+        (["--set", "models=small"], "'small'; it has 'my_file'"),
         (["--set", "my_file.width=8"], "arms"),
         (["--set", "steps=100"], "options of the loop"),
         (["--set", "data.rows=100"], "its own data"),

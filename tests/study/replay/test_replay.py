@@ -181,7 +181,10 @@ def test_observe_runs_observes_each_run_once(trained: Path, cache: Path) -> None
     [
         (["replay", "{}", "zz"], "no recorded run's id begins with 'zz'"),
         (["replay", "{}", ""], "no recorded run's id begins with ''"),
-        (["replay", "{}", "{one}", "--compare", "lamb"], "the study has no method 'lamb'; it has none, clippy, agc"),
+        (
+            ["replay", "{}", "{one}", "--compare", "lamb"],
+            "no method 'lamb'; it has 'none', 'clippy', 'agc'",
+        ),
         (["replay", "{}", "{one}", "--sharpness-every", "0"], "need at least 1"),
         (["signals", "{}", "--method", "lamb"], "holds no such runs"),
     ],
