@@ -6,6 +6,7 @@ Fields at their default are left out of that JSON, so a new option keeps the ids
 import dataclasses
 import functools
 import hashlib
+import html
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 from study.config.checks import check_lr, json_value, need
 from study.config.identity import as_one_number, canonical_json, without_defaults
 from study.config.recipe import Recipe
+from study.config.shown import arm_text
 
 RESULTS_VERSION = 2
 """Increase it when the same run gives other numbers than before: then it gets another id."""
@@ -59,6 +61,12 @@ class Arm:
         object.__setattr__(self, "lrs", tuple(sorted(set(lrs))))
         twice = [f"{lr:g}" for lr, n in Counter(lrs).items() if n > 1]
         need(not twice, f"{what} names {', '.join(twice)} twice")
+
+    def __repr__(self) -> str:
+        return arm_text(self)
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self))}</code>"
 
 
 @dataclass(frozen=True, kw_only=True)

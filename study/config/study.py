@@ -14,6 +14,7 @@ from study.config.recipe import Recipe
 from study.config.rule import Rule
 from study.config.runs import CONTROL_SEEDS, RANKER, Arm, Run
 from study.config.searches import EdgeSearch, Search
+from study.config.shown import study_html, study_text
 
 IMPORTED = "imported"
 """The trainer of runs that were not trained here (`study import`)."""
@@ -126,6 +127,12 @@ class Study:
         for name in self.compare:
             need(name in methods, f"compare names {name!r}, but the study's methods are {', '.join(methods)}")
         need(len(set(self.compare)) == len(self.compare), f"compare names a method twice: {', '.join(self.compare)}")
+
+    def __repr__(self) -> str:
+        return study_text(self)
+
+    def _repr_html_(self) -> str:
+        return study_html(self)
 
     @property
     def cells(self) -> int:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
+import html
 import json
 import math
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from study.config import (
     MAX_LR,
     RESULTS_VERSION,
     Arm,
+    EdgeSearch,
     Recipe,
     Rule,
     Run,
@@ -407,6 +410,33 @@ def test_paths_and_numbers_of_numpy_in_options_become_values_of_json() -> None:
     assert study.arms[1].options == {"at": "tab", "rel": 0.5}
     assert study_from_json(to_json(study)).arms == study.arms
     assert Loop(command="x", losses=Path("losses.csv")).losses == "losses.csv"
+
+
+def test_studies_and_arms_are_shown_in_a_line_and_stay_values() -> None:
+    study = make_study(recipe=Recipe(steps=60), data_options={"rows": 9000})
+    assert repr(study) == (
+        "<Study edges: small, large; 2 arms: none, clippy rel=0.5; 2 lrs from 0.1 to 0.2; 2 seeds from 0 to 1; "
+        "16 runs on synthetic>"
+    )
+    shown = study._repr_html_()
+    assert "<tr><th>recipe</th><td>steps=60</td></tr>" in shown
+    assert "synthetic rows=9000" in shown
+    assert "rule" not in shown
+    many = make_study(arms=tuple(Arm("clippy", rel=r) for r in range(1, 31)), name="<b>")
+    assert "30 arms: clippy rel=1," in repr(many)
+    assert " and 22 more;" in repr(many)
+    assert len(repr(many)) < 300
+    assert "&lt;b&gt;" in many._repr_html_()
+    assert "; EdgeSearch on synthetic>" in repr(make_study(search=EdgeSearch()))
+    assert "; 1 seed: 3; 4 runs of the trainer mine>" in repr(make_study(trainer="mine", models=("a",), seeds=(3,)))
+    for arm in (Arm("none"), Arm("clippy", rel=0.5), Arm("a", {"lrs": 1, "x y": "z"}), Arm("lion", lrs=(0.1, 0.2))):
+        assert eval(repr(arm)) == arm
+        assert repr(arm) in html.unescape(arm._repr_html_())
+    assert repr(Arm("clippy", rel=0.5)) == "Arm('clippy', rel=0.5)"
+    assert (
+        pickle.loads(pickle.dumps(study)) == study == make_study(recipe=Recipe(steps=60), data_options={"rows": 9000})
+    )
+    assert study != many
 
 
 OWN_GRID = (Arm("none"), Arm("lion", {"rel": 0.5}, lrs=(0.003, 0.001)))
