@@ -379,29 +379,37 @@ class Result:
         draw_tradeoff(ax, table, own_styles(table, palette, markers, methods=True))
         return ax
 
-    def plot_losses(self, run_id: str, ax: "Axes | None" = None, *, task: str | None = None) -> "Axes":
+    def plot_losses(
+        self,
+        run_id: str,
+        ax: "Axes | None" = None,
+        *,
+        task: str | None = None,
+        palette: Mapping[str, Any] | None = None,
+        markers: Mapping[str, Any] | None = None,
+    ) -> "Axes":
         """Draw the losses of a run over its steps, a line for each task.
 
         Args:
             run_id: Of the run, or how it begins.
             ax: Where to draw; None is the current axes of pyplot.
             task: The only one to draw.
+            palette: Colour of each task that is not to have its own.
+            markers: The marker of each, likewise.
 
         Raises:
             ValueError: No such run or task.
         """
-        from analysis.figures.own_axes import plain_axes
+        from analysis.figures.losses import draw_losses
+        from analysis.figures.own_axes import own_styles, plain_axes
 
         losses = self.losses(run_id)
         tasks = list(dict.fromkeys(losses["task"]))
         if task is not None and task not in tasks:
             raise ValueError(f"no task {task!r}; there are {', '.join(tasks)}")
-        ax = plain_axes(ax)
-        for name in [task] if task else tasks:
-            of_task = losses.loc[losses["task"] == name]
-            ax.plot(of_task["step"], of_task["loss"], label=name)
-        ax.set_xlabel("step")
-        ax.set_ylabel("loss")
+        ax, names = plain_axes(ax), losses.rename(columns={"task": "method"}).assign(curve=losses["task"])
+        styles = own_styles(names.drop_duplicates("method"), palette, markers, methods=True)
+        draw_losses(ax, losses if task is None else losses.loc[losses["task"] == task], styles)
         return ax
 
     def _model(self, model: str | None) -> str:

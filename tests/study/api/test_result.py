@@ -205,6 +205,24 @@ def test_figures_draw_into_the_axes_they_are_given(published, trained) -> None:
     assert np.allclose(ax.lines[0].get_ydata(), trained.losses(run).query("task == 'click'")["loss"], equal_nan=True)
 
 
+def test_tasks_of_a_run_are_told_apart_without_colour_and_take_ones_own(trained) -> None:
+    run, ax = trained.runs["run_id"].iloc[0], axes()
+    trained.plot_losses(run, ax, palette={"click": "tab:red"}, markers={"like": "X"})
+    lines = {line.get_label(): line for line in ax.lines}
+    assert len(lines) > 1
+    assert len({line.get_marker() for line in lines.values()}) == len(lines)
+    assert len({str(line._dash_pattern) for line in lines.values()}) == len(lines)
+    assert to_rgba(lines["click"].get_color()) == to_rgba("tab:red")
+    assert lines["like"].get_marker() == "X"
+    known = trained.losses(run)["loss"]
+    assert ax.get_yscale() == ("log" if known.max() > 10 * known.min() > 0 else "linear")
+    alone = axes()
+    trained.plot_losses(run, alone, task="like")
+    assert alone.lines[0].get_color() == lines["like"].get_color(), "the colour of a task stays"
+    with pytest.raises(ValueError, match="the palette names clik; there are click"):
+        trained.plot_losses(run, axes(), palette={"clik": "red"})
+
+
 def test_a_frontier_is_of_one_threshold(published) -> None:
     result = study.open(published.folder.parent / "threshold_frontier")
     ax = axes()
@@ -393,7 +411,11 @@ assert not heavy, heavy
 assert dict(os.environ) == before
 import threading
 assert threading.active_count() == 1 and sys.breakpointhook is sys.__breakpointhook__
+import matplotlib
+settings = dict(matplotlib.rcParams)
 assert all(getattr(study, name) is not None for name in study.__all__)
+assert dict(os.environ) == before and dict(matplotlib.rcParams) == settings
+assert threading.active_count() == 1, threading.enumerate()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert replace(study.Rule(), kept=0.3) != study.Rule()
