@@ -1,6 +1,7 @@
 """A record from Python: the same numbers as the functions of `analysis`, and one clear error for what is not there."""
 
 import math
+import os
 import pydoc
 import shutil
 import subprocess
@@ -417,7 +418,9 @@ assert all(getattr(study, name) is not None for name in study.__all__)
 assert dict(os.environ) == before and dict(matplotlib.rcParams) == settings
 assert threading.active_count() == 1, threading.enumerate()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    # Not the environment of this process, which has imported the package.
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=environment)
     assert replace(study.Rule(), kept=0.3) != study.Rule()
     assert matplotlib.rcParams["font.size"] == 10
 
