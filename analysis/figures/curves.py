@@ -213,8 +213,9 @@ def draw_horizon(ax: Axes, table: pd.DataFrame, styles: Styles | None = None) ->
         at_end = of_curve["known"].astype(bool)
         known, rest = of_curve.loc[at_end], of_curve.loc[~at_end]
         style, size = styles[curve], sizes(ax)
-        drawn = {"color": style.colour, "lw": 1.1 * size.line, "ls": style.dash, "label": curve}
-        ax.step(known["step"], known["share"], where="post", **drawn)
+        drawn: dict[str, Any] = {"color": style.colour, "lw": 1.1 * size.line, "ls": style.dash, "label": curve}
+        marks: dict[str, Any] = {"marker": style.marker, "ms": size.marker, "mec": "white", "mew": 0.5, "zorder": 4}
+        ax.step(known["step"], known["share"], where="post", markevery=[-1], clip_on=False, **drawn, **marks)
         if len(rest):  # from the share that is known at the end to that of all diverged runs
             ends = [known["share"].iloc[-1], rest["share"].iloc[-1]]
             ax.plot([rest["step"].iloc[-1]] * 2, ends, color=style.colour, ls=":", lw=0.8 * size.line, clip_on=False)

@@ -156,6 +156,9 @@ def test_runs_whose_step_is_not_known_are_a_dotted_line_at_the_end():
     ax = Figure().add_subplot()
     curves.draw_horizon(ax, diverged_by_step(runs))
     assert max(ax.lines[0].get_ydata()) == 0
-    (mark,) = [line for line in ax.lines if line.get_marker() == "o"]
+    assert (ax.lines[0].get_marker(), ax.lines[0].get_markevery()) == ("o", [-1]), (
+        "at its end, to be told apart in grey"
+    )
+    (mark,) = [line for line in ax.lines if line.get_markerfacecolor() == "white"]
     assert mark.get_ydata()[0] == pytest.approx((runs["outcome"] == "diverged").mean())
     assert analysis.divergence_rates(runs)["k"].sum() > 0
