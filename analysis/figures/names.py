@@ -146,6 +146,16 @@ class _Squares:
         bottom, top = (int(np.clip((y - self.y0) / self.step, -1, rows)) for y in (box.y0, box.y1))
         self.full[max(0, bottom) : top + 1, max(0, left) : right + 1] = kind
 
+    def fill_around(self, points: np.ndarray, radius: float) -> None:
+        """Let no name cover squares around points, in pixels; there may be hundreds of thousands."""
+        around = math.ceil(radius / self.step)
+        centres = np.zeros([size + 2 * around for size in self.full.shape], dtype=np.int32)
+        shape = np.array(centres.shape)[::-1]
+        places = np.clip((points - (self.x0, self.y0)) / self.step + around, -1, shape)
+        columns, rows = np.floor(places[((places >= 0) & (places < shape)).all(axis=1)]).astype(int).T
+        centres[rows, columns] = 1
+        self.full[_sums(centres, 2 * around + 1, 2 * around + 1) > 0] = 1
+
     def draw(self, points: np.ndarray, into: np.ndarray) -> None:
         """Count the squares of a line through points, in pixels."""
         ends = (points[np.isfinite(points).all(axis=1)] - (self.x0, self.y0)) / self.step
@@ -222,8 +232,7 @@ def _mark_artists(squares: _Squares, ax: Any, renderer: Any, dpi: float, own: Se
         if line.get_marker() in ("None", "none", "", " ", None) or line.get_markevery() is not None:
             continue  # no markers, or only those of a legend
         radius = (line.get_markersize() / 2 + line.get_markeredgewidth()) * dpi / 72
-        for x, y in places[np.isfinite(places).all(axis=1)]:
-            squares.fill(Bbox.from_extents(x - radius, y - radius, x + radius, y + radius))
+        squares.fill_around(places[np.isfinite(places).all(axis=1)], radius)
     for bars in (found for found in ax.collections if isinstance(found, LineCollection)):
         for path in bars.get_paths():
             squares.draw(_in_pixels(bars, path), squares.crossed)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from drawing import check_names, drawn, names_of
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from threshold_runs import star
 
 import analysis
 from analysis.figures.axes import REPORT, figure_style, paper
 from analysis.figures.frontier import draw_frontier
-from analysis.figures.names import Name, write_names
+from analysis.figures.names import Name, _Squares, write_names
 from analysis.figures.palette import KNOWN
 from analysis.figures.panels import threshold_lines
 from analysis.figures.tradeoff import draw_tradeoff, tradeoff
@@ -65,6 +66,21 @@ def test_the_reference_lies_within_the_axis():
     (ax,) = shared(1, lambda ax: draw_frontier(ax, line, none, KNOWN["agc"])).axes
     assert ax.get_ylim()[0] < 1e-3
     check_names(ax)
+
+
+def test_many_points_are_marked_at_once(monkeypatch):
+    figure = Figure(figsize=(3.3, 2.5), dpi=100)
+    ax = figure.add_subplot()
+    ax.plot(*np.random.default_rng(0).uniform(0, 1, (2, 200_000)) * [[0.5], [1.0]], ".", ms=2)
+    ax.set_xlim(0, 1)
+    write_names(ax, [Name(text="one", x=0.4, y=0.5)])
+    monkeypatch.setattr(_Squares, "fill", lambda self, *_: calls.append(self))
+    calls = []
+    drawn(figure)
+    assert len(calls) == 1, "that of the name, and none for each point"
+    (text,) = ax.texts
+    assert text.get_visible()
+    assert Text.get_window_extent(text).x0 > ax.transData.transform((0.5, 0.5))[0]
 
 
 def test_a_name_without_a_free_place_is_left_out_and_a_far_one_has_a_line():
