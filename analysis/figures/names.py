@@ -25,6 +25,9 @@ STEP = 0.25
 FAR = 1.1
 """Letters between a point and its name above which a thin line joins them."""
 
+APART = 0.8
+"""Letters between names beside each other."""
+
 CROSSED = 0.2
 """What a line under a name costs, in letters of distance, for each square of its height."""
 
@@ -116,7 +119,8 @@ class _Placement(Artist):
                 continue
             corner, distance = found
             text.xyann = corner
-            squares.fill(Bbox.from_bounds(*corner, box.width, box.height), NAMED)
+            beside = APART * letters
+            squares.fill(Bbox.from_bounds(corner[0] - beside, corner[1], box.width + 2 * beside, box.height), NAMED)
             if text.arrow_patch is not None:
                 text.arrow_patch.set_visible(far := distance > FAR * letters)
                 middle = (corner[0] + box.width / 2, corner[1] + box.height / 2)
