@@ -29,16 +29,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
 
 from analysis.loading import with_curves
 from analysis.stats.contrasts import UNDECIDED, status_of
-from analysis.stats.intervals import TAIL
+from analysis.stats.intervals import FEWEST, bootstrap_shares
 
 DRAWS = 2_000
-
-FEWEST = 3
-"""Seeds of a curve from which anything is said of others."""
 
 COLUMNS = (
     *("curve", "method", "against", "models", "seeds", "moves", "moves_low", "moves_high"),
@@ -136,7 +132,7 @@ def moves(sides: Sides, draws: int = DRAWS) -> dict[str, float]:
         times_a, times_b = (rng.multinomial(n, np.full(n, 1 / n), draws) for n in wins.shape)
         for i in (0, 1):
             drawn[i] += ((times_a @ np.where(unknown, float(i), wins)) * times_b).sum(1) / wins.size
-    shares = _shares(min(min(len(a.seeds), len(b.seeds)) for a, b in sides))
+    shares = bootstrap_shares(min(min(len(a.seeds), len(b.seeds)) for a, b in sides))
     low, high = (float(np.quantile(of / len(sides), at)) for of, at in zip(drawn, shares, strict=True))
     return {"moves": float(np.mean(share)), "moves_low": low, "moves_high": high}
 
@@ -162,17 +158,10 @@ def ratio(sides: Sides, draws: int = DRAWS) -> dict[str, Any]:
     least, most = middle / len(sides)
     low, high = (
         10 ** (float(np.quantile(values, share, method="inverted_cdf")) / len(sides))
-        for values, share in zip(drawn, _shares(min(seeds)), strict=True)
+        for values, share in zip(drawn, bootstrap_shares(min(seeds)), strict=True)
     )
     known = float(least) if least == most else math.nan
     return {"ratio": 10**known, "low": low, "high": high, "status": status_of(low, high)}
-
-
-def _shares(seeds: int) -> tuple[float, float]:
-    """The shares of the draws below the two ends of an interval, by the seeds of the model with the fewest."""
-    seeds = max(seeds, FEWEST)
-    tail = float(special.ndtr(math.sqrt(seeds / (seeds - 1)) * stats.t.ppf(TAIL, seeds - 1)))
-    return tail, 1 - tail
 
 
 def _ends(edges: SeedEdges, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -50,8 +50,7 @@ def horizon_rows(points: pd.DataFrame, doubling: pd.DataFrame) -> list[list[str]
         row = moved.get((curve, level))
         ends = ["-", "-", NOT_KNOWN] if level == 0.5 else ["", "", ""]
         if row is not None and math.isfinite(row["ratio"]):
-            span = "-" if math.isnan(row["low"]) else f"{row['low']:.2f} to {row['high']:.2f}"
-            ends = [f"{row['ratio']:.2f}", span, str(row["status"])]
+            ends = [f"{row['ratio']:.2f}", _span(row) or "-", str(row["status"])]
         edges = [edge_at.get((curve, level, size), "-") for size in sizes]
         rows.append([str(curve), level_name(level), *edges, *ends])
     return rows
@@ -61,8 +60,12 @@ def doubling_text(row: Mapping[str, Any]) -> str:
     """Return a row of `last_doubling` as text: `none: settled, LR50 x 1.00 (0.97 to 1.03)`."""
     if math.isnan(row["ratio"]):
         return f"{row['curve']}: {row['status']}"
-    span = "" if math.isnan(row["low"]) else f" ({row['low']:.2f} to {row['high']:.2f})"
+    span = f" ({_span(row)})" if _span(row) else ""
     return f"{row['curve']}: {row['status']}, {level_name(row['level'])} x {row['ratio']:.2f}{span}"
+
+
+def _span(row: Mapping[str, Any]) -> str:
+    return "" if math.isnan(row["low"]) else span_text(row["low"], row["high"], "{:.2f}".format)
 
 
 def horizon_warnings(doubling: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from cells import options, simulate
 from shapes import GRIDS, SHAPES, Shape
 from simulated_edges import fitted_once
+from simulated_horizon import doublings
 from simulated_models import across
 from simulated_search import Found, recorded_search, search
 
@@ -256,6 +257,16 @@ TABLES = {
             for shape in (SHALLOW, STEEP, "cliff", TWO_GROUPS[0], "exponential tail to the right, 0.2")
             for grid in ("12 even", "quick")
             for seeds, most in ((3, 3), (3, 64), (5, 5), (16, 16))
+            for paired in (0.0, 1.0)
+        ],
+    ),
+    "doublings": (
+        doublings,
+        [
+            {"shape": shape, "grid": grid, "seeds": seeds, "paired": paired}
+            for shape in SEARCHED
+            for grid in ("12 even", "quick", "lr_curve")
+            for seeds in (4, 8, 16, 64)
             for paired in (0.0, 1.0)
         ],
     ),

@@ -37,6 +37,7 @@ def claims(_: float) -> str:
     differing = lr50[[f"differs from {reference}" for reference in REFERENCES]].max().max()
     families_of_cell, equal = rows_of("families")[["simulations", "wrong"]].max()
     wrong = rows_of("safe")["wrong"].max()
+    doubling = rows_of("doublings")
     models_hold = rows_of("models")[["moves_covered", "ratio_covered"]].min(axis=1)
     said = (
         f"**Edges**: on {lr50['shape'].nunique()} curves of many shapes, the 95% interval of LR50 contains the true "
@@ -57,6 +58,8 @@ def claims(_: float) -> str:
         f"{equal:.1%} of {families_of_cell:.0f} families.",
         "**Over several models** (`across_models`): the intervals contain the true values in at least "
         f"{models_hold.min():.1%} of the studies of each of {len(models_hold)} cells.",
+        "**The last doubling** (`study scale --over steps`): the interval of the ratio contains the true one in at "
+        f"least {doubling['covered'].min():.1%} of the studies of each of {len(doubling)} cells.",
     )
     return "\n".join(textwrap.fill(f"- {words}", 125, subsequent_indent="  ") for words in said)
 
@@ -174,6 +177,16 @@ def models(_: float) -> str:
     return f"{_each(rows, 'studies of each curve, grid and number of seeds')}\n\n{markdown(lines)}"
 
 
+def doublings(_: float) -> str:
+    """Return how often the interval of the last doubling holds, by curve and number of seeds."""
+    rows = rows_of("doublings")
+    table = rows.pivot_table(index="shape", columns="seeds", values="covered", aggfunc="min")
+    table = table.loc[table.min(axis=1).sort_values(kind="stable").index]
+    lines = [["curve", *(f"{n} seeds" for n in table.columns)]]
+    body = markdown([*lines, *([str(shape), *map(_number, row)] for shape, row in table.iterrows())])
+    return f"{_each(rows, 'studies of each curve, grid, number of seeds and ratio')}\n\n{body}"
+
+
 def searches(level: float) -> str:
     """Return what adaptive searches find, by curve."""
     rows = rows_of("searches")
@@ -245,6 +258,7 @@ TABLES: dict[str, Callable[[float], str]] = {
         safe,
         families,
         models,
+        doublings,
         searches,
         starts,
         spending,

@@ -1,6 +1,7 @@
 """Every table and figure of docs/results.md and docs/causes.md follows from the published rows."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from analysis.report.tables import report_tables
 from analysis.stats import signals
 from analysis.text.best import best_table
 from analysis.text.scale import json_values
+from study.commands import family, sizes
 from study.commands.scale import scale
 from study.config import Arm
 from study.record.definition import RecordError, read_definition
@@ -158,6 +160,20 @@ def test_published_edges_by_size_give_the_same_tables(docs: Path, tmp_path: Path
     assert said["exponents"][0]["exponent"] == pytest.approx(whole["exponents"][0]["exponent"])
     assert said["predictions"][0]["high"] == pytest.approx(whole["predictions"][0]["high"])
     assert [row["size"] for row in said["predictions"]] == [6, 6]
+
+
+@pytest.mark.parametrize(("study", "key"), [("scale_depth", "ranker.depth"), ("scale_batch", "batch")])
+def test_edges_by_size_are_published_as_they_are_fitted_today(study: str, key: str) -> None:
+    folder = ROWS / study
+    members = family.read_members(folder) if family.is_family(folder) else None
+    _, today = sizes.of_members(*members, key) if members else sizes.of_folder(folder, key)
+    said = pd.read_csv(folder / "scale_points.csv")
+    said["high"] = said["high"].fillna(math.inf)
+    order = ["model", "curve", "level", "size"]
+    found, said = (
+        table.sort_values(order, ignore_index=True)[[*order, "edge", "low", "high"]] for table in (today, said)
+    )
+    pd.testing.assert_frame_equal(found, said, rtol=1e-3, check_dtype=False)
 
 
 def studies_for(what: str) -> str:
