@@ -11,8 +11,8 @@ from analysis.findings import published
 from analysis.findings.published import Published
 from analysis.loading import records
 from analysis.stats.best import best
-from analysis.stats.contrasts import contrasts, first_planned
-from analysis.stats.edges import edges, fits
+from analysis.stats.contrasts import contrasts, first_planned, holm, points, ratio_interval
+from analysis.stats.edges import REACHED, edges, fits
 from analysis.stats.forest import forest
 from analysis.stats.frontier import frontier as edge_by_threshold
 from analysis.stats.quality import quality
@@ -249,6 +249,33 @@ def agreement(folders: Sequence[Path]) -> str:
     return markdown(["model", "data", "pairs of methods", "ordered alike", "unlike", "not told apart", "which"], rows)
 
 
+def grid_and_search(folders: Sequence[Path]) -> str:
+    """Return LR50 by a grid beside that by a search of the same curves, for pairs of studies of one recipe.
+
+    Raises:
+        ValueError: If the studies do not come in pairs.
+    """
+    if len(folders) % 2:
+        raise ValueError("the table grid_and_search takes studies in pairs")
+    rows, p = [], []
+    for pair in zip(folders[::2], folders[1::2], strict=True):
+        tables = [published.read(folder).runs for folder in pair]
+        fitted = [fits(table) for table in tables]
+        grid, searched = (
+            {(row["model"], row["curve"]): row for row in records(edges(table, 0.5, fit_of))}
+            for table, fit_of in zip(tables, fitted, strict=True)
+        )
+        for key, row in grid.items():
+            if key in searched and row["status"] == searched[key]["status"] == REACHED:
+                runs = [str(((t["model"] == key[0]) & (t["curve"] == key[1])).sum()) for t in tables]
+                low, high, alone = ratio_interval(points(fitted[1][key]), points(fitted[0][key]))
+                rows.append([*key, _edge(row), runs[0], _edge(searched[key]), runs[1], span_text(low, high)])
+                p.append(alone)
+    head = ["model", "method", "LR50 by grid", "runs", "by search", "runs", "search over grid (95%)", "p", "p (Holm)"]
+    words = zip(map(p_text, p), map(p_text, holm(p)), strict=True)
+    return markdown(head, [[*row, *both] for row, both in zip(rows, words, strict=True)])
+
+
 def _order(entry: Published) -> dict[str, dict[tuple[str, str], int]]:
     """Model -> (curve, other), in alphabetical order -> 1 if its edge is higher, -1 if lower, 0 if undecided."""
     order: dict[str, dict[tuple[str, str], int]] = {}
@@ -272,6 +299,7 @@ TABLES: dict[str, Callable[[Sequence[Path]], str]] = {
     "predictions": predicted_by_size,
     "best": best_of_search,
     "agreement": agreement,
+    "grid_and_search": grid_and_search,
 }
 
 

@@ -178,7 +178,7 @@ def test_edges_by_size_are_published_as_they_are_fitted_today(study: str, key: s
 
 def studies_for(what: str) -> str:
     of = dict.fromkeys(OF_FAMILIES, "f") | dict.fromkeys(OF_SIGNALS, "w")
-    of |= dict.fromkeys(OF_SCALE, "z") | {"best": "q", "agreement": "s s"}
+    of |= dict.fromkeys(OF_SCALE, "z") | {"best": "q", "agreement": "s s", "grid_and_search": "s s"}
     of |= dict.fromkeys([*range_tests.TABLES], "r s")
     return of.get(what, "s")
 
