@@ -17,10 +17,11 @@ from shapes import GRIDS, SHAPES, Shape
 from simulated_edges import fitted_once
 from simulated_horizon import doublings
 from simulated_models import across
+from simulated_scale import LAWS, SIZES, extrapolations
 from simulated_search import Found, recorded_search, search
 
 from analysis.stats.claims import CLAIMED, Evidence, claim
-from analysis.stats.contrasts import holm, points, ratio_interval
+from analysis.stats.contrasts import Points, holm, points, ratio_interval
 from analysis.stats.edges import edge_of
 from analysis.stats.intervals import CONFIDENCE, TAIL
 from analysis.stats.psychometric import Fit, fit
@@ -34,6 +35,11 @@ SHALLOW, STEEP, FALLING = "logistic, scale 0.167", "logistic, scale 0.05", "fall
 TWO_GROUPS = tuple(name for name in SHAPES if name.startswith("two groups"))
 STEEPEST = "logistic, scale 0.02"
 LAPSING, FLOOR = "plateau 0.6, runs lapse", "floor 0.05"
+DIFFERING = (
+    *(STEEP, *TWO_GROUPS, "Cauchy, scale 0.05", "exponential tail to the right, 0.2"),
+    *("exponential tail to the left, 0.2", "half steep, half shallow", "shoulder of 35% before a cliff", "uniform"),
+)
+"""Curves whose searches end before their budget, as a rule."""
 
 
 def safe(shape: str, grid: str, seeds: int, simulations: int) -> list[dict[str, Any]]:
@@ -199,6 +205,30 @@ def _grid_runs(curves: Sequence[Shape], level: float, width: float, rng: np.rand
     return float(np.exp(np.interp(math.log(width), x, y))) * len(LRS)
 
 
+def search_differences(shape: str, against: str, simulations: int) -> list[dict[str, Any]]:
+    """How often two searches of curves with the same LR50 are said to differ at 5%."""
+    rng = np.random.default_rng([13, *shape.encode()])
+    claimed = 0
+    for i, place in enumerate(rng.uniform(-1.7, -0.3, simulations)):
+        a, b = (_searched(SHAPES[name].at(10**place), 40_000 + 2 * i + k) for k, name in enumerate((shape, against)))
+        claimed += ratio_interval(a, b)[2] <= 0.05
+    return [{"wrong": claimed / simulations}]
+
+
+def _searched(curve: Shape, seed: int) -> Points:
+    _, of_runs = recorded_search(curve, seed, level=0.5, precision=1.25, budget=400)
+    return points(fit(*_matrix(of_runs)))
+
+
+def _matrix(of_runs: Sequence[tuple[float, bool]]) -> tuple[list[float], np.ndarray]:
+    """The lrs and outcomes of runs that each have a seed of their own, as `fit` takes them."""
+    tried = sorted({lr for lr, _ in of_runs})
+    outcomes_SK = np.full((len(of_runs), len(tried)), np.nan)
+    for seed, (lr, diverged) in enumerate(of_runs):
+        outcomes_SK[seed, tried.index(lr)] = diverged
+    return tried, outcomes_SK
+
+
 def falls(shape: str, level: float, precision: float, simulations: int) -> list[dict[str, Any]]:
     """How many searches of at most 400 runs leave a record that is flagged as falling again.
 
@@ -209,10 +239,7 @@ def falls(shape: str, level: float, precision: float, simulations: int) -> list[
     for i, place in enumerate(rng.uniform(-1.7, -0.3, simulations)):
         curve = SHAPES[shape].at(10**place)
         found, of_runs = recorded_search(curve, 20_000 + i, level=level, precision=precision, budget=400)
-        tried = sorted({lr for lr, _ in of_runs})
-        outcomes_SK = np.full((len(of_runs), len(tried)), np.nan)
-        for seed, (lr, diverged) in enumerate(of_runs):
-            outcomes_SK[seed, tried.index(lr)] = diverged
+        tried, outcomes_SK = _matrix(of_runs)
         row = edge_of(tried, outcomes_SK, fit(tried, outcomes_SK), level)
         flagged += not row["monotone"]
         wrong += not row["monotone"] and not 1 / 1.25 <= row["edge"] / curve.edge(level) <= 1.25
@@ -270,6 +297,16 @@ TABLES = {
             for paired in (0.0, 1.0)
         ],
     ),
+    "scale": (
+        extrapolations,
+        [
+            {"law": law, "sizes": sizes, "drawn": drawn}
+            for drawn in ("edges", "runs")
+            for law in LAWS
+            for sizes in SIZES
+            if (sizes, drawn) != ("seven", "runs")
+        ],
+    ),
     "searches": (
         searches,
         _cells(
@@ -281,9 +318,14 @@ TABLES = {
             )
         ),
     ),
+    "search_differences": (
+        search_differences,
+        [{"shape": shape, "against": against} for shape in DIFFERING for against in ("cliff", STEEP)],
+    ),
     "starts": (
         starts,
-        [{"shape": shape, "start": start} for shape in ("cliff", STEEPEST, STEEP) for start in STARTS],
+        [{"shape": shape, "start": start} for shape in ("cliff", STEEPEST, STEEP) for start in STARTS]
+        + [{"shape": shape, "start": "range tests"} for shape in SEARCHED if shape not in ("cliff", STEEPEST, STEEP)],
     ),
     "spending": (
         spending,

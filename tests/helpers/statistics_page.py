@@ -1,4 +1,4 @@
-"""Makes the tables of docs/statistics.md again, from the rows that simulations keep in docs/statistics/.
+"""Makes the tables of docs/statistics.md and docs/scale.md again, from the rows that are kept in docs/statistics/.
 
     python tests/helpers/statistics_page.py      (make statistics)
 
@@ -20,7 +20,7 @@ from simulation_edges import LEVELS, REFERENCES
 
 from analysis.findings.pages import MARK
 
-PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
+PAGES = tuple(Path(__file__).parents[2] / "docs" / name for name in ("statistics.md", "scale.md"))
 TARGET = 0.93
 
 
@@ -119,10 +119,18 @@ def flagged(level: float) -> str:
     lines.append(["all others, highest", *(f"{table.loc['all others, highest', n]:.4f}" for n in seeds)])
     lines.append(["falls again, lowest", *(f"{lowest.loc['falls again', n]:.3f}" for n in seeds)])
     bound = rows.groupby("curve")["bound"].min()
+    of_seeds = rows.loc[(rows["shape"] == "falls again").to_numpy()].groupby("seeds")["covered"].min()
+    unseen, seen = of_seeds.loc[3], of_seeds.drop(3).min()
     return (
         f"{markdown(lines)}\n\nThe model-free bound of LR50 contains the true edge in at least "
         f"{bound['all others, highest']:.1%} of the studies\nof each cell, and {bound['falls again']:.1%} for the "
-        "curve that falls again. It is wide."
+        "curve that falls again. It is wide.\n\n"
+        + textwrap.fill(
+            "With few seeds the fall is often not seen, and then the interval of an edge counts on a curve that rises: "
+            f"with 3 seeds it contains LR50 of the curve that falls again in {unseen:.1%} of the studies on the worst "
+            f"grid, with 8 or more in at least {seen:.1%}.",
+            125,
+        )
     )
 
 
@@ -187,6 +195,35 @@ def doublings(_: float) -> str:
     return f"{_each(rows, 'studies of each curve, grid, number of seeds and ratio')}\n\n{body}"
 
 
+def scale(_: float) -> str:
+    """Return how often predictions at larger sizes hold, by law."""
+    rows = rows_of("scale")
+    lines = [["law", "drawn", "sizes", "predicted at", "coverage", "predicted", "width"]]
+    for row in rows.to_dict("records"):
+        cell = [row["law"], row["drawn"], row["sizes"], f"{row['times']:g}x", f"{row['covered']:.3f}"]
+        lines.append([*cell, f"{row['predicted']:.2f}", f"{row['width']:.2f}"])
+    least = rows.loc[rows["covered"].idxmin()]
+    return (
+        f"{_each(rows, 'records of each law')}\n\n{markdown(lines)}\n\nThe lowest coverage is "
+        f"{least['covered']:.3f} (`{least['law']}`, {least['sizes']} sizes, at {least['times']:g}x)."
+    )
+
+
+def wider(_: float) -> str:
+    """Return how much wider than those of the logistic alone the intervals are, on the logistic's own curves."""
+    said = []
+    for level in LEVELS:
+        rows = _rising(level)
+        rows = rows.loc[(rows["shape"].isin(FAMILY) & (rows["seeds"] >= 8)).to_numpy()]
+        times = rows["width"] / rows["width_alone"]
+        most = rows.loc[times.idxmax()]
+        where = f"`{most['shape']}`, {most['seeds']} seeds, `{most['grid']}`"
+        said.append(
+            f"{_name(level)}: {times.mean():.1f} times as wide on average, {times.max():.1f} times at most ({where})"
+        )
+    return textwrap.fill(f"On the logistic's own curves, with 8 or more seeds: {'; '.join(said)}.", 125)
+
+
 def searches(level: float) -> str:
     """Return what adaptive searches find, by curve."""
     rows = rows_of("searches")
@@ -201,6 +238,15 @@ def searches(level: float) -> str:
     return f"{_each(rows, 'searches of each curve')}\n\n{markdown(lines)}"
 
 
+def search_differences(_: float) -> str:
+    """Return the share of pairs of searches of one LR50 that are said to differ."""
+    rows = rows_of("search_differences")
+    table = rows.pivot_table(index="shape", columns="against", values="wrong", sort=False)
+    lines = [["curve", *(f"against {name}" for name in table.columns)]]
+    lines += [[str(shape), *map(_number, row)] for shape, row in table.iterrows()]
+    return f"{_each(rows, 'pairs of searches')}\n\n{markdown(lines)}"
+
+
 def starts(_: float) -> str:
     """Return what searches take by where they begin, range tests counted."""
     return _runs_by("starts", "start", "begin", "searches of each curve and start")
@@ -208,7 +254,10 @@ def starts(_: float) -> str:
 
 def spending(_: float) -> str:
     """Return what searches take without one of their rules."""
-    return _runs_by("spending", "rule", "rules", "searches of each curve")
+    rows = rows_of("spending").pivot_table(index="shape", columns="rule", values="runs")
+    saved = 1 - rows["neither of the last two"] / rows["all rules"]
+    table = _runs_by("spending", "rule", "rules", "searches of each curve")
+    return f"Without the last two these curves take {saved.min():.0%} to {saved.max():.0%} fewer runs. {table}"
 
 
 def _runs_by(name: str, column: str, head: str, what: str) -> str:
@@ -259,7 +308,10 @@ TABLES: dict[str, Callable[[float], str]] = {
         families,
         models,
         doublings,
+        scale,
+        wider,
         searches,
+        search_differences,
         starts,
         spending,
         cost,
@@ -313,4 +365,5 @@ def with_new_tables(page: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_new_tables(PAGE.read_text()))
+    for file in PAGES:
+        file.write_text(with_new_tables(file.read_text()))

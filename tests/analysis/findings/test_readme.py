@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.findings import published
+from analysis.findings import published, range_tests
 from analysis.loading import records
 from analysis.stats.edges import REACHED, edges
 from analysis.stats.intervals import upper_bound
@@ -25,6 +25,25 @@ def test_table_of_edges(column: int, model: str) -> None:
             assert said == f"{two_digits(edge['edge'])} ({two_digits(edge['low'])} to {two_digits(edge['high'])})"
         else:
             assert said == f"> {edge['lr_max']:g}"
+
+
+def test_what_lr_find_suggests() -> None:
+    folders = [ROOT / "docs" / "results" / name for name in SUGGESTED.split()]
+    table = range_tests.beside(folders)
+    around = table.loc[((table["rule"] == "lightning") & (table["lr_from"] == range_tests.SLOW["lr_from"])).to_numpy()]
+    over = (around["edge"] / around["middle"]).dropna()
+    assert f"{over.min():.0f} to {float(f'{over.max():.2g}'):,.0f} times below LR50" in README
+    assert f"<!-- table range_tests_span {SUGGESTED} -->" in (ROOT / "docs" / "results.md").read_text()
+
+
+def test_speed_is_that_of_the_page() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith("| `small`: 320 runs | ")]
+    runs, *_, times = row.strip("| ").split(" | ")[1:]
+    assert f"{runs} runs of `small` a minute, {times.split()[0]} times a plain Ray Tune script" in README
+
+
+SUGGESTED = "range_tests lr_small lr_small_dcn"
 
 
 def test_words_under_the_figure() -> None:
