@@ -250,16 +250,19 @@ def agreement(folders: Sequence[Path]) -> str:
 
 
 def grid_and_search(folders: Sequence[Path]) -> str:
-    """Return LR50 by a grid beside that by a search of the same curves, for pairs of studies of one recipe.
+    """Return LR50 by a grid beside that by a search of the same curves, where both reached it, for pairs of studies.
 
     Raises:
-        ValueError: If the studies do not come in pairs.
+        ValueError: If the studies do not come in pairs, or a pair differs in its data or recipe.
     """
     if len(folders) % 2:
         raise ValueError("the table grid_and_search takes studies in pairs")
     rows, p = [], []
     for pair in zip(folders[::2], folders[1::2], strict=True):
-        tables = [published.read(folder).runs for folder in pair]
+        entries = [published.read(folder) for folder in pair]
+        if len({(repr(entry.definition.study.recipe), *entry.runs["data"].unique()) for entry in entries}) > 1:
+            raise ValueError(f"{pair[0].name} and {pair[1].name} differ in their data or recipe")
+        tables = [entry.runs for entry in entries]
         fitted = [fits(table) for table in tables]
         grid, searched = (
             {(row["model"], row["curve"]): row for row in records(edges(table, 0.5, fit_of))}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scale_record import points
-from simulated_scale import DEEPER, DEPTHS, WIDER, WIDTHS, coverage, simulated_predictions
+from simulated_scale import DEEPER, DEPTHS, WIDER, WIDTHS, coverage, extrapolations, simulated_predictions
 
 from analysis.loading import records
 from analysis.stats.power_law import measurement_error
@@ -161,6 +161,14 @@ def test_band_of_a_figure_is_the_prediction():
 def test_results_do_not_depend_on_the_order_of_sizes():
     line = points(SIZES, law(SIZES), 0.02)
     pd.testing.assert_frame_equal(predictions(line, (12,)), predictions(line.iloc[::-1], (12,)))
+
+
+@pytest.mark.parametrize(("sizes", "drawn", "records"), [("five", "edges", 40), ("five", "runs", 5)])
+def test_small_version_of_the_table_of_predictions(sizes, drawn, records):
+    rows = extrapolations("levels off", sizes, drawn, records)
+    assert [row["times"] for row in rows] == [2, 4]
+    assert min(row["covered"] for row in rows) >= 0.8, "once in a thousand of 40 records, if 95% are held"
+    assert rows[0]["width"] < rows[1]["width"]
 
 
 @pytest.mark.slow
