@@ -55,7 +55,8 @@ class ResultTable(pd.DataFrame):
         with pd.option_context("display.precision", DIGITS, "display.show_dimensions", False):
             columns, text = _fitting(shown, width)
         parts = [text]
-        if len(shown) > pd.get_option("display.max_rows"):
+        most = pd.get_option("display.max_rows")
+        if most is not None and len(shown) > most:
             parts.append(f"[{len(shown):,} rows]")
         if more := [str(name) for name in shown.columns[columns:]]:
             parts.append(textwrap.fill(f"{len(more)} more columns: {', '.join(more)}", width))

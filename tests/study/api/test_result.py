@@ -70,6 +70,11 @@ def test_a_table_that_was_changed_is_shown(ps) -> None:
     assert "0.2" in repr(ResultTable({"p": [0.2, math.nan]}))
 
 
+def test_a_table_is_shown_with_all_rows_where_pandas_has_no_limit() -> None:
+    with pd.option_context("display.max_rows", None):
+        assert len(repr(ResultTable({"n": range(99)})).splitlines()) == 1 + 99
+
+
 def test_a_table_shows_its_answer_and_holds_all_columns(published, tmp_path) -> None:
     edges = published.edges()
     assert list(edges)[:6] == ["model", "curve", "edge", "low", "high", "status"]
