@@ -97,7 +97,7 @@ def _one_name(name: str, distinct: pa.Array) -> pa.Array:
     is_whole = pc.match_substring_regex(distinct, WHOLE)  # pyright: ignore[reportAttributeAccessIssue]
     whole = pc.filter(distinct, is_whole).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
     lossy = [text for text, integer in zip(scientific, exact, strict=True) if integer is None]
-    lossy += [text for text in whole if abs(int(text.partition(".")[0])) > EXACT[pa.float64()]]
+    lossy += [text for text in whole if abs(Decimal(text)) > EXACT[pa.float64()]]
     if lossy:
         raise ValueError(
             f"the ids of {name} are floats like {lossy[0]}, which cannot say which id it is: write them as integers"
@@ -112,9 +112,10 @@ def _one_name(name: str, distinct: pa.Array) -> pa.Array:
 def _with_all_digits(text: str) -> str | None:
     """Return the integer that a float in scientific notation is, as text; None if it does not say which."""
     digits, exponent = re.split("[eE]", text)
+    if len(digits.partition(".")[2]) < Decimal(exponent):
+        return None
     value = Decimal(text)
-    all_there = len(digits.partition(".")[2]) >= int(exponent) and value == int(value)
-    return str(int(value)) if all_there and abs(value) <= EXACT[pa.float64()] else None
+    return str(int(value)) if value == int(value) and abs(value) <= EXACT[pa.float64()] else None
 
 
 def _any_in(values: pa.Array, words: Sequence[str]) -> bool:
