@@ -77,5 +77,6 @@ def parse(content: bytes) -> list[FailedRun]:
 
 def _runs(found: Mapping[str, Any]) -> Iterator[FailedRun]:
     abouts = found.get("runs") or [{}] * len(found["run_ids"])
+    reason = one_line(found["reason"])
     for run_id, about in zip(found["run_ids"], abouts, strict=True):
-        yield FailedRun(run_id=str(run_id), reason=one_line(found["reason"]), about=about)
+        yield FailedRun(run_id=str(run_id), reason=reason, about=about)

@@ -31,7 +31,7 @@ def printable(text: str) -> str:
 
 def joined_lines(text: str) -> str:
     """Return the lines of a text as one. A name with two blanks keeps them."""
-    return re.sub(r"\s*[^\S ]\s*", " ", text.strip())
+    return " ".join(part for line in re.split(r"[^\S ]+", text) if (part := line.strip()))
 
 
 def one_line(text: str) -> str:

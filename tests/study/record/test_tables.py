@@ -13,7 +13,7 @@ import pytest
 from records import A0, B0, B1, STEPS, TASKS, make_definition, make_losses, make_row, row_id, write_two_trials
 
 from study.config import Arm, Recipe, Rule
-from study.record import tables
+from study.record import failures, tables
 from study.record.definition import Definition, RecordError, open_study, read_definition
 from study.record.failures import read_failures, write_failure
 from study.record.repair import set_bad_files_aside
@@ -272,6 +272,14 @@ def test_a_failure_is_read_until_its_run_is_recorded(tmp_path: Path) -> None:
     assert read_failures(tmp_path) == {B0: "out of memory", B1: "out of memory"}
     write_trial(tmp_path, "u", [make_row()], make_losses({B0: 0}))
     assert read_failures(tmp_path) == {B1: "out of memory"}
+
+
+def test_the_reason_of_many_failed_runs_is_shortened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons: list[str] = []
+    monkeypatch.setattr(failures, "one_line", lambda reason: reasons.append(reason) or "shortened")
+    write_failure(tmp_path, "t", [B0, B1], "out of\nmemory")
+    assert read_failures(tmp_path, recorded=()) == {B0: "shortened", B1: "shortened"}
+    assert reasons == ["out of\nmemory"]
 
 
 def test_an_unknown_column_is_an_assertion_error(tmp_path: Path) -> None:

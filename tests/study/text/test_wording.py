@@ -1,7 +1,10 @@
 """Words that several parts print."""
 
+import time
+
 import pytest
 
+from study.text.console import joined_lines
 from study.text.wording import count
 from study.tracking.mirror import MirrorResult
 
@@ -9,6 +12,20 @@ from study.tracking.mirror import MirrorResult
 @pytest.mark.parametrize(("n", "text"), [(0, "0 runs"), (1, "1 run"), (1.0, "1 run"), (12345, "12345 runs")])
 def test_a_count_has_a_plural(n: float, text: str) -> None:
     assert count(n, "run") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("a  b", "a  b"), (" a \n\t b\x1f c\n", "a b c"), ("a\n \u2028 \nb", "a b"), ("", ""), ("\n \n", "")],
+)
+def test_lines_are_joined_by_one_blank(text: str, line: str) -> None:
+    assert joined_lines(text) == line
+
+
+def test_long_runs_of_blanks_take_no_time() -> None:
+    start = time.process_time()
+    assert joined_lines("a" + " " * 20_000 + "b\n" + " " * 20_000 + "c") == "a" + " " * 20_000 + "b c"
+    assert time.process_time() - start < 0.5
 
 
 def test_a_view_of_one_curve_has_a_singular() -> None:
