@@ -31,7 +31,7 @@ def _is_number_as_text(value: Any) -> bool:
 
 
 def json_value(value: Any, what: str) -> Any:
-    """Return a value of options as JSON has it: a path as text, a number of numpy as one of Python.
+    """Return a value of options as JSON has it: a path as text, a number of numpy as one of Python, a tuple as a list.
 
     Raises:
         ValueError: It is, or holds, something else. The message calls it `what`.
@@ -43,11 +43,13 @@ def json_value(value: Any, what: str) -> Any:
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):
+        need(math.isfinite(value), f"{what} needs a finite number, got {value}")
         return float(value)
     if isinstance(value, list | tuple):
-        items = [json_value(item, what) for item in value]
-        return items if isinstance(value, list) else tuple(items)
+        return [json_value(item, what) for item in value]
     need(isinstance(value, dict), f"{what} needs texts, numbers, and lists or dicts of them, got {value!r}")
+    for key in value:
+        need(isinstance(key, str), f"{what} needs texts as names, got {key!r}")
     return {key: json_value(item, f"{what}: {key}") for key, item in value.items()}
 
 

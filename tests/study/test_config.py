@@ -236,6 +236,13 @@ def test_values_are_frozen() -> None:
             lambda: Arm("clippy", rel=math),
             f"options of the arm clippy: rel needs texts, numbers, and lists or dicts of them, got {math!r}",
         ),
+        (lambda: Arm("a", rel=math.inf), "options of the arm a: rel needs a finite number, got inf"),
+        (lambda: Arm("a", rel=[np.float32("nan")]), "options of the arm a: rel needs a finite number, got nan"),
+        (lambda: Arm("a", {1: 2}), "options of the arm a needs texts as names, got 1"),
+        (
+            lambda: make_study(trainer="mine", trainer_options={"at": {None: 2}}),
+            "trainer_options: at needs texts as names, got None",
+        ),
         (lambda: make_study(seeds=(1, 2, 1)), "seeds names 1 twice"),
         (lambda: make_study(lrs=(1, 1.0)), "lrs names 1 twice"),
         (
@@ -405,10 +412,10 @@ def test_paths_and_numbers_of_numpy_in_options_become_values_of_json() -> None:
         trainer_options={"dir": folder},
         arms=(Arm("none"), Arm("clippy", at=folder, rel=np.float64(0.5))),
     )
-    assert study.data_options == {"dir": "tab", "rows": 3, "parts": ["tab", 0.5], "more": {"at": ("tab",)}}
+    assert study.data_options == {"dir": "tab", "rows": 3, "parts": ["tab", 0.5], "more": {"at": ["tab"]}}
     assert study.trainer_options == {"dir": "tab"}
     assert study.arms[1].options == {"at": "tab", "rel": 0.5}
-    assert study_from_json(to_json(study)).arms == study.arms
+    assert study_from_json(to_json(study)) == study
     assert Loop(command="x", losses=Path("losses.csv")).losses == "losses.csv"
 
 
