@@ -23,6 +23,14 @@ def check_number(value: Any, name: str) -> None:
     raise ValueError(f"need a number as {name}, got {name}={value!r:.60}{hint}")
 
 
+def whole(value: Any, name: str) -> int:
+    """Return a whole number as an int, such as one of numpy. Raises ValueError for what is not one."""
+    check_number(value, name)
+    is_whole = isinstance(value, numbers.Integral) or float(value).is_integer()
+    need(is_whole, f"need a whole number as {name}, got {name}={value}")
+    return int(value)
+
+
 def _is_number_as_text(value: Any) -> bool:
     try:
         return isinstance(value, str) and math.isfinite(float(value))

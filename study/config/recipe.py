@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from study.config.checks import MAX_COUNT, check_lr, check_number, need
+from study.config.checks import MAX_COUNT, check_lr, check_number, need, whole
 from study.config.identity import as_one_number, without_defaults
 
 SCHEDULES = ("constant", "linear", "cosine", "step")
 OF_SCHEDULES = {"final_factor": ("linear", "cosine"), "decay_steps": ("step",), "decay_factor": ("step",)}
 """Field of a recipe -> the schedules that use it."""
+
+COUNTS = ("batch", "steps", "warmup", "decay_steps", "window", "embedding_dim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +59,11 @@ class Recipe:
     init_accumulators: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "final_factor", "decay_factor"):
+        for name in ("final_factor", "decay_factor"):
             check_number(getattr(self, name), name)
+        for name in COUNTS:
+            if (value := getattr(self, name)) is not None or getattr(Recipe, name) is not None:
+                object.__setattr__(self, name, whole(value, name))
         need(
             self.batch >= 32 and self.batch % 32 == 0, f"need a batch that is a multiple of 32, got batch={self.batch}"
         )
@@ -66,7 +71,7 @@ class Recipe:
         least = {"steps": 1, "warmup": 0, "decay_steps": 1, "window": 1, "embedding_dim": 1}
         for name, low in (least | {"embedding_std": 0, "initial_accumulator": 0, "eps": 0}).items():
             value = getattr(self, name)
-            if value is not None:
+            if name not in least or value is not None:
                 check_number(value, name)
                 need(low <= value < math.inf, f"need {name} >= {low}, got {name}={value}")
                 need(name not in least or value <= MAX_COUNT, f"need {name} <= {MAX_COUNT:,}, got {name}={value}")
@@ -87,7 +92,7 @@ class Recipe:
             )
         for name, what in (("init_from", "weights"), ("init_accumulators", "accumulators")):
             value = getattr(self, name)
-            is_hash = len(value) == 64 and set(value) <= set("0123456789abcdef")
+            is_hash = isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
             need(value == "" or is_hash, f"{name} is the SHA-256 of {what}, got {value!r}")
 
     @cached_property

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from study.config.checks import check_number, need
+from study.config.checks import check_number, need, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,5 +34,6 @@ class Rule:
         for name, value in dataclasses.asdict(self).items():
             check_number(value, name)
             need(math.isfinite(value) and value > 0, f"need {name} > 0, got {name}={value}")
+        object.__setattr__(self, "median_steps", whole(self.median_steps, "median_steps"))
         need(self.kept < 1, f"need kept < 1, got kept={self.kept}")
         need(self.median_steps % 2 == 1, f"need an odd median_steps, got median_steps={self.median_steps}")

@@ -1,10 +1,11 @@
 """What a search looks for, and with how many runs."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from study.config.checks import check_number, check_share, need
+from study.config.checks import check_number, check_share, need, whole
 
 JUDGED_FROM = 10**6
 """A search for the best quality tunes on smaller seeds, and judges its winners on seeds from here on."""
@@ -30,8 +31,8 @@ class EdgeSearch:
 
     def __post_init__(self) -> None:
         check_share(self.level, "level")
-        for name in ("precision", "budget"):
-            check_number(getattr(self, name), name)
+        check_number(self.precision, "precision")
+        object.__setattr__(self, "budget", whole(self.budget, "budget"))
         need(1.02 <= self.precision < math.inf, f"need precision >= 1.02, got precision={self.precision:g}")
         need(self.budget >= 1, f"need budget >= 1, got budget={self.budget}")
 
@@ -62,15 +63,23 @@ class QualitySearch:
     judged: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("risk", "budget", "batch", "judged"):
-            check_number(getattr(self, name), name)
+        check_number(self.risk, "risk")
+        need(isinstance(self.task, str | None), f"task is the name of a task, got {self.task!r}")
+        for name in ("budget", "batch", "judged"):
+            object.__setattr__(self, name, whole(getattr(self, name), name))
         need(0 <= self.risk < 1, f"need 0 <= risk < 1, got risk={self.risk:g}")
         need(self.batch >= 2, f"need batch >= 2, got batch={self.batch}")
         need(self.budget >= 1, f"need budget >= 1, got budget={self.budget}")
         need(self.judged >= 2, f"need judged >= 2, got judged={self.judged}")
+        need(isinstance(self.ranges, Mapping), f"ranges needs a dict, got {self.ranges!r}")
         for method, ranges in self.ranges.items():
+            need(isinstance(ranges, Mapping), f"ranges of {method} needs a dict, got {ranges!r}")
             for name, ends in ranges.items():
+                is_pair = isinstance(ends, tuple | list) and len(ends) == 2
+                need(is_pair, f"{method}.{name} needs (low, high), got {ends!r}")
                 low, high = ends
+                for end in ends:
+                    check_number(end, f"{method}.{name}")
                 said = f"{method}.{name}={low:g},{high:g}"
                 need(0 < low <= high and math.isfinite(high), f"need 0 < low <= high, got {said}")
         pairs = {m: {name: (float(a), float(b)) for name, (a, b) in own.items()} for m, own in self.ranges.items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from study.config.checks import check_lr, check_number, json_value, need
+from study.config.checks import check_lr, check_number, json_value, need, whole
 from study.config.identity import as_one_number, canonical_json
 from study.config.recipe import Recipe
 from study.config.rule import Rule
@@ -80,6 +80,10 @@ class Study:
         for name, kind in (("recipe", Recipe), ("rule", Rule)):
             value = getattr(self, name)
             need(isinstance(value, kind), f"{name} is made by {kind.__name__}(...), got {value!r}")
+        made = "search is made by EdgeSearch(...) or QualitySearch(...)"
+        need(isinstance(self.search, Search | None), f"{made}, got {self.search!r}")
+        for model in self.models:
+            need(isinstance(model, str), f"models are names, got {model!r}")
         for arm in self.arms:
             need(isinstance(arm, Arm), f'arms are made by Arm("name"), got {arm!r}')
         for lr in (*self.lrs, *self.control_lrs):
@@ -190,9 +194,9 @@ def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
     Raises:
         ValueError: Unless 0 < low <= high and count >= 1.
     """
-    for name, value in (("low", low), ("high", high), ("count", count)):
+    for name, value in (("low", low), ("high", high)):
         check_number(value, name)
-    need(isinstance(count, numbers.Integral), f"need a whole number as count, got count={count!r}")
+    count = whole(count, "count")
     need(0 < low <= high, f"need 0 < low <= high, got low={low:g}, high={high:g}")
     need(count >= 1, f"need count >= 1, got count={count}")
     ratio = 0.0 if count == 1 else math.log(high / low) / (count - 1)

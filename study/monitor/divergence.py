@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from study.config import Rule
+from study.config.checks import need
 from study.outcomes.gains import gains_of_columns, trailing_median
 from study.outcomes.judge import Episode, Outcome, exploded_steps, finite_or_none, outcomes_of_gains
 
@@ -65,7 +66,7 @@ class Monitor:
             that never learned, or fades from the start, then looks like one that cannot do better.
 
     Raises:
-        ValueError: If `constant_loss` or `reference_gain` is not a positive number.
+        ValueError: If `constant_loss` or `reference_gain` is not a positive number, or `rule` is no `Rule`.
     """
 
     BLOCK: int = 4096
@@ -73,6 +74,7 @@ class Monitor:
     def __init__(self, constant_loss: float, reference_gain: float | None = None, rule: Rule = Rule()) -> None:  # noqa: B008
         self._constant_loss = _positive(constant_loss, "constant_loss")
         self._reference_gain = None if reference_gain is None else _positive(reference_gain, "reference_gain")
+        need(isinstance(rule, Rule), f"rule is made by Rule(...), got {rule!r}")
         self._rule = rule
         self._waiting: list[tuple[Any, Any]] = []
         self._loss, self._constant, self._gain, self._median = (array("d") for _ in range(4))

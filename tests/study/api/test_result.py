@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -258,6 +259,15 @@ def test_a_figure_that_cannot_be_drawn(published, call, words) -> None:
         call(published)
 
 
+def small_study(**changes: Any) -> study.Study:
+    return study.Study(**{"name": "s", "models": ("small",), "arms": (study.Arm("none"),), "lrs": (0.1,)} | changes)
+
+
+def test_a_whole_number_of_numpy_or_as_a_float_is_a_number_of_steps() -> None:
+    recipe = study.Recipe(steps=60.0, warmup=np.int64(3))  # pyright: ignore[reportArgumentType]
+    assert (repr(recipe.steps), repr(recipe.warmup)) == ("60", "3")
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -275,6 +285,24 @@ def test_a_figure_that_cannot_be_drawn(published, call, words) -> None:
         (lambda result: study.merge(result, result, out=5), "out is a path, got 5"),
         (lambda _: study.Arm("none", 5), "options of the arm none needs a dict, got 5"),
         (lambda _: study.Recipe(batch="x"), "need a number as batch, got batch='x'"),
+        (lambda _: study.Recipe(steps=60.5), "need a whole number as steps, got steps=60.5"),
+        (lambda _: study.Recipe(steps=10**400), "need steps <= 1,000,000,000, got steps=1000"),
+        (lambda _: study.Recipe(window=math.inf), "need a whole number as window, got window=inf"),
+        (lambda _: study.Recipe(warmup=None), "need a number as warmup, got warmup=None"),
+        (lambda _: study.Recipe(init_from=5), "init_from is the SHA-256 of weights, got 5"),
+        (lambda _: study.Rule(median_steps=2.5), "need a whole number as median_steps, got median_steps=2.5"),
+        (lambda _: study.EdgeSearch(budget=1.5), "need a whole number as budget, got budget=1.5"),
+        (lambda _: study.QualitySearch(judged=2.5), "need a whole number as judged, got judged=2.5"),
+        (lambda _: study.QualitySearch(task=5), "task is the name of a task, got 5"),
+        (lambda _: study.QualitySearch(ranges=5), "ranges needs a dict, got 5"),
+        (lambda _: study.QualitySearch(ranges={"agc": 5}), "ranges of agc needs a dict, got 5"),
+        (lambda _: study.QualitySearch(ranges={"agc": {"rel": 5}}), r"agc.rel needs \(low, high\), got 5"),
+        (lambda _: study.QualitySearch(ranges={"agc": {"rel": "ab"}}), r"agc.rel needs \(low, high\), got 'ab'"),
+        (lambda _: study.QualitySearch(ranges={"agc": {"rel": ("a", 1)}}), "need a number as agc.rel"),
+        (lambda _: small_study(models=(5,)), "models are names, got 5"),
+        (lambda _: small_study(search=5), r"search is made by EdgeSearch\(...\) or QualitySearch\(...\), got 5"),
+        (lambda _: small_study(search="edges"), r"search is made by EdgeSearch\(...\) or QualitySearch\(...\), got"),
+        (lambda _: study.Monitor(1.0, rule=5), r"rule is made by Rule\(...\), got 5"),
         (lambda _: study.Rule(kept="x"), "need a number as kept, got kept='x'"),
         (lambda _: study.EdgeSearch(level="x"), "need a number as level, got level='x'"),
         (lambda _: study.log_grid(0.1, 1, 2.5), "need a whole number as count, got count=2.5"),
