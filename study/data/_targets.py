@@ -7,6 +7,7 @@ good = { kind = "binary", positive = [1], negative = [-1] }        # other value
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -90,7 +91,8 @@ class Target:
         keys = [
             f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in said.items() if value or value == 0
         ]
-        return f"{self.name} = {{ {', '.join(keys)} }}"
+        name = self.name if re.fullmatch(r"[A-Za-z0-9_-]+", self.name) else json.dumps(self.name, ensure_ascii=False)
+        return f"{name} = {{ {', '.join(keys)} }}"
 
 
 def target_of(name: str, said: Any) -> Target:

@@ -4,6 +4,7 @@ import bz2
 import dataclasses
 import gzip
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,13 @@ def test_labels_are_mapped_as_declared(tmp_path, plain, labels, said, kind):
     (tmp_path / "t").mkdir()
     frame.to_csv(tmp_path / "t" / "log", index=False) if kind == "csv" else frame.to_parquet(tmp_path / "t" / "log")
     same(plain, convert(tmp_path / "t", toml))
+
+
+def test_the_line_to_copy_is_toml():
+    for name, column in (("é", None), ("a b", "click"), ("a-b_1", "click")):
+        line = Target(name=name, kind="binary", column=column or name, positive=(1,)).declared()
+        said = {"kind": "binary", "positive": [1]} | ({"column": column} if column else {})
+        assert tomllib.loads(line) == {name: said}
 
 
 @pytest.mark.parametrize(
