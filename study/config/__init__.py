@@ -5,7 +5,7 @@
 
 from study.config.as_json import arm_to_json, run_from_json, study_from_json, to_json
 from study.config.checks import MAX_LR, check_lr, check_number, check_share
-from study.config.identity import canonical_json
+from study.config.identity import RANKER, canonical_json
 from study.config.plan import (
     CONTROL_LRS,
     comparators,
@@ -19,7 +19,7 @@ from study.config.plan import (
 )
 from study.config.recipe import Recipe, steps_of
 from study.config.rule import Rule
-from study.config.runs import CONTROL_SEEDS, RANKER, RESULTS_VERSION, Arm, Run, united_arms
+from study.config.runs import CONTROL_SEEDS, RESULTS_VERSION, Arm, Run, united_arms
 from study.config.searches import JUDGED_FROM, EdgeSearch, QualitySearch, Search
 from study.config.study import IMPORTED, MAX_NAMED, Study, check_size, log_grid
 

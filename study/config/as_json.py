@@ -5,10 +5,10 @@ import json
 from typing import Any
 
 from study.config.checks import need
-from study.config.identity import canonical_json
+from study.config.identity import RANKER, canonical_json
 from study.config.recipe import Recipe
 from study.config.rule import Rule
-from study.config.runs import RANKER, Arm, Run
+from study.config.runs import Arm, Run
 from study.config.searches import SEARCHES, Search
 from study.config.study import Study
 

@@ -5,6 +5,9 @@ import functools
 import json
 from typing import Any
 
+RANKER = "ranker"
+"""The built-in trainer."""
+
 
 def canonical_json(value: Any) -> str:
     """Return the shortest JSON of a value, with sorted keys. Equal values give equal text."""

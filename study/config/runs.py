@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from study.config.checks import check_lr, json_value, need
-from study.config.identity import as_one_number, canonical_json, without_defaults
+from study.config.identity import RANKER, as_one_number, canonical_json, without_defaults
 from study.config.recipe import Recipe
 from study.config.shown import arm_text
 
@@ -23,9 +23,6 @@ RESULTS_VERSION = 2
 
 CONTROL_SEEDS = tuple(range(10**9, 10**9 + 4))
 """Seeds reserved for the control. A study's own seeds are smaller."""
-
-RANKER = "ranker"
-"""The built-in trainer."""
 
 
 @dataclass(frozen=True, init=False)

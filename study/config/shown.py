@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from study.config.identity import without_defaults
+from study.config.identity import RANKER, without_defaults
+from study.text.wording import count
 
 if TYPE_CHECKING:
     from study.config.runs import Arm
@@ -39,9 +40,9 @@ def study_rows(study: "Study") -> dict[str, str]:
     lrs = sorted({lr for arm in study.arms for lr in study.lrs_of(arm)})
     rows = {
         "models": _listed(study.models),
-        "arms": f"{_count(len(study.arms), 'arm')}: {_listed([_label(arm) for arm in study.arms])}",
-        "lrs": f"{_count(len(lrs), 'lr')}{_ends(lrs)}",
-        "seeds": f"{_count(len(study.seeds), 'seed')}{_ends(sorted(study.seeds))}",
+        "arms": f"{count(len(study.arms), 'arm')}: {_listed([_label(arm) for arm in study.arms])}",
+        "lrs": f"{count(len(lrs), 'lr')}{_ends([f'{lr:g}' for lr in lrs])}",
+        "seeds": f"{count(len(study.seeds), 'seed')}{_ends([str(seed) for seed in sorted(study.seeds)])}",
         "data": " ".join([study.data, *_options(study.data_options)]) if _is_ranker(study) else "",
         "recipe": ", ".join(_options(without_defaults(study.recipe))),
         "rule": ", ".join(_options(without_defaults(study.rule))),
@@ -56,7 +57,7 @@ def _size(study: "Study") -> str:
     on = f"on {study.data}" if _is_ranker(study) else f"of the trainer {study.trainer}"
     if study.search is not None:
         return f"{type(study.search).__name__} {on}"
-    return f"{_count(study.cells * len(study.seeds), 'run')} {on}"
+    return f"{count(study.cells * len(study.seeds), 'run')} {on}"
 
 
 def _label(arm: "Arm") -> str:
@@ -72,16 +73,10 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST]) + more
 
 
-def _ends(values: Sequence[float]) -> str:
+def _ends(values: Sequence[str]) -> str:
     """` from 0.02 to 3.2`, or `: 0.02`."""
-    return f" from {values[0]:g} to {values[-1]:g}" if len(values) > 1 else f": {values[0]:g}" if values else ""
-
-
-def _count(n: int, word: str) -> str:
-    return f"{n:,} {word}" + ("" if n == 1 else "s")
+    return f" from {values[0]} to {values[-1]}" if len(values) > 1 else f": {values[0]}" if values else ""
 
 
 def _is_ranker(study: "Study") -> bool:
-    from study.config.runs import RANKER  # which imports this module
-
     return study.trainer == RANKER

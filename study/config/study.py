@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from study.config.checks import check_lr, check_number, json_value, need, whole
-from study.config.identity import as_one_number, canonical_json
+from study.config.identity import RANKER, as_one_number, canonical_json
 from study.config.recipe import Recipe
 from study.config.rule import Rule
-from study.config.runs import CONTROL_SEEDS, RANKER, Arm, Run
+from study.config.runs import CONTROL_SEEDS, Arm, Run
 from study.config.searches import EdgeSearch, Search
 from study.config.shown import study_html, study_text
 

@@ -10,5 +10,5 @@ def quoted(names: Iterable[Any]) -> str:
 
 
 def count(n: float, word: str) -> str:
-    """Return `1 run`, or `2 runs`."""
-    return f"{n:.0f} {word}" + ("" if n == 1 else "s")
+    """Return `1 run`, or `2,000 runs`."""
+    return f"{n:,.0f} {word}" + ("" if n == 1 else "s")

@@ -436,6 +436,8 @@ def test_studies_and_arms_are_shown_in_a_line_and_stay_values() -> None:
     assert "&lt;b&gt;" in many._repr_html_()
     assert "; EdgeSearch on synthetic>" in repr(make_study(search=EdgeSearch()))
     assert "; 1 seed: 3; 4 runs of the trainer mine>" in repr(make_study(trainer="mine", models=("a",), seeds=(3,)))
+    assert "; 2 seeds from 7 to 1000000; " in repr(make_study(seeds=(7, 1_000_000)))
+    assert "; 1 seed: 1234567; " in repr(make_study(seeds=(1_234_567,)))
     for arm in (Arm("none"), Arm("clippy", rel=0.5), Arm("a", {"lrs": 1, "x y": "z"}), Arm("lion", lrs=(0.1, 0.2))):
         assert eval(repr(arm)) == arm
         assert repr(arm) in html.unescape(arm._repr_html_())

@@ -9,7 +9,7 @@ from study.text.wording import count
 from study.tracking.mirror import MirrorResult
 
 
-@pytest.mark.parametrize(("n", "text"), [(0, "0 runs"), (1, "1 run"), (1.0, "1 run"), (12345, "12345 runs")])
+@pytest.mark.parametrize(("n", "text"), [(0, "0 runs"), (1, "1 run"), (1.0, "1 run"), (12345, "12,345 runs")])
 def test_a_count_has_a_plural(n: float, text: str) -> None:
     assert count(n, "run") == text
 
