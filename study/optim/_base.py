@@ -1,7 +1,7 @@
 """The one `torch.optim.Optimizer`: any method of `study.methods` by name.
 
 The chains are those that a study trains with, here with one run. Plain Clippy on dense tensors of a CPU takes a faster
-path to the same numbers but for their last bits (`study.optim._foreach_clippy`). A step never waits for the device.
+path to the same numbers but for their last bits (`study.optim._foreach_clippy`).
 """
 
 import itertools
