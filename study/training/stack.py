@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from models import Spec
+from study import methods, plugins
 from study.config import Run, steps_of
 from study.data._dataset import Log
+from study.definition import model_options
 from study.training import devices, fused_mlp
 from study.training.device_log import DeviceLog
 from study.training.embeddings import EmbeddingTables
@@ -129,10 +131,13 @@ class StackTraining:
         """Whether each step is the same operations on the same tensors, but for its rows and the lr's share.
 
         Rollbacks act on some steps only, and exchange tensors. Where labels are missing, a step reads the losses of the
-        one before by its number.
+        one before by its number. A user's own model or method may keep numbers of Python between calls, which a graph
+        would not change.
         """
+        model, _ = model_options.parse(self.groups.runs[0].model)
+        ours = model in plugins.names("models") and self.method.name in methods.names()
         varies = self.rollbacks or self.log.labels_are_missing or self.on_update
-        return self.network.capturable and not varies
+        return ours and self.network.capturable and not varies
 
     def batches(self, first: int = 0) -> Iterator[Tensor]:
         """Yield the row numbers (G, B) of each step, from the step `first` on."""

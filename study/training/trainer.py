@@ -117,7 +117,7 @@ def train(
         on_end: Called with the trained networks, their tables, and a function that returns the accumulators of a run.
             The order of the run axis may differ from that of `runs`.
         cuda_graphs: Whether a CUDA device may replay the steps as a graph (`study.training.step_graph`), which changes
-            no bit.
+            no bit. Models and methods of the user's own are trained without.
 
     Raises:
         StepError: A step after the first one raised; at the first one, what it raised.

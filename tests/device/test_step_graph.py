@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from device_settings import OPTIONS, Setting, all_pairs, every
 from fake_device import DEVICE, computing_nothing, four_runs, try_on_cpu
+from own_files import network, own_folder, write  # noqa: F401 - a fixture
 from recorded_graph import RecordedCuda, RecordedGraph, RecordedStream, storage_of, tensors_of
 from stacks import EARLY, LOG, RECIPE, make_run
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,7 +27,7 @@ from study.training.trainer import Trained, train
 
 STEPS = 12
 
-CAPTURED = [row for row in every() if not row.method.startswith("rollback") and row.model != "own_models.dropout"]
+CAPTURED = [row for row in every() if not row.method.startswith("rollback") and not row.model.startswith("own_models.")]
 
 
 def settings(*often_on: str) -> list[Any]:
@@ -86,7 +88,7 @@ def assert_same_results(found: Trained, expected: Trained) -> None:
 # --- the same bits ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("setting", settings("small", "small_mmoe", "own_models.batch_norm"))
+@pytest.mark.parametrize("setting", settings("small", "small_mmoe"))
 def test_replayed_steps_have_the_bits_of_plain_ones(setting: Setting, card: RecordedCuda) -> None:
     expected, found = stack_of(four(setting)), stack_of(four(setting))
     graph = StepGraph(found)
@@ -264,13 +266,37 @@ def test_methods_that_roll_back_are_trained_plainly(method: str, card: RecordedC
 
 def test_what_differs_from_step_to_step_is_trained_plainly(card: RecordedCuda) -> None:
     assert StepGraph.suits(stack_of(four()))
-    assert not StepGraph.suits(stack_of(four(Setting("none", "own_models.dropout", "adagrad", "float32"))))
     labels = LOG.labels.copy()
     labels[::3] = np.nan
     assert not StepGraph.suits(stack_of(four(), dataclasses.replace(LOG, labels=labels)))
     watched: list[int] = []
     train(four(), LOG, on_update=lambda view: watched.append(view.step))
     assert watched == list(range(STEPS))
+    assert not card.graphs
+
+
+COUNTS_ITS_CALLS = "self.calls = self.calls + 1; y = self.b(self.a(x)); return 2 * y if self.calls > 8 else y"
+
+
+def test_users_own_models_may_change_with_each_call(card: RecordedCuda, own_folder: Path) -> None:  # noqa: F811
+    counting = write(own_folder, network(init="self.calls = 0", forward=COUNTS_ITS_CALLS))
+    for model in ("own_models.batch_norm", "own_models.dropout", counting):
+        setting = Setting("none", model, "adagrad", "float32")
+        assert_same_results(train(four(setting), LOG), train(four(setting), LOG, cuda_graphs=False))
+    assert not card.graphs
+
+
+OWN_METHOD = """
+from study.transforms import chain, scale
+
+def build(lr, *, base):
+    return chain(base(), scale(lr))
+"""
+
+
+def test_users_own_methods_are_trained_plainly(card: RecordedCuda, own_folder: Path) -> None:  # noqa: F811
+    """Their links may change with each call too."""
+    train(four(Setting(write(own_folder, OWN_METHOD), "small", "adagrad", "float32")), LOG)
     assert not card.graphs
 
 
