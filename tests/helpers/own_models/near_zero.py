@@ -1,4 +1,4 @@
-"""A hidden unit that is zero but for rounding: its ReLU has one gradient in a stack, and the other in a plain loop."""
+"""A hidden unit that is zero but for rounding: in float32 its ReLU has one gradient in a stack, the other in a loop."""
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ class NearZero(nn.Module):
     def forward(self, inputs_BI: Tensor) -> Tensor:
         hidden_BH = self.hidden(inputs_BI)
         stacked = torch._C._functorch.is_batchedtensor(inputs_BI)  # pyright: ignore[reportAttributeAccessIssue]
-        rounding = 1e-7 if stacked else -1e-7
+        rounding = 1e-7 if stacked or inputs_BI.dtype == torch.float64 else -1e-7
         first_BH = torch.arange(hidden_BH.numel()).view_as(hidden_BH) == 0
         return self.heads(torch.where(first_BH, hidden_BH - hidden_BH.detach() + rounding, hidden_BH).relu())
 

@@ -108,6 +108,7 @@ def test_stackable_compares_the_stack_with_a_plain_loop() -> None:
     assert stackable("own_models.near_zero", spec)
     assert not stackable("own_models.hidden_parameter", spec)
     assert not stackable("own_models.wrong_gradient", spec)
+    assert not stackable("own_models.scaled_gradient", spec)
 
 
 @pytest.mark.parametrize(
