@@ -1,4 +1,4 @@
-"""Replays the training step of a stack as a CUDA graph: one launch in place of a hundred and more.
+"""Replays the training step of a stack as a CUDA graph: one launch and five small ones in place of a hundred and more.
 
 A graph repeats the same kernels on the same memory. So a step's rows and its share of the lr lie in tensors that are
 filled before each replay, and its losses in tensors that are read after it. A stack whose steps differ in more says so
@@ -34,8 +34,20 @@ the state, and for what a failed capture may keep."""
 
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
+NO_MEMORY = "there is no memory to try it with so large a stack"
+
 _refused = ""
 """Why no graph is tried in this process any more: torch's allocator need not recover from a failed capture."""
+
+_notes: dict[str, bool] = {}
+"""Notes of this process for the user, and whether `unsaid` has returned them."""
+
+
+def unsaid() -> tuple[str, ...]:
+    """Return the notes for the user that it has not returned before in this process."""
+    found = tuple(note for note, said in _notes.items() if not said)
+    _notes.update(dict.fromkeys(found, True))
+    return found
 
 
 class StepGraph:
@@ -45,7 +57,7 @@ class StepGraph:
         stack: At its first step, or at that of its checkpoint.
 
     Attributes:
-        note: Why there is no graph, a sentence for the user; it is said once in a process.
+        note: Why there is no graph, a sentence for the user.
     """
 
     def __init__(self, stack: StackTraining) -> None:
@@ -84,13 +96,17 @@ class StepGraph:
         if self.plain_steps != PLAIN_STEPS + 1:
             return self.stack.step(step, rows_GB)
         if not _has_room(self.stack.device):
-            self._refuse("there is no memory to try it")
+            self._note(NO_MEMORY)
             return self.stack.step(step, rows_GB)
         return self._try(step, rows_GB)
 
     def _try(self, step: int, rows_GB: Tensor) -> tuple[Tensor, Tensor]:
         """Train a step plainly, and once more by a new graph. The plain step's result stays."""
-        before = _copies(self.stack.state())
+        try:
+            before = _copies(self.stack.state())
+        except torch.OutOfMemoryError:
+            self._note(NO_MEMORY)
+            return self.stack.step(step, rows_GB)
         losses = self.stack.step(step, rows_GB)
         after: dict[str, Tensor] = {}
         try:
@@ -105,7 +121,10 @@ class StepGraph:
         if why:
             self._drop()
             self._restore(after)
-            self._refuse(why)
+            if after:
+                self._refuse(why)
+            else:  # nothing was captured
+                self._note(NO_MEMORY)
         del before, after
         cuda.empty_cache()
         return losses
@@ -154,7 +173,11 @@ class StepGraph:
     def _refuse(self, why: str) -> None:
         global _refused
         _refused = why
+        self._note(why)
+
+    def _note(self, why: str) -> None:
         self.note = f"steps are not replayed by a CUDA graph ({why}); results are the same, and steps may be slower"
+        _notes.setdefault(self.note, False)
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from study.config import Run
 from study.data._dataset import Log
-from study.training import evaluation
+from study.training import evaluation, step_graph
 from study.training.embeddings import EmbeddingTables
 from study.training.networks import StackedNetworks
 from study.training.stack import StackTraining, StepView
@@ -142,8 +142,7 @@ def train(
         with _step_errors(stack, stack.steps, started):
             judged = evaluation.evaluate(stack)
         seconds = (time.perf_counter() - started) / len(runs) * stack.steps / (stack.steps - first)
-        trained = _trained(stack, judged, seconds)
-        return replace(trained, notes=(graph.note,)) if graph and graph.note else trained
+        return replace(_trained(stack, judged, seconds), notes=step_graph.unsaid())
 
 
 def _trained(stack: StackTraining, judged: dict[str, np.ndarray], seconds: float) -> Trained:

@@ -45,6 +45,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> RecordedCuda:
     # oneDNN's setting is no operation, so a recording would not repeat it.
     monkeypatch.setattr(matmul, "onednn_is_exact", lambda: False)
     monkeypatch.setattr(step_graph, "_refused", "")
+    monkeypatch.setattr(step_graph, "_notes", {})
     step_graph._own_stream.cache_clear()
     card = RecordedCuda()
     monkeypatch.setattr(step_graph, "cuda", card)
@@ -358,10 +359,50 @@ def test_a_capture_without_memory_costs_no_bit(card: RecordedCuda, monkeypatch: 
     assert_refused(FullCuda(), Setting("none", "small", "adagrad", "float64"), why, monkeypatch)
 
 
-def test_without_room_no_graph_is_tried(card: RecordedCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_room_a_stack_has_no_graph_and_the_next_one_has(
+    card: RecordedCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
     card.free = 1
-    assert_refused(card, Setting("none", "small", "adagrad", "float32"), "there is no memory to try it", monkeypatch)
+    why = "there is no memory to try it with so large a stack"
+    assert_refused(card, Setting("none", "small", "adagrad", "float32"), why, monkeypatch)
     assert not card.graphs
+    card.free = 10
+    assert train(four(), LOG).notes == ()
+    assert card.graphs
+
+
+@pytest.mark.parametrize("copies_before", [0, 1])
+def test_copies_without_memory_cost_no_bit(
+    copies_before: int, card: RecordedCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(four(), LOG, cuda_graphs=False)
+    copies, made = step_graph._copies, []
+
+    def out_of_memory(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if len(made) == copies_before:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        made.append(1)
+        return copies(tensors)
+
+    monkeypatch.setattr(step_graph, "_copies", out_of_memory)
+    assert_same_results(train(four(), LOG), plain)
+    assert not card.graphs
+    monkeypatch.setattr(step_graph, "_copies", copies)
+    assert_same_results(train(four(), LOG), plain)
+    assert card.graphs
+
+
+def test_a_note_waits_for_a_stack_that_ends_well(card: RecordedCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_graph, "cuda", RefusedCuda())
+
+    def broken(step: int) -> None:
+        if step == PLAIN_STEPS + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(four(), LOG, on_step=broken)
+    assert len(train(four(), LOG).notes) == 1
+    assert train(four(), LOG).notes == ()
 
 
 STATES = ("parameter/bottom.0.weight", "tables/weight", "tables/accumulator", "method/heads.weights.0/accumulator")
