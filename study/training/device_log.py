@@ -57,7 +57,10 @@ class DeviceLog:
         }
         for rows_of_seed in itertools.islice(zip(*streams.values(), strict=True), first, None):
             rows = dict(zip(streams, rows_of_seed, strict=True))
-            yield torch.from_numpy(np.stack([rows[seed] for seed in seeds])).to(self.device, non_blocking=True)
+            rows_GB = torch.from_numpy(np.stack([rows[seed] for seed in seeds]))
+            if self.device.type == "cuda":
+                rows_GB = rows_GB.pin_memory()  # a copy of other memory may wait for the stream
+            yield rows_GB.to(self.device, non_blocking=True)
 
 
 def _rows(values: Tensor, rows_GB: Tensor) -> Tensor:

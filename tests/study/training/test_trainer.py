@@ -21,6 +21,7 @@ from study.outcomes.judge import judge
 from study.outcomes.reference import control_reference
 from study.streams import stream
 from study.training import devices, fused_mlp, stack
+from study.training.device_log import DeviceLog
 from study.training.embeddings import EmbeddingTables
 from study.training.inputs import WholeInputs
 from study.training.metrics import auc
@@ -497,6 +498,17 @@ class NoWait(TorchDispatchMode):
         name = func.__name__.split(".")[0]
         assert name not in self.reads, f"{name} copies a value to the host"
         return func(*args, **(kwargs or {}))
+
+
+def test_row_numbers_are_copied_to_a_card_from_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = DeviceLog(LOG, torch.device("cpu"))
+    calls: list[Any] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda x: [calls.append("pin"), x][1])
+    monkeypatch.setattr(Tensor, "to", lambda x, device, non_blocking: [calls.append((device.type, non_blocking)), x][1])
+    for kind in ("cuda", "cpu"):
+        log.device = torch.device(kind)
+        next(log.batches((3, 5), RECIPE, 4))
+    assert calls == ["pin", ("cuda", True), ("cpu", True)]
 
 
 def test_no_wait_detects_a_read_value() -> None:
