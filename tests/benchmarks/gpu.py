@@ -148,17 +148,21 @@ def say_graph(asked: argparse.Namespace, log: Log, _rates: dict[str, float]) -> 
         yield f"graph: the settings are not asked, {asked.device} replays nothing"
         return
     for setting in all_pairs():
-        step_graph._refused = ""  # whatever the setting before has met
         yield f"graph: {' '.join(setting)}: {by_graph(runs_of_setting(setting, log), log, asked.device)}"
 
 
 def by_graph(runs: Sequence[Run], log: Log, device: str) -> str:
     """Train a stack plainly and by a graph, and tell the difference."""
+    step_graph._refused = ""  # whatever the stack before has met
+    step_graph._notes.clear()
     timed(runs, log, device, cuda_graphs=False)  # what happens once a process
     plain, graph = (timed(runs, log, device, cuda_graphs=asked) for asked in (False, True))
-    same = plain.trained.loss.tobytes() == graph.trained.loss.tobytes()
+    same = all(
+        getattr(plain.trained, name).tobytes() == getattr(graph.trained, name).tobytes() for name in ("loss", "moved")
+    )
     told = f"{1e3 * plain.of_step:.3f} and {1e3 * graph.of_step:.3f} ms a step"
-    told += f", {plain.seconds:.2f} and {graph.seconds:.2f} s in all, {'the same' if same else 'OTHER'} losses"
+    told += f", {plain.seconds:.2f} and {graph.seconds:.2f} s in all, "
+    told += f"{'the same' if same else 'OTHER'} losses and distances"
     return "; ".join([told, *graph.trained.notes])
 
 

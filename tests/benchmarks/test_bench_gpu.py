@@ -142,18 +142,22 @@ def test_waits_are_asked_in_every_setting_of_the_tests(log, monkeypatch):
     assert sum("kernels" in line for line in said) == len(methods.names())
 
 
-def test_a_stack_is_trained_plainly_and_by_a_graph(log, monkeypatch):
+@pytest.mark.parametrize("changed", ["loss", "moved"])
+def test_a_stack_is_trained_plainly_and_by_a_graph(changed, log, monkeypatch):
     asked = []
 
     def trained(*given, cuda_graphs):
         asked.append(cuda_graphs)
         found = train(*given)
-        return replace(found, loss=found.loss + len(asked), notes=("no graph here",)) if cuda_graphs else found
+        other = {changed: getattr(found, changed) + len(asked), "notes": ("no graph here",)}
+        return replace(found, **other) if cuda_graphs else found
 
     monkeypatch.setattr(gpu, "train", trained)
+    monkeypatch.setattr(gpu.step_graph, "_refused", "a fault of the stack before")
     said = gpu.by_graph(gpu.runs_of("small", 2, log, Recipe(steps=13)), log, "cpu")
     assert asked == [False, False, True]
-    assert said.endswith("OTHER losses; no graph here")
+    assert gpu.step_graph._refused == ""
+    assert said.endswith("OTHER losses and distances; no graph here")
 
 
 def test_graphs_are_asked_in_every_setting_of_the_tests(log, monkeypatch):
