@@ -65,57 +65,74 @@ def write_names(ax: Axes, names: Sequence[Name]) -> None:
     Lines lie below a name only where it would otherwise stand far away. A name without a free place is left out; the
     first ones have the choice.
     """
-    written = []
     for name in names:
+        ax.add_artist(_NameText(name, sizes(ax).text))
+    if not any(isinstance(artist, _Placement) for artist in ax.artists):
+        ax.add_artist(_Placement())
+
+
+class _NameText(Annotation):
+    """A name, which is seen where it has a place and its user does not hide it."""
+
+    placed = True
+
+    def __init__(self, name: Name, fontsize: float) -> None:
         line = {"arrowstyle": "-", "color": "#888888", "lw": 0.7, "shrinkA": 0, "shrinkB": 2}
-        text = ax.annotate(
+        super().__init__(
             name.text,
             xy=(name.x, name.y),
             xytext=(0, 0),
             textcoords=IdentityTransform(),
             ha="left",
             va="bottom",
-            fontsize=sizes(ax).text,
+            fontsize=fontsize,
             color=name.colour,
             arrowprops=None if name.along else line,
             zorder=6,
             path_effects=[HALO],
+            transform=IdentityTransform(),
+            clip_on=False,
         )
-        text.set_in_layout(False)  # it stands inside the axes
-        written.append((name, text))
-    ax.add_artist(_Placement(written))
+        self.name = name
+        self.set_in_layout(False)  # it stands inside the axes
+
+    def get_visible(self) -> bool:
+        return self.placed and super().get_visible()
 
 
 class _Placement(Artist):
-    """Moves names before they are drawn: it is drawn first."""
+    """Moves the names of an axes before they are drawn: it is drawn first."""
 
     zorder = -1.0
 
-    def __init__(self, names: Sequence[tuple[Name, Annotation]]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.names = names
         self.set_in_layout(False)
 
     def draw(self, renderer: Any) -> None:
-        if not self.names or self.axes is None or not self.axes.get_visible():
+        if self.axes is None or not self.axes.get_visible():
             return
-        own = [text for _, text in self.names]
-        for text in own:
-            text.set_visible(True)
+        names = [text for text in self.axes.texts if isinstance(text, _NameText)]
+        for text in names:
+            text.placed = True
+        names = [text for text in names if text.get_visible()]
+        if not names:
+            return
         dpi = renderer.points_to_pixels(72.0)
-        letters = own[0].get_fontsize() * dpi / 72
+        letters = names[0].get_fontsize() * dpi / 72
         squares = _Squares(self.axes.bbox, STEP * letters)
-        _mark_artists(squares, self.axes, renderer, dpi, own)
-        for name, text in self.names:
+        _mark_artists(squares, self.axes, renderer, dpi)
+        for text in names:
+            name = text.name
             point = self.axes.transData.transform((name.x, name.y))
-            text.set_visible(self.axes.bbox.contains(*point))  # not where a user has moved the limits
-            if not text.get_visible():
+            text.placed = bool(self.axes.bbox.contains(*point))  # not where a user has moved the limits
+            if not text.placed:
                 continue
             box = Text.get_window_extent(text, renderer)
             reach = (self.axes.bbox.x0, self.axes.bbox.x1) if name.along else (point[0], point[0])
             found = squares.place(box.width, box.height, reach, float(point[1]), letters)
             if found is None:
-                text.set_visible(False)
+                text.placed = False
                 continue
             corner, distance = found
             text.xyann = corner
@@ -227,7 +244,7 @@ def _sums(squares: np.ndarray, high: int, wide: int) -> np.ndarray:
     return total[high:, wide:] - total[:-high, wide:] - total[high:, :-wide] + total[:-high, :-wide]
 
 
-def _mark_artists(squares: _Squares, ax: Any, renderer: Any, dpi: float, own: Sequence[Text]) -> None:
+def _mark_artists(squares: _Squares, ax: Any, renderer: Any, dpi: float) -> None:
     """Fill the squares of markers and of other texts and arrows, and count those of lines."""
     for line in ax.lines:
         places = _in_pixels(line, line.get_path())
@@ -241,7 +258,7 @@ def _mark_artists(squares: _Squares, ax: Any, renderer: Any, dpi: float, own: Se
         for path in bars.get_paths():
             squares.draw(_in_pixels(bars, path), squares.crossed)
     for text in ax.texts:
-        if text not in own and text.get_visible():
+        if not isinstance(text, _NameText) and text.get_visible():
             squares.fill(text.get_window_extent(renderer))
 
 

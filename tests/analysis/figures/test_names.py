@@ -30,6 +30,10 @@ def shared(panels: int, draw) -> Figure:
         return drawn(figure)
 
 
+def places(ax) -> dict[str, tuple[float, ...]]:
+    return {text: box.bounds for text, box in names_of(ax).items()}
+
+
 @pytest.fixture(scope="module")
 def dcn():
     folder = PUBLISHED / "lr_small_dcn"
@@ -98,3 +102,36 @@ def test_a_name_without_a_free_place_is_left_out_and_a_far_one_has_a_line():
     ax.lines[0].set_data([0.1], [0.5])
     drawn(figure)
     assert not far.arrow_patch.get_visible(), "beside its point"
+
+
+def test_names_stay_where_they_are_after_a_second_call_into_the_same_axes(dcn):
+    small = PUBLISHED / "lr_small"
+    other = analysis.tradeoff(analysis.load(small), read_definition(small))
+
+    def both(ax):
+        draw_tradeoff(ax, dcn)
+        draw_tradeoff(ax, other)
+
+    figure = shared(1, both)
+    (ax,) = drawn(figure).axes  # the layout has settled
+    assert check_names(ax) >= 4
+    first = places(ax)
+    for _ in range(3):
+        drawn(figure)
+        assert places(ax) == first
+
+
+def test_a_name_that_its_user_removes_or_hides_stays_away():
+    figure = Figure(figsize=(2, 2), dpi=100)
+    ax = figure.add_subplot()
+    write_names(ax, [Name(text=text, x=0.5, y=0.5) for text in ("one", "two", "three")])
+    drawn(figure)
+    one, two, three = ax.texts
+    one.remove()
+    two.set_visible(False)
+    drawn(figure)
+    assert set(names_of(ax)) == {"three"}
+    two.set_visible(True)
+    three.remove()
+    drawn(figure)
+    assert set(names_of(ax)) == {"two"}
