@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 from matplotlib.path import Path
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox, IdentityTransform
@@ -60,7 +62,7 @@ class Name:
 
 
 def write_names(ax: Axes, names: Sequence[Name]) -> None:
-    """Write each name where it is nearest to its point and covers no marker, arrow, or other text.
+    """Write each name where it is nearest to its point and covers no marker, arrow, legend, or other text.
 
     Lines lie below a name only where it would otherwise stand far away. A name without a free place is left out; the
     first ones have the choice.
@@ -99,6 +101,10 @@ class _NameText(Annotation):
     def get_visible(self) -> bool:
         return self.placed and super().get_visible()
 
+    def get_window_extent(self, renderer: Any = None) -> Bbox:
+        """Return the box without the line to the point, which is not to move a legend."""
+        return Text.get_window_extent(self, renderer)
+
 
 class _Placement(Artist):
     """Moves the names of an axes before they are drawn: it is drawn first."""
@@ -128,7 +134,7 @@ class _Placement(Artist):
             text.placed = bool(self.axes.bbox.contains(*point))  # not where a user has moved the limits
             if not text.placed:
                 continue
-            box = Text.get_window_extent(text, renderer)
+            box = text.get_window_extent(renderer)
             reach = (self.axes.bbox.x0, self.axes.bbox.x1) if name.along else (point[0], point[0])
             found = squares.place(box.width, box.height, reach, float(point[1]), letters)
             if found is None:
@@ -245,21 +251,40 @@ def _sums(squares: np.ndarray, high: int, wide: int) -> np.ndarray:
 
 
 def _mark_artists(squares: _Squares, ax: Any, renderer: Any, dpi: float) -> None:
-    """Fill the squares of markers and of other texts and arrows, and count those of lines."""
-    for line in ax.lines:
-        places = _in_pixels(line, line.get_path())
-        if line.get_linestyle() != "None":
-            squares.draw(places, squares.crossed)
-        if line.get_marker() in ("None", "none", "", " ", None) or line.get_markevery() is not None:
-            continue  # no markers, or only those of a legend
-        radius = (line.get_markersize() / 2 + line.get_markeredgewidth()) * dpi / 72
-        squares.fill_around(places[np.isfinite(places).all(axis=1)], radius)
-    for bars in (found for found in ax.collections if isinstance(found, LineCollection)):
-        for path in bars.get_paths():
-            squares.draw(_in_pixels(bars, path), squares.crossed)
-    for text in ax.texts:
-        if not isinstance(text, _NameText) and text.get_visible():
-            squares.fill(text.get_window_extent(renderer))
+    """Fill the squares of markers, legends, and other texts and arrows, and count those of lines."""
+    for artist in ax.get_children():
+        if not artist.get_visible() or isinstance(artist, _NameText):
+            continue
+        if isinstance(artist, Line2D):
+            _mark_line(squares, artist, dpi)
+        elif isinstance(artist, LineCollection):
+            for path in artist.get_paths():
+                squares.draw(_in_pixels(artist, path), squares.crossed)
+        elif isinstance(artist, PathCollection):
+            _mark_scatter(squares, artist, dpi)
+        elif isinstance(artist, Legend | Text):
+            squares.fill(artist.get_window_extent(renderer))
+
+
+def _mark_line(squares: _Squares, line: Line2D, dpi: float) -> None:
+    places = _in_pixels(line, line.get_path())
+    if line.get_linestyle() != "None":
+        squares.draw(places, squares.crossed)
+    if line.get_marker() in ("None", "none", "", " ", None) or line.get_markevery() is not None:
+        return  # no markers, or only those of a legend
+    radius = (line.get_markersize() / 2 + line.get_markeredgewidth()) * dpi / 72
+    squares.fill_around(places[np.isfinite(places).all(axis=1)], radius)
+
+
+def _mark_scatter(squares: _Squares, scatter: PathCollection, dpi: float) -> None:
+    offsets = np.ma.filled(np.ma.asarray(scatter.get_offsets(), dtype=float), np.nan)
+    places = scatter.get_offset_transform().transform(offsets)
+    edge = np.max(scatter.get_linewidth(), initial=0.0)
+    radii = (np.resize(np.sqrt(scatter.get_sizes()) / 2, len(places)) + edge) * dpi / 72
+    radii = squares.step * np.ceil(radii / squares.step)  # as few as there are widths in squares
+    seen = np.isfinite(places).all(axis=1)
+    for radius in np.unique(radii[seen]):
+        squares.fill_around(places[seen & (radii == radius)], float(radius))
 
 
 def _in_pixels(artist: Artist, path: Path) -> np.ndarray:

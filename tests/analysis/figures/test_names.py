@@ -81,7 +81,7 @@ def test_many_points_are_marked_at_once(monkeypatch):
     monkeypatch.setattr(_Squares, "fill", lambda self, *_: calls.append(self))
     calls = []
     drawn(figure)
-    assert len(calls) == 1, "that of the name, and none for each point"
+    assert len(calls) < 10, "those of the name and of titles, and none for each point"
     (text,) = ax.texts
     assert text.get_visible()
     assert Text.get_window_extent(text).x0 > ax.transData.transform((0.5, 0.5))[0]
@@ -135,3 +135,46 @@ def test_a_name_that_its_user_removes_or_hides_stays_away():
     three.remove()
     drawn(figure)
     assert set(names_of(ax)) == {"two"}
+
+
+def test_names_cover_no_legend():
+    figure = Figure(figsize=(3.3, 2.5), dpi=100, layout="constrained")
+    ax = figure.add_subplot()
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    corners = [(0.9, 0.9), (0.9, 0.1), (0.1, 0.1)]
+    ax.plot(*zip(*corners, strict=True), ls="", marker="o", label="a method of a long name")
+    ax.add_artist(ax.legend(loc="center left"))
+    legend = ax.legend(loc="best")
+    write_names(ax, [Name(text=f"name {i}", x=x, y=y) for i, (x, y) in enumerate([*corners, (0.1, 0.5), (0.2, 0.8)])])
+    drawn(figure)
+    place = legend.get_window_extent().bounds
+    for _ in range(3):
+        assert check_names(ax) == 5
+        drawn(figure)
+        assert legend.get_window_extent().bounds == place, "names do not move it"
+
+
+def test_names_cover_no_point_of_a_scatter():
+    figure = Figure(figsize=(3.3, 2.5), dpi=100)
+    ax = figure.add_subplot()
+    ax.set(xlim=(1, 10), ylim=(0, 1), xscale="log")
+    x, y = np.random.default_rng(0).uniform((1, 0), (5, 1), (400, 2)).T
+    ax.scatter(x, y, s=np.where(x < 4, 4, 100))
+    ax.scatter(np.ma.masked_greater([1.0, 9.0], 8.0), [0.5, 0.5])
+    write_names(ax, [Name(text="one", x=3, y=0.5), Name(text="two", x=9, y=0.5)])
+    drawn(figure)
+    assert check_names(ax) == 2
+    x, y = ax.transData.transform((9, 0.5))
+    assert names_of(ax)["two"].padded(4).contains(x, y), "at a point that is not drawn"
+
+
+def test_artists_that_are_not_seen_take_no_place():
+    figure = Figure(figsize=(3.3, 2.5), dpi=100)
+    ax = figure.add_subplot()
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    grid = np.meshgrid(np.linspace(0, 1, 60), np.linspace(0, 1, 60))
+    for hidden in (*ax.plot(*map(np.ravel, grid), "o"), ax.scatter(*grid)):
+        hidden.set_visible(False)
+    write_names(ax, [Name(text="one", x=0.5, y=0.5)])
+    drawn(figure)
+    assert ax.texts[0].get_visible()
