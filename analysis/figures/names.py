@@ -3,7 +3,6 @@
 They are placed each time the axes is drawn, when its size, limits and layout are known.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.path import Path
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox, IdentityTransform
 
@@ -41,6 +39,12 @@ NAMED = 2
 
 SAMPLES = 32
 """Places of that line at which it is looked at."""
+
+SEGMENTS = 10_000
+"""Parts of a line that are looked at together, which bounds the memory."""
+
+GAP = np.full((1, 2), np.nan)
+"""Between lines that are drawn together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,14 +188,22 @@ class _Squares:
         self.full[_sums(centres, 2 * around + 1, 2 * around + 1) > 0] = 1
 
     def draw(self, points: np.ndarray, into: np.ndarray) -> None:
-        """Count the squares of a line through points, in pixels."""
-        ends = (points[np.isfinite(points).all(axis=1)] - (self.x0, self.y0)) / self.step
-        ends = np.clip(ends, -1, np.array(into.shape)[::-1] + 1)
-        for a, b in itertools.pairwise(ends):
-            count = 1 + math.ceil(float(np.abs(b - a).max()))
-            x, y = np.floor(np.linspace(a, b, count)).astype(int).T
-            inside = (x >= 0) & (y >= 0) & (x < into.shape[1]) & (y < into.shape[0])
-            into[y[inside], x[inside]] = np.maximum(into[y[inside], x[inside]], 1)
+        """Count the squares of a line through points, in pixels; it has gaps where they are not finite."""
+        rows, columns = into.shape
+        crossed = np.zeros((rows + 3, columns + 3), dtype=bool)  # also what lies outside
+        ends = (points - (self.x0, self.y0)) / self.step + 1
+        for first in range(0, len(ends) - 1, SEGMENTS):
+            part = ends[first : first + SEGMENTS + 1]
+            part = np.stack([part[:-1], part[1:]], axis=1)
+            part = np.clip(part[np.isfinite(part).all(axis=(1, 2))], 0, (columns + 2, rows + 2))
+            counts = np.ceil(np.abs(part[:, 1] - part[:, 0]).max(axis=1)).astype(int)
+            before = np.cumsum(counts + 1) - (counts + 1)
+            steps = (part[:, 1] - part[:, 0]) / np.maximum(counts, 1)[:, None]
+            segment = np.repeat(np.arange(len(part)), counts + 1)
+            nth = np.arange(segment.size) - before[segment]
+            x, y = (part[segment, 0] + nth[:, None] * steps[segment]).astype(int).T
+            crossed[y, x] = True
+        np.maximum(into, crossed[1:-2, 1:-2], out=into)
 
     def place(
         self, width: float, height: float, reach: tuple[float, float], y: float, letters: float
@@ -258,8 +270,9 @@ def _mark_artists(squares: _Squares, ax: Any, renderer: Any, dpi: float) -> None
         if isinstance(artist, Line2D):
             _mark_line(squares, artist, dpi)
         elif isinstance(artist, LineCollection):
-            for path in artist.get_paths():
-                squares.draw(_in_pixels(artist, path), squares.crossed)
+            parts = [part for path in artist.get_paths() for part in (path.vertices, GAP)]
+            if parts:
+                squares.draw(artist.get_transform().transform(np.concatenate(parts)), squares.crossed)
         elif isinstance(artist, PathCollection):
             _mark_scatter(squares, artist, dpi)
         elif isinstance(artist, Legend | Text):
@@ -267,7 +280,7 @@ def _mark_artists(squares: _Squares, ax: Any, renderer: Any, dpi: float) -> None
 
 
 def _mark_line(squares: _Squares, line: Line2D, dpi: float) -> None:
-    places = _in_pixels(line, line.get_path())
+    places = line.get_transform().transform(line.get_path().vertices)
     if line.get_linestyle() != "None":
         squares.draw(places, squares.crossed)
     if line.get_marker() in ("None", "none", "", " ", None) or line.get_markevery() is not None:
@@ -285,7 +298,3 @@ def _mark_scatter(squares: _Squares, scatter: PathCollection, dpi: float) -> Non
     seen = np.isfinite(places).all(axis=1)
     for radius in np.unique(radii[seen]):
         squares.fill_around(places[seen & (radii == radius)], float(radius))
-
-
-def _in_pixels(artist: Artist, path: Path) -> np.ndarray:
-    return np.asarray(artist.get_transform().transform_path(path).vertices)

@@ -1,5 +1,7 @@
 """Names in figures cover no point, arrow or other name, and stay inside their axes."""
 
+import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +9,13 @@ import pytest
 from drawing import check_names, drawn, names_of
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from threshold_runs import star
 
 import analysis
 from analysis.figures.axes import REPORT, figure_style, paper
 from analysis.figures.frontier import draw_frontier
-from analysis.figures.names import Name, _Squares, write_names
+from analysis.figures.names import Name, _mark_artists, _Squares, write_names
 from analysis.figures.palette import KNOWN
 from analysis.figures.panels import threshold_lines
 from analysis.figures.tradeoff import draw_tradeoff, tradeoff
@@ -85,6 +88,36 @@ def test_many_points_are_marked_at_once(monkeypatch):
     (text,) = ax.texts
     assert text.get_visible()
     assert Text.get_window_extent(text).x0 > ax.transData.transform((0.5, 0.5))[0]
+
+
+def test_a_line_of_many_points_is_looked_at_quickly():
+    x, y = np.random.default_rng(0).uniform(0, 1, (2, 100_000))
+    seconds = []
+    for kind in ("line", "bars"):
+        ax = Figure(figsize=(3.3, 2.5), dpi=100).add_subplot()
+        _ = ax.plot(x, y) if kind == "line" else ax.vlines(x, 0, y)
+        write_names(ax, [Name(text="one", x=0.5, y=0.5)])
+        squares = _Squares(ax.bbox, 3.0)
+        began = time.perf_counter()
+        _mark_artists(squares, ax, ax.figure._get_renderer(), 100.0)
+        seconds.append(time.perf_counter() - began)
+        assert squares.crossed[1:-1, 1:-1].all()
+    assert max(seconds) < 2
+
+
+def test_a_line_runs_through_each_square_of_its_way():
+    squares = _Squares(Bbox.from_bounds(10, 20, 80, 40), 10)
+    nan, inf = math.nan, math.inf
+    squares.draw(np.array([[15, 25], [75, 25], [75, 45], [nan, 0], [15, 55], [25, 55], [inf, 0]]), squares.crossed)
+    assert squares.crossed.tolist() == [
+        [1, 1, 1, 1, 1, 1, 1, 0],
+        [0, 0, 0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0],
+    ]
+    for points in (np.empty((0, 2)), np.array([[15.0, 45.0]])):
+        squares.draw(points, squares.crossed)
+    assert squares.crossed.sum() == 11
 
 
 def test_a_name_without_a_free_place_is_left_out_and_a_far_one_has_a_line():
