@@ -163,9 +163,9 @@ def save_figures(
 def check_figures(formats: Sequence[str], width: float) -> None:
     """Raise ValueError for a format that is unknown, or a width that is none of a page."""
     several = isinstance(formats, Sequence) and not isinstance(formats, str)
-    if not several or not formats or not set(formats) <= set(FORMATS):
+    if not several or not formats or not all(kind in FORMATS for kind in formats):
         raise ValueError(f"formats are some of {', '.join(FORMATS)}, got {formats!r}")
-    if not isinstance(width, numbers.Real) or not 1 <= width <= 40:
+    if isinstance(width, bool) or not isinstance(width, numbers.Real) or not 1 <= width <= 40:
         raise ValueError(f"need a width of 1 to 40 inches, got {width!r}")
 
 

@@ -116,7 +116,7 @@ class Result:
             if not isinstance(value, str | None):
                 raise ValueError(f"{name} is a text, got {value!r}")
         for name, value in (("lr", lr), ("seed", seed)):
-            if not isinstance(value, numbers.Real | None):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real | None):
                 raise ValueError(f"{name} is a number, got {value!r}")
         if run_id is not None:
             if any(value is not None for value in (model, method, lr, seed)):
@@ -453,7 +453,8 @@ def path_text(path: AnyPath, name: str) -> str:
 
 def check_requested(*, workers: int | None, **texts: str | None) -> None:
     """Raise ValueError unless workers are counted and the others, by name, are texts."""
-    if workers is not None and (not isinstance(workers, numbers.Integral) or workers < 1):
+    counted = isinstance(workers, numbers.Integral) and not isinstance(workers, bool) and workers >= 1
+    if workers is not None and not counted:
         raise ValueError(f"workers needs a positive number, got {workers!r}")
     for name, value in texts.items():
         if not isinstance(value, str | None):
@@ -464,7 +465,7 @@ def seeds_text(seeds: str | Iterable[int] | None) -> str | None:
     """Return seeds as the command line writes them."""
     if seeds is None or isinstance(seeds, str):
         return seeds
-    if not isinstance(seeds, Iterable):
+    if not isinstance(seeds, Iterable) or isinstance(seeds, bytes | bytearray) or getattr(seeds, "shape", None) == ():
         raise ValueError(f"seeds is a range or a list of whole numbers, such as range(4); got {seeds!r}")
     found = []
     for seed in seeds:
