@@ -1,7 +1,6 @@
 """Names in figures cover no point, arrow or other name, and stay inside their axes."""
 
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -90,19 +89,15 @@ def test_many_points_are_marked_at_once(monkeypatch):
     assert Text.get_window_extent(text).x0 > ax.transData.transform((0.5, 0.5))[0]
 
 
-def test_a_line_of_many_points_is_looked_at_quickly():
+def test_a_line_of_many_points_crosses_all_squares():
     x, y = np.random.default_rng(0).uniform(0, 1, (2, 100_000))
-    seconds = []
     for kind in ("line", "bars"):
         ax = Figure(figsize=(3.3, 2.5), dpi=100).add_subplot()
         _ = ax.plot(x, y) if kind == "line" else ax.vlines(x, 0, y)
         write_names(ax, [Name(text="one", x=0.5, y=0.5)])
         squares = _Squares(ax.bbox, 3.0)
-        began = time.perf_counter()
         _mark_artists(squares, ax, ax.figure._get_renderer(), 100.0)
-        seconds.append(time.perf_counter() - began)
         assert squares.crossed[1:-1, 1:-1].all()
-    assert max(seconds) < 2
 
 
 def test_a_line_runs_through_each_square_of_its_way():
