@@ -65,7 +65,10 @@ MEMBER: dict[str, Column] = {
 FIT: dict[str, Column] = {
     "axis": ("", "the name of the size"),
     "size": ("that of axis", "the size"),
-    "tested": (FACTOR, "how far beyond the fitted sizes every size lay inside its prediction; empty if not known"),
+    "tested": (
+        FACTOR,
+        "how far beyond the fitted sizes every size lay inside its prediction; 1: not even the nearest",
+    ),
     "why": ("", "why nothing can be predicted"),
 }
 
@@ -230,8 +233,11 @@ TABLES: dict[str, tuple[str, dict[str, Column]]] = {
             **_ends("bend", "", "change of the exponent as the size grows by a factor of 10"),
             **_ends("difference", "", "the exponent less that of the first curve of the model"),
             **_ends("left_out", FACTOR, "the prediction of the largest size over its measured edge"),
-            "left_out_low": (FACTOR, "lower end of its 95% prediction interval"),
-            "left_out_high": (FACTOR, "upper end of its 95% prediction interval"),
+            "left_out_low": (
+                LR,
+                "lower end of the 95% prediction interval of what is measured there, its error included",
+            ),
+            "left_out_high": (LR, "upper end of the same interval"),
             "left_out_inside": ("", "whether that edge lies inside its prediction interval; empty if not known"),
             "sizes": ("sizes", "how many sizes there are"),
             "reached": ("sizes", "how many of them have an edge"),

@@ -40,14 +40,16 @@ class ScaleTables:
         axis: Name of the size, such as `ranker.depth`.
         points: One row an edge; columns LINE, method, size and, as in `analysis.stats.edges.edges`, edge, low, high,
             status, lr_min, lr_max.
-        exponents: One row a line; columns LINE, method, sizes, reached (numbers of sizes, of reached edges), smallest,
-            largest, exponent, exponent_low, exponent_high (in the middle of the sizes, 95%), bend, bend_low, bend_high
+        exponents: One row a line; columns LINE, method, sizes, reached (numbers of sizes, and of edges that were
+            reached, with an interval), smallest, largest, exponent, exponent_low, exponent_high (in the middle of the
+            sizes, 95%), bend, bend_low, bend_high
             (change of the exponent as the size grows by a factor of 10), scatter (median of tau), difference,
             difference_low, difference_high (exponent minus that of the first line of the model and level, taken as
             independent; NaN for the first line), left_out (median prediction of the largest size over its measured
-            edge), left_out_low, left_out_high (its prediction interval), left_out_inside (None if not known), tested
-            (the largest factor beyond the fitted sizes up to which every size lay inside its prediction), why (why
-            nothing can be predicted, or ""). Numbers are NaN if the edges determine no curve.
+            edge), left_out_low, left_out_high (the prediction interval of what is measured there: with the error of the
+            measured edge), left_out_inside (None if not known), tested (the largest factor beyond the fitted sizes up
+            to which every size lay inside its prediction; 1 if the nearest lay outside), why (why nothing can be
+            predicted, or ""). Numbers are NaN if the edges determine no curve.
         predictions: One row a line and size; columns LINE, method, size, fitted (number of sizes), largest (of these),
             edge (median of the prediction), low, high (95% prediction interval), status ("predicted", "cannot say";
             then edge, low and high are NaN), why (of "cannot say"), tested (as in `exponents`, of the fitted sizes),
@@ -110,7 +112,7 @@ def exponents(points: pd.DataFrame) -> pd.DataFrame:
     rows, first = [], {}
     for key, line in _lines(points):
         head = dict(zip(LINE, key, strict=True)) | {"method": line["method"].iloc[0]}
-        row = head | {"sizes": len(line), "reached": line["status"].tolist().count(REACHED)}
+        row = head | {"sizes": len(line), "reached": sum(math.isfinite(_error(point)) for point in records(line))}
         row |= {"smallest": line["size"].min(), "largest": line["size"].max()} | _left_out(line)
         found = posteriors(line)
         row |= _spread("exponent", found, lambda p: p.coefficients[:, 1])
@@ -201,7 +203,7 @@ def _predicted(fitted: pd.DataFrame, size: float, why: str) -> dict[str, Any]:
         low, edge, high = map(math.exp, interval(posteriors(fitted), lambda p: p.edge(size)))
         if high <= WIDEST * low:
             return {"edge": edge, "low": low, "high": high, "status": PREDICTED, "why": ""}
-        why = f"the prediction interval spans a factor of {high / low:.2g}"
+        why = f"the prediction interval spans a factor of {high / low:.3g}"
     return dict.fromkeys(("edge", "low", "high"), math.nan) | {"status": CANNOT_SAY, "why": why}
 
 
@@ -223,7 +225,10 @@ def _inside(low: float, high: float, point: dict[str, Any]) -> bool | None:
 
 
 def _left_out(line: pd.DataFrame) -> dict[str, Any]:
-    """The largest size predicted from the others; and how far beyond its sizes every smaller fit predicted well."""
+    """The largest size predicted from the others; and how far beyond its sizes every smaller fit predicted well.
+
+    A smaller fit counts where `predictions` would predict from it.
+    """
     row: dict[str, Any] = {"left_out": math.nan, "left_out_low": math.nan, "left_out_high": math.nan}
     row |= {"left_out_inside": None, "tested": math.nan}
     held: list[tuple[float, bool]] = []
@@ -231,28 +236,34 @@ def _left_out(line: pd.DataFrame) -> dict[str, Any]:
         fitted, larger = line.iloc[:count], records(line.iloc[count:])
         found = posteriors(fitted)
         for point in larger if found else ():
-            error = measurement_error(point["edge"], point["low"], point["high"]) if point["status"] == REACHED else 0.0
+            error = _error(point) if point["status"] == REACHED else 0.0
             if not math.isfinite(error):
                 continue
             low, _, high = map(math.exp, interval(found, lambda p, at=point["size"], e=error: p.edge(at, e)))
             inside = _inside(low, high, point)
-            if count >= LEAST_SIZES and inside is not None:
+            if count >= LEAST_SIZES and inside is not None and _predicted(fitted, point["size"], "")["why"] == "":
                 held.append((point["size"] / fitted["size"].max(), inside))
             if count == len(line) - 1:
-                low, edge, high = map(math.exp, interval(found, lambda p, at=point["size"]: p.edge(at)))
+                edge = math.exp(interval(found, lambda p, at=point["size"]: p.edge(at))[1])
                 row |= {"left_out": edge / point["edge"], "left_out_low": low, "left_out_high": high}
                 row["left_out_inside"] = inside
     failed = min((factor for factor, inside in held if not inside), default=math.inf)
-    return row | {"tested": max((factor for factor, inside in held if inside and factor < failed), default=math.nan)}
+    nearest = 1.0 if held else math.nan
+    return row | {"tested": max((factor for factor, inside in held if inside and factor < failed), default=nearest)}
+
+
+def _error(point: dict[str, Any]) -> float:
+    """The standard deviation of a reached edge, in log; infinite if it was not reached, or its interval has no end."""
+    return measurement_error(point["edge"], point["low"], point["high"]) if point["status"] == REACHED else math.inf
 
 
 def _misfit(line: pd.DataFrame, row: dict[str, Any]) -> str:
     """Why nothing can be predicted from a line; "" if something can."""
     if row["reached"] < LEAST_SIZES:
-        beyond = {NOT_REACHED: "above", BELOW: "below"}
-        censored = sorted({beyond[status] for status in line["status"] if status != REACHED})
-        where = " and ".join(censored)
-        return f"{row['reached']} of {row['sizes']} edges were reached; the others lie {where} the tried lrs"
+        why = {NOT_REACHED: "lie above the tried lrs", BELOW: "lie below the tried lrs", REACHED: "have no interval"}
+        others = {point["status"] for point in records(line) if not math.isfinite(_error(point))}
+        said = " or ".join(words for status, words in why.items() if status in others)
+        return f"{row['reached']} of {row['sizes']} edges were reached; the others {said}"
     if math.isnan(row["exponent"]):
         return "no curve fits both the reached edges and those beyond the tried lrs"
     if row["left_out_inside"] is False:

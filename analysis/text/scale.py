@@ -147,9 +147,14 @@ def warnings(table: pd.DataFrame) -> list[str]:
             at = f" at {row['size']:g}" if "size" in row else ""
             reasons.setdefault((row["curve"], row["why"]), []).append(f"{level_name(row['level'])}{at}")
     found = [f"{curve}, {', '.join(what)}: {CANNOT_SAY}: {why}" for (curve, why), what in reasons.items()]
-    if known := table["tested"].dropna().tolist():
+    failed = [f"{row['curve']} {level_name(row['level'])}" for row in records(table) if row["tested"] == 1]
+    if failed:
+        named = ", ".join(dict.fromkeys(failed))
+        found.append(f"Leaving out the largest sizes, the next size lay outside its prediction: {named}.")
+    if known := [factor for factor in table["tested"].dropna() if factor > 1]:
+        others = "other predictions" if failed else "predictions"
         found.append(
-            f"Leaving out the largest sizes, predictions held up to {min(known):.2g} times the largest fitted size"
+            f"Leaving out the largest sizes, {others} held up to {min(known):.2g} times the largest fitted size"
             + (f" ({max(known):.2g} times for the best curve)." if max(known) > min(known) else ".")
         )
     return found

@@ -31,7 +31,7 @@ def scale(folder: Path, at: str | None = None, over: str | None = None, *, as_js
     from analysis.stats.scale import scale_tables
     from analysis.text import scale as text
 
-    key, targets = parse_at(at) if at else (None, ())
+    key, targets = (None, ()) if at is None else parse_at(at)
     axis, points, doubling = _points(folder, key, over)
     _check(axis, points, targets)
     found = scale_tables(axis, points, targets, doubling)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study import plugins
-from study.config import QualitySearch, Study
+from study.config import QualitySearch, Recipe, Study
 from study.definition import model_options, overrides
 from study.record.definition import Definition, read_definition, study_exists
 from study.storage import stores
@@ -105,12 +105,13 @@ def of_members(name: str, members: "Iterable[FamilyMember]", key: str | None = N
     import analysis
     from analysis.stats.edges import fits
 
-    tables, options = [], []
+    tables, options, data = [], [], set()
     for member in members:
         runs = analysis.load(member.folder) if study_exists(member.folder) else pd.DataFrame()
         if len(runs):
             study = definition_of(member.folder).study
             tables.append(edges_of(runs, fits(runs)))
+            data |= set(runs["data"])
             options.append(overrides.by_key(study) | dataclasses.asdict(study.recipe))
     if not tables:
         raise ValueError(f"{name} has no runs yet")
@@ -119,6 +120,8 @@ def of_members(name: str, members: "Iterable[FamilyMember]", key: str | None = N
     if len(varied) > 1:
         raise ValueError(f"several things vary in {name}: {', '.join(varied)}; a fit needs members that differ in one")
     axis = _chosen(key, varied, name)
+    if len(data) > 1 and axis in {field.name for field in dataclasses.fields(Recipe)}:
+        raise ValueError(f"the members of {name} have different data; a fit needs members that differ in {axis} alone")
     points = [table.assign(size=float(size)) for table, size in zip(tables, of_all[axis], strict=True)]
     return axis, pd.concat(points, ignore_index=True)
 

@@ -11,6 +11,7 @@ from simulated_scale import DEEPER, DEPTHS, WIDER, WIDTHS, coverage, extrapolati
 from analysis.loading import records
 from analysis.stats.power_law import measurement_error
 from analysis.stats.scale import CANNOT_SAY, PREDICTED, bands, exponents, predictions
+from analysis.text.scale import warnings
 
 SIZES = (1, 2, 3, 4, 6)
 
@@ -161,6 +162,29 @@ def test_band_of_a_figure_is_the_prediction():
 def test_results_do_not_depend_on_the_order_of_sizes():
     line = points(SIZES, law(SIZES), 0.02)
     pd.testing.assert_frame_equal(predictions(line, (12,)), predictions(line.iloc[::-1], (12,)))
+
+
+def test_edges_without_an_interval_are_not_reached_for_a_fit():
+    line = points(SIZES, law(SIZES), 0.02)
+    line.loc[[0, 1, 2], "low"], line.loc[[0, 1, 2], "high"] = 0.0, math.inf
+    row = only(exponents(line))
+    assert row["reached"] == 2
+    assert row["why"] == "2 of 5 edges were reached; the others have no interval"
+    assert set(predictions(line, (8,))["status"]) == {CANNOT_SAY}
+
+
+def test_a_curve_whose_next_size_lay_outside_is_named():
+    edges = law(SIZES)
+    line = points(SIZES, [*edges[:3], edges[3] / 4, edges[4] / 4], 0.02)
+    row = only(exponents(line))
+    assert row["tested"] == 1
+    assert any("the next size lay outside its prediction" in said for said in warnings(exponents(line)))
+
+
+def test_only_sizes_that_would_be_predicted_count_as_tested():
+    sizes = (1, 1.1, 1.2, 12, 13, 14)
+    row = only(exponents(points(sizes, law(sizes), 0.02)))
+    assert row["tested"] == pytest.approx(14 / 12), "12 lies too far from 1 to 1.2"
 
 
 @pytest.mark.parametrize(("sizes", "drawn", "records"), [("five", "edges", 40), ("five", "runs", 5)])

@@ -10,6 +10,7 @@ import pytest
 from records import make_definition
 from scale_record import power_law, write_sizes
 
+import analysis
 from analysis.loading import with_curves
 from analysis.stats.edges import fits
 from search_spaces import scale as space
@@ -53,7 +54,7 @@ def test_exponents_and_predictions_are_printed_and_written(depths, capsys):
     printed = capsys.readouterr().out
     assert "ranker.depth, 6 sizes from 1 to 12" in printed
     assert "predicted from ranker.depth below 12" in printed
-    assert "held up to 2 times the largest fitted size" in printed
+    assert "held up to 1.3 times the largest fitted size (2 times for the best curve)." in printed
     assert "clippy, LR50 at 12" in printed
     assert "cannot say: 0 of 5 edges were reached" in printed
     for name in ("tables/scale.csv", "tables/scale_predictions.csv", "figures/scale.png"):
@@ -269,6 +270,13 @@ def test_a_family_that_varies_two_things_is_refused(tmp_path, capsys, recipe, ch
     values = [{key: values[i] for key, values in recipe.items()} for i in range(3)]
     family(tmp_path, {f"b{i}": Recipe(batch=128 * 2**i, **own) for i, own in enumerate(values)}, **changes)
     assert f"several things vary in batches: batch, {other};" in refused(capsys, "scale", tmp_path)
+
+
+def test_a_family_whose_members_have_different_data_is_refused(tmp_path, capsys, monkeypatch):
+    family(tmp_path, {f"b{batch}": Recipe(batch=batch) for batch in (128, 256, 512)})
+    load = analysis.load
+    monkeypatch.setattr(analysis, "load", lambda folder: load(folder).assign(data=folder.name))
+    assert "the members of batches have different data" in refused(capsys, "scale", tmp_path)
 
 
 def test_members_of_one_size_are_refused(tmp_path, capsys):
