@@ -35,7 +35,7 @@ def claims(_: float) -> str:
     family = lr50["shape"].isin(FAMILY) | (lr50["shape"] == "never")
     found = rows_of("searches").groupby("level")["covered"].agg(["min", "size"])
     differing = lr50[[f"differs from {reference}" for reference in REFERENCES]].max().max()
-    families_of_cell, equal = rows_of("families")[["simulations", "wrong"]].max()
+    equal = rows_of("families")
     wrong = rows_of("safe")["wrong"].max()
     doubling = rows_of("doublings")
     models_hold = rows_of("models")[["moves_covered", "ratio_covered"]].min(axis=1)
@@ -55,7 +55,7 @@ def claims(_: float) -> str:
         "studies of each cell. This includes the choice of the lr.",
         "**Differences between methods**: two curves with the same LR50 and other shapes are said to differ in at most "
         f"{differing:.1%} of the studies of each cell. Of five equal methods, one is said to differ in at most "
-        f"{equal:.1%} of {families_of_cell:.0f} families.",
+        f"{equal['wrong'].max():.1%} of {_range(equal['simulations'])} families.",
         "**Over several models** (`across_models`): the intervals contain the true values in at least "
         f"{models_hold.min():.1%} of the studies of each of {len(models_hold)} cells.",
         "**The last doubling** (`study scale --over steps`): the interval of the ratio contains the true one in at "
@@ -69,9 +69,7 @@ def simulated(_: float) -> str:
     rows = rows_of("edges")
     of_grid = rows.groupby("grid", sort=False)["seeds"].unique()
     cells = "; ".join(f"`{grid}` with {', '.join(map(str, sorted(seeds)))} seeds" for grid, seeds in of_grid.items())
-    most, fewest = rows["simulations"].max(), rows["simulations"].min()
-    each = f"{most}" if most == fewest else f"{fewest} to {most}"
-    return f"{each} studies of each cell. Simulated: {cells}."
+    return f"{_range(rows['simulations'])} studies of each cell. Simulated: {cells}."
 
 
 def worst(level: float) -> str:
@@ -327,8 +325,12 @@ def _grid(runs: float, of_search: float) -> str:
 
 
 def _each(rows: pd.DataFrame, what: str, times: int = 1) -> str:
-    fewest, most = times * int(rows["simulations"].min()), times * int(rows["simulations"].max())
-    return f"{fewest:,} {what}:" if fewest == most else f"{fewest:,} to {most:,} {what}:"
+    return f"{_range(times * rows['simulations'])} {what}:"
+
+
+def _range(counts: pd.Series) -> str:
+    fewest, most = int(counts.min()), int(counts.max())
+    return f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
 
 
 def _rising(level: float) -> pd.DataFrame:
