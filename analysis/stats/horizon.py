@@ -67,9 +67,9 @@ def last_doubling(half: pd.DataFrame, full: pd.DataFrame, level: float = 0.5) ->
         ratio = low = high = math.nan
         if before["status"] == row["status"] == REACHED:
             ratio = row["edge"] / before["edge"]
-            low, high = ratio_interval(matrices[0][key], matrices[1][key], level)
+            low, high = doubling_interval(matrices[0][key], matrices[1][key], level)
         found |= {"edge_half": before["edge"], "edge": row["edge"], "ratio": ratio, "low": low, "high": high}
-        rows.append(found | {"status": status_of(low, high)})
+        rows.append(found | {"status": doubling_status(low, high)})
     return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
 
 
@@ -79,7 +79,7 @@ COLUMNS = (
 )
 
 
-def status_of(low: float, high: float) -> str:
+def doubling_status(low: float, high: float) -> str:
     """Return what the interval of a ratio says of an edge: SETTLED, FALLING, RISING or NOT_KNOWN."""
     if math.isnan(low):
         return NOT_KNOWN
@@ -92,7 +92,7 @@ def _sign_test(more: int, fewer: int) -> float:
     return max(sys.float_info.min, min(1.0, 2 * float(special.bdtr(min(more, fewer), more + fewer, 0.5))))
 
 
-def ratio_interval(half: Any, full: Any, level: float) -> tuple[float, float]:
+def doubling_interval(half: Any, full: Any, level: float) -> tuple[float, float]:
     """Return the 95% interval of the ratio of two edges of the same runs; NaN with fewer than FEWEST seeds.
 
     Args:

@@ -42,14 +42,13 @@ class ScaleTables:
             status, lr_min, lr_max.
         exponents: One row a line; columns LINE, method, sizes, reached (numbers of sizes, and of edges that were
             reached, with an interval), smallest, largest, exponent, exponent_low, exponent_high (in the middle of the
-            sizes, 95%), bend, bend_low, bend_high
-            (change of the exponent as the size grows by a factor of 10), scatter (median of tau), difference,
-            difference_low, difference_high (exponent minus that of the first line of the model and level, taken as
-            independent; NaN for the first line), left_out (median prediction of the largest size over its measured
-            edge), left_out_low, left_out_high (the prediction interval of what is measured there: with the error of the
-            measured edge), left_out_inside (None if not known), tested (the largest factor beyond the fitted sizes up
-            to which every size lay inside its prediction; 1 if the nearest lay outside), why (why nothing can be
-            predicted, or ""). Numbers are NaN if the edges determine no curve.
+            sizes, 95%), bend, bend_low, bend_high (change of the exponent as the size grows by a factor of 10), scatter
+            (median of tau), difference, difference_low, difference_high (exponent minus that of the first line of the
+            model and level, taken as independent; NaN for the first line), left_out (median prediction of the largest
+            size over its measured edge), left_out_low, left_out_high (the prediction interval of what is measured
+            there: with the error of the measured edge), left_out_inside (None if not known), tested (the largest factor
+            beyond the fitted sizes up to which every size lay inside its prediction; 1 if the nearest lay outside), why
+            (why nothing can be predicted, or ""). Numbers are NaN if the edges determine no curve.
         predictions: One row a line and size; columns LINE, method, size, fitted (number of sizes), largest (of these),
             edge (median of the prediction), low, high (95% prediction interval), status ("predicted", "cannot say";
             then edge, low and high are NaN), why (of "cannot say"), tested (as in `exponents`, of the fitted sizes),
@@ -241,7 +240,11 @@ def _left_out(line: pd.DataFrame) -> dict[str, Any]:
                 continue
             low, _, high = map(math.exp, interval(found, lambda p, at=point["size"], e=error: p.edge(at, e)))
             inside = _inside(low, high, point)
-            if count >= LEAST_SIZES and inside is not None and _predicted(fitted, point["size"], "")["why"] == "":
+            if (
+                count >= LEAST_SIZES
+                and inside is not None
+                and _predicted(fitted, point["size"], "")["status"] == PREDICTED
+            ):
                 held.append((point["size"] / fitted["size"].max(), inside))
             if count == len(line) - 1:
                 edge = math.exp(interval(found, lambda p, at=point["size"]: p.edge(at))[1])

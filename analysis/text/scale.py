@@ -60,8 +60,9 @@ def doubling_text(row: Mapping[str, Any]) -> str:
     """Return a row of `last_doubling` as text: `none: settled, LR50 x 1.00 (0.97 to 1.03)`."""
     if math.isnan(row["ratio"]):
         return f"{row['curve']}: {row['status']}"
-    span = f" ({_span(row)})" if _span(row) else ""
-    return f"{row['curve']}: {row['status']}, {level_name(row['level'])} x {row['ratio']:.2f}{span}"
+    span = _span(row)
+    said = f"{row['curve']}: {row['status']}, {level_name(row['level'])} x {row['ratio']:.2f}"
+    return f"{said} ({span})" if span else said
 
 
 def _span(row: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ filled before each replay, and its losses in tensors that are read after it. A s
 (`StackTraining.capturable`) and is trained plainly.
 
 A graph is tried before it is used: one step is done plainly and by the graph, from the same state. If capturing raises,
-or any bit differs, training goes on from what the plain step left, and `note` says why. So a fault of the graph costs
+or any bit differs, training goes on from what the plain step left, and a note says why. So a fault of the graph costs
 time, and changes no result.
 
 torch gives cached memory back before a capture, so the graph's own memory takes the place of the plain step's. Only the
@@ -55,13 +55,10 @@ class StepGraph:
 
     Args:
         stack: At its first step, or at that of its checkpoint.
-
-    Attributes:
-        note: Why there is no graph, a sentence for the user.
     """
 
     def __init__(self, stack: StackTraining) -> None:
-        self.stack, self.plain_steps, self.note = stack, 0, ""
+        self.stack, self.plain_steps = stack, 0
         self.graph: Any = None
         self.share_R = torch.zeros_like(stack.method.peak_lr_R)
         self.rows_GB = torch.zeros(0)
@@ -96,7 +93,7 @@ class StepGraph:
         if self.plain_steps != PLAIN_STEPS + 1:
             return self.stack.step(step, rows_GB)
         if not _has_room(self.stack.device):
-            self._note(NO_MEMORY)
+            _note(NO_MEMORY)
             return self.stack.step(step, rows_GB)
         return self._try(step, rows_GB)
 
@@ -105,7 +102,7 @@ class StepGraph:
         try:
             before = _copies(self.stack.state())
         except torch.OutOfMemoryError:
-            self._note(NO_MEMORY)
+            _note(NO_MEMORY)
             return self.stack.step(step, rows_GB)
         losses = self.stack.step(step, rows_GB)
         after: dict[str, Tensor] = {}
@@ -122,9 +119,9 @@ class StepGraph:
             self._drop()
             self._restore(after)
             if after:
-                self._refuse(why)
+                _refuse(why)
             else:  # nothing was captured
-                self._note(NO_MEMORY)
+                _note(NO_MEMORY)
         del before, after
         cuda.empty_cache()
         return losses
@@ -170,14 +167,16 @@ class StepGraph:
         self.graph, self.losses = None, (self.share_R, self.share_R)
         self.stack.method.lr_share_R = None
 
-    def _refuse(self, why: str) -> None:
-        global _refused
-        _refused = why
-        self._note(why)
 
-    def _note(self, why: str) -> None:
-        self.note = f"steps are not replayed by a CUDA graph ({why}); results are the same, and steps may be slower"
-        _notes.setdefault(self.note, False)
+def _refuse(why: str) -> None:
+    global _refused
+    _refused = why
+    _note(why)
+
+
+def _note(why: str) -> None:
+    note = f"steps are not replayed by a CUDA graph ({why}); results are the same, and steps may be slower"
+    _notes.setdefault(note, False)
 
 
 @functools.cache

@@ -127,14 +127,20 @@ def test_waits_are_watched_from_the_first_warm_step_and_told(log, monkeypatch):
     assert gpu.waits(runs, log, "cpu") == "a step waits: called a synchronizing CUDA operation"
 
 
-def test_waits_are_asked_in_every_setting_of_the_tests(log, monkeypatch):
+def settings_asked(monkeypatch, measure):
+    """Return the list of settings for which gpu.py will call `measure`, which tells nothing."""
     asked = []
 
-    def waits(runs, _log, _device):
+    def told(runs, _log, _device):
         asked.append((runs[0].method, runs[0].model, runs[0].recipe.embeddings, runs[0].recipe.precision))
         return "told"
 
-    monkeypatch.setattr(gpu, "waits", waits)
+    monkeypatch.setattr(gpu, measure, told)
+    return asked
+
+
+def test_waits_are_asked_in_every_setting_of_the_tests(log, monkeypatch):
+    asked = settings_asked(monkeypatch, "waits")
     monkeypatch.setattr(gpu, "kernels_of_step", lambda *_given: 7.0)
     said = list(gpu.say_waits(Namespace(device="cuda:0"), log, {}))
     assert asked == all_pairs()
@@ -161,13 +167,7 @@ def test_a_stack_is_trained_plainly_and_by_a_graph(changed, log, monkeypatch):
 
 
 def test_graphs_are_asked_in_every_setting_of_the_tests(log, monkeypatch):
-    asked = []
-
-    def by_graph(runs, _log, _device):
-        asked.append((runs[0].method, runs[0].model, runs[0].recipe.embeddings, runs[0].recipe.precision))
-        return "told"
-
-    monkeypatch.setattr(gpu, "by_graph", by_graph)
+    asked = settings_asked(monkeypatch, "by_graph")
     said = list(gpu.say_graph(Namespace(device="cuda:0", steps=20, stack=8), log, {}))
     assert asked[3:] == all_pairs()
     assert said[:3] == [f"graph: {size} runs of small: told" for size in (1, 8, 32)]

@@ -3,7 +3,7 @@
 import numpy as np
 from shapes import GRIDS, SHAPES
 
-from analysis.stats.horizon import SETTLED, ratio_interval, status_of
+from analysis.stats.horizon import SETTLED, doubling_interval, doubling_status
 
 RATIOS = (0.5, 0.8, 1.0, 1.2)
 
@@ -30,8 +30,8 @@ def doublings(shape: str, grid: str, seeds: int, paired: float, simulations: int
                 SHAPES[shape].at(10**place * moved).draw(lrs, seeds, np.random.default_rng([draw, anew]))
                 for moved, anew in ((1.0, 0), (ratio, int(not paired)))
             )
-            low, high = ratio_interval((lrs, half), (lrs, full), 0.5)
+            low, high = doubling_interval((lrs, half), (lrs, full), 0.5)
             covered += low <= ratio * (1 + 1e-9) and ratio <= high * (1 + 1e-9)  # an end may be a tried lr
-            settled += status_of(low, high) == SETTLED
+            settled += doubling_status(low, high) == SETTLED
         rows.append({"ratio": ratio, "covered": covered / simulations, "settled": settled / simulations})
     return rows

@@ -191,7 +191,9 @@ def test_only_sizes_that_would_be_predicted_count_as_tested():
 def test_small_version_of_the_table_of_predictions(sizes, drawn, records):
     rows = extrapolations("levels off", sizes, drawn, records)
     assert [row["times"] for row in rows] == [2, 4]
-    assert min(row["covered"] for row in rows) >= 0.8, "once in a thousand of 40 records, if 95% are held"
+    assert min(row["covered"] for row in rows) >= 0.8, (
+        "less by chance once in a thousand of 40 records, and once in fifty of 5"
+    )
     assert rows[0]["width"] < rows[1]["width"]
 
 
