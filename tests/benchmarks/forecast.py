@@ -303,7 +303,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = {"dir": str(asked.data_dir.resolve())} if asked.data == "kuairand" else {}
     options |= {"rows": asked.rows} if asked.rows else {}
     with tempfile.TemporaryDirectory(prefix="forecast-") as folder:
-        log, recipe = data.load(asked.data, options, Path(folder)), Recipe()
+        try:
+            log, recipe = data.load(asked.data, options, Path(folder)), Recipe()
+        except ValueError as error:  # no data there
+            parser.error(str(error))
         if asked.check:
             torch.set_num_threads(1)
             rates = cpu_rates()

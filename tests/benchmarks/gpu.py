@@ -114,7 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.tile:
             tile(asked.data_dir, Path(folder) / "tiled", asked.tile)
             options["dir"] = str(Path(folder) / "tiled")
-        log = data.load(asked.data, options, Path(folder))
+        try:
+            log = data.load(asked.data, options, Path(folder))
+        except ValueError as error:  # no data there
+            parser.error(str(error))
         print(f"{name_of(asked.device)}, torch {torch.__version__}", flush=True)
         rates = matrix_rates(asked.device)
         for part in parts:

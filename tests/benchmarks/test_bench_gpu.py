@@ -127,6 +127,13 @@ def test_waits_are_watched_from_the_first_warm_step_and_told(log, monkeypatch):
     assert gpu.waits(runs, log, "cpu") == "a step waits: called a synchronizing CUDA operation"
 
 
+def test_a_folder_without_data_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(["--device", "cpu", "--data-dir", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "study data fetch kuairand" in capsys.readouterr().err
+
+
 def settings_asked(monkeypatch, measure):
     """Return the list of settings for which gpu.py will call `measure`, which tells nothing."""
     asked = []

@@ -1,6 +1,7 @@
 """The forecast for a GPU: its formula by hand, and the form of what it says."""
 
 import re
+from pathlib import Path
 
 import forecast
 import numpy as np
@@ -85,3 +86,10 @@ def test_the_operations_of_a_cpu_step_are_fewer_on_a_gpu_s_path() -> None:
         of_gpu, _ = forecast.timed_step(runs, LOG, 0.0)
     assert len(of_gpu) < len(of_bench)
     assert of_gpu == forecast.simulated(runs, LOG).step
+
+
+def test_a_folder_without_data_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        forecast.main(["--data-dir", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "study data fetch kuairand" in capsys.readouterr().err
