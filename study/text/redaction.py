@@ -14,20 +14,28 @@ MIN_SECRET_LENGTH = 6
 
 _NAME = re.compile(r"TOKEN|PASSWORD|PASSWD|SECRET|ACCESS_KEY|CREDENTIAL", re.I)
 _PLACE = re.compile(r"(_PATH|_FILE|_DIR|_URI|_URL)$", re.I)
-_USER = re.compile(r"\b((?!sqlite:///|file:///)[a-z][\w+.-]*://)[^\s'\"<>]*@", re.I)
+_WORD = re.compile(r"[^\s'\"<>]+")
+# With the lookaheads, the time of _SCHEME and _QUERY is linear in the length of a text without blanks.
+_SCHEME = re.compile(r"(?<![\w+.-])(?=[\w+.-]+://)[\w+.-]*?\b(?!sqlite:///|file:///)[a-z][\w+.-]*://", re.I)
 _QUERY = re.compile(
-    r"([?&;][\w.-]*(?:token|key|secret|password|passwd|pwd|sig|signature|credential)[\w.-]*=)[^&;\s'\"#]+", re.I
+    r"([?&;](?=[\w.-]*?(?:token|key|secret|password|passwd|pwd|sig|signature|credential))[\w.-]*=)[^&;\s'\"#]+", re.I
 )
 _BEARER = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.I)
 
 
 def redacted(text: str) -> str:
     """Return the text with each secret replaced by `***`."""
-    # _USER matches up to the last @, since an unquoted password may contain one.
-    text = _BEARER.sub(r"\1 ***", _QUERY.sub(r"\1***", _USER.sub(r"\1***@", text)))
+    text = _BEARER.sub(r"\1 ***", _QUERY.sub(r"\1***", _WORD.sub(_without_user, text)))
     for secret in _secrets():
         text = text.replace(secret, "***")
     return text
+
+
+def _without_user(word: re.Match[str]) -> str:
+    # Up to the last @, since an unquoted password may contain one.
+    before, at, after = word[0].rpartition("@")
+    scheme = _SCHEME.search(before)
+    return f"{before[: scheme.end()]}***{at}{after}" if scheme else word[0]
 
 
 def _secrets() -> Iterator[str]:

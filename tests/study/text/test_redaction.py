@@ -42,6 +42,35 @@ def test_redacted_replaces_secrets(text: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("part", "end", "shown"),
+    [
+        ("a", "://u@host", "://***@host"),
+        ("a.", "x", "x"),
+        ("a.", "://u:p@host", "://***@host"),
+        ("&key", "=abc", "=***"),
+        ("&x", "=abc", "=abc"),
+        ("key", "=abc", "=abc"),
+    ],
+)
+def test_a_long_text_without_blanks_is_redacted(part: str, end: str, shown: str) -> None:
+    """This takes half a minute where the time is quadratic in the length."""
+    long = part * (200_000 // len(part))
+    assert redaction.redacted(long + end) == long + shown
+
+
+def test_schemes_without_a_user_stay() -> None:
+    long = "a://" * 50_000
+    assert redaction.redacted(long) == long
+    assert redaction.redacted(f"{long}b@{long}") == f"a://***@{long}"
+
+
+def test_a_long_name_of_a_query_is_redacted() -> None:
+    long = "key" * 70_000
+    assert redaction.redacted(f"?{long}") == f"?{long}"
+    assert redaction.redacted(f"?{long}=abc") == f"?{long}=***"
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "MLFLOW_TRACKING_TOKEN",
