@@ -1,6 +1,7 @@
-"""Names beside the points of an axes, where they hide nothing.
+"""Names beside the points of an axes. They cover no marker, arrow, axis, legend or other text.
 
-They are placed each time the axes is drawn, when its size, limits and layout are known.
+They may cover bars, bands and images. They are placed each time the axes is drawn, when its size, limits and layout
+are known.
 """
 
 import math
