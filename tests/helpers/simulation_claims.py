@@ -20,6 +20,7 @@ from simulated_models import across
 from simulated_scale import LAWS, SIZES, extrapolations
 from simulated_search import Found, recorded_search, search
 
+from analysis.stats import posterior_grid
 from analysis.stats.claims import CLAIMED, Evidence, claim
 from analysis.stats.contrasts import Points, holm, points, ratio_interval
 from analysis.stats.edges import edge_of
@@ -120,9 +121,15 @@ mean; and range tests. The first is a user who knows the edge within a factor of
 
 
 def spending(shape: str, rule: str, simulations: int) -> list[dict[str, Any]]:
-    """What a search of LR50 to a factor of 1.25 takes without one of its rules. rule: A key of RULES."""
+    """What a search of LR50 to a factor of 1.25 takes without one of its rules, or if its fits know the curve's scale.
+
+    rule: A key of RULES or ORACLES.
+    """
+    changed = RULES[ORACLES.get(rule, rule)]
+    if rule in ORACLES:
+        changed += ((posterior_grid, "SIGMA", (SCALES[shape], 1.001 * SCALES[shape])),)  # a grid needs a width
     with contextlib.ExitStack() as held:
-        for where, name, instead in RULES[rule]:
+        for where, name, instead in changed:
             held.enter_context(mock.patch.object(where, name, instead, create=True))
         return searches(shape, 0.5, 1.25, simulations)
 
@@ -139,6 +146,12 @@ RULES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "the interval of the logistic alone": ((placement, "edge_interval", _logistic_alone),),
 }
 RULES["neither of the last two"] = (*list(RULES.values())[2], *list(RULES.values())[3])
+
+ORACLES = {"slope known": "all rules", "slope known, neither of the last two": "neither of the last two"}
+"""Searches whose fits know the scale, and their rules."""
+
+SCALES = {"cliff": posterior_grid.SIGMA[0], STEEPEST: 0.02, STEEP: 0.05}
+"""Of the logistic, in decades. For a cliff it is the smallest of the grid."""
 
 
 def cost(shape: str, level: float, precision: float, simulations: int) -> list[dict[str, Any]]:
@@ -329,7 +342,7 @@ TABLES = {
     ),
     "spending": (
         spending,
-        [{"shape": shape, "rule": rule} for shape in ("cliff", STEEPEST, STEEP) for rule in RULES],
+        [{"shape": shape, "rule": rule} for shape in SCALES for rule in (*RULES, *ORACLES)],
     ),
     "cost": (
         cost,

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import simulation_claims
 import statistics_page
 from shapes import GRIDS, NEAR, SHAPES
 from simulation_edges import differences, intervals, tally
@@ -23,6 +24,14 @@ def test_pages_show_the_tables_of_the_simulations():
     pages = [page.read_text() for page in statistics_page.PAGES]
     assert list(map(statistics_page.with_new_tables, pages)) == pages, "make statistics writes them"
     assert all(any(f"<!-- table {name} " in page for page in pages) for name in statistics_page.TABLES)
+
+
+def test_an_oracle_knows_the_slope(monkeypatch):
+    drawn = SHAPES["logistic, scale 0.167"].at(0.1).draw(GRIDS["12 even"], 8, np.random.default_rng(5))
+    monkeypatch.setattr(simulation_claims, "searches", lambda *_: fit(GRIDS["12 even"], drawn).sigma)
+    for shape, scale in simulation_claims.SCALES.items():
+        for rule in simulation_claims.ORACLES:
+            assert simulation_claims.spending(shape, rule, 1) == pytest.approx(scale, rel=2e-3)
 
 
 @pytest.mark.parametrize("name", SHAPES)
