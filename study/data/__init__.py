@@ -37,7 +37,8 @@ def load(source: str, options: dict[str, Any], cache: Path) -> Log:
     Args:
         source: one of `names()`, or a dotted module such as `my_pkg.my_source`.
         options: arguments of the source's `load`, and optionally only_ids, only_numbers and only_tasks (names of
-            columns to keep) and only_days (days to keep, such as "8-14"). A selection is another log.
+            columns to keep, or how many, the first of the log) and only_days (days to keep, such as "8-14"). A
+            selection is another log.
         cache: the folder for converted logs.
 
     Raises:

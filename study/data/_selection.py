@@ -9,8 +9,8 @@ from study.data._cache import ArrayFile, cached, content_hash
 from study.data._dataset import Log
 
 SELECTED = {"only_ids": "ids", "only_numbers": "numbers", "only_tasks": "labels"}
-"""Option -> the array whose columns it selects. An option is a list of names, or names separated by commas; by default
-all columns are kept."""
+"""Option -> the array whose columns it selects. An option is a list of names, names separated by commas, or a
+number: that many, the first of the log. By default all columns are kept."""
 
 
 def select_columns(log: Log, options: Mapping[str, Any], cache: Path) -> Log:
@@ -22,7 +22,7 @@ def select_columns(log: Log, options: Mapping[str, Any], cache: Path) -> Log:
         cache: the folder for converted logs.
 
     Raises:
-        ValueError: a name is unknown, or no feature or no task is left.
+        ValueError: a name is unknown, a number is not within the columns, or no feature or no task is left.
     """
     have = {
         "only_ids": log.id_names,
@@ -69,9 +69,13 @@ def _kept(option: str, wanted: Any, have: tuple[str, ...]) -> list[int]:
     """Return the indices of the columns to keep."""
     if wanted is None:
         return list(range(len(have)))
+    if isinstance(wanted, int) and not isinstance(wanted, bool):
+        if not 1 <= wanted <= len(have):
+            raise ValueError(f"{option} keeps the first {wanted}; the data have {len(have)}")
+        return list(range(wanted))
     names = [word.strip() for word in wanted.split(",")] if isinstance(wanted, str) else wanted
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{option} is a list of names, got {wanted!r}")
+        raise ValueError(f"{option} is a list of names or a number, got {wanted!r}")
     names = [name for name in names if name]
     if unknown := sorted(set(names) - set(have)):
         raise ValueError(f"{option} names {', '.join(unknown)}; the data have {', '.join(have) or 'none'}")

@@ -137,7 +137,8 @@ def varied_values(study: Study, setting: str) -> list[str]:
     key, _, text = setting.partition("=")
     key = key.strip()
     of_data = key.removeprefix("data.")
-    is_number = isinstance(study.data_options.get(of_data), int | float) or study.data == "synthetic"
+    may_be_number = study.data == "synthetic" or of_data.startswith("only_")  # only_ids=9: the first nine
+    is_number = may_be_number or isinstance(study.data_options.get(of_data), int | float)
     if "," not in text or not (key in recipe_keys() or (of_data != key and is_number)):
         return []
     values = _split(text)

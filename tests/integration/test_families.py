@@ -291,6 +291,14 @@ def test_two_varied_keys_make_every_combination() -> None:
     assert [m.label for m in made.members][::3] == ["eps_1e_7_embeddings_adagrad", "eps_0_5_embeddings_method"]
 
 
+def test_numbers_of_features_make_a_family_and_names_of_features_do_not() -> None:
+    made = families.requested_family(RunRequest(space="scale", settings=("models=ranker", "data.only_ids=2,4,9")))
+    assert made is not None
+    assert [m.study.data_options["only_ids"] for m in made[0].members] == [2, 4, 9]
+    words = RunRequest(space="scale", settings=("models=ranker", "data.only_ids=tab,hour"))
+    assert families.requested_family(words) is None
+
+
 def test_a_varied_number_of_a_schedule_goes_with_its_schedule() -> None:
     made, rest = quick("schedule=cosine", "final_factor=0,0.1")
     assert [m.study.recipe.final_factor for m in made.members] == [0.0, 0.1]

@@ -46,12 +46,28 @@ def test_a_selection_has_its_own_content_unless_it_is_everything(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("option", "names"), [("only_ids", "id_names"), ("only_numbers", "number_names"), ("only_tasks", "task_names")]
+)
+def test_a_number_selects_the_first_columns(tmp_path, option, names):
+    def names_of(log):
+        return [task.name for task in log.tasks] if names == "task_names" else list(getattr(log, names))
+
+    whole = load(tmp_path)
+    part = load(tmp_path, **{option: 2})
+    assert names_of(part) == names_of(whole)[:2]
+    assert part.content == load(tmp_path, **{option: ",".join(names_of(whole)[:2])}).content
+
+
+@pytest.mark.parametrize(
     ("only", "message"),
     [
         ({"only_ids": "colour"}, "only_ids names colour; the data have"),
         ({"only_tasks": ""}, "need at least one task"),
         ({"only_ids": "", "only_numbers": []}, "need at least one feature"),
-        ({"only_ids": 3}, "only_ids is a list of names, got 3"),
+        ({"only_ids": 300}, "only_ids keeps the first 300; the data have"),
+        ({"only_tasks": 0}, "only_tasks keeps the first 0; the data have"),
+        ({"only_ids": True}, "only_ids is a list of names or a number, got True"),
+        ({"only_ids": 2.5}, "only_ids is a list of names or a number, got 2.5"),
         ({"only_rows": 3}, "no option only_rows; its options are rows.*only_tasks"),
     ],
 )
