@@ -20,8 +20,9 @@ EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 """Up to here every whole number is a float of this type."""
 
 WHOLE = r"^(-?(?:0|[1-9]\d*))\.0*$"
-SCIENTIFIC = r"^-?\d(?:\.\d+)?[eE]\+\d+$"
-"""`3.000000e+06` has all digits of its integer. `3e+06` may be another one, rounded."""
+SCIENTIFIC = r"^-?\d(?:(?:\.\d+)?[eE]\+|\.\d+E)\d+$"
+"""`3.000000e+06` has all digits of its integer. `3e+06` may be another one, rounded. Java and Spark write `1.0E7`,
+without a plus, and never round it."""
 
 
 def id_codes(name: str, columns: Sequence[pa.ChunkedArray], *, csv: bool) -> tuple[np.ndarray, int, bool]:
@@ -112,10 +113,12 @@ def _one_name(name: str, distinct: pa.Array) -> pa.Array:
 def _with_all_digits(text: str) -> str | None:
     """Return the integer that a float in scientific notation is, as text; None if it does not say which."""
     digits, exponent = re.split("[eE]", text)
-    if len(digits.partition(".")[2]) < Decimal(exponent):
+    rounded = "+" in exponent and len(digits.partition(".")[2]) < Decimal(exponent)
+    if rounded or Decimal(exponent) > 15 or abs(value := Decimal(text)) > EXACT[pa.float64()]:
         return None
-    value = Decimal(text)
-    return str(int(value)) if value == int(value) and abs(value) <= EXACT[pa.float64()] else None
+    if value != int(value):
+        return None if "+" in exponent else text
+    return str(int(value))
 
 
 def _any_in(values: pa.Array, words: Sequence[str]) -> bool:

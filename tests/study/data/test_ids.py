@@ -84,6 +84,15 @@ def test_a_float_with_all_digits_of_an_id_is_that_id(tmp_path):
     assert len(set(codes(log)[:5])) == 5
 
 
+def test_a_float_of_java_is_the_id_that_it_writes_in_full(tmp_path):
+    """`Double.toString`, and so Spark's CSV, writes 10000000 as `1.0E7`."""
+    written = ["1.0E7", "1.2345678E7", "-1.2345678E7", "9.007199254740992E15", "1.23456785E7", "1E7", "4e7"]
+    users = [10_000_000, 12_345_678, -12_345_678, 2**53, "1.23456785E7", "1E7", "4e7"]
+    log = convert(tmp_path / "t", written, [str(user) for user in users])
+    assert codes(log)[:7] == codes(log)[7:]
+    assert len(set(codes(log)[:7])) == 7
+
+
 def test_halves_zeros_and_text_stay_apart(tmp_path):
     users = ["1.5", "-0.0", "0", "007", "7.0", "00e5", "1e2", "1.0.0", "v1.0", "-3.0", "-3", "1.05"]
     log = convert(tmp_path / "t", users)
@@ -107,6 +116,8 @@ def test_halves_zeros_and_text_stay_apart(tmp_path):
         (["1.0", "9" * 5000 + ".0"], r"floats like 9{5000}\.0, which cannot say which id"),
         (["3000000", "3e+06"], r"floats like 3e\+06, which cannot say which id"),
         (["1", "9.007199254740994000e+15"], r"floats like 9\.007199254740994000e\+15, which cannot say which id"),
+        (["1", "9.007199254740994E15"], r"floats like 9\.007199254740994E15, which cannot say which id"),
+        (["1", "1.0E99999999999999999999"], r"floats like 1\.0E99999999999999999999, which cannot say which id"),
         (["1", "3.00000050e+06"], r"floats like 3\.00000050e\+06, which cannot say which id"),
     ],
 )
