@@ -23,6 +23,7 @@ from analysis.findings.pages import TABLES
 from analysis.findings.tables import rates as rates_table
 from analysis.report.tables import report_tables
 from analysis.stats import signals
+from analysis.stats.edges import fits
 from analysis.text.best import best_table
 from analysis.text.scale import json_values
 from study.commands import family, sizes
@@ -167,11 +168,21 @@ def test_edges_by_size_are_published_as_they_are_fitted_today(study: str, key: s
     folder = ROWS / study
     members = family.read_members(folder) if family.is_family(folder) else None
     _, today = sizes.of_members(*members, key) if members else sizes.of_folder(folder, key)
+    same_edges(today, pd.read_csv(folder / "scale_points.csv"))
+
+
+def test_edges_of_the_long_study_stand_beside_those_of_its_horizons() -> None:
+    folder = ROWS / "steps_1620"
+    runs = published.read(folder).runs
     said = pd.read_csv(folder / "scale_points.csv")
-    said["high"] = said["high"].fillna(math.inf)
+    same_edges(sizes.edges_of(runs, fits(runs)).assign(size=1620.0), said.loc[said["size"] == 1620])
+
+
+def same_edges(found: pd.DataFrame, said: pd.DataFrame) -> None:
     order = ["model", "curve", "level", "size"]
+    said = said.assign(high=said["high"].fillna(math.inf))
     found, said = (
-        table.sort_values(order, ignore_index=True)[[*order, "edge", "low", "high"]] for table in (today, said)
+        table.sort_values(order, ignore_index=True)[[*order, "edge", "low", "high"]] for table in (found, said)
     )
     pd.testing.assert_frame_equal(found, said, rtol=1e-3, check_dtype=False)
 
