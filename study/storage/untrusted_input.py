@@ -40,7 +40,8 @@ FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 def refuse_links(folder: Path) -> None:
     """Raise ValueError if a study's folder holds something else than files and folders where we read or write.
 
-    A link could lead anywhere, and to open a pipe may wait forever.
+    A file in place of one of FOLDERS would stop a command after it has written or trained. A link could lead anywhere,
+    and to open a pipe may wait forever.
     """
     waiting = [folder]
     while waiting:
@@ -50,6 +51,8 @@ def refuse_links(folder: Path) -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         for entry in entries:
+            if entry.is_file(follow_symlinks=False) and at == folder and entry.name in FOLDERS:
+                raise StorageError(_not_ours(Path(entry)))
             if entry.is_dir(follow_symlinks=False):
                 waiting += [Path(entry)] if at != folder or entry.name in FOLDERS else []
             elif not entry.is_file(follow_symlinks=False) and not _is_link_of_view(Path(entry)):
@@ -132,7 +135,8 @@ def _is_link_of_view(path: Path) -> bool:
 
 
 def _not_ours(path: Path) -> str:
-    kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "no regular file"
+    kinds = {"a link": path.is_symlink(), "a folder": path.is_dir(), "a file": path.is_file()}
+    kind = next((kind for kind, is_kind in kinds.items() if is_kind), "no regular file")
     return f"{path} is {kind}, and no study makes one there: remove it first"
 
 

@@ -195,6 +195,25 @@ def test_an_out_that_cannot_be_a_folder_is_named(
     assert said.out == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["run", "quick", *SMALL, "--out"], "figures"),
+        (["range-test", "quick", *SMALL, "--out"], "tables"),
+        (["replay"], "replay"),
+        (["signals"], "signals"),
+        (["confirm", "--lr", "0.1"], "tables"),
+    ],
+)
+def test_a_file_in_place_of_a_folder_is_named_before_anything_is_trained(
+    refused: Callable[..., str], tmp_path: Path, no_ray: None, words: list[str], name: str
+) -> None:
+    (tmp_path / name).write_text("")
+    said = refused(*words, tmp_path)
+    assert said.endswith(f"{tmp_path / name} is a file, and no study makes one there: remove it first")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster on which nothing may be trained."""

@@ -77,6 +77,17 @@ def test_json_has_the_held_out_size_beside_its_prediction(depths, capsys):
     assert exponent["exponent_low"] < -0.5 < exponent["exponent_high"]
 
 
+@pytest.mark.parametrize("name", ["figures", "tables"])
+@pytest.mark.parametrize("command", ["scale", "report"])
+def test_a_file_in_place_of_a_folder_is_refused_before_anything_is_written(tmp_path, capsys, command, name):
+    write_sizes(tmp_path, power_law((1, 3, 4), 0.5, -0.5), lrs=(0.1, 0.3, 0.9), seeds=3)
+    (tmp_path / name).write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    said = refused(capsys, command, tmp_path)
+    assert said == f"study: {tmp_path / name} is a file, and no study makes one there: remove it first\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("at", "words"),
     [
