@@ -26,6 +26,14 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USER_ERROR, f"study: {console.one_line(message)} (see {self.prog} --help)\n")
 
 
+class _Listed(argparse.Action):
+    """Joins the values of an option that is given several times, each with commas in it."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is None else f"{before},{values}")
+
+
 def positive_int(text: str) -> int:
     """Return a whole number of at least 1."""
     try:
@@ -110,7 +118,7 @@ OPTIONS: dict[str, Option] = {
         help="with --init-from: start Adagrad's accumulators fresh (the default), or restore them from the file",
         settings={"choices": ("fresh", "restore")},
     ),
-    "seeds": _option("space", "S", "such as 0-31; a search starts with the first"),
+    "seeds": _option("space", "S", "such as 0-31; a search starts with the first", action=_Listed),
     "level": _option("space", "P", "search: P(divergence) at the edge", type=float),
     "precision": _option("space", "F", "search: upper end of the edge's interval over its lower end", type=float),
     "budget": _option("space", "N", "search: most runs of a curve", type=int),
@@ -246,7 +254,10 @@ def build_parser(verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]
     status.add_argument("--json", action="store_true", help="print JSON")
     report = command("report", "write tables, figures and report.html from the record", folder=True)
     report.add_argument(
-        "--figures", metavar="F", help="formats of figures of 3.3 inches for a paper: pdf, svg or png, such as pdf,svg"
+        "--figures",
+        action=_Listed,
+        metavar="F",
+        help="formats of figures of 3.3 inches for a paper: pdf, svg or png, such as pdf,svg",
     )
     report.add_argument("--latex", action="store_true", help="also tables/edges.tex, the edges for a paper (booktabs)")
     recommend = command("recommend", "show the largest lr whose risk can be claimed, by method", folder=True)
@@ -254,16 +265,20 @@ def build_parser(verbs: Mapping[str, Callable[[argparse.Namespace], int | None]]
     recommend.add_argument("--json", action="store_true", help="print JSON records with finite numbers or null")
     confirm = command("confirm", "train fresh seeds at one lr, to claim it", "workers", "cluster", folder=True)
     confirm.add_argument("--lr", type=float, required=True, metavar="X", help="the learning rate to confirm")
-    confirm.add_argument("--seeds", metavar="S", help="such as 100-158, all unused (default: as many as needed)")
-    confirm.add_argument("--method", metavar="M", help="methods or curves, such as none,clippy (default: all)")
-    confirm.add_argument("--model", metavar="M", help="models, such as small,large (default: all)")
+    confirm.add_argument(
+        "--seeds", action=_Listed, metavar="S", help="such as 100-158, all unused (default: as many as needed)"
+    )
+    confirm.add_argument(
+        "--method", action=_Listed, metavar="M", help="methods or curves, such as none,clippy (default: all)"
+    )
+    confirm.add_argument("--model", action=_Listed, metavar="M", help="models, such as small,large (default: all)")
     _add_claim(confirm)
     rescore = command("rescore", "judge the recorded runs by another rule, without training", folder=True)
     rescore.add_argument(
         "--rule", nargs="+", action="extend", required=True, metavar="KEY=VALUE", help="such as kept=0.5 once_had=0.6"
     )
     scale = command("scale", "show edges against a size, and predict them at a larger size", folder=True)
-    scale.add_argument("--at", metavar="KEY=S", help="sizes to predict, such as ranker.depth=12,24")
+    scale.add_argument("--at", action=_Listed, metavar="KEY=S", help="sizes to predict, such as ranker.depth=12,24")
     scale.add_argument("--over", choices=("steps",), help="judge the runs at shorter horizons, from recorded losses")
     scale.add_argument("--json", action="store_true", help="print JSON records with finite numbers or null")
     merge = command("merge", "make one record of a study that was trained in several folders")
@@ -329,7 +344,9 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
 def _add_single_runs(command: Callable[..., argparse.ArgumentParser]) -> None:
     replay = command("replay", "train one recorded run again and record its inner values and figures", folder=True)
     _add_run(replay)
-    replay.add_argument("--compare", metavar="M", help="also other methods at this seed and lr: none,clippy or all")
+    replay.add_argument(
+        "--compare", action=_Listed, metavar="M", help="also other methods at this seed and lr: none,clippy or all"
+    )
     replay.add_argument("--sharpness-every", type=positive_int, default=20, metavar="N", help="steps (default: 20)")
     export = command("export-weights", "write the final weights of a recorded run to a file", folder=True)
     _add_run(export)
@@ -337,9 +354,9 @@ def _add_single_runs(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--out", metavar="FILE", help="a path, or a URL such as s3://bucket/w (default: DIR/weights/RUN_ID.safetensors)"
     )
     signals = command("signals", "show which signals precede divergence, over many recorded runs", folder=True)
-    signals.add_argument("--seeds", metavar="S", help="such as 0-15 (default: all recorded)")
-    signals.add_argument("--model", metavar="M", help="models, such as small,large (default: all)")
-    signals.add_argument("--method", metavar="M", help="methods, such as none,clippy (default: all)")
+    signals.add_argument("--seeds", action=_Listed, metavar="S", help="such as 0-15 (default: all recorded)")
+    signals.add_argument("--model", action=_Listed, metavar="M", help="models, such as small,large (default: all)")
+    signals.add_argument("--method", action=_Listed, metavar="M", help="methods, such as none,clippy (default: all)")
     signals.add_argument("--sharpness-every", type=positive_int, default=40, metavar="N", help="steps (default: 40)")
     signals.add_argument("--workers", type=positive_int, metavar="N", help="stacks at a time (default: one per core)")
 

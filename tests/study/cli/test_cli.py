@@ -214,6 +214,26 @@ def test_a_file_in_place_of_a_folder_is_named_before_anything_is_trained(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["scale", "D"], "at"),
+        (["report", "D"], "figures"),
+        (["run", "quick"], "seeds"),
+        (["confirm", "D", "--lr", "0.1"], "seeds"),
+        (["confirm", "D", "--lr", "0.1"], "method"),
+        (["confirm", "D", "--lr", "0.1"], "model"),
+        (["replay", "D"], "compare"),
+        (["signals", "D"], "method"),
+        (["signals", "D"], "model"),
+        (["signals", "D"], "seeds"),
+    ],
+)
+def test_a_list_that_is_given_twice_has_all_values(command: list[str], option: str) -> None:
+    words = [*command, f"--{option}", "1,2", f"--{option}", "3"]
+    assert getattr(build_parser(VERBS).parse_args(words), option) == "1,2,3"
+
+
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster on which nothing may be trained."""
