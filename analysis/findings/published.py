@@ -166,9 +166,9 @@ def publish(study: Path, into: Path, *, with_signals: bool = False) -> None:
 
 
 def _copy_scale(study: Path, into: Path) -> None:
-    for file in (study / "tables" / name for name in SCALE_FILES):
-        if file.is_file():
-            (into / file.name).write_bytes(file.read_bytes())
+    files = [study / "tables" / name for name in SCALE_FILES]
+    for file in files if all(file.is_file() for file in files) else ():
+        (into / file.name).write_bytes(file.read_bytes())
 
 
 def write_signals(watched: pd.DataFrame, into: Path) -> None:

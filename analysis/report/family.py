@@ -9,9 +9,8 @@ import pandas as pd
 
 from analysis.figures.axes import figure_style
 from analysis.figures.forest import forest_plot
-from analysis.figures.scale import scale
 from analysis.loading import FamilyMember, records
-from analysis.report import sections
+from analysis.report import scale, sections
 from analysis.report.figures import said
 from analysis.report.html import Table, image, render
 from analysis.report.table_files import write_tables
@@ -60,8 +59,8 @@ def write(
     with figure_style():
         if len(forest):
             images["forest"] = image(said(forest_plot(forest), alt.forest(forest)), folder / "figures" / "forest.png")
-        if sizes is not None:
-            images["scale"] = image(said(scale(sizes), alt.scale(sizes)), folder / "figures" / "scale.png")
+    if sizes is not None:
+        _, images["scale"] = scale.write(folder, sizes)
     content = render(
         "family.html.j2",
         name=name,

@@ -18,16 +18,14 @@ import pandas as pd
 import pyarrow as pa
 
 from analysis.figures.axes import figure_style
-from analysis.figures.scale import scale
 from analysis.loading import CELL
-from analysis.report import range_tests, sections
-from analysis.report.figures import report_figures, said
+from analysis.report import range_tests, scale, sections
+from analysis.report.figures import report_figures
 from analysis.report.html import Image, file_name, image, render
 from analysis.report.table_files import write_tables
 from analysis.report.tables import ReportTables
 from analysis.stats.onsets import are_known
 from analysis.stats.scale import ScaleTables
-from analysis.text import alt
 from study.record.files import read_file
 from study.record.tables import PUBLISHED, read_published
 from study.storage.atomic import write_atomic
@@ -57,8 +55,7 @@ def write(
     folder = tables.folder
     images = _write_figures(tables, losses, reference)
     if sizes is not None:
-        with figure_style():
-            images["scale"] = image(said(scale(sizes), alt.scale(sizes)), folder / "figures" / "scale.png")
+        _, images["scale"] = scale.write(folder, sizes)
     _write_runs(tables.every, folder)
     write_tables(folder, _answers(tables))
     tested = range_tests.of_report(tables)

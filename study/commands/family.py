@@ -172,7 +172,9 @@ def report(folder: Path) -> str:
     fitted = fitted_members(members)
     table, of_methods = forest_of(fitted), gains(fitted)
     between = interactions(fitted, of_methods)
-    path = page.write(folder, name, members, table, _sizes(name, members), of_methods, between)
+    if by_size := _sizes(name, members):
+        sizes.remove_predictions(folder)
+    path = page.write(folder, name, members, table, by_size, of_methods, between)
     stores.publish(folder)
     text = page.text(table, of_methods, between) if len(table) else "no runs recorded yet"
     return f"{name}\n\n{text}\n\nreport: {path}"

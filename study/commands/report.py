@@ -29,7 +29,7 @@ def report(folder: Path, figures: Sequence[str] = (), *, latex: bool = False) ->
     Args:
         folder: Of the study.
         figures: Formats of figures for a paper, which go into figures/paper (`save_figures`).
-        latex: Also write the edges as a table of LaTeX, `tables/edges.tex`.
+        latex: Also write the edges as a table of LaTeX, `tables/edges.tex`. A file that is there is always updated.
 
     Raises:
         ValueError: Unknown formats.
@@ -51,19 +51,22 @@ def report(folder: Path, figures: Sequence[str] = (), *, latex: bool = False) ->
         judged = found.every.loc[found.every["role"] == "control"] if many else found.every
         losses = _losses(found)
         told = _references(found, losses)
+        if by_size := _sizes(found):
+            sizes.remove_predictions(folder)
         path = page.write(
             found,
             told,
             None if many else _influence(found, losses),
             losses,
-            sizes=_sizes(found),
+            sizes=by_size,
             doubling=None if many else _doubling(found, losses),
         )
         if figures:
             paper_figures(found, folder / "figures" / "paper", figures, COLUMN, losses, told)
+        latex = latex or stores.store_for(folder).get(LATEX, 1) is not None  # of an earlier report
         if latex:
             parts = [edges_table(found.edges[level]) for level in LEVELS]
-            write_atomic(folder / "tables" / "edges.tex", "\n\n".join(parts).encode() + b"\n", sync=False)
+            write_atomic(folder / LATEX, "\n\n".join(parts).encode() + b"\n", sync=False)
     except OSError as error:
         raise StorageError(f"cannot write the report to {folder} ({error.strerror or error})") from error
     stores.publish(folder)
@@ -72,9 +75,11 @@ def report(folder: Path, figures: Sequence[str] = (), *, latex: bool = False) ->
     text = terminal.text(found, typed_path(folder), typed_command(), told)
     lines = [text, *_missing_losses(judged, losses), *_missing_runs(folder, found), "", f"report: {path}{url}"]
     if latex:
-        lines.append(f"LaTeX: {folder}/tables/edges.tex (LR50 and LR05; needs \\usepackage{{booktabs}})")
+        lines.append(f"LaTeX: {folder}/{LATEX} (LR50 and LR05; needs \\usepackage{{booktabs}})")
     return "\n".join(lines)
 
+
+LATEX = "tables/edges.tex"
 
 COLUMN = 3.3
 """Inches of a column of a paper."""

@@ -19,9 +19,9 @@ def scale(folder: Path, at: str | None = None, over: str | None = None, *, as_js
 
     Args:
         folder: of a study, or of a family.
-        at: `KEY=VALUE,...`: sizes to predict; None predicts none.
+        at: `KEY=VALUE,...`: sizes to predict; None predicts none, and removes predictions of an earlier call.
         over: "steps": the size is the horizon, and the runs are judged anew at shorter ones.
-        as_json: return JSON instead.
+        as_json: return JSON instead, and write nothing.
 
     Raises:
         ValueError: no size varies, several do, fewer than three sizes are recorded, or no edge was reached; or `at` is
@@ -35,13 +35,14 @@ def scale(folder: Path, at: str | None = None, over: str | None = None, *, as_js
     axis, points, doubling = _points(folder, key, over)
     _check(axis, points, targets)
     found = scale_tables(axis, points, targets, doubling)
+    if as_json:
+        return json.dumps(text.json_values(found), indent=1, allow_nan=False)
+    sizes.remove_predictions(folder, page.name_of(found))
     try:
-        paths = page.write(folder, found)
+        paths, _ = page.write(folder, found)
     except OSError as error:
         raise StorageError(f"cannot write to {folder} ({error.strerror or error})") from error
     stores.publish(folder)
-    if as_json:
-        return json.dumps(text.json_values(found), indent=1, allow_nan=False)
     return "\n".join([*text.lines(found), "", *(f"written: {path}" for path in paths)])
 
 
@@ -72,12 +73,16 @@ def _check(axis: str, points: "pd.DataFrame", targets: Sequence[float]) -> None:
 
 
 def parse_at(text: str) -> tuple[str, tuple[float, ...]]:
-    """Return the key and the sizes of `ranker.depth=12,24`. Raises ValueError for other text."""
+    """Return the key and the sizes of `ranker.depth=12,24` or `ranker.depth=12,ranker.depth=24`. Raises ValueError."""
     key, _, values = (part.strip() for part in text.partition("="))
     if not key or not values:
         raise ValueError(f"--at takes KEY=SIZE,SIZE, got {text!r}")
     found = []
     for word in map(str.strip, values.split(",")):
+        other, equals, value = word.rpartition("=")
+        if equals and other.strip() != key:
+            raise ValueError(f"--at takes sizes of one key, got {key} and {other.strip()}")
+        word = value.strip()
         size = model_options.parse_value(key, word)
         if not sizes.is_size(size):
             raise ValueError(f"a size is a positive number below {sizes.LARGEST:g}, got {key}={word[:40]}")

@@ -135,6 +135,19 @@ def edges_of(runs: "pd.DataFrame", fitted: Mapping[Any, Any]) -> "pd.DataFrame":
     return pd.concat([edges(runs, level, fitted) for level in LEVELS], ignore_index=True)
 
 
+def remove_predictions(folder: Path, name: str = "scale") -> None:
+    """Remove the predictions of an earlier `study scale`: its tables and its figure belong together.
+
+    Args:
+        folder: of the study.
+        name: how the names of the files begin.
+
+    Raises:
+        StorageError: they cannot be removed.
+    """
+    stores.store_for(folder).delete(f"tables/{name}_predictions.csv")
+
+
 def is_size(value: Any) -> bool:
     """Return whether a value is a positive number below LARGEST."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LARGEST

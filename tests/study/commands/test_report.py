@@ -39,6 +39,16 @@ def test_latex_and_figures_are_written_from_one_fit_and_uploaded(
     assert set(store.names("figures/paper")) == {path.name for path in (folder / "figures" / "paper").iterdir()}
 
 
+def test_a_later_report_updates_the_latex_of_an_earlier_one(tmp_path: Path) -> None:
+    definition = simulated_definition(models=("small",), arms=[Arm(method="none")], lrs=(0.1, 0.6), seeds=range(2))
+    write_simulated_study(tmp_path, definition)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "edges.tex").write_text("of fewer runs")
+    assert main(["report", str(tmp_path)]) == 0
+    result = study.open(tmp_path)
+    assert (tmp_path / "tables" / "edges.tex").read_text() == f"{result.latex(0.5)}\n\n{result.latex(0.05)}\n"
+
+
 def test_a_report_without_them_writes_neither(tmp_path: Path) -> None:
     write_simulated_study(tmp_path, simulated_definition(models=("small",), arms=[Arm(method="none")], lrs=(0.1, 0.6)))
     assert main(["report", str(tmp_path)]) == 0

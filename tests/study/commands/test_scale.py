@@ -25,6 +25,7 @@ from study.definition import model_options
 from study.definition.family import Family, Member
 from study.record.definition import open_study, read_definition, write_definition
 from study.record.tables import read_runs
+from study.storage import stores
 
 DEPTHS = (1, 2, 3, 4, 6, 12)
 
@@ -77,6 +78,44 @@ def test_json_has_the_held_out_size_beside_its_prediction(depths, capsys):
     assert exponent["exponent_low"] < -0.5 < exponent["exponent_high"]
 
 
+def test_a_later_call_leaves_no_prediction_of_an_earlier_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    url = f"memory://tests/{tmp_path.name}"
+    folder = stores.folder_of(url)
+    write_sizes(folder, power_law((1, 3, 4, 6), 0.5, -0.5), lrs=(0.1, 0.3, 0.9), seeds=3)
+    for path in [folder / "study.json", *folder.glob("*/*.parquet")]:
+        stores.store_for(url).put(path.relative_to(folder).as_posix(), path.read_bytes())
+
+    def predicted() -> set[str]:
+        files = {"scale_predictions.csv"}
+        described = json.loads((folder / "tables" / "columns.json").read_text())["tables"]
+        assert files & set(stores.store_for(url).names("tables")) == files & set(described)
+        return files & {path.name for path in (folder / "tables").iterdir()}
+
+    for later in (["scale", url], ["report", url]):
+        assert main(["scale", url, "--at", "ranker.depth=12"]) == 0
+        assert predicted()
+        assert main(later) == 0
+        assert not predicted()
+        assert (folder / "tables" / "scale_points.csv").is_file()
+
+
+def test_a_report_writes_the_points_of_its_figure(tmp_path):
+    write_sizes(tmp_path, power_law((1, 3, 4), 0.5, -0.5), lrs=(0.1, 0.3, 0.9), seeds=3)
+    assert main(["report", str(tmp_path)]) == 0
+    points = pd.read_csv(tmp_path / "tables" / "scale_points.csv")
+    assert sorted(set(points["size"])) == [1, 3, 4]
+    assert (tmp_path / "figures" / "scale.png").is_file()
+
+
+def test_json_is_printed_and_nothing_is_written(tmp_path, capsys):
+    write_sizes(tmp_path, power_law((1, 3, 4), 0.5, -0.5), lrs=(0.1, 0.3, 0.9), seeds=3)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["scale", str(tmp_path), "--at", "ranker.depth=8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["axis"] == "ranker.depth"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("name", ["figures", "tables"])
 @pytest.mark.parametrize("command", ["scale", "report"])
 def test_a_file_in_place_of_a_folder_is_refused_before_anything_is_written(tmp_path, capsys, command, name):
@@ -86,6 +125,14 @@ def test_a_file_in_place_of_a_folder_is_refused_before_anything_is_written(tmp_p
     said = refused(capsys, command, tmp_path)
     assert said == f"study: {tmp_path / name} is a file, and no study makes one there: remove it first\n"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_each_at_of_a_command_counts(depths, capsys):
+    assert main(["scale", str(depths), "--at", "ranker.depth=12", "--at", "ranker.depth=24,48", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert {row["size"] for row in values["predictions"]} == {12, 24, 48}
+    two_keys = refused(capsys, "scale", depths, "--at", "ranker.depth=12", "--at", "ranker.width=24")
+    assert "--at takes sizes of one key, got ranker.depth and ranker.width" in two_keys
 
 
 @pytest.mark.parametrize(
