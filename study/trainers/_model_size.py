@@ -18,6 +18,9 @@ BYTES_OF_STACKS_CPU = 3 * 2**30
 
 SHARE_OF_GPU = 0.7
 
+MOST_EMBEDDINGS = 10**10
+"""Most numbers in the embedding rows of a run: with their accumulators 80 GB, of which a GPU holds one."""
+
 SHARE_OF_PRODUCTS = 1.6
 """Speed of a stack of large networks over that of numpy's matrix products, both on one core.
 

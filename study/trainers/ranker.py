@@ -19,7 +19,7 @@ from study.config import Arm, Run, Study, canonical_json, steps_of, to_json, uni
 from study.data._dataset import Log
 from study.definition import model_options
 from study.trainers import protocol
-from study.trainers._model_size import ModelSize, expected_seconds
+from study.trainers._model_size import MOST_EMBEDDINGS, ModelSize, expected_seconds
 from study.trainers._plan_cache import cached_call, is_built_in
 from study.trainers.protocol import Checkpointer, Limits, RunError, TrainedRuns
 
@@ -170,6 +170,11 @@ class Trainer(protocol.Trainer):
     def size_of(self, model: str) -> ModelSize:
         """Return the size of a model. Raises ValueError if the data fill no batch, or it cannot be trained."""
         recipe, log, ours = self.study.recipe, self.log, _is_built_in_model(model)
+        if (rows := sum(log.vocabulary)) * recipe.embedding_dim > MOST_EMBEDDINGS:
+            raise ValueError(
+                f"{rows:,} embedding rows of embedding_dim={recipe.embedding_dim} are more than the "
+                f"{MOST_EMBEDDINGS:,} numbers that a run may have"
+            )
 
         def find() -> dict[str, Any]:
             from study.training import own_model, sizing

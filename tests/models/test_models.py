@@ -67,6 +67,33 @@ def test_parameter_counts() -> None:
     assert size(make("large_mmoe", KUAIRAND)) == 4 * (32_256 + 3 * 65_792) + gates + 4 * 257
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("depth=100000000", r"at most 1,000 layers, and this one would have 100,000,000 \(inputs="),
+        ("experts=100000000", "at most 1,000 layers, and this one would have 200,000,000 "),
+        ("cross_layers=100000000", "at most 1,000 layers, and this one would have 100,000,002 "),
+        ("width=100000000", "at most 250,000,000 weights, and this one would have 10,"),
+        ("width=30000 experts=4", "at most 250,000,000 weights"),
+    ],
+)
+def test_a_network_that_is_too_large_is_refused_before_it_is_built(options: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(f"ranker {options}", KUAIRAND)
+
+
+def test_inputs_that_are_too_many_are_refused_before_the_network_is_built() -> None:
+    spec = Spec(features=30, embedding_dim=10**8, numbers=5, head_bias=(0.0,))
+    for name in ("small", "small_dcn"):
+        with pytest.raises(ValueError, match=r"at most 250,000,000 weights.*inputs=3000000005, width=64"):
+            make(name, spec)
+
+
+def test_the_papers_network_with_four_experts_is_not_too_large() -> None:
+    spec = Spec(features=30, embedding_dim=16, numbers=5, head_bias=(0.0,) * 4)
+    assert size(on_meta("ranker width=4096 depth=4 experts=4", spec)) > 200_000_000
+
+
 def test_the_papers_networks_have_its_widths() -> None:
     spec = Spec(features=30, embedding_dim=16, numbers=5, head_bias=(0.0,) * 4)
     assert size(make("paper_small", spec)) == (485 * 512 + 512) + (512 * 512 + 512) + 4 * 513

@@ -29,6 +29,14 @@ def test_stacks_fit_the_memory() -> None:
     assert max(len(stack.runs) for stack in planned_of(study, workers=1).stacks) <= _model_size.STACK_RUNS_CPU
 
 
+def test_embeddings_that_fit_no_gpu_are_refused() -> None:
+    study = make_study(recipe=Recipe(embedding_dim=10**9))
+    with pytest.raises(
+        ValueError, match=r"embedding rows of embedding_dim=1000000000 are more than the 10,000,000,000"
+    ):
+        planned_of(study, workers=1)
+
+
 def test_matrix_products_are_counted_by_pencil() -> None:
     study = make_study(models=("small",), arms=(Arm(method="none"),), lrs=(0.1,), seeds=(0,))
     recorded = {run.id for run in control_of(study, LOG.content)}
