@@ -20,6 +20,7 @@ from analysis.report.range_tests import NAME as RANGE_TESTS
 from analysis.report.range_tests import RangeTests
 from analysis.report.tables import LEVELS, ReportTables
 from analysis.stats.best import task_of
+from analysis.stats.horizon import SETTLED_WITHIN
 from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.quality import BAND
 from analysis.stats.rates import divergence_rates
@@ -35,7 +36,15 @@ from analysis.text.missing import sentences as missing_sentences
 from analysis.text.mixture import mixture_notes
 from analysis.text.recommend import commands
 from analysis.text.report import claims_text, trust_notes
-from analysis.text.scale import EXPONENT_HEAD, doubling_text, exponent_row, horizon_warnings, sizes_text, too_few_text
+from analysis.text.scale import (
+    EXPONENT_HEAD,
+    doubling_text,
+    exponent_row,
+    horizon_warnings,
+    prediction_rows,
+    sizes_text,
+    too_few_text,
+)
 from analysis.text.scale import warnings as size_warnings
 from analysis.text.table2 import as_text
 from study.config import QualitySearch
@@ -255,7 +264,18 @@ def scale(sizes: ScaleTables | None) -> Context | None:
     lines = [line for _, own in sizes.by_model() for line in size_warnings(own.exponents)]
     lines += [too_few_text(sizes.too_few)] if len(sizes.too_few) else []
     table = Table(head=["model", *EXPONENT_HEAD], rows=rows, words=3)
-    return {"axis": sizes.axis, "sizes": sizes_text(sizes.points), "table": table, "lines": lines}
+    predicted = None
+    if sizes.predictions is not None:
+        head, *body = prediction_rows(sizes.axis, sizes.predictions)
+        rows = [[str(model), *row] for model, row in zip(sizes.predictions["model"], body, strict=True)]
+        predicted = Table(head=["model", *head], rows=rows, words=3)
+    return {
+        "axis": sizes.axis,
+        "sizes": sizes_text(sizes.points),
+        "table": table,
+        "lines": lines,
+        "predictions": predicted,
+    }
 
 
 def horizon(tables: ReportTables, doubling: pd.DataFrame | None) -> Context | None:
@@ -269,6 +289,7 @@ def horizon(tables: ReportTables, doubling: pd.DataFrame | None) -> Context | No
     return {
         **totals,
         **ends,
+        "settled": SETTLED_WITHIN,
         "answers": once(
             [(model, [split_answer(row["curve"], doubling_text(row)) for row in rows]) for model, rows in by_model],
             tables.models(tables.first_edges),

@@ -172,20 +172,16 @@ def report(folder: Path) -> str:
     fitted = fitted_members(members)
     table, of_methods = forest_of(fitted), gains(fitted)
     between = interactions(fitted, of_methods)
-    if by_size := _sizes(name, members):
-        sizes.remove_predictions(folder)
-    path = page.write(folder, name, members, table, by_size, of_methods, between)
+    path = page.write(folder, name, members, table, _sizes(folder, name, members), of_methods, between)
     stores.publish(folder)
     text = page.text(table, of_methods, between) if len(table) else "no runs recorded yet"
     return f"{name}\n\n{text}\n\nreport: {path}"
 
 
-def _sizes(name: str, members: "Sequence[FamilyMember]") -> "ScaleTables | None":
+def _sizes(folder: Path, name: str, members: "Sequence[FamilyMember]") -> "ScaleTables | None":
     """The edges against a size; None if the members do not differ in one number alone."""
-    from analysis.stats.scale import scale_tables
-
     try:
-        return scale_tables(*sizes.of_members(name, members))
+        return sizes.of_report(folder, *sizes.of_members(name, members))
     except ValueError:
         return None
 

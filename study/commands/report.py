@@ -51,14 +51,12 @@ def report(folder: Path, figures: Sequence[str] = (), *, latex: bool = False) ->
         judged = found.every.loc[found.every["role"] == "control"] if many else found.every
         losses = _losses(found)
         told = _references(found, losses)
-        if by_size := _sizes(found):
-            sizes.remove_predictions(folder)
         path = page.write(
             found,
             told,
             None if many else _influence(found, losses),
             losses,
-            sizes=by_size,
+            sizes=_sizes(found),
             doubling=None if many else _doubling(found, losses),
         )
         if figures:
@@ -160,8 +158,6 @@ def _sizes(found: "ReportTables") -> "ScaleTables | None":
 
     The thresholds of a ranker's methods are no sizes.
     """
-    from analysis.stats.scale import scale_tables
-
     study = found.definition.study
     if (
         found.best is not None
@@ -170,7 +166,7 @@ def _sizes(found: "ReportTables") -> "ScaleTables | None":
     ):
         return None
     try:
-        return scale_tables(*sizes.of_study(study, found.runs, found.fitted))
+        return sizes.of_report(found.folder, *sizes.of_study(study, found.runs, found.fitted))
     except ValueError:
         return None
 

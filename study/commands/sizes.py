@@ -1,6 +1,7 @@
 """Which size varies in a record, and the edges against it: for `study scale` and for reports."""
 
 import dataclasses
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.loading import FamilyMember
+    from analysis.stats.scale import ScaleTables
 
 LEVELS = (0.5, 0.05)
 
 LARGEST = 1e15
 """A size is below this."""
+
+PREDICTIONS = "tables/{}_predictions.csv"
 
 WHAT = "a size is a number that differs between models (ranker.depth=1,2,4), arms, or members of a family"
 
@@ -135,6 +139,35 @@ def edges_of(runs: "pd.DataFrame", fitted: Mapping[Any, Any]) -> "pd.DataFrame":
     return pd.concat([edges(runs, level, fitted) for level in LEVELS], ignore_index=True)
 
 
+def of_report(folder: Path, axis: str, points: "pd.DataFrame") -> "ScaleTables":
+    """Return the tables of edges against a size, with predictions at the sizes of the last `study scale --at`.
+
+    Args:
+        folder: of the study or family.
+        axis, points: as `of_study` and `of_members` return them.
+
+    Raises:
+        ValueError: no curve has enough sizes.
+        StorageError: the last predictions cannot be read or removed.
+    """
+    from analysis.stats.scale import scale_tables
+
+    found = scale_tables(axis, points, _predicted_sizes(folder, axis))
+    if found.predictions is None:
+        remove_predictions(folder)
+    return found
+
+
+def _predicted_sizes(folder: Path, axis: str) -> list[float]:
+    import pandas as pd
+
+    try:
+        last = pd.read_csv(io.BytesIO(stores.store_for(folder).get(PREDICTIONS.format("scale"), 2**16) or b""))
+        return sorted(filter(is_size, set(last.loc[last["axis"] == axis, "size"].astype(float))))
+    except (KeyError, ValueError):  # none, or no table of ours
+        return []
+
+
 def remove_predictions(folder: Path, name: str = "scale") -> None:
     """Remove the predictions of an earlier `study scale`: its tables and its figure belong together.
 
@@ -145,7 +178,7 @@ def remove_predictions(folder: Path, name: str = "scale") -> None:
     Raises:
         StorageError: they cannot be removed.
     """
-    stores.store_for(folder).delete(f"tables/{name}_predictions.csv")
+    stores.store_for(folder).delete(PREDICTIONS.format(name))
 
 
 def is_size(value: Any) -> bool:

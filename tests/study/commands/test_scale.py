@@ -92,12 +92,33 @@ def test_a_later_call_leaves_no_prediction_of_an_earlier_one(tmp_path, monkeypat
         assert files & set(stores.store_for(url).names("tables")) == files & set(described)
         return files & {path.name for path in (folder / "tables").iterdir()}
 
-    for later in (["scale", url], ["report", url]):
-        assert main(["scale", url, "--at", "ranker.depth=12"]) == 0
-        assert predicted()
-        assert main(later) == 0
-        assert not predicted()
-        assert (folder / "tables" / "scale_points.csv").is_file()
+    assert main(["scale", url, "--at", "ranker.depth=12"]) == 0
+    assert predicted()
+    assert main(["scale", url]) == 0
+    assert not predicted()
+    assert (folder / "tables" / "scale_points.csv").is_file()
+
+
+def test_a_report_predicts_at_the_sizes_of_the_last_call(tmp_path):
+    write_sizes(tmp_path, power_law((1, 3, 4, 6), 0.5, -0.5), lrs=(0.1, 0.3, 0.9), seeds=3)
+    predictions = tmp_path / "tables" / "scale_predictions.csv"
+    assert main(["scale", str(tmp_path), "--at", "ranker.depth=6,12"]) == 0
+    before = pd.read_csv(predictions)
+    assert main(["report", str(tmp_path)]) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(predictions), before)
+    assert ">predicted</th>" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "left", [b"", b"size\n12\n", b"axis,size\nbatch,12\n", b"axis,size\nranker.depth,-1\nranker.depth,many\n"]
+)
+def test_a_report_drops_predictions_that_are_not_of_its_size(tmp_path, left):
+    write_sizes(tmp_path, power_law((1, 3, 4), 0.5, -0.5), lrs=(0.1, 0.3, 0.9), seeds=3)
+    predictions = tmp_path / "tables" / "scale_predictions.csv"
+    predictions.parent.mkdir(exist_ok=True)
+    predictions.write_bytes(left)
+    assert main(["report", str(tmp_path)]) == 0
+    assert not predictions.exists()
 
 
 def test_a_report_writes_the_points_of_its_figure(tmp_path):
