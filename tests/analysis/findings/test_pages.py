@@ -163,7 +163,9 @@ def test_published_edges_by_size_give_the_same_tables(docs: Path, tmp_path: Path
     assert [row["size"] for row in said["predictions"]] == [6, 6]
 
 
-@pytest.mark.parametrize(("study", "key"), [("scale_depth", "ranker.depth"), ("scale_batch", "batch")])
+@pytest.mark.parametrize(
+    ("study", "key"), [("scale_depth", "ranker.depth"), ("scale_batch", "batch"), ("scale_features", "data.only_ids")]
+)
 def test_edges_by_size_are_published_as_they_are_fitted_today(study: str, key: str) -> None:
     folder = ROWS / study
     members = family.read_members(folder) if family.is_family(folder) else None
