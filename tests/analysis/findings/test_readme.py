@@ -43,7 +43,7 @@ def test_speed_is_that_of_the_page() -> None:
     assert f"{runs} runs of `small` a minute, {times.split()[0]} times a plain Ray Tune script" in README
 
 
-SUGGESTED = "range_tests lr_small lr_small_dcn"
+SUGGESTED = "range_tests lr_small lr_small_dcn lr_large lr_large_dcn"
 
 
 def test_words_under_the_figure() -> None:
