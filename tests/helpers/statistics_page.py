@@ -231,7 +231,7 @@ def searches(level: float) -> str:
     lines = [["curve", "covered", "logistic alone", "bias / width", "mean runs", "90% of searches", "width, decades"]]
     for row in rows.to_dict("records"):
         alone = row.get("covered_alone", np.nan)  # not kept by older simulations
-        lines.append([row["shape"], f"{row['covered']:.3f}", _number(alone), f"{row['bias']:+.2f}"])
+        lines.append([row["shape"], f"{row['covered']:.3f}", _number(alone), _signed(row["bias"])])
         lines[-1] += [f"{row['runs']:.0f}", f"{row['most_runs']:.0f}", f"{row['width']:.3f}"]
     return f"{_each(rows, 'searches of each curve')}\n\n{markdown(lines)}"
 
@@ -363,6 +363,10 @@ def _or_open(width: float) -> str:
 
 def _number(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.3f}"
+
+
+def _signed(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:+.2f}"
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
