@@ -3,7 +3,7 @@
 import functools
 import inspect
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -113,7 +113,7 @@ def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: If the method or an option is unknown, or a value has another type or is out of range.
     """
     known = signature(name)
-    _known_only(name, known, options)
+    check_known(name, options, known.defaults | known.of_base)
     defaults = known.defaults | known.of_base
     values = defaults | {key: _typed(key, value, defaults[key]) for key, value in options.items()}
     changed = {key: value for key, value in values.items() if value != defaults[key]}
@@ -188,7 +188,7 @@ def builder(name: str) -> Callable[..., Chain]:
         eps: float = 1e-7,
         of_base: Mapping[str, Any] | None = None,
     ) -> Chain:
-        _known_only(name, known, options)
+        check_known(name, options, known.defaults | known.of_base)
         values = defaults | dict(options)
         common = {key: values.pop(key) for key in COMMON}
         given = {key: values.pop(key) for key in known.of_base}
@@ -265,12 +265,11 @@ def stack_options(
     return stacked
 
 
-def _known_only(name: str, known: MethodSignature, options: Mapping[str, Any]) -> None:
-    unknown = [str(key) for key in options if key not in known.defaults and key not in known.of_base]
-    if unknown:
-        unknown.sort()
-        every = ", ".join([*known.defaults, *known.of_base])
-        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {every}")
+def check_known(name: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ValueError if an option of a method is not among the known ones."""
+    known = list(known)
+    if unknown := sorted(str(key) for key in options if key not in known):
+        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:

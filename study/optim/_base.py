@@ -60,7 +60,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         maximize: Ascend instead of descend.
         foreach: Whether many tensors may be updated together. By default, where that is faster.
         capturable: As torch's own take it. It changes nothing: no step waits for the device.
-        record_clip_factors: Keep the factors of each step for `clip_factors`, from the first step on.
+        record_clip_factors: Keep the factors of each step for `clip_factors`. It makes steps of small tensors slower.
 
     Raises:
         ValueError: For a value out of range, here, in `add_param_group` and in `load_state_dict`.
@@ -97,6 +97,7 @@ class MethodOptimizer(torch.optim.Optimizer):
             raise ValueError(f"{method} is not available as an optimizer: it acts on more than the update")
         asked = {"base": base, "weight_decay": weight_decay, "momentum": momentum} | (options or {})
         _bases.refuse_words_of_studies(method, asked)
+        methods.check_known(method, asked, methods.signature(method).defaults)
         values = methods.signature(method).defaults | self._in_words(lambda: methods.check(method, asked))
         defaults = {
             "lr": lr,
@@ -172,12 +173,15 @@ class MethodOptimizer(torch.optim.Optimizer):
     def clip_factors(self) -> dict[Tensor, Tensor]:
         """Return the factor of each parameter's update in the last step.
 
-        The first call starts the recording, unless `record_clip_factors` was set. A step pays nothing before.
-
         Returns:
-            Parameter -> 0-dim tensor on its device; the smallest factor, if a tensor has one for each unit.
+            Parameter -> 0-dim tensor on its device; the smallest factor, if a tensor has one for each unit. Empty
+            before the first step.
+
+        Raises:
+            RuntimeError: If the optimizer was made without `record_clip_factors=True`.
         """
-        self.record_clip_factors = True
+        if not self.record_clip_factors:
+            raise RuntimeError("clip factors are not recorded: need record_clip_factors=True")
         return dict(self._factors)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

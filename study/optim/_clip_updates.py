@@ -20,6 +20,10 @@ _SHARED_HOOKS = (
 )
 
 
+_OF_ADAGRAD = ("acc_rel", "delayed", "clip_accumulator")
+"""Options of Clippy that need Adagrad's accumulator, and so are not available here."""
+
+
 class ClipUpdates(torch.optim.Optimizer):
     """Limits the updates of an optimizer by the rule of a method.
 
@@ -35,10 +39,10 @@ class ClipUpdates(torch.optim.Optimizer):
         optimizer: Any `torch.optim.Optimizer`.
         rule: Name of a method that keeps no state: "clippy", "agc", "update_rms_clip", "lamb", "layer_clip",
             "global_clip", or a dotted name of your own.
-        options: The method's thresholds and options, as in `study.methods.signature`.
+        options: The method's own thresholds and options, such as `max_ratio` of "agc" (the table in docs/methods.md).
 
     Raises:
-        ValueError: If the rule is unknown or keeps a state, or an option is out of range.
+        ValueError: If the rule or an option is unknown, the rule keeps a state, or an option is out of range.
     """
 
     _step_supports_amp_scaling = False  # a GradScaler unscales before the step, also for a fused optimizer
@@ -51,6 +55,8 @@ class ClipUpdates(torch.optim.Optimizer):
         of_optimizer = sorted((methods.COMMON | methods.signature(rule).of_base).keys() & options.keys())
         if of_optimizer:
             raise ValueError(f"{of_optimizer[0]} belongs to the optimizer, got {of_optimizer[0]} for {rule}")
+        known = [key for key in methods.signature(rule).defaults if key not in methods.COMMON]
+        methods.check_known(rule, options, [key for key in known if key not in _OF_ADAGRAD or key in options])
         # the base takes no part: this one has no option that a method could ask for
         options = methods.check(rule, options | {"base": "sgd"})
         del options["base"]
@@ -94,7 +100,10 @@ class ClipUpdates(torch.optim.Optimizer):
         self.optimizer.load_state_dict(state_dict)
 
     def clip_factors(self) -> dict[Tensor, Tensor]:
-        """Return the factor of each parameter in the last step; the smallest, if a tensor has one for each unit."""
+        """Return the factor of each parameter in the last step; the smallest, if a tensor has one for each unit.
+
+        They are always recorded. Empty before the first step.
+        """
         return dict(self._factors)
 
     @torch.no_grad()

@@ -212,18 +212,39 @@ def test_never_waits_for_the_device(optimizer):
     assert optimizer.clip_factors()[params[0]].device.type == "meta"
 
 
-def test_clip_factors_are_recorded_from_the_first_call():
+def test_clip_factors_are_of_the_last_step():
     a, b = nn.Parameter(torch.tensor([3.0, 4.0])), nn.Parameter(torch.tensor([1.0]))
-    optimizer = LayerClip([a, b], 0.1, max_norm=1.0)
+    optimizer = LayerClip([a, b], 0.1, max_norm=1.0, record_clip_factors=True)
     a.grad, b.grad = torch.tensor([6.0, 8.0]), torch.tensor([0.5])
-    optimizer.step()
-    assert optimizer.clip_factors() == {}  # the first call starts the recording
     optimizer.step()
     factors = optimizer.clip_factors()
     assert [factors[a].item(), factors[b].item()] == [pytest.approx(0.1), 1.0]
     b.grad = None
     optimizer.step()
     assert set(optimizer.clip_factors()) == {a}
+
+
+def test_clip_factors_that_are_not_recorded_are_an_error():
+    """No factors would look like no clipping."""
+    (p,) = parameters((3,))
+    optimizer = Clippy([p], 0.1)
+    steps(optimizer, [p], 1)
+    for again in (optimizer, copy.deepcopy(optimizer)):
+        with pytest.raises(RuntimeError, match=r"^clip factors are not recorded: need record_clip_factors=True$"):
+            again.clip_factors()
+    optimizer.record_clip_factors = True
+    steps(optimizer, [p], 1)
+    assert optimizer.clip_factors().keys() == {p}
+    optimizer.load_state_dict(optimizer.state_dict())
+    steps(optimizer, [p], 1)
+    assert optimizer.clip_factors().keys() == {p}
+
+
+def test_each_option_that_a_message_names_is_taken():
+    with pytest.raises(ValueError, match=r"^agc has no option c; it has (.*)$") as raised:
+        MethodOptimizer(parameters((2,)), 0.1, "agc", {"c": 0.01})
+    for key in str(raised.value).partition("; it has ")[2].split(", "):
+        MethodOptimizer(parameters((2,)), 0.1, "agc", {key: methods.signature("agc").defaults[key]})
 
 
 @each_optimizer

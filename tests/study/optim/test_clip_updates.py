@@ -11,6 +11,7 @@ from optimizer_steps import F64, assert_same, parameters, steps
 from paths import ROOT
 from torch import nn
 
+from study import methods
 from study.optim import AGC, LAMB, Clippy, ClipUpdates, GlobalClip, LayerClip, UpdateRMSClip
 
 SHAPES = ((4, 3), (3,), ())
@@ -183,6 +184,31 @@ def test_the_example_of_the_page():
     names["model"](torch.ones(1, 3)).sum().backward()
     names["optimizer"].step()
     assert len(names["optimizer"].clip_factors()) == 2
+
+
+def test_each_option_of_the_page_works():
+    page = (ROOT / "docs" / "methods.md").read_text()
+    [around] = re.findall(r"It takes (.*?), with the options", page, re.DOTALL)
+    rows = dict(re.findall(r"^\| `(\w+)` \|.* \|(.*)\|$", page.split("`study run methods`")[0], re.MULTILINE))
+    assert rows.keys() == set(methods.names())
+    for rule, cell in rows.items():
+        options = {key: float(value) for key, value in re.findall(r"`(\w+) = ([\d.]+)`", cell)}
+        assert options.items() <= methods.signature(rule).defaults.items(), rule
+        assert options or rule == "none"
+        if f"`{rule}`" in around:
+            for key, value in options.items():
+                ClipUpdates(torch.optim.SGD(parameters((2,)), 0.1), rule, **{key: 2 * value})
+
+
+@pytest.mark.parametrize("rule", ["clippy", "agc", "update_rms_clip", "lamb", "layer_clip", "global_clip"])
+def test_each_option_that_a_message_names_is_taken(rule):
+    with pytest.raises(ValueError, match=rf"^{rule} has no option c; it has (.*)$") as raised:
+        ClipUpdates(torch.optim.SGD(parameters((2,)), 0.1), rule, c=0.01)
+    others = {float: 0.5, bool: True}
+    for key in str(raised.value).partition("; it has ")[2].split(", "):
+        default = methods.signature(rule).defaults[key]
+        other = others.get(type(default), "rms" if key == "norm" else "unit")
+        ClipUpdates(torch.optim.SGD(parameters((2,)), 0.1), rule, **{key: other})
 
 
 @pytest.mark.parametrize(
