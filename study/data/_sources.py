@@ -11,11 +11,16 @@ import pyarrow.parquet as pq
 
 from study.data._csv import csv_header, csv_type, require_columns, rewrite_csv
 from study.data._declaration import Declaration
+from study.data._targets import texts_in
 
 T = TypeVar("T")
 
 ENDINGS = {"csv": (".csv", ".tsv", ".txt", ".dat", ".inter"), "parquet": (".parquet", ".pq")}
 COMPRESSED = (".gz", ".bz2", ".zst")
+
+
+class NotNumbersError(ValueError):
+    """A column has a value that is no number."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,12 @@ class Source:
     read: Callable[[str], pa.ChunkedArray]
 
     def read_float(self, name: str) -> pa.ChunkedArray:
-        """Return a column as numbers. Raises ValueError."""
+        """Return a column as numbers. Raises NotNumbersError."""
         try:
             return self.read(name).cast(pa.float64())
         except pa.ArrowException as error:
             why = str(error).splitlines()[0]
-            raise ValueError(f"{self.file}: the column {name} holds no numbers ({why})") from error
+            raise NotNumbersError(f"{self.file}: the column {name} holds no numbers ({why})") from error
 
 
 def files_of(path: Path, declared: Declaration) -> list[Path]:
@@ -83,18 +88,19 @@ def _source(file: Path, rewritten: Path, declared: Declaration, columns: list[st
     dialect = declared.dialect
     require_columns(file, csv_header(file, dialect), declared.used)
     types = {name: declared.csv_types.get(name) or csv_type(file, name, dialect) for name in columns}
-    try:
-        rewrite_csv(file, rewritten, types, dialect)
-    except ValueError as error:
-        for target in declared.targets:
-            if f"column {target.column}: " in str(error) and target.kind == "binary":
-                raise ValueError(f"{error}; {target.how_to_declare('yes')}") from error
-        raise
 
     def read(name: str) -> pa.ChunkedArray:
         with pa.memory_map(str(rewritten)) as mapped:  # a map reads only what is used
             return pa.ipc.open_file(mapped).read_all()[name]
 
+    try:
+        rewrite_csv(file, rewritten, types, dialect)
+    except ValueError as error:
+        for target in declared.targets:
+            if f"column {target.column}: " in str(error) and target.kind == "binary":
+                rewrite_csv(file, rewritten, {target.column: pa.string()}, dialect)
+                raise ValueError(f"{error}; {target.how_to_declare(texts_in(read(target.column)))}") from error
+        raise
     return Source(file, read)
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from study.data._csv import MISSING
+from study.data._ids import text_of
 
 KINDS = ("binary", "regression")
 OF_BINARY = ("above", "positive", "negative")
@@ -52,6 +53,9 @@ class Target:
             for values in (self.positive, self.negative)
         )
         one = _is_in(text, positive)
+        if not one.any() and (found := texts_in(text)):
+            expected = " or ".join(map(repr, self.positive))
+            raise ValueError(f"no label of {self.name} is {expected}; {self.how_to_declare(found)}")
         known = one | _is_in(text, negative) if self.negative else np.ones(len(one), dtype=bool)
         missing = _is_in(text, pa.array([None, *MISSING], pa.string())) & ~one & ~(known & bool(self.negative))
         if wrong := np.flatnonzero(~known & ~missing).tolist():
@@ -67,9 +71,10 @@ class Target:
             return np.where(np.isnan(values), np.nan, values > self.above)
         known = values[~np.isnan(values)]
         if self.kind == "binary" and len(wrong := known[(known != 0) & (known != 1)]):
+            found = text_of(pa.chunked_array([np.unique(known)])).to_pylist()
             raise ValueError(
                 f"the labels of {self.name} are not all 0 or 1: {len(wrong):,} others, for instance {wrong[0]:g}; "
-                f"{self.how_to_declare(f'{wrong[0]:g}')}"
+                f"{self.how_to_declare(found)}"
             )
         return values
 
@@ -80,8 +85,12 @@ class Target:
             return values
         return np.clip(values, *np.quantile(known, [1 - self.clip, self.clip]))
 
-    def how_to_declare(self, value: str) -> str:
-        return f"say which count, like {replace(self, positive=(value,)).declared()}"
+    def how_to_declare(self, found: Sequence[str]) -> str:
+        """Return which values a column has, in order, and the line that says which of them are 1."""
+        some = [repr(value) for value in found]
+        shown = ", ".join(some if len(some) < 8 else [*some[:5], "...", some[-1]])
+        line = replace(self, above=None, positive=(found[-1],)).declared()
+        return f"its values are {shown}: say which count, like {line}"
 
     def declared(self) -> str:
         """Return the line of `[tasks]` that says this."""
@@ -93,6 +102,11 @@ class Target:
         ]
         name = self.name if re.fullmatch(r"[A-Za-z0-9_-]+", self.name) else json.dumps(self.name, ensure_ascii=False)
         return f"{name} = {{ {', '.join(keys)} }}"
+
+
+def texts_in(column: pa.ChunkedArray) -> list[str]:
+    """Return the values of a column of text, in order, without those that stand for a missing one."""
+    return sorted(set(column.unique().to_pylist()) - {None, *MISSING})
 
 
 def target_of(name: str, said: Any) -> Target:

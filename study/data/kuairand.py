@@ -82,6 +82,9 @@ def days(cache: Path, *, dir: str | Path) -> Days:
 def _folder(given: Path) -> Path:
     candidates = (given, given / "data", given / "KuaiRand-Pure" / "data")
     folder = next((path for path in candidates if any(path.glob(LOGS))), None)
+    table = given if given.suffix == ".toml" else given / "table.toml"
+    if folder is None and table.is_file():
+        raise ValueError(f"no {LOGS} in {table.parent}; it has a {table.name}: add --data table")
     if folder is None:
         raise ValueError(
             f"no {LOGS} in {given}, {given}/data or {given}/KuaiRand-Pure/data; `study data fetch kuairand`"

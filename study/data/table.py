@@ -34,8 +34,8 @@ from study.data._declaration import Declaration, read_declaration
 from study.data._encode import make_log
 from study.data._ids import id_codes, plain, text_of
 from study.data._lists import list_codes, separator_warning
-from study.data._sources import Source, files_of, kind_by_name, kind_of, open_sources
-from study.data._targets import FAR, Target, farthest
+from study.data._sources import NotNumbersError, Source, files_of, kind_by_name, kind_of, open_sources
+from study.data._targets import FAR, Target, farthest, texts_in
 from study.data._times import in_order
 from study.storage.scratch import scratch_folder
 
@@ -256,10 +256,18 @@ def _place(sources: Sequence[Source], row: int, column: str) -> tuple[Path, int]
 
 
 def _labels(sources: Sequence[Source], target: Target, log1p: bool) -> np.ndarray:
-    if target.is_text:
+    def text() -> pa.ChunkedArray:
         texts = [text_of(plain(source.read(target.column))) for source in sources]
-        return target.from_text(pa.chunked_array([chunk for text in texts for chunk in text.chunks], pa.string()))
-    return target.from_numbers(_numbers(sources, target.column, log1p, target.name))
+        return pa.chunked_array([chunk for text in texts for chunk in text.chunks], pa.string())
+
+    if target.is_text:
+        return target.from_text(text())
+    try:
+        return target.from_numbers(_numbers(sources, target.column, log1p, target.name))
+    except NotNumbersError as error:
+        if target.kind == "binary" and (found := texts_in(text())):
+            raise ValueError(f"{error}; {target.how_to_declare(found)}") from error
+        raise
 
 
 def _numbers(sources: Sequence[Source], column: str, log1p: bool, name: str = "") -> np.ndarray:

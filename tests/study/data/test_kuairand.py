@@ -186,6 +186,13 @@ def rewrite(name: str, old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
+@pytest.mark.parametrize("name", ["", "table.toml"])
+def test_the_folder_of_a_table_is_told_apart(tmp_path, name):
+    (tmp_path / "table.toml").write_text("")
+    with pytest.raises(ValueError, match=r"^no log_standard\*\.csv in .*; it has a table\.toml: add --data table$"):
+        load("kuairand", {"dir": str(tmp_path / name)}, tmp_path / "cache")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -253,8 +253,9 @@ def test_the_line_to_copy_is_toml():
 @pytest.mark.parametrize(
     ("labels", "said", "message"),
     [
-        (np.where(CLICKS, "yes", "no"), "", r'invalid value .*; say which count, like click = \{ kind = "binary", pos'),
-        (2 * CLICKS - 1, "", r'not all 0 or 1: .*, for instance -1; say which count, like click = \{ kind = "binary"'),
+        (2 * CLICKS - 1, "", "for instance -1; its values are '-1', '1': say which count, like .* positive = ..1.. }$"),
+        (CLICKS + 9.5, "", "its values are '9.5', '10.5': say which count, like .* positive = ..10.5.. }$"),
+        (np.arange(ROWS), "", "its values are '0', '1', '2', '3', '4', [.]{3}, '1199': say which count, like "),
         (CLICKS, 'positive = [1], negative = ["no"]', "neither positive nor negative in .* rows, for instance '0'"),
         (CLICKS, "negative = [0]", "click has negative; it needs positive too"),
         (CLICKS, "above = 1, positive = [1]", "click has above and positive; need one of them"),
@@ -269,6 +270,27 @@ def test_wrong_labels_say_how_to_declare_them(tmp_path, labels, said, message):
     with pytest.raises(ValueError, match=message) as error:
         convert(tmp_path / "t", toml, log=PLAIN.assign(click=labels).to_csv(index=False))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("values", [("no", "yes"), ("False", "True"), ("0", "1x"), ("a", "é")])
+@pytest.mark.parametrize("said", ["", 'positive = ["maybe"]', "above = 1"])
+def test_labels_of_text_are_named_and_the_line_to_copy_works(tmp_path, kind, values, said):
+    frame = PLAIN.assign(click=np.where(CLICKS, values[1], values[0]))
+    frame.loc[7, "click"] = None
+    (tmp_path / "t").mkdir()
+    frame.to_csv(tmp_path / "t" / "log", index=False) if kind == "csv" else frame.to_parquet(tmp_path / "t" / "log")
+    skip = TOML.replace('"csv"', f'"{kind}"').replace("[tasks]", 'missing_labels = "skip"\n[tasks]')
+    toml = skip.replace('"binary"', f'{{ kind = "binary", {said} }}') if said else skip
+    found = rf"its values are '{values[0]}', '{values[1]}': say which count, like click = (\{{.*\}})$"
+    with pytest.raises(ValueError, match=found) as error:
+        convert(tmp_path / "t", toml)
+    assert "\n" not in str(error.value)
+    assert "maybe" not in said or "no label of click is 'maybe'; " in str(error.value)
+    line = re.search(found, str(error.value))
+    assert line
+    log = convert(tmp_path / "t", skip.replace('"binary"', line[1]))
+    np.testing.assert_array_equal(log.labels[:, 0], np.where(np.arange(ROWS) == 7, np.nan, CLICKS))
 
 
 @pytest.mark.parametrize(

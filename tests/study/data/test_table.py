@@ -385,7 +385,7 @@ def test_bad_declarations_are_refused_in_one_line(tmp_path, old, new, message):
         ({"watch": [1, 2, 2, 2, 2, 3]}, "the target watch is .* in every training row"),
         (
             {"click": [1, 0, 2, -1, 0, 0]},
-            "labels of click are not all 0 or 1: 2 others, for instance -?[12]; say",
+            "labels of click are not all 0 or 1: 2 others, for instance -?[12]; its values are",
         ),
         ({"click": [0, 1, 1, 1, 1, 1]}, "labels of click are all 1 in the training part"),
         ({"click": [None, 1, 0, 1, 1, 0]}, "click is missing, NaN or infinite in 1 rows"),
