@@ -63,11 +63,11 @@ def typed_path(folder: Path) -> str:
 
 
 def typed_command() -> str:
-    """Return how this command is typed: `study`, a path to it, or `python -m study`."""
-    typed = sys.argv[0]
-    if not typed.endswith("study"):
+    """Return how the command is typed: as it was, a path or `python -m study`; `study` in a program of the user."""
+    typed = Path(sys.argv[0])
+    if typed.parts[-2:] == ("study", "__main__.py"):
         return "python -m study"
-    return "study" if shutil.which("study") == typed else _from_here(typed)
+    return "study" if typed.name != "study" or shutil.which("study") == str(typed) else _from_here(str(typed))
 
 
 def _from_here(path: str) -> str:
