@@ -27,7 +27,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         changed = [f"  {key}: {a!r} and {b!r}" for key, (a, b) in self.differences.items()]
-        return "\n".join([self.edges.to_string(index=False), "differs:", *(changed or ["  nothing"])])
+        return "\n".join([repr(self.edges), "differs:", *(changed or ["  nothing"])])
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -48,10 +48,9 @@ def compare(a: "Result | AnyPath", b: "Result | AnyPath") -> Comparison:
     Raises:
         ValueError: The studies have no curve in common.
     """
-    import pandas as pd
-
     from analysis.loading import records, threshold_columns
     from analysis.stats.contrasts import edge_ratio, points
+    from study.api.table import ResultTable
 
     a, b = (one if isinstance(one, Result) else Result(one) for one in (a, b))
     models = [list(dict.fromkeys(one.runs["model"])) for one in (a, b)]
@@ -72,7 +71,7 @@ def compare(a: "Result | AnyPath", b: "Result | AnyPath") -> Comparison:
         rows.append({"model": model, "curve": of_a["curve"]} | edges | ratio)
     if not rows:
         raise ValueError(f"{a.study.name} and {b.study.name} have no curve in common")
-    return Comparison(edges=pd.DataFrame(rows), differences=dict(_differences(a, b)))
+    return Comparison(edges=ResultTable(rows), differences=dict(_differences(a, b)))
 
 
 def _same(row: Mapping[str, Any], thresholds: Sequence[str], lone: bool) -> tuple[Any, ...]:

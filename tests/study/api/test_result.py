@@ -421,6 +421,11 @@ def test_two_studies_beside_each_other(published) -> None:
         with_dcn.edges["edge_b"].iloc[0] == study.open(published.folder.parent / "lr_small_dcn").edges()["edge"].iloc[0]
     )
     text = repr(with_dcn)
+    assert text.startswith(repr(with_dcn.edges))
+    shown = repr(with_dcn.edges)
+    assert "..." not in shown.replace("small and small_...", "")
+    assert shown.split()[:5] == ["model", "curve", "edge_a", "edge_b", "ratio"]
+    assert "more columns: " in shown
     assert "differs:" in text
     assert "models: ['small'] and ['small_dcn']" in text
     assert "<li>models:" in with_dcn._repr_html_()
