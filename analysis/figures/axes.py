@@ -190,7 +190,9 @@ def lr_axis(ax: Axes, lrs: Iterable[float], arrows: bool = False) -> None:
     pad = max(1.06, (high / low) ** 0.03)
     left, right = widen(ax, "x", low / pad, high * (max(pad**2.5, 1.15) if arrows else pad))
     log_ticks(ax.xaxis, left, right, (low, high))
-    ax.set_xlabel("learning rate")
+    letters = 72 * inches(ax)[0] / (0.58 * float(matplotlib.rcParams["font.size"]))
+    # matplotlib leaves no room for a label that is wider than its axes
+    ax.set_xlabel("learning\nrate" if letters < len("learning rate") else "learning rate")
 
 
 class FewTicks(Locator):

@@ -69,7 +69,9 @@ def method_styles(methods: Iterable[str]) -> dict[str, LineStyle]:
 
 
 def curve_styles(table: "pd.DataFrame") -> dict[str, LineStyle]:
-    """Return curve -> style, in the order of legends: the style of its method, paler for each further curve.
+    """Return curve -> style, in the order of legends.
+
+    Curves of one method have its marker, in shades from dark to pale and with other dashes: they differ in grey too.
 
     Args:
         table: Rows with method and curve.
@@ -80,10 +82,12 @@ def curve_styles(table: "pd.DataFrame") -> dict[str, LineStyle]:
     styles = {}
     for method, style in method_styles(curves_of).items():
         curves = sorted(curves_of[method])
-        for i, curve in enumerate(curves):
-            white = 0.6 * i / len(curves)
-            r, g, b = (round(255 * (c + (1 - c) * white)) for c in _rgb(style.colour))
-            styles[curve] = dataclasses.replace(style, colour=f"#{r:02x}{g:02x}{b:02x}")
+        found = shades(style, len(curves)) if len(curves) > 1 else [style]
+        dashes = itertools.cycle([style.dash, *(other.dash for other in OTHERS)])
+        styles |= {
+            curve: dataclasses.replace(shade, dash=dash)
+            for curve, shade, dash in zip(curves, found, dashes, strict=False)
+        }
     return styles
 
 

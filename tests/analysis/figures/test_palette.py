@@ -1,11 +1,12 @@
 """Line styles and axes: methods stay distinguishable, ticks readable."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from analysis.figures.axes import lr_axis
-from analysis.figures.palette import KNOWN, OTHERS, heat, method_styles
+from analysis.figures.palette import KNOWN, OTHERS, curve_styles, heat, method_styles
 
 
 def test_each_method_has_its_own_colour_marker_and_dash():
@@ -40,3 +41,22 @@ def test_lr_axis_has_few_round_ticks(low, high):
     assert 1 <= len(ticks) <= 9
     assert len(set(labels)) == len(labels)
     assert all("e" not in label or float(label) < 1e-3 for label in labels)
+
+
+def luminance(colour: str) -> float:
+    """How light a colour is in grey, from 0 to 1."""
+    r, g, b = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return 0.299 * r + 0.587 * g + 0.114 * b
+
+
+@pytest.mark.parametrize("method", KNOWN)
+@pytest.mark.parametrize("count", [2, 4])
+def test_curves_of_a_method_can_be_told_apart_in_grey(method: str, count: int) -> None:
+    curves = [f"{method} c={i}" for i in range(count)]
+    styles = curve_styles(pd.DataFrame({"method": method, "curve": curves}))
+    assert {style.marker for style in styles.values()} == {KNOWN[method].marker}
+    assert len({style.dash for style in styles.values()}) == count
+    grey = [luminance(styles[curve].colour) for curve in curves]
+    assert grey[-1] - grey[0] > 0.3
+    alone = curve_styles(pd.DataFrame({"method": [method], "curve": [method]}))
+    assert alone == {method: KNOWN[method]}
