@@ -100,9 +100,9 @@ class Failure:
     """Why a trial failed.
 
     Attributes:
-        kind: "error" (an exception), "run" (an exception of one of the runs, see `RunError`), "memory" (out of memory),
-            "device" (a GPU that does not work), "hung" (no step within the limit), "worker" (its process died) or
-            "machine" (its machine was lost).
+        kind: "error" (an exception), "run" (an exception of one of the runs, see `RunError`), "misuse" (`MisuseError`,
+            which no try mends), "memory" (out of memory), "device" (a GPU that does not work), "hung" (no step within
+            the limit), "worker" (its process died) or "machine" (its machine was lost).
         reason: For the user.
         place: The machine and device.
     """
@@ -280,7 +280,8 @@ class Queue:
         self._tries[stack.name] += 1
         self._raises[stack.name] += failure.kind == "run"
         may_retry = self._tries[stack.name] < MAX_TRIES and self._raises[stack.name] < MAX_RAISES
-        alike = self._stacks_of_failure[failure.reason if failure.kind == "error" else failure.kind]
+        may_retry = may_retry and failure.kind != "misuse"
+        alike = self._stacks_of_failure[failure.reason if failure.kind in ("error", "misuse") else failure.kind]
         # A machine in trouble ends all of its workers at once, and other programs may take its memory. So these kinds
         # count for the study only once a stack has no tries left.
         if failure.kind in ("error", "device") or not (may_retry or failure.kind == "run"):

@@ -29,7 +29,7 @@ from study.storage.scratch import scratch_folder
 from study.storage.untrusted_input import inside
 from study.text import own_errors
 from study.trainers import protocol
-from study.trainers.protocol import Checkpointer, TrainedRuns
+from study.trainers.protocol import Checkpointer, MisuseError, TrainedRuns
 
 FOLDER = "loops"
 """Folder of the runs' own folders in the study's folder."""
@@ -201,7 +201,7 @@ class Trainer(protocol.Trainer):
                 metrics = self._call(run, own, device, watch)
                 watch.flush()
                 if watch.step < 0:
-                    raise ValueError(f"{self._source()} ended without a call of watch")
+                    raise MisuseError(f"{self._source()} ended without a call of watch")
                 losses = watch.file.read()
             finally:
                 watch.close()
@@ -227,7 +227,7 @@ class Trainer(protocol.Trainer):
                 self._call(replace(run, lr=lrs[0]), own, device, watch, ramp)
                 watch.flush()
                 if watch.step < 0:
-                    raise ValueError(f"{self._source()} ended without a call of watch")
+                    raise MisuseError(f"{self._source()} ended without a call of watch")
                 losses = watch.file.read()
             finally:
                 watch.close()
@@ -300,13 +300,15 @@ class Trainer(protocol.Trainer):
         )
 
     def _check_quality(self, metrics: Mapping[str, Any]) -> None:
-        """Raise ValueError where a healthy run has no metric by which to judge it."""
+        """Raise MisuseError where a healthy run has no metric by which to judge it."""
         name = self.loop.get("quality", "").removeprefix("-")
         if name and name not in metrics:
             found = ", ".join(map(str, metrics)) or "none"
-            raise ValueError(f"{self._source()} returned no metric {name!r}, which is its quality; it returned {found}")
+            raise MisuseError(
+                f"{self._source()} returned no metric {name!r}, which is its quality; it returned {found}"
+            )
         if name and _number(metrics[name]) is None:
-            raise ValueError(f"the metric {name!r} of {self._source()} is {metrics[name]!r}, not a number")
+            raise MisuseError(f"the metric {name!r} of {self._source()} is {metrics[name]!r}, not a number")
 
     def _judged(self, metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:
         quality = self.loop.get("quality")
@@ -346,7 +348,7 @@ def _metrics(returned: Any, source: str) -> dict[str, Any]:
     if returned is None:
         return {}
     if not isinstance(returned, Mapping):
-        raise ValueError(f"{source} returned {type(returned).__name__}; a loop returns a dict of metrics, or nothing")
+        raise MisuseError(f"{source} returned {type(returned).__name__}; a loop returns a dict of metrics, or nothing")
     return dict(returned)
 
 

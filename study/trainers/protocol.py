@@ -69,6 +69,10 @@ class RunError(Exception):
         self.trained = trained
 
 
+class MisuseError(ValueError):
+    """What is trained ended well, but gave what cannot be judged, such as no loss. It is not tried again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What a plan needs to know of training, by model.
@@ -286,6 +290,7 @@ class Trainer(ABC):
 
         Raises:
             RunError: some of the runs cannot be trained, and others may be.
+            MisuseError: the runs were trained, and cannot be judged.
         """
 
     def range_test(self, study: Study) -> RangeTest:

@@ -58,7 +58,8 @@ def make(context: TrialContext, cluster: Cluster) -> Any:
 def train(config: dict[str, Any], *, context: TrialContext) -> None:
     """Train the stack of `config`, or rest, and report once to Tune.
 
-    A process in which a stack failed kills itself, unless one of its runs raised: what broke it may have stayed.
+    A process in which a stack failed ends, unless one of its runs raised, or was trained and cannot be judged:
+    what broke it may have stayed.
     """
     from ray import tune
 
@@ -73,12 +74,14 @@ def train(config: dict[str, Any], *, context: TrialContext) -> None:
         return
     node, place = _place()
     result = _train(config, context, node, place)
-    stays = "failure" not in result or result["kind"] == "run"
+    stays = "failure" not in result or result["kind"] in ("run", "misuse")
     tune.report(result | LAST if stays else result)
     if stays:
         return
     if result["kind"] == "device":
         _rest(context.coordination.device_failed(place), context.coordination)
+    if result["kind"] == "error" and context.device == "cpu":
+        raise RuntimeError(result["failure"])  # Tune ends the process; Ray would explain a kill at length
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -88,7 +91,7 @@ def _train(config: dict[str, Any], context: TrialContext, node: str, place: str)
 
     from study.execution.checkpoint import StoppedError
     from study.execution.trial import Trial, TrialOptions, execute
-    from study.trainers.protocol import RunError
+    from study.trainers.protocol import MisuseError, RunError
 
     name, runs, reference = stack_from_json(config["stack"])
     trial = Trial(study=context.study, runs=runs, rule=context.rule, reference=reference)
@@ -110,6 +113,8 @@ def _train(config: dict[str, Any], context: TrialContext, node: str, place: str)
         return {"runs": 0, "stopped": "kept" if stopped.kept else "dropped"}
     except (torch.OutOfMemoryError, MemoryError) as error:
         return failed(kind="memory", failure=f"out of memory ({console.first_line(error)})")
+    except MisuseError as error:
+        return failed(kind="misuse", failure=console.one_line(str(error)))
     except BaseException as error:  # a loop may raise KeyboardInterrupt, and no signal reaches this thread
         cause = (error.__cause__ if isinstance(error, RunError) else None) or error
         broken = isinstance(cause, RuntimeError) and BROKEN_DEVICE.search(str(cause))

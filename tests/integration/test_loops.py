@@ -348,3 +348,16 @@ def test_a_command_of_which_every_run_failed_ends_with_1_and_the_reason(tmp_path
         assert "no run was trained: 2 of 2 failed" in done.stderr
         assert "no such file: tokens.bin" in done.stderr
         assert "Traceback" not in done.stderr
+        assert "worker died" not in done.stdout + done.stderr, "Ray says nothing of an exception in a loop"
+
+
+def test_a_loop_that_gives_nothing_to_judge_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "fails.py").write_text(
+        FAILS.replace("if run.seed < 2:", "if True:").replace("raise RuntimeError", "return  # ")
+    )
+    done = command(tmp_path, "run", "fails", "--out", "out", "--workers", "1")
+    assert done.returncode == 2
+    assert (
+        done.stderr.splitlines()[-1] == "study: the control of fails failed: fails:train ended without a call of watch"
+    )
+    assert "worker died" not in done.stdout + done.stderr

@@ -273,6 +273,23 @@ def test_a_stack_that_failed_once_is_trained_again(tmp_path: Path) -> None:
     assert not queue.failures()
 
 
+@pytest.mark.parametrize("control", [True, False])
+def test_a_misuse_is_not_tried_again(tmp_path: Path, control: bool) -> None:
+    first = make_stack(control=control, runs=1)
+    queue = Queue(tmp_path, first, make_stack(seed=1, runs=1), known=("small",))
+    queue.fails(queue.must_take()[0], "no call of watch", "misuse")
+    assert queue.failures() == {first.runs[0].id: "no call of watch"}
+    stopped = queue.queue.stopped
+    assert str(stopped) == "the control of small failed: no call of watch" if control else stopped is None
+
+
+def test_three_stacks_that_misuse_the_same_way_stop_the_study(tmp_path: Path) -> None:
+    queue = Queue(tmp_path, *(make_stack(seed=s, runs=1) for s in range(6)), known=("small",))
+    for _ in range(3):
+        queue.fails(queue.must_take()[0], "no call of watch", "misuse")
+    assert str(queue.queue.stopped) == "3 stacks failed the same way: no call of watch"
+
+
 def test_three_stacks_that_fail_the_same_way_stop_the_study(tmp_path: Path) -> None:
     queue = Queue(tmp_path, *(make_stack(seed=s) for s in range(6)), known=("small",))
     trials = [queue.must_take()[0] for _ in range(4)]

@@ -18,7 +18,7 @@ from study.config import Run, study_from_json, to_json
 from study.execution.checkpoint import StoppedError
 from study.loops import loss_file
 from study.trainers.loop import Trainer
-from study.trainers.protocol import TrainedRuns, open_trainer
+from study.trainers.protocol import MisuseError, TrainedRuns, open_trainer
 
 
 class NoCheckpoints:
@@ -328,7 +328,7 @@ def test_a_child_that_the_loop_forks_does_not_record(make: Make, tmp_path: Path)
     [("pass", "without a call of watch"), ("watch(1.0)\nreturn 3", "returned int")],
 )
 def test_a_loop_that_gives_too_little_is_refused(make: Make, tmp_path: Path, body: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(MisuseError, match=words):
         train(make(body), tmp_path / "out")
 
 
@@ -342,7 +342,7 @@ def test_a_loop_that_gives_too_little_is_refused(make: Make, tmp_path: Path, bod
     ],
 )
 def test_a_healthy_run_without_its_quality_is_refused(make: Make, tmp_path: Path, returned: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(MisuseError, match=words):
         train(make(FALLING + f"return {returned}", quality="accuracy"), tmp_path / "out")
     diverged = train(
         make("for loss in (1.0, *[9.0] * 40):\n    watch(loss)", quality="accuracy"), tmp_path / "diverged"
