@@ -31,20 +31,21 @@ def sentence(row: Mapping[str, Any]) -> str:
     share = "half" if row["level"] == 0.5 else f"{100 * row['level']:g}%"
     within = f"within {row['steps']} steps"
     seeds = count(row["seeds"], "seed")
+    outside = f"edge {edge_span(row)} at 95% confidence"
     if row["status"] == NOT_REACHED and row["most_k"] == 0:
         return (
             f"{row['curve']}: no divergence {within} up to lr {row['lr_max']:g} (0 of {n} at each lr; "
-            f"edge {edge_text(row)}), so the risk at lr {row['safe_lr']:g} is at most {percent(row['safe_bound'])}."
+            f"{outside}), so the risk at lr {row['safe_lr']:g} is at most {percent(row['safe_bound'])}."
         )
     if row["status"] == NOT_REACHED:
         answer = (
             f"fewer than {share} of the runs diverge {within} up to lr {row['lr_max']:g} "
-            f"(at most {row['most_k']} of {row['most_n']}, at lr {row['most_lr']:g}; edge {edge_text(row)}; {seeds})"
+            f"({_most(row)}; {outside}; {seeds})"
         )
     elif row["status"] == BELOW:
         answer = (
             f"at least {share} of the runs diverge {within} at lr {row['lr_min']:g}, the lowest tried "
-            f"({row['safe_k']} of {row['safe_n']}; edge {edge_text(row)}; {seeds})"
+            f"({_lowest(row)}; {outside}; {seeds})"
         )
     else:
         answer = f"{share} of the runs diverge {within} at lr {two_digits(row['edge'])} ({_interval(row)}, {seeds})"
@@ -60,6 +61,21 @@ def sentence(row: Mapping[str, Any]) -> str:
         )
     warning = "" if row["monotone"] else " The rate falls again at a higher lr: see the rates, not only the edge."
     return f"{row['curve']}: {'; '.join(filter(None, [answer, safe]))}.{warning}"
+
+
+def _most(row: Mapping[str, Any]) -> str:
+    """The highest rate of an lr; a few runs may lie at the level or above, although the curve does not."""
+    seen = f"{row['most_k']} of {row['most_n']}"
+    if row["most_k"] < row["level"] * row["most_n"]:
+        return f"at most {seen}, at lr {row['most_lr']:g}"
+    return f"neighbouring lrs read together, although {seen} diverged at lr {row['most_lr']:g}"
+
+
+def _lowest(row: Mapping[str, Any]) -> str:
+    seen = f"{row['safe_k']} of {row['safe_n']}"
+    if row["safe_k"] >= row["level"] * row["safe_n"]:
+        return seen
+    return f"neighbouring lrs read together, although {seen} diverged at lr {row['safe_lr']:g}"
 
 
 def _interval(row: Mapping[str, Any]) -> str:

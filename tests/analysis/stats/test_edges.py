@@ -105,17 +105,35 @@ def test_edge_is_not_reached_if_nothing_diverged():
     assert math.isinf(row["high"])
     assert row["low"] <= 1.6
     assert edge_text(row) == "> 1.6"
-    contains(
-        analysis.sentence(row), "none: no divergence", "200 steps", "0 of 8", "edge > 1.6", "lr 1.6", "at most 31%"
-    )
+    said = analysis.sentence(row)
+    contains(said, "none: no divergence", "200 steps", "0 of 8", "lr 1.6", "at most 31%", "at 95% confidence")
     assert edge_of(steps_at(*[0] * 10), level=LR05)["status"] == NOT_REACHED
+
+
+def test_sentence_of_a_search_contradicts_neither_its_counts_nor_the_interval():
+    lrs = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 68.6]
+    k, n = [0] * 9 + [2, 0], [1] * 8 + [2, 2, 4]
+    outcomes = [(lr, int(i < dead)) for lr, dead, runs in zip(lrs, k, n, strict=True) for i in range(runs)]
+    matrix = np.full((len(outcomes), len(lrs)), np.nan)
+    for i, (lr, dead) in enumerate(outcomes):
+        matrix[i, lrs.index(lr)] = dead
+    row = edge_of(matrix, lrs)
+    assert (row["status"], row["most_k"], row["most_n"]) == (NOT_REACHED, 2, 2)
+    assert 0 < row["low"] < 68.6
+    said = analysis.sentence(row)
+    contains(said, "neighbouring lrs read together", "although 2 of 2 diverged at lr 51.2")
+    assert f"edge above {row['low']:.2g} at 95% confidence" in said
+    assert "at most 2 of 2" not in said
+    assert "> 68.6" not in said
+    row |= {"status": BELOW, "lr_min": 0.1, "safe_k": 0, "safe_n": 1, "safe_lr": 0.2, "low": 0.0, "high": 0.3}
+    contains(analysis.sentence(row), "although 0 of 1 diverged at lr 0.2", "edge below 0.30 at 95% confidence")
 
 
 def test_edge_is_below_the_range_if_everything_diverged():
     row = edge_of(steps_at(*[8] * 10))
     assert (row["status"], row["low"], edge_text(row)) == (BELOW, 0.0, "< 0.01")
     assert math.isnan(row["edge"])
-    contains(analysis.sentence(row), "at least half", "lr 0.01, the lowest", "8 of 8", "edge < 0.01")
+    contains(analysis.sentence(row), "at least half", "lr 0.01, the lowest", "8 of 8", "edge below 0.0")
 
 
 def test_edge_is_reached_only_if_the_plateau_is_above_the_level():
