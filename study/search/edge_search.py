@@ -15,6 +15,7 @@ search can continue with other values. Curves do not wait for each other.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,17 +157,20 @@ class CurveSearch:
         return self.study.run(self.content, self.model, self.arm, lr, seed)
 
     def __str__(self) -> str:
-        """`0.51 (0.46 to 0.57)`, `> 3.2`, `< 0.01`, or "" while nothing is known."""
+        """`0.51 (0.46 to 0.57)`, `> 3.2 (1.6 to ?)`, `> 3.2`, `< 0.01`, or "" while nothing is known."""
         now = self.now
         if now is None:
             return ""
+        edge = _shown(now.edge)
         if now.edge > now.highest:
-            return f"> {_shown(now.highest)}"
+            edge = f"> {_shown(now.highest)}"
         if now.edge < now.lowest:
-            return f"< {_shown(now.lowest)}"
+            edge = f"< {_shown(now.lowest)}"
+        if now.low >= now.highest or now.high <= now.lowest:
+            return edge
         low = _shown(now.low) if now.low >= now.lowest else "0"
         high = _shown(now.high) if now.high <= now.highest else "?"
-        return f"{_shown(now.edge)} ({low} to {high})"
+        return f"{edge} ({low} to {high})"
 
 
 class EdgeSource:
@@ -252,8 +256,13 @@ class EdgeSource:
 
     @property
     def state(self) -> str:
-        """`1 of 5 edges found · none 0.51 (0.4 to 0.66)`: the last part is the open curve with the fewest runs."""
-        found = f"{sum(curve.end is not None for curve in self.curves)} of {len(self.curves)} edges found"
+        """`1 of 5 edges found, 1 out of budget · none 0.51 (0.4 to 0.66)`: last the open curve with fewest runs."""
+        ends = Counter(curve.end for curve in self.curves)
+        found = f"{ends[KNOWN]} of {len(self.curves)} edges found"
+        if censored := ends[ABOVE] + ends[BELOW]:
+            found += f", {censored} censored"
+        if ends[SPENT]:
+            found += f", {ends[SPENT]} out of budget"
         open_curves = [curve for curve in self.curves if curve.now and curve.end is None]
         if not open_curves:
             return found

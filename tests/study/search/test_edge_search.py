@@ -127,7 +127,7 @@ def test_a_curve_that_never_diverges_grows_by_factors_of_2_to_lr_100_and_says_so
     assert lrs == [*LADDER, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 100.0]
     assert source.outline()[-1].endswith("0 diverged; edge > 100, censored: not reached up to lr 100")
     assert trainer.trained < 40
-    assert source.state == "1 of 1 edges found"
+    assert source.state == "0 of 1 edges found, 1 censored"
 
 
 def test_a_curve_that_always_diverges_grows_downward_to_its_floor_and_says_so() -> None:
@@ -138,6 +138,14 @@ def test_a_curve_that_always_diverges_grows_downward_to_its_floor_and_says_so() 
     assert lrs[0] == LOWEST
     assert lrs[1:7] == pytest.approx([0.0125 / 2**i for i in range(6, 0, -1)], rel=0.01)
     assert "censored: already below lr 0.0001" in source.outline()[-1]
+
+
+def test_an_edge_that_only_probably_lies_beyond_the_tried_lrs_is_shown_with_its_interval() -> None:
+    source = Trainer({"none": CURVES["never"]}).source(make_study(budget=7))
+    (curve,) = source.curves
+    curve.now = curve_posterior(LADDER, [False] * len(LADDER), 0.5)
+    assert curve.now.lowest < curve.now.low < curve.now.highest < curve.now.edge
+    assert str(curve) == f"> 0.8 ({10**curve.now.low:.2g} to ?)"
 
 
 @pytest.mark.parametrize("lr50", [0.004, 6.0])
@@ -162,6 +170,7 @@ def test_the_budget_ends_it_and_a_larger_one_goes_on_with_the_same_runs() -> Non
     run(trainer, source)
     assert trainer.trained == 50
     assert "its budget is spent" in source.outline()[-1]
+    assert source.state == "0 of 1 edges found, 1 out of budget"
     before = tried(trainer, source)
     more = trainer.source(make_study(budget=90, precision=1.1))
     run(trainer, more)
