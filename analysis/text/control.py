@@ -52,7 +52,7 @@ def control_notes(definition: Definition, folder: Path, every: pd.DataFrame) -> 
 def reference_notes(
     study: Study, every: pd.DataFrame, scored: pd.DataFrame, reference: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """Return a sentence for each model whose ladder of lrs ends too low, or whose gains are noisy.
+    """Return a sentence for each model whose control learned little beside its runs, or whose gains are noisy.
 
     Args:
         study: The study.
@@ -65,11 +65,14 @@ def reference_notes(
     for model, values in reference.items():
         ladder = every.loc[(every["role"] == "control") & (every["model"] == model), "lr"]
         most = float(scored.loc[scored["model"] == model, "kept"].max())
-        if study.trainer != IMPORTED and most > MUCH and values["lr"] == ladder.max():
+        if study.trainer != IMPORTED and most > MUCH:
+            at, ways = "lr", ["more steps", "higher control_lrs (--set control_lrs=...)"]
+            if values["lr"] == ladder.max():
+                at, ways = "its highest lr,", ways[::-1]
             notes.append(
-                f"{model}: the control was best at its highest lr, {values['lr']:g}, and runs keep up to {most:.2g} "
-                f"times its gain. So a run counts as diverged only below {100 * kept / most:.2g}% of what others "
-                f"learn. Set higher control_lrs (--set control_lrs=...). {again}"
+                f"{model}: the control learned little: runs keep up to {most:.2g} times its gain "
+                f"({values['gain']:.2g}, at {at} {values['lr']:g}). So a run counts as diverged only below "
+                f"{100 * kept / most:.2g}% of what others learn. Set {', or '.join(ways)}. {again}"
             )
         if values["noise"] is not None and ERRORS * (noise := values["noise"] / values["gain"]) > kept:
             notes.append(
