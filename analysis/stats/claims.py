@@ -106,6 +106,12 @@ class Evidence:
         counts = ((lr, *recorded.get(lr, (0, 0)), missing.get(lr, 0)) for lr in sorted({*recorded, *missing}))
         return [(lr, k, n + lost, lost) for lr, k, n, lost in counts]
 
+    def recorded(self, lr: float) -> tuple[int, int]:
+        """Return k diverged of n recorded runs at an lr, with those of confirmations."""
+        own = [(k, n) for tried, k, n in self.grid if tried == lr]
+        fresh = [(test.k, test.n - test.missing) for test in self.confirmations if test.lr == lr]
+        return sum(k for k, _ in own + fresh), sum(n for _, n in own + fresh)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmed:
@@ -119,8 +125,11 @@ class Confirmed:
 
 
 def claim(evidence: Evidence, risk: float, confidence: float) -> dict[str, Any]:
-    """Return the largest lr that the tests of a curve claim: columns of `recommend`, and the next test's next_level."""
-    left, some_failed, claims, failed = 1 - confidence, False, [], 0
+    """Return the largest lr that the tests of a curve claim: columns of `recommend`.
+
+    Also next_level, that of the next test, and lowest_failed_lr of the confirmations, infinity if none failed.
+    """
+    left, some_failed, claims, failed = 1 - confidence, False, [], []
 
     def level() -> float:
         return left / 2 if some_failed else left
@@ -140,19 +149,25 @@ def claim(evidence: Evidence, risk: float, confidence: float) -> dict[str, Any]:
                 continue
             if allowed >= 0:
                 left, some_failed = left - size(n, allowed, risk), True
-                failed += test is not None and k > allowed
+                if test and k > allowed:
+                    failed.append({"failed_lr": lr, "failed_k": k, "failed_n": n, "failed_allowed": allowed})
             break
     result: dict[str, Any] = {"status": CANNOT_SAY, "lr": math.nan, "k": math.nan, "n": math.nan}
-    result |= {"basis": None, "bound": math.nan, "tested_at": math.nan, "next_level": level(), "failed": failed}
+    result |= {"basis": None, "bound": math.nan, "tested_at": math.nan, "next_level": level(), "failed": len(failed)}
+    result |= failed[-1] if failed else dict.fromkeys(("failed_lr", "failed_k", "failed_n", "failed_allowed"), math.nan)
+    result["lowest_failed_lr"] = min((test["failed_lr"] for test in failed), default=math.inf)
     result["pending"] = sum(test.missing for test in evidence.confirmations)
-    _, k, n = evidence.grid[0] if evidence.grid else (math.nan, 0, 0)
+    lowest, k, n = evidence.grid[0] if evidence.grid else (math.nan, 0, 0)
+    too_risky = n and not evidence.placed and lower_bound(k, n, confidence) > risk + 1e-9
+    if not too_risky:
+        k, n = evidence.recorded(lowest)
     result |= {"lowest_k": k, "lowest_n": n}
     result["lowest_bound"] = upper_bound(k, n, confidence) if n else math.nan
     if claims:
         best = max(claims, key=lambda claim: (claim["lr"], claim["n"]))
         bound = upper_bound(best["k"], best["n"], 1 - best["level"])
         return result | best | {"status": CLAIMED, "bound": bound, "tested_at": 1 - best["level"]}
-    if n and not evidence.placed and lower_bound(k, n, confidence) > risk + 1e-9:
+    if too_risky:
         result["status"] = TOO_RISKY
     return result
 

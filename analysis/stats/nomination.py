@@ -40,6 +40,8 @@ def _nomination(
     none = {"nominated": math.nan, "nominated_k": 0, "nominated_n": 0, "nominated_bound": math.nan, "chance": math.nan}
     none |= {"more_if_clean": math.nan if seeds is None else seeds, "more_at_rate": math.nan}
     candidates = [lr for lr in _candidates(evidence, risk) if not lr <= claimed["lr"]]
+    # Where a confirmation failed, a further one costs more seeds and is likelier to fail than one at a lower lr.
+    candidates = [lr for lr in candidates if lr < claimed["lowest_failed_lr"]] or candidates
     if not candidates or seeds is None:
         return none
     # Quantiles at even shares: their mean of a function of P is the posterior's.
@@ -50,7 +52,7 @@ def _nomination(
         return none
     best = int(likely[-1]) if likely.size else int(np.argmax(chance_C))
     lr = candidates[best]
-    k, n = next(((k, n) for tried, k, n in evidence.grid if tried == lr), (0, 0))
+    k, n = evidence.recorded(lr)
     at_rate = seeds_needed(risk, claimed["next_level"], k / n) if n else None
     return {
         "nominated": lr,

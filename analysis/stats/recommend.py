@@ -29,7 +29,8 @@ LR05 = 0.05
 COLUMNS = (
     *("status", "lr", "n", "k", "bound", "basis", "risk", "confidence", "tested_at"),
     *("nominated", "nominated_k", "nominated_n", "nominated_bound", "chance", "more_if_clean", "more_at_rate"),
-    *("pending", "failed", "quality", "quality_median", "quality_median_low", "quality_median_high", "quality_n"),
+    *("pending", "failed", "failed_lr", "failed_k", "failed_n", "failed_allowed"),
+    *("quality", "quality_median", "quality_median_low", "quality_median_high", "quality_n"),
     *("best_lr", "headroom", "headroom_low", "headroom_high", "edge_status", "searched"),
     *("seeds", "lowest_k", "lowest_n", "lowest_bound", "n_min", "n_max", "lr_min", "lr_max", "steps"),
     *("missing", "missing_from"),
@@ -66,19 +67,22 @@ def recommend(
         runs of them), bound (of the risk there, at the confidence tested_at), basis ("study": its runs of fixed seeds;
         "confirmation"); risk, confidence (as requested), tested_at (the confidence of that test, higher than requested
         after one that failed); NaN without a claim; nominated (an lr above the claim that fresh seeds would probably
-        claim, or NaN), nominated_k and nominated_n (the cell there; n is 0 if none was tried), nominated_bound (of its
-        risk, at the confidence), chance (that fresh seeds claim it, by the fitted curve), more_if_clean and
-        more_at_rate (fresh seeds that a confirmation needs if none of them diverges, or if as many do as in that cell;
-        NaN if no number suffices); pending (runs that confirmations still miss), failed (confirmations that failed);
-        quality (the column's name), quality_median with its exact 95% interval quality_median_low, quality_median_high
-        (over seeds; NaN below 6), quality_n: at lr, or else at nominated; a diverged run is the worst result; best_lr
-        (of best median quality), headroom (LR05 over best_lr; NaN unless LR05 was reached) with its 95% interval
-        headroom_low, headroom_high (0 and inf outside the tried lrs), edge_status (status of LR05 in `edges`); searched
-        ("edges", "quality", "imported", "planned import", or "" for a study of fixed runs); seeds (distinct); lowest_k,
-        lowest_n and lowest_bound (the cell of the lowest lr, and the bound of its risk, at the confidence); n_min,
-        n_max (runs a cell), lr_min, lr_max, steps (the horizon); missing (the study's runs that failed, without those
-        of confirmations), missing_from (their lowest lr: the study's runs claim nothing from there on, and no higher lr
-        is nominated; NaN if none is missing); method, <thresholds>, options.
+        claim, below those of failed confirmations where possible, or NaN), nominated_k and nominated_n (the runs there,
+        with those of confirmations; n is 0 if none was tried), nominated_bound (of its risk, at the confidence), chance
+        (that fresh seeds claim it, by the fitted curve), more_if_clean and more_at_rate (fresh seeds that a
+        confirmation needs if none of them diverges, or if as many do as in that cell; NaN if no number suffices);
+        pending (runs that confirmations still miss), failed (confirmations that failed), failed_lr, failed_k, failed_n,
+        failed_allowed (the last of these: its lr, diverged runs of its seeds, and how many were allowed; NaN if none
+        failed); quality (the column's name), quality_median with its exact 95% interval quality_median_low,
+        quality_median_high (over seeds; NaN below 6), quality_n: at lr, or else at nominated; a diverged run is the
+        worst result; best_lr (of best median quality), headroom (LR05 over best_lr; NaN unless LR05 was reached) with
+        its 95% interval headroom_low, headroom_high (0 and inf outside the tried lrs), edge_status (status of LR05 in
+        `edges`); searched ("edges", "quality", "imported", "planned import", or "" for a study of fixed runs); seeds
+        (distinct); lowest_k, lowest_n and lowest_bound (the runs at the lowest lr, with those of confirmations unless
+        too risky, and the bound of its risk, at the confidence); n_min, n_max (runs a cell), lr_min, lr_max, steps (the
+        horizon); missing (the study's runs that failed, without those of confirmations), missing_from (their lowest lr:
+        the study's runs claim nothing from there on, and no higher lr is nominated; NaN if none is missing); method,
+        <thresholds>, options.
 
     Raises:
         ValueError: Unless 0 < risk < 1 and 0 < confidence < 1, or if there is no such quality; the message lists

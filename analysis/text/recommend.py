@@ -26,16 +26,24 @@ def sentences(table: pd.DataFrame) -> list[str]:
 
 def sentence(row: Mapping[str, Any]) -> str:
     """Return the text of one row of `recommend`: its claim or why there is none, its quality, and the next step."""
-    parts = [_claim(row) if row["status"] == CLAIMED else _no_claim(row), *_tests(row)]
     if row["status"] == CLAIMED:
-        parts += _quality_and_headroom(row)
+        parts = [_claim(row), *_failed(row), *_missing_runs(row), *_quality_and_headroom(row)]
+    else:
+        parts = [_why(row)]
     parts += _next(row)
     return f"{row['curve']}: {' '.join(parts)}"
 
 
 def why_no_claim(row: Mapping[str, Any]) -> str | None:
     """Return why a row of `recommend` claims no lr; None if it claims one."""
-    return None if row["status"] == CLAIMED else " ".join([_no_claim(row), *_tests(row)])
+    return None if row["status"] == CLAIMED else _why(row)
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    failed, unclaimed = _failed(row), _no_claim(row)
+    if failed:
+        unclaimed = unclaimed[0].upper() + unclaimed[1:]
+    return " ".join([*failed, unclaimed, *_missing_runs(row)])
 
 
 def _claim(row: Mapping[str, Any]) -> str:
@@ -69,16 +77,25 @@ def _no_claim(row: Mapping[str, Any]) -> str:
     if math.isnan(bound):
         return f"{seeds}."
     seeds = f"cannot say with {count(n, 'seed')}"
-    if bound <= row["risk"]:  # `_tests` says what failed or is missing
+    if bound <= row["risk"]:  # other sentences say what failed or is missing
         return f"{seeds}: {tried}."
     return f"{seeds}: {tried}, so the risk there may be up to {percent(bound)}."
 
 
-def _tests(row: Mapping[str, Any]) -> list[str]:
-    """Return what confirmations and missing runs mean for a claim."""
+def _failed(row: Mapping[str, Any]) -> list[str]:
+    if not row["failed"]:
+        return []
+    last = "at" if row["failed"] == 1 else "the last at"
+    return [
+        f"{count(row['failed'], 'confirmation')} failed, {last} lr {row['failed_lr']:g}: "
+        f"{_of(row['failed_k'], row['failed_n'])} diverged and {row['failed_allowed']:.0f} were allowed, so the next "
+        "test is stricter."
+    ]
+
+
+def _missing_runs(row: Mapping[str, Any]) -> list[str]:
+    """Return what missing runs mean for a claim."""
     parts = []
-    if row["failed"]:
-        parts.append(f"{count(row['failed'], 'confirmation')} failed, so the next test is stricter.")
     if row["pending"]:
         are = "is" if row["pending"] == 1 else "are"
         how = "import" if row["searched"] in (IMPORTED, PLANNED_IMPORT) else "resume"
@@ -119,7 +136,9 @@ def _next(row: Mapping[str, Any]) -> list[str]:
     tried = ""
     if row["status"] == CLAIMED and row["nominated_n"]:
         diverged = f"{_of(row['nominated_k'], row['nominated_n'])} diverged there"
-        tried = f", not claimed: {diverged}, so its risk may be up to {percent(row['nominated_bound'])}"
+        tried = f", not claimed: {diverged}"
+        if row["nominated_bound"] > row["risk"]:
+            tried += f", so its risk may be up to {percent(row['nominated_bound'])}"
     if row["nominated_k"] and not math.isnan(row["more_at_rate"]):
         seeds += f", or {row['more_at_rate']:.0f} that diverge at this rate"
     unlikely = "; a lower lr is likelier to pass" if row["chance"] < LIKELY else ""

@@ -8,8 +8,9 @@ import pandas as pd
 
 from analysis.loading import records
 from analysis.stats.edges import BELOW, NOT_REACHED, REACHED
-from analysis.stats.intervals import CONFIDENCE, upper_bound
+from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.recommend import CLAIMED, RISK
+from analysis.text.format import percent
 from study.config import IMPORTED, Study
 from study.record.schema import FIRST_LOSSES
 
@@ -21,8 +22,26 @@ MOST_CLAIMS = 100
 
 
 def claims_text(recommended: pd.DataFrame) -> str:
-    """Return the lrs that are claimed for one model, or why none is, and which missing runs forbid a claim."""
-    return f"{_claimed(recommended)}{_forbidden(recommended)}"
+    """Return the lrs that are claimed for one model, or why none is: failed confirmations, missing runs."""
+    return f"{failed_text(recommended)} {_claimed(recommended)}{_forbidden(recommended)}".lstrip()
+
+
+def failed_text(recommended: pd.DataFrame) -> str:
+    """Return the last failed confirmation of each curve, unless a later test claimed; "" if there is none."""
+    # A claim after a failed test is tested at a higher confidence.
+    failed = [row for row in records(recommended) if row["failed"]]
+    rows = [row for row in failed if not float(row["tested_at"]) > float(row["confidence"]) + 1e-9]
+    if not rows:
+        return ""
+    if len(rows) > MOST_CURVES:
+        return f"Confirmations of {len(rows):,} curves failed."
+    several = len(set(recommended["model"])) > 1
+    tests = ", ".join(
+        f"{row['model'] + ' ' if several else ''}{row['curve']} at lr {row['failed_lr']:g} ({row['failed_k']:g} of "
+        f"{row['failed_n']:g} diverged, {row['failed_allowed']:g} allowed)"
+        for row in rows
+    )
+    return f"{'A confirmation' if len(rows) == 1 else 'Confirmations'} failed: {tests}."
 
 
 def _forbidden(recommended: pd.DataFrame) -> str:
@@ -48,9 +67,14 @@ def _claimed(recommended: pd.DataFrame) -> str:
         return f"No lr can be claimed yet ({risk}): the search chose lrs by earlier outcomes, so it only nominates."
     if IMPORTED in set(recommended["searched"]):
         return f"No lr can be claimed yet ({risk}): imported runs that were not planned only nominate."
-    most = max(recommended["nominated_n"].fillna(0).tolist(), default=0)
-    bound = f": after 0 of {most:g} diverged, the risk may be up to {100 * upper_bound(0, int(most)):.2g}%"
-    return f"No lr can be claimed yet ({risk}){bound if most else ''}."
+    tried = [row for row in records(recommended) if row["nominated_n"] and row["nominated_bound"] > RISK]
+    if not tried:
+        return f"No lr can be claimed yet ({risk})."
+    row = min(tried, key=lambda row: row["nominated_bound"])
+    return (
+        f"No lr can be claimed yet ({risk}): after {row['nominated_k']:g} of {row['nominated_n']:g} diverged at lr "
+        f"{row['nominated']:g}, the risk may be up to {percent(row['nominated_bound'])}."
+    )
 
 
 def many_edges_text(edges: Sequence[Mapping[str, Any]], level: float) -> str:

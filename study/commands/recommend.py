@@ -26,6 +26,7 @@ def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
     from analysis.stats.recommend import recommend as recommend_table
     from analysis.text import recommend as text
     from analysis.text.control import control_notes
+    from analysis.text.report import failed_text
 
     runs, definition = analysis.load(folder), read_definition(folder)
     table = recommend_table(
@@ -41,7 +42,8 @@ def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
         return json.dumps(text.json_records(table, typed_path(folder), typed_command()), indent=1, allow_nan=False)
     if table.empty:
         return "\n".join(["no runs recorded yet", *control_notes(definition, folder, read_runs(folder))])
-    lines = []
+    failed = failed_text(table)
+    lines = [failed, ""] if failed else []
     for model in dict.fromkeys(table["model"]):
         of_model = table.loc[table["model"] == model]
         lines += [f"{model}:", *(f"  {sentence}" for sentence in text.sentences(of_model)), ""]

@@ -171,7 +171,8 @@ def test_a_page_says_a_part_of_many_curves_and_models_in_words() -> None:
 def test_many_claims_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_text, "MOST_CLAIMS", 2)
     lrs = np.array([0.4, 0.1, 0.2])
-    claims = pd.DataFrame({"status": "claimed", "curve": list("abc"), "lr": lrs, "k": 0, "n": 59, "missing": 0})
+    counts = {"k": 0, "n": 59, "missing": 0, "failed": 0}
+    claims = pd.DataFrame({"status": "claimed", "model": "m", "curve": list("abc"), "lr": lrs} | counts)
     said = report_text.claims_text(claims)
     assert said.endswith("3 curves, the lowest up to lr 0.1, the highest to 0.4.")
     assert "a up to lr 0.4 (0 of 59)" in report_text.claims_text(claims.head(2))

@@ -31,8 +31,10 @@ from analysis.stats.claims import (
 )
 from analysis.stats.edges import BELOW, NOT_REACHED, REACHED, fits
 from analysis.stats.intervals import median_interval
+from analysis.stats.nomination import LIKELY
 from analysis.stats.recommend import recommend
 from analysis.text.recommend import commands, headroom_text, json_records, sentences
+from analysis.text.report import claims_text, failed_text
 from study.config import IMPORTED, JUDGED_FROM, Arm, EdgeSearch, QualitySearch, Run
 from study.record.confirmations import Confirmation
 
@@ -317,12 +319,40 @@ def test_only_a_failed_confirmation_spends_level():
     assert row["tested_at"] == pytest.approx(1 - level)
     (said,) = sentences(recommend(more, DEFINITION, confirmations=[first, second, third]))
     contains(said, f"tested at {100 * (1 - level):.4g}%", "earlier test failed")
+    assert failed_text(recommend(runs, DEFINITION, confirmations=[first, second])).startswith("A confirmation failed")
+    assert failed_text(recommend(more, DEFINITION, confirmations=[first, second, third])) == "", "the last one claimed"
     # Upward from a claim, nothing is spent.
     low, high = confirmation(0.2, range(100, 159)), confirmation(0.4, range(200, 259), number=1)
     runs = pd.concat(
         [runs_of({0.2: (0, 8)}), runs_of({0.2: (0, 59, 100)}), runs_of({0.4: (0, 59, 200)})], ignore_index=True
     )
     assert row_of(runs, confirmations=[low, high])["lr"] == 0.4
+
+
+def test_failed_confirmation_is_named_first_and_its_runs_count():
+    named = confirmation(0.1, range(100, 159), study_seeds=4)
+    runs = pd.concat([runs_of({0.1: (0, 4), 0.2: (4, 4)}), runs_of({0.1: (1, 59, 100)})], ignore_index=True)
+    table = recommend(runs, DEFINITION, confirmations=[named])
+    (row,), (said,) = table.to_dict("records"), sentences(table)
+    assert (row["status"], row["nominated"]) == (CANNOT_SAY, 0.1), "no lower lr was tried"
+    assert [row[f"failed_{name}"] for name in ("lr", "k", "n", "allowed")] == [0.1, 1, 59, 0]
+    assert (row["nominated_k"], row["nominated_n"], row["lowest_k"], row["lowest_n"]) == (1, 63, 1, 63)
+    assert said.startswith("none: 1 confirmation failed, at lr 0.1: 1 of 59 diverged and 0 were allowed")
+    contains(said, "stricter. Cannot say with 63 seeds: 1 of 63 diverged at lr 0.1, so the risk there may be up to 7.3%")
+    in_report = claims_text(table)
+    assert in_report.startswith("A confirmation failed: none at lr 0.1 (1 of 59 diverged, 0 allowed). No lr can be")
+    contains(in_report, "after 1 of 63 diverged at lr 0.1, the risk may be up to 7.3%")
+
+
+def test_lr_whose_confirmation_failed_is_not_nominated_again_if_a_lower_one_is_there():
+    lrs = {lr: (40 * int(lr > 1), 40, 40 * i) for i, lr in enumerate(np.geomspace(0.1, 2, 12).round(3))}
+    assert row_of(runs_of(lrs), SEARCH)["nominated"] > 0.3
+    named = confirmation(0.3, range(1000, 1059), definition=SEARCH)
+    runs = pd.concat([runs_of(lrs), runs_of({0.3: (1, 59, 1000)})], ignore_index=True)
+    row = row_of(runs, SEARCH, confirmations=[named])
+    assert (row["status"], row["failed"]) == (CANNOT_SAY, 1)
+    assert row["nominated"] < 0.3
+    assert row["chance"] > LIKELY
 
 
 def test_failed_study_spends_level_if_it_had_enough_seeds():

@@ -133,6 +133,15 @@ def test_import_completes_a_confirmation(tmp_path: Path, capsys: pytest.CaptureF
     assert "59 of 59 done" in status(folder)
 
 
+def test_recommend_begins_with_a_confirmation_that_failed(tmp_path: Path) -> None:
+    import_runs(asked(tmp_path, table(optimizers=("sgd",))))
+    folder = tmp_path / "ours"
+    assert main(["confirm", str(folder), "--lr", "1.6"]) == 0
+    import_runs(asked(tmp_path, table(lrs=(1.6,), seeds=tuple(range(3, 62)), optimizers=("sgd",))))
+    said = recommend_text(folder, Claim())
+    assert said.startswith("A confirmation failed: sgd at lr 1.6 (59 of 59 diverged, 0 allowed).\n\n")
+
+
 def test_more_runs_extend_the_record(tmp_path: Path) -> None:
     import_runs(asked(tmp_path, table()))
     folder = tmp_path / "ours"
