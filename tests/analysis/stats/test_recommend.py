@@ -338,7 +338,9 @@ def test_failed_confirmation_is_named_first_and_its_runs_count():
     assert [row[f"failed_{name}"] for name in ("lr", "k", "n", "allowed")] == [0.1, 1, 59, 0]
     assert (row["nominated_k"], row["nominated_n"], row["lowest_k"], row["lowest_n"]) == (1, 63, 1, 63)
     assert said.startswith("none: 1 confirmation failed, at lr 0.1: 1 of 59 diverged and 0 were allowed")
-    contains(said, "stricter. Cannot say with 63 seeds: 1 of 63 diverged at lr 0.1, so the risk there may be up to 7.3%")
+    contains(
+        said, "stricter. Cannot say with 63 seeds: 1 of 63 diverged at lr 0.1, so the risk there may be up to 7.3%"
+    )
     in_report = claims_text(table)
     assert in_report.startswith("A confirmation failed: none at lr 0.1 (1 of 59 diverged, 0 allowed). No lr can be")
     contains(in_report, "after 1 of 63 diverged at lr 0.1, the risk may be up to 7.3%")
