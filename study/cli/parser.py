@@ -311,7 +311,7 @@ def _add_range_test(parser: argparse.ArgumentParser) -> None:
     )
     add("--to", dest="high", type=float, metavar="LR", help="lr of the last step (default: highest of the space * 10)")
     add("--steps", type=int, default=400, metavar="N", help="steps of a run, at least 20 (default: 400)")
-    add("--seeds", default="4", dest="range_seeds", metavar="N", help="how many, or such as 100-115 (default: 4)")
+    add("--seeds", action=_Listed, dest="range_seeds", metavar="N", help="how many, or such as 100-115 (default: 4)")
     for option in ("data", "data_dir", "out", "init_from", "init_accumulators", "settings", "workers", "device"):
         _add(parser, option)
 

@@ -86,7 +86,9 @@ def _run(options: argparse.Namespace) -> None:
 def _range_test(options: argparse.Namespace) -> None:
     from study.commands.range_test import RangeRequest, range_test
 
-    wanted = RangeRequest(low=options.low, high=options.high, steps=options.steps, seeds=options.range_seeds)
+    wanted = RangeRequest(
+        low=options.low, high=options.high, steps=options.steps, seeds=options.range_seeds or RangeRequest.seeds
+    )
     show(range_test(_request(options), wanted))
 
 

@@ -162,7 +162,7 @@ def _predicted_sizes(folder: Path, axis: str) -> list[float]:
     import pandas as pd
 
     try:
-        last = pd.read_csv(io.BytesIO(stores.store_for(folder).get(PREDICTIONS.format("scale"), 2**16) or b""))
+        last = pd.read_csv(io.BytesIO(stores.store_for(folder).get(PREDICTIONS.format("scale")) or b""))
         return sorted(filter(is_size, set(last.loc[last["axis"] == axis, "size"].astype(float))))
     except (KeyError, ValueError):  # none, or no table of ours
         return []

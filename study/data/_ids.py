@@ -20,12 +20,13 @@ EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 """Up to here every whole number is a float of this type."""
 
 WHOLE = r"^(-?(?:0|[1-9]\d*))\.0*$"
-SCIENTIFIC = r"^-?\d(?:(?:\.\d+)?[eE]\+|\.\d+E)\d+$"
+OF_NUMPY = r"^-?\d(?:\.\d+)?[eE]\+\d+$"
+SCIENTIFIC = rf"{OF_NUMPY}|^-?\d\.\d+E\d+$"
 """`3.000000e+06` has all digits of its integer. `3e+06` may be another one, rounded. Java and Spark write `1.0E7`,
 without a plus, and never round it."""
 
 
-def id_codes(name: str, columns: Sequence[pa.ChunkedArray], *, csv: bool) -> tuple[np.ndarray, int, bool]:
+def id_codes(name: str, columns: Sequence[pa.ChunkedArray], *, csv: bool) -> tuple[np.ndarray, int, int]:
     """Return int32 codes of the sorted distinct ids, from 0 (-1 if missing), and how many there are.
 
     Args:
@@ -34,19 +35,22 @@ def id_codes(name: str, columns: Sequence[pa.ChunkedArray], *, csv: bool) -> tup
         csv: whether a file is CSV.
 
     Returns:
-        The codes, their number, and whether version 1 of `table` returned the same.
+        The codes, their number, and the first version of `table` that returned the same.
 
     Raises:
         ValueError: the ids are no ids, or floats that cannot say which.
     """
     columns = [plain(column) for column in columns]
     kinds = {column.type for column in columns}
-    same = len(kinds) == 1 or kinds.isdisjoint([*EXACT, pa.bool_()])
+    version = 1 if len(kinds) == 1 or kinds.isdisjoint([*EXACT, pa.bool_()]) else 2
 
     def one_name(distinct: pa.Array) -> pa.Array:
-        nonlocal same
+        nonlocal version
         named = _one_name(name, distinct)
-        same = same and named.equals(distinct) and not (csv and _any_in(distinct, MISSING))
+        if not named.equals(distinct) or (csv and _any_in(distinct, MISSING)):
+            version = 2
+        if not named.equals(_one_name(name, distinct, OF_NUMPY)):
+            version = 3
         return named
 
     try:
@@ -58,7 +62,7 @@ def id_codes(name: str, columns: Sequence[pa.ChunkedArray], *, csv: bool) -> tup
         codes, count = ranked(together, one_name if _is_text(together.type) else None)
     except pa.ArrowException as error:
         raise ValueError(f"the ids of {name} are neither text nor numbers ({columns[0].type})") from error
-    return codes, count, same
+    return codes, count, version
 
 
 def _require_exact(name: str, column: pa.ChunkedArray) -> None:
@@ -90,9 +94,9 @@ def text_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.coalesce(integers, others)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _one_name(name: str, distinct: pa.Array) -> pa.Array:
+def _one_name(name: str, distinct: pa.Array, scientific_form: str = SCIENTIFIC) -> pa.Array:
     """Return text ids with one name for each whole number: `1` for `1.0`."""
-    is_scientific = pc.match_substring_regex(distinct, SCIENTIFIC)  # pyright: ignore[reportAttributeAccessIssue]
+    is_scientific = pc.match_substring_regex(distinct, scientific_form)  # pyright: ignore[reportAttributeAccessIssue]
     scientific = pc.filter(distinct, is_scientific).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
     exact = [_with_all_digits(text) for text in scientific]
     is_whole = pc.match_substring_regex(distinct, WHOLE)  # pyright: ignore[reportAttributeAccessIssue]

@@ -58,14 +58,14 @@ def canonical_list(said: Any) -> Any:
     return {key: value for key, value in said.items() if (key, value) != ("pool", "mean")} or "mean"
 
 
-def list_codes(feature: IdList, columns: Sequence[pa.ChunkedArray], *, csv: bool) -> tuple[np.ndarray, int]:
-    """Return codes (N, L) of lists of ids, -1 after the end of each, and the number of distinct ids.
+def list_codes(feature: IdList, columns: Sequence[pa.ChunkedArray], *, csv: bool) -> tuple[np.ndarray, int, int]:
+    """Return codes (N, L) of lists of ids, -1 after the end of each, and the rest of `id_codes`.
 
     Missing ids inside a list do not count. Raises ValueError.
     """
     lists = [_split(feature, column) for column in columns]
     count_N = np.concatenate([pc.list_value_length(c).fill_null(0).to_numpy() for c in lists]).astype(np.int64)  # pyright: ignore[reportAttributeAccessIssue]
-    codes, distinct, _ = id_codes(feature.name, [pc.list_flatten(c) for c in lists], csv=csv)  # pyright: ignore[reportAttributeAccessIssue]
+    codes, distinct, version = id_codes(feature.name, [pc.list_flatten(c) for c in lists], csv=csv)  # pyright: ignore[reportAttributeAccessIssue]
     row = np.repeat(np.arange(len(count_N)), count_N)[codes >= 0]
     codes = codes[codes >= 0]
     count_N = np.bincount(row, minlength=len(count_N))
@@ -81,7 +81,7 @@ def list_codes(feature: IdList, columns: Sequence[pa.ChunkedArray], *, csv: bool
     padded = np.full((len(count_N), width), -1, dtype=np.int32)
     kept = place >= 0
     padded[row[kept], place[kept]] = codes[kept]
-    return padded, distinct
+    return padded, distinct, version
 
 
 def separator_warning(feature: IdList, columns: Sequence[pa.ChunkedArray]) -> str | None:

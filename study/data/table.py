@@ -42,9 +42,10 @@ from study.storage.scratch import scratch_folder
 LEAST_HELDOUT, LEAST_HELDOUT_SHARE = 100, 0.005
 """With fewer held-out rows, or a smaller share, quality would be noise: a stray stamp makes a day of one row."""
 
-VERSION = 2
-"""Must be increased if the same files are converted to other arrays. Version 2 reads `1.0` as `1`, and `NA` as text, in
-ids; a log that has none keeps the content hash of version 1, and so do the ids of its runs."""
+VERSION = 3
+"""Must be increased if the same files are converted to other arrays. In ids, version 2 reads `1.0` as `1`, and `NA` as
+text, and version 3 `1.0E7` as `10000000`. A log keeps the content hash of the first version that converts it so, and
+its runs keep their ids."""
 
 
 def load(cache: Path, *, dir: str | Path) -> Log:
@@ -154,20 +155,21 @@ def _log(
                 warn(target.name, labels, f"set {' or '.join(replace(target, **way).declared() for way in ways)}")
             yield target.name, target.kind, labels, unit
 
-    as_before: list[bool] = []
+    versions = [1]
     is_csv = any(kind_of(file, declared) == "csv" for file in files)
 
     def ids() -> Iterator[tuple[str, np.ndarray, int]]:
         for name in declared.ids:
             columns = [source.read(name) for source in sources]
-            codes, distinct, same = id_codes(name, columns, csv=is_csv)
-            as_before.append(same)
+            codes, distinct, version = id_codes(name, columns, csv=is_csv)
+            versions.append(version)
             yield name, _ordered(codes, order), distinct
         for feature in declared.id_lists:
             columns = [source.read(feature.name) for source in sources]
             if warning := separator_warning(feature, columns):
                 warnings.append(warning)
-            codes, distinct = list_codes(feature, columns, csv=is_csv)
+            codes, distinct, version = list_codes(feature, columns, csv=is_csv)
+            versions.append(version if version > 2 else 1)  # no version read lists otherwise than version 2
             yield feature.name, _ordered(codes, order), distinct
 
     log = make_log(
@@ -184,7 +186,7 @@ def _log(
         log = replace(log, pools=("mean",) * len(declared.ids) + tuple(feature.pool for feature in declared.id_lists))
     _check_classes(log)
     log = replace(log, facts=facts | {"warnings": warnings}) if warnings else log
-    return replace(log, content=contents[0]) if all(as_before) else log
+    return replace(log, content=contents[max(versions) - 1])
 
 
 def _in_time_order(

@@ -234,6 +234,11 @@ def test_a_list_that_is_given_twice_has_all_values(command: list[str], option: s
     assert getattr(build_parser(VERBS).parse_args(words), option) == "1,2,3"
 
 
+def test_seeds_of_range_tests_given_twice_are_all_tested() -> None:
+    words = ["range-test", "quick", "--seeds", "100-107", "--seeds", "200-207"]
+    assert build_parser(VERBS).parse_args(words).range_seeds == "100-107,200-207"
+
+
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster on which nothing may be trained."""

@@ -158,5 +158,14 @@ def test_logs_that_are_read_as_before_keep_their_content(tmp_path):
         assert re.fullmatch("[0-9a-f]{64}", changed.content)
 
 
+def test_a_log_whose_ids_version_2_read_otherwise_has_another_content(tmp_path):
+    """The hashes are those of version 2, whose caches and runs may be on disk."""
+    rest = ["2.0", "3"]
+    assert convert(tmp_path / "dot", ["1.0", *rest], ["1", "2", "3"]).content == OF_VERSION_2
+    assert convert(tmp_path / "java", ["1.0E7", *rest], ["10000000", "2", "3"]).content != JAVA_OF_VERSION_2
+
+
+OF_VERSION_2 = "c3f7dc2c76eeea36b8163a6f1cddefd90350e5537c0df7310303a0af771b4731"
+JAVA_OF_VERSION_2 = "9e5b393628b323a44b977ae13b883af5bd699c215587203908b2e91b8bb28e1e"
 OLD_CSV = "6fa35cfa969bc4e32ca99cd8cc64c66d827ba79c881466a6ca29bbd3043c10d2"
 OLD_PARQUET = "b31547eae22d0e1fdf64d2dd7af78a6c4800c122dc69f9f5caf86b1a60c7e5da"
