@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.commands import changed_code, search_start
 from study.commands.progress import duration
+from study.commands.recorded_lrs import recorded_lrs
 from study.commands.remaining import RemainingWork, remaining_work
 from study.commands.request import RunRequest, out_folder, study_and_trainer
 from study.config import QualitySearch, Study, comparators, planned_contrasts
@@ -43,7 +44,7 @@ def preview_lines(
     """
     study, trainer = (study, open_trainer(study, cache_folder())) if study else study_and_trainer(request)
     folder = out_folder(request, study)
-    study = search_start.recorded_lrs(study, folder)
+    study = recorded_lrs(study, folder)
     if not study.has_lrs:
         return _without_lrs(study, trainer, folder, of_family)
     exists = study_exists(folder)

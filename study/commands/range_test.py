@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from analysis.stats.range_rules import explosion
+from study.commands.recorded_lrs import recorded_lrs
 from study.commands.request import RunRequest, out_folder, study_and_trainer
 from study.config import Arm, Study, canonical_json
 from study.definition import overrides
@@ -26,6 +27,7 @@ from study.record.range_tests import (
     write_range_tests,
 )
 from study.record.tables import check_not_published
+from study.search.placement import HIGHEST
 from study.storage import stores
 from study.storage.lock import locked
 from study.storage.stores import cache_folder
@@ -34,12 +36,15 @@ from study.text.wording import count
 from study.trainers.protocol import Trainer, open_trainer
 
 LOW_FACTOR, HIGH_FACTOR = 0.01, 10.0
-"""Without --from and --to, the lr rises from a hundredth of the lowest lr of the space to ten times its highest."""
+"""Without --from and --to, the lr rises from a hundredth of the lowest lr of the study to ten times its highest."""
+
+WIDE = 1e-6, HIGHEST
+"""The same of a study without lrs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RangeRequest:
-    """What to test. low, high: None is around the lrs of the space. seeds: how many, from 0, or `100-115`."""
+    """What to test. low, high: None is around the lrs of the study. seeds: how many, from 0, or `100-115`."""
 
     low: float | None = None
     high: float | None = None
@@ -49,11 +54,12 @@ class RangeRequest:
     def ramp(self, study: Study) -> Ramp:
         """Return the lr of each step. Raises ValueError."""
         lrs = [lr for arm in study.arms for lr in study.lrs_of(arm)]
-        if not lrs and None in (self.low, self.high):
-            raise ValueError("the study has no lrs around which to test: give --from and --to")
-        low = float(f"{LOW_FACTOR * min(lrs):.3g}") if self.low is None else self.low
-        high = float(f"{HIGH_FACTOR * max(lrs):.3g}") if self.high is None else self.high
-        return Ramp(low=low, high=high, steps=self.steps)
+        low, high = (LOW_FACTOR * min(lrs), HIGH_FACTOR * max(lrs)) if lrs else WIDE
+        return Ramp(
+            low=float(f"{low:.3g}") if self.low is None else self.low,
+            high=float(f"{high:.3g}") if self.high is None else self.high,
+            steps=self.steps,
+        )
 
     def seed_numbers(self) -> tuple[int, ...]:
         """Return the seeds. Raises ValueError."""
@@ -106,11 +112,11 @@ def range_test(request: RunRequest, wanted: RangeRequest) -> str:
     from analysis.report import range_tests as page
 
     study, trainer = study_and_trainer(request)
-    ramp, seeds = wanted.ramp(study), wanted.seed_numbers()
+    folder = out_folder(request, study)
+    ramp, seeds = wanted.ramp(recorded_lrs(study, folder)), wanted.seed_numbers()
     trainer.range_test(study)  # refuses what has none
     for seed in seeds:
         study.run(trainer.content, study.models[0], study.arms[0], ramp.high, seed)  # raises for a reserved seed
-    folder = out_folder(request, study)
     train_range_tests(study, trainer, folder, lambda _model, _arm: ramp, seeds, request)
     found = page.of_folder(folder, setting_of(study, trainer.content))
     assert found, "they have just been recorded"

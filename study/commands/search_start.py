@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from study.commands.range_test import ShortLoopError, columns_of, train_range_tests
+from study.commands.range_test import WIDE, ShortLoopError, columns_of, train_range_tests
+from study.commands.recorded_lrs import arm_key, complete, lrs_of_record, recorded_lrs
 from study.commands.request import RunRequest
-from study.config import Arm, Study, canonical_json
-from study.record.definition import read_definition, study_exists
+from study.config import Arm, Study
 from study.record.range_tests import LEAST_STEPS, Ramp, read_range_tests, recorded_tests, setting_of
-from study.search.placement import HIGHEST
 from study.trainers.protocol import Trainer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RAMP = Ramp(low=1e-6, high=HIGHEST, steps=400)
+RAMP = Ramp(low=WIDE[0], high=WIDE[1], steps=400)
 SEEDS = tuple(range(4))
 BELOW = 100.0
 """The first seed's ramp is wide. That of all seeds begins so many times below the lr at which the first explodes."""
@@ -26,11 +25,6 @@ BELOW = 100.0
 RUNGS = (0.25, 0.5, 1.0)
 """Where a curve begins, in units of the median lr at which its range tests explode. Edges lie somewhat below that
 median (docs/range_test.md)."""
-
-
-def recorded_lrs(study: Study, folder: Path) -> Study:
-    """Return a study without lrs with those of its record; unchanged if an arm is not recorded."""
-    return study if study.has_lrs else _with(study, folder, {})
 
 
 def with_lrs(study: Study, trainer: Trainer, folder: Path, request: RunRequest) -> Study:
@@ -44,10 +38,10 @@ def with_lrs(study: Study, trainer: Trainer, folder: Path, request: RunRequest) 
     if (study := recorded_lrs(study, folder)).has_lrs:
         return study
     check(study, trainer)
-    known = _recorded(folder)[1]
-    untested = tuple(arm for arm in study.arms if not (arm.lrs or known.get(_key(arm))))
+    known = lrs_of_record(folder)
+    untested = tuple(arm for arm in study.arms if not (arm.lrs or known.get(arm_key(arm))))
     exploded = _explosions(dataclasses.replace(study, arms=untested, compare=()), trainer, folder, request)
-    return _with(study, folder, {arm: _ladder(lrs) for arm, lrs in exploded.items()})
+    return complete(study, folder, {arm: _ladder(lrs) for arm, lrs in exploded.items()})
 
 
 def check(study: Study, trainer: Trainer) -> None:
@@ -56,27 +50,6 @@ def check(study: Study, trainer: Trainer) -> None:
         trainer.range_test(study)
     except ValueError as error:
         raise ValueError(f"the study has no lrs, and range tests cannot find them: {error}") from None
-
-
-def _with(study: Study, folder: Path, ladders: dict[str, tuple[float, ...]]) -> Study:
-    """The study with the lrs of its record and these; unchanged if an arm has neither."""
-    before, known = _recorded(folder)
-    lrs_of = ladders | known
-    arms = tuple(dataclasses.replace(arm, lrs=arm.lrs or lrs_of.get(_key(arm), ())) for arm in study.arms)
-    if not all(arm.lrs for arm in arms):
-        return study
-    if not before:
-        return dataclasses.replace(study, arms=arms)
-    control = study.control_lrs or before.control_lrs
-    return dataclasses.replace(study, arms=arms, lrs=before.lrs, control_lrs=control)
-
-
-def _recorded(folder: Path) -> tuple[Study | None, dict[str, tuple[float, ...]]]:
-    """The recorded study, and the lrs of its arms."""
-    if not study_exists(folder):
-        return None, {}
-    before = read_definition(folder).study
-    return before, {_key(arm): before.lrs_of(arm) for arm in before.arms}
 
 
 def _explosions(
@@ -106,20 +79,20 @@ def _tested(study: Study, trainer: Trainer, folder: Path, request: RunRequest, r
         train_range_tests(part, trainer, folder, lambda _model, _arm: ramp, SEEDS[:1], request)
     first, ramps, tests = {}, {}, read_range_tests(folder)
     for model, arm in curves:
-        first[model, _key(arm)] = lr = _read(tests, study, trainer, model, arm, ramp)[0]
+        first[model, arm_key(arm)] = lr = _read(tests, study, trainer, model, arm, ramp)[0]
         if math.isfinite(lr):
             narrow = Ramp(low=float(f"{lr / BELOW:.2g}"), high=float(f"{lr:.3g}"), steps=ramp.steps)
-            ramps[model, _key(arm)] = narrow
+            ramps[model, arm_key(arm)] = narrow
     if ramps:
-        train_range_tests(study, trainer, folder, lambda model, arm: ramps.get((model, _key(arm))), SEEDS, request)
+        train_range_tests(study, trainer, folder, lambda model, arm: ramps.get((model, arm_key(arm))), SEEDS, request)
     found: dict[str, list[float]] = {}
     tests = read_range_tests(folder)
     for model, arm in curves:
-        lr, narrow = first[model, _key(arm)], ramps.get((model, _key(arm)))
+        lr, narrow = first[model, arm_key(arm)], ramps.get((model, arm_key(arm)))
         if narrow:
             lrs = np.sort(_read(tests, study, trainer, model, arm, narrow))
             lr = min(lr, quantile(lrs, 0.5))
-        found.setdefault(_key(arm), []).append(lr)
+        found.setdefault(arm_key(arm), []).append(lr)
     return found
 
 
@@ -136,7 +109,3 @@ def _ladder(explosions: list[float]) -> tuple[float, ...]:
     """The lrs at which the search of an arm begins, for all models."""
     at = [min(lr, RAMP.high) for lr in explosions]
     return tuple(sorted({float(f"{lr * rung:.2g}") for lr in at for rung in RUNGS}))
-
-
-def _key(arm: Arm) -> str:
-    return canonical_json([arm.method, arm.options])

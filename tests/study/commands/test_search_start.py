@@ -12,7 +12,8 @@ from analysis.stats.range_rules import explosion
 from study.cli.main import main
 from study.commands import search_start
 from study.commands.range_test import ShortLoopError, train_range_tests
-from study.commands.request import RunRequest
+from study.commands.recorded_lrs import recorded_lrs
+from study.commands.request import RunRequest, study_and_trainer
 from study.config import Arm, EdgeSearch, Study
 from study.loops.definition import Loop
 from study.record.definition import Definition, open_study
@@ -86,11 +87,11 @@ def test_recorded_lrs_stay_and_only_new_arms_are_tested(
     open_study(tmp_path, Definition(study=found, data=trainer.description(), versions={}))
     monkeypatch.setattr(search_start, "RUNGS", (0.1,))  # as another version might begin
     assert search_start.with_lrs(made, trainer, tmp_path, REQUEST).lrs == found.lrs
-    assert search_start.recorded_lrs(made, tmp_path).control_lrs == found.control_lrs
+    assert recorded_lrs(made, tmp_path).control_lrs == found.control_lrs
 
     capsys.readouterr()
     more, trainer = study_of(Arm("plain"), Arm("sharp", curvature=10.0))
-    assert search_start.recorded_lrs(more, tmp_path) == more
+    assert recorded_lrs(more, tmp_path) == more
     grown = search_start.with_lrs(more, trainer, tmp_path, REQUEST)
     assert "plain" not in capsys.readouterr().out
     assert grown.lrs_of(grown.arms[0]) == found.lrs_of(found.arms[0])
@@ -186,5 +187,18 @@ def test_the_plan_says_what_finds_the_lrs(own_space: str, capsys: pytest.Capture
     assert "range tests of 2 curves: 4 seeds, 100 steps, lr 0.001 to 100" in said
     assert "fixed once range tests have set its lrs" in said
     assert not Path("out").exists()
-    assert main(["range-test", own_space, "--out", "out"]) == 2
-    assert "the study has no lrs around which to test: give --from and --to" in capsys.readouterr().err
+
+
+def test_a_range_test_without_lrs_is_around_those_of_the_record_or_wide(
+    own_space: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was once refused, although the record had lrs."""
+    words = ["range-test", own_space, "--out", "out", "--steps", "20", "--seeds", "1", "--workers", "1"]
+    assert main(words) == 0
+    assert "20 steps from lr 1e-06 to 100; 2 runs to train" in capsys.readouterr().out
+    study, trainer = study_and_trainer(RunRequest(space=own_space))
+    arms = tuple(dataclasses.replace(arm, lrs=(0.1, 0.4)) for arm in study.arms)
+    found = dataclasses.replace(study, arms=arms)
+    open_study(Path("out"), Definition(study=found, data=trainer.description(), versions={}))
+    assert main(words) == 0
+    assert "20 steps from lr 0.001 to 4; 2 runs to train" in capsys.readouterr().out
