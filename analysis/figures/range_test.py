@@ -59,7 +59,8 @@ def range_tests(tests: pd.DataFrame, rules: pd.DataFrame, page: Page = REPORT) -
                 ax.plot([], [], MARKS[row["rule"]], color=colour, ms=4, mew=1.2, label=name, ls="")
         ax.set_ylim(bottom - 0.36 * reach, top)
         ax.set_yticks([tick for tick in ax.get_yticks() if bottom - 0.01 * reach <= tick <= top])
-        lr_axis(ax, [low, high])
+        suggested = rules_of[key][["middle", "lower"]].to_numpy(dtype=float)
+        lr_axis(ax, [low, high, *suggested[np.isfinite(suggested)]])  # a tenth of an lr may lie below the ramp
         label_y(ax, "training loss of the step")
         ax.set_title(f"{model}, {curve}: {steps} steps")
         ax.legend(loc="upper left", fontsize=size.text, borderaxespad=0.2, handlelength=1.2)

@@ -1,11 +1,13 @@
 """Edges against a size on log axes: the measured edges, the fit, and its prediction interval."""
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from analysis.figures.axes import BAND_ALPHA, figure_style, legend, log_ticks, panel_figure
 from analysis.figures.palette import LineStyle, curve_styles
@@ -13,6 +15,9 @@ from analysis.loading import CURVE, records
 from analysis.stats.edges import NOT_REACHED, REACHED
 from analysis.stats.scale import PREDICTED, ScaleTables, bands
 from analysis.text.scale import level_name
+
+LEAST_SPACE = 0.07
+"""Space between two ticks of sizes, as a share of the axis."""
 
 
 def scale(found: ScaleTables, level: float = 0.5) -> Figure:
@@ -32,10 +37,12 @@ def scale(found: ScaleTables, level: float = 0.5) -> Figure:
     with figure_style():
         figure, every = panel_figure(len(panels))
         for ax, panel in zip(every, panels, strict=True):
+            sizes = set(panel["size"])
             for curve, line in panel.groupby("curve", sort=False):
                 own = None if predictions is None else _of(predictions, line)
+                sizes |= set() if own is None else set(own["size"])
                 draw_line(ax, line, own, styles[str(curve)])
-            _axes(ax, found.axis, level)
+            _axes(ax, found.axis, level, sizes)
             ax.set_title(" · ".join(str(panel[name].iloc[0]) for name in keys))
         legend(figure, styles)
     return figure
@@ -79,13 +86,24 @@ def _draw_edge(ax: Axes, row: dict, style: LineStyle, face: str) -> None:
     ax.plot(row["size"], row["edge"], style.marker, color=style.colour, mfc=face, ms=7, mew=1.3, zorder=4)
 
 
-def _axes(ax: Axes, axis: str, level: float) -> None:
+def _axes(ax: Axes, axis: str, level: float, sizes: Collection[float]) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
-    for one, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
-        log_ticks(one, *limits, np.array(limits).tolist())
+    log_ticks(ax.yaxis, *ax.get_ylim(), ax.get_ylim())
+    left, right = ax.get_xlim()
+    log_ticks(ax.xaxis, left, right, (left, right))
+    ax.xaxis.set_major_locator(FixedLocator(_apart(sizes, (right / left) ** LEAST_SPACE)))
     ax.set_xlabel(axis)
     ax.set_ylabel(f"{level_name(level)} (learning rate)")
+
+
+def _apart(sizes: Collection[float], factor: float) -> list[float]:
+    """Sizes in order, without those within a factor of the one before: their labels would overlap."""
+    kept: list[float] = []
+    for size in sorted(sizes):
+        if not kept or size >= factor * kept[-1]:
+            kept.append(size)
+    return kept
 
 
 def _of(predictions: pd.DataFrame, line: pd.DataFrame) -> pd.DataFrame:

@@ -261,7 +261,12 @@ def scale(sizes: ScaleTables | None) -> Context | None:
     if sizes is None:
         return None
     rows = [[str(row["model"]), *exponent_row(row)] for row in records(sizes.exponents)]
-    lines = [line for _, own in sizes.by_model() for line in size_warnings(own.exponents)]
+    several = len(set(sizes.exponents["model"])) > 1
+    lines = [
+        f"{model}: {line}" if several else line
+        for model, own in sizes.by_model()
+        for line in size_warnings(own.exponents if own.predictions is None else own.predictions)
+    ]
     lines += [too_few_text(sizes.too_few)] if len(sizes.too_few) else []
     table = Table(head=["model", *EXPONENT_HEAD], rows=rows, words=3)
     predicted = None

@@ -164,7 +164,10 @@ def _log_probability(
 
 
 def measurement_error(edge: float, low: float, high: float) -> float:
-    """Return the standard deviation of a log edge from its 95% interval: its longer half; inf if both ends are open."""
+    """Return the standard deviation of a log edge from its 95% interval.
+
+    The longer half counts. If one end is open, twice the other half counts; inf if both are.
+    """
     z = -float(special.ndtri(TAIL))
     halves = [abs(math.log(end / edge)) / z for end in (low, high) if 0 < end < math.inf]
     if not halves:

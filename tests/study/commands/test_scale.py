@@ -109,6 +109,19 @@ def test_a_report_predicts_at_the_sizes_of_the_last_call(tmp_path):
     assert ">predicted</th>" in (tmp_path / "report.html").read_text()
 
 
+def test_a_report_says_why_nothing_is_predicted_and_what_the_markers_are(tmp_path):
+    """It once said `cannot say` without a reason."""
+    write_sizes(tmp_path, power_law((1, 3, 4, 6), 0.5, -0.5, clippy=50), lrs=(0.1, 0.3, 0.9), seeds=3)
+    assert main(["report", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Diamonds" not in page
+    assert main(["scale", str(tmp_path), "--at", "ranker.depth=6,12"]) == 0
+    assert main(["report", str(tmp_path)]) == 0
+    page = " ".join((tmp_path / "report.html").read_text().split())
+    assert "clippy, LR50 at 6, LR50 at 12, LR05 at 6, LR05 at 12: cannot say: 0 of 3 edges were reached" in page
+    assert "Diamonds: predictions with 95% intervals, drawn a little right of their size. Open markers:" in page
+
+
 @pytest.mark.parametrize(
     "left", [b"", b"size\n12\n", b"axis,size\nbatch,12\n", b"axis,size\nranker.depth,-1\nranker.depth,many\n"]
 )
