@@ -16,7 +16,7 @@ search can continue with other values. Curves do not wait for each other.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -271,20 +271,27 @@ class EdgeSource:
 
     def outline(self) -> list[str]:
         """Return lines that describe the search and how far each curve has come."""
-        search, seed, ladder = self.search, min(self.study.seeds), first_batch(self.study.lrs)
+        search, seed, study = self.search, min(self.study.seeds), self.study
+        shared, *others = {study.lrs_of(arm) for arm in study.arms}
+        if others:
+            shared = () if all(arm.lrs for arm in study.arms) else study.lrs
+        begin = self._first_runs(shared, " a curve") if shared else "each curve at lrs of its own"
         lines = [
             f"search    of {len(self.curves)} curves, the lr at which {_share(search.level)} of the runs diverge, to"
             f" within a factor of {search.precision:g} (95% interval)",
-            f"begin     {min(len(ladder), search.budget)} runs a curve at lrs"
-            f" {', '.join(f'{lr:g}' for lr in sorted(set(ladder)))}; seeds from {seed} on, one a run",
-            f"budget    {search.budget} runs a curve, {search.budget * len(self.curves):,} in all, at most",
+            f"begin     {begin}; seeds from {seed} on, one a run",
         ]
-        for arm in self.study.arms:
-            if arm.lrs:
-                ladder, label = first_batch(arm.lrs), self._labels[canonical_json([arm.method, arm.options])]
-                lrs = ", ".join(f"{lr:g}" for lr in sorted(set(ladder)))
-                lines.insert(2, f"          {label}: {min(len(ladder), search.budget)} runs at lrs {lrs}")
+        for arm in study.arms:
+            if (lrs := study.lrs_of(arm)) != shared:
+                label = self._labels[canonical_json([arm.method, arm.options])]
+                lines.append(f"          {label}: {self._first_runs(lrs)}")
+        lines.append(f"budget    {search.budget} runs a curve, {search.budget * len(self.curves):,} in all, at most")
         return lines + [f"{self._name(curve)}: {self._told(curve)}" for curve in self.curves if curve.now]
+
+    def _first_runs(self, lrs: Sequence[float], of: str = "") -> str:
+        """`6 runs at lrs 0.1, 0.2, 0.4`."""
+        runs = min(len(first_batch(lrs)), self.search.budget)
+        return f"{runs} runs{of} at lrs {', '.join(f'{lr:g}' for lr in sorted(set(lrs)))}"
 
     def recorded(self, stack: Stack) -> None:
         found = self._read(stack.name)

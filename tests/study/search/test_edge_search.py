@@ -454,6 +454,21 @@ def test_an_arm_begins_with_a_ladder_of_its_own() -> None:
     assert 0.0015 < 10**curve.now.edge < 0.0027
 
 
+def test_the_outline_names_lrs_where_a_curve_begins_there() -> None:
+    """It once named those of the first arm for every curve."""
+    trainer, study = Trainer({"none": STEEP, "lion": STEEP}), make_study(["none"])
+    arms = (Arm("none", lrs=(1.2, 2.4, 4.9)), Arm("lion", lrs=(0.1, 0.2)))
+    lines = trainer.source(dataclasses.replace(study, lrs=arms[0].lrs, arms=arms)).outline()
+    assert lines[1:4] == [
+        "begin     each curve at lrs of its own; seeds from 0 on, one a run",
+        "          none: 6 runs at lrs 1.2, 2.4, 4.9",
+        "          lion: 6 runs at lrs 0.1, 0.2",
+    ]
+    lines = trainer.source(dataclasses.replace(study, arms=arms[:1])).outline()
+    assert lines[1] == "begin     6 runs a curve at lrs 1.2, 2.4, 4.9; seeds from 0 on, one a run"
+    assert lines[2].startswith("budget")
+
+
 def test_a_ladder_of_an_arm_outside_the_allowed_lrs_is_refused() -> None:
     study = dataclasses.replace(make_study(["none"]), arms=(Arm("none", lrs=(1e-9,)),))
     with pytest.raises(ValueError, match=r"a search of edges begins within lr .* got 1e-09"):
