@@ -34,9 +34,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from study import data
+from study import methods
+from study.cli.parser import positive_int
 from study.config import Recipe, Run, steps_of
 from study.data._dataset import Log
+from study.definition import model_options
 from study.trainers._model_size import BYTES_OF_STACKS_CPU, SHARE_OF_GPU, STACK_RUNS_GPU
 from study.training import devices, evaluation, fused_mlp, matmul
 from study.training.sizing import bytes_of_run
@@ -44,6 +46,7 @@ from study.training.stack import StackTraining
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
+from benchmark_options import digits, log_of
 from fake_device import DEVICE, Launches, computing_nothing, try_on_cpu
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,7 +220,7 @@ def forecast(model: str, method: str, runs: int, log: Log, recipe: Recipe) -> li
                 ", ".join(f"{1e3 * found[name]:.3g}" for name in parts),
                 max(parts, key=found.__getitem__),
                 f"{judging:.2g}",
-                f"{runs / stack * (steps_of(recipe, log.train_rows) * found['all'] + judging):,.0f}",
+                digits(runs / stack * (steps_of(recipe, log.train_rows) * found["all"] + judging)),
             ]
         )
     return rows
@@ -294,32 +297,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", default="small,large,paper_large_dcn")
     parser.add_argument("--method", default="none")
-    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--runs", type=positive_int, default=10_000)
     parser.add_argument("--data", default="kuairand", help="data source (default: kuairand)")
     parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared/data/KuaiRand-Pure")
-    parser.add_argument("--rows", type=int, help="of synthetic data")
+    parser.add_argument("--rows", type=positive_int, help="of synthetic data")
     parser.add_argument("--check", action="store_true", help="the formula, on this CPU")
     asked = parser.parse_args(arguments)
-    options = {"dir": str(asked.data_dir.resolve())} if asked.data == "kuairand" else {}
-    options |= {"rows": asked.rows} if asked.rows else {}
-    with tempfile.TemporaryDirectory(prefix="forecast-") as folder:
-        try:
-            log, recipe = data.load(asked.data, options, Path(folder)), Recipe()
-        except ValueError as error:  # no data there
-            parser.error(str(error))
-        if asked.check:
-            torch.set_num_threads(1)
-            rates = cpu_rates()
-            print(f"this CPU: {1e-9 * rates.flops:.0f} GFLOP/s, {1e-9 * rates.bandwidth:.1f} GB/s", flush=True)
-            for model in asked.models.split(","):
-                print(*check(model, asked.method, log, recipe, rates), sep="\n", flush=True)
-            return 0
-        print(row_of(["", *(column.format(runs=asked.runs) for column in COLUMNS)]))
-        print(row_of(["---"] * (1 + len(COLUMNS))))
-        for model in asked.models.split(","):
-            for cells in forecast(model, asked.method, asked.runs, log, recipe):
-                print(row_of([f"`{model}`", *cells]), flush=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="forecast-") as folder:
+            _print(asked, log_of(asked, Path(folder)), Recipe())
+    except ValueError as error:  # no data there, an unknown model or method
+        parser.exit(2, f"{parser.prog}: {error}\n")
     return 0
+
+
+def _print(asked: argparse.Namespace, log: Log, recipe: Recipe) -> None:
+    methods.load(asked.method)  # an unknown name is said before the table
+    for model in asked.models.split(","):
+        model_options.canonical(model)
+    if asked.check:
+        torch.set_num_threads(1)
+        rates = cpu_rates()
+        print(f"this CPU: {1e-9 * rates.flops:.0f} GFLOP/s, {1e-9 * rates.bandwidth:.1f} GB/s", flush=True)
+        for model in asked.models.split(","):
+            print(*check(model, asked.method, log, recipe, rates), sep="\n", flush=True)
+        return
+    print(row_of(["", *(column.format(runs=asked.runs) for column in COLUMNS)]))
+    print(row_of(["---"] * (1 + len(COLUMNS))))
+    for model in asked.models.split(","):
+        for cells in forecast(model, asked.method, asked.runs, log, recipe):
+            print(row_of([f"`{model}`", *cells]), flush=True)
 
 
 def row_of(cells: Sequence[str]) -> str:

@@ -41,7 +41,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from study import data
+from study.cli.parser import positive_int
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Recipe, Rule, Run, steps_of
 from study.data._dataset import Log
 from study.outcomes.judge import judge
@@ -56,6 +56,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 import plain_torch
 from bench import HIDDEN, ROOT, gigaflops_of_run
+from benchmark_options import digits, log_of
 from conversion import tile
 from device_settings import Setting, all_pairs
 
@@ -85,22 +86,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--only", default=",".join(FIRST), help=f"of {', '.join(PARTS)} (default: the first six)")
-    parser.add_argument("--runs", type=int, default=10_000, help="of small (default: 10000)")
-    parser.add_argument("--stack", type=int, help="runs of a stack (default: as a study would)")
-    parser.add_argument("--steps", type=int, help="of a run (default: one pass)")
-    parser.add_argument("--paper-steps", type=int, default=40, help="of the paper's networks (default: 40)")
+    parser.add_argument("--runs", type=positive_int, default=10_000, help="of small (default: 10000)")
+    parser.add_argument("--stack", type=positive_int, help="runs of a stack (default: as a study would)")
+    parser.add_argument("--steps", type=positive_int, help="of a run (default: one pass)")
+    parser.add_argument("--paper-steps", type=positive_int, default=40, help="of the paper's networks (default: 40)")
     parser.add_argument("--paper", default=",".join(PAPER), help="models in their place")
-    parser.add_argument("--batch", type=int, default=65_536, help="of the paper's networks (default: 65536)")
+    parser.add_argument("--batch", type=positive_int, default=65_536, help="of the paper's networks (default: 65536)")
     parser.add_argument("--kinds", default=",".join(PRECISIONS), help="precisions of paper-edges (default: all)")
     parser.add_argument("--methods", default=METHODS, help=f"of paper-edges (default: {METHODS})")
     parser.add_argument("--lrs", default=",".join(map(str, plain_torch.LRS)), help="of outcomes and paper-edges")
-    parser.add_argument("--tile", type=int, help="rows that the slice of KuaiRand is tiled to")
+    parser.add_argument("--tile", type=positive_int, help="rows that the slice of KuaiRand is tiled to")
     parser.add_argument("--out", type=Path, help="a CSV file for each run's outcome, of paper-edges")
-    parser.add_argument("--seeds", type=int, default=20, help="of each lr, for edges (default: 20)")
-    parser.add_argument("--processes", type=int, default=16, help="that share the device (default: 16)")
+    parser.add_argument("--seeds", type=positive_int, default=20, help="of each lr, for edges (default: 20)")
+    parser.add_argument("--processes", type=positive_int, default=16, help="that share the device (default: 16)")
     parser.add_argument("--data", default="kuairand", help="data source (default: kuairand)")
     parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared/data/KuaiRand-Pure")
-    parser.add_argument("--rows", type=int, help="of synthetic data")
+    parser.add_argument("--rows", type=positive_int, help="of synthetic data")
     asked = parser.parse_args(arguments)
     parts = asked.only.split(",")
     if unknown := set(parts) - set(PARTS):
@@ -108,22 +109,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("this machine has no GPU that torch can use; --device cpu shows that the parts run")
 
-    options = {"dir": str(asked.data_dir.resolve())} if asked.data == "kuairand" else {}
-    options |= {"rows": asked.rows} if asked.rows else {}
+    try:
+        _print(asked, parts)
+    except (ValueError, FileNotFoundError) as error:  # no data there, an unknown model, too few steps to learn
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    return 0
+
+
+def _print(asked: argparse.Namespace, parts: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
         if asked.tile:
             tile(asked.data_dir, Path(folder) / "tiled", asked.tile)
-            options["dir"] = str(Path(folder) / "tiled")
-        try:
-            log = data.load(asked.data, options, Path(folder))
-        except ValueError as error:  # no data there
-            parser.error(str(error))
+            asked.data_dir = Path(folder) / "tiled"
+        log = log_of(asked, Path(folder))
         print(f"{name_of(asked.device)}, torch {torch.__version__}", flush=True)
         rates = matrix_rates(asked.device)
         for part in parts:
             for line in SAYS[part](asked, log, rates):
                 print(line, flush=True)
-    return 0
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
@@ -179,15 +182,16 @@ def say_small(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> I
     seconds = sum(one.seconds for one in times)
     rate = 1e-3 * gigaflops_of_run("small", log, recipe) * len(runs) / seconds
     yield (
-        f"small: {len(runs)} runs in {len(stacks)} stacks of at most {size}: {seconds:.1f} s, "
-        f"{60 * len(runs) / seconds:.0f} a minute, {1e3 * times[0].of_step:.2f} ms a step, "
-        f"{rate:.3g} TFLOP/s ({rate / rates['float32']:.0%} of float32)"
+        f"small: {len(runs)} runs in {len(stacks)} stacks of at most {size}: {digits(seconds)} s, "
+        f"{digits(60 * len(runs) / seconds)} a minute, {digits(1e3 * times[0].of_step)} ms a step, "
+        f"{rate:.3g} TFLOP/s ({digits(100 * rate / rates['float32'])}% of float32)"
     )
     shared = plain_torch.shared_of(log, HIDDEN["small"], asked.steps)
     for processes in (1, asked.processes):
         per_minute = 60 * processes / plain_seconds(shared, asked.device, processes)
         ratio = 60 * len(runs) / seconds / per_minute
-        yield f"small: plain torch, {processes} at a time: {per_minute:.3g} runs a minute; stacks {ratio:.1f}x as many"
+        told = f"{digits(per_minute)} runs a minute; stacks {digits(ratio)}x as many"
+        yield f"small: plain torch, {processes} at a time: {told}"
 
 
 def say_paper(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> Iterator[str]:
@@ -202,8 +206,8 @@ def say_paper(asked: argparse.Namespace, log: Log, rates: dict[str, float]) -> I
                     step = timed(runs, log, asked.device).of_step
                 rate = 1e-3 * of_step / step
                 yield (
-                    f"paper: {model}, {size} runs, {kind}: {1e3 * step:.2f} ms a step, {rate:.3g} TFLOP/s, "
-                    f"{rate / rates[kind]:.0%} of the rate"
+                    f"paper: {model}, {size} runs, {kind}: {digits(1e3 * step)} ms a step, {rate:.3g} TFLOP/s, "
+                    f"{digits(100 * rate / rates[kind])}% of the rate"
                 )
 
 
@@ -361,7 +365,10 @@ def stack_of(model: str, log: Log, recipe: Recipe, device: str) -> int:
 
 
 def timed(runs: Sequence[Run], log: Log, device: str, *, cuda_graphs: bool = True) -> Timed:
-    """Train a stack. of_step: NaN where it has no step after the first ones."""
+    """Train a stack. Raises ValueError where it has no step after the first ones."""
+    last = steps_of(runs[0].recipe, log.train_rows) - 1
+    if last <= WARM:
+        raise ValueError(f"a step is timed after the first {WARM + 1}, so a run needs more steps, got {last + 1}")
     at: list[float] = []
 
     def mark(_: Any) -> None:
@@ -369,11 +376,10 @@ def timed(runs: Sequence[Run], log: Log, device: str, *, cuda_graphs: bool = Tru
         at.append(time.perf_counter())
 
     started = time.perf_counter()
-    last = steps_of(runs[0].recipe, log.train_rows) - 1
     trained = train(runs, log, device, _between(WARM, last, mark, None, None), cuda_graphs=cuda_graphs)
     _wait(device)
-    seconds, steps = time.perf_counter() - started, last - WARM
-    return Timed(seconds=seconds, of_step=(at[-1] - at[0]) / steps if steps > 0 else math.nan, trained=trained)
+    seconds = time.perf_counter() - started
+    return Timed(seconds=seconds, of_step=(at[-1] - at[0]) / (last - WARM), trained=trained)
 
 
 def _between(first: int, last: int, call: Callable[[Any], object], begin: Any, end: Any) -> Callable[[int], None]:
@@ -466,6 +472,8 @@ def edge_of(runs: Sequence[Run], diverged: np.ndarray) -> tuple[float, float, fl
 
 def _edge(found: tuple[float, float, float]) -> str:
     edge, low, high = found
+    if math.isnan(edge):
+        return "at none of these lrs"
     return f"{edge:.3g} ({low:.3g} to {high:.3g})"
 
 

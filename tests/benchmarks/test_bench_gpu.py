@@ -1,6 +1,5 @@
 """The parts of the GPU benchmark run, and count right, as far as a CPU can show."""
 
-import math
 import subprocess
 import sys
 from argparse import Namespace
@@ -78,7 +77,7 @@ def test_layers_round_their_factors_to_bfloat16_and_nothing_after(log, monkeypat
 def test_the_slice_can_be_tiled(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(gpu, "tile", lambda *given: asked.append(given))
-    monkeypatch.setattr(gpu.data, "load", lambda source, options, _cache: asked.append((source, options)))
+    monkeypatch.setattr(data, "load", lambda source, options, _cache: asked.append((source, options)))
     assert gpu.main(["--device", "cpu", "--only", "rate", "--data-dir", str(tmp_path), "--tile", "5000"]) == 0
     [(source, into, rows), (_, options)] = asked
     assert (source, str(into), rows) == (tmp_path, options["dir"], 5000)
@@ -100,7 +99,8 @@ def test_a_step_is_timed_after_the_first_ones(log):
     runs = gpu.runs_of("small", 2, log, Recipe(steps=30))
     found = gpu.timed(runs, log, "cpu")
     assert 0 < 19 * found.of_step < found.seconds
-    assert math.isnan(gpu.timed(gpu.runs_of("small", 2, log, Recipe(steps=5)), log, "cpu").of_step)
+    with pytest.raises(ValueError, match="a step is timed after the first 11, so a run needs more steps, got 11"):
+        gpu.timed(gpu.runs_of("small", 2, log, Recipe(steps=11)), log, "cpu")
 
 
 def test_what_is_watched_begins_and_ends_where_it_should():
@@ -131,7 +131,25 @@ def test_a_folder_without_data_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         gpu.main(["--device", "cpu", "--data-dir", str(tmp_path)])
     assert ended.value.code == 2
-    assert "study data fetch kuairand" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--data-dir names the folder that is read here" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only", "small", "--runs", "0"], "argument --runs: need at least 1, got 0"),
+        (["--only", "paper", "--paper", "nosuch"], "unknown model 'nosuch'"),
+        (["--only", "outcomes", "--steps", "5"], "the training loss is not learnable here"),
+        (["--only", "graph", "--steps", "5"], "a run needs more steps, got 5"),
+    ],
+)
+def test_a_bad_option_is_said_without_a_traceback(words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(["--device", "cpu", "--data", "synthetic", "--rows", "8000", "--seeds", "1", *words])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def settings_asked(monkeypatch, measure):
