@@ -126,7 +126,9 @@ def test_suggested_commands_are_quoted(
     (odd / "training" / "x.json").write_text(json.dumps(silent))
     for words in (["status"], ["report"], ["recommend"], ["rescore", "--rule", "kept=0.5"]):
         said = output(capsys, words[0], odd.name, *words[1:])
-        commands = [part for part in said.replace("`", "\n").splitlines() if " -m study " in part or "study re" in part]
+        commands = [
+            part for part in said.replace("`", "\n").splitlines() if "study re" in part or "study confirm" in part
+        ]
         assert commands, said
         for command in commands:
             typed = shlex.split(command[command.index("study ") :])
