@@ -128,7 +128,7 @@ from study.execution import interrupts
 interrupts.STOP_SECONDS = 3600.0
 sys.exit(main.main())
 """
-RESUME = "`python -m study resume out`"
+RESUME = "`study resume out`"
 
 
 @pytest.mark.slow
