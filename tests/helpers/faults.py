@@ -278,7 +278,7 @@ class MlflowServer:
 
 # The follower writes every other second, not minute, so that kills interrupt its writing.
 STUDY = (
-    "import sys; from study.tracking import follower; follower.Follower.__init__.__defaults__ = (2.0,); "
+    "import sys; from study.tracking import follower; follower.Follower.__init__.__defaults__ = (2.0, follower.AUTO); "
     "from study.cli import main; sys.exit(main.main())"
 )
 
