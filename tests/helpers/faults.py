@@ -381,10 +381,11 @@ class Torment:
             self.server.kill()
             self.server.start(wait=False)
         else:
-            # While Ray starts, it waits for its first workers, for ever if one dies; the driver ends after minutes.
-            while (kind == "worker" and not log.read_text()) or not self.ray.strike(kind, self.rng, child.pid):
+            while not self._struck(kind, log, child.pid):
                 if child.poll() is not None:
                     return None
+                assert time.monotonic() < give_up, f"no {kind} to kill after {dict(self.killed)}"
+                self.ray.mend()
                 time.sleep(0.02)
         self.killed[kind] += 1
         how = " (stopped until a trial was recorded)" if unheard else ""
@@ -394,6 +395,12 @@ class Torment:
             flush=True,
         )
         return kind
+
+    def _struck(self, kind: str, log: Path, driver: int) -> bool:
+        # While Ray starts, it waits for its first workers, for ever if one dies; the driver ends after minutes.
+        if kind == "worker" and "record: " not in log.read_text():
+            return False
+        return self.ray.strike(kind, self.rng, driver)
 
     def _goes_on(self, child: subprocess.Popen[bytes]) -> bool:
         """Return whether the driver has started Ray once more, since the first one died as it started."""
