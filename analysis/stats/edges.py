@@ -85,7 +85,7 @@ def fitted_curves(runs: pd.DataFrame, points: int = 120, fitted: Mapping | None 
         fitted: `fits(runs)`; computed if None.
 
     Returns:
-        Columns model, curve, method, lr, rate (posterior median), low, high (95% band, pointwise).
+        Columns model, curve, method, lr, rate (mean of the posterior's middle half), low, high (95% band), pointwise.
     """
     runs = with_curves(runs)
     fitted = fits(runs) if fitted is None else fitted
@@ -103,19 +103,24 @@ def fitted_curves(runs: pd.DataFrame, points: int = 120, fitted: Mapping | None 
 
 
 def _smooth(curve_fit: Fit, lrs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return lrs and the quantiles of the curve there, with further lrs between any two that differ by over SMOOTH."""
-    found = curve_fit.curve(lrs, BAND)
+    """Return lrs and the curve with its band there, with further lrs between any two that differ by over SMOOTH."""
+    found = _band(curve_fit, lrs)
     for _ in range(HALVINGS):
         steep = np.flatnonzero((np.abs(np.diff(found, axis=1)) > SMOOTH).any(0))
         if not steep.size:
             break
         between = np.sqrt(lrs[steep] * lrs[steep + 1])
         lrs = np.insert(lrs, steep + 1, between)
-        found = np.insert(found, steep + 1, curve_fit.curve(between, BAND), axis=1)
+        found = np.insert(found, steep + 1, _band(curve_fit, between), axis=1)
     return lrs, found
 
 
-BAND = (TAIL, 0.5, 1 - TAIL)
+def _band(curve_fit: Fit, lrs: np.ndarray) -> np.ndarray:
+    """Low, rate and high, (3, len(lrs))."""
+    low, high = curve_fit.curve(lrs, (TAIL, 1 - TAIL))
+    return np.array([low, curve_fit.line(lrs), high])
+
+
 SMOOTH = 0.03
 """The largest step of P(divergence) between two points of a curve that looks smooth."""
 

@@ -90,7 +90,18 @@ class Fit:
 
     def curve(self, lrs: np.ndarray, shares: Sequence[float]) -> np.ndarray:
         """Return quantiles of P(divergence | lr), (len(shares), len(lrs))."""
-        return self.once(("curve", lrs.tobytes(), tuple(shares)), lambda: self._curve(lrs, shares))
+        key = ("curve", lrs.tobytes(), tuple(shares))
+        return self.once(key, lambda: np.quantile(self._rates(lrs), shares, axis=1))
+
+    def line(self, lrs: np.ndarray) -> np.ndarray:
+        """Return P(divergence | lr), the mean of the middle half of its posterior, (len(lrs),).
+
+        It crosses a level where the median does, to about a line's width, and stays inside the band. The median itself
+        has kinks, since floor and plateau have few values. The mean of the whole posterior lies away from low levels.
+        """
+        quarter = CURVE_POINTS // 4
+        key = ("line", lrs.tobytes())
+        return self.once(key, lambda: np.sort(self._rates(lrs), axis=1)[:, quarter:-quarter].mean(axis=1))
 
     def once(self, key: Any, find: Callable[[], Any]) -> Any:
         """Return `find()`, computed once for each key."""
@@ -114,11 +125,11 @@ class Fit:
         ends = np.cumsum(self.weight)
         return np.searchsorted(ends, (np.arange(CURVE_POINTS) + 0.5) / CURVE_POINTS * ends[-1])
 
-    def _curve(self, lrs: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    def _rates(self, lrs: np.ndarray) -> np.ndarray:
+        """P(divergence | lr) at the points of `drawn`, (len(lrs), CURVE_POINTS)."""
         drawn = self.drawn()
         mu, sigma, floor, plateau = (v[drawn] for v in (self.mu, self.sigma, self.floor, self.plateau))
-        p = floor + (1 - floor) * plateau * self.grid.link.cdf((np.log10(lrs)[:, None] - mu) / sigma)
-        return np.quantile(p, shares, axis=1)
+        return floor + (1 - floor) * plateau * self.grid.link.cdf((np.log10(lrs)[:, None] - mu) / sigma)
 
 
 CURVE_POINTS = 2000

@@ -264,3 +264,37 @@ def test_fitted_curves_rise_through_the_rates_within_their_band():
     assert (np.diff(curve["rate"]) >= 0).all()
     assert ((curve["low"] <= curve["rate"]) & (curve["rate"] <= curve["high"])).all()
     assert np.interp(0.6, curve["lr"], curve["rate"]) == pytest.approx(5 / 8, abs=0.15)
+
+
+@pytest.mark.parametrize("seeds", [3, 4, 8])
+@pytest.mark.parametrize(
+    ("shares", "lrs"),
+    {
+        "a cliff": ([0, 0, 0, 0, 1, 1, 1, 1], None),
+        "a cliff at the end": ([0, 0, 0, 0, 0, 0, 0, 1], None),
+        "a gap between lrs": ([0, 0, 0, 1, 1, 1], [0.01, 0.02, 0.03, 1, 1.2, 1.5]),
+        "two lrs": ([0, 0, 0, 0.3, 0.7, 1, 1, 1], None),
+        "eight lrs": ([0, 0.1, 0.2, 0.3, 0.45, 0.55, 0.7, 0.8, 0.9, 1], None),
+        "some seeds never": ([0, 0, 0, 0, 0.5, 0.5, 0.5, 0.5], None),
+        "the last lr only": ([0, 0, 0, 0, 0, 0, 0, 0.3], None),
+    }.values(),
+)
+def test_fitted_curves_have_no_kinks(seeds, shares, lrs):
+    lrs = np.geomspace(0.1, 1.6, len(shares)) if lrs is None else lrs
+    runs = runs_of(steps_at(*(round(share * seeds) for share in shares), seeds=seeds), lrs)
+    curve = fitted_curves(runs, points=961)
+    x = np.linspace(math.log(lrs[0]), math.log(lrs[-1]), 961)
+    rate = np.interp(x, np.log(curve["lr"]), curve["rate"])
+    bends, far_bends = (np.abs(np.diff(at, 2)).max() for at in (rate, rate[::8]))
+    # At an eighth of the distance, second differences of a smooth curve are a 64th, and those of a kink an eighth.
+    assert bends < far_bends / 32 + 0.0004
+
+
+def test_a_fitted_curve_crosses_the_levels_of_its_edges():
+    for ks in ((0, 0, 0, 0, 1, 2, 5, 7, 8, 8), (0, 0, 0, 0, 0, 8, 8, 8, 8, 8), (0, 1, 2, 3, 4, 5, 5, 6, 7, 8)):
+        runs = runs_of(steps_at(*ks))
+        curve = fitted_curves(runs, fitted=(found := fits(runs)))
+        for level, close in ((0.5, 0.005), (LR05, 0.02)):
+            (edge,) = analysis.edges(runs, level, found)["edge"]
+            crossing = np.interp(level, curve["rate"], np.log(curve["lr"]))
+            assert abs(crossing - math.log(edge)) < close * math.log(LRS[-1] / LRS[0])
