@@ -15,13 +15,17 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import offset_copy
 
 from analysis.figures.palette import LineStyle
+from analysis.loading import method_order
 
 STYLE = {
     "axes.grid": True,
@@ -251,12 +255,13 @@ def log_axis(ax: Axes, which: str = "y") -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def legend(figure: Figure, styles: Mapping[str, LineStyle], lines: bool = True) -> None:
-    """Add one legend above all panels.
+def legend(figure: Figure, styles: Mapping[str, LineStyle], lines: bool = True, *, below: bool = False) -> Legend:
+    """Add one legend above or below all panels, and return it.
 
     Args:
         styles: Name -> style of each entry.
         lines: Whether the figure draws lines; False for markers alone.
+        below: Whether it stands below them.
     """
     rc = matplotlib.rcParams
     line, marker, letter = rc["lines.linewidth"], rc["lines.markersize"], float(rc["font.size"]) / 10
@@ -271,15 +276,40 @@ def legend(figure: Figure, styles: Mapping[str, LineStyle], lines: bool = True) 
     handle, gap, beside = (3.2, 2.0, 0.75) if width > NARROW else (2.2, 1.0, 0.47)
     entries = [letter * (beside + 0.085 * len(name)) for name in styles]
     columns = len(styles) if sum(entries) <= width else max(1, int(width / max(entries)))
-    figure.legend(
+    return figure.legend(
         handles,
         list(styles),
-        loc="outside upper left",
+        loc="outside lower center" if below else "outside upper left",
         ncols=max(1, columns),
         handlelength=handle,
         columnspacing=gap,
         labelspacing=0.3,
     )
+
+
+METHODS_BELOW = "methods-below"
+"""The id of the legend below all panels."""
+
+
+def legend_below(ax: Axes, styles: Mapping[str, LineStyle]) -> bool:
+    """Add methods to the one legend below all panels of a figure, and return whether its layout makes room for it.
+
+    Args:
+        ax: One of the panels.
+        styles: Method -> style.
+    """
+    figure = ax.get_figure(root=True)
+    if figure is None or not isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        return False
+    every = dict(styles)
+    for before in [one for one in figure.legends if one.get_gid() == METHODS_BELOW]:
+        for text, line in zip(before.texts, before.get_lines(), strict=True):
+            marker: Any = line.get_marker()  # a user's may be a number
+            every[text.get_text()] = LineStyle(colour=to_hex(line.get_color()), marker=marker, dash=(0, ()))
+        before.remove()
+    every = {method: every[method] for method in method_order(every)}
+    legend(figure, every, lines=False, below=True).set_gid(METHODS_BELOW)
+    return True
 
 
 def label_y(ax: Axes, text: str) -> None:

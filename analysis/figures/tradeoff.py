@@ -1,6 +1,7 @@
 """Held-out quality against P(divergence)."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.axes import REPORT, Page, figure_style, label_y, legend, panel_figure, sizes, widen
+from analysis.figures.axes import (
+    REPORT,
+    Page,
+    figure_style,
+    inches,
+    label_y,
+    legend,
+    legend_below,
+    panel_figure,
+    sizes,
+    widen,
+)
 from analysis.figures.names import Name, write_names
 from analysis.figures.palette import LineStyle, method_styles
 from analysis.figures.panels import MOST_PANELS, evenly_spaced
@@ -28,6 +40,9 @@ TALL = 1.3
 """How much higher than others a panel is: points have names, which need room."""
 
 FLOOR_SPANS = 1.5
+
+ROOM = (2.0, 1.8)
+"""Width of a panel, in widths of its longest name, and height, in letters for each name, below which it is small."""
 
 
 def tradeoff(table: pd.DataFrame, page: Page = REPORT) -> Figure:
@@ -50,15 +65,19 @@ def tradeoff(table: pd.DataFrame, page: Page = REPORT) -> Figure:
     return figure
 
 
-def draw_tradeoff(ax: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle] | None = None) -> None:
+def draw_tradeoff(
+    ax: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle] | None = None, *, key: bool = False
+) -> None:
     """Draw the cells of one model: quality (up is better) against the share of diverged runs.
 
     The Pareto front has large markers, intervals, a line and names. The best cell of each other method has a black
-    edge and a grey name. A quality far below the others is a cross at the lower edge.
+    edge and a grey name. A quality far below the others is an open marker at the lower edge.
 
     Args:
         table: `analysis.stats.frontier.tradeoff` of one model.
         styles: Method -> style; None takes those of `analysis.figures.palette`.
+        key: Whether one legend below all panels has the methods of a panel that is too small for them. Then its names
+            are thresholds and lrs. Only a constrained layout has room for the legend.
     """
     styles = method_styles(table["method"]) if styles is None else styles
     measure = str(table["measure"].iloc[0])
@@ -80,12 +99,24 @@ def draw_tradeoff(ax: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle]
     kind, _, task = measure.partition("_")
     words = {"kept": "kept", "score": task, "error": task}.get(kind, f"held-out {kind.upper()}, {task}")
     label_y(ax, f"kept, {task}" if kind == "kept" and task else words)
-    write_names(ax, [_name(row) for row in named])
+    names = [_name(row) for row in named]
+    if key and _is_small(ax, names) and legend_below(ax, styles):
+        names = [
+            dataclasses.replace(name, text=name.text.removeprefix(row["method"]).lstrip(" ,"))
+            for name, row in zip(names, named, strict=True)
+        ]
+    write_names(ax, names)
 
 
 def _name(row: Mapping[str, Any]) -> Name:
     colour = "black" if row["pareto"] else "#666666"
     return Name(text=f"{row['curve']}, lr {row['lr']:g}", x=row["x"], y=row["quality"], colour=colour)
+
+
+def _is_small(ax: Axes, names: Sequence[Name]) -> bool:
+    width, height = (72 * side / sizes(ax).text for side in inches(ax))
+    longest = 0.58 * max((len(name.text) for name in names), default=0)
+    return width < ROOM[0] * longest or height < ROOM[1] * len(names)
 
 
 def _placed(table: pd.DataFrame) -> tuple[pd.DataFrame, int, float]:
@@ -123,10 +154,10 @@ def _named(placed: pd.DataFrame) -> list[dict[str, Any]]:
 def _draw_points(ax: Axes, of_method: pd.DataFrame, style: LineStyle, down: int, rasterized: bool) -> None:
     """Draw the cells of a method that are not on the Pareto front."""
     label = str(of_method["method"].iloc[0])
-    for off, marker, name in ((False, style.marker, label), (True, "x", None)):
+    for off, face, name in ((False, style.colour, label), (True, "white", None)):
         chosen = of_method.loc[(of_method["off"] == off) & ~of_method["pareto"]]
-        points = {"color": style.colour, "ms": 0.9 * sizes(ax).marker, "alpha": 0.55, "mew": 0.8}
-        ax.plot(chosen["x"], down * chosen["up"], marker, **points, rasterized=rasterized, label=name)
+        points = {"color": style.colour, "mfc": face, "ms": 0.9 * sizes(ax).marker, "alpha": 0.55, "mew": 0.8}
+        ax.plot(chosen["x"], down * chosen["up"], style.marker, **points, rasterized=rasterized, label=name)
 
 
 def _draw_named_point(ax: Axes, row: Mapping[str, Any], style: LineStyle) -> None:

@@ -362,6 +362,7 @@ class Result:
         quality: str | None = None,
         palette: Mapping[str, Any] | None = None,
         markers: Mapping[str, Any] | None = None,
+        legend: bool = True,
     ) -> "Axes":
         """Draw held-out quality against P(divergence), with the Pareto front.
 
@@ -371,12 +372,14 @@ class Result:
             quality: A column of `quality()`; None is that of the first task.
             palette: Colour of each method that is not to have its own.
             markers: The marker of each, likewise.
+            legend: Whether one legend below all panels has the methods of a panel that is too small for them. Then its
+                names are thresholds and lrs. It needs a figure with a constrained layout.
         """
         from analysis.figures.own_axes import own_styles, plain_axes
         from analysis.figures.tradeoff import draw_tradeoff
 
         ax, table = plain_axes(ax), self._of(self.tradeoff(quality), self._model(model))
-        draw_tradeoff(ax, table, own_styles(table, palette, markers, methods=True))
+        draw_tradeoff(ax, table, own_styles(table, palette, markers, methods=True), key=legend)
         return ax
 
     def plot_losses(
