@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from study.config import IMPORTED, Study, control_of
+from study.config import IMPORTED, Study
 from study.record import tables
 from study.record.definition import Definition, RecordError
-from study.record.references import references
+from study.record.references import control_ids, references
 
 MUCH = 2.0
 """Share of the reference gain: where the median run of a cell keeps more, the control learned too little."""
@@ -30,7 +30,7 @@ def control_notes(definition: Definition, folder: Path, every: pd.DataFrame) -> 
     recorded = set(every["run_id"])
     began = set(every.loc[every["role"] == "cell", "model"])
     controls = {
-        model: [run.id for run in control_of(study, data["content"], [model])]
+        model: control_ids(study, data["content"], model, recorded)
         for model in (study.models if study.trainer != IMPORTED else ())
         if model not in began
     }

@@ -21,7 +21,7 @@ from study.record.definition import (
     write_definition,
 )
 from study.record.recorded_code import code_counts
-from study.record.references import references
+from study.record.references import next_control, references
 from study.record.tables import check_not_published, read_runs
 from study.storage import stores
 from study.storage.lock import locked
@@ -181,7 +181,8 @@ def _of_controls(folders: Sequence[Path], united: Definition, tables: Sequence["
         recorded = set(runs["run_id"])
         whole = [model for model, control in controls.items() if control <= recorded]
         for model, reference in references(study, data, folder, whole, runs=runs).items():
-            found[model][folder] = reference.gain
+            if not next_control(study, data["content"], model, reference, runs):  # else it judged nothing yet
+                found[model][folder] = reference.gain
     for model, gains in found.items():
         low, high = min(gains.values(), default=0.0), max(gains.values(), default=0.0)
         if high - low > MOST_APART * high:

@@ -89,6 +89,10 @@ class Progress:
             self.diverged[method] += int(result["diverged"])
         self._show(self.line(), at_once=stack.is_control and not self.control_left.total())
 
+    def add_control(self, stacks: Iterable[Stack]) -> None:
+        """Count further stacks of the control among those that are left."""
+        self.control_left.update(run.model for stack in stacks for run in stack.runs)
+
     def begin(self) -> None:
         """Start the clock anew, as the first trial begins: others may have used the cluster until now."""
         self.started = time.monotonic()

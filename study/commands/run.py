@@ -20,13 +20,14 @@ from study.commands.request import RunRequest, out_folder, pairs, study_and_trai
 from study.commands.versions import versions
 from study.config import RANKER, Study
 from study.execution import checkpoint, heartbeat, interrupts, preflight
-from study.execution.planner import Stack, plan
+from study.execution.planner import Stack, plan, stacks_of
 from study.execution.work_queue import Job, StudyStoppedError
+from study.outcomes.reference import Reference
 from study.record import tables
 from study.record.confirmations import Confirmation, read_confirmations, write_confirmation
 from study.record.definition import Definition, check_not_a_view, open_study, read_definition
 from study.record.failures import read_failures
-from study.record.references import references
+from study.record.references import next_control, references
 from study.record.repair import set_bad_files_aside
 from study.storage import stores
 from study.storage.lock import locked
@@ -216,6 +217,15 @@ def _train_stacks(
             progress(stack, result)
             follower.update_if_due()
 
+        def further_control(model: str, reference: Reference) -> tuple[Stack, ...]:
+            runs = next_control(study, trainer.content, model, reference, recorded)
+            if runs:
+                tried = f"the control's gain still rises at lr {reference.lr:g}; lr {runs[0].lr:g} is tried too"
+                progress.note(f"{model}: {tried}")
+            stacks = stacks_of(runs, trainer, work.plan.limits, cluster.workers)
+            progress.add_control(stacks)
+            return stacks
+
         job = Job(
             study=study.name,
             folder=folder,
@@ -224,6 +234,7 @@ def _train_stacks(
             source=work.source,
             references=references(study, data, folder, work.models_with_control, runs=recorded),
             reference=lambda model: references(study, data, folder, [model])[model],
+            further_control=further_control,
             on_begin=progress.begin,
             on_trial_end=on_trial_end,
             on_message=progress.note,

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from study.commands.progress import duration
-from study.config import IMPORTED, EdgeSearch, Study, control_of, has_grid, planned_ids
+from study.config import IMPORTED, EdgeSearch, Study, control_of, further_control, has_grid, planned_ids
 from study.execution import checkpoint, heartbeat
 from study.record import tables
 from study.record.confirmations import read_confirmations
@@ -120,7 +120,7 @@ def read_status(folder: Path) -> Status:
     trains = {run for trial in alive for run in trial["runs"]} - recorded_ids
     grid = has_grid(study)
     cells = _planned_cells(study, content, recorded, failures, trains) if grid else _found_cells(recorded)
-    control = {run.id for run in control_of(study, content)}
+    control = _control(study, content, recorded_ids | trains | failures.keys())
     total: dict[str, int | None] = {"planned": len(cells) * len(study.seeds) if grid else None}
     total |= {name: sum(map(attrgetter(name), cells)) for name in STATES} | {"done": len(recorded)}
     if not grid:
@@ -224,6 +224,18 @@ def _planned_cells(
             if (state := states[run_id]) in STATES:
                 setattr(cell, state, getattr(cell, state) + 1)
     return cells
+
+
+def _control(study: Study, content: str, seen: set[str]) -> set[str]:
+    """Ids of the control: of its ladder, and of each lr by which it grows, of which a run was seen."""
+    ids = {run.id for run in control_of(study, content)}
+    for model in study.models:
+        for runs in further_control(study, content, model):
+            own = {run.id for run in runs}
+            if not own & seen:
+                break
+            ids |= own
+    return ids
 
 
 def _found_cells(recorded: pd.DataFrame) -> list[Cell]:

@@ -8,7 +8,10 @@ from study.config.searches import EdgeSearch, QualitySearch
 from study.config.study import IMPORTED, Study
 
 CONTROL_LRS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
-"""Learning rates of a ranker's control."""
+"""Learning rates of a ranker's control. It may grow (`further_control`)."""
+
+HIGHEST_CONTROL_LR = 100.0
+"""A control does not grow above this lr."""
 
 
 def runs_of(study: Study, data: str) -> list[Run]:
@@ -76,7 +79,8 @@ def has_grid(study: Study) -> bool:
 def control_of(study: Study, data: str, models: Sequence[str] | None = None) -> list[Run]:
     """Return the control's runs, for each model: the untreated arm at low learning rates, with reserved seeds.
 
-    An imported record may have fewer of these seeds (`control_seeds` of its options).
+    Runs of lrs by which it grows (`further_control`) are not among them. An imported record may have fewer of these
+    seeds (`control_seeds` of its options).
 
     Args:
         study: The study.
@@ -91,3 +95,15 @@ def control_of(study: Study, data: str, models: Sequence[str] | None = None) -> 
         for seed in CONTROL_SEEDS[:seeds]
         for lr in study.control_lrs or CONTROL_LRS
     ]
+
+
+def further_control(study: Study, data: str, model: str) -> Iterator[list[Run]]:
+    """Yield the runs of each lr by which a model's control may grow, the lowest lr first.
+
+    There are none where `control_lrs` sets the ladder, nor for another trainer than rankers.
+    """
+    if study.trainer != RANKER or study.control_lrs:
+        return
+    arm, lr = untreated(study), CONTROL_LRS[-1]
+    while (lr := 2 * lr) <= HIGHEST_CONTROL_LR:
+        yield [study.run(data, model, arm, lr, seed) for seed in CONTROL_SEEDS]

@@ -46,8 +46,8 @@ class Study:
         search: None trains every combination.
         trainer: a `Loop`, a module of `study.trainers`, or a dotted name.
         trainer_options: options of the trainer.
-        control_lrs: learning rates of the control. If empty, `CONTROL_LRS` for rankers; for any other trainer six
-            rates, from the lowest of `lrs` downward by factors of 2.
+        control_lrs: learning rates of the control. If empty, `CONTROL_LRS` for rankers, and higher ones while its gain
+            still rises; for any other trainer six rates, from the lowest of `lrs` downward by factors of 2.
         compare: methods that every other method is compared with; the plan names these contrasts before the run. If
             empty, the method `none` for rankers, and the first arm's for any other trainer.
     """

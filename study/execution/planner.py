@@ -90,24 +90,27 @@ def plan(
     # A control without cells to judge would train for nothing.
     needed = set(study.models) if study.search else {run.model for run in missing_cells}
     missing_control = [run for run in control if run.id not in recorded and run.model in needed]
-
-    def stacks_of(missing: Sequence[Run]) -> tuple[Stack, ...]:
-        of_model: dict[str, list[Run]] = {model: [] for model in study.models}
-        for run in missing:
-            of_model[run.model].append(run)
-        stacks = [s for m, runs in of_model.items() for s in _stacks(runs, trainer.kind_of, largest[m], workers)]
-        # The largest first: small ones at the end leave fewer workers without work.
-        return tuple(sorted(stacks, key=lambda s: -limits.work_of_run[s.runs[0].model] * len(s.runs)))
-
+    limits = dataclasses.replace(limits, largest_stack=largest)
     return Plan(
         cells=0 if study.search else study.cells,
         runs=len(cells),
         control_runs=len(control),
         recorded=len(cells) - len(missing_cells),
-        control=stacks_of(missing_control),
-        stacks=stacks_of(missing_cells),
-        limits=dataclasses.replace(limits, largest_stack=largest),
+        control=stacks_of(missing_control, trainer, limits, workers),
+        stacks=stacks_of(missing_cells, trainer, limits, workers),
+        limits=limits,
     )
+
+
+def stacks_of(runs: Sequence[Run], trainer: Trainer, limits: Limits, workers: int) -> tuple[Stack, ...]:
+    """Return runs in stacks, each of one model and kind. `trainer`, `limits` and `workers` as in `plan`."""
+    of_model: dict[str, list[Run]] = {}
+    for run in runs:
+        of_model.setdefault(run.model, []).append(run)
+    largest = limits.largest_stack
+    stacks = [s for m, own in of_model.items() for s in _stacks(own, trainer.kind_of, largest[m], workers)]
+    # The largest first: small ones at the end leave fewer workers without work.
+    return tuple(sorted(stacks, key=lambda s: -limits.work_of_run[s.runs[0].model] * len(s.runs)))
 
 
 def _missing(cells: Sequence[Run], recorded: Collection[str]) -> list[Run]:

@@ -64,6 +64,7 @@ class Job:
         source: Of all other stacks.
         references: By model; those known at the start.
         reference: Returns the reference of a model once its control is recorded. Its ValueError stops the study.
+        further_control: Returns stacks by which a model's control grows, given its reference so far; often none.
         on_begin: Called when the first trial begins.
         on_trial_end: Called with a stack, and the counts of its runs or the reason of its failure.
         on_message: Called with a sentence for the user.
@@ -83,6 +84,7 @@ class Job:
     source: Source
     references: dict[str, Reference]
     reference: Callable[[str], Reference]
+    further_control: Callable[[str, Reference], Sequence[Stack]] = field(default=lambda model, reference: ())
     on_begin: Callable[[], None] = field(default=lambda: None)
     on_trial_end: Callable[[Stack, dict[str, float] | str], None] = field(default=lambda stack, result: None)
     on_message: Callable[[str], None] = field(default=lambda text: None)
@@ -137,7 +139,8 @@ class Queue:
         self.served = self.kept = self.dropped = 0
         self.interrupted = False
         self.stopped: Exception | None = None
-        self._waiting = deque(with_checkpointed_first(job.control, job.checkpointed))
+        control = [*job.control, *(stack for model in list(job.references) for stack in self._further_control(model))]
+        self._waiting = deque(with_checkpointed_first(control, job.checkpointed))
         self._retries: deque[Stack] = deque()
         self._controls_left = Counter(stack.runs[0].model for stack in self._waiting)
         self._waits_since: float | None = None
@@ -265,6 +268,17 @@ class Queue:
             self.stopped = StudyStoppedError(
                 f"{model}: {error}; a study keeps these, so choose another --out for the change"
             )
+            return
+        further = self._further_control(model)
+        self._controls_left[model] = len(further)
+        self._waiting.extendleft(reversed(further))
+
+    def _further_control(self, model: str) -> Sequence[Stack]:
+        """Stacks by which the control of a model grows. Its reference is not known until they are recorded."""
+        further = self.job.further_control(model, self.job.references[model])
+        if further:
+            del self.job.references[model]
+        return further
 
     def _failed(self, stack: Stack, failure: Failure) -> None:
         half = len(stack.runs) // 2

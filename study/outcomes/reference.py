@@ -10,6 +10,9 @@ from study.config import Rule
 from study.outcomes.common_course import falls_beyond_common
 from study.outcomes.gains import gains, median_of_last_axis, trailing_median, window_starts
 
+RISES = 1.25
+"""The gain still rises at the highest lr if it is more than this many times the gain at half of that lr."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
@@ -22,6 +25,7 @@ class Reference:
         moved: Median distance of the control's networks from their start; None if it was not measured.
         first_loss: Each task's loss at initialization, where runs are judged against it; else None.
         noise: Standard error of a run's g, from the noise of batches; None if it was not measured.
+        rises: Whether `lr` is the control's highest, and its gain is more than `RISES` times that at half of it.
     """
 
     lr: float
@@ -30,6 +34,7 @@ class Reference:
     moved: float | None = None
     first_loss: tuple[float, ...] | None = None
     noise: float | None = None
+    rises: bool = False
 
 
 def control_reference(
@@ -105,7 +110,9 @@ def control_reference(
     task_gain = (float(g) if yes else None for g, yes in zip(gain_C[1:], learnable_C[1:], strict=True))
     moved = None if moved_R is None else float(np.median(np.asarray(moved_R, np.float64)[lrs == lr]))
     noise = float(np.median([run.noise for run, at in zip(runs, lrs, strict=True) if at == lr])) / rule.control_noise
-    return Reference(lr=lr, gain=float(gain_C[0]), task_gain=tuple(task_gain), moved=moved, noise=noise)
+    rises = lr == max(median_of) and median_of[lr] > RISES * median_of.get(lr / 2, math.inf)
+    gain, of_tasks = float(gain_C[0]), tuple(task_gain)
+    return Reference(lr=lr, gain=gain, task_gain=of_tasks, moved=moved, noise=noise, rises=rises)
 
 
 @dataclass(frozen=True, kw_only=True)

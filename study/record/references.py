@@ -1,14 +1,15 @@
 """The reference of each model, from the recorded runs of its control."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from study.config import Study, control_of
+from study.config import Run, Study, control_of, further_control
 from study.outcomes.recorded import losses_by_run
 from study.outcomes.reference import Reference, control_reference
 from study.record import tables
@@ -24,7 +25,7 @@ def references(
     losses: pd.DataFrame | None = None,
     runs: pd.DataFrame | None = None,
 ) -> dict[str, Reference]:
-    """Return what each model's control could learn, from its recorded runs.
+    """Return what each model's control could learn, from its recorded runs (`control_ids`).
 
     Args:
         study: its rule judges the control.
@@ -38,7 +39,8 @@ def references(
         ValueError: a control is not recorded, or it learned nothing.
     """
     runs, found = tables.read_runs(folder) if runs is None else runs, {}
-    controls = {model: [run.id for run in control_of(study, data["content"], [model])] for model in models}
+    recorded = set(runs["run_id"])
+    controls = {model: control_ids(study, data["content"], model, recorded) for model in models}
     for model, ids in controls.items():
         runs_of_model = runs[runs["run_id"].isin(ids)]
         if runs_of_model.empty:
@@ -67,6 +69,39 @@ def references(
         )
         found[model] = dataclasses.replace(reference, first_loss=first_loss and tuple(map(float, first_loss)))
     return found
+
+
+def control_ids(study: Study, data: str, model: str, recorded: Collection[str]) -> list[str]:
+    """Return the ids of a model's control: of its ladder, and of each lr by which it grew, if all seeds are recorded.
+
+    Args:
+        study: the study.
+        data: content hash of the data.
+        model: name of the model.
+        recorded: ids of recorded runs.
+    """
+    further = ([run.id for run in runs] for runs in further_control(study, data, model))
+    grown = itertools.takewhile(lambda ids: all(run in recorded for run in ids), further)
+    return [*(run.id for run in control_of(study, data, [model])), *itertools.chain.from_iterable(grown)]
+
+
+def next_control(study: Study, data: str, model: str, reference: Reference, runs: pd.DataFrame) -> list[Run]:
+    """Return the runs by which a model's control grows: its next lr, if the gain still rises at the highest.
+
+    A model with recorded runs in cells keeps the reference that judged them: its control does not grow.
+
+    Args:
+        study: the study.
+        data: content hash of the data.
+        model: name of the model.
+        reference: of the model (`references`).
+        runs: all recorded runs.
+    """
+    if not reference.rises or (runs.loc[runs["model"] == model, "role"] == "cell").any():
+        return []
+    further = further_control(study, data, model)
+    recorded = set(runs["run_id"])
+    return next(([run for run in own if run.id not in recorded] for own in further if own[0].lr > reference.lr), [])
 
 
 def _first_losses(seeds: Iterable[int], first_RK: Iterable[np.ndarray]) -> list[float]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from study import data, methods
-from study.config import RANKER, Arm, Rule, Run, Study, control_of
+from study.config import RANKER, Arm, Rule, Run, Study
 from study.data._dataset import Log
 from study.definition.own_code import SHOWN
 from study.outcomes.gains import gains
@@ -20,7 +20,7 @@ from study.outcomes.recorded import stack_losses
 from study.outcomes.reference import Reference
 from study.record.definition import Definition, RecordError, read_definition
 from study.record.recorded_code import code_of
-from study.record.references import references
+from study.record.references import control_ids, references
 from study.record.schema import threshold_column
 from study.record.tables import read_losses, read_runs
 from study.storage import stores
@@ -84,16 +84,17 @@ def load_study(folder: Path, cache: Path, models: Sequence[str] | None = None) -
     study, described = definition.study, definition.data
     models = models or study.models
     of_model = references(study, described, folder, models)
-    control = {}
-    for model in models:
-        ids = [r.id for r in control_of(study, log.content) if r.model == model and r.lr == of_model[model].lr]
-        loss_RTK, constant_RTK = _losses(folder, ids, task_names(described))
-        control[model] = control_curve(training_gains(loss_RTK, constant_RTK, described, of_model[model]))
+    runs, control = read_runs(folder), {}
+    recorded = set(runs["run_id"])
+    for model, reference in of_model.items():
+        safe = runs["run_id"].isin(control_ids(study, log.content, model, recorded)) & (runs["lr"] == reference.lr)
+        loss_RTK, constant_RTK = _losses(folder, runs.loc[safe, "run_id"].tolist(), task_names(described))
+        control[model] = control_curve(training_gains(loss_RTK, constant_RTK, described, reference))
     return RecordedStudy(
         folder=folder,
         study=study,
         described=described,
-        runs=read_runs(folder),
+        runs=runs,
         log=log,
         start=warm_start.kept(folder, study.recipe),
         references=of_model,

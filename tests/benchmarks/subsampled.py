@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from study.config import control_of
 from study.outcomes.judge import judge
 from study.outcomes.recorded import RunLosses, losses_by_run
 from study.outcomes.reference import control_reference
 from study.record import tables
 from study.record.definition import read_definition
+from study.record.references import control_ids
 
 AT_END = 3
 """Logged steps of "the end alone", beside the first: the fewest that a trailing median takes."""
@@ -52,7 +52,7 @@ def outcomes(folder: Path, logged: Callable[[int], np.ndarray], *, with_moved: b
     rows: dict[str, Any] = runs.set_index("run_id").to_dict("index")
     found = {}
     for model in definition.study.models:
-        control = [run.id for run in control_of(definition.study, definition.data["content"]) if run.model == model]
+        control = control_ids(definition.study, definition.data["content"], model, rows)
         reference = control_reference(
             [rows[run]["lr"] for run in control],
             [rows[run]["seed"] for run in control],

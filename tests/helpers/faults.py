@@ -29,7 +29,7 @@ from pathlib import Path
 import pandas as pd
 from paths import ROOT
 from processes import SECONDS, command, kill_tree, send, tree, wait_until
-from studies import losses, recorded, shown, table
+from studies import FIXED, losses, recorded, shown, table
 
 from study.record.failures import read_failures
 
@@ -40,6 +40,7 @@ DRIVER_SECONDS = 75.0
 """A driver whose Ray is dead must end within this time: Ray waits a minute for a cluster's head."""
 
 TINY = [
+    *FIXED,
     *("--data", "synthetic", "--set", "data.rows=12000", "--set", "batch=64", "--set", "window=500"),
     *("--set", "models=small", "--set", "steps=80", "--set", "warmup=5"),
 ]

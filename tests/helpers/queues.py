@@ -1,6 +1,6 @@
 """What the tests of several folders share: queues."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,12 @@ class Queue:
     """The queue as Ray Tune drives it, with what it told."""
 
     def __init__(
-        self, folder: Path, *stacks: Stack, known: tuple[str, ...] = (), reference: Callable[[str], Any] | None = None
+        self,
+        folder: Path,
+        *stacks: Stack,
+        known: tuple[str, ...] = (),
+        reference: Callable[[str], Any] | None = None,
+        further_control: Callable[[str, Reference], Sequence[Stack]] = lambda model, reference: (),
     ) -> None:
         (folder / "failures").mkdir()
         self.folder, self.trials = folder, 0
@@ -46,6 +51,7 @@ class Queue:
                 source=work_source.Planned(stack for stack in stacks if not stack.is_control),
                 references=dict.fromkeys(known, REFERENCE),
                 reference=reference or (lambda model: REFERENCE),
+                further_control=further_control,
                 on_trial_end=lambda stack, result: self.told.append((stack, result)),
                 on_message=self.noted.append,
             )

@@ -59,12 +59,16 @@ def kill_child(child: subprocess.Popen[str]) -> None:
             stream.close()
 
 
+FIXED = ["--set", "control_lrs=0.005,0.01,0.02,0.04,0.08,0.16"]
+"""The lrs of a control that does not grow, and so has `CONTROL` runs."""
+
+CONTROL = 24
+
 SMALL = [
+    *FIXED,
     *("--set", "data.rows=5000", "--set", "batch=64", "--set", "window=500", "--set", "models=small"),
     *("--set", "methods=none,clippy", "--set", "lr=0.05,0.4,3.2", "--set", "clippy.abs=0.01,0.001"),
 ]
-
-CONTROL = 24
 
 
 def table(folder: Path) -> pd.DataFrame:

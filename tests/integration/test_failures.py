@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from processes import SECONDS, tree
-from studies import CONTROL, Studies, kill_child, losses, recorded, shown, table
+from studies import CONTROL, FIXED, Studies, kill_child, losses, recorded, shown, table
 from waiting_for import LONG, wait_until
 
 from study.execution import checkpoint, heartbeat
@@ -28,7 +28,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Studies:
 
 
 FAULTY = [
-    *("run", "quick", "--set", "data.rows=5000", "--set", "batch=64", "--set", "window=500"),
+    *("run", "quick", *FIXED, "--set", "data.rows=5000", "--set", "batch=64", "--set", "window=500"),
     *("--set", "models=own_models.faulty", "--set", "methods=none", "--set", "lr=0.05,0.4", "--workers", "2"),
 ]
 
@@ -107,7 +107,7 @@ def test_runs_that_raise_as_they_explode_have_diverged_and_take_no_others_along(
     small = ["data.rows=5000", "batch=64", "window=500", "models=own_models.guarded", "methods=none"]
     settings = [*small, "none.weight_decay=1000", "lr=0.0001,10000"]
     words = [word for setting in settings for word in ("--set", setting)]
-    printed = studies("run", "quick", *words, "--seeds", "0-3", "--out", tmp_path / "out")
+    printed = studies("run", "quick", *FIXED, *words, "--seeds", "0-3", "--out", tmp_path / "out")
     assert "failed" not in printed
     assert "worker died" not in printed, "the process of a run that raised is used on"
     cells = tables.read_runs(tmp_path / "out").query("role == 'cell'").set_index("lr")

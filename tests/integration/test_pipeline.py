@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from studies import CONTROL, SMALL, Studies, kill_child, losses, recorded, shown, table
+from studies import CONTROL, FIXED, SMALL, Studies, kill_child, losses, recorded, shown, table
 from waiting_for import wait_until
 
 from study import data
@@ -45,7 +45,7 @@ def test_folders_of_any_name_serve(tmp_path: Path) -> None:
     studies = Studies(odd)
     studies.environment["TMPDIR"] = str(odd)
     settings = ["models=small", "methods=none", "lr=0.1", "batch=64", "window=64", "warmup=0"]
-    words = [word for setting in settings for word in ("--set", setting)]
+    words = [*FIXED, *(word for setting in settings for word in ("--set", setting))]
     printed = studies(
         *("run", "quick", "--data", "table", "--data-dir", odd / "data", "--seeds", "0", "--out", odd / "out", *words)
     )
@@ -164,6 +164,7 @@ def test_a_study_that_was_killed_ends_where_an_undisturbed_one_does(
 
 
 SEARCH = [
+    *FIXED,
     *("--data", "synthetic", "--set", "data.rows=5000", "--set", "batch=64", "--set", "window=500"),
     *("--set", "models=small", "--set", "methods=none,layer_clip", "--set", "lr=0.1,0.4,1.6,6.4"),
     *("--precision", "1.6", "--budget", "36"),

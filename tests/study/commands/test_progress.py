@@ -56,6 +56,16 @@ def test_line_counts_runs_and_weighs_time_left_by_model(clock: list[float]) -> N
     assert "0:00 left" in shown.line()
 
 
+def test_stacks_by_which_the_control_grows_are_counted(clock: list[float]) -> None:
+    control, further = stack("small", "none", CONTROL_SEEDS[:2]), stack("small", "none", CONTROL_SEEDS[2:])
+    shown = Progress([control], Planned([stack("small", "none", (0, 1))]), WORK, io.StringIO())
+    shown(control, COUNTS)
+    shown.add_control([further])
+    assert shown.line().startswith("2/6 runs")
+    shown(further, COUNTS)
+    assert shown.line().startswith("4/6 runs")
+
+
 def test_the_clock_starts_with_the_first_trial(clock: list[float]) -> None:
     small, large = stack("small", "none", (0, 1)), stack("small", "none", (2, 3))
     source = Planned([small, large])

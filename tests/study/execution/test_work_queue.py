@@ -78,6 +78,35 @@ def test_cells_wait_for_the_control_of_their_model(tmp_path: Path) -> None:
     assert queue.queue.stopped is None
 
 
+def test_the_control_grows_before_a_cell_is_trained(tmp_path: Path) -> None:
+    grown, cell = [make_stack(control=True, seed=seed) for seed in (1, 2)], make_stack()
+    left = [grown]
+    queue = Queue(
+        tmp_path, make_stack(control=True), cell, further_control=lambda model, reference: left.pop() if left else ()
+    )
+    queue.done(queue.must_take()[0])
+    (one, other), stacks = zip(*(queue.must_take() for _ in grown), strict=True)
+    assert list(stacks) == grown
+    queue.done(one)
+    assert queue.take() is None
+    queue.fails(other, "out of memory", "memory")
+    for _ in range(2):
+        trial, half = queue.must_take()
+        assert half.is_control
+        queue.done(trial)
+    assert queue.must_take()[1] == cell
+
+
+def test_a_recorded_control_grows_first(tmp_path: Path) -> None:
+    grown, cell = make_stack(control=True, seed=1), make_stack()
+    left = [[grown]]
+    queue = Queue(tmp_path, cell, known=("small",), further_control=lambda model, reference: left.pop() if left else ())
+    trial, stack = queue.must_take()
+    assert (stack, queue.take()) == (grown, None)
+    queue.done(trial)
+    assert queue.must_take()[1] == cell
+
+
 def test_a_worker_rests_while_the_control_trains_and_is_let_go_when_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

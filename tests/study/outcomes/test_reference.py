@@ -66,6 +66,21 @@ def test_the_lower_of_equal_lrs_is_the_reference() -> None:
     assert control_reference(**control({0.04: 0.25, 0.02: 0.25}, noise=0)).lr == 0.02
 
 
+@pytest.mark.parametrize(
+    ("gains_of", "rises"),
+    [
+        ({0.08: 0.2, 0.16: 0.26}, True),
+        ({0.08: 0.2, 0.16: 0.24}, False),
+        ({0.04: 0.1, 0.08: 0.2, 0.16: fallen(0.3, 0.1, 0.3)}, False),
+        ({0.08: -0.1, 0.16: 0.1}, True),
+        ({0.04: 0.1, 0.16: 0.3}, False),
+    ],
+    ids=["rises", "by a fifth", "not safe at the top", "from below the constant's", "half of the top is no lr"],
+)
+def test_the_gain_still_rises_at_the_highest_lr(gains_of: dict[float, Any], rises: bool) -> None:
+    assert control_reference(**control(gains_of, noise=0)).rises == rises
+
+
 def test_the_reference_gain_is_the_median_over_seeds() -> None:
     runs = control({0.02: 0.0}, noise=0)
     runs["loss_RTK"][:] -= (np.array([0.2, 0.21, 0.23, 0.9])[:, None] * rising())[:, :, None]
