@@ -6,6 +6,7 @@ tags = { separator = "|", pool = "sum", most = 20 }    # a text; of longer lists
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,13 @@ SEPARATORS = ("|", ",", ";", "\t", "/", ":", " ")
 
 LONGEST = 64
 """Longer lists need `most`: every list takes the columns of the longest."""
+
+
+READ_OTHERWISE = 4
+"""The first version of `table` that takes off brackets, quotes and surrounding spaces."""
+
+ITEM = r"""(?s)^(?:'(.*)'|"(.*)"|None|nan|null|(.*?)),?$"""
+"""An item of a printed list. Python prints a tuple of one item with a comma."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +71,8 @@ def list_codes(feature: IdList, columns: Sequence[pa.ChunkedArray], *, csv: bool
 
     Missing ids inside a list do not count. Raises ValueError.
     """
-    lists = [_split(feature, column) for column in columns]
+    split = [_split(feature, column) for column in columns]
+    lists = [column for column, _ in split]
     count_N = np.concatenate([pc.list_value_length(c).fill_null(0).to_numpy() for c in lists]).astype(np.int64)  # pyright: ignore[reportAttributeAccessIssue]
     codes, distinct, version = id_codes(feature.name, [pc.list_flatten(c) for c in lists], csv=csv)  # pyright: ignore[reportAttributeAccessIssue]
     row = np.repeat(np.arange(len(count_N)), count_N)[codes >= 0]
@@ -75,6 +84,8 @@ def list_codes(feature: IdList, columns: Sequence[pa.ChunkedArray], *, csv: bool
             f"a list of {feature.name} holds {longest:,} ids: set {feature.name} = {{ most = {LONGEST} }} under "
             "[lists]; of longer lists, the last ones count"
         )
+    if any(read_otherwise for _, read_otherwise in split):
+        version = READ_OTHERWISE
     width = max(1, min(longest, feature.most or longest))
     first_N = np.cumsum(count_N) - count_N + np.maximum(count_N - width, 0)
     place = np.arange(len(codes)) - np.repeat(first_N, count_N)
@@ -106,23 +117,42 @@ def _holding(texts: Sequence[pa.ChunkedArray], separator: str) -> int:
     return sum(pc.sum(pc.match_substring(text, separator)).as_py() or 0 for text in texts)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _split(feature: IdList, column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _split(feature: IdList, column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, bool]:
+    """Return a column of lists, and whether versions before `READ_OTHERWISE` took its texts for other lists."""
     column = plain(column)
     kind = column.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return column
+        return column, False
     if pa.types.is_fixed_size_list(kind):
-        return column.cast(pa.list_(kind.value_type))
+        return column.cast(pa.list_(kind.value_type)), False
     if pa.types.is_null(kind):  # a part without any list
-        return column.cast(pa.list_(pa.string()))
+        return column.cast(pa.list_(pa.string())), False
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise ValueError(f"{feature.name} holds {kind}, and no lists")
     if feature.separator is None:
         raise ValueError(f'{feature.name} holds text: set its separator, like {feature.name} = {{ separator = "|" }}')
-    parts = pc.split_pattern(column, feature.separator)  # pyright: ignore[reportAttributeAccessIssue]
-    return pa.chunked_array([_without_blanks(chunk) for chunk in parts.chunks], parts.type)
+    lists = [_lists(chunk, feature.separator) for chunk in column.chunks]
+    return pa.chunked_array([own for own, _ in lists], pa.list_(kind)), any(other for _, other in lists)
 
 
-def _without_blanks(lists: pa.ListArray) -> pa.ListArray:
-    values = pc.if_else(pc.equal(lists.values, ""), None, lists.values)  # pyright: ignore[reportAttributeAccessIssue]
-    return type(lists).from_arrays(lists.offsets, values, mask=lists.is_null())
+def _lists(texts: pa.Array, separator: str) -> tuple[pa.Array, bool]:
+    form = _printed_list(separator)
+    printed = pc.fill_null(pc.match_substring_regex(texts, form), False)  # pyright: ignore[reportAttributeAccessIssue]
+    any_printed = printed.true_count > 0
+    if any_printed:
+        texts = pc.if_else(printed, pc.replace_substring_regex(texts, form, r"\1\2"), texts)  # pyright: ignore[reportAttributeAccessIssue]
+    lists = pc.split_pattern(texts, separator)  # pyright: ignore[reportAttributeAccessIssue]
+    items = pc.utf8_trim_whitespace(lists.values)  # pyright: ignore[reportAttributeAccessIssue]
+    read_otherwise = any_printed or not items.equals(lists.values)
+    if any_printed:
+        of_printed = pc.take(printed, pc.list_parent_indices(lists))  # pyright: ignore[reportAttributeAccessIssue]
+        items = pc.if_else(of_printed, pc.replace_substring_regex(items, ITEM, r"\1\2\3"), items)  # pyright: ignore[reportAttributeAccessIssue]
+    items = pc.if_else(pc.equal(items, ""), None, items)  # pyright: ignore[reportAttributeAccessIssue]
+    return type(lists).from_arrays(lists.offsets, items, mask=lists.is_null()), read_otherwise
+
+
+def _printed_list(separator: str) -> str:
+    """Return the form of `[5, 12]` and `('a', 'b')`, but not of `[a]|[b]`. `(none)` is an id."""
+    quoted = r"""\s*['"].*['"],?\s*"""
+    several = rf"[^()]*(?:,|{re.escape(separator)})[^()]*"
+    return rf"(?s)^\s*(?:\[([^\[\]]*|{quoted})\]|\(({several}|{quoted}|\s*)\))\s*$"

@@ -42,10 +42,10 @@ from study.storage.scratch import scratch_folder
 LEAST_HELDOUT, LEAST_HELDOUT_SHARE = 100, 0.005
 """With fewer held-out rows, or a smaller share, quality would be noise: a stray stamp makes a day of one row."""
 
-VERSION = 3
+VERSION = 4
 """Must be increased if the same files are converted to other arrays. In ids, version 2 reads `1.0` as `1`, and `NA` as
-text, and version 3 `1.0E7` as `10000000`. A log keeps the content hash of the first version that converts it so, and
-its runs keep their ids."""
+text, version 3 `1.0E7` as `10000000`, and version 4 the text `[5, 12 ]` as a list of 5 and 12. A log keeps the content
+hash of the first version that converts it so, and its runs keep their ids."""
 
 
 def load(cache: Path, *, dir: str | Path) -> Log:

@@ -157,3 +157,55 @@ def test_lists_of_one_id_each_are_no_warning(tmp_path):
     text = FRAME.assign(genres=FRAME["genres"].map(lambda genres: "".join(genres[:1])))
     convert(tmp_path / "log", text, TOML.replace('"mean"', '{ separator = "|" }'), "csv")
     assert "separator" not in check("table", {"dir": str(tmp_path / "log")}, tmp_path / "x")
+
+
+LISTS = [["a", "b"], ["c"], [], ["b", "NA", "a"]]
+
+
+@pytest.mark.parametrize(
+    ("written", "separator"),
+    [
+        (["['a', 'b']", '["c"]', "[]", "['b', 'NA', 'a']"], ","),
+        (["['a', 'b']", "['c']", "[]", "['b', 'NA', None, 'a']"], ", "),
+        (["('a', 'b')", "('c',)", "()", "('b', 'NA', 'a')"], ","),
+        (["('a', 'b')", "('c',)", "()", "('b', 'NA', 'a')"], ", "),
+        (["['a' 'b']", "['c']", " [ ] ", "['b'  'NA'\n 'a']"], " "),
+        (["[a, b]", "[ c ]", "", "[b, NA, a]"], ","),
+        (["a | b", " c", " ", "b|NA|a "], "|"),
+    ],
+)
+def test_a_text_is_the_list_that_it_prints(tmp_path, written, separator):
+    """pandas writes a column of lists as `['a', 'b']`, whose brackets became part of the ids."""
+    expected = convert(tmp_path / "p", FRAME.assign(genres=LISTS * 250))
+    toml = TOML.replace('"mean"', f'{{ separator = "{separator}" }}')
+    log = convert(tmp_path / "c", FRAME.assign(genres=written * 250), toml, "csv")
+    assert log.vocabulary == expected.vocabulary
+    np.testing.assert_array_equal(log.ids, expected.ids)
+
+
+def test_numbers_of_a_printed_list_are_ids_like_others(tmp_path):
+    columns = {"csv": ["[5, 12]", "[7.0, nan]", "[12]", "[]"], "parquet": [["5", "12"], ["7"], ["12"], []]}
+    toml = TOML.replace('"mean"', '{ separator = ", " }')
+    logs = [convert(tmp_path / kind, FRAME.assign(genres=of * 250), toml, kind) for kind, of in columns.items()]
+    np.testing.assert_array_equal(logs[0].ids, logs[1].ids)
+
+
+@pytest.mark.parametrize("text", ["[a]|[b]", "(none listed)", "f(x)|[y", "'a'|\"b\"", "(a)|(b)", "[a]x", "a b"])
+def test_brackets_and_quotes_of_other_texts_are_part_of_the_ids(tmp_path, text):
+    toml = TOML.replace('"mean"', '{ separator = "|" }')
+    log = convert(tmp_path / "c", FRAME.assign(genres=[text, "z"] * 500), toml, "csv")
+    lists = convert(tmp_path / "p", FRAME.assign(genres=[text.split("|"), ["z"]] * 500))
+    np.testing.assert_array_equal(log.ids, lists.ids)
+
+
+def test_a_log_whose_texts_are_read_as_before_keeps_its_content(tmp_path):
+    """The hashes are those of version 3, whose caches and runs may be on disk."""
+    toml = TOML.replace('"mean"', '{ separator = "|" }')
+    frame = FRAME.assign(user=[1, 2] * 500, click=[0, 1] * 500)
+    written = {"same": "a|b||NA", "other": "a | b||NA"}
+    logs = {
+        name: convert(tmp_path / name, frame.assign(genres=[of, "c"] * 500), toml, "csv")
+        for name, of in written.items()
+    }
+    assert logs["same"].content == "6a9cf4331d41020f55273ae5a05ac3ee12f894b123bded959b5b16f6c916985b"
+    assert logs["other"].content != "0c617c82e8564506596b8024dfecbe7ff9c8d87992c192d00ac7d6295f88cabe"
