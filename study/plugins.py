@@ -1,7 +1,8 @@
 """Finds what users may add in one file: methods, models, data sources, search spaces.
 
-The file's name is the key: `load("models", "small", ...)` imports `models/small.py`. A dotted name (`my_pkg.my_model`)
-is a module of the user's own. A leading underscore means not a plugin. There is no list to keep.
+The file's name is the key: `load("models", "small", ...)` imports `models/small.py`. A name that is none of ours is a
+module of the user's own: a file `mine.py`, or a dotted name (`my_pkg.my_model`). A leading underscore means not a
+plugin. There is no list to keep.
 
 A user's folder comes last on `sys.path`, so no file there hides a module of ours, of a library or of Python. If the
 folder has its own `models/`, `models.mine` is found there, since `__path__` of our package names both folders.
@@ -159,8 +160,8 @@ def written_defaults(package: str, name: str, folder: Path) -> dict[str, Any]:
     """
     spec = importlib.util.find_spec(package)
     assert spec is not None
-    folders = [Path(own) for own in spec.submodule_search_locations or ()] if "." not in name else [folder]
-    for path in (own / f"{name.replace('.', '/')}.py" for own in (*folders, folder / package)):
+    folders = [*map(Path, spec.submodule_search_locations or ()), folder / package, folder]
+    for path in (own / f"{name.replace('.', '/')}.py" for own in folders):
         try:
             return _defaults_of_build(ast.parse(path.read_text()))
         except (OSError, SyntaxError, ValueError):
@@ -173,8 +174,8 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
 
     Args:
         package: package of the built-in plugins.
-        name: a plugin of the package, a dotted module, a file in the user's own folder of the package's name, or, for
-            a search space, a file in the current folder.
+        name: a plugin of the package, a dotted module, a file in the user's own folder of the package's name, or a
+            file in the current folder.
         noun: what a plugin of the package is, for messages.
         wanted: attribute that the module must have.
 
@@ -185,11 +186,10 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
     known = names(package)
     if name.endswith(".py"):
         raise ValueError(f"name the {noun} without .py: {Path(name).stem}")
-    in_folder = "a file of the current folder, such as mine.py"
-    other = in_folder if package == "search_spaces" else "a dotted module name such as my_pkg.mine"
-    unknown = f"unknown {noun} {name!r}; there are {', '.join(known)}, or {other}"
-    own_file = package == "search_spaces" and name not in known and _own_file(name)
-    path = name if "." in name or own_file else f"{package}.{name}"
+    other = "" if package == "search_spaces" else ", or a dotted module name such as my_pkg.mine"
+    unknown = f"unknown {noun} {name!r}; there are {', '.join(known)}, or a file of the current folder, such as mine.py"
+    unknown += other
+    path = module_of(package, name)
     if name not in known:
         if "." not in name and (only_ours or name.startswith("_") or path in NOT_PLUGINS):
             raise ValueError(unknown + _did_you_mean(name, known))
@@ -204,13 +204,24 @@ def load(package: str, name: str, noun: str, wanted: str) -> Any:
             raise ValueError(unknown + _did_you_mean(name, known)) from error
         lacks = f"the {noun} {name!r} needs the module {error.name!r}, which is not installed"
         raise ValueError(": ".join(filter(None, (own_errors.place(error, path), lacks)))) from error
-    if own_file and Path(module.__file__ or "") != own_file:
-        raise ValueError(f"{own_file} has the name of another module, {module.__file__}; rename it")
+    if path == name and (own := _own_file(name)) and Path(module.__file__ or "") != own:
+        raise ValueError(f"{own} has the name of another module, {module.__file__}; rename it")
     if "." in name:
         _refuse_same_name(path)
     if not hasattr(module, wanted):
         raise ValueError(f"{path} defines no `{wanted}`, so it is no {noun}")
     return module
+
+
+def module_of(package: str, name: str) -> str:
+    """Return the dotted name of a plugin's module, which need not be there."""
+    inside = f"{package}.{name}"
+    if "." in name:
+        return name
+    if name in names(package) or not _own_file(name):
+        return inside
+    in_own_package = Path(user_folder or "", *inside.split(".")).with_suffix(".py").is_file()
+    return inside if in_own_package and package != "search_spaces" else name
 
 
 def import_module(path: str) -> ModuleType:
@@ -248,9 +259,14 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def _own_file(name: str) -> Path | None:
-    """Return the file of a user's search space in the current folder, if there is one."""
+    """Return the file of a user's module in the current folder, or elsewhere on the path; None if there is none."""
+    if not name.isidentifier() or name.startswith("_"):
+        return None
     path = Path(user_folder or "", f"{name}.py")
-    return path if user_folder and name.isidentifier() and path.is_file() else None
+    if user_folder and path.is_file():
+        return path
+    spec = PathFinder.find_spec(name)  # on another node, that folder may be elsewhere
+    return Path(spec.origin) if spec and spec.origin and own_errors.is_own(spec.origin) else None
 
 
 def _refuse_same_name(path: str) -> None:

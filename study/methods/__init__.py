@@ -11,8 +11,9 @@ A method is a module with a function
 
 A method acts on the network. Embeddings stay on Adagrad, unless the recipe says `embeddings="method"`.
 
-The file's name is the method's name. Your own method is a file here, or any dotted name (`my_pkg.my_method`). Every
-method also takes the options in `COMMON`, and in studies those of its base (`study.methods._bases.OPTIONS`).
+The file's name is the method's name. Your own method is a file here or in the current folder, or any dotted name
+(`my_pkg.my_method`). Every method also takes the options in `COMMON`, and in studies those of its base
+(`study.methods._bases.OPTIONS`).
 
 A method that acts elsewhere than on the update has a function beside `build` that takes its thresholds and options by
 name: `unit_limit(...)` returns the limit of hidden units, `rollback_options(...)` when a run returns to an

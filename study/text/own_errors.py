@@ -31,7 +31,7 @@ def place(error: BaseException, module: str) -> str:
     own = [
         (frame.f_code.co_filename, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_globals.get("__name__") == module or _is_own(frame.f_code.co_filename)
+        if frame.f_globals.get("__name__") == module or is_own(frame.f_code.co_filename)
     ]
     return in_line(*own[-1]) if own else ""
 
@@ -73,11 +73,11 @@ def located(module: str, what: str = "") -> Iterator[None]:
 
 
 def of_plugin(name: str, module: str) -> contextlib.AbstractContextManager:
-    """Return `located` for a user's own plugin, whose name is dotted; ours raise what they raise."""
-    return located(module) if "." in name else contextlib.nullcontext()
+    """Return `located` for a user's own plugin, whose name is that of its module; ours raise what they raise."""
+    return located(module) if name == module else contextlib.nullcontext()
 
 
-def _is_own(file: str) -> bool:
+def is_own(file: str) -> bool:
     """Whether a file is none of ours, of a library or of Python."""
     path = os.path.abspath(file)
     ours = tuple(str(ROOT / package) + os.sep for package in PACKAGES)

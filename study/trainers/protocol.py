@@ -329,7 +329,7 @@ def own_names(package: str, name: str) -> tuple[str, ...]:
     """Return the module of a plugin that is the user's own, or nothing: a built-in one has a version."""
     if name in plugins.names(package):
         return ()
-    return (name if "." in name else f"{package}.{name}",)
+    return (plugins.module_of(package, name),)
 
 
 def processor_name() -> str:

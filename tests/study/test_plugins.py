@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from study import plugins
+from study import data, plugins
 from study.config import Arm, Study
+from study.definition import own_code
 from study.loops import command
-from study.trainers.protocol import open_trainer
+from study.trainers.protocol import open_trainer, own_names
 from study.tune import submit
 
 MODEL = "def build(spec):\n    return 'mine'\n"
@@ -70,6 +71,40 @@ def test_modules_of_user_packages_that_have_our_names_are_found(write: Write, tm
     assert plugins.load("search_spaces", "mine", "study", "study").study == 1
     assert plugins.names("models") == ours
     assert Path(plugins.load("models", "small", "model", "build").__file__).is_relative_to(plugins.ROOT)
+
+
+@pytest.mark.parametrize("package", ["models", "study.methods", "study.data", "study.trainers"])
+def test_a_file_of_the_current_folder_is_a_plugin(write: Write, tmp_path: Path, package: str) -> None:
+    """It was unknown. Did you mean mynet?"""
+    write("mynet.py", "from layers import WIDTH\n" + MODEL)
+    write("layers.py", "WIDTH = 8\n")
+    plugins.add_folder(str(tmp_path))
+    assert plugins.load(package, "mynet", "plugin", "build").__file__ == str(tmp_path / "mynet.py")
+    (own,) = own_names(package, "mynet")
+    before = own_code.digest.__wrapped__(own)
+    assert before is not None
+    write("layers.py", "WIDTH = 9\n")
+    assert own_code.digest.__wrapped__(own) != before
+
+
+def test_a_file_of_the_current_folder_hides_no_other_plugin(write: Write, tmp_path: Path) -> None:
+    write("small.py", MODEL)
+    write("mine.py", MODEL)
+    write("models/mine.py", MODEL)
+    write("queue.py", MODEL)
+    plugins.add_folder(str(tmp_path))
+    assert Path(plugins.load("models", "small", "model", "build").__file__).is_relative_to(plugins.ROOT)
+    assert plugins.load("models", "mine", "model", "build").__file__ == str(tmp_path / "models" / "mine.py")
+    assert own_names("models", "small") == ()
+    with pytest.raises(ValueError, match=r"queue\.py has the name of another module"):
+        plugins.load("models", "queue", "model", "build")
+
+
+def test_an_error_of_a_plugin_in_the_current_folder_names_its_line(write: Write, tmp_path: Path) -> None:
+    write("mydata.py", "def load(cache):\n    raise KeyError('x')\n")
+    plugins.add_folder(str(tmp_path))
+    with pytest.raises(ValueError, match=r"mydata\.py, line 2: KeyError"):
+        data.load("mydata", {}, tmp_path / "cache")
 
 
 def test_the_folder_of_methods_is_listed_once_for_all_arms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
