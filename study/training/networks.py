@@ -97,6 +97,7 @@ class StackedNetworks:
     Attributes:
         parameters: The trained ones by name, (R, *shape), leaves that require a gradient.
         buffers: Buffers and frozen parameters by name, (R, *shape).
+        unused: The parameters that took no part in the loss of the last step, each with the runs (R,) or (1,).
         packed: The places of small parameters and their numbers (R, P), whose views they are; None on CPU.
         capturable: Whether each step is the same operations, which a CUDA graph can replay.
     """
@@ -122,6 +123,7 @@ class StackedNetworks:
         buffers = _stacked([constants(network) for network in networks])
         self.buffers = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in buffers.items()}
         self.unit_limit = unit_limit
+        self.unused: dict[str, Tensor] = {}
         onednn_is_exact()  # cached here, so that no step has to measure it
         self._call = torch.vmap(
             self._of_one_run, in_dims=(0, 0, 0, None if unit_limit is None else 0), randomness="error"
@@ -150,10 +152,23 @@ class StackedNetworks:
         loss_RT = mean_losses(logits_RBT.mT.contiguous(), labels_RTB, tasks, share_RTB)
         total = loss_RT.sum() if aux_R is None else loss_RT.sum() + aux_R.sum()
         watched = [*self.leaves(), *([rows_RBI] if inputs.features else [])]
-        gradients = list(torch.autograd.grad(total, watched, materialize_grads=True))
+        found = torch.autograd.grad(total, watched, allow_unused=True)
+        self.unused = self._without(found)
+        gradients = [
+            torch.zeros_like(w) if gradient is None else gradient for w, gradient in zip(watched, found, strict=True)
+        ]
         if inputs.features:
             inputs.take_gradient(gradients.pop())
         return loss_RT.detach(), self.by_parameter(gradients)
+
+    def _without(self, gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:
+        """Return which runs of which parameters have no gradient; those of the leaves come first."""
+        leaves = len(self.leaves())
+        if all(gradient is not None for gradient in gradients[:leaves]):
+            return {}
+        lacking = torch.tensor([gradient is None for gradient in gradients[:leaves]], device=self.device)
+        of_names = zip(self.parameters, lacking.view(len(self.parameters), -1), strict=True)
+        return {name: runs for name, runs in of_names if runs.any()}
 
     def leaves(self) -> list[Tensor]:
         """Return the tensors that a loss is differentiated by."""

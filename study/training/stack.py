@@ -33,7 +33,7 @@ from study.training.networks import (
     spec_of,
 )
 from study.training.pooling import PooledTouchedInputs, PooledWholeInputs
-from study.training.rollback import Rollbacks, StatePart
+from study.training.rollback import Rollbacks, StatePart, where_resting
 from study.training.stack_method import StackMethod
 from study.training.table_method import TableMethod, TouchedTableMethod, WholeTableMethod
 from study.training.touched_rows import TableBlocks
@@ -198,17 +198,26 @@ class StackTraining:
 
     def _update(self, step: int, gradients: Sequence[Tensor]) -> None:
         of_names = dict(zip(self.network.parameters, gradients, strict=True))
+        unused = self.network.unused
+        before = {name: {key: state.clone() for key, state in self.states[name].items()} for name in unused}
         leaves = self.leaves.of(of_names, torch.ones_like(self.method.peak_lr_R) if self.on_update else None)
         touched = self.inputs.gradients(self.tables) if self.tables.features else None
         if touched and self.table_method:
             self.table_method.update(step, leaves, *touched)
         else:
             self.method.set_updates(step, leaves)
+        for name, runs in unused.items():  # as in torch, which does not even decay them
+            update = self.leaves.by_name(leaves)[name].update
+            update.copy_(where_resting(runs, torch.zeros_like(update), update))
         if self.on_update:
             self.on_update(self._view(step, leaves))
         if touched and not self.table_method:
             self._update_tables(step, *touched)
         self.leaves.apply(leaves)
+        for name, runs in unused.items():
+            for key in before[name].keys() - self.method.chain(step).shared:
+                state = self.states[name][key]
+                state.copy_(where_resting(runs, before[name][key], state))
 
     def _update_tables(self, step: int, rows_U: Tensor, gradient: Tensor) -> None:
         lr_GK = self.method.embeddings_lr(step).view(self.groups.count, self.groups.size)

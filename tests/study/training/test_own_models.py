@@ -11,6 +11,7 @@ from stacks import LOG, RECIPE, bits_of, make_run, plain_loop
 from torch import Tensor, nn
 
 from study.config import Run
+from study.training import devices
 from study.training.stack import StackTraining, StepView
 from study.training.trainer import train
 
@@ -161,6 +162,59 @@ def test_what_is_frozen_is_not_updated_decayed_or_part_of_a_norm(own_folder: Pat
     module = stack.initial_networks([5])[5]
     assert frozen >= {f"buffer/{n}" for n, p in module.named_parameters() if not p.requires_grad} != set()
     assert leaves == [n for n, p in module.named_parameters() if p.requires_grad]
+
+
+DECAYED = {"base": "adamw", "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize("embeddings", ["adagrad", "method"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("method", ["clippy", "zclip", "rollback"])
+@pytest.mark.parametrize("norm", ["pass", "self.d = nn.BatchNorm1d(4)"], ids=["stacked", "one by one"])
+def test_a_parameter_without_a_gradient_is_left_alone(
+    own_folder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    norm: str,
+    method: str,
+    packed: bool,
+    embeddings: str,
+) -> None:
+    """torch's optimizers do not touch it. It was decayed."""
+    monkeypatch.setattr(devices, "wants_few_operations", lambda _device: packed)
+    model = write(own_folder, network(f"self.c = nn.Linear(4, 4); {norm}"))
+    recipe = dataclasses.replace(RECIPE, embeddings=embeddings)
+    run = make_run(model=model, method=method, options=DECAYED, recipe=recipe)
+    stack = StackTraining([run, dataclasses.replace(run, seed=6)], LOG, torch.device("cpu"))
+    updates: dict[str, float] = {}
+    stack.on_update = lambda view: updates.update(
+        {n: float(leaf.update.abs().max()) for n, leaf in view.leaves.items()}
+    )
+    before = _copies(stack)
+    for step, rows in enumerate(stack.batches()):
+        stack.step(step, rows)
+    same = {name for name, tensor in _copies(stack).items() if torch.equal(tensor, before[name])}
+    unused = [name for name in before if name.startswith(("parameter/c.", "parameter/d."))]
+    assert unused
+    assert {name for name in same if name.startswith("parameter/")} == {*unused}
+    assert {f"parameter/{name}" for name, update in updates.items() if not update} == {*unused}
+
+
+def test_a_run_whose_parameter_has_no_gradient_in_a_step_leaves_it_alone_then(own_folder: Path) -> None:  # noqa: F811
+    """So do the moments of its gradient, as in torch's loop, and whatever the other runs do."""
+    run = make_run(model=write(own_folder, MODELS["layer used at times"]), options=DECAYED)
+    stack = StackTraining([run, dataclasses.replace(run, seed=6)], LOG, torch.device("cpu"))
+    used = []
+    for step, rows in enumerate(stack.batches()):
+        stack.read(rows)
+        used += (stack.inputs.rows()[:, 0, 0] <= 0).tolist()
+        before = {name: tensor.clone() for name, tensor in stack.state().items() if "a.weight" in name}
+        assert len(before) > 2
+        stack.step(step, rows)
+        for name, tensor in before.items():
+            now = stack.state()[name]
+            assert [not torch.equal(*pair) for pair in zip(now, tensor, strict=True)] == used[-2:], name
+    assert {*used} == {True, False}
+    assert any(one != other for one, other in zip(used[::2], used[1::2], strict=True))
 
 
 def _copies(stack: StackTraining) -> dict[str, Tensor]:
