@@ -1,7 +1,8 @@
 """Tries a user's method on toy tensors before a study: what raises, or breaks a promise of the study, is one line.
 
 Three runs take a few steps: each alone, side by side, with one value of each threshold for all runs and one a run, and
-with a state that was saved and loaded. A run must get the same bits each time.
+with a state that was saved and loaded. A run must get the same bits each time. Since a link may act only on large or
+small values, all of this is done at several scales.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from study.transforms import Chain, Leaf, LeafLink, Link
 SHAPES = ((4, 3), (4,), (1,))
 LRS = (0.1, 0.3, 0.02)
 STEPS = 3
+SCALES = (1.0, *(10.0**power for power in (-3, -2, -1, 1, 2, 3, 4, 5, 6)))
+"""Of the gradients and of the lrs. Each is less than the ratio of two runs, so that no threshold falls between them."""
 
 Trace = list[tuple[Link, list[Tensor], str]]
 """Each link of each step, the updates (R, *shape) that it left, and what it did wrong, which is the last."""
@@ -34,34 +37,45 @@ def check(name: str, options: Mapping[str, Any]) -> None:
     with own_errors.located(module.__name__, at_build):
         registry.unit_limit(name, options)
         registry.rollback_options(name, options)
-        link, wrong = _wrong(name, options)
+        found = (_wrong(name, options, scale) for scale in SCALES)
+        link, wrong = next((one for one in found if one[1]), (None, ""))
     if wrong:
         raise ValueError(f"{(link and _place(link)) or at_build}: {wrong}")
 
 
-def _wrong(name: str, options: Mapping[str, Any]) -> tuple[Link | None, str]:
-    alone = [_trace(name, options, slice(r, r + 1)) for r in range(len(LRS))]
-    everyone = slice(None)
+def _wrong(name: str, options: Mapping[str, Any], scale: float) -> tuple[Link | None, str]:
+    alone = [_trace(name, options, scale, slice(r, r + 1)) for r in range(len(LRS))]
     ways = (
-        (_trace(name, options, everyone), "a run gets another update beside other runs than alone: it mixes runs"),
         (
-            _trace(name, options, everyone, one_a_run=True),
+            _trace(name, options, scale),
+            "a run gets another update beside other runs than alone: it mixes runs",
+        ),
+        (
+            _trace(name, options, scale, one_a_run=True),
             "a run gets another update where thresholds have one value a run, a tensor (R,), instead of a number "
             "(number / tensor rounds in another way than tensor / tensor)",
         ),
         (
-            _trace(name, options, everyone, reloaded=True),
+            _trace(name, options, scale, reloaded=True),
             "a run that continues from a checkpoint gets another update: a link keeps what is not in leaf.state",
         ),
     )
     for link, _, wrong in (trace[-1] for trace in (*alone, *(trace for trace, _ in ways)) if trace):
         if wrong:
             return link, wrong
+    if link := _first_difference(alone[:1], _trace(name, options, scale, slice(0, 1))):
+        return link, "a run gets another update when it is tried again: a link draws random numbers"
     return next(((link, why) for trace, why in ways if (link := _first_difference(alone, trace))), (None, ""))
 
 
 def _trace(
-    name: str, options: Mapping[str, Any], runs: slice, *, one_a_run: bool = False, reloaded: bool = False
+    name: str,
+    options: Mapping[str, Any],
+    scale: float,
+    runs: slice = slice(None),
+    *,
+    one_a_run: bool = False,
+    reloaded: bool = False,
 ) -> Trace:
     values = {key: value for key, value in registry.signature(name).defaults.items() if key not in registry.COMMON}
     values |= options
@@ -70,18 +84,19 @@ def _trace(
         values |= {key: torch.full((len(LRS[runs]),), values[key]) for key in as_tensors}
 
     def built() -> Chain:
-        return registry.build(name, torch.tensor(LRS)[runs], values)
+        return registry.build(name, torch.tensor(LRS)[runs] * scale, values)
 
     chain, trace = built(), []
     draws = torch.Generator().manual_seed(0)
     weights = [torch.randn(len(LRS), *shape, generator=draws)[runs].clone() for shape in SHAPES]
     states = [chain.init(weight) for weight in weights]
     for _ in range(STEPS):
-        gradients = [torch.randn(len(LRS), *shape, generator=draws) for shape in SHAPES]
+        gradients = [torch.randn(len(LRS), *shape, generator=draws) * scale for shape in SHAPES]
         for gradient in gradients:
             gradient[1] *= 1e3  # so that clips act
         own = [gradient[runs].clone() for gradient in gradients]
         leaves = [Leaf(weight=w, gradient=g, update=g, state=s) for w, g, s in zip(weights, own, states, strict=True)]
+        chain.start(leaves)
         for link in chain.links:
             wrong = _apply(link, leaves)
             trace.append((link, [leaf.update.clone() for leaf in leaves], wrong))
@@ -114,7 +129,7 @@ def _first_difference(alone: list[Trace], together: Trace) -> Link | None:
     """The first link that leaves a run other bits than alone."""
     for (link, updates, _), *own in zip(together, *alone, strict=True):
         for update, *parts in zip(updates, *(tensors for _, tensors, _ in own), strict=True):
-            if not torch.equal(update, torch.cat(parts)):
+            if not torch.allclose(update, torch.cat(parts), rtol=0, atol=0, equal_nan=True):
                 return link
     return None
 

@@ -12,6 +12,9 @@ from torch import Tensor
 from study.transforms._math import Scalar, l2_norm, per_run
 from study.transforms._segments import Segments
 
+OURS = ("study.transforms", "study.optim")
+"""Where our own links are, which never change an update in place while it is the gradient."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -141,6 +144,7 @@ class Chain:
         self.per_leaf = all(link.per_leaf for link in self.links)
         self.packable = all(link.packable for link in self.links)
         self.shared = {key for link in self.links for key in link.shared}
+        self._all_ours = all(type(link).__module__.startswith(OURS) for link in self.links)
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         """Return the state of all links before the first step, for a weight of shape (R, *shape)."""
@@ -155,10 +159,14 @@ class Chain:
         """Return the names of the state of one tensor, without what all tensors share."""
         return self.init(torch.zeros(1, 0)).keys() - self.shared
 
+    def start(self, leaves: Sequence[Leaf]) -> None:
+        """Set each leaf's `update` to its gradient, or to a copy, which a user's own link may change in place."""
+        for leaf in leaves:
+            leaf.update = leaf.gradient if self._all_ours else leaf.gradient.clone()
+
     def updates(self, leaves: Sequence[Leaf]) -> None:
         """Set each leaf's `update`, starting from its gradient."""
-        for leaf in leaves:
-            leaf.update = leaf.gradient
+        self.start(leaves)
         # leaf by leaf if the links allow it, so that temporaries stay in the cache
         for per_leaf, links in itertools.groupby(self.links, key=lambda link: link.per_leaf):
             together = list(links)

@@ -57,8 +57,19 @@ WRONG = {
     "state of no run": (method(init="{'m': torch.zeros(1)}"), r"line 17: leaf.state\['m'\] is \(1,\): its first"),
     "counter": (method("self.calls += 1; leaf.update = leaf.update / self.calls"), "line 1[34]: .*from a checkpoint"),
     "weight": (method("leaf.weight.mul_(0.9)"), "line 1[34]: a link changes leaf.weight or leaf.gradient"),
-    "gradient": (method(build="chain(Mine(c), base(), scale(lr))", body="leaf.update.mul_(0.9)"),
+    "gradient": (method(build="chain(Mine(c), base(), scale(lr))", body="leaf.gradient.mul_(0.9)"),
                  "line 1[34]: a link changes leaf.weight or leaf.gradient"),
+    "random": (method("leaf.update.add_(torch.randn_like(leaf.update), alpha=1e-3)"), "line 1[34]: .*random numbers"),
+    "norm over runs, large": (
+        method("leaf.update = leaf.update * (10.0 / leaf.update.norm()).clamp(max=1.0)"), "line 1[34]: .*mixes runs"),
+    "norm over runs, an if": (
+        method("if leaf.update.norm() > 10: leaf.update = leaf.update * 0.1"), "line 1[34]: .*mixes runs"),
+    "largest over runs": (
+        method("if leaf.update.abs().max() > 100: leaf.update = leaf.update * 0.1"), "line 1[34]: .*mixes runs"),
+    "largest gradient over runs": (
+        method("if leaf.gradient.abs().max() > 1e6: leaf.update = leaf.update * 0.1"), "line 1[34]: .*mixes runs"),
+    "smallest over runs": (
+        method("if leaf.update.norm() < 0.002: leaf.update = leaf.update * 0"), "line 1[34]: .*mixes runs"),
     "shape": (method("leaf.update = leaf.update.flatten(1).sum(1)"), r"leaves an update \(1,\) for a weight \(1, 4, "),
     "threshold rounds": (
         method(C + "leaf.update = leaf.update * (c if isinstance(c, float) else c + 0.1)"),
@@ -87,8 +98,11 @@ def test_what_is_wrong_is_one_line(own_folder: Path, kind: str) -> None:  # noqa
                init="{'m': torch.zeros_like(weight)}"),
         method("leaf.update = leaf.update.sign()", build="chain(Mine(c), scale(lr))"),
         method(build="base()"),
+        method("leaf.update.mul_(0.9)", build="chain(Mine(c), base(), scale(lr))"),
+        method("leaf.update.mul_(0.9)", build="chain(clip_by_norm(math.inf), Mine(c), base(), scale(lr))").replace(
+            "import torch\n", "import math\nimport torch\nfrom study.transforms import clip_by_norm\n"),
     ],
-    ids=["clamp", "factor", "average", "own base", "one link"],
+    ids=["clamp", "factor", "average", "own base", "one link", "gradient in place", "in place after a clip"],
 )  # fmt: skip
 def test_what_is_right_is_planned(own_folder: Path, text: str) -> None:  # noqa: F811
     name = write(own_folder, text)
