@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from study.config import JUDGED_FROM, MAX_NAMED, RANKER, QualitySearch
+from study.record.confirmations import Confirmation, read_confirmations
 from study.record.definition import Definition, RecordError, read_definition
 from study.record.files import read_file
 from study.record.schema import is_threshold, threshold_of
@@ -28,11 +29,12 @@ def load(folder: Path) -> pd.DataFrame:
     Raises:
         RecordError: If there is no study. A ValueError.
     """
-    return cells_of(read_runs(Path(folder)), read_definition(Path(folder)))
+    folder = Path(folder)
+    return cells_of(read_runs(folder), read_definition(folder), read_confirmations(folder))
 
 
-def cells_of(every: pd.DataFrame, definition: Definition) -> pd.DataFrame:
-    """Return the recorded runs that belong to cells, with the column `curve`.
+def cells_of(every: pd.DataFrame, definition: Definition, confirmations: Iterable[Confirmation] = ()) -> pd.DataFrame:
+    """Return the recorded runs that belong to cells, with the columns `curve` and `confirms`.
 
     The control is left out. The arms of a loop are in the study's order, and have their defaults. Of a search for the
     best quality only the runs on fresh seeds remain: tuning has an lr and thresholds of its own each time, chosen by
@@ -42,10 +44,30 @@ def cells_of(every: pd.DataFrame, definition: Definition) -> pd.DataFrame:
     if isinstance(study.search, QualitySearch):
         every = every.loc[every["seed"] >= JUDGED_FROM]
     runs = with_curves(with_defaults(every, definition.data.get("defaults", {})))
+    own = set(study.seeds)
+    named = {run.id for test in confirmations for run in test.runs(definition) if run.seed not in own}
+    runs = runs.assign(**{CONFIRMS: runs["run_id"].isin(list(named))})
     if study.trainer == RANKER:
         return runs
     rank = {method: i for i, method in enumerate(dict.fromkeys(arm.method for arm in study.arms))}
     return runs.sort_values("method", key=lambda methods: methods.map(rank), kind="stable", ignore_index=True)
+
+
+CONFIRMS = "confirms"
+"""Whether a run is one of a confirmation, with a seed that the study has at this lr alone."""
+
+
+def of_curves(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that make curves: those of the study's own seeds, without the fresh ones of confirmations.
+
+    For what counts over lrs, or compares seeds. A rate, an edge and a claim have all runs, each at its own lr.
+    """
+    return runs.loc[make_curves(runs)]
+
+
+def make_curves(runs: pd.DataFrame) -> np.ndarray:
+    """Return for each run whether it is one of `of_curves`."""
+    return ~runs[CONFIRMS].isin([True]).to_numpy() if CONFIRMS in runs else np.ones(len(runs), bool)
 
 
 def with_defaults(runs: pd.DataFrame, defaults: Mapping[str, float]) -> pd.DataFrame:
@@ -129,7 +151,7 @@ def curves_of_arms(arms: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
 
 def threshold_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of a table of runs that hold thresholds: those that the record does not name itself."""
-    return [name for name in table.columns if name not in ("curve", TRAINED_LR) and is_threshold(name)]
+    return [name for name in table.columns if name not in ("curve", CONFIRMS, TRAINED_LR) and is_threshold(name)]
 
 
 TRAINED_LR = "lr_trained"

@@ -28,6 +28,7 @@ from analysis.stats import signals
 from analysis.stats.best import gains
 from analysis.stats.scale import ScaleTables, scale_tables
 from study.config import QualitySearch
+from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, RecordError, copy_definition, read_definition, study_exists
 from study.record.tables import read_losses
 
@@ -60,7 +61,7 @@ def read(folder: Path) -> Published:
     """
     definition = read_definition(folder)
     every = every_run(folder)
-    runs = cells_of(every, definition)
+    runs = cells_of(every, definition, read_confirmations(folder))
     control = (every["role"] == "control").tolist().count(True)
     tuned = len(every) - control - len(runs)
     return Published(definition=definition, runs=runs, control=control, tuned=tuned)

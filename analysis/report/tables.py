@@ -105,10 +105,10 @@ def report_tables(folder: Path) -> ReportTables:
         RecordError: If the folder holds no study.
     """
     definition, every = read_definition(folder), read_runs(folder)
-    runs = cells_of(every, definition)
+    confirmations = read_confirmations(folder)
+    runs = cells_of(every, definition, confirmations)
     searched = isinstance(definition.study.search, QualitySearch)
     fitted = fits(runs)
-    confirmations = read_confirmations(folder)
     compared = runs.iloc[:0] if searched else runs
     failed = failed_runs(folder, definition, runs)
     ratios = contrasts(compared, definition, confirmations=confirmations, fitted=fitted)

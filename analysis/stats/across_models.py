@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.loading import with_curves
+from analysis.loading import of_curves, with_curves
 from analysis.stats.contrasts import UNDECIDED, status_of
 from analysis.stats.intervals import FEWEST, bootstrap_shares
 
@@ -76,7 +76,7 @@ def across_models(runs: pd.DataFrame, contrasts: pd.DataFrame) -> pd.DataFrame:
         interval moves_low and moves_high, ratio (NaN unless known) with its 95% interval low and high, status ("known",
         "at least", "at most", "undecided").
     """
-    runs = with_curves(runs)
+    runs = of_curves(with_curves(runs))
     planned = contrasts.loc[contrasts["planned"].astype(bool), ["model", "curve", "method", "against"]]
     several = planned.groupby(["curve", "against"], sort=False).filter(lambda pair: len(pair) > 1)
     edges_of = seed_edges(runs.loc[runs["model"].isin(list(several["model"]))])

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis.loading import CURVE, records
+from analysis.loading import CURVE, of_curves, records
 from analysis.stats.edges import REACHED, edges, fits, outcomes_by_curve
 from analysis.stats.intervals import bootstrap_shares
 
@@ -45,6 +45,7 @@ def last_doubling(half: pd.DataFrame, full: pd.DataFrame, level: float = 0.5) ->
         (95% interval, 0 and inf where an end is open; NaN below FEWEST seeds or if an edge was not reached), status
         ("settled", "still falling", "still rising", "not known").
     """
+    half, full = of_curves(half), of_curves(full)
     both = sorted(set(half["run_id"]) & set(full["run_id"]))
     half, full = (t.loc[t["run_id"].isin(both)].sort_values("run_id", ignore_index=True) for t in (half, full))
     of_half, of_full = (

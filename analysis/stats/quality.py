@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.loading import CELL, CURVE, in_order, records, tasks_of, threshold_columns, with_curves
+from analysis.loading import (
+    CELL,
+    CURVE,
+    in_order,
+    make_curves,
+    of_curves,
+    records,
+    tasks_of,
+    threshold_columns,
+    with_curves,
+)
 from analysis.stats.rates import bins
 from study.config import EdgeSearch
 from study.record.definition import Definition
@@ -137,9 +147,10 @@ def chosen_by_others(
     kept = filled["kept"] if np.isnan(kept).any() else kept
     seed_N, lr_N = runs["seed"].to_numpy(dtype=np.int64), runs["lr"].to_numpy(dtype=float)
     curve_N, tables, none = runs["curve"].to_numpy(dtype=object), {}, _no_choice()
+    own_N = make_curves(runs)
     for key, at in sorted(runs.groupby(list(of), sort=False).indices.items(), key=lambda item: item[1][0]):
         first, second = (str(part) for part in key)  # pyright: ignore[reportGeneralTypeIssues]
-        tables[first, second] = none
+        tables[first, second], at = none, at[own_N[at]]
         seeds, of_seed = np.unique(seed_N[at], return_inverse=True)
         if len(seeds) < 2:
             continue  # there are no other seeds
@@ -226,7 +237,7 @@ def lr_sensitivity(runs: pd.DataFrame, definition: Definition) -> pd.DataFrame:
         NaN with one), sensitivity_lr_min, sensitivity_lr_max (the range; sensitivity is NaN with fewer than two lrs in
         it), method.
     """
-    runs = with_curves(runs)
+    runs = of_curves(with_curves(runs))
     top = sum(float(task["constant_loss"]) for task in tasks_of(definition.data))
     if "initial_loss" in runs:
         top = float(pd.Series(_floats(runs, "initial_loss")).median())

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.loading import load
+from analysis.loading import load, of_curves
 from analysis.stats.intervals import wilson
 from study.record.files import read_beside
 
@@ -73,7 +73,7 @@ def watched(folder: Path) -> pd.DataFrame:
     Raises:
         ValueError: If no run of the study was watched.
     """
-    return prepared(_recorded(folder).merge(load(folder)[list(OF_RUNS)], on="run_id"))
+    return prepared(_recorded(folder).merge(of_curves(load(folder))[list(OF_RUNS)], on="run_id"))
 
 
 def prepared(table: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.loading import CURVE, in_order, records, with_curves
+from analysis.loading import CURVE, in_order, of_curves, records, with_curves
 from analysis.stats.onsets import LOST_AT, with_onsets
 from study.outcomes.gains import LEAST_POINTS
 
@@ -23,7 +23,7 @@ def diverged_by_step(runs: pd.DataFrame) -> pd.DataFrame:
         step. If it is not known when some diverged runs were lost, a further row has the share with them, at the last
         step; known is False there.
     """
-    runs = with_curves(runs)
+    runs = of_curves(with_curves(runs))
     runs = runs if LOST_AT in runs else with_onsets(runs)
     rows = []
     for key, curve in runs.groupby(CURVE, sort=False):

@@ -175,14 +175,16 @@ class Result:
         confirmations = read_confirmations(self.folder)
         return ResultTable(
             contrasts(self.runs, self._definition, confirmations=confirmations, quality=quality, fitted=self.fits)
-        )
+        ).unless_empty("No row: no model has runs of two curves.")
 
     def across_models(self) -> "pd.DataFrame":
         """Return how each method moves the edge over all models; see `analysis.stats.across_models`."""
         from analysis.stats.across_models import across_models
         from study.api.table import ResultTable
 
-        return ResultTable(across_models(self.runs, self.contrasts()))
+        return ResultTable(across_models(self.runs, self.contrasts())).unless_empty(
+            "No row: a method and what it is compared with need runs of the same lrs, two or more, in two models."
+        )
 
     def frontier(self, level: float = 0.5) -> "pd.DataFrame":
         """Return the edge of each curve by the threshold that varies; see `analysis.frontier`."""

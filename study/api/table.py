@@ -2,7 +2,7 @@
 
 import shutil
 import textwrap
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ ANSWER = 6
 
 CUT = 20
 """Letters of a long text where it leaves no room for the answer."""
+
+WHY_EMPTY = "why_empty"
+"""The key in `attrs` of why a table has no row."""
 
 DIGITS = 4
 """Digits after the point that are shown."""
@@ -35,12 +38,20 @@ class ResultTable(pd.DataFrame):
     def _constructor(self) -> type["ResultTable"]:
         return ResultTable
 
+    def unless_empty(self, why: str) -> Self:
+        """Return the table, which says `why` where it is shown if it has no row."""
+        if not len(self):
+            self.attrs[WHY_EMPTY] = why
+        return self
+
     def shown(self) -> tuple[pd.DataFrame, str]:
-        """Return what is shown, and which columns are left out, in words."""
+        """Return what is shown, and in words which columns are left out, or why there is no row."""
         plain = pd.DataFrame(self)
         if plain.columns.nlevels > 1 or not plain.columns.is_unique:  # a user's own arrangement
             return plain, ""
-        empty = [name for name in plain if len(plain) and _is_empty(pd.Series(plain[name]))]
+        if not len(plain):
+            return plain, self.attrs.get(WHY_EMPTY, "")
+        empty = [name for name in plain if _is_empty(pd.Series(plain[name]))]
         shown = plain.drop(columns=empty)
         if set(RUN) <= set(shown):
             shown = shown.loc[:, [*RUN, *shown.columns.drop(list(RUN))]]

@@ -16,6 +16,7 @@ import pandas as pd
 from study.commands import sizes
 from study.commands.rescore import judged_columns
 from study.record import tables
+from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, RecordError
 from study.storage import stores
 
@@ -95,7 +96,7 @@ def outcomes_at(
         )
     if missing := len(set(every["run_id"]) - set(losses["run_id"])):
         raise RecordError(f"the losses of {missing} runs in {folder} are missing")
-    own = cells_of(every, definition)
+    own = cells_of(every, definition, read_confirmations(folder))
     if own.empty:
         return {}
     length = _lengths(losses)

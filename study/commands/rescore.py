@@ -15,6 +15,7 @@ from study.definition import overrides
 from study.outcomes.judge import final_loss
 from study.outcomes.recorded import judge_recorded, losses_by_run
 from study.record import tables
+from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, RecordError, check_not_a_view, read_definition
 from study.record.references import references
 from study.record.views import write_view
@@ -94,7 +95,7 @@ def rule_influence(
     from analysis.stats.edges import fits
 
     definition, every = read_definition(folder), tables.read_runs(folder) if every is None else every
-    own = cells_of(every, definition)
+    own = cells_of(every, definition, read_confirmations(folder))
     losses = tables.read_losses(folder) if losses is None else losses
     if not set(own["run_id"]) <= set(losses["run_id"]):
         own = own.iloc[:0]

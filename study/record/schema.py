@@ -81,7 +81,7 @@ says that it diverged; `initial_loss` is the first training loss; `raised`, what
 OF_TABLES = frozenset(
     """
     against basis best_lr best_lr_against binned bound bound_high bound_low chance collapsed complete_lr confidence
-    curve difference difference_high difference_low difference_pairs edge edge_status failed failed_allowed
+    confirms curve difference difference_high difference_low difference_pairs edge edge_status failed failed_allowed
     failed_k failed_lr failed_n headroom headroom_high headroom_low
     held high highest_lr k known level low lowest_bound lowest_k lowest_lr lowest_n lr_max lr_min lr_named
     lr_only lr_only_against lr_p lr_p_holm lr_pairs lr_trained lrs measure micro micro_high micro_low micro_rate

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from study.config import CONTROL_LRS, CONTROL_SEEDS, Arm, Recipe, Run, Study
+from study.record.confirmations import Confirmation, write_confirmation
 from study.record.definition import Definition, open_study
 from study.record.tables import write_trial
 
@@ -123,6 +124,18 @@ def write_simulated_study(
                 losses += curves
         _write(folder, f"{model}-control", rows, losses, CONTROL_SEEDS, steps, with_losses)
     return definition
+
+
+def write_simulated_confirmation(folder: Path, definition: Definition, confirmation: Confirmation) -> None:
+    """Name a confirmation of a simulated study, and write its runs."""
+    write_confirmation(folder, confirmation)
+    rows, losses, steps = [], [], definition.study.recipe.steps or 200
+    for run in confirmation.runs(definition):
+        arm = Arm(run.method, run.options)
+        row, curves = _run(definition, run.model, arm, run.lr, run.seed, steps, EDGES, 0.09)
+        rows.append(row)
+        losses += curves
+    _write(folder, confirmation.name, rows, losses, confirmation.seeds, steps, True)
 
 
 def _write(

@@ -99,6 +99,13 @@ def test_a_table_shows_its_answer_and_holds_all_columns(published, tmp_path) -> 
     assert "e-05" not in shown
 
 
+def test_a_table_without_rows_says_why(published) -> None:
+    table = published.across_models()
+    assert "in two models" in repr(table)
+    assert "in two models" in table._repr_html_()
+    assert "No row" not in repr(published.contrasts()) + repr(published.edges().query("model == ''"))
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_table_shows_the_columns_that_fit_and_how_many_more_there_are(published, width) -> None:
     tables = [published.edges(), published.rates(), published.runs, published.contrasts(), published.recommend()]
