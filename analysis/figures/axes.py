@@ -42,6 +42,7 @@ STYLE = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "legend.frameon": False,
+    "text.color": "black",
     "text.parse_math": False,
     "svg.hashsalt": "study",
 }
@@ -64,8 +65,24 @@ PAPER = {
 BAND_ALPHA = 0.12
 """Opacity of an uncertainty band: low, because several bands overlap."""
 
-HALO = withStroke(linewidth=2.2, foreground="white")
-"""A white outline that keeps text readable on top of lines."""
+
+def ink() -> Any:
+    """Return the colour of letters, and of what is black on white."""
+    return matplotlib.rcParams["text.color"]
+
+
+def ground() -> Any:
+    """Return the colour of what lies behind a figure: of open markers, and of outlines."""
+    return matplotlib.rcParams["axes.facecolor"]
+
+
+def halo() -> withStroke:
+    """Return an outline that keeps text readable on top of lines."""
+    return withStroke(linewidth=2.2, foreground=ground())
+
+
+SMALLEST = 8.0
+"""Points below which small letters are no smaller than the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +142,11 @@ class Sizes:
 def sizes(ax: Axes) -> Sizes:
     """Return sizes from rcParams; smaller ones in a narrow axes."""
     part = max(0.55, min(1.0, math.sqrt(inches(ax)[0] / FULL_WIDTH)))
-    rc = matplotlib.rcParams
+    rc, font = matplotlib.rcParams, float(matplotlib.rcParams["font.size"])
     return Sizes(
-        line=part * rc["lines.linewidth"], marker=part * rc["lines.markersize"], text=0.85 * float(rc["font.size"])
+        line=part * rc["lines.linewidth"],
+        marker=part * rc["lines.markersize"],
+        text=max(0.85 * font, min(font, SMALLEST)),
     )
 
 
@@ -266,7 +285,7 @@ def legend(figure: Figure, styles: Mapping[str, LineStyle], lines: bool = True, 
     rc = matplotlib.rcParams
     line, marker, letter = rc["lines.linewidth"], rc["lines.markersize"], float(rc["font.size"]) / 10
     handles = [
-        Line2D([], [], color=v.colour, ls=v.dash, marker=v.marker, ms=marker, mec="white", mew=0.5, lw=line)
+        Line2D([], [], color=v.colour, ls=v.dash, marker=v.marker, ms=marker, mec=ground(), mew=0.5, lw=line)
         if lines
         else Line2D([], [], color=v.colour, ls="none", marker=v.marker, ms=1.2 * marker)
         for v in styles.values()

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from analysis.figures.axes import BAND_ALPHA, label_y, lr_axis, shifted, sizes, widen
+from analysis.figures.axes import BAND_ALPHA, ground, label_y, lr_axis, shifted, sizes, widen
 from analysis.figures.palette import LineStyle, curve_styles
 from analysis.loading import records
 from analysis.stats.edges import NOT_REACHED
@@ -87,7 +87,7 @@ def _draw_points(
         ax.errorbar(lr[full], rate[full], error[:, full], transform=transform, **bars)
     for count in sorted(set(n)):
         ms = size.marker * (1 if len(set(n)) == 1 else max(0.6, 1.45 * math.sqrt(count / most)))
-        marks = {"color": style.colour, "ms": ms, "mec": "white", "mew": 0.5, "zorder": 4, "label": label}
+        marks = {"color": style.colour, "ms": ms, "mec": ground(), "mew": 0.5, "zorder": 4, "label": label}
         ax.plot(lr[n == count], rate[n == count], style.marker, transform=transform, **marks)
         label = None
 
@@ -169,7 +169,7 @@ def draw_band(
         style = styles[curve]
         ax.fill_between(lr, low, high, color=style.colour, alpha=BAND_ALPHA, lw=0)
         size = sizes(ax)
-        marks: dict[str, Any] = {"marker": style.marker, "ms": 0.9 * size.marker, "mec": "white", "mew": 0.5}
+        marks: dict[str, Any] = {"marker": style.marker, "ms": 0.9 * size.marker, "mec": ground(), "mew": 0.5}
         ax.plot(lr, mid, color=style.colour, ls=style.dash, lw=size.line, label=curve, **marks)
         if off.any():
             cross: dict[str, Any] = {"ms": 1.3 * size.marker, "mew": 1.1 * size.line}
@@ -192,7 +192,7 @@ def draw_micro(ax: Axes, rates: pd.DataFrame, styles: Styles | None = None) -> N
         style, size, moved = styles[curve], sizes(ax), _dodge(ax, i, len(curves))
         bars = {"elinewidth": 0.6 * size.line, "alpha": 0.45, "transform": moved}
         ax.errorbar(lr, rate, error, fmt="none", ecolor=style.colour, **bars)
-        marks: dict[str, Any] = {"marker": style.marker, "ms": 0.9 * size.marker, "mec": "white", "mew": 0.5}
+        marks: dict[str, Any] = {"marker": style.marker, "ms": 0.9 * size.marker, "mec": ground(), "mew": 0.5}
         ax.plot(lr, rate, color=style.colour, ls=style.dash, lw=0.8 * size.line, transform=moved, **marks)
     lr_axis(ax, rates["lr"])
     widen(ax, "y", -0.04, 1.04)
@@ -214,12 +214,12 @@ def draw_horizon(ax: Axes, table: pd.DataFrame, styles: Styles | None = None) ->
         known, rest = of_curve.loc[at_end], of_curve.loc[~at_end]
         style, size = styles[curve], sizes(ax)
         drawn: dict[str, Any] = {"color": style.colour, "lw": 1.1 * size.line, "ls": style.dash, "label": curve}
-        marks: dict[str, Any] = {"marker": style.marker, "ms": size.marker, "mec": "white", "mew": 0.5, "zorder": 4}
+        marks: dict[str, Any] = {"marker": style.marker, "ms": size.marker, "mec": ground(), "mew": 0.5, "zorder": 4}
         ax.step(known["step"], known["share"], where="post", markevery=[-1], clip_on=False, **drawn, **marks)
         if len(rest):  # from the share that is known at the end to that of all diverged runs
             ends = [known["share"].iloc[-1], rest["share"].iloc[-1]]
             ax.plot([rest["step"].iloc[-1]] * 2, ends, color=style.colour, ls=":", lw=0.8 * size.line, clip_on=False)
-            open_mark = {"ms": 0.9 * size.marker, "mfc": "white", "clip_on": False}
+            open_mark = {"ms": 0.9 * size.marker, "mfc": ground(), "clip_on": False}
             ax.plot(rest["step"], rest["share"], style.marker, color=style.colour, **open_mark)
     ax.set_xlabel("step")
     label_y(ax, "runs diverged so far")

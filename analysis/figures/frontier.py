@@ -22,7 +22,9 @@ from analysis.figures.axes import (
     FewTicks,
     Page,
     figure_style,
+    ground,
     inches,
+    ink,
     label_y,
     log_ticks,
     panel_figure,
@@ -90,7 +92,7 @@ def draw_frontier(
     for row in rows:
         if row["status"] == REACHED:
             before = ""
-            face = style.colour if row["monotone"] else "white"
+            face = style.colour if row["monotone"] else ground()
             ax.plot(
                 row["value"],
                 row["edge"],
@@ -127,9 +129,9 @@ def _edge_range(table: pd.DataFrame) -> tuple[float, float]:
 
 def _draw_reference(ax: Axes, row: Mapping[str, Any], x: float, bottom: float, top: float) -> Name:
     ends = (row["low"] or bottom, min(row["high"], top))
-    ax.axhspan(*ends, color="#000000", alpha=0.09, lw=0, zorder=1)
+    ax.axhspan(*ends, color=ink(), alpha=0.09, lw=0, zorder=1)
     at = {REACHED: row["edge"], NOT_REACHED: row["lr_max"], BELOW: row["lr_min"]}[row["status"]]
-    ax.axhline(at, color="#000000", lw=0.75 * sizes(ax).line, ls=(0, (1, 1.5)), zorder=2)
+    ax.axhline(at, color=ink(), lw=0.75 * sizes(ax).line, ls=(0, (1, 1.5)), zorder=2)
     return Name(text=f"{row['curve']} {edge_text(row)}", x=x, y=at, along=True)
 
 

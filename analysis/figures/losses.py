@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.figures.axes import label_y, log_axis, sizes
+from analysis.figures.axes import ground, label_y, log_axis, sizes
 from analysis.figures.palette import LineStyle, method_styles
 
 MARKERS = 6
@@ -31,7 +31,7 @@ def draw_losses(ax: Axes, losses: pd.DataFrame, styles: Mapping[str, LineStyle] 
         of_task, style = losses.loc[losses["task"] == task], styles[task]
         apart = max(1, len(of_task) // MARKERS)
         begin = apart * (i + 1) // (len(tasks) + 1)  # lines that run together have markers in turn
-        marks: dict[str, Any] = {"marker": style.marker, "ms": 0.9 * size.marker, "mec": "white", "mew": 0.5}
+        marks: dict[str, Any] = {"marker": style.marker, "ms": 0.9 * size.marker, "mec": ground(), "mew": 0.5}
         line: dict[str, Any] = {"color": style.colour, "ls": style.dash, "lw": size.line}
         ax.plot(of_task["step"], of_task["loss"], **line, **marks, markevery=(begin, apart), label=task)
     known = losses["loss"].to_numpy(dtype=float)

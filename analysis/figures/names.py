@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox, IdentityTransform
 
-from analysis.figures.axes import HALO, sizes
+from analysis.figures.axes import halo, ink, sizes
 
 STEP = 0.25
 """Width of the squares in which places are sought, in letters."""
@@ -56,14 +56,14 @@ class Name:
         text: What is written.
         x, y: The point, in data.
         along: Whether it may stand anywhere along a horizontal line through the point.
-        colour: Of the letters.
+        colour: Of the letters; None is that of all.
     """
 
     text: str
     x: float
     y: float
     along: bool = False
-    colour: str = "black"
+    colour: str | None = None
 
 
 def write_names(ax: Axes, names: Sequence[Name]) -> None:
@@ -93,10 +93,10 @@ class _NameText(Annotation):
             ha="left",
             va="bottom",
             fontsize=fontsize,
-            color=name.colour,
+            color=name.colour or ink(),
             arrowprops=None if name.along else line,
             zorder=6,
-            path_effects=[HALO],
+            path_effects=[halo()],
             transform=IdentityTransform(),
             clip_on=False,
         )

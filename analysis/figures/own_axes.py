@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.markers import MarkerStyle
 
+from analysis.figures.axes import ink
 from analysis.figures.palette import LineStyle, curve_styles, method_styles
 
 
@@ -43,7 +44,8 @@ def own_styles(
     Raises:
         ValueError: A palette or markers name something else, or matplotlib has no such colour or marker.
     """
-    styles = method_styles(table["method"]) if methods else curve_styles(table)
+    black = to_hex(ink())
+    styles = method_styles(table["method"], black) if methods else curve_styles(table, black)
     method_of = dict(zip(table["curve"], table["method"], strict=True))
     colours = _chosen("palette", palette, to_hex, styles, method_of)
     shapes = _chosen("markers", markers, lambda marker: MarkerStyle(marker).get_marker(), styles, method_of)

@@ -36,8 +36,10 @@ class LineStyle:
     dash: tuple[int, tuple[float, ...]]
 
 
+BLACK = "#000000"
+
 KNOWN = {
-    "none": LineStyle(colour="#000000", marker="o", dash=(0, ())),
+    "none": LineStyle(colour=BLACK, marker="o", dash=(0, ())),
     "layer_clip": LineStyle(colour="#E69F00", marker="s", dash=(0, (5, 1.5))),
     "global_clip": LineStyle(colour="#56B4E9", marker="D", dash=(0, (5, 1.5, 1, 1.5))),
     "agc": LineStyle(colour="#CC79A7", marker="^", dash=(0, (3, 1.5))),
@@ -61,31 +63,38 @@ OTHERS = (
 HEAT = ("#ffffff", "#9ecae6", "#3d94c4", "#00558a")
 
 
-def method_styles(methods: Iterable[str]) -> dict[str, LineStyle]:
-    """Return method -> style, in the order of legends."""
+def method_styles(methods: Iterable[str], ink: str = BLACK) -> dict[str, LineStyle]:
+    """Return method -> style, in the order of legends, with `ink` in place of black."""
     ordered = method_order(methods)
     free = itertools.cycle([*(style for m, style in KNOWN.items() if m not in ordered), *OTHERS])
-    return {m: KNOWN[m] if m in KNOWN else next(free) for m in ordered}
+    styles = {m: KNOWN[m] if m in KNOWN else next(free) for m in ordered}
+    return {m: dataclasses.replace(s, colour=ink) if s.colour == BLACK else s for m, s in styles.items()}
 
 
-def curve_styles(table: "pd.DataFrame") -> dict[str, LineStyle]:
+def curve_styles(table: "pd.DataFrame", ink: str = BLACK) -> dict[str, LineStyle]:
     """Return curve -> style, in the order of legends.
 
-    Curves of one method have its marker, in shades from dark to pale and with other dashes: they differ in grey too.
+    Curves of one method are shades of its colour, from dark to pale. Each has a dash and a marker of its own, which no
+    other method here has: they differ in grey too.
 
     Args:
         table: Rows with method and curve.
+        ink: In place of black.
     """
     curves_of: dict[str, list[str]] = {}
     for row in records(table.loc[:, ["method", "curve"]].drop_duplicates()):
         curves_of.setdefault(row["method"], []).append(row["curve"])
     styles = {}
-    for method, style in method_styles(curves_of).items():
+    of_method = method_styles(curves_of, ink)
+    taken = {style.marker for style in of_method.values()}
+    markers = itertools.cycle([s.marker for s in (*KNOWN.values(), *OTHERS) if s.marker not in taken] or ["o"])
+    for method, style in of_method.items():
         curves = sorted(curves_of[method])
         found = shades(style, len(curves)) if len(curves) > 1 else [style]
         dashes = itertools.cycle([style.dash, *(other.dash for other in OTHERS)])
+        own = itertools.chain([style.marker], markers)
         styles |= {
-            curve: dataclasses.replace(shade, dash=dash)
+            curve: dataclasses.replace(shade, dash=dash, marker=next(own))
             for curve, shade, dash in zip(curves, found, dashes, strict=False)
         }
     return styles
@@ -98,7 +107,8 @@ def shades(style: LineStyle, count: int) -> list[LineStyle]:
 
     rgb = np.array(_rgb(style.colour))
     dark, pale = (tuple(shade.tolist()) for shade in (0.35 * rgb, rgb + 0.6 * (1 - rgb)))
-    colours = sns.blend_palette([to_hex(dark), style.colour, to_hex(pale)], count).as_hex()
+    ends = dict.fromkeys([to_hex(dark), style.colour.lower(), to_hex(pale)])  # black has no darker shade
+    colours = sns.blend_palette(list(ends), count).as_hex()
     return [dataclasses.replace(style, colour=colour) for colour in colours]
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.axes import REPORT, Page, legend, panel_figure, sizes
+from analysis.figures.axes import REPORT, Page, ground, legend, panel_figure, sizes
 from analysis.figures.palette import LineStyle, curve_styles, method_styles, shades
 
 MOST_CURVES = 10
@@ -114,7 +114,7 @@ def draw_panels(parts: Sequence[Panel], draw: Callable[[Axes, Panel], None], pag
         ax.set_title(part.title)
         if part.names is not None:
             handles = [
-                Line2D([], [], color=v.colour, ls=v.dash, marker=v.marker, mec="white", mew=0.5)
+                Line2D([], [], color=v.colour, ls=v.dash, marker=v.marker, mec=ground(), mew=0.5)
                 for v in part.styles.values()
             ]
             ax.legend(

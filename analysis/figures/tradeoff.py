@@ -13,7 +13,9 @@ from analysis.figures.axes import (
     REPORT,
     Page,
     figure_style,
+    ground,
     inches,
+    ink,
     label_y,
     legend,
     legend_below,
@@ -33,8 +35,9 @@ MANY_POINTS = 2_000
 MANY_METHODS = 50
 """Methods above which only evenly spaced ones are drawn, and those on a Pareto front."""
 
-STEP = 0.018
-"""Distance between neighbouring methods on the x axis, so that equal rates do not hide each other."""
+STEP, SHIFT = 0.014, 0.05
+"""Distance of neighbouring methods, and most of the first and the last, in P(divergence): equal rates do not hide each
+other."""
 
 TALL = 1.3
 """How much higher than others a panel is: points have names, which need room."""
@@ -71,7 +74,8 @@ def draw_tradeoff(
     """Draw the cells of one model: quality (up is better) against the share of diverged runs.
 
     The Pareto front has large markers, intervals, a line and names. The best cell of each other method has a black
-    edge and a grey name. A quality far below the others is an open marker at the lower edge.
+    edge and a grey name. A quality far below the others is an open marker at the lower edge. Methods are shifted by up
+    to `SHIFT` in P(divergence).
 
     Args:
         table: `analysis.stats.frontier.tradeoff` of one model.
@@ -86,7 +90,7 @@ def draw_tradeoff(
         of_method = table.loc[table["method"] == method]
         _draw_points(ax, of_method, styles[method], down, rasterized=len(table) > MANY_POINTS)
     front = table.loc[table["pareto"]].sort_values(["rate", "up"])
-    ax.step(front["rate"], down * front["up"], where="post", color="black", lw=0.75 * sizes(ax).line, zorder=3)
+    ax.step(front["rate"], down * front["up"], where="post", color=ink(), lw=0.75 * sizes(ax).line, zorder=3)
     named = _named(table)
     for row in named:
         _draw_named_point(ax, row, styles[row["method"]])
@@ -109,7 +113,7 @@ def draw_tradeoff(
 
 
 def _name(row: Mapping[str, Any]) -> Name:
-    colour = "black" if row["pareto"] else "#666666"
+    colour = ink() if row["pareto"] else "#666666"
     return Name(text=f"{row['curve']}, lr {row['lr']:g}", x=row["x"], y=row["quality"], colour=colour)
 
 
@@ -129,7 +133,7 @@ def _placed(table: pd.DataFrame) -> tuple[pd.DataFrame, int, float]:
     floor = _floor(down * table["quality"].to_numpy(dtype=float), table["rate"].to_numpy(dtype=float))
     order = method_order(table["method"])
     between = np.diff(sorted(set(table["rate"]))).min(initial=1.0)
-    step = min(STEP, 0.8 * float(between) / max(1, len(order)))
+    step = min(STEP, SHIFT / max(1, len(order) - 1), 0.8 * float(between) / max(1, len(order)))
     place = {method: i for i, method in enumerate(order)}
     shift = [step * (place[m] - (len(order) - 1) * p) for m, p in zip(table["method"], table["rate"], strict=True)]
     placed = table.assign(
@@ -154,7 +158,7 @@ def _named(placed: pd.DataFrame) -> list[dict[str, Any]]:
 def _draw_points(ax: Axes, of_method: pd.DataFrame, style: LineStyle, down: int, rasterized: bool) -> None:
     """Draw the cells of a method that are not on the Pareto front."""
     label = str(of_method["method"].iloc[0])
-    for off, face, name in ((False, style.colour, label), (True, "white", None)):
+    for off, face, name in ((False, style.colour, label), (True, ground(), None)):
         chosen = of_method.loc[(of_method["off"] == off) & ~of_method["pareto"]]
         points = {"color": style.colour, "mfc": face, "ms": 0.9 * sizes(ax).marker, "alpha": 0.55, "mew": 0.8}
         ax.plot(chosen["x"], down * chosen["up"], style.marker, **points, rasterized=rasterized, label=name)
@@ -169,7 +173,7 @@ def _draw_named_point(ax: Axes, row: Mapping[str, Any], style: LineStyle) -> Non
         ax.plot([x, x], span, marker="_", **bar)
         ax.plot([row["low"], row["high"]], [y, y], marker="|", **bar)
     ms = (1.6 if row["pareto"] else 0.9) * size.marker
-    ax.plot(x, y, style.marker, color=colour, ms=ms, mec="black", mew=0.75 * size.line, zorder=5)
+    ax.plot(x, y, style.marker, color=colour, ms=ms, mec=ink(), mew=0.75 * size.line, zorder=5)
 
 
 def _floor(up: np.ndarray, rate: np.ndarray) -> float:

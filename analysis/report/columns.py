@@ -107,10 +107,10 @@ TABLES: dict[str, tuple[str, dict[str, Column]]] = {
         "The rate of divergence and the quality of each cell: the runs that differ in seed alone.",
         RATE
         | {
-            "lr": (LR, "the learning rate; of a search, the middle of a bin where binned is True"),
+            "lr": (LR, "the learning rate; where binned is True, the middle of a quarter octave, for all curves"),
             "binned": ("", "whether lr is the middle of a quarter octave whose lrs are read together, as of a search"),
-            "lr_min": (LR, "the lowest lr of the cell that was trained"),
-            "lr_max": (LR, "the highest lr of the cell that was trained"),
+            "lr_min": (LR, "the lowest lr of the cell that was trained; a binned lr may lie below it"),
+            "lr_max": (LR, "the highest lr of the cell that was trained; a binned lr may lie above it"),
             "undertrained": (RUNS, "runs that are slow, not unstable; in n, not in k"),
             "nonfinite": (RUNS, "diverged runs whose loss or weights were not finite"),
             "collapsed": (RUNS, "diverged runs that had learned and lost it"),

@@ -3,9 +3,11 @@
 import itertools
 
 import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from simulated_record import simulated_definition
 from threshold_runs import runs_of
@@ -16,7 +18,7 @@ from analysis.figures.axes import REPORT, figure_style, lr_axis, paper, sizes, w
 from analysis.figures.frontier import draw_frontier
 from analysis.figures.own_axes import own_styles
 from analysis.figures.palette import KNOWN, LineStyle
-from analysis.figures.tradeoff import draw_tradeoff
+from analysis.figures.tradeoff import SHIFT, draw_tradeoff
 from analysis.stats.edges import edges, fits, fitted_curves
 from analysis.stats.frontier import frontier, tradeoff
 from analysis.stats.rates import divergence_rates
@@ -38,7 +40,11 @@ def test_sizes_follow_rcparams_and_the_width_of_the_axes():
     with matplotlib.rc_context({"lines.linewidth": 1.0, "lines.markersize": 2.0, "font.size": 8}):
         assert sizes(wide).marker < 2.01
         assert sizes(four).line < sizes(one).line < sizes(wide).line
-        assert sizes(one).text == sizes(four).text == pytest.approx(6.8)
+        assert sizes(one).text == sizes(four).text == 8, "no smaller letters on paper"
+    with matplotlib.rc_context({"font.size": 6}):
+        assert sizes(one).text == 6
+    with matplotlib.rc_context({"font.size": 12}):
+        assert sizes(one).text == pytest.approx(10.2)
 
 
 @pytest.mark.parametrize("panels", [1, 4])
@@ -133,11 +139,35 @@ def test_points_and_bars_of_the_tradeoff_are_inside():
     runs = runs_of(*((name, {}, edge) for name, edge in (("none", 0.4), ("agc", 0.8), ("lamb", 9), ("clippy", 9))))
     runs["auc_click"] += 0.05 * (runs["seed"] == 0)
     ax = Figure().add_subplot()
-    draw_tradeoff(ax, tradeoff(runs, simulated_definition()))
+    table = tradeoff(runs, simulated_definition())
+    draw_tradeoff(ax, table)
     x, y = (np.concatenate([getattr(line, f"get_{axis}data")() for line in ax.lines]) for axis in "xy")
     assert x.min() >= 0
     assert x.max() <= 1
+    placed = np.concatenate([line.get_xdata() for line in ax.lines if line.get_marker() in list("o^vP")])
+    assert np.abs(placed[:, None] - table["rate"].to_numpy()).min(1).max() <= SHIFT + 1e-9
     assert np.nanmax(y) < ax.get_ylim()[1]
+
+
+def test_what_is_black_on_white_is_white_on_black():
+    runs = runs_of(("none", {}, 0.4), ("clippy", {}, 90))
+    with matplotlib.style.context("dark_background"):
+        figure = Figure(figsize=(4, 3))
+        plain = divergence_rates(runs)
+        styles = own_styles(plain)
+        fitted = fits(runs)
+        curves.draw_rates(figure.add_subplot(221), plain, fitted_curves(runs), edges(runs, 0.5, fitted), styles)
+        draw_tradeoff(figure.add_subplot(222), tradeoff(runs, simulated_definition()), styles)
+        table = frontier(runs_of(("none", {}, 0.4), *(("clippy", {"rel": rel}, 4 * rel) for rel in (0.1, 0.2))))
+        line, reference = table.loc[table["curve"] != "none"], table.loc[table["curve"] == "none"]
+        draw_frontier(figure.add_subplot(223), line, reference, styles["clippy"])
+        figure.draw_without_rendering()
+        for ax in figure.axes:
+            for one in ax.lines:
+                assert to_hex(one.get_color()) != "#000000", one
+            for text in ax.texts:
+                assert to_hex(text.get_color()) != "#000000" or not text.get_text()
+                assert all(to_hex(effect._gc["foreground"]) == "#000000" for effect in text.get_path_effects())
 
 
 def test_own_colours_and_markers():

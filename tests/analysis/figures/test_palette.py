@@ -54,9 +54,18 @@ def luminance(colour: str) -> float:
 def test_curves_of_a_method_can_be_told_apart_in_grey(method: str, count: int) -> None:
     curves = [f"{method} c={i}" for i in range(count)]
     styles = curve_styles(pd.DataFrame({"method": method, "curve": curves}))
-    assert {style.marker for style in styles.values()} == {KNOWN[method].marker}
+    assert styles[curves[0]].marker == KNOWN[method].marker
+    assert len({style.marker for style in styles.values()}) == len({style.colour for style in styles.values()}) == count
     assert len({style.dash for style in styles.values()}) == count
     grey = [luminance(styles[curve].colour) for curve in curves]
     assert grey[-1] - grey[0] > 0.3
     alone = curve_styles(pd.DataFrame({"method": [method], "curve": [method]}))
     assert alone == {method: KNOWN[method]}
+
+
+def test_no_curve_has_the_marker_of_another_method() -> None:
+    methods = ["none", "agc", "agc", "clippy", "clippy"]
+    styles = curve_styles(
+        pd.DataFrame({"method": methods, "curve": ["none", "agc 1", "agc 2", "clippy 1", "clippy 2"]})
+    )
+    assert len({style.marker for style in styles.values()}) == 5

@@ -1,8 +1,10 @@
 """The figures of a report on the space `threshold_frontier`."""
 
+from matplotlib.text import Text
 from simulated_record import simulated_definition, write_simulated_study
 
 import analysis
+from analysis.figures.axes import figure_style, paper
 from analysis.report.figures import report_figures
 from analysis.report.tables import report_tables
 from analysis.stats.frontier import frontier
@@ -41,3 +43,14 @@ def test_report_of_the_space_has_its_lines_and_figures(tmp_path):
     shown = report_figures(report_tables(tmp_path))
     assert list(shown)[:5] == ["divergence", "frontier", "threshold_map", "tradeoff", "kept"]
     assert [len(shown[name].axes) for name in ("divergence", "frontier", "tradeoff", "kept")] == [6, 6, 1, 6]
+
+
+def test_letters_of_a_paper_have_8_points(tmp_path):
+    write_simulated_study(tmp_path, simulated_definition(lrs=(0.2, 0.4, 0.8), seeds=range(3), steps=60))
+    page = paper(3.3)
+    with figure_style(page):
+        figures = report_figures(report_tables(tmp_path), page=page)
+        assert {"gallery", "tradeoff", "divergence"} <= set(figures)
+        for name, figure in figures.items():
+            texts = [text for text in figure.findobj(Text) if text.get_text()]
+            assert {text.get_fontsize() for text in texts} == {8.0}, name
