@@ -57,6 +57,10 @@ class Fit:
     counts: np.ndarray
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        tried = f"{len(self.lrs)} lrs from {self.lrs[0]:g} to {self.lrs[-1]:g}" if self.lrs else "no lr"
+        return f"<Fit of {int(self.counts.sum())} seeds and {tried}>"
+
     @property
     def mu(self) -> np.ndarray:
         """(G,), in decades."""

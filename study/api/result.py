@@ -44,13 +44,22 @@ class Result:
     def study(self) -> Study:
         return self._definition.study
 
-    @functools.cached_property
+    @property
     def runs(self) -> "pd.DataFrame":
-        """One row a run of the study's cells: what it was, how it ended, and its held-out quality."""
-        import analysis
+        """One row a run of the study's cells: what it was, how it ended, and its held-out quality. It is yours."""
         from study.api.table import ResultTable
 
-        return ResultTable(analysis.load(self.folder))
+        return ResultTable(self._runs.copy())
+
+    @functools.cached_property
+    def _runs(self) -> "pd.DataFrame":
+        import analysis
+
+        return analysis.load(self.folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what identifies the record: what was read from it is read again."""
+        return {"folder": self.folder, "_definition": self._definition}
 
     @property
     def content(self) -> str:
@@ -62,7 +71,7 @@ class Result:
         """The fitted curves, by model and curve; see `analysis.stats.edges.fits`."""
         from analysis.stats.edges import fits
 
-        return fits(self.runs)
+        return fits(self._runs)
 
     def losses(
         self,
@@ -89,6 +98,7 @@ class Result:
         import numpy as np
         import pandas as pd
 
+        from study.api.table import ResultTable
         from study.record.tables import read_losses
 
         ids = self._selected(run_id, model, method, lr, seed)
@@ -106,12 +116,12 @@ class Result:
             )
             for row in kept.to_dict("records")
         ]
-        return pd.concat(parts, ignore_index=True)
+        return ResultTable(pd.concat(parts, ignore_index=True))
 
     def _selected(
         self, run_id: str | None, model: str | None, method: str | None, lr: float | None, seed: int | None
     ) -> list[str]:
-        runs = self.runs
+        runs = self._runs
         for name, value in (("run_id", run_id), ("model", model), ("method", method)):
             if not isinstance(value, str | None):
                 raise ValueError(f"{name} is a text, got {value!r}")
@@ -150,21 +160,21 @@ class Result:
         import analysis
         from study.api.table import ResultTable
 
-        return ResultTable(analysis.divergence_rates(analysis.in_bins(self.runs)))
+        return ResultTable(analysis.divergence_rates(analysis.in_bins(self._runs)))
 
     def edges(self, level: float = 0.5) -> "pd.DataFrame":
         """Return the edge of each curve, the lr at which P(divergence) crosses `level`; see `analysis.edges`."""
         import analysis
         from study.api.table import ResultTable
 
-        return ResultTable(analysis.edges(self.runs, level, self.fits))
+        return ResultTable(analysis.edges(self._runs, level, self.fits))
 
     def quality(self) -> "pd.DataFrame":
         """Return the held-out quality of each cell; see `analysis.quality`."""
         import analysis
         from study.api.table import ResultTable
 
-        return ResultTable(analysis.quality(analysis.in_bins(self.runs), self._definition))
+        return ResultTable(analysis.quality(analysis.in_bins(self._runs), self._definition))
 
     def contrasts(self, quality: str | None = None) -> "pd.DataFrame":
         """Return the ratio of the edges of each pair of curves; see `analysis.stats.contrasts.contrasts`."""
@@ -174,7 +184,7 @@ class Result:
 
         confirmations = read_confirmations(self.folder)
         return ResultTable(
-            contrasts(self.runs, self._definition, confirmations=confirmations, quality=quality, fitted=self.fits)
+            contrasts(self._runs, self._definition, confirmations=confirmations, quality=quality, fitted=self.fits)
         ).unless_empty("No row: no model has runs of two curves.")
 
     def across_models(self) -> "pd.DataFrame":
@@ -182,7 +192,7 @@ class Result:
         from analysis.stats.across_models import across_models
         from study.api.table import ResultTable
 
-        return ResultTable(across_models(self.runs, self.contrasts())).unless_empty(
+        return ResultTable(across_models(self._runs, self.contrasts())).unless_empty(
             "No row: a method and what it is compared with need runs of the same lrs, two or more, in two models."
         )
 
@@ -191,14 +201,14 @@ class Result:
         import analysis
         from study.api.table import ResultTable
 
-        return ResultTable(analysis.frontier(self.runs, level, self.fits))
+        return ResultTable(analysis.frontier(self._runs, level, self.fits))
 
     def tradeoff(self, quality: str | None = None) -> "pd.DataFrame":
         """Return held-out quality against P(divergence) of each cell, and the Pareto front; see `analysis.tradeoff`."""
         import analysis
         from study.api.table import ResultTable
 
-        return ResultTable(analysis.tradeoff(self.runs, self._definition, quality))
+        return ResultTable(analysis.tradeoff(self._runs, self._definition, quality))
 
     def recommend(self, risk: float = 0.05, *, confidence: float = 0.95, quality: str | None = None) -> "pd.DataFrame":
         """Return the largest lr of each curve for which P(divergence) <= `risk` can be claimed, and what to confirm.
@@ -211,14 +221,14 @@ class Result:
         from study.record.confirmations import read_confirmations
 
         found = recommend(
-            self.runs,
+            self._runs,
             self._definition,
             confirmations=read_confirmations(self.folder),
             risk=risk,
             confidence=confidence,
             quality=quality,
             fitted=self.fits,
-            failed=failed_runs(self.folder, self._definition, self.runs),
+            failed=failed_runs(self.folder, self._definition, self._runs),
         )
         return ResultTable(found)
 
@@ -314,7 +324,7 @@ class Result:
 
         ax, model = plain_axes(ax), self._model(model)
         rates, edges = self._of(self.rates(), model), self._of(self.edges(level), model)
-        runs = self.runs.loc[self.runs["model"] == model]
+        runs = self._runs.loc[self._runs["model"] == model]
         draw_rates(ax, rates, fitted_curves(runs, fitted=self.fits), edges, own_styles(rates, palette, markers))
         return ax
 
@@ -420,7 +430,7 @@ class Result:
         return ax
 
     def _model(self, model: str | None) -> str:
-        known = list(dict.fromkeys(self.runs["model"]))
+        known = list(dict.fromkeys(self._runs["model"]))
         if model is None and len(known) == 1:
             return known[0]
         if model is None or model not in known:
@@ -432,8 +442,8 @@ class Result:
         return table.loc[table["model"] == model]
 
     def __repr__(self) -> str:
-        runs = count(len(self.runs), "run")
-        curves = count(len(self.runs[["model", "curve"]].drop_duplicates()), "curve")
+        runs = count(len(self._runs), "run")
+        curves = count(len(self._runs[["model", "curve"]].drop_duplicates()), "curve")
         return f"<Result of {self.study.name}: {runs}, {curves}, in {self.folder}>"
 
     def _repr_html_(self) -> str:

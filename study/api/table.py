@@ -22,6 +22,9 @@ CUT = 20
 WHY_EMPTY = "why_empty"
 """The key in `attrs` of why a table has no row."""
 
+SHORT_ID = 12
+"""Letters of a run's id that are shown."""
+
 DIGITS = 4
 """Digits after the point that are shown."""
 
@@ -53,6 +56,8 @@ class ResultTable(pd.DataFrame):
             return plain, self.attrs.get(WHY_EMPTY, "")
         empty = [name for name in plain if _is_empty(pd.Series(plain[name]))]
         shown = plain.drop(columns=empty)
+        if "run_id" in shown:
+            shown = shown.assign(run_id=shown["run_id"].astype(str).str[:SHORT_ID])
         if set(RUN) <= set(shown):
             shown = shown.loc[:, [*RUN, *shown.columns.drop(list(RUN))]]
         for name in P_COLUMNS:

@@ -7,6 +7,7 @@ from typing import Any
 
 from study.config.checks import MAX_COUNT, check_lr, check_number, need, whole
 from study.config.identity import as_one_number, without_defaults
+from study.config.shown import code_html
 
 SCHEDULES = ("constant", "linear", "cosine", "step")
 OF_SCHEDULES = {"final_factor": ("linear", "cosine"), "decay_steps": ("step",), "decay_factor": ("step",)}
@@ -57,6 +58,8 @@ class Recipe:
     precision: str = "float32"
     init_from: str = ""
     init_accumulators: str = ""
+
+    _repr_html_ = code_html
 
     def __post_init__(self) -> None:
         for name in ("final_factor", "decay_factor"):

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 from study.config.checks import check_number, need, whole
+from study.config.shown import code_html
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class Rule:
     control_fall: float = 0.25
     control_noise: float = 6.0
     learnable_errors: float = 3.0
+
+    _repr_html_ = code_html
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():

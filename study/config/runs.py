@@ -6,7 +6,6 @@ Fields at their default are left out of that JSON, so a new option keeps the ids
 import dataclasses
 import functools
 import hashlib
-import html
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 from study.config.checks import check_lr, json_value, need
 from study.config.identity import RANKER, as_one_number, canonical_json, without_defaults
 from study.config.recipe import Recipe
-from study.config.shown import arm_text
+from study.config.shown import arm_text, code_html
 
 RESULTS_VERSION = 2
 """Increase it when the same run gives other numbers than before: then it gets another id."""
@@ -62,8 +61,7 @@ class Arm:
     def __repr__(self) -> str:
         return arm_text(self)
 
-    def _repr_html_(self) -> str:
-        return f"<code>{html.escape(repr(self))}</code>"
+    _repr_html_ = code_html
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from study.config.checks import check_number, check_share, need, whole
+from study.config.shown import code_html
 
 JUDGED_FROM = 10**6
 """A search for the best quality tunes on smaller seeds, and judges its winners on seeds from here on."""
@@ -28,6 +29,8 @@ class EdgeSearch:
     level: float = 0.5
     precision: float = 1.25
     budget: int = 320
+
+    _repr_html_ = code_html
 
     def __post_init__(self) -> None:
         check_share(self.level, "level")
@@ -61,6 +64,8 @@ class QualitySearch:
     budget: int = 320
     batch: int = 8
     judged: int = 32
+
+    _repr_html_ = code_html
 
     def __post_init__(self) -> None:
         check_number(self.risk, "risk")

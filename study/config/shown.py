@@ -15,6 +15,11 @@ MOST = 8
 """Names that are listed."""
 
 
+def code_html(value: Any) -> str:
+    """Return the `repr` of a value as a notebook shows code: the `_repr_html_` of what has no table of its own."""
+    return f"<code>{escape(repr(value))}</code>"
+
+
 def arm_text(arm: "Arm") -> str:
     """Return `Arm('clippy', rel=0.5)`."""
     named = all(name.isidentifier() and name not in ("method", "options", "lrs") for name in arm.options)

@@ -23,6 +23,7 @@ from study.config import (
     RESULTS_VERSION,
     Arm,
     EdgeSearch,
+    QualitySearch,
     Recipe,
     Rule,
     Run,
@@ -441,6 +442,8 @@ def test_studies_and_arms_are_shown_in_a_line_and_stay_values() -> None:
     for arm in (Arm("none"), Arm("clippy", rel=0.5), Arm("a", {"lrs": 1, "x y": "z"}), Arm("lion", lrs=(0.1, 0.2))):
         assert eval(repr(arm)) == arm
         assert repr(arm) in html.unescape(arm._repr_html_())
+    for value in (Recipe(steps=3), Rule(), EdgeSearch(), QualitySearch()):
+        assert html.unescape(value._repr_html_()) == f"<code>{value!r}</code>"
     assert repr(Arm("clippy", rel=0.5)) == "Arm('clippy', rel=0.5)"
     assert (
         pickle.loads(pickle.dumps(study)) == study == make_study(recipe=Recipe(steps=60), data_options={"rows": 9000})

@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 import pydoc
 import shutil
 import subprocess
@@ -97,6 +98,36 @@ def test_a_table_shows_its_answer_and_holds_all_columns(published, tmp_path) -> 
         shown = repr(published.contrasts().query("planned and curve == 'clippy'"))
     assert "< 0.001" in shown
     assert "e-05" not in shown
+
+
+def test_losses_are_shown_with_short_ids_and_hold_whole_ones(trained) -> None:
+    losses = trained.losses()
+    first, line = repr(losses).splitlines()[:2]
+    assert first.split() == ["run_id", "step", "task", "loss"]
+    shown = line.split()[1]
+    assert len(shown) == 12
+    assert shown in losses._repr_html_()
+    assert losses["run_id"].iloc[0] == trained.runs["run_id"].loc[lambda ids: ids.str.startswith(shown)].item()
+    assert len(losses["run_id"].iloc[0]) == 64
+
+
+def test_a_table_of_runs_is_a_copy(published) -> None:
+    before = published.rates()
+    table = published.runs
+    table["lr"] *= 10
+    pd.testing.assert_frame_equal(published.rates(), before)
+    pd.testing.assert_frame_equal(analysis.divergence_rates(published.runs), pd.DataFrame(before))
+
+
+def test_a_result_can_be_pickled_after_its_tables_were_used(published) -> None:
+    edges = published.edges()
+    again = pickle.loads(pickle.dumps(published))
+    assert repr(again) == repr(published)
+    pd.testing.assert_frame_equal(again.edges(), edges)
+
+
+def test_fits_are_shown_in_a_few_words(published) -> None:
+    assert "('small', 'none'): <Fit of 16 seeds and 10 lrs from 0.02 to 3.2>" in repr(published.fits)
 
 
 def test_a_table_without_rows_says_why(published) -> None:
