@@ -18,7 +18,10 @@ CSV_BLOCK_BYTES = 1 << 23
 """Size of a block of a CSV file. A row must fit into one."""
 
 MISSING = ("NaN", "nan", "NA", "null", "NULL")
-"""Words that stand for a missing number."""
+"""Words that stand for a missing number, or a missing label."""
+
+MISSING_NUMBERS = (*MISSING, "None", r"\N", "N/A", "n/a", "<NA>")
+"""Those of a column of numbers in a table. As text they are ids and labels."""
 
 ONE = "\x1f"
 """Stands for a separator of several characters: the unit separator of ASCII."""
@@ -171,7 +174,7 @@ def _conversion(
         include_columns=list(only or []),
         strings_can_be_null=words_in_text,
         quoted_strings_can_be_null=True,
-        null_values=["", *MISSING],
+        null_values=["", *(MISSING if words_in_text else MISSING_NUMBERS)],
         decimal_point=dialect.decimal,
     )
 
@@ -253,6 +256,15 @@ def _name_columns(message: str, header: list[str]) -> str:
     return re.sub(
         r"CSV column #(\d+)", lambda m: f"column {header[int(m[1])]}" if int(m[1]) < len(header) else m[0], message
     )
+
+
+def encoding_of(error: BaseException) -> str | None:
+    """Return an encoding to try, if an error says that a file is not written in that of its dialect."""
+    cause = error.__cause__
+    if isinstance(cause, UnicodeDecodeError):
+        marked = cause.start == 0 and cause.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+        return "utf-16" if marked else "utf8" if cause.encoding.startswith("utf-16") else "latin1"
+    return "latin1" if "invalid UTF8 data" in str(error) else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import functools
 import itertools
 import re
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from study.data._csv import Dialect, listed
-from study.data._lists import IdList, canonical_list, list_of
-from study.data._targets import Target, canonical_target, target_of
+from study.data._lists import POOLS, IdList, canonical_list, list_of
+from study.data._targets import KINDS, Target, canonical_target, target_of
 from study.data._times import PER_DAY, Clock, check_format, day_of
 from study.storage.untrusted_input import open_named
 
@@ -205,6 +206,18 @@ def _names(key: str, value: Any) -> list[str]:
 DEFAULTS = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(Declaration)}
 
 
+def _below(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield keys of the declaration that stand in a table where they mean nothing, with the table."""
+    for table, own, words in (("lists", IdList, POOLS), ("tasks", Target, KINDS)):
+        columns = values.get(table)
+        for name, said in columns.items() if isinstance(columns, dict) else ():
+            if name in DEFAULTS and not isinstance(said, dict) and said not in words:
+                yield name, f"[{table}]"
+            for key in said if isinstance(said, dict) else ():
+                if key in DEFAULTS and key not in own.__dataclass_fields__:
+                    yield key, f"[{table}.{name}]"
+
+
 def read_declaration(path: Path) -> Declaration:
     """Return the declaration in a TOML file. Raises ValueError, with the file's name, if it is missing or wrong."""
     try:
@@ -218,6 +231,10 @@ def read_declaration(path: Path) -> Declaration:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"{path}: unknown key {', '.join(unknown)}; the keys are {', '.join(known)}")
+    for name, table in _below(values):
+        raise ValueError(
+            f"{path}: {name} is below {table} and counts as a part of it: write it above the first [table]"
+        )
     missing = [name for name in ("files", "tasks") if name not in values]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")

@@ -117,14 +117,17 @@ def _holding(texts: Sequence[pa.ChunkedArray], separator: str) -> int:
     return sum(pc.sum(pc.match_substring(text, separator)).as_py() or 0 for text in texts)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds lists."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def _split(feature: IdList, column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, bool]:
     """Return a column of lists, and whether versions before `READ_OTHERWISE` took its texts for other lists."""
     column = plain(column)
     kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return column, False
-    if pa.types.is_fixed_size_list(kind):
-        return column.cast(pa.list_(kind.value_type)), False
+    if is_list(kind):
+        return column.cast(pa.list_(kind.value_type)) if pa.types.is_fixed_size_list(kind) else column, False
     if pa.types.is_null(kind):  # a part without any list
         return column.cast(pa.list_(pa.string())), False
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):

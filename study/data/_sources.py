@@ -1,6 +1,7 @@
 """The files of a table: which there are, and how a column of them is read."""
 
 import glob
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from study.data._csv import csv_header, csv_type, require_columns, rewrite_csv
+from study.data._csv import MISSING_NUMBERS, csv_header, csv_type, encoding_of, require_columns, rewrite_csv
 from study.data._declaration import Declaration
 from study.data._targets import texts_in
 
@@ -85,6 +86,15 @@ def _source(file: Path, rewritten: Path, declared: Declaration, columns: list[st
     if kind_of(file, declared) == "parquet":
         require_columns(file, _parquet(file, lambda parquet: parquet.schema_arrow.names), declared.used)
         return Source(file, lambda name: _parquet(file, lambda parquet: parquet.read(columns=[name]))[name])
+    try:
+        return _csv_source(file, rewritten, declared, columns)
+    except ValueError as error:
+        if encoding := encoding_of(error):
+            raise ValueError(f'{error}: set encoding = "{encoding}", or what it is written in') from error
+        raise
+
+
+def _csv_source(file: Path, rewritten: Path, declared: Declaration, columns: list[str]) -> Source:
     dialect = declared.dialect
     require_columns(file, csv_header(file, dialect), declared.used)
     types = {name: declared.csv_types.get(name) or csv_type(file, name, dialect) for name in columns}
@@ -100,6 +110,11 @@ def _source(file: Path, rewritten: Path, declared: Declaration, columns: list[st
             if f"column {target.column}: " in str(error) and target.kind == "binary":
                 rewrite_csv(file, rewritten, {target.column: pa.string()}, dialect)
                 raise ValueError(f"{error}; {target.how_to_declare(texts_in(read(target.column)))}") from error
+        if re.search(r"invalid value '-?\d+,\d+'", str(error)):
+            raise ValueError(f'{error}: set decimal = ","') from error
+        if "conversion error to double" in str(error):
+            missing = ", ".join(MISSING_NUMBERS)
+            raise ValueError(f"{error}; a missing number is an empty field or {missing}") from error
         raise
     return Source(file, read)
 

@@ -7,6 +7,7 @@ times are right: each replaces its limit, and both together the limits of span a
 
 import contextlib
 import datetime
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,16 @@ PER_DAY = {unit: 86_400 * per_second for unit, per_second in {"s": 1, "ms": 10**
 
 FORMATS = ("%Y%m%d", "%y%m%d%H", "%Y%m%d%H", "%y%m%d", "%Y%m%d%H%M", "%y%m%d%H%M", "%Y%m%d%H%M%S", "%y%m%d%H%M%S")
 """What a number can be that is no count of seconds."""
+
+TEXT_FORMATS = tuple(
+    f"{date.replace('-', between)}{time}"
+    for date in ("%Y-%m-%d", "%d-%m-%Y", "%m-%d-%Y", "%d-%b-%Y", "%d-%m-%y", "%m-%d-%y")
+    for between in "-/."
+    for time in ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M:%S %p")
+)
+"""What a text can be. Where day and month may be either, the day comes first."""
+
+NUMBER = r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
 
 FIRST = datetime.date(1990, 1, 1)
 MOST_DAYS, LONGEST_GAP_DAYS = 20 * 366, 366
@@ -165,13 +176,35 @@ def _better_reading(value: float) -> str:
     for unit, per_day in PER_DAY.items():
         if first <= value / per_day < last:
             return f'time_unit = "{unit}"'
-    for text in FORMATS:
-        with contextlib.suppress(ValueError):
-            stamp = datetime.datetime.strptime(f"{value:.0f}", text)
-            exact = stamp.strftime(text) == f"{value:.0f}"  # strptime also takes one digit for two
-            if exact and FIRST <= stamp.date() < _last():
-                return f'time_format = "{text}"'
+    if text := _format_of([f"{value:.0f}"], FORMATS):
+        return f'time_format = "{text}"'
     return 'time_unit, time_format or time_from, or order = "rows"'
+
+
+def _format_of(stamps: Sequence[str], formats: Sequence[str]) -> str | None:
+    """Return the first format that makes all stamps plausible times."""
+    first, last = pd.Timestamp(FIRST), pd.Timestamp(_last())
+    for text in formats:
+        with contextlib.suppress(ValueError):
+            exact = pd.to_datetime(stamps[0], format=text).strftime(text) == stamps[0]  # one digit is read for two
+            times = pd.to_datetime(pd.Series(stamps), format=text)
+            if (exact or text not in FORMATS) and ((first <= times) & (times < last)).all():
+                return text
+    return None
+
+
+def _first_unread(stamps: Sequence[str], format: str) -> str:
+    times = pd.to_datetime(pd.Series(stamps), format=format, errors="coerce", utc=True)
+    return stamps[int(times.isna().to_numpy().argmax())]
+
+
+def _how_to_read(unread: str, stamps: Sequence[str], key: str = "") -> str:
+    """Return, for a message, a stamp that does not read, and what to set in place of a key of the table."""
+    shown = f", for instance {unread!r}"
+    if text := _format_of(stamps, (*FORMATS, *TEXT_FORMATS)):
+        return f'{shown}: set time_format = "{text}"' + (" in place of time_unit" if key == "time_unit" else "")
+    is_iso = pd.to_datetime(pd.Series(stamps), format="ISO8601", errors="coerce", utc=True).notna().all()
+    return f"{shown}: leave {key} out" if key and is_iso else shown if key else f"{shown}: set time_format"
 
 
 def _numbers(columns: Sequence[pa.ChunkedArray], clock: Clock) -> tuple[np.ndarray, int]:
@@ -197,8 +230,10 @@ def _numbers(columns: Sequence[pa.ChunkedArray], clock: Clock) -> tuple[np.ndarr
     try:
         stamps = [chunk.cast(pa.timestamp("us"), safe=False).cast(pa.int64()) for chunk in map(_utc, chunks)]
     except pa.ArrowException as error:
-        why = str(error).splitlines()[0].partition(". You might")[0]
-        raise ValueError(f"the time {name} is neither a number nor a timestamp ({why}): set time_format") from error
+        stamps = _distinct([chunk for chunk in chunks if _is_text(chunk.type)])
+        why = f" ({_first_line(error)}): set time_format"
+        why = _how_to_read(_first_unread(stamps, "ISO8601"), stamps) if stamps else why
+        raise ValueError(f"the time {name} is neither a number nor a timestamp{why}") from error
     return np.concatenate([stamp.to_numpy(zero_copy_only=False) for stamp in stamps]), PER_DAY["us"]
 
 
@@ -206,9 +241,11 @@ def _from_text(chunk: pa.Array, name: str) -> pa.Array:
     for kind in (pa.int64(), pa.float64()):
         try:
             return chunk.cast(kind)
-        except pa.ArrowException as error:
-            why = str(error).splitlines()[0]
-    raise ValueError(f"the time {name} has a time_unit, and is no number ({why})")
+        except pa.ArrowException:
+            continue
+    stamps = _distinct([chunk])
+    unread = next((stamp for stamp in stamps if not re.fullmatch(NUMBER, stamp)), stamps[0])
+    raise ValueError(f"the time {name} has a time_unit, and is no number{_how_to_read(unread, stamps, 'time_unit')}")
 
 
 def _formatted(chunk: pa.Array, text: str, name: str) -> np.ndarray:
@@ -216,10 +253,14 @@ def _formatted(chunk: pa.Array, text: str, name: str) -> np.ndarray:
     try:
         chunk = chunk.cast(pa.int64()) if pa.types.is_floating(chunk.type) else chunk
         encoded = chunk.cast(pa.string()).dictionary_encode()
+    except pa.ArrowException as error:
+        raise ValueError(f"the time {name} does not read by time_format ({_first_line(error)})") from error
+    try:
         parsed = pd.to_datetime(encoded.dictionary.to_pandas(), format=text, utc=True)
-    except (ValueError, pa.ArrowException) as error:
-        why = str(error).splitlines()[0]
-        raise ValueError(f"the time {name} does not read by time_format ({why})") from error
+    except ValueError as error:
+        stamps = encoded.dictionary.to_pylist()
+        how = _how_to_read(_first_unread(stamps, text), stamps, "time_format")
+        raise ValueError(f'the time {name} does not read by time_format = "{text}"{how}') from error
     stamps = np.asarray(parsed.dt.tz_localize(None), dtype="datetime64[us]").astype(np.int64)
     return stamps[encoded.indices.to_numpy()]
 
@@ -230,6 +271,14 @@ def _utc(chunk: pa.Array) -> pa.Array:
     zoned = pc.match_substring_regex(chunk, r"(Z|[+-]\d\d:?\d\d)$")  # pyright: ignore[reportAttributeAccessIssue]
     has_zone = bool(len(chunk)) and zoned[0].as_py()
     return chunk.cast(pa.timestamp("us", "UTC" if has_zone else None))
+
+
+def _distinct(chunks: Sequence[pa.Array]) -> list[str]:
+    return pa.chunked_array(chunks, chunks[0].type if chunks else pa.string()).unique().to_pylist()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -33,7 +33,7 @@ from study.data._days import Days
 from study.data._declaration import Declaration, read_declaration
 from study.data._encode import make_log
 from study.data._ids import id_codes, plain, text_of
-from study.data._lists import list_codes, separator_warning
+from study.data._lists import is_list, list_codes, separator_warning
 from study.data._sources import NotNumbersError, Source, files_of, kind_by_name, kind_of, open_sources
 from study.data._targets import FAR, Target, farthest, texts_in
 from study.data._times import in_order
@@ -112,27 +112,33 @@ def _log(
 
     warnings: list[str] = []
 
-    def warn(name: str, values: np.ndarray, change: str) -> None:
+    def warn(name: str, values: np.ndarray, changes: Sequence[str]) -> None:
         if found := farthest(values, train_rows):
             row, median = found
-            file, at = _place(sources, row if order is None else int(order[row]), declared.used[0])
+            place = _place(sources, row if order is None else int(order[row]), declared.used[0])
             warnings.append(
-                f"{name} is {values[row]:.4g} in row {at:,} of {file.name}, over {FAR:,} standard deviations (robust) "
-                f"from its median {median:.4g}: it alone decides a mean or an error; {change}"
+                f"{name} is {values[row]:.4g} in {place}, over {FAR:,} standard deviations (robust) from its median "
+                f"{median:.4g}: it alone decides a mean or an error; {' or '.join(changes)}"
             )
+
+    def refuse_missing(name: str, values: np.ndarray, change: str) -> None:
+        if count := int(np.isnan(values).sum()):
+            row = int(np.flatnonzero(np.isnan(values)).min() if order is None else order[np.isnan(values)].min())
+            place = _place(sources, row, declared.used[0])
+            raise ValueError(f"{name} is missing or NaN in {count:,} of {rows:,} rows, the first in {place}; {change}")
 
     def numbers() -> Iterator[tuple[str, np.ndarray]]:
         for name in declared.numbers:
-            values = _ordered(_numbers(sources, name, name in declared.log1p), order)
+            logged = name in declared.log1p
+            values = _ordered(_numbers(sources, name, logged), order)
             missing = np.isnan(values)
-            if declared.missing == "refuse" and (count := int(missing.sum())):
-                raise ValueError(
-                    f'{name} is missing, NaN or infinite in {count:,} rows; missing = "mean" takes the mean of the '
-                    "training rows and adds a column that says where"
-                )
+            if declared.missing == "refuse":
+                change = 'missing = "mean" takes the mean of the training rows and adds a column that says where'
+                refuse_missing(name, values, change)
             if missing[:train_rows].all():
                 raise ValueError(f"{name} is missing in every training row")
-            warn(name, values, f'set log1p = ["{name}"], or leave such rows out')
+            log1p = [] if logged or np.nanmin(values) <= -1 else [f'set log1p = ["{name}"],']
+            warn(name, values, [*log1p, "leave such rows out"])
             yield name, values
             if missing[:train_rows].any():
                 if f"{name}_missing" in declared.numbers:
@@ -144,15 +150,15 @@ def _log(
             logged = target.name in declared.log1p or target.transform == "log1p"
             unit = f"log(1 + {target.name})" if logged else ""
             labels = _ordered(_labels(sources, target, logged), order)
-            if declared.missing_labels == "refuse" and (count := int(np.isnan(labels).sum())):
-                raise ValueError(
-                    f'{target.name} is missing, NaN or infinite in {count:,} rows; missing_labels = "skip" leaves '
-                    "these rows out for this task"
-                )
+            if declared.missing_labels == "refuse":
+                refuse_missing(target.name, labels, 'missing_labels = "skip" leaves these rows out for this task')
+            lowest = np.nanmin(labels, initial=0)
             labels = target.clipped(labels, train_rows)
             if target.kind == "regression":
-                ways = [{"clip": 0.999}] if logged else [{"clip": 0.999}, {"transform": "log1p"}]
-                warn(target.name, labels, f"set {' or '.join(replace(target, **way).declared() for way in ways)}")
+                ways: list[dict[str, Any]] = [{"clip": 0.999}] if (target.clip or 1) > 0.999 else []
+                ways += [{"transform": "log1p"}] if not logged and lowest > -1 else []
+                changes = [replace(target, **way).declared() for way in ways]
+                warn(target.name, labels, [f"set {changes[0]}", *changes[1:]] if changes else ["leave such rows out"])
             yield target.name, target.kind, labels, unit
 
     versions = [1]
@@ -161,6 +167,9 @@ def _log(
     def ids() -> Iterator[tuple[str, np.ndarray, int]]:
         for name in declared.ids:
             columns = [source.read(name) for source in sources]
+            if any(is_list(column.type) for column in columns):
+                said = f'set {name} = "mean" under [lists]'
+                raise ValueError(f"{name} is a column of lists: take it out of ids, and {said}")
             codes, distinct, version = id_codes(name, columns, csv=is_csv)
             versions.append(version)
             yield name, _ordered(codes, order), distinct
@@ -248,11 +257,11 @@ def _check_classes(log: Log) -> None:
             )
 
 
-def _place(sources: Sequence[Source], row: int, column: str) -> tuple[Path, int]:
-    """Return the file of a row, and its number there, from 1, without a header."""
+def _place(sources: Sequence[Source], row: int, column: str) -> str:
+    """Return `row 18 of log.csv` for a row: from 1, without a header."""
     for source in sources:
         if row < (rows := len(source.read(column))):
-            return source.file, row + 1
+            return f"row {row + 1:,} of {source.file.name}"
         row -= rows
     raise AssertionError
 
@@ -277,7 +286,11 @@ def _numbers(sources: Sequence[Source], column: str, log1p: bool, name: str = ""
     name = name or column
     values = np.concatenate([source.read_float(column).to_numpy() for source in sources])
     if wrong := int(np.isinf(values).sum()):
-        raise ValueError(f"{name} is missing, NaN or infinite in {wrong:,} rows")
+        first = _place(sources, int(np.isinf(values).argmax()), column)
+        raise ValueError(
+            f"{name} is infinite in {wrong:,} of {len(values):,} rows, the first in {first}: infinity is not a missing "
+            "value; leave such rows out, or write them as missing"
+        )
     if not log1p:
         return values
     low = int((values <= -1).sum())

@@ -456,7 +456,7 @@ WRONG_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: write(f, good_rows().rename(columns={"price": "the  price"}), TOML.replace('"price"', '"the price"')),
         "lacks the columns 'the price'; it has ts, user, 'the  price', click",
     ),
-    "value": (lambda f: write(f, good_rows().assign(price=np.nan)), "price is missing, NaN or infinite in 1,000 rows"),
+    "value": (lambda f: write(f, good_rows().assign(price=np.nan)), "price is missing or NaN in 1,000 of 1,000 rows"),
     "file": (lambda f: (write(f, good_rows()), (f / "log.parquet").unlink()), "no file log.parquet in"),
     "torn": (lambda f: (write(f, good_rows()), os.truncate(f / "log.parquet", 1500)), "does not read as Parquet"),
     "not UTF-8": (

@@ -72,9 +72,13 @@ def test_nothing_missing_leaves_the_log_as_it_is(tmp_path):
         (
             FRAME["price"].mask(GONE),
             "",
-            'price is missing, .* in 143 rows; missing = "mean" takes the mean',
+            'price is missing or NaN in 143 of 1,000 rows, .*; missing = "mean" takes the mean',
         ),
-        (FRAME["price"].mask(GONE, np.inf), 'missing = "mean"', "price is missing, NaN or infinite in 143 rows$"),
+        (
+            FRAME["price"].mask(GONE, np.inf),
+            'missing = "mean"',
+            "price is infinite in 143 of 1,000 rows, the first in row 4 of",
+        ),
         (None, 'missing = "mean"', "price is missing in every training row"),
         (FRAME["price"], 'missing = "zero"', 'missing is "refuse" or "mean"; got \'zero\''),
     ],
@@ -126,7 +130,11 @@ def test_selected_days_have_the_base_rate_of_their_labels(tmp_path):
 @pytest.mark.parametrize(
     ("gone", "said", "message"),
     [
-        (GONE, "", 'click is missing, NaN or infinite in 143 rows; missing_labels = "skip" leaves these rows out'),
+        (
+            GONE,
+            "",
+            'click is missing or NaN in 143 of 1,000 rows, .*; missing_labels = "skip" leaves these rows out',
+        ),
         (np.arange(ROWS) < TRAIN, 'missing_labels = "skip"', "no training row has a label of click"),
         (np.arange(ROWS) >= TRAIN + 9, 'missing_labels = "skip"', "9 held-out rows have a label of click; need 100"),
         (GONE, 'missing_labels = "mean"', 'missing_labels is "refuse" or "skip"'),

@@ -70,7 +70,7 @@ def test_the_line_to_copy_keeps_what_the_task_says(tmp_path, said):
 def test_a_number_that_one_value_decides_is_said(tmp_path):
     (warning,) = convert(tmp_path / "t", with_value("price", 5999, -1e9)).facts["warnings"]
     assert warning.startswith("price is -1e+09 in row 2,000 of log-b.parquet, over 1,000")
-    assert 'set log1p = ["price"]' in warning
+    assert warning.endswith("; leave such rows out")  # the logarithm of 1 - 1e9 is no number
 
 
 @pytest.mark.parametrize("said", ["clip = 0.999", 'transform = "log1p"', 'transform = "log1p", clip = 0.99'])
