@@ -55,7 +55,8 @@ class Watch:
         """Record the loss of a step.
 
         Args:
-            loss: a float, or a tensor of one element on any device; a dict by task where the loop has several.
+            loss: a float, or one number of numpy or torch in any shape and on any device; a dict by task where the
+                loop has several.
             targets: the batch's labels, from which the best constant predictor's loss follows; a dict for several
                 tasks. Integers are class labels or tokens, booleans and 0/1 are binary labels, other numbers are
                 regression targets. The loss must be a mean over them, in nats or squared units.
@@ -187,7 +188,7 @@ class _Copy:
         device = next(value.device for value in rows[0] if _is_elsewhere(value))
         # A float becomes a tensor on the device without a wait: `full` takes it as an argument of the kernel.
         flat = [
-            v.reshape(()).float() if hasattr(v, "detach") else torch.full((), float(v), device=device)
+            v.reshape(()).float() if hasattr(v, "detach") else torch.full((), _number(v), device=device)
             for row in rows
             for v in row
         ]
@@ -219,4 +220,4 @@ def _copy(value: Any) -> Any:
 
 
 def _number(value: Any) -> float:
-    return float(value.detach() if hasattr(value, "detach") else value)
+    return float(value.item() if hasattr(value, "item") else value)

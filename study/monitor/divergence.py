@@ -51,7 +51,7 @@ class Monitor:
         monitor = Monitor(constant_loss=0.693, reference_gain=0.2)
         for batch in batches:
             loss = train(batch)
-            monitor.watch(loss)             # a float, or a tensor of one element on any device
+            monitor.watch(loss)             # a float, or one number of numpy or torch
             if step % 1000 == 0 and monitor.state().diverged:
                 ...
 
@@ -72,8 +72,8 @@ class Monitor:
     BLOCK: int = 4096
 
     def __init__(self, constant_loss: float, reference_gain: float | None = None, rule: Rule = Rule()) -> None:  # noqa: B008
-        self._constant_loss = _positive(constant_loss, "constant_loss")
-        self._reference_gain = None if reference_gain is None else _positive(reference_gain, "reference_gain")
+        self._constant_loss = positive(constant_loss, "constant_loss")
+        self._reference_gain = None if reference_gain is None else positive(reference_gain, "reference_gain")
         need(isinstance(rule, Rule), f"rule is made by Rule(...), got {rule!r}")
         self._rule = rule
         self._waiting: list[tuple[Any, Any]] = []
@@ -83,7 +83,7 @@ class Monitor:
         """Record the loss of one step, before its update.
 
         Args:
-            loss: A float, or a tensor of one element on any device.
+            loss: A float, or one number of numpy or torch in any shape and on any device.
             constant: The constant predictor's loss on the same batch, which cancels the noise of the labels. Without it
                 `constant_loss` is used.
 
@@ -178,7 +178,8 @@ class Monitor:
             kept.frombytes(values.tobytes())
 
 
-def _positive(value: Any, name: str) -> float:
+def positive(value: Any, name: str) -> float:
+    """Return a value as a float. Raises ValueError if it is not one positive, finite number. Waits for its device."""
     found = number(copied(value, f"one number as {name}"))
     if not (math.isfinite(found) and found > 0):
         raise ValueError(f"need {name} > 0, got {name}={found}")
@@ -189,7 +190,8 @@ def copied(value: Any, what: str = "one number") -> Any:
     """Return a float, or a detached copy of a tensor. Raises ValueError for what is not one number."""
     if not hasattr(value, "detach"):
         try:
-            return float(operator.pos(value))  # a text has no sign
+            one = value.item() if isinstance(value, np.ndarray | np.generic) else value
+            return float(operator.pos(one))  # a text has no sign
         except (TypeError, ValueError):
             raise ValueError(f"need {what}, got {value!r:.60}") from None
     shape = tuple(getattr(value, "shape", ()))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from study.config import check_number
-from study.monitor.divergence import copied, number
+from study.monitor.divergence import copied, number, positive
 
 
 class GradientAlarm:
@@ -70,14 +70,18 @@ class GradientAlarm:
         """Record the norm of one step.
 
         Args:
-            gradient_norm: A float, or a tensor of one element.
-            scale: What the loss was multiplied by in this step, a number as well. The norm is divided by it.
+            gradient_norm: A float, or one number of numpy or torch in any shape.
+            scale: What the loss was multiplied by in this step, a positive number as well. The norm is divided by it.
             unscaled: Whether the gradients were divided by it already.
 
         Raises:
-            ValueError: For what is not one number.
+            ValueError: For what is not one number, or a scale that is not positive and finite. For a scale on another
+                device, `rang_at` raises it, until `reset`.
         """
-        self._waiting.append((copied(gradient_norm), copied(scale), unscaled))
+        norm, scale = copied(gradient_norm), copied(scale)
+        if isinstance(scale, float) or getattr(scale, "is_cpu", False):
+            positive(scale, "scale")
+        self._waiting.append((norm, scale, unscaled))
         if len(self._waiting) >= self.BLOCK:
             self._fold()
 
@@ -87,7 +91,7 @@ class GradientAlarm:
         return self._rang_at
 
     def _fold(self) -> None:
-        waiting = [(number(norm), number(scale), unscaled) for norm, scale, unscaled in self._waiting]
+        waiting = [(number(norm), positive(scale, "scale"), unscaled) for norm, scale, unscaled in self._waiting]
         self._waiting = []
         for norm, scale, unscaled in waiting:
             norm = norm if unscaled else norm / scale

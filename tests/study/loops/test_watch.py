@@ -33,11 +33,11 @@ def recorded(folder: Path, *tasks: str) -> loss_file.Losses:
 def test_floats_tensors_and_arrays_are_recorded_alike(tmp_path: Path) -> None:
     watch = watch_in(tmp_path)
     weight = torch.tensor(2.0, requires_grad=True)
-    for loss in (0.5, weight * 2, np.float64(1.25), torch.tensor([3.0])):
+    for loss in (0.5, weight * 2, np.float64(1.25), torch.tensor([3.0]), np.array([[6.0]])):
         watch(loss)
     found = recorded(tmp_path)
-    np.testing.assert_array_equal(found.step, range(4))
-    np.testing.assert_array_equal(found.loss[:, 0], [0.5, 4.0, 1.25, 3.0])
+    np.testing.assert_array_equal(found.step, range(5))
+    np.testing.assert_array_equal(found.loss[:, 0], [0.5, 4.0, 1.25, 3.0, 6.0])
     assert np.isnan(found.baseline).all()
 
 

@@ -229,6 +229,18 @@ def test_what_is_not_one_number_is_refused_at_once_and_nothing_is_lost(wrong: ob
     assert monitor.state().steps == 2
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_one_number_of_numpy_or_torch_may_have_any_shape(shape: tuple[int, ...]) -> None:
+    monitor = Monitor(np.full(shape, 2.0), torch.full(shape, 0.5))  # pyright: ignore[reportArgumentType]
+    monitor.watch(np.full(shape, 1.0), constant=torch.full(shape, 2.0))
+    monitor.watch(np.full(shape, 1), constant=np.full(shape, 2, np.int32))
+    state = monitor.state()
+    assert (state.steps, state.gain, state.kept) == (2, 0.5, 1.0)
+    for wrong in (np.full((*shape, 2), 1.0), np.full(shape, "1"), np.full(shape, 1j), np.full((*shape, 0), 1.0)):
+        with pytest.raises(ValueError, match="need one number, got"):
+            monitor.watch(wrong)
+
+
 def test_a_copy_to_the_host_that_fails_loses_nothing() -> None:
     class Failing(DeviceNumber):
         fails = True

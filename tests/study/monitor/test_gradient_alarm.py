@@ -1,8 +1,10 @@
 """The gradient alarm. `tests/analysis/stats/test_signals.py` compares it with the rule that was measured."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -74,6 +76,35 @@ def test_a_gradient_that_is_lost_rings_once_the_scale_is_down() -> None:
         alarm.watch(torch.tensor(math.nan), torch.tensor(scale))
         scale /= 2
     assert alarm.rang_at() == 24  # the scale is 1
+
+
+@pytest.mark.parametrize("kind", [float, torch.tensor, np.float32])
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf])
+def test_a_scale_that_divides_nothing_is_refused_at_once(scale: float, kind: Callable[[float], Any]) -> None:
+    """A scale of 0 raised a ZeroDivisionError much later."""
+    alarm = GradientAlarm()
+    for unscaled in (False, True):
+        with pytest.raises(ValueError, match="need scale > 0, got scale="):
+            alarm.watch(1.0, scale=kind(scale), unscaled=unscaled)
+    assert alarm.rang_at() is None
+
+
+def test_a_wrong_scale_on_a_device_is_refused_when_it_is_read() -> None:
+    class OnDevice:
+        def detach(self) -> "OnDevice":
+            return self
+
+        clone = detach
+
+        def cpu(self) -> float:
+            return 0.0
+
+    alarm = GradientAlarm()
+    alarm.watch(1.0, scale=OnDevice())
+    with pytest.raises(ValueError, match="need scale > 0, got scale=0"):
+        alarm.rang_at()
+    alarm.reset()
+    assert alarm.rang_at() is None
 
 
 def test_what_is_not_one_number_is_refused() -> None:
