@@ -5,6 +5,7 @@ Shape letters: R runs, G groups of runs that share a seed and so their batches, 
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -24,6 +25,9 @@ from study.training.leaves import Places
 from study.training.losses import mean_losses
 from study.training.matmul import BatchedLinear, onednn_is_exact
 from study.training.weights import Weights
+
+# Of an operation of a user's model that `vmap` computes run by run. No user can change that.
+warnings.filterwarnings("ignore", "There is a performance drop because we have not yet implemented the batching rule")
 
 
 def spec_of(log: Log, recipe: Recipe) -> models.Spec:

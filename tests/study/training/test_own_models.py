@@ -1,6 +1,9 @@
 """Models of a user's own: all that a module may hold trains as in a plain loop, with the same bits in every stack."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from own_files import network, own_folder, write  # noqa: F401 - a fixture
 from stacks import LOG, RECIPE, bits_of, make_run, plain_loop
 from torch import Tensor, nn
 
+from study import plugins
 from study.config import Run
 from study.training import devices
 from study.training.stack import StackTraining, StepView
@@ -219,6 +223,20 @@ def test_a_run_whose_parameter_has_no_gradient_in_a_step_leaves_it_alone_then(ow
 
 def _copies(stack: StackTraining) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in stack.network.weights_of_run(0).items()}
+
+
+def test_an_operation_that_vmap_computes_run_by_run_is_no_warning(own_folder: Path) -> None:  # noqa: F811
+    """torch asks the user to file an issue, with a path of its own build."""
+    model = write(own_folder, MODELS["weight norm"])
+    code = (
+        "from models import Spec; from study.training.model_check import stackable; "
+        f"print(stackable({model!r}, Spec(features=1, embedding_dim=4, numbers=1, head_bias=(0.0,))))"
+    )
+    path = os.pathsep.join([str(plugins.ROOT), str(own_folder)])
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "always"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    assert "performance drop" not in done.stderr
 
 
 def test_a_part_in_evaluation_mode_stays_so(own_folder: Path) -> None:  # noqa: F811
