@@ -23,6 +23,12 @@ DEFAULT_PORT = 5000
 LOGIN = "/open"
 """The path in the printed address. A page whose own address holds a password cannot load its data (Chromium)."""
 
+OPEN = """<script>
+    localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true")
+    location.replace(location.origin + "/" + location.hash)
+</script>"""
+"""Leads to the charts. MLflow's assistant would open itself beside them, once a browser and port."""
+
 SEARCH = re.compile(r"/graphql|/(ajax-)?api/\d\.0/mlflow/[\w-]+/search(-datasets)?")
 """The requests of MLflow's pages that read, though they are POST."""
 
@@ -61,8 +67,7 @@ def _server(folder: Path, port: int | None, uri: str, password: str) -> "BaseWSG
         from werkzeug.datastructures import WWWAuthenticate
         from werkzeug.exceptions import Forbidden, Unauthorized
         from werkzeug.serving import make_server
-        from werkzeug.utils import redirect
-        from werkzeug.wrappers import Request
+        from werkzeug.wrappers import Request, Response
 
         initialize_backend_stores(uri, uri, (folder / ARTIFACTS).as_uri())
         security.init_security_middleware(app)  # refuses foreign Host headers; see MLFLOW_SERVER_ALLOWED_HOSTS
@@ -78,7 +83,7 @@ def _server(folder: Path, port: int | None, uri: str, password: str) -> "BaseWSG
             reads = request.method in ("GET", "HEAD") or (request.method == "POST" and SEARCH.fullmatch(request.path))
             if not reads:
                 raise Forbidden("`study ui` shows a study and changes nothing.")
-            return redirect(request.host_url) if request.path == LOGIN else app
+            return Response(OPEN, mimetype="text/html") if request.path == LOGIN else app
 
         return make_server("127.0.0.1", 0, guarded, threaded=True, fd=listening.fileno())
 

@@ -84,15 +84,6 @@ SETTINGS = """
 """
 """What the browser remembers of someone who has ticked these under *Columns*."""
 
-ASSISTANT_IS_CLOSED = """
-    (() => {
-        const close = document.querySelector('[data-component-id="mlflow.assistant.chat_panel.close"]');
-        if (close !== null) close.click();
-        return close === null;
-    })()
-"""
-
-
 HIDE_TOOLBARS = """
     document.head.appendChild(document.createElement('style')).textContent = '.modebar { display: none !important; }'
 """
@@ -104,7 +95,6 @@ async def _take(pages: dict[str, tuple[str, str]], settings: str, out: Path) -> 
     for name, (url, ready) in pages.items():
         async with chromium.opened(url, SIZE, settings=settings) as page:
             await page.until(ready)
-            await page.until(ASSISTANT_IS_CLOSED)
             await page.evaluate(HIDE_TOOLBARS)
             await page.until(ready)
             await asyncio.sleep(1.5)  # lines are animated into place

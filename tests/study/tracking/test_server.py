@@ -129,6 +129,6 @@ def test_the_page_opens_on_the_divergence_of_five_methods(empty_database: Path, 
     assert first["title"] == "divergence/rate"
     assert sorted(first["lines"]) == sorted(f"small · {method}" for method in methods)
     left, top, right, bottom = first["box"]
-    assert 0 <= left < right <= screenshots.SIZE[0]
+    assert left + 200 < right <= screenshots.SIZE[0], "MLflow's assistant takes a quarter of the page"
     assert 0 <= top < bottom <= screenshots.SIZE[1]
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
