@@ -1,6 +1,6 @@
 """Sentences about curves, as a report says them first: each once, under the names of all models that share it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 Context = dict[str, Any]
@@ -25,8 +25,23 @@ def once(of_models: list[tuple[str, Said]], models: Sequence[str]) -> list[tuple
             said.append(([model], words))
         else:
             alike.append(model)
-    every = f"all {len(models)} models"
-    return [(every if len(names) == len(models) > 1 else ", ".join(names), words) for names, words in said]
+    return [(_names(names, len(models)), words) for names, words in said]
+
+
+def under_models(lines: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the lines of each model. A line of several stands once, behind the others, under all of their names."""
+    models_of = dict[str, list[str]]()
+    for model, own in lines.items():
+        for line in own:
+            models_of.setdefault(line, []).append(model)
+    found = {model: list[str]() for model in lines}
+    for line, models in models_of.items():
+        found.setdefault(_names(models, len(lines)), []).append(line)
+    return {names: own for names, own in found.items() if own}
+
+
+def _names(models: Sequence[str], of: int) -> str:
+    return f"all {of} models" if len(models) == of > 1 else ", ".join(models)
 
 
 def split_answer(curve: str, line: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.report.answers import under_models
 from analysis.report.tables import ReportTables
 from analysis.text.best import text as best_text
 from analysis.text.contrasts import sentences
@@ -31,7 +32,7 @@ def text(
 ) -> str:
     """Return the answers for each model, what weakens them, then the rates of all cells.
 
-    A remark that holds for every one of several models stands once, behind them.
+    A remark that holds for several models stands once, behind them, under their names.
 
     Args:
         folder: The folder, as the user types it.
@@ -43,16 +44,10 @@ def text(
     notes += reference_notes(tables.definition.study, tables.every, tables.scored, reference or {})
     if tables.best is not None:
         return "\n\n".join([best_text(tables.best, tables.definition), *notes])
-    lines = {model: _model_lines(tables, model, folder) for model in tables.models(tables.first_edges)}
-    edges = set(map(sentence, tables.first_edges.to_dict("records")))  # these are looked up under a model
-    first = next(iter(lines.values()), []) if len(lines) > 1 else []
-    of_all = [line for line in first if line not in edges and all(line in own for own in lines.values())]
-    own = {model: [line for line in of_model if line not in of_all] for model, of_model in lines.items()}
-    if of_all:
-        own[f"all {len(lines)} models"] = of_all
-    if lines:
+    own = under_models({model: _model_lines(tables, model, folder) for model in tables.models(tables.first_edges)})
+    if own:
         [*own.values()][-1].append(f"More: {command} recommend {folder}")
-    answers = ["\n".join([f"{name}:", *(f"  {line}" for line in some)]) for name, some in own.items() if some]
+    answers = ["\n".join([f"{names}:", *(f"  {line}" for line in some)]) for names, some in own.items()]
     place = {model: i for i, model in enumerate(tables.definition.study.models)}
     rates = tables.rates.sort_values("model", key=lambda models: models.map(place), kind="stable")
     curves = pd.Series(rates.groupby("model")["curve"].transform("nunique"))
@@ -70,7 +65,7 @@ def _model_lines(tables: ReportTables, model: str, folder: str) -> list[str]:
     if len(rows) > MOST_CURVES:
         short = many_edges_text(rows, tables.first_level)
         return [f"{short} All of them: {folder}/tables/edges.csv, cells.csv", *lost]
-    lines = [*lost, *(sentence(row) for row in rows)]
+    lines = [*lost, "\n  ".join(sentence(row) for row in rows)]  # together: these are looked up under a model
     if contrasts["planned"].tolist().count(True) > MOST_CONTRASTS:
         lines.append(many_contrasts_text(contrasts, comparators(tables.definition.study)))
     elif len(contrasts):

@@ -22,6 +22,7 @@ class Claim:
 def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
     """Return the largest lr that can be claimed for each curve, as sentences or as JSON."""
     import analysis
+    from analysis.report.answers import under_models
     from analysis.stats.missing import failed_runs
     from analysis.stats.recommend import recommend as recommend_table
     from analysis.text import recommend as text
@@ -44,9 +45,9 @@ def recommend(folder: Path, claim: Claim, *, as_json: bool = False) -> str:
         return "\n".join(["no runs recorded yet", *control_notes(definition, folder, read_runs(folder))])
     failed = failed_text(table)
     lines = [failed, ""] if failed else []
-    for model in dict.fromkeys(table["model"]):
-        of_model = table.loc[table["model"] == model]
-        lines += [f"{model}:", *(f"  {sentence}" for sentence in text.sentences(of_model)), ""]
+    said = {model: text.sentences(table.loc[table["model"] == model]) for model in dict.fromkeys(table["model"])}
+    for models, sentences in under_models(said).items():
+        lines += [f"{models}:", *(f"  {sentence}" for sentence in sentences), ""]
     if commands := text.commands(table, typed_path(folder), typed_command()):
         lines += [
             "A nominated lr is the largest that fresh seeds would probably claim, or else the likeliest.",

@@ -19,7 +19,7 @@ from text_checks import contains
 import analysis
 from analysis.report import page as report_page
 from analysis.report import sections, terminal
-from analysis.report.answers import once
+from analysis.report.answers import once, under_models
 from analysis.report.tables import missing_runs, planned_count, report_tables
 from analysis.stats.contrasts import contrasts
 from analysis.stats.quality import lr_sensitivity
@@ -430,3 +430,16 @@ def test_what_some_models_have_in_common_is_said_under_their_names():
     assert once([("a", "x"), ("b", "x")], "abc") == [("a, b", "x")], "nothing is said of c"
     assert once([("a", "x"), ("a", "y")], "a") == [("a", "x"), ("a", "y")]
     assert once([("a", "x")], "a") == [("a", "x")]
+
+
+def test_lines_stand_once_under_the_models_they_hold_for():
+    lines = {"a": ["x", "y"], "b": ["z", "y"], "c": ["z", "y"]}
+    assert under_models(lines) == {"a": ["x"], "all 3 models": ["y"], "b, c": ["z"]}
+    assert under_models({"a": ["x", "y"]}) == {"a": ["x", "y"]}
+
+
+def test_a_recommendation_that_holds_for_all_models_is_said_once(tmp_path):
+    study_of(tmp_path, models=("large", "large_dcn", "large_mmoe"), methods=("clippy",), lrs=(0.01,), with_losses=False)
+    said = recommend(tmp_path, Claim())
+    assert said.startswith("all 3 models:\n  clippy: ")
+    assert said.count("clippy: ") == 1
