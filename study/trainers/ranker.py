@@ -15,7 +15,7 @@ import numpy as np
 
 import study as package
 from study import data
-from study.config import Arm, Run, Study, canonical_json, steps_of, to_json, united_arms
+from study.config import Arm, Recipe, Run, Study, canonical_json, steps_of, to_json, united_arms
 from study.data._dataset import Log
 from study.definition import model_options
 from study.trainers import protocol
@@ -29,6 +29,18 @@ if TYPE_CHECKING:
 
 CACHED_ARMS = 100
 """Most arms whose options are looked up in the cache, where each is a file read or written. More import torch."""
+
+OTHERS = (
+    "window",
+    "embedding_dim",
+    "embedding_std",
+    "initial_accumulator",
+    "eps",
+    "embeddings",
+    "embeddings_lr",
+    "precision",
+)
+"""Settings of the recipe that a plan shows where they are changed, in one line."""
 
 
 class Trainer(protocol.Trainer):
@@ -135,6 +147,8 @@ class Trainer(protocol.Trainer):
             from study.training import lr_schedule
 
             lines.append(("schedule", f"{lr_schedule.words(recipe, steps)}; a run's lr is its peak"))
+        if changed := [f"{key}={value}" for key in OTHERS if (value := getattr(recipe, key)) != getattr(Recipe, key)]:
+            lines.append(("recipe", ", ".join(changed)))
         if self._start:
             from study.trainers import warm_start
 

@@ -64,6 +64,38 @@ def test_a_plan_says_how_long_a_run_is_and_whether_its_lr_is_reached(
     assert dict(ranker.Trainer(make_study(recipe=recipe), tmp_path).summary())["steps"] == said
 
 
+def test_a_plan_shows_each_setting_of_the_recipe_that_was_changed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ranker.Trainer, "log", LOG)
+
+    def shown(**changed: Any) -> list[tuple[str, str]]:
+        recipe = dataclasses.replace(Recipe(batch=64, steps=10), **changed)
+        return ranker.Trainer(make_study(recipe=recipe), tmp_path).summary()
+
+    changed = {
+        "batch": 32,
+        "steps": 30,
+        "warmup": 7,
+        "schedule": "step",
+        "decay_steps": 11,
+        "decay_factor": 0.37,
+        "window": 512,
+        "embedding_dim": 8,
+        "embedding_std": 0.125,
+        "initial_accumulator": 0.25,
+        "eps": 1e-5,
+        "embeddings_lr": 0.07,
+        "precision": "float64",
+    }
+    lines = "\n".join(line for _, line in shown(**changed))
+    assert [key for key, value in changed.items() if str(value) not in lines] == []
+    assert dict(shown(embeddings_lr=0.07))["recipe"] == "embeddings_lr=0.07"
+    assert "0.2" in dict(shown(schedule="cosine", final_factor=0.2))["schedule"]
+    assert dict(shown(embeddings="method"))["recipe"] == "embeddings=method"
+    assert "recipe" not in dict(shown())
+
+
 def test_models_that_vmap_cannot_take_are_named() -> None:
     study = make_study(models=("small", "own_models.branching"))
     assert (
