@@ -136,8 +136,9 @@ def options_of(name: str) -> dict[str, Option]:
     try:
         inspect.signature(build).bind(None)
     except TypeError as error:
-        where = own_errors.place_of(build) or repr(name)
-        raise ValueError(f"{where}: build takes (spec, *, width=64, ...), but: {error}") from None
+        where, takes_spec = own_errors.place_of(build) or repr(name), any(p.kind < p.KEYWORD_ONLY for p in parameters)
+        wrong = error if takes_spec else "it has no `spec` argument"
+        raise ValueError(f"{where}: build takes (spec, *, width=64, ...), but: {wrong}") from None
     return {p.name: p.default for p in own if type(p.default) in KINDS}
 
 

@@ -18,7 +18,14 @@ def forward(text: str, init: str = "pass") -> str:
 
 
 WRONG = {
-    "no spec": (HEADER + "def build():\n    return nn.Linear(3, 1)\n", "line 6: build takes .spec, .*, but: too many"),
+    "no spec": (
+        HEADER + "def build():\n    return nn.Linear(3, 1)\n",
+        "line 6: build takes .spec, .*, but: it has no `spec` argument",
+    ),
+    "options alone": (
+        HEADER + "def build(*, width=16):\n    return nn.Linear(3, 1)\n",
+        "line 6: build takes .spec, .*, but: it has no `spec` argument",
+    ),
     "two arguments": (HEADER + "def build(spec, tasks):\n    return None\n", "line 6: build takes .spec, .*'tasks'"),
     "nothing": (HEADER + "def build(spec):\n    nn.Linear(3, 1)\n", "line 6: build returns NoneType, but a torch.nn"),
     "a class": (HEADER + "def build(spec):\n    return nn.Linear\n", "line 6: build returns type, but a torch.nn.Mod"),
