@@ -11,6 +11,7 @@ from analysis.stats.contrasts import AT_LEAST, AT_MOST, UNDECIDED
 from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.quality import lower_is_better
 from analysis.text.format import p_text, quality_words, span_text, two_digits
+from study.text.wording import count
 
 
 def ratio_text(row: Mapping[str, Any]) -> str:
@@ -41,7 +42,7 @@ def sentences(table: pd.DataFrame, against: Sequence[str] = ("none",), *, qualit
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
-    seeds = f"{row['pairs']} paired seeds"
+    seeds = count(row["pairs"], "paired seed")
     if row["pairs"] != max(row["seeds"], row["seeds_against"]):
         seeds = f"{row['seeds']} and {row['seeds_against']} seeds, {row['pairs']} in common"
     basis = f"{seeds}, p {p_text(row['p_holm'])}"
@@ -49,11 +50,11 @@ def _sentence(row: Mapping[str, Any]) -> str:
     if not significant and (row["low"] > 1 or row["high"] < 1):  # the interval is of this contrast alone
         answer = f"no significant difference in LR50 after Holm's correction (ratio {ratio_text(row)}; {basis})"
         return f"{row['curve']} against {row['against']}: {answer}.{_rest(row)}"
-    if not math.isnan(row["ratio"]):
-        interval = span_text(row["low"], row["high"]) if row["status"] != UNDECIDED else "wider than the lrs tried"
-        answer = f"LR50 is {two_digits(row['ratio'])} times as high (95% interval {interval}; {basis})"
-    elif row["status"] == UNDECIDED:
+    if row["status"] == UNDECIDED:
         answer = f"the lrs tried do not determine the ratio of LR50 ({basis})"
+    elif not math.isnan(row["ratio"]):
+        interval = span_text(row["low"], row["high"])
+        answer = f"LR50 is {two_digits(row['ratio'])} times as high (95% interval {interval}; {basis})"
     else:
         end, side = (row["low"], "more") if row["status"] == AT_LEAST else (row["high"], "less")
         answer = f"LR50 is {side} than {two_digits(end)} times as high (95% confidence; {basis})"

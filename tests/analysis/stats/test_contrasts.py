@@ -111,6 +111,13 @@ def test_a_sentence_has_one_verdict_that_of_the_corrected_p(recorded, ratio, low
     assert "no significant difference" not in said
 
 
+def test_a_ratio_that_the_lrs_do_not_determine_is_not_printed(recorded):
+    row = recorded[2][recorded[2]["planned"]].iloc[[0]]
+    row = row.assign(ratio=3.3, low=0.0, high=math.inf, status="undecided", p_holm=1.0, pairs=1)
+    (said,) = sentences(row.assign(seeds=1, seeds_against=1), quality=False)
+    assert said.endswith("do not determine the ratio of LR50 (1 paired seed, p 1.0): no significant difference.")
+
+
 def test_swapping_two_curves_inverts_the_interval():
     outcomes = draw([logistic(lr50=0.1), logistic(lr50=0.3)], LRS, 8, rng=np.random.default_rng(1))[0]
     a, b = (points(fit(LRS, y)) for y in outcomes)
