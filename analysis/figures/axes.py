@@ -21,7 +21,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, Locator, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import offset_copy
 
 from analysis.figures.palette import LineStyle
@@ -265,12 +265,31 @@ def log_ticks(axis: Axis, left: float, right: float, ends: tuple[float, float]) 
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
 
+def _plain_number(value: float, _: Any) -> str:
+    """`0.02`, `300`, `1e4`, `2e-5`."""
+    if 1e-3 <= value < 1e4:
+        return f"{value:g}"
+    digits, power = f"{value:.3e}".split("e")
+    return f"{float(digits):g}e{int(power)}"
+
+
+class _PowersOrRoundNumbers(LogLocator):
+    """Powers of ten; where fewer than two are in view, other round numbers."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        ticks = np.asarray(super().tick_values(vmin, vmax))
+        for finer in (LogLocator(subs=(1, 2, 5)), MaxNLocator(4)):
+            if np.count_nonzero((vmin <= ticks) & (ticks <= vmax)) < 2:
+                ticks = np.asarray(finer.tick_values(vmin, vmax))
+        return ticks
+
+
 def log_axis(ax: Axes, which: str = "y") -> None:
-    """Make an axis logarithmic, with few ticks and plain numbers. `which` is "x" or "y"."""
+    """Make an axis logarithmic, with two ticks or more, but few, and plain numbers. `which` is "x" or "y"."""
     (ax.set_yscale if which == "y" else ax.set_xscale)("log")
     axis = ax.yaxis if which == "y" else ax.xaxis
-    axis.set_major_locator(LogLocator(numticks=6 if which == "y" else 5))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}" if 1e-3 <= v < 1e4 else f"1e{round(np.log10(v))}"))
+    axis.set_major_locator(_PowersOrRoundNumbers(numticks=6 if which == "y" else 5))
+    axis.set_major_formatter(FuncFormatter(_plain_number))
     axis.set_minor_formatter(NullFormatter())
 
 

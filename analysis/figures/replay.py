@@ -92,7 +92,8 @@ def figures(trace: pd.DataFrame, about: Mapping[str, Any]) -> dict[str, Figure]:
     if treated:
         drawn["factors"] = factors(trace, moments, treated, labels)
     drawn["units"] = units(trace.loc[trace["run_id"] == order[0]], moments)
-    drawn["sharpness"] = sharpness(trace, moments, order[0], styles, labels)
+    if trace[["treated_share", "sharpness_share"]].notna().to_numpy().any():
+        drawn["sharpness"] = sharpness(trace, moments, order[0], styles, labels)
     return drawn
 
 

@@ -76,8 +76,10 @@ def replay(folder: Path, prefix: str, cache: Path, *, compare: str | None = None
     (out / "moments.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     from analysis.figures import replay as figures
 
-    paths = figures.write(out)
-    return "\n".join([*lines, f"replay: {out}", *(f"  {path.name}" for path in paths)])
+    names = [path.name for path in figures.write(out)]
+    if "sharpness.png" not in names and not methods.uses_base(run.method):
+        names.append(f"no sharpness.png: {run.method} has a base of its own, whose scale of each gradient is unknown")
+    return "\n".join([*lines, f"replay: {out}", *(f"  {name}" for name in names)])
 
 
 def _runs_to_compare(study: Study, run: Run, compare: str | None) -> list[Run]:

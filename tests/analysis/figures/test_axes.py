@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures.axes import figure_style, log_ticks, lr_axis, paper
+from analysis.figures.axes import figure_style, log_axis, log_ticks, lr_axis, paper
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,20 @@ def test_ticks_are_round_numbers_where_there_are_two(limits, expected):
     axis = Figure().add_subplot().xaxis
     log_ticks(axis, *limits, limits)
     assert list(axis.get_majorticklocs()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "limits", [(0.55, 0.68), (0.6, 0.95), (0.5, 1.4), (2.1, 8.9), (11, 95), (0.02, 30), (2e-5, 9e-5), (1e-6, 1e5)]
+)
+@pytest.mark.parametrize("which", ["x", "y"])
+def test_a_logarithmic_axis_has_two_numbers_or_more(limits: tuple[float, float], which: str) -> None:
+    ax = Figure().add_subplot()
+    log_axis(ax, which)
+    ax.set(**{f"{which}lim": limits})
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    shown = [at for at in axis.get_majorticklocs() if limits[0] <= at <= limits[1]]
+    assert 2 <= len(shown) <= 8
+    assert [float(axis.get_major_formatter()(at)) for at in shown] == pytest.approx(shown)
 
 
 def test_the_label_of_a_narrow_axes_is_not_cut() -> None:

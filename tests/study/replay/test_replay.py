@@ -96,6 +96,17 @@ def test_a_run_is_replayed_by_its_lr_method_and_seed(trained: Path, tmp_path: Pa
     assert [path.name for path in (clone / "replay").iterdir()] == [wanted]
 
 
+def test_a_method_with_a_base_of_its_own_has_no_figure_of_sharpness(
+    trained: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("study.methods.uses_base", lambda name: False)
+    clone = copy_of(trained, tmp_path / "clone")
+    said = replay(clone, run_id(clone, method="clippy", lr=0.1), cache, sharpness_every=1000).splitlines()
+    assert "  course.png" in said
+    assert "  sharpness.png" not in said
+    assert said[-1] == "  no sharpness.png: clippy has a base of its own, whose scale of each gradient is unknown"
+
+
 def test_compare_trains_a_run_that_is_not_recorded(trained: Path, cache: Path, tmp_path: Path) -> None:
     clone = copy_of(trained, tmp_path / "clone")
     for path in (clone / "runs").glob("*.parquet"):
