@@ -1,7 +1,7 @@
 """Merges the records of a study from Python."""
 
-from study.api.result import AnyPath, Result, path_text
-from study.commands.paths import study_folder
+from study.api.result import AnyPath, Result, check_requested, path_text
+from study.commands.paths import new_folder, study_folder
 
 
 def merge(*folders: "Result | AnyPath", out: AnyPath, accept_changed_code: bool = False) -> Result:
@@ -20,7 +20,8 @@ def merge(*folders: "Result | AnyPath", out: AnyPath, accept_changed_code: bool 
     """
     from study.commands.merge import merge as merge_records
 
+    check_requested(accept_changed_code=accept_changed_code)
     places = [one.folder if isinstance(one, Result) else study_folder(path_text(one, "folder")) for one in folders]
-    target = study_folder(path_text(out, "out"))
+    target = new_folder(path_text(out, "out"))
     merge_records(places, target, accept_changed_code=accept_changed_code)
     return Result(target)

@@ -3,6 +3,7 @@
 import functools
 import numbers
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -263,7 +264,7 @@ class Result:
         from study.commands.request import RunRequest
         from study.search.confirmation import ConfirmRequest
 
-        check_requested(workers=workers, address=address)
+        check_requested(workers=workers, accept_changed_code=accept_changed_code, address=address)
         for name, value in (("method", method), ("model", model)):
             if not isinstance(value, str | None):
                 raise ValueError(f"{name} is a text, several separated by commas, got {value!r}")
@@ -468,8 +469,10 @@ def path_text(path: AnyPath, name: str) -> str:
     return os.fspath(path)
 
 
-def check_requested(*, workers: int | None, **texts: str | None) -> None:
-    """Raise ValueError unless workers are counted and the others, by name, are texts."""
+def check_requested(*, workers: int | None = None, accept_changed_code: bool = False, **texts: str | None) -> None:
+    """Raise ValueError unless workers are counted, code is accepted or not, and the others, by name, are texts."""
+    if not isinstance(accept_changed_code, bool):
+        raise ValueError(f"accept_changed_code is True or False, got {accept_changed_code!r}")
     counted = isinstance(workers, numbers.Integral) and not isinstance(workers, bool) and workers >= 1
     if workers is not None and not counted:
         raise ValueError(f"workers needs a positive number, got {workers!r}")
@@ -491,4 +494,6 @@ def seeds_text(seeds: str | Iterable[int] | None) -> str | None:
         found.append(str(int(seed)))
     if not found:
         raise ValueError("seeds has no seed")
+    if twice := [seed for seed, n in Counter(found).items() if n > 1]:
+        raise ValueError(f"seeds names {twice[0]} twice")
     return ",".join(found)

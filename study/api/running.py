@@ -48,9 +48,13 @@ def run(
     from study.trainers.protocol import open_trainer
 
     texts = {"address": address, "device": device, "tracking_uri": tracking_uri, "data": data}
-    check_requested(workers=workers, **texts)
+    check_requested(workers=workers, accept_changed_code=accept_changed_code, **texts)
+    if device not in (None, "cpu", "cuda"):
+        raise ValueError(f"device is 'cpu' or 'cuda', got {device!r}")
     if not isinstance(settings, Mapping | None):
         raise ValueError(f"settings needs a dict, got {settings!r}")
+    if empty := [key for key, value in (settings or {}).items() if not _value(value)]:
+        raise ValueError(f"the setting {empty[0]} has no value")
     if mlflow_runs not in RUNS:
         raise ValueError(f"mlflow_runs is one of {', '.join(RUNS)}, got {mlflow_runs!r}")
     plugins.add_script_folder()

@@ -297,9 +297,9 @@ def _write(folder: Path, family: Family, studies: Mapping[str, Study]) -> None:
 
     before, recorded = read_members(folder) if is_family(folder) else (family.name, [])
     if before != family.name:
-        raise RecordError(f"{folder} holds the family {before!r}, not {family.name!r}; choose another --out")
+        raise RecordError(f"{folder} holds the family {before!r}, not {family.name!r}; choose another folder")
     if study_exists(folder):
-        raise RecordError(f"{folder} holds a study, and no family; choose another --out")
+        raise RecordError(f"{folder} holds a study, and no family; choose another folder")
     first = recorded[0].label if recorded else family.members[0].label
     members: dict[str, dict[str, Any]] = {  # it may grow
         m.label: {"label": m.label, "words": m.words, "against": m.against, "contrasts": m.contrasts} for m in recorded

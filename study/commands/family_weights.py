@@ -63,7 +63,7 @@ def begun_study(member: Member, study: Study, request: RunRequest) -> Study | No
         return None
     if bool(recipe.init_accumulators) != of.accumulators:
         how = "as they were left" if recipe.init_accumulators else "fresh"
-        raise RecordError(f"the runs in {folder} start with accumulators {how}; choose another --out")
+        raise RecordError(f"the runs in {folder} start with accumulators {how}; choose another folder")
     weights = {name: getattr(recipe, name) for name in ("init_from", "init_accumulators")}
     begun = dataclasses.replace(study, recipe=dataclasses.replace(study.recipe, **weights))
     if kept := _kept(folder, begun):
@@ -72,7 +72,7 @@ def begun_study(member: Member, study: Study, request: RunRequest) -> Study | No
             if value is not None and getattr(kept.about, name) != value:
                 raise RecordError(
                     f"the runs in {folder} start from {warm_start.words(kept.about)}, and {member.label} asks for "
-                    f"those of {name} {value:g}; choose another --out"
+                    f"those of {name} {value:g}; choose another folder"
                 )
     return begun
 
@@ -96,7 +96,7 @@ def started_study(
     if begun and begun.recipe != started.recipe:
         raise RecordError(
             f"the weights from which the runs of {member.label} start are lost, and those that {of.member} leaves now "
-            f"have other bits; put them back into {where}/{warm_start.FOLDER}, or choose another --out"
+            f"have other bits; put them back into {where}/{warm_start.FOLDER}, or choose another folder"
         )
     return started, start
 

@@ -62,7 +62,7 @@ def import_runs(request: ImportRequest) -> str:
     earlier = read_definition(folder) if study_exists(folder) else None
     if earlier and earlier.study.trainer != IMPORTED:
         raise ValueError(
-            f"{folder} holds the study {earlier.study.name}, whose runs were trained; choose another --out"
+            f"{folder} holds the study {earlier.study.name}, whose runs were trained; choose another folder"
         )
     found, more = _with_seeds(found, earlier)
     notes += more

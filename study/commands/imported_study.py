@@ -100,9 +100,9 @@ def _check_same(earlier: Definition, how: Mapping[str, Any], tasks: Sequence[str
         if (was := earlier.study.trainer_options[option]) != value:
             if isinstance(value, bool):
                 before = f"{'with' if was else 'without'} --{option}"
-                raise ValueError(f"the record was imported {before}; do the same, or choose another --out")
+                raise ValueError(f"the record was imported {before}; do the same, or choose another folder")
             raise ValueError(
-                f"the record was imported with {option} {was}, and now it is {value}; choose another --out"
+                f"the record was imported with {option} {was}, and now it is {value}; choose another folder"
             )
 
 

@@ -79,12 +79,12 @@ def _planned(every: Sequence[Path], accepted: bool) -> tuple[Definition, list["p
 
 def _check_folders(folders: Sequence[Path], out: Path) -> None:
     if len(folders) < 2:
-        raise ValueError("a merge needs two folders or more, and --out for the new one")
+        raise ValueError("a merge needs two folders or more, and another one for the new record")
     twice = [folder for folder, n in Counter(folders).items() if n > 1]
     if twice:
         raise ValueError(f"{stores.address(twice[0])} is named twice")
     if out in folders:
-        raise ValueError(f"{stores.address(out)} is one of the folders, which stay as they are; choose another --out")
+        raise ValueError(f"{stores.address(out)} is one of the folders, which stay as they are; choose another folder")
     for folder in (*folders, out):
         check_not_a_view(folder)
         if folder != out or study_exists(folder):

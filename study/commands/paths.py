@@ -23,6 +23,15 @@ def study_folder(where: str) -> Path:
     return folder
 
 
+def new_folder(where: str) -> Path:
+    """Return `study_folder` of what may not exist yet. Raises ValueError where a file is in its place."""
+    folder = study_folder(where)
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"{place} is a file, and a record is a folder")
+    return folder
+
+
 def on_cluster(address: str | None) -> bool:
     """Return whether the study runs on a Ray cluster that exists already."""
     return bool(address or os.environ.get("RAY_ADDRESS"))

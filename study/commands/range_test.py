@@ -186,7 +186,7 @@ def train_range_tests(
 def _check_same(folder: Path, setting: str) -> None:
     definition = read_definition(folder)
     if setting_of(definition.study, definition.data["content"]) != setting:
-        raise RecordError(f"{folder} holds a study with other data, recipe or trainer; choose another --out")
+        raise RecordError(f"{folder} holds a study with other data, recipe or trainer; choose another folder")
 
 
 def columns_of(trainer: Trainer, study: Study, model: str, arm: Arm) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study import data, plugins
-from study.commands.paths import check_absolute, study_folder
+from study.commands.paths import check_absolute, new_folder
 from study.config import RANKER, QualitySearch, Study, has_grid, to_json
 from study.definition import overrides
 from study.definition.family import Family
@@ -157,4 +157,4 @@ def out_folder(request: RunRequest, study: Study) -> Path:
         raise ValueError(f"the study's name {study.name!r} is no name of a folder: give --out")
     out = request.out or f"results/{study.name}"
     check_absolute(request.address, "--out", out, request.out or "none")
-    return study_folder(out)
+    return new_folder(out)

@@ -19,7 +19,7 @@ def check_number(value: Any, name: str) -> None:
     """Raise ValueError for what is not one number, such as text."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         return
-    hint = "; YAML reads 1e-3 as text and 1.0e-3 as a number" if _is_number_as_text(value) else ""
+    hint = "; YAML reads 1e-3 as text and 1.0e-3 as a number" if _is_text_of_yaml(value) else ""
     raise ValueError(f"need a number as {name}, got {name}={value!r:.60}{hint}")
 
 
@@ -31,9 +31,10 @@ def whole(value: Any, name: str) -> int:
     return int(value)
 
 
-def _is_number_as_text(value: Any) -> bool:
+def _is_text_of_yaml(value: Any) -> bool:
+    """Whether it is a number with an exponent and without a point."""
     try:
-        return isinstance(value, str) and math.isfinite(float(value))
+        return isinstance(value, str) and "." not in value and "e" in value.lower() and math.isfinite(float(value))
     except ValueError:
         return False
 

@@ -111,7 +111,7 @@ def see_folder(needs: Needs) -> None:
     except StorageError as error:
         raise NodeError(str(error)) from error
     if not seen:
-        raise NodeError(f"does not see the study's folder {needs.where}; mount it there, or choose another --out")
+        raise NodeError(f"does not see the study's folder {needs.where}; mount it there, or choose another folder")
 
 
 def appears(needs: Needs, sign: str) -> bool:

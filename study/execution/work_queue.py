@@ -266,7 +266,7 @@ class Queue:
             self.job.references[model] = self.job.reference(model)
         except ValueError as error:
             self.stopped = StudyStoppedError(
-                f"{model}: {error}; a study keeps these, so choose another --out for the change"
+                f"{model}: {error}; a study keeps these, so choose another folder for the change"
             )
             return
         further = self._further_control(model)

@@ -175,7 +175,7 @@ def check_not_a_view(folder: Path) -> None:
         raise RecordError(f"{folder} is {origin} judged by another rule; use {origin} instead")
 
 
-def merge_axes(old: Definition, new: Definition, folder: Path, advice: str = "choose another --out") -> Definition:
+def merge_axes(old: Definition, new: Definition, folder: Path, advice: str = "choose another folder") -> Definition:
     """Return the old definition with the union of the axes. Raises RecordError if anything else differs.
 
     Args:
@@ -200,6 +200,9 @@ def merge_axes(old: Definition, new: Definition, folder: Path, advice: str = "ch
     return dataclasses.replace(old, study=study, data=data)
 
 
+DEFAULT = "the default"
+
+
 def _with_ranges(old: Search | None, new: Search | None) -> Search | None:
     """The new search with the ranges of both. `_difference` has found no method with two."""
     if isinstance(old, QualitySearch) and isinstance(new, QualitySearch):
@@ -212,8 +215,12 @@ def _difference(old: Definition, new: Definition) -> str | None:
     if old.study.name != new.study.name:
         return f"the study {old.study.name!r}, not {new.study.name!r}"
     if old.data["content"] != new.data["content"]:
-        what = f"on other data ({old.study.data})" if old.study.trainer == RANKER else "with another training loop"
-        return f"this study {what}"
+        if old.study.trainer != RANKER:
+            return "this study with another training loop"
+        before, after = ({"data": one.study.data} | one.study.data_options for one in (old, new))
+        keys = [key for key in before | after if before.get(key, DEFAULT) != after.get(key, DEFAULT)]
+        was = [f"{key} was {before.get(key, DEFAULT)}, is {after.get(key, DEFAULT)}" for key in keys]
+        return f"this study on other data ({'; '.join([old.study.data, *was])})"
     for part in ("trainer", "control_lrs"):
         before, after = getattr(old.study, part), getattr(new.study, part)
         if before != after:

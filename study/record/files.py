@@ -15,6 +15,7 @@ from study.storage import stores
 from study.storage.stores import LocalStore, StorageError
 from study.storage.untrusted_input import open_file
 from study.text.console import first_line
+from study.text.wording import count
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError, pa.ArrowException)
 """What parsing a damaged or foreign file may raise."""
@@ -89,9 +90,23 @@ def parsed(read: Callable[[Any], T], content: Any) -> T:
         raise BadFileError(first_line(error)) from error
 
 
-def ignore(_folder: Path, path: Path, reason: str) -> None:
-    """Warn that a bad file is skipped."""
-    warnings.warn(f"{path} cannot be read ({reason}); it is ignored, and its runs count as missing", RuntimeWarning, 1)
+class BadFiles:
+    """Bad files that are skipped, with one warning of all."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[Path, str] = {}
+
+    def add(self, _folder: Path, path: Path, reason: str) -> None:
+        """Note a bad file."""
+        self.reasons[path] = reason
+
+    def warn(self) -> None:
+        """Warn once, if there is a bad file."""
+        for path, reason in [*self.reasons.items()][:1]:
+            more = len(self.reasons) - 1
+            beside = f" and {count(more, 'more file')}" if more else ""
+            those = "they are ignored, and their" if more else "it is ignored, and its"
+            warnings.warn(f"{path}{beside} cannot be read ({reason}); {those} runs count as missing", RuntimeWarning, 1)
 
 
 def read_each(
@@ -100,7 +115,7 @@ def read_each(
     suffix: str,
     read: Callable[[bytes], T],
     trials: Collection[str] | None = None,
-    on_bad: OnBad = ignore,
+    on_bad: OnBad | None = None,
 ) -> Iterator[tuple[Path, T]]:
     """Yield the path of each file of one kind, and what `read` returns for its content.
 
@@ -110,7 +125,7 @@ def read_each(
         suffix: of the files to read, such as "parquet".
         read: parses a file's content; raises one of `UNREADABLE` on a bad file.
         trials: names of the trials to read; None reads all.
-        on_bad: called for each bad file.
+        on_bad: called for each bad file; None warns once of all.
 
     Raises:
         StorageError: a file cannot be read now.
@@ -122,6 +137,7 @@ def read_each(
         store.refresh(*(("runs", "losses") if kind in ("runs", "losses") else (kind,)))
     else:
         store.fetch([f"{part}/{trial}.parquet" for part in ("losses", "runs") for trial in trials])
+    bad = BadFiles()
     for name in LocalStore(folder).names(kind):
         stem, _, ending = name.rpartition(".")
         if ending != suffix or (trials is not None and stem not in trials):
@@ -141,4 +157,5 @@ def read_each(
                 yield folder / path, found
                 break
         else:
-            on_bad(folder, folder / path, reason)
+            (on_bad or bad.add)(folder, folder / path, reason)
+    bad.warn()

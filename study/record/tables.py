@@ -74,7 +74,7 @@ def write_tables(where: Path | str, trial: str, runs: pa.Table, losses: pa.Table
     store.put(f"runs/{trial}.parquet", checksums.parquet_bytes(runs))
 
 
-def read_runs(folder: Path, trials: Collection[str] | None = None, on_bad: files.OnBad = files.ignore) -> pd.DataFrame:
+def read_runs(folder: Path, trials: Collection[str] | None = None, on_bad: files.OnBad | None = None) -> pd.DataFrame:
     """Return one row a run, the control included, with a column for each threshold.
 
     Rows and columns are sorted, so equal records give equal tables. A bad file is ignored with a warning, and its runs
@@ -83,7 +83,7 @@ def read_runs(folder: Path, trials: Collection[str] | None = None, on_bad: files
     Args:
         folder: the study's folder.
         trials: names of the trials to read; None reads all.
-        on_bad: called for each bad file.
+        on_bad: called for each bad file; None warns once of all.
 
     Raises:
         RecordError: there is no study.
@@ -152,7 +152,7 @@ def read_losses(
 
 
 def read_run_files(
-    folder: Path, trials: Collection[str] | None = None, on_bad: files.OnBad = files.ignore
+    folder: Path, trials: Collection[str] | None = None, on_bad: files.OnBad | None = None
 ) -> Iterator[tuple[Path, pa.Table]]:
     """Yield path and table of each file of `runs/` whose losses are there too, or those of a published table.
 
@@ -165,11 +165,14 @@ def read_run_files(
         identity.check(table)
         return table
 
+    bad = files.BadFiles()
+    on_bad = on_bad or bad.add
     for path, table in files.read_each(folder, "runs", "parquet", read, trials, on_bad):
         if why := _without_losses(folder, path.name):
             on_bad(folder, path, why)
         else:
             yield path, table
+    bad.warn()
     if trials is None and (table := _published(folder)) is not None:
         yield folder / PUBLISHED, table
 
@@ -179,7 +182,7 @@ def check_not_published(folder: Path) -> None:
     if _published(folder) is not None:
         raise RecordError(
             f"{stores.address(folder)} holds a table of runs without their losses ({PUBLISHED}, no runs/), which can "
-            "be read and not continued; choose another --out"
+            "be read and not continued; choose another folder"
         )
 
 

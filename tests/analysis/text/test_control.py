@@ -17,7 +17,7 @@ from study.config import Rule
 from study.record.tables import read_runs
 
 FAILURE = "small: the study stopped after its control: the training loss is not learnable here: at lr="
-WAYS = "A study keeps its recipe, rule and control_lrs: for the change choose another --out"
+WAYS = "A study keeps its recipe, rule and control_lrs: for the change choose another folder"
 RULE = Rule(learnable_errors=1e6)
 
 

@@ -420,12 +420,33 @@ def test_figures_that_cannot_be_saved_are_refused_before_a_folder_is_made(publis
         ({"what": "quick", "settings": {"warmup": [0, 20]}}, "quick_warmup is a family of studies"),
         ({"what": "quick", "settings": {"lr": [0.1, "x"]}}, "x"),
         ({"what": "quick", "seeds": []}, "seeds has no seed"),
+        ({"what": "quick", "seeds": [0, 1, 0]}, "seeds names 0 twice"),
+        ({"what": "quick", "settings": {"lr": []}}, "the setting lr has no value"),
+        ({"what": "quick", "device": "tpu"}, "device is 'cpu' or 'cuda', got 'tpu'"),
+        ({"what": "quick", "accept_changed_code": "yes"}, "accept_changed_code is True or False, got 'yes'"),
     ],
 )
 def test_a_study_that_cannot_be_run_is_refused_before_a_folder_is_made(tmp_path, options, words) -> None:
     with pytest.raises(ValueError, match=words):
         study.run(**options, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_file_in_place_of_the_folder_is_refused_before_ray_starts(published, tmp_path, below) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="file is a file, and a record is a folder"):
+        study.run("quick", tmp_path / "file" / below)
+    with pytest.raises(ValueError, match="file is a file, and a record is a folder"):
+        study.merge(published, published.folder.parent / "lr_small_dcn", out=tmp_path / "file" / below)
+
+
+def test_words_of_the_command_line_are_not_those_of_python(published, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"need a number as level, got level='0.5'$"):
+        published.edges("0.5")
+    for folders in ([published], [published, published.folder.parent / "lr_small_dcn"]):
+        with pytest.raises(ValueError, match=r"^((?!--).)*$"):
+            study.merge(*folders, out=published.folder if len(folders) > 1 else tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["..", "a/../../b", ""])

@@ -260,7 +260,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--set", "steps=7"], "holds this study with another recipe (steps was None, is 7)"),
         (["--set", "rule.kept=0.5"], "holds this study with another rule (kept was 0.25, is 0.5)"),
-        (["--set", "data.rows=2100"], "holds this study on other data (synthetic)"),
+        (["--set", "data.rows=2100"], "holds this study on other data (synthetic; rows was the default, is 2100)"),
         (["--set", "batch=128"], "holds this study with another recipe (batch was 64, is 128)"),
     ],
 )
@@ -270,7 +270,7 @@ def test_another_study_is_not_overwritten(
     definition = _make_study(tmp_path)
     assert main(["run", "quick", *SMALL, "--out", str(tmp_path), *words]) == 2
     said = capsys.readouterr()
-    assert said.err == f"study: {tmp_path} {message}; choose another --out\n"
+    assert said.err == f"study: {tmp_path} {message}; choose another folder\n"
     assert (tmp_path / "study.json").read_bytes() == definition
     assert not (tmp_path / "runs").exists()
 

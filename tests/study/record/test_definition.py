@@ -73,7 +73,7 @@ def test_comparators_are_named_before_the_run_and_cannot_be_changed_later(tmp_pa
     assert json.loads((tmp_path / "study.json").read_text())["study"]["compare"] == ["clippy"]
     open_study(tmp_path, make_definition(arms=(*TWO, Arm("agc")), compare=("clippy",)))
     assert read_definition(tmp_path).study.compare == ("clippy",)
-    message = "holds this study, which plans to compare methods with clippy, not with none; choose another --out"
+    message = "holds this study, which plans to compare methods with clippy, not with none; choose another folder"
     with pytest.raises(RecordError, match=message):
         open_study(tmp_path, make_definition(arms=TWO))
 
@@ -99,7 +99,9 @@ def test_a_search_with_another_ladder_of_an_arm_is_another_search(tmp_path: Path
     open_study(tmp_path, make_definition(arms=own, search=EdgeSearch()))
     open_study(tmp_path, make_definition(arms=(*own, Arm("lion", lrs=(0.01,))), search=EdgeSearch(budget=400)))
     assert grids(tmp_path) == [(0.1, 0.2), (0.4, 0.8), (0.01,)]
-    with pytest.raises(RecordError, match=r"another lrs of clippy \(was 0.4, 0.8, is 0.1, 0.2\); choose another --out"):
+    with pytest.raises(
+        RecordError, match=r"another lrs of clippy \(was 0.4, 0.8, is 0.1, 0.2\); choose another folder"
+    ):
         open_study(tmp_path, make_definition(arms=TWO, search=EdgeSearch()))
 
 

@@ -231,7 +231,7 @@ def test_axes_grow(tmp_path: Path) -> None:
 def test_another_study_is_refused_and_changes_nothing(tmp_path: Path, other: Definition, message: str) -> None:
     open_study(tmp_path, make_definition())
     before = (tmp_path / "study.json").read_bytes()
-    with pytest.raises(RecordError, match=f"^{re.escape(str(tmp_path))} .*{re.escape(message)}.* --out"):
+    with pytest.raises(RecordError, match=f"^{re.escape(str(tmp_path))} .*{re.escape(message)}.*another folder"):
         open_study(tmp_path, other)
     assert (tmp_path / "study.json").read_bytes() == before
 
@@ -338,6 +338,16 @@ def test_runs_of_another_recipe_are_refused_by_every_reader(tmp_path: Path) -> N
         assert len(set_bad_files_aside(tmp_path)) == 1
     (aside,) = (tmp_path / "set_aside").iterdir()
     assert pd.read_parquet(aside)["seed"].tolist() == [1], "nothing is lost"
+
+
+def test_several_bad_files_are_one_warning(tmp_path: Path) -> None:
+    open_study(tmp_path, make_definition())
+    write_trial(tmp_path, "a", [make_row()], make_losses({B0: 0}))
+    for name in "bcd":
+        (tmp_path / "runs" / f"{name}.parquet").write_bytes(b"mine")
+    with pytest.warns(RuntimeWarning, match=r"b\.parquet and 2 more files cannot be read") as said:
+        assert len(read_runs(tmp_path)) == 1
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"rel": 0.5}, {"rel": 0.5, "abs": 0.01}, {"abs": 0.01}])

@@ -345,7 +345,7 @@ def test_a_folder_goes_on_with_another_end_but_not_with_another_search(tmp_path:
     assert opened(precision=1.1, budget=500).study.search == EdgeSearch(precision=1.1, budget=500)
     with pytest.raises(RecordError, match=r"holds this search with another level \(was 0.5, is 0.05\)"):
         opened(level=0.05)
-    with pytest.raises(RecordError, match=r"another lrs \(was .*0.8, is 0.1, 0.2\); choose another --out"):
+    with pytest.raises(RecordError, match=r"another lrs \(was .*0.8, is 0.1, 0.2\); choose another folder"):
         opened(lrs=(0.1, 0.2))
     with pytest.raises(RecordError, match=r"another first seed \(was 0, is 5\)"):
         opened(seed=5)
