@@ -65,15 +65,22 @@ class Name:
     along: bool = False
     colour: str | None = None
 
+    @property
+    def place(self) -> tuple[str, float | None, float]:
+        """What is written, and where."""
+        return self.text, None if self.along else self.x, self.y
+
 
 def write_names(ax: Axes, names: Sequence[Name]) -> None:
     """Write each name where it is nearest to its point and covers no marker, arrow, legend, or other text.
 
     Lines lie below a name only where it would otherwise stand far away. A name without a free place is left out; the
-    first ones have the choice.
+    first ones have the choice. A name that an earlier call wrote at the same place is not written again.
     """
+    written = {text.name.place for text in ax.texts if isinstance(text, _NameText)}
     for name in names:
-        ax.add_artist(_NameText(name, sizes(ax).text))
+        if name.place not in written:
+            ax.add_artist(_NameText(name, sizes(ax).text))
     if not any(isinstance(artist, _Placement) for artist in ax.artists):
         ax.add_artist(_Placement())
 

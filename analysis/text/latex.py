@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.loading import records
 from analysis.stats.edges import REACHED
-from analysis.text.edges import edge_span, edge_text
+from analysis.text.format import span_text
 
 SPECIAL = str.maketrans(
     {char: f"\\{char}" for char in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
@@ -17,7 +17,7 @@ SPECIAL = str.maketrans(
 def edges_table(table: pd.DataFrame) -> str:
     """Return edges as a booktabs table: the edge, its 95% interval, seeds, lrs, and n, the runs of a cell, by curve.
 
-    Numbers have three significant digits. An edge outside the tried lrs is a bound, `> 3.2`.
+    Numbers have three significant digits. An edge outside the tried lrs is `--`: its interval says what is known.
 
     Args:
         table: `analysis.stats.edges.edges` at one level.
@@ -27,9 +27,13 @@ def edges_table(table: pd.DataFrame) -> str:
     head = [*(["model"] if len(models) > 1 else []), "method", level, r"95\% interval", "seeds", "lrs", "n"]
     lines = [rf"\begin{{tabular}}{{{'l' * (len(head) - 5)}rrrrr}}", r"\toprule", _line(head), r"\midrule"]
     for row in records(table):
-        edge = three_digits(row["edge"]) if row["status"] == REACHED else "${}$ {}".format(*edge_text(row).split())
+        edge = three_digits(row["edge"]) if row["status"] == REACHED else "--"
         names = [row["model"], row["curve"]] if len(models) > 1 else [row["curve"]]
-        cells = [*(str(name).translate(SPECIAL) for name in names), edge, edge_span(row, three_digits)]
+        cells = [
+            *(str(name).translate(SPECIAL) for name in names),
+            edge,
+            span_text(row["low"], row["high"], three_digits),
+        ]
         lines.append(_line([*cells, str(row["seeds"]), str(row["lrs"]), _runs(row)]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 

@@ -115,6 +115,16 @@ def test_the_legend_shows_lines_and_markers():
     assert (entry.get_marker(), entry.get_linestyle()) == ("s", "-")
 
 
+def test_two_lines_in_one_axes_name_their_reference_once():
+    arms = [("clippy", {"rel": rel}, 4 * rel) for rel in (0.1, 0.2)] + [("agc", {"max_ratio": m}, m) for m in (1, 2)]
+    table, ax = frontier(runs_of(("none", {}, 0.4), *arms)), Figure().add_subplot()
+    for method in ("clippy", "agc"):
+        line, reference = (table.loc[table["method"] == name] for name in (method, "none"))
+        draw_frontier(ax, line, reference, KNOWN[method])
+    assert len([text for text in ax.texts if text.get_text().startswith("none ")]) == 1
+    assert ax.get_legend_handles_labels()[1] == ["clippy", "agc"]
+
+
 @pytest.mark.parametrize("curves", [2, 3])
 def test_points_of_few_curves_with_equal_rates_are_seen(curves):
     runs = runs_of(*((name, {}, 90) for name in ("none", "agc", "clippy")[:curves]))
