@@ -260,7 +260,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--set", "steps=7"], "holds this study with another recipe (steps was None, is 7)"),
         (["--set", "rule.kept=0.5"], "holds this study with another rule (kept was 0.25, is 0.5)"),
-        (["--set", "data.rows=2100"], "holds this study on other data (synthetic; rows was the default, is 2100)"),
+        (["--set", "data.rows=2100"], "holds this study on other data (synthetic; rows was 2000, is 2100)"),
         (["--set", "batch=128"], "holds this study with another recipe (batch was 64, is 128)"),
     ],
 )
