@@ -212,7 +212,7 @@ def test_a_folder_without_a_record_and_one_of_a_family(tmp_path) -> None:
 def test_repr_says_what_it_is_and_html_shows_the_edges(published) -> None:
     assert repr(published) == f"<Result of lr_curve: 800 runs, 5 curves, in {published.folder}>"
     one = study.open(published.folder)
-    one.runs = published.runs.iloc[:1]
+    one._runs = published.runs.iloc[:1]
     assert repr(one).startswith("<Result of lr_curve: 1 run, 1 curve, in ")
     html = published._repr_html_()
     assert html.count("<tr") == 6
