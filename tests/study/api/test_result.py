@@ -500,7 +500,7 @@ def test_curves_of_other_thresholds_are_not_compared(published) -> None:
 
 def test_a_ratio_is_of_b_over_a(published) -> None:
     lower = study.open(published.folder)
-    lower.runs = published.runs.assign(lr=published.runs["lr"] / 2)
+    lower._runs = published.runs.assign(lr=published.runs["lr"] / 2)
     ratio = study.compare(published, lower).edges.set_index("curve").loc["none"]
     assert ratio["ratio"] == pytest.approx(0.5, rel=0.02)
     assert ratio["high"] < 1
