@@ -41,6 +41,11 @@ def read_file(folder: Path, name: str) -> bytes | None:
         raise StorageError(f"cannot read {folder / name} ({error.strerror or error})") from error
 
 
+def names_of(store: stores.Store, kind: str, suffix: str) -> list[str]:
+    """Return the names of the files of one kind, without those that others left there, such as a README."""
+    return [name for name in store.names(kind) if name.endswith(f".{suffix}")]
+
+
 def read_beside(folder: Path, kind: str, suffix: str) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of each file of one kind that lies beside the record, such as `signals/`.
 
@@ -52,9 +57,9 @@ def read_beside(folder: Path, kind: str, suffix: str) -> Iterator[tuple[str, byt
     Raises:
         StorageError: as `read_file`.
     """
-    for name in LocalStore(folder).names(kind):
+    for name in names_of(LocalStore(folder), kind, suffix):
         path = f"{kind}/{name}"
-        if name.endswith(f".{suffix}") and (content := read_file(folder, path)) is not None:
+        if (content := read_file(folder, path)) is not None:
             yield path, content
 
 
@@ -138,9 +143,8 @@ def read_each(
     else:
         store.fetch([f"{part}/{trial}.parquet" for part in ("losses", "runs") for trial in trials])
     bad = BadFiles()
-    for name in LocalStore(folder).names(kind):
-        stem, _, ending = name.rpartition(".")
-        if ending != suffix or (trials is not None and stem not in trials):
+    for name in names_of(LocalStore(folder), kind, suffix):
+        if trials is not None and name.removesuffix(f".{suffix}") not in trials:
             continue
         path, reason = f"{kind}/{name}", ""
         for anew in (False, True):

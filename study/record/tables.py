@@ -230,7 +230,8 @@ def _parse(content: bytes, schema: pa.Schema) -> pa.Table:
 def _published(folder: Path) -> pa.Table | None:
     """The rows of `runs.parquet` where nothing was ever in `runs/`; None elsewhere."""
     store = stores.store_for(folder)
-    if stores.LocalStore(folder).names("runs") or store.names("runs") or store.names("set_aside"):
+    ever = (stores.LocalStore(folder), "runs"), (store, "runs"), (store, "set_aside")
+    if any(files.names_of(at, kind, "parquet") for at, kind in ever):
         return None
     store.refresh(PUBLISHED)
     content = files.read_file(folder, PUBLISHED)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from study.config import Rule, canonical_json
 from study.record import checksums
 from study.record.definition import read_definition, write_definition
+from study.record.files import names_of
 from study.record.tables import read_run_files
 from study.storage import stores
 from study.storage.untrusted_input import inside
@@ -40,7 +41,7 @@ def write_view(folder: Path, rule: Rule, columns: Mapping[str, Mapping[str, Any]
         replaced = [row | columns[row["run_id"]] for row in table.to_pylist()]
         content = checksums.parquet_bytes(pa.Table.from_pylist(replaced, schema=table.schema))
         store.put(f"runs/{path.name}", content)
-    for gone in set(store.names("runs")) - {path.name for path in tables}:
+    for gone in set(names_of(store, "runs", "parquet")) - {path.name for path in tables}:
         store.delete(f"runs/{gone}")
     write_definition(view, dataclasses.replace(definition, study=dataclasses.replace(definition.study, rule=rule)))
     return view

@@ -63,6 +63,19 @@ def test_every_reading_command_shows_a_published_study_and_leaves_it(
     assert "2 curves, 4 cells" in said["mlflow"]
 
 
+@pytest.mark.parametrize("name", ["README", "Thumbs.db", "x.parquet.tmp", "sub/x.parquet"])
+@pytest.mark.parametrize("kind", ["runs", "losses", "set_aside", "confirm"])
+def test_a_file_of_others_does_not_hide_a_published_table(published: Path, kind: str, name: str) -> None:
+    before = tables.read_runs(published)
+    (published / kind / name).parent.mkdir(parents=True)
+    (published / kind / name).write_bytes(b"theirs")
+    pd.testing.assert_frame_equal(tables.read_runs(published), before)
+    with pytest.raises(RecordError, match="a table of runs without their losses"):
+        tables.check_not_published(published)
+    assert main(["rescore", str(published), "--rule", "kept=0.5"]) == 2
+    assert not (published / "rescored").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
