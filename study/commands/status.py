@@ -7,6 +7,7 @@ A crash leaves both behind, so a heartbeat counts only while its process lives, 
 import json
 import shlex
 import time
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Status:
     Args:
         study, folder: name and address.
         driver: the process that holds the study; None if there is none.
-        at_work: whether the driver lives, as far as is known.
+        at_work: whether the driver lives, as far as is known. True if the lock cannot be read.
         total, control: counts of the study's runs and of the control's.
         cells: counts by cell.
         training: stacks that train.
@@ -72,6 +73,7 @@ class Status:
         failures: reason -> runs.
         confirmations, outline, code: lines for people; `code` names own modules that changed between the runs.
         imported: whether the runs were imported; nothing can be trained then.
+        lock_error: why the lock cannot be read, which names the driver.
         stopped: why the study stopped after a control, and the ways on; then no run of a cell is trained.
     """
 
@@ -91,6 +93,7 @@ class Status:
     imported: bool = False
     code: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    lock_error: str | None = None
 
 
 def status(folder: Path, *, as_json: bool = False) -> str:
@@ -115,7 +118,7 @@ def read_status(folder: Path) -> Status:
     recorded: Any = runs[(runs["role"] == "cell") & ~runs["run_id"].isin(list(other_runs))]
     failures = read_failures(folder, recorded_ids)
     driver = lock.read_holder(folder)
-    at_work = bool(driver) and not driver["gone"]
+    at_work = bool(driver) and not driver.get("gone")
     alive, silent = _trials(folder, at_work=at_work)
     trains = {run for trial in alive for run in trial["runs"]} - recorded_ids
     grid = has_grid(study)
@@ -129,6 +132,7 @@ def read_status(folder: Path) -> Status:
         study=study.name,
         folder=stores.address(folder),
         driver=driver.get("who"),
+        lock_error=driver.get("unreadable"),
         at_work=at_work,
         total=total,
         control={
@@ -254,9 +258,8 @@ def _found_cells(recorded: pd.DataFrame) -> list[Cell]:
 def _trials(folder: Path, *, at_work: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the trials that train, and those whose process is gone. Those of other machines end with the driver."""
     alive, silent = [], []
-    for trial, found in heartbeat.each(folder).items():
+    for trial, found in heartbeat.each(folder, warnings.warn).items():
         found = found | {"trial": trial, "silent": max(0.0, time.time() - found["beat"])}
-        found["runs"] = [run for run in found.get("runs", []) if isinstance(run, str)]
         lives = holder.is_alive(found)
         trains = not found.get("ended") and (at_work if lives is None else lives)
         (alive if trains else silent).append(found)
@@ -280,6 +283,8 @@ def _trial_line(trial: Mapping[str, Any]) -> str:
 
 
 def _driver(status: Status) -> str:
+    if status.lock_error:
+        return f"unknown whether a driver is at work: {status.lock_error}"
     if status.driver and status.at_work:
         return f"driver: {status.driver}"
     unfinished = status.total["missing"] or status.total["failed"] or status.control["failed"] or status.silent

@@ -257,6 +257,6 @@ def _write_errors(cache: Path) -> Iterator[None]:
 def _read_index(index: Path) -> dict[str, list]:
     try:
         known = json.loads(index.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return {k: v for k, v in known.items() if isinstance(v, list) and len(v) == 3} if isinstance(known, dict) else {}

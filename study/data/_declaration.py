@@ -225,7 +225,7 @@ def read_declaration(path: Path) -> Declaration:
             values = tomllib.load(file)
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not TOML ({error})") from error
     known = list(Declaration.__dataclass_fields__)
     unknown = sorted(set(values) - set(known))

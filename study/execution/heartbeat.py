@@ -22,7 +22,9 @@ from types import TracebackType
 from typing import Any
 
 from study.storage import holder, stores
-from study.storage.untrusted_input import check_json, check_number, inside, require
+from study.storage.errors import StorageError
+from study.storage.small_files import read_object, unreadable
+from study.storage.untrusted_input import check_json, check_number, inside, require, shorten
 
 FOLDER = "training"
 BEAT_SECONDS = 10.0
@@ -80,7 +82,7 @@ class Heartbeat:
             faulthandler.cancel_dump_traceback_later()
         with contextlib.suppress(stores.StorageError):
             # Once another driver has taken over, the file is that of its process.
-            if _read(self.store, self.name).get("process") == self.about["process"]:
+            if _read(self.store, self.name, _ignore).get("process") == self.about["process"]:
                 self.store.delete(self.name)
 
     def _live(self) -> None:
@@ -124,25 +126,40 @@ def hung(limit_seconds: float) -> str:
 
 def last(where: Path | str, trial: str) -> dict[str, Any]:
     """Return the content of a trial's file; empty if there is none, or it is invalid."""
-    return _read(stores.store_for(where), f"{FOLDER}/{trial}.json")
+    return _read(stores.store_for(where), f"{FOLDER}/{trial}.json", _ignore)
 
 
-def _read(store: stores.Store, name: str) -> dict[str, Any]:
+def _ignore(_reason: str) -> None:
+    pass
+
+
+def _read(store: stores.Store, name: str, on_bad: Callable[[str], None]) -> dict[str, Any]:
     try:
-        found = json.loads(store.get(name) or b"")
-        require(isinstance(found, dict), "it is no JSON object")
-        check_json(found)
-        for key in ("beat", "clock", "seconds", "step", "limit", "pid"):
-            check_number(found.get(key), key)
-    except ValueError:  # StorageError is one
+        if found := read_object(store, name):
+            _check(store, name, found)
+    except StorageError as error:
+        on_bad(str(error))
         return {}
     return found
 
 
-def each(where: Path | str) -> dict[str, dict[str, Any]]:
-    """Return the content of every file, by trial."""
-    trials = [name.removesuffix(".json") for name in stores.store_for(where).names(FOLDER)]
-    return {trial: found for trial in trials if (found := last(where, trial))}
+def _check(store: stores.Store, name: str, found: dict[str, Any]) -> None:
+    try:
+        check_json(found)
+        for key in ("beat", "clock", "seconds", "step", "limit", "pid"):
+            check_number(found.get(key), key)
+        check_number(found.get("steps") or 0, "steps")
+        runs = found.setdefault("runs", [])
+        require(isinstance(runs, list) and all(isinstance(run, str) for run in runs), f"runs is {shorten(runs)}")
+    except ValueError as error:
+        raise unreadable(store, name, error) from error
+
+
+def each(where: Path | str, on_bad: Callable[[str], None] = _ignore) -> dict[str, dict[str, Any]]:
+    """Return the content of every file, by trial. `on_bad` is called with the reason for each invalid one."""
+    store = stores.store_for(where)
+    names = [name for name in store.names(FOLDER) if name.endswith(".json")]
+    return {name.removesuffix(".json"): found for name in names if (found := _read(store, f"{FOLDER}/{name}", on_bad))}
 
 
 def work_done(where: Path | str) -> dict[str, tuple[str, float]]:
@@ -152,9 +169,9 @@ def work_done(where: Path | str) -> dict[str, tuple[str, float]]:
     """
     found = {}
     for trial, about in each(where).items():
-        runs, steps, model = about.get("runs"), about.get("steps"), about.get("model")
-        if isinstance(runs, list) and isinstance(steps, int) and steps > 0 and isinstance(model, str):
-            found[trial] = model, len(runs) * min(max(about["step"] / steps, 0.0), 1.0)
+        steps, model = about.get("steps"), about.get("model")
+        if isinstance(steps, int) and steps > 0 and isinstance(model, str):
+            found[trial] = model, len(about["runs"]) * min(max(about["step"] / steps, 0.0), 1.0)
     return found
 
 

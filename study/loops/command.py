@@ -144,7 +144,7 @@ def _environment() -> dict[str, str]:
 def _metrics(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"the command left no metrics in {path} ({error})") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no JSON object of metrics")

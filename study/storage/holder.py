@@ -1,7 +1,6 @@
 """The process that holds a lock or a lease: how it is named, and whether it still runs."""
 
 import getpass
-import json
 import os
 import socket
 import time
@@ -9,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from study.text.console import one_line
+from study.storage.untrusted_input import json_object
+from study.text.console import MAX_LINE_LENGTH, one_line
 
 
 def this_process() -> dict[str, Any]:
@@ -30,10 +30,11 @@ def describe(found: Mapping[str, Any] | str) -> str:
         found: what `this_process` returned, or the text of a lock file.
     """
     try:
-        holder = json.loads(found) if isinstance(found, str) else found
-        return one_line(f"{holder['user']}, process {holder['pid']} on {holder['host']} since {holder['since']}")
-    except (ValueError, KeyError, TypeError):
-        return one_line(found) or "another process" if isinstance(found, str) else "another process"
+        holder = json_object(found) if isinstance(found, str) else found
+        text = f"{holder['user']}, process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (ValueError, KeyError):
+        text = found if isinstance(found, str) else ""
+    return one_line(text)[:MAX_LINE_LENGTH] or "another process"
 
 
 def is_alive(holder: Mapping[str, Any]) -> bool | None:

@@ -15,6 +15,7 @@ content.
 
 import contextlib
 import json
+import re
 import signal
 import threading
 import time
@@ -25,7 +26,7 @@ from typing import Any
 
 from study.storage import holder
 from study.storage.errors import LockedError, StorageError
-from study.storage.local import LocalStore
+from study.storage.small_files import place, read_object
 from study.storage.stores import Store
 from study.text.console import show
 
@@ -45,7 +46,7 @@ class _Lease:
 
     @property
     def name(self) -> str:
-        return f"lease/{self.number:08d}"
+        return _name(self.number)
 
     def write(self, **changes: Any) -> None:
         self.content |= changes
@@ -76,19 +77,30 @@ def leased(store: Store) -> Iterator[None]:
             with contextlib.suppress(StorageError):  # then the lease expires
                 lease.write(released=True)
     if lease.lost:
-        raise LockedError(f"{_place(store)} was taken over by another driver, which continues it")
+        raise LockedError(f"{place(store)} was taken over by another driver, which continues it")
 
 
 def read_lease(store: Store) -> tuple[int, dict[str, Any]]:
-    """Return the highest number and its content; 0 and {} if there is none."""
-    number = max((int(name) for name in store.names("lease") if name.isdecimal()), default=0)
+    """Return the highest number and its content; 0 and {} if there is none.
+
+    The content of a file that cannot be read is the reason, under "unreadable".
+    """
+    number = max(_numbers(store), default=0)
     if not number:
         return 0, {}
     try:
-        content = json.loads(store.get(f"lease/{number:08d}") or b"{}")
-        return number, content if isinstance(content, dict) else {}
-    except ValueError:
-        return number, {}
+        return number, read_object(store, _name(number))
+    except StorageError as error:
+        return number, {"unreadable": str(error)}
+
+
+def _name(number: int) -> str:
+    return f"lease/{number:08d}"
+
+
+def _numbers(store: Store) -> list[int]:
+    """The numbers of the leases. Other files, such as a README, are none."""
+    return [int(name) for name in store.names("lease") if re.fullmatch("[0-9]{8,}", name)]
 
 
 @contextlib.contextmanager
@@ -117,16 +129,17 @@ def _acquire(store: Store) -> _Lease:
             continue
         highest, _ = read_lease(store)
         if highest == lease.number:
-            for name in store.names("lease"):
-                if int(name) < lease.number:
-                    store.delete(f"lease/{name}")
+            for older in _numbers(store):
+                if older < lease.number:
+                    store.delete(_name(older))
             return lease
         store.delete(lease.name)  # higher numbers were taken, and this one deleted, since it was read
 
 
 def _wait_for_expiry(store: Store, number: int, content: dict[str, Any]) -> None:
     """Return when the lease has expired or was released. Raises LockedError as soon as it is renewed."""
-    show(f"{_place(store)} was in use by {holder.describe(content)}; waiting to see whether it still is")
+    was = content.get("unreadable") or f"{place(store)} was in use by {holder.describe(content)}"
+    show(f"{was}; waiting to see whether it still is in use")
     since = time.monotonic()
     while time.monotonic() - since < LEASE_SECONDS:
         time.sleep(POLL_SECONDS)
@@ -134,7 +147,7 @@ def _wait_for_expiry(store: Store, number: int, content: dict[str, Any]) -> None
         if now[1].get("released"):
             return
         if now != (number, content):
-            raise LockedError(f"{_place(store)} is in use by {holder.describe(now[1])}")
+            raise LockedError(f"{place(store)} is in use by {holder.describe(now[1])}")
 
 
 def _renew(lease: _Lease, ended: threading.Event) -> None:
@@ -147,7 +160,3 @@ def _renew(lease: _Lease, ended: threading.Event) -> None:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
             lease.write(beat=lease.content["beat"] + 1)
-
-
-def _place(store: Store) -> str:
-    return str(store.folder) if isinstance(store, LocalStore) else store.url

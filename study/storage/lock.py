@@ -16,8 +16,10 @@ from filelock import FileLock, Timeout
 from study.storage import holder, lease, stores
 from study.storage.atomic import make_folder
 from study.storage.errors import LockedError, StorageError
+from study.storage.small_files import read_object
 from study.storage.stores import LocalStore
 from study.storage.untrusted_input import inside
+from study.text.console import one_line
 
 __all__ = ["LockedError", "locked", "read_holder"]
 
@@ -50,15 +52,17 @@ def read_holder(folder: Path) -> dict[str, Any]:
 
     Returns:
         "who", a description of the process, and "gone", whether it is known to have ended; empty if nobody holds it.
+        Only "unreadable", the reason, if the lock cannot be read.
     """
     store = stores.store_for(folder)
     try:
-        found = json.loads(store.get(LOCK_FILE) or b"{}") if isinstance(store, LocalStore) else {}
-        if not found:
-            found = lease.read_lease(store)[1]
-    except ValueError:  # of JSON, or StorageError
-        return {}
-    if not isinstance(found, dict) or found.get("released") or not {"host", "pid"} <= found.keys():
+        found = read_object(store, LOCK_FILE) if isinstance(store, LocalStore) else {}
+        found = found or lease.read_lease(store)[1]
+    except StorageError as error:
+        found = {"unreadable": str(error)}
+    if "unreadable" in found:
+        return {"unreadable": one_line(str(found["unreadable"]))}
+    if found.get("released") or not {"host", "pid"} <= found.keys():
         return {}
     return {"who": holder.describe(found), "gone": holder.is_dead(found)}
 

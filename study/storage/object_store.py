@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from study.storage.atomic import write_atomic
 from study.storage.errors import StorageError
-from study.storage.untrusted_input import MAX_FILE_BYTES
+from study.storage.untrusted_input import MAX_FILE_BYTES, json_object
 from study.text.console import first_line
 
 PROTOCOLS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory")
@@ -230,10 +230,9 @@ class ObjectStore:
         """Name -> mark of the mirrored files. Without marks, everything is fetched again."""
         assert self.mirror
         try:
-            marks = json.loads((self.mirror / MARKS).read_bytes())
+            return json_object((self.mirror / MARKS).read_bytes())
         except (OSError, ValueError):
             return {}
-        return marks if isinstance(marks, dict) else {}
 
     def _write_mirror(self, name: str, content: bytes, *, sync: bool = True) -> None:
         assert self.mirror

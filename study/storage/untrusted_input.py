@@ -6,6 +6,7 @@ ValueError that says what is wrong. A record's files are regular files of its ow
 
 import errno
 import io
+import json
 import math
 import os
 import stat
@@ -162,6 +163,20 @@ def check_integer(value: Any, what: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 62:
         raise ValueError(f"{what} is {shorten(value)}")
     return value
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """Return the JSON object that a text holds. Raises ValueError if it holds none."""
+    try:
+        found = json.loads(text, parse_constant=_reject_constant)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    require(isinstance(found, dict), "not a JSON object")
+    return found
+
+
+def _reject_constant(word: str) -> None:
+    raise ValueError(f"{word} is not allowed in JSON")
 
 
 def check_json(value: Any) -> None:

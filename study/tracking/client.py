@@ -17,6 +17,7 @@ import filelock
 from study import telemetry
 from study.record.definition import Definition
 from study.storage import holder, stores
+from study.storage.small_files import read_text
 
 if TYPE_CHECKING:  # MLflow takes a second to import
     from mlflow import MlflowClient
@@ -237,11 +238,11 @@ def experiment_name(folder: Path, definition: Definition, *, own: bool, part: st
 def folder_id(folder: Path) -> str:
     """Return the id that distinguishes this study's folder on a shared server. It stays when the folder is moved."""
     store = stores.store_for(folder)
-    if not (found := store.get("mlflow-id")):
+    if not (found := read_text(store, "mlflow-id")):
         store.delete("mlflow-id")  # empty after an interrupted write
         store.create("mlflow-id", uuid.uuid4().hex.encode())
-        found = store.get("mlflow-id") or b""  # of this process, or of another that created it first
-    return found.decode().strip()
+        found = read_text(store, "mlflow-id")  # of this process, or of another that created it first
+    return found.strip()
 
 
 @contextlib.contextmanager

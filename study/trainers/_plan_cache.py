@@ -78,6 +78,6 @@ def _sources() -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         known = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}

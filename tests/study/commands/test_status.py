@@ -1,5 +1,6 @@
 """`study status`: what is done, training, diverged, failed and missing, and who trains it, from the folder alone."""
 
+import errno
 import json
 import os
 import socket
@@ -175,6 +176,7 @@ def test_clocks_of_other_machines_decide_nothing(folder: Path, seconds: int) -> 
     assert found.total["training"] == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*alive.json cannot be read")
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"host": 3}', "\x00", '{"host": "h", "pid": 1, "beat": 0, "clock": 0, "seconds": 0}']
 )
@@ -204,3 +206,57 @@ def test_a_model_of_too_many_curves_is_in_no_table(folder: Path, monkeypatch: py
     said = status.status(folder)
     assert "small: 3 curves and 2 lrs are too many for a table; --json has every cell" in said
     assert len(json.loads(status.status(folder, as_json=True))["cells"]) == 6
+
+
+DEEP = "[" * 200_000
+BEAT = dict.fromkeys(("beat", "clock", "seconds", "step", "limit", "pid"), 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (DEEP, "nested too deep"),
+        ("[]", "not a JSON object"),
+        ("{", "Expecting property name"),
+        ("\udcff", "'utf-8' codec can't decode byte 0xff"),
+        (json.dumps(BEAT | {"runs": 5}), "runs is 5"),
+        (json.dumps(BEAT | {"runs": True}), "runs is True"),
+        (json.dumps(BEAT | {"runs": [5]}), r"runs is \[5\]"),
+        (json.dumps(BEAT | {"runs": [], "steps": 10**400}), "steps is 1000"),
+        (json.dumps(BEAT | {"steps": "5"}), "steps is '5'"),
+        (json.dumps(BEAT | {"beat": None}), "beat is None"),
+    ],
+)
+def test_a_damaged_heartbeat_is_named_and_ignored(folder: Path, content: str, why: str) -> None:
+    before = status.status(folder)
+    (folder / "training" / "x.json").write_bytes(content.encode(errors="surrogateescape"))
+    (folder / "training" / "README").write_text("no heartbeat")
+    with pytest.warns(UserWarning, match=rf"training/x\.json cannot be read \({why}"):
+        assert status.status(folder) == before
+    assert heartbeat.last(folder, "x") == {}
+    assert "x" not in heartbeat.work_done(folder)
+
+
+@pytest.mark.parametrize("content", [DEEP, "[]", "{", "\udcff"])
+def test_a_damaged_lock_is_named_and_is_not_nobody(folder: Path, content: str) -> None:
+    (folder / "lock").write_bytes(content.encode(errors="surrogateescape"))
+    found = status.read_status(folder)
+    assert found.driver is None
+    assert f"unknown whether a driver is at work: {folder}/lock cannot be read (" in status.text(found)
+    assert "nothing is training" not in status.text(found)
+
+
+@pytest.mark.parametrize("name", ["lock", "lease/00000001"])
+def test_a_lock_that_cannot_be_read_now_is_not_nobody(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (folder / "lease").mkdir()
+    (folder / name).write_text("{}")
+    opened = os.open
+
+    def fail(path: Any, *words: Any, **named: Any) -> int:
+        if path == Path(name).name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(path, *words, **named)
+
+    monkeypatch.setattr(os, "open", fail)
+    expected = f"unknown whether a driver is at work: {folder}/{name} cannot be read (Input/output error)"
+    assert expected in status.status(folder)

@@ -365,6 +365,7 @@ def test_forms_without_defaults_keep_their_hash():
         ('click = "binary"', 'shop = "binary"', "shop cannot be both in ids and in tasks"),
         ('watch = "regression"', 'watch = "binary"', "log1p names watch"),
         ('"ts"', '"ts', "is not TOML"),
+        ('log1p = ["watch"]', "log1p = " + "[" * 100_000, "is not TOML"),
     ],
 )
 def test_bad_declarations_are_refused_in_one_line(tmp_path, old, new, message):

@@ -89,6 +89,27 @@ def test_an_expired_lease_is_taken_over(folder: Path, capsys: pytest.CaptureFixt
     )
 
 
+@pytest.mark.parametrize("content", ["[" * 200_000, "[]", "\udcff"])
+def test_a_damaged_lease_is_named_and_taken_over(
+    folder: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    stores.store_for(folder).put("lease/00000007", content.encode(errors="surrogateescape"))
+    with locked(folder):
+        assert stores.store_for(folder).names("lease") == ["00000008"]
+    assert "lease/00000007 cannot be read (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["readme.txt", "00000001.tmp", "7", "\u0663"])
+def test_a_file_of_others_is_no_lease(folder: Path, name: str) -> None:
+    stores.store_for(folder).put(f"lease/{name}", b"theirs")
+    began = time.monotonic()
+    for number in ("00000001", "00000002"):
+        with locked(folder):
+            assert {number, name} >= set(stores.store_for(folder).names("lease")) >= {number}
+    assert time.monotonic() - began < 1.5
+    assert stores.store_for(folder).get(f"lease/{name}") == b"theirs"
+
+
 @pytest.mark.parametrize("years", [-10, 10])
 def test_clock_jumps_do_not_affect_the_lease(folder: Path, years: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A holder ten years ahead or behind holds as long as it renews its lease, and no longer."""

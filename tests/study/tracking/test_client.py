@@ -22,6 +22,7 @@ from study.tracking.client import (
     TrackingError,
     check_scheme,
     default_uri,
+    folder_id,
     is_relative,
     open_client,
     tracking_errors,
@@ -248,3 +249,9 @@ def test_broken_database_is_named(folder: Path) -> None:
     (folder / DATABASE).write_bytes(b"no database at all, but long enough to look at" * 30)
     with pytest.raises(TrackingError, match="move it away, and it is rebuilt from the record"):
         mirror(folder)
+
+
+def test_an_id_that_is_no_text_names_its_file(tmp_path: Path) -> None:
+    (tmp_path / "mlflow-id").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/mlflow-id cannot be read \('utf-8' codec"):
+        folder_id(tmp_path)
