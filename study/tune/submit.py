@@ -3,6 +3,7 @@
 import asyncio
 import re
 import shlex
+import stat
 import sys
 import time
 import uuid
@@ -38,8 +39,10 @@ def submit(
         commit: Version of the code, for the record.
 
     Raises:
-        ClusterError: No cluster answers, or it refuses the token or the job.
+        ClusterError: No cluster answers, or it refuses the token or the job, or the folder cannot be sent.
     """
+    if working_dir:
+        _refuse_pipes(working_dir)
     environment.prepare(address)
     if "://" not in address:
         refuse_dead_address(address)
@@ -62,6 +65,8 @@ def submit(
         if "Maximum request body size" in why:
             why = f"{working_dir} has more than it accepts: list what the job does not need in .rayignore; {why}"
         raise ClusterError(f"the Ray job server at {address} takes no job ({why})") from error
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ClusterError(f"{address} does not answer as a Ray job server ({console.first_line(error)})") from error
     show(f"job {job} submitted to {redaction.redacted(client.get_address())}")
     return _follow(client, job) if wait else 0
 
@@ -82,6 +87,29 @@ def _runtime_env(working_dir: Path | None, commit: str | None, server: str) -> d
     elif own := plugins.own_files():
         warnings.warn(f"the cluster needs {own[0]} of this folder; send it with --working-dir .", stacklevel=2)
     return runtime_env
+
+
+def _refuse_pipes(working_dir: Path) -> None:
+    """Raise ClusterError if the folder holds a pipe or a device: Ray reads every file to its end, also behind links."""
+    waiting, seen = [working_dir], set[tuple[int, int]]()
+    while waiting:
+        for path in _entries(waiting.pop()):
+            try:
+                state = path.stat()
+            except OSError:  # a broken link, or one that may not be followed; Ray skips it
+                continue
+            if stat.S_ISFIFO(state.st_mode) or stat.S_ISCHR(state.st_mode) or stat.S_ISBLK(state.st_mode):
+                raise ClusterError(f"{path} is a pipe or a device, which has no end; remove it from --working-dir")
+            if stat.S_ISDIR(state.st_mode) and (state.st_dev, state.st_ino) not in seen:
+                seen.add((state.st_dev, state.st_ino))
+                waiting.append(path)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:  # Ray says why it cannot be sent
+        return []
 
 
 def _warn_of_hidden_modules(working_dir: Path) -> None:

@@ -2,7 +2,9 @@
 
 import http.server
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +15,9 @@ from typing import Any
 import pytest
 from local_ray import TINY, environment
 
+from study.tune import submit as submitting
+from study.tune.cluster import ClusterError
+
 
 class JobServer(http.server.ThreadingHTTPServer):
     """The requests of Ray's job client, and the jobs that it was given."""
@@ -21,6 +26,8 @@ class JobServer(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answers)
         self.jobs: list[dict[str, Any]] = []
         self.too_large = False
+        self.version: object = {"version": "4", "ray_version": "2.60.0", "ray_commit": "x"}
+        self.requests = 0
 
     @property
     def address(self) -> str:
@@ -31,8 +38,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
     server: JobServer
 
     def do_GET(self) -> None:
+        self.server.requests += 1
         if self.path == "/api/version":
-            self.answer(200, {"version": "4", "ray_version": "2.60.0", "ray_commit": "x"})
+            self.answer(200, self.server.version)
         else:
             self.answer(404 if self.server.too_large else 200, {})
 
@@ -116,10 +124,41 @@ def test_a_working_directory_that_is_too_large_is_named(server: JobServer, tmp_p
     assert server.jobs == []
 
 
+@pytest.mark.parametrize("place", [".rayignore", "a/b/.gitignore", "json.py", "linked/x", "endless"])
+def test_a_pipe_or_device_in_the_working_directory_is_named_before_anything_is_sent(
+    server: JobServer, tmp_path: Path, place: str
+) -> None:
+    folder, elsewhere = tmp_path / "mine", tmp_path / "elsewhere"
+    (folder / "a" / "b").mkdir(parents=True)
+    elsewhere.mkdir()
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "a" / "up").symlink_to(folder)
+    if place == "endless":
+        (folder / place).symlink_to("/dev/zero")
+    else:
+        os.mkfifo(folder / place)
+    with pytest.raises(ClusterError, match=rf"/{place} is a pipe or a device, which has no end"):
+        submitting.submit(f"http://{server.address}", ["x"], study="s", working_dir=folder, wait=False)
+    assert server.requests == 0
+
+
+def test_a_socket_and_a_broken_link_in_the_working_directory_are_fine(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as own:
+        own.bind(str(tmp_path / "s"))
+        (tmp_path / "gone").symlink_to("nowhere")
+        submitting._refuse_pipes(tmp_path)
+
+
+def test_an_answer_of_another_server_is_one_line(server: JobServer, tmp_path: Path) -> None:
+    server.version = [1, 2]
+    done = submit(tmp_path, "--address", f"http://{server.address}")
+    assert done.returncode == 2
+    assert "does not answer as a Ray job server" in done.stderr.splitlines()[-1]
+    assert "unexpected" not in done.stderr
+
+
 def test_a_python_that_the_cluster_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
-
-    from study.tune import submit as submitting
 
     async def no_log(_job: str) -> Any:
         for line in ():
