@@ -26,6 +26,7 @@ from analysis.report.table_files import write_tables
 from analysis.report.tables import ReportTables
 from analysis.stats.onsets import are_known
 from analysis.stats.scale import ScaleTables
+from study.record import checksums
 from study.record.files import read_file
 from study.record.tables import PUBLISHED, read_published
 from study.storage.atomic import write_atomic
@@ -84,9 +85,8 @@ def _write_runs(every: pd.DataFrame, folder: Path) -> None:
             stacklevel=2,
         )
         return
-    buffer = io.BytesIO()
-    every.to_parquet(buffer, index=False)
-    write_atomic(folder / PUBLISHED, buffer.getvalue(), sync=False)
+    content = checksums.parquet_bytes(pa.Table.from_pandas(every, preserve_index=False))
+    write_atomic(folder / PUBLISHED, content, sync=False)
 
 
 def _write_figures(

@@ -106,6 +106,21 @@ def test_a_search_for_the_best_quality_is_reported_from_its_published_gains(
     assert "is judged by losses, and those in" in capsys.readouterr().err
 
 
+def test_a_flipped_bit_of_a_published_table_is_found(folder: Path) -> None:
+    before = tables.read_runs(folder)
+    assert main(["report", str(folder)]) == 0
+    for kind in ("runs", "losses"):
+        shutil.rmtree(folder / kind)
+    path = folder / "runs.parquet"
+    content = path.read_bytes()
+    pd.testing.assert_frame_equal(pd.read_parquet(path), before)
+    pd.testing.assert_frame_equal(tables.read_runs(folder), before)
+    for at in range(0, len(content), len(content) // 40):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
+        with pytest.raises(RecordError, match=r"runs\.parquet cannot be read"):
+            tables.read_runs(folder)
+
+
 def test_a_damaged_published_table_is_no_empty_study(published: Path) -> None:
     path = published / "runs.parquet"
     path.write_bytes(path.read_bytes()[:-50])
