@@ -45,6 +45,9 @@ HTTP_SETTINGS = {
 
 LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, where the study runs"
 
+NO_ANSWER_OF_MLFLOW = "was not in a valid JSON format"
+"""In MLflow's error where a server answers 200 with something else than a JSON object."""
+
 NOTE_TAG = "mlflow.note.content"
 NOTE = (
     "P(divergence | learning rate): the charts show one line per curve. A step is 1000 log10(lr "
@@ -313,6 +316,8 @@ def tracking_errors(folder: Path, uri: str, *, own: bool, again: str | None = No
             message = f"cannot write {folder / DATABASE} ({why}){hint}"
         elif remote and status in (401, 403):
             message = f"the tracking server at {shown} refuses our login ({status}); set {LOGIN}, and run `{again}`"
+        elif remote and isinstance(error, MlflowException) and NO_ANSWER_OF_MLFLOW in why:
+            message = f"{shown} answers, but not as MLflow does: is it a login page, or another server?"
         elif remote and status >= 500 and not isinstance(error, RestException):
             message = f"the tracking server at {shown} does not answer; run `{again}` when it does"
         else:

@@ -215,6 +215,8 @@ def test_unreachable_server_raises_one_line_without_the_password(
         (403, "Permission denied", r"refuses our login \(403\); set .* and run `study mlflow "),
         (404, "Not Found", "cannot be used as a tracking URI"),
         (503, "busy", "does not answer; run `study mlflow "),
+        (200, "<html>Sign in</html>", "answers, but not as MLflow does: is it a login page"),
+        (200, "[1, 2]", "answers, but not as MLflow does: is it a login page"),
     ],
 )
 def test_what_a_server_answers_is_told_apart(folder: Path, status: int, body: str, message: str) -> None:
