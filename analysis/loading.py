@@ -243,8 +243,13 @@ def read_family(folder: Path) -> tuple[str, list[FamilyMember]]:
         if content["format"] != FAMILY_FORMAT:
             raise RecordError(f"{path} has format {content['format']!r}; this version reads format {FAMILY_FORMAT}")
         name = str(content["name"])
-        members = [{key: str(member[key]) for key in ("label", "words", "against")} for member in content["members"]]
+        members = [{key: member[key] for key in ("label", "words", "against")} for member in content["members"]]
+        labels = [member["label"] for member in members]
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError("it names a member twice" if labels else "it has no members")
         for member in members:
+            if wrong := [key for key, value in member.items() if not isinstance(value, str)]:
+                raise ValueError(f"{wrong[0]} of a member is {member[wrong[0]]!r:.40}")
             if not member["label"].replace("_", "").isalnum() or not "".join([name, *member.values()]).isprintable():
                 raise ValueError(f"a member is {member!r}")
         planned = [member.get("contrasts", 0) for member in content["members"]]

@@ -34,14 +34,18 @@ class _Listed(argparse.Action):
         setattr(namespace, self.dest, values if before is None else f"{before},{values}")
 
 
+MOST = 1_000_000_000
+"""The largest of `positive_int`. Ray's amounts have a limit."""
+
+
 def positive_int(text: str) -> int:
-    """Return a whole number of at least 1."""
+    """Return a whole number from 1 to MOST."""
     try:
         value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"need at least 1, got {text}")
+    if not 1 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"need {'at least 1' if value < 1 else f'at most {MOST:,}'}, got {text}")
     return value
 
 

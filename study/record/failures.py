@@ -9,7 +9,7 @@ from study.config import Run
 from study.record import checksums, files, validation
 from study.record.tables import recorded_ids
 from study.storage import stores
-from study.text.console import one_line
+from study.text.console import MAX_LINE_LENGTH, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class FailedRun:
 
     Args:
         run_id: its id.
-        reason: why it is missing.
+        reason: why it is missing, in a line that may be cut.
         about: its model, method, options, lr and seed; empty in a file of an older version.
     """
 
@@ -77,6 +77,6 @@ def parse(content: bytes) -> list[FailedRun]:
 
 def _runs(found: Mapping[str, Any]) -> Iterator[FailedRun]:
     abouts = found.get("runs") or [{}] * len(found["run_ids"])
-    reason = one_line(found["reason"])
+    reason = one_line(found["reason"])[:MAX_LINE_LENGTH]
     for run_id, about in zip(found["run_ids"], abouts, strict=True):
         yield FailedRun(run_id=str(run_id), reason=reason, about=about)

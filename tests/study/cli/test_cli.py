@@ -727,3 +727,29 @@ def test_a_plugin_that_does_not_compile_is_listed_with_its_error(tmp_path: Path)
         }
     finally:
         sys.path.remove(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--workers", "9" * 26], "need at most 1,000,000,000, got 99999"),
+        (["--device", "cuda", "--gpu-fraction", "0"], "--device cuda does not go with --gpu-fraction 0"),
+        (["--out", "pipe"], "pipe is no folder; choose another --out"),
+    ],
+)
+def test_what_can_never_run_is_refused_before_ray_starts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("study.tune.cluster.connected", None)
+    os.mkfifo("pipe")
+    try:
+        code = main(["run", "quick", *words])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    assert code == 2
+    assert message in capsys.readouterr().err

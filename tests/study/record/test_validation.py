@@ -37,7 +37,7 @@ from study.config import Arm
 from study.record import files, tables
 from study.record.confirmations import read_confirmations
 from study.record.definition import RecordError, open_study, read_definition
-from study.record.failures import read_failures
+from study.record.failures import read_failures, write_failure
 from study.record.repair import set_bad_files_aside
 from study.replay.signals import observed
 from study.storage import stores, untrusted_input
@@ -527,6 +527,31 @@ def test_the_members_of_a_family_hold_no_links(
     (tmp_path / "all" / "one").rename(tmp_path / "mine" / "one")
     (tmp_path / "all" / "one").symlink_to(tmp_path / "mine" / "one")
     assert "one is a link, and no study makes one there" in refused(capsys, "status", tmp_path / "all")
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        ([{"label": 5, "words": "one", "against": ""}], "label of a member is 5"),
+        ([{"label": None, "words": "one", "against": ""}], "label of a member is None"),
+        ([{"label": "one", "words": None, "against": ""}], "words of a member is None"),
+        ({}, "it has no members"),
+        ([{"label": "one", "words": "one", "against": ""}] * 5, "it names a member twice"),
+    ],
+)
+def test_a_bad_family_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], members: Any, why: str
+) -> None:
+    (tmp_path / "family.json").write_text(json.dumps({"format": 1, "name": "all", "members": members}))
+    assert f"family.json is not a family's ({why})" in refused(capsys, "status", tmp_path)
+
+
+def test_a_long_reason_of_a_failure_is_shown_cut(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_failure(folder, "long", ["f" * 64], "x" * 100_000)
+    assert main(["status", str(folder)]) == 0
+    assert "x" * 100 in (said := capsys.readouterr().out)
+    assert len(said) < 5000
+    assert len((folder / "failures" / "long.json").read_bytes()) > 100_000
 
 
 # --- what cannot be read now ------------------------------------------------------------------------------------------
