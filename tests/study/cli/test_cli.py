@@ -191,7 +191,7 @@ def test_an_out_that_cannot_be_a_folder_is_named(
     (tmp_path / "file").write_text("")
     assert main(["run", "quick", *SMALL, "--out", str(tmp_path / "file" / "out")]) == 2
     said = capsys.readouterr()
-    assert said.err == f"study: cannot write to {tmp_path / 'file' / 'out'} (Not a directory)\n"
+    assert said.err == f"study: {tmp_path / 'file'} is a file, and a record is a folder\n"
     assert said.out == ""
 
 

@@ -42,6 +42,7 @@ def test_a_reason_controls_no_terminal_and_forges_no_line(folder: Path, capsys: 
     assert "\x1b" not in (folder / "report.html").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:.*bad.json cannot be read")
 def test_a_heartbeat_controls_no_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     about = {"clock": 1, "seconds": 1, "beat": time.time(), "step": 3, "limit": 0, "pid": 1, "steps": 9, "runs": ["a"]}
     (folder / "training").mkdir()
@@ -53,6 +54,7 @@ def test_a_heartbeat_controls_no_terminal(folder: Path, capsys: pytest.CaptureFi
     assert said.count("process gone: 1 run") == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*odd.json cannot be read")
 @pytest.mark.parametrize("pid", [10**400, True, "1", None])
 def test_a_heartbeat_with_an_odd_number_does_not_count(
     folder: Path, capsys: pytest.CaptureFixture[str], pid: object
