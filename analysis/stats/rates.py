@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.loading import CELL, TRAINED_LR, in_order, threshold_columns, with_curves
+from analysis.loading import CELL, TRAINED_LR, in_order, of_curves, threshold_columns, with_curves
 from analysis.stats.intervals import wilson
 
 
@@ -63,13 +63,14 @@ def bins(runs: pd.DataFrame) -> pd.DataFrame:
 def in_bins(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with lrs grouped so that their cells can be read.
 
-    If a study has few runs at each of many lrs, as an adaptive search does, lr becomes the middle of its quarter
-    octave, to two digits, and the trained lr stands in `lr_trained`. An lr alone in its bin and studies on a grid stay
-    as they are. For tables and figures of cells; edges are fitted to the lrs that were trained.
+    If a study has few runs at each of many lrs, as an adaptive search does (fresh seeds that confirm an lr do not
+    count), lr becomes the middle of its quarter octave, to two digits, and the trained lr stands in `lr_trained`. An
+    lr alone in its bin and studies on a grid stay as they are. For tables and figures of cells; edges are fitted to
+    the lrs that were trained.
     """
     runs = with_curves(runs)
-    lrs = sorted(set(runs["lr"]))
-    if len(lrs) <= MANY_LRS or len(runs) >= FEW_RUNS * runs.groupby(CELL).ngroups:
+    lrs, of_all_lrs = sorted(set(runs["lr"])), of_curves(runs)
+    if len(lrs) <= MANY_LRS or len(of_all_lrs) >= FEW_RUNS * of_all_lrs.groupby(CELL).ngroups:
         return runs
     bins: dict[int, list[float]] = {}
     for lr, i in zip(lrs, octave_bins(lrs).tolist(), strict=True):

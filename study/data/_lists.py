@@ -140,7 +140,7 @@ def _split(feature: IdList, column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, b
 
 def _lists(texts: pa.Array, separator: str) -> tuple[pa.Array, bool]:
     form, printed = _printed_list(separator), pa.array([], pa.bool_())
-    if any(pc.any(pc.starts_with(texts, first)).as_py() for first in "[( "):  # quicker  # pyright: ignore[reportAttributeAccessIssue]
+    if any(pc.any(pc.starts_with(texts, first)).as_py() for first in "[( \t\n\r\v\f"):  # quicker  # pyright: ignore[reportAttributeAccessIssue]
         printed = pc.fill_null(pc.match_substring_regex(texts, form), False)  # pyright: ignore[reportAttributeAccessIssue]
     any_printed = printed.true_count > 0
     if any_printed:

@@ -139,6 +139,7 @@ class Queue:
         self.served = self.kept = self.dropped = 0
         self.interrupted = False
         self.stopped: Exception | None = None
+        self._before_growth: dict[str, Reference] = {}
         control = [*job.control, *(stack for model in list(job.references) for stack in self._further_control(model))]
         self._waiting = deque(with_checkpointed_first(control, job.checkpointed))
         self._retries: deque[Stack] = deque()
@@ -277,8 +278,16 @@ class Queue:
         """Stacks by which the control of a model grows. Its reference is not known until they are recorded."""
         further = self.job.further_control(model, self.job.references[model])
         if further:
-            del self.job.references[model]
+            self._before_growth[model] = self.job.references.pop(model)
         return further
+
+    def _end_growth(self, model: str, reason: str) -> None:
+        """Go on with the reference that the control had before an lr at which it cannot be trained."""
+        self._waiting = deque(one for one in self._waiting if not (one.is_control and one.runs[0].model == model))
+        self._retries = deque(one for one in self._retries if not (one.is_control and one.runs[0].model == model))
+        self._controls_left[model] = 0
+        self.job.references[model] = self._before_growth[model]
+        self.job.on_message(f"{model}: the control stays at lr {self._before_growth[model].lr:g}: {reason}")
 
     def _failed(self, stack: Stack, failure: Failure) -> None:
         half = len(stack.runs) // 2
@@ -308,7 +317,9 @@ class Queue:
         if not stack.is_control:
             self.source.given_up(stack, failure.reason)
         self.job.on_trial_end(stack, failure.reason)
-        if stack.is_control:
+        if stack.is_control and stack.runs[0].model in self._before_growth:
+            self._end_growth(stack.runs[0].model, failure.reason)
+        elif stack.is_control:
             self.stopped = StudyStoppedError(f"the control of {stack.runs[0].model} failed: {failure.reason}")
         elif stops:
             self.stopped = StudyStoppedError(f"{SAME_FAILURE_STOPS} stacks failed the same way: {failure.reason}")

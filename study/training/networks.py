@@ -128,6 +128,7 @@ class StackedNetworks:
         self.buffers = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in buffers.items()}
         self.unit_limit = unit_limit
         self.unused: dict[str, Tensor] = {}
+        self._masks: dict[tuple[bool, ...], Tensor] = {}
         onednn_is_exact()  # cached here, so that no step has to measure it
         self._call = torch.vmap(
             self._of_one_run, in_dims=(0, 0, 0, None if unit_limit is None else 0), randomness="error"
@@ -167,12 +168,18 @@ class StackedNetworks:
 
     def _without(self, gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:
         """Return which runs of which parameters have no gradient; those of the leaves come first."""
-        leaves = len(self.leaves())
-        if all(gradient is not None for gradient in gradients[:leaves]):
+        lacking = [gradient is None for gradient in gradients[: len(self.leaves())]]
+        if not any(lacking):
             return {}
-        lacking = torch.tensor([gradient is None for gradient in gradients[:leaves]], device=self.device)
-        of_names = zip(self.parameters, lacking.view(len(self.parameters), -1), strict=True)
-        return {name: runs for name, runs in of_names if runs.any()}
+        runs = len(lacking) // len(self.parameters)
+        of_names = zip(self.parameters, range(0, len(lacking), runs), strict=True)
+        return {name: self._mask(*own) for name, i in of_names if any(own := lacking[i : i + runs])}
+
+    def _mask(self, *values: bool) -> Tensor:
+        """Return the values on the device. They are copied once, since a step must not wait for the device."""
+        if values not in self._masks:
+            self._masks[values] = torch.tensor(values, device=self.device)
+        return self._masks[values]
 
     def leaves(self) -> list[Tensor]:
         """Return the tensors that a loss is differentiated by."""

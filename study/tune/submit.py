@@ -1,6 +1,7 @@
 """Runs a command of ours as a job of a Ray cluster."""
 
 import asyncio
+import os
 import re
 import shlex
 import stat
@@ -98,7 +99,8 @@ def _refuse_pipes(working_dir: Path) -> None:
                 state = path.stat()
             except OSError:  # a broken link, or one that may not be followed; Ray skips it
                 continue
-            if stat.S_ISFIFO(state.st_mode) or stat.S_ISCHR(state.st_mode) or stat.S_ISBLK(state.st_mode):
+            endless = stat.S_ISFIFO(state.st_mode) or stat.S_ISCHR(state.st_mode) or stat.S_ISBLK(state.st_mode)
+            if endless and not path.samefile(os.devnull):
                 raise ClusterError(f"{path} is a pipe or a device, which has no end; remove it from --working-dir")
             if stat.S_ISDIR(state.st_mode) and (state.st_dev, state.st_ino) not in seen:
                 seen.add((state.st_dev, state.st_ino))

@@ -11,6 +11,7 @@ from analysis.loading import of_curves
 from analysis.report.figures import report_figures
 from analysis.report.tables import report_tables
 from analysis.stats.horizon import last_doubling
+from analysis.stats.rates import in_bins
 from analysis.stats.table2 import table2
 from analysis.stats.trajectories import diverged_by_step
 from study.commands.horizon import outcomes_at
@@ -84,3 +85,11 @@ def test_seeds_that_the_study_came_to_have_are_its_own(tmp_path: Path) -> None:
     assert study.open(tmp_path).runs["confirms"].sum() == 2
     write_simulated_study(tmp_path, simulated_definition(arms=ARMS, lrs=(0.2, 0.4), seeds=range(6), steps=60))
     assert study.open(tmp_path).runs["confirms"].sum() == 0
+
+
+def test_a_confirmation_leaves_the_bins_of_a_search() -> None:
+    """With one run at each of a hundred lrs, cells of an lr say nothing; fresh seeds at one of them change that not."""
+    search = pd.DataFrame({"lr": 10 ** (-2 + 0.02 * pd.Series(range(100))), "confirms": False})
+    fresh = pd.DataFrame({"lr": [search["lr"][50]] * 299, "confirms": True})
+    runs = pd.concat([search, fresh], ignore_index=True).assign(model="small", method="none", options="{}")
+    assert set(in_bins(runs)["lr"]) == set(in_bins(search.assign(model="small", method="none", options="{}"))["lr"])

@@ -191,7 +191,8 @@ def test_lrs_that_the_user_chose_stay(train: Command, tmp_path: Path) -> None:
 def test_a_study_that_was_killed_at_any_time_ends_as_an_undisturbed_one(train: Command, tmp_path: Path) -> None:
     undisturbed = train(tmp_path / "undisturbed")
     expected = tables.read_runs(tmp_path / "undisturbed")
-    for n in range(1, 2 * LADDER + 1):
+    stacks = LADDER * (1 + len(GROWN)) + 1
+    for n in range(1, stacks + 1):
         folder = tmp_path / str(n)
         before = train(folder, kill_after=n)
         after = train(folder)

@@ -172,6 +172,7 @@ LISTS = [["a", "b"], ["c"], [], ["b", "NA", "a"]]
         (["['a' 'b']", "['c']", " [ ] ", "['b'  'NA'\n 'a']"], " "),
         (["[a, b]", "[ c ]", "", "[b, NA, a]"], ","),
         (["a | b", " c", " ", "b|NA|a "], "|"),
+        (["\t[a, b]", "c", "", "b, NA, a"], ","),
     ],
 )
 def test_a_text_is_the_list_that_it_prints(tmp_path, written, separator):

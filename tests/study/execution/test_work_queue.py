@@ -107,6 +107,25 @@ def test_a_recorded_control_grows_first(tmp_path: Path) -> None:
     assert queue.must_take()[1] == cell
 
 
+def test_a_control_that_cannot_be_trained_at_a_higher_lr_stays_as_it_was(tmp_path: Path) -> None:
+    grown, cell = [make_stack(control=True, seed=seed) for seed in (1, 2)], make_stack()
+    left = [grown]
+    queue = Queue(tmp_path, cell, known=("small",), further_control=lambda model, reference: left.pop() if left else ())
+    (one, _), (other, _) = queue.must_take(), queue.must_take()
+    for _ in range(work.MAX_TRIES):
+        queue.fails(one, "the model raised")
+        if _ < work.MAX_TRIES - 1:
+            one, _stack = queue.must_take()
+    trial, stack = queue.must_take()
+    assert stack == cell
+    assert set(queue.failures().values()) == {"the model raised"}
+    queue.done(other)  # of the same lr, and too late
+    queue.done(trial)
+    assert queue.take() == work.FINISHED
+    assert queue.queue.stopped is None
+    assert any("the control stays at lr" in note for note in queue.noted)
+
+
 def test_a_worker_rests_while_the_control_trains_and_is_let_go_when_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,8 +101,12 @@ def test_what_is_wrong_is_one_line(own_folder: Path, kind: str) -> None:  # noqa
         method("leaf.update.mul_(0.9)", build="chain(Mine(c), base(), scale(lr))"),
         method("leaf.update.mul_(0.9)", build="chain(clip_by_norm(math.inf), Mine(c), base(), scale(lr))").replace(
             "import torch\n", "import math\nimport torch\nfrom study.transforms import clip_by_norm\n"),
+        method("for _ in range(3): leaf.update = leaf.update * leaf.update * leaf.update",
+               build="chain(Mine(c), scale(lr))"),
+        method(build="chain(base(), Mine(c), scale(lr if (lr < 1000).all() else 1 / 0))"),
     ],
-    ids=["clamp", "factor", "average", "own base", "one link", "gradient in place", "in place after a clip"],
+    ids=["clamp", "factor", "average", "own base", "one link", "gradient in place", "in place after a clip", "overflow",
+         "raises at a high lr"],
 )  # fmt: skip
 def test_what_is_right_is_planned(own_folder: Path, text: str) -> None:  # noqa: F811
     name = write(own_folder, text)

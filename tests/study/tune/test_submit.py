@@ -142,10 +142,11 @@ def test_a_pipe_or_device_in_the_working_directory_is_named_before_anything_is_s
     assert server.requests == 0
 
 
-def test_a_socket_and_a_broken_link_in_the_working_directory_are_fine(tmp_path: Path) -> None:
+def test_sockets_and_links_without_content_in_the_working_directory_are_fine(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as own:
         own.bind(str(tmp_path / "s"))
         (tmp_path / "gone").symlink_to("nowhere")
+        (tmp_path / "masked").symlink_to("/dev/null")
         submitting._refuse_pipes(tmp_path)
 
 
