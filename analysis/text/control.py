@@ -45,7 +45,7 @@ def control_notes(definition: Definition, folder: Path, every: pd.DataFrame) -> 
             notes.append(f"{model}: the study stopped after its control: {error}.")
     if notes:
         also = "" if began else ", or delete the folder, which holds runs of the control alone"
-        notes.append(f"A study keeps its recipe, rule and control_lrs: for the change choose another --out{also}.")
+        notes.append(f"A study keeps its recipe, rule and control_lrs: for the change choose another folder{also}.")
     return notes
 
 
@@ -61,7 +61,7 @@ def reference_notes(
         reference: Of the control, as in `analysis.report.page.write`.
     """
     notes, kept = [], study.rule.kept
-    again = "A study keeps its settings, so choose another --out."
+    again = "A study keeps its settings, so choose another folder."
     for model, values in reference.items():
         ladder = every.loc[(every["role"] == "control") & (every["model"] == model), "lr"]
         most = float(scored.loc[scored["model"] == model, "kept"].max())

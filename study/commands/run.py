@@ -146,8 +146,6 @@ def _check(request: RunRequest, study: Study, trainer: Trainer, folder: Path, *,
     """Raise what stops the command before anything is trained or written."""
     if request.device == "cuda" and request.gpu_fraction == 0:
         raise ValueError("--device cuda does not go with --gpu-fraction 0, which trains on CPUs")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; choose another --out")
     check_not_a_view(folder)
     tables.check_not_published(folder)
     check_tracking_uri(request.address, request.tracking_uri)

@@ -734,7 +734,7 @@ def test_a_plugin_that_does_not_compile_is_listed_with_its_error(tmp_path: Path)
     [
         (["--workers", "9" * 26], "need at most 1,000,000,000, got 99999"),
         (["--device", "cuda", "--gpu-fraction", "0"], "--device cuda does not go with --gpu-fraction 0"),
-        (["--out", "pipe"], "pipe is no folder; choose another --out"),
+        (["--out", "pipe"], "pipe is a file, and a record is a folder"),
     ],
 )
 def test_what_can_never_run_is_refused_before_ray_starts(
