@@ -21,8 +21,8 @@ def divergence_rates(runs: pd.DataFrame) -> pd.DataFrame:
         low, high; undertrained (runs; in n, not in k); nonfinite, collapsed, never_learned (k by reason); micro (runs
         with a micro divergence), micro_rate with its 95% Wilson interval micro_low, micro_high; binned (whether lr is
         the middle of a bin of `in_bins`), lr_min, lr_max (the lowest and highest trained lr of the cell; the middle of
-        a bin may lie outside them, since all curves share it); steps (the
-        horizon: the most steps of any run); method, <thresholds>, options.
+        a bin may lie outside them, since all curves share it); steps (the horizon: the most steps of any run); method,
+        <thresholds>, options.
     """
     runs = with_curves(runs)
     same = ["method", *threshold_columns(runs), "options"]

@@ -261,7 +261,7 @@ class Queue:
 
     def _control_recorded(self, model: str) -> None:
         self._controls_left[model] -= 1
-        if self._controls_left[model]:
+        if self._controls_left[model] or self._grows_no_more(model):
             return
         try:
             self.job.references[model] = self.job.reference(model)
@@ -281,15 +281,22 @@ class Queue:
             self._before_growth[model] = self.job.references.pop(model)
         return further
 
+    def _grows_no_more(self, model: str) -> bool:
+        return model in self._before_growth and model in self.job.references
+
     def _end_growth(self, model: str, reason: str) -> None:
         """Go on with the reference that the control had before an lr at which it cannot be trained."""
-        self._waiting = deque(one for one in self._waiting if not (one.is_control and one.runs[0].model == model))
-        self._retries = deque(one for one in self._retries if not (one.is_control and one.runs[0].model == model))
-        self._controls_left[model] = 0
         self.job.references[model] = self._before_growth[model]
+        for stacks in (self._waiting, self._retries):
+            for stack in [one for one in stacks if one.is_control and one.runs[0].model == model]:
+                stacks.remove(stack)
+                self.job.on_trial_end(stack, reason)
         self.job.on_message(f"{model}: the control stays at lr {self._before_growth[model].lr:g}: {reason}")
 
     def _failed(self, stack: Stack, failure: Failure) -> None:
+        if stack.is_control and self._grows_no_more(stack.runs[0].model):  # its lr was given up meanwhile
+            self.job.on_trial_end(stack, failure.reason)
+            return
         half = len(stack.runs) // 2
         if failure.kind in ("memory", "run") and half:
             self._waiting.extendleft([Stack(runs=stack.runs[half:]), Stack(runs=stack.runs[:half])])

@@ -206,8 +206,9 @@ class StackTraining:
             self.table_method.update(step, leaves, *touched)
         else:
             self.method.set_updates(step, leaves)
+        of_name = self.leaves.by_name(leaves) if unused else {}
         for name, runs in unused.items():  # as in torch, which does not even decay them
-            update = self.leaves.by_name(leaves)[name].update
+            update = of_name[name].update
             update.copy_(where_resting(runs, torch.zeros_like(update), update))
         if self.on_update:
             self.on_update(self._view(step, leaves))

@@ -107,22 +107,24 @@ def test_a_recorded_control_grows_first(tmp_path: Path) -> None:
     assert queue.must_take()[1] == cell
 
 
-def test_a_control_that_cannot_be_trained_at_a_higher_lr_stays_as_it_was(tmp_path: Path) -> None:
-    grown, cell = [make_stack(control=True, seed=seed) for seed in (1, 2)], make_stack()
-    left = [grown]
-    queue = Queue(tmp_path, cell, known=("small",), further_control=lambda model, reference: left.pop() if left else ())
-    (one, _), (other, _) = queue.must_take(), queue.must_take()
-    for _ in range(work.MAX_TRIES):
-        queue.fails(one, "the model raised")
-        if _ < work.MAX_TRIES - 1:
-            one, _stack = queue.must_take()
+@pytest.mark.parametrize("late", ["done", "memory", "error"])
+def test_a_control_that_cannot_be_trained_at_a_higher_lr_stays_as_it_was(tmp_path: Path, late: str) -> None:
+    grown, cell = [make_stack(control=True, seed=seed) for seed in (1, 2, 3)], make_stack()
+    queue = Queue(tmp_path, cell, known=("small",), further_control=lambda model, reference: grown)
+    (one, first), (other, _) = queue.must_take(), queue.must_take()
+    queue.fails(one, "the model raised", "misuse")
+    assert queue.told == [(first, "the model raised"), (grown[2], "the model raised")]
+    assert set(queue.failures()) == {run.id for run in first.runs}
     trial, stack = queue.must_take()
     assert stack == cell
-    assert set(queue.failures().values()) == {"the model raised"}
-    queue.done(other)  # of the same lr, and too late
+    if late == "done":  # a stack of the same lr that trained meanwhile
+        queue.done(other)
+    else:
+        queue.fails(other, "too late", late)
     queue.done(trial)
     assert queue.take() == work.FINISHED
     assert queue.queue.stopped is None
+    assert len(queue.told) == 4
     assert any("the control stays at lr" in note for note in queue.noted)
 
 
