@@ -58,7 +58,9 @@ class _Place:
         if not own and (not top.isidentifier() or self._holds_libraries):
             return None
         at = Path(self.package if own else self.folder / top, *rest)
-        found = next((file for file in (at / "__init__.py", at.parent / f"{at.name}.py") if file.is_file()), None)
+        if top in PACKAGES and _file_at(ROOT.joinpath(top, *rest)):
+            return None  # ours is imported, also where a working directory holds a copy of the project
+        found = _file_at(at)
         return None if found is None or _is_ours(found) else found
 
     @functools.cached_property
@@ -82,18 +84,22 @@ def _place(name: str) -> _Place | None:
 
 
 def _file_of(name: str, user_folder: Path) -> Path | None:
-    found = getattr(sys.modules.get(name), "__file__", None)
-    if found:
-        return Path(found).absolute()
+    imported = getattr(sys.modules.get(name), "__file__", None)
+    if imported:
+        return Path(imported).absolute()
     for folder in (*sys.path, user_folder):  # as Python looks for it
-        at = Path(folder, *name.split(".")).absolute()
-        if inside := [file for file in (at / "__init__.py", at.parent / f"{at.name}.py") if file.is_file()]:
-            return inside[0]
+        if found := _file_at(Path(folder, *name.split(".")).absolute()):
+            return found
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return None
     return Path(spec.origin).absolute() if spec and spec.has_location and spec.origin else None
+
+
+def _file_at(place: Path) -> Path | None:
+    """Return the file of the package or module of this path without its ending."""
+    return next((file for file in (place / "__init__.py", place.parent / f"{place.name}.py") if file.is_file()), None)
 
 
 def _is_ours(file: Path) -> bool:

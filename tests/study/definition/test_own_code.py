@@ -137,3 +137,13 @@ def test_code_that_does_not_compile_counts_by_its_bytes(folder: Path) -> None:
     before = digest("my_pkg.mine")
     written(folder, {"beside.py": "def  (\n"})
     assert digest("my_pkg.mine") != before
+
+
+def test_a_copy_of_the_project_in_the_folder_counts_as_ours(folder: Path) -> None:
+    (folder / "my_pkg" / "mine.py").write_text("import models.small\nimport models.added\n")
+    written(folder, {"models/added.py": "X = 1\n"})
+    before = digest("my_pkg.mine")
+    written(folder, {"models/small.py": "", "models/__init__.py": ""})
+    assert digest("my_pkg.mine") == before
+    (folder / "models" / "added.py").write_text("X = 2\n")
+    assert digest("my_pkg.mine") != before
