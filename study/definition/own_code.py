@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from study import plugins
-from study.text.own_errors import PACKAGES, ROOT
+from study.text.own_errors import is_ours, our_folders
 
 SHOWN = 12
 """Digits of a hash in messages."""
@@ -58,10 +58,11 @@ class _Place:
         if not own and (not top.isidentifier() or self._holds_libraries):
             return None
         at = Path(self.package if own else self.folder / top, *rest)
-        if top in PACKAGES and _file_at(ROOT.joinpath(top, *rest)):
+        ours = our_folders().get(top)
+        if ours and _file_at(ours.joinpath(*rest)):
             return None  # ours is imported, also where a working directory holds a copy of the project
         found = _file_at(at)
-        return None if found is None or _is_ours(found) else found
+        return None if found is None or is_ours(found) else found
 
     @functools.cached_property
     def _holds_libraries(self) -> bool:
@@ -72,11 +73,11 @@ def _place(name: str) -> _Place | None:
     user_folder = Path(plugins.user_folder or ".").absolute()
     if name.endswith(".py"):
         file = user_folder / name
-        if not file.is_file() or _is_ours(file):
+        if not file.is_file() or is_ours(file):
             return None
         return _Place(module=file.stem, file=file, package=file.with_suffix(""), folder=file.parent)
     file = _file_of(name, user_folder)
-    if file is None or file.suffix != ".py" or not file.is_file() or _is_ours(file):
+    if file is None or file.suffix != ".py" or not file.is_file() or is_ours(file):
         return None
     depth = name.count(".") + (file.name == "__init__.py")
     package = file.parents[depth - 1] if depth else file.with_suffix("")
@@ -100,10 +101,6 @@ def _file_of(name: str, user_folder: Path) -> Path | None:
 def _file_at(place: Path) -> Path | None:
     """Return the file of the package or module of this path without its ending."""
     return next((file for file in (place / "__init__.py", place.parent / f"{place.name}.py") if file.is_file()), None)
-
-
-def _is_ours(file: Path) -> bool:
-    return any(file.is_relative_to(ROOT / package) for package in PACKAGES)
 
 
 def _codes(place: _Place) -> dict[str, str]:

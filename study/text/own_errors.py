@@ -1,6 +1,8 @@
 """Errors of a user's own files, in one line: the file, the line, and the error's own words."""
 
 import contextlib
+import functools
+import importlib.util
 import os
 import sysconfig
 import traceback
@@ -14,9 +16,25 @@ PACKAGES = ("study", "models", "search_spaces", "analysis")
 """Our top-level packages. A user's folder may have folders of the same names."""
 
 ROOT = Path(__file__).parents[2]
-"""Folder of our packages: `site-packages`, or a checkout."""
+"""Folder of `study`: `site-packages`, a checkout, or what Ray unpacked."""
 
 LIBRARIES = tuple({f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+@functools.cache
+def our_folders() -> dict[str, Path]:
+    """Return the folder of each of our packages. They lie side by side, or Ray unpacked each (`py_modules`) apart."""
+    found = {}
+    for name in PACKAGES:
+        beside = ROOT / name
+        spec = None if beside.is_dir() else importlib.util.find_spec(name)
+        found[name] = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else beside
+    return found
+
+
+def is_ours(file: Path) -> bool:
+    """Whether a file, by its absolute path, lies in one of our packages."""
+    return any(file.is_relative_to(folder) for folder in our_folders().values())
 
 
 def place(error: BaseException, module: str) -> str:
@@ -79,6 +97,5 @@ def of_plugin(name: str, module: str) -> contextlib.AbstractContextManager:
 
 def is_own(file: str) -> bool:
     """Whether a file is none of ours, of a library or of Python."""
-    path = os.path.abspath(file)
-    ours = tuple(str(ROOT / package) + os.sep for package in PACKAGES)
-    return os.path.isfile(path) and not path.startswith((*ours, *LIBRARIES))
+    path = Path(os.path.abspath(file))
+    return path.is_file() and not is_ours(path) and not str(path).startswith(LIBRARIES)

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from study import plugins
-from study.text import console, redaction
+from study.text import console, own_errors, redaction
 from study.text.console import show
 from study.tune import environment
 from study.tune.cluster import TOKEN_HINT, ClusterError, refuse_dead_address
@@ -78,7 +78,7 @@ def _runtime_env(working_dir: Path | None, commit: str | None, server: str) -> d
         # If the cluster is on this machine, its `python` is ours. At the other end of a tunnel there is no such folder.
         settings["PATH"] = f"{Path(sys.prefix) / 'bin'}:${{PATH}}"
     runtime_env: dict[str, Any] = {
-        "py_modules": [str(plugins.ROOT / name) for name in plugins.PACKAGES],
+        "py_modules": [str(folder) for folder in own_errors.our_folders().values()],
         "excludes": ["**/__pycache__"],
         "env_vars": settings,
     }

@@ -1,6 +1,8 @@
 """The hash of a user's own module: it changes with the code that the module runs, and with nothing else."""
 
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from study import plugins
 from study.definition import own_code
+from study.text.own_errors import our_folders
 
 digest = own_code.digest.__wrapped__  # a process keeps the first answer
 
@@ -147,3 +150,37 @@ def test_a_copy_of_the_project_in_the_folder_counts_as_ours(folder: Path) -> Non
     assert digest("my_pkg.mine") == before
     (folder / "models" / "added.py").write_text("X = 2\n")
     assert digest("my_pkg.mine") != before
+
+
+def test_packages_that_ray_unpacked_apart_are_ours(tmp_path: Path) -> None:
+    """Ray gives each of `py_modules` a folder of its own. The working directory may hold copies."""
+    apart = [tmp_path / f"package_{name}" for name in our_folders()]
+    for place, (name, folder) in zip(apart, our_folders().items(), strict=True):
+        place.mkdir()
+        (place / name).symlink_to(folder)
+    own = written(
+        tmp_path / "own", {"mine.py": "import models.small\n", "models/__init__.py": "", "models/small.py": ""}
+    )
+    asked = """if True:
+        import sys, models.small
+        from study import plugins
+        from study.definition import own_code
+        from study.text import own_errors
+        plugins.add_folder(sys.argv[1])
+        print(own_errors.is_own(models.small.__file__), own_code.digest("models.small"), own_code.digest("mine"))
+    """
+    paths = {"together": "", "apart": os.pathsep.join(map(str, apart))}
+    said = {
+        how: subprocess.run(
+            [sys.executable, "-P", "-c", asked, str(own)],
+            env=os.environ | {"PYTHONPATH": path},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for how, path in paths.items()
+    }
+    assert said["apart"] == said["together"]
+    assert said["apart"][:2] == ["False", "None"]
+    assert len(said["apart"][2]) == 64
