@@ -62,10 +62,10 @@ def minutes(text: str) -> float:
 
 def gpu_share(text: str) -> float:
     """Return 1 / n from `1/n` or a decimal fraction, or 0."""
-    if text == "0":
-        return 0.0
     try:
         value = Fraction(text)
+        if value == 0:
+            return 0.0
         parts = round(1 / value)
     except (ValueError, ZeroDivisionError):
         parts, value = 0, Fraction(0)
@@ -77,6 +77,8 @@ def gpu_share(text: str) -> float:
 def amount(text: str) -> str:
     """Return `NAME=N` if N is a number above 0."""
     name, _, n = text.partition("=")
+    if name in ("CPU", "GPU"):
+        raise argparse.ArgumentTypeError(f"{name} is no custom resource; see --device and --gpu-fraction")
     try:
         if name and 0 < float(n) < float("inf"):
             return text

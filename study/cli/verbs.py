@@ -247,7 +247,6 @@ def _ui(options: argparse.Namespace) -> None:
 def _submit(options: argparse.Namespace) -> int:
     from study.commands import family as families
     from study.commands import request as requests
-    from study.commands.paths import check_tracking_uri
     from study.commands.versions import commit
     from study.tune import submit
 
@@ -261,7 +260,7 @@ def _submit(options: argparse.Namespace) -> int:
                 f"{redaction.redacted(word)} holds a secret, and everyone who sees the job can read it; leave it out, "
                 "and set MLFLOW_TRACKING_URI, or the variable that holds the secret, where the cluster is started"
             )
-    check_tracking_uri(request.address, request.tracking_uri)
+    requests.check_cluster_options(request)
     if found := families.requested_family(request):
         family, request = found
         families.check(request, family)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study import data, plugins
-from study.commands.paths import check_absolute, new_folder
+from study.commands.paths import check_absolute, check_tracking_uri, new_folder
 from study.config import RANKER, QualitySearch, Study, has_grid, to_json
 from study.definition import overrides
 from study.definition.family import Family
@@ -52,6 +52,17 @@ class RunRequest:
 def pairs(words: Iterable[str]) -> list[tuple[str, str]]:
     """Return (key, value) of each `KEY=VALUE`."""
     return [(key, value) for key, _, value in (word.partition("=") for word in words)]
+
+
+def check_cluster_options(request: RunRequest) -> None:
+    """Raise ValueError for options of a cluster that contradict each other, or name no place there."""
+    if request.device == "cuda" and request.gpu_fraction == 0:
+        raise ValueError("--device cuda does not go with --gpu-fraction 0, which trains on CPUs")
+    for option, words in (("--label", request.labels), ("--resources", request.resources)):
+        keys = [key for key, _ in pairs(words)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"{option} {twice[0]} is given twice")
+    check_tracking_uri(request.address, request.tracking_uri)
 
 
 def requested_study(request: RunRequest) -> Study:

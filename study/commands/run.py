@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.commands import changed_code, search_start
-from study.commands.paths import check_tracking_uri, typed_command, typed_path
+from study.commands.paths import typed_command, typed_path
 from study.commands.plan import as_stacks
 from study.commands.progress import Progress
 from study.commands.remaining import RemainingWork, remaining_work
 from study.commands.report import report
-from study.commands.request import RunRequest, out_folder, pairs, study_and_trainer, validate_study
+from study.commands.request import (
+    RunRequest,
+    check_cluster_options,
+    out_folder,
+    pairs,
+    study_and_trainer,
+    validate_study,
+)
 from study.commands.versions import versions
 from study.config import RANKER, Study
 from study.execution import checkpoint, heartbeat, interrupts, preflight
@@ -144,11 +151,9 @@ def train(
 
 def _check(request: RunRequest, study: Study, trainer: Trainer, folder: Path, *, confirms: bool = False) -> None:
     """Raise what stops the command before anything is trained or written."""
-    if request.device == "cuda" and request.gpu_fraction == 0:
-        raise ValueError("--device cuda does not go with --gpu-fraction 0, which trains on CPUs")
+    check_cluster_options(request)
     check_not_a_view(folder)
     tables.check_not_published(folder)
-    check_tracking_uri(request.address, request.tracking_uri)
     if request.tracking_uri:
         check_scheme(request.tracking_uri)
     trainer.check_folder(folder)

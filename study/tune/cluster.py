@@ -154,13 +154,14 @@ def connected(
 
     Raises:
         ClusterError: There is no Ray at the address, or none can be started.
+        ValueError: The address is of another kind.
     """
     own = environment.own_connection()
     if own and address not in (None, "auto", own):
         raise ClusterError(
             f"this process is connected to Ray at {own}; leave out --address, or call ray.shutdown() first"
         )
-    asked = own or address
+    asked = own or environment.checked_address(address, submits=False)
     address = environment.prepare(asked)
     shown = address if asked or address == LOCAL else f"{address}, which RAY_ADDRESS names"
     refuse_dead_address(address, shown)

@@ -10,6 +10,7 @@ import secrets
 import sys
 import warnings
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from study import telemetry
 
@@ -128,13 +129,31 @@ def checked_address(address: str | None, *, submits: bool) -> str | None:
     takes = f"`study submit` takes the job server, such as http://{host}:8265"
     if scheme == "ray":
         raise ValueError(f"{found} is for Ray's client, which cannot run a study; {takes}")
-    if has_scheme and not submits:
+    if found and not submits and not _is_head(found):
         raise ValueError(f"{found} is no address of Ray's head, such as {host}:6379; {takes}")
-    if found and found == address and submits and not has_scheme and found != "auto":
+    if found and submits and not _is_server(found) and (has_scheme or found == address):
         raise ValueError(f"{found} is no address of a job server; {takes}")
     if submits and address and found != address:
         warnings.warn(f"the environment names {found}, which counts before --address, as for `ray job`", stacklevel=2)
     return found if submits else address
+
+
+def _is_head(address: str) -> bool:
+    """Return whether this can be the address of Ray's head."""
+    host, _, port = address.rpartition(":")
+    named = host and "://" not in host and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536
+    return bool(named) or address in ("auto", LOCAL)
+
+
+def _is_server(address: str) -> bool:
+    """Return whether this can be the address of a job server. Schemes but http are modules that the user may have."""
+    scheme, has_scheme, _ = address.partition("://")
+    try:
+        parts = urlsplit(address)
+        named = scheme not in ("http", "https") or (parts.hostname and parts.port != 0)
+    except ValueError:  # the port
+        return False
+    return bool(has_scheme and named) or address == "auto"
 
 
 @functools.lru_cache

@@ -61,7 +61,7 @@ def submit(
         ) from error
     except ConnectionError as error:
         raise ClusterError(f"no Ray job server at {address} ({console.first_line(error)})") from error
-    except (RuntimeError, ValueError, OSError, RayError) as error:
+    except (RuntimeError, ValueError, AssertionError, OSError, RayError) as error:
         why = console.one_line(str(error))[: console.MAX_LINE_LENGTH]
         if "Maximum request body size" in why:
             why = f"{working_dir} has more than it accepts: list what the job does not need in .rayignore; {why}"

@@ -117,7 +117,7 @@ def test_a_gpu_share_that_is_not_one_over_n_is_refused(refused: Callable[..., st
 
 @pytest.mark.parametrize(
     ("fraction", "share"),
-    [("1", 1.0), ("1/2", 0.5), ("0.25", 0.25), ("1/3", 1 / 3), (str(1 / 3), 1 / 3), ("0.1", 0.1), ("0", 0)],
+    [("1", 1.0), ("1/2", 0.5), ("0.25", 0.25), ("1/3", 1 / 3), (str(1 / 3), 1 / 3), ("0.1", 0.1), ("0", 0), ("0.0", 0)],
 )
 def test_a_gpu_share_is_a_fraction_or_a_decimal(fraction: str, share: float) -> None:
     assert build_parser(VERBS).parse_args(["run", "quick", "--gpu-fraction", fraction]).gpu_fraction == share
@@ -387,6 +387,23 @@ def test_an_address_of_another_kind_is_refused_at_once(
         assert refused(command, "quick", "--out", "/nowhere/x") == whole
 
 
+@pytest.mark.parametrize("address", ["alpha", ":6379", "alpha:", "alpha:0", "alpha:65536", "alpha:port"])
+def test_a_head_has_a_host_and_a_port(refused: Callable[..., str], address: str) -> None:
+    said = refused("run", "quick", "--out", "/nowhere/x", "--address", address)
+    assert said.startswith(f"study: {address} is no address of Ray's head, such as ")
+
+
+@pytest.mark.parametrize("address", ["http://", "https://:8265", "http://alpha:65536", "http://alpha:port"])
+def test_a_job_server_has_a_host_and_a_port(refused: Callable[..., str], address: str) -> None:
+    said = refused("submit", "quick", "--out", "/nowhere/x", "--address", address)
+    assert said.startswith(f"study: {address} is no address of a job server; `study submit` takes ")
+
+
+def test_a_scheme_that_ray_does_not_know_is_one_line(refused: Callable[..., str]) -> None:
+    said = refused("submit", "quick", "--out", "/nowhere/x", "--address", "json://10.0.0.1:8265")
+    assert said.startswith("study: the Ray job server at json://10.0.0.1:8265 takes no job (Module: json does not have")
+
+
 def child(*words: str | Path, seconds: float, home: Path) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     return subprocess.run(
@@ -622,6 +639,13 @@ def test_a_submitted_job_has_the_requested_options() -> None:
     assert again["address"] is None
 
 
+def test_a_submitted_job_trains_on_cpus_if_that_was_asked() -> None:
+    words = "submit quick --address http://x:1 --out /o --gpu-fraction 0 --checkpoint-minutes 0 --trial-minutes 0"
+    line = run_words(build_parser(VERBS).parse_args(words.split()))
+    again = build_parser(VERBS).parse_args(line[4:])
+    assert (again.gpu_fraction, again.checkpoint_minutes, again.trial_minutes) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -734,21 +758,29 @@ def test_a_plugin_that_does_not_compile_is_listed_with_its_error(tmp_path: Path)
     [
         (["--workers", "9" * 26], "need at most 1,000,000,000, got 99999"),
         (["--device", "cuda", "--gpu-fraction", "0"], "--device cuda does not go with --gpu-fraction 0"),
+        (["--label", "pool=a", "--label", "pool=b"], "--label pool is given twice"),
+        (["--resources", "slot=1", "--resources", "slot=2"], "--resources slot is given twice"),
+        (["--resources", "GPU=1"], "GPU is no custom resource; see --device and --gpu-fraction"),
+        (["--resources", "CPU=2"], "CPU is no custom resource; see --device and --gpu-fraction"),
         (["--out", "pipe"], "pipe is a file, and a record is a folder"),
     ],
 )
+@pytest.mark.parametrize("command", [["run"], ["submit", "--address", "http://10.0.0.1:8265"]])
 def test_what_can_never_run_is_refused_before_ray_starts(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    command: list[str],
     words: list[str],
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("study.tune.cluster.connected", None)
+    monkeypatch.setattr("study.tune.submit.submit", None)
     os.mkfifo("pipe")
+    placed = [str(tmp_path / word) if word in ("out", "pipe") else word for word in ("--out", "out", *words)]
     try:
-        code = main(["run", "quick", *words])
+        code = main([command[0], "quick", *command[1:], *placed])
     except SystemExit as stop:  # argparse
         code = stop.code
     assert code == 2

@@ -43,6 +43,16 @@ def test_the_message_names_the_variable_that_the_address_comes_from(monkeypatch:
         assert message in str(error.value)
 
 
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "http://127.0.0.1:1", "alpha"])
+def test_an_address_of_another_kind_is_refused_from_python_too(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(ray_cluster.environment, "prepare", lambda address: pytest.fail("it is contacted"))
+    with (
+        pytest.raises(ValueError, match=f"^{address} is "),
+        ray_cluster.connected(address, workers=1, gpu_fraction=0),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("address", "said"), [(ray_cluster.LOCAL, "Ray starts\n"), ("10.0.0.1:6379", "connects to Ray at 10.0.0.1:6379\n")]
 )
