@@ -26,6 +26,12 @@ NOT_FOUND = 127
 """Exit code of a shell that does not find the command."""
 
 
+class LostServerError(ClusterError):
+    """The job server does not answer any more. The job goes on."""
+
+    exit_code = 1
+
+
 def submit(
     address: str, words: list[str], *, study: str, working_dir: Path | None, wait: bool, commit: str | None = None
 ) -> int:
@@ -41,6 +47,7 @@ def submit(
 
     Raises:
         ClusterError: No cluster answers, or it refuses the token or the job, or the folder cannot be sent.
+        LostServerError: The server is gone while the job runs.
     """
     if working_dir:
         _refuse_pipes(working_dir)
@@ -123,7 +130,27 @@ def _warn_of_hidden_modules(working_dir: Path) -> None:
 
 
 def _follow(client: Any, job: str) -> int:
-    """Print the job's log to its end; return its exit code."""
+    """Print the job's log to its end; return its exit code. The job goes on if this is stopped or loses the server."""
+    server = redaction.redacted(client.get_address())
+    to = f"--address {shlex.quote(server)}"
+    how = f"the job goes on; `ray job logs {to} --follow {job}` shows it, and `ray job stop {to} {job}` stops it"
+    try:
+        info = _print_log(client, job)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(how) from None
+    except BrokenPipeError:  # stdout was closed
+        raise
+    except Exception as error:  # of each library that the client uses
+        raise LostServerError(
+            f"the job server at {server} is gone ({console.first_line(error)}); if Ray lives, {how}"
+        ) from error
+    if info.driver_exit_code == NOT_FOUND:
+        warnings.warn("the cluster has no such Python; name it by --python", stacklevel=2)
+    return 0 if info.status == "SUCCEEDED" else info.driver_exit_code or 1
+
+
+def _print_log(client: Any, job: str) -> Any:
+    """Print the job's log to its end; return Ray's account of the job."""
 
     async def print_log() -> None:
         async for lines in client.tail_job_logs(job):
@@ -134,6 +161,4 @@ def _follow(client: Any, job: str) -> int:
     while not info.status.is_terminal():  # the log may end a moment before the job
         time.sleep(0.5)
         info = client.get_job_info(job)
-    if info.driver_exit_code == NOT_FOUND:
-        warnings.warn("the cluster has no such Python; name it by --python", stacklevel=2)
-    return 0 if info.status == "SUCCEEDED" else info.driver_exit_code or 1
+    return info

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+import requests
 from local_ray import TINY, environment
 
 from study.tune import submit as submitting
@@ -167,9 +169,50 @@ def test_a_python_that_the_cluster_lacks_is_named(monkeypatch: pytest.MonkeyPatc
 
     status = type("Status", (str,), {"is_terminal": lambda self: True})("FAILED")
     info = SimpleNamespace(status=status, driver_exit_code=127)
-    client = SimpleNamespace(tail_job_logs=no_log, get_job_info=lambda _job: info)
+    client = SimpleNamespace(tail_job_logs=no_log, get_job_info=lambda _job: info, get_address=lambda: "http://x:1")
     with pytest.warns(UserWarning, match="the cluster has no such Python; name it by --python"):
         assert submitting._follow(client, "one") == 127
+
+
+def client_that(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Any:
+    """Return a client whose job runs on while its log ends with an error."""
+    from types import SimpleNamespace
+
+    async def cut(_job: str) -> Any:
+        yield "trains\n"
+        raise error
+
+    return SimpleNamespace(tail_job_logs=cut, get_address=lambda: "http://127.0.0.1:8265")
+
+
+TO = "--address http://127.0.0.1:8265"
+HOW = f"the job goes on; `ray job logs {TO} --follow one` shows it, and `ray job stop {TO} one` stops it"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("WebSocket connection closed unexpectedly with close code 1006"),
+        aiohttp.ClientConnectionError("Cannot connect to host 127.0.0.1:8265"),
+        requests.ConnectionError("Connection refused"),
+        TimeoutError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_tunnel_that_ends_is_one_line_that_says_that_the_job_goes_on(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with pytest.raises(ClusterError) as raised:
+        submitting._follow(client_that(monkeypatch, error), "one")
+    assert str(raised.value).startswith("the job server at http://127.0.0.1:8265 is gone (")
+    assert str(raised.value).endswith(f"); if Ray lives, {HOW}")
+    assert getattr(raised.value, "exit_code", 2) == 1
+
+
+def test_ctrl_c_says_that_the_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt) as raised:
+        submitting._follow(client_that(monkeypatch, KeyboardInterrupt()), "one")
+    assert str(raised.value) == HOW
 
 
 OTHER = """
