@@ -64,7 +64,7 @@ class Progress:
         self.judged: Counter[str] = Counter()
         self.diverged: Counter[str] = Counter()
         self.started = self.next_line = time.monotonic()
-        self.withheld = False
+        self.withheld = self.begun = False
         live = _NotebookBar if console.in_notebook() and out is None else _Bars if self.out.isatty() else None
         self.bars = live(self.out) if live and self._left() else None
         if self._left():
@@ -95,8 +95,10 @@ class Progress:
 
     def begin(self) -> None:
         """Start the clock anew, as the first trial begins: others may have used the cluster until now."""
-        self.started = time.monotonic()
-        if self.folder is not None and self._reader.ident is None:  # Tune may begin again
+        if self.begun:  # Tune begins again after a worker was killed for memory
+            return
+        self.begun, self.started = True, time.monotonic()
+        if self.folder is not None:
             self._reader.start()
 
     def check(self) -> None:

@@ -78,6 +78,19 @@ def test_the_clock_starts_with_the_first_trial(clock: list[float]) -> None:
     assert shown.line() == "2/4 runs · 50% · 2/min · 1:00 left · diverged: none 1/2"
 
 
+def test_the_pace_counts_all_time_since_the_first_trial_when_tune_begins_again(clock: list[float]) -> None:
+    small, large = stack("small", "none", (0, 1)), stack("small", "none", (2, 3))
+    source = Planned([small, large])
+    shown = Progress([], source, WORK, io.StringIO())
+    shown.begin()
+    clock[0] = 60.0
+    source.recorded(small)
+    shown(small, COUNTS)
+    shown.begin()  # a worker was killed for memory
+    clock[0] = 120.0
+    assert shown.line() == "2/4 runs · 50% · 1/min · 2:00 left · diverged: none 1/2"
+
+
 def test_a_long_study_does_not_flood_a_log(clock: list[float]) -> None:
     control = [stack("small", "none", CONTROL_SEEDS[at : at + 1]) for at in range(2)]
     stacks = [stack("small", "none", (seed,)) for seed in range(45)]
