@@ -74,14 +74,18 @@ def _allowed_imports(options: argparse.Namespace) -> Iterator[None]:
     from study import plugins
     from study.tune import environment
 
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise ValueError("the current folder was removed; change to another one") from None
     plugins.only_ours = options.command in READING
     if not plugins.only_ours:
         if hasattr(options, "address"):
             options.address = environment.checked_address(options.address, submits=options.command == "submit")
         environment.prepare(getattr(options, "address", None))  # a user's own module may import ray
     try:
-        plugins.drop_folder(os.getcwd())
-        plugins.add_folder(None if plugins.only_ours else os.getcwd())
+        plugins.drop_folder(here)
+        plugins.add_folder(None if plugins.only_ours else here)
         yield
     finally:
         plugins.only_ours = False

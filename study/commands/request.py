@@ -124,12 +124,14 @@ def validate_study(study: Study) -> Study:
 def change_study(study: Study, request: RunRequest) -> Study:
     """Return the study with the requested settings, before validation. Raises ValueError for wrong keys and values."""
     study = with_source(study, request)  # before --set, whose keys belong to the requested source
+    own_folder = study.data_options.get("dir")
     if request.settings:
         options = {} if study.trainer == RANKER else open_trainer(study, cache_folder()).option_values()
         study = overrides.apply(study, request.settings, options)
-    if request.data_dir:
-        check_absolute(request.address, "--data-dir", request.data_dir)
-        folder = str(Path(request.data_dir).expanduser().resolve())
+    named = request.data_dir or study.data_options.get("dir")
+    if named and named != own_folder:  # that of the space stays as it is
+        check_absolute(request.address, "--data-dir", named)
+        folder = str(Path(named).expanduser().resolve())
         study = dataclasses.replace(study, data_options=study.data_options | {"dir": folder})
     if request.seeds:
         study = dataclasses.replace(study, seeds=overrides.seeds(request.seeds))

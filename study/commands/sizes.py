@@ -194,7 +194,7 @@ def _model_options(table: "pd.DataFrame") -> "pd.DataFrame":
     written = {(name, key) for name, options in parsed.values() for key in options}
     values: dict[str, dict[str, Any]] = {model: {} for model in parsed}
     for name, key in sorted(written):
-        default = plugins.written_defaults("models", name, Path.cwd()).get(key)
+        default = plugins.written_defaults("models", name, Path()).get(key)
         for model, (own, options) in parsed.items():
             if own == name:
                 values[model][f"{name}.{key}"] = options.get(key, default)

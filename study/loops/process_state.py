@@ -41,7 +41,7 @@ STANDARD = {0: "r", 1: "w", 2: "w"}
 def restored() -> Iterator[None]:
     """Restore the process after the block: folder, environment, output, limits, signals and settings of torch."""
     limits, depth, descriptors = _limits(), sys.getrecursionlimit(), _copies()
-    folder, environment, streams = os.getcwd(), dict(os.environ), (sys.stdin, sys.stdout, sys.stderr)
+    folder, environment, streams = _current_folder(), dict(os.environ), (sys.stdin, sys.stdout, sys.stderr)
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     settings = _torch_settings()
     try:
@@ -50,13 +50,22 @@ def restored() -> Iterator[None]:
         _restore_limits(limits)
         sys.setrecursionlimit(depth)
         _restore_descriptors(descriptors)
-        os.chdir(folder)
+        with contextlib.suppress(FileNotFoundError):
+            os.chdir(folder)
         sys.stdin, sys.stdout, sys.stderr = map(_open_stream, streams, STANDARD)
         if dict(os.environ) != environment:
             os.environ.clear()
             os.environ.update(environment)
         _restore_signals(handlers)
         _restore_torch(settings)
+
+
+def _current_folder() -> str:
+    """Return the current folder; the root if it was removed, as Ray removes that of a job."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return os.sep
 
 
 def _limits() -> dict[int, tuple[int, int]]:

@@ -56,8 +56,9 @@ def place(error: BaseException, module: str) -> str:
 
 def in_line(file: str, line: int) -> str:
     """Return `my_models/mine.py, line 7`: from the current folder, or the last two parts of the path."""
-    path, here = Path(file).absolute(), Path.cwd()
-    shown = path.relative_to(here) if path.is_relative_to(here) else Path(*path.parts[-2:])
+    shown = Path(*Path(file).parts[-2:])
+    with contextlib.suppress(FileNotFoundError, ValueError):  # that folder was removed, or the file lies elsewhere
+        shown = Path(file).absolute().relative_to(Path.cwd())
     return f"{shown}, line {line}"
 
 
@@ -97,5 +98,7 @@ def of_plugin(name: str, module: str) -> contextlib.AbstractContextManager:
 
 def is_own(file: str) -> bool:
     """Whether a file is none of ours, of a library or of Python."""
+    if not os.path.isfile(file):  # `<string>`, for which a current folder that was removed has no path
+        return False
     path = Path(os.path.abspath(file))
-    return path.is_file() and not is_ours(path) and not str(path).startswith(LIBRARIES)
+    return not is_ours(path) and not str(path).startswith(LIBRARIES)

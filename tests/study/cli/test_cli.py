@@ -23,7 +23,7 @@ from study.cli.parser import OPTIONS, build_parser, current_words, run_words
 from study.cli.verbs import VERBS
 from study.commands import run
 from study.commands.plan import preview
-from study.commands.request import RunRequest, change_study, requested_study
+from study.commands.request import RunRequest, change_study, load_space, requested_study
 from study.storage.stores import cache_folder
 
 SMALL = ["--set", "data.rows=2000", "--set", "batch=64", "--set", "models=small"]
@@ -342,7 +342,15 @@ def test_a_job_needs_an_absolute_data_dir(
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     words = [command[0], "quick", *command[1:], "--data", "kuairand", "--data-dir", "data", "--out", "/nowhere/x"]
     where = NAMED if named else "on a cluster"
-    assert refused(*words) == f"study: {where} --data-dir must be an absolute path or a URL, got data"
+    whole = f"study: {where} --data-dir must be an absolute path or a URL, got data"
+    assert refused(*words) == whole
+    assert refused(*[*words[: words.index("--data-dir")], "--set", "data.dir=data", "--out", "/nowhere/x"]) == whole
+
+
+def test_a_data_dir_is_that_of_the_current_folder_however_it_is_set(tmp_path: Path) -> None:
+    for request in ({"data_dir": "log"}, {"settings": ("data.dir=log",)}, {"settings": ("data.dir=./log",)}):
+        study = change_study(load_space("quick"), RunRequest(space="quick", data="kuairand", **request))
+        assert study.data_options["dir"] == str(tmp_path / "log")
 
 
 @pytest.mark.parametrize(
@@ -589,6 +597,18 @@ def test_status_reads_the_record_alone(tmp_path: Path, capsys: pytest.CaptureFix
     _make_study(tmp_path)
     assert main(["status", str(tmp_path)]) == 0
     assert f"quick: 0 of 320 runs recorded, 0 failed, in {tmp_path}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["spaces"], ["status", "/nowhere"], ["run", "quick", "--out", "/nowhere/x"]])
+def test_a_current_folder_that_was_removed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+    assert main(words) == 2
+    assert capsys.readouterr().err == "study: the current folder was removed; change to another one\n"
 
 
 def test_study_traceback_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:
