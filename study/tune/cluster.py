@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from study import plugins
@@ -205,7 +206,7 @@ def _init(address: str, shown: str, cpus: int | None, resume_hint: object, study
                 liveness.exit_after(START_SECONDS, "Ray", resume_hint),
                 _same_signal_handlers(),
                 _same_breakpoint(),
-                contextlib.chdir(plugins.ROOT),  # Ray puts the current folder first on the path of its workers
+                in_folder(plugins.ROOT),  # Ray puts the current folder first on the path of its workers
             ):
                 ray.init(
                     address=address,
@@ -231,6 +232,18 @@ def _init(address: str, shown: str, cpus: int | None, resume_hint: object, study
             if address == LOCAL
             else f"no Ray at {shown} ({why}); if it needs a token, {TOKEN_HINT}"
         ) from error
+
+
+@contextlib.contextmanager
+def in_folder(folder: Path) -> Iterator[None]:
+    """Make a folder the current one inside. Ray and Tune need one, and Ray may delete that of a job meanwhile."""
+    before = os.open(".", os.O_RDONLY)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 @contextlib.contextmanager

@@ -4,9 +4,7 @@ Workers write their own files of the record and report only counts.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from study.execution.interrupts import interrupted, interruptible
@@ -15,7 +13,7 @@ from study.execution.work_queue import Failure, Job, Queue
 from study.storage.scratch import scratch_folder
 from study.text import console
 from study.tune import coordinator, trainable
-from study.tune.cluster import Cluster, ClusterError
+from study.tune.cluster import Cluster, ClusterError, in_folder
 
 
 def run(job: Job, needs: Needs, cluster: Cluster) -> None:
@@ -78,7 +76,7 @@ def _fit(queue: Queue, needs: Needs, cluster: Cluster) -> bool:
             ),
         )
         try:
-            with _as_cluster_error(job.resume), _in_folder(scratch):
+            with _as_cluster_error(job.resume), in_folder(scratch):
                 tuner.fit()
         except Exception as error:
             if queue.stopped or watch.nothing_trains:
@@ -116,18 +114,6 @@ def _requeue(queue: Queue, reason: str) -> None:
         kind = "memory" if len(stack.runs) > 1 else "machine"
         queue.ended(trial_id, Failure(kind=kind, reason=reason))
     queue.resting.clear()
-
-
-@contextlib.contextmanager
-def _in_folder(folder: Path) -> Iterator[None]:
-    """Make a folder the current one inside. Tune needs one to the end, and Ray may delete that of a job meanwhile."""
-    before = os.open(".", os.O_RDONLY)
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.fchdir(before)
-        os.close(before)
 
 
 @contextlib.contextmanager

@@ -120,6 +120,20 @@ def test_breakpoint_stays_as_it_was(monkeypatch: pytest.MonkeyPatch, own: str | 
     assert os.environ.get("PYTHONBREAKPOINT") == own
 
 
+def test_the_next_study_of_a_family_connects_although_the_current_folder_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    here, seen = tmp_path / "here", []
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+    monkeypatch.setattr(ray, "init", lambda **_options: seen.append(os.getcwd()))
+    ray_cluster._init("10.0.0.1:6379", "10.0.0.1:6379", None, "", "mine")
+    assert seen == [str(ROOT)]
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A user's cluster with a token, as `ray start --head` makes it; its addresses, and where its token lies."""
