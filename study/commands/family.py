@@ -119,7 +119,8 @@ def run(request: RunRequest, family: Family) -> Path:
     Returns:
         The family's folder.
     """
-    folder, members = _folder(request, family), _members(request, family)
+    one_study.check_request(request)
+    folder, members, failed = _folder(request, family), _members(request, family), dict[str, str]()
     for member, study, own in members:
         with _errors_of(member):
             if member.init_from:
@@ -136,8 +137,10 @@ def run(request: RunRequest, family: Family) -> Path:
 
             study, start = family_weights.started_study(folder, member, study, own, members)
             trainer = ranker.Trainer(study, stores.cache_folder(), start=start)
-        one_study.run(own, study, trainer)
+        with _noted(failed, member.label):
+            one_study.run(own, study, trainer)
     show(f"\n{report(folder)}")
+    _refuse(failed)
     return folder
 
 
@@ -148,18 +151,36 @@ def check(request: RunRequest, family: Family) -> None:
 
 def resume(folder: Path, request: RunRequest) -> Path:
     """Train the missing runs of the members that have begun, then report on all. Returns the family's folder."""
-    _, members = read_members(folder)
+    (_, members), failed = read_members(folder), dict[str, str]()
     for member in members:
         if study_exists(member.folder):
             _refuse_changed_code(member.folder, request, requests.validate_study(read_definition(member.folder).study))
     for i, member in enumerate(members, 1):
         show(f"\n== {i} of {len(members)}: {member.words} ==\n")
         if study_exists(member.folder):
-            one_study.resume(member.folder, request)
+            with _noted(failed, member.label):
+                one_study.resume(member.folder, request)
         else:
             show(f"not begun; repeat the `study run` that made {stores.address(folder)}, which begins it")
     show(f"\n{report(folder)}")
+    _refuse(failed)
     return folder
+
+
+@contextlib.contextmanager
+def _noted(failed: dict[str, str], label: str) -> Iterator[None]:
+    """Note why every run of a member failed: the others are trained all the same."""
+    try:
+        yield
+    except one_study.NothingTrainedError as error:
+        failed[label] = str(error)
+        show(failed[label])
+
+
+def _refuse(failed: dict[str, str]) -> None:
+    """Raise NothingTrainedError if every run of some member failed."""
+    if failed:
+        raise one_study.NothingTrainedError("; ".join(f"{label}: {why}" for label, why in failed.items()))
 
 
 def report(folder: Path) -> str:

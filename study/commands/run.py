@@ -53,6 +53,12 @@ if TYPE_CHECKING:
 CHECKPOINT_MINUTES = 10.0
 
 
+class NothingTrainedError(StudyStoppedError):
+    """Every run that a command trained has failed."""
+
+    exit_code = 1
+
+
 def run(request: RunRequest, study: Study | None = None, trainer: Trainer | None = None) -> Path:
     """Train the runs of a request that are not recorded, then report.
 
@@ -139,23 +145,30 @@ def train(
                 device_bytes=cluster.gpu_bytes,
             )
             show(_opening(study, work, cluster.workers, folder))
-            _train_stacks(request, study, trainer, folder, work, runs, needs, cluster, follower, resume_command)
+            failed = _train_stacks(
+                request, study, trainer, folder, work, runs, needs, cluster, follower, resume_command
+            )
         follower.update()
         imports.join()
         show(report(folder))
         show(_mirror(folder, follower, request))
-    _refuse_only_failures(folder, recorded)
+    _refuse_only_failures(folder, recorded, failed)
     show(_next_steps(study, folder))
     return folder
 
 
-def _check(request: RunRequest, study: Study, trainer: Trainer, folder: Path, *, confirms: bool = False) -> None:
-    """Raise what stops the command before anything is trained or written."""
+def check_request(request: RunRequest) -> None:
+    """Raise ValueError for options with which no study can be trained."""
     check_cluster_options(request)
-    check_not_a_view(folder)
-    tables.check_not_published(folder)
     if request.tracking_uri:
         check_scheme(request.tracking_uri)
+
+
+def _check(request: RunRequest, study: Study, trainer: Trainer, folder: Path, *, confirms: bool = False) -> None:
+    """Raise what stops the command before anything is trained or written."""
+    check_request(request)
+    check_not_a_view(folder)
+    tables.check_not_published(folder)
     trainer.check_folder(folder)
     changed_code.refuse(folder, study, trainer, accepted=request.accept_changed_code, confirms=confirms)
 
@@ -209,7 +222,8 @@ def _train_stacks(
     cluster: "Cluster",
     follower: "Follower",
     resume_command: str,
-) -> None:
+) -> int:
+    """Train what is left. Returns how many runs failed."""
     from study.tune import runner
 
     data = trainer.description()
@@ -254,6 +268,7 @@ def _train_stacks(
             resume=resume_command,
         )
         runner.run(job, needs, cluster)
+        return progress.failed
 
 
 @contextlib.contextmanager
@@ -265,16 +280,15 @@ def _progress(work: RemainingWork, folder: Path, resumed: Collection[str]) -> It
         progress.close()
 
 
-def _refuse_only_failures(folder: Path, before: set[str]) -> None:
-    """Raise StudyStoppedError with exit code 1 if this command recorded no run of a cell, and runs failed."""
-    failed = read_failures(folder, ())
+def _refuse_only_failures(folder: Path, before: set[str], failed: int) -> None:
+    """Raise NothingTrainedError if this command recorded no run of a cell, and `failed` of its runs failed."""
     if not failed:
         return
     runs = tables.read_runs(folder)
     trained, recorded = set(runs.loc[runs["role"] == "cell", "run_id"]) - before, set(runs["run_id"])
-    if not trained and (reasons := Counter(reason for run, reason in failed.items() if run not in recorded)):
+    if not trained and (reasons := Counter(read_failures(folder, recorded).values())):
         (reason, most), total = reasons.most_common(1)[0], reasons.total()
-        raise StudyStoppedError(f"no run was trained: {most} of {total} failed with: {reason}", exit_code=1)
+        raise NothingTrainedError(f"no run was trained: {most} of {total} failed with: {reason}")
 
 
 def _mirror(folder: Path, follower: "Follower", request: RunRequest) -> str:

@@ -43,16 +43,7 @@ SHARE_OF_WAIT = 0.05
 
 
 class StudyStoppedError(ValueError):
-    """A study that cannot continue. The message is for the user; recorded runs stay.
-
-    Args:
-        message: for the user.
-        exit_code: of the command.
-    """
-
-    def __init__(self, message: str, *, exit_code: int = 2) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    """A study that cannot continue. The message is for the user; recorded runs stay."""
 
 
 @dataclass(kw_only=True)

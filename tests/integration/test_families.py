@@ -20,6 +20,7 @@ from study.cli.main import main
 from study.commands import family as families
 from study.commands.report import report as report_of
 from study.commands.request import RunRequest, load_space
+from study.commands.run import NothingTrainedError
 from study.config import Arm, Study, control_of
 from study.definition.family import Family, Member
 from study.record import checksums
@@ -422,3 +423,42 @@ def test_a_family_resumes_no_member_where_the_code_of_one_changed(
     said = capsys.readouterr()
     assert re.search(rf"^study: {model} changed: \d+ runs by code 0{{12}} recorded, .*--accept-changed-code$", said.err)
     assert said.out == ""
+
+
+@pytest.mark.parametrize("command", ["run", "resume"])
+def test_a_member_all_of_whose_runs_failed_stops_no_other(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = []
+
+    def train(_request: RunRequest, study: Study, *_others: object) -> None:
+        trained.append(study.name)
+        if study.name == "a":
+            raise NothingTrainedError("no run was trained: 2 of 2 failed with: no memory")
+
+    monkeypatch.setattr("study.commands.run.train", train)
+    monkeypatch.setattr(families, "report", lambda _folder: "the report")
+    made, folder = family("a", "b"), tmp_path / "f"
+    if command == "resume":
+        write_family(folder, made)
+        for label in ("a", "b"):
+            definition = simulated_definition(models=("small",), arms=ARMS, lrs=LRS, seeds=(0, 1), name=label)
+            write_simulated_study(folder / label, definition)
+    run = families.run, replace(asked(), out=str(folder)), made
+    do, *arguments = run if command == "run" else (families.resume, folder, asked())
+    with pytest.raises(NothingTrainedError, match=r"^a: no run was trained: 2 of 2 failed with: no memory$"):
+        do(*arguments)
+    assert trained == ["a", "b"]
+    assert capsys.readouterr().out.endswith("the report\n")
+
+
+@pytest.mark.parametrize(
+    "words", [["--label", "pool=a", "--label", "pool=b"], ["--tracking-uri", "nosuch://x"], ["--address", "alpha"]]
+)
+def test_what_no_member_can_do_is_refused_before_the_family_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+    asked = ["run", "quick", "--set", "batch=32,64", "--set", "data.rows=2000", "--out", str(tmp_path / "out")]
+    assert main([*asked, *words]) == 2
+    assert not (tmp_path / "out").exists()
