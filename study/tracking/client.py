@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sqlite3
+import ssl
 import urllib.parse
 import uuid
 import warnings
@@ -44,6 +45,8 @@ HTTP_SETTINGS = {
 """By default MLflow retries for minutes. Settings that the user has made stay."""
 
 LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, where the study runs"
+
+CERTIFICATE = "set MLFLOW_TRACKING_SERVER_CERT_PATH to that of its authority, where the study runs"
 
 NO_ANSWER_OF_MLFLOW = "was not in a valid JSON format"
 """In MLflow's error where a server answers 200 with something else than a JSON object."""
@@ -304,7 +307,7 @@ def tracking_errors(folder: Path, uri: str, *, own: bool, again: str | None = No
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
-        cause, status = _system_error(error), _http_status(error)
+        cause, status, tls = _system_error(error), _http_status(error), _tls_error(error)
         code = getattr(cause, "sqlite_errorcode", None)
         why = _first_line(cause, uri)
         again = again or f"study mlflow {shlex.quote(stores.address(folder))}"
@@ -316,6 +319,12 @@ def tracking_errors(folder: Path, uri: str, *, own: bool, again: str | None = No
             message = f"cannot write {folder / DATABASE} ({why}){hint}"
         elif remote and status in (401, 403):
             message = f"the tracking server at {shown} refuses our login ({status}); set {LOGIN}, and run `{again}`"
+        elif remote and isinstance(tls, ssl.SSLCertVerificationError):
+            message = (
+                f"the certificate of {shown} is not trusted ({tls.verify_message}); {CERTIFICATE}, and run `{again}`"
+            )
+        elif remote and tls and not isinstance(tls, ssl.SSLEOFError):  # as of a server that dies
+            message = f"TLS with {shown} fails ({tls.reason}); is its address http://?"
         elif remote and isinstance(error, MlflowException) and NO_ANSWER_OF_MLFLOW in why:
             message = f"{shown} answers, but not as MLflow does: is it a login page, or another server?"
         elif remote and status >= 500 and not isinstance(error, RestException):
@@ -331,6 +340,13 @@ def _system_error(error: BaseException) -> BaseException:
     while cause and not isinstance(cause, (sqlite3.Error, OSError)):
         cause = cause.__cause__
     return cause or error
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """Return the error of TLS that caused an error. MLflow raises its own while it handles that of requests."""
+    while error and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _http_status(error: BaseException) -> int:

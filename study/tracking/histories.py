@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from study.loops.losses_table import Columns
 from study.text.wording import count
-from study.tracking.client import open_client, quiet_mlflow, tracking_errors
+from study.tracking.client import check_scheme, open_client, quiet_mlflow, tracking_errors
 from study.tracking.writing import every_run
 
 if TYPE_CHECKING:  # MLflow takes a second to import
@@ -72,12 +72,13 @@ def read_experiment(uri: str | None, name: str, columns: Columns) -> tuple[pa.Ta
 
 
 def _check_place(uri: str | None) -> None:
-    """Raise ValueError where there is nothing to read: MLflow would create it."""
+    """Raise ValueError for an address that never works, and where there is nothing to read: MLflow would create it."""
     if not uri:
         raise ValueError("study import mlflow needs --tracking-uri, or $MLFLOW_TRACKING_URI")
     scheme, found, rest = uri.partition("://")
     sqlite = scheme.partition("+")[0] == "sqlite"
     if found and not sqlite and scheme != "file":
+        check_scheme(uri)
         return
     quoted = rest.removeprefix("/") if sqlite else rest
     path = Path(urllib.parse.unquote(quoted.partition("?")[0]) if found else uri)

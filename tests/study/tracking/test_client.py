@@ -6,6 +6,7 @@ import http.server
 import os
 import socket
 import sqlite3
+import ssl
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 from mlflow.exceptions import MlflowException
 from mlflow_view import View, assert_exactly_once, study_ui, write
 
@@ -236,6 +238,34 @@ def test_what_a_server_answers_is_told_apart(folder: Path, status: int, body: st
                 mirror(folder, f"http://127.0.0.1:{server.server_port}")
         finally:
             server.shutdown()
+
+
+def test_a_server_without_tls_is_no_server_that_is_down(folder: Path) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(TrackingError, match=r"^TLS with https://\S+ fails \(.*\); is its address http://"):
+                mirror(folder, f"https://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+
+
+def test_a_certificate_that_is_not_trusted_is_no_server_that_is_down(folder: Path) -> None:
+    why = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED]")
+    why.verify_message = "self-signed certificate"
+
+    def refuse() -> None:
+        try:
+            raise requests.exceptions.SSLError("Max retries exceeded") from why
+        except requests.RequestException as error:
+            raise MlflowException(f"API request failed with exception {error}")  # noqa: B904 - as MLflow does
+
+    with pytest.raises(TrackingError) as raised, tracking_errors(folder, "https://h", own=False):
+        refuse()
+    assert str(raised.value) == (
+        "the certificate of https://h is not trusted (self-signed certificate); set MLFLOW_TRACKING_SERVER_CERT_PATH "
+        f"to that of its authority, where the study runs, and run `study mlflow {folder}`"
+    )
 
 
 def test_second_writer_gives_up_after_a_while(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,3 +138,9 @@ def test_an_experiment_that_cannot_be_imported_is_refused(server: Path, changed:
     with pytest.raises(ValueError, match=word):
         import_runs(asked(server, **changed))
     assert not (server / "ours").exists()
+
+
+@pytest.mark.parametrize("uri", ["http://", "http://h:99999", "nosuch://x"])
+def test_an_address_that_is_of_no_server_is_refused_as_such(server: Path, uri: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{uri} cannot be used as a tracking URI \("):
+        import_runs(asked(server, tracking_uri=uri))
