@@ -111,6 +111,14 @@ class Cluster:
 
         return self._fitting(ray.available_resources()) > 0
 
+    def busy(self) -> str:
+        """Return what others use of that which a trial takes: `CPUs`, or the names of custom resources."""
+        import ray
+
+        there, plural = ray.available_resources(), {"CPU": "CPUs", "GPU": "GPUs"}
+        used = [name for name, n in self.needed.items() if there.get(name, 0) < n]
+        return ", ".join(plural.get(name, name) for name in used or self.needed)
+
     def missing_resource(self) -> str | None:
         """Return what the cluster lacks if no trial would fit an idle cluster, else None."""
         if self.nodes():
@@ -300,7 +308,7 @@ def gpu_bytes(cluster: Cluster) -> int:
     options = {"num_cpus": 0, "num_gpus": cluster.gpu, "resources": dict(cluster.resources)}
     answer = ray.remote(_gpu_bytes).options(**options, label_selector=cluster.selector or None).remote()
     if not ray.wait([answer], timeout=GPU_WAIT_SECONDS)[0]:
-        console.show("waits for GPUs in use by others")
+        console.show(f"waits for {cluster.busy()} in use by others")
     node, total = ray.get(answer)
     if total is None:
         raise ClusterError(f"node {node} has a GPU that its torch cannot use; --device cpu trains on CPUs")

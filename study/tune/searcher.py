@@ -79,7 +79,7 @@ class TrialWatch(_Unsaved, Callback):
             self.waits_from = now + WAIT_SECONDS
         elif now >= self.waits_from and not self.queue.rejection:
             self.waits_from = math.inf  # said once
-            self.queue.job.on_message(f"waits for {'GPUs' if self.cluster.gpu else 'CPUs'} in use by others")
+            self.queue.job.on_message(f"waits for {self.cluster.busy()} in use by others")
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_info: Any) -> None:
         """Called by Tune once a trial has a worker."""

@@ -87,6 +87,22 @@ def test_trials_are_asked_for_where_nodes_may_come(
     assert ray_cluster.Cluster(workers=1, max_workers=allowed, grows=grows).wanted_workers() == wanted
 
 
+@pytest.mark.parametrize(
+    ("available", "what"),
+    [
+        ({"CPU": 0.5, "slot": 3.0}, "CPUs"),
+        ({"CPU": 4.0, "slot": 0.5}, "slot"),
+        ({}, "CPUs, slot"),
+        ({"CPU": 4.0, "slot": 3.0}, "CPUs, slot"),  # on several nodes, none of which has both
+    ],
+)
+def test_what_others_use_is_named(monkeypatch: pytest.MonkeyPatch, available: dict[str, float], what: str) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "available_resources", lambda: available)
+    assert ray_cluster.Cluster(workers=1, resources={"slot": 1.0}).busy() == what
+
+
 def test_ray_shows_the_name_of_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     import ray

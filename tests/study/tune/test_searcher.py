@@ -22,6 +22,9 @@ class Shared(Cluster):
     def missing_resource(self) -> None:
         return None
 
+    def busy(self) -> str:
+        return ", ".join(f"{name}s" for name in self.needed)
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -42,9 +45,11 @@ def step(watch: searcher.TrialWatch, trials: list[Any], clock: list[float], seco
         watch.on_step_begin(0, trials)
 
 
-@pytest.mark.parametrize(("gpu", "what"), [(0.0, "CPUs"), (0.5, "GPUs")])
-def test_a_study_that_waits_for_others_says_so_once(tmp_path: Path, clock: list[float], gpu: float, what: str) -> None:
-    queue, watch, trials = watched(tmp_path, Shared(workers=1, gpu=gpu))
+@pytest.mark.parametrize(("cpus", "gpu", "what"), [(1.0, 0.0, "CPUs"), (0.0, 0.5, "GPUs"), (2.0, 0.5, "CPUs, GPUs")])
+def test_a_study_that_waits_for_others_says_so_once(
+    tmp_path: Path, clock: list[float], cpus: float, gpu: float, what: str
+) -> None:
+    queue, watch, trials = watched(tmp_path, Shared(workers=1, cpus=cpus, gpu=gpu))
     step(watch, trials, clock, 200)
     assert queue.noted == [f"waits for {what} in use by others"]
     trials[0].status = "RUNNING"
