@@ -269,6 +269,7 @@ def _submit(options: argparse.Namespace) -> int:
         if requests.weights_file(request):  # the file and the data are where the job runs
             request = dataclasses.replace(request, init_from=None, init_accumulators=None)
         study = requests.requested_study(request)
+        requests.check_data_options(study)
         requests.out_folder(request, study)
         name = study.name
     return submit.submit(

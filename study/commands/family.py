@@ -146,7 +146,9 @@ def run(request: RunRequest, family: Family) -> Path:
 
 def check(request: RunRequest, family: Family) -> None:
     """Raise ValueError if the request is not valid for some member. Reads no data."""
-    _members(request, family)
+    for member, study, _ in _members(request, family):
+        with _errors_of(member):
+            requests.check_data_options(study)
 
 
 def resume(folder: Path, request: RunRequest) -> Path:

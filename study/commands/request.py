@@ -139,6 +139,12 @@ def change_study(study: Study, request: RunRequest) -> Study:
     return overrides.with_search(study, search)
 
 
+def check_data_options(study: Study) -> None:
+    """Raise ValueError for options that a data source of ours does not have, or needs. Reads no data."""
+    if study.trainer == RANKER and study.data in plugins.names("study.data"):
+        data.check_options(study.data, study.data_options)
+
+
 def with_source(study: Study, request: RunRequest) -> Study:
     """Return the study on the requested data source. Options of its own source are dropped with it."""
     if not request.data or request.data == study.data:

@@ -78,8 +78,8 @@ def rows_of(source: str, options: dict[str, Any], cache: Path) -> Rows:
 def _whole(source: str, options: dict[str, Any], cache: Path) -> Log:
     """Return the log with all rows and columns."""
     load_source = _module(source).load
+    check_options(source, options)
     own = _own(options)
-    _check_options(source, own)
     with own_errors.of_plugin(source, _module(source).__name__):
         log = load_source(Path(cache), **own)
     return store_log(Path(cache), source, log)
@@ -172,8 +172,9 @@ def _task_line(task: Task, heldout: np.ndarray) -> str:
     )
 
 
-def _check_options(source: str, options: dict[str, Any]) -> None:
-    module = _module(source)
+def check_options(source: str, options: dict[str, Any]) -> None:
+    """Raise ValueError for options that a data source does not have, or needs. Reads no data."""
+    module, options = _module(source), _own(options)
     parameters = list(inspect.signature(module.load).parameters.values())[1:]
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         if not hasattr(module, "Options"):

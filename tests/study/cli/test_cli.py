@@ -372,6 +372,21 @@ def test_a_job_needs_an_absolute_tracking_uri(
     assert refused(*words) == f"study: {where} --tracking-uri must be an absolute path or a server, got {uri}"
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "kuairand"], "study: the data source 'kuairand' needs --data-dir"),
+        (["--data", "kuairand", "--set", "batch=64,128"], "study: batch_64: the data source 'kuairand' needs"),
+        (["--data-dir", "/shared/log"], "study: the data source 'synthetic' has no option --data-dir"),
+    ],
+)
+def test_submit_refuses_options_that_the_data_source_would_refuse(
+    refused: Callable[..., str], words: list[str], message: str
+) -> None:
+    asked = ["submit", "quick", "--out", "/nowhere/x", "--address", "http://127.0.0.1:1"]
+    assert refused(*asked, *words).startswith(message)
+
+
 def test_submit_needs_an_address(refused: Callable[..., str]) -> None:
     assert "study submit needs --address, such as http://127.0.0.1:8265" in refused("submit", "quick", *SMALL)
 
