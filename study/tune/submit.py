@@ -50,6 +50,8 @@ def submit(
         LostServerError: The server is gone while the job runs.
     """
     if working_dir:
+        if not working_dir.is_dir():
+            raise ClusterError(f"--working-dir {working_dir} is no folder")
         _refuse_pipes(working_dir)
     environment.prepare(address)
     if "://" not in address:

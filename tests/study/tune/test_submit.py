@@ -144,6 +144,16 @@ def test_a_pipe_or_device_in_the_working_directory_is_named_before_anything_is_s
     assert server.requests == 0
 
 
+@pytest.mark.parametrize("name", ["nowhere", "model.py"])
+def test_a_working_directory_that_is_no_folder_is_named_before_anything_is_sent(
+    server: JobServer, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "model.py").write_text("")
+    with pytest.raises(ClusterError, match=rf"^--working-dir {tmp_path}/{name} is no folder$"):
+        submitting.submit(f"http://{server.address}", ["x"], study="s", working_dir=tmp_path / name, wait=False)
+    assert server.requests == 0
+
+
 def test_sockets_and_links_without_content_in_the_working_directory_are_fine(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as own:
         own.bind(str(tmp_path / "s"))
