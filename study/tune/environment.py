@@ -124,15 +124,17 @@ def checked_address(address: str | None, *, submits: bool) -> str | None:
     """
     named = os.environ.get("RAY_API_SERVER_ADDRESS") if submits else address
     found = named or os.environ.get("RAY_ADDRESS") or address
+    variable = "RAY_API_SERVER_ADDRESS" if named else "RAY_ADDRESS"
+    shown = found if found == address else f"{found}, which {variable} names,"
     scheme, has_scheme, rest = (found or "").rpartition("://")
     host = rest.rpartition("@")[2].partition("/")[0].rpartition(":")[0] or "HEAD"
     takes = f"`study submit` takes the job server, such as http://{host}:8265"
     if scheme == "ray":
-        raise ValueError(f"{found} is for Ray's client, which cannot run a study; {takes}")
+        raise ValueError(f"{shown} is for Ray's client, which cannot run a study; {takes}")
     if found and not submits and not _is_head(found):
-        raise ValueError(f"{found} is no address of Ray's head, such as {host}:6379; {takes}")
+        raise ValueError(f"{shown} is no address of Ray's head, such as {host}:6379; {takes}")
     if found and submits and not _is_server(found) and (has_scheme or found == address):
-        raise ValueError(f"{found} is no address of a job server; {takes}")
+        raise ValueError(f"{shown} is no address of a job server; {takes}")
     if submits and address and found != address:
         warnings.warn(f"the environment names {found}, which counts before --address, as for `ray job`", stacklevel=2)
     return found if submits else address

@@ -407,7 +407,8 @@ def test_an_address_of_another_kind_is_refused_at_once(
     assert refused(command, "quick", "--out", "/nowhere/x", "--address", address) == whole
     if command == "run":
         monkeypatch.setenv("RAY_ADDRESS", address)
-        assert refused(command, "quick", "--out", "/nowhere/x") == whole
+        named = whole.replace(f"{address} is", f"{address}, which RAY_ADDRESS names, is", 1)
+        assert refused(command, "quick", "--out", "/nowhere/x") == named
 
 
 @pytest.mark.parametrize("address", ["alpha", ":6379", "alpha:", "alpha:0", "alpha:65536", "alpha:port"])
@@ -420,6 +421,15 @@ def test_a_head_has_a_host_and_a_port(refused: Callable[..., str], address: str)
 def test_a_job_server_has_a_host_and_a_port(refused: Callable[..., str], address: str) -> None:
     said = refused("submit", "quick", "--out", "/nowhere/x", "--address", address)
     assert said.startswith(f"study: {address} is no address of a job server; `study submit` takes ")
+
+
+def test_a_job_server_that_a_variable_names_wrongly_is_refused_with_the_variable(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://alpha:port")
+    said = refused("submit", "quick", "--out", "/nowhere/x")
+    assert said.startswith("study: http://alpha:port, which RAY_API_SERVER_ADDRESS names, is no address")
 
 
 def test_a_scheme_that_ray_does_not_know_is_one_line(refused: Callable[..., str]) -> None:
