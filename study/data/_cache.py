@@ -4,7 +4,7 @@
     CACHE/file_hashes.json     SHA-256 of input files by path, size and time of change, to hash large files once
     CACHE/<source>-<content>.lock   held by the process that converts, while others of the machine wait
 
-A folder is written under a temporary name and then renamed, so it is always complete; a damaged one is made again.
+A folder is written under a temporary name, flushed and renamed, so it is always complete; a damaged one is made again.
 Arrays are made column by column and written row by row (`ArrayFile`), so a log may be larger than memory.
 """
 
@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from filelock import FileLock
 
 from study.config import canonical_json
 from study.data._dataset import Log, Task
-from study.storage.atomic import write_atomic
+from study.storage.atomic import rename_folder, write_atomic
 from study.storage.scratch import scratch_folder
 from study.storage.untrusted_input import open_named
 
@@ -181,8 +180,6 @@ class ArrayFile:
                     self.waiting.seek((at * self.rows + start) * self.dtype.itemsize)
                     block[:count, at] = np.fromfile(self.waiting, self.dtype, count)
                 block[:count].tofile(file)
-            file.flush()
-            os.fsync(file.fileno())
 
     def read(self) -> np.ndarray:
         """Return the memory-mapped array, after the end of the `with` block."""
@@ -226,15 +223,12 @@ def _facts(log: Log) -> str:
 
 
 def _write_facts(folder: Path, log: Log) -> None:
-    with (folder / "log.json").open("w") as file:
-        file.write(_facts(log))
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / "log.json").write_text(_facts(log))
 
 
 def _move_into_place(beside: Path, folder: Path, content: str) -> None:
     with contextlib.suppress(OSError):  # fails only if the folder exists
-        beside.rename(folder)
+        rename_folder(beside, folder)
         return
     if open_cached(folder, content) is not None:  # another process has written the same content
         return
@@ -242,7 +236,7 @@ def _move_into_place(beside: Path, folder: Path, content: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     else:
         folder.unlink(missing_ok=True)
-    beside.rename(folder)
+    rename_folder(beside, folder)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from study.storage.atomic import rename_folder
 from study.storage.scratch import scratch_folder
 
 BLOCK = 1 << 18
@@ -160,7 +161,7 @@ def _unpack(archive: Archive, part: Path, folder: Path) -> None:
             raise ValueError(f"{archive.url} does not unpack ({error})") from error
         top = beside / archive.folder
         try:
-            (top if [p.name for p in beside.iterdir()] == [archive.folder] else beside).rename(folder)
+            rename_folder(top if [p.name for p in beside.iterdir()] == [archive.folder] else beside, folder)
         except OSError:
             if not folder.is_dir():  # else another process has unpacked the same files
                 raise

@@ -51,8 +51,17 @@ def make_folder(folder: Path) -> None:
         sync_folder(path.parent)
 
 
+def rename_folder(old: Path, new: Path) -> None:
+    """Rename a folder whose files are complete, so that they are also after a power failure. Raises OSError."""
+    for path in (*old.rglob("*"), old):
+        if not path.is_symlink():
+            sync_folder(path)
+    old.rename(new)
+    sync_folder(new.parent)
+
+
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk: a file that was created or renamed may be lost with its name."""
+    """Flush a file, or the names in a folder, to the disk: a new file may be lost with its name."""
     try:
         opened = os.open(folder, os.O_RDONLY)
     except PermissionError:  # one may write to a folder that one may not read

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flushes import note_flushes
 from paths import HELPERS, ROOT
 from small_log import IDS, LABELS, build_small
 
@@ -111,10 +112,9 @@ def test_arrays_of_another_shape_or_type_are_built_again(tmp_path, name, array):
 def test_a_kill_while_writing_leaves_no_log(tmp_path):
     script = (
         "import os, sys; from pathlib import Path; import study.data as data\n"
-        "done = []\n"
         "def killed(file):\n"
-        "    done.append(file)\n"
-        "    if len(done) == 3: os.ftruncate(file, 1000); os._exit(9)\n"
+        "    (half,) = Path(sys.argv[1]).glob('.building-*')\n"
+        "    os.truncate(half / 'log' / 'labels.npy', 1000); os._exit(9)\n"
         f"os.fsync = killed; data.load('synthetic', {OPTIONS!r}, Path(sys.argv[1]))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=False)
@@ -143,6 +143,18 @@ def test_one_process_converts_while_the_others_wait(tmp_path):
     assert sorted(map(len, printed)) == [1, 2]
     assert {words[-1] for words in printed} == {"mine-c"}
     assert [path.name for path in tmp_path.iterdir()] == ["mine-c"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not tell the path of an open file")
+def test_arrays_are_flushed_before_their_folder_gets_its_name(tmp_path, monkeypatch):
+    """After a power failure they would be there with zeros, and be trained on."""
+    log = build_small(tmp_path)
+    in_memory = replace(log, ids=IDS.copy(), numbers=np.zeros((6, 0), np.float32), labels=LABELS[:, None].copy())
+    noted = note_flushes(monkeypatch)
+    _cache.store_log(tmp_path / "cache", "my_pkg.mine", in_memory)
+    at = noted.index(tmp_path / "cache" / "my_pkg.mine-c")
+    assert {"ids.npy", "numbers.npy", "labels.npy", "log.json", "log"} <= {path.name for path in noted[:at]}
+    assert noted[at + 1 :] == [tmp_path / "cache"]
 
 
 def test_arrays_in_memory_are_kept_and_mapped(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flushes import note_flushes
 
 from study.data import ARCHIVES, Archive, fetch
 
@@ -100,6 +101,16 @@ def test_an_archive_is_downloaded_with_progress(tmp_path, server):
     assert [here for here, _ in seen] == sorted({here for here, _ in seen})
     fetch("set", tmp_path / "new", archive=archive(server))
     assert len(server.asked) == 1  # an existing folder is not fetched again
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not tell the path of an open file")
+def test_files_are_flushed_before_their_folder_gets_its_name(tmp_path, server, monkeypatch):
+    """After a power failure it would be there with empty files, and not be fetched again."""
+    noted = note_flushes(monkeypatch)
+    folder = fetch("set", tmp_path, archive=archive(server))
+    at = noted.index(folder)
+    assert {"log.csv", "data", "noise.bin", "Set"} <= {path.name for path in noted[:at]}
+    assert noted[at + 1 :] == [tmp_path]
 
 
 def test_a_broken_download_continues(tmp_path, server):
