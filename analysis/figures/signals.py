@@ -20,18 +20,15 @@ COLOURS = dict(
 )
 
 
-def draw_before(
-    ax: Axes, table: pd.DataFrame, value: str = "sharpness_share", steps: tuple[int, int] = AROUND_ONSET
-) -> None:
-    """Draw the median and quartiles of a signal by step from the onset; in grey, completed runs at the same steps.
+def draw_before(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw median and quartiles of the sharpness by step from the onset; in grey, completed runs at the same steps.
 
     Args:
         table: Signals of one model (`analysis.stats.signals.judged`).
-        value: The signal.
-        steps: First and last step from the onset.
     """
+    value = "sharpness_share"
     relative = (table["step"] - table["onset"]).astype(float)
-    part = table.loc[relative.between(*steps)].assign(relative=relative)
+    part = table.loc[relative.between(*AROUND_ONSET)].assign(relative=relative)
     healthy = table.loc[table["outcome"] == "completed"].groupby("step")[value]
     bands = {}
     for at, group in groups(part, "relative"):
@@ -47,7 +44,7 @@ def draw_before(
     ax.axhline(1, color="#666666", lw=1, ls=(0, (2, 2)))
     ax.axvline(0, color="#E69F00", lw=1.2, zorder=0)
     log_axis(ax)
-    ax.set_xlim(*steps)
+    ax.set_xlim(*AROUND_ONSET)
     ax.set_xlabel("steps from the onset")
     ax.set_ylabel(LABELS[value])
 

@@ -50,11 +50,11 @@ def frontier(runs: pd.DataFrame, level: float = 0.5, fitted: Mapping | None = No
     return _in_order(_with_lines(table, runs).loc[:, columns])
 
 
-def contours(runs: pd.DataFrame, fitted: Mapping | None = None, levels: Sequence[float] = CONTOURS) -> pd.DataFrame:
-    """Return `frontier` at several levels, one below the other: the lrs at which P(divergence) crosses them."""
+def contours(runs: pd.DataFrame, fitted: Mapping | None = None) -> pd.DataFrame:
+    """Return `frontier` at each of `CONTOURS`, one below the other: the lrs at which P(divergence) crosses them."""
     runs = with_curves(runs)
     fitted = fits(runs) if fitted is None else fitted
-    return pd.concat([frontier(runs, level, fitted) for level in levels], ignore_index=True)
+    return pd.concat([frontier(runs, level, fitted) for level in CONTOURS], ignore_index=True)
 
 
 def threshold_map(runs: pd.DataFrame) -> pd.DataFrame:

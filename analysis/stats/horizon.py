@@ -30,13 +30,12 @@ FEWEST = 4
 """Seeds from which an interval is given: with 3, it held 89% of the ratios of shallow curves in simulation."""
 
 
-def last_doubling(half: pd.DataFrame, full: pd.DataFrame, level: float = 0.5) -> pd.DataFrame:
-    """Return how each edge changed between two horizons.
+def last_doubling(half: pd.DataFrame, full: pd.DataFrame) -> pd.DataFrame:
+    """Return how each LR50 changed between two horizons.
 
     Args:
         half: Runs judged at half of the steps, with the column `curve` (`analysis.load`).
         full: The same runs judged at all steps.
-        level: P(divergence) at the edge.
 
     Returns:
         One row a curve; columns model, curve, method, level, steps_half, steps; runs (judged at both), late (diverged
@@ -49,7 +48,7 @@ def last_doubling(half: pd.DataFrame, full: pd.DataFrame, level: float = 0.5) ->
     both = sorted(set(half["run_id"]) & set(full["run_id"]))
     half, full = (t.loc[t["run_id"].isin(both)].sort_values("run_id", ignore_index=True) for t in (half, full))
     of_half, of_full = (
-        {(row["model"], row["curve"]): row for row in records(edges(table, level, fits(table)))}
+        {(row["model"], row["curve"]): row for row in records(edges(table, fitted=fits(table)))}
         for table in (half, full)
     )
     matrices = [outcomes_by_curve(table) for table in (half, full)]
@@ -68,7 +67,7 @@ def last_doubling(half: pd.DataFrame, full: pd.DataFrame, level: float = 0.5) ->
         ratio = low = high = math.nan
         if before["status"] == row["status"] == REACHED:
             ratio = row["edge"] / before["edge"]
-            low, high = doubling_interval(matrices[0][key], matrices[1][key], level)
+            low, high = doubling_interval(matrices[0][key], matrices[1][key], row["level"])
         found |= {"edge_half": before["edge"], "edge": row["edge"], "ratio": ratio, "low": low, "high": high}
         rows.append(found | {"status": doubling_status(low, high)})
     return pd.DataFrame(rows, columns=pd.Index(COLUMNS))

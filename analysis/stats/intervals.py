@@ -38,28 +38,28 @@ def lower_bound(k: int, n: int, confidence: float = CONFIDENCE) -> float:
     return 0.0 if k <= 0 else float(special.betaincinv(k, n - k + 1, 1 - confidence))
 
 
-def median_interval(values: Any, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+def median_interval(values: Any) -> tuple[float, float, float]:
     """Return (low, median, high): the median with its exact interval, between order statistics.
 
-    The interval is NaN if there are too few values, below 6 at 95%. All three are NaN if there are no values or one
+    The interval, at 95%, is NaN below 6 values. All three are NaN if there are no values or one
     is NaN.
     """
     ordered = np.sort(np.asarray(values, dtype=float))
     if not len(ordered) or np.isnan(ordered).any():
         return math.nan, math.nan, math.nan
-    # The interval ends at the r-th value from either end: P(Binomial(n, 1/2) < r) <= (1 - confidence) / 2.
-    outside = special.bdtr(np.arange(len(ordered)), len(ordered), 0.5) <= (1 - confidence) / 2
+    # The interval ends at the r-th value from either end: P(Binomial(n, 1/2) < r) <= TAIL.
+    outside = special.bdtr(np.arange(len(ordered)), len(ordered), 0.5) <= TAIL
     r = int(outside.sum())
     middle = float(np.median(ordered))
     return (float(ordered[r - 1]), middle, float(ordered[-r])) if r else (math.nan, middle, math.nan)
 
 
-def mean_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Student's interval of the mean; NaN below 2 values."""
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return Student's 95% interval of the mean; NaN below 2 values."""
     n = len(values)
     if n < 2:
         return math.nan, math.nan
-    half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 

@@ -1,7 +1,7 @@
 """Edges as text: table cells, and one sentence for each curve."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from analysis.stats.edges import BELOW, NOT_REACHED, REACHED
@@ -16,13 +16,13 @@ def edge_text(row: Mapping[str, Any]) -> str:
     return two_digits(row["edge"]) if row["status"] == REACHED else f"< {row['lr_min']:g}"
 
 
-def edge_span(row: Mapping[str, Any], number: Callable[[float], str] = two_digits) -> str:
+def edge_span(row: Mapping[str, Any]) -> str:
     """Return the interval of an edge: `0.44 to 0.53`, `above 12.8`. Ends of the tried lrs are not rounded."""
     if row["low"] == row["lr_max"] and math.isinf(row["high"]):
         return f"above {row['lr_max']:g}"
     if row["low"] == 0 and row["high"] == row["lr_min"]:
         return f"below {row['lr_min']:g}"
-    return span_text(row["low"], row["high"], number)
+    return span_text(row["low"], row["high"])
 
 
 def sentence(row: Mapping[str, Any]) -> str:
