@@ -1,7 +1,8 @@
-"""What all tests share: a home folder of their own, and one worker for all tests that start Ray."""
+"""What all tests share: a home folder of their own, one worker for all tests that start Ray, and an S3 server."""
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -29,3 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         slow = item.get_closest_marker("slow") and not where.startswith("analysis")
         if where.startswith(STARTS_PROCESSES) or slow:
             item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of an S3 server."""
+    from stores import s3_server
+
+    with s3_server() as address:
+        yield address

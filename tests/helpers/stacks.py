@@ -18,6 +18,7 @@ from study.outcomes.reference import Reference
 from study.streams import stream
 from study.training.networks import build_network, spec_of
 from study.training.rng import batches
+from study.training.stack import StackTraining
 from study.training.trainer import Trained
 
 RECIPE = Recipe(batch=64, steps=17, warmup=3, window=150)
@@ -119,6 +120,18 @@ def bits_of(trained: Trained, i: int) -> tuple[Any, ...]:
         counts,
         outcomes[i],
     )
+
+
+def assert_resumes(run: Run, at: int) -> None:
+    """Check that a run which goes on from the state after `at` steps has the bits of one that was not interrupted."""
+    stack, resumed = (StackTraining([run], LOG, torch.device("cpu")) for _ in range(2))
+    rows = list(stack.batches())
+    for step in range(at):
+        stack.step(step, rows[step])
+    resumed.load_state({name: array.copy() for name, array in stack.state_arrays()})
+    for step in range(at, len(rows)):
+        assert torch.equal(stack.step(step, rows[step])[0], resumed.step(step, rows[step])[0])
+    assert all(torch.equal(tensor, resumed.state()[name]) for name, tensor in stack.state().items())
 
 
 def ragged_stack(run: Run) -> list[Run]:

@@ -215,11 +215,6 @@ SETTINGS = ("data.rows=5000", "batch=64", "window=500", "models=small", "methods
 
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Studies:
-    return Studies(tmp_path_factory.mktemp("studies"))
-
-
-@pytest.fixture(scope="module")
 def confirmed(studies: Studies) -> tuple[Path, str]:
     """A study that trained nothing but a confirmation, and what was printed."""
     folder, cache = studies.folder / "out", studies.folder / "cache"

@@ -21,12 +21,6 @@ from study.tracking.client import DATABASE
 from study.tune import runner
 from study.tune.cluster import ClusterError
 
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Studies:
-    return Studies(tmp_path_factory.mktemp("studies"))
-
-
 FAULTY = [
     *("run", "quick", *FIXED, "--set", "data.rows=5000", "--set", "batch=64", "--set", "window=500"),
     *("--set", "models=own_models.faulty", "--set", "methods=none", "--set", "lr=0.05,0.4", "--workers", "2"),

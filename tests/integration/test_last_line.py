@@ -14,11 +14,6 @@ from waiting_for import LONG, wait_until
 from study.tune import liveness
 
 
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Studies:
-    return Studies(tmp_path_factory.mktemp("studies"))
-
-
 def end_by_killing(kind: str, studies: Studies, folder: Path, *words: str) -> str:
     """Start a study, kill a process of its Ray once runs are recorded, and return what the study printed."""
     child = studies.start(*LONG, *words, "--out", folder)

@@ -13,12 +13,6 @@ from study.record import tables
 from study.record.failures import read_failures
 from study.tracking.client import DATABASE
 
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Studies:
-    return Studies(tmp_path_factory.mktemp("studies"))
-
-
 # --- theory -------------------------------------------------------------------------------------------------------
 
 

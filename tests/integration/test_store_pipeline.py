@@ -2,16 +2,15 @@
 
 import contextlib
 import os
-import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from small_disk import Disk
-from stores import BUCKET, s3_server, settings
+from stores import BUCKET, settings
 from studies import SMALL, Studies, kill_child, losses, table
+from waiting_for import wait_until
 
 from study.record import tables
 from study.record.failures import read_failures
@@ -20,11 +19,6 @@ from study.storage.lock import locked
 
 pytestmark = pytest.mark.slow
 WORDS = ["run", "quick", *SMALL, "--seeds", "0-3", "--stack", "3"]
-
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Studies:
-    return Studies(tmp_path_factory.mktemp("studies"))
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +34,13 @@ def assert_same(folder: Path, undisturbed: Path) -> None:
     assert not read_failures(folder)
 
 
-def wait_for_runs(folder: Path, count: int, child) -> None:
-    give_up = time.monotonic() + 300
-    while len(list((folder / "runs").glob("*.parquet"))) < count:
-        assert child.poll() is None, child.communicate()[0]
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
-
-
 def test_a_disk_that_fills_up_and_files_that_rot(undisturbed: Path, studies: Studies, tmp_path: Path) -> None:
     with Disk(tmp_path / "disk", 16384) as disk:
         folder = disk.folder / "out"
         elsewhere = ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
         child = studies.start(*WORDS, *elsewhere, "--out", folder)
         try:
-            wait_for_runs(folder, 10, child)
+            wait_until(child, lambda: len(list((folder / "runs").glob("*.parquet"))) >= 10)
             with contextlib.suppress(OSError):
                 disk.full()
             printed, _ = child.communicate(timeout=300)
@@ -86,12 +72,6 @@ def test_a_disk_that_fills_up_and_files_that_rot(undisturbed: Path, studies: Stu
         assert (folder / "report.html").stat().st_size > 1000
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as address:
-        yield address
-
-
 def test_a_study_in_an_object_store_that_was_killed(
     undisturbed: Path, studies: Studies, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,11 +84,7 @@ def test_a_study_in_an_object_store_that_was_killed(
     child = studies.start(*WORDS, "--out", url)
     store = stores.store_for(url)
     try:
-        give_up = time.monotonic() + 300
-        while len(store.names("runs")) < 9:
-            assert child.poll() is None, child.communicate()[0]
-            assert time.monotonic() < give_up
-            time.sleep(0.1)
+        wait_until(child, lambda: len(store.names("runs")) >= 9)
     finally:
         kill_child(child)
     with locked(stores.folder_of(url)):

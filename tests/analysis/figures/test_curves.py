@@ -3,10 +3,9 @@
 import matplotlib
 import numpy as np
 import pandas as pd
-import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from simulated_record import LRS, write_simulated_study
+from simulated_record import LRS
 from threshold_runs import adaptive
 
 import analysis
@@ -14,13 +13,6 @@ from analysis.figures import curves
 from analysis.figures.palette import KNOWN
 from analysis.stats.edges import fits, fitted_curves
 from analysis.stats.rates import in_bins
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    write_simulated_study(folder)
-    return folder
 
 
 def test_draw_rates_has_points_and_an_arrow_for_a_censored_edge(folder):

@@ -7,20 +7,12 @@ import pytest
 from drawing import drawn, words
 from matplotlib.figure import Figure
 from simulated_record import simulated_definition
-from threshold_runs import LRS, runs_of, star
+from threshold_runs import LRS, runs_of
 
 from analysis.figures import frontier as frontier_figures
 from analysis.figures.palette import KNOWN
 from analysis.figures.tradeoff import tradeoff as tradeoff_figure
-from analysis.stats.edges import fits
 from analysis.stats.frontier import contours, frontier, threshold_map, tradeoff
-
-
-@pytest.fixture(scope="module")
-def crossed():
-    """The runs of `star`, and their fits."""
-    runs = star()
-    return runs, fits(runs)
 
 
 def test_frontier_has_a_panel_a_line_and_an_arrow_a_censored_edge(crossed):

@@ -1,23 +1,14 @@
 """Which curves share a panel."""
 
 import pandas as pd
-import pytest
 from drawing import drawn
-from threshold_runs import runs_of, star
+from threshold_runs import runs_of
 
 import analysis
 from analysis.figures import curves
 from analysis.figures import frontier as frontier_figures
 from analysis.figures.panels import draw_panels, panels
-from analysis.stats.edges import fits
 from analysis.stats.frontier import frontier
-
-
-@pytest.fixture(scope="module")
-def crossed():
-    """The runs of `star`, and their fits."""
-    runs = star()
-    return runs, fits(runs)
 
 
 def test_many_curves_get_a_panel_a_threshold_beside_none(crossed):

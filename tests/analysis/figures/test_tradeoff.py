@@ -6,21 +6,13 @@ import pytest
 from drawing import check_names, drawn, names_of, words
 from matplotlib.figure import Figure
 from simulated_record import simulated_definition
-from threshold_runs import runs_of, star
+from threshold_runs import runs_of
 
 from analysis.figures.axes import figure_style, paper
 from analysis.figures.palette import KNOWN, LineStyle
 from analysis.figures.tradeoff import draw_tradeoff
 from analysis.figures.tradeoff import tradeoff as tradeoff_figure
-from analysis.stats.edges import fits
 from analysis.stats.frontier import tradeoff
-
-
-@pytest.fixture(scope="module")
-def crossed():
-    """The runs of `star`, and their fits."""
-    runs = star()
-    return runs, fits(runs)
 
 
 def test_tradeoff_names_its_front_and_the_best_of_other_methods(crossed):

@@ -10,15 +10,7 @@ from simulated_record import simulated_definition, write_simulated_study
 from threshold_runs import ABS, LRS, REL, runs_of, star
 
 import analysis
-from analysis.stats.edges import fits
 from analysis.stats.frontier import contours, frontier, pareto, threshold_map, tradeoff
-
-
-@pytest.fixture(scope="module")
-def crossed():
-    """The runs of `star`, and their fits."""
-    runs = star()
-    return runs, fits(runs)
 
 
 def test_each_varied_threshold_is_a_line_and_lines_share_their_crossing(crossed):

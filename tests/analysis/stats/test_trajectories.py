@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from simulated_record import TASKS, simulated_definition, write_simulated_study
+from simulated_record import TASKS, simulated_definition
 
 import analysis
 from analysis.loading import records, with_curves
@@ -11,13 +11,6 @@ from analysis.stats import trajectories
 from analysis.stats.onsets import with_onsets
 from analysis.stats.trajectories import diverged_by_step, example_pairs, gain_by_step
 from study.record.tables import read_losses
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    write_simulated_study(folder)
-    return folder
 
 
 def test_diverged_by_step_ends_at_the_share_of_diverged_runs(folder):

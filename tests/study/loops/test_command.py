@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import wait_until
 
 from study.loops import command, loss_file
 from study.loops.run import LoopRun
@@ -28,13 +28,6 @@ def run_script(
     watch = Watch(own, tasks, lambda step: None, check_stop or (lambda done: None))
     line = f"{sys.executable} {folder}/train.py {{lr}} {{seed}} {{warm}} {{folder}}/{name}"
     return watch, command.train(line, f"{{folder}}/{name}", None, run, watch)
-
-
-def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def has_ended(pid: Path) -> bool:
@@ -175,7 +168,7 @@ def test_processes_of_a_command_end_with_it(tmp_path: Path) -> None:
 
     with pytest.raises(RunEnded):
         run_script(tmp_path, script, check_stop=stop)
-    wait_until(lambda: has_ended(pids))
+    wait_until(lambda: has_ended(pids), "its end")
 
 
 KILLED = """
@@ -201,10 +194,10 @@ def test_a_command_ends_when_the_process_group_of_its_trial_is_killed(tmp_path: 
         start_new_session=True,
     )
     pid = tmp_path / "pid"
-    wait_until(lambda: pid.exists() and pid.read_text())
+    wait_until(lambda: pid.exists() and pid.read_text(), "its process id")
     os.killpg(trial.pid, signal.SIGKILL)
     trial.wait()
-    wait_until(lambda: has_ended(pid))
+    wait_until(lambda: has_ended(pid), "its end")
 
 
 @pytest.mark.parametrize(

@@ -41,14 +41,6 @@ def idfn(value) -> str:
 each_variant = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=idfn)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def step(chain: Chain, weights, gradients, states, watched=False) -> list[Leaf]:
     leaves = [Leaf(weight=w, gradient=g, update=g, state=s) for w, g, s in zip(weights, gradients, states, strict=True)]
     for leaf in leaves if watched else []:

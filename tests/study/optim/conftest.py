@@ -1,4 +1,4 @@
-"""One thread, and checks of sparse tensors."""
+"""Checks of sparse tensors."""
 
 from collections.abc import Iterator
 
@@ -7,9 +7,6 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def checked() -> Iterator[None]:
     with torch.sparse.check_sparse_tensor_invariants():
         yield
-    torch.set_num_threads(before)

@@ -10,21 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from paths import ROOT
-from stores import s3_server, settings
+from stores import settings
 
 from study.storage import lease, object_store, stores
 from study.storage.lock import LockedError, locked
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as address:
-        yield address
 
 
 @pytest.fixture(params=["s3", "memory", "no flock"])

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,10 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from s3fs.errors import translate_boto_error
-from stores import BUCKET, s3_server, settings
+from stores import BUCKET, settings
 
 from study.storage import object_store, stores
 from study.storage.stores import LocalStore, ObjectStore, StorageError, Store
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as address:
-        yield address
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mlflow_view import View, write
 from paths import ROOT
+from processes import wait_until
 
 from study.tracking import follower as follower_module
 from study.tracking.client import DATABASE, TrackingError
@@ -20,19 +20,12 @@ from study.tracking.mirror import mirror
 from study.tracking.writing import STATE
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
-
-
 def test_update_shows_complete_curves_and_finish_shows_all(folder: Path) -> None:
     shutil.rmtree(folder / "runs")
     write(folder, leave_out=[("small", "clippy", 0.4, 2)])
     with Follower(folder, None) as follower:
         follower.update()
-        wait_for(lambda: any(run.data.tags.get(STATE) == "complete" for run in View(folder).curves))
+        wait_until(lambda: any(run.data.tags.get(STATE) == "complete" for run in View(folder).curves), "a curve")
         assert [run.info.run_name for run in View(folder).curves] == ["small · none"]
         shown = follower.finish()
     assert shown is not None
@@ -116,7 +109,8 @@ def test_the_process_ends_when_its_parent_is_killed(folder: Path, tmp_path: Path
         child = int(parent.stdout.readline())
         parent.kill()
         parent.wait()
-    wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2])
+    stat = Path(f"/proc/{child}/stat")
+    wait_until(lambda: not stat.exists() or "Z" in stat.read_text().split()[2], "its end")
 
 
 def test_a_script_is_not_imported_again(folder: Path, tmp_path: Path) -> None:

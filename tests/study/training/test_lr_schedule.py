@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stacks import LOG, RECIPE, Plain, bits_of, make_run, plain_loop, ragged_stack
+from stacks import LOG, RECIPE, Plain, assert_resumes, bits_of, make_run, plain_loop, ragged_stack
 from torch_schedules import shares_of
 
 from study.config import Recipe
 from study.training.lr_schedule import lr_share, words
-from study.training.stack import StackTraining
 from study.training.stack_method import StackMethod
 from study.training.trainer import train
 from study.transforms import Leaf
@@ -99,14 +98,7 @@ def test_a_run_has_the_same_bits_alone_in_a_stack_and_resumed(method: str, name:
     others = ragged_stack(run)
     alone, together = train([run], LOG), train([*others[:9], run, *others[9:]], LOG)
     assert bits_of(together, 9) == bits_of(alone, 0)
-    stack, resumed = (StackTraining([run], LOG, torch.device("cpu")) for _ in range(2))
-    batches = list(stack.batches())
-    for step in range(9):
-        stack.step(step, batches[step])
-    resumed.load_state({name: array.copy() for name, array in stack.state_arrays()})
-    for step in range(9, len(batches)):
-        assert torch.equal(stack.step(step, batches[step])[0], resumed.step(step, batches[step])[0])
-    assert all(torch.equal(tensor, resumed.state()[name]) for name, tensor in stack.state().items())
+    assert_resumes(run, 9)
 
 
 @pytest.mark.parametrize("embeddings", ["adagrad", "method"])

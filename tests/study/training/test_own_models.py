@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from own_files import network, own_folder, write  # noqa: F401 - a fixture
-from stacks import LOG, RECIPE, bits_of, make_run, plain_loop
+from stacks import LOG, RECIPE, assert_resumes, bits_of, make_run, plain_loop
 from torch import Tensor, nn
 
 from study import plugins
@@ -109,13 +109,7 @@ def test_a_run_has_the_same_bits_alone_in_a_stack_and_resumed(run: Run) -> None:
     alone, together = train([run], LOG), train([*others[:2], run, *others[2:]], LOG)
     assert bits_of(together, 2) == bits_of(alone, 0)
     assert together.moved[2] == alone.moved[0]
-    stack, resumed = (StackTraining([run], LOG, torch.device("cpu")) for _ in range(2))
-    batches = list(stack.batches())
-    for step in range(4):
-        stack.step(step, batches[step])
-    resumed.load_state({name: array.copy() for name, array in stack.state_arrays()})
-    assert torch.equal(stack.step(4, batches[4])[0], resumed.step(4, batches[4])[0])
-    assert all(torch.equal(tensor, resumed.state()[name]) for name, tensor in stack.state().items())
+    assert_resumes(run, 4)
 
 
 def test_an_auxiliary_loss_is_descended_and_not_recorded(own_folder: Path) -> None:  # noqa: F811

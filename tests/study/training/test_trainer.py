@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -651,7 +651,8 @@ def test_on_update_changes_no_bit_and_gets_every_factor(method: str, model: str,
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_training_uses_one_thread_and_restores_the_number(interrupted: bool) -> None:
+def test_training_uses_one_thread_and_restores_the_number(request: pytest.FixtureRequest, interrupted: bool) -> None:
+    request.addfinalizer(lambda: torch.set_num_threads(1))
     torch.set_num_threads(2)
 
     def watch(step: int) -> None:
@@ -662,12 +663,3 @@ def test_training_uses_one_thread_and_restores_the_number(interrupted: bool) -> 
     with contextlib.suppress(KeyboardInterrupt):
         train([make_run()], LOG, on_step=watch)
     assert torch.get_num_threads() == 2
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """More threads make the small products of the plain loop slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
