@@ -296,14 +296,8 @@ def _floats(runs: pd.DataFrame, column: str) -> np.ndarray:
     return runs[column].to_numpy(dtype=float, na_value=np.nan)
 
 
-def quantile(values: Sequence[float] | np.ndarray, share: float) -> float:
-    """Return a quantile, linear between order statistics. Handles minus infinity; NaN gives NaN."""
-    values = np.asarray(values, dtype=float)
-    return float(_quantiles(values, np.zeros(len(values), int), share)[0]) if len(values) else math.nan
-
-
 def _quantiles(values_N: np.ndarray, cell_N: np.ndarray, share: float) -> np.ndarray:
-    """`quantile` of the values of each cell, numbered from 0."""
+    """A quantile of each cell, numbered from 0, linear between order statistics. NaN gives NaN."""
     ordered = values_N[np.lexsort((values_N, cell_N))]  # NaN last
     n = np.bincount(cell_N)
     ends = np.cumsum(n)

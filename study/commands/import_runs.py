@@ -102,7 +102,7 @@ def import_runs(request: ImportRequest) -> str:
         new = [one for one in runs if one.run.id not in recorded]
         _record([one for one in new if not one.cut], definition, folder, trainer, reference)
         _record_missing(new, folder)
-    return _summary(request, definition, folder, runs, recorded, reference, notes)
+    return _summary(definition, folder, runs, recorded, reference, notes)
 
 
 def _read(request: ImportRequest) -> tuple[list[History], str, list[str]]:
@@ -250,7 +250,6 @@ def _trial_name(runs: Iterable[_Judged]) -> str:
 
 
 def _summary(
-    request: ImportRequest,
     definition: Definition,
     folder: Path,
     runs: Sequence[_Judged],

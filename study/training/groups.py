@@ -44,6 +44,3 @@ class Groups:
     def count(self) -> int:
         """G."""
         return len(self.runs) // self.size
-
-    def runs_of(self, group: int) -> slice:
-        return slice(group * self.size, (group + 1) * self.size)
