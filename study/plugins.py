@@ -89,15 +89,21 @@ def add_script_folder() -> None:
 @contextlib.contextmanager
 def safe_path_in_children() -> Iterator[None]:
     """Keep the current folder off the path of Python processes that start inside the block, as `python -P` does."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
+    with restored_variable("PYTHONSAFEPATH"):
+        os.environ["PYTHONSAFEPATH"] = "1"
+        yield
+
+
+@contextlib.contextmanager
+def restored_variable(name: str) -> Iterator[None]:
+    """Restore an environment variable after the block."""
+    before = os.environ.get(name)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 @functools.cache  # asked for each of thousands of arms

@@ -8,6 +8,7 @@ from study.commands.recommend import Claim, recommend
 from study.commands.request import RunRequest, validate_study
 from study.commands.run import train
 from study.config import IMPORTED
+from study.config.shown import arm_label
 from study.record.confirmations import Confirmation, write_confirmation
 from study.record.definition import Definition, check_not_a_view, read_definition
 from study.record.tables import check_not_published, recorded_ids
@@ -61,9 +62,10 @@ def _name_only(folder: Path, definition: Definition, confirmation: Confirmation)
     lines = []
     for arm in confirmation.arms:
         seeds = [run.seed for run in confirmation.runs(definition) if is_of_arm(run, arm) and run.id not in recorded]
-        name = " ".join([arm.method, *(f"{key}={value}" for key, value in arm.options.items())])
         if seeds:
-            lines.append(f"  {name}: lr {confirmation.lr:g}, seeds {_ranges(seeds)} ({count(len(seeds), 'run')})")
+            lines.append(
+                f"  {arm_label(arm)}: lr {confirmation.lr:g}, seeds {_ranges(seeds)} ({count(len(seeds), 'run')})"
+            )
     shown = typed_path(folder)
     if not lines:
         return f"all runs of this confirmation are recorded; {typed_command()} recommend {shown} judges them"

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ from study.commands.progress import duration
 from study.commands.recorded_lrs import recorded_lrs
 from study.commands.remaining import RemainingWork, remaining_work
 from study.commands.request import RunRequest, out_folder, study_and_trainer
-from study.config import QualitySearch, Study, comparators, planned_contrasts
+from study.config import Arm, QualitySearch, Study, comparators, planned_contrasts
+from study.config.shown import arm_label
 from study.record import tables
 from study.record.confirmations import read_confirmations
 from study.record.definition import Definition, plan_hash, read_definition, study_exists, with_plan
@@ -58,7 +59,7 @@ def preview_lines(
     whole = with_plan(folder, before, Definition(study=study, data=data, versions={}))
     is_fixed = before is not None and whole.plans == before.plans
     head = [
-        f"{study.name}: {_goal(study)} of {_methods(study)}",
+        f"{study.name}: {_goal(study)} of {_methods(study.arms)}",
         f"  plan      {_fixed(whole, data, is_fixed) if weights_exist else 'fixed once its weights are made'}",
         *(f"  {word:9} {line}" for word, line in trainer.summary()),
         *([] if runs is None else _code(study, trainer, runs)),
@@ -77,7 +78,7 @@ def _without_lrs(study: Study, trainer: Trainer, folder: Path, of_family: int) -
     arms = [arm for arm in study.arms if not study.lrs_of(arm)]
     ramp, curves = search_start.RAMP, len(study.models) * len(arms)
     return [
-        f"{study.name}: {_goal(study)} of {_methods(study)}",
+        f"{study.name}: {_goal(study)} of {_methods(study.arms)}",
         "  plan      fixed once range tests have set its lrs",
         *(f"  {word:9} {line}" for word, line in trainer.summary()),
         f"  lrs       around those at which the loss explodes in range tests of {count(curves, 'curve')}: "
@@ -125,8 +126,7 @@ def _lrs(study: Study) -> list[str]:
         lines.append(f"  lrs       {', '.join(f'{lr:g}' for lr in study.lrs)}")
     for arm in study.arms:
         if arm.lrs:
-            name = " ".join([arm.method, *(f"{key}={value}" for key, value in arm.options.items())])
-            lines.append(f"  lrs       {', '.join(f'{lr:g}' for lr in arm.lrs)} of {name}")
+            lines.append(f"  lrs       {', '.join(f'{lr:g}' for lr in arm.lrs)} of {arm_label(arm)}")
     return lines
 
 
@@ -139,8 +139,8 @@ def _contrasts(study: Study, of_family: int) -> list[str]:
     of_models = f" on each of {models} models" if models > 1 else ""
     parts = []
     for comparator in comparators(study):
-        arms = Counter(arm.method for arm, other in planned if other == comparator)
-        methods = ", ".join(method if n == 1 else f"{method} ({n} arms)" for method, n in arms.items())
+        arms = [arm for arm, other in planned if other == comparator]
+        methods = _methods(arms)
         parts += [f"{methods} against {comparator}"] if methods else []
     count, of_members = models * len(planned), f"{of_family}, of all members" if of_family else ""
     corrected = f"; p is corrected over {of_members or count}" if of_family or count > 1 else ""
@@ -188,10 +188,10 @@ def expected_seconds(
     return START_UP_SECONDS + sum(n * of_run[model] for model, n in to_train.items()) / at_a_time, how
 
 
-def _methods(study: Study) -> str:
+def _methods(arms: Iterable[Arm]) -> str:
     """`none, clippy (12 arms)`."""
-    arms = Counter(arm.method for arm in study.arms)
-    return ", ".join(method if n == 1 else f"{method} ({n} arms)" for method, n in arms.items())
+    counts = Counter(arm.method for arm in arms)
+    return ", ".join(method if n == 1 else f"{method} ({n} arms)" for method, n in counts.items())
 
 
 def _goal(study: Study) -> str:

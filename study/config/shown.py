@@ -45,7 +45,7 @@ def study_rows(study: "Study") -> dict[str, str]:
     lrs = sorted({lr for arm in study.arms for lr in study.lrs_of(arm)})
     rows = {
         "models": _listed(study.models),
-        "arms": f"{count(len(study.arms), 'arm')}: {_listed([_label(arm) for arm in study.arms])}",
+        "arms": f"{count(len(study.arms), 'arm')}: {_listed([arm_label(arm) for arm in study.arms])}",
         "lrs": f"{count(len(lrs), 'lr')}{_ends([f'{lr:g}' for lr in lrs])}",
         "seeds": f"{count(len(study.seeds), 'seed')}{_ends([str(seed) for seed in sorted(study.seeds)])}",
         "data": " ".join([study.data, *_options(study.data_options)]) if _is_ranker(study) else "",
@@ -65,7 +65,8 @@ def _size(study: "Study") -> str:
     return f"{count(study.cells * len(study.seeds), 'run')} {on}"
 
 
-def _label(arm: "Arm") -> str:
+def arm_label(arm: "Arm") -> str:
+    """Return `clippy rel=0.5`."""
     return " ".join([arm.method, *_options(arm.options)])
 
 

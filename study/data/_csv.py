@@ -63,7 +63,7 @@ def csv_header(path: Path, dialect: Dialect = PLAIN) -> list[str]:
             text = io.TextIOWrapper(file, encoding=_encoding(dialect), newline="")
             row = next(csv.reader(text, delimiter=dialect.delimiter, quoting=quoting), None)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
-        raise ValueError(f"{path} does not read as CSV ({_first_line(error)})") from error
+        raise ValueError(f"{path} does not read as CSV ({first_line(error)})") from error
     if not row:
         raise ValueError(f"{path} is empty")
     if dialect.columns is None:
@@ -186,7 +186,7 @@ def _reading_csv(path: Path, dialect: Dialect) -> Iterator[tuple[list[str], Any]
         with _opened(path, dialect) as file:
             yield header, file
     except (OSError, EOFError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} does not read ({_name_columns(_first_line(error), header)})") from error
+        raise ValueError(f"{path} does not read ({_name_columns(first_line(error), header)})") from error
 
 
 def _opened(path: Path, dialect: Dialect) -> Any:
@@ -267,5 +267,6 @@ def encoding_of(error: BaseException) -> str | None:
     return "latin1" if "invalid UTF8 data" in str(error) else None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -16,6 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from study.data._csv import first_line
+
 PER_DAY = {unit: 86_400 * per_second for unit, per_second in {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}.items()}
 
 FORMATS = ("%Y%m%d", "%y%m%d%H", "%Y%m%d%H", "%y%m%d", "%Y%m%d%H%M", "%y%m%d%H%M", "%Y%m%d%H%M%S", "%y%m%d%H%M%S")
@@ -231,7 +233,7 @@ def _numbers(columns: Sequence[pa.ChunkedArray], clock: Clock) -> tuple[np.ndarr
         stamps = [chunk.cast(pa.timestamp("us"), safe=False).cast(pa.int64()) for chunk in map(_utc, chunks)]
     except pa.ArrowException as error:
         stamps = _distinct([chunk for chunk in chunks if _is_text(chunk.type)])
-        why = f" ({_first_line(error)}): set time_format"
+        why = f" ({first_line(error)}): set time_format"
         why = _how_to_read(_first_unread(stamps, "ISO8601"), stamps) if stamps else why
         raise ValueError(f"the time {name} is neither a number nor a timestamp{why}") from error
     return np.concatenate([stamp.to_numpy(zero_copy_only=False) for stamp in stamps]), PER_DAY["us"]
@@ -254,7 +256,7 @@ def _formatted(chunk: pa.Array, text: str, name: str) -> np.ndarray:
         chunk = chunk.cast(pa.int64()) if pa.types.is_floating(chunk.type) else chunk
         encoded = chunk.cast(pa.string()).dictionary_encode()
     except pa.ArrowException as error:
-        raise ValueError(f"the time {name} does not read by time_format ({_first_line(error)})") from error
+        raise ValueError(f"the time {name} does not read by time_format ({first_line(error)})") from error
     try:
         parsed = pd.to_datetime(encoded.dictionary.to_pandas(), format=text, utc=True)
     except ValueError as error:
@@ -275,10 +277,6 @@ def _utc(chunk: pa.Array) -> pa.Array:
 
 def _distinct(chunks: Sequence[pa.Array]) -> list[str]:
     return pa.chunked_array(chunks, chunks[0].type if chunks else pa.string()).unique().to_pylist()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]
 
 
 def _is_text(kind: pa.DataType) -> bool:

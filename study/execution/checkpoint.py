@@ -44,7 +44,7 @@ class StoppedError(Exception):
 
 
 class Checkpoint:
-    """Keeps one trial in the study's folder: a `study.trainers.protocol.Checkpointer`.
+    """Keeps one trial in the study's folder: a `study.training.checkpointer.Checkpointer`.
 
     Args:
         where: the study's folder, or its URL.

@@ -1,6 +1,5 @@
 """One trial: train a stack, judge its runs, and write them to the record. Knows no scheduler and no kind of trainer."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ import numpy as np
 from study.config import Arm, Rule, Run, canonical_json
 from study.execution.checkpoint import Checkpoint
 from study.execution.heartbeat import Heartbeat
-from study.outcomes.judge import final_loss, judge
+from study.outcomes.judge import final_loss, finite_or_none, judge
 from study.outcomes.reference import Reference
 from study.record import tables
 from study.record.schema import FIRST_LOSSES
@@ -174,7 +173,7 @@ def _rows(trial: Trial, trained: TrainedRuns, trainer: Trainer, device: str) -> 
             "lr": run.lr,
             "seed": run.seed,
             "role": run.role,
-            "moved": None if trained.moved is None else _finite(trained.moved[i]),
+            "moved": None if trained.moved is None else finite_or_none(trained.moved[i]),
             "steps": steps,
             **same,
         }
@@ -183,7 +182,7 @@ def _rows(trial: Trial, trained: TrainedRuns, trainer: Trainer, device: str) -> 
         row |= {"baseline": FIRST_LOSSES} if trained.baseline is None else {}
         row |= {"raised": trained.raised} if trained.raised else {}
         row |= {"declared": True} if trained.declared is not None and trained.declared[i] else {}
-        row |= {name: _finite(values[i]) for name, values in trained.judged.items()}
+        row |= {name: finite_or_none(values[i]) for name, values in trained.judged.items()}
         row |= {name: int(values[i]) for name, values in trained.counts.items()}
         if outcomes is None:
             row["final_loss"] = final_loss(trained.loss[i], trial.rule, trained.steps)
@@ -222,7 +221,3 @@ def _losses(trial: Trial, trained: TrainedRuns, trainer: Trainer) -> list[dict[s
             rows.append({"run_id": run.id, **one, "loss": trained.loss[i, :, t]})
         seeds.add(run.seed)
     return rows
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

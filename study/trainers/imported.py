@@ -6,7 +6,8 @@ from typing import Any, NoReturn
 
 from study.config import Run, Study
 from study.trainers import protocol
-from study.trainers.protocol import Checkpointer, Limits, TrainedRuns
+from study.trainers.protocol import Limits, TrainedRuns
+from study.training.checkpointer import Checkpointer
 
 
 class Trainer(protocol.Trainer):

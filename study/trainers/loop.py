@@ -29,7 +29,8 @@ from study.storage.scratch import scratch_folder
 from study.storage.untrusted_input import inside
 from study.text import own_errors
 from study.trainers import protocol
-from study.trainers.protocol import Checkpointer, MisuseError, TrainedRuns
+from study.trainers.protocol import MisuseError, TrainedRuns
+from study.training.checkpointer import Checkpointer
 
 FOLDER = "loops"
 """Folder of the runs' own folders in the study's folder."""
@@ -197,14 +198,7 @@ class Trainer(protocol.Trainer):
             trained = self._result(earlier, {}, declared=True, seconds=0.0)
         else:
             watch = Watch(own, self.loop["tasks"], on_step, lambda done: checkpointer.after(done, None))
-            try:
-                metrics = self._call(run, own, device, watch)
-                watch.flush()
-                if watch.step < 0:
-                    raise MisuseError(f"{self._source()} ended without a call of watch")
-                losses = watch.file.read()
-            finally:
-                watch.close()
+            metrics, losses = self._metrics_and_losses(run, own, device, watch)
             if not (metrics is None or watch.reason or self._shows_divergence(losses)):
                 self._check_quality(metrics)
             declared = bool(watch.reason) or metrics is None
@@ -223,19 +217,22 @@ class Trainer(protocol.Trainer):
         (run,), ramp, started = runs, LrRamp(lrs), time.perf_counter()
         with scratch_folder("study-range-test-") as own:
             watch = RampedWatch(own, self.loop["tasks"], lambda _step: None, ramp)
-            try:
-                self._call(replace(run, lr=lrs[0]), own, device, watch, ramp)
-                watch.flush()
-                if watch.step < 0:
-                    raise MisuseError(f"{self._source()} ended without a call of watch")
-                losses = watch.file.read()
-            finally:
-                watch.close()
+            _, losses = self._metrics_and_losses(replace(run, lr=lrs[0]), own, device, watch, ramp)
         return self._result(losses, {}, declared=bool(watch.reason), seconds=time.perf_counter() - started)
 
-    def _call(
+    def _metrics_and_losses(
         self, run: Run, own: Path, device: str, watch: Watch, ramp: LrRamp | None = None
-    ) -> dict[str, Any] | None:
+    ) -> tuple[dict[str, Any] | None, Losses]:
+        try:
+            metrics = self._call(run, own, device, watch, ramp)
+            watch.flush()
+            if watch.step < 0:
+                raise MisuseError(f"{self._source()} ended without a call of watch")
+            return metrics, watch.file.read()
+        finally:
+            watch.close()
+
+    def _call(self, run: Run, own: Path, device: str, watch: Watch, ramp: LrRamp | None) -> dict[str, Any] | None:
         """Call the loop; return its metrics, or None where it ended itself and its losses show why."""
         options = (self.defaults or {}) | run.options
         about = LoopRun(

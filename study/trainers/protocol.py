@@ -8,10 +8,10 @@ import functools
 import platform
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ import study as package
 from study import plugins
 from study.config import Arm, Run, Study, canonical_json
 from study.definition import own_code
+from study.training.checkpointer import Checkpointer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,31 +89,6 @@ class Limits:
     work_of_run: Mapping[str, float]
     notes: tuple[str, ...] = ()
     stackable: bool = True
-
-
-class Checkpointer(Protocol):
-    """Stores what a trial is between two steps, so that it can go on from there."""
-
-    def begin(self, load: Callable[[dict[str, np.ndarray]], None], most_bytes: int) -> int:
-        """Load the checkpoint, if there is one.
-
-        Args:
-            load: restores the state; its ValueError means that this is no state of the trial.
-            most_bytes: a larger file is not read.
-
-        Returns:
-            The steps that were done, 0 without a checkpoint.
-        """
-        ...
-
-    def after(self, done: int, state: Callable[[], Iterable[tuple[str, np.ndarray]]] | None) -> None:
-        """Take note of a finished step. Raises `StoppedError` where the trial has to stop.
-
-        Args:
-            done: steps done so far.
-            state: returns the arrays of the state by name; read before this returns. None keeps no checkpoint.
-        """
-        ...
 
 
 RangeTest = Callable[[Sequence[Run], Sequence[float], str, Path | str], TrainedRuns]

@@ -21,7 +21,8 @@ from study.definition import model_options
 from study.trainers import protocol
 from study.trainers._model_size import MOST_EMBEDDINGS, ModelSize, expected_seconds
 from study.trainers._plan_cache import cached_call, is_built_in
-from study.trainers.protocol import Checkpointer, Limits, RunError, TrainedRuns
+from study.trainers.protocol import Limits, RunError, TrainedRuns
+from study.training.checkpointer import Checkpointer
 
 if TYPE_CHECKING:
     from study.training.trainer import Trained
@@ -348,16 +349,8 @@ class Trainer(protocol.Trainer):
 
 
 def _trained_runs(trained: "Trained") -> TrainedRuns:
-    return TrainedRuns(
-        loss=trained.loss,
-        baseline=trained.constant,
-        finite=trained.finite,
-        judged=trained.judged,
-        moved=trained.moved,
-        counts=trained.counts,
-        notes=trained.notes,
-        seconds=trained.seconds,
-    )
+    values = dict(vars(trained))
+    return TrainedRuns(baseline=values.pop("constant"), **values)
 
 
 def _one_by_one(models: Sequence[str]) -> tuple[str, ...]:

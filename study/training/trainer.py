@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from study.config import Run
 from study.data._dataset import Log
 from study.training import evaluation, step_graph
+from study.training.checkpointer import Checkpointer
 from study.training.embeddings import EmbeddingTables
 from study.training.networks import StackedNetworks
 from study.training.stack import StackTraining, StepView
@@ -67,28 +67,6 @@ class StepError(Exception):
     def __init__(self, trained: Trained | None) -> None:
         super().__init__("a step raised")
         self.trained = trained
-
-
-class Checkpointer(Protocol):
-    """Stores the state of a stack between two steps."""
-
-    def begin(self, load: Callable[[dict[str, np.ndarray]], None], most_bytes: int) -> int:
-        """Load the checkpoint, if there is one, and return how many steps were done; else 0.
-
-        Args:
-            load: Restores the state. Its ValueError means that the checkpoint is not of this stack.
-            most_bytes: A larger file is not read.
-        """
-        ...
-
-    def after(self, done: int, state: Callable[[], Iterator[tuple[str, np.ndarray]]]) -> None:
-        """Called after each step.
-
-        Args:
-            done: Steps done so far.
-            state: Returns the arrays of the state by name; to be read at once, since the next step changes them.
-        """
-        ...
 
 
 def train(

@@ -213,7 +213,7 @@ def _init(address: str, shown: str, cpus: int | None, resume_hint: object, study
             with (
                 liveness.exit_after(START_SECONDS, "Ray", resume_hint),
                 _same_signal_handlers(),
-                _same_breakpoint(),
+                plugins.restored_variable("PYTHONBREAKPOINT"),  # Ray sets its own debugger
                 in_folder(plugins.ROOT),  # Ray puts the current folder first on the path of its workers
             ):
                 ray.init(
@@ -268,18 +268,6 @@ def _same_signal_handlers() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _same_breakpoint() -> Iterator[None]:
-    """Restore what `breakpoint()` opens: `ray.init` sets PYTHONBREAKPOINT to Ray's own debugger."""
-    before = os.environ.get("PYTHONBREAKPOINT")
-    try:
-        yield
-    finally:
-        os.environ.pop("PYTHONBREAKPOINT", None)
-        if before is not None:
-            os.environ["PYTHONBREAKPOINT"] = before
 
 
 def _cluster(
