@@ -1,13 +1,12 @@
 """The trainer of imported runs (`study import`): their record can be read and added to, but not trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from study.config import Run, Study
 from study.trainers import protocol
 from study.trainers.protocol import Limits, TrainedRuns
-from study.training.checkpointer import Checkpointer
 
 
 class Trainer(protocol.Trainer):
@@ -29,15 +28,7 @@ class Trainer(protocol.Trainer):
     def limits(self, study: Study, device_bytes: int | None = None) -> Limits:
         _refuse()
 
-    def train(
-        self,
-        runs: Sequence[Run],
-        *,
-        device: str,
-        folder: Path | str,
-        on_step: Callable[[int], None],
-        checkpointer: Checkpointer,
-    ) -> TrainedRuns:
+    def train(self, runs: Sequence[Run], **_how: Any) -> TrainedRuns:
         _refuse()
 
 

@@ -18,6 +18,8 @@ from study.storage import holder, lock
 BAD = "\x1b[2J\x1b]0;x\x07\u202e\r"
 FORGED = "driver: none"
 
+BEAT = {"clock": 1, "seconds": 1, "beat": 1, "step": 3, "limit": 0, "model": "m", "method": "n", "steps": 9}
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -60,18 +62,7 @@ def test_a_heartbeat_with_an_odd_number_does_not_count(
     folder: Path, capsys: pytest.CaptureFixture[str], pid: object
 ) -> None:
     (folder / "training").mkdir()
-    beat = {
-        "clock": 1,
-        "seconds": 1,
-        "beat": 1,
-        "step": 3,
-        "limit": 0,
-        "pid": pid,
-        "host": "elsewhere",
-        "model": "m",
-        "method": "n",
-    }
-    (folder / "training" / "odd.json").write_text(json.dumps(beat | {"steps": 9}))
+    (folder / "training" / "odd.json").write_text(json.dumps(BEAT | {"pid": pid, "host": "elsewhere"}))
     assert "elsewhere" not in output(capsys, "status", folder)
 
 
@@ -112,20 +103,8 @@ def test_suggested_commands_are_quoted(
     folder.rename(odd)
     monkeypatch.chdir(odd.parent)
     write_failure(odd, "x", ["a"], "no memory")
-    silent = {
-        "clock": 1,
-        "seconds": 1,
-        "beat": 1,
-        "step": 3,
-        "limit": 0,
-        "pid": 1,
-        "host": "h",
-        "model": "m",
-        "method": "n",
-        "steps": 9,
-    }
     (odd / "training").mkdir()
-    (odd / "training" / "x.json").write_text(json.dumps(silent))
+    (odd / "training" / "x.json").write_text(json.dumps(BEAT | {"pid": 1, "host": "h"}))
     for words in (["status"], ["report"], ["recommend"], ["rescore", "--rule", "kept=0.5"]):
         said = output(capsys, words[0], odd.name, *words[1:])
         commands = [

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,20 @@ with locked(Path(sys.argv[1])):
 """
 
 
+@contextlib.contextmanager
+def held_by_another(folder: Path) -> Iterator[int]:
+    """Have a process hold the study inside the block, and kill it. Yields its id."""
+    words = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            yield holder.pid
+        finally:
+            os.kill(holder.pid, signal.SIGKILL)
+            holder.wait()
+
+
 def test_a_killed_process_of_this_machine_is_replaced_at_once(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,17 +189,8 @@ def test_a_killed_process_of_this_machine_is_replaced_at_once(
         monkeypatch.setenv(name, value)
     object_store.open_filesystem.cache_clear()
     folder = stores.folder_of(f"s3://studies/{tmp_path.name}")
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        try:
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == "held\n"
-            with pytest.raises(LockedError, match=f"process {holder.pid} on"), locked(folder):
-                pass
-        finally:
-            os.kill(holder.pid, signal.SIGKILL)
-            holder.wait()
+    with held_by_another(folder) as pid, pytest.raises(LockedError, match=f"process {pid} on"), locked(folder):
+        pass
     began = time.monotonic()
     with locked(folder):
         assert time.monotonic() - began < 5
@@ -205,20 +211,10 @@ def test_a_number_that_was_released_meanwhile_does_not_hold(folder: Path, monkey
 
 
 def test_the_lock_names_its_holder_and_ends_with_its_process(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        try:
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == "held\n"
-            with (
-                pytest.raises(LockedError, match=rf"is in use by \S+, process {holder.pid} on \S+ since \S+ \S+ \S+$"),
-                locked(tmp_path),
-            ):
-                pass
-        finally:
-            os.kill(holder.pid, signal.SIGKILL)
-            holder.wait()
+    with held_by_another(tmp_path) as pid:
+        who = rf"is in use by \S+, process {pid} on \S+ since \S+ \S+ \S+$"
+        with pytest.raises(LockedError, match=who), locked(tmp_path):
+            pass
     with locked(tmp_path):
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
     assert (tmp_path / "lock").read_text() == ""
