@@ -39,7 +39,7 @@ def trailing_median(gain: np.ndarray, steps: int, step_T: np.ndarray | None = No
 
     Args:
         gain: (T,) or (R, T, ...). Minus infinity reaches the median once it fills half of a window.
-        steps: Length of a window.
+        steps: Length of a window, at least 1.
         step_T: Numbers of the logged steps, increasing; None is every step. A window holds at least `LEAST_POINTS`
             logged steps, as far as there are so many.
 
@@ -47,8 +47,6 @@ def trailing_median(gain: np.ndarray, steps: int, step_T: np.ndarray | None = No
         float64 of the same shape.
     """
     gain = np.asarray(gain, np.float64)
-    if steps < 1:
-        raise ValueError(f"need steps >= 1, got steps={steps}")
     if gain.ndim == 1:
         return trailing_median(gain[None], steps, step_T)[0]
     if step_T is not None:

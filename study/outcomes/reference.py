@@ -73,8 +73,6 @@ def control_reference(
     seeds = np.asarray(seeds_R)
     if not len(lrs) == len(seeds) == len(loss_RTK):
         raise ValueError(f"need an lr and a seed for each of {len(loss_RTK)} runs, got {len(lrs)} and {len(seeds)}")
-    if not len(lrs):
-        raise ValueError("the control has no runs")
     for lr in np.unique(lrs):
         here = seeds[lrs == lr]
         if len(np.unique(here)) < max(2, len(here)):
