@@ -16,6 +16,7 @@ from analysis.figures.panels import Panel, draw_panels
 from analysis.figures.scale import scale as draw_scale
 from analysis.figures.tradeoff import tradeoff as draw_tradeoff
 from analysis.findings import published, range_tests
+from analysis.findings import signals as signal_tables
 from analysis.findings.published import Published
 from analysis.stats import signals
 from analysis.stats.edges import edges, fits, fitted_curves
@@ -107,23 +108,18 @@ def curves_as_forest(folders: Sequence[Path]) -> Figure:
 
 def signals_before(folders: Sequence[Path]) -> Figure:
     """Return the figure of sharpness by step from the onset."""
-    return _drawn(signal_figures.figure_before(_judged(folders)))
+    return _drawn(signal_figures.figure_before(signal_tables.judged(folders)))
 
 
 def signals_auc(folders: Sequence[Path]) -> Figure:
     """Return the figure of ROC AUC of each signal by steps before the onset."""
-    table = _judged(folders)
+    table = signal_tables.judged(folders)
     return _drawn(signal_figures.figure_auc(table, signals.discrimination(table)))
 
 
 def signals_alarms(folders: Sequence[Path]) -> Figure:
     """Return the figure of alarms against false alarms."""
-    return _drawn(signal_figures.figure_alarms(_judged(folders)))
-
-
-def _judged(folders: Sequence[Path]) -> pd.DataFrame:
-    (folder,) = folders
-    return signals.judged(published.read_signals(folder))[0]
+    return _drawn(signal_figures.figure_alarms(signal_tables.judged(folders)))
 
 
 def _drawn(figure: Figure | None) -> Figure:

@@ -22,7 +22,8 @@ def _watched(folders: Sequence[Path]) -> pd.DataFrame:
     return published.read_signals(folder)
 
 
-def _judged(folders: Sequence[Path]) -> pd.DataFrame:
+def judged(folders: Sequence[Path]) -> pd.DataFrame:
+    """Return the signals of the models and methods that can be judged."""
     return signals.judged(_watched(folders))[0]
 
 
@@ -71,7 +72,7 @@ def crossings(folders: Sequence[Path]) -> str:
 
 def auc(folders: Sequence[Path]) -> str:
     """Return ROC AUC of each signal before the onset; in brackets, against runs of the same lr alone."""
-    table = signals.discrimination(_judged(folders), LAGS)
+    table = signals.discrimination(judged(folders), LAGS)
     rows = []
     for (model, method), own in signals.groups(table, signals.GROUP):
         at = {(row["signal"], row["lag"]): row for row in records(own)}
@@ -90,12 +91,12 @@ def _of_pairs(row: Mapping[str, Any], *, plain: bool) -> str:
 
 def rules(folders: Sequence[Path]) -> str:
     """Return how the rule of each signal, chosen on half of the seeds, does on the other half."""
-    return _of_rules(signals.rules(_judged(folders)))
+    return _of_rules(signals.rules(judged(folders)))
 
 
 def gradient_alarm(folders: Sequence[Path]) -> str:
     """Return how `study.monitor.gradient_alarm.GradientAlarm` does on these runs with its defaults."""
-    table = signals.alarm_rule(_judged(folders), GradientAlarm().times)
+    table = signals.alarm_rule(judged(folders), GradientAlarm().times)
     return _of_rules(table.assign(signal="gradient_jump"))
 
 

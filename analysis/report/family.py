@@ -1,7 +1,7 @@
 """The page and the terminal text of a family: the edges of its studies, one below the other."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,8 @@ def write(
         images=images,
         scale=sections.scale(sizes),
         table=Table(head=HEAD, rows=[_cells(row) for row in records(forest)], words=3),
-        gains=_table(GAINS_HEAD, gains, _gain_cells, words=4),
-        interactions=_table(INTERACTIONS_HEAD, interactions, _interaction_cells, words=5),
+        gains=_table(GAINS_HEAD, gains, words=4),
+        interactions=_table(INTERACTIONS_HEAD, interactions, words=5),
         answers=_interaction_answers(interactions),
         without_runs=[member.words for member in members if member.label not in set(forest["label"])],
     )
@@ -87,7 +87,7 @@ def text(forest: pd.DataFrame, gains: pd.DataFrame | None = None, interactions: 
     """
     parts = [_aligned(HEAD, [*map(_cells, records(forest))], words=3)]
     if gains is not None and len(gains):
-        parts.append(_aligned(GAINS_HEAD, [*map(_gain_cells, records(gains))], words=4))
+        parts.append(_aligned(GAINS_HEAD, [*map(_ratio_cells, records(gains))], words=4))
     if answers := _interaction_answers(interactions):
         parts.append("\n".join(answers))
     return "\n\n".join(parts)
@@ -107,20 +107,16 @@ def _interaction_answers(found: pd.DataFrame | None) -> list[str]:
     return [*map(interaction_text, records(few)), *([f"{more} more are in tables/interactions.csv."] if more else [])]
 
 
-def _table(
-    head: Sequence[str], found: pd.DataFrame | None, cells: Callable[[Mapping[str, Any]], list[str]], *, words: int
-) -> Table | None:
-    return None if found is None or found.empty else Table(head=head, rows=[*map(cells, records(found))], words=words)
+def _table(head: Sequence[str], found: pd.DataFrame | None, *, words: int) -> Table | None:
+    rows = [] if found is None else [*map(_ratio_cells, records(found))]
+    return Table(head=head, rows=rows, words=words) if rows else None
 
 
-def _gain_cells(row: Mapping[str, Any]) -> list[str]:
-    names = [str(row[name]) for name in ("words", "model", "curve", "against")]
-    return [*names, ratio_text(row), span_text(row["low"], row["high"]), p_text(row["p_holm"])]
-
-
-def _interaction_cells(row: Mapping[str, Any]) -> list[str]:
-    names = [str(row[name]) for name in ("words", "model", "curve", "against", "words_against")]
-    return [*names, ratio_text(row), span_text(row["low"], row["high"]), p_text(row["p_holm"])]
+def _ratio_cells(row: Mapping[str, Any]) -> list[str]:
+    """The cells of a gain, or of an interaction, which is with another study."""
+    names = ("words", "model", "curve", "against", "words_against")
+    shown = [str(row[name]) for name in names if name in row]
+    return [*shown, ratio_text(row), span_text(row["low"], row["high"]), p_text(row["p_holm"])]
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

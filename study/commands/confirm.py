@@ -54,6 +54,8 @@ def confirm(folder: Path, request: RunRequest, wanted: ConfirmRequest, claim: Cl
 
 def _name_only(folder: Path, definition: Definition, confirmation: Confirmation) -> str:
     """Write a confirmation of an imported record, and return which runs the user has to train and import."""
+    from analysis.report.numbers import ranges
+
     check_not_a_view(folder)
     check_not_published(folder)
     with locked(folder):
@@ -63,9 +65,9 @@ def _name_only(folder: Path, definition: Definition, confirmation: Confirmation)
     for arm in confirmation.arms:
         seeds = [run.seed for run in confirmation.runs(definition) if is_of_arm(run, arm) and run.id not in recorded]
         if seeds:
-            lines.append(
-                f"  {arm_label(arm)}: lr {confirmation.lr:g}, seeds {_ranges(seeds)} ({count(len(seeds), 'run')})"
-            )
+            fresh = ranges(seeds).replace(" ", "")
+            runs = count(len(seeds), "run")
+            lines.append(f"  {arm_label(arm)}: lr {confirmation.lr:g}, seeds {fresh} ({runs})")
     shown = typed_path(folder)
     if not lines:
         return f"all runs of this confirmation are recorded; {typed_command()} recommend {shown} judges them"
@@ -76,14 +78,3 @@ def _name_only(folder: Path, definition: Definition, confirmation: Confirmation)
             f"  {typed_command()} import FILE ... --out {shown}    (options as in the first import)",
         ]
     )
-
-
-def _ranges(seeds: list[int]) -> str:
-    """Return sorted seeds as `0-3,7`."""
-    parts: list[list[int]] = []
-    for seed in seeds:
-        if parts and seed == parts[-1][-1] + 1:
-            parts[-1].append(seed)
-        else:
-            parts.append([seed])
-    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts)
