@@ -385,7 +385,7 @@ def _add_data(commands: Any, verbs: Mapping[str, Callable[[argparse.Namespace], 
     actions.add_parser("list", help="list data sources").set_defaults(do=verbs["data list"])
     fetch = actions.add_parser("fetch", help="download and verify a data set")
     fetch.add_argument("name", help="the data set: kuairand")
-    fetch.add_argument("--data-dir", type=Path, default=Path("data"), metavar="P", help="target (default: ./data)")
+    fetch.add_argument("--data-dir", default="data", metavar="P", help="target (default: ./data)")
     fetch.set_defaults(do=verbs["data fetch"])
     check = actions.add_parser("check", help="read a data source and describe it")
     check.add_argument("name", help="a data source (see study data list)")

@@ -283,8 +283,9 @@ def _data_list(_options: argparse.Namespace) -> None:
 
 def _data_fetch(options: argparse.Namespace) -> None:
     from study import data
+    from study.commands.paths import data_folder
 
-    show(data.fetch(options.name, options.data_dir.resolve(), progress=_show_bytes))
+    show(data.fetch(options.name, data_folder(options.data_dir), progress=_show_bytes))
 
 
 def _show_bytes(done: int, total: int) -> None:
@@ -294,9 +295,10 @@ def _show_bytes(done: int, total: int) -> None:
 
 def _data_check(options: argparse.Namespace) -> None:
     from study import data
+    from study.commands.paths import data_folder
     from study.storage.stores import cache_folder
 
-    where = {"dir": str(Path(options.data_dir).expanduser().resolve())} if options.data_dir else {}
+    where = {"dir": str(data_folder(options.data_dir))} if options.data_dir else {}
     show(data.check(options.name, where, cache_folder()))
 
 

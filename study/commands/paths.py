@@ -54,6 +54,13 @@ def check_absolute(address: str | None, option: str, where: str | None, shown: s
         raise ValueError(f"{_on_which(address)} {option} must be an absolute path or a URL, got {shown or where}")
 
 
+def data_folder(where: str) -> Path:
+    """Return the folder of --data-dir as an absolute path. Raises ValueError for a URL: data sources read files."""
+    if "://" in where:
+        raise ValueError(f"--data-dir must be a folder, got {where}; copy or mount the data")
+    return Path(where).expanduser().resolve()
+
+
 def check_tracking_uri(address: str | None, uri: str | None) -> None:
     """Raise ValueError for a relative tracking URI of MLflow on a cluster; see `check_absolute`."""
     if uri and on_cluster(address) and client.is_relative(uri):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study import data, plugins
-from study.commands.paths import check_absolute, check_tracking_uri, new_folder
+from study.commands.paths import check_absolute, check_tracking_uri, data_folder, new_folder
 from study.config import RANKER, QualitySearch, Study, has_grid, to_json
 from study.definition import overrides
 from study.definition.family import Family
@@ -131,8 +131,7 @@ def change_study(study: Study, request: RunRequest) -> Study:
     named = request.data_dir or study.data_options.get("dir")
     if named and named != own_folder:  # that of the space stays as it is
         check_absolute(request.address, "--data-dir", named)
-        folder = str(Path(named).expanduser().resolve())
-        study = dataclasses.replace(study, data_options=study.data_options | {"dir": folder})
+        study = dataclasses.replace(study, data_options=study.data_options | {"dir": str(data_folder(named))})
     if request.seeds:
         study = dataclasses.replace(study, seeds=overrides.seeds(request.seeds))
     search = {name: value for name in SEARCHED if (value := getattr(request, name)) is not None}

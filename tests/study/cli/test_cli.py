@@ -89,6 +89,10 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["quick", "--set", "data.row=3"], "the data source 'synthetic' has no option row; its options are rows"),
         (["quick", "--set", "data.rows=3"], "need a whole number rows >= 100, got rows=3"),
         (["quick", "--data-dir", "x"], "the data source 'synthetic' has no option --data-dir; its options are rows, "),
+        (
+            ["lr_curve", "--data-dir", "s3://bucket/log"],
+            "--data-dir must be a folder, got s3://bucket/log; copy or mount",
+        ),
         (["quick", "--set", "clippy.relative=1"], "clippy has no option relative; it has rel, abs"),
         (["quick", "--set", "clippy.rel=-1"], "need rel >= 0, got rel=-1"),
         (["quick", "--set", "layer_clip.max_norm=0"], "need max_norm > 0, got max_norm=0"),
@@ -830,3 +834,8 @@ def test_what_can_never_run_is_refused_before_ray_starts(
         code = stop.code
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["check", "kuairand"], ["fetch", "kuairand"]])
+def test_data_are_in_a_folder(words: list[str], refused: Callable[..., str]) -> None:
+    assert "--data-dir must be a folder, got gs://bucket" in refused("data", *words, "--data-dir", "gs://bucket")
