@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 POINTS = 50
-VIEW = 1
+VIEW = 2
 """Increase it when the same run is to be shown in another way."""
 
 PART = " training runs"
@@ -67,14 +67,17 @@ def mirror_runs(
             return None
         wanted = {row["run_id"]: row for row in _rows(runs)}
     experiment = connection.open_experiment(client, folder, definition, own=own, part=PART, note=NOTE)
-    hashes = {run: _hash(row) for run, row in wanted.items()}
+    names = _names(definition, wanted)
+    hashes = {
+        run: content_hash([VIEW, names[run], _params(row), _tags(row), _metrics(row)]) for run, row in wanted.items()
+    }
     there = _delete_others(client, experiment, hashes)
     missing = [row for run, row in wanted.items() if run not in there]
     if missing:
         curves = dict(_loss_curves(tables.read_losses(folder, [row["run_id"] for row in missing])))
         for row in missing:
             run = row["run_id"]
-            _write(client, experiment, row, hashes[run], curves.get(run, []), began)
+            _write(client, experiment, row, names[run], hashes[run], curves.get(run, []), began)
         if not own:  # if a server dies before it answers, MLflow asks again, and a run may exist twice
             _delete_others(client, experiment, hashes)
     return len(wanted)
@@ -102,10 +105,6 @@ def _rows(runs: "pd.DataFrame") -> list[dict[str, Any]]:
     return records(runs.astype(object).where(runs.notna(), None))
 
 
-def _hash(row: Mapping[str, Any]) -> str:
-    return content_hash([VIEW, _name(row), _params(row), _tags(row), _metrics(row)])
-
-
 def _delete_others(client: "MlflowClient", experiment: str, wanted: Mapping[str, str]) -> set[str]:
     """Delete all runs of ours but one of each that shows what is wanted. Returns the ids of the runs that are shown."""
     there: set[str] = set()
@@ -124,12 +123,13 @@ def _write(
     client: "MlflowClient",
     experiment: str,
     row: Mapping[str, Any],
+    name: str,
     content: str,
     curve: Sequence[tuple[int, float]],
     began: int,
 ) -> None:
     tags = _tags(row) | {KIND: "run", KEY: row["run_id"], CONTENT: content}
-    run = create(client, experiment, _name(row), began, tags)
+    run = create(client, experiment, name, began, tags)
     metrics = [("loss", loss, step) for step, loss in curve]
     last = curve[-1][0] if curve else 0
     metrics += [(name, value, last) for name, value in _metrics(row).items()]
@@ -137,8 +137,18 @@ def _write(
     finish(client, run, began, row["seconds"] or 0.0)  # the last call: until then the run does not count
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    return f"{row['model']} · {row['method']} · lr {row['lr']:.6g} · seed {row['seed']}"
+def _names(definition: Definition, wanted: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the name of each run. It has the values in which the study's arms of its method differ."""
+    of_method: dict[str, list[Mapping[str, Any]]] = {}
+    for arm in definition.study.arms:
+        of_method.setdefault(arm.method, []).append(arm.options)
+    found = {}
+    for run, row in wanted.items():
+        values, alike = _params(row), of_method.get(row["method"], [])
+        differ = sorted(name for name in values if any(arm.get(name) != alike[0].get(name) for arm in alike))
+        label = " ".join([row["method"], *(f"{name}={values[name]}" for name in differ)])
+        found[run] = f"{row['model']} · {label} · lr {row['lr']:.6g} · seed {row['seed']}"
+    return found
 
 
 def _params(row: Mapping[str, Any]) -> dict[str, str]:

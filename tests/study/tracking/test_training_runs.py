@@ -71,6 +71,21 @@ def test_a_run_has_the_numbers_of_the_record(small: Path) -> None:
     assert history == {step: total[step] for step in history}
 
 
+def test_the_name_of_a_run_has_the_threshold_in_which_arms_of_its_method_differ(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    shutil.copy(empty_database, tmp_path)
+    written(tmp_path, arms=(Arm("none"), Arm("clippy", {"abs": 0.01}), Arm("clippy", {"abs": 0.001})))
+    mirror(tmp_path)
+    names = [run.info.run_name for run in shown(tmp_path).values()]
+    assert len(set(names)) == len(names)
+    assert {name for name in names if "lr 0.4 · seed 1" in name} == {
+        "small · none · lr 0.4 · seed 1",
+        "small · clippy abs=0.01 · lr 0.4 · seed 1",
+        "small · clippy abs=0.001 · lr 0.4 · seed 1",
+    }
+
+
 def test_a_loss_that_is_not_finite_is_left_out(small: Path) -> None:
     mirror(small)
     gone = tables.read_runs(small).query("reason == 'nonfinite'")
