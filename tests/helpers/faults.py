@@ -44,7 +44,8 @@ TINY = [
     *("--data", "synthetic", "--set", "data.rows=12000", "--set", "batch=64", "--set", "window=500"),
     *("--set", "models=small", "--set", "steps=80", "--set", "warmup=5"),
 ]
-GRID = ["quick", *TINY, "--set", "methods=none,clippy", "--set", "lr=0.05,0.4,3.2", "--seeds", "0-5"]
+SIX_CELLS = ["quick", *TINY, "--set", "methods=none,clippy", "--set", "lr=0.05,0.4,3.2"]
+GRID = [*SIX_CELLS, "--seeds", "0-5"]
 EDGES = ["edges", *TINY, "--set", "methods=none,layer_clip", "--set", "lr=0.1,0.4,1.6,6.4"]
 EDGES += ["--precision", "1.3", "--budget", "30"]
 QUALITY = ["best_quality", *TINY, "--set", "methods=none,clippy", "--set", "search.budget=24"]

@@ -43,7 +43,7 @@ def test_a_killed_and_resumed_study_has_the_bits_of_an_undisturbed_one(name: str
 
 # Without MLflow ------------------------------------------------------------------------------------------------------
 
-SHORT = [*faults.GRID, "--seeds", "0-1"]
+SHORT = [*faults.SIX_CELLS, "--seeds", "0-1"]
 RUNS = 24 + 2 * 3 * 2
 
 
@@ -136,7 +136,7 @@ def test_training_does_not_wait_for_a_tracking_server(room: Room) -> None:
         )
     finally:
         server.kill()
-    assert said.stdout == f"MLflow: 2 curves, 6 cells in {server.uri}\n"
+    assert said.stdout == f"MLflow: 2 curves, 6 cells, {RUNS} training runs in {server.uri}\n"
     assert shown(server.database) == shown(rebuilt(room, folder))
 
 
@@ -159,7 +159,7 @@ def test_the_view_catches_up_after_a_tracking_server_was_away(room: Room) -> Non
         room.note(tree(child.pid))
         kill_tree(child.pid)
         server.kill()
-    assert f"MLflow: 2 curves, 6 cells in {server.uri}" in log.read_text()
+    assert f"MLflow: 2 curves, 6 cells, {RUNS} training runs in {server.uri}" in log.read_text()
     assert len(tables.read_runs(folder)) == RUNS
     assert shown(server.database) == shown(rebuilt(room, folder))
 

@@ -105,7 +105,7 @@ def test_labels_and_resources_say_where_trials_go(tmp_path: Path) -> None:
         (["--device", "cpu"], 0, ""),
         (["--gpu-fraction", "0"], 0, ""),
         (["--device", "cuda", "--label", "pool=none"], 2, "has no GPU with the label pool=none for a trial"),
-        (["--device", "cuda", "--gpu-fraction", "0"], 2, "--device cuda does not go with trials of 0 GPUs"),
+        (["--device", "cuda", "--gpu-fraction", "0"], 2, "--device cuda does not go with --gpu-fraction 0"),
     ],
 )
 def test_a_gpu_that_torch_cannot_use(tmp_path: Path, words: list[str], code: int, said: str) -> None:
