@@ -157,7 +157,7 @@ def _outlook(
 ) -> list[str]:
     seconds, how = expected_seconds(work, workers, trainer, runs)
     time = "unknown" if seconds is None else duration(seconds)
-    expected = how if seconds == 0 else f"{time} with {workers} trials at a time ({how})"
+    expected = how if seconds == 0 else f"{time} with {count(workers, 'trial')} at a time ({how})"
     return [
         *([f"  confirm   {work.confirmation_runs} runs of earlier confirmations"] if work.confirmation_runs else []),
         f"  expected  {expected}",

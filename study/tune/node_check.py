@@ -9,6 +9,7 @@ from typing import Any
 from study.execution import preflight
 from study.execution.preflight import Needs, NodeError
 from study.text import console
+from study.text.wording import count
 from study.tune.cluster import Cluster, ClusterError
 
 NODE_SECONDS = 180
@@ -51,7 +52,7 @@ def check_nodes(needs: Needs, cluster: Cluster) -> Cluster:
         cluster = dataclasses.replace(cluster, without=tuple(unfit))
         cluster = dataclasses.replace(cluster, workers=cluster.wanted_workers())
     if cluster.workers > (fitting := len(nodes) and cluster.current_workers()):
-        console.show(f"asks for {cluster.workers} trials at a time; {fitting} fit the cluster now")
+        console.show(f"asks for {count(cluster.workers, 'trial')} at a time; {fitting} fit the cluster now")
     if cluster.gpu:
         console.show(f"trains on GPUs of {', '.join(map(node_name, cluster.nodes()))}")
     return cluster

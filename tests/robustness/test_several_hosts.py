@@ -198,7 +198,7 @@ def test_a_submitted_study_trains_on_every_node_and_equals_one_of_a_single_machi
         "data are converted once a node"
     )
     assert not (site.shared / "submitted" / "nodes").exists()
-    assert f"MLflow: {CURVES_OF_STUDY} curves, {CELLS} cells in {CURVES}" in printed
+    assert f"MLflow: {CURVES_OF_STUDY} curves, {CELLS} cells, {len(expected)} training runs in {CURVES}" in printed
     said = site.start("tracking", sys.executable, "-c", QUESTION, CURVES)
     curves = [run for run in json.loads(ended(said)) if "divergence/rate" in run]
     assert len(curves) >= CURVES_OF_STUDY
