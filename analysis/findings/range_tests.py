@@ -18,27 +18,35 @@ from analysis.figures.palette import method_styles
 from analysis.findings import published
 from analysis.findings.tables import markdown
 from analysis.loading import records
-from analysis.stats.edges import REACHED, edges
+from analysis.stats.edges import edges
+from analysis.stats.quality import quality
 from analysis.stats.range_rules import RULES
-from analysis.stats.range_tests import RAMP, over_seeds
+from analysis.stats.range_tests import RAMP, beside_edges, grouped, over_seeds
+from analysis.stats.rates import divergence_rates
 from analysis.text.format import two_digits
-from analysis.text.range_tests import NAMES, lr_words
+from analysis.text.range_tests import DEFAULTS, NAMES, lr_words
 
+AUC = "auc_click"
 FILE = "range_tests.csv"
 SLOW = {"lr_from": 1e-3, "lr_to": 10.0, "lr_steps": 400}
 """The ramp around the edges."""
+
+SHORT = SLOW | {"lr_steps": 100}
+"""The same range in as many steps as the default of both libraries."""
 
 LIGHTNINGS = {"lr_from": 1e-8, "lr_to": 1.0, "lr_steps": 100}
 """The default of Lightning's `lr_find`."""
 
 
 def beside(folders: Sequence[Path]) -> pd.DataFrame:
-    """Return `over_seeds` of the range tests with the column edge: LR50 of the curve, NaN unless it was reached."""
+    """Return `beside_edges` of the range tests, model by model: LR50, and AUC of click at trained lrs."""
     tests, *studies = folders
-    rules = over_seeds(pd.read_csv(tests / FILE))
-    reached = pd.concat([edges(published.read(folder).runs, 0.5) for folder in studies])
-    reached = reached.loc[(reached["status"] == REACHED).to_numpy(), ["model", "curve", "edge"]]
-    return rules.merge(reached, on=["model", "curve"], how="left")
+    rules, parts = over_seeds(pd.read_csv(tests / FILE)), []
+    for study in map(published.read, studies):
+        runs, own = study.runs, rules.loc[rules["model"].isin(list(study.runs["model"])).to_numpy()]
+        scored = quality(runs, study.definition)
+        parts.append(beside_edges(own, divergence_rates(runs), scored, edges(runs, 0.5), AUC))
+    return pd.concat(parts, ignore_index=True)
 
 
 def suggestions(folders: Sequence[Path]) -> str:
@@ -62,6 +70,23 @@ def ramps(folders: Sequence[Path]) -> str:
         row_of = {row["rule"]: row for row in records(own)}
         of_rules = [lr_words(row_of[rule]["middle"], high) for rule in RULES]
         lines.append([model, f"{low:g} to {high:g}", str(steps), two_digits(own["edge"].iloc[0]), *of_rules])
+    return markdown(head, lines)
+
+
+def trained(folders: Sequence[Path]) -> str:
+    """Return what became of untreated runs near the suggestions of both libraries, beside the best trained lr."""
+    table = beside(folders)
+    table = table.loc[(table["method"] == "none").to_numpy()]
+    head = ["model", "ramp", "of", "suggestion", "nearest trained lr", "diverged there", "AUC there"]
+    head, lines = [*head, "best lr", "AUC there", "best lr / suggestion"], []
+    for of_model in grouped(table, ["model"]).values():
+        for row in records(pd.concat([_of_ramp(of_model, ramp) for ramp in (LIGHTNINGS, SHORT)])):
+            if row["rule"] in DEFAULTS:
+                whose = [row["model"], f"{row['lr_from']:g} to {row['lr_to']:g}", DEFAULTS[row["rule"]]]
+                near = [f"{row['near_lr']:g}", f"{row['near_k']:g} of {row['near_n']:g}", f"{row['near_quality']:.4f}"]
+                near = ["-"] * len(near) if math.isnan(row["near_lr"]) else near
+                best = [f"{row['best_lr']:g}", f"{row['best_quality']:.4f}", two_digits(row["best_over"])]
+                lines.append([*whose, two_digits(row["middle"]), *near, *best])
     return markdown(head, lines)
 
 
@@ -137,4 +162,5 @@ TABLES: dict[str, Callable[[Sequence[Path]], str]] = {
     "range_tests": suggestions,
     "range_tests_ramps": ramps,
     "range_tests_span": span,
+    "range_tests_trained": trained,
 }

@@ -336,14 +336,16 @@ TABLES["range_tests_rules"] = (
         "lower": (LR, "lower quartile"),
         "upper": (LR, "upper quartile"),
         "edge": (LR, "LR50 of runs at fixed lrs; empty unless it was reached"),
-        "edge_over": (FACTOR, "edge over middle"),
+        "edge_low": (LR, f"lower end {END} of edge"),
+        "edge_high": (LR, f"upper end {END} of edge"),
+        "edge_over": (FACTOR, "edge over middle; empty where that is inf"),
         "near_lr": (LR, "the trained lr that is nearest to middle; empty if none lies within a factor of 2"),
         "near_k": (RUNS, "diverged runs there"),
         "near_n": (RUNS, "runs there"),
         "near_quality": ("", "median held-out quality there, of the first task"),
         "best_lr": (LR, "the trained lr of the best median quality; empty of a search"),
         "best_quality": ("", "median quality there"),
-        "best_over": (FACTOR, "best_lr over middle"),
+        "best_over": (FACTOR, "best_lr over middle; empty where that is inf"),
     },
 )
 TABLES["scale_points"] = ("The edges that the fit of a size takes.", TABLES["edges"][1] | FIT)

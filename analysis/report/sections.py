@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.loading import CELL, records, tasks_of
+from analysis.loading import CELL, CURVE, records, tasks_of
 from analysis.report.answers import Context, once, split_answer
 from analysis.report.comparison_sections import contrasts
 from analysis.report.html import Image, Table
@@ -23,6 +23,7 @@ from analysis.stats.best import task_of
 from analysis.stats.horizon import SETTLED_WITHIN
 from analysis.stats.intervals import CONFIDENCE
 from analysis.stats.quality import BAND
+from analysis.stats.range_tests import RAMP, grouped
 from analysis.stats.rates import divergence_rates
 from analysis.stats.recommend import CLAIMED, RISK
 from analysis.stats.scale import ScaleTables
@@ -112,10 +113,11 @@ def report(
 
 def range_tests(tested: RangeTests) -> Context:
     """What range tests suggest, beside the edges."""
-    of_curves = []
-    for row in records(tested.rules if tested.beside is None else tested.beside):
-        words = "" if tested.beside is None else range_text.sentence(row)
-        of_curves.append((row["model"], f"{row['curve']}, {range_text.ramp_words(row)}", words))
+    answers = []
+    for of_curve in [] if tested.beside is None else grouped(tested.beside, [*CURVE, *RAMP]).values():
+        rows = records(of_curve)
+        if words := " ".join(range_text.sentences(rows)):
+            answers.append((rows[0]["model"], f"{rows[0]['curve']}, {range_text.ramp_words(rows[0])}", words))
     head = [
         "model",
         "curve",
@@ -125,7 +127,7 @@ def range_tests(tested: RangeTests) -> Context:
     ]
     return {
         "name": RANGE_TESTS,
-        "answers": [(model, curve, words) for model, curve, words in of_curves if words],
+        "answers": answers,
         "table": Table(head=head, rows=range_text.rows(tested.rules), words=3),
     }
 

@@ -101,28 +101,34 @@ def beside_edges(
         quality: The column of held-out quality.
 
     Returns:
-        The columns of `rules`, and: edge (NaN unless reached), edge_over (edge over middle), near_lr (the nearest
-        trained lr, NaN if none lies within a factor of `NEAR` of the middle), near_k and near_n (its diverged runs, of
-        all), near_quality (its median), best_lr and best_quality (of the best median; NaN of a search), best_over
-        (best_lr over middle).
+        The columns of `rules`, and: edge, edge_low, edge_high (with its interval; NaN unless reached), edge_over (edge
+        over middle), near_lr (the nearest trained lr, NaN if none lies within a factor of `NEAR` of the middle), near_k
+        and near_n (its diverged runs, of all), near_quality (its median), best_lr and best_quality (of the best median;
+        NaN of a search), best_over (best_lr over middle). What is over an infinite middle is NaN.
     """
-    edge_of = {(row["model"], row["curve"]): row["edge"] for row in records(edges) if row["status"] == "reached"}
+    reached = {(row["model"], row["curve"]): row for row in records(edges) if row["status"] == "reached"}
     rates_of, scored_of = grouped(rates, CURVE), grouped(scored, CURVE)
     best_of = {key: _best(of_curve, quality) for key, of_curve in scored_of.items()}
     rows = []
     for row in records(rules):
         middle, key = row["middle"], (row["model"], row["curve"])
-        edge, (best_lr, best) = edge_of.get(key, math.nan), best_of.get(key, (math.nan, math.nan))
+        edge, low, high = (reached.get(key, {}).get(name, math.nan) for name in ("edge", "low", "high"))
+        best_lr, best = best_of.get(key, (math.nan, math.nan))
+        over = middle if math.isfinite(middle) else math.nan
         rows.append(
             row
-            | {"edge": edge, "edge_over": edge / middle}
+            | {"edge": edge, "edge_low": low, "edge_high": high, "edge_over": edge / over}
             | _near(rates_of.get(key, rates.head(0)), scored_of.get(key, scored.head(0)), middle, quality)
-            | {"best_lr": best_lr, "best_quality": best, "best_over": best_lr / middle}
+            | {"best_lr": best_lr, "best_quality": best, "best_over": best_lr / over}
         )
     return pd.DataFrame(rows, columns=pd.Index([*rules.columns, *BESIDE]))
 
 
-BESIDE = ["edge", "edge_over", "near_lr", "near_k", "near_n", "near_quality", "best_lr", "best_quality", "best_over"]
+BESIDE = [
+    *("edge", "edge_low", "edge_high", "edge_over"),
+    *("near_lr", "near_k", "near_n", "near_quality"),
+    *("best_lr", "best_quality", "best_over"),
+]
 
 
 def _near(rates: pd.DataFrame, scored: pd.DataFrame, lr: float, quality: str) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def sentence(row: Mapping[str, Any]) -> str:
             f"({_lowest(row)}; {outside}; {seeds})"
         )
     else:
-        answer = f"{share} of the runs diverge {within} at lr {two_digits(row['edge'])} ({_interval(row)}, {seeds})"
+        answer = f"{share} of the runs diverge {within} at lr {two_digits(row['edge'])} ({interval_text(row)}, {seeds})"
     if row["status"] == REACHED and row["safe_bound"] >= row["level"]:
         safe = ""  # a single run of an adaptive search gives no useful bound
     elif row["status"] == BELOW:
@@ -78,7 +78,8 @@ def _lowest(row: Mapping[str, Any]) -> str:
     return f"neighbouring lrs read together, although {seen} diverged at lr {row['safe_lr']:g}"
 
 
-def _interval(row: Mapping[str, Any]) -> str:
+def interval_text(row: Mapping[str, Any]) -> str:
+    """Return the interval of an edge: `95% interval 0.48 to 0.78`, `above 1.7 at 95% confidence`."""
     if row["low"] == 0 and math.isinf(row["high"]):
         return "the 95% interval is wider than the range tried"
     if row["low"] == 0:

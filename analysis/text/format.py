@@ -6,8 +6,11 @@ from typing import Any
 
 
 def two_digits(value: float) -> str:
-    """Return two significant digits: `0.48`, `0.60`, `2.0`, `12`, `130`."""
-    return f"{value:#.2g}".rstrip(".") if abs(value) < 99.5 else f"{float(f'{value:.2g}'):g}"
+    """Return two significant digits: `0.48`, `0.60`, `2.0`, `12`, `130`, `9,500,000`; from 1e9 on `1.2e+09`."""
+    if abs(value) < 99.5:
+        return f"{value:#.2g}".rstrip(".")
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if abs(rounded) < 1e9 else f"{rounded:g}"
 
 
 def span_text(low: float, high: float, number: Callable[[float], str] = two_digits) -> str:

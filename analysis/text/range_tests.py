@@ -1,7 +1,7 @@
-"""Range tests as text: a table of each curve, and one sentence for each suggestion beside the trained lrs."""
+"""Range tests as text: a table of each curve, and what lies at the two default suggestions."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.loading import CURVE, records
 from analysis.stats.range_rules import RULES
 from analysis.stats.range_tests import NEAR, RAMP, grouped
+from analysis.text.edges import interval_text
 from analysis.text.format import aligned, quality_words, two_digits
 from study.text.wording import count
 
@@ -52,8 +53,7 @@ def text(read: pd.DataFrame, rules: pd.DataFrame, beside: pd.DataFrame | None) -
         rows.append(["quartiles", *(_quartiles(of_rules[rule], high) for rule in RULES)])
         lines = [f"{first['model']}, {first['curve']}: {ramp_words(first)}, {count(len(seeds), 'seed')}"]
         lines += [f"  {line}" for line in aligned(rows)]
-        said = [] if beside is None else map(sentence, records(beside_of[key]))
-        lines += [f"  {line}" for line in said if line]
+        lines += [] if beside is None else [f"  {line}" for line in sentences(records(beside_of[key]))]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -79,34 +79,53 @@ def ramp_words(row: Mapping[str, Any]) -> str:
     return f"lr {row['lr_from']:g} to {row['lr_to']:g} in {row['lr_steps']} steps"
 
 
-def sentence(row: Mapping[str, Any]) -> str:
-    """Return what a row of `beside_edges` says beside the runs at fixed lrs; "" if nothing was trained near it."""
+def sentences(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what range tests of a curve and ramp say beside runs at fixed lrs; empty without such runs.
+
+    Args:
+        rows: Those of the curve and ramp in `beside_edges` (`with_words`).
+    """
+    row_of = {row["rule"]: row for row in rows}
+    said = [_explosion(row_of["explosion"]), *(_suggestion(row_of[rule], who) for rule, who in DEFAULTS.items())]
+    return [line for line in said if line]
+
+
+DEFAULTS = {"lightning": "Lightning", "valley": "fastai"}
+"""Rule -> the library whose default it is."""
+
+
+def _explosion(row: Mapping[str, Any]) -> str:
+    """Where the loss explodes, beside LR50."""
     middle = row["middle"]
-    if not math.isfinite(middle):
+    if math.isnan(row["edge"]) or math.isnan(middle):
         return ""
-    if row["rule"] == "explosion":
-        if math.isnan(row["edge"]):
-            return ""
-        return f"The loss explodes at {two_digits(middle / row['edge'])} times the edge of runs at a fixed lr."
-    whose = "At Lightning's suggestion" if row["rule"] == "lightning" else f"At the suggestion of {NAMES[row['rule']]}"
-    best = _best_words(row)
-    if math.isnan(row["near_lr"]):
-        return f"{whose}, lr {two_digits(middle)}, no lr within a factor of {NEAR:g} was trained{best}." if best else ""
-    score = "" if math.isnan(row["near_quality"]) else f", and {row['quality_words']} is {row['near_quality']:.4g}"
-    return (
-        f"{whose}, lr {two_digits(middle)}, {row['near_k']:g} of {row['near_n']:g} diverge{score} "
-        f"(at lr {row['near_lr']:g}, the nearest trained){best}."
-    )
+    edge = {"low": row["edge_low"], "high": row["edge_high"]}
+    lr50 = f"{two_digits(row['edge'])} ({interval_text(edge)})"
+    if math.isinf(middle):
+        return f"The loss does not explode up to lr {row['lr_to']:g}. LR50 is {lr50}."
+    return f"The loss explodes at lr {two_digits(middle)}, {two_digits(middle / row['edge'])} times LR50, {lr50}."
+
+
+def _suggestion(row: Mapping[str, Any], who: str) -> str:
+    """What became of runs at the lr that a library suggests, and how far the best lr lies from it."""
+    middle, near, best = row["middle"], row["near_lr"], row["best_lr"]
+    if not math.isfinite(middle) or (math.isnan(near) and math.isnan(best)):
+        return ""
+    if math.isnan(near):
+        said = f"no lr within a factor of {NEAR:g} was trained"
+    else:
+        score = "" if math.isnan(row["near_quality"]) else f" and {row['quality_words']} is {row['near_quality']:.4g}"
+        at = f"trained at lr {near:g}{', the best lr' if near == best else ''}"
+        said = f"{row['near_k']:g} of {row['near_n']:g} diverge{score} ({at})"
+    known = math.isnan(best) or near == best
+    return f"At {who}'s suggestion, lr {two_digits(middle)}, {said}{'' if known else _best_words(row)}."
 
 
 def _best_words(row: Mapping[str, Any]) -> str:
-    """Return how far the best lr lies from the suggestion."""
+    """How far the best lr lies from the suggestion."""
     ratio = row["best_over"]
-    if math.isnan(ratio):
-        return ""
-    if ratio >= 1:
-        return f"; the best trained lr, {row['best_lr']:g}, is {two_digits(ratio)} times as high"
-    return f"; the best trained lr, {row['best_lr']:g}, is {two_digits(1 / ratio)} times as low"
+    way = f"{two_digits(ratio)} times as high" if ratio >= 1 else f"{two_digits(1 / ratio)} times lower"
+    return f"; the best lr, {row['best_lr']:g}, is {way}"
 
 
 def with_words(beside: pd.DataFrame, quality: str) -> pd.DataFrame:

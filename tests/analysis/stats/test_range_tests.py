@@ -7,8 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.loading import records
+from analysis.report import sections
+from analysis.report.range_tests import RangeTests
+from analysis.stats.range_rules import RULES
 from analysis.stats.range_tests import beside_edges, over_seeds, quantile
-from analysis.text.range_tests import sentence, with_words
+from analysis.text.range_tests import sentences, with_words
 
 CURVE = {"model": "small", "curve": "none"}
 RAMP = {"lr_from": 1e-3, "lr_to": 10.0, "lr_steps": 100}
@@ -38,21 +42,64 @@ def test_seeds_without_a_suggestion_are_left_out() -> None:
     assert math.isnan(of["valley"]["middle"])
 
 
-def test_a_suggestion_stands_beside_the_nearest_trained_lr_and_only_a_near_one() -> None:
-    rules = over_seeds(readings(explosion=[1.4] * 4, lightning=[0.0014] * 4, steep=[0.01] * 4))
-    trained = {0.002: (0, 0.65), 0.05: (0, 0.7), 0.8: (9, 0.5)}
+def words(rules: pd.DataFrame, trained: dict[float, tuple[int, float]], edge: dict[str, Any]) -> str:
+    """What is said of one curve. trained: lr -> diverged runs of 16, and AUC."""
     rates = pd.DataFrame([CURVE | {"lr": lr, "n": 16, "k": k} for lr, (k, _) in trained.items()])
     scored = pd.DataFrame([CURVE | {"lr": lr, "auc_click": q, "binned": False} for lr, (_, q) in trained.items()])
-    edges = pd.DataFrame([CURVE | {"edge": 0.7, "status": "reached"}])
-    beside = with_words(beside_edges(rules, rates, scored, edges, "auc_click"), "auc_click")
-    said = {row["rule"]: sentence(row) for row in beside.to_dict("records")}
-    assert said["explosion"] == "The loss explodes at 2.0 times the edge of runs at a fixed lr."
-    assert said["lightning"] == (
-        "At Lightning's suggestion, lr 0.0014, 0 of 16 diverge, and AUC of click is 0.65 (at lr 0.002, the nearest "
-        "trained); the best trained lr, 0.05, is 36 times as high."
+    beside = beside_edges(rules, rates, scored, pd.DataFrame([CURVE | edge]), "auc_click")
+    return " ".join(sentences(records(with_words(beside, "auc_click"))))
+
+
+REACHED = {"edge": 0.7, "low": 0.6, "high": 0.8, "status": "reached"}
+TRAINED = {0.002: (0, 0.65), 0.05: (0, 0.7), 0.8: (9, 0.5)}
+
+
+def test_the_two_default_suggestions_stand_beside_the_nearest_trained_lr() -> None:
+    rules = over_seeds(readings(explosion=[1.4] * 4, lightning=[0.0014] * 4, valley=[0.05] * 4, steep=[0.01] * 4))
+    assert words(rules, TRAINED, REACHED) == (
+        "The loss explodes at lr 1.4, 2.0 times LR50, 0.70 (95% interval 0.60 to 0.80). "
+        "At Lightning's suggestion, lr 0.0014, 0 of 16 diverge and AUC of click is 0.65 (trained at lr 0.002); "
+        "the best lr, 0.05, is 36 times as high. "
+        "At fastai's suggestion, lr 0.050, 0 of 16 diverge and AUC of click is 0.7 (trained at lr 0.05, the best lr)."
     )
-    assert "no lr within a factor of 2 was trained" in said["steep"]
-    assert said["valley"] == ""
+
+
+def test_a_suggestion_that_lies_far_from_every_trained_lr_is_compared_with_the_best_alone() -> None:
+    rules = over_seeds(readings(explosion=[math.inf] * 4, lightning=[5e-6] * 4, valley=[0.4] * 4))
+    assert words(rules, TRAINED, REACHED | {"high": math.inf}) == (
+        "The loss does not explode up to lr 10. LR50 is 0.70 (above 0.60 at 95% confidence). "
+        "At Lightning's suggestion, lr 5.0e-06, no lr within a factor of 2 was trained; "
+        "the best lr, 0.05, is 10,000 times as high. "
+        "At fastai's suggestion, lr 0.40, 9 of 16 diverge and AUC of click is 0.5 (trained at lr 0.8); "
+        "the best lr, 0.05, is 8.0 times lower."
+    )
+
+
+def test_nothing_is_said_where_nothing_was_trained() -> None:
+    rules = over_seeds(readings(explosion=[1.4] * 4, lightning=[0.0014] * 4))
+    rates = pd.DataFrame(columns=pd.Index([*CURVE, "lr", "n", "k"]))
+    scored = pd.DataFrame(columns=pd.Index([*CURVE, "lr", "auc_click", "binned"]))
+    beside = beside_edges(rules, rates, scored, pd.DataFrame(columns=pd.Index(["status"])), "auc_click")
+    assert sentences(records(with_words(beside, "auc_click"))) == []
+
+
+def test_where_nothing_explodes_there_is_no_factor() -> None:
+    rules = over_seeds(readings(explosion=[math.inf] * 4))
+    none = pd.DataFrame(columns=pd.Index([*CURVE, "lr"]))
+    beside = beside_edges(rules, none, none.assign(binned=False), pd.DataFrame([CURVE | REACHED]), "auc_click")
+    assert beside[["edge_over", "best_over"]].isna().to_numpy().all()
+    assert beside[["edge", "edge_low", "edge_high"]].to_numpy().tolist() == [[0.7, 0.6, 0.8]] * len(RULES)
+
+
+def test_a_report_names_a_curve_once() -> None:
+    read = readings(explosion=[1.4] * 4, lightning=[0.0014] * 4, valley=[0.05] * 4)
+    rules = over_seeds(read)
+    none = pd.DataFrame(columns=pd.Index([*CURVE, "lr"]))
+    beside = beside_edges(rules, none, none.assign(binned=False), pd.DataFrame([CURVE | REACHED]), "auc_click")
+    tested = RangeTests(tests=read, read=read, rules=rules, beside=with_words(beside, "auc_click"))
+    (answer,) = sections.range_tests(tested)["answers"]
+    assert answer[:2] == ("small", "none, lr 0.001 to 10 in 100 steps")
+    assert answer[2] == "The loss explodes at lr 1.4, 2.0 times LR50, 0.70 (95% interval 0.60 to 0.80)."
 
 
 def test_each_curve_and_ramp_stands_beside_its_own_runs_in_the_order_of_the_rules() -> None:
@@ -70,4 +117,4 @@ def test_each_curve_and_ramp_stands_beside_its_own_runs_in_the_order_of_the_rule
     ]
     assert found[["near_k", "near_quality", "best_lr"]].to_numpy().tolist() == [[3, 0.6, 1], [1, 0.7, 4], [3, 0.6, 1]]
     untrained = beside_edges(rules, rates.iloc[:1], scored.iloc[:1], pd.DataFrame(columns=["status"]), "auc_click")
-    assert untrained.loc[untrained["curve"] == "clippy", ["near_lr", "best_lr"]].isna().all(axis=None)
+    assert untrained.loc[untrained["curve"] == "clippy", ["near_lr", "best_lr"]].isna().to_numpy().all()
