@@ -32,14 +32,15 @@ SKIP_BEGIN, SKIP_END = 10, 1
 FASTAI_SKIP_END = 5
 
 
-def explosion(lrs: Sequence[float], losses: Sequence[float]) -> float:
+def explosion(lrs: Sequence[float], losses: Sequence[float], beta: float = BETA) -> float:
     """Return the lr at which the loss explodes: inf if it never does.
 
     Args:
         lrs: The lr of each step, increasing.
         losses: The loss of each step, before its update.
+        beta: How much of the smoothed loss is that of the step before.
     """
-    smooth, best = _smoothed(losses, 1), np.inf
+    smooth, best = _smoothed(losses, 1, beta), np.inf
     for lr, loss, value in zip(lrs, losses, smooth, strict=True):
         if not (np.isfinite(loss) and np.isfinite(value)) or value > EXPLODED * best:
             return float(lr)
@@ -91,12 +92,12 @@ RULES: dict[str, Callable[[Sequence[float], Sequence[float]], float]] = {
 """Name of a column -> what it holds for a curve."""
 
 
-def _smoothed(losses: Sequence[float], first_power: int) -> np.ndarray:
-    """The smoothed loss of each step. first_power: what the first step's is divided by, 1 - BETA^first_power."""
+def _smoothed(losses: Sequence[float], first_power: int, beta: float = BETA) -> np.ndarray:
+    """The smoothed loss of each step. first_power: what the first step's is divided by, 1 - beta^first_power."""
     average, smooth = 0.0, []
     for step, loss in enumerate(losses):
-        average = BETA * average + (1 - BETA) * float(loss)
-        smooth.append(average / (1 - BETA ** (step + first_power)))
+        average = beta * average + (1 - beta) * float(loss)
+        smooth.append(average / (1 - beta ** (step + first_power)))
     return np.array(smooth)
 
 

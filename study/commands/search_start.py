@@ -97,12 +97,17 @@ def _tested(study: Study, trainer: Trainer, folder: Path, request: RunRequest, r
 
 
 def _read(tests: "pd.DataFrame", study: Study, trainer: Trainer, model: str, arm: Arm, ramp: Ramp) -> list[float]:
-    """Where the recorded range tests of a curve explode: an lr for each seed."""
-    from analysis.stats.range_rules import explosion
+    """Where the recorded range tests of a curve explode: an lr for each seed.
+
+    The smoothed loss follows the loss some steps later. In a short loop these would be a large part of the ramp, so its
+    losses are smoothed over the same share of the ramp as in 400 steps.
+    """
+    from analysis.stats.range_rules import BETA, explosion
 
     setting, columns = setting_of(study, trainer.content), columns_of(trainer, study, model, arm)
     own = recorded_tests(tests, setting, model, columns, ramp)
-    return [explosion(lr, loss) for lr, loss in zip(own["step_lr"], own["loss"], strict=True)]
+    beta = BETA ** (RAMP.steps / ramp.steps)
+    return [explosion(lr, loss, beta) for lr, loss in zip(own["step_lr"], own["loss"], strict=True)]
 
 
 def _ladder(explosions: list[float]) -> tuple[float, ...]:

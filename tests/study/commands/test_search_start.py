@@ -56,7 +56,7 @@ def test_a_loop_begins_below_where_its_range_tests_explode(tmp_path: Path, capsy
     for arm in found.arms:
         own = tests.loc[(tests["method"] == arm.method) & (tests["lr_steps"] == STEPS) & (tests["lr_from"] > 1e-3)]
         assert own["seed"].tolist() == [0, 1, 2, 3]
-        at = np.median([explosion(row.step_lr, row.loss) for row in own.itertuples()])
+        at = np.median([explosion(row.step_lr, row.loss, 0.98 ** (100 / STEPS)) for row in own.itertuples()])
         assert found.lrs_of(arm) == pytest.approx([at / 4, at / 2, at], rel=0.05)
         edge = 2 / (arm.options or {}).get("curvature", 1.0)
         assert edge < at < 10 * edge
@@ -65,6 +65,20 @@ def test_a_loop_begins_below_where_its_range_tests_explode(tmp_path: Path, capsy
     capsys.readouterr()
     assert search_start.with_lrs(made, trainer, tmp_path, REQUEST) == found
     assert "; 0 runs to train" in capsys.readouterr().out
+
+
+def lost_above_one(run, watch):
+    for step in range(40):
+        watch(1.0 if run.lr_at(step) < 1 else 8.0)
+
+
+def test_a_short_loop_begins_near_the_lr_at_which_its_loss_jumps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_start, "RAMP", Ramp(low=1e-3, high=100.0, steps=400))
+    made = Study(name="s", trainer=Loop(lost_above_one), arms=(Arm("a"),), search=EdgeSearch())
+    found = search_start.with_lrs(made, open_trainer(made, cache_folder()), tmp_path, REQUEST)
+    assert 0.9 < found.lrs_of(found.arms[0])[-1] < 2
 
 
 def test_a_loop_that_ends_before_its_lr_is_high_is_refused(tmp_path: Path) -> None:
