@@ -2,8 +2,9 @@
 
 import contextlib
 import multiprocessing
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -12,17 +13,39 @@ from study import plugins
 
 @contextlib.contextmanager
 def parallel_map(workers: int) -> Iterator[Callable[..., Any]]:
-    """Yield `map`, in several processes if there is more than one worker."""
+    """Yield `map`, in several processes if there is more than one worker. A KeyboardInterrupt ends them at once."""
     if workers == 1:
         yield map
         return
-    spawn = multiprocessing.get_context("spawn")
+    spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with (
         _without_main(),
         plugins.safe_path_in_children(),
         ProcessPoolExecutor(workers, spawn, initializer=plugins.add_folder, initargs=(plugins.user_folder,)) as pool,
     ):
-        yield pool.map
+
+        def started_map(function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterator[Any]:
+            with ctrl_c_blocked():
+                return pool.map(function, *iterables)
+
+        try:
+            yield started_map
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)  # before the processes end: nothing is left to fail
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+                process.join()
+            raise
+
+
+@contextlib.contextmanager
+def ctrl_c_blocked() -> Iterator[None]:
+    """Block Ctrl-C for processes started here: it reaches every process of a terminal, and the parent ends this one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -10,15 +10,15 @@ import importlib
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from study.execution.processes import ctrl_c_blocked
 from study.tracking.choices import AUTO
 from study.tracking.client import TrackingError, quiet_mlflow
 from study.tracking.mirror import MirrorResult, mirror
@@ -65,7 +65,7 @@ class Follower:
         self._send(IMPORT)
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        with _ctrl_c_blocked():
+        with ctrl_c_blocked():
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", CHILD],
                 bufsize=0,
@@ -132,16 +132,6 @@ class Follower:
         self.unanswered += 1
         with contextlib.suppress(OSError):  # the process has died
             self.process.stdin.write(request)
-
-
-@contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    """Block Ctrl-C for processes started here: it reaches every process of a terminal, and the parent ends this one."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def mirror_on_request() -> None:

@@ -1,8 +1,14 @@
-"""Processes of this machine do not run the user's script again."""
+"""Processes of this machine do not run the user's script again, and end with an interrupt."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,3 +28,33 @@ def test_a_script_needs_no_guard_of_main(tmp_path: Path) -> None:
     script.write_text(SCRIPT.format(root=str(ROOT)))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines() == ["the script", "[1.0, 2.0]", f"{script} None"], done.stderr
+
+
+INTERRUPTED = """
+import sys, time
+sys.path.insert(0, {root!r})
+from study.execution.processes import parallel_map
+try:
+    with parallel_map(2) as each:
+        for _ in each(time.sleep, [0.0] + 6 * [30.0]):
+            print("the first", flush=True)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_an_interrupt_ends_what_runs_and_what_is_queued(send: Callable[[int, int], None], tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED.format(root=str(ROOT)))
+    words = [sys.executable, str(script)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == "the first\n"
+        send(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=15)
+        assert (process.returncode, errors) == (130, "")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
