@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from study.config import Arm, Study, canonical_json
+from study.config.checks import MAX_LR
 from study.record import checksums, files
 from study.storage import stores
 from study.storage.untrusted_input import check_integer, check_json, check_name, check_number, require
@@ -24,6 +25,9 @@ from study.storage.untrusted_input import check_integer, check_json, check_name,
 FOLDER = "range_tests"
 
 LEAST_STEPS, MOST_STEPS = 20, 1_000_000
+
+LEAST_LR = 1e-30
+"""Rules of `analysis.stats.range_rules` compute with 32-bit numbers, which end at 1e-38."""
 
 COLUMNS = pa.schema(
     [
@@ -66,17 +70,29 @@ class Ramp:
         for option, lr in (("--from", self.low), ("--to", self.high)):
             if not 0 < lr < np.inf:
                 raise ValueError(f"{option} needs a finite lr above 0, got {lr:g}")
+        if self.low < LEAST_LR:
+            raise ValueError(f"--from needs an lr of at least {LEAST_LR:g}, got {self.low:g}")
+        if self.high > MAX_LR:
+            raise ValueError(f"--to is at most {MAX_LR:g}, got {self.high:g}")
         if not self.low < self.high:
             raise ValueError(f"--from {self.low:g} is not below --to {self.high:g}")
         if self.steps < LEAST_STEPS:
             raise ValueError(f"--steps needs at least {LEAST_STEPS}, got {self.steps}")
         if self.steps > MOST_STEPS:
             raise ValueError(f"--steps is at most {MOST_STEPS:,}, got {self.steps:,}")
+        if not rises(self.lrs()):
+            steps, low, high = f"{self.steps:,} steps", f"--from {self.low:g}", f"--to {self.high:g}"
+            raise ValueError(f"{steps} do not rise from {low} to {high}: give lrs farther apart")
 
     def lrs(self) -> list[float]:
         """Return the lr of each step."""
         lrs = np.geomspace(self.low, self.high, self.steps).tolist()
         return [self.low, *lrs[1:-1], self.high]
+
+
+def rises(lrs: Sequence[float]) -> bool:
+    """Return whether each lr is above the one before it, as a 32-bit number."""
+    return bool((np.diff(np.asarray(lrs, np.float32)) > 0).all())
 
 
 def setting_of(study: Study, content: str) -> str:
@@ -138,8 +154,8 @@ def parse(content: bytes) -> pa.Table:
         check_integer(row["seed"], "a seed")
         lrs, losses = row["step_lr"] or [], row["loss"] or []
         require(0 < len(lrs) == len(losses) <= row["lr_steps"], f"it has {len(losses)} losses at {len(lrs)} lrs")
-        rising = np.diff(lrs, prepend=0.0)
-        require(bool((rising > 0).all() and np.isfinite(lrs).all()), "its lrs do not rise")
+        within = ramp[0] <= lrs[0] and lrs[-1] <= ramp[1]
+        require(within and rises(lrs), "its lrs do not rise from its first to its last")
         test = tuple(row[name] for name in TEST)
         require(steps.setdefault(test, lrs) == lrs, "its tasks have different steps")
     return table

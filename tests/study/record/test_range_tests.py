@@ -35,6 +35,9 @@ def test_a_ramp_rises_by_one_factor_and_keeps_its_ends() -> None:
         ({"low": -1.0}, "--from needs a finite lr above 0, got -1"),
         ({"high": float("inf")}, "--to needs a finite lr above 0, got inf"),
         ({"low": float("nan")}, "--from needs a finite lr above 0, got nan"),
+        ({"low": 1e-320}, "--from needs an lr of at least 1e-30, got 9.99989e-321"),
+        ({"high": 2e4}, "--to is at most 10000, got 20000"),
+        ({"low": 1.0, "high": 1.0 + 1e-6}, "100 steps do not rise from --from 1 to --to 1: give lrs farther apart"),
         ({"low": 20.0}, "--from 20 is not below --to 10"),
         ({"low": 10.0}, "--from 10 is not below --to 10"),
         ({"steps": LEAST_STEPS - 1}, "--steps needs at least 20, got 19"),
@@ -72,6 +75,9 @@ def test_a_study_without_range_tests_has_an_empty_table(tmp_path: Path) -> None:
         {"step_lr": [1.0] * 20},
         {"step_lr": [-1.0, *RAMP.lrs()[1:]]},
         {"lr_from": 20.0},
+        {"lr_from": 1e-320, "step_lr": [1e-320, *RAMP.lrs()[1:]]},
+        {"step_lr": [1e-320, *RAMP.lrs()[1:]]},
+        {"step_lr": np.nextafter(1.0, 2.0) ** np.arange(20)},
         {"lr_steps": 7},
         {"options": "[]"},
         {"method": "a\nb"},
@@ -84,7 +90,7 @@ def test_a_bad_file_is_ignored_with_a_warning_and_set_aside(tmp_path: Path, bad:
 
 
 @pytest.mark.parametrize(
-    "other", [{"step_lr": RAMP.lrs()[:7], "loss": [1.0] * 7}, {"step_lr": [2.0 * lr for lr in RAMP.lrs()]}]
+    "other", [{"step_lr": RAMP.lrs()[:7], "loss": [1.0] * 7}, {"step_lr": [*RAMP.lrs()[:-1], 9.9]}]
 )
 def test_tasks_of_one_test_have_the_same_steps(tmp_path: Path, other: dict[str, Any]) -> None:
     write_range_tests(tmp_path, [row(), row(task="like", **other)])
