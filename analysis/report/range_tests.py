@@ -17,6 +17,7 @@ from analysis.stats.quality import quality_column
 from analysis.stats.range_tests import beside_edges, over_seeds, readings, with_curves
 from analysis.text.alt import range_tests as alt
 from analysis.text.range_tests import text, with_words
+from study.config import EdgeSearch
 from study.record.definition import study_exists
 from study.record.range_tests import read_range_tests, setting_of
 
@@ -65,7 +66,8 @@ def of_report(tables: ReportTables) -> RangeTests | None:
     if found is None or tables.runs.empty or tables.best is not None:
         return found
     quality = quality_column(definition, None)
-    beside = beside_edges(found.rules, tables.rates, tables.scored, tables.edges[0.5], quality)
+    searched = isinstance(definition.study.search, EdgeSearch)
+    beside = beside_edges(found.rules, tables.rates, tables.scored, tables.edges[0.5], quality, searched=searched)
     return dataclasses.replace(found, beside=with_words(beside, quality))
 
 

@@ -91,7 +91,13 @@ def grouped(table: pd.DataFrame, names: Sequence[str]) -> dict[tuple[Any, ...], 
 
 
 def beside_edges(
-    rules: pd.DataFrame, rates: pd.DataFrame, scored: pd.DataFrame, edges: pd.DataFrame, quality: str
+    rules: pd.DataFrame,
+    rates: pd.DataFrame,
+    scored: pd.DataFrame,
+    edges: pd.DataFrame,
+    quality: str,
+    *,
+    searched: bool,
 ) -> pd.DataFrame:
     """Return the rules of `over_seeds` beside what was trained at fixed lrs.
 
@@ -99,16 +105,17 @@ def beside_edges(
         rules: `over_seeds`.
         rates, scored, edges: `divergence_rates`, `quality` and `edges` of the study, the edges at one level.
         quality: The column of held-out quality.
+        searched: Whether the study is a search of edges, which trains few runs at lrs of good quality.
 
     Returns:
         The columns of `rules`, and: edge, edge_low, edge_high (with its interval; NaN unless reached), edge_over (edge
         over middle), near_lr (the nearest trained lr, NaN if none lies within a factor of `NEAR` of the middle), near_k
         and near_n (its diverged runs, of all), near_quality (its median), best_lr and best_quality (of the best median;
-        NaN of a search), best_over (best_lr over middle). What is over an infinite middle is NaN.
+        NaN if `searched`, or of bins), best_over (best_lr over middle). What is over an infinite middle is NaN.
     """
     reached = {(row["model"], row["curve"]): row for row in records(edges) if row["status"] == "reached"}
     rates_of, scored_of = grouped(rates, CURVE), grouped(scored, CURVE)
-    best_of = {key: _best(of_curve, quality) for key, of_curve in scored_of.items()}
+    best_of = {} if searched else {key: _best(of_curve, quality) for key, of_curve in scored_of.items()}
     rows = []
     for row in records(rules):
         middle, key = row["middle"], (row["model"], row["curve"])
@@ -145,7 +152,7 @@ def _near(rates: pd.DataFrame, scored: pd.DataFrame, lr: float, quality: str) ->
 
 
 def _best(scored: pd.DataFrame, quality: str) -> tuple[float, float]:
-    """The lr of the best median quality, the lowest of equals, and that quality; NaN of a search, or without any."""
+    """The lr of the best median quality, the lowest of equals, and that quality; NaN of bins, or without any."""
     if quality not in scored or scored["binned"].to_numpy(dtype=bool).any():
         return math.nan, math.nan
     known = scored.loc[np.isfinite(scored[quality].to_numpy(dtype=float))].sort_values("lr")

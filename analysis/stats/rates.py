@@ -63,14 +63,15 @@ def bins(runs: pd.DataFrame) -> pd.DataFrame:
 def in_bins(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with lrs grouped so that their cells can be read.
 
-    If a study has few runs at each of many lrs, as an adaptive search does (fresh seeds that confirm an lr do not
+    If a study has few runs at most of many lrs, as an adaptive search does (fresh seeds that confirm an lr do not
     count), lr becomes the middle of its quarter octave, to two digits, and the trained lr stands in `lr_trained`. An
     lr alone in its bin and studies on a grid stay as they are. For tables and figures of cells; edges are fitted to
     the lrs that were trained.
     """
     runs = with_curves(runs)
     lrs, of_all_lrs = sorted(set(runs["lr"])), of_curves(runs)
-    if len(lrs) <= MANY_LRS or len(of_all_lrs) >= FEW_RUNS * of_all_lrs.groupby(CELL).ngroups:
+    runs_of_cells: Any = of_all_lrs.groupby(CELL).size()
+    if len(lrs) <= MANY_LRS or not runs_of_cells.median() < FEW_RUNS:
         return runs
     bins: dict[int, list[float]] = {}
     for lr, i in zip(lrs, octave_bins(lrs).tolist(), strict=True):
@@ -87,6 +88,6 @@ def octave_bins(lrs: Sequence[float] | np.ndarray) -> np.ndarray:
 
 MANY_LRS = 16
 FEW_RUNS = 3
-"""Runs a cell, on average, from which a cell is read by itself."""
+"""Runs of the median cell from which cells are read by themselves."""
 
 BINS_AN_OCTAVE = 4

@@ -1,6 +1,7 @@
 """Bins of learning rates, for studies with few runs at many of them."""
 
 import numpy as np
+import pandas as pd
 from threshold_runs import adaptive, runs_of
 
 import analysis
@@ -29,6 +30,20 @@ def test_lrs_on_a_grid_are_not_binned():
     for runs in (on_grid, few, on_grid.iloc[:0]):
         assert list(in_bins(runs)["lr"]) == list(runs["lr"])
     assert len(set(in_bins(on_grid[on_grid["seed"] == 0])["lr"])) < 20
+
+
+def test_a_search_with_many_runs_at_a_few_lrs_keeps_its_bins():
+    lrs = [round(0.1 * 1.05**i, 4) for i in range(60)]
+    search = runs_of(("none", {}, 0.4), lrs=lrs, seeds=range(1))
+    again = runs_of(("none", {}, 0.4), lrs=lrs[:6], seeds=range(1, 40))
+    runs = pd.concat([search, again], ignore_index=True)
+    assert len(runs) > 3 * len(lrs)
+    assert len(set(in_bins(runs)["lr"])) < 25
+
+
+def test_a_run_that_is_missing_leaves_a_grid_of_three_seeds_as_it_is():
+    runs = runs_of(("none", {}, 0.4), lrs=[round(0.1 * 1.1**i, 4) for i in range(30)], seeds=range(3)).iloc[:-1]
+    assert list(in_bins(runs)["lr"]) == list(runs["lr"])
 
 
 def test_lr_alone_in_its_bin_keeps_its_value():

@@ -42,11 +42,13 @@ def test_seeds_without_a_suggestion_are_left_out() -> None:
     assert math.isnan(of["valley"]["middle"])
 
 
-def words(rules: pd.DataFrame, trained: dict[float, tuple[int, float]], edge: dict[str, Any]) -> str:
+def words(
+    rules: pd.DataFrame, trained: dict[float, tuple[int, float]], edge: dict[str, Any], *, searched: bool = False
+) -> str:
     """What is said of one curve. trained: lr -> diverged runs of 16, and AUC."""
     rates = pd.DataFrame([CURVE | {"lr": lr, "n": 16, "k": k} for lr, (k, _) in trained.items()])
     scored = pd.DataFrame([CURVE | {"lr": lr, "auc_click": q, "binned": False} for lr, (_, q) in trained.items()])
-    beside = beside_edges(rules, rates, scored, pd.DataFrame([CURVE | edge]), "auc_click")
+    beside = beside_edges(rules, rates, scored, pd.DataFrame([CURVE | edge]), "auc_click", searched=searched)
     return " ".join(sentences(records(with_words(beside, "auc_click"))))
 
 
@@ -75,18 +77,28 @@ def test_a_suggestion_that_lies_far_from_every_trained_lr_is_compared_with_the_b
     )
 
 
+def test_a_search_has_no_best_lr() -> None:
+    """It trains few runs at each lr."""
+    rules = over_seeds(readings(lightning=[0.0014] * 4))
+    assert words(rules, TRAINED, REACHED, searched=True).endswith(
+        "At Lightning's suggestion, lr 0.0014, 0 of 16 diverge and AUC of click is 0.65 (trained at lr 0.002)."
+    )
+
+
 def test_nothing_is_said_where_nothing_was_trained() -> None:
     rules = over_seeds(readings(explosion=[1.4] * 4, lightning=[0.0014] * 4))
     rates = pd.DataFrame(columns=pd.Index([*CURVE, "lr", "n", "k"]))
     scored = pd.DataFrame(columns=pd.Index([*CURVE, "lr", "auc_click", "binned"]))
-    beside = beside_edges(rules, rates, scored, pd.DataFrame(columns=pd.Index(["status"])), "auc_click")
+    beside = beside_edges(rules, rates, scored, pd.DataFrame(columns=pd.Index(["status"])), "auc_click", searched=False)
     assert sentences(records(with_words(beside, "auc_click"))) == []
 
 
 def test_where_nothing_explodes_there_is_no_factor() -> None:
     rules = over_seeds(readings(explosion=[math.inf] * 4))
     none = pd.DataFrame(columns=pd.Index([*CURVE, "lr"]))
-    beside = beside_edges(rules, none, none.assign(binned=False), pd.DataFrame([CURVE | REACHED]), "auc_click")
+    beside = beside_edges(
+        rules, none, none.assign(binned=False), pd.DataFrame([CURVE | REACHED]), "auc_click", searched=False
+    )
     assert beside[["edge_over", "best_over"]].isna().to_numpy().all()
     assert beside[["edge", "edge_low", "edge_high"]].to_numpy().tolist() == [[0.7, 0.6, 0.8]] * len(RULES)
 
@@ -95,7 +107,9 @@ def test_a_report_names_a_curve_once() -> None:
     read = readings(explosion=[1.4] * 4, lightning=[0.0014] * 4, valley=[0.05] * 4)
     rules = over_seeds(read)
     none = pd.DataFrame(columns=pd.Index([*CURVE, "lr"]))
-    beside = beside_edges(rules, none, none.assign(binned=False), pd.DataFrame([CURVE | REACHED]), "auc_click")
+    beside = beside_edges(
+        rules, none, none.assign(binned=False), pd.DataFrame([CURVE | REACHED]), "auc_click", searched=False
+    )
     tested = RangeTests(tests=read, read=read, rules=rules, beside=with_words(beside, "auc_click"))
     (answer,) = sections.range_tests(tested)["answers"]
     assert answer[:2] == ("small", "none, lr 0.001 to 10 in 100 steps")
@@ -108,7 +122,9 @@ def test_each_curve_and_ramp_stands_beside_its_own_runs_in_the_order_of_the_rule
     rules = over_seeds(pd.concat([one, other, shorter], ignore_index=True))
     rates = pd.DataFrame([CURVE | {"lr": 1.0, "n": 16, "k": 3}, CURVE | {"curve": "clippy", "lr": 4.0, "n": 8, "k": 1}])
     scored = rates.assign(auc_click=[0.6, 0.7], binned=False)
-    beside = beside_edges(rules, rates, scored, pd.DataFrame(columns=[*CURVE, "edge", "status"]), "auc_click")
+    beside = beside_edges(
+        rules, rates, scored, pd.DataFrame(columns=[*CURVE, "edge", "status"]), "auc_click", searched=False
+    )
     found = beside.loc[beside["rule"] == "explosion"]
     assert found[["curve", "lr_steps", "middle"]].to_numpy().tolist() == [
         ["none", 100, 1],
@@ -116,5 +132,7 @@ def test_each_curve_and_ramp_stands_beside_its_own_runs_in_the_order_of_the_rule
         ["none", 50, 2],
     ]
     assert found[["near_k", "near_quality", "best_lr"]].to_numpy().tolist() == [[3, 0.6, 1], [1, 0.7, 4], [3, 0.6, 1]]
-    untrained = beside_edges(rules, rates.iloc[:1], scored.iloc[:1], pd.DataFrame(columns=["status"]), "auc_click")
+    untrained = beside_edges(
+        rules, rates.iloc[:1], scored.iloc[:1], pd.DataFrame(columns=["status"]), "auc_click", searched=False
+    )
     assert untrained.loc[untrained["curve"] == "clippy", ["near_lr", "best_lr"]].isna().to_numpy().all()
