@@ -156,7 +156,10 @@ def train_range_tests(
     check_not_published(folder)
     if study_exists(folder):
         _check_same(folder, setting)
-    trainer.check_device(device)
+    try:
+        trainer.check_device(device)
+    except ValueError as error:
+        raise ValueError(f"this machine {error}") from None
     stores.probe(folder)
     with locked(folder):
         trainer.write_folder(folder)

@@ -254,7 +254,8 @@ class Trainer(protocol.Trainer):
         import torch
 
         if device != "cpu" and not torch.backends.cuda.is_built():
-            raise ValueError(f"has a GPU, but its torch {torch.__version__} is built for CPUs (--device cpu)")
+            version = torch.__version__
+            raise ValueError(f"cannot train on {device}: its torch {version} is built for CPUs (--device cpu)")
 
     def check_folder(self, folder: Path) -> None:
         if self.study.recipe.init_from and not self._start:

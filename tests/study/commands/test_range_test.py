@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import trained_study
 
 from study.cli.main import main
@@ -29,11 +30,17 @@ def words_of_the_study() -> list[str]:
         (["--seeds", "x"], "seeds are numbers and ranges such as 0-7 or 0-3,8; got 'x'"),
         (["--set", "methods=none,rollback"], "rollback goes back to an earlier step"),
         (["--set", "models=nothing"], "nothing"),
+        (["--device", "cuda"], "study: this machine cannot train on cuda: its torch "),
     ],
 )
 def test_bad_input_is_a_line_and_writes_nothing(
-    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
     out = tmp_path / "out"
     assert main(["range-test", "quick", "--set", "data.rows=20000", "--out", str(out), *words]) == 2
     said = capsys.readouterr()

@@ -101,7 +101,7 @@ def test_labels_and_resources_say_where_trials_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ([], 2, "has a GPU, but its torch"),
+        ([], 2, "cannot train on cuda: its torch"),
         (["--device", "cpu"], 0, ""),
         (["--gpu-fraction", "0"], 0, ""),
         (["--device", "cuda", "--label", "pool=none"], 2, "has no GPU with the label pool=none for a trial"),
