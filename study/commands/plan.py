@@ -76,13 +76,13 @@ def _without_lrs(study: Study, trainer: Trainer, folder: Path, of_family: int) -
     """The lines of a search that does not know yet where it begins."""
     search_start.check(study, trainer)
     arms = [arm for arm in study.arms if not study.lrs_of(arm)]
-    ramp, curves = search_start.RAMP, len(study.models) * len(arms)
+    ramp, curves = search_start.RAMP, count(len(study.models) * len(arms), "curve")
     return [
         f"{study.name}: {_goal(study)} of {_methods(study.arms)}",
         "  plan      fixed once range tests have set its lrs",
         *(f"  {word:9} {line}" for word, line in trainer.summary()),
-        f"  lrs       around those at which the loss explodes in range tests of {count(curves, 'curve')}: "
-        f"{len(search_start.SEEDS)} seeds, {ramp.steps} steps, lr {ramp.low:g} to {ramp.high:g}, on this machine",
+        f"  lrs       around those at which the loss explodes in range tests of {curves} on this machine: 1 seed, "
+        f"{ramp.steps} steps, lr {ramp.low:g} to {ramp.high:g}, then {len(search_start.SEEDS)} seeds over two decades",
         *_contrasts(study, of_family),
         f"  out       {stores.address(folder)}",
     ]

@@ -1,10 +1,12 @@
 """`study range-test`: one run a seed whose lr rises step by step, and what it says beside the edges."""
 
+import contextlib
 import itertools
 import math
 import os
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from study.record.range_tests import (
 from study.record.tables import check_not_published
 from study.search.placement import HIGHEST
 from study.storage import stores
-from study.storage.lock import locked
+from study.storage.lock import LOCK_FILE, locked
 from study.storage.stores import cache_folder
 from study.text.console import show
 from study.text.wording import count
@@ -160,8 +162,8 @@ def train_range_tests(
         trainer.check_device(device)
     except ValueError as error:
         raise ValueError(f"this machine {error}") from None
-    stores.probe(folder)
-    with locked(folder):
+    with _no_empty_folder(folder), locked(folder):
+        stores.probe(folder)
         trainer.write_folder(folder)
         recorded, jobs, ramps = read_range_tests(folder), [], []
         for model, arm in itertools.product(study.models, study.arms):
@@ -184,6 +186,18 @@ def train_range_tests(
         )
         at_a_time = min((os.cpu_count() or 1) / max(cpus, 1), 1 / gpus if gpus else math.inf)  # all use the first GPU
         _train(jobs, trainer, request.workers or max(1, int(at_a_time)))
+
+
+@contextlib.contextmanager
+def _no_empty_folder(folder: Path) -> Iterator[None]:
+    """Remove a new folder if the block refuses the study before anything is recorded."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except ValueError:
+        if is_new and folder.exists() and all(path.name == LOCK_FILE for path in folder.iterdir()):
+            shutil.rmtree(folder)
+        raise
 
 
 def _check_same(folder: Path, setting: str) -> None:

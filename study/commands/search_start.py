@@ -11,6 +11,7 @@ from study.commands.range_test import WIDE, ShortLoopError, columns_of, train_ra
 from study.commands.recorded_lrs import arm_key, complete, lrs_of_record, recorded_lrs
 from study.commands.request import RunRequest
 from study.config import Arm, Study
+from study.loops.range_test import LrNotTakenError
 from study.record.range_tests import LEAST_STEPS, Ramp, read_range_tests, recorded_tests, setting_of
 from study.trainers.protocol import Trainer
 
@@ -21,6 +22,8 @@ RAMP = Ramp(low=WIDE[0], high=WIDE[1], steps=400)
 SEEDS = tuple(range(4))
 BELOW = 100.0
 """The first seed's ramp is wide. That of all seeds begins so many times below the lr at which the first explodes."""
+
+NEEDS_LRS = "the study needs lrs, as range tests cannot find them"
 
 RUNGS = (0.25, 0.5, 1.0)
 """Where a curve begins, in units of the median lr at which its range tests explode. Edges lie somewhat below that
@@ -49,7 +52,7 @@ def check(study: Study, trainer: Trainer) -> None:
     try:
         trainer.range_test(study)
     except ValueError as error:
-        raise ValueError(f"the study has no lrs, and range tests cannot find them: {error}") from None
+        raise ValueError(f"{NEEDS_LRS}: {error}") from None
 
 
 def _explosions(
@@ -60,9 +63,10 @@ def _explosions(
         return _tested(study, trainer, folder, request, dataclasses.replace(RAMP, steps=steps))
     except ShortLoopError as error:
         if error.steps < LEAST_STEPS:
-            few = f"the study has no lrs, and {error.steps} steps of its loop are too few to find them"
-            raise ValueError(few) from None
+            raise ValueError(f"{NEEDS_LRS}: {error.steps} steps of its loop are too few") from None
         return _explosions(study, trainer, folder, request, error.steps)
+    except LrNotTakenError as error:
+        raise ValueError(f"{NEEDS_LRS}: {error}") from None
 
 
 def _tested(study: Study, trainer: Trainer, folder: Path, request: RunRequest, ramp: Ramp) -> dict[str, list[float]]:

@@ -11,6 +11,10 @@ from typing import Any
 from study.loops.watch import RunEnded, Watch
 
 
+class LrNotTakenError(ValueError):
+    """A loop does not follow the lr of its range test."""
+
+
 class LrRamp:
     """The lr of each step of a range test, and how far it is followed: `last_asked` is the highest step asked for.
 
@@ -53,7 +57,7 @@ class RampedWatch(Watch):
         before = self.step
         super().__call__(loss, targets=targets, step=step)
         if self.ramp.last_asked < before:
-            raise ValueError(
+            raise LrNotTakenError(
                 f"the loop did not take the lr of step {before}, so its lr does not rise; a range test needs an "
                 "optimizer of run.optimizer(...), or a loop that asks for run.lr_at(step) at each step"
             )

@@ -156,6 +156,11 @@ def test_a_ranker_begins_with_lrs_for_each_arm(tmp_path: Path) -> None:
     assert found.control_lrs == (), "a ranker's control has its own ladder"
 
 
+def ignores(run, watch):
+    for _ in range(STEPS):
+        watch(1.0 + run.lr)
+
+
 def few_steps(run, watch):
     for step in range(10):
         watch(1.0 + run.lr_at(step))
@@ -163,11 +168,17 @@ def few_steps(run, watch):
 
 def test_what_has_no_range_test_needs_lrs(tmp_path: Path) -> None:
     made = Study(name="s", trainer=Loop(command="train {lr}", losses="x.csv"), arms=(Arm("a"),), search=EdgeSearch())
-    with pytest.raises(ValueError, match="the study has no lrs, and range tests cannot find them: a command takes"):
+    with pytest.raises(ValueError, match="the study needs lrs, as range tests cannot find them: a command takes"):
         search_start.with_lrs(made, open_trainer(made, cache_folder()), tmp_path / "out", REQUEST)
     made = Study(name="s", trainer=Loop(few_steps), arms=(Arm("a"),), search=EdgeSearch())
-    with pytest.raises(ValueError, match="10 steps of its loop are too few"):
+    with pytest.raises(
+        ValueError, match="the study needs lrs, as range tests cannot find them: 10 steps of its loop are too few"
+    ):
         search_start.with_lrs(made, open_trainer(made, cache_folder()), tmp_path / "few", REQUEST)
+    made = Study(name="s", trainer=Loop(ignores), arms=(Arm("a"),), search=EdgeSearch())
+    with pytest.raises(ValueError, match="the study needs lrs, as range tests cannot find them: the loop did not take"):
+        search_start.with_lrs(made, open_trainer(made, cache_folder()), tmp_path / "ignores", REQUEST)
+    assert not [path for path in tmp_path.iterdir() if path.name != "cache"], "nothing was recorded"
     with pytest.raises(ValueError, match="need at least one of lrs"):
         Study(name="s", models=("small",), arms=(Arm("none"),))
 
@@ -198,7 +209,7 @@ def test_what_stops_a_run_is_said_before_range_tests(own_space: str, capsys: pyt
 def test_the_plan_says_what_finds_the_lrs(own_space: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", own_space, "--out", "out"]) == 0
     said = capsys.readouterr().out
-    assert "range tests of 2 curves: 4 seeds, 100 steps, lr 0.001 to 100" in said
+    assert "range tests of 2 curves on this machine: 1 seed, 100 steps, lr 0.001 to 100, then 4 seeds" in said
     assert "fixed once range tests have set its lrs" in said
     assert not Path("out").exists()
 
