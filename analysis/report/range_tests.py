@@ -1,7 +1,7 @@
 """The tables, the figure and the sentences of range tests, for `study range-test` and for reports."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from analysis.stats.quality import quality_column
 from analysis.stats.range_tests import beside_edges, over_seeds, readings, with_curves
 from analysis.text.alt import range_tests as alt
 from analysis.text.range_tests import text, with_words
-from study.config import EdgeSearch
+from study.config import Arm, EdgeSearch
 from study.record.definition import study_exists
 from study.record.range_tests import read_range_tests, setting_of
 
@@ -60,9 +60,8 @@ class RangeTests:
 def of_report(tables: ReportTables) -> RangeTests | None:
     """Return the range tests of a study, beside its edges; None if it has none."""
     definition = tables.definition
-    found = _found(
-        tables.folder, setting_of(definition.study, definition.data["content"]), tables.runs, definition.data
-    )
+    setting = setting_of(definition.study, definition.data["content"])
+    found = _found(tables.folder, setting, definition.study.arms, tables.runs, definition.data)
     if found is None or tables.runs.empty or tables.best is not None:
         return found
     quality = quality_column(definition, None)
@@ -71,16 +70,20 @@ def of_report(tables: ReportTables) -> RangeTests | None:
     return dataclasses.replace(found, beside=with_words(beside, quality))
 
 
-def of_folder(folder: Path, setting: str) -> RangeTests | None:
+def of_folder(folder: Path, setting: str, arms: Sequence[Arm]) -> RangeTests | None:
     """Return the range tests of a folder, which may hold no study yet; None if there are none of this setting."""
-    return of_report(report_tables(folder)) if study_exists(folder) else _found(folder, setting, pd.DataFrame(), {})
+    if study_exists(folder):
+        return of_report(report_tables(folder))
+    return _found(folder, setting, arms, pd.DataFrame(), {})
 
 
-def _found(folder: Path, setting: str, runs: pd.DataFrame, data: Mapping[str, Any]) -> RangeTests | None:
+def _found(
+    folder: Path, setting: str, arms: Sequence[Arm], runs: pd.DataFrame, data: Mapping[str, Any]
+) -> RangeTests | None:
     tests = read_range_tests(folder)
     tests = tests.loc[tests["setting"] == setting].reset_index(drop=True)
     if tests.empty:
         return None
-    tests = with_curves(tests, runs, data.get("defaults", {}))
+    tests = with_curves(tests, runs, data.get("defaults", {}), [arm.method for arm in arms])
     read = readings(tests)
     return RangeTests(tests=tests, read=read, rules=over_seeds(read), beside=None)

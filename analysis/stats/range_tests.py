@@ -20,13 +20,16 @@ NEAR = 2.0
 """How far the nearest trained lr may lie from a suggestion to stand for it, as a factor."""
 
 
-def with_curves(tests: pd.DataFrame, runs: pd.DataFrame, defaults: Mapping[str, float]) -> pd.DataFrame:
+def with_curves(
+    tests: pd.DataFrame, runs: pd.DataFrame, defaults: Mapping[str, float], methods: Sequence[str]
+) -> pd.DataFrame:
     """Return the range tests with the column `curve`, in the order of tables.
 
     Args:
         tests: `study.record.range_tests.read_range_tests`, of one setting.
         runs: One row a run, with the column `curve`: arms that stand there have the same curve here.
         defaults: As in `analysis.loading.with_defaults`.
+        methods: Of the study, in its order.
     """
     arms = [
         {threshold_column(name): value for name, value in json.loads(row["thresholds"]).items()}
@@ -38,7 +41,9 @@ def with_curves(tests: pd.DataFrame, runs: pd.DataFrame, defaults: Mapping[str, 
         of_test = of_test.reindex(columns=[*of_test, *(n for n in threshold_columns(runs) if n not in of_test)])
         defaults = {name: value for name, value in defaults.items() if threshold_column(name) in runs}
     curves = curves_of_arms(with_defaults(of_test, defaults), runs)
-    return in_order(tests.assign(curve=curves).sort_values([*RAMP, "seed"]))
+    tests = tests.assign(curve=curves).sort_values([*RAMP, "seed"])
+    rank = {method: i for i, method in enumerate(dict.fromkeys(methods))}
+    return in_order(tests.sort_values("method", key=lambda own: own.map(rank), kind="stable"))
 
 
 def readings(tests: pd.DataFrame) -> pd.DataFrame:

@@ -120,7 +120,7 @@ def range_test(request: RunRequest, wanted: RangeRequest) -> str:
     for seed in seeds:
         study.run(trainer.content, study.models[0], study.arms[0], ramp.high, seed)  # raises for a reserved seed
     train_range_tests(study, trainer, folder, lambda _model, _arm: ramp, seeds, request)
-    found = page.of_folder(folder, setting_of(study, trainer.content))
+    found = page.of_folder(folder, setting_of(study, trainer.content), study.arms)
     assert found, "they have just been recorded"
     try:
         found.write(folder)

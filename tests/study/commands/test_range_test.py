@@ -89,3 +89,28 @@ def test_a_folder_without_a_study_gets_none(tmp_path: Path, capsys: pytest.Captu
     assert read_range_tests(out)["seed"].tolist() == [7]
     assert not (out / "study.json").exists()
     assert "small, none" in capsys.readouterr().out
+
+
+LOOP = """
+from study import Arm, EdgeSearch, Loop, Study
+
+def train(run, watch, *, curvature=1.0):
+    weight = 1.0
+    for step in range(20):
+        watch(curvature * weight**2 / 2 + 1e-3)
+        weight *= 1 - run.lr_at(step) * curvature
+
+arms = (Arm("zero"), Arm("plain", curvature=2.0), Arm("after", curvature=3.0))
+study = Study(name="own", trainer=Loop(train), arms=arms, search=EdgeSearch())
+"""
+
+
+def test_arms_of_a_loop_stand_in_the_order_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loop_space.py").write_text(LOOP)
+    monkeypatch.chdir(tmp_path)
+    assert main(["range-test", "loop_space", "--out", "out", "--steps", "20", "--seeds", "1", "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    places = [said.index(f", {name}: lr") for name in ("zero", "plain", "after")]
+    assert places == sorted(places)
