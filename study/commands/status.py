@@ -22,8 +22,9 @@ from study.config import IMPORTED, EdgeSearch, Study, control_of, further_contro
 from study.execution import checkpoint, heartbeat
 from study.record import tables
 from study.record.confirmations import read_confirmations
-from study.record.definition import Definition, read_definition
+from study.record.definition import Definition, RecordError, read_definition, study_exists
 from study.record.failures import read_failures
+from study.record.range_tests import read_range_tests
 from study.storage import holder, lock, stores
 from study.text.wording import count
 
@@ -110,6 +111,8 @@ def read_status(folder: Path) -> Status:
     from analysis.text.control import control_notes
     from analysis.text.mixture import code_notes
 
+    if not study_exists(folder):
+        _refuse_range_tests(folder)
     definition = read_definition(folder)
     study, content = definition.study, definition.data["content"]
     runs = tables.read_runs(folder)
@@ -264,6 +267,15 @@ def _trials(folder: Path, *, at_work: bool) -> tuple[list[dict[str, Any]], list[
         trains = not found.get("ended") and (at_work if lives is None else lives)
         (alive if trains else silent).append(found)
     return alive, silent
+
+
+def _refuse_range_tests(folder: Path) -> None:
+    """Raise RecordError for a folder that holds range tests and no study: a search may be about to begin there."""
+    tests, driver = len(read_range_tests(folder)), lock.read_holder(folder)
+    at_work = f"; {driver['who']} is at work" if driver.get("gone") is False else ""
+    if tests or at_work:
+        recorded = f"{count(tests, 'range test')} {'is' if tests == 1 else 'are'} recorded there"
+        raise RecordError(f"{stores.address(folder)} holds no study yet: {recorded}{at_work}")
 
 
 def _trial_counts(trial: Mapping[str, Any]) -> dict[str, Any]:

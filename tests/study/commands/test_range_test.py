@@ -1,5 +1,6 @@
 """`study range-test` from the command line: bad input, what is recorded, and what a report says beside the edges."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import trained_study
 
 from study.cli.main import main
 from study.record.range_tests import read_range_tests
+from study.storage.lock import locked
 
 
 @pytest.fixture(autouse=True)
@@ -86,9 +88,14 @@ def test_a_folder_without_a_study_gets_none(tmp_path: Path, capsys: pytest.Captu
     settings, out = ("data.rows=20000", "methods=none", "models=small"), tmp_path / "out"
     words = [word for setting in settings for word in ("--set", setting)]
     assert main(["range-test", "quick", *words, "--seeds", "7-7", "--steps", "20", "--out", str(out)]) == 0
+    assert "small, none" in capsys.readouterr().out
     assert read_range_tests(out)["seed"].tolist() == [7]
     assert not (out / "study.json").exists()
-    assert "small, none" in capsys.readouterr().out
+    assert main(["status", str(out)]) == 2
+    assert capsys.readouterr().err == f"study: {out} holds no study yet: 1 range test is recorded there\n"
+    with locked(out):
+        assert main(["status", str(out)]) == 2
+    assert re.search("1 range test is recorded there; .* is at work$", capsys.readouterr().err)
 
 
 LOOP = """
