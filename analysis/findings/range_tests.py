@@ -45,7 +45,7 @@ def beside(folders: Sequence[Path]) -> pd.DataFrame:
     for study in map(published.read, studies):
         runs, own = study.runs, rules.loc[rules["model"].isin(list(study.runs["model"])).to_numpy()]
         scored = quality(runs, study.definition)
-        parts.append(beside_edges(own, divergence_rates(runs), scored, edges(runs, 0.5), AUC))
+        parts.append(beside_edges(own, divergence_rates(runs), scored, edges(runs, 0.5), AUC, searched=False))
     return pd.concat(parts, ignore_index=True)
 
 
