@@ -262,7 +262,9 @@ class Trainer(protocol.Trainer):
                 (own / TRIES).unlink(missing_ok=True)  # it was stopped, and did not die
                 raise watch.error from None
             return {}
-        except BaseException:  # also SystemExit and KeyboardInterrupt
+        except BaseException as error:  # also SystemExit and, where no signal reaches the loop, KeyboardInterrupt
+            if ramp and isinstance(error, KeyboardInterrupt):
+                raise
             watch.flush()
             losses = watch.file.read()
             if len(losses.step) and self._shows_divergence(losses):

@@ -161,6 +161,22 @@ def ignores(run, watch):
         watch(1.0 + run.lr)
 
 
+def interrupted(run, watch):
+    for step in range(STEPS):
+        if step == STEPS - 1:
+            raise KeyboardInterrupt
+        run.lr_at(step)
+        watch(1e6 if step > STEPS / 2 else 1.0)
+
+
+def test_an_interrupt_stays_one_where_the_loss_has_exploded(tmp_path: Path) -> None:
+    """The range test was recorded as one that ended by itself, and the next began."""
+    made = Study(name="s", trainer=Loop(interrupted), arms=(Arm("a"),), search=EdgeSearch())
+    with pytest.raises(KeyboardInterrupt):
+        search_start.with_lrs(made, open_trainer(made, cache_folder()), tmp_path / "out", REQUEST)
+    assert read_range_tests(tmp_path / "out").empty
+
+
 def few_steps(run, watch):
     for step in range(10):
         watch(1.0 + run.lr_at(step))
