@@ -51,7 +51,8 @@ def check_absolute(address: str | None, option: str, where: str | None, shown: s
         and where
         and not (stores.is_url(where) or stores.folder_of(where).expanduser().is_absolute())
     ):
-        raise ValueError(f"{_on_which(address)} {option} must be an absolute path or a URL, got {shown or where}")
+        kind = "an absolute path" if option == "--data-dir" else "an absolute path or a URL"
+        raise ValueError(f"{_on_which(address)} {option} must be {kind}, got {shown or where}")
 
 
 def data_folder(where: str) -> Path:

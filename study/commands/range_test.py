@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 from analysis.stats.range_rules import explosion
 from study.commands.recorded_lrs import recorded_lrs
 from study.commands.request import RunRequest, out_folder, study_and_trainer
-from study.config import Arm, Study, canonical_json
+from study.config import MAX_LR, Arm, Study, canonical_json
 from study.definition import overrides
 from study.execution.processes import parallel_map
 from study.record.definition import RecordError, check_not_a_view, read_definition, study_exists
@@ -56,7 +55,7 @@ class RangeRequest:
     def ramp(self, study: Study) -> Ramp:
         """Return the lr of each step. Raises ValueError."""
         lrs = [lr for arm in study.arms for lr in study.lrs_of(arm)]
-        low, high = (LOW_FACTOR * min(lrs), HIGH_FACTOR * max(lrs)) if lrs else WIDE
+        low, high = (LOW_FACTOR * min(lrs), min(HIGH_FACTOR * max(lrs), MAX_LR)) if lrs else WIDE
         return Ramp(
             low=float(f"{low:.3g}") if self.low is None else self.low,
             high=float(f"{high:.3g}") if self.high is None else self.high,
@@ -195,8 +194,10 @@ def _no_empty_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except ValueError:
-        if is_new and folder.exists() and all(path.name == LOCK_FILE for path in folder.iterdir()):
-            shutil.rmtree(folder)
+        if is_new and folder.exists() and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+            with contextlib.suppress(OSError):  # another process began here meanwhile
+                (folder / LOCK_FILE).unlink()
+                folder.rmdir()
         raise
 
 

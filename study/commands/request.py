@@ -128,8 +128,10 @@ def change_study(study: Study, request: RunRequest) -> Study:
     if request.settings:
         options = {} if study.trainer == RANKER else open_trainer(study, cache_folder()).option_values()
         study = overrides.apply(study, request.settings, options)
-    named = request.data_dir or study.data_options.get("dir")
-    if named and named != own_folder:  # that of the space stays as it is
+    named = request.data_dir
+    if not named and (folder := study.data_options.get("dir")) != own_folder:  # that of the space stays as it is
+        named = folder if isinstance(folder, str) and "://" not in folder else None  # an own source may read others
+    if named:
         check_absolute(request.address, "--data-dir", named)
         study = dataclasses.replace(study, data_options=study.data_options | {"dir": str(data_folder(named))})
     if request.seeds:

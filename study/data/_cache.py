@@ -10,6 +10,7 @@ Arrays are made column by column and written row by row (`ArrayFile`), so a log 
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import shutil
@@ -227,9 +228,12 @@ def _write_facts(folder: Path, log: Log) -> None:
 
 
 def _move_into_place(beside: Path, folder: Path, content: str) -> None:
-    with contextlib.suppress(OSError):  # fails only if the folder exists
+    try:
         rename_folder(beside, folder)
         return
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # the folder exists
+            raise
     if open_cached(folder, content) is not None:  # another process has written the same content
         return
     if folder.is_dir() and not folder.is_symlink():

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study.config import QualitySearch
 from study.record import tables
 from study.record.definition import Definition
 from study.record.schema import is_threshold
@@ -138,15 +139,18 @@ def _write(
 
 
 def _names(definition: Definition, wanted: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return the name of each run. It has the values in which the study's arms of its method differ."""
+    """Return the name of each run. It has the values in which the runs of its method may differ."""
     of_method: dict[str, list[Mapping[str, Any]]] = {}
-    for arm in definition.study.arms:
+    study = definition.study
+    searched = study.search.ranges if isinstance(study.search, QualitySearch) else {}
+    for arm in study.arms:
         of_method.setdefault(arm.method, []).append(arm.options)
     found = {}
     for run, row in wanted.items():
         values, alike = _params(row), of_method.get(row["method"], [])
-        differ = sorted(name for name in values if any(arm.get(name) != alike[0].get(name) for arm in alike))
-        label = " ".join([row["method"], *(f"{name}={values[name]}" for name in differ)])
+        differ = {name for name in values if any(arm.get(name) != alike[0].get(name) for arm in alike)}
+        differ |= values.keys() & searched.get(row["method"], {}).keys()
+        label = " ".join([row["method"], *(f"{name}={values[name]}" for name in sorted(differ))])
         found[run] = f"{row['model']} · {label} · lr {row['lr']:.6g} · seed {row['seed']}"
     return found
 

@@ -346,7 +346,7 @@ def test_a_job_needs_an_absolute_data_dir(
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     words = [command[0], "quick", *command[1:], "--data", "kuairand", "--data-dir", "data", "--out", "/nowhere/x"]
     where = NAMED if named else "on a cluster"
-    whole = f"study: {where} --data-dir must be an absolute path or a URL, got data"
+    whole = f"study: {where} --data-dir must be an absolute path, got data"
     assert refused(*words) == whole
     assert refused(*[*words[: words.index("--data-dir")], "--set", "data.dir=data", "--out", "/nowhere/x"]) == whole
 
@@ -355,6 +355,9 @@ def test_a_data_dir_is_that_of_the_current_folder_however_it_is_set(tmp_path: Pa
     for request in ({"data_dir": "log"}, {"settings": ("data.dir=log",)}, {"settings": ("data.dir=./log",)}):
         study = change_study(load_space("quick"), RunRequest(space="quick", data="kuairand", **request))
         assert study.data_options["dir"] == str(tmp_path / "log")
+    for value, found in (("2024", 2024), ("s3://bucket/log", "s3://bucket/log")):  # an own source may take these
+        request = RunRequest(space="quick", data="kuairand", settings=(f"data.dir={value}",))
+        assert change_study(load_space("quick"), request).data_options["dir"] == found
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`study range-test` from the command line: bad input, what is recorded, and what a report says beside the edges."""
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +10,9 @@ import torch
 import trained_study
 
 from study.cli.main import main
+from study.commands.range_test import RangeRequest
+from study.commands.request import load_space
+from study.config import MAX_LR
 from study.record.range_tests import read_range_tests
 from study.storage.lock import locked
 
@@ -121,3 +125,7 @@ def test_arms_of_a_loop_stand_in_the_order_of_the_study(
     said = capsys.readouterr().out
     places = [said.index(f", {name}: lr") for name in ("zero", "plain", "after")]
     assert places == sorted(places)
+
+
+def test_the_default_ramp_ends_at_the_highest_lr() -> None:
+    assert RangeRequest().ramp(dataclasses.replace(load_space("quick"), lrs=(1.0, 0.9 * MAX_LR))).high == MAX_LR

@@ -1,5 +1,6 @@
 """Sources by name, and the cache: complete or absent, rebuilt if damaged, keyed by content."""
 
+import errno
 import json
 import os
 import subprocess
@@ -261,3 +262,16 @@ def test_describe_returns_json_about_the_log(tmp_path):
         *("source", "content", "rows", "train_rows", "heldout_rows", "id_names", "vocabulary"),
         *("number_names", "tasks", "facts"),
     }
+
+
+def test_a_flush_that_fails_leaves_no_log(tmp_path, monkeypatch):
+    """The next flush of the same file would succeed, though its content may be lost."""
+
+    def broken(_descriptor: int) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(ValueError, match="cannot write to the cache"):
+        cached(tmp_path, "mine", "c", build_small)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []

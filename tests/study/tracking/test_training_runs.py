@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import searched
 from mlflow_view import Killed, View
 from simulated_record import simulated_definition, write_simulated_study
 
 from study.cli.main import main
 from study.config import Arm
 from study.record import tables
-from study.record.definition import read_definition
+from study.record.definition import Definition, read_definition
+from study.tracking import training_runs
 from study.tracking.choices import MOST_RUNS
 from study.tracking.client import default_uri, open_client
 from study.tracking.mirror import mirror
@@ -84,6 +86,17 @@ def test_the_name_of_a_run_has_the_threshold_in_which_arms_of_its_method_differ(
         "small · clippy abs=0.01 · lr 0.4 · seed 1",
         "small · clippy abs=0.001 · lr 0.4 · seed 1",
     }
+
+
+def test_the_name_of_a_run_has_the_thresholds_that_a_search_varies() -> None:
+    study = searched.study_of()
+    definition = Definition(study=study, data=searched.DATA, versions={})
+    row = {"model": "small", "method": "clippy", "lr": 0.5, "seed": 1, "role": "cell", "steps": 24, "study": "s"}
+    rows = {str(rel): row | {"rel": rel, "abs": 0.01, "options": "{}"} for rel in (0.2, 0.7)}
+    assert [*training_runs._names(definition, rows).values()] == [
+        "small · clippy rel=0.2 · lr 0.5 · seed 1",
+        "small · clippy rel=0.7 · lr 0.5 · seed 1",
+    ]
 
 
 def test_a_loss_that_is_not_finite_is_left_out(small: Path) -> None:
