@@ -25,6 +25,7 @@ from study.commands.request import RunRequest
 from study.config import Study, planned_contrasts
 from study.definition import overrides
 from study.definition.family import Family, Member, of_settings
+from study.execution.work_queue import TrainingFailedError
 from study.record.definition import RecordError, read_definition, study_exists
 from study.record.files import read_file
 from study.storage import stores
@@ -120,7 +121,8 @@ def run(request: RunRequest, family: Family) -> Path:
         The family's folder.
     """
     one_study.check_request(request)
-    folder, members, failed = _folder(request, family), _members(request, family), dict[str, str]()
+    folder, members = _folder(request, family), _members(request, family)
+    failed: dict[str, TrainingFailedError] = {}
     for member, study, own in members:
         with _errors_of(member):
             if member.init_from:
@@ -131,13 +133,14 @@ def run(request: RunRequest, family: Family) -> Path:
     _write(folder, family, {member.label: study for member, study, _ in members})
     for i, (member, study, own) in enumerate(members, 1):
         show(f"\n== {i} of {len(members)}: {member.words} ==\n")
-        trainer = None
-        if member.init_from:
-            from study.trainers import ranker
-
-            study, start = family_weights.started_study(folder, member, study, own, members)
-            trainer = ranker.Trainer(study, stores.cache_folder(), start=start)
         with _noted(failed, member.label):
+            trainer = None
+            if member.init_from:
+                from study.trainers import ranker
+
+                with _failed_source(failed, member.init_from.member):
+                    study, start = family_weights.started_study(folder, member, study, own, members)
+                trainer = ranker.Trainer(study, stores.cache_folder(), start=start)
             one_study.run(own, study, trainer)
     show(f"\n{report(folder)}")
     _refuse(failed)
@@ -153,7 +156,7 @@ def check(request: RunRequest, family: Family) -> None:
 
 def resume(folder: Path, request: RunRequest) -> Path:
     """Train the missing runs of the members that have begun, then report on all. Returns the family's folder."""
-    (_, members), failed = read_members(folder), dict[str, str]()
+    (_, members), failed = read_members(folder), dict[str, TrainingFailedError]()
     for member in members:
         if study_exists(member.folder):
             _refuse_changed_code(member.folder, request, requests.validate_study(read_definition(member.folder).study))
@@ -170,19 +173,31 @@ def resume(folder: Path, request: RunRequest) -> Path:
 
 
 @contextlib.contextmanager
-def _noted(failed: dict[str, str], label: str) -> Iterator[None]:
-    """Note why every run of a member failed: the others are trained all the same."""
+def _noted(failed: dict[str, TrainingFailedError], label: str) -> Iterator[None]:
+    """Note why a member failed: the others are trained all the same."""
     try:
         yield
-    except one_study.NothingTrainedError as error:
-        failed[label] = str(error)
-        show(failed[label])
+    except TrainingFailedError as error:
+        failed[label] = error
+        show(str(error))
 
 
-def _refuse(failed: dict[str, str]) -> None:
-    """Raise NothingTrainedError if every run of some member failed."""
+@contextlib.contextmanager
+def _failed_source(failed: Mapping[str, TrainingFailedError], label: str) -> Iterator[None]:
+    """Raise the kind of error of a failed member if the weights that it should leave cannot be had."""
+    try:
+        yield
+    except Exception as error:
+        if label not in failed:
+            raise
+        raise type(failed[label])(f"it cannot start from the weights of {label}, which failed ({error})") from error
+
+
+def _refuse(failed: Mapping[str, TrainingFailedError]) -> None:
+    """Raise the error with the highest exit code, with the reasons of all failed members."""
     if failed:
-        raise one_study.NothingTrainedError("; ".join(f"{label}: {why}" for label, why in failed.items()))
+        worst = max(failed.values(), key=lambda error: error.exit_code)
+        raise type(worst)("; ".join(f"{label}: {error}" for label, error in failed.items()))
 
 
 def report(folder: Path) -> str:

@@ -28,7 +28,7 @@ from study.commands.versions import versions
 from study.config import RANKER, Study
 from study.execution import checkpoint, heartbeat, interrupts, preflight
 from study.execution.planner import Stack, plan, stacks_of
-from study.execution.work_queue import Job, StudyStoppedError
+from study.execution.work_queue import Job, TrainingFailedError
 from study.outcomes.reference import Reference
 from study.record import tables
 from study.record.confirmations import Confirmation, read_confirmations, write_confirmation
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 CHECKPOINT_MINUTES = 10.0
 
 
-class NothingTrainedError(StudyStoppedError):
+class NothingTrainedError(TrainingFailedError):
     """Every run that a command trained has failed."""
 
     exit_code = 1

@@ -46,6 +46,12 @@ class StudyStoppedError(ValueError):
     """A study that cannot continue. The message is for the user; recorded runs stay."""
 
 
+class TrainingFailedError(StudyStoppedError):
+    """The reason lies in what a study trains: another study on the same machines may succeed."""
+
+    exit_code = 2
+
+
 @dataclass(kw_only=True)
 class Job:
     """The trials of a study, and the callbacks for their results.
@@ -257,7 +263,7 @@ class Queue:
         try:
             self.job.references[model] = self.job.reference(model)
         except ValueError as error:
-            self.stopped = StudyStoppedError(
+            self.stopped = TrainingFailedError(
                 f"{model}: {error}; a study keeps these, so choose another folder for the change"
             )
             return
@@ -315,12 +321,13 @@ class Queue:
         if not stack.is_control:
             self.source.given_up(stack, failure.reason)
         self.job.on_trial_end(stack, failure.reason)
+        stopped = StudyStoppedError if failure.kind == "device" else TrainingFailedError
         if stack.is_control and stack.runs[0].model in self._before_growth:
             self._end_growth(stack.runs[0].model, failure.reason)
         elif stack.is_control:
-            self.stopped = StudyStoppedError(f"the control of {stack.runs[0].model} failed: {failure.reason}")
+            self.stopped = stopped(f"the control of {stack.runs[0].model} failed: {failure.reason}")
         elif stops:
-            self.stopped = StudyStoppedError(f"{SAME_FAILURE_STOPS} stacks failed the same way: {failure.reason}")
+            self.stopped = stopped(f"{SAME_FAILURE_STOPS} stacks failed the same way: {failure.reason}")
 
     def _may_be_its_lr(self, stack: Stack, failure: Failure) -> bool:
         """Whether a stack failed due to the lr or seed of its only run, since others of the same arm were trained.

@@ -4,12 +4,14 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pytest
+from queues import Queue, make_stack
 from simulated_record import simulated_definition, write_simulated_study
 
 from analysis.loading import FamilyMember, load
@@ -18,13 +20,17 @@ from analysis.stats.contrasts import holm
 from analysis.stats.forest import forest
 from study.cli.main import main
 from study.commands import family as families
+from study.commands import family_weights
 from study.commands.report import report as report_of
 from study.commands.request import RunRequest, load_space
 from study.commands.run import NothingTrainedError
 from study.config import Arm, Study, control_of
-from study.definition.family import Family, Member
+from study.definition.family import Family, Member, WeightsOf
+from study.execution.work_queue import StudyStoppedError, TrainingFailedError
+from study.outcomes.reference import Reference
 from study.record import checksums
 from study.record.definition import RecordError
+from study.trainers.protocol import Trainer
 from study.tune import submit
 
 LRS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -425,18 +431,57 @@ def test_a_family_resumes_no_member_where_the_code_of_one_changed(
     assert said.out == ""
 
 
-@pytest.mark.parametrize("command", ["run", "resume"])
-def test_a_member_all_of_whose_runs_failed_stops_no_other(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained = []
+REASONS = {
+    "runs": "no run was trained: 2 of 2 failed with: no memory",
+    "control": "the control of small failed: RuntimeError: odd shape",
+    "reference": "small: nothing is learned; a study keeps these, so choose another folder for the change",
+    "alike": "3 stacks failed the same way: RuntimeError: odd shape",
+    "device": "3 stacks failed the same way: CUDA error: no device",
+}
 
-    def train(_request: RunRequest, study: Study, *_others: object) -> None:
+
+def unlearnable(_model: str) -> Reference:
+    raise ValueError("nothing is learned")
+
+
+def fail(fault: str, folder: Path) -> None:
+    """Raise what a command raises for a fault in training. Its queue is a real one."""
+    if fault == "runs":
+        raise NothingTrainedError(REASONS[fault])
+    folder.mkdir(parents=True, exist_ok=True)
+    if fault in ("control", "reference"):
+        queue = Queue(folder, make_stack(control=True), reference=unlearnable)
+    else:
+        queue = Queue(folder, *(make_stack(seed=seed) for seed in range(9)), known=("small",))
+    while not queue.queue.stopped:
+        trial = queue.must_take()[0]
+        if fault == "reference":
+            queue.done(trial)
+        elif fault == "device":
+            queue.fails(trial, "CUDA error: no device", "device", "a")
+        else:
+            queue.fails(trial, "RuntimeError: odd shape")
+    raise queue.queue.stopped
+
+
+def failing(fault: str, trained: list[str]) -> Callable[..., None]:
+    """Return a `train` that fails for study a."""
+
+    def train(_request: RunRequest, study: Study, _trainer: Trainer, folder: Path) -> None:
         trained.append(study.name)
         if study.name == "a":
-            raise NothingTrainedError("no run was trained: 2 of 2 failed with: no memory")
+            fail(fault, folder)
 
-    monkeypatch.setattr("study.commands.run.train", train)
+    return train
+
+
+@pytest.mark.parametrize("fault", ["runs", "control", "reference", "alike"])
+@pytest.mark.parametrize("command", ["run", "resume"])
+def test_a_member_that_cannot_be_trained_stops_no_other(
+    command: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[str] = []
+    monkeypatch.setattr("study.commands.run.train", failing(fault, trained))
     monkeypatch.setattr(families, "report", lambda _folder: "the report")
     made, folder = family("a", "b"), tmp_path / "f"
     if command == "resume":
@@ -446,10 +491,65 @@ def test_a_member_all_of_whose_runs_failed_stops_no_other(
             write_simulated_study(folder / label, definition)
     run = families.run, replace(asked(), out=str(folder)), made
     do, *arguments = run if command == "run" else (families.resume, folder, asked())
-    with pytest.raises(NothingTrainedError, match=r"^a: no run was trained: 2 of 2 failed with: no memory$"):
+    with pytest.raises(StudyStoppedError) as raised:
         do(*arguments)
+    assert str(raised.value) == f"a: {REASONS[fault]}"
+    assert raised.value.exit_code == (1 if fault == "runs" else 2)
     assert trained == ["a", "b"]
     assert capsys.readouterr().out.endswith("the report\n")
+
+
+def test_a_broken_device_stops_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[str] = []
+    monkeypatch.setattr("study.commands.run.train", failing("device", trained))
+    with pytest.raises(StudyStoppedError, match=f"^{REASONS['device']}$"):
+        families.run(replace(asked(), out=str(tmp_path / "f")), family("a", "b"))
+    assert trained == ["a"]
+
+
+@pytest.mark.parametrize("fault", ["runs", "control"])
+def test_a_member_whose_weights_come_from_a_failed_one_is_not_trained(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[str] = []
+    monkeypatch.setattr("study.commands.run.train", failing(fault, trained))
+    made, folder = family("a", "b", "c", "d"), tmp_path / "f"
+    starts = {"b": WeightsOf(member="a", lr=0.1), "c": WeightsOf(member="b", lr=0.1)}
+    made = replace(made, members=tuple(replace(m, init_from=starts.get(m.label)) for m in made.members))
+    monkeypatch.setattr(family_weights, "check", lambda *_: "come from a member")  # the rows of both are the same
+    with pytest.raises(StudyStoppedError) as raised:
+        families.run(replace(asked(), out=str(folder)), made)
+    assert str(raised.value) == (
+        f"a: {REASONS[fault]}; b: it cannot start from the weights of a, which failed ({folder / 'a'} holds no study "
+        f"(no study.json)); c: it cannot start from the weights of b, which failed ({folder / 'b'} holds no study "
+        "(no study.json))"
+    )
+    assert raised.value.exit_code == (1 if fault == "runs" else 2)
+    assert trained == ["a", "d"]
+    assert (folder / "report.html").exists()
+    assert "no runs recorded yet" in capsys.readouterr().out
+
+
+def test_a_member_is_trained_where_the_failed_one_left_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    monkeypatch.setattr("study.commands.run.train", failing("alike", trained))
+    monkeypatch.setattr(family_weights, "check", lambda *_: "come from a member")
+    monkeypatch.setattr(family_weights, "started_study", lambda _folder, _member, study, *_: (study, None))
+    made = family("a", "b")
+    made = replace(made, members=(made.members[0], replace(made.members[1], init_from=WeightsOf(member="a", lr=0.1))))
+    with pytest.raises(TrainingFailedError, match=f"^a: {REASONS['alike']}$"):
+        families.run(replace(asked(), out=str(tmp_path / "f")), made)
+    assert trained == ["a", "b"]
+
+
+def test_a_family_ends_with_the_highest_exit_code_of_its_members() -> None:
+    failed = {"a": NothingTrainedError("no run"), "b": TrainingFailedError("no control")}
+    failed |= {"c": NothingTrainedError("x")}
+    with pytest.raises(TrainingFailedError, match=r"^a: no run; b: no control; c: x$") as raised:
+        families._refuse(failed)
+    assert raised.value.exit_code == 2
 
 
 @pytest.mark.parametrize(
