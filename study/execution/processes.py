@@ -4,16 +4,23 @@ import contextlib
 import multiprocessing
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from study import plugins
 
+END_SECONDS = 5.0
+"""How long processes have to end after an interrupt, before they are killed."""
+
 
 @contextlib.contextmanager
 def parallel_map(workers: int) -> Iterator[Callable[..., Any]]:
-    """Yield `map`, in several processes if there is more than one worker. A KeyboardInterrupt ends them at once."""
+    """Yield `map`, in several processes if there is more than one worker. A KeyboardInterrupt ends them, at the latest
+    after END_SECONDS.
+    """
     if workers == 1:
         yield map
         return
@@ -21,7 +28,7 @@ def parallel_map(workers: int) -> Iterator[Callable[..., Any]]:
     with (
         _without_main(),
         plugins.safe_path_in_children(),
-        ProcessPoolExecutor(workers, spawn, initializer=plugins.add_folder, initargs=(plugins.user_folder,)) as pool,
+        ProcessPoolExecutor(workers, spawn, initializer=_start, initargs=(plugins.user_folder,)) as pool,
     ):
 
         def started_map(function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterator[Any]:
@@ -32,10 +39,26 @@ def parallel_map(workers: int) -> Iterator[Callable[..., Any]]:
             yield started_map
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)  # before the processes end: nothing is left to fail
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-                process.join()
+            _end(set(multiprocessing.active_children()) - others)
             raise
+
+
+def _start(folder: str | None) -> None:
+    """Prepare a worker. Ctrl-C does nothing to it, but reaches the processes that it starts, as it would elsewhere."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # exec resets a handler, but neither SIG_IGN nor a blocked signal
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    plugins.add_folder(folder)
+
+
+def _end(processes: Iterable[BaseProcess]) -> None:
+    """Terminate processes, and kill those that still run after END_SECONDS, as a loop that handles SIGTERM may."""
+    deadline = time.monotonic() + END_SECONDS
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        process.kill()
+        process.join()
 
 
 @contextlib.contextmanager

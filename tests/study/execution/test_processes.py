@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from study.execution.processes import parallel_map
+
 ROOT = Path(__file__).parents[3]
 
 SCRIPT = """
@@ -58,3 +60,42 @@ def test_an_interrupt_ends_what_runs_and_what_is_queued(send: Callable[[int, int
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+STUBBORN = """
+import sys
+sys.path.insert(0, {root!r})
+from study.execution import processes
+processes.END_SECONDS = 0.5
+loop = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('trains', flush=True); time.sleep(30)"
+try:
+    with processes.parallel_map(2) as each:
+        list(each(exec, [loop]))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_an_interrupt_ends_a_loop_that_handles_sigterm(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(STUBBORN.format(root=str(ROOT)))
+    words = [sys.executable, str(script)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == "trains\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=15)
+        assert (process.returncode, errors) == (130, "")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_ctrl_c_reaches_the_processes_that_a_loop_starts() -> None:
+    show = "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGINT))"
+    words = [sys.executable, "-c", show]
+    with parallel_map(2) as each:
+        shown = list(each(subprocess.check_output, [words]))
+    assert shown == [subprocess.check_output(words)]
+    assert b"default_int_handler" in shown[0]
