@@ -102,7 +102,9 @@ def _explosion(row: Mapping[str, Any]) -> str:
     edge = {"low": row["edge_low"], "high": row["edge_high"]}
     lr50 = f"{two_digits(row['edge'])} ({interval_text(edge)})"
     if math.isinf(middle):
-        return f"The loss does not explode up to lr {row['lr_to']:g}. LR50 is {lr50}."
+        found, n = row["found"], row["n"]
+        said = f"The loss of {found} of {n} seeds explodes" if found else "The loss does not explode"
+        return f"{said} up to lr {row['lr_to']:g}. LR50 is {lr50}."
     return f"The loss explodes at lr {two_digits(middle)}, {two_digits(middle / row['edge'])} times LR50, {lr50}."
 
 

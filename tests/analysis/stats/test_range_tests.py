@@ -77,6 +77,13 @@ def test_a_suggestion_that_lies_far_from_every_trained_lr_is_compared_with_the_b
     )
 
 
+def test_seeds_that_explode_are_counted_where_half_do_not() -> None:
+    rules = over_seeds(readings(explosion=[1.4, 1.5, math.inf, math.inf]))
+    assert words(rules, TRAINED, REACHED) == (
+        "The loss of 2 of 4 seeds explodes up to lr 10. LR50 is 0.70 (95% interval 0.60 to 0.80)."
+    )
+
+
 def test_a_search_has_no_best_lr() -> None:
     """It trains few runs at each lr."""
     rules = over_seeds(readings(lightning=[0.0014] * 4))
