@@ -28,7 +28,8 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
 
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    others = tmp_path.parent  # folders of other tests, whose commands put them on the path
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not Path(entry).is_relative_to(others)])
     monkeypatch.setattr(plugins, "user_folder", None)
     for package in plugins.PACKAGES:
         module = importlib.import_module(package)

@@ -471,7 +471,7 @@ def test_a_claim_has_no_reason_and_a_higher_lr_says_why_it_is_only_nominated():
 
 @pytest.mark.parametrize(
     ("status", "headroom", "said"),
-    [(REACHED, 290.4, "290"), (REACHED, 2.04, "2.0"), (NOT_REACHED, math.nan, "> 1000"), (BELOW, math.nan, "< 0.010")],
+    [(REACHED, 290.4, "290"), (REACHED, 2.04, "2.0"), (NOT_REACHED, math.nan, "> 1,000"), (BELOW, math.nan, "< 0.010")],
 )
 def test_headroom_has_no_exponent(status, headroom, said):
     lrs = {"best_lr": 0.01, "lr_min": 0.0001, "lr_max": 10.0}
