@@ -88,6 +88,6 @@ def octave_bins(lrs: Sequence[float] | np.ndarray) -> np.ndarray:
 
 MANY_LRS = 16
 FEW_RUNS = 3
-"""Runs of the median cell from which cells are read by themselves."""
+"""Runs from which a cell is read by itself. `in_bins` asks for the median cell, `edges` for each lr of a curve."""
 
 BINS_AN_OCTAVE = 4
