@@ -45,23 +45,6 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("send", [os.kill, os.killpg])
-def test_an_interrupt_ends_what_runs_and_what_is_queued(send: Callable[[int, int], None], tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(INTERRUPTED.format(root=str(ROOT)))
-    words = [sys.executable, str(script)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        assert process.stdout
-        assert process.stdout.readline() == "the first\n"
-        send(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=15)
-        assert (process.returncode, errors) == (130, "")
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
 STUBBORN = """
 import sys
 sys.path.insert(0, {root!r})
@@ -76,20 +59,30 @@ except KeyboardInterrupt:
 """
 
 
-def test_an_interrupt_ends_a_loop_that_handles_sigterm(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(STUBBORN.format(root=str(ROOT)))
+def ends_after(send: Callable[[int, int], None], program: str, first: str, folder: Path) -> None:
+    """Start a program, interrupt it after its first line, and check that it ends, with exit code 130."""
+    script = folder / "script.py"
+    script.write_text(program.format(root=str(ROOT)))
     words = [sys.executable, str(script)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert process.stdout
-        assert process.stdout.readline() == "trains\n"
-        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == f"{first}\n"
+        send(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=15)
         assert (process.returncode, errors) == (130, "")
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_an_interrupt_ends_what_runs_and_what_is_queued(send: Callable[[int, int], None], tmp_path: Path) -> None:
+    ends_after(send, INTERRUPTED, "the first", tmp_path)
+
+
+def test_an_interrupt_ends_a_loop_that_handles_sigterm(tmp_path: Path) -> None:
+    ends_after(os.kill, STUBBORN, "trains", tmp_path)
 
 
 def test_ctrl_c_reaches_the_processes_that_a_loop_starts() -> None:
