@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from study.text.console import first_line
+
 CSV_BLOCK_BYTES = 1 << 23
 """Size of a block of a CSV file. A row must fit into one."""
 
@@ -265,8 +267,3 @@ def encoding_of(error: BaseException) -> str | None:
         marked = cause.start == 0 and cause.object[:2] in (b"\xff\xfe", b"\xfe\xff")
         return "utf-16" if marked else "utf8" if cause.encoding.startswith("utf-16") else "latin1"
     return "latin1" if "invalid UTF8 data" in str(error) else None
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
